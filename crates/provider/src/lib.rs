@@ -1,1 +1,14 @@
-//! Under construction.
+//! The daemon and the command line of `bao-kms-provider`.
+
+pub mod auth;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod dev;
+pub mod kms;
+pub mod report;
+pub mod serve;
+pub mod state;
+pub mod telemetry;
+pub mod view;
+pub mod watcher;
