@@ -1,0 +1,296 @@
+//! Sends one request and waits for its answer, within a deadline and a size.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Incoming};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
+
+use crate::{
+    connect::{Pool, pool},
+    endpoint::{Address, Endpoint},
+    failure::{Failure, FailureClass},
+    request::{Operation, Outcome, Request, RequestEvent, RequestHook, RequestId},
+};
+
+const ERROR_BODY_LIMIT: usize = 64 << 10;
+
+const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
+const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
+/// Asked for by agents and proxies that want to see that no browser was tricked into a request.
+const IS_REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
+
+/// A client of one OpenBao. Clones share connections.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    pool: Pool,
+    address: Address,
+    namespace: Option<HeaderValue>,
+    hook: RequestHook,
+}
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientProblem {
+    /// HTTP cannot carry the namespace.
+    #[error("the namespace holds a control character, which no HTTP header can carry")]
+    Namespace,
+    /// The TLS library refused its settings.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+}
+
+impl Client {
+    /// A client that has not connected yet. The hook is told of every request.
+    ///
+    /// # Errors
+    /// When the namespace cannot be sent, or TLS cannot be set up.
+    pub fn new(endpoint: Endpoint, hook: RequestHook) -> Result<Self, ClientProblem> {
+        let namespace = endpoint
+            .namespace
+            .map(|namespace| HeaderValue::from_bytes(namespace.as_str().as_bytes()))
+            .transpose()
+            .map_err(|_| ClientProblem::Namespace)?;
+        Ok(Self(Arc::new(Inner {
+            pool: pool(endpoint.roots, &endpoint.server_name).map_err(ClientProblem::Tls)?,
+            address: endpoint.address,
+            namespace,
+            hook,
+        })))
+    }
+
+    /// Sends the request once; any 2xx is an [`Answer`].
+    ///
+    /// # Errors
+    /// The classified failure, also when `deadline` passes first.
+    pub async fn send(&self, request: Request<'_>, deadline: Duration) -> Result<Answer, Failure> {
+        self.send_and_read(request, deadline, Ok).await
+    }
+
+    /// As [`Self::send`], and an answer that `read` refuses is a failed request for the hook too.
+    pub(crate) async fn send_and_read<T>(
+        &self,
+        request: Request<'_>,
+        deadline: Duration,
+        read: impl FnOnce(Answer) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let operation = request.operation;
+        let mut observation = Observation::begin(operation, &self.0.hook);
+        let result = match timeout(deadline, self.exchange(request)).await {
+            Ok(Ok(answer)) => {
+                observation.event.request_id.clone_from(&answer.request_id);
+                read(answer)
+            }
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(Failure::new(operation, FailureClass::Timeout)),
+        };
+        observation.event.outcome = Outcome::Ok;
+        if let Err(failure) = &result {
+            observation.event.outcome = Outcome::Failed(failure.class());
+            if let Some(request_id) = &failure.request_id {
+                observation.event.request_id = Some(request_id.clone());
+            }
+        }
+        result
+    }
+
+    async fn exchange(&self, request: Request<'_>) -> Result<Answer, Failure> {
+        let operation = request.operation;
+        let request = self.http_request(request)?;
+        let response = self
+            .0
+            .pool
+            .request(request)
+            .await
+            .map_err(|error| Failure::from_transport(operation, &error))?;
+        let status = response.status();
+        if status.is_success() {
+            let limit = operation.answer_limit();
+            let body = read_body(response.into_body(), limit, operation, status).await?;
+            let request_id = Envelope::read(&body).request_id();
+            return Ok(Answer {
+                operation,
+                status,
+                body,
+                request_id,
+            });
+        }
+        // A redirect is refused whatever it says.
+        if status.is_redirection() {
+            return Err(Failure::from_answer(operation, status, Vec::new()));
+        }
+        let body = read_body(response.into_body(), ERROR_BODY_LIMIT, operation, status).await?;
+        let said = Envelope::read(&body);
+        let request_id = said.request_id();
+        let errors = said.errors.unwrap_or_default();
+        Err(Failure::from_answer(operation, status, errors).request_id(request_id))
+    }
+
+    fn http_request(&self, request: Request<'_>) -> Result<http::Request<Full<Bytes>>, Failure> {
+        let unsendable =
+            |what| Failure::new(request.operation, FailureClass::InvalidRequest).detail(what);
+        let url = self.0.address.url(&request.path);
+        let url = url.map_err(|_| unsendable("the path is too long"))?;
+        let body = request
+            .body
+            .map_err(|_| unsendable("the body cannot be written as JSON"))?;
+
+        let has_body = !body.is_empty();
+        let mut http = http::Request::new(Full::new(body));
+        *http.method_mut() = request.method;
+        *http.uri_mut() = url;
+        let headers = http.headers_mut();
+        headers.insert(IS_REQUEST, HeaderValue::from_static("true"));
+        if let Some(namespace) = &self.0.namespace {
+            headers.insert(NAMESPACE, namespace.clone());
+        }
+        if let Some(token) = request.token {
+            let token = token.header();
+            headers.insert(
+                TOKEN,
+                token.map_err(|_| unsendable("the token is unusable"))?,
+            );
+        }
+        if has_body {
+            let json = HeaderValue::from_static("application/json");
+            headers.insert(header::CONTENT_TYPE, json);
+        }
+        Ok(http)
+    }
+}
+
+/// A success. The body is wiped when the answer is dropped.
+pub struct Answer {
+    operation: Operation,
+    status: StatusCode,
+    body: Zeroizing<Vec<u8>>,
+    request_id: Option<RequestId>,
+}
+
+impl Answer {
+    /// The status, 200 to 299.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status.as_u16()
+    }
+
+    /// OpenBao's name of the request, when it gave a usable one.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&RequestId> {
+        self.request_id.as_ref()
+    }
+
+    /// The whole body as JSON.
+    ///
+    /// # Errors
+    /// [`FailureClass::InvalidAnswer`] when it has another shape, or when there is none.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body)
+            .map_err(|_| self.invalid("it is not the JSON that was expected"))
+    }
+
+    /// The `data` member, which holds the result of most calls.
+    ///
+    /// # Errors
+    /// As for [`Self::json`].
+    pub fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        #[derive(Deserialize)]
+        struct Data<T> {
+            data: T,
+        }
+        self.json::<Data<T>>().map(|answer| answer.data)
+    }
+
+    pub(crate) fn invalid(&self, what: &'static str) -> Failure {
+        Failure::new(self.operation, FailureClass::InvalidAnswer)
+            .status(self.status)
+            .detail(what)
+    }
+}
+
+/// What any answer may carry beside its content.
+#[derive(Default, Deserialize)]
+struct Envelope {
+    request_id: Option<String>,
+    errors: Option<Vec<String>>,
+}
+
+impl Envelope {
+    /// A body of another shape has neither.
+    fn read(body: &[u8]) -> Self {
+        serde_json::from_slice(body).unwrap_or_default()
+    }
+
+    fn request_id(&self) -> Option<RequestId> {
+        self.request_id.as_deref().and_then(RequestId::parse)
+    }
+}
+
+/// Collects a body of at most `limit` bytes without leaving copies in freed memory.
+async fn read_body(
+    body: Incoming,
+    limit: usize,
+    operation: Operation,
+    status: StatusCode,
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
+    let mut collected = Zeroizing::new(Vec::with_capacity(announced.min(limit)));
+    let mut body = Limited::new(body, limit);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                Failure::new(operation, FailureClass::Unavailable)
+                    .detail("the answer is larger than allowed")
+                    .status(status)
+            } else {
+                Failure::from_transport(operation, error.as_ref()).status(status)
+            }
+        })?;
+        if let Ok(piece) = frame.into_data() {
+            let needed = collected.len() + piece.len();
+            if needed > collected.capacity() {
+                // A plain reallocation would free the old storage without wiping it.
+                let mut larger = Zeroizing::new(Vec::with_capacity(needed * 2));
+                larger.extend_from_slice(&collected);
+                collected = larger;
+            }
+            collected.extend_from_slice(&piece);
+        }
+    }
+    Ok(collected)
+}
+
+/// Reports a request when it ends, also when its future is dropped.
+struct Observation<'a> {
+    hook: &'a RequestHook,
+    started: Instant,
+    event: RequestEvent,
+}
+
+impl<'a> Observation<'a> {
+    fn begin(operation: Operation, hook: &'a RequestHook) -> Self {
+        Self {
+            hook,
+            started: Instant::now(),
+            event: RequestEvent {
+                operation,
+                outcome: Outcome::Canceled,
+                duration: Duration::ZERO,
+                request_id: None,
+            },
+        }
+    }
+}
+
+impl Drop for Observation<'_> {
+    fn drop(&mut self) {
+        self.event.duration = self.started.elapsed();
+        (self.hook)(&self.event);
+    }
+}

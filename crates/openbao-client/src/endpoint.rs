@@ -1,0 +1,291 @@
+//! Where OpenBao is and how it proves to be itself: address, namespace, server name, roots.
+
+use std::fmt;
+
+use http::{Uri, uri::Authority};
+use kms_domain::scope::Namespace;
+use rustls::{RootCertStore, pki_types::CertificateDer};
+use rustls_pki_types::pem::PemObject;
+
+/// Everything that is needed to reach one OpenBao and to know it.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: Address,
+    /// The name asked for in the handshake and required of the certificate.
+    pub server_name: ServerName,
+    /// The only certificates that may vouch for the server.
+    pub roots: Roots,
+    /// Sent with every request; `None` is the root namespace.
+    pub namespace: Option<Namespace>,
+}
+
+/// An `https` address: host, optional port, optional path prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    authority: Authority,
+    /// Empty, or begins with `/` and does not end with one.
+    prefix: String,
+}
+
+/// Why a text cannot be the address of OpenBao.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AddressProblem {
+    /// Another scheme, or none.
+    #[error("must begin with https://")]
+    Scheme,
+    /// `user@` before the host.
+    #[error("must not contain user information ('@')")]
+    UserInfo,
+    /// A `?`.
+    #[error("must not contain a query ('?')")]
+    Query,
+    /// A `#`.
+    #[error("must not contain a fragment ('#')")]
+    Fragment,
+    /// Nothing between `https://` and the path.
+    #[error("must name a host")]
+    Host,
+    /// A port that is empty or not 1 to 65535.
+    #[error("must have a port from 1 to 65535, or none")]
+    Port,
+    /// A path prefix with an empty, `.` or `..` segment.
+    #[error("must have a path prefix without empty, '.' or '..' segments, or none")]
+    Prefix,
+    /// A character that no URL may contain.
+    #[error("must be a valid URL")]
+    Malformed,
+}
+
+impl Address {
+    /// Parses `https://host[:port][/prefix]`; one trailing `/` is allowed.
+    ///
+    /// # Errors
+    /// The first rule that the text breaks.
+    pub fn parse(text: &str) -> Result<Self, AddressProblem> {
+        // Checked before the URL is parsed, since the parser drops fragments silently.
+        if !text
+            .get(..8)
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
+        {
+            return Err(AddressProblem::Scheme);
+        }
+        let rest = text.get(8..).unwrap_or_default();
+        if rest.contains('#') {
+            return Err(AddressProblem::Fragment);
+        }
+        if rest.contains('?') {
+            return Err(AddressProblem::Query);
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return Err(AddressProblem::UserInfo);
+        }
+        if authority.is_empty() || authority.starts_with(':') {
+            return Err(AddressProblem::Host);
+        }
+        let authority: Authority = authority.parse().map_err(|_| AddressProblem::Malformed)?;
+        let after_host = authority.as_str().get(authority.host().len()..);
+        if after_host != Some("") && authority.port_u16().is_none_or(|port| port == 0) {
+            return Err(AddressProblem::Port);
+        }
+        let prefix = path.strip_suffix('/').unwrap_or(path);
+        let mut segments = prefix.split('/').skip(1);
+        if segments.any(|segment| matches!(segment, "" | "." | "..")) {
+            return Err(AddressProblem::Prefix);
+        }
+        if !prefix.is_empty() {
+            prefix
+                .parse::<http::uri::PathAndQuery>()
+                .map_err(|_| AddressProblem::Malformed)?;
+        }
+        Ok(Self {
+            authority,
+            prefix: prefix.to_owned(),
+        })
+    }
+
+    /// The URL of an API path, which is percent-encoded here.
+    pub(crate) fn url(&self, path: &str) -> Result<Uri, http::Error> {
+        let mut target = format!("{}/v1/", self.prefix);
+        for byte in path.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~/!$&'()*+,;=:@".contains(&byte) {
+                target.push(char::from(byte));
+            } else {
+                target.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        Uri::builder()
+            .scheme("https")
+            .authority(self.authority.clone())
+            .path_and_query(target)
+            .build()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "https://{}{}", self.authority, self.prefix)
+    }
+}
+
+/// A DNS name or IP address that the server's certificate must be valid for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerName(rustls::pki_types::ServerName<'static>);
+
+/// The text is neither a DNS name nor an IP address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a DNS name or an IP address")]
+pub struct ServerNameProblem;
+
+impl ServerName {
+    /// Parses a DNS name or an IP address.
+    ///
+    /// # Errors
+    /// [`ServerNameProblem`] when it is neither.
+    pub fn parse(text: &str) -> Result<Self, ServerNameProblem> {
+        rustls::pki_types::ServerName::try_from(text)
+            .map(|name| Self(name.to_owned()))
+            .map_err(|_| ServerNameProblem)
+    }
+
+    pub(crate) fn to_rustls(&self) -> rustls::pki_types::ServerName<'static> {
+        self.0.clone()
+    }
+}
+
+/// The certificates trusted to sign OpenBao's; at least one.
+#[derive(Debug, Clone)]
+pub struct Roots(RootCertStore);
+
+/// Why bytes cannot be a set of roots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RootsProblem {
+    /// A PEM section that does not decode.
+    #[error("must be PEM, but a section cannot be decoded")]
+    NotPem,
+    /// No `CERTIFICATE` section.
+    #[error("must hold at least one PEM certificate")]
+    NoCertificate,
+    /// A section that is not a certificate a server could be checked with.
+    #[error("must hold only usable certificates, but number {position} is not")]
+    Unusable {
+        /// Counted from 1.
+        position: usize,
+    },
+}
+
+impl Roots {
+    /// Takes every `CERTIFICATE` section of a PEM text.
+    ///
+    /// # Errors
+    /// When there is none, or one that cannot be used.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, RootsProblem> {
+        let mut store = RootCertStore::empty();
+        for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
+            let certificate = certificate.map_err(|_| RootsProblem::NotPem)?;
+            store.add(certificate).map_err(|_| RootsProblem::Unusable {
+                position: index + 1,
+            })?;
+        }
+        if store.is_empty() {
+            return Err(RootsProblem::NoCertificate);
+        }
+        Ok(Self(store))
+    }
+
+    pub(crate) fn into_store(self) -> RootCertStore {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_keeps_host_port_and_prefix() {
+        for (text, shown, url) in [
+            (
+                "https://bao.example:8200",
+                "https://bao.example:8200",
+                "https://bao.example:8200/v1/transit/keys/k",
+            ),
+            (
+                "HTTPS://bao.example/",
+                "https://bao.example",
+                "https://bao.example/v1/transit/keys/k",
+            ),
+            (
+                "https://[::1]:8200/proxy/bao/",
+                "https://[::1]:8200/proxy/bao",
+                "https://[::1]:8200/proxy/bao/v1/transit/keys/k",
+            ),
+        ] {
+            let address = Address::parse(text).unwrap();
+            assert_eq!(address.to_string(), shown);
+            assert_eq!(address.url("transit/keys/k").unwrap().to_string(), url);
+        }
+    }
+
+    #[test]
+    fn an_address_says_what_is_wrong_with_it() {
+        for (text, problem) in [
+            ("http://bao", AddressProblem::Scheme),
+            ("bao.example:8200", AddressProblem::Scheme),
+            ("https://", AddressProblem::Host),
+            ("https://:8200", AddressProblem::Host),
+            ("https:///v1", AddressProblem::Host),
+            ("https://user@bao", AddressProblem::UserInfo),
+            ("https://bao?x=1", AddressProblem::Query),
+            ("https://bao/#x", AddressProblem::Fragment),
+            ("https://bao:0", AddressProblem::Port),
+            ("https://bao:", AddressProblem::Port),
+            ("https://bao:65536", AddressProblem::Port),
+            ("https://bao/a//b", AddressProblem::Prefix),
+            ("https://bao/../b", AddressProblem::Prefix),
+            ("https://bao/a b", AddressProblem::Malformed),
+            ("https://b ao", AddressProblem::Malformed),
+        ] {
+            assert_eq!(Address::parse(text), Err(problem), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_cannot_leave_its_place_in_the_url() {
+        let address = Address::parse("https://bao").unwrap();
+        let url = address.url("mount <1>?a#b%2f\"ä/keys").unwrap();
+        assert_eq!(url.path(), "/v1/mount%20%3C1%3E%3Fa%23b%252f%22%C3%A4/keys");
+        assert_eq!(url.query(), None);
+    }
+
+    #[test]
+    fn roots_need_a_certificate() {
+        for (pem, problem) in [
+            ("", RootsProblem::NoCertificate),
+            ("no pem at all", RootsProblem::NoCertificate),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+                RootsProblem::Unusable { position: 1 },
+            ),
+            (
+                "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
+                RootsProblem::NotPem,
+            ),
+        ] {
+            assert_eq!(
+                Roots::from_pem(pem.as_bytes()).unwrap_err(),
+                problem,
+                "{pem:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_server_name_is_a_name_or_an_address() {
+        assert!(ServerName::parse("bao.example").is_ok());
+        assert!(ServerName::parse("127.0.0.1").is_ok());
+        assert_eq!(ServerName::parse("a b"), Err(ServerNameProblem));
+        assert_eq!(ServerName::parse(""), Err(ServerNameProblem));
+    }
+}

@@ -1,0 +1,448 @@
+//! Why a request brought no usable answer: one bounded class, never a text of the server.
+
+use std::{error::Error, fmt, io};
+
+use http::StatusCode;
+
+use crate::{
+    connect::LookupFailed,
+    request::{Operation, RequestId},
+};
+
+/// The cause of a failed request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureClass {
+    /// OpenBao is sealed.
+    Sealed,
+    /// Transit could not authenticate the ciphertext: other associated data, or other key material.
+    DecryptFailed,
+    /// Transit has no key of that name (said by encrypt and decrypt).
+    KeyMissing,
+    /// The version is below the key's `min_decryption_version`.
+    VersionTooOld,
+    /// The version is above the key's latest.
+    VersionTooNew,
+    /// The version is below the key's `min_encryption_version`.
+    VersionBelowMinimum,
+    /// Any other 400.
+    InvalidRequest,
+    /// 401.
+    Unauthenticated,
+    /// 403: a token that is revoked or expired, or a policy that does not allow the request.
+    PermissionDenied,
+    /// 404.
+    NotFound,
+    /// 429.
+    RateLimited,
+    /// 5xx, a redirect, an answer above its size limit, or one that broke off.
+    Unavailable,
+    /// The server could not prove its identity, or TLS itself failed.
+    TlsFailed,
+    /// The host name has no address.
+    DnsFailed,
+    /// No connection, or a broken one.
+    ConnectionFailed,
+    /// A success whose content is not what the API promises.
+    InvalidAnswer,
+    /// The deadline of the request passed.
+    Timeout,
+    /// Any other status.
+    Unknown,
+}
+
+impl FailureClass {
+    /// The metric and log label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+            Self::DecryptFailed => "decrypt_failed",
+            Self::KeyMissing => "key_missing",
+            Self::VersionTooOld => "version_too_old",
+            Self::VersionTooNew => "version_too_new",
+            Self::VersionBelowMinimum => "version_below_minimum",
+            Self::InvalidRequest => "invalid_request",
+            Self::Unauthenticated => "unauthenticated",
+            Self::PermissionDenied => "permission_denied",
+            Self::NotFound => "not_found",
+            Self::RateLimited => "rate_limited",
+            Self::Unavailable => "unavailable",
+            Self::TlsFailed => "tls_failed",
+            Self::DnsFailed => "dns_failed",
+            Self::ConnectionFailed => "connection_failed",
+            Self::InvalidAnswer => "invalid_answer",
+            Self::Timeout => "timeout",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Sealed => "OpenBao is sealed",
+            Self::DecryptFailed => "the ciphertext does not match the associated data and the key",
+            Self::KeyMissing => "the Transit key does not exist",
+            Self::VersionTooOld => "the key version is below the key's min_decryption_version",
+            Self::VersionTooNew => "the key version is above the key's latest version",
+            Self::VersionBelowMinimum => {
+                "the key version is below the key's min_encryption_version"
+            }
+            Self::InvalidRequest => "OpenBao refused the request as invalid",
+            Self::Unauthenticated => "OpenBao did not accept the token",
+            Self::PermissionDenied => {
+                "the token is not valid any more or its policy does not allow it"
+            }
+            Self::NotFound => "the path does not exist",
+            Self::RateLimited => "OpenBao limits the rate of requests",
+            Self::Unavailable => "OpenBao is not available",
+            Self::TlsFailed => "no trusted TLS connection",
+            Self::DnsFailed => "the host name cannot be resolved",
+            Self::ConnectionFailed => "the connection failed",
+            Self::InvalidAnswer => "the answer is not what the API promises",
+            Self::Timeout => "no answer in time",
+            Self::Unknown => "OpenBao answered with an unexpected status",
+        }
+    }
+}
+
+/// A request that brought no usable answer.
+///
+/// Neither `Display` nor `Debug` shows addresses, tokens, payloads or texts of the server.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    operation: Operation,
+    class: FailureClass,
+    status: Option<u16>,
+    detail: Option<&'static str>,
+    pub(crate) request_id: Option<RequestId>,
+    server_errors: ServerErrors,
+}
+
+impl Failure {
+    pub(crate) fn new(operation: Operation, class: FailureClass) -> Self {
+        Self {
+            operation,
+            class,
+            status: None,
+            detail: None,
+            request_id: None,
+            server_errors: ServerErrors::default(),
+        }
+    }
+
+    pub(crate) fn detail(mut self, detail: &'static str) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+
+    pub(crate) fn status(mut self, status: StatusCode) -> Self {
+        self.status = Some(status.as_u16());
+        self
+    }
+
+    pub(crate) fn request_id(mut self, request_id: Option<RequestId>) -> Self {
+        self.request_id = request_id;
+        self
+    }
+
+    /// Classifies an answer that is no success by its status and the texts of its error body.
+    pub(crate) fn from_answer(
+        operation: Operation,
+        status: StatusCode,
+        errors: Vec<String>,
+    ) -> Self {
+        let mut failure = Self::new(operation, class_of(status, &errors)).status(status);
+        if status.is_redirection() {
+            failure.detail = Some("a redirect, which is never followed");
+        }
+        if operation == Operation::Admin {
+            failure.server_errors = ServerErrors::bounded(errors);
+        }
+        failure
+    }
+
+    /// Classifies an error of the connection by the types in its chain of causes.
+    pub(crate) fn from_transport(operation: Operation, error: &(dyn Error + 'static)) -> Self {
+        let (class, detail) = transport_class(error);
+        Self {
+            detail,
+            ..Self::new(operation, class)
+        }
+    }
+
+    /// What the request was for.
+    #[must_use]
+    pub fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// The cause.
+    #[must_use]
+    pub fn class(&self) -> FailureClass {
+        self.class
+    }
+
+    /// The HTTP status, when there was an answer.
+    #[must_use]
+    pub fn http_status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// Whether the token itself may be at fault, so that another one is worth a try.
+    #[must_use]
+    pub fn rejects_token(&self) -> bool {
+        matches!(
+            self.class,
+            FailureClass::Unauthenticated | FailureClass::PermissionDenied
+        )
+    }
+
+    /// What the server said, kept for [`Operation::Admin`] alone: at most 8 texts of at most 512
+    /// characters. For the lab mode and tests, whose server is their own; it may quote the request.
+    #[must_use]
+    pub fn server_errors(&self) -> &[String] {
+        &self.server_errors.0
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed: {}", self.operation, self.class.sentence())?;
+        if let Some(detail) = self.detail {
+            write!(f, ": {detail}")?;
+        }
+        if let Some(status) = self.status {
+            write!(f, " (HTTP {status})")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for Failure {}
+
+/// Texts of the server, which `Debug` does not show.
+#[derive(Clone, Default)]
+struct ServerErrors(Vec<String>);
+
+impl ServerErrors {
+    fn bounded(mut errors: Vec<String>) -> Self {
+        errors.truncate(8);
+        for text in &mut errors {
+            *text = text.chars().take(512).collect();
+        }
+        Self(errors)
+    }
+}
+
+impl fmt::Debug for ServerErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} texts", self.0.len())
+    }
+}
+
+/// The only place where texts of the server count; lower case, found anywhere in a text. They are
+/// no contract, so each row is tested against a real server.
+const TEXTS: &[(StatusCode, &str, FailureClass)] = &[
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "sealed",
+        FailureClass::Sealed,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "message authentication failed",
+        FailureClass::DecryptFailed,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "encryption key not found",
+        FailureClass::KeyMissing,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "disallowed by policy (too old)",
+        FailureClass::VersionTooOld,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "version is too new",
+        FailureClass::VersionTooNew,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "is higher than the latest key version",
+        FailureClass::VersionTooNew,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "is less than the minimum encryption key version",
+        FailureClass::VersionBelowMinimum,
+    ),
+];
+
+fn class_of(status: StatusCode, errors: &[String]) -> FailureClass {
+    let said = |text: &str| {
+        errors
+            .iter()
+            .any(|error| error.to_lowercase().contains(text))
+    };
+    if let Some((_, _, class)) = TEXTS
+        .iter()
+        .find(|(with, text, _)| *with == status && said(text))
+    {
+        return *class;
+    }
+    match status.as_u16() {
+        400 => FailureClass::InvalidRequest,
+        401 => FailureClass::Unauthenticated,
+        403 => FailureClass::PermissionDenied,
+        404 => FailureClass::NotFound,
+        429 => FailureClass::RateLimited,
+        300..=399 | 500..=599 => FailureClass::Unavailable,
+        _ => FailureClass::Unknown,
+    }
+}
+
+fn transport_class(error: &(dyn Error + 'static)) -> (FailureClass, Option<&'static str>) {
+    let mut socket = None;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<LookupFailed>() {
+            return (FailureClass::DnsFailed, None);
+        }
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return (FailureClass::TlsFailed, Some(tls_detail(tls)));
+        }
+        // The source of an I/O error leaves out the error that it wraps.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(|error| {
+            socket = Some(error.kind());
+            error.get_ref()
+        });
+        next = match wrapped {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    match socket {
+        Some(kind) => (FailureClass::ConnectionFailed, socket_detail(kind)),
+        None => (
+            FailureClass::Unavailable,
+            Some("the answer broke off or is not HTTP"),
+        ),
+    }
+}
+
+fn tls_detail(error: &rustls::Error) -> &'static str {
+    use rustls::CertificateError as Certificate;
+    match error {
+        rustls::Error::InvalidCertificate(certificate) => match certificate {
+            Certificate::Expired | Certificate::ExpiredContext { .. } => {
+                "the server's certificate has expired"
+            }
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
+                "the server's certificate is not valid yet"
+            }
+            Certificate::UnknownIssuer => {
+                "the server's certificate is not signed by the configured CA"
+            }
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+                "the server's certificate is for another name"
+            }
+            _ => "the server's certificate cannot be verified",
+        },
+        rustls::Error::AlertReceived(_) => "the server ended the handshake with an alert",
+        rustls::Error::PeerIncompatible(_) => "the server offers no common TLS version or cipher",
+        _ => "the TLS protocol was violated",
+    }
+}
+
+fn socket_detail(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        io::ErrorKind::ConnectionRefused => Some("refused"),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Some("reset by the peer"),
+        io::ErrorKind::UnexpectedEof => Some("closed by the peer"),
+        io::ErrorKind::TimedOut => Some("timed out"),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Some("unreachable"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(status: u16, errors: &[&str]) -> FailureClass {
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        class_of(StatusCode::from_u16(status).unwrap(), &errors)
+    }
+
+    #[test]
+    fn the_status_decides_where_no_text_is_known() {
+        for (status, expected) in [
+            (301, FailureClass::Unavailable),
+            (307, FailureClass::Unavailable),
+            (400, FailureClass::InvalidRequest),
+            (401, FailureClass::Unauthenticated),
+            (403, FailureClass::PermissionDenied),
+            (404, FailureClass::NotFound),
+            (405, FailureClass::Unknown),
+            (429, FailureClass::RateLimited),
+            (500, FailureClass::Unavailable),
+            (503, FailureClass::Unavailable),
+        ] {
+            assert_eq!(class(status, &[]), expected, "{status}");
+            assert_eq!(class(status, &["other text"]), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_text_counts_only_with_its_status() {
+        assert_eq!(class(503, &["a", "Vault is Sealed"]), FailureClass::Sealed);
+        // A name of the user's that an error quotes must not look like a sealed server.
+        assert_eq!(
+            class(400, &["role \"sealed\" not found"]),
+            FailureClass::InvalidRequest
+        );
+        assert_eq!(
+            class(403, &["encryption key not found"]),
+            FailureClass::PermissionDenied
+        );
+    }
+
+    #[test]
+    fn server_texts_are_kept_for_admin_alone_and_never_shown() {
+        let marker = "MARKER".repeat(200);
+        let errors = vec![marker; 20];
+        let admin = Failure::from_answer(Operation::Admin, StatusCode::BAD_REQUEST, errors.clone());
+        assert_eq!(admin.server_errors().len(), 8);
+        assert_eq!(admin.server_errors()[0].len(), 512);
+        let login = Failure::from_answer(Operation::JwtLogin, StatusCode::BAD_REQUEST, errors);
+        assert!(login.server_errors().is_empty());
+        for failure in [admin, login] {
+            assert!(!format!("{failure} {failure:?}").contains("MARKER"));
+        }
+    }
+
+    #[test]
+    fn a_tls_error_is_found_below_io_errors() {
+        let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let error = io::Error::other(io::Error::other(tls));
+        let failure = Failure::from_transport(Operation::TransitEncrypt, &error);
+        assert_eq!(failure.class(), FailureClass::TlsFailed);
+        assert_eq!(
+            failure.to_string(),
+            "transit_encrypt failed: no trusted TLS connection: the server's certificate is not \
+             signed by the configured CA"
+        );
+    }
+
+    #[test]
+    fn a_socket_error_is_a_failed_connection() {
+        let error = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let failure = Failure::from_transport(Operation::TransitEncrypt, &error);
+        assert_eq!(failure.class(), FailureClass::ConnectionFailed);
+        assert_eq!(
+            failure.to_string(),
+            "transit_encrypt failed: the connection failed: refused"
+        );
+    }
+}
