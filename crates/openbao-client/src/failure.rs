@@ -341,7 +341,8 @@ fn tls_detail(error: &rustls::Error) -> &'static str {
             Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
                 "the server's certificate is not valid yet"
             }
-            Certificate::UnknownIssuer => {
+            // A CA of the same name with another key shows as a bad signature.
+            Certificate::UnknownIssuer | Certificate::BadSignature => {
                 "the server's certificate is not signed by the configured CA"
             }
             Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {

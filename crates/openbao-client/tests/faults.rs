@@ -1,0 +1,252 @@
+//! Faults that a real OpenBao does not show on demand, over real TLS.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use kms_domain::scope::Namespace;
+use openbao_client::{
+    client::{Answer, Client},
+    endpoint::{Address, Endpoint, ServerName},
+    failure::{Failure, FailureClass},
+    request::{Operation, Outcome, Request, RequestEvent, RequestHook},
+    token::Token,
+};
+use testkit::fake::{FakeOpenBao, Handshake, Reply};
+use zeroize::Zeroizing;
+
+const LONG: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(200);
+
+type Events = Arc<Mutex<Vec<RequestEvent>>>;
+
+fn recording() -> (RequestHook, Events) {
+    let events = Events::default();
+    let hook: RequestHook = {
+        let events = events.clone();
+        Arc::new(move |event| events.lock().unwrap().push(event.clone()))
+    };
+    (hook, events)
+}
+
+fn client(endpoint: Endpoint) -> Client {
+    Client::new(endpoint, Arc::new(|_| {})).unwrap()
+}
+
+fn read() -> Request<'static> {
+    Request::get(Operation::TransitEncrypt, "transit/encrypt/key")
+}
+
+async fn class_of(fake: &FakeOpenBao, deadline: Duration) -> FailureClass {
+    let result = client(fake.endpoint()).send(read(), deadline).await;
+    result.err().unwrap().class()
+}
+
+async fn failure_of(fake: &FakeOpenBao) -> Failure {
+    let result: Result<Answer, _> = client(fake.endpoint()).send(read(), LONG).await;
+    result.err().unwrap()
+}
+
+#[tokio::test]
+async fn a_request_carries_token_namespace_and_mark() {
+    let fake = FakeOpenBao::start([Reply::ok("{}")]).await;
+    let mut endpoint = fake.endpoint();
+    endpoint.namespace = Some(Namespace::parse("admin/täm").unwrap());
+    let token = Token::new(Zeroizing::new("s.token".to_owned()))
+        .ok()
+        .unwrap();
+    let request = Request::post(Operation::Admin, "sys/x <y>")
+        .token(&token)
+        .json(&serde_json::json!({"a": 1}));
+    client(endpoint).send(request, LONG).await.ok().unwrap();
+
+    let seen = fake.seen().remove(0);
+    let header = |name: &str| seen.headers.get(name).map(|value| value.as_bytes());
+    assert_eq!(seen.method, "POST");
+    assert_eq!(seen.target, "/v1/sys/x%20%3Cy%3E");
+    assert_eq!(header("x-vault-token"), Some(&b"s.token"[..]));
+    assert_eq!(header("x-vault-namespace"), Some("admin/täm".as_bytes()));
+    assert_eq!(header("x-vault-request"), Some(&b"true"[..]));
+    assert_eq!(header("content-type"), Some(&b"application/json"[..]));
+    assert_eq!(seen.body, "{\"a\":1}");
+}
+
+#[tokio::test]
+async fn connections_are_kept_and_a_closed_one_is_replaced() {
+    let fake = FakeOpenBao::start([Reply::ok("{}"), Reply::ok("{}"), Reply::Close]).await;
+    let client = client(fake.endpoint());
+    for _ in 0..2 {
+        client.send(read(), LONG).await.ok().unwrap();
+    }
+    assert_eq!(fake.connections(), 1);
+    client.send(read(), LONG).await.err().unwrap();
+    fake.then([Reply::ok("{}")]);
+    client.send(read(), LONG).await.ok().unwrap();
+    // The request that the server had read was not sent again.
+    assert_eq!(fake.seen().len(), 4);
+    assert_eq!(fake.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_redirect_is_never_followed() {
+    for status in [301, 302, 303, 307, 308] {
+        let fake = FakeOpenBao::start([]).await;
+        let place = format!("{}/v1/elsewhere", fake.endpoint().address);
+        fake.then([Reply::Redirect(status, place), Reply::ok("{}")]);
+        let failure = failure_of(&fake).await;
+        assert_eq!(failure.class(), FailureClass::Unavailable);
+        assert_eq!(failure.http_status(), Some(status));
+        assert_eq!(fake.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_may_be_as_large_as_its_limit_and_no_larger() {
+    for (status, limit) in [(200, 256 << 10), (400, 64 << 10)] {
+        let fake = FakeOpenBao::start([
+            Reply::Filler(status, limit),
+            Reply::Filler(status, limit + 1),
+        ])
+        .await;
+        let client = client(fake.endpoint());
+        let within = client.send(read(), LONG).await.map_err(|f| f.class());
+        if status == 200 {
+            assert!(within.is_ok());
+        } else {
+            assert_eq!(within.err(), Some(FailureClass::InvalidRequest));
+        }
+        let beyond = client.send(read(), LONG).await.err().unwrap();
+        assert_eq!(beyond.class(), FailureClass::Unavailable);
+        assert_eq!(beyond.http_status(), Some(status));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_not_believed() {
+    let fake = FakeOpenBao::start([Reply::Cut("{\"data\":{}}".to_owned())]).await;
+    let class = class_of(&fake, LONG).await;
+    assert!(
+        matches!(
+            class,
+            FailureClass::Unavailable | FailureClass::ConnectionFailed
+        ),
+        "{class:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_deadline_covers_every_stage() {
+    for (handshake, script) in [
+        (Handshake::Never, None),
+        (Handshake::Good, Some(Reply::Hang)),
+        (Handshake::Good, Some(Reply::Stall("{".to_owned()))),
+    ] {
+        let fake = FakeOpenBao::start_with(handshake, script).await;
+        assert_eq!(class_of(&fake, SHORT).await, FailureClass::Timeout);
+    }
+}
+
+#[tokio::test]
+async fn rate_limits_have_their_own_class() {
+    let fake = FakeOpenBao::start([Reply::Json(429, "{\"errors\":[]}".to_owned())]).await;
+    assert_eq!(class_of(&fake, LONG).await, FailureClass::RateLimited);
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_leaves_the_status_to_decide() {
+    for (status, class) in [
+        (503, FailureClass::Unavailable),
+        (400, FailureClass::InvalidRequest),
+    ] {
+        let fake = FakeOpenBao::start([Reply::Json(status, "<html>sealed".to_owned())]).await;
+        assert_eq!(class_of(&fake, LONG).await, class);
+    }
+}
+
+#[tokio::test]
+async fn only_the_configured_roots_and_name_are_trusted() {
+    let fake = FakeOpenBao::start([]).await;
+    let other = FakeOpenBao::start([]).await;
+    let mut wrong_roots = fake.endpoint();
+    wrong_roots.roots = other.endpoint().roots;
+    let mut wrong_name = fake.endpoint();
+    wrong_name.server_name = ServerName::parse("other.test").unwrap();
+    let expired = FakeOpenBao::start_with(Handshake::Expired, []).await;
+    for (endpoint, detail) in [
+        (wrong_roots, "not signed by the configured CA"),
+        (wrong_name, "is for another name"),
+        (expired.endpoint(), "has expired"),
+    ] {
+        let failure = client(endpoint).send(read(), LONG).await.err().unwrap();
+        assert_eq!(failure.class(), FailureClass::TlsFailed);
+        assert!(failure.to_string().contains(detail), "{failure}");
+    }
+    assert!(fake.seen().is_empty() && expired.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_closed_port_and_an_unknown_name_are_told_apart() {
+    let fake = FakeOpenBao::start([]).await;
+    let mut unknown = fake.endpoint();
+    unknown.address = Address::parse("https://name.invalid:8200").unwrap();
+    let failure = client(unknown).send(read(), LONG).await.err().unwrap();
+    assert_eq!(failure.class(), FailureClass::DnsFailed);
+
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("https://{}", closed.local_addr().unwrap());
+    drop(closed);
+    let mut refused = fake.endpoint();
+    refused.address = Address::parse(&address).unwrap();
+    let failure = client(refused).send(read(), LONG).await.err().unwrap();
+    assert_eq!(failure.class(), FailureClass::ConnectionFailed);
+    assert!(failure.to_string().ends_with(": refused"), "{failure}");
+}
+
+#[tokio::test]
+async fn the_hook_sees_each_request_once() {
+    let fake = FakeOpenBao::start([
+        Reply::ok("{\"request_id\":\"good-1\"}"),
+        Reply::ok("{\"request_id\":\"bad id\"}"),
+        Reply::Json(
+            503,
+            "{\"request_id\":\"bad-2\",\"errors\":[\"Vault is sealed\"]}".to_owned(),
+        ),
+        Reply::Hang,
+        Reply::Hang,
+    ])
+    .await;
+    let (hook, events) = recording();
+    let client = Client::new(fake.endpoint(), hook).unwrap();
+    for _ in 0..3 {
+        client.send(read(), LONG).await.ok();
+    }
+    client.send(read(), SHORT).await.err().unwrap();
+    // A caller that gives up.
+    tokio::time::timeout(SHORT, client.send(read(), LONG))
+        .await
+        .err()
+        .unwrap();
+
+    let events = events.lock().unwrap();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let id = event.request_id.as_ref().map(|id| id.as_str());
+            (event.outcome, id)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (Outcome::Ok, Some("good-1")),
+            (Outcome::Ok, None),
+            (Outcome::Failed(FailureClass::Sealed), Some("bad-2")),
+            (Outcome::Failed(FailureClass::Timeout), None),
+            (Outcome::Canceled, None),
+        ]
+    );
+    assert!(events[3].duration >= SHORT);
+}

@@ -1,0 +1,327 @@
+//! A scripted OpenBao over real TLS, for faults that a real server does not show on demand.
+//!
+//! Each request takes the next [`Reply`] of the script; a request beyond its end gets a 500.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot set up its fake has failed"
+)]
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use openbao_client::endpoint::{Address, Endpoint, Roots, ServerName};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
+use tokio_rustls::TlsAcceptor;
+
+/// The one name in the fake's certificate.
+pub const SERVER_NAME: &str = "openbao.test";
+
+/// What the fake does with one request.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// An answer with this status and body.
+    Json(u16, String),
+    /// A redirect to this place.
+    Redirect(u16, String),
+    /// A 200 of this many bytes, in chunks without an announced length.
+    Filler(u16, usize),
+    /// A 200 that announces more than it sends, then closes the connection.
+    Cut(String),
+    /// A 200 that announces more than it sends, then nothing more.
+    Stall(String),
+    /// No answer at all; the connection stays open.
+    Hang,
+    /// The connection is closed without an answer.
+    Close,
+}
+
+impl Reply {
+    /// A 200 with this body.
+    pub fn ok(json: impl ToString) -> Self {
+        Self::Json(200, json.to_string())
+    }
+}
+
+/// How the fake treats new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// TLS with a good certificate.
+    Good,
+    /// TLS with a certificate that is over since long.
+    Expired,
+    /// TCP is accepted, TLS never answered.
+    Never,
+}
+
+/// One request as the fake got it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The method.
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// All headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: String,
+}
+
+/// A running fake; stops when dropped.
+pub struct FakeOpenBao {
+    port: u16,
+    ca_pem: String,
+    shared: Arc<Shared>,
+    server: JoinHandle<()>,
+}
+
+struct Shared {
+    script: Mutex<VecDeque<Reply>>,
+    seen: Mutex<Vec<Seen>>,
+    connections: AtomicUsize,
+}
+
+impl FakeOpenBao {
+    /// Listens on a free port of the loopback interface, with a certificate of its own CA.
+    pub async fn start(script: impl IntoIterator<Item = Reply>) -> Self {
+        Self::start_with(Handshake::Good, script).await
+    }
+
+    /// As [`Self::start`], with a choice of handshake.
+    pub async fn start_with(handshake: Handshake, script: impl IntoIterator<Item = Reply>) -> Self {
+        let (ca_pem, tls) = pki(handshake);
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shared = Arc::new(Shared {
+            script: Mutex::new(script.into_iter().collect()),
+            seen: Mutex::default(),
+            connections: AtomicUsize::new(0),
+        });
+        let server = tokio::spawn(accept(listener, handshake, tls, shared.clone()));
+        Self {
+            port,
+            ca_pem,
+            shared,
+            server,
+        }
+    }
+
+    /// How to reach the fake; change a field to reach it wrongly.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            address: Address::parse(&format!("https://127.0.0.1:{}", self.port)).unwrap(),
+            server_name: ServerName::parse(SERVER_NAME).unwrap(),
+            roots: Roots::from_pem(self.ca_pem.as_bytes()).unwrap(),
+            namespace: None,
+        }
+    }
+
+    /// Appends to the script.
+    pub fn then(&self, replies: impl IntoIterator<Item = Reply>) {
+        lock(&self.shared.script).extend(replies);
+    }
+
+    /// The requests so far.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.shared.seen).clone()
+    }
+
+    /// TCP connections accepted so far.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for FakeOpenBao {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn pki(handshake: Handshake) -> (String, ServerConfig) {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+
+    let key = KeyPair::generate().unwrap();
+    let mut leaf = CertificateParams::new([SERVER_NAME.to_owned()]).unwrap();
+    if handshake == Handshake::Expired {
+        leaf.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        leaf.not_after = rcgen::date_time_ymd(2001, 2, 1);
+    }
+    let issuer = Issuer::from_params(&ca, &ca_key);
+    let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    let tls = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![leaf.der().clone()],
+            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        )
+        .unwrap();
+    (ca_pem, tls)
+}
+
+async fn accept(
+    listener: TcpListener,
+    handshake: Handshake,
+    tls: ServerConfig,
+    shared: Arc<Shared>,
+) {
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let mut connections = JoinSet::new();
+    while let Ok((tcp, _)) = listener.accept().await {
+        shared.connections.fetch_add(1, Ordering::SeqCst);
+        let (acceptor, shared) = (acceptor.clone(), shared.clone());
+        connections.spawn(async move {
+            if handshake == Handshake::Never {
+                std::future::pending::<()>().await;
+            }
+            connection(acceptor, tcp, shared).await;
+        });
+    }
+}
+
+/// Whatever ends a connection is the business of the client under test.
+async fn connection(acceptor: TlsAcceptor, tcp: TcpStream, shared: Arc<Shared>) {
+    let Ok(tls) = acceptor.accept(tcp).await else {
+        return;
+    };
+    let service = service_fn(|request| answer(request, &shared));
+    hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(tls), service)
+        .await
+        .ok();
+}
+
+async fn answer(request: Request<Incoming>, shared: &Shared) -> io::Result<Response<Script>> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let seen = Seen {
+        method: parts.method,
+        target: parts.uri.to_string(),
+        headers: parts.headers,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    };
+    lock(&shared.seen).push(seen);
+    let reply = lock(&shared.script).pop_front();
+    let (status, body) = match reply {
+        None => (500, Script::whole("no more replies".to_owned())),
+        Some(Reply::Json(status, text)) => (status, Script::whole(text)),
+        Some(Reply::Redirect(status, place)) => {
+            let mut response = Response::new(Script::whole(String::new()));
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            let place = place.parse().unwrap();
+            response.headers_mut().insert(header::LOCATION, place);
+            return Ok(response);
+        }
+        Some(Reply::Filler(status, size)) => (status, Script::filler(size)),
+        Some(Reply::Cut(text)) => (200, Script::partial(text, End::Break)),
+        Some(Reply::Stall(text)) => (200, Script::partial(text, End::Silence)),
+        Some(Reply::Hang) => std::future::pending().await,
+        Some(Reply::Close) => return Err(io::Error::other("scripted")),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    Ok(response)
+}
+
+/// A body that ends as told.
+struct Script {
+    pieces: VecDeque<Bytes>,
+    announced: Option<u64>,
+    end: End,
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Proper,
+    Break,
+    Silence,
+}
+
+impl Script {
+    fn whole(text: String) -> Self {
+        Self {
+            announced: u64::try_from(text.len()).ok(),
+            pieces: [Bytes::from(text)].into(),
+            end: End::Proper,
+        }
+    }
+
+    fn partial(text: String, end: End) -> Self {
+        Self {
+            announced: u64::try_from(text.len() + 100).ok(),
+            pieces: [Bytes::from(text)].into(),
+            end,
+        }
+    }
+
+    fn filler(size: usize) -> Self {
+        let piece = Bytes::from(vec![b' '; 8 << 10]);
+        let whole = size / piece.len();
+        let mut pieces: VecDeque<_> = vec![piece.clone(); whole].into();
+        pieces.push_back(piece.slice(..size % piece.len()));
+        Self {
+            pieces,
+            announced: None,
+            end: End::Proper,
+        }
+    }
+}
+
+impl Body for Script {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match (self.pieces.pop_front(), self.end) {
+            (Some(piece), _) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+            (None, End::Proper) => Poll::Ready(None),
+            (None, End::Break) => Poll::Ready(Some(Err(io::Error::other("scripted")))),
+            (None, End::Silence) => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty() && matches!(self.end, End::Proper)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.announced
+            .map_or_else(SizeHint::new, SizeHint::with_exact)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
