@@ -2,6 +2,43 @@
 //!
 //! Formats are byte for byte those of `docs/format`; a value of a type here has been checked once
 //! and stays valid.
+//!
+//! | Question | Module |
+//! |---|---|
+//! | Which names make one key lineage? | [`scope`] |
+//! | What is known of the Transit key, and is it safe to use? | [`transit`] |
+//! | What is one version of it called, and how is it bound? | [`key_id`], [`key`], [`annotations`], [`aad`] |
+//! | What is Transit asked for? | [`prepare`], [`ciphertext`], [`limits`] |
+//! | Which versions does this node know? | [`registry`], [`bootstrap`] |
+//! | How is that kept, and is it ours and the newest? | [`registry::document`], [`registry::anchor`], [`fingerprint`] |
+//! | May this node encrypt? | [`health`] |
+//! | How are digests and JSON spelled? | [`digest`], [`json`] |
+//!
+//! Invariants, each held by a type:
+//!
+//! - A `key_id` belongs to the fields of its key: [`key::TransitKey`] has no other way to get one.
+//! - Exactly one version is active: a [`registry::Registry`] cannot be made otherwise.
+//! - Only the active version encrypts, and only in good health: [`health::ActiveKey`] comes from
+//!   [`health::assess`] alone.
+//! - A removed or rejected version decrypts nothing: [`registry::DecryptKey`] comes from
+//!   [`registry::Registry::lookup`] alone.
+//! - Nothing is sent to Transit under associated data that the stored annotations do not match:
+//!   [`aad::AssociatedData`] comes from [`prepare`], or is that of the status probe.
+//! - A state document that was changed in any way but its white space is refused:
+//!   [`registry::document::Document::decode`].
 
+pub mod aad;
+pub mod annotations;
+pub mod bootstrap;
+pub mod ciphertext;
+pub mod digest;
+pub mod fingerprint;
+pub mod health;
+pub mod json;
+pub mod key;
+pub mod key_id;
+pub mod limits;
+pub mod prepare;
+pub mod registry;
 pub mod scope;
 pub mod transit;

@@ -2,6 +2,12 @@
 
 use std::{fmt, num::NonZeroU64};
 
+mod metadata;
+mod profile;
+
+pub use metadata::{KeyEntry, KeyMetadata, KeyVersions};
+pub use profile::{Finding, Impact, KeyProfile, ProfileRefused, RegistryConflict, VersionProblem};
+
 /// A Transit key version: 1 to `i64::MAX`, the range of the state file and of Transit itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransitVersion(NonZeroU64);
@@ -15,6 +21,13 @@ impl TransitVersion {
     pub fn new(number: u64) -> Option<Self> {
         let in_range = i64::try_from(number).is_ok();
         NonZeroU64::new(number).filter(|_| in_range).map(Self)
+    }
+
+    /// Reads the one decimal spelling: digits only, no leading zero.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let canonical = text.bytes().all(|c| c.is_ascii_digit()) && !text.starts_with('0');
+        text.parse().ok().filter(|_| canonical).and_then(Self::new)
     }
 
     /// The number, at least 1.

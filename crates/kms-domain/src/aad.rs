@@ -1,0 +1,71 @@
+//! The associated data that binds a Transit ciphertext to its key and purpose.
+//! Implements `docs/format/associated-data.md`.
+//!
+//! Never stored and never shown. Outside this crate it comes only from
+//! [`prepare`](crate::prepare), which has matched the annotations, or is that of the status probe.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::{json, key::TransitKey};
+
+/// The bytes that Transit authenticates together with the plaintext.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AssociatedData(Vec<u8>);
+
+impl AssociatedData {
+    /// The associated data of the status probe. No stored object carries it, so a probe's
+    /// ciphertext can never pass for one.
+    #[must_use]
+    pub fn status_probe() -> Self {
+        Self(b"openbao-kubernetes-kms/status-probe/v1".to_vec())
+    }
+
+    /// The bytes to send to Transit, not yet in base64.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(crate) fn for_key(key: &TransitKey) -> Self {
+        let scope = key.scope();
+        let text = json::compact(&Version1 {
+            aad_version: "v1",
+            purpose: "kubernetes-etcd-kms-v2",
+            provider: "openbao-transit",
+            provider_name: scope.identity().provider_name.as_str(),
+            cluster_id_hash: scope.cluster_hash.as_str(),
+            openbao_instance_hash: scope.instance_hash.as_str(),
+            openbao_namespace_hash: scope.namespace_hash.as_ref().map(|hash| hash.as_str()),
+            transit_mount_hash: scope.mount_hash.as_str(),
+            transit_key_hash: scope.lineage_hash.as_str(),
+            key_id_hash: key.id_hash().as_str(),
+            key_version: &key.version().to_string(),
+        });
+        Self(text.into_bytes())
+    }
+}
+
+impl fmt::Debug for AssociatedData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AssociatedData(..)")
+    }
+}
+
+/// The members in the order in which they are authenticated.
+#[derive(Serialize)]
+struct Version1<'a> {
+    aad_version: &'static str,
+    purpose: &'static str,
+    provider: &'static str,
+    provider_name: &'a str,
+    cluster_id_hash: &'a str,
+    openbao_instance_hash: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    openbao_namespace_hash: Option<&'a str>,
+    transit_mount_hash: &'a str,
+    transit_key_hash: &'a str,
+    key_id_hash: &'a str,
+    key_version: &'a str,
+}

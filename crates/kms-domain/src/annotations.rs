@@ -1,0 +1,214 @@
+//! The annotations that Kubernetes stores beside an encrypted object and hands back with it.
+//! Implements `docs/format/annotations.md`.
+//!
+//! They are hostile input: an error names the rule and the annotation, never a value.
+
+use std::collections::BTreeMap;
+
+use crate::{digest::TextHash, key::TransitKey, transit::TransitVersion};
+
+const PROVIDER: &str = "provider.kms.openbao.org";
+const KEY_ID_HASH: &str = "key-id-hash.kms.openbao.org";
+const TRANSIT_KEY_VERSION: &str = "transit-key-version.kms.openbao.org";
+const TRANSIT_MOUNT_HASH: &str = "transit-mount-hash.kms.openbao.org";
+const TRANSIT_KEY_HASH: &str = "transit-key-hash.kms.openbao.org";
+const OPENBAO_NAMESPACE_HASH: &str = "openbao-namespace-hash.kms.openbao.org";
+const PLUGIN_VERSION: &str = "plugin-version.kms.openbao.org";
+const AAD_VERSION: &str = "aad-version.kms.openbao.org";
+
+const PROVIDER_MARKER: &str = "openbao-transit";
+const AAD_VERSION_1: &str = "v1";
+
+/// The build version of the program that encrypts; never empty, never compared on decrypt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginVersion(String);
+
+impl PluginVersion {
+    /// `None` for the empty text.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    /// The text as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Annotations of a well-formed set. Which key they belong to is decided by
+/// [`prepare_decrypt`](crate::prepare::prepare_decrypt).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotations {
+    key_id_hash: TextHash,
+    transit_version: TransitVersion,
+    mount_hash: TextHash,
+    lineage_hash: TextHash,
+    namespace_hash: Option<TextHash>,
+    plugin_version: PluginVersion,
+}
+
+/// A set that this provider cannot have written (class `annotation_invalid`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AnnotationsInvalid {
+    /// A value that is not text.
+    #[error("an annotation value is not UTF-8")]
+    NotUtf8,
+    /// No annotations at all.
+    #[error("there are no annotations")]
+    Empty,
+    /// A key, known or not, that Kubernetes would not accept.
+    #[error("an annotation key is not a DNS name with at least one dot")]
+    MalformedKey,
+    /// A required annotation is not there.
+    #[error("the annotation {0} is missing")]
+    Missing(&'static str),
+    /// Written by something else.
+    #[error("the provider annotation names another provider")]
+    OtherProvider,
+    /// A hash annotation without the form of a hash.
+    #[error("the annotation {0} is not a SHA-256 hash in canonical base64url")]
+    MalformedHash(&'static str),
+    /// The Transit version is not a number from 1 up in its one decimal spelling.
+    #[error("the Transit version annotation is not a canonical positive decimal number")]
+    MalformedVersion,
+    /// The plugin version is there but empty.
+    #[error("the plugin version annotation is empty")]
+    EmptyPluginVersion,
+    /// Associated data of a format that this program does not know.
+    #[error("the associated data version is not supported")]
+    UnsupportedAadVersion,
+}
+
+/// Well-formed annotations that belong to another key (class `aad_mismatch`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the annotation {annotation} does not belong to the key that the key_id names")]
+pub struct AnnotationMismatch {
+    /// The first annotation that differs.
+    pub annotation: &'static str,
+}
+
+impl Annotations {
+    /// Reads the annotations of a decrypt request. Unknown keys are ignored if well formed.
+    ///
+    /// # Errors
+    /// The first rule broken, in the order of `docs/format/annotations.md` section 2.
+    pub fn parse<'a>(
+        entries: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Result<Self, AnnotationsInvalid> {
+        let texts: BTreeMap<&str, &str> = entries
+            .into_iter()
+            .map(|(key, value)| Ok((key, std::str::from_utf8(value)?)))
+            .collect::<Result<_, std::str::Utf8Error>>()
+            .map_err(|_| AnnotationsInvalid::NotUtf8)?;
+        let required = |name| {
+            texts
+                .get(name)
+                .copied()
+                .ok_or(AnnotationsInvalid::Missing(name))
+        };
+        let hash =
+            |name, text| TextHash::parse(text).map_err(|_| AnnotationsInvalid::MalformedHash(name));
+        let required_hash = |name| hash(name, required(name)?);
+
+        if texts.is_empty() {
+            return Err(AnnotationsInvalid::Empty);
+        }
+        if !texts.keys().all(|key| is_dns_name(key)) {
+            return Err(AnnotationsInvalid::MalformedKey);
+        }
+        if required(PROVIDER)? != PROVIDER_MARKER {
+            return Err(AnnotationsInvalid::OtherProvider);
+        }
+        let key_id_hash = required_hash(KEY_ID_HASH)?;
+        let mount_hash = required_hash(TRANSIT_MOUNT_HASH)?;
+        let lineage_hash = required_hash(TRANSIT_KEY_HASH)?;
+        let namespace_hash = texts
+            .get(OPENBAO_NAMESPACE_HASH)
+            .map(|text| hash(OPENBAO_NAMESPACE_HASH, text))
+            .transpose()?;
+        let transit_version = TransitVersion::parse(required(TRANSIT_KEY_VERSION)?)
+            .ok_or(AnnotationsInvalid::MalformedVersion)?;
+        let plugin_version = PluginVersion::new(required(PLUGIN_VERSION)?)
+            .ok_or(AnnotationsInvalid::EmptyPluginVersion)?;
+        if required(AAD_VERSION)? != AAD_VERSION_1 {
+            return Err(AnnotationsInvalid::UnsupportedAadVersion);
+        }
+        Ok(Self {
+            key_id_hash,
+            transit_version,
+            mount_hash,
+            lineage_hash,
+            namespace_hash,
+            plugin_version,
+        })
+    }
+
+    /// The Transit version that the writer claims.
+    #[must_use]
+    pub fn transit_version(&self) -> TransitVersion {
+        self.transit_version
+    }
+
+    /// Key and value of every annotation, as an encrypt response carries them.
+    #[must_use]
+    pub fn entries(&self) -> Vec<(&'static str, String)> {
+        let mut entries = vec![
+            (PROVIDER, PROVIDER_MARKER.to_owned()),
+            (KEY_ID_HASH, self.key_id_hash.to_string()),
+            (TRANSIT_KEY_VERSION, self.transit_version.to_string()),
+            (TRANSIT_MOUNT_HASH, self.mount_hash.to_string()),
+            (TRANSIT_KEY_HASH, self.lineage_hash.to_string()),
+            (PLUGIN_VERSION, self.plugin_version.0.clone()),
+            (AAD_VERSION, AAD_VERSION_1.to_owned()),
+        ];
+        if let Some(hash) = &self.namespace_hash {
+            entries.push((OPENBAO_NAMESPACE_HASH, hash.to_string()));
+        }
+        entries
+    }
+
+    pub(crate) fn for_key(key: &TransitKey, plugin_version: &PluginVersion) -> Self {
+        let scope = key.scope();
+        Self {
+            key_id_hash: key.id_hash().clone(),
+            transit_version: key.version(),
+            mount_hash: scope.mount_hash.clone(),
+            lineage_hash: scope.lineage_hash.clone(),
+            namespace_hash: scope.namespace_hash.clone(),
+            plugin_version: plugin_version.clone(),
+        }
+    }
+
+    /// Every hash and the version must be those of `key`; the plugin version is free.
+    pub(crate) fn require_match(&self, key: &TransitKey) -> Result<(), AnnotationMismatch> {
+        let scope = key.scope();
+        let comparisons = [
+            (TRANSIT_KEY_VERSION, self.transit_version == key.version()),
+            (KEY_ID_HASH, self.key_id_hash == *key.id_hash()),
+            (
+                OPENBAO_NAMESPACE_HASH,
+                self.namespace_hash == scope.namespace_hash,
+            ),
+            (TRANSIT_MOUNT_HASH, self.mount_hash == scope.mount_hash),
+            (TRANSIT_KEY_HASH, self.lineage_hash == scope.lineage_hash),
+        ];
+        match comparisons.into_iter().find(|(_, equal)| !equal) {
+            Some((annotation, _)) => Err(AnnotationMismatch { annotation }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_dns_name(key: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+    };
+    key.len() <= 253 && key.contains('.') && key.split('.').all(label)
+}

@@ -1,0 +1,255 @@
+//! What the last probes permit. Status answers from this alone, and Encrypt gets its key here.
+//!
+//! Health never gates decryption: what the registry knows stays readable while encryption is
+//! refused.
+//!
+//! No recheck of the active key is needed before `ok` is answered: a [`Registry`] has exactly one
+//! active key, and a key's `key_id` is derived from its fields and cannot be set.
+
+use std::sync::Arc;
+
+use crate::{key::TransitKey, registry::Registry};
+
+/// Permission to encrypt with the active version. Exists only as part of [`Health::Healthy`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveKey(Arc<TransitKey>);
+
+impl ActiveKey {
+    /// The version to encrypt with.
+    #[must_use]
+    pub fn key(&self) -> &TransitKey {
+        &self.0
+    }
+}
+
+/// The answer to "may this node encrypt, and under which `key_id`".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// State is loaded, both probes passed, and neither is too old.
+    Healthy(ActiveKey),
+    /// Every reason against.
+    Unhealthy(Reasons),
+}
+
+/// At least one reason, each once, in the order of [`assess`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reasons(Vec<Reason>);
+
+/// What the last metadata probe found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataOutcome {
+    /// None has finished yet.
+    Unverified,
+    /// The profile holds, covers every retained version and allows the active one to encrypt.
+    Verified,
+    /// It failed; the registry stays as it was.
+    Failed(MetadataFailure),
+}
+
+/// What the last deep probe of the active key found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeepOutcome {
+    /// None has finished for this active key.
+    Pending,
+    /// A round trip gave back its plaintext.
+    Passed,
+    /// It failed; only a later success or a new active key clears it.
+    Failed(DeepFailure),
+}
+
+/// Whether the last metadata outcome is young enough (`status.statusMaxStaleness`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// It is.
+    Fresh,
+    /// It is not: the prober is stuck.
+    Stale,
+}
+
+/// Why a metadata probe failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataFailure {
+    /// There is no state and none may be made.
+    StateUnavailable,
+    /// Whether encrypting creates missing keys could not be read.
+    UpsertCheckFailed,
+    /// Encrypting would create a missing key.
+    UpsertAllowed,
+    /// The key's metadata could not be read.
+    MetadataReadFailed,
+    /// The metadata, or its fit to the registry, breaks a rule.
+    ProfileInvalid,
+    /// Transit is behind the active version.
+    VersionRollback,
+    /// The next state could not be written.
+    StateSaveFailed,
+    /// The next state was written but not published.
+    StatePublishFailed,
+    /// Transit refuses to encrypt with the active version.
+    EncryptionBlocked,
+    /// The probe was skipped after repeated failures.
+    CircuitBreakerOpen,
+    /// Anything else.
+    ProbeFailed,
+}
+
+/// Why a deep probe failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeepFailure {
+    /// A call failed or gave back another plaintext.
+    Failed,
+    /// An answer of impossible size or version.
+    Invalid,
+    /// The probe was skipped after repeated failures.
+    CircuitBreakerOpen,
+}
+
+/// A reason of either kind: the bounded set for logs, metrics and readiness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// See [`MetadataFailure::StateUnavailable`].
+    StateUnavailable,
+    /// See [`Freshness::Stale`].
+    StatusStale,
+    /// See [`MetadataOutcome::Unverified`].
+    MetadataUnverified,
+    /// See [`MetadataFailure::UpsertCheckFailed`].
+    UpsertCheckFailed,
+    /// See [`MetadataFailure::UpsertAllowed`].
+    UpsertAllowed,
+    /// See [`MetadataFailure::MetadataReadFailed`].
+    MetadataReadFailed,
+    /// See [`MetadataFailure::ProfileInvalid`].
+    ProfileInvalid,
+    /// See [`MetadataFailure::VersionRollback`].
+    VersionRollback,
+    /// See [`MetadataFailure::StateSaveFailed`].
+    StateSaveFailed,
+    /// See [`MetadataFailure::StatePublishFailed`].
+    StatePublishFailed,
+    /// See [`MetadataFailure::EncryptionBlocked`].
+    EncryptionBlocked,
+    /// See [`DeepOutcome::Pending`].
+    DeepProbePending,
+    /// See [`DeepFailure::Failed`].
+    DeepProbeFailed,
+    /// See [`DeepFailure::Invalid`].
+    DeepProbeInvalid,
+    /// Either probe is being skipped.
+    CircuitBreakerOpen,
+    /// See [`MetadataFailure::ProbeFailed`].
+    ProbeFailed,
+}
+
+/// Weighs everything; `registry` is `None` as long as there is no state.
+///
+/// Reasons come in this order: no state, stale, metadata, deep.
+#[must_use]
+pub fn assess(
+    registry: Option<&Registry>,
+    freshness: Freshness,
+    metadata: MetadataOutcome,
+    deep: DeepOutcome,
+) -> Health {
+    let reasons = [
+        registry.is_none().then_some(Reason::StateUnavailable),
+        (freshness == Freshness::Stale).then_some(Reason::StatusStale),
+        metadata.reason(),
+        deep.reason(),
+    ];
+    match (registry, reasons) {
+        (Some(registry), [None, None, None, None]) => {
+            Health::Healthy(ActiveKey(Arc::clone(registry.active())))
+        }
+        (_, reasons) => {
+            let mut distinct = Vec::new();
+            for reason in reasons.into_iter().flatten() {
+                if !distinct.contains(&reason) {
+                    distinct.push(reason);
+                }
+            }
+            Health::Unhealthy(Reasons(distinct))
+        }
+    }
+}
+
+impl Reasons {
+    /// The reasons, the most basic first.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Reason] {
+        &self.0
+    }
+}
+
+impl Reason {
+    /// The stable word for logs, metrics and readiness.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::StateUnavailable => "state_unavailable",
+            Self::StatusStale => "status_stale",
+            Self::MetadataUnverified => "metadata_unverified",
+            Self::UpsertCheckFailed => "upsert_check_failed",
+            Self::UpsertAllowed => "upsert_allowed",
+            Self::MetadataReadFailed => "metadata_read_failed",
+            Self::ProfileInvalid => "profile_invalid",
+            Self::VersionRollback => "version_rollback",
+            Self::StateSaveFailed => "state_save_failed",
+            Self::StatePublishFailed => "state_publish_failed",
+            Self::EncryptionBlocked => "encryption_blocked",
+            Self::DeepProbePending => "deep_probe_pending",
+            Self::DeepProbeFailed => "deep_probe_failed",
+            Self::DeepProbeInvalid => "deep_probe_invalid",
+            Self::CircuitBreakerOpen => "circuit_breaker_open",
+            Self::ProbeFailed => "probe_failed",
+        }
+    }
+}
+
+impl MetadataOutcome {
+    fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Unverified => Some(Reason::MetadataUnverified),
+            Self::Verified => None,
+            Self::Failed(failure) => Some(failure.into()),
+        }
+    }
+}
+
+impl DeepOutcome {
+    fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Pending => Some(Reason::DeepProbePending),
+            Self::Passed => None,
+            Self::Failed(failure) => Some(failure.into()),
+        }
+    }
+}
+
+impl From<MetadataFailure> for Reason {
+    fn from(failure: MetadataFailure) -> Self {
+        match failure {
+            MetadataFailure::StateUnavailable => Self::StateUnavailable,
+            MetadataFailure::UpsertCheckFailed => Self::UpsertCheckFailed,
+            MetadataFailure::UpsertAllowed => Self::UpsertAllowed,
+            MetadataFailure::MetadataReadFailed => Self::MetadataReadFailed,
+            MetadataFailure::ProfileInvalid => Self::ProfileInvalid,
+            MetadataFailure::VersionRollback => Self::VersionRollback,
+            MetadataFailure::StateSaveFailed => Self::StateSaveFailed,
+            MetadataFailure::StatePublishFailed => Self::StatePublishFailed,
+            MetadataFailure::EncryptionBlocked => Self::EncryptionBlocked,
+            MetadataFailure::CircuitBreakerOpen => Self::CircuitBreakerOpen,
+            MetadataFailure::ProbeFailed => Self::ProbeFailed,
+        }
+    }
+}
+
+impl From<DeepFailure> for Reason {
+    fn from(failure: DeepFailure) -> Self {
+        match failure {
+            DeepFailure::Failed => Self::DeepProbeFailed,
+            DeepFailure::Invalid => Self::DeepProbeInvalid,
+            DeepFailure::CircuitBreakerOpen => Self::CircuitBreakerOpen,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! All that Transit is asked for, made from permission and request in one step.
+//!
+//! Nothing here is sent before it has been checked, and nothing but these two functions makes the
+//! associated data of stored objects.
+
+use crate::{
+    aad::AssociatedData,
+    annotations::{AnnotationMismatch, Annotations, PluginVersion},
+    ciphertext::TransitCiphertext,
+    health::ActiveKey,
+    key_id::KeyId,
+    registry::DecryptKey,
+    transit::TransitVersion,
+};
+
+/// An encryption to ask Transit for, and what is answered beside its ciphertext.
+#[derive(Debug, Clone)]
+pub struct PreparedEncrypt {
+    /// The explicit version to ask for; the answer must have it too.
+    pub version: TransitVersion,
+    /// To be authenticated with the plaintext.
+    pub associated_data: AssociatedData,
+    /// The name that Kubernetes stores.
+    pub key_id: KeyId,
+    /// What Kubernetes stores beside the ciphertext.
+    pub annotations: Annotations,
+}
+
+/// A decryption to ask Transit for.
+#[derive(Debug, Clone)]
+pub struct PreparedDecrypt {
+    /// Of the version that the key has.
+    pub ciphertext: TransitCiphertext,
+    /// To be authenticated with the ciphertext.
+    pub associated_data: AssociatedData,
+}
+
+/// Why a decrypt request is refused without asking Transit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecryptRefused {
+    /// The annotations are those of another key.
+    #[error(transparent)]
+    Annotations(#[from] AnnotationMismatch),
+    /// The ciphertext names another version than its `key_id`.
+    #[error("the ciphertext is of Transit version {found}, its key_id of version {expected}")]
+    CiphertextVersion {
+        /// By the ciphertext's prefix.
+        found: TransitVersion,
+        /// By the key.
+        expected: TransitVersion,
+    },
+}
+
+/// Everything of one encryption comes from one key.
+#[must_use]
+pub fn prepare_encrypt(active: &ActiveKey, plugin_version: &PluginVersion) -> PreparedEncrypt {
+    let key = active.key();
+    PreparedEncrypt {
+        version: key.version(),
+        associated_data: AssociatedData::for_key(key),
+        key_id: key.id().clone(),
+        annotations: Annotations::for_key(key, plugin_version),
+    }
+}
+
+/// Requires that annotations and ciphertext belong to the key that the `key_id` named.
+///
+/// # Errors
+/// [`DecryptRefused`].
+pub fn prepare_decrypt(
+    decrypt: &DecryptKey,
+    annotations: &Annotations,
+    ciphertext: TransitCiphertext,
+) -> Result<PreparedDecrypt, DecryptRefused> {
+    let key = decrypt.key();
+    annotations.require_match(key)?;
+    if ciphertext.version() != key.version() {
+        return Err(DecryptRefused::CiphertextVersion {
+            found: ciphertext.version(),
+            expected: key.version(),
+        });
+    }
+    Ok(PreparedDecrypt {
+        ciphertext,
+        associated_data: AssociatedData::for_key(key),
+    })
+}

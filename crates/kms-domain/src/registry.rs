@@ -1,0 +1,323 @@
+//! What this node knows about the versions of its key: one is active, perhaps one is pending,
+//! the others are retired, removed or rejected. Implements `docs/format/state-document.md`
+//! section 3.
+//!
+//! A registry that exists is valid. Only [`Registry::lookup`] makes a [`DecryptKey`], and it makes
+//! none for a removed or rejected version.
+
+use std::{collections::BTreeSet, num::NonZeroU64, sync::Arc};
+
+use crate::{
+    key::{KeyScope, TransitKey},
+    key_id::KeyId,
+    transit::TransitVersion,
+};
+
+pub mod anchor;
+pub mod document;
+
+/// Every known version, in the order of the document (which its hash covers).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registry {
+    records: Vec<Record>,
+    active: Arc<TransitKey>,
+}
+
+/// One version and its history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The version in the scope of the registry.
+    pub key: Arc<TransitKey>,
+    /// What it may be used for.
+    pub state: RecordState,
+    /// How it came to that state.
+    pub bookkeeping: Bookkeeping,
+}
+
+/// What a version may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordState {
+    /// Status and Encrypt use it; exactly one.
+    Active,
+    /// Seen but not yet promoted; at most one. Decrypts, since a peer may be ahead.
+    Pending,
+    /// An earlier or skipped version that still decrypts.
+    Retired,
+    /// Recognised for the sake of other writers; used for nothing.
+    Rejected,
+    /// Taken out by the operator; stays as a tombstone.
+    Removed,
+}
+
+/// Times are Unix seconds for people; no decision compares them with a clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bookkeeping {
+    observed_at: Option<NonZeroU64>,
+    stable_observation_count: Option<NonZeroU64>,
+    stable_at: Option<NonZeroU64>,
+    promoted_at: Option<NonZeroU64>,
+}
+
+/// A version that may decrypt. Exists only as an answer of [`Registry::lookup`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecryptKey(Arc<TransitKey>);
+
+/// What is known of a well-formed `key_id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// Active, pending or retired.
+    Known(DecryptKey),
+    /// Removed or rejected: unknown to the caller, and never looked for again.
+    Withdrawn,
+    /// Not in the registry: the one case for discovery.
+    Unknown,
+}
+
+/// Why records do not make a registry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryProblem {
+    /// Two records of one Transit version, whatever their `key_id`.
+    #[error("Transit version {0} has more than one record")]
+    DuplicateVersion(TransitVersion),
+    /// Nothing would be left to encrypt with.
+    #[error("no record is active")]
+    NoneActive,
+    /// It would be open which version encrypts.
+    #[error("Transit versions {0} and {1} are both active")]
+    SeveralActive(TransitVersion, TransitVersion),
+    /// Only the newest version can wait for promotion.
+    #[error("Transit versions {0} and {1} are both pending")]
+    SeveralPending(TransitVersion, TransitVersion),
+    /// Records of two configurations.
+    #[error("Transit version {0} has another identity scope than the first record")]
+    OtherScope(TransitVersion),
+}
+
+/// Why the history of a version cannot be true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BookkeepingProblem {
+    /// A count without the time of the first observation.
+    #[error("stableObservationCount is set without observedAtUnix")]
+    CountWithoutObservation,
+    /// Stable without having been counted.
+    #[error("stableAtUnix is set without stableObservationCount")]
+    StableWithoutCount,
+    /// Stable before it was seen.
+    #[error("stableAtUnix is before observedAtUnix")]
+    StableBeforeObservation,
+    /// Promoted before it was seen.
+    #[error("promotedAtUnix is before observedAtUnix")]
+    PromotedBeforeObservation,
+}
+
+impl Registry {
+    /// Checks the rules between records and keeps their order.
+    ///
+    /// # Errors
+    /// [`RegistryProblem`]. One version has one `key_id` in one scope, so distinct versions imply
+    /// distinct key_ids.
+    pub(crate) fn new(records: Vec<Record>) -> Result<Self, RegistryProblem> {
+        let active = only(
+            &records,
+            RecordState::Active,
+            RegistryProblem::SeveralActive,
+        )?
+        .ok_or(RegistryProblem::NoneActive)?;
+        let active = Arc::clone(active);
+        only(
+            &records,
+            RecordState::Pending,
+            RegistryProblem::SeveralPending,
+        )?;
+        let mut versions = BTreeSet::new();
+        for Record { key, .. } in &records {
+            if !versions.insert(key.version()) {
+                return Err(RegistryProblem::DuplicateVersion(key.version()));
+            }
+            if key.scope() != active.scope() {
+                return Err(RegistryProblem::OtherScope(key.version()));
+            }
+        }
+        Ok(Self { records, active })
+    }
+
+    /// A registry of one version, active since `now` (Unix seconds).
+    pub(crate) fn first(key: TransitKey, now: u64) -> Self {
+        let active = Arc::new(key);
+        let now = NonZeroU64::new(now);
+        let record = Record {
+            key: Arc::clone(&active),
+            state: RecordState::Active,
+            bookkeeping: Bookkeeping {
+                observed_at: now,
+                promoted_at: now,
+                ..Bookkeeping::default()
+            },
+        };
+        Self {
+            records: vec![record],
+            active,
+        }
+    }
+
+    /// All records in document order.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// The scope of every record.
+    #[must_use]
+    pub fn scope(&self) -> &Arc<KeyScope> {
+        self.active.scope()
+    }
+
+    /// The version that is to encrypt. Permission for it comes from [`health`](crate::health).
+    #[must_use]
+    pub fn active(&self) -> &Arc<TransitKey> {
+        &self.active
+    }
+
+    /// The version that waits for promotion.
+    #[must_use]
+    pub fn pending(&self) -> Option<&Record> {
+        self.records
+            .iter()
+            .find(|record| record.state == RecordState::Pending)
+    }
+
+    /// The versions that must stay decryptable: active, pending and retired ones.
+    pub fn retained(&self) -> impl Iterator<Item = &Record> {
+        self.records
+            .iter()
+            .filter(|record| record.state.is_retained())
+    }
+
+    /// Finds what may decrypt under `key_id`.
+    #[must_use]
+    pub fn lookup(&self, key_id: &KeyId) -> Lookup {
+        match self.records.iter().find(|record| record.key.id() == key_id) {
+            Some(record) if record.state.is_retained() => {
+                Lookup::Known(DecryptKey(Arc::clone(&record.key)))
+            }
+            Some(_) => Lookup::Withdrawn,
+            None => Lookup::Unknown,
+        }
+    }
+}
+
+impl RecordState {
+    /// Whether data under this version is to stay readable.
+    #[must_use]
+    pub fn is_retained(self) -> bool {
+        match self {
+            Self::Active | Self::Pending | Self::Retired => true,
+            Self::Rejected | Self::Removed => false,
+        }
+    }
+
+    /// The word in the state document and in reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Pending => "pending",
+            Self::Retired => "retired",
+            Self::Rejected => "rejected",
+            Self::Removed => "removed",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        [
+            Self::Active,
+            Self::Pending,
+            Self::Retired,
+            Self::Rejected,
+            Self::Removed,
+        ]
+        .into_iter()
+        .find(|state| state.as_str() == word)
+    }
+}
+
+impl Bookkeeping {
+    /// Checks that the numbers can belong to one history.
+    ///
+    /// # Errors
+    /// [`BookkeepingProblem`].
+    pub(crate) fn new(
+        observed_at: Option<NonZeroU64>,
+        stable_observation_count: Option<NonZeroU64>,
+        stable_at: Option<NonZeroU64>,
+        promoted_at: Option<NonZeroU64>,
+    ) -> Result<Self, BookkeepingProblem> {
+        if stable_observation_count.is_some() && observed_at.is_none() {
+            return Err(BookkeepingProblem::CountWithoutObservation);
+        }
+        if stable_at.is_some() && stable_observation_count.is_none() {
+            return Err(BookkeepingProblem::StableWithoutCount);
+        }
+        // An unset time is less than any set one, so only two set times can be out of order.
+        if stable_at.is_some() && stable_at < observed_at {
+            return Err(BookkeepingProblem::StableBeforeObservation);
+        }
+        if promoted_at.is_some() && promoted_at < observed_at {
+            return Err(BookkeepingProblem::PromotedBeforeObservation);
+        }
+        Ok(Self {
+            observed_at,
+            stable_observation_count,
+            stable_at,
+            promoted_at,
+        })
+    }
+
+    /// When the version was first seen.
+    #[must_use]
+    pub fn observed_at(&self) -> Option<NonZeroU64> {
+        self.observed_at
+    }
+
+    /// How often it has been seen as the newest version.
+    #[must_use]
+    pub fn stable_observation_count(&self) -> Option<NonZeroU64> {
+        self.stable_observation_count
+    }
+
+    /// When it had been seen often enough.
+    #[must_use]
+    pub fn stable_at(&self) -> Option<NonZeroU64> {
+        self.stable_at
+    }
+
+    /// When it became active.
+    #[must_use]
+    pub fn promoted_at(&self) -> Option<NonZeroU64> {
+        self.promoted_at
+    }
+}
+
+impl DecryptKey {
+    /// The version that is known.
+    #[must_use]
+    pub fn key(&self) -> &TransitKey {
+        &self.0
+    }
+}
+
+/// The one key in `state`, if any.
+fn only(
+    records: &[Record],
+    state: RecordState,
+    several: fn(TransitVersion, TransitVersion) -> RegistryProblem,
+) -> Result<Option<&Arc<TransitKey>>, RegistryProblem> {
+    let mut keys = records
+        .iter()
+        .filter(|record| record.state == state)
+        .map(|record| &record.key);
+    match (keys.next(), keys.next()) {
+        (Some(first), Some(second)) => Err(several(first.version(), second.version())),
+        (first, _) => Ok(first),
+    }
+}

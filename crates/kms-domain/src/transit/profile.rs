@@ -1,0 +1,456 @@
+use std::{collections::BTreeMap, fmt};
+
+use super::{CreatedAt, KeyEntry, KeyMetadata, TransitVersion};
+use crate::{registry::Registry, scope::KeyName};
+
+const KEY_TYPE: &str = "aes256-gcm96";
+
+/// Metadata of a key that is safe to use as the provider's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyProfile {
+    latest: TransitVersion,
+    latest_created_at: CreatedAt,
+    min_available: u64,
+    min_decryption: u64,
+    min_encryption: u64,
+    created: BTreeMap<TransitVersion, CreatedAt>,
+}
+
+/// Why metadata is not a profile.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProfileRefused {
+    /// OpenBao answered for another key.
+    #[error("OpenBao answered for the key {found:?} instead of {configured:?}")]
+    OtherKey {
+        /// The name in the answer.
+        found: String,
+        /// The name that was asked for.
+        configured: String,
+    },
+    /// A number that no key has.
+    #[error("{field} is {value}, which no Transit key has")]
+    Number {
+        /// The member.
+        field: &'static str,
+        /// What it holds.
+        value: i64,
+    },
+    /// The key is deleted for now.
+    #[error("the key is soft-deleted: restore it in OpenBao")]
+    SoftDeleted,
+    /// Not even the newest version is there.
+    #[error("every version up to {latest} has been trimmed (min_available_version {minimum})")]
+    AllTrimmed {
+        /// The lowest available version.
+        minimum: u64,
+        /// The newest version.
+        latest: TransitVersion,
+    },
+    /// The key must be set up differently; every finding.
+    #[error("the key must not be used: {}", Sentences(.0))]
+    Findings(Vec<Finding>),
+    /// A version in `keys` that is no canonical number from 1 to the newest version, or is there
+    /// twice.
+    #[error("keys lists a version that is not one of 1 to {latest}, or lists one twice")]
+    KeyVersion {
+        /// The newest version.
+        latest: TransitVersion,
+    },
+    /// A creation time that is not a positive whole second.
+    #[error("keys has no positive Unix second for version {0}")]
+    CreationSecond(TransitVersion),
+    /// The newest version has no creation time.
+    #[error("keys does not list the newest version {0}")]
+    LatestMissing(TransitVersion),
+}
+
+/// One thing in the set-up of the key that must be changed in OpenBao.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Finding {
+    /// Another key type.
+    #[error(
+        "its type is {found:?}, but {KEY_TYPE} is required for authenticated encryption with \
+         associated data: create a key of that type"
+    )]
+    UnsupportedType {
+        /// The type, cut to a readable length.
+        found: String,
+    },
+    /// `exportable`.
+    #[error("it is exportable, so its key material can leave OpenBao: create a key that is not")]
+    Exportable,
+    /// `allow_plaintext_backup`.
+    #[error("it allows plaintext backup, so its key material can leave OpenBao: create a new key")]
+    PlaintextBackup,
+    /// `derived`.
+    #[error("it derives keys from a context, which is never sent: create a key that does not")]
+    Derived,
+    /// `convergent_encryption`.
+    #[error("it encrypts equal plaintexts to equal ciphertexts: create a key that does not")]
+    Convergent,
+    /// `deletion_allowed`.
+    #[error("it may be deleted, and all data with it: set deletion_allowed=false")]
+    DeletionAllowed,
+    /// `supports_encryption` is false or missing.
+    #[error("it does not support encryption: create a key of type {KEY_TYPE}")]
+    EncryptionUnsupported,
+    /// `supports_decryption` is false or missing.
+    #[error("it does not support decryption: create a key of type {KEY_TYPE}")]
+    DecryptionUnsupported,
+    /// No version may encrypt.
+    #[error(
+        "no version may encrypt, since min_encryption_version {minimum} is above the newest \
+         version {latest}: lower it"
+    )]
+    MinEncryptionVersion {
+        /// The configured minimum.
+        minimum: u64,
+        /// The newest version.
+        latest: TransitVersion,
+    },
+    /// No version may decrypt.
+    #[error(
+        "no version may decrypt, since min_decryption_version {minimum} is above the newest \
+         version {latest}: lower it"
+    )]
+    MinDecryptionVersion {
+        /// The configured minimum.
+        minimum: u64,
+        /// The newest version.
+        latest: TransitVersion,
+    },
+}
+
+/// What a [`Finding`] endangers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Impact {
+    /// Secrecy or integrity of the data.
+    CryptographicSafety,
+    /// The API server could not read or write protected objects.
+    ApiServerAvailability,
+}
+
+/// Why a valid profile does not fit the registry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryConflict {
+    /// The key has fewer versions than it had.
+    #[error(
+        "the newest Transit version is {latest}, but version {active} is active here: OpenBao \
+         holds an older key; restore the newer one"
+    )]
+    VersionRollback {
+        /// The active version.
+        active: TransitVersion,
+        /// The newest version of the key.
+        latest: TransitVersion,
+    },
+    /// Versions that must stay readable are not; every one.
+    #[error("{}", Sentences(.0))]
+    Retained(Vec<VersionProblem>),
+}
+
+/// Why a retained version cannot be relied on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VersionProblem {
+    /// Above the newest version.
+    #[error("Transit version {version} does not exist: the newest is {latest}")]
+    AboveLatest {
+        /// The version of the record.
+        version: TransitVersion,
+        /// The newest version of the key.
+        latest: TransitVersion,
+    },
+    /// Below `min_available_version`.
+    #[error(
+        "Transit version {version} has been trimmed for good (min_available_version {minimum}): \
+         data under it can only be read from an OpenBao backup that still has it"
+    )]
+    Trimmed {
+        /// The version of the record.
+        version: TransitVersion,
+        /// The lowest available version.
+        minimum: u64,
+    },
+    /// At least `min_available_version`, but below `min_decryption_version`.
+    #[error(
+        "Transit version {version} is hidden by min_decryption_version {minimum}: lower it to \
+         {version} or less"
+    )]
+    Hidden {
+        /// The version of the record.
+        version: TransitVersion,
+        /// The lowest version that decrypts.
+        minimum: u64,
+    },
+    /// Not in `keys`, although no limit hides it.
+    #[error("Transit version {0} is missing from the key's metadata")]
+    Unlisted(TransitVersion),
+    /// Made at another time: other key material under the same number.
+    #[error(
+        "Transit version {version} was created at {found}, but at {recorded} by our record: the \
+         key was made anew or restored from another lineage"
+    )]
+    OtherCreation {
+        /// The version of the record.
+        version: TransitVersion,
+        /// The second in the record.
+        recorded: CreatedAt,
+        /// The second in the metadata.
+        found: CreatedAt,
+    },
+}
+
+impl KeyProfile {
+    /// Checks the metadata of the key that is configured as `name`.
+    ///
+    /// # Errors
+    /// [`ProfileRefused`]; set-up findings are reported together.
+    pub fn check(metadata: &KeyMetadata, name: &KeyName) -> Result<Self, ProfileRefused> {
+        if let Some(found) = &metadata.name
+            && found != name.as_str()
+        {
+            return Err(ProfileRefused::OtherKey {
+                found: readable(found),
+                configured: name.to_string(),
+            });
+        }
+        let number = |field, value: i64| {
+            u64::try_from(value).map_err(|_| ProfileRefused::Number { field, value })
+        };
+        let latest = number("latest_version", metadata.latest_version)?;
+        let latest = TransitVersion::new(latest).ok_or(ProfileRefused::Number {
+            field: "latest_version",
+            value: metadata.latest_version,
+        })?;
+        let min_available = number("min_available_version", metadata.min_available_version)?;
+        let min_decryption = number("min_decryption_version", metadata.min_decryption_version)?;
+        let min_encryption = number("min_encryption_version", metadata.min_encryption_version)?;
+        if metadata.soft_deleted {
+            return Err(ProfileRefused::SoftDeleted);
+        }
+        if min_available > latest.get() {
+            return Err(ProfileRefused::AllTrimmed {
+                minimum: min_available,
+                latest,
+            });
+        }
+        let findings = findings(metadata, latest, min_encryption, min_decryption);
+        if !findings.is_empty() {
+            return Err(ProfileRefused::Findings(findings));
+        }
+        let created = creation_seconds(metadata, latest)?;
+        let latest_created_at = *created
+            .get(&latest)
+            .ok_or(ProfileRefused::LatestMissing(latest))?;
+        Ok(Self {
+            latest,
+            latest_created_at,
+            min_available,
+            min_decryption,
+            min_encryption,
+            created,
+        })
+    }
+
+    /// Requires that every version that must stay readable is, and is still the same.
+    ///
+    /// # Errors
+    /// [`RegistryConflict`]; a rollback of the key before anything else.
+    pub fn require_retained(&self, registry: &Registry) -> Result<(), RegistryConflict> {
+        let active = registry.active().version();
+        if self.latest < active {
+            return Err(RegistryConflict::VersionRollback {
+                active,
+                latest: self.latest,
+            });
+        }
+        let problems: Vec<_> = registry
+            .retained()
+            .filter_map(|record| self.problem_of(record.key.version(), record.key.created_at()))
+            .collect();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(RegistryConflict::Retained(problems))
+        }
+    }
+
+    /// Whether Transit refuses to encrypt with `version` (`min_encryption_version`).
+    #[must_use]
+    pub fn blocks_encryption(&self, version: TransitVersion) -> bool {
+        self.min_encryption > version.get()
+    }
+
+    /// The newest version.
+    #[must_use]
+    pub fn latest(&self) -> TransitVersion {
+        self.latest
+    }
+
+    /// When the newest version was made.
+    #[must_use]
+    pub fn latest_created_at(&self) -> CreatedAt {
+        self.latest_created_at
+    }
+
+    /// Versions below it have been trimmed for good; 0 or 1 for none.
+    #[must_use]
+    pub fn min_available(&self) -> u64 {
+        self.min_available
+    }
+
+    /// Versions below it do not decrypt; 0 or 1 for none.
+    #[must_use]
+    pub fn min_decryption(&self) -> u64 {
+        self.min_decryption
+    }
+
+    /// When `version` was made; `None` if metadata does not list it.
+    #[must_use]
+    pub fn created_at(&self, version: TransitVersion) -> Option<CreatedAt> {
+        self.created.get(&version).copied()
+    }
+
+    fn problem_of(&self, version: TransitVersion, recorded: CreatedAt) -> Option<VersionProblem> {
+        if version > self.latest {
+            let latest = self.latest;
+            return Some(VersionProblem::AboveLatest { version, latest });
+        }
+        if version.get() < self.min_available {
+            let minimum = self.min_available;
+            return Some(VersionProblem::Trimmed { version, minimum });
+        }
+        if version.get() < self.min_decryption {
+            let minimum = self.min_decryption;
+            return Some(VersionProblem::Hidden { version, minimum });
+        }
+        match self.created_at(version) {
+            None => Some(VersionProblem::Unlisted(version)),
+            Some(found) if found != recorded => Some(VersionProblem::OtherCreation {
+                version,
+                recorded,
+                found,
+            }),
+            Some(_) => None,
+        }
+    }
+}
+
+impl Finding {
+    /// The stable word for reports.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnsupportedType { .. } => "unsupported_type",
+            Self::Exportable => "exportable",
+            Self::PlaintextBackup => "plaintext_backup",
+            Self::Derived => "derived",
+            Self::Convergent => "convergent",
+            Self::DeletionAllowed => "deletion_allowed",
+            Self::EncryptionUnsupported => "encryption_unsupported",
+            Self::DecryptionUnsupported => "decryption_unsupported",
+            Self::MinEncryptionVersion { .. } => "min_encryption_version",
+            Self::MinDecryptionVersion { .. } => "min_decryption_version",
+        }
+    }
+
+    /// What it endangers.
+    #[must_use]
+    pub fn impact(&self) -> Impact {
+        match self {
+            Self::UnsupportedType { .. }
+            | Self::Exportable
+            | Self::PlaintextBackup
+            | Self::Derived
+            | Self::Convergent => Impact::CryptographicSafety,
+            Self::DeletionAllowed
+            | Self::EncryptionUnsupported
+            | Self::DecryptionUnsupported
+            | Self::MinEncryptionVersion { .. }
+            | Self::MinDecryptionVersion { .. } => Impact::ApiServerAvailability,
+        }
+    }
+}
+
+fn findings(
+    metadata: &KeyMetadata,
+    latest: TransitVersion,
+    min_encryption: u64,
+    min_decryption: u64,
+) -> Vec<Finding> {
+    let unsupported_type = Finding::UnsupportedType {
+        found: readable(&metadata.key_type),
+    };
+    let min_encryption_version = Finding::MinEncryptionVersion {
+        minimum: min_encryption,
+        latest,
+    };
+    let min_decryption_version = Finding::MinDecryptionVersion {
+        minimum: min_decryption,
+        latest,
+    };
+    [
+        (metadata.key_type != KEY_TYPE, unsupported_type),
+        (metadata.exportable, Finding::Exportable),
+        (metadata.allow_plaintext_backup, Finding::PlaintextBackup),
+        (metadata.derived, Finding::Derived),
+        (metadata.convergent_encryption, Finding::Convergent),
+        (metadata.deletion_allowed, Finding::DeletionAllowed),
+        (
+            !metadata.supports_encryption,
+            Finding::EncryptionUnsupported,
+        ),
+        (
+            !metadata.supports_decryption,
+            Finding::DecryptionUnsupported,
+        ),
+        (min_encryption > latest.get(), min_encryption_version),
+        (min_decryption > latest.get(), min_decryption_version),
+    ]
+    .into_iter()
+    .filter_map(|(found, finding)| found.then_some(finding))
+    .collect()
+}
+
+/// `keys` lists only versions from `min_decryption_version` up, so gaps below are no fault.
+fn creation_seconds(
+    metadata: &KeyMetadata,
+    latest: TransitVersion,
+) -> Result<BTreeMap<TransitVersion, CreatedAt>, ProfileRefused> {
+    let mut created = BTreeMap::new();
+    for (version, entry) in &metadata.keys.0 {
+        let version = TransitVersion::parse(version)
+            .filter(|version| *version <= latest)
+            .ok_or(ProfileRefused::KeyVersion { latest })?;
+        let seconds = match entry {
+            KeyEntry::Created(seconds) => u64::try_from(*seconds).ok(),
+            KeyEntry::Other => None,
+        };
+        let seconds = seconds
+            .and_then(CreatedAt::new)
+            .ok_or(ProfileRefused::CreationSecond(version))?;
+        if created.insert(version, seconds).is_some() {
+            return Err(ProfileRefused::KeyVersion { latest });
+        }
+    }
+    Ok(created)
+}
+
+/// A server's text, cut so that it cannot flood a message.
+fn readable(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+struct Sentences<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Sentences<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, sentence) in self.0.iter().enumerate() {
+            if position > 0 {
+                f.write_str("; ")?;
+            }
+            sentence.fmt(f)?;
+        }
+        Ok(())
+    }
+}
