@@ -8,7 +8,10 @@
 mod connect;
 
 pub mod client;
+pub mod credential_file;
 pub mod endpoint;
 pub mod failure;
+pub mod login;
 pub mod request;
 pub mod token;
+pub mod transit;

@@ -7,13 +7,19 @@ use std::{
     time::Duration,
 };
 
-use kms_domain::scope::Namespace;
+use kms_domain::{
+    aad::AssociatedData,
+    ciphertext::TransitCiphertext,
+    scope::{KeyName, MountPath, Namespace, TransitKeyPath},
+    transit::TransitVersion,
+};
 use openbao_client::{
     client::{Answer, Client},
     endpoint::{Address, Endpoint, ServerName},
     failure::{Failure, FailureClass},
     request::{Operation, Outcome, Request, RequestEvent, RequestHook},
     token::Token,
+    transit::Transit,
 };
 use testkit::fake::{FakeOpenBao, Handshake, Reply};
 use zeroize::Zeroizing;
@@ -34,6 +40,20 @@ fn recording() -> (RequestHook, Events) {
 
 fn client(endpoint: Endpoint) -> Client {
     Client::new(endpoint, Arc::new(|_| {})).unwrap()
+}
+
+fn token() -> Token {
+    Token::new(Zeroizing::new("s.token".to_owned()))
+        .ok()
+        .unwrap()
+}
+
+fn transit(fake: &FakeOpenBao) -> Transit {
+    let path = TransitKeyPath {
+        mount_path: MountPath::parse("k8s/transit").unwrap(),
+        key_name: KeyName::parse("etcd").unwrap(),
+    };
+    Transit::new(client(fake.endpoint()), &path, LONG)
 }
 
 fn read() -> Request<'static> {
@@ -249,4 +269,58 @@ async fn the_hook_sees_each_request_once() {
         ]
     );
     assert!(events[3].duration >= SHORT);
+}
+
+#[tokio::test]
+async fn an_encryption_names_version_and_associated_data() {
+    let fake = FakeOpenBao::start([
+        Reply::ok("{\"data\":{\"ciphertext\":\"vault:v3:AAEC\",\"key_version\":3}}"),
+        Reply::ok("{\"data\":{\"ciphertext\":\"vault:v3:AAEC\"}}"),
+    ])
+    .await;
+    let transit = transit(&fake);
+    let version = TransitVersion::new(3).unwrap();
+    for said in [Some(version), None] {
+        let data = AssociatedData::status_probe();
+        let encrypted = transit
+            .encrypt(&token(), version, b"secret", &data)
+            .await
+            .unwrap();
+        assert_eq!(encrypted.ciphertext.as_str(), "vault:v3:AAEC");
+        assert_eq!(encrypted.key_version, said);
+    }
+    let seen = fake.seen().remove(0);
+    let body: serde_json::Value = serde_json::from_str(&seen.body).unwrap();
+    assert_eq!(seen.target, "/v1/k8s/transit/encrypt/etcd");
+    assert_eq!(body["plaintext"], "c2VjcmV0");
+    assert_eq!(body["key_version"], 3);
+    assert!(!body["associated_data"].as_str().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_success_of_another_shape_is_an_invalid_answer() {
+    for body in [
+        "",
+        "null",
+        "{}",
+        "{\"data\":{}}",
+        "{\"data\":{\"ciphertext\":\"AAEC\",\"plaintext\":\"A\"}}",
+        "{\"data\":{\"ciphertext\":\"vault:v0:AAEC\",\"plaintext\":\"\\u0041\"}}",
+        "{\"data\":{\"ciphertext\":1,\"plaintext\":1}}",
+    ] {
+        let fake = FakeOpenBao::start([Reply::ok(body), Reply::ok(body)]).await;
+        let transit = transit(&fake);
+        let data = AssociatedData::status_probe();
+        let version = TransitVersion::FIRST;
+        let encrypted = transit.encrypt(&token(), version, b"x", &data).await;
+        assert_eq!(
+            encrypted.unwrap_err().class(),
+            FailureClass::InvalidAnswer,
+            "{body}"
+        );
+        let ciphertext = TransitCiphertext::parse(b"vault:v1:AAEC").unwrap();
+        let decrypted = transit.decrypt(&token(), &ciphertext, &data).await;
+        let failure = decrypted.err().unwrap();
+        assert_eq!(failure.class(), FailureClass::InvalidAnswer, "{body}");
+    }
 }
