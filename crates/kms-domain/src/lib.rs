@@ -42,3 +42,5 @@ pub mod prepare;
 pub mod registry;
 pub mod scope;
 pub mod transit;
+#[cfg(test)]
+mod vectors;
