@@ -56,3 +56,53 @@ pub fn bootstrap(
         Registry::first(key, now),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        transit::{KeyEntry, KeyMetadata, KeyVersions},
+        vectors,
+    };
+
+    fn profile(latest: i64, created: i64) -> KeyProfile {
+        let metadata = KeyMetadata {
+            key_type: "aes256-gcm96".to_owned(),
+            latest_version: latest,
+            min_decryption_version: 1,
+            keys: KeyVersions(vec![(latest.to_string(), KeyEntry::Created(created))]),
+            supports_encryption: true,
+            supports_decryption: true,
+            ..KeyMetadata::default()
+        };
+        let path = vectors::path("transit", "kubernetes-etcd");
+        KeyProfile::check(&metadata, &path.key_name).unwrap()
+    }
+
+    #[test]
+    fn a_key_at_version_1_gives_the_first_document() {
+        let scope = vectors::golden_scope();
+        let path = vectors::path("transit", "kubernetes-etcd");
+        let made = bootstrap(&profile(1, 1_700_000_060), &scope, &path, 1_700_000_000).unwrap();
+        assert_eq!(made.fingerprint(), &IdentityFingerprint::of(&scope, &path));
+        // But for its placeholder fingerprint and hash, this is the first vector.
+        let file: serde_json::Value = vectors::vectors!("state.json");
+        let initial = file["pairs"][0]["state"].as_str().unwrap();
+        let (made_text, initial) = (made.encode(), Document::decode(initial.as_bytes()).unwrap());
+        assert_eq!(
+            made_text
+                .replace(made.fingerprint().as_str(), initial.fingerprint().as_str())
+                .replace(made.hash().as_str(), initial.hash().as_str()),
+            initial.encode()
+        );
+        assert_eq!(Document::decode(made_text.as_bytes()).unwrap(), made);
+    }
+
+    #[test]
+    fn a_rotated_key_gives_no_state() {
+        let scope = vectors::golden_scope();
+        let path = vectors::path("transit", "kubernetes-etcd");
+        let denied = bootstrap(&profile(2, 1_700_000_120), &scope, &path, 1).unwrap_err();
+        assert_eq!(denied.latest, vectors::version(2));
+    }
+}

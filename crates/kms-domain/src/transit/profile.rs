@@ -454,3 +454,270 @@ impl<T: fmt::Display> fmt::Display for Sentences<'_, T> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{registry::RecordState, vectors};
+    use serde_json::{Value, json};
+
+    /// What a real OpenBao 2.7.2 answers for a new key, rotated twice.
+    fn metadata() -> Value {
+        json!({
+            "allow_plaintext_backup": false,
+            "auto_rotate_period": 0,
+            "deletion_allowed": false,
+            "derived": false,
+            "exportable": false,
+            "imported_key": false,
+            "keys": {"1": 1, "2": 2, "3": 3},
+            "latest_version": 3,
+            "min_available_version": 0,
+            "min_decryption_version": 1,
+            "min_encryption_version": 0,
+            "name": "kubernetes-etcd",
+            "soft_deleted": false,
+            "supports_decryption": true,
+            "supports_derivation": true,
+            "supports_encryption": true,
+            "supports_signing": false,
+            "type": "aes256-gcm96"
+        })
+    }
+
+    fn check(edits: &Value) -> Result<KeyProfile, ProfileRefused> {
+        let mut data = metadata();
+        for (member, value) in edits.as_object().unwrap() {
+            data[member] = value.clone();
+        }
+        let name = KeyName::parse("kubernetes-etcd").unwrap();
+        KeyProfile::check(&serde_json::from_value(data).unwrap(), &name)
+    }
+
+    #[test]
+    fn a_sound_key_passes_also_with_hidden_versions() {
+        let profile = check(&json!({})).unwrap();
+        assert_eq!(profile.latest(), vectors::version(3));
+        assert_eq!(profile.latest_created_at(), vectors::created_at(3));
+        assert_eq!(
+            profile.created_at(vectors::version(2)),
+            Some(vectors::created_at(2))
+        );
+        let hidden = json!({"min_decryption_version": 3, "keys": {"3": 3}});
+        let profile = check(&hidden).unwrap();
+        assert_eq!(profile.created_at(vectors::version(2)), None);
+        assert!(check(&json!({"name": null})).is_ok());
+    }
+
+    #[test]
+    fn impossible_metadata_is_refused() {
+        use ProfileRefused as P;
+        let latest = vectors::version(3);
+        let number = |field, value| P::Number { field, value };
+        for (edits, refused) in [
+            (
+                json!({"name": "other"}),
+                P::OtherKey {
+                    found: "other".to_owned(),
+                    configured: "kubernetes-etcd".to_owned(),
+                },
+            ),
+            (json!({"latest_version": 0}), number("latest_version", 0)),
+            (json!({"latest_version": -1}), number("latest_version", -1)),
+            (
+                json!({"min_available_version": -1}),
+                number("min_available_version", -1),
+            ),
+            (json!({"soft_deleted": true}), P::SoftDeleted),
+            (
+                json!({"min_available_version": 4}),
+                P::AllTrimmed { minimum: 4, latest },
+            ),
+            (json!({"keys": {"0": 1, "3": 3}}), P::KeyVersion { latest }),
+            (json!({"keys": {"4": 1, "3": 3}}), P::KeyVersion { latest }),
+            (json!({"keys": {"01": 1, "3": 3}}), P::KeyVersion { latest }),
+            (json!({"keys": {"x": 1, "3": 3}}), P::KeyVersion { latest }),
+            (json!({"keys": {"3": 0}}), P::CreationSecond(latest)),
+            (json!({"keys": {"3": -3}}), P::CreationSecond(latest)),
+            (json!({"keys": {"3": "2024"}}), P::CreationSecond(latest)),
+            (json!({"keys": {"2": 2}}), P::LatestMissing(latest)),
+            (json!({"keys": {}}), P::LatestMissing(latest)),
+        ] {
+            assert_eq!(check(&edits), Err(refused), "{edits}");
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_sent_twice_is_refused() {
+        let data = metadata().to_string().replace("\"2\":2", "\"2\":2,\"2\":9");
+        let metadata: KeyMetadata = serde_json::from_str(&data).unwrap();
+        let name = KeyName::parse("kubernetes-etcd").unwrap();
+        let latest = vectors::version(3);
+        assert_eq!(
+            KeyProfile::check(&metadata, &name),
+            Err(ProfileRefused::KeyVersion { latest })
+        );
+    }
+
+    #[test]
+    fn each_unsafe_setting_is_a_finding_with_its_impact() {
+        use Impact::{ApiServerAvailability, CryptographicSafety};
+        for (edits, code, impact) in [
+            (
+                json!({"type": "chacha20-poly1305"}),
+                "unsupported_type",
+                CryptographicSafety,
+            ),
+            (
+                json!({"exportable": true}),
+                "exportable",
+                CryptographicSafety,
+            ),
+            (
+                json!({"allow_plaintext_backup": true}),
+                "plaintext_backup",
+                CryptographicSafety,
+            ),
+            (json!({"derived": true}), "derived", CryptographicSafety),
+            (
+                json!({"convergent_encryption": true}),
+                "convergent",
+                CryptographicSafety,
+            ),
+            (
+                json!({"deletion_allowed": true}),
+                "deletion_allowed",
+                ApiServerAvailability,
+            ),
+            (
+                json!({"supports_encryption": false}),
+                "encryption_unsupported",
+                ApiServerAvailability,
+            ),
+            (
+                json!({"supports_decryption": false}),
+                "decryption_unsupported",
+                ApiServerAvailability,
+            ),
+            (
+                json!({"min_encryption_version": 4}),
+                "min_encryption_version",
+                ApiServerAvailability,
+            ),
+            (
+                json!({"min_decryption_version": 4}),
+                "min_decryption_version",
+                ApiServerAvailability,
+            ),
+        ] {
+            let Err(ProfileRefused::Findings(findings)) = check(&edits) else {
+                panic!("{edits} passed")
+            };
+            let found: Vec<_> = findings.iter().map(|f| (f.code(), f.impact())).collect();
+            assert_eq!(found, [(code, impact)], "{edits}");
+        }
+    }
+
+    #[test]
+    fn all_findings_are_reported_together_also_for_a_foreign_key_type() {
+        let public_keys = json!({"3": {"creation_time": "2024", "public_key": "…"}});
+        let edits = json!({"type": "ed25519", "keys": public_keys, "deletion_allowed": true});
+        let Err(ProfileRefused::Findings(findings)) = check(&edits) else {
+            panic!("{edits} passed")
+        };
+        let codes: Vec<_> = findings.iter().map(Finding::code).collect();
+        assert_eq!(codes, ["unsupported_type", "deletion_allowed"]);
+    }
+
+    #[test]
+    fn missing_members_read_as_false_and_zero() {
+        let metadata: KeyMetadata = serde_json::from_value(json!({})).unwrap();
+        assert_eq!(metadata, KeyMetadata::default());
+        let metadata: KeyMetadata =
+            serde_json::from_value(json!({"latest_version": 1, "keys": {"1": 1}})).unwrap();
+        let name = KeyName::parse("kubernetes-etcd").unwrap();
+        let Err(ProfileRefused::Findings(findings)) = KeyProfile::check(&metadata, &name) else {
+            panic!("passed")
+        };
+        let codes: Vec<_> = findings.iter().map(Finding::code).collect();
+        assert_eq!(
+            codes,
+            [
+                "unsupported_type",
+                "encryption_unsupported",
+                "decryption_unsupported"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_unreadable_retained_version_is_named_with_its_cause() {
+        let profile = check(&json!({
+            "min_available_version": 2,
+            "min_decryption_version": 3,
+            "latest_version": 6,
+            "keys": {"3": 33, "5": 5, "6": 6},
+        }))
+        .unwrap();
+        let registry = vectors::registry(&[
+            (7, RecordState::Pending),
+            (5, RecordState::Active),
+            (4, RecordState::Retired),
+            (3, RecordState::Retired),
+            (2, RecordState::Retired),
+            (1, RecordState::Retired),
+        ]);
+        let version = vectors::version;
+        assert_eq!(
+            profile.require_retained(&registry),
+            Err(RegistryConflict::Retained(vec![
+                VersionProblem::AboveLatest {
+                    version: version(7),
+                    latest: version(6)
+                },
+                VersionProblem::Unlisted(version(4)),
+                VersionProblem::OtherCreation {
+                    version: version(3),
+                    recorded: vectors::created_at(3),
+                    found: vectors::created_at(33)
+                },
+                VersionProblem::Hidden {
+                    version: version(2),
+                    minimum: 3
+                },
+                VersionProblem::Trimmed {
+                    version: version(1),
+                    minimum: 2
+                },
+            ]))
+        );
+        let withdrawn = vectors::registry(&[
+            (6, RecordState::Active),
+            (5, RecordState::Retired),
+            (3, RecordState::Rejected),
+            (1, RecordState::Removed),
+        ]);
+        assert_eq!(profile.require_retained(&withdrawn), Ok(()));
+    }
+
+    #[test]
+    fn a_key_behind_the_active_version_is_a_rollback() {
+        let registry = vectors::registry(&[(4, RecordState::Active), (1, RecordState::Retired)]);
+        assert_eq!(
+            check(&json!({})).unwrap().require_retained(&registry),
+            Err(RegistryConflict::VersionRollback {
+                active: vectors::version(4),
+                latest: vectors::version(3)
+            })
+        );
+    }
+
+    #[test]
+    fn encryption_is_blocked_below_its_minimum_only() {
+        let profile = check(&json!({"min_encryption_version": 3})).unwrap();
+        assert!(profile.blocks_encryption(vectors::version(2)));
+        assert!(!profile.blocks_encryption(vectors::version(3)));
+        let profile = check(&json!({})).unwrap();
+        assert!(!profile.blocks_encryption(TransitVersion::FIRST));
+    }
+}
