@@ -60,30 +60,14 @@ pub fn bootstrap(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        transit::{KeyEntry, KeyMetadata, KeyVersions},
-        vectors,
-    };
-
-    fn profile(latest: i64, created: i64) -> KeyProfile {
-        let metadata = KeyMetadata {
-            key_type: "aes256-gcm96".to_owned(),
-            latest_version: latest,
-            min_decryption_version: 1,
-            keys: KeyVersions(vec![(latest.to_string(), KeyEntry::Created(created))]),
-            supports_encryption: true,
-            supports_decryption: true,
-            ..KeyMetadata::default()
-        };
-        let path = vectors::path("transit", "kubernetes-etcd");
-        KeyProfile::check(&metadata, &path.key_name).unwrap()
-    }
+    use crate::vectors;
 
     #[test]
     fn a_key_at_version_1_gives_the_first_document() {
         let scope = vectors::golden_scope();
         let path = vectors::path("transit", "kubernetes-etcd");
-        let made = bootstrap(&profile(1, 1_700_000_060), &scope, &path, 1_700_000_000).unwrap();
+        let profile = vectors::profile(&[(1, 1_700_000_060)], 0, 1);
+        let made = bootstrap(&profile, &scope, &path, 1_700_000_000).unwrap();
         assert_eq!(made.fingerprint(), &IdentityFingerprint::of(&scope, &path));
         // But for its placeholder fingerprint and hash, this is the first vector.
         let file: serde_json::Value = vectors::vectors!("state.json");
@@ -102,7 +86,8 @@ mod tests {
     fn a_rotated_key_gives_no_state() {
         let scope = vectors::golden_scope();
         let path = vectors::path("transit", "kubernetes-etcd");
-        let denied = bootstrap(&profile(2, 1_700_000_120), &scope, &path, 1).unwrap_err();
+        let profile = vectors::profile(&[(1, 60), (2, 120)], 0, 1);
+        let denied = bootstrap(&profile, &scope, &path, 1).unwrap_err();
         assert_eq!(denied.latest, vectors::version(2));
     }
 }

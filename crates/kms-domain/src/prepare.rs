@@ -51,7 +51,15 @@ pub enum DecryptRefused {
     },
 }
 
-/// Everything of one encryption comes from one key.
+/// Everything of one encryption comes from one key, and that key is the active one:
+///
+/// ```compile_fail,E0308
+/// use kms_domain::{annotations::PluginVersion, prepare::prepare_encrypt, registry::DecryptKey};
+///
+/// fn encrypt_with_a_retired_key(retired: &DecryptKey, plugin_version: &PluginVersion) {
+///     prepare_encrypt(retired, plugin_version);
+/// }
+/// ```
 #[must_use]
 pub fn prepare_encrypt(active: &ActiveKey, plugin_version: &PluginVersion) -> PreparedEncrypt {
     let key = active.key();

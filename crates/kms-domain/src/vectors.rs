@@ -12,7 +12,7 @@ use crate::{
         ClusterId, IdentityScope, KeyLineageId, KeyName, MountPath, Namespace, OpenBaoInstanceId,
         ProviderName, TransitKeyPath, TransitMountId,
     },
-    transit::{CreatedAt, TransitVersion},
+    transit::{CreatedAt, KeyEntry, KeyMetadata, KeyProfile, KeyVersions, TransitVersion},
 };
 
 macro_rules! vectors {
@@ -131,6 +131,26 @@ pub(crate) fn registry(states: &[(u64, RecordState)]) -> Registry {
         bookkeeping: Bookkeeping::default(),
     };
     Registry::new(states.iter().map(record).collect()).unwrap()
+}
+
+/// A sound key whose metadata lists these versions with their creation seconds, the newest last.
+pub(crate) fn profile(
+    created: &[(i64, i64)],
+    min_available: i64,
+    min_decryption: i64,
+) -> KeyProfile {
+    let entry = |(number, second): &(i64, i64)| (number.to_string(), KeyEntry::Created(*second));
+    let metadata = KeyMetadata {
+        key_type: "aes256-gcm96".to_owned(),
+        latest_version: created.last().unwrap().0,
+        min_available_version: min_available,
+        min_decryption_version: min_decryption,
+        keys: KeyVersions(created.iter().map(entry).collect()),
+        supports_encryption: true,
+        supports_decryption: true,
+        ..KeyMetadata::default()
+    };
+    KeyProfile::check(&metadata, &KeyName::parse("kubernetes-etcd").unwrap()).unwrap()
 }
 
 /// Any identity, with plenty of the characters that need care.
