@@ -118,7 +118,9 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(operation: Operation, class: FailureClass) -> Self {
+    /// A failure without status or detail.
+    #[must_use]
+    pub fn new(operation: Operation, class: FailureClass) -> Self {
         Self {
             operation,
             class,

@@ -8,7 +8,43 @@
 mod connect;
 
 pub mod client;
+pub mod credential_file;
 pub mod endpoint;
 pub mod failure;
+pub mod login;
 pub mod request;
 pub mod token;
+pub mod transit;
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::{Debug, Display};
+
+    /// Does not compile for a type that has the trait: then two implementations fit.
+    macro_rules! lacks {
+        ($($secret:ty),+: $forbidden:path) => {
+            $(const _: fn() = || {
+                trait Fits<Why> {
+                    fn here() {}
+                }
+                impl<T: ?Sized> Fits<()> for T {}
+                struct Forbidden;
+                impl<T: ?Sized + $forbidden> Fits<Forbidden> for T {}
+                <$secret as Fits<_>>::here();
+            };)+
+        };
+    }
+
+    use crate::{
+        client::Answer,
+        login::{Grant, Renewal, jwt::Jwt},
+        request::Request,
+        token::Token,
+        transit::Plaintext,
+    };
+
+    lacks!(Token, Jwt, Plaintext, Grant, Renewal, Answer, Request<'_>: Debug);
+    lacks!(Token, Jwt, Plaintext, Grant, Renewal, Answer, Request<'_>: Display);
+    lacks!(Token, Jwt, Plaintext, Grant, Renewal, Answer, Request<'_>: Clone);
+    lacks!(Token, Jwt, Plaintext, Grant, Renewal, Answer, Request<'_>: serde::Serialize);
+}

@@ -3,17 +3,30 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
-use kms_domain::scope::Namespace;
+use kms_domain::{
+    aad::AssociatedData,
+    ciphertext::TransitCiphertext,
+    scope::{KeyName, MountPath, Namespace, TransitKeyPath},
+    transit::TransitVersion,
+};
 use openbao_client::{
     client::{Answer, Client},
     endpoint::{Address, Endpoint, ServerName},
     failure::{Failure, FailureClass},
+    login::{
+        Login, LoginFailure, LoginOutcome,
+        jwt::{ClaimRules, JwtRole},
+        jwt_file::JwtFile,
+    },
     request::{Operation, Outcome, Request, RequestEvent, RequestHook},
     token::Token,
+    transit::Transit,
 };
 use testkit::fake::{FakeOpenBao, Handshake, Reply};
 use zeroize::Zeroizing;
@@ -34,6 +47,20 @@ fn recording() -> (RequestHook, Events) {
 
 fn client(endpoint: Endpoint) -> Client {
     Client::new(endpoint, Arc::new(|_| {})).unwrap()
+}
+
+fn token() -> Token {
+    Token::new(Zeroizing::new("s.token".to_owned()))
+        .ok()
+        .unwrap()
+}
+
+fn transit(fake: &FakeOpenBao) -> Transit {
+    let path = TransitKeyPath {
+        mount_path: MountPath::parse("k8s/transit").unwrap(),
+        key_name: KeyName::parse("etcd").unwrap(),
+    };
+    Transit::new(client(fake.endpoint()), &path, LONG)
 }
 
 fn read() -> Request<'static> {
@@ -249,4 +276,165 @@ async fn the_hook_sees_each_request_once() {
         ]
     );
     assert!(events[3].duration >= SHORT);
+}
+
+#[tokio::test]
+async fn an_encryption_names_version_and_associated_data() {
+    let fake = FakeOpenBao::start([
+        Reply::ok("{\"data\":{\"ciphertext\":\"vault:v3:AAEC\",\"key_version\":3}}"),
+        Reply::ok("{\"data\":{\"ciphertext\":\"vault:v3:AAEC\"}}"),
+    ])
+    .await;
+    let transit = transit(&fake);
+    let version = TransitVersion::new(3).unwrap();
+    for said in [Some(version), None] {
+        let data = AssociatedData::status_probe();
+        let encrypted = transit
+            .encrypt(&token(), version, b"secret", &data)
+            .await
+            .unwrap();
+        assert_eq!(encrypted.ciphertext.as_str(), "vault:v3:AAEC");
+        assert_eq!(encrypted.key_version, said);
+    }
+    let seen = fake.seen().remove(0);
+    let body: serde_json::Value = serde_json::from_str(&seen.body).unwrap();
+    assert_eq!(seen.target, "/v1/k8s/transit/encrypt/etcd");
+    assert_eq!(body["plaintext"], "c2VjcmV0");
+    assert_eq!(body["key_version"], 3);
+    assert!(!body["associated_data"].as_str().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_success_of_another_shape_is_an_invalid_answer() {
+    for body in [
+        "",
+        "null",
+        "{}",
+        "{\"data\":{}}",
+        "{\"data\":{\"ciphertext\":\"AAEC\",\"plaintext\":\"A\"}}",
+        "{\"data\":{\"ciphertext\":\"vault:v0:AAEC\",\"plaintext\":\"\\u0041\"}}",
+        "{\"data\":{\"ciphertext\":1,\"plaintext\":1}}",
+    ] {
+        let fake = FakeOpenBao::start([Reply::ok(body), Reply::ok(body)]).await;
+        let transit = transit(&fake);
+        let data = AssociatedData::status_probe();
+        let version = TransitVersion::FIRST;
+        let encrypted = transit.encrypt(&token(), version, b"x", &data).await;
+        assert_eq!(
+            encrypted.unwrap_err().class(),
+            FailureClass::InvalidAnswer,
+            "{body}"
+        );
+        let ciphertext = TransitCiphertext::parse(b"vault:v1:AAEC").unwrap();
+        let decrypted = transit.decrypt(&token(), &ciphertext, &data).await;
+        let failure = decrypted.err().unwrap();
+        assert_eq!(failure.class(), FailureClass::InvalidAnswer, "{body}");
+    }
+}
+
+/// A JWT that expires in 1000 s after the epoch, in a private file.
+fn jwt_file(fake: &FakeOpenBao, directory: &Path) -> JwtFile {
+    let path = directory.join("jwt");
+    let mut file = std::fs::File::create(&path).unwrap();
+    std::io::Write::write_all(&mut file, b"e30.eyJleHAiOjEwMDB9.c2ln\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    JwtFile {
+        role: JwtRole {
+            client: client(fake.endpoint()),
+            mount_path: MountPath::parse("auth/k8s-jwt").unwrap(),
+            role: KeyName::parse("provider").unwrap(),
+        },
+        path,
+        rules: ClaimRules {
+            expected_issuer: None,
+            expected_audience: Vec::new(),
+            expected_subject: None,
+            clock_skew_leeway: Duration::ZERO,
+            min_remaining: Duration::from_secs(60),
+        },
+    }
+}
+
+#[tokio::test]
+async fn a_login_sends_role_and_jwt_and_no_token() {
+    let fake = FakeOpenBao::start([Reply::ok(
+        "{\"auth\":{\"client_token\":\"s.new\",\"lease_duration\":1800,\"renewable\":true}}",
+    )])
+    .await;
+    let directory = tempfile::tempdir().unwrap();
+    let login = jwt_file(&fake, directory.path());
+    let grant = login.log_in(UNIX_EPOCH, LONG).await.ok().unwrap();
+    assert_eq!(grant.token.expose(), "s.new");
+    assert_eq!(grant.lease.duration, Duration::from_secs(1800));
+    assert!(grant.lease.renewable);
+    let expires = UNIX_EPOCH + Duration::from_secs(1000);
+    assert_eq!(grant.credential_expires, expires);
+
+    let seen = fake.seen().remove(0);
+    assert_eq!(seen.target, "/v1/auth/k8s-jwt/login");
+    assert!(!seen.headers.contains_key("x-vault-token"));
+    let body = "{\"role\":\"provider\",\"jwt\":\"e30.eyJleHAiOjEwMDB9.c2ln\"}";
+    assert_eq!(seen.body, body);
+}
+
+#[tokio::test]
+async fn openbao_is_not_asked_with_a_jwt_that_cannot_work() {
+    let fake = FakeOpenBao::start([]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let login = jwt_file(&fake, directory.path());
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    for (now, outcome) in [
+        (940, LoginOutcome::JwtNearExpiry),
+        (1000, LoginOutcome::JwtExpired),
+    ] {
+        let failure = login.log_in(at(now), LONG).await.err().unwrap();
+        assert_eq!(failure.outcome(), outcome);
+    }
+    std::fs::remove_file(&login.path).unwrap();
+    let failure = login.log_in(at(0), LONG).await.err().unwrap();
+    assert_eq!(failure.outcome(), LoginOutcome::JwtInvalid);
+    assert!(fake.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_login_without_a_usable_token_is_an_invalid_answer() {
+    for body in [
+        "{\"auth\":null}",
+        "{\"auth\":{\"client_token\":\"\",\"lease_duration\":1}}",
+        "{\"auth\":{\"client_token\":\"a b\",\"lease_duration\":1}}",
+        "{\"auth\":{\"client_token\":\"s.x\",\"lease_duration\":-1}}",
+    ] {
+        let fake = FakeOpenBao::start([Reply::ok(body)]).await;
+        let directory = tempfile::tempdir().unwrap();
+        let login = jwt_file(&fake, directory.path());
+        match login.log_in(UNIX_EPOCH, LONG).await {
+            Err(LoginFailure::OpenBao(failure)) => {
+                assert_eq!(failure.class(), FailureClass::InvalidAnswer, "{body}");
+            }
+            _ => panic!("{body}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_asks_in_whole_seconds_and_may_keep_the_token() {
+    let fake = FakeOpenBao::start([
+        Reply::ok("{\"auth\":{\"client_token\":\"s.token\",\"lease_duration\":60}}"),
+        Reply::ok("{\"auth\":{\"client_token\":\"\",\"lease_duration\":60}}"),
+        Reply::ok("{\"auth\":{\"lease_duration\":60}}"),
+    ])
+    .await;
+    let directory = tempfile::tempdir().unwrap();
+    let login = jwt_file(&fake, directory.path());
+    for (increment, token_sent) in [(59_001, true), (60_000, false), (60_000, false)] {
+        let increment = Duration::from_millis(increment);
+        let renewal = login.renew(&token(), increment, LONG).await.ok().unwrap();
+        assert_eq!(renewal.token.is_some(), token_sent);
+        assert_eq!(renewal.lease.duration, Duration::from_secs(60));
+    }
+    for seen in fake.seen() {
+        assert_eq!(seen.target, "/v1/auth/token/renew-self");
+        assert_eq!(seen.headers["x-vault-token"], "s.token");
+        assert_eq!(seen.body, "{\"increment\":\"60s\"}");
+    }
 }

@@ -1,1 +1,391 @@
-//! Under construction.
+//! The OpenBao token: got, kept alive, replaced when refused, and lent to every call.
+//!
+//! One task makes all logins and renewals, one at a time; [`Session`] lends the token it has and
+//! asks the task for another. There is no timer: the background probes ask often enough. Tokens
+//! live in memory alone.
+
+mod lease;
+mod pause;
+mod state;
+
+use std::{
+    error::Error,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use openbao_client::{
+    failure::{Failure, FailureClass},
+    login::{Grant, Login, LoginFailure, LoginOutcome, Renewal},
+    token::Token,
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout_at},
+};
+
+pub use self::state::{AuthState, AuthStatus};
+use self::{
+    lease::{LiveToken, Moment},
+    state::{Rejected, State, Wanted},
+};
+use crate::clock::Clock;
+
+/// The times of the token's life.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionSettings {
+    /// A token with no more life than this is replaced ahead of time; a lease must be longer.
+    pub login_before_token_expiry: Duration,
+    /// The life asked for by a renewal.
+    pub token_renewal_increment: Duration,
+    /// For a renewal, and the login that follows when it fails, together.
+    pub login_timeout: Duration,
+}
+
+/// Lends the token. Clones share it.
+#[derive(Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+    /// Changes when an attempt has ended; closed when the task is gone.
+    attempts: watch::Receiver<()>,
+}
+
+/// Makes the logins and renewals that sessions ask for.
+pub struct SessionTask {
+    shared: Arc<Shared>,
+    attempts: watch::Sender<()>,
+}
+
+struct Shared {
+    settings: SessionSettings,
+    login: Box<dyn Login>,
+    clock: Arc<dyn Clock>,
+    hook: AuthHook,
+    /// Held for moments only, never while waiting.
+    state: Mutex<State>,
+    wanted: Notify,
+}
+
+/// Why there is no token.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AuthFailure {
+    /// The login failed.
+    #[error("login failed")]
+    Login(#[source] LoginFailure),
+    /// The renewal failed; a login follows, so only the hook sees this.
+    #[error("the token was not renewed")]
+    Renewal(#[source] Failure),
+    /// The token is good, but not for long enough.
+    #[error(
+        "OpenBao granted a lease of {} s, but auth.loginBeforeTokenExpiry needs more than {} s; \
+         raise token_ttl and token_max_ttl of the role, or lower the setting",
+        .granted.as_secs(), .needed.as_secs()
+    )]
+    ShortLease {
+        /// By OpenBao.
+        granted: Duration,
+        /// The lease must be longer.
+        needed: Duration,
+    },
+    /// The attempt took too long.
+    #[error("no token within auth.loginTimeout")]
+    Timeout,
+    /// Nobody makes logins any more.
+    #[error("the provider is stopping")]
+    Stopped,
+}
+
+impl AuthFailure {
+    /// The outcome to count and log.
+    #[must_use]
+    pub fn outcome(&self) -> LoginOutcome {
+        match self {
+            Self::Login(failure) => failure.outcome(),
+            Self::Renewal(failure) => LoginOutcome::of_class(failure.class()),
+            Self::ShortLease { .. } => LoginOutcome::AuthFailed,
+            Self::Timeout | Self::Stopped => LoginOutcome::Error,
+        }
+    }
+
+    /// The failed request below it, whose class may say more than that authentication failed.
+    #[must_use]
+    pub fn openbao(&self) -> Option<&Failure> {
+        match self {
+            Self::Login(LoginFailure::OpenBao(failure)) | Self::Renewal(failure) => Some(failure),
+            Self::Login(_) | Self::ShortLease { .. } | Self::Timeout | Self::Stopped => None,
+        }
+    }
+}
+
+/// Why a call with the token brought nothing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallFailure {
+    /// There is no token.
+    #[error("there is no OpenBao token")]
+    Auth(#[source] AuthFailure),
+    /// The request itself failed.
+    #[error(transparent)]
+    OpenBao(#[from] Failure),
+}
+
+impl CallFailure {
+    /// The class of the request that failed, be it the login's own where that says more than that
+    /// authentication failed. `None` is authentication.
+    #[must_use]
+    pub fn class(&self) -> Option<FailureClass> {
+        match self {
+            Self::OpenBao(failure) => Some(failure.class()),
+            Self::Auth(AuthFailure::Timeout) => Some(FailureClass::Unavailable),
+            Self::Auth(failure) => match failure.openbao()?.class() {
+                class @ (FailureClass::Sealed
+                | FailureClass::RateLimited
+                | FailureClass::Unavailable
+                | FailureClass::TlsFailed
+                | FailureClass::DnsFailed
+                | FailureClass::ConnectionFailed) => Some(class),
+                FailureClass::Timeout => Some(FailureClass::Unavailable),
+                FailureClass::DecryptFailed
+                | FailureClass::KeyMissing
+                | FailureClass::VersionTooOld
+                | FailureClass::VersionTooNew
+                | FailureClass::VersionBelowMinimum
+                | FailureClass::InvalidRequest
+                | FailureClass::Unauthenticated
+                | FailureClass::PermissionDenied
+                | FailureClass::NotFound
+                | FailureClass::InvalidAnswer
+                | FailureClass::Unknown => None,
+            },
+        }
+    }
+}
+
+/// What the task did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuthAction {
+    /// Asked for a new token.
+    Login,
+    /// Asked for more life of the current one.
+    Renewal,
+}
+
+/// One finished login or renewal, for metrics and logs.
+#[derive(Debug, Clone, Copy)]
+pub struct AuthEvent<'a> {
+    /// What was tried.
+    pub action: AuthAction,
+    /// The label to count.
+    pub outcome: LoginOutcome,
+    /// The cause of an outcome that is not `Ok`. Its chain holds no secret and no server text.
+    pub failure: Option<&'a (dyn Error + 'static)>,
+    /// From start to end.
+    pub duration: Duration,
+}
+
+/// Told of every login and renewal once. Must return quickly.
+pub type AuthHook = Arc<dyn Fn(&AuthEvent<'_>) + Send + Sync>;
+
+impl Session {
+    /// A session without a token, and the task that must run for it to get one.
+    #[must_use]
+    pub fn new(
+        settings: SessionSettings,
+        login: Box<dyn Login>,
+        clock: Arc<dyn Clock>,
+        hook: AuthHook,
+    ) -> (Self, SessionTask) {
+        let shared = Arc::new(Shared {
+            settings,
+            login,
+            clock,
+            hook,
+            state: Mutex::new(State::new(settings.login_before_token_expiry)),
+            wanted: Notify::new(),
+        });
+        let (sender, attempts) = watch::channel(());
+        let task = SessionTask {
+            shared: shared.clone(),
+            attempts: sender,
+        };
+        (Self { shared, attempts }, task)
+    }
+
+    /// A live token: the current one at once, or the one that the shared attempt brings. Dropping
+    /// the future ends this wait alone.
+    ///
+    /// # Errors
+    /// The failure of the attempt; while attempts are paused, that of the last one at once.
+    pub async fn token(&self) -> Result<Arc<Token>, AuthFailure> {
+        let mut attempts = self.attempts.clone();
+        let mut waited = false;
+        loop {
+            attempts.mark_unchanged();
+            match self.shared.want(waited) {
+                Wanted::Token(token) => return Ok(token),
+                Wanted::Failed(failure) => return Err(failure),
+                Wanted::Wait => {}
+            }
+            if attempts.changed().await.is_err() {
+                return Err(AuthFailure::Stopped);
+            }
+            waited = true;
+        }
+    }
+
+    /// Makes a call with the token. If OpenBao refuses the token, makes it once more with another,
+    /// unless replacements are paused: a 403 may as well mean that the policy denies the call.
+    ///
+    /// # Errors
+    /// [`CallFailure::Auth`] without a token, otherwise the failure of the last call.
+    pub async fn call<T, F>(&self, operation: impl Fn(Arc<Token>) -> F) -> Result<T, CallFailure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let token = self.token().await.map_err(CallFailure::Auth)?;
+        let refusal = match operation(token.clone()).await {
+            Err(failure) if failure.rejects_token() => failure,
+            result => return Ok(result?),
+        };
+        match self.shared.reject(&token) {
+            Rejected::Paused => return Err(refusal.into()),
+            Rejected::Replace => {}
+        }
+        let replacement = self.token().await.map_err(CallFailure::Auth)?;
+        let result = operation(replacement.clone()).await;
+        if let Err(failure) = &result
+            && failure.rejects_token()
+        {
+            self.shared.discard(&replacement);
+        }
+        Ok(result?)
+    }
+
+    /// For diagnostics and metrics. Readiness follows the probes instead.
+    #[must_use]
+    pub fn status(&self) -> AuthStatus {
+        let now = self.shared.now();
+        self.shared.state().status(now)
+    }
+}
+
+impl SessionTask {
+    /// Serves the sessions until dropped, which also cancels a running attempt.
+    pub async fn run(self) {
+        loop {
+            self.shared.wanted.notified().await;
+            self.shared.attempt().await;
+            self.attempts.send_replace(());
+        }
+    }
+}
+
+impl Shared {
+    fn want(&self, waited: bool) -> Wanted {
+        let now = self.now();
+        let mut state = self.state();
+        let (wanted, start) = state.want(now, waited);
+        if start {
+            self.wanted.notify_one();
+        }
+        wanted
+    }
+
+    fn reject(&self, token: &Arc<Token>) -> Rejected {
+        let now = self.now();
+        self.state().reject(token, now)
+    }
+
+    fn discard(&self, token: &Arc<Token>) {
+        let now = self.now();
+        self.state().discard(token, now);
+    }
+
+    /// A renewal if the token has life for it, else or failing that a login.
+    async fn attempt(&self) {
+        let deadline = Instant::now() + self.settings.login_timeout;
+        let renewable = self.state().renewable(self.now());
+        if let Some(token) = renewable
+            && let Ok(renewed) = self.renew(&token).await
+        {
+            let now = self.now();
+            if self.state().renewed(&token, renewed, now) {
+                return;
+            }
+            // Refused while it was renewed: only a login helps.
+        }
+        let result = self.log_in(deadline).await;
+        let now = self.now();
+        self.state().logged_in(result, now);
+    }
+
+    async fn renew(&self, token: &Arc<Token>) -> Result<LiveToken, AuthFailure> {
+        let started = self.now();
+        // Half the time, so that a renewal without an answer leaves enough for a login.
+        let limit = self.settings.login_timeout / 2;
+        let increment = self.settings.token_renewal_increment;
+        let result = match self.login.renew(token, increment, limit).await {
+            Ok(Renewal { token: sent, lease }) => {
+                // OpenBao repeats the token; a refusal of the old one must reach the new one.
+                let sent = sent.filter(|sent| sent.expose() != token.expose());
+                let token = sent.map_or_else(|| token.clone(), Arc::new);
+                self.long_enough(LiveToken::new(token, lease, started))
+            }
+            Err(failure) => Err(AuthFailure::Renewal(failure)),
+        };
+        self.report(AuthAction::Renewal, started, &result);
+        result
+    }
+
+    async fn log_in(&self, deadline: Instant) -> Result<(LiveToken, SystemTime), AuthFailure> {
+        let started = self.now();
+        let remaining = deadline.saturating_duration_since(started.elapsed);
+        let login = self.login.log_in(started.wall, remaining);
+        let result = match timeout_at(deadline, login).await {
+            Ok(Ok(Grant {
+                token,
+                lease,
+                credential_expires,
+            })) => self
+                .long_enough(LiveToken::new(Arc::new(token), lease, started))
+                .map(|live| (live, credential_expires)),
+            Ok(Err(failure)) => Err(AuthFailure::Login(failure)),
+            Err(_) => Err(AuthFailure::Timeout),
+        };
+        self.report(AuthAction::Login, started, &result);
+        result
+    }
+
+    fn long_enough(&self, live: LiveToken) -> Result<LiveToken, AuthFailure> {
+        let (granted, needed) = (live.granted(), self.settings.login_before_token_expiry);
+        if granted > needed {
+            Ok(live)
+        } else {
+            Err(AuthFailure::ShortLease { granted, needed })
+        }
+    }
+
+    fn report<T>(&self, action: AuthAction, started: Moment, result: &Result<T, AuthFailure>) {
+        let failure = result.as_ref().err();
+        (self.hook)(&AuthEvent {
+            action,
+            outcome: failure.map_or(LoginOutcome::Ok, AuthFailure::outcome),
+            failure: failure.map(|failure| failure as &(dyn Error + 'static)),
+            duration: started.elapsed.elapsed(),
+        });
+    }
+
+    fn now(&self) -> Moment {
+        Moment {
+            elapsed: Instant::now(),
+            wall: self.clock.now(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! Reads a file that holds a credential, if nobody else could have written or read it.
+
+use std::{fs::File, io::Read, path::Path};
+
+use rustix::{
+    fs::{FileType, Mode, OFlags, Stat, fstat, lstat, open},
+    io::Errno,
+};
+use zeroize::Zeroizing;
+
+/// What a credential file must be like, beside regular and no symbolic link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CredentialFileRules {
+    /// Permission bits that must all be clear.
+    pub forbidden_mode: u32,
+    /// The largest size in bytes.
+    pub max_size: usize,
+}
+
+/// Why a credential file was not read. Holds neither path nor content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialFileProblem {
+    /// A relative path.
+    #[error("the path must be absolute")]
+    AbsolutePathRequired,
+    /// Nothing is there.
+    #[error("the file does not exist")]
+    Missing,
+    /// The system refused to look at it or to read it.
+    #[error("the file cannot be read")]
+    Unreadable(#[source] Errno),
+    /// The last part of the path is a symbolic link.
+    #[error("the file is a symbolic link; mount or write the file itself")]
+    Symlink,
+    /// A directory, pipe, socket or device.
+    #[error("the file is not a regular file")]
+    NotRegular,
+    /// Others may read or change it.
+    #[error("the file has mode {mode:04o}, of which {forbidden:04o} must be clear; run chmod")]
+    UnsafePermissions {
+        /// Its permission bits.
+        mode: u32,
+        /// Those that must be clear.
+        forbidden: u32,
+    },
+    /// Another file took its name, or it changed its size, while it was read.
+    #[error("the file changed while it was read")]
+    Changed,
+    /// Larger than allowed.
+    #[error("the file is larger than {limit} bytes")]
+    TooLarge {
+        /// The largest size in bytes.
+        limit: usize,
+    },
+}
+
+/// Reads the whole file. Blocks, so keep it off the runtime's thread.
+///
+/// The name is looked at before and after opening: what was read is the file that had the name all
+/// along, so a writer must replace the file by rename.
+///
+/// # Errors
+/// The first rule that the file breaks.
+pub fn read(
+    path: &Path,
+    rules: CredentialFileRules,
+) -> Result<Zeroizing<Vec<u8>>, CredentialFileProblem> {
+    if !path.is_absolute() {
+        return Err(CredentialFileProblem::AbsolutePathRequired);
+    }
+    let before = checked(lstat(path), rules)?;
+    // Without waiting, in case a pipe takes the name just now.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = File::from(open(path, flags, Mode::empty()).map_err(problem_of)?);
+    let opened = checked(fstat(&file), rules)?;
+    let after = checked(lstat(path), rules)?;
+    let identity = |stat: &Stat| (stat.st_dev, stat.st_ino);
+    if identity(&before) != identity(&opened) || identity(&opened) != identity(&after) {
+        return Err(CredentialFileProblem::Changed);
+    }
+
+    let limit = rules.max_size;
+    let size = usize::try_from(opened.st_size)
+        .ok()
+        .filter(|&size| size <= limit)
+        .ok_or(CredentialFileProblem::TooLarge { limit })?;
+    // One byte more than the size shows whether the file grew; the buffer itself never grows.
+    let mut content = Zeroizing::new(vec![0; size + 1]);
+    let mut filled = 0;
+    while let Some(rest @ [_, ..]) = content.get_mut(filled..) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                return Err(CredentialFileProblem::Unreadable(errno));
+            }
+        }
+    }
+    if filled != size {
+        return Err(CredentialFileProblem::Changed);
+    }
+    content.truncate(size);
+    Ok(content)
+}
+
+fn checked(
+    stat: rustix::io::Result<Stat>,
+    rules: CredentialFileRules,
+) -> Result<Stat, CredentialFileProblem> {
+    let stat = stat.map_err(problem_of)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Symlink => return Err(CredentialFileProblem::Symlink),
+        _ => return Err(CredentialFileProblem::NotRegular),
+    }
+    let mode = stat.st_mode & 0o7777;
+    let forbidden = rules.forbidden_mode;
+    if mode & forbidden != 0 {
+        return Err(CredentialFileProblem::UnsafePermissions { mode, forbidden });
+    }
+    Ok(stat)
+}
+
+fn problem_of(errno: Errno) -> CredentialFileProblem {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => CredentialFileProblem::Missing,
+        Errno::LOOP => CredentialFileProblem::Symlink,
+        other => CredentialFileProblem::Unreadable(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::{PermissionsExt, symlink},
+        path::PathBuf,
+    };
+
+    use super::*;
+
+    const RULES: CredentialFileRules = CredentialFileRules {
+        forbidden_mode: 0o037,
+        max_size: 16,
+    };
+
+    fn file(content: &[u8], mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("credential");
+        let mut open = File::create(&path).unwrap();
+        std::io::Write::write_all(&mut open, content).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn a_private_file_is_read_whole_up_to_its_limit() {
+        for content in [&b""[..], b"secret", &[b'x'; 16]] {
+            for mode in [0o600, 0o640, 0o400] {
+                let (_directory, path) = file(content, mode);
+                assert_eq!(&read(&path, RULES).unwrap()[..], content);
+            }
+        }
+        let (_directory, path) = file(&[b'x'; 17], 0o600);
+        let problem = CredentialFileProblem::TooLarge { limit: 16 };
+        assert_eq!(read(&path, RULES).unwrap_err(), problem);
+    }
+
+    #[test]
+    fn a_file_that_others_may_touch_is_refused() {
+        for mode in [0o660, 0o650, 0o644, 0o642, 0o641, 0o777] {
+            let (_directory, path) = file(b"x", mode);
+            let problem = CredentialFileProblem::UnsafePermissions {
+                mode,
+                forbidden: 0o037,
+            };
+            assert_eq!(read(&path, RULES).unwrap_err(), problem, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn only_a_regular_file_under_its_own_name_is_read() {
+        let (directory, path) = file(b"x", 0o600);
+        let at = |name: &str| directory.path().join(name);
+        symlink(&path, at("link")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), Mode::RUSR).unwrap();
+        for (path, problem) in [
+            (at("link"), CredentialFileProblem::Symlink),
+            (at("pipe"), CredentialFileProblem::NotRegular),
+            (
+                directory.path().to_owned(),
+                CredentialFileProblem::NotRegular,
+            ),
+            (at("none"), CredentialFileProblem::Missing),
+            (path.join("below"), CredentialFileProblem::Missing),
+            (
+                PathBuf::from("credential"),
+                CredentialFileProblem::AbsolutePathRequired,
+            ),
+        ] {
+            assert_eq!(read(&path, RULES).unwrap_err(), problem, "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! A JWT: its shape, what it claims, and its exchange for a token.
+//!
+//! The signature is OpenBao's to verify. Claims are looked at first, so that a JWT which cannot
+//! work is reported as such and not as a refusal.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use kms_domain::scope::{KeyName, MountPath};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::{
+    client::Client,
+    failure::Failure,
+    login::{Grant, granted},
+    request::{Operation, Request},
+};
+
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// A JWT of three parts whose claims could be read. Wiped when dropped, never shown.
+pub struct Jwt {
+    text: Zeroizing<String>,
+    claims: Claims,
+}
+
+/// What a JWT must claim.
+#[derive(Debug, Clone)]
+pub struct ClaimRules {
+    /// The one issuer; `None` accepts any.
+    pub expected_issuer: Option<String>,
+    /// The JWT must be for one of them; empty accepts any.
+    pub expected_audience: Vec<String>,
+    /// The one subject; `None` accepts any.
+    pub expected_subject: Option<String>,
+    /// How far the issuer's clock may be off.
+    pub clock_skew_leeway: Duration,
+    /// A JWT with no more life than this is not used.
+    pub min_remaining: Duration,
+}
+
+/// Why a JWT is not sent to OpenBao. Holds nothing of the JWT but its dates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JwtProblem {
+    /// Nothing but white space.
+    #[error("it is empty")]
+    Empty,
+    /// Not three dot-separated parts, or a payload that is no base64url or no claims.
+    #[error("it is malformed: {0}")]
+    Malformed(&'static str),
+    /// `nbf` is to come.
+    #[error("it is not valid yet, for another {} s by this machine's clock", .0.as_secs())]
+    NotYetValid(Duration),
+    /// `iat` is to come.
+    #[error("it will be issued only in {} s by this machine's clock; compare the clocks", .0.as_secs())]
+    IssuedInFuture(Duration),
+    /// `iss` is another.
+    #[error("its issuer is not auth.jwt.expectedIssuer")]
+    Issuer,
+    /// No `aud` is among the expected.
+    #[error("its audience is not among auth.jwt.expectedAudience")]
+    Audience,
+    /// `sub` is another.
+    #[error("its subject is not auth.jwt.expectedSubject")]
+    Subject,
+    /// `exp` has passed.
+    #[error("it expired {} s ago; check what renews it", .since.as_secs())]
+    Expired {
+        /// Time since `exp`.
+        since: Duration,
+    },
+    /// `exp` is near.
+    #[error(
+        "it expires in {} s, but {} s are required; check what renews it",
+        .remaining.as_secs(), .required.as_secs()
+    )]
+    NearExpiry {
+        /// Time until `exp`; 0 within the leeway after it.
+        remaining: Duration,
+        /// It must be more than this.
+        required: Duration,
+    },
+}
+
+impl Jwt {
+    /// Takes the text apart; outer white space is dropped.
+    ///
+    /// # Errors
+    /// [`JwtProblem::Empty`] or [`JwtProblem::Malformed`].
+    pub fn parse(text: &[u8]) -> Result<Self, JwtProblem> {
+        let text = std::str::from_utf8(text).map_err(|_| JwtProblem::Malformed("not UTF-8"))?;
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(JwtProblem::Empty);
+        }
+        if text.contains(char::is_whitespace) {
+            return Err(JwtProblem::Malformed("white space inside"));
+        }
+        let mut parts = text.split('.');
+        let (Some(header), Some(payload), Some(_signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(JwtProblem::Malformed("not three parts"));
+        };
+        if header.is_empty() || payload.is_empty() {
+            return Err(JwtProblem::Malformed("an empty part"));
+        }
+        let mut json = Zeroizing::new(Vec::new());
+        BASE64URL
+            .decode_vec(payload, &mut json)
+            .map_err(|_| JwtProblem::Malformed("a payload that is not base64url"))?;
+        let claims = serde_json::from_slice(&json)
+            .map_err(|_| JwtProblem::Malformed("a payload without usable claims"))?;
+        Ok(Self {
+            text: Zeroizing::new(text.to_owned()),
+            claims,
+        })
+    }
+
+    /// When it expires.
+    #[must_use]
+    pub fn expires(&self) -> SystemTime {
+        // No overflow: dates are bounded where they are read.
+        UNIX_EPOCH + self.claims.exp.0
+    }
+
+    /// Compares the claims with what is expected, at the wall-clock time `now`.
+    ///
+    /// # Errors
+    /// The first rule that the claims break.
+    pub fn check(&self, rules: &ClaimRules, now: SystemTime) -> Result<(), JwtProblem> {
+        let claims = &self.claims;
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let leeway = rules.clock_skew_leeway;
+        let to_come = |date: &Option<NumericDate>| {
+            let date = date.as_ref()?.0;
+            (now.saturating_add(leeway) < date).then(|| date.saturating_sub(now))
+        };
+        if let Some(wait) = to_come(&claims.nbf) {
+            return Err(JwtProblem::NotYetValid(wait));
+        }
+        if let Some(wait) = to_come(&claims.iat) {
+            return Err(JwtProblem::IssuedInFuture(wait));
+        }
+        if rules.expected_issuer.is_some() && rules.expected_issuer != claims.iss {
+            return Err(JwtProblem::Issuer);
+        }
+        let audience = claims.aud.as_ref().map_or(&[][..], |audience| &audience.0);
+        let expected = &rules.expected_audience;
+        if !expected.is_empty() && !expected.iter().any(|entry| audience.contains(entry)) {
+            return Err(JwtProblem::Audience);
+        }
+        if rules.expected_subject.is_some() && rules.expected_subject != claims.sub {
+            return Err(JwtProblem::Subject);
+        }
+        let exp = claims.exp.0;
+        if now.saturating_sub(leeway) >= exp {
+            return Err(JwtProblem::Expired {
+                since: now.saturating_sub(exp),
+            });
+        }
+        let remaining = exp.saturating_sub(now);
+        if remaining <= rules.min_remaining {
+            return Err(JwtProblem::NearExpiry {
+                remaining,
+                required: rules.min_remaining,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The JWT auth method of OpenBao, and the role to take there.
+#[derive(Clone)]
+pub struct JwtRole {
+    /// For login and renewal.
+    pub client: Client,
+    /// Such as `auth/jwt`.
+    pub mount_path: MountPath,
+    /// The role's name.
+    pub role: KeyName,
+}
+
+impl JwtRole {
+    /// Exchanges a JWT for a token.
+    ///
+    /// # Errors
+    /// The classified failure; OpenBao answers a refused JWT with 400.
+    pub async fn exchange(&self, jwt: &Jwt, deadline: Duration) -> Result<Grant, Failure> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            role: &'a str,
+            jwt: &'a str,
+        }
+        let request = Request::post(Operation::JwtLogin, format!("{}/login", self.mount_path))
+            .json(&Body {
+                role: self.role.as_str(),
+                jwt: &jwt.text,
+            });
+        self.client
+            .send_and_read(request, deadline, |answer| {
+                let (token, lease) = granted(&answer)?;
+                Ok(Grant {
+                    token: token.ok_or_else(|| answer.invalid("it holds no token"))?,
+                    lease,
+                    credential_expires: jwt.expires(),
+                })
+            })
+            .await
+    }
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    exp: NumericDate,
+    nbf: Option<NumericDate>,
+    iat: Option<NumericDate>,
+    iss: Option<String>,
+    sub: Option<String>,
+    aud: Option<Audience>,
+}
+
+#[derive(Deserialize)]
+#[serde(from = "TextOrList")]
+struct Audience(Vec<String>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOrList {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl From<TextOrList> for Audience {
+    fn from(audience: TextOrList) -> Self {
+        match audience {
+            TextOrList::Text(one) => Self(vec![one]),
+            TextOrList::List(many) => Self(many),
+        }
+    }
+}
+
+/// Time after the Unix epoch, fractions included; at most `i64::MAX` seconds.
+#[derive(Deserialize)]
+#[serde(try_from = "serde_json::Number")]
+struct NumericDate(Duration);
+
+impl TryFrom<serde_json::Number> for NumericDate {
+    type Error = &'static str;
+
+    fn try_from(number: serde_json::Number) -> Result<Self, Self::Error> {
+        let date = match number.as_u64() {
+            Some(seconds) => Some(Duration::from_secs(seconds)),
+            None => number
+                .as_f64()
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        };
+        date.filter(|date| i64::try_from(date.as_secs()).is_ok())
+            .map(Self)
+            .ok_or("a date must be a number of seconds that is not negative")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn jwt_of(claims: &Value) -> Result<Jwt, JwtProblem> {
+        let payload = BASE64URL.encode(claims.to_string());
+        Jwt::parse(format!("e30.{payload}.c2ln").as_bytes())
+    }
+
+    fn rules() -> ClaimRules {
+        ClaimRules {
+            expected_issuer: None,
+            expected_audience: Vec::new(),
+            expected_subject: None,
+            clock_skew_leeway: Duration::from_secs(30),
+            min_remaining: Duration::from_secs(120),
+        }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn check(claims: &Value, now: u64) -> Result<(), JwtProblem> {
+        jwt_of(claims)
+            .unwrap_or_else(|_| panic!("{claims}"))
+            .check(&rules(), at(now))
+    }
+
+    #[test]
+    fn the_shape_is_checked_before_the_claims() {
+        let malformed = |text: &str| match Jwt::parse(text.as_bytes()) {
+            Err(JwtProblem::Malformed(what)) => what,
+            _ => panic!("{text:?}"),
+        };
+        assert!(matches!(Jwt::parse(b" \n"), Err(JwtProblem::Empty)));
+        assert_eq!(malformed("a.e30"), "not three parts");
+        assert_eq!(malformed("a.e30.c.d"), "not three parts");
+        assert_eq!(malformed(".e30.c"), "an empty part");
+        assert_eq!(malformed("a..c"), "an empty part");
+        assert_eq!(malformed("a.e3 0.c"), "white space inside");
+        assert_eq!(malformed("a.e+/=.c"), "a payload that is not base64url");
+        assert_eq!(malformed("a.e30.c"), "a payload without usable claims");
+        // Padding is tolerated, and the signature may be empty.
+        let padded = "a.eyJleHAiOjF9Cg==.\n";
+        assert_eq!(Jwt::parse(padded.as_bytes()).ok().unwrap().expires(), at(1));
+    }
+
+    #[test]
+    fn dates_are_numbers_with_or_without_a_fraction() {
+        let expires = |exp: Value| jwt_of(&json!({ "exp": exp })).ok().map(|jwt| jwt.expires());
+        assert_eq!(expires(json!(10)), Some(at(10)));
+        let half = Duration::from_millis(10_500);
+        assert_eq!(expires(json!(10.5)), Some(UNIX_EPOCH + half));
+        let last = i64::MAX.unsigned_abs();
+        assert_eq!(expires(json!(last)), Some(at(last)));
+        for bad in [
+            json!(-1),
+            json!("10"),
+            json!(u64::MAX),
+            json!(1e300),
+            json!(null),
+        ] {
+            assert_eq!(expires(bad.clone()), None, "{bad}");
+        }
+        assert!(jwt_of(&json!({})).is_err());
+        assert!(
+            check(
+                &json!({"exp": 1000, "nbf": null, "iat": null, "aud": null}),
+                0
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn each_date_rule_has_its_own_bound() {
+        let exp = 10_000;
+        let seconds = Duration::from_secs;
+        for (claims, now, expected) in [
+            (json!({"exp": exp, "nbf": 130}), 100, Ok(())),
+            (
+                json!({"exp": exp, "nbf": 131}),
+                100,
+                Err(JwtProblem::NotYetValid(seconds(31))),
+            ),
+            (json!({"exp": exp, "iat": 130}), 100, Ok(())),
+            (
+                json!({"exp": exp, "iat": 131}),
+                100,
+                Err(JwtProblem::IssuedInFuture(seconds(31))),
+            ),
+            (json!({"exp": exp}), exp - 121, Ok(())),
+            (
+                json!({"exp": exp}),
+                exp - 120,
+                Err(JwtProblem::NearExpiry {
+                    remaining: seconds(120),
+                    required: seconds(120),
+                }),
+            ),
+            (
+                json!({"exp": exp}),
+                exp + 29,
+                Err(JwtProblem::NearExpiry {
+                    remaining: seconds(0),
+                    required: seconds(120),
+                }),
+            ),
+            (
+                json!({"exp": exp}),
+                exp + 30,
+                Err(JwtProblem::Expired { since: seconds(30) }),
+            ),
+        ] {
+            assert_eq!(check(&claims, now), expected, "{claims} at {now}");
+        }
+    }
+
+    #[test]
+    fn issuer_audience_and_subject_must_be_the_expected_ones() {
+        let rules = ClaimRules {
+            expected_issuer: Some("https://issuer".to_owned()),
+            expected_audience: vec!["openbao".to_owned(), "vault".to_owned()],
+            expected_subject: Some("node-1".to_owned()),
+            ..rules()
+        };
+        let good = json!({"exp": 1000, "iss": "https://issuer", "aud": "vault", "sub": "node-1"});
+        let with = |field: &str, value: Value| {
+            let mut claims = good.clone();
+            claims[field] = value;
+            jwt_of(&claims).ok().unwrap().check(&rules, at(0))
+        };
+        assert_eq!(with("aud", json!("vault")), Ok(()));
+        assert_eq!(with("aud", json!(["other", "openbao"])), Ok(()));
+        for bad in [json!("other"), json!([]), json!(null), json!(["Vault"])] {
+            assert_eq!(with("aud", bad), Err(JwtProblem::Audience));
+        }
+        for bad in [json!("https://issuer/"), json!(null)] {
+            assert_eq!(with("iss", bad), Err(JwtProblem::Issuer));
+        }
+        for bad in [json!("node-2"), json!(null)] {
+            assert_eq!(with("sub", bad), Err(JwtProblem::Subject));
+        }
+        for bad in [json!(1), json!({"a": 1}), json!([1])] {
+            assert!(jwt_of(&json!({"exp": 1, "aud": bad})).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_read(bytes: Vec<u8>) {
+            Jwt::parse(&bytes).ok();
+        }
+
+        #[test]
+        fn a_usable_jwt_has_more_life_than_required(exp in 0..20_000u64, now in 0..20_000u64) {
+            if check(&json!({ "exp": exp }), now).is_ok() {
+                prop_assert!(exp > now + 120);
+            } else {
+                prop_assert!(exp <= now + 120);
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! How often a login may be tried: after failures, and after refused tokens.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+const FIRST_RECOVERY: Duration = Duration::from_secs(5);
+const LONGEST_RECOVERY: Duration = Duration::from_secs(5 * 60);
+const RECOVERY_FORGOTTEN: Duration = Duration::from_secs(10 * 60);
+
+/// The pause after a failed attempt: 1 s doubling to 60 s, each spread by a quarter so that the
+/// nodes of a cluster do not come back together.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+impl Backoff {
+    pub(super) fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.until = Some(now + spread(retry_pause(self.failures), random_unit()));
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// Attempts that failed in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// The rest of the pause; `None` when an attempt may start.
+    pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
+        let rest = self.until?.saturating_duration_since(now);
+        (!rest.is_zero()).then_some(rest)
+    }
+}
+
+fn retry_pause(failures: u32) -> Duration {
+    let factor = 2_u32.saturating_pow(failures);
+    FIRST_RETRY.saturating_mul(factor).min(LONGEST_RETRY)
+}
+
+/// Three to five quarters of the pause for 0 to 1, and never more than the longest.
+fn spread(pause: Duration, unit: f64) -> Duration {
+    pause.mul_f64(0.75 + 0.5 * unit).min(LONGEST_RETRY)
+}
+
+/// 0 to 1; the standard library's hash keys are random.
+fn random_unit() -> f64 {
+    let random = RandomState::new().build_hasher().finish();
+    let high = u32::try_from(random >> 32).unwrap_or(u32::MAX);
+    f64::from(high) / f64::from(u32::MAX)
+}
+
+/// Limits logins that answer a refused token: 403 also says that the policy denies a call, and
+/// then no login helps. The first comes at once, the next after 5 s doubling to 5 min.
+#[derive(Debug, Default)]
+pub(super) struct RecoveryLimit {
+    last_refusal: Option<Instant>,
+    next: Option<(Instant, Duration)>,
+}
+
+impl RecoveryLimit {
+    /// Notes a refusal; says whether the token may be replaced now.
+    pub(super) fn refused(&mut self, now: Instant) -> bool {
+        let last = self.last_refusal.replace(now);
+        if last.is_some_and(|last| now - last >= RECOVERY_FORGOTTEN) {
+            self.next = None;
+        }
+        let pause = match self.next {
+            None => FIRST_RECOVERY,
+            Some((at, _)) if now < at => return false,
+            Some((_, pause)) => (pause * 2).min(LONGEST_RECOVERY),
+        };
+        self.next = Some((now + pause, pause));
+        true
+    }
+
+    /// Notes a refusal that asks for nothing.
+    pub(super) fn noted(&mut self, now: Instant) {
+        self.last_refusal = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_double_to_a_minute() {
+        let seconds: Vec<u64> = (0..9).map(|n| retry_pause(n).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(retry_pause(u32::MAX), LONGEST_RETRY);
+    }
+
+    #[test]
+    fn the_spread_is_a_quarter_and_capped() {
+        let pause = Duration::from_secs(8);
+        assert_eq!(spread(pause, 0.0), Duration::from_secs(6));
+        assert_eq!(spread(pause, 1.0), Duration::from_secs(10));
+        assert_eq!(spread(LONGEST_RETRY, 1.0), LONGEST_RETRY);
+        let units: Vec<f64> = (0..100).map(|_| random_unit()).collect();
+        assert!(units.iter().all(|unit| (0.0..=1.0).contains(unit)));
+        assert!(units.iter().any(|unit| *unit < 0.5) && units.iter().any(|unit| *unit > 0.5));
+    }
+
+    #[test]
+    fn recoveries_are_spaced_and_forgotten_after_ten_quiet_minutes() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut limit = RecoveryLimit::default();
+        let mut allowed = Vec::new();
+        for second in 0..1500 {
+            if limit.refused(at(second)) {
+                allowed.push(second);
+            }
+        }
+        assert_eq!(allowed, [0, 5, 15, 35, 75, 155, 315, 615, 915, 1215]);
+        // 1499 was the last refusal.
+        assert!(limit.refused(at(2099)));
+        assert!(!limit.refused(at(2103)));
+        assert!(limit.refused(at(2104)));
+    }
+}

@@ -1,0 +1,522 @@
+//! The token's life under a paused clock, with a scripted login.
+
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::UNIX_EPOCH,
+};
+
+use openbao_client::{
+    failure::FailureClass,
+    login::{Pending, jwt::JwtProblem},
+    request::Operation,
+    token::Lease,
+};
+use tokio::{
+    task::{JoinHandle, yield_now},
+    time::sleep,
+};
+use zeroize::Zeroizing;
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
+
+const SETTINGS: SessionSettings = SessionSettings {
+    login_before_token_expiry: Duration::from_secs(300),
+    token_renewal_increment: HOUR,
+    login_timeout: Duration::from_secs(8),
+};
+
+/// One scripted answer; it takes a second.
+#[derive(Clone)]
+enum Step {
+    /// A lease of this length.
+    Good(Duration),
+    /// A lease that can be renewed.
+    Renewable(Duration),
+    Fail(LoginFailure),
+    Hang,
+}
+
+/// Tokens are called `t1`, `t2` and so on; a script that has ended grants hours.
+#[derive(Default)]
+struct Script {
+    logins: Mutex<VecDeque<Step>>,
+    renewals: Mutex<VecDeque<Step>>,
+    login_count: AtomicUsize,
+    renewal_count: AtomicUsize,
+}
+
+impl Script {
+    fn new(logins: &[Step], renewals: &[Step]) -> Arc<Self> {
+        Arc::new(Self {
+            logins: Mutex::new(logins.iter().cloned().collect()),
+            renewals: Mutex::new(renewals.iter().cloned().collect()),
+            ..Self::default()
+        })
+    }
+
+    fn logins(&self) -> usize {
+        self.login_count.load(Ordering::SeqCst)
+    }
+
+    fn renewals(&self) -> usize {
+        self.renewal_count.load(Ordering::SeqCst)
+    }
+}
+
+struct ScriptedLogin {
+    script: Arc<Script>,
+    clock: Arc<TestClock>,
+}
+
+async fn play(steps: &Mutex<VecDeque<Step>>) -> Result<Lease, LoginFailure> {
+    let step = steps.lock().unwrap().pop_front();
+    sleep(SECOND).await;
+    let (duration, renewable) = match step.unwrap_or(Step::Good(HOUR)) {
+        Step::Good(duration) => (duration, false),
+        Step::Renewable(duration) => (duration, true),
+        Step::Fail(failure) => return Err(failure),
+        Step::Hang => std::future::pending().await,
+    };
+    Ok(Lease {
+        duration,
+        renewable,
+    })
+}
+
+impl Login for ScriptedLogin {
+    fn log_in(&self, _: SystemTime, _: Duration) -> Pending<'_, Result<Grant, LoginFailure>> {
+        Box::pin(async {
+            let number = self.script.login_count.fetch_add(1, Ordering::SeqCst) + 1;
+            let lease = play(&self.script.logins).await?;
+            let text = Zeroizing::new(format!("t{number}"));
+            Ok(Grant {
+                token: Token::new(text).ok().unwrap(),
+                lease,
+                credential_expires: self.clock.now() + 2 * HOUR,
+            })
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        token: &'a Token,
+        increment: Duration,
+        _: Duration,
+    ) -> Pending<'a, Result<Renewal, Failure>> {
+        assert_eq!(increment, SETTINGS.token_renewal_increment);
+        Box::pin(async {
+            self.script.renewal_count.fetch_add(1, Ordering::SeqCst);
+            let refusal = |_| failure(FailureClass::Unavailable);
+            let lease = play(&self.script.renewals).await.map_err(refusal)?;
+            let text = Zeroizing::new(token.expose().to_owned());
+            Ok(Renewal {
+                token: Token::new(text).ok(),
+                lease,
+            })
+        })
+    }
+}
+
+/// Runs with the runtime's time, and can be set.
+struct TestClock {
+    start: Instant,
+    set: Mutex<SystemTime>,
+}
+
+impl TestClock {
+    fn step_forward(&self, by: Duration) {
+        *self.set.lock().unwrap() += by;
+    }
+
+    fn step_back(&self, by: Duration) {
+        *self.set.lock().unwrap() -= by;
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> SystemTime {
+        *self.set.lock().unwrap() + self.start.elapsed()
+    }
+}
+
+struct Fixture {
+    session: Session,
+    script: Arc<Script>,
+    clock: Arc<TestClock>,
+    events: Arc<Mutex<Vec<(AuthAction, &'static str)>>>,
+    task: JoinHandle<()>,
+}
+
+fn fixture(logins: &[Step], renewals: &[Step]) -> Fixture {
+    let script = Script::new(logins, renewals);
+    let clock = Arc::new(TestClock {
+        start: Instant::now(),
+        set: Mutex::new(UNIX_EPOCH + 1000 * HOUR),
+    });
+    let events = Arc::new(Mutex::default());
+    let hook: AuthHook = {
+        let events: Arc<Mutex<Vec<_>>> = Arc::clone(&events);
+        Arc::new(move |event| {
+            assert_eq!(event.failure.is_none(), event.outcome == LoginOutcome::Ok);
+            let told = (event.action, event.outcome.label());
+            events.lock().unwrap().push(told);
+        })
+    };
+    let login = Box::new(ScriptedLogin {
+        script: script.clone(),
+        clock: clock.clone(),
+    });
+    let (session, task) = Session::new(SETTINGS, login, clock.clone(), hook);
+    Fixture {
+        session,
+        script,
+        clock,
+        events,
+        task: tokio::spawn(task.run()),
+    }
+}
+
+fn failure(class: FailureClass) -> Failure {
+    Failure::new(Operation::TransitEncrypt, class)
+}
+
+fn unavailable() -> Step {
+    Step::Fail(LoginFailure::OpenBao(failure(FailureClass::Unavailable)))
+}
+
+impl Fixture {
+    async fn token(&self) -> String {
+        self.session
+            .token()
+            .await
+            .unwrap_or_else(|failure| panic!("{failure}"))
+            .expose()
+            .to_owned()
+    }
+
+    /// Calls; tokens of these names are refused. Returns the tokens that were tried.
+    async fn call(&self, refused: &[&str]) -> (Vec<String>, Result<(), CallFailure>) {
+        let tried = Mutex::new(Vec::new());
+        let result = self
+            .session
+            .call(|token| {
+                let tried = &tried;
+                async move {
+                    tried.lock().unwrap().push(token.expose().to_owned());
+                    yield_now().await;
+                    if refused.contains(&token.expose()) {
+                        Err(failure(FailureClass::PermissionDenied))
+                    } else {
+                        Ok(())
+                    }
+                }
+            })
+            .await;
+        (tried.into_inner().unwrap(), result)
+    }
+
+    async fn denied(&self) -> Vec<String> {
+        let tried = Mutex::new(Vec::new());
+        let result = self
+            .session
+            .call(|token| {
+                tried.lock().unwrap().push(token.expose().to_owned());
+                async { Err::<(), _>(failure(FailureClass::PermissionDenied)) }
+            })
+            .await;
+        assert!(matches!(result, Err(CallFailure::OpenBao(_))));
+        tried.into_inner().unwrap()
+    }
+
+    fn state(&self) -> AuthState {
+        self.session.status().state
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_token_is_used_without_asking_again() {
+    let f = fixture(&[Step::Good(HOUR)], &[]);
+    assert_eq!(f.state(), AuthState::Unknown);
+    assert_eq!(f.token().await, "t1");
+    sleep(HOUR - 6 * MINUTE).await;
+    assert_eq!(f.token().await, "t1");
+    assert_eq!(f.script.logins(), 1);
+    let status = f.session.status();
+    assert_eq!(status.state, AuthState::Authenticated);
+    assert_eq!(status.token_remaining, Some(6 * MINUTE - SECOND));
+    assert_eq!(*f.events.lock().unwrap(), [(AuthAction::Login, "ok")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_callers_share_one_login_and_leave_it_alone() {
+    let f = fixture(&[], &[]);
+    let impatient = tokio::time::timeout(SECOND / 2, f.session.token());
+    let (gone, a, b) = tokio::join!(impatient, f.token(), f.token());
+    assert!(gone.is_err());
+    assert_eq!((a.as_str(), b.as_str()), ("t1", "t1"));
+    assert_eq!(f.script.logins(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_near_its_end_is_renewed_behind_its_readers() {
+    let f = fixture(&[Step::Renewable(HOUR)], &[Step::Renewable(HOUR)]);
+    f.token().await;
+    sleep(HOUR - 5 * MINUTE).await;
+    let before = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(f.token().await, "t1");
+    }
+    assert_eq!(Instant::now(), before);
+    sleep(2 * SECOND).await;
+    assert_eq!((f.script.logins(), f.script.renewals()), (1, 1));
+    let status = f.session.status();
+    assert_eq!(status.token_remaining, Some(HOUR - 2 * SECOND));
+    assert!(status.last_renewal > status.last_login);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_cannot_be_renewed_is_replaced_by_a_login() {
+    for (first, renewals, events) in [
+        (Step::Good(HOUR), vec![], vec![(AuthAction::Login, "ok")]),
+        (
+            Step::Renewable(HOUR),
+            vec![unavailable()],
+            vec![(AuthAction::Renewal, "error"), (AuthAction::Login, "ok")],
+        ),
+        // The maximum TTL clips a renewal.
+        (
+            Step::Renewable(HOUR),
+            vec![Step::Renewable(5 * MINUTE)],
+            vec![
+                (AuthAction::Renewal, "auth_failed"),
+                (AuthAction::Login, "ok"),
+            ],
+        ),
+    ] {
+        let f = fixture(&[first], &renewals);
+        f.token().await;
+        sleep(HOUR - 4 * MINUTE).await;
+        assert_eq!(f.token().await, "t1");
+        sleep(5 * SECOND).await;
+        assert_eq!(f.token().await, "t2");
+        assert_eq!(f.events.lock().unwrap()[1..], events);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_login_is_not_repeated_at_once() {
+    let f = fixture(&[unavailable(), unavailable(), Step::Good(HOUR)], &[]);
+    assert!(f.session.token().await.is_err());
+    let before = Instant::now();
+    for _ in 0..100 {
+        assert!(f.session.token().await.is_err());
+    }
+    assert_eq!(Instant::now(), before);
+    assert_eq!(f.script.logins(), 1);
+    let status = f.session.status();
+    assert_eq!(status.state, AuthState::Unhealthy);
+    assert_eq!(status.consecutive_failures, 1);
+    let pause = status.retry_in.unwrap();
+    assert!(
+        pause >= SECOND * 3 / 4 && pause <= SECOND * 5 / 4,
+        "{pause:?}"
+    );
+
+    sleep(pause).await;
+    assert!(f.session.token().await.is_err());
+    let pause = f.session.status().retry_in.unwrap();
+    assert!(
+        pause >= SECOND * 3 / 2 && pause <= SECOND * 5 / 2,
+        "{pause:?}"
+    );
+    sleep(pause).await;
+    assert_eq!(f.token().await, "t3");
+    let status = f.session.status();
+    assert_eq!(status.state, AuthState::Authenticated);
+    assert_eq!((status.consecutive_failures, status.retry_in), (0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_early_refresh_keeps_the_token_to_its_end() {
+    let script = vec![unavailable(); 100];
+    let f = fixture(&[&[Step::Good(HOUR)], &script[..]].concat(), &[]);
+    f.token().await;
+    sleep(HOUR - 4 * MINUTE).await;
+    for _ in 0..23 {
+        assert_eq!(f.token().await, "t1");
+        sleep(10 * SECOND).await;
+    }
+    assert_eq!(f.state(), AuthState::Unhealthy);
+    // Pauses of 1 to 60 s, not an attempt for each reader.
+    assert!(
+        (5..=11).contains(&f.script.logins()),
+        "{}",
+        f.script.logins()
+    );
+    sleep(MINUTE).await;
+    assert!(f.session.token().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_ends_at_its_deadline() {
+    let f = fixture(&[Step::Hang], &[]);
+    let before = Instant::now();
+    let failure = f.session.token().await.err().unwrap();
+    assert!(matches!(failure, AuthFailure::Timeout));
+    assert_eq!(before.elapsed(), SETTINGS.login_timeout);
+    assert_eq!(f.state(), AuthState::Unhealthy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_must_outlast_the_refresh_window() {
+    let f = fixture(
+        &[Step::Good(5 * MINUTE), Step::Good(5 * MINUTE + SECOND)],
+        &[],
+    );
+    let failure = f.session.token().await.err().unwrap();
+    assert!(matches!(failure, AuthFailure::ShortLease { .. }));
+    assert_eq!(failure.outcome(), LoginOutcome::AuthFailed);
+    sleep(2 * SECOND).await;
+    assert_eq!(f.token().await, "t2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_replaced_and_the_call_repeated_once() {
+    let f = fixture(&[], &[]);
+    let (tried, result) = f.call(&["t1"]).await;
+    assert_eq!(tried, ["t1", "t2"]);
+    assert!(result.is_ok());
+    assert_eq!(f.token().await, "t2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_refused_together_share_one_replacement() {
+    let f = fixture(&[], &[]);
+    f.token().await;
+    let refused = ["t1"];
+    let calls = tokio::join!(f.call(&refused), f.call(&refused), f.call(&refused));
+    for (tried, result) in [calls.0, calls.1, calls.2] {
+        assert_eq!(tried, ["t1", "t2"]);
+        assert!(result.is_ok());
+    }
+    assert_eq!(f.script.logins(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_refusal_of_an_older_token_uses_the_current_one() {
+    let f = fixture(&[], &[]);
+    let old = f.session.token().await.ok().unwrap();
+    f.call(&["t1"]).await.1.unwrap();
+    assert!(matches!(f.session.shared.reject(&old), Rejected::Replace));
+    assert_eq!(f.token().await, "t2");
+    assert_eq!(f.script.logins(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_replacement_is_dropped_and_the_call_not_repeated() {
+    let f = fixture(&[], &[]);
+    assert_eq!(f.denied().await, ["t1", "t2"]);
+    // The next call does not fall back to either.
+    let (tried, result) = f.call(&[]).await;
+    assert_eq!(tried, ["t3"]);
+    assert!(result.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_denies_one_call_does_not_cause_a_storm_of_logins() {
+    let f = fixture(&[], &[]);
+    for _ in 0..600 {
+        f.denied().await;
+        // Calls that the policy allows go on all the while.
+        assert!(f.call(&[]).await.1.is_ok());
+        sleep(SECOND).await;
+    }
+    // Replacements after about 0, 5, 15, 35, 75, 155, 315 and 615 s, each with a login after it.
+    assert!(f.script.logins() <= 17, "{}", f.script.logins());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_of_a_refused_token_is_not_used() {
+    let f = fixture(&[Step::Renewable(HOUR)], &[Step::Renewable(HOUR)]);
+    f.token().await;
+    sleep(HOUR - 4 * MINUTE).await;
+    let old = f.session.token().await.ok().unwrap();
+    yield_now().await;
+    assert_eq!(f.script.renewals(), 1);
+    f.session.shared.reject(&old);
+    assert_eq!(f.token().await, "t2");
+    assert_eq!((f.script.logins(), f.script.renewals()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_a_renewal_reaches_the_renewed_token() {
+    let f = fixture(&[Step::Renewable(HOUR)], &[Step::Renewable(HOUR)]);
+    f.token().await;
+    sleep(HOUR - 4 * MINUTE).await;
+    let old = f.session.token().await.ok().unwrap();
+    sleep(2 * SECOND).await;
+    assert_eq!(f.script.renewals(), 1);
+    f.session.shared.reject(&old);
+    assert_eq!(f.token().await, "t2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wall_clock_can_only_shorten_a_lease() {
+    let f = fixture(&[], &[]);
+    f.token().await;
+    f.clock.step_back(10 * HOUR);
+    assert_eq!(f.session.status().token_remaining, Some(HOUR - SECOND));
+    f.clock.step_forward(10 * HOUR + 2 * HOUR);
+    assert_eq!(f.state(), AuthState::Unknown);
+    f.clock.step_back(2 * HOUR);
+    assert_eq!(f.state(), AuthState::Unknown);
+    assert_eq!(f.token().await, "t2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_credential_s_end_is_known_even_if_it_is_not_used() {
+    let remaining = MINUTE;
+    let near = LoginFailure::Jwt(JwtProblem::NearExpiry {
+        remaining,
+        required: 2 * MINUTE,
+    });
+    let f = fixture(&[Step::Fail(near)], &[]);
+    let failure = f.session.token().await.err().unwrap();
+    assert_eq!(failure.outcome(), LoginOutcome::JwtNearExpiry);
+    let expires = f.session.status().credential_expires;
+    assert_eq!(expires, Some(f.clock.now() + remaining));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_task_ends_every_wait() {
+    let f = fixture(&[Step::Hang], &[]);
+    let (result, ()) = tokio::join!(f.session.token(), async {
+        yield_now().await;
+        f.task.abort();
+    });
+    assert!(matches!(result, Err(AuthFailure::Stopped)));
+}
+
+/// The service runs its calls on a server that may move them between threads.
+#[test]
+fn calls_can_move_between_threads() {
+    fn movable(future: impl Future + Send) {
+        drop(future);
+    }
+    let login = Box::new(ScriptedLogin {
+        script: Arc::default(),
+        clock: Arc::new(TestClock {
+            start: Instant::now(),
+            set: Mutex::new(UNIX_EPOCH),
+        }),
+    });
+    let clock = Arc::new(crate::clock::SystemClock);
+    let (session, task) = Session::new(SETTINGS, login, clock, Arc::new(|_| {}));
+    movable(session.call(|_| async { Ok(()) }));
+    movable(task.run());
+}
