@@ -5,6 +5,7 @@
 
 mod demo;
 mod process;
+mod test;
 mod tools;
 
 use std::error::Error as _;
@@ -17,10 +18,10 @@ use process::Error;
 const USAGE: &str = "\
 Usage: cargo xtask <command>
 
-Commands:
-  tools   Fetch the pinned test tools into target/tools and check their SHA-256
-  demo [--keep]
-          Build a release and show its main job on a real OpenBao
+  tools           Fetch the pinned test tools into target/tools and check their SHA-256
+  demo [--keep]   Build a release and show its main job on a real OpenBao
+  test [-- ARGS]  Run the whole suite and count what ran against a real OpenBao;
+                  ARGS go to `cargo test`, as in `test -- -p kms-domain -- a_name`
 ";
 
 fn main() -> ExitCode {
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
     let outcome = match (command, options) {
         ("tools", []) => tools::fetch().map(drop),
         ("demo", [] | ["--keep"]) => demo::run(options),
+        ("test", []) => test::run(&[]),
+        ("test", ["--", options @ ..]) => test::run(options),
         ("help" | "--help" | "-h", _) => return print(&mut io::stdout(), USAGE, ExitCode::SUCCESS),
         _ => return usage_error(&format!("no such command: {}", args.join(" "))),
     };
