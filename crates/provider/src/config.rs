@@ -30,7 +30,12 @@ use kms_domain::{
     fingerprint::IdentityFingerprint,
     scope::{IdentityScope, KeyName, MountPath, TransitKeyPath},
 };
-use openbao_client::endpoint::{Address, ServerName};
+use openbao_client::{
+    endpoint::{Address, ServerName},
+    login::jwt::ClaimRules,
+};
+
+use crate::state::StatePath;
 
 pub use choice::{ClientAuthMethod, LogFormat, LogLevel, NoSuchChoice};
 pub use group::GroupProblem;
@@ -59,8 +64,8 @@ pub struct Config {
     pub bootstrap: Bootstrap,
     /// Probes.
     pub status: Status,
-    /// The state file, absolute.
-    pub state_path: PathBuf,
+    /// The state file.
+    pub state_path: StatePath,
     /// How rotations are followed.
     pub rotation: Rotation,
     /// Logs.
@@ -162,21 +167,6 @@ pub struct Jwt {
     pub claims: ClaimRules,
     /// Where tokens come from.
     pub source: JwtSource,
-}
-
-/// What is required of a token before it is sent; OpenBao checks it again with the signature.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimRules {
-    /// Less time left is refused; longer than zero.
-    pub min_remaining_ttl: Duration,
-    /// Tolerated difference of clocks.
-    pub clock_skew_leeway: Duration,
-    /// `None` is not checked.
-    pub issuer: Option<String>,
-    /// One of these must be in `aud`; none is not checked.
-    pub audience: Vec<String>,
-    /// `None` is not checked.
-    pub subject: Option<String>,
 }
 
 /// Where tokens come from.

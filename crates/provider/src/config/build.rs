@@ -9,10 +9,11 @@ use kms_domain::scope::{
     ProviderName, TransitKeyPath, TransitMountId,
 };
 
+use openbao_client::login::jwt::ClaimRules;
+
 use super::{
-    Auth, Bootstrap, Cert, ClaimRules, Config, DebugCorrelation, Jwt, JwtSource, Limits, Listener,
-    LogFormat, LogLevel, Logging, Method, OAuth2, OpenBao, Pkcs11, Problem, Rotation, Server,
-    Setting, Status,
+    Auth, Bootstrap, Cert, Config, DebugCorrelation, Jwt, JwtSource, Limits, Listener, LogFormat,
+    LogLevel, Logging, Method, OAuth2, OpenBao, Pkcs11, Problem, Rotation, Server, Setting, Status,
     choice::{
         AuthMethod, CertSourceName, ClientAuthMethod, ConfigVersion, JwtSourceName, RotationMode,
     },
@@ -28,6 +29,7 @@ use super::{
     resolve::Resolver,
     values,
 };
+use crate::state::StatePath;
 
 /// The API server gives up on a KMS call after this time in the files that we generate.
 const KMS_CALL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -371,11 +373,11 @@ fn jwt(resolver: &mut Resolver, section: JwtSection) -> Option<Jwt> {
         mount_path: mount_path?,
         role: role?,
         claims: ClaimRules {
-            min_remaining_ttl: min_remaining_ttl?,
+            expected_issuer: issuer?,
+            expected_audience: audience?,
+            expected_subject: subject?,
             clock_skew_leeway: clock_skew_leeway?,
-            issuer: issuer?,
-            audience: audience?,
-            subject: subject?,
+            min_remaining: min_remaining_ttl?,
         },
         source: source?,
     })
@@ -604,15 +606,11 @@ fn status(resolver: &mut Resolver, section: StatusSection) -> Option<Status> {
     })
 }
 
-fn state_path(resolver: &mut Resolver, section: StateSection) -> Option<std::path::PathBuf> {
+fn state_path(resolver: &mut Resolver, section: StateSection) -> Option<StatePath> {
     let path = resolver.text("state.path", section.path, |text| {
-        let path = values::absolute_path(text)?;
-        if path.file_name().is_none() || text.ends_with('/') {
-            return Err(Broken::rule("must name a file"));
-        }
-        Ok(path)
+        StatePath::parse(&values::absolute_path(text)?).map_err(Broken::rule)
     })?;
-    if !path.starts_with(SERVICE_STATE_DIRECTORY) {
+    if !path.directory().starts_with(SERVICE_STATE_DIRECTORY) {
         resolver.warn(
             "state.path",
             "is outside /var/lib/openbao-kms, which the packaged service may write",

@@ -46,7 +46,10 @@ pub fn check(
             socket(&config.server.socket_path, environment),
         ),
         ("server.socketGroup", group(config)),
-        ("state.path", state(&config.state_path, environment)),
+        (
+            "state.path",
+            state(&config.state_path.document(), environment),
+        ),
     ];
     match &config.auth.method {
         Method::Jwt(jwt) => match &jwt.source {
