@@ -1,0 +1,206 @@
+//! One writer's commits: the document first, its checkpoint second, both synced; only then may a
+//! caller publish what was committed.
+//!
+//! The document goes first because a lone newer document can be repaired, while a lone newer
+//! checkpoint could not be told from a state that was rolled back.
+//!
+//! Implements the write order and the recovery of `docs/format/state-document.md`.
+
+use kms_domain::registry::{
+    anchor::{Anchor, Checkpoint},
+    document::{Document, Generation},
+};
+
+use super::{
+    Pair, StateError, StatePath,
+    disk::{Directory, Disk, DiskError},
+    lock::Lock,
+};
+
+/// The only writer of the state; dropping it releases the lock.
+pub struct StateWriter {
+    path: StatePath,
+    directory: Directory,
+    #[expect(dead_code, reason = "held until the writer is dropped")]
+    lock: Lock,
+    disk: Box<dyn Disk>,
+    found: Anchor,
+    committed: Option<Document>,
+    attempted: Option<Document>,
+}
+
+/// Why a commit did not happen. The committed document is the one from before.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// An earlier commit must be completed first, since parts of it may be on disk.
+    #[error("an earlier commit of generation {0} is not complete yet")]
+    Unfinished(Generation),
+    /// The document does not follow the committed one. Nothing was written.
+    #[error("generation {0} does not follow the committed state; nothing was written")]
+    NotTheNext(Generation),
+    /// The files cannot be read back. Nothing was written.
+    #[error("the state on disk could not be examined before the commit; nothing was written")]
+    Examine(#[source] StateError),
+    /// Something else has written the files under our lock. Nothing was written.
+    #[error(
+        "{} or its checkpoint was changed by something else while this process held the lock; \
+         nothing was written, and no newer key will be used. Restart the provider, so that it \
+         judges what is there now; do not delete either file",
+        path.document().display()
+    )]
+    Foreign {
+        /// Where.
+        path: StatePath,
+    },
+    /// The disk failed. The commit stays attempted: [`StateWriter::complete`] finishes it.
+    #[error(
+        "generation {generation} could not be stored; the state in use stays as it was and the \
+         commit will be tried again"
+    )]
+    Store {
+        /// What was to be stored.
+        generation: Generation,
+        /// The failure.
+        #[source]
+        problem: DiskError,
+    },
+}
+
+impl StateWriter {
+    pub(super) fn new(
+        path: StatePath,
+        directory: Directory,
+        lock: Lock,
+        disk: Box<dyn Disk>,
+        found: Anchor,
+        committed: Option<Document>,
+    ) -> Self {
+        Self {
+            path,
+            directory,
+            lock,
+            disk,
+            found,
+            committed,
+            attempted: None,
+        }
+    }
+
+    /// How the files agreed at the start, before this writer brought the checkpoint up to date.
+    #[must_use]
+    pub fn found(&self) -> Anchor {
+        self.found
+    }
+
+    /// The document that is durable, with its checkpoint; `None` before the first commit.
+    #[must_use]
+    pub fn committed(&self) -> Option<&Document> {
+        self.committed.as_ref()
+    }
+
+    /// Makes `next` durable and returns it as the committed document, which may now be published.
+    ///
+    /// # Errors
+    /// [`CommitError`]. After [`CommitError::Store`], and likewise if the disk could not be
+    /// examined or held something foreign, `next` stays attempted.
+    pub fn commit(&mut self, next: Document) -> Result<&Document, CommitError> {
+        if let Some(attempted) = &self.attempted {
+            return Err(CommitError::Unfinished(attempted.generation()));
+        }
+        let accepted = self.committed.as_ref().map(Checkpoint::of);
+        match Anchor::of(Some(&next), accepted.as_ref()) {
+            Ok(
+                Anchor::Behind
+                | Anchor::Missing {
+                    first_generation: true,
+                },
+            ) => self.store(next),
+            _ => Err(CommitError::NotTheNext(next.generation())),
+        }
+    }
+
+    /// Completes a commit that failed before, writing all of it again; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`CommitError`]; the commit stays attempted.
+    pub fn complete(&mut self) -> Result<Option<&Document>, CommitError> {
+        match self.attempted.take() {
+            Some(attempted) => self.store(attempted).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Checks that the disk holds exactly the committed document and its checkpoint. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`CommitError::Foreign`], also if a failed commit has left a part of itself, or
+    /// [`CommitError::Examine`].
+    pub fn confirm(&self) -> Result<(), CommitError> {
+        let expected = pair(self.committed.as_ref(), self.committed.as_ref());
+        if self.read()? == expected {
+            Ok(())
+        } else {
+            Err(self.foreign())
+        }
+    }
+
+    fn store(&mut self, next: Document) -> Result<&Document, CommitError> {
+        let outcome = self.try_store(&next);
+        if let Err(error) = outcome {
+            self.attempted = Some(next);
+            return Err(error);
+        }
+        Ok(self.committed.insert(next))
+    }
+
+    /// The disk may hold the committed pair, or what an interrupted attempt at `next` leaves of it.
+    /// Whatever else is there was put there by someone who must not be overwritten.
+    fn try_store(&mut self, next: &Document) -> Result<(), CommitError> {
+        let committed = self.committed.as_ref();
+        let ours = [
+            pair(committed, committed),
+            pair(Some(next), committed),
+            pair(Some(next), Some(next)),
+        ];
+        if !ours.contains(&self.read()?) {
+            return Err(self.foreign());
+        }
+        let checkpoint = Checkpoint::of(next);
+        let files = [
+            (self.path.document_name().to_owned(), next.encode()),
+            (self.path.checkpoint_name(), checkpoint.encode()),
+        ];
+        for (name, text) in files {
+            self.directory
+                .replace(&mut *self.disk, &name, text.as_bytes())
+                .map_err(|problem| CommitError::Store {
+                    generation: next.generation(),
+                    problem,
+                })?;
+        }
+        Ok(())
+    }
+
+    fn read(&self) -> Result<Pair, CommitError> {
+        self.directory
+            .require_in_place()
+            .map_err(StateError::Unreadable)
+            .and_then(|()| Pair::read(&self.directory, &self.path))
+            .map_err(CommitError::Examine)
+    }
+
+    fn foreign(&self) -> CommitError {
+        CommitError::Foreign {
+            path: self.path.clone(),
+        }
+    }
+}
+
+/// A document on disk beside the checkpoint of a document.
+fn pair(document: Option<&Document>, anchored: Option<&Document>) -> Pair {
+    Pair {
+        document: document.cloned(),
+        checkpoint: anchored.map(Checkpoint::of),
+    }
+}

@@ -1,0 +1,594 @@
+//! The state directory: the only place of this program that writes and renames files.
+//!
+//! Implements the file rules and the write order of `docs/format/state-document.md`. Everything is
+//! opened relative to a directory that is pinned by its descriptor, never follows a symlink, and is
+//! judged on the open descriptor, so nothing can be exchanged between check and use. Ancestors of
+//! the directory are trusted as host administration.
+//!
+//! A write that fails is left where it stopped. What is then on disk is what a crash at that point
+//! leaves, so the two need only one set of repairs.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    fs::File,
+    io::{self, Read as _, Write as _},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat},
+    io::Errno,
+    process::geteuid,
+};
+
+/// The calls of a durable write that a test cannot make fail by arranging files.
+pub trait Disk: Send {
+    /// Writes all of `bytes` at the file's position.
+    ///
+    /// # Errors
+    /// The file may then hold any part of `bytes`.
+    fn write(&mut self, file: &File, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes a file's content, or a directory's entries, survive a power loss.
+    ///
+    /// # Errors
+    /// Nothing is then known about what survives.
+    fn sync(&mut self, file: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Puts the entry `from` in place of the entry `to` of the same directory, in one step.
+    ///
+    /// # Errors
+    /// Both entries are then unchanged.
+    fn rename(&mut self, directory: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> io::Result<()>;
+}
+
+/// The disk of the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemDisk;
+
+impl Disk for SystemDisk {
+    fn write(&mut self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all(bytes)
+    }
+
+    fn sync(&mut self, file: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(rustix::fs::fsync(file)?)
+    }
+
+    fn rename(&mut self, directory: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::renameat(directory, from, directory, to)?)
+    }
+}
+
+/// Why the state directory or a file in it cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// Something exists, yet others could have put it there or changed it.
+    #[error("{} {flaw}", path.display())]
+    Unsafe {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong with it, and the remedy.
+        flaw: Flaw,
+    },
+    /// Another directory has taken the place of the one that was opened and locked.
+    #[error(
+        "the state directory {} was replaced while in use; nothing was written: restart the \
+         provider, so that it loads and locks what is there now",
+        path.display()
+    )]
+    DirectoryReplaced {
+        /// The directory's path.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("cannot {attempt} {}", path.display())]
+    System {
+        /// What was tried, as a verb.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A broken file rule, worded to follow a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// In place of the state directory.
+    #[error("is a symlink or not a directory; state.path must lie directly in a real directory")]
+    NotADirectory,
+    /// Mode `0022` of the directory.
+    #[error(
+        "has mode {0}, so that others can exchange the files in it; if they are still yours, \
+         remove write access for group and others"
+    )]
+    SharedDirectory(Octal),
+    /// A directory whose owner is not the process that wants to write in it.
+    #[error(
+        "belongs to user {owner}, yet this process runs as user {effective}; run it as the \
+         directory's owner"
+    )]
+    ForeignDirectory {
+        /// Who could exchange the files.
+        owner: u32,
+        /// The effective user.
+        effective: u32,
+    },
+    /// A symlink, directory, FIFO, socket or device in place of a file.
+    #[error("is not a regular file; it was not followed or read, find out who put it there")]
+    NotARegularFile,
+    /// More permissions than the file may have.
+    #[error(
+        "has mode {mode}, at most {most} is allowed; if its content is still yours, reduce the mode"
+    )]
+    TooOpen {
+        /// The present mode.
+        mode: Octal,
+        /// The most that is allowed.
+        most: Octal,
+    },
+    /// A file of another user.
+    #[error("belongs to user {0}, who is neither this process, root nor the directory's owner")]
+    ForeignFile(u32),
+    /// A second name somewhere else.
+    #[error("has further hard links, so that it can be changed through another name; remove those")]
+    HardLinked,
+    /// Bigger than any file this program writes.
+    #[error("is larger than {0} bytes, the most that is read; it was not written by this program")]
+    TooLarge(u64),
+}
+
+/// Permission bits, shown as `0640`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Octal(u32);
+
+impl fmt::Display for Octal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl fmt::Debug for Octal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An open directory that nobody but its owner can change.
+#[derive(Debug)]
+pub(super) struct Directory {
+    descriptor: OwnedFd,
+    path: PathBuf,
+    facts: Stat,
+}
+
+impl Directory {
+    /// Pins the directory at `path`; `None` if there is nothing.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>, DiskError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let descriptor = match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+            Ok(descriptor) => descriptor,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(flawed(path, Flaw::NotADirectory)),
+            Err(errno) => return Err(failed("open", path)(errno.into())),
+        };
+        let facts = facts_of(&descriptor, path)?;
+        let mode = Octal(facts.st_mode & 0o7777);
+        if mode.0 & 0o022 != 0 {
+            return Err(flawed(path, Flaw::SharedDirectory(mode)));
+        }
+        Ok(Some(Self {
+            descriptor,
+            path: path.to_owned(),
+            facts,
+        }))
+    }
+
+    /// Where the directory was found.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Requires that this process owns the directory, as every writer must.
+    fn require_own(&self) -> Result<(), DiskError> {
+        let (owner, effective) = (self.facts.st_uid, geteuid().as_raw());
+        if owner == effective {
+            Ok(())
+        } else {
+            let flaw = Flaw::ForeignDirectory { owner, effective };
+            Err(flawed(&self.path, flaw))
+        }
+    }
+
+    /// Requires that the path still leads to this very directory and that it is still safe.
+    pub(super) fn require_in_place(&self) -> Result<(), DiskError> {
+        match Self::open(&self.path)? {
+            Some(now)
+                if (now.facts.st_dev, now.facts.st_ino)
+                    == (self.facts.st_dev, self.facts.st_ino) =>
+            {
+                Ok(())
+            }
+            _ => Err(DiskError::DirectoryReplaced {
+                path: self.path.clone(),
+            }),
+        }
+    }
+
+    /// The content of a file of at most `limit` bytes; `None` if there is nothing.
+    pub(super) fn read(&self, name: &OsStr, limit: u64) -> Result<Option<Vec<u8>>, DiskError> {
+        let path = self.path.join(name);
+        // Without NONBLOCK, a FIFO in place of the file would stop the process here.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let descriptor = match rustix::fs::openat(&self.descriptor, name, flags, Mode::empty()) {
+            Ok(descriptor) => descriptor,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(not_opened(&path, errno)),
+        };
+        let facts = facts_of(&descriptor, &path)?;
+        let owners = [0, geteuid().as_raw(), self.facts.st_uid];
+        if let Some(flaw) = file_flaw(&facts, 0o640, &owners) {
+            return Err(flawed(&path, flaw));
+        }
+        let mut content = Vec::new();
+        File::from(descriptor)
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut content)
+            .map_err(failed("read", &path))?;
+        if u64::try_from(content.len()).is_ok_and(|length| length <= limit) {
+            Ok(Some(content))
+        } else {
+            Err(flawed(&path, Flaw::TooLarge(limit)))
+        }
+    }
+
+    /// Replaces a file as a whole and durably: on success the new content survives a power loss,
+    /// on failure the name still leads to the old content or already to all of the new.
+    pub(super) fn replace(
+        &self,
+        disk: &mut dyn Disk,
+        name: &OsStr,
+        content: &[u8],
+    ) -> Result<(), DiskError> {
+        self.require_in_place()?;
+        let path = self.path.join(name);
+        match rustix::fs::statat(&self.descriptor, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(facts) if is_regular(&facts) => {}
+            Ok(_) => return Err(flawed(&path, Flaw::NotARegularFile)),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed("examine", &path)(errno.into())),
+        }
+
+        let temporary = temporary_name(name);
+        let temporary_path = self.path.join(&temporary);
+        match rustix::fs::unlinkat(&self.descriptor, &temporary, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed("remove the stale", &temporary_path)(errno.into())),
+        }
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o640);
+        let file = rustix::fs::openat(&self.descriptor, &temporary, flags, mode)
+            .map(File::from)
+            .map_err(|errno| failed("create", &temporary_path)(errno.into()))?;
+        disk.write(&file, content)
+            .map_err(failed("write", &temporary_path))?;
+        // The process umask has taken bits from the mode given at creation.
+        rustix::fs::fchmod(&file, mode)
+            .map_err(|errno| failed("set the mode of", &temporary_path)(errno.into()))?;
+        disk.sync(file.as_fd())
+            .map_err(failed("sync", &temporary_path))?;
+        drop(file);
+
+        disk.rename(self.descriptor.as_fd(), &temporary, name)
+            .map_err(failed("put the new content in place of", &path))?;
+        disk.sync(self.descriptor.as_fd())
+            .map_err(failed("sync the directory", &self.path))
+    }
+
+    /// Opens the lock file, creating it if it is absent.
+    pub(super) fn open_lock(&self, name: &OsStr) -> Result<OwnedFd, DiskError> {
+        self.require_own()?;
+        let path = self.path.join(name);
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let descriptor =
+            rustix::fs::openat(&self.descriptor, name, flags, Mode::from_raw_mode(0o600))
+                .map_err(|errno| not_opened(&path, errno))?;
+        let facts = facts_of(&descriptor, &path)?;
+        match file_flaw(&facts, 0o700, &[geteuid().as_raw()]) {
+            Some(flaw) => Err(flawed(&path, flaw)),
+            None => Ok(descriptor),
+        }
+    }
+}
+
+/// `.<name>.tmp`
+fn temporary_name(name: &OsStr) -> OsString {
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(".tmp");
+    temporary
+}
+
+/// The first file rule that is broken: regular, no permission beyond `most`, one of `owners`, one
+/// link. A directory's owner can exchange every file in it, so that owning a file adds no power.
+fn file_flaw(facts: &Stat, most: u32, owners: &[u32]) -> Option<Flaw> {
+    let mode = facts.st_mode & 0o7777;
+    if !is_regular(facts) {
+        Some(Flaw::NotARegularFile)
+    } else if mode & 0o777 & !most != 0 {
+        Some(Flaw::TooOpen {
+            mode: Octal(mode),
+            most: Octal(most),
+        })
+    } else if !owners.contains(&facts.st_uid) {
+        Some(Flaw::ForeignFile(facts.st_uid))
+    } else if facts.st_nlink != 1 {
+        Some(Flaw::HardLinked)
+    } else {
+        None
+    }
+}
+
+fn is_regular(facts: &Stat) -> bool {
+    FileType::from_raw_mode(facts.st_mode) == FileType::RegularFile
+}
+
+fn facts_of(descriptor: &OwnedFd, path: &Path) -> Result<Stat, DiskError> {
+    rustix::fs::fstat(descriptor).map_err(|errno| failed("examine", path)(errno.into()))
+}
+
+/// A symlink, a socket and (for writing) a directory cannot even be opened.
+fn not_opened(path: &Path, errno: Errno) -> DiskError {
+    match errno {
+        Errno::LOOP | Errno::NXIO | Errno::ISDIR => flawed(path, Flaw::NotARegularFile),
+        other => failed("open", path)(other.into()),
+    }
+}
+
+fn flawed(path: &Path, flaw: Flaw) -> DiskError {
+    DiskError::Unsafe {
+        path: path.to_owned(),
+        flaw,
+    }
+}
+
+fn failed(attempt: &'static str, path: &Path) -> impl Fn(io::Error) -> DiskError {
+    move |source| DiskError::System {
+        attempt,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::{
+            fs::{PermissionsExt as _, chown, symlink},
+            net::UnixListener,
+        },
+    };
+
+    use tempfile::{TempDir, tempdir};
+
+    use super::*;
+
+    const NAME: &str = "state.json";
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn open(path: &Path) -> Directory {
+        Directory::open(path).unwrap().unwrap()
+    }
+
+    /// A private directory with one good file in it.
+    fn with_file(content: &str) -> (TempDir, PathBuf) {
+        let directory = tempdir().unwrap();
+        let file = directory.path().join(NAME);
+        open(directory.path())
+            .replace(&mut SystemDisk, OsStr::new(NAME), content.as_bytes())
+            .unwrap();
+        (directory, file)
+    }
+
+    fn read(directory: &TempDir) -> Result<Option<Vec<u8>>, DiskError> {
+        open(directory.path()).read(OsStr::new(NAME), 16)
+    }
+
+    #[track_caller]
+    fn assert_flaw<T: fmt::Debug>(outcome: Result<T, DiskError>, path: &Path, expected: Flaw) {
+        match outcome {
+            Err(DiskError::Unsafe { path: named, flaw }) => {
+                assert_eq!((named.as_path(), flaw), (path, expected));
+            }
+            other => panic!("expected {expected:?}, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_missing_directory_or_file_is_absent_and_not_an_error() {
+        let directory = tempdir().unwrap();
+        assert!(
+            Directory::open(&directory.path().join("none"))
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(read(&directory).unwrap(), None);
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_is_refused() {
+        let directory = tempdir().unwrap();
+        for mode in [0o700, 0o750, 0o755, 0o2750] {
+            set_mode(directory.path(), mode);
+            open(directory.path());
+        }
+        for mode in [0o720, 0o702, 0o777, 0o1777] {
+            set_mode(directory.path(), mode);
+            let flaw = Flaw::SharedDirectory(Octal(mode));
+            assert_flaw(Directory::open(directory.path()), directory.path(), flaw);
+        }
+    }
+
+    #[test]
+    fn a_symlink_or_file_in_place_of_the_directory_is_refused() {
+        let (directory, file) = with_file("x");
+        let link = directory.path().join("link");
+        symlink(directory.path(), &link).unwrap();
+        for path in [&link, &file] {
+            assert_flaw(Directory::open(path), path, Flaw::NotADirectory);
+        }
+    }
+
+    #[test]
+    fn only_modes_within_0640_are_read() {
+        let (directory, file) = with_file("x");
+        for mode in [0o640, 0o600, 0o440, 0o400] {
+            set_mode(&file, mode);
+            assert_eq!(read(&directory).unwrap().unwrap(), b"x");
+        }
+        for bit in [0o100, 0o020, 0o010, 0o004, 0o002, 0o001] {
+            set_mode(&file, 0o640 | bit);
+            let flaw = Flaw::TooOpen {
+                mode: Octal(0o640 | bit),
+                most: Octal(0o640),
+            };
+            assert_flaw(read(&directory), &file, flaw);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_regular_file_is_neither_followed_nor_waited_for() {
+        let (directory, file) = with_file("x");
+        let elsewhere = directory.path().join("elsewhere");
+        rustix::fs::rename(&file, &elsewhere).unwrap();
+
+        symlink(&elsewhere, &file).unwrap();
+        assert_not_regular(&directory, &file);
+        fs::remove_file(&file).unwrap();
+
+        fs::create_dir(&file).unwrap();
+        assert_not_regular(&directory, &file);
+        fs::remove_dir(&file).unwrap();
+
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(CWD, &file, FileType::Fifo, mode, 0).unwrap();
+        assert_not_regular(&directory, &file);
+        fs::remove_file(&file).unwrap();
+
+        let _listener = UnixListener::bind(&file).unwrap();
+        assert_not_regular(&directory, &file);
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"x");
+    }
+
+    #[track_caller]
+    fn assert_not_regular(directory: &TempDir, file: &Path) {
+        let name = OsStr::new(NAME);
+        let pinned = open(directory.path());
+        assert_flaw(pinned.read(name, 16), file, Flaw::NotARegularFile);
+        assert_flaw(pinned.open_lock(name), file, Flaw::NotARegularFile);
+        assert_flaw(
+            pinned.replace(&mut SystemDisk, name, b"new"),
+            file,
+            Flaw::NotARegularFile,
+        );
+    }
+
+    #[test]
+    fn a_second_hard_link_is_refused() {
+        let (directory, file) = with_file("x");
+        fs::hard_link(&file, directory.path().join("other-name")).unwrap();
+        assert_flaw(read(&directory), &file, Flaw::HardLinked);
+        set_mode(&file, 0o600);
+        let lock = open(directory.path()).open_lock(OsStr::new(NAME));
+        assert_flaw(lock, &file, Flaw::HardLinked);
+    }
+
+    #[test]
+    fn a_file_beyond_the_limit_is_refused() {
+        let (directory, file) = with_file("sixteen bytes...");
+        assert_eq!(read(&directory).unwrap().unwrap().len(), 16);
+        let mut appended = File::options().append(true).open(&file).unwrap();
+        appended.write_all(b".").unwrap();
+        assert_flaw(read(&directory), &file, Flaw::TooLarge(16));
+    }
+
+    #[test]
+    fn a_file_belongs_to_the_process_root_or_the_owner_of_the_directory() {
+        let (directory, file) = with_file("x");
+        let facts = rustix::fs::stat(&file).unwrap();
+        let owner = facts.st_uid;
+        assert_eq!(file_flaw(&facts, 0o640, &[0, owner]), None);
+        assert_eq!(
+            file_flaw(&facts, 0o640, &[owner + 1, owner + 2]),
+            Some(Flaw::ForeignFile(owner))
+        );
+
+        // Only root can give a file away; for anyone else the rule above is all there is to see.
+        let stranger = 61_234;
+        if !geteuid().is_root() {
+            chown(&file, Some(stranger), None).unwrap_err();
+            return;
+        }
+        chown(&file, Some(stranger), None).unwrap();
+        assert_flaw(read(&directory), &file, Flaw::ForeignFile(stranger));
+        chown(directory.path(), Some(stranger), None).unwrap();
+        assert_eq!(read(&directory).unwrap().unwrap(), b"x");
+        let foreign = Flaw::ForeignDirectory {
+            owner: stranger,
+            effective: 0,
+        };
+        let lock = open(directory.path()).open_lock(OsStr::new("lock"));
+        assert_flaw(lock, directory.path(), foreign);
+    }
+
+    #[test]
+    fn a_replaced_file_is_new_whole_and_readable_by_the_group() {
+        let (directory, file) = with_file("old");
+        let stale = directory.path().join(".state.json.tmp");
+        symlink(&file, &stale).unwrap();
+        let before = rustix::fs::stat(&file).unwrap().st_ino;
+
+        let pinned = open(directory.path());
+        pinned
+            .replace(&mut SystemDisk, OsStr::new(NAME), b"new")
+            .unwrap();
+
+        let after = rustix::fs::stat(&file).unwrap();
+        assert_ne!(after.st_ino, before);
+        assert_eq!(after.st_mode & 0o7777, 0o640);
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&stale).is_err());
+    }
+
+    #[test]
+    fn nothing_is_written_after_the_directory_was_exchanged() {
+        let (parent, name) = (tempdir().unwrap(), OsStr::new(NAME));
+        let path = parent.path().join("state");
+        fs::create_dir(&path).unwrap();
+        set_mode(&path, 0o700);
+        let pinned = open(&path);
+        let aside = parent.path().join("aside");
+        rustix::fs::rename(&path, &aside).unwrap();
+
+        let refused = pinned.replace(&mut SystemDisk, name, b"x");
+        assert!(matches!(refused, Err(DiskError::DirectoryReplaced { .. })));
+        fs::create_dir(&path).unwrap();
+        set_mode(&path, 0o700);
+        let refused = pinned.replace(&mut SystemDisk, name, b"x");
+        assert!(matches!(refused, Err(DiskError::DirectoryReplaced { .. })));
+        for directory in [path, aside] {
+            assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
+        }
+    }
+}
