@@ -50,6 +50,7 @@ struct Cli {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Configuration")]
 struct GlobalFlags {
     /// Configuration file [env: BAO_KMS_PROVIDER_CONFIG] [default: /etc/openbao-kms/config.yaml]
     #[arg(long, global = true, value_name = "PATH")]
@@ -163,13 +164,13 @@ impl From<GlobalFlags> for Flags {
     }
 }
 
-/// Help and version are results; everything else is a usage error.
+/// Help and version are results; everything else is a usage error, which may be coloured.
 fn show(answer: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     let text = answer.render();
     let (exit, written) = if answer.use_stderr() {
         (Exit::Usage, write!(err, "{}", text.ansi()))
     } else {
-        (Exit::Success, write!(out, "{}", text.ansi()))
+        (Exit::Success, write!(out, "{text}"))
     };
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Unclassified,

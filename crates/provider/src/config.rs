@@ -315,7 +315,7 @@ pub enum LoadError {
         reason: String,
     },
     /// Keys or values are wrong.
-    #[error("the configuration file {} has {} problem(s)", path.display(), problems.len())]
+    #[error("the configuration file {} is invalid; problems: {}", path.display(), problems.len())]
     Invalid {
         /// The file.
         path: PathBuf,

@@ -94,7 +94,9 @@ impl Options {
                 _ = interrupted => {}
             }
         };
-        let ready = || { let _sent = ready.send(()); };
+        let ready = || {
+            let _sent = ready.send(());
+        };
         let serving = serve(&lab.loaded.config, MissingCheckpoint::Refuse, ready, stop);
         let trying = async {
             let tried = match is_ready.await {

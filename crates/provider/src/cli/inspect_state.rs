@@ -132,8 +132,11 @@ fn pair_check(path: &StatePath, stored: Result<&Stored, &dyn Error>) -> Check {
     const ID: &str = "registry.state";
     const TITLE: &str = "State and checkpoint";
     match stored.map(|stored| stored.anchor) {
-        Err(error) => Check::fail(ID, TITLE, chain(error))
-            .impact("the provider does not start with this state, nor change it"),
+        // The outer error tells the consequence, its causes the rule that is broken.
+        Err(error) => match error.source() {
+            Some(cause) => Check::fail(ID, TITLE, chain(cause)).impact(error.to_string()),
+            None => Check::fail(ID, TITLE, error.to_string()),
+        },
         Ok(Anchor::Absent) => Check::fail(
             ID,
             TITLE,
