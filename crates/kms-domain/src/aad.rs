@@ -69,3 +69,55 @@ struct Version1<'a> {
     key_id_hash: &'a str,
     key_version: &'a str,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{self, vectors};
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Vectors {
+        status_probe: String,
+        texts: Vec<Text>,
+    }
+
+    #[derive(Deserialize)]
+    struct Text {
+        claim: String,
+        text: String,
+        base64: String,
+    }
+
+    #[test]
+    fn every_vector_is_built_byte_for_byte() {
+        let expected: Vectors = vectors!("associated_data.json");
+        for Text {
+            claim,
+            text,
+            base64,
+        } in expected.texts
+        {
+            let built = AssociatedData::for_key(&vectors::key(&claim));
+            assert_eq!(
+                std::str::from_utf8(built.as_bytes()),
+                Ok(text.as_str()),
+                "{claim}"
+            );
+            assert_eq!(STANDARD.encode(built.as_bytes()), base64, "{claim}");
+        }
+        assert_eq!(
+            AssociatedData::status_probe().as_bytes(),
+            expected.status_probe.as_bytes()
+        );
+        assert_eq!(expected.status_probe.len(), 38);
+    }
+
+    #[test]
+    fn it_is_not_shown() {
+        let built = AssociatedData::for_key(&vectors::key("golden, no namespace"));
+        assert_eq!(format!("{built:?}"), "AssociatedData(..)");
+    }
+}

@@ -212,3 +212,143 @@ fn is_dns_name(key: &str) -> bool {
     };
     key.len() <= 253 && key.contains('.') && key.split('.').all(label)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{self, vectors};
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    type Set = BTreeMap<String, String>;
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Vectors {
+        plugin_version: String,
+        written: BTreeMap<String, Set>,
+        read: Vec<Edit>,
+    }
+
+    #[derive(Deserialize)]
+    struct Edit {
+        claim: String,
+        against: String,
+        set: Set,
+        remove: Vec<String>,
+        result: String,
+    }
+
+    fn read(set: &Set) -> Result<Annotations, AnnotationsInvalid> {
+        Annotations::parse(
+            set.iter()
+                .map(|(key, value)| (key.as_str(), value.as_bytes())),
+        )
+    }
+
+    fn written(annotations: &Annotations) -> Set {
+        let entries = annotations.entries().into_iter();
+        entries
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect()
+    }
+
+    #[test]
+    fn every_vector_is_written() {
+        let vectors: Vectors = vectors!("annotations.json");
+        let plugin_version = PluginVersion::new(&vectors.plugin_version).unwrap();
+        for (claim, set) in vectors.written {
+            let annotations = Annotations::for_key(&vectors::key(&claim), &plugin_version);
+            assert_eq!(written(&annotations), set, "{claim}");
+        }
+    }
+
+    #[test]
+    fn every_edit_has_its_result() {
+        let vectors: Vectors = vectors!("annotations.json");
+        for edit in vectors.read {
+            let mut set = vectors.written[&edit.against].clone();
+            set.retain(|key, _| !edit.remove.contains(key));
+            set.extend(edit.set);
+            let result = match read(&set) {
+                Err(_) => "annotation_invalid",
+                Ok(annotations) => match annotations.require_match(&vectors::key(&edit.against)) {
+                    Err(_) => "aad_mismatch",
+                    Ok(()) => "accepted",
+                },
+            };
+            assert_eq!(result, edit.result, "{}", edit.claim);
+        }
+    }
+
+    #[test]
+    fn rules_are_checked_in_their_order() {
+        let vectors: Vectors = vectors!("annotations.json");
+        let golden = &vectors.written["golden, no namespace"];
+        let mut set = Set::new();
+        let mut problems = Vec::new();
+        // Each step repairs what the step before complained of, and breaks nothing else.
+        let mut step = |set: &mut Set, key: &str, value: Option<&str>| {
+            problems.push(read(set).unwrap_err());
+            let value = value.map_or_else(|| golden[key].clone(), str::to_owned);
+            set.insert(key.to_owned(), value);
+        };
+        step(&mut set, AAD_VERSION, Some("v2"));
+        step(&mut set, PROVIDER, Some("other"));
+        step(&mut set, PROVIDER, None);
+        step(&mut set, KEY_ID_HASH, None);
+        step(&mut set, TRANSIT_MOUNT_HASH, Some("x"));
+        step(&mut set, TRANSIT_MOUNT_HASH, None);
+        step(&mut set, TRANSIT_KEY_HASH, None);
+        step(&mut set, TRANSIT_KEY_VERSION, Some("03"));
+        step(&mut set, TRANSIT_KEY_VERSION, None);
+        step(&mut set, PLUGIN_VERSION, Some(""));
+        step(&mut set, PLUGIN_VERSION, None);
+        step(&mut set, AAD_VERSION, None);
+        assert!(read(&set).is_ok());
+        assert_eq!(
+            problems,
+            [
+                AnnotationsInvalid::Empty,
+                AnnotationsInvalid::Missing(PROVIDER),
+                AnnotationsInvalid::OtherProvider,
+                AnnotationsInvalid::Missing(KEY_ID_HASH),
+                AnnotationsInvalid::Missing(TRANSIT_MOUNT_HASH),
+                AnnotationsInvalid::MalformedHash(TRANSIT_MOUNT_HASH),
+                AnnotationsInvalid::Missing(TRANSIT_KEY_HASH),
+                AnnotationsInvalid::Missing(TRANSIT_KEY_VERSION),
+                AnnotationsInvalid::MalformedVersion,
+                AnnotationsInvalid::Missing(PLUGIN_VERSION),
+                AnnotationsInvalid::EmptyPluginVersion,
+                AnnotationsInvalid::UnsupportedAadVersion,
+            ]
+        );
+        set.insert("no/dns".to_owned(), String::new());
+        assert_eq!(read(&set), Err(AnnotationsInvalid::MalformedKey));
+        let not_utf8 = [("x.example.org", &b"\xff"[..])];
+        assert_eq!(
+            Annotations::parse(not_utf8),
+            Err(AnnotationsInvalid::NotUtf8)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_and_matches_its_own_key_only(
+            key in vectors::any_key(),
+            other in vectors::any_key(),
+            plugin_version in ".+",
+        ) {
+            let plugin_version = PluginVersion::new(&plugin_version).unwrap();
+            let annotations = Annotations::for_key(&key, &plugin_version);
+            prop_assert_eq!(&read(&written(&annotations)).unwrap(), &annotations);
+            prop_assert_eq!(annotations.require_match(&key), Ok(()));
+            prop_assert_eq!(annotations.require_match(&other).is_ok(), key == other);
+        }
+
+        #[test]
+        fn hostile_sets_never_panic(set in proptest::collection::btree_map(".*", ".*", 0..4)) {
+            prop_assert!(read(&set).is_err());
+        }
+    }
+}

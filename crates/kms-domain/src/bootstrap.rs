@@ -56,3 +56,38 @@ pub fn bootstrap(
         Registry::first(key, now),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors;
+
+    #[test]
+    fn a_key_at_version_1_gives_the_first_document() {
+        let scope = vectors::golden_scope();
+        let path = vectors::path("transit", "kubernetes-etcd");
+        let profile = vectors::profile(&[(1, 1_700_000_060)], 0, 1);
+        let made = bootstrap(&profile, &scope, &path, 1_700_000_000).unwrap();
+        assert_eq!(made.fingerprint(), &IdentityFingerprint::of(&scope, &path));
+        // But for its placeholder fingerprint and hash, this is the first vector.
+        let file: serde_json::Value = vectors::vectors!("state.json");
+        let initial = file["pairs"][0]["state"].as_str().unwrap();
+        let (made_text, initial) = (made.encode(), Document::decode(initial.as_bytes()).unwrap());
+        assert_eq!(
+            made_text
+                .replace(made.fingerprint().as_str(), initial.fingerprint().as_str())
+                .replace(made.hash().as_str(), initial.hash().as_str()),
+            initial.encode()
+        );
+        assert_eq!(Document::decode(made_text.as_bytes()).unwrap(), made);
+    }
+
+    #[test]
+    fn a_rotated_key_gives_no_state() {
+        let scope = vectors::golden_scope();
+        let path = vectors::path("transit", "kubernetes-etcd");
+        let profile = vectors::profile(&[(1, 60), (2, 120)], 0, 1);
+        let denied = bootstrap(&profile, &scope, &path, 1).unwrap_err();
+        assert_eq!(denied.latest, vectors::version(2));
+    }
+}

@@ -1,5 +1,5 @@
 //! Texts that carry one SHA-256 digest: an optional prefix, then base64url without padding.
-//! Implements `docs/format/key-id.md` section 2.
+//! Implements the notation at the head of `docs/format/key-id.md`.
 //!
 //! 32 bytes leave two unused bits in the last of the 43 characters. Only the spelling with zero
 //! bits is accepted, so one digest has one text and texts are compared as they are.

@@ -158,3 +158,74 @@ struct Material<'a> {
     transit_mount_path: &'a str,
     transit_key_name: &'a str,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{self, ScopeVector, vectors};
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    struct Vectors {
+        fingerprints: Vec<Vector>,
+        malformed: Vec<String>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Vector {
+        claim: String,
+        scope: ScopeVector,
+        mount_path: String,
+        key_name: String,
+        fingerprint: String,
+    }
+
+    #[test]
+    fn every_vector_is_computed() {
+        let vectors: Vectors = vectors!("fingerprint.json");
+        for vector in vectors.fingerprints {
+            let path = vectors::path(&vector.mount_path, &vector.key_name);
+            let fingerprint = IdentityFingerprint::of(&vector.scope.scope(), &path);
+            assert_eq!(fingerprint.as_str(), vector.fingerprint, "{}", vector.claim);
+            assert_eq!(
+                IdentityFingerprint::parse(&vector.fingerprint),
+                Ok(fingerprint)
+            );
+        }
+        for text in vectors.malformed {
+            assert!(IdentityFingerprint::parse(&text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_difference_from_the_configuration_is_named() {
+        let scope = vectors::golden_scope();
+        let path = vectors::path("transit", "kubernetes-etcd");
+        let registry = vectors::registry(&[(1, crate::registry::RecordState::Active)]);
+        let document = Document::first(IdentityFingerprint::of(&scope, &path), registry);
+        assert_eq!(require_identity(&document, &scope, &path), Ok(()));
+
+        let mut other = vectors::key("with a namespace").scope().identity().clone();
+        other.cluster_id = crate::scope::ClusterId::parse("workload-b").unwrap();
+        let difference = require_identity(&document, &other, &path).unwrap_err();
+        assert_eq!(
+            difference.to_string(),
+            "the state document belongs to another configuration: \
+             transit.keyIdScope.clusterId is \"workload-b\", but the document was made with \
+             \"workload-a\"; openbao.namespace is \"admin/workload-a\", but the document was made \
+             with \"\""
+        );
+
+        for moved in [
+            vectors::path("transit2", "kubernetes-etcd"),
+            vectors::path("transit", "kubernetes-etcd-2"),
+        ] {
+            let difference = require_identity(&document, &scope, &moved).unwrap_err();
+            assert!(matches!(
+                difference.differences(),
+                [IdentityDifference::KeyPath { .. }]
+            ));
+        }
+    }
+}

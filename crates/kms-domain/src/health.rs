@@ -253,3 +253,97 @@ impl From<DeepFailure> for Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{registry::RecordState, vectors};
+
+    const GOOD: (MetadataOutcome, DeepOutcome) = (MetadataOutcome::Verified, DeepOutcome::Passed);
+
+    fn reasons(
+        loaded: bool,
+        freshness: Freshness,
+        (metadata, deep): (MetadataOutcome, DeepOutcome),
+    ) -> Vec<&'static str> {
+        let registry = vectors::registry(&[(2, RecordState::Active), (1, RecordState::Retired)]);
+        match assess(loaded.then_some(&registry), freshness, metadata, deep) {
+            Health::Healthy(active) => {
+                assert_eq!(active.key(), &**registry.active());
+                Vec::new()
+            }
+            Health::Unhealthy(reasons) => reasons
+                .as_slice()
+                .iter()
+                .map(|reason| reason.code())
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn only_all_conditions_together_are_healthy() {
+        use Freshness::{Fresh, Stale};
+        let unverified = (MetadataOutcome::Unverified, DeepOutcome::Pending);
+        assert!(reasons(true, Fresh, GOOD).is_empty());
+        assert_eq!(reasons(false, Fresh, GOOD), ["state_unavailable"]);
+        assert_eq!(reasons(true, Stale, GOOD), ["status_stale"]);
+        assert_eq!(
+            reasons(false, Stale, unverified),
+            [
+                "state_unavailable",
+                "status_stale",
+                "metadata_unverified",
+                "deep_probe_pending"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_failure_is_unhealthy_with_its_code() {
+        use MetadataFailure as M;
+        for (failure, code) in [
+            (M::StateUnavailable, "state_unavailable"),
+            (M::UpsertCheckFailed, "upsert_check_failed"),
+            (M::UpsertAllowed, "upsert_allowed"),
+            (M::MetadataReadFailed, "metadata_read_failed"),
+            (M::ProfileInvalid, "profile_invalid"),
+            (M::VersionRollback, "version_rollback"),
+            (M::StateSaveFailed, "state_save_failed"),
+            (M::StatePublishFailed, "state_publish_failed"),
+            (M::EncryptionBlocked, "encryption_blocked"),
+            (M::CircuitBreakerOpen, "circuit_breaker_open"),
+            (M::ProbeFailed, "probe_failed"),
+        ] {
+            let outcome = (MetadataOutcome::Failed(failure), DeepOutcome::Passed);
+            assert_eq!(reasons(true, Freshness::Fresh, outcome), [code]);
+        }
+        for (failure, code) in [
+            (DeepFailure::Failed, "deep_probe_failed"),
+            (DeepFailure::Invalid, "deep_probe_invalid"),
+            (DeepFailure::CircuitBreakerOpen, "circuit_breaker_open"),
+        ] {
+            let outcome = (MetadataOutcome::Verified, DeepOutcome::Failed(failure));
+            assert_eq!(reasons(true, Freshness::Fresh, outcome), [code]);
+        }
+    }
+
+    #[test]
+    fn a_reason_is_given_once() {
+        let open = (
+            MetadataOutcome::Failed(MetadataFailure::CircuitBreakerOpen),
+            DeepOutcome::Failed(DeepFailure::CircuitBreakerOpen),
+        );
+        assert_eq!(
+            reasons(true, Freshness::Fresh, open),
+            ["circuit_breaker_open"]
+        );
+        let no_state = (
+            MetadataOutcome::Failed(MetadataFailure::StateUnavailable),
+            DeepOutcome::Pending,
+        );
+        assert_eq!(
+            reasons(false, Freshness::Fresh, no_state),
+            ["state_unavailable", "deep_probe_pending"]
+        );
+    }
+}

@@ -48,3 +48,52 @@ impl KeyId {
         TextHash::of(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        scope::{ClusterId, Namespace, ProviderName, TransitMountId},
+        vectors,
+    };
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_vector_is_derived_and_read() {
+        for vector in vectors::key_ids().keys {
+            let key = vector.key();
+            assert_eq!(key.id().as_str(), vector.key_id, "{}", vector.claim);
+            assert_eq!(key.id_hash().as_str(), vector.key_id_hash);
+            assert_eq!(KeyId::parse(&vector.key_id).as_ref(), Ok(key.id()));
+        }
+    }
+
+    #[test]
+    fn a_malformed_key_id_is_refused() {
+        for case in vectors::key_ids().malformed {
+            assert!(KeyId::parse(&case.text).is_err(), "{}", case.claim);
+        }
+    }
+
+    #[test]
+    fn a_character_that_moves_to_the_next_name_changes_the_key_id() {
+        let with = |provider, cluster, namespace: Option<&str>, mount| {
+            let mut scope = vectors::golden_scope();
+            scope.provider_name = ProviderName::parse(provider).unwrap();
+            scope.cluster_id = ClusterId::parse(cluster).unwrap();
+            scope.openbao_namespace = namespace.map(|text| Namespace::parse(text).unwrap());
+            scope.transit_mount_id = TransitMountId::parse(mount).unwrap();
+            KeyId::derive(&scope, vectors::version(3), vectors::created_at(1))
+        };
+        assert_ne!(with("ab", "c", None, "m"), with("a", "bc", None, "m"));
+        assert_ne!(with("a", "c", Some("n"), "m"), with("a", "c", None, "nm"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_printed_key_id_is_read_back(key in vectors::any_key()) {
+            prop_assert_eq!(&KeyId::parse(key.id().as_str()).unwrap(), key.id());
+            prop_assert_eq!(key.id().as_str().len(), 48);
+        }
+    }
+}

@@ -27,6 +27,8 @@
 //! - A state document that was changed in any way but its white space is refused:
 //!   [`registry::document::Document::decode`].
 
+#![warn(clippy::wildcard_enum_match_arm)] // A new state must be thought about everywhere.
+
 pub mod aad;
 pub mod annotations;
 pub mod bootstrap;
@@ -42,3 +44,5 @@ pub mod prepare;
 pub mod registry;
 pub mod scope;
 pub mod transit;
+#[cfg(test)]
+mod vectors;

@@ -51,7 +51,15 @@ pub enum DecryptRefused {
     },
 }
 
-/// Everything of one encryption comes from one key.
+/// Everything of one encryption comes from one key, and that key is the active one:
+///
+/// ```compile_fail,E0308
+/// use kms_domain::{annotations::PluginVersion, prepare::prepare_encrypt, registry::DecryptKey};
+///
+/// fn encrypt_with_a_retired_key(retired: &DecryptKey, plugin_version: &PluginVersion) {
+///     prepare_encrypt(retired, plugin_version);
+/// }
+/// ```
 #[must_use]
 pub fn prepare_encrypt(active: &ActiveKey, plugin_version: &PluginVersion) -> PreparedEncrypt {
     let key = active.key();
@@ -84,4 +92,64 @@ pub fn prepare_decrypt(
         ciphertext,
         associated_data: AssociatedData::for_key(key),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        health::{DeepOutcome, Freshness, Health, MetadataOutcome, assess},
+        registry::{Lookup, RecordState, Registry},
+        vectors,
+    };
+
+    fn encrypt(registry: &Registry) -> PreparedEncrypt {
+        let (fresh, verified) = (Freshness::Fresh, MetadataOutcome::Verified);
+        let Health::Healthy(active) = assess(Some(registry), fresh, verified, DeepOutcome::Passed)
+        else {
+            panic!("unhealthy")
+        };
+        prepare_encrypt(&active, &PluginVersion::new("v1").unwrap())
+    }
+
+    fn decrypt_key(registry: &Registry, key_id: &KeyId) -> DecryptKey {
+        match registry.lookup(key_id) {
+            Lookup::Known(key) => key,
+            Lookup::Withdrawn | Lookup::Unknown => panic!("{key_id} does not decrypt"),
+        }
+    }
+
+    fn ciphertext(version: u64) -> TransitCiphertext {
+        TransitCiphertext::parse(format!("vault:v{version}:AAEC").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn decrypt_authenticates_what_encrypt_did_also_after_retirement() {
+        let before = vectors::registry(&[(1, RecordState::Active)]);
+        let after = vectors::registry(&[(2, RecordState::Active), (1, RecordState::Retired)]);
+        let encrypted = encrypt(&before);
+        assert_eq!(encrypted.version, vectors::version(1));
+        let key = decrypt_key(&after, &encrypted.key_id);
+        let decrypted = prepare_decrypt(&key, &encrypted.annotations, ciphertext(1)).unwrap();
+        assert_eq!(decrypted.associated_data, encrypted.associated_data);
+        assert_eq!(decrypted.ciphertext, ciphertext(1));
+    }
+
+    #[test]
+    fn annotations_or_ciphertext_of_another_version_are_refused() {
+        let registry = vectors::registry(&[(2, RecordState::Active), (1, RecordState::Retired)]);
+        let encrypted = encrypt(&registry);
+        let own = decrypt_key(&registry, &encrypted.key_id);
+        assert_eq!(
+            prepare_decrypt(&own, &encrypted.annotations, ciphertext(1)).unwrap_err(),
+            DecryptRefused::CiphertextVersion {
+                found: vectors::version(1),
+                expected: vectors::version(2),
+            }
+        );
+        let first = registry.records()[1].key.id();
+        let other = decrypt_key(&registry, first);
+        let refused = prepare_decrypt(&other, &encrypted.annotations, ciphertext(1)).unwrap_err();
+        assert!(matches!(refused, DecryptRefused::Annotations(_)));
+    }
 }

@@ -321,3 +321,42 @@ fn only(
         (first, _) => Ok(first),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors;
+
+    #[test]
+    fn only_retained_versions_decrypt() {
+        let registry = vectors::registry(&[
+            (5, RecordState::Pending),
+            (4, RecordState::Active),
+            (3, RecordState::Retired),
+            (2, RecordState::Removed),
+            (1, RecordState::Rejected),
+        ]);
+        for record in registry.records() {
+            let lookup = registry.lookup(record.key.id());
+            match record.state {
+                RecordState::Active | RecordState::Pending | RecordState::Retired => {
+                    let Lookup::Known(found) = lookup else {
+                        panic!("{record:?} gave {lookup:?}")
+                    };
+                    assert_eq!(found.key(), &*record.key);
+                }
+                RecordState::Removed | RecordState::Rejected => {
+                    assert_eq!(lookup, Lookup::Withdrawn);
+                }
+            }
+        }
+        let foreign = vectors::key("with a namespace");
+        assert_eq!(registry.lookup(foreign.id()), Lookup::Unknown);
+        assert_eq!(registry.active().version(), vectors::version(4));
+        assert_eq!(
+            registry.pending().map(|record| record.key.version()),
+            Some(vectors::version(5))
+        );
+        assert_eq!(registry.retained().count(), 3);
+    }
+}

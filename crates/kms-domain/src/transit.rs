@@ -2,11 +2,13 @@
 
 use std::{fmt, num::NonZeroU64};
 
+mod coverage;
 mod metadata;
 mod profile;
 
+pub use coverage::{RegistryConflict, VersionProblem};
 pub use metadata::{KeyEntry, KeyMetadata, KeyVersions};
-pub use profile::{Finding, Impact, KeyProfile, ProfileRefused, RegistryConflict, VersionProblem};
+pub use profile::{Finding, Impact, KeyProfile, ProfileRefused};
 
 /// A Transit key version: 1 to `i64::MAX`, the range of the state file and of Transit itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

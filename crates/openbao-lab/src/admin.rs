@@ -12,6 +12,9 @@ use openbao_client::{
 };
 use serde::Serialize;
 
+pub mod login;
+pub mod transit;
+
 /// Enough for `sys/init` on a slow machine; everything else takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(60);
 

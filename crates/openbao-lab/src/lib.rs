@@ -5,7 +5,8 @@
 //! keys: one unseal share, held by whoever started it.
 //!
 //! The way through the crate: [`binary`] finds the program, [`server`] starts, initializes and
-//! unseals it, [`admin`] sets up Transit, policies and logins.
+//! unseals it, [`admin`] sets up Transit, policies and logins,
+//! [`jwt`] issues the JWTs to log in with.
 
 mod child;
 mod files;
@@ -13,4 +14,5 @@ mod pki;
 
 pub mod admin;
 pub mod binary;
+pub mod jwt;
 pub mod server;

@@ -16,7 +16,7 @@ use std::{
 };
 
 use openbao_client::{
-    failure::Failure,
+    failure::{Failure, FailureClass},
     login::{Grant, Login, LoginFailure, LoginOutcome, Renewal},
     token::Token,
 };
@@ -127,6 +127,38 @@ pub enum CallFailure {
     /// The request itself failed.
     #[error(transparent)]
     OpenBao(#[from] Failure),
+}
+
+impl CallFailure {
+    /// The class of the request that failed, be it the login's own where that says more than that
+    /// authentication failed. `None` is authentication.
+    #[must_use]
+    pub fn class(&self) -> Option<FailureClass> {
+        match self {
+            Self::OpenBao(failure) => Some(failure.class()),
+            Self::Auth(AuthFailure::Timeout) => Some(FailureClass::Unavailable),
+            Self::Auth(failure) => match failure.openbao()?.class() {
+                class @ (FailureClass::Sealed
+                | FailureClass::RateLimited
+                | FailureClass::Unavailable
+                | FailureClass::TlsFailed
+                | FailureClass::DnsFailed
+                | FailureClass::ConnectionFailed) => Some(class),
+                FailureClass::Timeout => Some(FailureClass::Unavailable),
+                FailureClass::DecryptFailed
+                | FailureClass::KeyMissing
+                | FailureClass::VersionTooOld
+                | FailureClass::VersionTooNew
+                | FailureClass::VersionBelowMinimum
+                | FailureClass::InvalidRequest
+                | FailureClass::Unauthenticated
+                | FailureClass::PermissionDenied
+                | FailureClass::NotFound
+                | FailureClass::InvalidAnswer
+                | FailureClass::Unknown => None,
+            },
+        }
+    }
 }
 
 /// What the task did.

@@ -1,1 +1,399 @@
-//! Under construction.
+//! The KMS v2 service: Status, Encrypt and Decrypt as kube-apiserver calls them. Implements
+//! `docs/operate/messages.md`.
+//!
+//! Each call takes one [`View`] and keeps it, so that an answer never mixes two states. Status
+//! reads memory alone; Encrypt needs a healthy view; Decrypt only a key that is known.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use kms_domain::{
+    annotations::{Annotations, PluginVersion},
+    ciphertext::TransitCiphertext,
+    health::Health,
+    key_id::KeyId,
+    limits::check_sizes,
+    prepare::{PreparedEncrypt, prepare_decrypt, prepare_encrypt},
+    registry::{DecryptKey, Lookup},
+};
+use openbao_client::transit::{Encrypted, Plaintext, Transit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
+use tonic::{Code, Request, Response, Status, async_trait};
+
+use self::{
+    fault::{Fault, code_name},
+    generated::{
+        DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest,
+        StatusResponse, key_management_service_server::KeyManagementService,
+    },
+    panic::caught,
+};
+use crate::{auth::Session, config::Limits, telemetry::metrics::Metrics, view::ViewReader};
+
+pub mod deadline;
+pub mod fault;
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes_without_reason,
+    reason = "generated from proto/kms/v2/api.proto by `cargo xtask proto`"
+)]
+#[rustfmt::skip]
+pub mod generated;
+pub mod panic;
+pub mod socket;
+
+/// The API version that Status reports.
+pub const API_VERSION: &str = "v2";
+
+/// The three calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Health and the active key_id.
+    Status,
+    /// Wraps a seed under the active key.
+    Encrypt,
+    /// Unwraps a seed under the key that its key_id names.
+    Decrypt,
+}
+
+impl Method {
+    /// All calls.
+    pub const ALL: [Self; 3] = [Self::Status, Self::Encrypt, Self::Decrypt];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Encrypt => "encrypt",
+            Self::Decrypt => "decrypt",
+        }
+    }
+
+    /// The name in log lines.
+    #[must_use]
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::Status => "kms.status",
+            Self::Encrypt => "kms.encrypt",
+            Self::Decrypt => "kms.decrypt",
+        }
+    }
+}
+
+/// The service. Cloning shares it.
+#[derive(Clone)]
+pub struct Kms(Arc<Shared>);
+
+struct Shared {
+    view: ViewReader,
+    transit: Transit,
+    session: Session,
+    metrics: Arc<Metrics>,
+    plugin_version: PluginVersion,
+    call_limit: Duration,
+    status_slots: Semaphore,
+    encrypt_slots: Semaphore,
+    decrypt_slots: Semaphore,
+}
+
+impl Kms {
+    /// A service over a view that a watcher keeps fresh. `call_limit` bounds each call that asks
+    /// Transit, login included.
+    #[must_use]
+    pub fn new(
+        view: ViewReader,
+        transit: Transit,
+        session: Session,
+        metrics: Arc<Metrics>,
+        plugin_version: PluginVersion,
+        call_limit: Duration,
+        limits: Limits,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            view,
+            transit,
+            session,
+            metrics,
+            plugin_version,
+            call_limit,
+            status_slots: Semaphore::new(limits.status),
+            encrypt_slots: Semaphore::new(limits.encrypt),
+            decrypt_slots: Semaphore::new(limits.decrypt),
+        }))
+    }
+}
+
+#[async_trait]
+impl KeyManagementService for Kms {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let shared = &*self.0;
+        shared
+            .answer(Method::Status, async { shared.status() })
+            .await
+    }
+
+    async fn encrypt(
+        &self,
+        request: Request<EncryptRequest>,
+    ) -> Result<Response<EncryptResponse>, Status> {
+        let shared = &*self.0;
+        let limit = deadline::remaining(request.metadata(), shared.call_limit);
+        // The plaintext is a slice of the HTTP/2 buffer, which lies outside our reach.
+        let plaintext = request.into_inner().plaintext;
+        shared
+            .answer(Method::Encrypt, shared.encrypt(&plaintext, limit))
+            .await
+    }
+
+    async fn decrypt(
+        &self,
+        request: Request<DecryptRequest>,
+    ) -> Result<Response<DecryptResponse>, Status> {
+        let shared = &*self.0;
+        let limit = deadline::remaining(request.metadata(), shared.call_limit);
+        let request = request.into_inner();
+        shared
+            .answer(Method::Decrypt, shared.decrypt(&request, limit))
+            .await
+    }
+}
+
+impl Shared {
+    fn status(&self) -> Result<StatusResponse, Fault> {
+        let _slot = slot(&self.status_slots)?;
+        let (healthz, key_id) = match self.view.snapshot().health {
+            Health::Healthy(active) => ("ok", active.key().id().to_string()),
+            Health::Unhealthy(_) => ("unhealthy", String::new()),
+        };
+        Ok(StatusResponse {
+            version: API_VERSION.to_owned(),
+            healthz: healthz.to_owned(),
+            key_id,
+        })
+    }
+
+    async fn encrypt(&self, plaintext: &[u8], limit: Duration) -> Result<EncryptResponse, Fault> {
+        let _slot = slot(&self.encrypt_slots)?;
+        if plaintext.is_empty() {
+            return Err(Fault::EmptyPlaintext);
+        }
+        within(limit, async {
+            let snapshot = self.view.snapshot();
+            let active = match &snapshot.health {
+                Health::Healthy(active) => active,
+                Health::Unhealthy(_) if snapshot.view.registry.is_none() => {
+                    return Err(Fault::NoActiveKey);
+                }
+                Health::Unhealthy(_) => return Err(Fault::Unhealthy),
+            };
+            let prepared = prepare_encrypt(active, &self.plugin_version);
+            let encrypted = self
+                .session
+                .call(async |token| {
+                    let aad = &prepared.associated_data;
+                    self.transit
+                        .encrypt(&token, prepared.version, plaintext, aad)
+                        .await
+                })
+                .await?;
+            respond_encrypted(&prepared, &encrypted)
+        })
+        .await
+    }
+
+    async fn decrypt(
+        &self,
+        request: &DecryptRequest,
+        limit: Duration,
+    ) -> Result<DecryptResponse, Fault> {
+        let _slot = slot(&self.decrypt_slots)?;
+        if request.ciphertext.is_empty() {
+            return Err(Fault::EmptyCiphertext);
+        }
+        let annotations = request
+            .annotations
+            .iter()
+            .map(|(key, value)| (key.as_str(), &value[..]));
+        if annotations
+            .clone()
+            .any(|(_, value)| std::str::from_utf8(value).is_err())
+        {
+            return Err(Fault::InvalidAnnotations);
+        }
+        check_sizes(&request.ciphertext, &request.key_id, annotations.clone())?;
+        within(limit, async {
+            let key_id = KeyId::parse(&request.key_id).map_err(|_| Fault::MalformedKeyId)?;
+            let key = self.known(&key_id)?;
+            let annotations = Annotations::parse(annotations)?;
+            let ciphertext = TransitCiphertext::parse(&request.ciphertext)
+                .map_err(|_| Fault::InvalidCiphertext)?;
+            let prepared = prepare_decrypt(&key, &annotations, ciphertext)?;
+            let plaintext = self
+                .session
+                .call(async |token| {
+                    let aad = &prepared.associated_data;
+                    self.transit
+                        .decrypt(&token, &prepared.ciphertext, aad)
+                        .await
+                })
+                .await?;
+            if plaintext.expose().is_empty() {
+                return Err(Fault::InvalidTransitAnswer);
+            }
+            Ok(DecryptResponse {
+                plaintext: Bytes::from_owner(Answered(plaintext)),
+            })
+        })
+        .await
+    }
+
+    fn known(&self, key_id: &KeyId) -> Result<DecryptKey, Fault> {
+        match self.view.registry().map(|registry| registry.lookup(key_id)) {
+            Some(Lookup::Known(key)) => Ok(key),
+            Some(Lookup::Withdrawn | Lookup::Unknown) | None => Err(Fault::UnknownKeyId),
+        }
+    }
+
+    /// Runs one call to its end, whatever that is, and accounts for it.
+    async fn answer<T>(
+        &self,
+        method: Method,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<Response<T>, Status> {
+        let account = Account::open(self, method);
+        let outcome = match caught(work).await {
+            Ok(outcome) => outcome,
+            Err(kind) => Err(Fault::Panic(kind)),
+        };
+        account.close(outcome.as_ref().err().copied());
+        outcome
+            .map(Response::new)
+            .map_err(|fault| fault.status(method))
+    }
+}
+
+/// A plaintext on its way out, wiped once the last reference to it is gone.
+struct Answered(Plaintext);
+
+impl AsRef<[u8]> for Answered {
+    fn as_ref(&self) -> &[u8] {
+        self.0.expose()
+    }
+}
+
+/// A slot of its own for one call, at once or not at all.
+fn slot(slots: &Semaphore) -> Result<SemaphorePermit<'_>, Fault> {
+    slots.try_acquire().map_err(|_| Fault::Concurrency)
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    timeout(limit, work).await.unwrap_or(Err(Fault::Deadline))
+}
+
+/// Holds Transit to the version that it was asked for, and the answer to what Kubernetes stores.
+fn respond_encrypted(
+    prepared: &PreparedEncrypt,
+    encrypted: &Encrypted,
+) -> Result<EncryptResponse, Fault> {
+    let ciphertext = &encrypted.ciphertext;
+    let answered = encrypted.key_version.unwrap_or(prepared.version);
+    if ciphertext.version() != prepared.version || answered != prepared.version {
+        return Err(Fault::InvalidTransitAnswer);
+    }
+    let response = EncryptResponse {
+        ciphertext: Bytes::copy_from_slice(ciphertext.as_str().as_bytes()),
+        key_id: prepared.key_id.to_string(),
+        annotations: prepared
+            .annotations
+            .entries()
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.into_bytes().into()))
+            .collect(),
+    };
+    let annotations = response
+        .annotations
+        .iter()
+        .map(|(key, value)| (key.as_str(), &value[..]));
+    check_sizes(&response.ciphertext, &response.key_id, annotations)
+        .map_err(|_| Fault::ResponseTooLarge)?;
+    Ok(response)
+}
+
+/// The log line and metrics of one call. Dropped unclosed, the caller has gone away.
+struct Account<'a> {
+    shared: &'a Shared,
+    method: Method,
+    started: Instant,
+    open: bool,
+}
+
+impl<'a> Account<'a> {
+    fn open(shared: &'a Shared, method: Method) -> Self {
+        shared.metrics.kms_started(method);
+        Self {
+            shared,
+            method,
+            started: Instant::now(),
+            open: true,
+        }
+    }
+
+    fn close(mut self, fault: Option<Fault>) {
+        self.open = false;
+        match fault {
+            None => self.record(code_name(Code::Ok), None, None),
+            Some(fault) => {
+                let panicked = match fault {
+                    Fault::Panic(kind) => Some(kind.as_str()),
+                    _ => None,
+                };
+                let (code, class) = (fault.code(self.method), fault.class(self.method));
+                self.record(code, Some(class), panicked);
+            }
+        }
+    }
+
+    fn record(
+        &self,
+        status: &'static str,
+        class: Option<&'static str>,
+        panic_type: Option<&'static str>,
+    ) {
+        let took = self.started.elapsed();
+        self.shared
+            .metrics
+            .kms_finished(self.method, status, class, took);
+        let duration_ms = took.as_secs_f64() * 1e3;
+        let operation = self.method.operation();
+        match class {
+            None => tracing::debug!(operation, status, duration_ms, "kms.request"),
+            Some(error_class) => tracing::warn!(
+                operation,
+                status,
+                error_class,
+                duration_ms,
+                panic_type,
+                "kms.request"
+            ),
+        }
+    }
+}
+
+impl Drop for Account<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.record(code_name(Code::Cancelled), Some("canceled"), None);
+        }
+    }
+}

@@ -1,11 +1,14 @@
 //! The daemon and the command line of `bao-kms-provider`.
 
 pub mod auth;
+pub mod build_info;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dev;
 pub mod kms;
+pub mod probe;
+pub mod process_identity;
 pub mod report;
 pub mod serve;
 pub mod state;

@@ -1,1 +1,6 @@
-//! Under construction.
+//! What the provider tells about itself: log lines, metrics, and the health endpoints.
+
+pub mod endpoints;
+pub mod health;
+pub mod log;
+pub mod metrics;

@@ -33,7 +33,7 @@ pub enum CheckpointError {
     /// Another schema.
     #[error("the checkpoint has the schema {0:?} instead of {SCHEMA:?}")]
     UnknownSchema(String),
-    /// `generation` is 0 or missing.
+    /// `generation` is 0.
     #[error("the checkpoint's generation must be at least 1")]
     Generation,
     /// `currentHash` has no valid form.

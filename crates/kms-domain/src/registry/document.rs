@@ -9,26 +9,24 @@ use std::{num::NonZeroU64, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bookkeeping, BookkeepingProblem, Record, RecordState, Registry, RegistryProblem};
+use super::{Record, RecordState, Registry, RegistryProblem};
 use crate::{
     digest::{MalformedDigest, digest_type},
     fingerprint::IdentityFingerprint,
     json::{self, JsonProblem},
-    key::{KeyScope, TransitKey},
     key_id::KeyId,
-    scope::{
-        ClusterId, IdentityScope, KeyLineageId, NameProblem, Namespace, OpenBaoInstanceId,
-        ProviderName, TransitMountId,
-    },
-    transit::{CreatedAt, TransitVersion},
 };
+
+mod record;
+
+pub use record::RecordProblem;
+use record::{RawRecord, read_records};
 
 /// A larger state or checkpoint file is refused unread; a record has less than 1 KiB.
 pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
 
 const SCHEMA: &str = "keyregistry.openbao-kms/v1alpha2";
 const LEGACY_SCHEMA: &str = "keyregistry.openbao-kms/v1alpha1";
-const AAD_REQUIRED: &str = "aad.required";
 
 digest_type!(
     /// `krs1.` and the digest of a document's content.
@@ -72,13 +70,13 @@ pub enum DocumentError {
     /// `identityFingerprint` has no valid form.
     #[error("identityFingerprint is malformed")]
     Fingerprint(#[source] MalformedDigest),
-    /// `generation` is 0 or missing.
+    /// `generation` is 0.
     #[error("generation must be at least 1")]
     Generation,
     /// `activeKeyId` has no valid form.
     #[error("activeKeyId is malformed")]
     ActiveKeyId(#[source] MalformedDigest),
-    /// `snapshots` is empty or missing.
+    /// `snapshots` is empty.
     #[error("snapshots must hold at least one record")]
     NoRecords,
     /// `previousHash` has no valid form.
@@ -124,50 +122,6 @@ pub enum DocumentError {
     },
 }
 
-/// Why one record is invalid.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordProblem {
-    /// A name of the identity scope breaks its rule.
-    #[error("{field} is invalid")]
-    Name {
-        /// The member.
-        field: &'static str,
-        /// The rule.
-        #[source]
-        problem: NameProblem,
-    },
-    /// A version, creation second, time or count outside its range.
-    #[error("{field} is {value}, outside {lowest} to {}", i64::MAX)]
-    Number {
-        /// The member.
-        field: &'static str,
-        /// What it holds.
-        value: i128,
-        /// 1 for versions and creation seconds, 0 for bookkeeping.
-        lowest: u8,
-    },
-    /// `kubernetesKeyId` has no valid form.
-    #[error("kubernetesKeyId is malformed")]
-    KeyId(#[source] MalformedDigest),
-    /// The key_id was made from other fields.
-    #[error("kubernetesKeyId is {stated}, but the record's fields give {derived}")]
-    ForeignKeyId {
-        /// As the record says.
-        stated: KeyId,
-        /// As derived from its fields.
-        derived: KeyId,
-    },
-    /// A state that does not exist.
-    #[error("state {0:?} does not exist")]
-    State(String),
-    /// Associated data is always required.
-    #[error("aadMode is {0:?} instead of {AAD_REQUIRED:?}")]
-    AadMode(String),
-    /// The history cannot be true.
-    #[error("the bookkeeping is impossible")]
-    Bookkeeping(#[source] BookkeepingProblem),
-}
-
 impl Document {
     /// Reads and checks the bytes of a state file. White space between tokens is free; any other
     /// spelling than the written one is refused.
@@ -208,8 +162,9 @@ impl Document {
         if stated != computed {
             return Err(DocumentError::HashMismatch { stated, computed });
         }
-        let registry =
-            Registry::new(read_records(&raw.snapshots)?).map_err(DocumentError::Registry)?;
+        let records = read_records(&raw.snapshots)
+            .map_err(|(index, problem)| DocumentError::Record { index, problem })?;
+        let registry = Registry::new(records).map_err(DocumentError::Registry)?;
         if registry.active().id() != &active_key_id {
             let named = |record: &&Record| record.key.id() == &active_key_id;
             return Err(DocumentError::NotActive {
@@ -318,47 +273,22 @@ impl std::fmt::Display for Generation {
     }
 }
 
-/// The members in the order in which they are hashed and written. A missing member reads as its
-/// default and is then refused by its own rule.
-#[derive(Serialize, Deserialize, Default)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+/// The members in the order in which they are hashed and written.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawDocument {
     schema_version: String,
+    /// Missing in the legacy schema, which is to be named as such.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     identity_fingerprint: String,
     generation: u64,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     previous_hash: String,
     /// Empty in the hash body, which must not contain it.
     #[serde(skip_serializing_if = "String::is_empty")]
     current_hash: String,
     active_key_id: String,
     snapshots: Vec<RawRecord>,
-}
-
-/// Wider numbers than the format has, so that each range is checked with a message of its own.
-#[derive(Serialize, Deserialize, Default)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-struct RawRecord {
-    provider_name: String,
-    cluster_id: String,
-    openbao_instance_id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    openbao_namespace: String,
-    transit_mount_id: String,
-    transit_key_lineage_id: String,
-    transit_version: i128,
-    transit_version_created_at_unix: i128,
-    kubernetes_key_id: String,
-    state: String,
-    aad_mode: String,
-    #[serde(skip_serializing_if = "is_zero")]
-    observed_at_unix: i128,
-    #[serde(skip_serializing_if = "is_zero")]
-    stable_observation_count: i128,
-    #[serde(skip_serializing_if = "is_zero")]
-    stable_at_unix: i128,
-    #[serde(skip_serializing_if = "is_zero")]
-    promoted_at_unix: i128,
 }
 
 impl RawDocument {
@@ -385,130 +315,98 @@ impl RawDocument {
     }
 }
 
-impl RawRecord {
-    fn of(record: &Record) -> Self {
-        let Record {
-            key,
-            state,
-            bookkeeping,
-        } = record;
-        let identity = key.scope().identity();
-        let namespace = identity.openbao_namespace.as_ref();
-        let number = |number: Option<NonZeroU64>| number.map_or(0, |n| i128::from(n.get()));
-        Self {
-            provider_name: identity.provider_name.to_string(),
-            cluster_id: identity.cluster_id.to_string(),
-            openbao_instance_id: identity.openbao_instance_id.to_string(),
-            openbao_namespace: namespace.map(Namespace::to_string).unwrap_or_default(),
-            transit_mount_id: identity.transit_mount_id.to_string(),
-            transit_key_lineage_id: identity.key_lineage_id.to_string(),
-            transit_version: key.version().get().into(),
-            transit_version_created_at_unix: key.created_at().get().into(),
-            kubernetes_key_id: key.id().to_string(),
-            state: state.as_str().to_owned(),
-            aad_mode: AAD_REQUIRED.to_owned(),
-            observed_at_unix: number(bookkeeping.observed_at()),
-            stable_observation_count: number(bookkeeping.stable_observation_count()),
-            stable_at_unix: number(bookkeeping.stable_at()),
-            promoted_at_unix: number(bookkeeping.promoted_at()),
-        }
-    }
-
-    fn identity(&self) -> Result<IdentityScope, RecordProblem> {
-        let of = |field| move |problem| RecordProblem::Name { field, problem };
-        Ok(IdentityScope {
-            provider_name: ProviderName::parse(&self.provider_name).map_err(of("providerName"))?,
-            cluster_id: ClusterId::parse(&self.cluster_id).map_err(of("clusterId"))?,
-            openbao_instance_id: OpenBaoInstanceId::parse(&self.openbao_instance_id)
-                .map_err(of("openbaoInstanceId"))?,
-            openbao_namespace: (!self.openbao_namespace.is_empty())
-                .then(|| Namespace::parse(&self.openbao_namespace))
-                .transpose()
-                .map_err(of("openbaoNamespace"))?,
-            transit_mount_id: TransitMountId::parse(&self.transit_mount_id)
-                .map_err(of("transitMountId"))?,
-            key_lineage_id: KeyLineageId::parse(&self.transit_key_lineage_id)
-                .map_err(of("transitKeyLineageId"))?,
-        })
-    }
-
-    fn read(&self, scope: &Arc<KeyScope>) -> Result<Record, RecordProblem> {
-        let version = positive("transitVersion", self.transit_version, TransitVersion::new)?;
-        let created_at = positive(
-            "transitVersionCreatedAtUnix",
-            self.transit_version_created_at_unix,
-            CreatedAt::new,
-        )?;
-        let stated = KeyId::parse(&self.kubernetes_key_id).map_err(RecordProblem::KeyId)?;
-        let key = TransitKey::new(Arc::clone(scope), version, created_at);
-        if *key.id() != stated {
-            return Err(RecordProblem::ForeignKeyId {
-                stated,
-                derived: key.id().clone(),
-            });
-        }
-        let state = RecordState::parse(&self.state)
-            .ok_or_else(|| RecordProblem::State(self.state.clone()))?;
-        if self.aad_mode != AAD_REQUIRED {
-            return Err(RecordProblem::AadMode(self.aad_mode.clone()));
-        }
-        let bookkeeping = Bookkeeping::new(
-            bookkeeping("observedAtUnix", self.observed_at_unix)?,
-            bookkeeping("stableObservationCount", self.stable_observation_count)?,
-            bookkeeping("stableAtUnix", self.stable_at_unix)?,
-            bookkeeping("promotedAtUnix", self.promoted_at_unix)?,
-        )
-        .map_err(RecordProblem::Bookkeeping)?;
-        Ok(Record {
-            key: Arc::new(key),
-            state,
-            bookkeeping,
-        })
-    }
-}
-
-/// Reads all records; equal scopes are hashed once and shared.
-fn read_records(raw: &[RawRecord]) -> Result<Vec<Record>, DocumentError> {
-    let mut scope: Option<Arc<KeyScope>> = None;
-    let mut read = |raw: &RawRecord| {
-        let identity = raw.identity()?;
-        let scope = match &scope {
-            Some(known) if *known.identity() == identity => known,
-            _ => scope.insert(Arc::new(KeyScope::new(identity))),
-        };
-        raw.read(scope)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        key::{KeyScope, TransitKey},
+        registry::Bookkeeping,
+        vectors::{any_scope, created_at, version},
     };
-    raw.iter()
-        .enumerate()
-        .map(|(index, raw)| read(raw).map_err(|problem| DocumentError::Record { index, problem }))
-        .collect()
-}
+    use proptest::{collection::vec, prelude::*};
 
-fn positive<T>(
-    field: &'static str,
-    value: i128,
-    new: fn(u64) -> Option<T>,
-) -> Result<T, RecordProblem> {
-    let number = u64::try_from(value).ok().and_then(new);
-    number.ok_or(RecordProblem::Number {
-        field,
-        value,
-        lowest: 1,
-    })
-}
+    fn any_bookkeeping() -> impl Strategy<Value = Bookkeeping> {
+        let number = || (0..=9u64).prop_map(NonZeroU64::new);
+        (number(), number(), number(), number()).prop_filter_map(
+            "not one history",
+            |(observed, count, stable, promoted)| {
+                Bookkeeping::new(observed, count, stable, promoted).ok()
+            },
+        )
+    }
 
-/// 0 stands for a number that is not set.
-fn bookkeeping(field: &'static str, value: i128) -> Result<Option<NonZeroU64>, RecordProblem> {
-    let number = i64::try_from(value)
-        .ok()
-        .and_then(|n| u64::try_from(n).ok());
-    number.map(NonZeroU64::new).ok_or(RecordProblem::Number {
-        field,
-        value,
-        lowest: 0,
-    })
-}
+    /// Version 1 is active, the others are anything else but pending, in any order.
+    fn any_registry() -> impl Strategy<Value = Registry> {
+        let states = [
+            RecordState::Retired,
+            RecordState::Rejected,
+            RecordState::Removed,
+        ];
+        let other = (proptest::sample::select(states.to_vec()), any_bookkeeping());
+        (any_scope(), any_bookkeeping(), vec(other, 0..4))
+            .prop_map(|(scope, active, others)| {
+                let scope = Arc::new(KeyScope::new(scope));
+                let all = std::iter::once((RecordState::Active, active)).chain(others);
+                let record = |(number, (state, bookkeeping))| Record {
+                    key: Arc::new(TransitKey::new(
+                        Arc::clone(&scope),
+                        version(number),
+                        created_at(number),
+                    )),
+                    state,
+                    bookkeeping,
+                };
+                (1..).zip(all).map(record).collect::<Vec<_>>()
+            })
+            .prop_shuffle()
+            .prop_map(|records| Registry::new(records).unwrap())
+    }
 
-fn is_zero(number: &i128) -> bool {
-    *number == 0
+    fn any_document() -> impl Strategy<Value = Document> {
+        let fingerprint = any::<[u8; 4]>().prop_map(|seed| {
+            let text = crate::digest::text_of("cfg1.", &seed);
+            IdentityFingerprint::parse(&text).unwrap()
+        });
+        (fingerprint, 1..=u64::MAX, any_registry()).prop_map(
+            |(fingerprint, generation, registry)| {
+                let generation = Generation::new(generation).unwrap();
+                let previous =
+                    (generation != Generation::FIRST).then(|| StateHash::of_bytes(b"before"));
+                Document::link(fingerprint, generation, previous, registry)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(document in any_document()) {
+            let text = document.encode();
+            let read = Document::decode(text.as_bytes()).unwrap();
+            prop_assert_eq!(&read, &document);
+            prop_assert_eq!(read.encode(), text);
+        }
+
+        #[test]
+        fn a_changed_byte_is_refused_or_white_space(
+            document in any_document(),
+            position: prop::sample::Index,
+            byte: u8,
+        ) {
+            let mut bytes = document.encode().into_bytes();
+            let old = std::mem::replace(position.get_mut(&mut bytes), byte);
+            match Document::decode(&bytes) {
+                Err(_) => prop_assert_ne!(old, byte),
+                Ok(read) => {
+                    let space = |byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+                    prop_assert!(old == byte || space(old) && space(byte));
+                    prop_assert_eq!(read, document);
+                }
+            }
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes: Vec<u8>) {
+            prop_assert!(Document::decode(&bytes).is_err());
+        }
+    }
 }

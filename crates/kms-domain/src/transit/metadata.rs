@@ -1,3 +1,6 @@
+//! The key's metadata as OpenBao sends it. Read leniently, so that [`profile`](super::profile) can
+//! say what is wrong with the key and not only that an answer had an odd shape.
+
 use std::fmt;
 
 use serde::{

@@ -1,7 +1,10 @@
+//! Is the key safe to use? A setting that someone must change in OpenBao is a [`Finding`], and all
+//! are reported together.
+
 use std::{collections::BTreeMap, fmt};
 
 use super::{CreatedAt, KeyEntry, KeyMetadata, TransitVersion};
-use crate::{registry::Registry, scope::KeyName};
+use crate::scope::KeyName;
 
 const KEY_TYPE: &str = "aes256-gcm96";
 
@@ -130,76 +133,6 @@ pub enum Impact {
     ApiServerAvailability,
 }
 
-/// Why a valid profile does not fit the registry.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RegistryConflict {
-    /// The key has fewer versions than it had.
-    #[error(
-        "the newest Transit version is {latest}, but version {active} is active here: OpenBao \
-         holds an older key; restore the newer one"
-    )]
-    VersionRollback {
-        /// The active version.
-        active: TransitVersion,
-        /// The newest version of the key.
-        latest: TransitVersion,
-    },
-    /// Versions that must stay readable are not; every one.
-    #[error("{}", Sentences(.0))]
-    Retained(Vec<VersionProblem>),
-}
-
-/// Why a retained version cannot be relied on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum VersionProblem {
-    /// Above the newest version.
-    #[error("Transit version {version} does not exist: the newest is {latest}")]
-    AboveLatest {
-        /// The version of the record.
-        version: TransitVersion,
-        /// The newest version of the key.
-        latest: TransitVersion,
-    },
-    /// Below `min_available_version`.
-    #[error(
-        "Transit version {version} has been trimmed for good (min_available_version {minimum}): \
-         data under it can only be read from an OpenBao backup that still has it"
-    )]
-    Trimmed {
-        /// The version of the record.
-        version: TransitVersion,
-        /// The lowest available version.
-        minimum: u64,
-    },
-    /// At least `min_available_version`, but below `min_decryption_version`.
-    #[error(
-        "Transit version {version} is hidden by min_decryption_version {minimum}: lower it to \
-         {version} or less"
-    )]
-    Hidden {
-        /// The version of the record.
-        version: TransitVersion,
-        /// The lowest version that decrypts.
-        minimum: u64,
-    },
-    /// Not in `keys`, although no limit hides it.
-    #[error("Transit version {0} is missing from the key's metadata")]
-    Unlisted(TransitVersion),
-    /// Made at another time: other key material under the same number.
-    #[error(
-        "Transit version {version} was created at {found}, but at {recorded} by our record: the \
-         key was made anew or restored from another lineage"
-    )]
-    OtherCreation {
-        /// The version of the record.
-        version: TransitVersion,
-        /// The second in the record.
-        recorded: CreatedAt,
-        /// The second in the metadata.
-        found: CreatedAt,
-    },
-}
-
 impl KeyProfile {
     /// Checks the metadata of the key that is configured as `name`.
     ///
@@ -252,29 +185,6 @@ impl KeyProfile {
         })
     }
 
-    /// Requires that every version that must stay readable is, and is still the same.
-    ///
-    /// # Errors
-    /// [`RegistryConflict`]; a rollback of the key before anything else.
-    pub fn require_retained(&self, registry: &Registry) -> Result<(), RegistryConflict> {
-        let active = registry.active().version();
-        if self.latest < active {
-            return Err(RegistryConflict::VersionRollback {
-                active,
-                latest: self.latest,
-            });
-        }
-        let problems: Vec<_> = registry
-            .retained()
-            .filter_map(|record| self.problem_of(record.key.version(), record.key.created_at()))
-            .collect();
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(RegistryConflict::Retained(problems))
-        }
-    }
-
     /// Whether Transit refuses to encrypt with `version` (`min_encryption_version`).
     #[must_use]
     pub fn blocks_encryption(&self, version: TransitVersion) -> bool {
@@ -309,30 +219,6 @@ impl KeyProfile {
     #[must_use]
     pub fn created_at(&self, version: TransitVersion) -> Option<CreatedAt> {
         self.created.get(&version).copied()
-    }
-
-    fn problem_of(&self, version: TransitVersion, recorded: CreatedAt) -> Option<VersionProblem> {
-        if version > self.latest {
-            let latest = self.latest;
-            return Some(VersionProblem::AboveLatest { version, latest });
-        }
-        if version.get() < self.min_available {
-            let minimum = self.min_available;
-            return Some(VersionProblem::Trimmed { version, minimum });
-        }
-        if version.get() < self.min_decryption {
-            let minimum = self.min_decryption;
-            return Some(VersionProblem::Hidden { version, minimum });
-        }
-        match self.created_at(version) {
-            None => Some(VersionProblem::Unlisted(version)),
-            Some(found) if found != recorded => Some(VersionProblem::OtherCreation {
-                version,
-                recorded,
-                found,
-            }),
-            Some(_) => None,
-        }
     }
 }
 
@@ -441,7 +327,8 @@ fn readable(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-struct Sentences<'a, T>(&'a [T]);
+/// Several messages as one.
+pub(super) struct Sentences<'a, T>(pub(super) &'a [T]);
 
 impl<T: fmt::Display> fmt::Display for Sentences<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -452,5 +339,210 @@ impl<T: fmt::Display> fmt::Display for Sentences<'_, T> {
             sentence.fmt(f)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors;
+    use serde_json::{Value, json};
+
+    /// What a real OpenBao 2.7.2 answers for a new key, rotated twice.
+    fn metadata() -> Value {
+        json!({
+            "allow_plaintext_backup": false,
+            "auto_rotate_period": 0,
+            "deletion_allowed": false,
+            "derived": false,
+            "exportable": false,
+            "imported_key": false,
+            "keys": {"1": 1, "2": 2, "3": 3},
+            "latest_version": 3,
+            "min_available_version": 0,
+            "min_decryption_version": 1,
+            "min_encryption_version": 0,
+            "name": "kubernetes-etcd",
+            "soft_deleted": false,
+            "supports_decryption": true,
+            "supports_derivation": true,
+            "supports_encryption": true,
+            "supports_signing": false,
+            "type": "aes256-gcm96"
+        })
+    }
+
+    fn check(edits: &Value) -> Result<KeyProfile, ProfileRefused> {
+        let mut data = metadata();
+        for (member, value) in edits.as_object().unwrap() {
+            data[member] = value.clone();
+        }
+        let name = KeyName::parse("kubernetes-etcd").unwrap();
+        KeyProfile::check(&serde_json::from_value(data).unwrap(), &name)
+    }
+
+    #[test]
+    fn a_sound_key_passes_also_with_hidden_versions() {
+        let profile = check(&json!({})).unwrap();
+        assert_eq!(profile.latest(), vectors::version(3));
+        assert_eq!(profile.latest_created_at(), vectors::created_at(3));
+        assert_eq!(
+            profile.created_at(vectors::version(2)),
+            Some(vectors::created_at(2))
+        );
+        let hidden = json!({"min_decryption_version": 3, "keys": {"3": 3}});
+        let profile = check(&hidden).unwrap();
+        assert_eq!(profile.created_at(vectors::version(2)), None);
+        assert!(check(&json!({"name": null})).is_ok());
+    }
+
+    #[test]
+    fn impossible_metadata_is_refused() {
+        use ProfileRefused as P;
+        let latest = vectors::version(3);
+        let number = |field, value| P::Number { field, value };
+        for (edits, refused) in [
+            (
+                json!({"name": "other"}),
+                P::OtherKey {
+                    found: "other".to_owned(),
+                    configured: "kubernetes-etcd".to_owned(),
+                },
+            ),
+            (json!({"latest_version": 0}), number("latest_version", 0)),
+            (json!({"latest_version": -1}), number("latest_version", -1)),
+            (
+                json!({"min_available_version": -1}),
+                number("min_available_version", -1),
+            ),
+            (json!({"soft_deleted": true}), P::SoftDeleted),
+            (
+                json!({"min_available_version": 4}),
+                P::AllTrimmed { minimum: 4, latest },
+            ),
+            (json!({"keys": {"0": 1, "3": 3}}), P::KeyVersion { latest }),
+            (json!({"keys": {"4": 1, "3": 3}}), P::KeyVersion { latest }),
+            (json!({"keys": {"01": 1, "3": 3}}), P::KeyVersion { latest }),
+            (json!({"keys": {"x": 1, "3": 3}}), P::KeyVersion { latest }),
+            (json!({"keys": {"3": 0}}), P::CreationSecond(latest)),
+            (json!({"keys": {"3": -3}}), P::CreationSecond(latest)),
+            (json!({"keys": {"3": "2024"}}), P::CreationSecond(latest)),
+            (json!({"keys": {"2": 2}}), P::LatestMissing(latest)),
+            (json!({"keys": {}}), P::LatestMissing(latest)),
+        ] {
+            assert_eq!(check(&edits), Err(refused), "{edits}");
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_sent_twice_is_refused() {
+        let data = metadata().to_string().replace("\"2\":2", "\"2\":2,\"2\":9");
+        let metadata: KeyMetadata = serde_json::from_str(&data).unwrap();
+        let name = KeyName::parse("kubernetes-etcd").unwrap();
+        let latest = vectors::version(3);
+        assert_eq!(
+            KeyProfile::check(&metadata, &name),
+            Err(ProfileRefused::KeyVersion { latest })
+        );
+    }
+
+    #[test]
+    fn each_unsafe_setting_is_a_finding_with_its_impact() {
+        use Impact::{ApiServerAvailability, CryptographicSafety};
+        for (edits, code, impact) in [
+            (
+                json!({"type": "chacha20-poly1305"}),
+                "unsupported_type",
+                CryptographicSafety,
+            ),
+            (
+                json!({"exportable": true}),
+                "exportable",
+                CryptographicSafety,
+            ),
+            (
+                json!({"allow_plaintext_backup": true}),
+                "plaintext_backup",
+                CryptographicSafety,
+            ),
+            (json!({"derived": true}), "derived", CryptographicSafety),
+            (
+                json!({"convergent_encryption": true}),
+                "convergent",
+                CryptographicSafety,
+            ),
+            (
+                json!({"deletion_allowed": true}),
+                "deletion_allowed",
+                ApiServerAvailability,
+            ),
+            (
+                json!({"supports_encryption": false}),
+                "encryption_unsupported",
+                ApiServerAvailability,
+            ),
+            (
+                json!({"supports_decryption": false}),
+                "decryption_unsupported",
+                ApiServerAvailability,
+            ),
+            (
+                json!({"min_encryption_version": 4}),
+                "min_encryption_version",
+                ApiServerAvailability,
+            ),
+            (
+                json!({"min_decryption_version": 4}),
+                "min_decryption_version",
+                ApiServerAvailability,
+            ),
+        ] {
+            let Err(ProfileRefused::Findings(findings)) = check(&edits) else {
+                panic!("{edits} passed")
+            };
+            let found: Vec<_> = findings.iter().map(|f| (f.code(), f.impact())).collect();
+            assert_eq!(found, [(code, impact)], "{edits}");
+        }
+    }
+
+    #[test]
+    fn all_findings_are_reported_together_also_for_a_foreign_key_type() {
+        let public_keys = json!({"3": {"creation_time": "2024", "public_key": "…"}});
+        let edits = json!({"type": "ed25519", "keys": public_keys, "deletion_allowed": true});
+        let Err(ProfileRefused::Findings(findings)) = check(&edits) else {
+            panic!("{edits} passed")
+        };
+        let codes: Vec<_> = findings.iter().map(Finding::code).collect();
+        assert_eq!(codes, ["unsupported_type", "deletion_allowed"]);
+    }
+
+    #[test]
+    fn missing_members_read_as_false_and_zero() {
+        let metadata: KeyMetadata = serde_json::from_value(json!({})).unwrap();
+        assert_eq!(metadata, KeyMetadata::default());
+        let metadata: KeyMetadata =
+            serde_json::from_value(json!({"latest_version": 1, "keys": {"1": 1}})).unwrap();
+        let name = KeyName::parse("kubernetes-etcd").unwrap();
+        let Err(ProfileRefused::Findings(findings)) = KeyProfile::check(&metadata, &name) else {
+            panic!("passed")
+        };
+        let codes: Vec<_> = findings.iter().map(Finding::code).collect();
+        assert_eq!(
+            codes,
+            [
+                "unsupported_type",
+                "encryption_unsupported",
+                "decryption_unsupported"
+            ]
+        );
+    }
+
+    #[test]
+    fn encryption_is_blocked_below_its_minimum_only() {
+        let profile = check(&json!({"min_encryption_version": 3})).unwrap();
+        assert!(profile.blocks_encryption(vectors::version(2)));
+        assert!(!profile.blocks_encryption(vectors::version(3)));
+        let profile = check(&json!({})).unwrap();
+        assert!(!profile.blocks_encryption(TransitVersion::FIRST));
     }
 }

@@ -1,0 +1,792 @@
+//! From the shape of the file to a checked [`Config`], section by section.
+//!
+//! Each section reads all its settings before it gives up, so that every problem is found.
+
+use std::time::Duration;
+
+use kms_domain::scope::{
+    ClusterId, IdentityScope, KeyLineageId, KeyName, MountPath, Namespace, OpenBaoInstanceId,
+    ProviderName, TransitKeyPath, TransitMountId,
+};
+
+use openbao_client::login::jwt::ClaimRules;
+
+use super::{
+    Auth, Bootstrap, Cert, Config, DebugCorrelation, Jwt, JwtSource, Limits, Listener, LogFormat,
+    LogLevel, Logging, Method, OAuth2, OpenBao, Pkcs11, Problem, Rotation, Server, Setting, Status,
+    choice::{
+        AuthMethod, CertSourceName, ClientAuthMethod, ConfigVersion, JwtSourceName, RotationMode,
+    },
+    document::Document,
+    duration,
+    file::{
+        AuthSection, BootstrapSection, CertSection, DebugCorrelationSection, File, JwtSection,
+        LoggingSection, OAuth2Section, OpenBaoSection, Pkcs11Section, RotationSection,
+        ServerSection, StateSection, StatusSection, TransitSection,
+    },
+    origin::{Environment, Flags, Origin},
+    problem::Broken,
+    resolve::Resolver,
+    values,
+};
+use crate::state::StatePath;
+
+/// The API server gives up on a KMS call after this time in the files that we generate.
+const KMS_CALL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Lifetime of tokens under the documented role.
+const DOCUMENTED_TOKEN_TTL: Duration = Duration::from_secs(30 * 60);
+
+const SHORTEST_IMPLIED_LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
+const LONGEST_CORRELATION: Duration = Duration::from_secs(60 * 60);
+
+/// The directory that the packaged service may write, besides that of the socket.
+const SERVICE_STATE_DIRECTORY: &str = "/var/lib/openbao-kms";
+
+const PARALLEL_CALLS: std::ops::RangeInclusive<i64> = 1..=1024;
+
+/// Turns a document of checked shape into a configuration.
+///
+/// # Errors
+/// Every problem, those of the shape included, in the order of the file.
+pub(super) fn build(
+    document: Document,
+    flags: &Flags,
+    environment: &Environment,
+) -> Result<(Config, Vec<Setting>, Vec<Problem>), Vec<Problem>> {
+    let Document {
+        tree,
+        positions,
+        problems,
+    } = document;
+    let mut resolver = Resolver::new(positions, problems, flags.replacements(environment));
+    let config = match serde_json::from_value(tree) {
+        Ok(file) => config(&mut resolver, file, environment),
+        // Only a document that is no section of keys, which is reported as such.
+        Err(_) => None,
+    };
+    match config {
+        Some(config) if resolver.problems.is_empty() => {
+            Ok((config, resolver.settings, resolver.warnings))
+        }
+        _ => {
+            resolver
+                .problems
+                .sort_by_key(|problem| match problem.origin {
+                    Some(Origin::File { line, column }) => (line, column),
+                    _ => (u64::MAX, 0),
+                });
+            Err(resolver.problems)
+        }
+    }
+}
+
+fn config(resolver: &mut Resolver, file: File, environment: &Environment) -> Option<Config> {
+    let version = resolver.text(
+        "configVersion",
+        file.config_version,
+        str::parse::<ConfigVersion>,
+    );
+    let openbao_section = file.openbao.unwrap_or_default();
+    let instance_id = openbao_section.instance_id.clone();
+    let namespace = openbao_section.namespace.clone();
+
+    let server = server(resolver, file.server.unwrap_or_default(), environment);
+    let openbao = openbao(resolver, openbao_section);
+    let instance_id = resolver.text("openbao.instanceId", instance_id, OpenBaoInstanceId::parse);
+    let namespace = resolver.text(
+        "openbao.namespace",
+        namespace,
+        values::optional(Namespace::parse),
+    );
+    let timeout = openbao.as_ref().map(|openbao| openbao.timeout);
+    let auth = auth(resolver, file.auth.unwrap_or_default(), timeout);
+    let identity = transit(
+        resolver,
+        file.transit.unwrap_or_default(),
+        instance_id,
+        namespace,
+    );
+    let bootstrap = bootstrap(resolver, file.bootstrap.unwrap_or_default());
+    let status = status(resolver, file.status.unwrap_or_default());
+    let state_path = state_path(resolver, file.state.unwrap_or_default());
+    let rotation = rotation(resolver, file.rotation.unwrap_or_default());
+    let logging = logging(resolver, file.logging.unwrap_or_default());
+
+    version?;
+    let (scope, key) = identity?;
+    let config = Config {
+        server: server?,
+        openbao: openbao?,
+        auth: auth?,
+        scope,
+        key,
+        bootstrap: bootstrap?,
+        status: status?,
+        state_path: state_path?,
+        rotation: rotation?,
+        logging: logging?,
+    };
+    warn_of_margins(resolver, &config);
+    Some(config)
+}
+
+fn server(
+    resolver: &mut Resolver,
+    section: ServerSection,
+    environment: &Environment,
+) -> Option<Server> {
+    let socket_path = resolver.text("server.socketPath", section.socket_path, |text| {
+        values::socket_path(text, environment)
+    });
+    let socket_mode = resolver.text(
+        "server.socketMode",
+        section.socket_mode,
+        values::socket_mode,
+    );
+    let socket_group = resolver.text(
+        "server.socketGroup",
+        section.socket_group,
+        values::socket_group,
+    );
+    let listener = values::optional(values::listener);
+    let metrics = resolver.text("server.metricsAddress", section.metrics_address, &listener);
+    let health = resolver.text("server.healthAddress", section.health_address, &listener);
+    let status = resolver.integer(
+        "server.maxConcurrentStatus",
+        section.max_concurrent_status,
+        PARALLEL_CALLS,
+    );
+    let encrypt = resolver.integer(
+        "server.maxConcurrentEncrypt",
+        section.max_concurrent_encrypt,
+        PARALLEL_CALLS,
+    );
+    let decrypt = resolver.integer(
+        "server.maxConcurrentDecrypt",
+        section.max_concurrent_decrypt,
+        PARALLEL_CALLS,
+    );
+    let listening = |listener: &Option<Option<Listener>>| listener.clone().flatten();
+    for (path, listener) in [
+        ("server.metricsAddress", listening(&metrics)),
+        ("server.healthAddress", listening(&health)),
+    ] {
+        if listener.is_some_and(|listener| !listener.is_loopback()) {
+            resolver.warn(
+                path,
+                "can be reached from other machines, without authentication",
+                "listen on 127.0.0.1 unless the network in front is closed",
+            );
+        }
+    }
+    if let (Some(metrics), Some(health)) = (listening(&metrics), listening(&health))
+        && metrics.collides(&health)
+    {
+        resolver.reject(
+            "server.healthAddress",
+            "must differ from server.metricsAddress",
+            "choose another port, or leave one of them empty",
+        );
+    }
+    Some(Server {
+        socket_path: socket_path?,
+        socket_mode: socket_mode?,
+        socket_group: socket_group?,
+        metrics: metrics?,
+        health: health?,
+        limits: Limits {
+            status: status?,
+            encrypt: encrypt?,
+            decrypt: decrypt?,
+        },
+    })
+}
+
+/// Without the two settings that belong to the identity.
+fn openbao(resolver: &mut Resolver, section: OpenBaoSection) -> Option<OpenBao> {
+    let address = resolver.text("openbao.address", section.address, values::address);
+    let ca_cert_file = resolver.text(
+        "openbao.caCertFile",
+        section.ca_cert_file,
+        values::absolute_path,
+    );
+    let server_name = resolver.text(
+        "openbao.tlsServerName",
+        section.tls_server_name,
+        values::server_name,
+    );
+    let timeout = resolver.text("openbao.timeout", section.timeout, duration::parse_positive);
+    Some(OpenBao {
+        address: address?,
+        ca_cert_file: ca_cert_file?,
+        server_name: server_name?,
+        timeout: timeout?,
+    })
+}
+
+fn auth(
+    resolver: &mut Resolver,
+    section: AuthSection,
+    openbao_timeout: Option<Duration>,
+) -> Option<Auth> {
+    let name = resolver.text("auth.method", section.method, str::parse::<AuthMethod>);
+    let before_expiry = resolver.text(
+        "auth.loginBeforeTokenExpiry",
+        section.login_before_token_expiry,
+        duration::parse_positive,
+    );
+    let increment = resolver.text(
+        "auth.tokenRenewalIncrement",
+        section.token_renewal_increment,
+        duration::parse_positive,
+    );
+    let login_timeout = resolver.text("auth.loginTimeout", section.login_timeout, duration::parse);
+    if let (Some(before_expiry), Some(increment)) = (before_expiry, increment)
+        && increment <= before_expiry
+    {
+        resolver.reject(
+            "auth.tokenRenewalIncrement",
+            "must be longer than auth.loginBeforeTokenExpiry",
+            "a shorter renewal would be due again at once",
+        );
+    }
+    if before_expiry.is_some_and(|before_expiry| before_expiry >= DOCUMENTED_TOKEN_TTL) {
+        resolver.warn(
+            "auth.loginBeforeTokenExpiry",
+            "is not below 30m, the lifetime of tokens under the documented role",
+            "a token that lives no longer than this is refused at login",
+        );
+    }
+    let method = match name? {
+        AuthMethod::Jwt => {
+            unused(
+                resolver,
+                "auth.cert",
+                section.cert.is_some(),
+                "auth.method is jwt",
+            );
+            section_of(resolver, "auth.jwt", section.jwt)
+                .and_then(|section| jwt(resolver, section))
+                .map(Method::Jwt)
+        }
+        AuthMethod::Cert => {
+            unused(
+                resolver,
+                "auth.jwt",
+                section.jwt.is_some(),
+                "auth.method is cert",
+            );
+            section_of(resolver, "auth.cert", section.cert)
+                .and_then(|section| cert(resolver, section))
+                .map(Method::Cert)
+        }
+    };
+    let login_timeout = match login_timeout? {
+        Duration::ZERO => openbao_timeout?.max(SHORTEST_IMPLIED_LOGIN_TIMEOUT),
+        configured => configured,
+    };
+    Some(Auth {
+        method: method?,
+        login_before_token_expiry: before_expiry?,
+        token_renewal_increment: increment?,
+        login_timeout,
+    })
+}
+
+fn jwt(resolver: &mut Resolver, section: JwtSection) -> Option<Jwt> {
+    let mount_path = auth_mount(resolver, "auth.jwt.mountPath", section.mount_path);
+    let role = resolver.text("auth.jwt.role", section.role, KeyName::parse);
+    // Files made before there was a choice have no source.
+    let inferable = section.source.is_none()
+        && section.oauth2.is_none()
+        && section.jwt_file.is_some()
+        && !["auth.jwt.source", "auth.jwt.oauth2"]
+            .into_iter()
+            .any(|path| resolver.is_faulty(path));
+    let source_name = if inferable {
+        resolver.infer("auth.jwt.source", "file", "auth.jwt.jwtFile");
+        Some(JwtSourceName::File)
+    } else {
+        resolver.text("auth.jwt.source", section.source, str::parse)
+    };
+    let min_remaining_ttl = resolver.text(
+        "auth.jwt.minRemainingTtl",
+        section.min_remaining_ttl,
+        duration::parse_positive,
+    );
+    let clock_skew_leeway = resolver.text(
+        "auth.jwt.clockSkewLeeway",
+        section.clock_skew_leeway,
+        duration::parse,
+    );
+    let claim = values::optional(values::claim);
+    let issuer = resolver.text("auth.jwt.expectedIssuer", section.expected_issuer, &claim);
+    let audience = resolver.list(
+        "auth.jwt.expectedAudience",
+        section.expected_audience,
+        values::claim,
+    );
+    let subject = resolver.text("auth.jwt.expectedSubject", section.expected_subject, &claim);
+    let source = match source_name? {
+        JwtSourceName::File => {
+            if section.oauth2.is_some() {
+                resolver.reject(
+                    "auth.jwt.oauth2",
+                    "must not be written when auth.jwt.source is file",
+                    "remove the block, or set source: oauth2",
+                );
+            }
+            resolver
+                .text("auth.jwt.jwtFile", section.jwt_file, values::absolute_path)
+                .map(JwtSource::File)
+        }
+        JwtSourceName::OAuth2 => {
+            if section.jwt_file.is_some() {
+                resolver.reject(
+                    "auth.jwt.jwtFile",
+                    "must not be written when auth.jwt.source is oauth2",
+                    "remove it, or set source: file",
+                );
+            }
+            let needed = "OAuth2 tokens come over the network and need it checked";
+            if issuer == Some(None) {
+                resolver.reject(
+                    "auth.jwt.expectedIssuer",
+                    "must be written when auth.jwt.source is oauth2",
+                    needed,
+                );
+            }
+            if audience.as_ref().is_some_and(Vec::is_empty) {
+                resolver.reject(
+                    "auth.jwt.expectedAudience",
+                    "must have an entry when auth.jwt.source is oauth2",
+                    needed,
+                );
+            }
+            section_of(resolver, "auth.jwt.oauth2", section.oauth2)
+                .and_then(|section| oauth2(resolver, section))
+                .map(JwtSource::OAuth2)
+        }
+    };
+    Some(Jwt {
+        mount_path: mount_path?,
+        role: role?,
+        claims: ClaimRules {
+            expected_issuer: issuer?,
+            expected_audience: audience?,
+            expected_subject: subject?,
+            clock_skew_leeway: clock_skew_leeway?,
+            min_remaining: min_remaining_ttl?,
+        },
+        source: source?,
+    })
+}
+
+fn oauth2(resolver: &mut Resolver, section: OAuth2Section) -> Option<OAuth2> {
+    let token_url = resolver.text(
+        "auth.jwt.oauth2.tokenUrl",
+        section.token_url,
+        values::token_url,
+    );
+    let client_id = resolver.text(
+        "auth.jwt.oauth2.clientId",
+        section.client_id,
+        values::client_id,
+    );
+    let client_secret_file = resolver.text(
+        "auth.jwt.oauth2.clientSecretFile",
+        section.client_secret_file,
+        values::absolute_path,
+    );
+    let auth_method = resolver.text(
+        "auth.jwt.oauth2.authMethod",
+        section.auth_method,
+        str::parse::<ClientAuthMethod>,
+    );
+    let scopes = resolver.list("auth.jwt.oauth2.scopes", section.scopes, values::scope);
+    let audience = resolver.text(
+        "auth.jwt.oauth2.audience",
+        section.audience,
+        values::optional(values::no_control_characters),
+    );
+    let resources = resolver.list(
+        "auth.jwt.oauth2.resources",
+        section.resources,
+        values::resource,
+    );
+    let ca_cert_file = resolver.text(
+        "auth.jwt.oauth2.caCertFile",
+        section.ca_cert_file,
+        values::optional(values::absolute_path),
+    );
+    Some(OAuth2 {
+        token_url: token_url?,
+        client_id: client_id?,
+        client_secret_file: client_secret_file?,
+        auth_method: auth_method?,
+        scopes: scopes?,
+        audience: audience?,
+        resources: resources?,
+        ca_cert_file: ca_cert_file?,
+    })
+}
+
+fn cert(resolver: &mut Resolver, section: CertSection) -> Option<Cert> {
+    let mount_path = auth_mount(resolver, "auth.cert.mountPath", section.mount_path);
+    let role = resolver.text(
+        "auth.cert.name",
+        section.name,
+        values::optional(values::identifier),
+    );
+    let source = resolver.text("auth.cert.source", section.source, |text| {
+        text.parse::<CertSourceName>().map_err(|problem| {
+            let broken = Broken::from(problem);
+            if text == "spiffe" {
+                broken.hint("OpenBao cannot derive an identity alias from a URI SAN")
+            } else {
+                broken
+            }
+        })
+    });
+    let min_remaining_ttl = resolver.text(
+        "auth.cert.minRemainingTtl",
+        section.min_remaining_ttl,
+        duration::parse_positive,
+    );
+    let clock_skew_leeway = resolver.text(
+        "auth.cert.clockSkewLeeway",
+        section.clock_skew_leeway,
+        duration::parse,
+    );
+    let token = match source? {
+        CertSourceName::Pkcs11 => section_of(resolver, "auth.cert.pkcs11", section.pkcs11)
+            .and_then(|section| pkcs11(resolver, section)),
+    };
+    Some(Cert {
+        mount_path: mount_path?,
+        role: role?,
+        min_remaining_ttl: min_remaining_ttl?,
+        clock_skew_leeway: clock_skew_leeway?,
+        token: token?,
+    })
+}
+
+fn pkcs11(resolver: &mut Resolver, section: Pkcs11Section) -> Option<Pkcs11> {
+    let certificate_file = resolver.text(
+        "auth.cert.pkcs11.certificateFile",
+        section.certificate_file,
+        values::absolute_path,
+    );
+    let module_path = resolver.text(
+        "auth.cert.pkcs11.modulePath",
+        section.module_path,
+        values::absolute_path,
+    );
+    let token_label = resolver.text(
+        "auth.cert.pkcs11.tokenLabel",
+        section.token_label,
+        values::identifier,
+    );
+    let key_label = resolver.text(
+        "auth.cert.pkcs11.keyLabel",
+        section.key_label,
+        values::identifier,
+    );
+    let pin_file = resolver.text(
+        "auth.cert.pkcs11.pinFile",
+        section.pin_file,
+        values::absolute_path,
+    );
+    let max_sessions: Option<u32> = resolver.integer(
+        "auth.cert.pkcs11.maxSessions",
+        section.max_sessions,
+        2..=i64::from(u32::MAX),
+    );
+    Some(Pkcs11 {
+        certificate_file: certificate_file?,
+        module_path: module_path?,
+        token_label: token_label?,
+        key_label: key_label?,
+        pin_file: pin_file?,
+        max_sessions: max_sessions?.try_into().ok()?,
+    })
+}
+
+fn transit(
+    resolver: &mut Resolver,
+    section: TransitSection,
+    openbao_instance_id: Option<OpenBaoInstanceId>,
+    openbao_namespace: Option<Option<Namespace>>,
+) -> Option<(IdentityScope, TransitKeyPath)> {
+    let mount_path = resolver.text("transit.mountPath", section.mount_path, MountPath::parse);
+    let key_name = resolver.text("transit.keyName", section.key_name, KeyName::parse);
+    let names = section.key_id_scope.unwrap_or_default();
+    let provider_name = resolver.text(
+        "transit.keyIdScope.providerName",
+        names.provider_name,
+        ProviderName::parse,
+    );
+    let cluster_id = resolver.text(
+        "transit.keyIdScope.clusterId",
+        names.cluster_id,
+        ClusterId::parse,
+    );
+    let transit_mount_id = resolver.text(
+        "transit.keyIdScope.transitMountId",
+        names.transit_mount_id,
+        TransitMountId::parse,
+    );
+    let key_lineage_id = resolver.text(
+        "transit.keyIdScope.keyLineageId",
+        names.key_lineage_id,
+        KeyLineageId::parse,
+    );
+    let scope = IdentityScope {
+        provider_name: provider_name?,
+        cluster_id: cluster_id?,
+        openbao_instance_id: openbao_instance_id?,
+        openbao_namespace: openbao_namespace?,
+        transit_mount_id: transit_mount_id?,
+        key_lineage_id: key_lineage_id?,
+    };
+    let key = TransitKeyPath {
+        mount_path: mount_path?,
+        key_name: key_name?,
+    };
+    Some((scope, key))
+}
+
+fn bootstrap(resolver: &mut Resolver, section: BootstrapSection) -> Option<Bootstrap> {
+    let grace_timeout = resolver.text(
+        "bootstrap.graceTimeout",
+        section.grace_timeout,
+        duration::parse,
+    );
+    let retry_interval = resolver.text(
+        "bootstrap.retryInterval",
+        section.retry_interval,
+        duration::parse_positive,
+    );
+    Some(Bootstrap {
+        grace_timeout: grace_timeout?,
+        retry_interval: retry_interval?,
+    })
+}
+
+fn status(resolver: &mut Resolver, section: StatusSection) -> Option<Status> {
+    let probe_interval = resolver.text(
+        "status.probeInterval",
+        section.probe_interval,
+        duration::parse_positive,
+    );
+    let deep_probe_interval = resolver.text(
+        "status.deepProbeInterval",
+        section.deep_probe_interval,
+        duration::parse_positive,
+    );
+    let max_staleness = resolver.text(
+        "status.statusMaxStaleness",
+        section.status_max_staleness,
+        duration::parse_positive,
+    );
+    if let (Some(probe_interval), Some(max_staleness)) = (probe_interval, max_staleness)
+        && probe_interval >= max_staleness
+    {
+        resolver.reject(
+            "status.probeInterval",
+            "must be shorter than status.statusMaxStaleness",
+            "Status would turn unhealthy between two good probes",
+        );
+    }
+    Some(Status {
+        probe_interval: probe_interval?,
+        deep_probe_interval: deep_probe_interval?,
+        max_staleness: max_staleness?,
+    })
+}
+
+fn state_path(resolver: &mut Resolver, section: StateSection) -> Option<StatePath> {
+    let path = resolver.text("state.path", section.path, |text| {
+        StatePath::parse(&values::absolute_path(text)?).map_err(Broken::rule)
+    })?;
+    if !path.directory().starts_with(SERVICE_STATE_DIRECTORY) {
+        resolver.warn(
+            "state.path",
+            "is outside /var/lib/openbao-kms, which the packaged service may write",
+            "extend ReadWritePaths of the unit, or move the file",
+        );
+    }
+    Some(path)
+}
+
+fn rotation(resolver: &mut Resolver, section: RotationSection) -> Option<Rotation> {
+    let mode = resolver.text("rotation.mode", section.mode, str::parse::<RotationMode>);
+    let activation_delay = resolver.text(
+        "rotation.activationDelay",
+        section.activation_delay,
+        duration::parse_positive,
+    );
+    let observations: Option<u32> = resolver.integer(
+        "rotation.requireStableObservationCount",
+        section.require_stable_observation_count,
+        1..=i64::from(u32::MAX),
+    );
+    let reject_version_rollback = resolver.boolean(
+        "rotation.rejectVersionRollback",
+        section.reject_version_rollback,
+    );
+    mode?;
+    Some(Rotation {
+        activation_delay: activation_delay?,
+        required_observations: observations?.try_into().ok()?,
+        reject_version_rollback: reject_version_rollback?,
+    })
+}
+
+fn logging(resolver: &mut Resolver, section: LoggingSection) -> Option<Logging> {
+    let level = resolver.text("logging.level", section.level, str::parse::<LogLevel>);
+    let format = resolver.text("logging.format", section.format, str::parse::<LogFormat>);
+    let request_ids = resolver.boolean(
+        "logging.logOpenBaoRequestIDs",
+        section.log_openbao_request_ids,
+    );
+    let correlation = debug_correlation(
+        resolver,
+        section.debug_correlation.unwrap_or_default(),
+        level,
+        request_ids,
+    );
+    Some(Logging {
+        level: level?,
+        format: format?,
+        debug_correlation: correlation?,
+    })
+}
+
+fn debug_correlation(
+    resolver: &mut Resolver,
+    section: DebugCorrelationSection,
+    level: Option<LogLevel>,
+    request_ids: Option<bool>,
+) -> Option<Option<DebugCorrelation>> {
+    let enabled = resolver.boolean("logging.debugCorrelation.enabled", section.enabled);
+    let ttl = resolver.text("logging.debugCorrelation.ttl", section.ttl, duration::parse);
+    let incident_id = resolver.text(
+        "logging.debugCorrelation.incidentId",
+        section.incident_id,
+        values::optional(values::incident_id),
+    );
+    if !enabled? {
+        return Some(None);
+    }
+    if level.is_some_and(|level| level != LogLevel::Debug) {
+        resolver.reject(
+            "logging.level",
+            "must be debug while logging.debugCorrelation.enabled is true",
+            "correlation is written at level debug only",
+        );
+    }
+    if request_ids == Some(false) {
+        resolver.reject(
+            "logging.logOpenBaoRequestIDs",
+            "must be true while logging.debugCorrelation.enabled is true",
+            "without the IDs there is nothing to correlate",
+        );
+    }
+    if ttl.is_some_and(|ttl| ttl.is_zero() || ttl > LONGEST_CORRELATION) {
+        resolver.reject(
+            "logging.debugCorrelation.ttl",
+            "must be longer than 0s and at most 1h",
+            "correlation is for one incident",
+        );
+    }
+    if incident_id == Some(None) {
+        resolver.reject(
+            "logging.debugCorrelation.incidentId",
+            "must be written while logging.debugCorrelation.enabled is true",
+            "name the incident that the log is kept for",
+        );
+    }
+    Some(Some(DebugCorrelation {
+        ttl: ttl?,
+        incident_id: incident_id??,
+    }))
+}
+
+/// Allowed relations that leave no margin for the ordinary delays of a node.
+fn warn_of_margins(resolver: &mut Resolver, config: &Config) {
+    let Config {
+        openbao,
+        auth,
+        bootstrap,
+        status,
+        ..
+    } = config;
+    if !bootstrap.grace_timeout.is_zero() && bootstrap.retry_interval > bootstrap.grace_timeout {
+        resolver.warn(
+            "bootstrap.retryInterval",
+            "is longer than bootstrap.graceTimeout",
+            "there will be only two tries",
+        );
+    }
+    if openbao.timeout >= KMS_CALL_TIMEOUT {
+        resolver.warn(
+            "openbao.timeout",
+            "is not below 3s, the usual timeout of the API server's KMS calls",
+            "the API server gives up first and learns no cause",
+        );
+    }
+    let slowest_probe = status
+        .probe_interval
+        .saturating_add(openbao.timeout)
+        .saturating_add(auth.login_timeout);
+    if slowest_probe >= status.max_staleness {
+        resolver.warn(
+            "status.statusMaxStaleness",
+            "is not above status.probeInterval + openbao.timeout + auth.loginTimeout",
+            "one slow probe turns Status unhealthy",
+        );
+    }
+    if status.deep_probe_interval < status.probe_interval {
+        resolver.warn(
+            "status.deepProbeInterval",
+            "is shorter than status.probeInterval",
+            "round trips through Transit are the costly probes",
+        );
+    }
+}
+
+fn auth_mount(
+    resolver: &mut Resolver,
+    path: &'static str,
+    given: Option<String>,
+) -> Option<MountPath> {
+    let mount = resolver.text(path, given, MountPath::parse)?;
+    if !mount.as_str().starts_with("auth/") {
+        resolver.warn(
+            path,
+            "does not begin with auth/, where OpenBao mounts auth methods",
+            "write the whole path, such as auth/jwt",
+        );
+    }
+    Some(mount)
+}
+
+/// A section that the choice made elsewhere needs.
+fn section_of<T>(resolver: &mut Resolver, path: &'static str, section: Option<T>) -> Option<T> {
+    if section.is_none() {
+        resolver.missing(path);
+    }
+    section
+}
+
+fn unused(resolver: &mut Resolver, path: &'static str, written: bool, because: &str) {
+    if written {
+        resolver.warn(
+            path,
+            format!("is ignored, since {because}"),
+            "remove the block",
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! What is wrong with a configuration: where, which rule, what to do.
+//!
+//! A problem shows the offending value only where the value cannot be a secret that was written
+//! into the wrong place; it never shows a piece of the file.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::origin::Origin;
+
+/// One thing to repair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The setting, such as `server.socketMode` or `auth.jwt.expectedAudience[0]`.
+    pub path: String,
+    /// Whether the file has the wrong shape or a value breaks a rule.
+    pub kind: ProblemKind,
+    /// Where the value came from; `None` when nothing was given.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// The offending value, shortened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// The rule that is broken, as the rest of a sentence: `must be an absolute path`.
+    pub rule: String,
+    /// What to write instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// The two depths at which a configuration can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProblemKind {
+    /// An unknown or repeated key, a missing `configVersion`, a value of the wrong type.
+    Shape,
+    /// A value that breaks its rule, or a rule between values.
+    Value,
+    /// A file or directory that the configuration names.
+    File,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)?;
+        if let Some(origin) = &self.origin {
+            write!(f, " ({origin})")?;
+        }
+        if let Some(value) = &self.value {
+            write!(f, ": {value:?}")?;
+        }
+        write!(
+            f,
+            "{} {}",
+            if self.value.is_some() { "" } else { ":" },
+            self.rule
+        )?;
+        if let Some(hint) = &self.hint {
+            write!(f, "; {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The outcome of a rule that a value breaks; the caller adds path and origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Broken {
+    pub(super) rule: String,
+    pub(super) hint: Option<String>,
+    pub(super) show_value: bool,
+}
+
+impl Broken {
+    pub(super) fn rule(rule: impl fmt::Display) -> Self {
+        Self {
+            rule: rule.to_string(),
+            hint: None,
+            show_value: true,
+        }
+    }
+
+    pub(super) fn hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+
+    /// For a field into which a secret may have been pasted by mistake.
+    pub(super) fn hidden(self) -> Self {
+        Self {
+            show_value: false,
+            ..self
+        }
+    }
+}
+
+impl From<kms_domain::scope::NameProblem> for Broken {
+    fn from(problem: kms_domain::scope::NameProblem) -> Self {
+        Self::rule(problem)
+    }
+}

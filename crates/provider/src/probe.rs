@@ -1,0 +1,239 @@
+//! One Status, Encrypt and Decrypt through a provider's socket, as kube-apiserver would call it.
+
+use std::{path::Path, time::Duration};
+
+use bytes::Bytes;
+use kms_domain::{key_id::KeyId, limits::MAX_MESSAGE_BYTES};
+use tokio::time::Instant;
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
+use zeroize::Zeroizing;
+
+use crate::kms::{
+    API_VERSION,
+    generated::{
+        DecryptRequest, EncryptRequest, StatusRequest,
+        key_management_service_client::KeyManagementServiceClient,
+    },
+};
+
+/// A client of one provider.
+#[derive(Debug, Clone)]
+pub struct KmsClient(KeyManagementServiceClient<Channel>);
+
+/// What a healthy Status says.
+#[derive(Debug)]
+pub struct Healthy {
+    /// The active key.
+    pub key_id: KeyId,
+    /// How long the answer took.
+    pub took: Duration,
+}
+
+/// A completed round trip.
+#[derive(Debug)]
+pub struct RoundTrip {
+    /// The key of Status and Encrypt.
+    pub key_id: KeyId,
+    /// Length of the ciphertext in bytes.
+    pub ciphertext_bytes: usize,
+    /// The ciphertext without its payload, such as `vault:v1:`.
+    pub ciphertext_prefix: String,
+    /// Annotations beside it.
+    pub annotations: usize,
+    /// Times of the three calls.
+    pub status: Duration,
+    /// See `status`.
+    pub encrypt: Duration,
+    /// See `status`.
+    pub decrypt: Duration,
+}
+
+/// The first step that did not go as it must. Texts of the server are not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The path cannot be a socket's.
+    #[error("cannot connect to the socket")]
+    Connect(#[source] tonic::transport::Error),
+    /// A call failed.
+    #[error("{call} failed with gRPC code {code:?}: {advice}")]
+    Call {
+        /// Status, Encrypt or Decrypt.
+        call: &'static str,
+        /// The code alone.
+        code: Code,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The peer speaks another version of the API.
+    #[error("Status reports an API version other than {API_VERSION}: this is no KMS v2 provider")]
+    ApiVersion,
+    /// The provider is not ready to encrypt.
+    #[error(
+        "Status is not ok: new Secrets cannot be written, existing ones stay readable; see the reasons on the provider's /ready"
+    )]
+    Unhealthy,
+    /// Not a `key_id` of this provider.
+    #[error("the key_id of Status has not the form of this provider's key_ids")]
+    ForeignKeyId,
+    /// Another key than expected.
+    #[error(
+        "the active key_id is {found}, expected {expected}: compare configuration and state with the other nodes"
+    )]
+    UnexpectedKeyId {
+        /// What the caller asked for.
+        expected: KeyId,
+        /// What Status said.
+        found: KeyId,
+    },
+    /// No random bytes to encrypt.
+    #[error("no random bytes from the system")]
+    Random(#[source] rustix::io::Errno),
+    /// Encrypt answered nothing.
+    #[error("Encrypt answered without ciphertext")]
+    EmptyCiphertext,
+    /// Encrypt used another key than Status named.
+    #[error(
+        "Encrypt used another key than Status named: if a rotation was just promoted, try again"
+    )]
+    KeyChanged,
+    /// Other bytes came back.
+    #[error("Decrypt gave back other bytes: do not write Secrets through this provider")]
+    WrongPlaintext,
+}
+
+impl KmsClient {
+    /// Connects at the first call. Every call ends within `deadline`.
+    ///
+    /// # Errors
+    /// When the path cannot name a socket.
+    pub fn new(socket: &Path, deadline: Duration) -> Result<Self, ProbeError> {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))
+            .map_err(ProbeError::Connect)?
+            .timeout(deadline);
+        let client = KeyManagementServiceClient::new(endpoint.connect_lazy())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self(client))
+    }
+
+    /// Asks for Status and requires `ok`.
+    ///
+    /// # Errors
+    /// Also when the `key_id` is not `expected`.
+    pub async fn healthy(&mut self, expected: Option<&KeyId>) -> Result<Healthy, ProbeError> {
+        let start = Instant::now();
+        let status = self
+            .0
+            .status(StatusRequest {})
+            .await
+            .map_err(call_failed("Status"))?;
+        let took = start.elapsed();
+        let status = status.into_inner();
+        if status.version != API_VERSION {
+            return Err(ProbeError::ApiVersion);
+        }
+        if status.healthz != "ok" {
+            return Err(ProbeError::Unhealthy);
+        }
+        let key_id = KeyId::parse(&status.key_id).map_err(|_| ProbeError::ForeignKeyId)?;
+        match expected {
+            Some(expected) if *expected != key_id => Err(ProbeError::UnexpectedKeyId {
+                expected: expected.clone(),
+                found: key_id,
+            }),
+            _ => Ok(Healthy { key_id, took }),
+        }
+    }
+
+    /// Status, then 32 random bytes through Encrypt and Decrypt.
+    ///
+    /// # Errors
+    /// The first step that fails.
+    pub async fn round_trip(&mut self, expected: Option<&KeyId>) -> Result<RoundTrip, ProbeError> {
+        let healthy = self.healthy(expected).await?;
+        let plaintext = Bytes::from_owner(random::<32>()?);
+        let uid: String = random::<16>()?
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+
+        let start = Instant::now();
+        let request = EncryptRequest {
+            plaintext: plaintext.clone(),
+            uid: format!("{uid}-encrypt"),
+        };
+        let encrypted = self
+            .0
+            .encrypt(request)
+            .await
+            .map_err(call_failed("Encrypt"))?;
+        let encrypt = start.elapsed();
+        let encrypted = encrypted.into_inner();
+        if encrypted.ciphertext.is_empty() {
+            return Err(ProbeError::EmptyCiphertext);
+        }
+        if encrypted.key_id != healthy.key_id.as_str() {
+            return Err(ProbeError::KeyChanged);
+        }
+        let text = String::from_utf8_lossy(&encrypted.ciphertext);
+        let ciphertext_prefix = text
+            .rfind(':')
+            .map_or("", |colon| &text[..=colon])
+            .to_owned();
+        let ciphertext_bytes = encrypted.ciphertext.len();
+        let annotations = encrypted.annotations.len();
+
+        let start = Instant::now();
+        let request = DecryptRequest {
+            ciphertext: encrypted.ciphertext,
+            uid: format!("{uid}-decrypt"),
+            key_id: encrypted.key_id,
+            annotations: encrypted.annotations,
+        };
+        let decrypted = self
+            .0
+            .decrypt(request)
+            .await
+            .map_err(call_failed("Decrypt"))?;
+        let decrypt = start.elapsed();
+        if decrypted.into_inner().plaintext != plaintext {
+            return Err(ProbeError::WrongPlaintext);
+        }
+        Ok(RoundTrip {
+            key_id: healthy.key_id,
+            ciphertext_bytes,
+            ciphertext_prefix,
+            annotations,
+            status: healthy.took,
+            encrypt,
+            decrypt,
+        })
+    }
+}
+
+fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, ProbeError> {
+    let mut bytes = Zeroizing::new([0_u8; N]);
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
+        .map_err(ProbeError::Random)?;
+    Ok(bytes)
+}
+
+/// Keeps the code and drops the message, which is the server's.
+fn call_failed(call: &'static str) -> impl Fn(tonic::Status) -> ProbeError {
+    move |status| {
+        let code = status.code();
+        let advice = match code {
+            Code::Unavailable => {
+                "nobody serves the socket, or OpenBao is out of reach; see the provider's log"
+            }
+            Code::DeadlineExceeded | Code::Cancelled => "no answer in time",
+            Code::PermissionDenied => "OpenBao's policy refuses; see `policy openbao`",
+            Code::Unauthenticated => "the provider cannot log in to OpenBao; see its log",
+            Code::FailedPrecondition => "the provider is unhealthy; see the reasons on /ready",
+            _ => "see the provider's log",
+        };
+        ProbeError::Call { call, code, advice }
+    }
+}

@@ -1,0 +1,197 @@
+//! User and groups of a process, read from `/proc`, and how to take them on: what a socket lets
+//! kube-apiserver do shows only to a caller with kube-apiserver's own identity.
+
+use std::{fmt, fs, io, path::Path};
+
+use rustix::{
+    fs::{Gid, Uid},
+    thread,
+};
+
+/// What the kernel checks on connecting to a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessIdentity {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Supplementary groups, ascending.
+    pub groups: Vec<u32>,
+}
+
+/// Why an identity cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// No process of that name.
+    #[error("no process named {0} runs here: start it, or leave --as-process out")]
+    NotRunning(String),
+    /// Several, so it is open which one is meant.
+    #[error("{count} processes named {name} run here, so it is open which one is meant")]
+    Several {
+        /// The name asked for.
+        name: String,
+        /// How many.
+        count: usize,
+    },
+    /// `/proc` could not be read.
+    #[error("cannot read {path}")]
+    Proc {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// `/proc/<pid>/status` has no such line, or not in the known form.
+    #[error("{path} has no usable {field} line")]
+    Field {
+        /// The file.
+        path: String,
+        /// The line.
+        field: &'static str,
+    },
+    /// Only root may become somebody else.
+    #[error("cannot take on {identity}: run this command as root")]
+    Assume {
+        /// Whose.
+        identity: ProcessIdentity,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ProcessIdentity {
+    /// The identity of this process.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn own() -> Result<Self, IdentityError> {
+        read(Path::new("/proc/self/status"))
+    }
+
+    /// The identity of the one process whose executable has this name.
+    ///
+    /// # Errors
+    /// When there is none, or more than one.
+    pub fn of_process(name: &str) -> Result<Self, IdentityError> {
+        let proc = |source| IdentityError::Proc {
+            path: "/proc".to_owned(),
+            source,
+        };
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").map_err(proc)? {
+            let directory = entry.map_err(proc)?.path();
+            if is_named(&directory, name) {
+                found.push(directory.join("status"));
+            }
+        }
+        match found.as_slice() {
+            [] => Err(IdentityError::NotRunning(name.to_owned())),
+            [status] => read(status),
+            several => Err(IdentityError::Several {
+                name: name.to_owned(),
+                count: several.len(),
+            }),
+        }
+    }
+
+    /// Gives this thread, and those that it starts from now on, this identity for good.
+    ///
+    /// # Errors
+    /// When the process may not do that.
+    pub fn assume(&self) -> Result<(), IdentityError> {
+        let groups: Vec<Gid> = self.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        // The user last: without it the other two are no longer permitted.
+        thread::set_thread_groups(&groups)
+            .and_then(|()| thread::set_thread_res_gid(gid, gid, gid))
+            .and_then(|()| thread::set_thread_res_uid(uid, uid, uid))
+            .map_err(|errno| IdentityError::Assume {
+                identity: self.clone(),
+                source: errno.into(),
+            })
+    }
+}
+
+impl fmt::Display for ProcessIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let groups: Vec<String> = self.groups.iter().map(u32::to_string).collect();
+        write!(
+            f,
+            "uid={} gid={} groups={}",
+            self.uid,
+            self.gid,
+            groups.join(",")
+        )
+    }
+}
+
+/// Whether the process was started as `name`, by its first argument or its executable's name.
+fn is_named(directory: &Path, name: &str) -> bool {
+    // A process that ends meanwhile has no files any more.
+    let first_argument = fs::read(directory.join("cmdline")).unwrap_or_default();
+    let first_argument = first_argument
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or_default();
+    let base_name = first_argument
+        .rsplit(|byte| *byte == b'/')
+        .next()
+        .unwrap_or_default();
+    base_name == name.as_bytes()
+}
+
+fn read(status: &Path) -> Result<ProcessIdentity, IdentityError> {
+    let path = status.display().to_string();
+    let text = fs::read_to_string(status).map_err(|source| IdentityError::Proc {
+        path: path.clone(),
+        source,
+    })?;
+    let numbers = |field: &'static str| -> Result<Vec<u32>, IdentityError> {
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
+        line.and_then(|rest| {
+            rest.strip_prefix(':')?
+                .split_whitespace()
+                .map(|number| number.parse().ok())
+                .collect()
+        })
+        .ok_or_else(|| IdentityError::Field {
+            path: path.clone(),
+            field,
+        })
+    };
+    // Real, effective, saved and file system identity, in this order.
+    let effective = |field| match numbers(field)?.get(1) {
+        Some(id) => Ok(*id),
+        None => Err(IdentityError::Field {
+            path: path.clone(),
+            field,
+        }),
+    };
+    let mut groups = numbers("Groups")?;
+    groups.sort_unstable();
+    Ok(ProcessIdentity {
+        uid: effective("Uid")?,
+        gid: effective("Gid")?,
+        groups,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_identity_is_what_the_kernel_says() {
+        let own = ProcessIdentity::own().unwrap();
+        assert_eq!(own.uid, rustix::process::geteuid().as_raw());
+        assert_eq!(own.gid, rustix::process::getegid().as_raw());
+    }
+
+    #[test]
+    fn a_process_that_does_not_run_is_named_in_the_error() {
+        let missing = ProcessIdentity::of_process("no-such-process-anywhere").unwrap_err();
+        assert!(missing.to_string().contains("no-such-process-anywhere"));
+    }
+}

@@ -1,0 +1,132 @@
+//! The health and metrics listeners: plain HTTP on loopback, answered from memory.
+//!
+//! A connection carries one request and lives for seconds at most, so a slow or idle client
+//! cannot hold anything.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::Semaphore, time};
+
+/// Time to send the request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a whole connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections served at once; further ones wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 32;
+
+/// The content type of `/live` and `/ready`.
+pub const JSON: &str = "application/json";
+/// The content type of `/metrics`.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What a path answers.
+#[derive(Debug)]
+pub struct Answer {
+    /// 200 or 503.
+    pub status: StatusCode,
+    /// [`JSON`] or [`OPEN_METRICS`].
+    pub content_type: &'static str,
+    /// The whole body.
+    pub body: String,
+}
+
+/// A listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {field} {host}:{port}: choose a free address, or \"\" to disable it")]
+pub struct BindError {
+    field: &'static str,
+    host: String,
+    port: u16,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Binds the address that came from the configuration field `field`.
+///
+/// # Errors
+/// When the address cannot be resolved or is taken.
+pub async fn bind(
+    field: &'static str,
+    (host, port): (&str, u16),
+) -> Result<TcpListener, BindError> {
+    let failed = |source| BindError {
+        field,
+        host: host.to_owned(),
+        port,
+        source,
+    };
+    TcpListener::bind((host, port)).await.map_err(failed)
+}
+
+/// Answers GET and HEAD for the paths that `answer` knows, until the task is aborted.
+pub async fn serve<F>(listener: TcpListener, answer: F)
+where
+    F: Fn(&str) -> Option<Answer> + Send + Sync + 'static,
+{
+    let answer = Arc::new(answer);
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _peer)) => stream,
+            Err(_out_of_descriptors) => {
+                time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let answer = Arc::clone(&answer);
+        tokio::spawn(async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let answer = Arc::clone(&answer);
+                async move { Ok::<_, Infallible>(respond(&request, &*answer)) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            // A client that goes away or dawdles is its own affair.
+            drop(time::timeout(CONNECTION_TIMEOUT, connection).await);
+            drop(slot);
+        });
+    }
+}
+
+/// The address that a listener was given, for port 0.
+#[must_use]
+pub fn local_address(listener: &TcpListener) -> Option<SocketAddr> {
+    listener.local_addr().ok()
+}
+
+fn respond(
+    request: &Request<Incoming>,
+    answer: &dyn Fn(&str) -> Option<Answer>,
+) -> Response<Full<Bytes>> {
+    let plain = |status: StatusCode| {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = status;
+        response
+    };
+    let Some(found) = answer(request.uri().path()) else {
+        return plain(StatusCode::NOT_FOUND);
+    };
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED);
+        let allowed = header::HeaderValue::from_static("GET, HEAD");
+        response.headers_mut().insert(header::ALLOW, allowed);
+        return response;
+    }
+    let mut response = Response::new(Full::from(found.body));
+    *response.status_mut() = found.status;
+    let content_type = header::HeaderValue::from_static(found.content_type);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
+    response
+}

@@ -1,0 +1,95 @@
+//! `/live` and `/ready`, answered from the published view. Implements `docs/observability.md`
+//! section "Health".
+
+use http::StatusCode;
+use kms_domain::health::{Freshness, Health, Reason};
+use serde::Serialize;
+
+use super::endpoints::{Answer, JSON};
+use crate::view::{Snapshot, ViewReader};
+
+/// Answers the paths of the health listener; from the moment of a stop on, nothing is ready.
+#[must_use]
+pub fn answer(path: &str, view: &ViewReader, stopping: bool) -> Option<Answer> {
+    match path {
+        "/live" | "/ready" if stopping => {
+            Some(word(StatusCode::SERVICE_UNAVAILABLE, "unavailable"))
+        }
+        // Alive is whoever answers; whether OpenBao does is no part of it.
+        "/live" => Some(word(StatusCode::OK, "ok")),
+        "/ready" => Some(ready(&view.snapshot())),
+        _ => None,
+    }
+}
+
+fn word(status: StatusCode, word: &'static str) -> Answer {
+    Answer {
+        status,
+        content_type: JSON,
+        body: format!(r#"{{"status":"{word}"}}"#),
+    }
+}
+
+/// `active` or `pending` when a registry is known, else `unknown`.
+#[must_use]
+pub fn rotation_state(snapshot: &Snapshot) -> &'static str {
+    match &snapshot.view.registry {
+        Some(registry) if registry.pending().is_some() => "pending",
+        Some(_) => "active",
+        None => "unknown",
+    }
+}
+
+#[derive(Serialize)]
+struct Ready<'a> {
+    status: &'static str,
+    healthz: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_age_ms: Option<u64>,
+    stale: bool,
+    rotation_state: &'static str,
+    reasons: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata_error_class: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deep_error_class: Option<&'a str>,
+}
+
+fn ready(snapshot: &Snapshot) -> Answer {
+    let (status, word, healthz, reasons) = match &snapshot.health {
+        Health::Healthy(_) => (StatusCode::OK, "ok", "ok", Vec::new()),
+        Health::Unhealthy(reasons) => {
+            let codes = reasons
+                .as_slice()
+                .iter()
+                .map(|reason| Reason::code(*reason))
+                .collect();
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "unhealthy",
+                codes,
+            )
+        }
+    };
+    let body = Ready {
+        status: word,
+        healthz,
+        cache_age_ms: snapshot
+            .age
+            .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        stale: snapshot.freshness == Freshness::Stale,
+        rotation_state: rotation_state(snapshot),
+        reasons,
+        metadata_error_class: snapshot.view.metadata_class,
+        deep_error_class: snapshot.view.deep_class,
+    };
+    let body = serde_json::to_string(&body).unwrap_or_else(|_| {
+        r#"{"status":"unavailable","reasons":["diagnostics_unavailable"]}"#.to_owned()
+    });
+    Answer {
+        status,
+        content_type: JSON,
+        body,
+    }
+}

@@ -1,0 +1,110 @@
+//! The deep probe: a round trip of random bytes through Transit with the active version.
+
+use kms_domain::{
+    aad::AssociatedData, health::DeepFailure, limits::check_sizes, transit::TransitVersion,
+};
+use openbao_client::transit::Transit;
+use zeroize::Zeroizing;
+
+use crate::auth::{CallFailure, Session};
+
+/// Why a deep probe failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeepError {
+    /// The system gave no random bytes.
+    #[error("no random bytes from the system")]
+    Random(#[source] rustix::io::Errno),
+    /// Transit could not encrypt.
+    #[error("Transit cannot encrypt with key version {version}")]
+    Encrypt {
+        /// The active version.
+        version: TransitVersion,
+        /// Why.
+        #[source]
+        source: Box<CallFailure>,
+    },
+    /// The ciphertext is not of the version asked for, or too large for Kubernetes.
+    #[error("Transit answered with a ciphertext of another version or of impossible size")]
+    Invalid,
+    /// Transit could not decrypt what it had just encrypted.
+    #[error("Transit cannot decrypt with key version {version} what it has just encrypted")]
+    Decrypt {
+        /// The active version.
+        version: TransitVersion,
+        /// Why.
+        #[source]
+        source: Box<CallFailure>,
+    },
+    /// The bytes that came back are others.
+    #[error("Transit decrypted to other bytes than it was given: do not encrypt with this key")]
+    WrongPlaintext,
+    /// Skipped after repeated failures.
+    #[error("round trips failed repeatedly; the probe waits before it tries again")]
+    BreakerOpen,
+}
+
+impl DeepError {
+    /// The reason for Status and readiness.
+    #[must_use]
+    pub fn failure(&self) -> DeepFailure {
+        match self {
+            Self::Invalid => DeepFailure::Invalid,
+            Self::BreakerOpen => DeepFailure::CircuitBreakerOpen,
+            Self::Random(_)
+            | Self::Encrypt { .. }
+            | Self::Decrypt { .. }
+            | Self::WrongPlaintext => DeepFailure::Failed,
+        }
+    }
+
+    /// What failed underneath, for the error class; `None` for a finding.
+    #[must_use]
+    pub fn call(&self) -> Option<&CallFailure> {
+        match self {
+            Self::Encrypt { source, .. } | Self::Decrypt { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// Encrypts and decrypts 32 random bytes.
+///
+/// # Errors
+/// The first step that fails.
+pub async fn round_trip(
+    session: &Session,
+    transit: &Transit,
+    version: TransitVersion,
+) -> Result<(), DeepError> {
+    let mut plaintext = Zeroizing::new([0_u8; 32]);
+    rustix::rand::getrandom(&mut plaintext[..], rustix::rand::GetRandomFlags::empty())
+        .map_err(DeepError::Random)?;
+    let aad = AssociatedData::status_probe();
+    let encrypted = session
+        .call(async |token| transit.encrypt(&token, version, &plaintext[..], &aad).await)
+        .await
+        .map_err(|source| DeepError::Encrypt {
+            version,
+            source: Box::new(source),
+        })?;
+    let ciphertext = encrypted.ciphertext;
+    check_sizes(ciphertext.as_str().as_bytes(), "", []).map_err(|_| DeepError::Invalid)?;
+    let of_version = encrypted
+        .key_version
+        .is_none_or(|answered| answered == version);
+    if ciphertext.version() != version || !of_version {
+        return Err(DeepError::Invalid);
+    }
+    let decrypted = session
+        .call(async |token| transit.decrypt(&token, &ciphertext, &aad).await)
+        .await
+        .map_err(|source| DeepError::Decrypt {
+            version,
+            source: Box::new(source),
+        })?;
+    if decrypted.expose() == &plaintext[..] {
+        Ok(())
+    } else {
+        Err(DeepError::WrongPlaintext)
+    }
+}

@@ -1,0 +1,15 @@
+//! `cargo xtask demo`: the program's main job, shown once on a real OpenBao.
+
+use crate::process::{self, Error};
+use crate::tools;
+
+/// Builds a release of the program and runs its lab mode through, with the pinned OpenBao.
+///
+/// `options` go to `bao-kms-provider dev --once`.
+pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
+    let openbao = tools::fetch()?;
+    let build = ["run", "--release", "--locked", "--package", "provider"];
+    let program = ["--bin", "bao-kms-provider", "--", "dev", "--once"];
+    let mut demo = process::cargo(&[&build[..], &program, options].concat());
+    process::run(demo.env("BAO_BIN", openbao))
+}

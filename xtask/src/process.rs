@@ -1,0 +1,87 @@
+//! Running other programs from the root of the workspace, and the one error type of all commands.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+/// Why a command of `cargo xtask` stopped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The program is missing or may not be executed.
+    #[error("cannot start `{program}`; is it installed and in PATH?")]
+    Start {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+    /// The program ran and reported failure; its own output stands above.
+    #[error("`{program}` failed ({status}); its output is above")]
+    Failed { program: String, status: ExitStatus },
+    /// A file operation of our own failed.
+    #[error("cannot {attempt} {}", path.display())]
+    File {
+        attempt: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The command found something wrong, and says what to do about it.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Error {
+    /// For `map_err`: `attempt` completes "cannot ... PATH".
+    pub(crate) fn file(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::File {
+            attempt,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// The root of the workspace.
+pub(crate) fn root() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// The cargo that runs us, to be started in the root of the workspace.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+/// Runs a program to its end with our own terminal.
+pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
+    let status = command.status().map_err(|source| Error::Start {
+        program: name(command),
+        source,
+    })?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Failed {
+        program: name(command),
+        status,
+    })
+}
+
+/// Tells the person at the terminal what happens. A closed pipe is the reader's wish and changes no result.
+pub(crate) fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    drop(writeln!(out, "{text}").and_then(|()| out.flush()));
+}
+
+/// How a person would have typed it.
+pub(crate) fn name(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let program = program.file_name().unwrap_or(program.as_os_str());
+    let words = std::iter::once(program).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
