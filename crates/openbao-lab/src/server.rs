@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod config;
+pub mod snapshot;
 
 use config::Ports;
 
@@ -296,10 +297,6 @@ impl Server {
         struct Unseal<'a> {
             key: &'a str,
         }
-        #[derive(Deserialize)]
-        struct SealStatus {
-            sealed: bool,
-        }
         const PATH: &str = "sys/unseal";
         let admin = self.anonymous()?;
         let answer = admin.write(PATH, &Unseal { key: &key.0 }).await?;
@@ -380,6 +377,11 @@ impl Server {
     pub fn audit_log(&self) -> PathBuf {
         self.installation.path(config::AUDIT_LOG)
     }
+}
+
+#[derive(Deserialize)]
+struct SealStatus {
+    sealed: bool,
 }
 
 impl UnsealKey {

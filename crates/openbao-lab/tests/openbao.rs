@@ -16,7 +16,7 @@ use std::{
 use openbao_client::failure::FailureClass;
 use openbao_lab::{
     admin::{Admin, AdminError, transit::KeyConfig},
-    server::{Audit, Installation},
+    server::{Audit, Installation, Server},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -122,13 +122,43 @@ async fn a_key_is_rotated_restricted_trimmed_and_deleted() {
     assert_eq!(class(refused.err().unwrap()), FailureClass::KeyMissing);
 }
 
+#[tokio::test]
+async fn a_snapshot_brings_data_and_unseal_key_to_another_server() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("raft.snap");
+    let original = start(&directory.path().join("original")).await;
+    let original_secrets = original.initialize().await.unwrap();
+    original.unseal(&original_secrets.unseal_key).await.unwrap();
+    let admin = original.admin(&original_secrets.root_token).unwrap();
+    admin.write_policy("kept", "path \"a\" {}").await.unwrap();
+    original
+        .save_snapshot(&original_secrets.root_token, &file)
+        .await
+        .unwrap();
+    drop(original);
+
+    let copy = start(&directory.path().join("copy")).await;
+    let secrets = copy.initialize().await.unwrap();
+    copy.unseal(&secrets.unseal_key).await.unwrap();
+    copy.restore_snapshot(&secrets.root_token, &file)
+        .await
+        .unwrap();
+    copy.unseal(&original_secrets.unseal_key).await.unwrap();
+    let admin = copy.admin(&original_secrets.root_token).unwrap();
+    admin.read("sys/policies/acl/kept").await.unwrap();
+}
+
+async fn start(directory: &Path) -> Server {
+    let installation = Installation::prepare(binary(), directory, Audit::Off).unwrap();
+    installation.start().await.unwrap()
+}
+
 /// Runs itself again as the parent that is killed, told so by the environment.
 #[tokio::test]
 async fn the_server_dies_when_its_parent_is_killed() {
     const DIRECTORY: &str = "OPENBAO_LAB_TEST_DIRECTORY";
     if let Some(directory) = env::var_os(DIRECTORY) {
-        let installation = Installation::prepare(binary(), Path::new(&directory), Audit::Off);
-        let _server = installation.unwrap().start().await.unwrap();
+        let _server = start(Path::new(&directory)).await;
         fs::create_dir(Path::new(&directory).join("started")).unwrap();
         return std::future::pending().await;
     }
