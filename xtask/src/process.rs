@@ -7,6 +7,9 @@ use std::process::{Command, ExitStatus};
 /// Why a command of `cargo xtask` stopped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    /// The command line has no meaning.
+    #[error("{0}")]
+    Usage(String),
     /// The program is missing or may not be executed.
     #[error("cannot run `{program}`; is it installed and in PATH?")]
     Start {
