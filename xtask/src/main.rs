@@ -4,7 +4,10 @@
 //! keeps its dependencies few, because everybody waits for it to compile before anything else happens.
 
 mod demo;
+mod lint;
 mod process;
+mod proto;
+mod test;
 mod tools;
 
 use std::error::Error as _;
@@ -17,10 +20,12 @@ use process::Error;
 const USAGE: &str = "\
 Usage: cargo xtask <command>
 
-Commands:
-  tools   Fetch the pinned test tools into target/tools and check their SHA-256
-  demo [--keep]
-          Build a release and show its main job on a real OpenBao
+  tools           Fetch the pinned test tools into target/tools and check their SHA-256
+  demo [--keep]   Build a release and show its main job on a real OpenBao
+  test [-- ARGS]  Run the whole suite and count what ran against a real OpenBao;
+                  ARGS go to `cargo test`, as in `test -- -p kms-domain -- a_name`
+  lint            Check format, clippy, documentation, dependencies and generated code
+  proto [--check] Generate the code for the protobuf service, or compare it with what is committed
 ";
 
 fn main() -> ExitCode {
@@ -38,6 +43,10 @@ fn main() -> ExitCode {
     let outcome = match (command, options) {
         ("tools", []) => tools::fetch().map(drop),
         ("demo", [] | ["--keep"]) => demo::run(options),
+        ("test", []) => test::run(&[]),
+        ("test", ["--", options @ ..]) => test::run(options),
+        ("lint", []) => lint::run(),
+        ("proto", [] | ["--check"]) => proto::run(options),
         ("help" | "--help" | "-h", _) => return print(&mut io::stdout(), USAGE, ExitCode::SUCCESS),
         _ => return usage_error(&format!("no such command: {}", args.join(" "))),
     };

@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The program is missing or may not be executed.
-    #[error("cannot start `{program}`; is it installed and in PATH?")]
+    #[error("cannot run `{program}`; is it installed and in PATH?")]
     Start {
         program: String,
         #[source]

@@ -5,12 +5,15 @@
 
 mod completion;
 mod config;
+mod dev;
 pub mod exit;
 mod failure;
 mod inspect_state;
 mod key_id;
 mod man;
 mod policy;
+mod probe;
+mod serve;
 mod version;
 
 use std::{
@@ -65,6 +68,9 @@ struct GlobalFlags {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Options),
+    Probe(probe::Options),
+    Dev(dev::Options),
     Config(config::Options),
     KeyId(key_id::Options),
     InspectState(inspect_state::Options),
@@ -126,6 +132,9 @@ pub fn run(
 impl Command {
     fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         match self {
+            Self::Serve(options) => options.run(context),
+            Self::Probe(options) => options.run(context),
+            Self::Dev(options) => options.run(context),
             Self::Config(options) => options.run(context),
             Self::KeyId(options) => options.run(context),
             Self::InspectState(options) => options.run(context),

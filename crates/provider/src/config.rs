@@ -437,6 +437,14 @@ impl Listener {
     }
 }
 
+/// A duration longer than zero in the grammar of the file, for a command's own flag.
+///
+/// # Errors
+/// The broken rule, as the rest of a sentence.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    duration::parse_positive(text).map_err(|broken| broken.rule)
+}
+
 /// `None` when the file is too large.
 fn read(path: &Path) -> io::Result<Option<String>> {
     let mut text = String::new();

@@ -6,8 +6,17 @@ use std::{
     path::PathBuf,
 };
 
-use super::{exit::Exit, policy::UnsafePolicyPath};
-use crate::{config::LoadError, state::StatePathProblem};
+use openbao_lab::binary::BaoNotFound;
+
+use super::exit::Exit;
+use crate::{
+    config::{LoadError, UnsupportedAuth},
+    dev::LabError,
+    policy::UnsafePolicyPath,
+    probe::ProbeError,
+    serve::ServeError,
+    state::{StateError, StatePathProblem},
+};
 
 /// Every way in which a command can fail.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +24,27 @@ pub(super) enum Failure {
     /// No configuration.
     #[error(transparent)]
     Config(#[from] LoadError),
+    /// A login that this build does not have.
+    #[error(transparent)]
+    UnsupportedAuth(#[from] UnsupportedAuth),
+    /// The state was made under another configuration, or this one was changed.
+    #[error(transparent)]
+    OtherConfiguration(StateError),
+    /// The daemon failed.
+    #[error(transparent)]
+    Serve(ServeError),
+    /// The lab could not be made, or not be taken down.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// No OpenBao to make a lab with.
+    #[error(transparent)]
+    BaoNotFound(#[from] BaoNotFound),
+    /// The lab's round trip failed.
+    #[error("the lab's provider does not do its job")]
+    LabProbe(#[source] ProbeError),
+    /// The system has no resources to run it.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
     /// The result could not be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
@@ -40,16 +70,36 @@ pub(super) enum Failure {
     },
 }
 
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::State(other @ StateError::OtherConfiguration { .. }) => {
+                Self::OtherConfiguration(other)
+            }
+            error => Self::Serve(error),
+        }
+    }
+}
+
 impl Failure {
     /// The code of each failure.
     #[must_use]
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) => Exit::Configuration,
+            Self::Config(_) | Self::UnsupportedAuth(_) | Self::OtherConfiguration(_) => {
+                Exit::Configuration
+            }
+            Self::Serve(_) => Exit::Runtime,
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } => Exit::Usage,
-            Self::Output(_) | Self::Policy(_) | Self::ManualPages { .. } => Exit::Unclassified,
+            Self::LabProbe(_) => Exit::CheckFailed,
+            Self::Output(_)
+            | Self::Runtime(_)
+            | Self::Lab(_)
+            | Self::BaoNotFound(_)
+            | Self::Policy(_)
+            | Self::ManualPages { .. } => Exit::Unclassified,
         }
     }
 
@@ -95,7 +145,14 @@ impl Failure {
             Self::Config(LoadError::Invalid { .. }) => {
                 Some("correct every line above; the provider does not start before")
             }
-            Self::Output(_)
+            Self::UnsupportedAuth(_)
+            | Self::OtherConfiguration(_)
+            | Self::Serve(_)
+            | Self::Lab(_)
+            | Self::BaoNotFound(_)
+            | Self::LabProbe(_)
+            | Self::Runtime(_)
+            | Self::Output(_)
             | Self::StateFile { .. }
             | Self::Policy(_)
             | Self::ManualPages { .. } => None,
