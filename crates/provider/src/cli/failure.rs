@@ -29,13 +29,13 @@ pub(super) enum Failure {
     UnsupportedAuth(#[from] UnsupportedAuth),
     /// The state was made under another configuration, or this one was changed.
     #[error(transparent)]
-    OtherConfiguration(StateError),
+    OtherConfiguration(Box<StateError>),
     /// The daemon failed.
     #[error(transparent)]
-    Serve(ServeError),
+    Serve(Box<ServeError>),
     /// The lab could not be made, or not be taken down.
     #[error(transparent)]
-    Lab(#[from] LabError),
+    Lab(Box<LabError>),
     /// No OpenBao to make a lab with.
     #[error(transparent)]
     BaoNotFound(#[from] BaoNotFound),
@@ -70,13 +70,19 @@ pub(super) enum Failure {
     },
 }
 
+impl From<LabError> for Failure {
+    fn from(error: LabError) -> Self {
+        Self::Lab(Box::new(error))
+    }
+}
+
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
         match error {
             ServeError::State(other @ StateError::OtherConfiguration { .. }) => {
-                Self::OtherConfiguration(other)
+                Self::OtherConfiguration(Box::new(other))
             }
-            error => Self::Serve(error),
+            error => Self::Serve(Box::new(error)),
         }
     }
 }
