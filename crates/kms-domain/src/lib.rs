@@ -10,6 +10,8 @@
 //! | What is one version of it called, and how is it bound? | [`key_id`], [`key`], [`annotations`], [`aad`] |
 //! | What is Transit asked for? | [`prepare`], [`ciphertext`], [`limits`] |
 //! | Which versions does this node know? | [`registry`], [`bootstrap`] |
+//! | How does a new version become active? | [`registry::rotation`] |
+//! | How does an operator take versions out of use? | [`registry::retire`], [`confirmed`] |
 //! | How is that kept, and is it ours and the newest? | [`registry::document`], [`registry::anchor`], [`fingerprint`] |
 //! | May this node encrypt? | [`health`] |
 //! | How are digests and JSON spelled? | [`digest`], [`json`] |
@@ -20,6 +22,11 @@
 //! - Exactly one version is active: a [`registry::Registry`] cannot be made otherwise.
 //! - Only the active version encrypts, and only in good health: [`health::ActiveKey`] comes from
 //!   [`health::assess`] alone.
+//! - A version is tried before it is promoted, and not used for anything else until then:
+//!   [`registry::ProbeKey`].
+//! - What decrypts goes on decrypting until an operator has reviewed its removal: every document
+//!   after the first is made by [`registry::rotation`] or by a [`registry::retire::Plan`], and a
+//!   plan is carried out only as [`confirmed::Confirmed`].
 //! - A removed or rejected version decrypts nothing: [`registry::DecryptKey`] comes from
 //!   [`registry::Registry::lookup`] alone.
 //! - Nothing is sent to Transit under associated data that the stored annotations do not match:
@@ -33,6 +40,7 @@ pub mod aad;
 pub mod annotations;
 pub mod bootstrap;
 pub mod ciphertext;
+pub mod confirmed;
 pub mod digest;
 pub mod fingerprint;
 pub mod health;

@@ -5,7 +5,7 @@
 //! A registry that exists is valid. Only [`Registry::lookup`] makes a [`DecryptKey`], and it makes
 //! none for a removed or rejected version.
 
-use std::{collections::BTreeSet, num::NonZeroU64, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     key::{KeyScope, TransitKey},
@@ -14,7 +14,13 @@ use crate::{
 };
 
 pub mod anchor;
+mod bookkeeping;
 pub mod document;
+pub mod retire;
+pub mod rotation;
+
+use bookkeeping::StepClock;
+pub use bookkeeping::{Bookkeeping, BookkeepingProblem, ClockRegression};
 
 /// Every known version, in the order of the document (which its hash covers).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,18 +55,23 @@ pub enum RecordState {
     Removed,
 }
 
-/// Times are Unix seconds for people; no decision compares them with a clock.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bookkeeping {
-    observed_at: Option<NonZeroU64>,
-    stable_observation_count: Option<NonZeroU64>,
-    stable_at: Option<NonZeroU64>,
-    promoted_at: Option<NonZeroU64>,
-}
-
 /// A version that may decrypt. Exists only as an answer of [`Registry::lookup`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecryptKey(Arc<TransitKey>);
+
+/// A version that the status probe may try: the active one, or one that is about to be promoted.
+/// It permits no encryption of stored objects, only the probe's own round trip with
+/// [`AssociatedData::status_probe`](crate::aad::AssociatedData::status_probe):
+///
+/// ```compile_fail,E0308
+/// use kms_domain::{annotations::PluginVersion, prepare::prepare_encrypt, registry::ProbeKey};
+///
+/// fn encrypt_before_the_promotion(candidate: &ProbeKey, plugin_version: &PluginVersion) {
+///     prepare_encrypt(candidate, plugin_version);
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeKey(Arc<TransitKey>);
 
 /// What is known of a well-formed `key_id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,23 +102,6 @@ pub enum RegistryProblem {
     /// Records of two configurations.
     #[error("Transit version {0} has another identity scope than the first record")]
     OtherScope(TransitVersion),
-}
-
-/// Why the history of a version cannot be true.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BookkeepingProblem {
-    /// A count without the time of the first observation.
-    #[error("stableObservationCount is set without observedAtUnix")]
-    CountWithoutObservation,
-    /// Stable without having been counted.
-    #[error("stableAtUnix is set without stableObservationCount")]
-    StableWithoutCount,
-    /// Stable before it was seen.
-    #[error("stableAtUnix is before observedAtUnix")]
-    StableBeforeObservation,
-    /// Promoted before it was seen.
-    #[error("promotedAtUnix is before observedAtUnix")]
-    PromotedBeforeObservation,
 }
 
 impl Registry {
@@ -144,15 +138,10 @@ impl Registry {
     /// A registry of one version, active since `now` (Unix seconds).
     pub(crate) fn first(key: TransitKey, now: u64) -> Self {
         let active = Arc::new(key);
-        let now = NonZeroU64::new(now);
         let record = Record {
             key: Arc::clone(&active),
             state: RecordState::Active,
-            bookkeeping: Bookkeeping {
-                observed_at: now,
-                promoted_at: now,
-                ..Bookkeeping::default()
-            },
+            bookkeeping: Bookkeeping::first(&StepClock::new(now)),
         };
         Self {
             records: vec![record],
@@ -176,6 +165,12 @@ impl Registry {
     #[must_use]
     pub fn active(&self) -> &Arc<TransitKey> {
         &self.active
+    }
+
+    /// The active version, for the deep probe.
+    #[must_use]
+    pub fn probe_key(&self) -> ProbeKey {
+        ProbeKey(Arc::clone(&self.active))
     }
 
     /// The version that waits for promotion.
@@ -241,68 +236,19 @@ impl RecordState {
     }
 }
 
-impl Bookkeeping {
-    /// Checks that the numbers can belong to one history.
-    ///
-    /// # Errors
-    /// [`BookkeepingProblem`].
-    pub(crate) fn new(
-        observed_at: Option<NonZeroU64>,
-        stable_observation_count: Option<NonZeroU64>,
-        stable_at: Option<NonZeroU64>,
-        promoted_at: Option<NonZeroU64>,
-    ) -> Result<Self, BookkeepingProblem> {
-        if stable_observation_count.is_some() && observed_at.is_none() {
-            return Err(BookkeepingProblem::CountWithoutObservation);
-        }
-        if stable_at.is_some() && stable_observation_count.is_none() {
-            return Err(BookkeepingProblem::StableWithoutCount);
-        }
-        // An unset time is less than any set one, so only two set times can be out of order.
-        if stable_at.is_some() && stable_at < observed_at {
-            return Err(BookkeepingProblem::StableBeforeObservation);
-        }
-        if promoted_at.is_some() && promoted_at < observed_at {
-            return Err(BookkeepingProblem::PromotedBeforeObservation);
-        }
-        Ok(Self {
-            observed_at,
-            stable_observation_count,
-            stable_at,
-            promoted_at,
-        })
-    }
-
-    /// When the version was first seen.
-    #[must_use]
-    pub fn observed_at(&self) -> Option<NonZeroU64> {
-        self.observed_at
-    }
-
-    /// How often it has been seen as the newest version.
-    #[must_use]
-    pub fn stable_observation_count(&self) -> Option<NonZeroU64> {
-        self.stable_observation_count
-    }
-
-    /// When it had been seen often enough.
-    #[must_use]
-    pub fn stable_at(&self) -> Option<NonZeroU64> {
-        self.stable_at
-    }
-
-    /// When it became active.
-    #[must_use]
-    pub fn promoted_at(&self) -> Option<NonZeroU64> {
-        self.promoted_at
-    }
-}
-
 impl DecryptKey {
     /// The version that is known.
     #[must_use]
     pub fn key(&self) -> &TransitKey {
         &self.0
+    }
+}
+
+impl ProbeKey {
+    /// The version to try.
+    #[must_use]
+    pub fn version(&self) -> TransitVersion {
+        self.0.version()
     }
 }
 

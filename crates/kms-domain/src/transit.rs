@@ -8,6 +8,7 @@ mod profile;
 
 pub use coverage::{RegistryConflict, VersionProblem};
 pub use metadata::{KeyEntry, KeyMetadata, KeyVersions};
+pub(crate) use profile::Sentences;
 pub use profile::{Finding, Impact, KeyProfile, ProfileRefused};
 
 /// A Transit key version: 1 to `i64::MAX`, the range of the state file and of Transit itself.

@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
+    fingerprint::IdentityFingerprint,
     key::{KeyScope, TransitKey},
-    registry::{Bookkeeping, Record, RecordState, Registry},
+    registry::{Bookkeeping, Record, RecordState, Registry, document::Document},
     scope::{
         ClusterId, IdentityScope, KeyLineageId, KeyName, MountPath, Namespace, OpenBaoInstanceId,
         ProviderName, TransitKeyPath, TransitMountId,
@@ -133,23 +134,65 @@ pub(crate) fn registry(states: &[(u64, RecordState)]) -> Registry {
     Registry::new(states.iter().map(record).collect()).unwrap()
 }
 
+/// A first document with such records.
+pub(crate) fn document(states: &[(u64, RecordState)]) -> Document {
+    let path = path("transit", "kubernetes-etcd");
+    let fingerprint = IdentityFingerprint::of(&golden_scope(), &path);
+    Document::first(fingerprint, registry(states))
+}
+
+/// The state document of the shared vector with this name, and its text.
+pub(crate) fn pair(name: &str) -> (Document, String) {
+    let file: serde_json::Value = vectors!("state.json");
+    let pairs = file["pairs"].as_array().unwrap();
+    let pair = pairs.iter().find(|pair| pair["name"] == name).unwrap();
+    let text = pair["state"].as_str().unwrap();
+    (Document::decode(text.as_bytes()).unwrap(), text.to_owned())
+}
+
 /// A sound key whose metadata lists these versions with their creation seconds, the newest last.
 pub(crate) fn profile(
     created: &[(i64, i64)],
     min_available: i64,
     min_decryption: i64,
 ) -> KeyProfile {
-    let entry = |(number, second): &(i64, i64)| (number.to_string(), KeyEntry::Created(*second));
-    let metadata = KeyMetadata {
-        key_type: "aes256-gcm96".to_owned(),
-        latest_version: created.last().unwrap().0,
+    checked(KeyMetadata {
         min_available_version: min_available,
         min_decryption_version: min_decryption,
+        ..metadata(created)
+    })
+}
+
+/// A key that fits [`document`] and lists what it should list.
+pub(crate) fn sound_profile(latest: u64, min_available: i64, min_decryption: i64) -> KeyProfile {
+    let latest = i64::try_from(latest).unwrap();
+    let listed = min_available.max(min_decryption).max(1)..=latest;
+    let created: Vec<_> = listed.map(|number| (number, number)).collect();
+    profile(&created, min_available, min_decryption)
+}
+
+/// A key that fits [`document`] and encrypts only from `min_encryption` on.
+pub(crate) fn blocking_profile(latest: i64, min_encryption: i64) -> KeyProfile {
+    let created: Vec<_> = (1..=latest).map(|number| (number, number)).collect();
+    checked(KeyMetadata {
+        min_encryption_version: min_encryption,
+        ..metadata(&created)
+    })
+}
+
+fn metadata(created: &[(i64, i64)]) -> KeyMetadata {
+    let entry = |(number, second): &(i64, i64)| (number.to_string(), KeyEntry::Created(*second));
+    KeyMetadata {
+        key_type: "aes256-gcm96".to_owned(),
+        latest_version: created.last().unwrap().0,
         keys: KeyVersions(created.iter().map(entry).collect()),
         supports_encryption: true,
         supports_decryption: true,
         ..KeyMetadata::default()
-    };
+    }
+}
+
+fn checked(metadata: KeyMetadata) -> KeyProfile {
     KeyProfile::check(&metadata, &KeyName::parse("kubernetes-etcd").unwrap()).unwrap()
 }
 

@@ -17,8 +17,11 @@ use crate::{
     key_id::KeyId,
 };
 
+mod progress;
 mod record;
 
+pub use progress::ProgressProblem;
+pub(super) use progress::Retention;
 pub use record::RecordProblem;
 use record::{RawRecord, read_records};
 

@@ -9,8 +9,11 @@ use crate::registry::Registry;
 pub enum RegistryConflict {
     /// The key has fewer versions than it had.
     #[error(
-        "the newest Transit version is {latest}, but version {active} is active here: OpenBao \
-         holds an older key; restore the newer one"
+        "the newest Transit version is {latest}, but version {active} is active here, so OpenBao \
+         holds an older copy of the key: objects written since under higher versions cannot be \
+         read until the newer one is back, and nothing was changed on this node. Restore the \
+         OpenBao storage that has version {active}; do not rotate to catch up, which would make \
+         another version of the same number, and do not delete the state file"
     )]
     VersionRollback {
         /// The active version.
@@ -19,7 +22,12 @@ pub enum RegistryConflict {
         latest: TransitVersion,
     },
     /// Versions that must stay readable are not; every one.
-    #[error("{}", Sentences(.0))]
+    #[error(
+        "versions that stored objects may need cannot be used: {}. Until this is mended objects \
+         under them cannot be read; the other versions go on decrypting, and nothing was changed \
+         on this node. Do not rotate, trim or recreate the key, and do not delete the state file",
+        Sentences(.0)
+    )]
     Retained(Vec<VersionProblem>),
 }
 
@@ -27,7 +35,10 @@ pub enum RegistryConflict {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VersionProblem {
     /// Above the newest version.
-    #[error("Transit version {version} does not exist: the newest is {latest}")]
+    #[error(
+        "Transit version {version} does not exist, since the newest is {latest}: restore the \
+         OpenBao storage that has it"
+    )]
     AboveLatest {
         /// The version of the record.
         version: TransitVersion,
@@ -57,12 +68,16 @@ pub enum VersionProblem {
         minimum: u64,
     },
     /// Not in `keys`, although no limit hides it.
-    #[error("Transit version {0} is missing from the key's metadata")]
+    #[error(
+        "Transit version {0} is missing from the key's metadata: restore the OpenBao storage that \
+         has it"
+    )]
     Unlisted(TransitVersion),
     /// Made at another time: other key material under the same number.
     #[error(
         "Transit version {version} was created at {found}, but at {recorded} by our record: the \
-         key was made anew or restored from another lineage"
+         key was made anew or restored from another lineage; restore the OpenBao storage with the \
+         original"
     )]
     OtherCreation {
         /// The version of the record.
@@ -87,6 +102,15 @@ impl KeyProfile {
                 latest: self.latest(),
             });
         }
+        self.require_readable(registry)
+    }
+
+    /// Requires the same without naming a rollback as such; it then counts as versions that do
+    /// not exist.
+    ///
+    /// # Errors
+    /// [`RegistryConflict::Retained`].
+    pub(crate) fn require_readable(&self, registry: &Registry) -> Result<(), RegistryConflict> {
         let problems: Vec<_> = registry
             .retained()
             .filter_map(|record| self.problem_of(record.key.version(), record.key.created_at()))
@@ -98,27 +122,33 @@ impl KeyProfile {
         }
     }
 
-    fn problem_of(&self, version: TransitVersion, recorded: CreatedAt) -> Option<VersionProblem> {
+    /// When `version` was made, if it decrypts.
+    pub(crate) fn decryptable(&self, version: TransitVersion) -> Result<CreatedAt, VersionProblem> {
         if version > self.latest() {
             let latest = self.latest();
-            return Some(VersionProblem::AboveLatest { version, latest });
+            return Err(VersionProblem::AboveLatest { version, latest });
         }
         if version.get() < self.min_available() {
             let minimum = self.min_available();
-            return Some(VersionProblem::Trimmed { version, minimum });
+            return Err(VersionProblem::Trimmed { version, minimum });
         }
         if version.get() < self.min_decryption() {
             let minimum = self.min_decryption();
-            return Some(VersionProblem::Hidden { version, minimum });
+            return Err(VersionProblem::Hidden { version, minimum });
         }
-        match self.created_at(version) {
-            None => Some(VersionProblem::Unlisted(version)),
-            Some(found) if found != recorded => Some(VersionProblem::OtherCreation {
+        self.created_at(version)
+            .ok_or(VersionProblem::Unlisted(version))
+    }
+
+    fn problem_of(&self, version: TransitVersion, recorded: CreatedAt) -> Option<VersionProblem> {
+        match self.decryptable(version) {
+            Err(problem) => Some(problem),
+            Ok(found) if found != recorded => Some(VersionProblem::OtherCreation {
                 version,
                 recorded,
                 found,
             }),
-            Some(_) => None,
+            Ok(_) => None,
         }
     }
 }

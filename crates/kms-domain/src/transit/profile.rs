@@ -328,7 +328,7 @@ fn readable(text: &str) -> String {
 }
 
 /// Several messages as one.
-pub(super) struct Sentences<'a, T>(pub(super) &'a [T]);
+pub(crate) struct Sentences<'a, T>(pub(crate) &'a [T]);
 
 impl<T: fmt::Display> fmt::Display for Sentences<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
