@@ -388,6 +388,8 @@ status:
   probeInterval: 5s
   deepProbeInterval: 30s
   statusMaxStaleness: 30s
+rotation:
+  activationDelay: 10s
 state:
   path: {state}
 logging:

@@ -34,7 +34,13 @@ use self::{
     },
     panic::caught,
 };
-use crate::{auth::Session, config::Limits, telemetry::metrics::Metrics, view::ViewReader};
+use crate::{
+    auth::Session,
+    config::Limits,
+    telemetry::metrics::Metrics,
+    view::ViewReader,
+    watcher::discovery::{Discovery, DiscoveryFailed},
+};
 
 pub mod deadline;
 pub mod fault;
@@ -94,6 +100,7 @@ pub struct Kms(Arc<Shared>);
 
 struct Shared {
     view: ViewReader,
+    discovery: Discovery,
     transit: Transit,
     session: Session,
     metrics: Arc<Metrics>,
@@ -108,8 +115,13 @@ impl Kms {
     /// A service over a view that a watcher keeps fresh. `call_limit` bounds each call that asks
     /// Transit, login included.
     #[must_use]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "it composes; every argument is used as it is"
+    )]
     pub fn new(
         view: ViewReader,
+        discovery: Discovery,
         transit: Transit,
         session: Session,
         metrics: Arc<Metrics>,
@@ -119,6 +131,7 @@ impl Kms {
     ) -> Self {
         Self(Arc::new(Shared {
             view,
+            discovery,
             transit,
             session,
             metrics,
@@ -214,7 +227,7 @@ impl Shared {
         request: &DecryptRequest,
         limit: Duration,
     ) -> Result<DecryptResponse, Fault> {
-        let _slot = slot(&self.decrypt_slots)?;
+        let known_slot = slot(&self.decrypt_slots)?;
         if request.ciphertext.is_empty() {
             return Err(Fault::EmptyCiphertext);
         }
@@ -231,7 +244,7 @@ impl Shared {
         check_sizes(&request.ciphertext, &request.key_id, annotations.clone())?;
         within(limit, async {
             let key_id = KeyId::parse(&request.key_id).map_err(|_| Fault::MalformedKeyId)?;
-            let key = self.known(&key_id)?;
+            let (key, _slot) = self.known(key_id, known_slot).await?;
             let annotations = Annotations::parse(annotations)?;
             let ciphertext = TransitCiphertext::parse(&request.ciphertext)
                 .map_err(|_| Fault::InvalidCiphertext)?;
@@ -255,11 +268,30 @@ impl Shared {
         .await
     }
 
-    fn known(&self, key_id: &KeyId) -> Result<DecryptKey, Fault> {
-        match self.view.registry().map(|registry| registry.lookup(key_id)) {
-            Some(Lookup::Known(key)) => Ok(key),
-            Some(Lookup::Withdrawn | Lookup::Unknown) | None => Err(Fault::UnknownKeyId),
+    /// The key of this `key_id`, after a discovery if need be. Who waits for one gives back the
+    /// slot, so that unknown key_ids cannot keep out known ones.
+    async fn known<'a>(
+        &'a self,
+        key_id: KeyId,
+        held: SemaphorePermit<'a>,
+    ) -> Result<(DecryptKey, SemaphorePermit<'a>), Fault> {
+        match self.lookup(&key_id) {
+            Lookup::Known(key) => return Ok((key, held)),
+            Lookup::Withdrawn => return Err(Fault::UnknownKeyId),
+            Lookup::Unknown => drop(held),
         }
+        let discovered = self.discovery.ask(key_id.clone()).await;
+        match (self.lookup(&key_id), discovered) {
+            (Lookup::Known(key), _) => Ok((key, slot(&self.decrypt_slots)?)),
+            (_, Err(DiscoveryFailed)) => Err(Fault::DiscoveryFailed),
+            (Lookup::Withdrawn | Lookup::Unknown, Ok(())) => Err(Fault::UnknownKeyId),
+        }
+    }
+
+    fn lookup(&self, key_id: &KeyId) -> Lookup {
+        self.view
+            .registry()
+            .map_or(Lookup::Unknown, |registry| registry.lookup(key_id))
     }
 
     /// Runs one call to its end, whatever that is, and accounts for it.

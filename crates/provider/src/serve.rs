@@ -17,7 +17,14 @@ use std::{
 };
 
 use http::StatusCode;
-use kms_domain::{health::Health, limits::MAX_MESSAGE_BYTES, registry::anchor::Anchor};
+use kms_domain::{
+    health::Health,
+    limits::MAX_MESSAGE_BYTES,
+    registry::{
+        anchor::Anchor,
+        rotation::{RotationRules, RotationState},
+    },
+};
 use openbao_client::{
     client::{Client, ClientProblem},
     endpoint::{Endpoint, Roots, RootsProblem},
@@ -49,7 +56,7 @@ use crate::{
         metrics::{Metrics, Readings},
     },
     view::{self, View, ViewReader},
-    watcher::{BootstrapError, Intervals, Watcher},
+    watcher::{BootstrapError, Pace, Parts, Watcher, ledger::Ledger},
 };
 
 /// How long calls under way may take to finish once a stop is asked for.
@@ -154,16 +161,16 @@ pub async fn serve(
     let stopping = Arc::new(AtomicBool::new(false));
     listen(config, &view, &session, &metrics, &stopping, &mut tasks).await?;
 
-    let mut watcher = Watcher::new(
-        session.clone(),
-        transit.clone(),
-        config.scope.clone(),
-        config.key.clone(),
-        state,
+    let parts = Parts {
+        session: session.clone(),
+        transit: transit.clone(),
+        scope: config.scope.clone(),
+        path: config.key.clone(),
+        ledger: Ledger::new(state),
         clock,
-        Arc::clone(&metrics),
-        (loaded, publish),
-    );
+        metrics: Arc::clone(&metrics),
+    };
+    let (mut watcher, discovery) = Watcher::new(parts, pace(config), loaded, publish);
     let mut stop = pin!(stop);
     tokio::select! {
         started = watcher.bootstrap(
@@ -185,6 +192,7 @@ pub async fn serve(
     }
     let kms = Kms::new(
         view,
+        discovery,
         transit,
         session,
         metrics,
@@ -192,10 +200,7 @@ pub async fn serve(
         config.openbao.timeout,
         config.server.limits,
     );
-    let watching = watcher.run(Intervals {
-        metadata: config.status.probe_interval,
-        deep: config.status.deep_probe_interval,
-    });
+    let watching = watcher.run();
     tracing::info!("serve.ready");
     ready();
     let stop = async {
@@ -203,6 +208,19 @@ pub async fn serve(
         stopping.store(true, Ordering::Relaxed);
     };
     run(socket, kms, watching, stop).await
+}
+
+fn pace(config: &Config) -> Pace {
+    Pace {
+        metadata: config.status.probe_interval,
+        deep: config.status.deep_probe_interval,
+        activation_delay: config.rotation.activation_delay,
+        discovery_limit: config.openbao.timeout,
+        rules: RotationRules {
+            required_observations: config.rotation.required_observations,
+            reject_version_rollback: config.rotation.reject_version_rollback,
+        },
+    }
 }
 
 /// Takes the lock and accepts the state, on a thread that may block.
@@ -399,7 +417,8 @@ fn readings(view: &ViewReader, session: &Session, clock: &dyn Clock) -> Readings
         active,
         status_age: snapshot.age,
         ready: matches!(snapshot.health, Health::Healthy(_)),
-        rotation_state: health::rotation_state(&snapshot),
+        rotation_state: RotationState::of(snapshot.view.registry.as_deref()).as_str(),
+        persistence_degraded: snapshot.view.persistence_degraded,
         breaker_open: snapshot.view.breaker_open,
     }
 }

@@ -14,7 +14,6 @@ use std::{
 use kms_domain::{
     health::{DeepOutcome, Freshness, Health, MetadataOutcome, assess},
     registry::Registry,
-    transit::TransitVersion,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -33,8 +32,8 @@ pub struct View {
     pub metadata_class: Option<&'static str>,
     /// The error class of the last deep probe, if it failed.
     pub deep_class: Option<&'static str>,
-    /// A Transit version above the active one, as last seen.
-    pub newer_version: Option<TransitVersion>,
+    /// An observation could not be saved; it is made again.
+    pub persistence_degraded: bool,
     /// Either probe is being skipped after repeated failures.
     pub breaker_open: bool,
     /// When the last metadata probe finished.
@@ -60,7 +59,7 @@ impl View {
             deep: DeepOutcome::Pending,
             metadata_class: None,
             deep_class: None,
-            newer_version: None,
+            persistence_degraded: false,
             breaker_open: false,
             observed: None,
         }

@@ -1,50 +1,81 @@
-//! Watches the Transit key: probes it, commits what the registry learns, publishes the result.
+//! Watches the Transit key: probes it, lets the rules decide, commits, publishes.
 //!
-//! One task owns this, so probes never overlap. A failed probe changes health alone: what the
-//! registry knows stays readable.
+//! One task owns this, so probes and discoveries never overlap. A failed probe changes health
+//! alone: what the registry knows stays readable.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use kms_domain::{
     bootstrap::bootstrap,
     health::{DeepOutcome, MetadataFailure, MetadataOutcome, Reason},
-    registry::{Registry, document::Document},
+    key::TransitKey,
+    registry::{
+        Lookup, Registry,
+        rotation::{
+            ActivationWait, Change, Counting, Promotion, RotationRules, Step, Transition, discover,
+            observe,
+        },
+    },
     scope::{IdentityScope, TransitKeyPath},
     transit::KeyProfile,
 };
 use openbao_client::{failure::FailureClass, transit::Transit};
 use tokio::{
-    task,
-    time::{Instant, sleep_until},
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
 };
 
 use self::{
     breaker::Breaker,
     deep::{DeepError, round_trip},
-    metadata::{MetadataError, read_profile, require_registry},
+    discovery::{Discovery, DiscoveryFailed, Limiter, Wanted},
+    ledger::{Ledger, LedgerError},
+    metadata::{MetadataError, read_profile},
 };
 use crate::{
     auth::{CallFailure, Session},
     clock::Clock,
-    state::{CommitError, StateWriter},
     telemetry::metrics::Metrics,
     view::{View, ViewWriter},
 };
 
 pub mod breaker;
 pub mod deep;
+pub mod discovery;
+pub mod ledger;
 pub mod metadata;
 
-/// How often to look.
+/// How often to look, and how slowly to follow.
 #[derive(Debug, Clone, Copy)]
-pub struct Intervals {
-    /// Between metadata probes.
+pub struct Pace {
+    /// Between metadata probes, and between discoveries.
     pub metadata: Duration,
     /// Between deep probes of a healthy key.
     pub deep: Duration,
+    /// How long a stable version waits before it is promoted.
+    pub activation_delay: Duration,
+    /// For the reading of metadata by one discovery.
+    pub discovery_limit: Duration,
+    /// When a version is stable, and what a rollback is called.
+    pub rules: RotationRules,
+}
+
+/// What a watcher works with.
+pub struct Parts {
+    /// Lends the token.
+    pub session: Session,
+    /// The key.
+    pub transit: Transit,
+    /// The names that every key_id is made of.
+    pub scope: IdentityScope,
+    /// Where the key is.
+    pub path: TransitKeyPath,
+    /// The committed state.
+    pub ledger: Ledger,
+    /// For bookkeeping and ages.
+    pub clock: Arc<dyn Clock>,
+    /// Counts probes.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why the provider cannot start serving.
@@ -58,51 +89,42 @@ pub enum BootstrapError {
     Deep(#[from] DeepError),
 }
 
-/// The prober, its state on disk, and the view that it publishes.
+/// The prober, the state on disk, and the view that it publishes.
 pub struct Watcher {
-    session: Session,
-    transit: Transit,
-    scope: IdentityScope,
-    path: TransitKeyPath,
-    state: Arc<Mutex<StateWriter>>,
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
+    parts: Parts,
+    pace: Pace,
     view: View,
     publish: ViewWriter,
+    wanted: mpsc::Receiver<Wanted>,
+    limiter: Limiter,
+    wait: ActivationWait,
+    started: Instant,
+    /// When this process observed last; its start, before it has.
+    observed: Instant,
     metadata_breaker: Breaker,
     deep_breaker: Breaker,
 }
 
 impl Watcher {
-    /// A watcher that publishes from `view` on, which must be what `state` holds.
+    /// A watcher that publishes from `view` on, which must show what the ledger holds.
     #[must_use]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "it composes; every argument is used as it is"
-    )]
-    pub fn new(
-        session: Session,
-        transit: Transit,
-        scope: IdentityScope,
-        path: TransitKeyPath,
-        state: StateWriter,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
-        (view, publish): (View, ViewWriter),
-    ) -> Self {
-        Self {
-            session,
-            transit,
-            scope,
-            path,
-            state: Arc::new(Mutex::new(state)),
-            clock,
-            metrics,
+    pub fn new(parts: Parts, pace: Pace, view: View, publish: ViewWriter) -> (Self, Discovery) {
+        let (discovery, wanted) = discovery::channel();
+        let now = Instant::now();
+        let watcher = Self {
+            parts,
+            pace,
             view,
             publish,
+            wanted,
+            limiter: Limiter::new(pace.metadata),
+            wait: ActivationWait::new(pace.activation_delay),
+            started: now,
+            observed: now,
             metadata_breaker: Breaker::default(),
             deep_breaker: Breaker::default(),
-        }
+        };
+        (watcher, discovery)
     }
 
     /// Probes until both probes succeed, at most for `grace`; a finding that waiting cannot mend
@@ -135,15 +157,21 @@ impl Watcher {
         Ok(())
     }
 
-    /// Probes for ever.
-    pub async fn run(mut self, intervals: Intervals) {
-        let mut next_metadata = Instant::now() + intervals.metadata;
-        let mut next_deep = Instant::now() + intervals.deep;
+    /// Probes and discovers for ever.
+    pub async fn run(mut self) {
+        let mut next_metadata = Instant::now() + self.pace.metadata;
+        let mut next_deep = Instant::now() + self.pace.deep;
         loop {
-            sleep_until(next_metadata.min(next_deep)).await;
+            tokio::select! {
+                () = sleep_until(next_metadata.min(next_deep)) => {}
+                Some(wanted) = self.wanted.recv() => {
+                    self.serve_discovery(wanted).await;
+                    continue;
+                }
+            }
             if Instant::now() >= next_metadata {
                 let found = self.watch_metadata().await;
-                next_metadata = Instant::now() + intervals.metadata;
+                next_metadata = Instant::now() + self.pace.metadata;
                 // A healthy key is not kept waiting for its turn.
                 if found && self.view.deep != DeepOutcome::Passed {
                     next_deep = Instant::now();
@@ -151,7 +179,7 @@ impl Watcher {
             }
             if Instant::now() >= next_deep {
                 self.watch_deep().await;
-                next_deep = Instant::now() + intervals.deep;
+                next_deep = Instant::now() + self.pace.deep;
             }
         }
     }
@@ -165,109 +193,292 @@ impl Watcher {
     }
 
     async fn watch_deep(&mut self) {
-        let Some(active) = self.encryptable() else {
+        if self.encryptable().is_none() {
             return;
-        };
+        }
         if self.deep_breaker.is_open(Instant::now()) {
             self.conclude_deep(Some(&DeepError::BreakerOpen));
             return;
         }
         // Its outcome is published; the schedule goes on either way.
-        drop(self.probe_deep_of(&active).await);
+        drop(self.probe_deep().await);
     }
 
-    /// One metadata probe, published.
+    /// One metadata probe, published. The activation wait follows what is durable and published.
     async fn probe_metadata(&mut self) -> Result<(), MetadataError> {
         let result = self.look().await;
         self.conclude_metadata(result.as_ref().err());
+        if result
+            .as_ref()
+            .err()
+            .is_none_or(MetadataError::leaves_the_registry_valid)
+            && let Some(registry) = self.parts.ledger.registry()
+        {
+            let elapsed = self.started.elapsed();
+            self.wait
+                .observed(registry, self.pace.rules.required_observations, elapsed);
+        }
         result
     }
 
+    /// Finishes what was left undone, reads the key, and takes the step that follows.
     async fn look(&mut self) -> Result<(), MetadataError> {
-        self.complete_commit().await?;
-        let profile = match read_profile(&self.session, &self.transit, &self.path).await {
+        let left = self.complete_commit().await;
+        let profile = self.read().await?;
+        if let Err(unsaved) = left {
+            return Err(self.unsaved(&profile, unsaved).await);
+        }
+        if self.parts.ledger.document().is_none() {
+            self.first_document(&profile).await?;
+        }
+        self.advance(&profile).await?;
+        self.require_encryption(&profile)
+    }
+
+    async fn read(&mut self) -> Result<KeyProfile, MetadataError> {
+        let Parts {
+            session,
+            transit,
+            path,
+            ..
+        } = &self.parts;
+        match read_profile(session, transit, path).await {
             Err(failure) if failure.call().is_some() => {
                 self.metadata_breaker.failed(Instant::now());
-                return Err(failure);
+                Err(failure)
             }
             answered => {
                 self.metadata_breaker.succeeded();
-                answered?
+                answered
             }
-        };
-        let registry = match &self.view.registry {
-            Some(registry) => Arc::clone(registry),
-            None => self.first_registry(&profile).await?,
-        };
-        self.note_newer_version(&profile, &registry);
-        require_registry(&profile, &registry)
-    }
-
-    fn note_newer_version(&mut self, profile: &KeyProfile, registry: &Registry) {
-        let active = registry.active().version();
-        let newer = Some(profile.latest()).filter(|latest| *latest > active);
-        if let Some(latest) = newer.filter(|_| newer != self.view.newer_version) {
-            let (transit_key_version, latest_transit_version) = (active.get(), latest.get());
-            tracing::info!(
-                transit_key_version,
-                latest_transit_version,
-                "key.newer_version"
-            );
         }
-        self.view.newer_version = newer;
     }
 
     /// Makes and commits the state of a key that was never rotated.
-    async fn first_registry(
-        &mut self,
-        profile: &KeyProfile,
-    ) -> Result<Arc<Registry>, MetadataError> {
-        let now = self.clock.unix_seconds();
-        let first = bootstrap(profile, &self.scope, &self.path, now)?;
-        let registry = self
-            .with_state(move |state| Ok(registry_of(state.commit(first)?)))
-            .await?;
-        self.view.registry = Some(Arc::clone(&registry));
-        Ok(registry)
+    async fn first_document(&mut self, profile: &KeyProfile) -> Result<(), MetadataError> {
+        let now = self.parts.clock.unix_seconds();
+        let first = bootstrap(profile, &self.parts.scope, &self.parts.path, now)?;
+        self.parts.ledger.commit(first, None).await?;
+        self.show_registry();
+        Ok(())
     }
 
-    /// Finishes a commit that failed half way, before anything else is decided.
-    async fn complete_commit(&mut self) -> Result<(), MetadataError> {
-        let completed = self
-            .with_state(|state| Ok(state.complete()?.map(registry_of)))
-            .await?;
-        if let Some(registry) = completed {
-            self.view.registry = Some(registry);
+    /// Observes the key, and commits the step that the rules make of it.
+    async fn advance(&mut self, profile: &KeyProfile) -> Result<(), MetadataError> {
+        let counting = self.counting();
+        let Some(document) = self.parts.ledger.document() else {
+            return Ok(());
+        };
+        let activation = self.wait.activation(self.started.elapsed());
+        let now = self.parts.clock.unix_seconds();
+        match observe(
+            document,
+            profile,
+            &self.pace.rules,
+            counting,
+            activation,
+            now,
+        )? {
+            Step::Unchanged => Ok(()),
+            Step::Recorded(transition) => self.commit(profile, transition).await,
+            Step::Due(promotion) => self.promote(profile, promotion).await,
+        }
+    }
+
+    /// A probe that comes sooner than an interval after another, as after a restart, is no more
+    /// evidence that a version is stable.
+    fn counting(&mut self) -> Counting {
+        let now = Instant::now();
+        if now.duration_since(self.observed) < self.pace.metadata {
+            return Counting::TooSoon;
+        }
+        self.observed = now;
+        Counting::Counts
+    }
+
+    /// The candidate proves itself first; promotion and proof are then published as one.
+    async fn promote(
+        &mut self,
+        profile: &KeyProfile,
+        promotion: Promotion,
+    ) -> Result<(), MetadataError> {
+        let version = promotion.candidate().version();
+        match round_trip(&self.parts.session, &self.parts.transit, version).await {
+            Ok(()) => {
+                let previous = self
+                    .parts
+                    .ledger
+                    .registry()
+                    .map(|known| Arc::clone(known.active()));
+                self.commit(profile, promotion.promote()).await?;
+                self.view.deep = DeepOutcome::Passed;
+                self.view.deep_class = None;
+                if let (Some(previous), Some(registry)) = (previous, self.parts.ledger.registry()) {
+                    log_promotion(&previous, registry.active());
+                }
+                Ok(())
+            }
+            Err(failure) => {
+                let reason = Reason::from(failure.failure()).code();
+                let error_class = class_of(Some(failure.failure().into()), failure.call());
+                let transit_key_version = version.get();
+                tracing::warn!(
+                    transit_key_version,
+                    reason,
+                    error_class,
+                    "key.promotion_postponed"
+                );
+                match promotion.postpone() {
+                    Some(transition) => self.commit(profile, transition).await,
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    async fn commit(
+        &mut self,
+        profile: &KeyProfile,
+        transition: Transition,
+    ) -> Result<(), MetadataError> {
+        if let Some(regression) = transition.clock_regression() {
+            tracing::warn!(reason = "timestamp_order_preserved", detail = %regression, "clock.regressed");
+        }
+        let change = transition.change();
+        match self
+            .parts
+            .ledger
+            .commit(transition.into_next(), Some(change))
+            .await
+        {
+            Ok(()) => {
+                self.show_registry();
+                self.log_pending(change);
+                Ok(())
+            }
+            Err(unsaved) => Err(self.unsaved(profile, unsaved).await),
+        }
+    }
+
+    /// A commit failed. If nothing but a count is lost and the published state still holds in every
+    /// other respect, it goes on serving.
+    async fn unsaved(&mut self, profile: &KeyProfile, unsaved: LedgerError) -> MetadataError {
+        let holds = self.parts.ledger.lost_only_a_count().await
+            && self.view.deep == DeepOutcome::Passed
+            && self.holds_unchanged(profile);
+        if holds {
+            MetadataError::Deferred(unsaved)
+        } else {
+            MetadataError::Save(unsaved)
+        }
+    }
+
+    fn holds_unchanged(&self, profile: &KeyProfile) -> bool {
+        let now = self.parts.clock.unix_seconds();
+        self.parts.ledger.document().is_some_and(|document| {
+            matches!(discover(document, profile, &self.pace.rules, now), Ok(None))
+                && !profile.blocks_encryption(document.registry().active().version())
+        })
+    }
+
+    /// Finishes a commit that failed half way, before anything else is decided. If that promotes,
+    /// the new key proves itself again before it is shown.
+    async fn complete_commit(&mut self) -> Result<(), LedgerError> {
+        if !self.parts.ledger.complete().await? {
+            return Ok(());
+        }
+        let shown = self
+            .view
+            .registry
+            .as_ref()
+            .map(|registry| registry.active().version());
+        self.show_registry();
+        let Some(registry) = self.parts.ledger.registry() else {
+            return Ok(());
+        };
+        let active = registry.active().version();
+        if shown != Some(active) {
+            let proof = round_trip(&self.parts.session, &self.parts.transit, active).await;
+            self.record_deep(proof.err().as_ref());
         }
         Ok(())
     }
 
-    /// Runs `work` on the state, on a thread that may block.
-    async fn with_state<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut StateWriter) -> Result<T, CommitError> + Send + 'static,
-    ) -> Result<T, MetadataError> {
-        let state = Arc::clone(&self.state);
-        let blocking = task::spawn_blocking(move || {
-            // Only this task takes it, and a writer that panicked still knows what it attempted.
-            work(&mut state.lock().unwrap_or_else(PoisonError::into_inner))
-        });
-        match blocking.await {
-            Ok(result) => Ok(result?),
-            Err(_panicked_or_cancelled) => Err(MetadataError::Interrupted),
+    fn require_encryption(&self, profile: &KeyProfile) -> Result<(), MetadataError> {
+        match self
+            .parts
+            .ledger
+            .registry()
+            .map(|registry| registry.active().version())
+        {
+            Some(active) if profile.blocks_encryption(active) => {
+                Err(MetadataError::EncryptionBlocked { active })
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Answers one decrypt that found its key_id unknown.
+    async fn serve_discovery(&mut self, wanted: Wanted) {
+        let known = self
+            .parts
+            .ledger
+            .registry()
+            .map(|registry| registry.lookup(&wanted.key_id));
+        let result = match known {
+            None => Err(DiscoveryFailed),
+            Some(Lookup::Known(_) | Lookup::Withdrawn) => Ok(()),
+            Some(Lookup::Unknown) => match self.limiter.recent(Instant::now()) {
+                Some(recent) => recent,
+                None => {
+                    let started = Instant::now();
+                    let result = self.discover().await;
+                    self.limiter.ended(started, result);
+                    result
+                }
+            },
+        };
+        wanted.answer(result);
+    }
+
+    /// A metadata probe that neither counts nor promotes.
+    async fn discover(&mut self) -> Result<(), DiscoveryFailed> {
+        let result = if self.metadata_breaker.is_open(Instant::now()) {
+            Err(MetadataError::BreakerOpen)
+        } else {
+            self.look_for_more().await
+        };
+        self.conclude_metadata(result.as_ref().err());
+        result.map_err(|_| DiscoveryFailed)
+    }
+
+    async fn look_for_more(&mut self) -> Result<(), MetadataError> {
+        let left = self.complete_commit().await;
+        // Only the reading is cut off: a commit under way must be seen to its end.
+        let limit = self.pace.discovery_limit;
+        let profile = timeout(limit, self.read())
+            .await
+            .unwrap_or(Err(MetadataError::CutOff))?;
+        if let Err(unsaved) = left {
+            return Err(self.unsaved(&profile, unsaved).await);
+        }
+        let now = self.parts.clock.unix_seconds();
+        let found = match self.parts.ledger.document() {
+            Some(document) => discover(document, &profile, &self.pace.rules, now)?,
+            None => None,
+        };
+        if let Some(transition) = found {
+            self.commit(&profile, transition).await?;
+        }
+        self.require_encryption(&profile)
     }
 
     async fn probe_deep(&mut self) -> Result<(), DeepError> {
-        match self.encryptable() {
-            Some(registry) => self.probe_deep_of(&registry).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn probe_deep_of(&mut self, registry: &Registry) -> Result<(), DeepError> {
+        let Some(registry) = self.encryptable() else {
+            return Ok(());
+        };
         let version = registry.active().version();
-        let result = round_trip(&self.session, &self.transit, version).await;
+        let result = round_trip(&self.parts.session, &self.parts.transit, version).await;
         match &result {
             Ok(()) => self.deep_breaker.succeeded(),
             Err(_) => self.deep_breaker.failed(Instant::now()),
@@ -277,37 +488,54 @@ impl Watcher {
     }
 
     /// The registry, unless there is none or Transit refuses to encrypt with its active version.
-    fn encryptable(&self) -> Option<Arc<Registry>> {
+    fn encryptable(&self) -> Option<&Arc<Registry>> {
         let blocked = MetadataOutcome::Failed(MetadataFailure::EncryptionBlocked);
-        self.view
-            .registry
-            .clone()
+        self.parts
+            .ledger
+            .registry()
             .filter(|_| self.view.metadata != blocked)
+    }
+
+    /// The committed registry is what the next view shows. Another active key is not proven by
+    /// the deep probe of the one before.
+    fn show_registry(&mut self) {
+        let active = |registry: &Arc<Registry>| registry.active().version();
+        let shown = self.view.registry.as_ref().map(active);
+        self.view.registry = self.parts.ledger.registry().cloned();
+        if shown != self.view.registry.as_ref().map(active) {
+            self.view.deep = DeepOutcome::Pending;
+            self.view.deep_class = None;
+        }
     }
 
     fn conclude_metadata(&mut self, failure: Option<&MetadataError>) {
         let reason = failure.map(|failure| failure.failure().into());
         let class = class_of(reason, failure.and_then(MetadataError::call));
-        self.view.metadata = failure.map_or(MetadataOutcome::Verified, |failure| {
-            MetadataOutcome::Failed(failure.failure())
-        });
-        self.view.metadata_class = class;
-        self.view.mark_observed(&*self.clock);
-        self.metrics.metadata_probe(class.unwrap_or("ok"));
+        self.view.persistence_degraded = matches!(failure, Some(MetadataError::Deferred(_)));
+        (self.view.metadata, self.view.metadata_class) = match failure {
+            None | Some(MetadataError::Deferred(_)) => (MetadataOutcome::Verified, None),
+            Some(failure) => (MetadataOutcome::Failed(failure.failure()), class),
+        };
+        self.view.mark_observed(&*self.parts.clock);
+        self.parts.metrics.metadata_probe(class.unwrap_or("ok"));
         log_probe("metadata", reason, class);
         self.publish_view();
     }
 
     fn conclude_deep(&mut self, failure: Option<&DeepError>) {
+        self.record_deep(failure);
+        self.publish_view();
+    }
+
+    fn record_deep(&mut self, failure: Option<&DeepError>) {
         let reason = failure.map(|failure| failure.failure().into());
         let class = class_of(reason, failure.and_then(DeepError::call));
         self.view.deep = failure.map_or(DeepOutcome::Passed, |failure| {
             DeepOutcome::Failed(failure.failure())
         });
         self.view.deep_class = class;
-        self.metrics.deep_probe(class.unwrap_or("ok"));
+        self.parts.metrics.deep_probe(class.unwrap_or("ok"));
         log_probe("deep", reason, class);
-        self.publish_view();
     }
 
     fn publish_view(&mut self) {
@@ -315,6 +543,24 @@ impl Watcher {
         self.view.breaker_open =
             self.metadata_breaker.is_open(now) || self.deep_breaker.is_open(now);
         self.publish.publish(self.view.clone());
+    }
+
+    /// New versions are worth a line; counts are not.
+    fn log_pending(&self, change: Change) {
+        let pending = self
+            .parts
+            .ledger
+            .registry()
+            .and_then(|registry| registry.pending());
+        if let (Change::Discovered, Some(pending)) = (change, pending) {
+            let pending_transit_key_version = pending.key.version().get();
+            let pending_key_id_hash = pending.key.id_hash().as_str();
+            tracing::info!(
+                pending_transit_key_version,
+                pending_key_id_hash,
+                "key.pending"
+            );
+        }
     }
 }
 
@@ -336,8 +582,14 @@ fn class_of(reason: Option<Reason>, call: Option<&CallFailure>) -> Option<&'stat
     }))
 }
 
-fn registry_of(document: &Document) -> Arc<Registry> {
-    Arc::clone(document.registry())
+fn log_promotion(previous: &TransitKey, active: &TransitKey) {
+    tracing::info!(
+        key_id_hash = active.id_hash().as_str(),
+        transit_key_version = active.version().get(),
+        previous_key_id_hash = previous.id_hash().as_str(),
+        previous_transit_key_version = previous.version().get(),
+        "key.promoted"
+    );
 }
 
 fn log_probe(probe_kind: &'static str, reason: Option<Reason>, error_class: Option<&'static str>) {

@@ -34,6 +34,8 @@ pub enum Fault {
     ResponseTooLarge,
     /// As many calls of this kind as permitted are under way.
     Concurrency,
+    /// Whether a `key_id` exists could not be found out.
+    DiscoveryFailed,
     /// A well-formed `key_id` that is in no record.
     UnknownKeyId,
     /// There is no state, so no key to encrypt with.
@@ -105,6 +107,11 @@ impl Fault {
                 Code::ResourceExhausted,
                 "kms request concurrency limit reached",
                 "concurrency_limit",
+            ),
+            Self::DiscoveryFailed => (
+                Code::Unavailable,
+                "key metadata refresh failed",
+                "key_metadata_refresh_failed",
             ),
             Self::UnknownKeyId => (Code::NotFound, "key_id unknown", "key_id_unknown"),
             Self::NoActiveKey => (
@@ -259,6 +266,7 @@ mod tests {
             Fault::Mismatch,
             Fault::ResponseTooLarge,
             Fault::Concurrency,
+            Fault::DiscoveryFailed,
             Fault::UnknownKeyId,
             Fault::NoActiveKey,
             Fault::Unhealthy,

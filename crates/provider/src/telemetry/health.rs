@@ -2,7 +2,10 @@
 //! section "Health".
 
 use http::StatusCode;
-use kms_domain::health::{Freshness, Health, Reason};
+use kms_domain::{
+    health::{Freshness, Health, Reason},
+    registry::rotation::RotationState,
+};
 use serde::Serialize;
 
 use super::endpoints::{Answer, JSON};
@@ -30,16 +33,6 @@ fn word(status: StatusCode, word: &'static str) -> Answer {
     }
 }
 
-/// `active` or `pending` when a registry is known, else `unknown`.
-#[must_use]
-pub fn rotation_state(snapshot: &Snapshot) -> &'static str {
-    match &snapshot.view.registry {
-        Some(registry) if registry.pending().is_some() => "pending",
-        Some(_) => "active",
-        None => "unknown",
-    }
-}
-
 #[derive(Serialize)]
 struct Ready<'a> {
     status: &'static str,
@@ -53,6 +46,8 @@ struct Ready<'a> {
     metadata_error_class: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deep_error_class: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    persistence_degraded: bool,
 }
 
 fn ready(snapshot: &Snapshot) -> Answer {
@@ -79,10 +74,11 @@ fn ready(snapshot: &Snapshot) -> Answer {
             .age
             .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         stale: snapshot.freshness == Freshness::Stale,
-        rotation_state: rotation_state(snapshot),
+        rotation_state: RotationState::of(snapshot.view.registry.as_deref()).as_str(),
         reasons,
         metadata_error_class: snapshot.view.metadata_class,
         deep_error_class: snapshot.view.deep_class,
+        persistence_degraded: snapshot.view.persistence_degraded,
     };
     let body = serde_json::to_string(&body).unwrap_or_else(|_| {
         r#"{"status":"unavailable","reasons":["diagnostics_unavailable"]}"#.to_owned()

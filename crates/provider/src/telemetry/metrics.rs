@@ -45,6 +45,7 @@ pub struct Metrics {
     metadata_probes: Counters<1>,
     deep_probes: Counters<1>,
     rotation_state: Gauges<1>,
+    persistence_degraded: Gauge,
     aad_errors: Counters<1>,
     key_id_errors: Counters<1>,
     breaker: Gauge,
@@ -67,6 +68,8 @@ pub struct Readings {
     pub ready: bool,
     /// `active`, `pending` or `unknown`.
     pub rotation_state: &'static str,
+    /// An observation could not be saved; it is made again.
+    pub persistence_degraded: bool,
     /// Either probe is backing off.
     pub breaker_open: bool,
 }
@@ -98,6 +101,7 @@ impl Metrics {
             metadata_probes: Family::default(),
             deep_probes: Family::default(),
             rotation_state: Family::default(),
+            persistence_degraded: Gauge::default(),
             aad_errors: Family::default(),
             key_id_errors: Family::default(),
             breaker: Gauge::default(),
@@ -201,6 +205,12 @@ impl Metrics {
             "rotation_state",
             "1 for the present state",
             self.rotation_state.clone(),
+        );
+        let help = "1 while an observation could not be saved";
+        r.register(
+            "rotation_persistence_degraded",
+            help,
+            self.persistence_degraded.clone(),
         );
         let help = "Decrypts refused by annotations or associated data";
         r.register("aad_validation_errors", help, self.aad_errors.clone());
@@ -320,6 +330,8 @@ impl Metrics {
                 .get_or_create(&[("state", state)])
                 .set(present.into());
         }
+        self.persistence_degraded
+            .set(now.persistence_degraded.into());
         self.breaker.set(now.breaker_open.into());
         let mut text = String::with_capacity(16 * 1024);
         // Writing to a string fails only if a metric's own encoder does.

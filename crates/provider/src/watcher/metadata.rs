@@ -3,16 +3,14 @@
 use kms_domain::{
     bootstrap::BootstrapDenied,
     health::MetadataFailure,
-    registry::Registry,
+    registry::rotation::RotationRefused,
     scope::TransitKeyPath,
-    transit::{KeyProfile, ProfileRefused, RegistryConflict, TransitVersion},
+    transit::{KeyProfile, ProfileRefused, TransitVersion},
 };
 use openbao_client::transit::Transit;
 
-use crate::{
-    auth::{CallFailure, Session},
-    state::CommitError,
-};
+use super::ledger::LedgerError;
+use crate::auth::{CallFailure, Session};
 
 /// Why a metadata probe failed.
 #[derive(Debug, thiserror::Error)]
@@ -50,21 +48,21 @@ pub enum MetadataError {
     /// The key is of a kind that must not be used.
     #[error(transparent)]
     Profile(#[from] ProfileRefused),
-    /// OpenBao lacks what stored data may need, or has something else under its name.
-    #[error(
-        "OpenBao does not cover the keys that this node relies on, so objects may be unreadable \
-         until it does; do not rotate, trim or recreate the key, and do not touch the state file"
-    )]
-    Conflict(#[from] RegistryConflict),
+    /// What OpenBao has does not fit what this node relies on.
+    #[error(transparent)]
+    Rotation(#[from] RotationRefused),
     /// There is no state, and none may be made.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapDenied),
-    /// The first state could not be saved.
-    #[error("the registry state could not be saved")]
-    Save(#[from] CommitError),
-    /// The thread that works on the state ended early.
-    #[error("the work on the registry state was interrupted")]
-    Interrupted,
+    /// The next state could not be saved.
+    #[error(transparent)]
+    Save(#[from] LedgerError),
+    /// The same, but only a count is lost: what is published goes on.
+    #[error("an observation could not be saved; the rotation waits, everything else goes on")]
+    Deferred(#[source] LedgerError),
+    /// A discovery took too long.
+    #[error("reading the key's metadata for a discovery took too long")]
+    CutOff,
     /// Transit refuses to encrypt with the active version.
     #[error(
         "min_encryption_version of the Transit key is above the active version {active}, so \
@@ -87,18 +85,20 @@ impl MetadataError {
             Self::UpsertRead { .. } => MetadataFailure::UpsertCheckFailed,
             Self::UpsertAllowed { .. } => MetadataFailure::UpsertAllowed,
             Self::Read { .. } => MetadataFailure::MetadataReadFailed,
-            Self::Conflict(RegistryConflict::VersionRollback { .. }) => {
-                MetadataFailure::VersionRollback
-            }
-            Self::Profile(_) | Self::Conflict(RegistryConflict::Retained(_)) => {
-                MetadataFailure::ProfileInvalid
-            }
+            Self::Profile(_) => MetadataFailure::ProfileInvalid,
+            Self::Rotation(refused) => refused.failure(),
             Self::Bootstrap(_) => MetadataFailure::StateUnavailable,
-            Self::Save(_) => MetadataFailure::StateSaveFailed,
+            Self::Save(_) | Self::Deferred(_) => MetadataFailure::StateSaveFailed,
             Self::EncryptionBlocked { .. } => MetadataFailure::EncryptionBlocked,
-            Self::Interrupted => MetadataFailure::ProbeFailed,
+            Self::CutOff => MetadataFailure::ProbeFailed,
             Self::BreakerOpen => MetadataFailure::CircuitBreakerOpen,
         }
+    }
+
+    /// Whether the registry itself was judged and stands: only then a pending version may wait on.
+    #[must_use]
+    pub fn leaves_the_registry_valid(&self) -> bool {
+        matches!(self, Self::EncryptionBlocked { .. })
     }
 
     /// What failed underneath, for the breaker and for the error class; `None` for a finding.
@@ -141,17 +141,4 @@ pub async fn read_profile(
             source: Box::new(source),
         })?;
     Ok(KeyProfile::check(&metadata, &path.key_name)?)
-}
-
-/// Requires that OpenBao still has all that the registry retains and may encrypt with.
-///
-/// # Errors
-/// The first thing that is wrong; nothing has changed.
-pub fn require_registry(profile: &KeyProfile, registry: &Registry) -> Result<(), MetadataError> {
-    profile.require_retained(registry)?;
-    let active = registry.active().version();
-    if profile.blocks_encryption(active) {
-        return Err(MetadataError::EncryptionBlocked { active });
-    }
-    Ok(())
 }
