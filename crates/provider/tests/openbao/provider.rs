@@ -19,6 +19,7 @@ use testkit::wait::wait_until;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    task::JoinHandle,
 };
 use tonic::{
     Status,
@@ -29,6 +30,9 @@ use crate::node::Finished;
 
 /// Generous: many tests share two processors.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// A decryption under way.
+pub(crate) type Call = JoinHandle<Result<Bytes, Status>>;
 
 /// Killed when dropped.
 pub(crate) struct Provider {
@@ -142,6 +146,16 @@ impl Provider {
 
     pub(crate) async fn decrypt(&self, request: DecryptRequest) -> Result<Bytes, Status> {
         Ok(self.client().decrypt(request).await?.into_inner().plaintext)
+    }
+
+    /// This many calls under way at the same time, on one connection.
+    pub(crate) fn decrypt_at_once(&self, count: usize, request: &DecryptRequest) -> Vec<Call> {
+        let client = self.client();
+        let call = |()| {
+            let (mut client, request) = (client.clone(), request.clone());
+            tokio::spawn(async move { Ok(client.decrypt(request).await?.into_inner().plaintext) })
+        };
+        std::iter::repeat_n((), count).map(call).collect()
     }
 
     /// `/live` or `/ready`: the HTTP status and the body.
