@@ -10,5 +10,8 @@
 mod key;
 mod login;
 mod node;
+mod outage;
 mod provider;
+mod relay;
+mod requests;
 mod serving;

@@ -44,8 +44,7 @@ impl Relay {
                     continue;
                 }
                 let (read, write) = client.into_split();
-                let (answers, requests) =
-                    TcpStream::connect(&server).await.unwrap().into_split();
+                let (answers, requests) = TcpStream::connect(&server).await.unwrap().into_split();
                 tokio::spawn(pass(read, requests, watched.clone()));
                 tokio::spawn(pass(answers, write, watched.clone()));
             }
