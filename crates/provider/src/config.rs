@@ -35,7 +35,7 @@ use openbao_client::{
     login::jwt::ClaimRules,
 };
 
-use crate::state::StatePath;
+use crate::state::{StatePath, StateReader};
 
 pub use choice::{ClientAuthMethod, LogFormat, LogLevel, NoSuchChoice};
 pub use group::GroupProblem;
@@ -383,6 +383,13 @@ impl Config {
     #[must_use]
     pub fn fingerprint(&self) -> IdentityFingerprint {
         IdentityFingerprint::of(&self.scope, &self.key)
+    }
+
+    /// The state of this node, to look at.
+    #[must_use]
+    pub fn state(&self) -> StateReader {
+        let (path, scope) = (self.state_path.clone(), self.scope.clone());
+        StateReader::new(path, scope, self.key.clone())
     }
 }
 

@@ -5,6 +5,7 @@ pub mod build_info;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connection;
 pub mod dev;
 pub mod kms;
 pub mod lifecycle;

@@ -4,10 +4,7 @@
 //! socket, so that an API server never meets a provider that cannot answer.
 
 use std::{
-    fs,
     future::Future,
-    io,
-    path::PathBuf,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -26,10 +23,8 @@ use kms_domain::{
     },
 };
 use openbao_client::{
-    client::{Client, ClientProblem},
-    endpoint::{Endpoint, Roots, RootsProblem},
-    login::{jwt::JwtRole, jwt_file::JwtFile},
-    request::{Outcome, RequestEvent},
+    client::Client,
+    request::{Outcome, RequestEvent, RequestHook},
     transit::Transit,
 };
 use tokio::{
@@ -40,16 +35,17 @@ use tokio::{
 use tonic::transport::Server;
 
 use crate::{
-    auth::{AuthAction, AuthEvent, Session, SessionSettings},
+    auth::{AuthAction, AuthEvent, AuthHook, Session},
     build_info::BuildInfo,
     clock::{Clock, SystemClock},
     config::{Config, GroupProblem, UnsupportedAuth},
+    connection::{self, ConnectionError},
     kms::{
         Kms,
         generated::key_management_service_server::KeyManagementServiceServer,
         socket::{Socket, SocketError, SocketSettings},
     },
-    state::{MissingCheckpoint, StateError, StateReader, StateWriter},
+    state::{MissingCheckpoint, StateError, StateWriter},
     telemetry::{
         endpoints::{self, Answer, BindError, OPEN_METRICS},
         health,
@@ -81,27 +77,9 @@ pub enum ServeError {
     /// The socket's group is not known.
     #[error("server.socketGroup cannot be used")]
     Group(#[from] GroupProblem),
-    /// The CA bundle holds no usable certificate.
-    #[error("openbao.caCertFile {} holds no usable certificate", path.display())]
-    CaBundle {
-        /// The file.
-        path: PathBuf,
-        /// The broken rule.
-        #[source]
-        problem: RootsProblem,
-    },
-    /// The CA bundle could not be read.
-    #[error("cannot read openbao.caCertFile {}", path.display())]
-    CaFile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The endpoint's settings do not make a client.
-    #[error("cannot set up the connection to OpenBao")]
-    Client(#[from] ClientProblem),
+    /// The settings do not make a client.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
     /// A listener could not be opened.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -138,14 +116,14 @@ pub async fn serve(
     let metrics = Arc::new(Metrics::new(&BuildInfo::CURRENT, "jwt"));
     // Dropped on every way out, which ends what it runs.
     let mut tasks = JoinSet::new();
-    let client = client(config, &metrics).await?;
-    let session = session(
+    let client = client(config, request_hook(&metrics)).await?;
+    let (session, session_task) = connection::session(
         config,
         client.clone(),
         Arc::clone(&clock),
-        &metrics,
-        &mut tasks,
+        auth_hook(&metrics),
     )?;
+    tasks.spawn(session_task.run());
     let transit = Transit::new(client, &config.key, config.openbao.timeout);
 
     let loaded = View::loaded(
@@ -231,11 +209,7 @@ async fn open_state(
     config: &Config,
     missing: MissingCheckpoint,
 ) -> Result<StateWriter, ServeError> {
-    let reader = StateReader::new(
-        config.state_path.clone(),
-        config.scope.clone(),
-        config.key.clone(),
-    );
+    let reader = config.state();
     let opening = task::spawn_blocking(move || reader.lock()?.start_writing(missing));
     let state = opening
         .await
@@ -248,26 +222,18 @@ async fn open_state(
     Ok(state)
 }
 
-/// A session and its task, which is spawned into `tasks`.
-fn session(
-    config: &Config,
-    client: Client,
-    clock: Arc<dyn Clock>,
-    metrics: &Arc<Metrics>,
-    tasks: &mut JoinSet<()>,
-) -> Result<Session, UnsupportedAuth> {
-    let (jwt, file) = config.auth.jwt_file()?;
-    let login = JwtFile {
-        role: JwtRole {
-            client,
-            mount_path: jwt.mount_path.clone(),
-            role: jwt.role.clone(),
-        },
-        path: file.to_owned(),
-        rules: jwt.claims.clone(),
-    };
+async fn client(config: &Config, hook: RequestHook) -> Result<Client, ServeError> {
+    let config = config.clone();
+    let endpoint = task::spawn_blocking(move || connection::endpoint(&config))
+        .await
+        .map_err(|_| ServeError::Ended("reading of the CA bundle"))??;
+    Ok(Client::new(endpoint, hook).map_err(ConnectionError::Client)?)
+}
+
+/// Logs and counts every login and renewal.
+fn auth_hook(metrics: &Arc<Metrics>) -> AuthHook {
     let metrics = Arc::clone(metrics);
-    let hook = move |event: &AuthEvent<'_>| {
+    Arc::new(move |event: &AuthEvent<'_>| {
         let status = event.outcome.label();
         let duration_ms = event.duration.as_secs_f64() * 1e3;
         match (event.action, event.failure.is_none()) {
@@ -280,38 +246,13 @@ fn session(
             AuthAction::Login => metrics.login(status),
             AuthAction::Renewal => metrics.renewal(status),
         }
-    };
-    let settings = SessionSettings {
-        login_before_token_expiry: config.auth.login_before_token_expiry,
-        token_renewal_increment: config.auth.token_renewal_increment,
-        login_timeout: config.auth.login_timeout,
-    };
-    let (session, task) = Session::new(settings, Box::new(login), clock, Arc::new(hook));
-    tasks.spawn(task.run());
-    Ok(session)
+    })
 }
 
-async fn client(config: &Config, metrics: &Arc<Metrics>) -> Result<Client, ServeError> {
-    let path = config.openbao.ca_cert_file.clone();
-    let pem = task::spawn_blocking(move || fs::read(path))
-        .await
-        .map_err(|_| ServeError::Ended("reading of the CA bundle"))?
-        .map_err(|source| ServeError::CaFile {
-            path: config.openbao.ca_cert_file.clone(),
-            source,
-        })?;
-    let roots = Roots::from_pem(&pem).map_err(|problem| ServeError::CaBundle {
-        path: config.openbao.ca_cert_file.clone(),
-        problem,
-    })?;
-    let endpoint = Endpoint {
-        address: config.openbao.address.clone(),
-        server_name: config.openbao.server_name.clone(),
-        roots,
-        namespace: config.scope.openbao_namespace.clone(),
-    };
+/// Logs and counts every request to OpenBao.
+fn request_hook(metrics: &Arc<Metrics>) -> RequestHook {
     let metrics = Arc::clone(metrics);
-    let hook = move |event: &RequestEvent| {
+    Arc::new(move |event: &RequestEvent| {
         let (operation, status) = (event.operation.label(), event.outcome.label());
         metrics.openbao_request(operation, status, event.duration);
         let duration_ms = event.duration.as_secs_f64() * 1e3;
@@ -330,8 +271,7 @@ async fn client(config: &Config, metrics: &Arc<Metrics>) -> Result<Client, Serve
                 "openbao.request"
             );
         }
-    };
-    Ok(Client::new(endpoint, Arc::new(hook))?)
+    })
 }
 
 /// Opens the health and metrics listeners and answers on them.

@@ -1,0 +1,147 @@
+//! From a configuration to OpenBao: the endpoint, the login, and [`ask`] for commands that put a
+//! few questions to it and end.
+
+use std::{fs, io, path::PathBuf, sync::Arc};
+
+use openbao_client::{
+    client::{Client, ClientProblem},
+    endpoint::{Endpoint, Roots, RootsProblem},
+    login::{jwt::JwtRole, jwt_file::JwtFile},
+    transit::Transit,
+};
+use tokio::{runtime, task::JoinSet};
+
+use crate::{
+    auth::{AuthEvent, AuthHook, Session, SessionSettings, SessionTask},
+    clock::{Clock, SystemClock},
+    config::{Config, UnsupportedAuth},
+};
+
+/// OpenBao as a one-shot command sees it; the first question logs in.
+pub struct Connection {
+    /// Lends the token.
+    pub session: Session,
+    /// The key.
+    pub transit: Transit,
+    #[expect(dead_code, reason = "the session's task runs until this is dropped")]
+    tasks: JoinSet<()>,
+}
+
+/// Why there is nothing to ask with. Nothing was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The CA bundle holds no usable certificate.
+    #[error("openbao.caCertFile {} holds no usable certificate", path.display())]
+    CaBundle {
+        /// The file.
+        path: PathBuf,
+        /// The broken rule.
+        #[source]
+        problem: RootsProblem,
+    },
+    /// The CA bundle could not be read.
+    #[error("cannot read openbao.caCertFile {}", path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The endpoint's settings do not make a client.
+    #[error("cannot set up the connection to OpenBao")]
+    Client(#[from] ClientProblem),
+    /// The build has no such login.
+    #[error(transparent)]
+    UnsupportedAuth(#[from] UnsupportedAuth),
+    /// The system has no resources to run it.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+}
+
+/// How OpenBao is reached. Reads the CA bundle, so it may block.
+///
+/// # Errors
+/// [`ConnectionError::CaFile`] or [`ConnectionError::CaBundle`].
+pub fn endpoint(config: &Config) -> Result<Endpoint, ConnectionError> {
+    let path = &config.openbao.ca_cert_file;
+    let pem = fs::read(path).map_err(|source| ConnectionError::CaFile {
+        path: path.clone(),
+        source,
+    })?;
+    let roots = Roots::from_pem(&pem).map_err(|problem| ConnectionError::CaBundle {
+        path: path.clone(),
+        problem,
+    })?;
+    Ok(Endpoint {
+        address: config.openbao.address.clone(),
+        server_name: config.openbao.server_name.clone(),
+        roots,
+        namespace: config.scope.openbao_namespace.clone(),
+    })
+}
+
+/// A session, and the task that must run for it to get a token.
+///
+/// # Errors
+/// When this build has no such login.
+pub fn session(
+    config: &Config,
+    client: Client,
+    clock: Arc<dyn Clock>,
+    hook: AuthHook,
+) -> Result<(Session, SessionTask), UnsupportedAuth> {
+    let (jwt, file) = config.auth.jwt_file()?;
+    let login = JwtFile {
+        role: JwtRole {
+            client,
+            mount_path: jwt.mount_path.clone(),
+            role: jwt.role.clone(),
+        },
+        path: file.to_owned(),
+        rules: jwt.claims.clone(),
+    };
+    let settings = SessionSettings {
+        login_before_token_expiry: config.auth.login_before_token_expiry,
+        token_renewal_increment: config.auth.token_renewal_increment,
+        login_timeout: config.auth.login_timeout,
+    };
+    Ok(Session::new(settings, Box::new(login), clock, hook))
+}
+
+/// Puts `questions` to OpenBao and waits for their end.
+///
+/// # Errors
+/// [`ConnectionError`], before anything is sent.
+pub fn ask<T>(
+    config: &Config,
+    questions: impl AsyncFnOnce(&Connection) -> T,
+) -> Result<T, ConnectionError> {
+    let endpoint = endpoint(config)?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ConnectionError::Runtime)?;
+    let answered = runtime.block_on(async {
+        let connection = Connection::new(config, endpoint)?;
+        Ok(questions(&connection).await)
+    });
+    // A name lookup that hangs must not hold up the end.
+    runtime.shutdown_background();
+    answered
+}
+
+impl Connection {
+    fn new(config: &Config, endpoint: Endpoint) -> Result<Self, ConnectionError> {
+        let client = Client::new(endpoint, Arc::new(|_| {}))?;
+        let hook = Arc::new(|_: &AuthEvent<'_>| {});
+        let (session, task) = session(config, client.clone(), Arc::new(SystemClock), hook)?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(task.run());
+        Ok(Self {
+            session,
+            transit: Transit::new(client, &config.key, config.openbao.timeout),
+            tasks,
+        })
+    }
+}
