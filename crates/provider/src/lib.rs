@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod dev;
+pub mod diagnose;
 pub mod kms;
 pub mod lifecycle;
 pub mod policy;

@@ -4,6 +4,7 @@
 //! is a compatibility surface: members are added, never renamed or removed.
 
 use std::{
+    error::Error,
     io::{self, Write},
     time::SystemTime,
 };
@@ -34,6 +35,19 @@ pub trait Render: Serialize {
     fn text(&self, out: &mut dyn Write) -> io::Result<()>;
 }
 
+/// The error and its causes on one line.
+#[must_use]
+pub fn one_line(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 impl Output {
     /// Writes `result` in this form.
     ///
@@ -54,6 +68,9 @@ impl Output {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
+    schema_version: &'static str,
+    /// The same as `name`, which other results of this program do not have.
+    command: &'static str,
     name: &'static str,
     /// Of this program.
     version: &'static str,
@@ -102,6 +119,8 @@ impl Report {
         // A clock beyond the calendar is shown as the epoch rather than not at all.
         let time = Timestamp::try_from(now).unwrap_or_default();
         Self {
+            schema_version: "v1",
+            command: name,
             name,
             version: BuildInfo::CURRENT.version,
             time: time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),

@@ -223,6 +223,19 @@ impl StateReader {
     }
 }
 
+impl Stored {
+    /// The word for reports.
+    #[must_use]
+    pub fn checkpoint_status(&self) -> &'static str {
+        match self.anchor {
+            Anchor::Absent => "absent",
+            Anchor::Current => "current",
+            Anchor::Behind => "behind",
+            Anchor::Missing { .. } => "missing",
+        }
+    }
+}
+
 impl LockedState {
     /// Reads like [`StateReader::load`] and repairs nothing.
     ///

@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use kms_domain::{
     fingerprint::require_identity,
-    registry::{Record, anchor::Anchor, document::Document},
+    registry::{Record, document::Document},
 };
 use serde::Serialize;
 
@@ -18,6 +18,7 @@ use super::{Context, Failure, OutputFlag, exit::Exit};
 use crate::{
     clock::{Clock, SystemClock},
     config::Config,
+    diagnose,
     report::{Check, Render, Report},
     state::{self, StatePath, Stored},
 };
@@ -111,7 +112,7 @@ fn inspect(path: &StatePath, config: Option<&Config>) -> Inspection {
         report.identify(&config.fingerprint());
     }
     let stored = state::inspect(path);
-    report.push(pair_check(
+    report.push(diagnose::state::pair(
         path,
         stored.as_ref().map_err(|error| error as &dyn Error),
     ));
@@ -125,55 +126,6 @@ fn inspect(path: &StatePath, config: Option<&Config>) -> Inspection {
         report,
         path: path.document(),
         content,
-    }
-}
-
-fn pair_check(path: &StatePath, stored: Result<&Stored, &dyn Error>) -> Check {
-    const ID: &str = "registry.state";
-    const TITLE: &str = "State and checkpoint";
-    match stored.map(|stored| stored.anchor) {
-        // The outer error tells the consequence, its causes the rule that is broken.
-        Err(error) => match error.source() {
-            Some(cause) => Check::fail(ID, TITLE, chain(cause)).impact(error.to_string()),
-            None => Check::fail(ID, TITLE, error.to_string()),
-        },
-        Ok(Anchor::Absent) => Check::fail(
-            ID,
-            TITLE,
-            format!(
-                "there is neither {} nor its checkpoint",
-                path.document().display()
-            ),
-        )
-        .impact("the provider may make a first state, if the key was never rotated")
-        .remediation("if this node had a state, restore both files from a backup or a peer"),
-        Ok(Anchor::Current) => Check::pass(ID, TITLE).message("current"),
-        Ok(Anchor::Behind) => Check::warn(
-            ID,
-            TITLE,
-            "the checkpoint is one generation behind, as a commit that was cut short leaves it",
-        )
-        .impact("none: the next start of the provider completes it"),
-        Ok(Anchor::Missing {
-            first_generation: true,
-        }) => Check::warn(
-            ID,
-            TITLE,
-            "the checkpoint is missing, as a first commit that was cut short leaves it",
-        )
-        .impact("none: the next start of the provider completes it"),
-        Ok(Anchor::Missing {
-            first_generation: false,
-        }) => Check::warn(
-            ID,
-            TITLE,
-            "the checkpoint is missing, so nothing shows that this state is the newest",
-        )
-        .impact("the provider does not start with it")
-        .remediation(
-            "compare generation and hash with the other nodes; then restore both files, or start \
-             once with serve --accept-missing-checkpoint",
-        ),
     }
 }
 
@@ -207,12 +159,7 @@ impl Content {
             state_generation: document.generation().get(),
             state_hash: document.hash().to_string(),
             state_previous_hash: document.previous_hash().map(ToString::to_string),
-            state_checkpoint_status: match stored.anchor {
-                Anchor::Absent => "absent",
-                Anchor::Current => "current",
-                Anchor::Behind => "behind",
-                Anchor::Missing { .. } => "missing",
-            },
+            state_checkpoint_status: stored.checkpoint_status(),
             state_checkpoint_generation: checkpoint.map(|point| point.generation().get()),
             state_checkpoint_hash: checkpoint.map(|point| point.hash().to_string()),
             active_key_id_hash: registry.active().id_hash().to_string(),
@@ -294,16 +241,4 @@ fn state_path(file: PathBuf) -> Result<StatePath, Failure> {
         path: file,
         problem,
     })
-}
-
-/// The error and its causes on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

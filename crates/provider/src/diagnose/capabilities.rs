@@ -1,0 +1,295 @@
+//! May the token do what the provider needs, and nothing that would endanger the key?
+//!
+//! OpenBao is asked about paths of the configured key alone; what the token may do elsewhere is
+//! not looked at.
+
+use std::{collections::BTreeMap, fmt};
+
+use kms_domain::scope::TransitKeyPath;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Name, skipped, unanswered};
+use crate::{connection::Connection, report::Check};
+
+/// Everything needed to encrypt and decrypt, and no power over the key.
+pub const CAPABILITIES: Name = ("transit.capabilities", "Transit policy capabilities");
+/// The mount's settings may be read, which the provider does in every probe.
+pub const CONFIG_READ: Name = (
+    "transit.config_capability",
+    "Policy for the Transit mount's settings",
+);
+/// The token may be renewed.
+pub const RENEWAL: Name = ("openbao.renew_capability", "Policy for token renewal");
+
+const RENEW_SELF: &str = "auth/token/renew-self";
+const POLICY: &str = "replace the policy of the role by the one that `policy openbao` prints, and \
+    attach no other: token_no_default_policy=true";
+
+/// What one path must and must not allow.
+struct Rule {
+    path: String,
+    needed: Option<&'static str>,
+    forbidden: &'static [&'static str],
+}
+
+/// Capabilities at fault on one path; none if they are not known.
+#[derive(Serialize)]
+struct Finding<'a> {
+    path: &'a str,
+    capabilities: Vec<&'a str>,
+}
+
+type Granted = BTreeMap<String, Vec<String>>;
+
+/// All three checks, from one question.
+pub async fn checks(openbao: &Connection, key: &TransitKeyPath) -> [Check; 3] {
+    let rules = rules(key);
+    let mut paths: Vec<_> = rules.iter().map(|rule| rule.path.clone()).collect();
+    paths.push(RENEW_SELF.to_owned());
+    let answer = openbao
+        .session
+        .call(async |token| openbao.transit.capabilities(&token, &paths).await)
+        .await;
+    match answer {
+        Ok(granted) => [
+            key_check(&rules, &granted),
+            config_check(&granted, key),
+            renewal_check(&granted),
+        ],
+        Err(failure) => {
+            let impact = "it is not known what the token may do with the key";
+            let failed = unanswered(CAPABILITIES, &failure, impact);
+            [failed, skipped(CONFIG_READ), skipped(RENEWAL)]
+        }
+    }
+}
+
+fn rules(key: &TransitKeyPath) -> Vec<Rule> {
+    const MANAGE: &[&str] = &["create", "update", "delete", "sudo", "root"];
+    const MANAGE_OR_READ: &[&str] = &["create", "read", "update", "delete", "sudo", "root"];
+    const MAKE: &[&str] = &["create", "sudo", "root"];
+    const OVERRIDE: &[&str] = &["sudo", "root"];
+    let name = &key.key_name;
+    [
+        (format!("keys/{name}"), Some("read"), MANAGE),
+        (format!("encrypt/{name}"), Some("update"), MAKE),
+        (format!("decrypt/{name}"), Some("update"), OVERRIDE),
+        (format!("keys/{name}/rotate"), None, MANAGE),
+        (
+            format!("export/encryption-key/{name}"),
+            None,
+            MANAGE_OR_READ,
+        ),
+        (format!("backup/{name}"), None, MANAGE_OR_READ),
+        (format!("keys/{name}/config"), None, MANAGE),
+        ("config/keys".to_owned(), None, MANAGE),
+        (format!("keys/{name}/trim"), None, MANAGE),
+        ("restore".to_owned(), None, MANAGE),
+        (format!("restore/{name}"), None, MANAGE),
+        (format!("rewrap/{name}"), None, MANAGE),
+    ]
+    .into_iter()
+    .map(|(path, needed, forbidden)| Rule {
+        path: format!("{}/{path}", key.mount_path),
+        needed,
+        forbidden,
+    })
+    .collect()
+}
+
+/// Names every path and capability that is too much, missing or unanswered.
+fn key_check(rules: &[Rule], granted: &Granted) -> Check {
+    let (id, title) = CAPABILITIES;
+    let (mut unanswered, mut excess, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    for Rule {
+        path,
+        needed,
+        forbidden,
+    } in rules
+    {
+        let found = |capabilities| Finding { path, capabilities };
+        let granted = granted.get(path).map_or(&[][..], Vec::as_slice);
+        if granted.is_empty() {
+            unanswered.push(found(Vec::new()));
+            continue;
+        }
+        let too_much: Vec<_> = granted
+            .iter()
+            .map(String::as_str)
+            .filter(|capability| forbidden.contains(capability))
+            .collect();
+        if !too_much.is_empty() {
+            excess.push(found(too_much));
+        }
+        if let Some(needed) = *needed
+            && !allows(granted, needed)
+        {
+            missing.push(found(vec![needed]));
+        }
+    }
+    let impact = match (excess.is_empty(), missing.is_empty()) {
+        (false, _) => {
+            "whoever gets hold of this token or of the node could change, destroy or copy the key, \
+             and with it everything that is encrypted"
+        }
+        (true, false) => {
+            "kube-apiserver cannot read or write encrypted objects through this node; no data is \
+             lost"
+        }
+        (true, true) => "it is not known what the token may do with the key",
+    };
+    let mut details = Vec::new();
+    let mut message = Vec::new();
+    for (name, said, found) in [
+        ("excess", "it grants too much", excess),
+        ("missing", "it lacks", missing),
+        ("unanswered", "OpenBao did not answer for", unanswered),
+    ] {
+        if !found.is_empty() {
+            let all: Vec<_> = found.iter().map(ToString::to_string).collect();
+            message.push(format!("{said}: {}", all.join("; ")));
+            details.push((name, json!(found)));
+        }
+    }
+    if message.is_empty() {
+        return Check::pass(id, title);
+    }
+    let check = Check::fail(id, title, message.join("; "))
+        .impact(impact)
+        .remediation(POLICY);
+    details
+        .into_iter()
+        .fold(check, |check, (name, found)| check.detail(name, found))
+}
+
+fn config_check(granted: &Granted, key: &TransitKeyPath) -> Check {
+    let (id, title) = CONFIG_READ;
+    let path = format!("{}/config/keys", key.mount_path);
+    if granted.get(&path).is_some_and(|it| allows(it, "read")) {
+        return Check::pass(id, title);
+    }
+    Check::fail(id, title, format!("it lacks: read on {path}"))
+        .impact("the provider cannot see whether a lost key would be replaced unnoticed, and does not encrypt")
+        .remediation(POLICY)
+}
+
+fn renewal_check(granted: &Granted) -> Check {
+    let (id, title) = RENEWAL;
+    if granted
+        .get(RENEW_SELF)
+        .is_some_and(|it| allows(it, "update"))
+    {
+        return Check::pass(id, title);
+    }
+    Check::warn(id, title, format!("it lacks: update on {RENEW_SELF}"))
+        .impact("every renewal fails and is replaced by a new login")
+        .remediation(
+            "print the policy with `policy openbao`, unless renewal was left out on purpose",
+        )
+}
+
+fn allows(granted: &[String], capability: &str) -> bool {
+    granted.iter().any(|it| it == capability || it == "root")
+}
+
+impl fmt::Display for Finding<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.capabilities.is_empty() {
+            write!(f, "{} on ", self.capabilities.join(", "))?;
+        }
+        f.write_str(self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kms_domain::scope::{KeyName, MountPath};
+    use serde_json::Value;
+
+    use super::*;
+
+    fn key() -> TransitKeyPath {
+        TransitKeyPath {
+            mount_path: MountPath::parse("transit").unwrap(),
+            key_name: KeyName::parse("etcd").unwrap(),
+        }
+    }
+
+    /// What the printed policy gives, with these changes.
+    fn judged(changes: &[(&str, &[&str])]) -> Value {
+        let rules = rules(&key());
+        let least = |rule: &Rule| vec![rule.needed.unwrap_or("deny").to_owned()];
+        let mut granted: Granted = rules
+            .iter()
+            .map(|rule| (rule.path.clone(), least(rule)))
+            .collect();
+        for (path, capabilities) in changes {
+            let capabilities = capabilities.iter().map(ToString::to_string).collect();
+            granted.insert(format!("transit/{path}"), capabilities);
+        }
+        serde_json::to_value(key_check(&rules, &granted)).unwrap()
+    }
+
+    #[test]
+    fn the_least_policy_passes() {
+        assert_eq!(judged(&[])["status"], "pass");
+        // Making nothing new, these two are no power over the key.
+        let harmless = judged(&[
+            ("decrypt/etcd", &["create", "update"]),
+            ("keys/etcd", &["list", "read"]),
+        ]);
+        assert_eq!(harmless["status"], "pass");
+    }
+
+    #[test]
+    fn every_path_and_capability_at_fault_is_listed() {
+        let found = judged(&[
+            ("encrypt/etcd", &["create", "update"]),
+            ("decrypt/etcd", &["deny"]),
+            ("keys/etcd/rotate", &["delete", "update"]),
+            ("backup/etcd", &["read"]),
+            ("restore", &[]),
+        ]);
+        assert_eq!(found["status"], "fail");
+        assert_eq!(
+            found["message"],
+            "it grants too much: create on transit/encrypt/etcd; delete, update on \
+             transit/keys/etcd/rotate; read on transit/backup/etcd; it lacks: update on \
+             transit/decrypt/etcd; OpenBao did not answer for: transit/restore"
+        );
+        assert_eq!(
+            found["details"]["missing"],
+            json!([{"path": "transit/decrypt/etcd", "capabilities": ["update"]}])
+        );
+    }
+
+    #[test]
+    fn each_rule_refuses_each_of_its_capabilities() {
+        for rule in rules(&key()) {
+            let path = rule.path.strip_prefix("transit/").unwrap();
+            for forbidden in ["create", "read", "update", "delete", "sudo", "root"] {
+                let mut granted = vec![forbidden];
+                granted.extend(rule.needed);
+                let failed = judged(&[(path, &granted)])["status"] == "fail";
+                assert_eq!(
+                    failed,
+                    rule.forbidden.contains(&forbidden),
+                    "{forbidden} on {path}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn root_lacks_nothing_and_is_too_much_everywhere() {
+        let paths: Vec<_> = rules(&key()).into_iter().map(|rule| rule.path).collect();
+        let changes: Vec<(&str, &[&str])> = paths
+            .iter()
+            .map(|path| (path.strip_prefix("transit/").unwrap(), &["root"][..]))
+            .collect();
+        let found = judged(&changes);
+        assert_eq!(found["details"]["excess"].as_array().unwrap().len(), 12);
+        assert_eq!(found["details"]["missing"], Value::Null);
+    }
+}
