@@ -6,9 +6,13 @@
 //!
 //! Implements the write order and the recovery of `docs/format/state-document.md`.
 
-use kms_domain::registry::{
-    anchor::{Anchor, Checkpoint},
-    document::{Document, Generation},
+use kms_domain::{
+    confirmed::Confirmed,
+    registry::{
+        anchor::{Anchor, Checkpoint},
+        document::{Document, Generation},
+        retire::Plan,
+    },
 };
 
 use super::{
@@ -53,10 +57,7 @@ pub enum CommitError {
         path: StatePath,
     },
     /// The disk failed. The commit stays attempted: [`StateWriter::complete`] finishes it.
-    #[error(
-        "generation {generation} could not be stored; the state in use stays as it was and the \
-         commit will be tried again"
-    )]
+    #[error("generation {generation} could not be stored; the state in use stays as it was")]
     Store {
         /// What was to be stored.
         generation: Generation,
@@ -116,6 +117,18 @@ impl StateWriter {
                 },
             ) => self.store(next),
             _ => Err(CommitError::NotTheNext(next.generation())),
+        }
+    }
+
+    /// Makes durable what a reviewed plan leads to; a plan that changes nothing writes nothing.
+    ///
+    /// # Errors
+    /// As [`StateWriter::commit`]: [`CommitError::NotTheNext`] if the plan was made for another
+    /// state than the committed one.
+    pub fn carry_out(&mut self, plan: Confirmed<Plan>) -> Result<(), CommitError> {
+        match plan.into_next() {
+            Some(next) => self.commit(next).map(drop),
+            None => Ok(()),
         }
     }
 

@@ -12,3 +12,4 @@ mod crash;
 mod lock;
 mod node;
 mod reading;
+mod reviewed;
