@@ -13,7 +13,13 @@ mod key_id;
 mod man;
 mod policy;
 mod probe;
+mod restore_versions;
+mod retire_versions;
+mod review;
+mod rotation_plan;
 mod serve;
+mod verify_key;
+mod verify_rotation;
 mod version;
 
 use std::{
@@ -72,6 +78,11 @@ enum Command {
     Config(config::Options),
     KeyId(key_id::Options),
     InspectState(inspect_state::Options),
+    VerifyKey(verify_key::Options),
+    RotationPlan(rotation_plan::Options),
+    VerifyRotation(verify_rotation::Options),
+    RetireVersions(retire_versions::Options),
+    RestoreVersions(restore_versions::Options),
     Policy(policy::Options),
     Version(version::Options),
     Completion(completion::Options),
@@ -140,6 +151,11 @@ impl Command {
             Self::Config(options) => options.run(context),
             Self::KeyId(options) => options.run(context),
             Self::InspectState(options) => options.run(context),
+            Self::VerifyKey(options) => options.run(context),
+            Self::RotationPlan(options) => options.run(context),
+            Self::VerifyRotation(options) => options.run(context),
+            Self::RetireVersions(options) => options.run(context),
+            Self::RestoreVersions(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

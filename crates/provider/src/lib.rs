@@ -14,6 +14,8 @@ pub mod policy;
 pub mod probe;
 pub mod process_identity;
 pub mod report;
+pub mod retirement;
+pub mod rotation_report;
 pub mod serve;
 pub mod state;
 pub mod telemetry;

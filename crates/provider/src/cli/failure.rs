@@ -6,18 +6,21 @@ use std::{
     path::PathBuf,
 };
 
-use openbao_client::failure::FailureClass;
 use openbao_lab::binary::BaoNotFound;
 
 use super::exit::Exit;
 use crate::{
     config::{LoadError, UnsupportedAuth},
     dev::LabError,
+    diagnose::call_remedy,
     policy::UnsafePolicyPath,
     probe::ProbeError,
+    retirement::RetirementError,
     serve::ServeError,
     state::{StateError, StatePathProblem},
 };
+
+const OWN_USER: &str = "run as the provider's user, such as with sudo -u openbao-kms";
 
 /// Every way in which a command can fail.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,12 @@ pub(super) enum Failure {
     /// The daemon failed.
     #[error(transparent)]
     Serve(Box<ServeError>),
+    /// The registry state cannot be looked at.
+    #[error(transparent)]
+    State(Box<StateError>),
+    /// Nothing was retired or restored, or it is not durable.
+    #[error(transparent)]
+    Retirement(Box<RetirementError>),
     /// The lab could not be made, or not be taken down.
     #[error(transparent)]
     Lab(Box<LabError>),
@@ -77,6 +86,18 @@ impl From<LabError> for Failure {
     }
 }
 
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        Self::State(Box::new(error))
+    }
+}
+
+impl From<RetirementError> for Failure {
+    fn from(error: RetirementError) -> Self {
+        Self::Retirement(Box::new(error))
+    }
+}
+
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
         match error {
@@ -100,7 +121,7 @@ impl Failure {
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } => Exit::Usage,
-            Self::LabProbe(_) => Exit::CheckFailed,
+            Self::State(_) | Self::Retirement(_) | Self::LabProbe(_) => Exit::CheckFailed,
             Self::Output(_)
             | Self::Runtime(_)
             | Self::Lab(_)
@@ -152,7 +173,19 @@ impl Failure {
             Self::Config(LoadError::Invalid { .. }) => {
                 Some("correct every line above; the provider does not start before")
             }
-            Self::Serve(error) => serve_next_step(error),
+            Self::Serve(error) => match &**error {
+                ServeError::Bootstrap(failure) => call_remedy(failure.call()?),
+                _ => None,
+            },
+            Self::Retirement(error) => match &**error {
+                RetirementError::Metadata(failure) => call_remedy(failure),
+                RetirementError::State(StateError::Unreadable(_)) => Some(OWN_USER),
+                _ => None,
+            },
+            Self::State(error) => match &**error {
+                StateError::Unreadable(_) => Some(OWN_USER),
+                _ => None,
+            },
             Self::UnsupportedAuth(_)
             | Self::OtherConfiguration(_)
             | Self::Lab(_)
@@ -164,40 +197,5 @@ impl Failure {
             | Self::Policy(_)
             | Self::ManualPages { .. } => None,
         }
-    }
-}
-
-/// What to look at when OpenBao could not be used. Findings about key and state say it themselves.
-fn serve_next_step(error: &ServeError) -> Option<&'static str> {
-    let ServeError::Bootstrap(failure) = error else {
-        return None;
-    };
-    let Some(class) = failure.call()?.class() else {
-        return Some(
-            "check the token file and auth.jwt.*, and role, audience and keys of that login in \
-             OpenBao",
-        );
-    };
-    match class {
-        FailureClass::Sealed => Some("unseal OpenBao; the provider can then be started again"),
-        FailureClass::ConnectionFailed
-        | FailureClass::DnsFailed
-        | FailureClass::Timeout
-        | FailureClass::Unavailable => Some(
-            "check that OpenBao runs and answers at openbao.address from this node: network, \
-             firewall, DNS, active node",
-        ),
-        FailureClass::TlsFailed => Some(
-            "compare openbao.caCertFile and openbao.tlsServerName with the certificate that the \
-             server shows: openssl s_client -connect HOST:PORT",
-        ),
-        FailureClass::PermissionDenied => {
-            Some("compare the policy of the role with: bao-kms-provider policy openbao")
-        }
-        FailureClass::NotFound | FailureClass::KeyMissing => Some(
-            "check transit.mountPath and transit.keyName; if data is encrypted already, restore \
-             OpenBao and do not create a key of that name",
-        ),
-        _ => None,
     }
 }

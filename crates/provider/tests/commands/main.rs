@@ -10,6 +10,7 @@ mod basics;
 mod config;
 mod inspect_state;
 mod key_id;
+mod online;
 
 use std::{
     fs::{File, OpenOptions},

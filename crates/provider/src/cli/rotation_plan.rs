@@ -1,0 +1,38 @@
+//! `rotation-plan`: what this node knows of a rotation and what it waits for.
+
+use clap::Args;
+
+use super::{Context, Failure, OutputFlag, exit::Exit};
+use crate::rotation_report::{Question, RotationReport};
+
+/// Show what this node knows of the key's rotation and what a new version waits for
+///
+/// Reads the state and the key's metadata and changes nothing. Exit code 4 when OpenBao, the key
+/// or the state stands in the way; what is known is shown all the same.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+impl Options {
+    pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        show(context, &self.output, Question::Plan)
+    }
+}
+
+pub(super) fn show(
+    context: &mut Context<'_>,
+    output: &OutputFlag,
+    question: Question,
+) -> Result<Exit, Failure> {
+    let config = context.load()?.config;
+    config.auth.jwt_file()?;
+    let report = RotationReport::gather(&config, question)?;
+    output.output.write(&report, context.out)?;
+    Ok(if report.failed() {
+        Exit::CheckFailed
+    } else {
+        Exit::Success
+    })
+}

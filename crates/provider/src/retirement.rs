@@ -1,0 +1,144 @@
+//! Retiring and restoring key versions on this node: gather, let the domain plan, and, once an
+//! operator has reviewed the plan, commit it. Implements `docs/format/state-document.md`
+//! section 10.
+//!
+//! OpenBao is read and never changed.
+
+use std::path::PathBuf;
+
+use kms_domain::{
+    confirmed::Confirmed,
+    registry::{
+        document::{Document, StateHash},
+        retire::{Plan, PlanOutdated, PlanRefused, plan_restoration, plan_retirement},
+    },
+    transit::{KeyProfile, ProfileRefused, TransitVersion},
+};
+
+use crate::{
+    auth::CallFailure,
+    config::Config,
+    connection::{self, ConnectionError},
+    state::{CommitError, MissingCheckpoint, StateError, Stored},
+};
+
+/// What the operator asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// That retired versions below this one decrypt no more.
+    Retire {
+        /// The lowest version to keep.
+        before: TransitVersion,
+    },
+    /// That these removed versions decrypt again.
+    Restore {
+        /// Exactly these.
+        versions: Vec<TransitVersion>,
+    },
+}
+
+/// Why nothing was planned or applied.
+#[derive(Debug, thiserror::Error)]
+pub enum RetirementError {
+    /// The state cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// There is no state to change.
+    #[error(
+        "there is no registry state at {}, so there is no version to retire or restore; nothing \
+         was changed and no data is lost. If this node ever served, restore state and checkpoint \
+         from a backup or from a healthy peer; do not start over with a new key",
+        .0.display()
+    )]
+    NoState(PathBuf),
+    /// OpenBao could not be asked.
+    #[error("{UNREAD}")]
+    Connection(#[from] ConnectionError),
+    /// OpenBao did not tell what the key has.
+    #[error("{UNREAD}")]
+    Metadata(#[from] CallFailure),
+    /// The key must not be used.
+    #[error(
+        "the key is not set up as this node relies on, so nothing was changed; no data is lost. \
+         Correct in OpenBao what is named below and try again; do not recreate the key"
+    )]
+    Profile(#[from] ProfileRefused),
+    /// The domain refuses.
+    #[error(transparent)]
+    Refused(#[from] PlanRefused),
+    /// The state is not the reviewed one.
+    #[error(transparent)]
+    Outdated(#[from] PlanOutdated),
+    /// The change is not durable.
+    #[error(
+        "the reviewed change could not be stored; no data is lost, and the state is the old or the \
+         new one. Mend the cause and see with `inspect-state` which one it is: if the old one, \
+         apply again; if the new one, the next start of the provider completes it. Do not delete \
+         or edit either file"
+    )]
+    Commit(#[from] CommitError),
+}
+
+const UNREAD: &str = "the key's metadata could not be read from OpenBao, so it is not certain that \
+     every version that is kept can be read; nothing was changed and no data is lost. Mend the \
+     cause and try again; do not change the state by hand";
+
+/// What would be done. Changes nothing and takes no lock.
+///
+/// # Errors
+/// [`RetirementError`].
+pub fn plan(config: &Config, wanted: &Wanted) -> Result<Plan, RetirementError> {
+    let document = document(config, config.state().load()?)?;
+    plan_for(config, &document, wanted)
+}
+
+/// Does what was planned for the state with the hash `reviewed`, under the writer's lock.
+///
+/// The state is compared before anything is asked or computed, and read once more before it is
+/// written.
+///
+/// # Errors
+/// [`RetirementError`]; but for [`RetirementError::Commit`] nothing was changed, other than a
+/// checkpoint that an interrupted commit had left behind.
+pub fn apply(
+    config: &Config,
+    wanted: &Wanted,
+    reviewed: &StateHash,
+) -> Result<Confirmed<Plan>, RetirementError> {
+    let locked = config.state().lock()?;
+    let document = document(config, locked.load()?)?;
+    if document.hash() != reviewed {
+        return Err(RetirementError::Outdated(PlanOutdated {
+            expected: reviewed.clone(),
+            found: document.hash().clone(),
+        }));
+    }
+    let plan = plan_for(config, &document, wanted)?.confirm(reviewed)?;
+    let mut writer = locked.start_writing(MissingCheckpoint::Refuse)?;
+    writer.carry_out(plan.clone())?;
+    Ok(plan)
+}
+
+fn document(config: &Config, stored: Stored) -> Result<Document, RetirementError> {
+    let path = config.state_path.document();
+    stored.document.ok_or(RetirementError::NoState(path))
+}
+
+fn plan_for(
+    config: &Config,
+    document: &Document,
+    wanted: &Wanted,
+) -> Result<Plan, RetirementError> {
+    let metadata = connection::ask(config, async |openbao| {
+        let transit = &openbao.transit;
+        openbao
+            .session
+            .call(async |token| transit.key_metadata(&token).await)
+            .await
+    })??;
+    let profile = KeyProfile::check(&metadata, &config.key.key_name)?;
+    Ok(match wanted {
+        Wanted::Retire { before } => plan_retirement(document, *before, &profile),
+        Wanted::Restore { versions } => plan_restoration(document, versions, &profile),
+    }?)
+}

@@ -1,0 +1,253 @@
+//! Where this node stands in a rotation: what its state says, what the key says, and what neither
+//! can tell. Looks and changes nothing.
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use kms_domain::{
+    registry::{
+        Registry,
+        anchor::Anchor,
+        document::Document,
+        rotation::{RotationRules, RotationState, discover},
+    },
+    transit::KeyProfile,
+};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde_json::Value;
+
+use crate::{
+    config::Config,
+    connection,
+    diagnose::{
+        call_remedy,
+        state::{MAY_BOOTSTRAP, caution, may_bootstrap},
+    },
+    report::{Render, one_line},
+    state::{StateError, Stored},
+    watcher::metadata::read_profile,
+};
+
+/// Which command asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// What a rotation is waiting for.
+    Plan,
+    /// How far one is, and how much of that can be known here.
+    Verify,
+}
+
+/// What `verify-rotation` cannot know.
+const LIMITATIONS: &str = "Local state and the key's metadata cannot prove that every object in \
+    etcd and every backup was rewritten under the active version. Rewrite all objects and let old \
+    backups expire before you retire a version; until then every older version must stay \
+    decryptable in OpenBao.";
+
+const UNHARMED: &str = "nothing was changed and no data is lost: what is shown here of the state \
+    holds; do not edit the state, and do not recreate the key";
+
+/// Named facts, the same in text and in JSON.
+#[derive(Debug)]
+pub struct RotationReport {
+    name: &'static str,
+    facts: Vec<(&'static str, Value)>,
+    failed: bool,
+}
+
+struct Unread {
+    error: String,
+    remedy: Option<&'static str>,
+}
+
+impl RotationReport {
+    /// Reads the state, then the key. What is known without OpenBao is reported without it.
+    ///
+    /// # Errors
+    /// When the state cannot be used.
+    pub fn gather(config: &Config, question: Question) -> Result<Self, StateError> {
+        let stored = config.state().load()?;
+        let read = read(config);
+        let mut report = Self {
+            name: question.command(),
+            facts: Vec::new(),
+            failed: false,
+        };
+        report.metadata(config, stored.document.as_ref(), &read);
+        report.files(&stored);
+        let profile = read.as_ref().ok();
+        if stored.anchor == Anchor::Absent {
+            report.bootstrap(config, profile);
+        }
+        let registry = stored.document.as_ref().map(|it| &**it.registry());
+        report.rotation(registry, profile, config.rotation.activation_delay);
+        if question == Question::Verify {
+            report.add("confidence", "limited");
+            report.add("limitations", LIMITATIONS);
+        }
+        Ok(report)
+    }
+
+    /// Whether OpenBao or the key stands in the way of a rotation, or of a first state.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
+    fn metadata(
+        &mut self,
+        config: &Config,
+        document: Option<&Document>,
+        read: &Result<KeyProfile, Unread>,
+    ) {
+        let rules = RotationRules {
+            required_observations: config.rotation.required_observations,
+            reject_version_rollback: config.rotation.reject_version_rollback,
+        };
+        let (error, remedy) = match (read, document) {
+            (Err(unread), _) => (Some(unread.error.clone()), unread.remedy),
+            // The next probe of the provider would refuse it for the same reason.
+            (Ok(profile), Some(document)) => {
+                let refused = discover(document, profile, &rules, 0).err();
+                (refused.map(|refused| one_line(&refused)), None)
+            }
+            (Ok(_), None) => (None, None),
+        };
+        let Some(error) = error else {
+            self.add("transitMetadataStatus", "pass");
+            return;
+        };
+        self.failed = true;
+        self.add("transitMetadataStatus", "fail");
+        self.add("transitMetadataError", error);
+        let remedy = remedy.unwrap_or("mend what the error names");
+        self.add("transitMetadataNextStep", format!("{remedy}; {UNHARMED}"));
+    }
+
+    fn files(&mut self, stored: &Stored) {
+        let document = stored.document.as_ref();
+        let checkpoint = stored.checkpoint.as_ref();
+        self.add("stateLoaded", document.is_some());
+        self.add_if("stateGeneration", document.map(|it| it.generation().get()));
+        self.add_if("stateHash", document.map(|it| it.hash().as_str()));
+        self.add("stateCheckpointLoaded", checkpoint.is_some());
+        self.add("stateCheckpointStatus", stored.checkpoint_status());
+        let caution = caution(stored.anchor).map(|(message, _)| message);
+        self.add_if("stateCheckpointWarning", caution);
+        self.add_if(
+            "stateCheckpointGeneration",
+            checkpoint.map(|it| it.generation().get()),
+        );
+        self.add_if(
+            "stateCheckpointHash",
+            checkpoint.map(|it| it.hash().as_str()),
+        );
+    }
+
+    fn bootstrap(&mut self, config: &Config, profile: Option<&KeyProfile>) {
+        let reason = match profile.map(|it| may_bootstrap(it, &config.scope, &config.key)) {
+            None => Err("it depends on the key, whose metadata could not be read".to_owned()),
+            Some(Ok(())) => Ok(MAY_BOOTSTRAP.to_owned()),
+            Some(Err(denied)) => Err(denied.to_string()),
+        };
+        self.failed |= reason.is_err();
+        self.add("stateBootstrapEligible", reason.is_ok());
+        let (Ok(reason) | Err(reason)) = reason;
+        self.add("stateBootstrapReason", reason);
+    }
+
+    fn rotation(
+        &mut self,
+        registry: Option<&Registry>,
+        profile: Option<&KeyProfile>,
+        activation_delay: Duration,
+    ) {
+        let active = registry.map(Registry::active);
+        self.add("rotationState", RotationState::of(registry).as_str());
+        self.add_if("activeKeyIdHash", active.map(|it| it.id_hash().as_str()));
+        self.add_if("activeTransitVersion", active.map(|it| it.version().get()));
+        self.add_if("latestTransitVersion", profile.map(|it| it.latest().get()));
+        let Some(pending) = registry.and_then(Registry::pending) else {
+            return;
+        };
+        let seen = pending.bookkeeping.stable_observation_count();
+        self.add("pendingKeyIdHash", pending.key.id_hash().as_str());
+        self.add("pendingTransitVersion", pending.key.version().get());
+        self.add(
+            "pendingStableObservationCount",
+            seen.map_or(0, |count| count.get()),
+        );
+        // An estimate: a restart of the provider begins the delay anew.
+        self.add_if(
+            "pendingPromotesAfter",
+            pending
+                .bookkeeping
+                .promotes_after(activation_delay)
+                .and_then(|seconds| i64::try_from(seconds).ok())
+                .and_then(|seconds| Timestamp::from_second(seconds).ok())
+                .map(|time| time.to_string()),
+        );
+    }
+
+    fn add(&mut self, name: &'static str, value: impl Into<Value>) {
+        self.facts.push((name, value.into()));
+    }
+
+    fn add_if(&mut self, name: &'static str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.add(name, value);
+        }
+    }
+}
+
+impl Question {
+    fn command(self) -> &'static str {
+        match self {
+            Self::Plan => "rotation-plan",
+            Self::Verify => "verify-rotation",
+        }
+    }
+}
+
+/// The key, or in words why it is of no use and what to look at.
+fn read(config: &Config) -> Result<KeyProfile, Unread> {
+    connection::ask(config, async |openbao| {
+        read_profile(&openbao.session, &openbao.transit, &config.key).await
+    })
+    .map_err(|error| Unread {
+        error: one_line(&error),
+        remedy: None,
+    })?
+    .map_err(|error| Unread {
+        error: one_line(&error),
+        remedy: error.call().and_then(call_remedy),
+    })
+}
+
+impl Serialize for RotationReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("schemaVersion", "v1")?;
+        map.serialize_entry("command", self.name)?;
+        map.serialize_entry("name", self.name)?;
+        for (name, value) in &self.facts {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl Render for RotationReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}", self.name)?;
+        for (name, value) in &self.facts {
+            match value {
+                Value::String(text) => writeln!(out, "{name}: {text}")?,
+                value => writeln!(out, "{name}: {value}")?,
+            }
+        }
+        Ok(())
+    }
+}

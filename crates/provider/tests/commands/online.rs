@@ -1,0 +1,84 @@
+//! The commands that ask OpenBao, as far as they get without one: usage and configuration.
+
+use super::{config_for, run, vectors, write};
+
+const HASH: &str = "krs1.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+#[test]
+fn mistakes_on_the_command_line_are_found_before_anything_else() {
+    let retire = ["retire-versions", "--before-version", "2"];
+    let restore = ["restore-versions", "--versions", "1"];
+    for (command, more) in [
+        (&["retire-versions"][..], &[][..]),
+        (&["retire-versions", "--before-version", "1"], &[]),
+        (&["retire-versions", "--before-version", "02"], &[]),
+        (&["retire-versions", "--before-version", "-1"], &[]),
+        (&retire, &["--apply"]),
+        (&retire, &["--expected-state-hash", HASH]),
+        (&retire, &["--apply", "--expected-state-hash", "krs1.short"]),
+        (&retire, &["--output", "yaml"]),
+        (&restore, &["--apply"]),
+        (&["restore-versions"], &[]),
+        (&["restore-versions", "--versions", ""], &[]),
+        (&["restore-versions", "--versions", "0"], &[]),
+        (&["restore-versions", "--versions", "1,,2"], &[]),
+        (&["rotation-plan", "surplus"], &[]),
+        (&["verify-rotation", "--output"], &[]),
+        (&["verify-key", "--output", "yaml"], &[]),
+    ] {
+        // The configuration does not exist, which would be exit code 3.
+        let config = ["--config", "/nonexistent"];
+        let refused = run(&[command, more, &config].concat());
+        assert_eq!(refused.code, 2, "{command:?} {more:?}: {}", refused.err);
+        assert_eq!(refused.out, "", "{command:?}");
+        assert_ne!(refused.err, "", "{command:?}");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_not_valid_exits_3() {
+    let bad = "tests/config/bad/address.yaml";
+    for command in [
+        &["rotation-plan"][..],
+        &["verify-rotation"],
+        &["retire-versions", "--before-version", "2"],
+        &["restore-versions", "--versions", "1"],
+    ] {
+        for config in [bad, "tests/config/good/oauth2.yaml", "/nonexistent"] {
+            let refused = run(&[command, &["--config", config]].concat());
+            assert_eq!(refused.code, 3, "{command:?}: {}", refused.err);
+            assert_eq!(refused.out, "", "{command:?}");
+        }
+    }
+    for config in [bad, "/nonexistent", "tests/config/good/oauth2.yaml"] {
+        let refused = run(&["verify-key", "--config", config, "--output", "json"]);
+        assert_eq!(refused.code, 3, "{}", refused.err);
+        let checks = refused.json()["checks"].as_array().unwrap().clone();
+        assert_eq!(checks.len(), 13);
+        assert!(checks[..2].iter().any(|check| check["status"] == "fail"));
+        assert!(checks[2..].iter().all(|check| check["status"] == "skip"));
+        assert_ne!(refused.err, "");
+    }
+    let shown = run(&["verify-key", "--config", bad]);
+    insta::assert_snapshot!("verify-key-invalid-config", shown.transcript());
+}
+
+#[test]
+fn a_ca_bundle_that_is_not_there_is_no_mistake_of_the_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let scope = &vectors("key_id.json")["keys"][0]["scope"];
+    let place = directory.path().display();
+    let text = config_for(scope).replace("/etc/openbao-kms", &place.to_string());
+    let text = format!("{text}state:\n  path: {place}/key-registry.json\n");
+    let config = write(directory.path(), "config.yaml", &text);
+    let config = ["--config", config.to_str().unwrap()];
+    for command in ["rotation-plan", "verify-key"] {
+        let failed = run(&[&[command][..], &config].concat());
+        assert_eq!(failed.code, 4, "{}", failed.err);
+        assert!(
+            failed.out.contains("cannot read openbao.caCertFile"),
+            "{}",
+            failed.out
+        );
+    }
+}
