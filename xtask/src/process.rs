@@ -7,8 +7,11 @@ use std::process::{Command, ExitStatus};
 /// Why a command of `cargo xtask` stopped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    /// The command line has no meaning.
+    #[error("{0}")]
+    Usage(String),
     /// The program is missing or may not be executed.
-    #[error("cannot start `{program}`; is it installed and in PATH?")]
+    #[error("cannot run `{program}`; is it installed and in PATH?")]
     Start {
         program: String,
         #[source]
@@ -69,7 +72,8 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
     })
 }
 
-/// Tells the person at the terminal what happens. A closed pipe is the reader's wish and changes no result.
+/// Tells the person at the terminal what happens. A closed pipe is the reader's wish and changes no
+/// result.
 pub(crate) fn say(text: &str) {
     let mut out = io::stdout().lock();
     drop(writeln!(out, "{text}").and_then(|()| out.flush()));

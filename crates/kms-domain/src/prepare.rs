@@ -1,13 +1,14 @@
 //! All that Transit is asked for, made from permission and request in one step.
 //!
-//! Nothing here is sent before it has been checked, and nothing but these two functions makes the
-//! associated data of stored objects.
+//! Nothing here is sent before it has been checked, and nothing but [`prepare_encrypt`] and
+//! [`prepare_decrypt`] makes the associated data of stored objects.
 
 use crate::{
     aad::AssociatedData,
     annotations::{AnnotationMismatch, Annotations, PluginVersion},
     ciphertext::TransitCiphertext,
     health::ActiveKey,
+    key::TransitKey,
     key_id::KeyId,
     registry::DecryptKey,
     transit::TransitVersion,
@@ -49,6 +50,25 @@ pub enum DecryptRefused {
         /// By the key.
         expected: TransitVersion,
     },
+}
+
+/// What the formats say about one key, for people to compare: nothing of it can be sent.
+#[derive(Debug, Clone)]
+pub struct Preview {
+    /// As an encryption under the key writes them.
+    pub annotations: Annotations,
+    /// The text that is authenticated. Not an [`AssociatedData`], which takes a permission.
+    pub associated_data: String,
+}
+
+/// Shows what an encryption under `key` writes and authenticates, without permission for one.
+#[must_use]
+pub fn preview(key: &TransitKey, plugin_version: &PluginVersion) -> Preview {
+    let associated_data = AssociatedData::for_key(key);
+    Preview {
+        annotations: Annotations::for_key(key, plugin_version),
+        associated_data: String::from_utf8_lossy(associated_data.as_bytes()).into_owned(),
+    }
 }
 
 /// Everything of one encryption comes from one key, and that key is the active one:

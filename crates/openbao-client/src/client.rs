@@ -121,10 +121,6 @@ impl Client {
                 request_id,
             });
         }
-        // A redirect is refused whatever it says.
-        if status.is_redirection() {
-            return Err(Failure::from_answer(operation, status, Vec::new()));
-        }
         let body = read_body(response.into_body(), ERROR_BODY_LIMIT, operation, status).await?;
         let said = Envelope::read(&body);
         let request_id = said.request_id();

@@ -218,10 +218,8 @@ impl Session {
     /// The failure of the attempt; while attempts are paused, that of the last one at once.
     pub async fn token(&self) -> Result<Arc<Token>, AuthFailure> {
         let mut attempts = self.attempts.clone();
-        let mut waited = false;
         loop {
-            attempts.mark_unchanged();
-            match self.shared.want(waited) {
+            match self.shared.want() {
                 Wanted::Token(token) => return Ok(token),
                 Wanted::Failed(failure) => return Err(failure),
                 Wanted::Wait => {}
@@ -229,7 +227,6 @@ impl Session {
             if attempts.changed().await.is_err() {
                 return Err(AuthFailure::Stopped);
             }
-            waited = true;
         }
     }
 
@@ -256,7 +253,7 @@ impl Session {
         if let Err(failure) = &result
             && failure.rejects_token()
         {
-            self.shared.discard(&replacement);
+            self.shared.state().discard(&replacement);
         }
         Ok(result?)
     }
@@ -281,10 +278,10 @@ impl SessionTask {
 }
 
 impl Shared {
-    fn want(&self, waited: bool) -> Wanted {
+    fn want(&self) -> Wanted {
         let now = self.now();
         let mut state = self.state();
-        let (wanted, start) = state.want(now, waited);
+        let (wanted, start) = state.want(now);
         if start {
             self.wanted.notify_one();
         }
@@ -294,11 +291,6 @@ impl Shared {
     fn reject(&self, token: &Arc<Token>) -> Rejected {
         let now = self.now();
         self.state().reject(token, now)
-    }
-
-    fn discard(&self, token: &Arc<Token>) {
-        let now = self.now();
-        self.state().discard(token, now);
     }
 
     /// A renewal if the token has life for it, else or failing that a login.

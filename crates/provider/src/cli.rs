@@ -1,1 +1,186 @@
-//! Under construction.
+//! The command line: one file a command, each with its options and a short run.
+//!
+//! Results go to the first writer, everything about failures to the second. Nothing here reads the
+//! environment or ends the process.
+
+mod completion;
+mod config;
+mod dev;
+pub mod exit;
+mod failure;
+mod inspect_state;
+mod key_id;
+mod man;
+mod policy;
+mod probe;
+mod serve;
+mod version;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::{
+    build_info::BuildInfo,
+    config::{Environment, Flags, LoadError, Loaded},
+    report::Output,
+};
+use exit::Exit;
+use failure::Failure;
+
+/// Node-local Kubernetes KMS v2 provider backed by OpenBao Transit.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bao-kms-provider",
+    version = BuildInfo::CURRENT.version,
+    after_help = "Exit codes: 0 success, 1 other failure, 2 usage, 3 configuration, \
+                  4 a check failed, 5 serve failed"
+)]
+struct Cli {
+    #[command(flatten)]
+    flags: GlobalFlags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Configuration")]
+struct GlobalFlags {
+    /// Configuration file [env: BAO_KMS_PROVIDER_CONFIG] [default: /etc/openbao-kms/config.yaml]
+    #[arg(long, global = true, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Replaces logging.level: debug, info, warn or error
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Replaces server.metricsAddress; empty disables the listener
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    metrics_address: Option<String>,
+    /// Replaces server.healthAddress; empty disables the listener
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    health_address: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Options),
+    Probe(probe::Options),
+    Dev(dev::Options),
+    Config(config::Options),
+    KeyId(key_id::Options),
+    InspectState(inspect_state::Options),
+    Policy(policy::Options),
+    Version(version::Options),
+    Completion(completion::Options),
+    #[command(hide = true)]
+    Man(man::Options),
+}
+
+/// What every command may use.
+struct Context<'a> {
+    flags: Flags,
+    environment: &'a Environment,
+    out: &'a mut dyn Write,
+}
+
+/// `--output` of the commands that have it.
+#[derive(Debug, Args)]
+struct OutputFlag {
+    /// Form of the result
+    #[arg(
+        long,
+        value_enum,
+        ignore_case = true,
+        default_value_t,
+        value_name = "FORM"
+    )]
+    output: Output,
+}
+
+/// Runs one command line, program name first.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(answer) => return show(&answer, out, err),
+    };
+    let mut context = Context {
+        flags: cli.flags.into(),
+        environment,
+        out,
+    };
+    let done = match cli.command {
+        Some(command) => command.run(&mut context),
+        None => print_help(context.out),
+    };
+    let result = done.and_then(|exit| {
+        context.out.flush()?;
+        Ok(exit)
+    });
+    result.unwrap_or_else(|failure| {
+        // Nobody is left to tell when standard error is closed.
+        failure.write(err).ok();
+        failure.exit()
+    })
+}
+
+impl Command {
+    fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        match self {
+            Self::Serve(options) => options.run(context),
+            Self::Probe(options) => options.run(context),
+            Self::Dev(options) => options.run(context),
+            Self::Config(options) => options.run(context),
+            Self::KeyId(options) => options.run(context),
+            Self::InspectState(options) => options.run(context),
+            Self::Policy(options) => options.run(context),
+            Self::Version(options) => options.run(context),
+            Self::Completion(options) => options.run(context),
+            Self::Man(options) => options.run(context),
+        }
+    }
+}
+
+impl Context<'_> {
+    /// The checked configuration.
+    fn load(&self) -> Result<Loaded, LoadError> {
+        crate::config::load(&self.flags, self.environment)
+    }
+}
+
+impl From<GlobalFlags> for Flags {
+    fn from(flags: GlobalFlags) -> Self {
+        Self {
+            config: flags.config,
+            log_level: flags.log_level,
+            metrics_address: flags.metrics_address,
+            health_address: flags.health_address,
+        }
+    }
+}
+
+fn print_help(out: &mut dyn Write) -> Result<Exit, Failure> {
+    write!(out, "{}", Cli::command().render_help())?;
+    Ok(Exit::Success)
+}
+
+/// Help and version are results; everything else is a usage error, which may be coloured.
+fn show(answer: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+    let text = answer.render();
+    let (exit, written) = if answer.use_stderr() {
+        (Exit::Usage, write!(err, "{}", text.ansi()))
+    } else {
+        (Exit::Success, write!(out, "{text}"))
+    };
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Unclassified,
+        _ => exit,
+    }
+}

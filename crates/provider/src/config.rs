@@ -42,7 +42,7 @@ pub use group::GroupProblem;
 pub use origin::{DEFAULT_CONFIG_PATH, Environment, Flags, Origin};
 pub use problem::{Problem, ProblemKind};
 pub use resolve::Setting;
-pub use schema::{leaf_paths, schema};
+pub use schema::schema;
 
 /// Far above any real configuration.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -315,7 +315,7 @@ pub enum LoadError {
         reason: String,
     },
     /// Keys or values are wrong.
-    #[error("the configuration file {} has {} problem(s)", path.display(), problems.len())]
+    #[error("the configuration file {} is invalid; problems: {}", path.display(), problems.len())]
     Invalid {
         /// The file.
         path: PathBuf,
@@ -435,6 +435,14 @@ impl Listener {
         };
         (host, self.port)
     }
+}
+
+/// A duration longer than zero in the grammar of the file, for a command's own flag.
+///
+/// # Errors
+/// The broken rule, as the rest of a sentence.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    duration::parse_positive(text).map_err(|broken| broken.rule)
 }
 
 /// `None` when the file is too large.

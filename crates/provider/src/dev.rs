@@ -1,1 +1,458 @@
-//! Under construction.
+//! The lab: a private, real OpenBao and everything that a provider needs to serve from it, in one
+//! directory. For looking and learning; never for keys that matter, since the one unseal key and
+//! the root token lie beside the data.
+
+use std::{
+    fmt, fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use openbao_lab::{
+    admin::{Admin, AdminError, login::JwtRole, transit::NewKey},
+    binary::BaoBinary,
+    jwt::{JwtError, JwtIssuer},
+    server::{Audit, Installation, Server, ServerError},
+};
+use serde_json::json;
+
+use crate::{
+    clock::{Clock as _, SystemClock},
+    config::{self, Environment, Flags, LoadError, Loaded},
+    policy::{UnsafePolicyPath, policy},
+};
+
+const TRANSIT_MOUNT: &str = "transit";
+const KEY: &str = "kubernetes-etcd";
+const JWT_MOUNT: &str = "jwt";
+const ROLE: &str = "kms-node";
+const POLICY: &str = "openbao-kms-lab";
+const ISSUER: &str = "https://issuer.lab.invalid";
+const AUDIENCE: &str = "openbao-kms-lab";
+const SUBJECT: &str = "lab-node";
+/// The provider's name in `EncryptionConfiguration`.
+pub const PROVIDER_NAME: &str = "openbao-kms-lab";
+/// A lab is not left alone for longer.
+const JWT_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A lab on disk, with its server running.
+pub struct Lab {
+    server: Server,
+    directory: LabDirectory,
+    /// Where the provider is to serve.
+    pub socket: PathBuf,
+    /// The provider's configuration.
+    pub loaded: Loaded,
+}
+
+/// Why there is no lab.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// A directory of production.
+    #[error(
+        "{} is a place for real configuration and data; a lab is for throwing away: choose a directory elsewhere with --dir",
+        .0.display()
+    )]
+    Production(PathBuf),
+    /// There may be something of value in it.
+    #[error("{} exists already and is left alone: name a new directory with --dir", .0.display())]
+    Exists(PathBuf),
+    /// No approved place for the socket.
+    #[error(
+        "XDG_RUNTIME_DIR is not set, so there is no private place for the socket of a user other than root; set it to a directory of your own with mode 0700, for instance with: export XDG_RUNTIME_DIR=$(mktemp -d)"
+    )]
+    NoRuntimeDirectory,
+    /// A file or directory of the lab.
+    #[error("cannot make {}", path.display())]
+    File {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The server did not come up.
+    #[error("OpenBao could not be started for the lab")]
+    Server(#[from] ServerError),
+    /// The server did not take its setup.
+    #[error("OpenBao could not be set up for the lab")]
+    Admin(#[from] AdminError),
+    /// No JWT.
+    #[error("no JWT could be issued for the lab")]
+    Jwt(#[from] JwtError),
+    /// The lab's own configuration is refused.
+    #[error("the lab's configuration is refused")]
+    Config(#[from] LoadError),
+    /// The lab's own key path makes no policy.
+    #[error(transparent)]
+    Policy(#[from] UnsafePolicyPath),
+}
+
+impl Lab {
+    /// Starts a server from `bao` and sets it up, below a directory that must not exist yet.
+    /// `told` hears of each step.
+    ///
+    /// # Errors
+    /// [`LabError`]; what was made until then is removed again.
+    pub async fn set_up(
+        bao: BaoBinary,
+        directory: Option<PathBuf>,
+        environment: &Environment,
+        mut told: impl FnMut(fmt::Arguments<'_>),
+    ) -> Result<Self, LabError> {
+        let sockets = socket_root(environment)?;
+        let directory = LabDirectory::create(directory, &sockets)?;
+        let path = directory.path.as_path();
+        let socket = directory.socket_directory.join("kms.sock");
+
+        told(format_args!(
+            "starting a private OpenBao from {}",
+            bao.path().display()
+        ));
+        let installation = Installation::prepare(bao, &path.join("openbao"), Audit::File)?;
+        let server = installation.start().await?;
+        told(format_args!("initializing and unsealing it"));
+        let secrets = server.initialize().await?;
+        server.unseal(&secrets.unseal_key).await?;
+
+        told(format_args!("setting up Transit, policy and JWT login"));
+        make_directory(&path.join("state"), 0o750)?;
+        let file = path.join("config.yaml");
+        write(
+            &file,
+            0o640,
+            configuration(&server, path, &socket).as_bytes(),
+        )?;
+        let encryption = encryption_configuration(&socket);
+        write(
+            &path.join("encryption-config.yaml"),
+            0o644,
+            encryption.as_bytes(),
+        )?;
+        write(
+            &path.join("root-token"),
+            0o600,
+            secrets.root_token.expose().as_bytes(),
+        )?;
+        write(
+            &path.join("unseal-key"),
+            0o600,
+            secrets.unseal_key.expose().as_bytes(),
+        )?;
+        let flags = Flags {
+            config: Some(file),
+            ..Flags::default()
+        };
+        let loaded = config::load(&flags, environment)?;
+
+        let issuer = JwtIssuer::generate()?;
+        let jwt = issuer.issue(&claims())?;
+        write(&path.join("identity.jwt"), 0o640, jwt.as_bytes())?;
+        let policy = policy(&loaded.config.key, true, "the root namespace")?;
+        write(&path.join("policy.hcl"), 0o644, policy.as_bytes())?;
+        set_up_openbao(&server.admin(&secrets.root_token)?, &issuer, &policy).await?;
+        Ok(Self {
+            server,
+            directory,
+            socket,
+            loaded,
+        })
+    }
+
+    /// The lab's directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory.path
+    }
+
+    /// The address of the server, for `BAO_ADDR`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.server.endpoint().address.to_string()
+    }
+
+    /// The CA of the server, for `BAO_CACERT`.
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        self.server.ca_file()
+    }
+
+    /// Stops the server and removes the lab, or leaves its files where they are.
+    ///
+    /// # Errors
+    /// When the server does not stop.
+    pub async fn take_down(self, keep: bool) -> Result<(), LabError> {
+        let Self {
+            server,
+            mut directory,
+            ..
+        } = self;
+        directory.keep = keep;
+        server.stop().await?;
+        Ok(())
+    }
+}
+
+/// What the lab made on disk; removed on drop unless it is to be kept.
+struct LabDirectory {
+    path: PathBuf,
+    /// The same, unless that is no approved place for a socket.
+    socket_directory: PathBuf,
+    keep: bool,
+}
+
+impl LabDirectory {
+    fn create(chosen: Option<PathBuf>, sockets: &Path) -> Result<Self, LabError> {
+        let own = sockets.join(format!("lab-{}", std::process::id()));
+        let path = match chosen {
+            Some(chosen) => resolved(&chosen)?,
+            None => own.clone(),
+        };
+        if ["/etc", "/var/lib"]
+            .iter()
+            .any(|production| path.starts_with(production))
+        {
+            return Err(LabError::Production(path));
+        }
+        let socket_directory = if path.starts_with(sockets) {
+            path.clone()
+        } else {
+            own
+        };
+        for directory in [&path, &socket_directory] {
+            if fs::symlink_metadata(directory).is_ok() {
+                return Err(LabError::Exists(directory.clone()));
+            }
+        }
+        // From here on the drop of the value removes what was made.
+        let directory = Self {
+            path,
+            socket_directory,
+            keep: false,
+        };
+        make_directory(&directory.path, 0o700)?;
+        if directory.socket_directory != directory.path {
+            make_directory(&directory.socket_directory, 0o700)?;
+        }
+        Ok(directory)
+    }
+}
+
+impl Drop for LabDirectory {
+    fn drop(&mut self) {
+        // What cannot be removed is no more than clutter.
+        if !self.keep {
+            drop(fs::remove_dir_all(&self.path));
+        }
+        if self.socket_directory != self.path {
+            drop(fs::remove_dir_all(&self.socket_directory));
+        }
+    }
+}
+
+/// The first approved place for sockets of this user, made if it is not there.
+fn socket_root(environment: &Environment) -> Result<PathBuf, LabError> {
+    let root = if environment.effective_uid == 0 {
+        PathBuf::from("/run/openbao-kms")
+    } else {
+        environment
+            .user_socket_directory()
+            .ok_or(LabError::NoRuntimeDirectory)?
+    };
+    match make_directory(
+        &root,
+        if environment.effective_uid == 0 {
+            0o755
+        } else {
+            0o700
+        },
+    ) {
+        Err(LabError::File { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    Ok(root)
+}
+
+/// The absolute path, with links in its existing part followed, so that none leads to `/etc`.
+fn resolved(path: &Path) -> Result<PathBuf, LabError> {
+    let failed = |source| LabError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let absolute = std::path::absolute(path).map_err(failed)?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize().map_err(failed)?.join(name)),
+        _ => Err(LabError::Production(absolute)),
+    }
+}
+
+fn make_directory(path: &Path, mode: u32) -> Result<(), LabError> {
+    fs::DirBuilder::new()
+        .mode(mode)
+        .create(path)
+        .map_err(|source| LabError::File {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), LabError> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .and_then(|mut file| file.write_all(content))
+        .map_err(|source| LabError::File {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+async fn set_up_openbao(
+    admin: &Admin<'_>,
+    issuer: &JwtIssuer,
+    policy: &str,
+) -> Result<(), AdminError> {
+    admin.mount_transit(TRANSIT_MOUNT).await?;
+    admin
+        .create_key(TRANSIT_MOUNT, KEY, &NewKey::default())
+        .await?;
+    admin.write_policy(POLICY, policy).await?;
+    admin
+        .mount_jwt_auth(JWT_MOUNT, ISSUER, issuer.public_key_pem())
+        .await?;
+    let role = JwtRole {
+        audience: AUDIENCE,
+        subject: SUBJECT,
+        policy: POLICY,
+    };
+    admin.write_jwt_role(JWT_MOUNT, ROLE, role).await
+}
+
+fn claims() -> serde_json::Value {
+    let now = SystemClock.unix_seconds();
+    json!({
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": SUBJECT,
+        "iat": now,
+        "exp": now + JWT_LIFE.as_secs(),
+    })
+}
+
+/// The provider's configuration file; a text in JSON's quotes is a text in YAML too.
+fn configuration(server: &Server, directory: &Path, socket: &Path) -> String {
+    let quoted = |path: PathBuf| serde_json::Value::from(path.display().to_string()).to_string();
+    let ca = quoted(server.ca_file());
+    let jwt = quoted(directory.join("identity.jwt"));
+    let state = quoted(directory.join("state/key-registry.json"));
+    let socket = quoted(socket.to_owned());
+    let address = server.endpoint().address;
+    let gid = rustix::process::getegid().as_raw();
+    format!(
+        r#"# Made by `bao-kms-provider dev`. A lab: see docs/configuration.md for the real thing.
+configVersion: v1alpha1
+server:
+  socketPath: {socket}
+  socketMode: "0660"
+  socketGroup: "{gid}"
+  metricsAddress: "127.0.0.1:0"
+  healthAddress: "127.0.0.1:0"
+openbao:
+  address: "{address}"
+  caCertFile: {ca}
+  tlsServerName: localhost
+  instanceId: lab
+auth:
+  method: jwt
+  jwt:
+    source: file
+    mountPath: auth/{JWT_MOUNT}
+    role: {ROLE}
+    jwtFile: {jwt}
+    expectedIssuer: {ISSUER}
+    expectedAudience: [{AUDIENCE}]
+    expectedSubject: {SUBJECT}
+transit:
+  mountPath: {TRANSIT_MOUNT}
+  keyName: {KEY}
+  keyIdScope:
+    providerName: {PROVIDER_NAME}
+    clusterId: lab
+    transitMountId: lab-transit
+    keyLineageId: lab-1
+status:
+  probeInterval: 5s
+  deepProbeInterval: 30s
+  statusMaxStaleness: 30s
+state:
+  path: {state}
+logging:
+  format: text
+"#
+    )
+}
+
+/// What an API server would be given to use the lab.
+fn encryption_configuration(socket: &Path) -> String {
+    let endpoint = serde_json::Value::from(format!("unix://{}", socket.display())).to_string();
+    format!(
+        "apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+  - resources: [secrets]
+    providers:
+      - kms:
+          apiVersion: v2
+          name: {PROVIDER_NAME}
+          endpoint: {endpoint}
+          timeout: 3s
+      - identity: {{}}
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lab_is_never_made_among_production_files_or_over_something() {
+        let sockets = tempfile::tempdir().unwrap();
+        let create = |path: &Path| LabDirectory::create(Some(path.to_owned()), sockets.path());
+        for path in [
+            "/etc/openbao-kms-lab",
+            "/var/lib/lab",
+            "/var/lib/../lib/lab",
+        ] {
+            let refused = create(Path::new(path));
+            assert!(matches!(refused, Err(LabError::Production(_))), "{path}");
+        }
+        let link = sockets.path().join("link");
+        std::os::unix::fs::symlink("/etc", &link).unwrap();
+        assert!(matches!(
+            create(&link.join("lab")),
+            Err(LabError::Production(_))
+        ));
+        assert!(matches!(create(sockets.path()), Err(LabError::Exists(_))));
+    }
+
+    #[test]
+    fn a_lab_goes_away_unless_it_is_kept() {
+        let sockets = tempfile::tempdir().unwrap();
+        let path = sockets.path().join("lab");
+        let mut lab = LabDirectory::create(Some(path.clone()), sockets.path())
+            .ok()
+            .unwrap();
+        assert!(path.is_dir());
+        lab.keep = true;
+        drop(lab);
+        assert!(path.is_dir());
+        fs::remove_dir(&path).unwrap();
+        drop(LabDirectory::create(Some(path.clone()), sockets.path()));
+        assert!(!path.exists());
+    }
+}

@@ -7,6 +7,8 @@ pub mod clock;
 pub mod config;
 pub mod dev;
 pub mod kms;
+pub mod lifecycle;
+pub mod policy;
 pub mod probe;
 pub mod process_identity;
 pub mod report;

@@ -99,6 +99,9 @@ pub enum ProbeError {
         "Encrypt used another key than Status named: if a rotation was just promoted, try again"
     )]
     KeyChanged,
+    /// All calls together took too long.
+    #[error("no answer in time; see the provider's log")]
+    Timeout,
     /// Other bytes came back.
     #[error("Decrypt gave back other bytes: do not write Secrets through this provider")]
     WrongPlaintext,

@@ -1,1 +1,301 @@
-//! Under construction.
+//! The result model of every command and its two renderings.
+//!
+//! A command makes one value; `--output` chooses between its text for people and its JSON, which
+//! is a compatibility surface: members are added, never renamed or removed.
+
+use std::{
+    io::{self, Write},
+    time::SystemTime,
+};
+
+use jiff::Timestamp;
+use kms_domain::fingerprint::IdentityFingerprint;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::build_info::BuildInfo;
+
+/// How a result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs, indented by two spaces.
+    Json,
+}
+
+/// A result that has both renderings.
+pub trait Render: Serialize {
+    /// Writes the text for people, with a line feed at the end.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    fn text(&self, out: &mut dyn Write) -> io::Result<()>;
+}
+
+impl Output {
+    /// Writes `result` in this form.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(self, result: &impl Render, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            Self::Text => result.text(out),
+            Self::Json => {
+                serde_json::to_writer_pretty(&mut *out, result)?;
+                writeln!(out)
+            }
+        }
+    }
+}
+
+/// The checks of one diagnostic command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    name: &'static str,
+    /// Of this program.
+    version: &'static str,
+    /// RFC 3339, whole seconds.
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity_fingerprint: Option<String>,
+    checks: Vec<Check>,
+}
+
+/// One question and its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    id: &'static str,
+    title: &'static str,
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    impact: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remediation: Option<String>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    details: Map<String, Value>,
+}
+
+/// The answer. A skipped or absent check is not a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// As it should be.
+    Pass,
+    /// To be looked at; does not fail the command.
+    Warn,
+    /// Fails the command.
+    Fail,
+    /// A prerequisite failed or was not given.
+    Skip,
+}
+
+impl Report {
+    /// A report without checks.
+    #[must_use]
+    pub fn new(name: &'static str, now: SystemTime) -> Self {
+        // A clock beyond the calendar is shown as the epoch rather than not at all.
+        let time = Timestamp::try_from(now).unwrap_or_default();
+        Self {
+            name,
+            version: BuildInfo::CURRENT.version,
+            time: time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            identity_fingerprint: None,
+            checks: Vec::new(),
+        }
+    }
+
+    /// Names the configuration that was checked.
+    pub fn identify(&mut self, fingerprint: &IdentityFingerprint) {
+        self.identity_fingerprint = Some(fingerprint.to_string());
+    }
+
+    /// Adds a check after the others.
+    pub fn push(&mut self, check: Check) {
+        self.checks.push(check);
+    }
+
+    /// Whether a check failed, or none was made.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.checks.is_empty() || self.checks.iter().any(|check| check.status == Status::Fail)
+    }
+}
+
+impl Render for Report {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}", self.name)?;
+        for check in &self.checks {
+            check.text(out)?;
+        }
+        Ok(())
+    }
+}
+
+impl Check {
+    /// As it should be.
+    #[must_use]
+    pub fn pass(id: &'static str, title: &'static str) -> Self {
+        Self::new(id, title, Status::Pass)
+    }
+
+    /// To be looked at.
+    #[must_use]
+    pub fn warn(id: &'static str, title: &'static str, message: impl Into<String>) -> Self {
+        Self::new(id, title, Status::Warn).message(message)
+    }
+
+    /// Not as it should be.
+    #[must_use]
+    pub fn fail(id: &'static str, title: &'static str, message: impl Into<String>) -> Self {
+        Self::new(id, title, Status::Fail).message(message)
+    }
+
+    /// Not asked; `cause` says why.
+    #[must_use]
+    pub fn skip(id: &'static str, title: &'static str, cause: impl Into<String>) -> Self {
+        Self::new(id, title, Status::Skip).message(cause)
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn message(self, message: impl Into<String>) -> Self {
+        Self {
+            message: Some(message.into()),
+            ..self
+        }
+    }
+
+    /// What follows from it for the cluster.
+    #[must_use]
+    pub fn impact(self, impact: impl Into<String>) -> Self {
+        Self {
+            impact: Some(impact.into()),
+            ..self
+        }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn remediation(self, remediation: impl Into<String>) -> Self {
+        Self {
+            remediation: Some(remediation.into()),
+            ..self
+        }
+    }
+
+    /// A fact for programs.
+    #[must_use]
+    pub fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+
+    fn new(id: &'static str, title: &'static str, status: Status) -> Self {
+        Self {
+            id,
+            title,
+            status,
+            message: None,
+            impact: None,
+            remediation: None,
+            details: Map::new(),
+        }
+    }
+
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        write!(
+            out,
+            "[{}] {}: {}",
+            self.status.as_str(),
+            self.id,
+            self.title
+        )?;
+        if let Some(message) = &self.message {
+            write!(out, " - {message}")?;
+        }
+        writeln!(out)?;
+        for (label, text) in [("impact", &self.impact), ("next", &self.remediation)] {
+            if let Some(text) = text {
+                writeln!(out, "    {label}: {text}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Status {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+            Self::Skip => "skip",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn report() -> Report {
+        let mut report = Report::new("doctor", UNIX_EPOCH);
+        report.push(Check::pass("a.first", "First"));
+        report.push(Check::warn("b.second", "Second", "odd").detail("count", 2));
+        report
+    }
+
+    fn written(report: &Report, output: Output) -> String {
+        let mut out = Vec::new();
+        output.write(report, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn text_is_the_name_and_a_line_a_check() {
+        let mut report = report();
+        report.push(
+            Check::fail("c.third", "Third", "broken")
+                .impact("none")
+                .remediation("mend"),
+        );
+        assert_eq!(
+            written(&report, Output::Text),
+            "doctor\n[pass] a.first: First\n[warn] b.second: Second - odd\n\
+             [fail] c.third: Third - broken\n    impact: none\n    next: mend\n"
+        );
+    }
+
+    #[test]
+    fn json_keeps_the_four_members_of_a_check_and_leaves_out_what_is_not_there() {
+        let value: Value = serde_json::from_str(&written(&report(), Output::Json)).unwrap();
+        assert_eq!(value["name"], "doctor");
+        assert_eq!(value["time"], "1970-01-01T00:00:00Z");
+        assert_eq!(
+            value["checks"],
+            serde_json::json!([
+                {"id": "a.first", "title": "First", "status": "pass"},
+                {"id": "b.second", "title": "Second", "status": "warn", "message": "odd",
+                 "details": {"count": 2}},
+            ])
+        );
+    }
+
+    #[test]
+    fn a_warning_or_a_skip_does_not_fail_but_no_check_at_all_does() {
+        let mut report = report();
+        report.push(Check::skip("c.third", "Third", "not given"));
+        assert!(!report.failed());
+        report.push(Check::fail("d.fourth", "Fourth", "broken"));
+        assert!(report.failed());
+        assert!(Report::new("empty", UNIX_EPOCH).failed());
+    }
+}

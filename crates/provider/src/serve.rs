@@ -3,7 +3,18 @@
 //! Order of a start: lock and state, health and metrics listeners, probes, and only then the
 //! socket, so that an API server never meets a provider that cannot answer.
 
-use std::{fs, future::Future, io, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fs,
+    future::Future,
+    io,
+    path::PathBuf,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http::StatusCode;
 use kms_domain::{health::Health, limits::MAX_MESSAGE_BYTES, registry::anchor::Anchor};
@@ -140,7 +151,8 @@ pub async fn serve(
         Arc::clone(&clock),
         config.status.max_staleness,
     );
-    listen(config, &view, &session, &metrics, &mut tasks).await?;
+    let stopping = Arc::new(AtomicBool::new(false));
+    listen(config, &view, &session, &metrics, &stopping, &mut tasks).await?;
 
     let mut watcher = Watcher::new(
         session.clone(),
@@ -186,6 +198,10 @@ pub async fn serve(
     });
     tracing::info!("serve.ready");
     ready();
+    let stop = async {
+        stop.await;
+        stopping.store(true, Ordering::Relaxed);
+    };
     run(socket, kms, watching, stop).await
 }
 
@@ -303,15 +319,16 @@ async fn listen(
     view: &ViewReader,
     session: &Session,
     metrics: &Arc<Metrics>,
+    stopping: &Arc<AtomicBool>,
     tasks: &mut JoinSet<()>,
 ) -> Result<(), BindError> {
     if let Some(at) = &config.server.health {
         let listener = endpoints::bind("server.healthAddress", at.bind_to()).await?;
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "health.listening");
-        let view = view.clone();
+        let (view, stopping) = (view.clone(), Arc::clone(stopping));
         tasks.spawn(endpoints::serve(listener, move |path| {
-            health::answer(path, &view)
+            health::answer(path, &view, stopping.load(Ordering::Relaxed))
         }));
     }
     if let Some(at) = &config.server.metrics {

@@ -208,23 +208,10 @@ impl StateReader {
         })
     }
 
-    /// Checkpoint, document, both together, then the configuration: the first that is wrong is
-    /// reported.
+    /// The pair first, then the configuration: the first that is wrong is reported.
     fn load_from(&self, directory: Option<&Directory>) -> Result<Stored, StateError> {
-        let Pair {
-            document,
-            checkpoint,
-        } = match directory {
-            Some(directory) => Pair::read(directory, &self.path)?,
-            None => Pair::default(),
-        };
-        let anchor = Anchor::of(document.as_ref(), checkpoint.as_ref()).map_err(|problem| {
-            StateError::RolledBack {
-                path: self.path.document(),
-                problem,
-            }
-        })?;
-        if let Some(document) = &document {
+        let stored = load_pair(directory, &self.path)?;
+        if let Some(document) = &stored.document {
             fingerprint::require_identity(document, &self.scope, &self.key_path).map_err(
                 |problem| StateError::OtherConfiguration {
                     path: self.path.document(),
@@ -232,11 +219,7 @@ impl StateReader {
                 },
             )?;
         }
-        Ok(Stored {
-            document,
-            checkpoint,
-            anchor,
-        })
+        Ok(stored)
     }
 }
 
@@ -304,6 +287,37 @@ impl LockedState {
             document,
         ))
     }
+}
+
+/// Reads both files without a configuration to judge them by.
+///
+/// # Errors
+/// As [`StateReader::load`], except [`StateError::OtherConfiguration`].
+pub fn inspect(path: &StatePath) -> Result<Stored, StateError> {
+    let directory = Directory::open(path.directory()).map_err(StateError::Unreadable)?;
+    load_pair(directory.as_ref(), path)
+}
+
+/// Checkpoint, document, both together: the first that is wrong is reported.
+fn load_pair(directory: Option<&Directory>, path: &StatePath) -> Result<Stored, StateError> {
+    let Pair {
+        document,
+        checkpoint,
+    } = match directory {
+        Some(directory) => Pair::read(directory, path)?,
+        None => Pair::default(),
+    };
+    let anchor = Anchor::of(document.as_ref(), checkpoint.as_ref()).map_err(|problem| {
+        StateError::RolledBack {
+            path: path.document(),
+            problem,
+        }
+    })?;
+    Ok(Stored {
+        document,
+        checkpoint,
+        anchor,
+    })
 }
 
 /// What the two files hold, each valid by itself.

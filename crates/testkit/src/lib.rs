@@ -1,3 +1,11 @@
-//! What tests need: a scripted OpenBao for answers that a real one cannot be made to give.
+//! What tests need: real OpenBao servers, and a scripted one for answers that a real one cannot be
+//! made to give.
+//!
+//! Everything here fails the test that uses it, with the command that helps where there is one;
+//! nothing is skipped.
 
 pub mod fake;
+pub mod files;
+pub mod openbao;
+pub mod tenant;
+pub mod wait;

@@ -84,11 +84,6 @@ impl RecoveryLimit {
         self.next = Some((now + pause, pause));
         true
     }
-
-    /// Notes a refusal that asks for nothing.
-    pub(super) fn noted(&mut self, now: Instant) {
-        self.last_refusal = Some(now);
-    }
 }
 
 #[cfg(test)]

@@ -89,22 +89,17 @@ impl State {
         }
     }
 
-    /// The answer for a reader, and whether it must start an attempt. One that has waited gets the
-    /// failure of that attempt instead of another wait.
-    pub(super) fn want(&mut self, now: Moment, waited: bool) -> (Wanted, bool) {
+    /// The answer for a reader, and whether an attempt must start for it. The pause after a failed
+    /// attempt gives those who waited for it the failure.
+    pub(super) fn want(&mut self, now: Moment) -> (Wanted, bool) {
         let paused = self.backoff.remaining(now.elapsed).is_some();
         let live = self.live(now).map(|(token, left)| (token.clone(), left));
-        let (wanted, start) = match live {
-            Some((token, left)) => {
-                let early = left <= self.refresh_ahead && !paused;
-                (Wanted::Token(token), early)
+        let (wanted, start) = match (live, &self.failure) {
+            (Some((token, left)), _) => {
+                (Wanted::Token(token), left <= self.refresh_ahead && !paused)
             }
-            None => match &self.failure {
-                Some(failure) if !self.attempting && (paused || waited) => {
-                    (Wanted::Failed(failure.clone()), false)
-                }
-                _ => (Wanted::Wait, true),
-            },
+            (None, Some(failure)) if paused => (Wanted::Failed(failure.clone()), false),
+            (None, _) => (Wanted::Wait, true),
         };
         let start = start && !self.attempting;
         self.attempting |= start;
@@ -124,9 +119,8 @@ impl State {
     }
 
     /// Drops a replacement that was refused as well; the next reader asks for another.
-    pub(super) fn discard(&mut self, token: &Arc<Token>, now: Moment) {
+    pub(super) fn discard(&mut self, token: &Arc<Token>) {
         if self.is_current(token) {
-            self.recovery.noted(now.elapsed);
             self.current = None;
         }
     }

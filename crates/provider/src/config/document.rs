@@ -125,13 +125,20 @@ impl Document {
     }
 }
 
-/// The parser quotes names of tags and anchors in backticks: file content, perhaps a secret.
+/// The parser quotes names of tags and anchors like `this`, and characters like `this': file
+/// content, perhaps a secret.
 fn without_quotations(message: &str) -> String {
     let mut shortened = String::new();
-    for (index, piece) in message.split('`').enumerate() {
-        shortened.push_str(if index % 2 == 1 { "(…)" } else { piece });
+    let mut rest = message;
+    while let Some((before, quotation)) = rest.split_once('`') {
+        shortened.push_str(before);
+        shortened.push_str("(…)");
+        let end = quotation
+            .split_once('`')
+            .or_else(|| quotation.rsplit_once('\''));
+        rest = end.map_or("", |(_, after)| after);
     }
-    shortened
+    shortened + rest
 }
 
 /// `a` and `b` as `a.b`. A key that cannot be a setting may be anything, so it is not repeated.

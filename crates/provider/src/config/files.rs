@@ -16,7 +16,6 @@ use super::{
     Config, JwtSource, Method,
     origin::Environment,
     problem::{Problem, ProblemKind},
-    values,
 };
 
 /// Group and others must not write.
@@ -202,7 +201,7 @@ fn socket(path: &Path, environment: &Environment) -> Result<(), Finding> {
     let metadata = directory(parent, NOT_WRITABLE)?;
     owned(parent, &metadata, environment)?;
     // This directory is nobody's but the user's, so nothing of it is open to others.
-    if let Some(private) = values::user_socket_directory(environment)
+    if let Some(private) = environment.user_socket_directory()
         && path.starts_with(&private)
     {
         let metadata = directory(&private, 0o077)?;

@@ -104,6 +104,15 @@ impl Environment {
         }
     }
 
+    /// For a user other than root, the private runtime directory that the session manager made.
+    /// That it is private is checked with the other files.
+    #[must_use]
+    pub fn user_socket_directory(&self) -> Option<PathBuf> {
+        let runtime = self.variable("XDG_RUNTIME_DIR")?;
+        (self.effective_uid != 0 && runtime.starts_with('/'))
+            .then(|| PathBuf::from(runtime).join("openbao-kms"))
+    }
+
     /// An empty variable counts as unset.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.variables

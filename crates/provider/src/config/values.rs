@@ -122,16 +122,8 @@ fn socket_directories(environment: &Environment) -> Vec<PathBuf> {
     SOCKET_DIRECTORIES
         .into_iter()
         .map(PathBuf::from)
-        .chain(user_socket_directory(environment))
+        .chain(environment.user_socket_directory())
         .collect()
-}
-
-/// For a user other than root, the private runtime directory that the session manager made.
-/// That it is private is checked with the other files.
-pub(super) fn user_socket_directory(environment: &Environment) -> Option<PathBuf> {
-    let runtime = environment.variable("XDG_RUNTIME_DIR")?;
-    (environment.effective_uid != 0 && runtime.starts_with('/'))
-        .then(|| Path::new(runtime).join("openbao-kms"))
 }
 
 pub(super) fn socket_mode(text: &str) -> Result<SocketMode, Broken> {

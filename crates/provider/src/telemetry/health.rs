@@ -8,18 +8,25 @@ use serde::Serialize;
 use super::endpoints::{Answer, JSON};
 use crate::view::{Snapshot, ViewReader};
 
-/// Answers the paths of the health listener.
+/// Answers the paths of the health listener; from the moment of a stop on, nothing is ready.
 #[must_use]
-pub fn answer(path: &str, view: &ViewReader) -> Option<Answer> {
+pub fn answer(path: &str, view: &ViewReader, stopping: bool) -> Option<Answer> {
     match path {
+        "/live" | "/ready" if stopping => {
+            Some(word(StatusCode::SERVICE_UNAVAILABLE, "unavailable"))
+        }
         // Alive is whoever answers; whether OpenBao does is no part of it.
-        "/live" => Some(Answer {
-            status: StatusCode::OK,
-            content_type: JSON,
-            body: r#"{"status":"ok"}"#.to_owned(),
-        }),
+        "/live" => Some(word(StatusCode::OK, "ok")),
         "/ready" => Some(ready(&view.snapshot())),
         _ => None,
+    }
+}
+
+fn word(status: StatusCode, word: &'static str) -> Answer {
+    Answer {
+        status,
+        content_type: JSON,
+        body: format!(r#"{{"status":"{word}"}}"#),
     }
 }
 

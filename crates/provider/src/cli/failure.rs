@@ -1,0 +1,167 @@
+//! Why a command ends without a result, and what the person at the terminal is told.
+
+use std::{
+    error::Error,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use openbao_lab::binary::BaoNotFound;
+
+use super::exit::Exit;
+use crate::{
+    config::{LoadError, UnsupportedAuth},
+    dev::LabError,
+    policy::UnsafePolicyPath,
+    probe::ProbeError,
+    serve::ServeError,
+    state::{StateError, StatePathProblem},
+};
+
+/// Every way in which a command can fail.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// No configuration.
+    #[error(transparent)]
+    Config(#[from] LoadError),
+    /// A login that this build does not have.
+    #[error(transparent)]
+    UnsupportedAuth(#[from] UnsupportedAuth),
+    /// The state was made under another configuration, or this one was changed.
+    #[error(transparent)]
+    OtherConfiguration(Box<StateError>),
+    /// The daemon failed.
+    #[error(transparent)]
+    Serve(Box<ServeError>),
+    /// The lab could not be made, or not be taken down.
+    #[error(transparent)]
+    Lab(Box<LabError>),
+    /// No OpenBao to make a lab with.
+    #[error(transparent)]
+    BaoNotFound(#[from] BaoNotFound),
+    /// The lab's round trip failed.
+    #[error("the lab's provider does not do its job")]
+    LabProbe(#[source] ProbeError),
+    /// The system has no resources to run it.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    /// The result could not be written.
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+    /// The argument cannot be a state file.
+    #[error("{} cannot be a state file: it {problem}", path.display())]
+    StateFile {
+        /// The argument.
+        path: PathBuf,
+        /// The broken rule.
+        problem: StatePathProblem,
+    },
+    /// The policy would say something else than meant.
+    #[error(transparent)]
+    Policy(#[from] UnsafePolicyPath),
+    /// The pages could not be written.
+    #[error("cannot write manual pages to {}", directory.display())]
+    ManualPages {
+        /// Where to.
+        directory: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl From<LabError> for Failure {
+    fn from(error: LabError) -> Self {
+        Self::Lab(Box::new(error))
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::State(other @ StateError::OtherConfiguration { .. }) => {
+                Self::OtherConfiguration(Box::new(other))
+            }
+            error => Self::Serve(Box::new(error)),
+        }
+    }
+}
+
+impl Failure {
+    /// The code of each failure.
+    #[must_use]
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::UnsupportedAuth(_) | Self::OtherConfiguration(_) => {
+                Exit::Configuration
+            }
+            Self::Serve(_) => Exit::Runtime,
+            // A reader that has seen enough, such as `head`, is no failure.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
+            Self::StateFile { .. } => Exit::Usage,
+            Self::LabProbe(_) => Exit::CheckFailed,
+            Self::Output(_)
+            | Self::Runtime(_)
+            | Self::Lab(_)
+            | Self::BaoNotFound(_)
+            | Self::Policy(_)
+            | Self::ManualPages { .. } => Exit::Unclassified,
+        }
+    }
+
+    /// Writes the failure, its causes and the next step.
+    ///
+    /// # Errors
+    /// Those of `err`.
+    pub(super) fn write(&self, err: &mut dyn Write) -> io::Result<()> {
+        if self.exit() == Exit::Success {
+            return Ok(());
+        }
+        writeln!(err, "error: {self}")?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            writeln!(err, "  cause: {error}")?;
+            cause = error.source();
+        }
+        if let Self::Config(LoadError::Invalid { problems, .. }) = self {
+            for problem in problems {
+                writeln!(err, "  - {problem}")?;
+            }
+        }
+        match self.next_step() {
+            Some(step) => writeln!(err, "  next: {step}"),
+            None => Ok(()),
+        }
+    }
+
+    fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::Config(LoadError::Unreadable { source, .. }) => match source.kind() {
+                io::ErrorKind::NotFound => {
+                    Some("name the file with --config or BAO_KMS_PROVIDER_CONFIG")
+                }
+                io::ErrorKind::PermissionDenied => {
+                    Some("run as root or as the provider's user, such as with sudo -u openbao-kms")
+                }
+                _ => None,
+            },
+            Self::Config(LoadError::Malformed { .. }) => {
+                Some("see docs/configuration.md for a complete example")
+            }
+            Self::Config(LoadError::Invalid { .. }) => {
+                Some("correct every line above; the provider does not start before")
+            }
+            Self::UnsupportedAuth(_)
+            | Self::OtherConfiguration(_)
+            | Self::Serve(_)
+            | Self::Lab(_)
+            | Self::BaoNotFound(_)
+            | Self::LabProbe(_)
+            | Self::Runtime(_)
+            | Self::Output(_)
+            | Self::StateFile { .. }
+            | Self::Policy(_)
+            | Self::ManualPages { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! `serve`: the daemon.
+
+use std::io;
+
+use clap::Args;
+use tokio::runtime;
+
+use super::{Context, Failure, exit::Exit};
+use crate::{
+    build_info::BuildInfo,
+    config::{Config, LoadError, files},
+    lifecycle,
+    serve::{ServeError, serve},
+    state::MissingCheckpoint,
+    telemetry::log,
+};
+
+/// Serve Kubernetes KMS v2 on the configured socket until a signal comes
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Accept a state whose checkpoint is missing, once you have compared it with a peer or with a
+    /// backup record: without a checkpoint nothing else shows that it is the newest
+    #[arg(long)]
+    accept_missing_checkpoint: bool,
+}
+
+impl Options {
+    pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        let loaded = context.load()?;
+        let config = &loaded.config;
+        config.auth.jwt_file()?;
+        files::check(config, &loaded.path, context.environment).map_err(|problems| {
+            LoadError::Invalid {
+                path: loaded.path.clone(),
+                problems,
+            }
+        })?;
+
+        log::start(config.logging.level, config.logging.format);
+        lifecycle::prepare();
+        tracing::info!(
+            version = BuildInfo::CURRENT.version,
+            fingerprint = config.fingerprint().as_str(),
+            socket = %config.server.socket_path.display(),
+            "serve.start"
+        );
+        for warning in &loaded.warnings {
+            tracing::warn!(
+                setting = warning.path,
+                problem = warning.rule,
+                "config.warning"
+            );
+        }
+        let missing = if self.accept_missing_checkpoint {
+            MissingCheckpoint::Accept
+        } else {
+            MissingCheckpoint::Refuse
+        };
+        let served = block_on_serve(config, missing)
+            .map_err(Failure::Runtime)?
+            .map_err(Failure::from);
+        let exit = served
+            .as_ref()
+            .map_or_else(Failure::exit, |()| Exit::Success);
+        let exit_code = exit.code();
+        match exit {
+            Exit::Success => tracing::info!(exit_code, "serve.shutdown"),
+            _ => tracing::error!(exit_code, reason = "failed", "serve.shutdown"),
+        }
+        served.map(|()| exit)
+    }
+}
+
+/// One thread: the work is waiting for OpenBao, and blocking work has threads of its own.
+fn block_on_serve(
+    config: &Config,
+    missing: MissingCheckpoint,
+) -> io::Result<Result<(), ServeError>> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let served = runtime.block_on(async {
+        let stop = lifecycle::stop_signal()?;
+        let stop = async { tracing::info!(reason = stop.await, "serve.stopping") };
+        Ok(serve(config, missing, || {}, stop).await)
+    });
+    // A name lookup that hangs must not hold up the end.
+    runtime.shutdown_background();
+    served
+}

@@ -1,0 +1,95 @@
+//! The OpenBao policy that the provider needs: everything that is granted, and why.
+
+use kms_domain::scope::TransitKeyPath;
+
+/// A mount path with characters that are more than text in a policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "transit.mountPath {0:?} cannot be written in a policy without granting something else: \
+     use letters, digits, '_', '-', '.' and '/'"
+)]
+pub struct UnsafePolicyPath(String);
+
+/// The policy in HCL; `place` says in its heading where it belongs.
+///
+/// # Errors
+/// When the mount path would be more than text in a policy.
+pub fn policy(
+    key: &TransitKeyPath,
+    renewal: bool,
+    place: &str,
+) -> Result<String, UnsafePolicyPath> {
+    let mut hcl = format!("# Policy of bao-kms-provider, for {place}.\n");
+    for (path, capability, reason) in grants(key, renewal)? {
+        hcl +=
+            &format!("\n# {reason}\npath \"{path}\" {{\n  capabilities = [\"{capability}\"]\n}}\n");
+    }
+    Ok(hcl)
+}
+
+/// Path, capability and reason of everything that is granted. A capability that is not here is
+/// denied: in particular no `create` on encrypt, which would make a missing key.
+fn grants(
+    key: &TransitKeyPath,
+    renewal: bool,
+) -> Result<Vec<(String, &'static str, &'static str)>, UnsafePolicyPath> {
+    let mount = key.mount_path.as_str();
+    let name = key.key_name.as_str();
+    // `+` and a final `*` are wildcards, quotes and `$` have a meaning in HCL.
+    let plain = |c: char| c.is_alphanumeric() || "_-./".contains(c);
+    if !mount.chars().all(plain) {
+        return Err(UnsafePolicyPath(mount.to_owned()));
+    }
+    let mut grants = vec![
+        (
+            format!("{mount}/keys/{name}"),
+            "read",
+            "Versions and settings of the key.",
+        ),
+        (format!("{mount}/encrypt/{name}"), "update", "Encrypt."),
+        (format!("{mount}/decrypt/{name}"), "update", "Decrypt."),
+        (
+            format!("{mount}/config/keys"),
+            "read",
+            "Whether the mount refuses to make keys on encrypt (disable_upsert).",
+        ),
+        (
+            "sys/capabilities-self".to_owned(),
+            "update",
+            "Check that this policy grants no more.",
+        ),
+    ];
+    if renewal {
+        grants.push((
+            "auth/token/renew-self".to_owned(),
+            "update",
+            "Keep the token alive between logins.",
+        ));
+    }
+    Ok(grants)
+}
+
+#[cfg(test)]
+mod tests {
+    use kms_domain::scope::{KeyName, MountPath};
+
+    use super::*;
+
+    #[test]
+    fn a_mount_path_cannot_widen_the_policy() {
+        let grants_at = |mount| {
+            let key = TransitKeyPath {
+                mount_path: MountPath::parse(mount).unwrap(),
+                key_name: KeyName::parse("k").unwrap(),
+            };
+            grants(&key, true)
+        };
+        assert_eq!(
+            grants_at("team-a/transit").unwrap()[0].0,
+            "team-a/transit/keys/k"
+        );
+        for mount in ["+", "a/+", "a*", "a\"{}", "${a}"] {
+            assert!(grants_at(mount).is_err(), "{mount:?}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Help, version, completions, manual pages, policy, and the exit codes of mistakes.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+use super::{run, vectors, write};
+
+#[test]
+fn without_a_command_the_help_is_printed() {
+    let bare = run(&[]);
+    assert_eq!((bare.code, bare.err.as_str()), (0, ""));
+    let asked = run(&["--help"]);
+    assert_eq!((asked.code, asked.err.as_str()), (0, ""));
+    assert_eq!(bare.out, asked.out);
+    insta::assert_snapshot!("help", asked.out);
+}
+
+#[test]
+fn mistakes_on_the_command_line_exit_2_and_say_so_on_standard_error() {
+    for arguments in [
+        &["nothing"][..],
+        &["version", "--nothing"],
+        &["help", "nothing"],
+        &["version", "surplus"],
+        &["version", "--output"],
+        &["version", "--output", "yaml"],
+        &["completion", "tcsh"],
+        &["completion"],
+        &["key-id"],
+        &["key-id", "--version", "0", "--created-at", "1"],
+        &["key-id", "--version", "1", "--created-at", "2024-05-15"],
+        &["policy"],
+        &["inspect-state", "/"],
+    ] {
+        let refused = run(arguments);
+        assert_eq!(refused.code, 2, "{arguments:?}");
+        assert_eq!(refused.out, "", "{arguments:?}");
+        assert_ne!(refused.err, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn version_says_what_was_built() {
+    insta::assert_snapshot!("version", run(&["version"]).transcript());
+    insta::assert_snapshot!(
+        "version-json",
+        run(&["version", "--output", "JSON"]).transcript()
+    );
+    assert_eq!(run(&["--version"]).out, "bao-kms-provider v0.1.0\n");
+}
+
+#[test]
+fn every_shell_gets_a_completion_that_knows_the_commands() {
+    for shell in ["bash", "fish", "powershell", "zsh"] {
+        let script = run(&["completion", shell]);
+        assert_eq!((script.code, script.err.as_str()), (0, ""), "{shell}");
+        assert!(script.out.contains("inspect-state"), "{shell}");
+    }
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let written = run(&["man", directory.path().to_str().unwrap()]);
+    assert_eq!((written.code, written.err.as_str()), (0, ""));
+    for page in ["bao-kms-provider.1", "bao-kms-provider-inspect-state.1"] {
+        assert!(
+            fs::read_to_string(directory.path().join(page))
+                .unwrap()
+                .contains(".TH")
+        );
+    }
+    let refused = run(&["man", directory.path().join("none").to_str().unwrap()]);
+    assert_eq!(refused.code, 1);
+}
+
+#[test]
+fn the_policy_grants_what_is_needed_and_nothing_else() {
+    let policy = |more: &[&str]| {
+        let path = "tests/config/good/oauth2.yaml";
+        run(&[&["policy", "openbao", "--config", path], more].concat())
+    };
+    let whole = policy(&[]);
+    insta::assert_snapshot!("policy", whole.transcript());
+    assert_eq!(policy(&["--include-token-renewal"]).out, whole.out);
+    assert_eq!(policy(&["--include-token-renewal=true"]).out, whole.out);
+    let without = policy(&["--include-token-renewal=false"]).out;
+    assert!(whole.out.starts_with(&without) && !without.contains("renew-self"));
+}
+
+#[test]
+fn a_policy_that_would_grant_more_is_not_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = super::config_for(&vectors("key_id.json")["keys"][0]["scope"]);
+    let config = write(
+        directory.path(),
+        "config.yaml",
+        &text.replace("mountPath: transit", "mountPath: \"+\""),
+    );
+    let refused = run(&["policy", "openbao", "--config", config.to_str().unwrap()]);
+    assert_eq!((refused.code, refused.out.as_str()), (1, ""));
+    insta::assert_snapshot!("policy-refused", refused.err);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin("bao-kms-provider"))
+        .args(["config", "schema"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let finished = child.wait_with_output().unwrap();
+    assert_eq!(finished.status.code(), Some(0));
+    assert_eq!(finished.stderr, b"");
+}

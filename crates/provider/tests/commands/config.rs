@@ -1,0 +1,146 @@
+//! `config` and `config schema`.
+
+use std::{fs, path::Path};
+
+use super::{finish, program, run, write};
+
+#[test]
+fn config_shows_every_setting_with_its_origin() {
+    let shown = finish(
+        program(&[
+            "config",
+            "--config",
+            "tests/config/good/minimal.yaml",
+            "--log-level",
+            "warn",
+        ])
+        .env("BAO_KMS_PROVIDER_SERVER_HEALTH_ADDRESS", "127.0.0.1:9000")
+        .env("BAO_KMS_PROVIDER_LOG_LEVEL", "error"),
+    );
+    insta::assert_snapshot!("config", shown.transcript());
+}
+
+#[test]
+fn config_as_json_has_settings_fingerprint_and_warnings() {
+    let shown = run(&[
+        "config",
+        "--config",
+        "tests/config/good/oauth2.yaml",
+        "--metrics-address",
+        "0.0.0.0:8081",
+        "--output",
+        "json",
+    ]);
+    assert_eq!((shown.code, shown.err.as_str()), (0, ""));
+    let value = shown.json();
+    // The vector of the specification for this very identity.
+    assert_eq!(
+        value["identityFingerprint"],
+        "cfg1.0TtRZ6C4NuO8-x3wFb0gg7PyOJbgxuGoLRGsxJ5MZYg"
+    );
+    assert_eq!(value["valid"], true);
+    assert_eq!(value["effectiveLoginTimeout"], "8s");
+    assert_eq!(value["warnings"][0]["path"], "server.metricsAddress");
+    assert_eq!(
+        value["settings"][4],
+        serde_json::json!({
+            "path": "server.metricsAddress", "value": "0.0.0.0:8081",
+            "origin": "flag", "name": "--metrics-address",
+        })
+    );
+}
+
+#[test]
+fn the_fingerprint_without_a_namespace_is_another_one() {
+    let shown = run(&["config", "--config", "tests/config/good/minimal.yaml"]);
+    assert!(
+        shown
+            .out
+            .contains("cfg1.MPVj45goFuPNo9-mTDu3X2XcBsFrvWTVvNkrJOuiTlg")
+    );
+}
+
+#[test]
+fn an_invalid_configuration_exits_3_with_every_problem() {
+    let path = "tests/config/bad/wrong-types.yaml";
+    insta::assert_snapshot!(
+        "config-invalid",
+        run(&["config", "--config", path]).transcript()
+    );
+
+    let shown = run(&["config", "--config", path, "--output", "json"]);
+    assert_eq!(shown.code, 3);
+    let value = shown.json();
+    assert_eq!(value["valid"], false);
+    assert_eq!(value["problems"].as_array().unwrap().len(), 8);
+    assert_eq!(
+        value["problems"][0],
+        serde_json::json!({
+            "path": "server.socketMode", "kind": "shape", "origin": "file", "line": 11,
+            "column": 15, "rule": "must be text, not a number", "hint": "put it in quotes",
+        })
+    );
+}
+
+#[test]
+fn a_bad_value_of_a_flag_is_a_configuration_error() {
+    for flag in [
+        &["--log-level", "loud"][..],
+        &["--metrics-address", "8081"],
+        &["--health-address", "127.0.0.1:8081"],
+    ] {
+        let arguments = [
+            &["config", "--config", "tests/config/good/minimal.yaml"],
+            flag,
+        ]
+        .concat();
+        let refused = run(&arguments);
+        assert_eq!((refused.code, refused.out.as_str()), (3, ""), "{flag:?}");
+        assert!(
+            refused.err.contains(&format!("(from {})", flag[0])),
+            "{}",
+            refused.err
+        );
+    }
+}
+
+#[test]
+fn every_command_that_needs_a_configuration_exits_3_without_one() {
+    for command in [
+        &["config"][..],
+        &["policy", "openbao"],
+        &["key-id", "--version", "1", "--created-at", "1"],
+        &["inspect-state"],
+    ] {
+        let refused = run(&[command, &["--config", "/nowhere/config.yaml"]].concat());
+        assert_eq!((refused.code, refused.out.as_str()), (3, ""), "{command:?}");
+    }
+    let refused = run(&["config", "--config", "/nowhere/config.yaml"]);
+    insta::assert_snapshot!("config-unreadable", refused.err);
+}
+
+#[test]
+fn a_file_that_is_no_yaml_or_too_large_exits_3_without_its_content() {
+    let directory = tempfile::tempdir().unwrap();
+    for content in [
+        "a: [hvs.marker",
+        "\u{0}hvs.marker",
+        &"# hvs.marker\n".repeat(30_000),
+    ] {
+        let path = write(directory.path(), "config.yaml", content);
+        let refused = run(&["config", "--config", path.to_str().unwrap()]);
+        assert_eq!(refused.code, 3);
+        assert!(!refused.err.contains("marker"), "{}", refused.err);
+    }
+}
+
+#[test]
+fn the_printed_schema_is_the_published_one() {
+    let published = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/config.schema.json");
+    let printed = run(&["config", "schema"]);
+    assert_eq!(printed.code, 0);
+    assert!(
+        printed.out == fs::read_to_string(published).unwrap(),
+        "docs/config.schema.json is out of date; write it with: bao-kms-provider config schema"
+    );
+}

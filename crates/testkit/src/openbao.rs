@@ -1,0 +1,204 @@
+//! Real servers: one shared by all tests of a process, or a private one to seal and stop.
+
+#![expect(clippy::unwrap_used, reason = "a test without its server has failed")]
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use openbao_client::endpoint::Endpoint;
+use openbao_lab::{
+    admin::Admin,
+    binary::{BaoBinary, TOOLS_PATH, find_bao},
+    server::{Audit, Installation, Secrets, Server},
+};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+/// A running, unsealed OpenBao of its own.
+pub struct OpenBao {
+    // The server goes first, so that its directory is quiet when it is removed.
+    server: Server,
+    secrets: Secrets,
+    directory: TempDir,
+}
+
+/// The same while it is stopped.
+pub struct StoppedOpenBao {
+    installation: Installation,
+    secrets: Secrets,
+    directory: TempDir,
+}
+
+/// The server that all tests of this process share, started by the first of them. It cannot be
+/// sealed or stopped; each test takes a [`Tenant`](crate::tenant::Tenant) of its own.
+///
+/// # Panics
+/// When there is no OpenBao program, with the command that installs it, or it does not start.
+pub async fn shared_openbao() -> &'static OpenBao {
+    static SHARED: OnceCell<(OpenBao, Child)> = OnceCell::const_new();
+    let (server, _) = SHARED
+        .get_or_init(async || {
+            let directory = TempDir::new().unwrap();
+            let cleaner = remove_after_us(directory.path());
+            (OpenBao::start_in(directory).await, cleaner)
+        })
+        .await;
+    server
+}
+
+/// Statics are never dropped, so a shell waits for our end and removes the directory. Its first
+/// attempts may meet a server that is just being killed.
+fn remove_after_us(directory: &Path) -> Child {
+    const REMOVE: &str = r#"
+read -r _
+for attempt in 1 2 3 4 5 6 7 8 9; do
+    rm -rf "$1" && exit
+    sleep 1
+done"#;
+    Command::new("/bin/sh")
+        .args(["-c", REMOVE, "remove"])
+        .arg(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// The program: as [`find_bao`] says, else as `cargo xtask tools` installed it for the workspace.
+///
+/// # Panics
+/// When there is none, with the command that installs it.
+#[must_use]
+pub fn binary() -> BaoBinary {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(TOOLS_PATH);
+    checked(find_bao(None).or_else(|error| find_bao(Some(&installed)).map_err(|_| error)))
+}
+
+impl OpenBao {
+    /// Starts a private server, initialized, unsealed, with an audit log.
+    ///
+    /// # Panics
+    /// When there is no OpenBao program, with the command that installs it, or it does not start.
+    pub async fn start() -> Self {
+        Self::start_in(TempDir::new().unwrap()).await
+    }
+
+    async fn start_in(directory: TempDir) -> Self {
+        let installation = checked(Installation::prepare(
+            binary(),
+            directory.path(),
+            Audit::File,
+        ));
+        let server = checked(installation.start().await);
+        let secrets = checked(server.initialize().await);
+        checked(server.unseal(&secrets.unseal_key).await);
+        Self {
+            server,
+            secrets,
+            directory,
+        }
+    }
+
+    /// Calls with the root token, for use in the current async runtime.
+    ///
+    /// # Panics
+    /// When no client can be made.
+    #[must_use]
+    pub fn admin(&self) -> Admin<'_> {
+        checked(self.server.admin(&self.secrets.root_token))
+    }
+
+    /// How a client reaches the server.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        self.server.endpoint()
+    }
+
+    /// The PEM file with the server's CA.
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        self.server.ca_file()
+    }
+
+    /// What the server wrote about every request, one JSON document a line.
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        self.server.audit_log()
+    }
+
+    /// Seals the server.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub async fn seal(&mut self) {
+        checked(self.server.seal(&self.secrets.root_token).await);
+    }
+
+    /// Unseals the server and waits until it is active.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub async fn unseal(&mut self) {
+        checked(self.server.unseal(&self.secrets.unseal_key).await);
+    }
+
+    /// Stops the server; its address refuses connections from now on.
+    ///
+    /// # Panics
+    /// When it cannot be stopped.
+    pub async fn stop(self) -> StoppedOpenBao {
+        StoppedOpenBao {
+            installation: checked(self.server.stop().await),
+            secrets: self.secrets,
+            directory: self.directory,
+        }
+    }
+}
+
+impl StoppedOpenBao {
+    /// Starts the server again, with the same data, address and CA, but sealed.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_sealed(self) -> OpenBao {
+        OpenBao {
+            server: checked(self.installation.start().await),
+            secrets: self.secrets,
+            directory: self.directory,
+        }
+    }
+
+    /// As [`Self::start_sealed`], then unseals it.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start(self) -> OpenBao {
+        let mut server = self.start_sealed().await;
+        server.unseal().await;
+        server
+    }
+}
+
+/// The value, or a failed test that shows every cause.
+#[track_caller]
+#[expect(clippy::panic, reason = "a failed set-up is a failed test")]
+pub(crate) fn checked<T>(result: Result<T, impl Error>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => {
+            let mut message = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                message.push_str(&format!(": {cause}"));
+                source = cause.source();
+            }
+            panic!("{message}")
+        }
+    }
+}

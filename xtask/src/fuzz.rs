@@ -1,0 +1,166 @@
+//! `cargo xtask fuzz`: runs the fuzz targets, each for a bounded time, on the stable compiler.
+//!
+//! The code under test has no unsafe blocks, so the sanitizers, which need a nightly compiler,
+//! would watch nothing but its dependencies.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::process::{self, Error, say};
+
+/// How long each target runs unless the command line says otherwise.
+const SECONDS: u32 = 60;
+
+/// The targets in fuzz/fuzz_targets, and what their first inputs are.
+const TARGETS: [(&str, Seeds); 6] = [
+    ("annotations", Seeds::Annotations),
+    ("checkpoint", Seeds::Texts("checkpoint")),
+    ("config", Seeds::Files("crates/provider/tests/config")),
+    ("key_id", Seeds::Texts("keyId")),
+    ("state_document", Seeds::Texts("state")),
+    ("transit_ciphertext", Seeds::Text("vault:v12:AAEC")),
+];
+
+enum Seeds {
+    Text(&'static str),
+    /// Every text in conformance/vectors that is a member of this name.
+    Texts(&'static str),
+    /// The annotations in conformance/vectors, a `key=value` on each line.
+    Annotations,
+    /// The files in the folders of this folder.
+    Files(&'static str),
+}
+
+/// Runs all targets or the one in `options`, which are `[--seconds N] [target]`. The first finding
+/// stops the run; cargo-fuzz prints where the input is kept and how to repeat it.
+pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
+    let (seconds, names) = match options {
+        ["--seconds", seconds, names @ ..] => {
+            let number = seconds.parse();
+            (
+                number.map_err(|_| Error::Usage(format!("not a number of seconds: {seconds}")))?,
+                names,
+            )
+        }
+        names => (SECONDS, names),
+    };
+    let targets: Vec<&(&str, Seeds)> = match names {
+        [] => TARGETS.iter().collect(),
+        [name] => TARGETS
+            .iter()
+            .filter(|(target, _)| target == name)
+            .collect(),
+        _ => return Err(Error::Usage("more than one fuzz target".into())),
+    };
+    if targets.is_empty() {
+        let names = TARGETS.map(|(name, _)| name).join(", ");
+        return Err(Error::Usage(format!("the fuzz targets are {names}")));
+    }
+
+    let mut version = process::cargo(&["fuzz", "--version"]);
+    let installed = version.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !installed.is_ok_and(|status| status.success()) {
+        return Err(Error::Refused(
+            "cargo-fuzz is not installed; get it with `cargo install --locked cargo-fuzz@0.13.2` \
+             (it needs a C++ compiler, Debian: apt-get install g++)"
+                .into(),
+        ));
+    }
+    for (target, seeds) in targets {
+        say(&format!("\n== {target}, {seconds} s"));
+        plant(target, seeds)?;
+        let time = format!("-max_total_time={seconds}");
+        process::run(&mut process::cargo(&[
+            "fuzz", "run", "-s", "none", target, "--", &time,
+        ]))?;
+    }
+    Ok(())
+}
+
+/// Puts the first inputs beside those that earlier runs have found.
+fn plant(target: &str, seeds: &Seeds) -> Result<(), Error> {
+    let inputs = match seeds {
+        Seeds::Text(text) => vec![(*text).to_owned()],
+        Seeds::Texts(name) => collect(|vectors, into| texts(vectors, name, into))?,
+        Seeds::Annotations => collect(|vectors, into| sets(&vectors["written"], into))?,
+        Seeds::Files(folder) => {
+            let mut inputs = Vec::new();
+            for folder in list(&process::root().join(folder))? {
+                for path in list(&folder)? {
+                    inputs.push(fs::read_to_string(&path).map_err(Error::file("read", &path))?);
+                }
+            }
+            inputs
+        }
+    };
+    let corpus = process::root().join("fuzz/corpus").join(target);
+    fs::create_dir_all(&corpus).map_err(Error::file("create", &corpus))?;
+    for (number, input) in inputs.iter().enumerate() {
+        let path = corpus.join(format!("seed-{number}"));
+        write(&path, input)?;
+    }
+    Ok(())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a seed that is lost is planted again"
+)]
+fn write(path: &Path, input: &str) -> Result<(), Error> {
+    fs::write(path, input).map_err(Error::file("write", path))
+}
+
+/// What `pick` takes from each file of conformance/vectors.
+fn collect(pick: impl Fn(&Value, &mut Vec<String>)) -> Result<Vec<String>, Error> {
+    let mut inputs = Vec::new();
+    for path in list(&process::root().join("conformance/vectors"))? {
+        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        let vectors = serde_json::from_str(&text).map_err(io::Error::from);
+        pick(
+            &vectors.map_err(Error::file("understand", &path))?,
+            &mut inputs,
+        );
+    }
+    Ok(inputs)
+}
+
+fn texts(value: &Value, name: &str, into: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            into.extend(members.get(name).and_then(Value::as_str).map(str::to_owned));
+            members
+                .values()
+                .for_each(|member| texts(member, name, into));
+        }
+        Value::Array(items) => items.iter().for_each(|item| texts(item, name, into)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn sets(written: &Value, into: &mut Vec<String>) {
+    for set in written
+        .as_object()
+        .into_iter()
+        .flat_map(|sets| sets.values())
+    {
+        let lines = set.as_object().into_iter().flatten();
+        let lines =
+            lines.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+        into.push(lines.collect::<Vec<_>>().join("\n"));
+    }
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = fs::read_dir(folder).and_then(|entries| {
+        entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<Vec<_>, _>>()
+    });
+    let mut paths = entries.map_err(Error::file("list", folder))?;
+    paths.sort();
+    Ok(paths)
+}

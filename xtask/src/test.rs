@@ -1,0 +1,88 @@
+//! `cargo xtask test`: the whole suite, and a closing count that says what was really run.
+//!
+//! Cargo names each test program on its standard error and the programs report on their standard
+//! output. Both go through one pipe, so that a result belongs to the program named last.
+
+mod ordinary_user;
+mod tally;
+
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::process::{Command, ExitStatus};
+
+use crate::process::{self, Error, say};
+use crate::tools;
+use tally::Tally;
+
+/// Runs the suite with the pinned OpenBao; `options` go to `cargo test`.
+///
+/// The whole suite, which is a run without options, must have met a real OpenBao. When it runs as
+/// root, the tests of the program against OpenBao run once more as an ordinary user, because root
+/// passes every permission check.
+pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
+    let openbao = tools::fetch()?;
+    let whole = options.is_empty();
+    let mut tally = Tally::default();
+
+    let mut suite = suite(options);
+    suite.env("BAO_BIN", &openbao);
+    let mut outcome = stream(suite, &mut tally);
+    if whole && outcome.is_ok() && ordinary_user::is_root() {
+        outcome = ordinary_user::run_again(&openbao, &mut tally);
+    }
+
+    say(&format!("\n{tally}"));
+    outcome?;
+    if tally.ran() == 0 {
+        return Err(Error::Refused(
+            "no test ran; does the filter name a test?".into(),
+        ));
+    }
+    if whole && tally.against_openbao() == 0 {
+        return Err(Error::Refused(
+            "no test ran against a real OpenBao; they are expected in test programs named `openbao`"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Unit, integration and documentation tests of the workspace, or of the packages in the options.
+fn suite(options: &[&str]) -> Command {
+    let names_package = |option: &&str| option.starts_with("-p") || option.starts_with("--package");
+    let all: &[&str] = if options.iter().any(names_package) {
+        &[]
+    } else {
+        &["--workspace"]
+    };
+    process::cargo(&[&["test", "--locked", "--no-fail-fast"], all, options].concat())
+}
+
+/// Runs the program to its end, passes its output on as it comes and counts the results in it.
+fn stream(command: Command, tally: &mut Tally) -> Result<(), Error> {
+    let program = process::name(&command);
+    match watch(command, tally) {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Error::Failed { program, status }),
+        Err(source) => Err(Error::Start { program, source }),
+    }
+}
+
+/// Takes the command whole: our writing ends of the pipe must close for the output to end.
+fn watch(mut command: Command, tally: &mut Tally) -> io::Result<ExitStatus> {
+    let (output, write) = io::pipe()?;
+    command.stdout(write.try_clone()?).stderr(write);
+    if io::stdout().is_terminal() {
+        command.env("CARGO_TERM_COLOR", "always");
+    }
+    let mut child = command.spawn()?;
+    drop(command);
+
+    let (mut output, mut line) = (BufReader::new(output), Vec::new());
+    while output.read_until(b'\n', &mut line)? > 0 {
+        // Nobody reading is no reason to break off the tests.
+        drop(io::stdout().lock().write_all(&line));
+        tally.read(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+    child.wait()
+}

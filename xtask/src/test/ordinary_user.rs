@@ -1,0 +1,147 @@
+//! Runs the program's tests against OpenBao as a user without privileges.
+//!
+//! That user cannot be expected to reach the checkout, which often lies in root's home. So the
+//! programs are copied to a place that it can read, and it gets private directories of its own.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::tally::Tally;
+use crate::process::{self, Error, say};
+
+/// `nobody` on every Linux; it needs no entry in the user database.
+const USER: u32 = 65534;
+
+pub(super) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// Runs the test program `openbao` of the package `provider`, built by the suite before.
+pub(super) fn run_again(openbao: &Path, tally: &mut Tally) -> Result<(), Error> {
+    let built = Built::find()?;
+    let stage = Stage::new()?;
+    let tests = stage.program(&built.tests, "openbao-tests")?;
+    let mut command = Command::new("setpriv");
+    command
+        .arg(format!("--reuid={USER}"))
+        .arg(format!("--regid={USER}"))
+        .args(["--clear-groups", "--"])
+        .arg(tests)
+        .env("BAO_BIN", stage.program(openbao, "bao")?)
+        .env(
+            "BAO_KMS_PROVIDER_BIN",
+            stage.program(&built.program, "bao-kms-provider")?,
+        )
+        .env("TMPDIR", stage.private_dir("tmp")?)
+        .env("XDG_RUNTIME_DIR", stage.private_dir("run")?)
+        .env("HOME", stage.private_dir("home")?)
+        .current_dir(stage.0.join("home"));
+
+    say(&format!(
+        "\nOnce more as an ordinary user, uid {USER}: tests of the program against OpenBao"
+    ));
+    tally.enter(true);
+    super::stream(command, tally).map_err(|failure| match failure {
+        Error::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => Error::Refused(
+            "the tests run as root, and must run as an ordinary user too, but `setpriv` is missing; \
+             install it (Debian: apt-get install util-linux) or run as an ordinary user"
+                .into(),
+        ),
+        other => other,
+    })
+}
+
+/// What cargo has built.
+struct Built {
+    tests: PathBuf,
+    program: PathBuf,
+}
+
+impl Built {
+    /// Asks with the options of the suite, for others would build with other features.
+    fn find() -> Result<Self, Error> {
+        let mut ask = super::suite(&["--no-run", "--message-format=json-render-diagnostics"]);
+        ask.stderr(Stdio::null());
+        let output = ask.output();
+        let output = output.map_err(|source| Error::Start {
+            program: process::name(&ask),
+            source,
+        })?;
+        let messages = String::from_utf8_lossy(&output.stdout);
+        let artifacts: Vec<Value> = messages
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        let executable = |kind: &str, name: &str| {
+            let wanted = |artifact: &&Value| {
+                let path = artifact["manifest_path"].as_str().unwrap_or_default();
+                path.ends_with("/crates/provider/Cargo.toml")
+                    && artifact["target"]["kind"][0] == kind
+                    && artifact["target"]["name"] == name
+                    && artifact["profile"]["test"] == (kind == "test")
+            };
+            let path = artifacts
+                .iter()
+                .find(wanted)
+                .and_then(|found| found["executable"].as_str());
+            path.map(PathBuf::from).ok_or_else(|| {
+                Error::Refused(format!(
+                    "cargo built no {kind} program `{name}` in the package `provider`, which is to \
+                     run as an ordinary user"
+                ))
+            })
+        };
+        Ok(Self {
+            tests: executable("test", "openbao")?,
+            program: executable("bin", "bao-kms-provider")?,
+        })
+    }
+}
+
+/// A directory that everybody can read, removed at the end. Its name is short because the tests
+/// put Unix sockets below it, whose paths end at 107 bytes.
+struct Stage(PathBuf);
+
+impl Stage {
+    fn new() -> Result<Self, Error> {
+        let path = std::env::temp_dir().join(format!("xtask-{}", std::process::id()));
+        create_dir(&path, 0o755)?;
+        Ok(Self(path))
+    }
+
+    fn program(&self, from: &Path, name: &str) -> Result<PathBuf, Error> {
+        let to = self.0.join(name);
+        fs::copy(from, &to).map_err(Error::file("copy a program to", &to))?;
+        Ok(to)
+    }
+
+    fn private_dir(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.0.join(name);
+        create_dir(&path, 0o700)?;
+        chown(&path, Some(USER), Some(USER)).map_err(Error::file("hand over", &path))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if fs::remove_dir_all(&self.0).is_err() {
+            say(&format!("{} was left behind", self.0.display()));
+        }
+    }
+}
+
+/// Fails when there is something at the path: it would be somebody else's.
+fn create_dir(path: &Path, mode: u32) -> Result<(), Error> {
+    // The mode is set afterwards too, since creation leaves out what the umask forbids.
+    DirBuilder::new()
+        .mode(mode)
+        .create(path)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
+        .map_err(Error::file("create", path))
+}

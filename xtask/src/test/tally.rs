@@ -1,0 +1,160 @@
+//! Counts test results in the output of cargo and of the test programs.
+
+use std::fmt;
+
+use crate::tools::OPENBAO_VERSION;
+
+/// What ran so far.
+#[derive(Default)]
+pub(super) struct Tally {
+    all: Counts,
+    openbao: Counts,
+    /// The program named last is one that tests against a real OpenBao.
+    in_openbao: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Tally {
+    /// Takes one line of output.
+    pub(super) fn read(&mut self, line: &str) {
+        let line = without_colour(line);
+        let line = line.trim();
+        if let Some(target) = line.strip_prefix("Running ") {
+            self.enter(is_openbao(target));
+        } else if line.starts_with("Doc-tests ") {
+            self.enter(false);
+        } else if let Some(counts) = line.strip_prefix("test result: ").and_then(Counts::parse) {
+            self.all.add(counts);
+            if self.in_openbao {
+                self.openbao.add(counts);
+            }
+        }
+    }
+
+    /// Says which kind of program the next results come from.
+    pub(super) fn enter(&mut self, openbao: bool) {
+        self.in_openbao = openbao;
+    }
+
+    pub(super) fn ran(&self) -> u64 {
+        self.all.passed + self.all.failed
+    }
+
+    pub(super) fn against_openbao(&self) -> u64 {
+        self.openbao.passed + self.openbao.failed
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts {
+            passed,
+            failed,
+            ignored,
+        } = self.all;
+        if ignored > 0 {
+            writeln!(f, "{ignored} ignored, so not run")?;
+        }
+        writeln!(f, "{passed} passed, {failed} failed")?;
+        write!(
+            f,
+            "{} of them against a real OpenBao {OPENBAO_VERSION}",
+            self.against_openbao()
+        )
+    }
+}
+
+impl Counts {
+    /// Reads `ok. 3 passed; 0 failed; 1 ignored; ...`.
+    fn parse(result: &str) -> Option<Self> {
+        let (_, counts) = result.split_once(". ")?;
+        let count = |unit: &str| {
+            let mut parts = counts
+                .split(';')
+                .filter_map(|part| part.trim().split_once(' '));
+            parts
+                .find(|(_, found)| *found == unit)
+                .and_then(|(number, _)| number.parse().ok())
+        };
+        Some(Self {
+            passed: count("passed")?,
+            failed: count("failed")?,
+            ignored: count("ignored")?,
+        })
+    }
+
+    fn add(&mut self, more: Self) {
+        self.passed += more.passed;
+        self.failed += more.failed;
+        self.ignored += more.ignored;
+    }
+}
+
+/// Whether cargo's `tests/openbao.rs (target/...)` names such a program.
+fn is_openbao(target: &str) -> bool {
+    let source = target.split(' ').next().unwrap_or_default();
+    source.ends_with("tests/openbao.rs") || source.ends_with("tests/openbao/main.rs")
+}
+
+/// Drops the escape sequences that colour text: ESC `[` ... letter.
+fn without_colour(line: &str) -> String {
+    let mut parts = line.split("\u{1b}[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part
+            .find(|c: char| c.is_ascii_alphabetic())
+            .map_or(part.len(), |at| at + 1);
+        plain.push_str(part.get(end..).unwrap_or_default());
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(output: &str) -> Tally {
+        let mut tally = Tally::default();
+        output.lines().for_each(|line| tally.read(line));
+        tally
+    }
+
+    #[test]
+    fn results_are_summed_over_programs_and_documentation() {
+        let tally = tally(
+            "     Running unittests src/lib.rs (target/debug/deps/a-1)\n\
+             test a ... ok\n\
+             test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
+             \u{1b}[1m\u{1b}[92m     Running\u{1b}[0m tests/openbao.rs (target/debug/deps/openbao-1)\n\
+             test result: FAILED. 2 passed; 1 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
+             \u{20}   Running tests/openbao/main.rs (target/debug/deps/openbao-2)\n\
+             test result: \u{1b}[32mok\u{1b}[0m. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n\
+             \u{20}  Doc-tests a\n\
+             test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n",
+        );
+        assert_eq!(
+            tally.to_string(),
+            format!(
+                "3 ignored, so not run\n12 passed, 1 failed\n\
+                 7 of them against a real OpenBao {OPENBAO_VERSION}"
+            )
+        );
+    }
+
+    #[test]
+    fn other_programs_do_not_count_as_openbao() {
+        let tally = tally(
+            "Running tests/state/main.rs (target/debug/deps/openbao-1)\n\
+             test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n\
+             Running unittests src/openbao.rs (target/debug/deps/openbao-2)\n\
+             test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n",
+        );
+        assert_eq!((tally.ran(), tally.against_openbao()), (10, 0));
+    }
+}
