@@ -8,9 +8,11 @@
 )]
 
 mod key;
+mod load;
 mod login;
 mod node;
 mod outage;
+mod process;
 mod provider;
 mod relay;
 mod requests;
