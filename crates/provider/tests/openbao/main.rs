@@ -7,6 +7,7 @@
     reason = "functions that only tests call may fail like tests"
 )]
 
+mod commands;
 mod key;
 mod load;
 mod login;
@@ -16,4 +17,5 @@ mod process;
 mod provider;
 mod relay;
 mod requests;
+mod secrets;
 mod serving;
