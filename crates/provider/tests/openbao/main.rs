@@ -1,0 +1,21 @@
+//! The built program against a real OpenBao: started as a service manager starts it, called
+//! through its socket as kube-apiserver calls it, and looked at as a person looks at it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "functions that only tests call may fail like tests"
+)]
+
+mod commands;
+mod key;
+mod load;
+mod login;
+mod node;
+mod outage;
+mod process;
+mod provider;
+mod relay;
+mod requests;
+mod secrets;
+mod serving;
