@@ -71,7 +71,8 @@ fn documentation() -> Result<(), Error> {
     process::run(process::cargo(&what).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// The rules of deny.toml. Advisories are a check of their own, because they alone need the network.
+/// The rules of deny.toml. Advisories are a check of their own, because they alone need the
+/// network.
 fn deny(rules: &[&str]) -> Result<(), Error> {
     let mut version = process::cargo(&["deny", "--version"]);
     let installed = version.stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -1,7 +1,8 @@
 //! `cargo xtask`: the project's own commands, the same for people and CI.
 //!
-//! Each command is one file, and each works from a fresh checkout: what it needs it builds or fetches first. The crate
-//! keeps its dependencies few, because everybody waits for it to compile before anything else happens.
+//! Each command is one file, and each works from a fresh checkout: what it needs it builds or
+//! fetches first. The crate keeps its dependencies few, because everybody waits for it to compile
+//! before anything else happens.
 
 mod demo;
 mod fuzz;

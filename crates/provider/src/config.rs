@@ -42,7 +42,7 @@ pub use group::GroupProblem;
 pub use origin::{DEFAULT_CONFIG_PATH, Environment, Flags, Origin};
 pub use problem::{Problem, ProblemKind};
 pub use resolve::Setting;
-pub use schema::{leaf_paths, schema};
+pub use schema::schema;
 
 /// Far above any real configuration.
 const MAX_FILE_BYTES: u64 = 256 * 1024;

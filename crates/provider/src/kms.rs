@@ -1,7 +1,7 @@
 //! The KMS v2 service: Status, Encrypt and Decrypt as kube-apiserver calls them. Implements
 //! `docs/operate/messages.md`.
 //!
-//! Each call takes one [`View`] and keeps it, so that an answer never mixes two states. Status
+//! Each call takes one [`View`](crate::view::View) and keeps it, so that an answer never mixes two states. Status
 //! reads memory alone; Encrypt needs a healthy view; Decrypt only a key that is known.
 
 use std::{

@@ -4,11 +4,16 @@
 //! `# schema: accepts` marks rules that JSON Schema cannot express.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeSet, fs, path::Path, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
 
 use provider::config::{
-    Environment, Flags, LoadError, Loaded, Origin, Problem, leaf_paths, load, schema,
+    Environment, Flags, LoadError, Loaded, Origin, Problem, load, parse, schema,
 };
+use serde_json::Value;
 
 #[test]
 fn every_good_file_loads_and_fits_the_schema() {
@@ -96,31 +101,60 @@ fn every_setting_of_the_schema_is_resolved_in_some_file() {
         let settings = load_file(&path).unwrap().settings;
         resolved.extend(settings.into_iter().map(|setting| setting.path.to_owned()));
     }
-    assert_eq!(resolved, leaf_paths().into_iter().collect());
+    assert_eq!(resolved, leaves().into_keys().collect());
 }
 
 #[test]
 fn a_default_is_what_the_schema_says() {
-    let loaded = load_file(&corpus_file("good/minimal.yaml")).unwrap();
-    for setting in loaded.settings {
-        let pointer = format!("/properties/{}", setting.path.replace('.', "/properties/"));
-        let schema = schema();
-        let described = schema.pointer(&pointer).unwrap().get("default");
+    let leaves = leaves();
+    for setting in load_file(&corpus_file("good/minimal.yaml"))
+        .unwrap()
+        .settings
+    {
         if setting.origin == Origin::Default {
+            let described = leaves[setting.path].get("default");
             assert_eq!(described, Some(&setting.value), "{}", setting.path);
         }
     }
 }
 
 #[test]
-fn the_published_schema_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/config.schema.json");
-    let published = fs::read_to_string(&path).unwrap();
-    let current = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
-    assert!(
-        published == current,
-        "docs/config.schema.json is out of date; write it with: bao-kms-provider config schema"
-    );
+fn the_reference_page_has_every_setting_with_its_default() {
+    let page = page();
+    let rows: BTreeMap<&str, &str> = page
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split(" | ");
+            let path = cells.next()?.strip_suffix('`')?;
+            Some((path, cells.nth(1)?))
+        })
+        .collect();
+    for (path, schema) in leaves() {
+        let documented = *rows
+            .get(path.as_str())
+            .unwrap_or_else(|| panic!("{path} is missing"));
+        match schema.get("default") {
+            Some(default) => assert_eq!(documented, format!("`{default}`"), "{path}"),
+            None => assert!(
+                matches!(documented, "required" | "–"),
+                "{path}: {documented}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn the_examples_of_the_reference_page_load() {
+    let page = page();
+    let examples: Vec<&str> = page
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(examples.len() >= 2);
+    for example in examples {
+        assert_eq!(parse_text(example).unwrap().warnings, [], "{example}");
+    }
 }
 
 #[test]
@@ -150,6 +184,114 @@ fn flags_and_variables_replace_settings_and_are_checked_like_the_file() {
     );
 }
 
+#[test]
+fn what_is_allowed_but_probably_not_meant_is_a_warning() {
+    let minimal = fs::read_to_string(corpus_file("good/minimal.yaml")).unwrap();
+    for (path, before, after) in [
+        (
+            "server.metricsAddress",
+            "server:",
+            "server:\n  metricsAddress: 0.0.0.0:8081",
+        ),
+        (
+            "server.healthAddress",
+            "server:",
+            "server:\n  healthAddress: \":8082\"",
+        ),
+        ("openbao.timeout", "openbao:", "openbao:\n  timeout: 3s"),
+        (
+            "auth.loginBeforeTokenExpiry",
+            "auth:",
+            "auth:\n  loginBeforeTokenExpiry: 30m",
+        ),
+        ("auth.cert", "auth:", "auth:\n  cert: {name: x}"),
+        (
+            "auth.jwt.mountPath",
+            "auth/harbor-east-kms",
+            "harbor-east-kms",
+        ),
+        (
+            "bootstrap.retryInterval",
+            "transit:",
+            "bootstrap: {retryInterval: 61s}\ntransit:",
+        ),
+        (
+            "status.deepProbeInterval",
+            "transit:",
+            "status: {deepProbeInterval: 29s}\ntransit:",
+        ),
+        (
+            "status.statusMaxStaleness",
+            "transit:",
+            "status: {statusMaxStaleness: 37s}\ntransit:",
+        ),
+        (
+            "state.path",
+            "transit:",
+            "state: {path: /srv/registry.json}\ntransit:",
+        ),
+    ] {
+        let warnings = parse_text(&minimal.replacen(before, after, 1))
+            .unwrap()
+            .warnings;
+        let paths: Vec<_> = warnings
+            .iter()
+            .map(|warning| warning.path.as_str())
+            .collect();
+        assert_eq!(paths, [path]);
+    }
+}
+
+#[test]
+fn a_login_that_this_build_cannot_do_is_named() {
+    for (name, setting) in [
+        ("good/cert.yaml", Some("auth.method is cert")),
+        ("good/oauth2.yaml", Some("auth.jwt.source is oauth2")),
+        ("good/minimal.yaml", None),
+    ] {
+        let auth = load_file(&corpus_file(name)).unwrap().config.auth;
+        let refusal = auth.jwt_file().err().map(|refusal| refusal.to_string());
+        match (refusal, setting) {
+            (Some(refusal), Some(setting)) => assert!(refusal.starts_with(setting), "{refusal}"),
+            (refusal, setting) => assert_eq!(refusal.as_deref(), setting),
+        }
+    }
+}
+
+#[test]
+fn the_login_timeout_of_zero_follows_the_request_timeout() {
+    let minimal = fs::read_to_string(corpus_file("good/minimal.yaml")).unwrap();
+    for (timeout, effective) in [("2s", 5), ("7s", 7)] {
+        let text = minimal.replace("openbao:\n", &format!("openbao:\n  timeout: {timeout}\n"));
+        let config = parse_text(&text).unwrap().config;
+        assert_eq!(config.auth.login_timeout.as_secs(), effective);
+    }
+}
+
+/// Every setting that is not a section, with its schema.
+fn leaves() -> BTreeMap<String, Value> {
+    fn collect(path: &str, schema: &Value, leaves: &mut BTreeMap<String, Value>) {
+        match schema["properties"].as_object() {
+            Some(properties) => {
+                for (key, schema) in properties {
+                    collect(&format!("{path}.{key}"), schema, leaves);
+                }
+            }
+            None => {
+                leaves.insert(path[1..].to_owned(), schema.clone());
+            }
+        }
+    }
+    let mut leaves = BTreeMap::new();
+    collect("", &schema(), &mut leaves);
+    leaves
+}
+
+fn page() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+    fs::read_to_string(path).unwrap()
+}
+
 fn corpus_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/config")
@@ -164,6 +306,11 @@ fn corpus(name: &str) -> Vec<PathBuf> {
     files.sort();
     assert!(files.len() >= 5);
     files
+}
+
+fn parse_text(text: &str) -> Result<Loaded, LoadError> {
+    let path = PathBuf::from("text");
+    parse(text, path, &Flags::default(), &Environment::default())
 }
 
 fn load_file(path: &Path) -> Result<Loaded, LoadError> {
@@ -193,7 +340,7 @@ fn without_origin(problem: Problem) -> String {
 /// Reads the YAML without the loader's limits, as an editor would.
 fn schema_errors(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap();
-    let instance: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    let instance: Value = serde_saphyr::from_str(&text).unwrap();
     let validator = jsonschema::draft202012::new(&schema()).unwrap();
     validator
         .iter_errors(&instance)

@@ -28,13 +28,13 @@ impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let loaded = context.load()?;
         let config = &loaded.config;
+        config.auth.jwt_file()?;
         files::check(config, &loaded.path, context.environment).map_err(|problems| {
             LoadError::Invalid {
                 path: loaded.path.clone(),
                 problems,
             }
         })?;
-        config.auth.jwt_file()?;
 
         log::start(config.logging.level, config.logging.format);
         lifecycle::prepare();

@@ -1,5 +1,5 @@
 //! The shape of the YAML file: which keys exist and of which type. Nothing is checked here;
-//! [`super::resolve`] turns it into a [`super::Config`], [`super::schema`] derives the schema.
+//! [`super::resolve`] turns it into a [`super::Config`], [`super::schema()`] derives the schema.
 
 use std::borrow::Cow;
 

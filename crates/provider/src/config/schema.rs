@@ -51,14 +51,6 @@ pub(super) fn check_shape(document: &mut Document) {
     document.tree = tree;
 }
 
-/// Every setting that is not a section, by path.
-#[must_use]
-pub fn leaf_paths() -> Vec<String> {
-    let mut paths = Vec::new();
-    collect_leaves("", &schema(), &mut paths);
-    paths
-}
-
 struct Shape<'a> {
     schema: &'a Value,
     /// Path, rule and hint of each problem.
