@@ -1,6 +1,6 @@
 //! The Transit key and what the node may do with it: refused at the start, or found out later.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use openbao_lab::admin::{
     Admin,
@@ -46,6 +46,18 @@ async fn created_at(mount: &str) -> Value {
     let path = format!("{mount}/keys/{KEY}");
     let metadata: Value = admin().await.read(&path).await.unwrap().json().unwrap();
     metadata["data"]["keys"]["1"].clone()
+}
+
+/// The `key_version` of every encryption that OpenBao was asked for.
+async fn versions_asked_for(node: &Node) -> Vec<Value> {
+    let log = fs::read_to_string(shared_openbao().await.audit_log()).unwrap();
+    let path = format!("{}/encrypt/{KEY}", node.tenant.transit_mount);
+    log.lines()
+        .filter(|line| line.contains(&path))
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|entry| entry["type"] == "request")
+        .map(|entry| entry["request"]["data"]["key_version"].clone())
+        .collect()
 }
 
 /// The policy that a provider gets, without the lines for these operations.
@@ -175,7 +187,7 @@ async fn a_newer_version_is_noted_once_and_the_active_one_stays() {
     let after = provider.encrypt(b"seed").await.unwrap();
     assert!(after.ciphertext.starts_with(b"vault:v1:"));
     assert_eq!(after.key_id, before.key_id);
-    let probes = r#"transit_metadata_observation_total{status="ok"}"#;
+    let probes = r#"deep_probe_total{status="ok"}"#;
     let seen = provider.metric(probes).await;
     wait_until(SOON, "two more probes", async || {
         provider.metric(probes).await >= seen + 2.0
@@ -183,6 +195,9 @@ async fn a_newer_version_is_noted_once_and_the_active_one_stays() {
     .await;
     assert_eq!(provider.events("key.newer_version").count(), 1);
     provider.stop().await;
+    let versions = versions_asked_for(&node).await;
+    assert!(versions.iter().all(|version| version == 1), "{versions:?}");
+    assert!(versions.len() > 4, "probes ask too: {versions:?}");
 
     let provider = node.serve().await;
     assert_eq!(provider.status().await.key_id, before.key_id);

@@ -9,10 +9,14 @@
 
 mod commands;
 mod key;
+mod load;
 mod login;
 mod node;
 mod outage;
+mod process;
 mod provider;
 mod relay;
 mod requests;
+mod secrets;
 mod serving;
+mod upkeep;

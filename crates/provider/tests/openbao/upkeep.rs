@@ -1,0 +1,118 @@
+//! The commands for the upkeep of a key: those that look at the key and at the state of a node, and
+//! the two that retire and restore versions, as a person or a script sees them.
+
+mod retirement;
+mod rotation;
+mod verify_key;
+
+use std::collections::BTreeMap;
+
+use openbao_lab::admin::transit::KeyConfig;
+use provider::kms::generated::EncryptResponse;
+use serde_json::Value;
+use testkit::{openbao::shared_openbao, tenant::KEY, wait::wait_until};
+
+use crate::{
+    node::{Finished, Node, TIMING},
+    provider::SOON,
+};
+
+/// A node that was stopped after it had followed the key to this version, and what it encrypted
+/// under each version before.
+async fn stopped_at(version: u64) -> (Node, Vec<EncryptResponse>) {
+    let node = Node::new(TIMING).await;
+    let provider = node.serve().await;
+    let mut encrypted = Vec::new();
+    for _ in 1..version {
+        encrypted.push(provider.encrypt(b"seed").await.unwrap());
+        rotate(&node).await;
+        wait_until(SOON, "the promotion", async || {
+            provider.events("key.promoted").count() == encrypted.len()
+        })
+        .await;
+    }
+    let stopped = provider.stop().await;
+    assert_eq!(stopped.code, Some(0), "{}", stopped.err);
+    (node, encrypted)
+}
+
+async fn rotate(node: &Node) {
+    let admin = shared_openbao().await.admin();
+    let rotated = admin.rotate_key(&node.tenant.transit_mount, KEY).await;
+    rotated.unwrap();
+}
+
+async fn configure(node: &Node, config: KeyConfig) {
+    let admin = shared_openbao().await.admin();
+    let mount = &node.tenant.transit_mount;
+    admin.configure_key(mount, KEY, config).await.unwrap();
+}
+
+/// Grants what a provider needs, and this besides.
+async fn grant(node: &Node, without: &str, more: &str) {
+    let printed = node.run(&["policy", "openbao"]);
+    assert_eq!(printed.code, Some(0), "{}", printed.err);
+    let path = format!("{}/{without}", node.tenant.transit_mount);
+    let policy = match without {
+        "" => printed.out,
+        _ => printed.out.replace(&path, "nothing"),
+    };
+    let admin = shared_openbao().await.admin();
+    let name = &node.tenant.policy;
+    let policy = format!("{policy}{more}");
+    admin.write_policy(name, &policy).await.unwrap();
+}
+
+fn files(node: &Node) -> [Vec<u8>; 2] {
+    [node.state_file(), node.checkpoint()].map(|path| std::fs::read(path).unwrap())
+}
+
+fn json_of(finished: &Finished) -> Value {
+    serde_json::from_str(&finished.out).unwrap()
+}
+
+/// Everything a terminal would show, and the exit code. What differs from run to run is replaced,
+/// equal hashes by equal numbers.
+fn transcript(node: &Node, finished: &Finished) -> String {
+    let Finished { code, out, err } = finished;
+    let code = code.unwrap();
+    let shown = format!("exit code {code}\n--- stdout\n{out}--- stderr\n{err}")
+        .replace(node.tenant.path().to_str().unwrap(), "<directory>")
+        .replace(&node.tenant.transit_mount, "<mount>");
+    let numbered = number_hashes(&shown);
+    let lines = numbered.lines().map(|line| {
+        let varying = [
+            "\"time\": ",
+            "pendingPromotesAfter\": ",
+            "pendingPromotesAfter: ",
+            // Warnings about the places and times of a test.
+            "state.path (line",
+        ];
+        let cut = varying
+            .iter()
+            .find_map(|from| Some((line.find(from)?, from)));
+        match cut {
+            Some((at, from)) => format!("{}<varies>\n", &line[..at + from.len()]),
+            None => format!("{line}\n"),
+        }
+    });
+    lines.collect()
+}
+
+/// A hash is 43 characters of base64url, whatever stands before its dot.
+fn number_hashes(text: &str) -> String {
+    let part_of_hash = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut numbered = String::new();
+    for piece in text.split_inclusive(|c| !part_of_hash(c)) {
+        let word = piece.trim_end_matches(|c| !part_of_hash(c));
+        if word.len() == 43 {
+            let next = seen.len() + 1;
+            let number = seen.entry(word).or_insert(next);
+            numbered.push_str(&format!("<hash {number}>{}", &piece[word.len()..]));
+        } else {
+            numbered.push_str(piece);
+        }
+    }
+    numbered
+}
