@@ -1,0 +1,17 @@
+//! The built program against a real OpenBao: started as a service manager starts it, called
+//! through its socket as kube-apiserver calls it, and looked at as a person looks at it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "functions that only tests call may fail like tests"
+)]
+
+mod key;
+mod login;
+mod node;
+mod outage;
+mod provider;
+mod relay;
+mod requests;
+mod serving;

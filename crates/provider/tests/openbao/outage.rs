@@ -1,0 +1,174 @@
+//! OpenBao out of reach, in every way that a real one can be: Decrypt and Encrypt say so, Status
+//! turns, and the provider comes back by itself.
+
+use std::{fs, time::Duration};
+
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::json;
+use testkit::{
+    files,
+    openbao::{OpenBao, shared_openbao},
+    tenant::Timing,
+    wait::wait_until,
+};
+use tonic::Code;
+
+use crate::{
+    node::{IMPATIENT, Node, TIMING},
+    provider::{SOON, to_decrypt},
+    relay::{Line, Relay},
+};
+
+/// A certificate that signed nothing of ours.
+fn other_ca() -> String {
+    let params = CertificateParams::new(vec!["other.test".to_owned()]).unwrap();
+    let key = KeyPair::generate().unwrap();
+    params.self_signed(&key).unwrap().pem()
+}
+
+#[tokio::test]
+async fn a_start_without_openbao_ends_with_the_cause() {
+    let mut node = Node::new(IMPATIENT).await;
+    let good = node.config.clone();
+    let lasting = ["no data is lost", "do not delete anything from etcd"];
+
+    node.config["openbao"]["address"] = json!("https://127.0.0.1:1");
+    let refused = node.refused().await;
+    refused.assert_refused(
+        5,
+        &[&lasting[..], &["the connection failed: refused"]].concat(),
+    );
+
+    node.config = good.clone();
+    node.config["openbao"]["tlsServerName"] = json!("openbao.other.test");
+    let refused = node.refused().await;
+    refused.assert_refused(5, &[&lasting[..], &["certificate"]].concat());
+
+    node.config = good;
+    files::replace(&node.tenant.ca_file(), other_ca().as_bytes(), 0o644);
+    let refused = node.refused().await;
+    refused.assert_refused(5, &[&lasting[..], &["certificate"]].concat());
+    assert!(!node.state_file().exists());
+}
+
+#[tokio::test]
+async fn a_ca_bundle_that_cannot_be_used_is_a_configuration_error() {
+    let node = Node::new(IMPATIENT).await;
+    files::replace(&node.tenant.ca_file(), b"no certificate", 0o644);
+    let refused = node.refused().await;
+    refused.assert_refused(3, &["openbao.caCertFile", "ca.crt"]);
+
+    fs::remove_file(node.tenant.ca_file()).unwrap();
+    let refused = node.refused().await;
+    refused.assert_refused(3, &["openbao.caCertFile", "ca.crt"]);
+}
+
+#[tokio::test]
+async fn health_answers_before_openbao_does() {
+    let mut node = Node::new(TIMING).await;
+    let relay = Relay::to(&shared_openbao().await.endpoint()).await;
+    relay.set(Line::Cut);
+    node.config["openbao"]["address"] = json!(relay.address);
+    let mut provider = node.spawn();
+    provider.wait_for_event("health.listening").await;
+    assert_eq!(provider.health("/live").await.0, 200);
+    assert_eq!(provider.health("/ready").await.0, 503);
+    let reasons = [
+        "state_unavailable",
+        "upsert_check_failed",
+        "deep_probe_pending",
+    ];
+    provider.wait_for_reasons(&reasons).await;
+    assert_eq!(provider.metric("ready").await, 0.0);
+    assert!(!node.sockets.socket().exists());
+
+    relay.set(Line::Open);
+    provider.ready().await;
+    assert_eq!(provider.reasons().await, [""; 0]);
+    assert_eq!(provider.metric("ready").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_start_that_waits_for_openbao_can_be_stopped() {
+    let mut node = Node::new(TIMING).await;
+    node.config["openbao"]["address"] = json!("https://127.0.0.1:1");
+    let mut provider = node.spawn();
+    provider.wait_for_event("status.probe").await;
+    let stopped = provider.stop().await;
+    assert_eq!(stopped.code, Some(0), "{}", stopped.err);
+    assert!(!stopped.err.contains("error: "), "{}", stopped.err);
+}
+
+#[tokio::test]
+async fn a_lost_connection_pauses_the_probes_and_heals_by_itself() {
+    let mut node = Node::new(TIMING).await;
+    let relay = Relay::to(&shared_openbao().await.endpoint()).await;
+    node.config["openbao"]["address"] = json!(relay.address);
+    let provider = node.serve().await;
+    let encrypted = provider.encrypt(b"seed").await.unwrap();
+
+    relay.set(Line::Cut);
+    let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert_eq!(refused.message(), "transit unavailable");
+    wait_until(SOON, "the pause", async || {
+        provider.reasons().await.first().map(String::as_str) == Some("circuit_breaker_open")
+    })
+    .await;
+    assert_eq!(provider.metric("circuit_breaker_state").await, 1.0);
+    assert_eq!(provider.status().await.healthz, "unhealthy");
+
+    relay.set(Line::Open);
+    let decrypted = provider.decrypt(to_decrypt(&encrypted)).await.unwrap();
+    assert_eq!(decrypted, &b"seed"[..], "decrypting waits for no probe");
+    provider.wait_for_reasons(&[]).await;
+    assert_eq!(provider.metric("circuit_breaker_state").await, 0.0);
+    provider.encrypt(b"seed").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sealed_or_restarted_openbao_is_followed_without_a_restart() {
+    // A probe may fail twice before the third failure makes it pause.
+    let timing = Timing {
+        probe_interval: Duration::from_secs(5),
+        deep_probe_interval: Duration::from_secs(5),
+        ..TIMING
+    };
+    let mut server = OpenBao::start().await;
+    let node = Node::on(&server, timing).await;
+    server.seal().await;
+    let mut provider = node.spawn();
+    provider.wait_for_event("status.probe").await;
+    let (_, ready) = provider.health("/ready").await;
+    assert_eq!(ready["metadata_error_class"], "sealed");
+    server.unseal().await;
+    provider.ready().await;
+    let encrypted = provider.encrypt(b"seed").await.unwrap();
+
+    server.seal().await;
+    let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert_eq!(refused.message(), "transit unavailable");
+    let event = provider.events("kms.request").last().unwrap();
+    assert_eq!(event["error_class"], "openbao_sealed");
+    let sealed = r#"openbao_requests_total{operation="transit_decrypt",status="sealed"}"#;
+    assert_eq!(provider.metric(sealed).await, 1.0);
+    wait_until(SOON, "an unhealthy status", async || {
+        provider.status().await.healthz == "unhealthy"
+    })
+    .await;
+    server.unseal().await;
+    provider.wait_for_reasons(&[]).await;
+    provider.decrypt(to_decrypt(&encrypted)).await.unwrap();
+
+    let stopped = server.stop().await;
+    let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let event = provider.events("kms.request").last().unwrap();
+    assert_eq!(event["error_class"], "openbao_connection_failed");
+    let _server = stopped.start().await;
+    let decrypted = provider.decrypt(to_decrypt(&encrypted)).await.unwrap();
+    assert_eq!(decrypted, &b"seed"[..]);
+    provider.wait_for_reasons(&[]).await;
+    assert_eq!(provider.status().await.key_id, encrypted.key_id);
+}

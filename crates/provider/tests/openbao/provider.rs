@@ -1,0 +1,239 @@
+//! One running `serve`: its socket, its listeners, its log, its end.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use provider::kms::generated::{
+    DecryptRequest, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse,
+    key_management_service_client::KeyManagementServiceClient,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use testkit::wait::wait_until;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::node::Finished;
+
+/// Generous: many tests share two processors.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// A decryption under way.
+pub(crate) type Call = JoinHandle<Result<Bytes, Status>>;
+
+/// Killed when dropped.
+pub(crate) struct Provider {
+    child: Child,
+    socket: PathBuf,
+    out: PathBuf,
+    log: PathBuf,
+}
+
+impl Provider {
+    /// Starts `command`; its two output streams become files in `directory`.
+    pub(crate) fn spawn(mut command: Command, directory: &Path, socket: PathBuf) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let out = directory.join(format!("{number}.out"));
+        let log = directory.join(format!("{number}.log"));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(File::create(&out).unwrap())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            socket,
+            out,
+            log,
+        }
+    }
+
+    /// Waits until the socket accepts calls.
+    pub(crate) async fn ready(&mut self) {
+        self.wait_for_event("serve.ready").await;
+    }
+
+    /// Waits until the log holds such an event.
+    pub(crate) async fn wait_for_event(&mut self, message: &str) {
+        wait_until(SOON, message, async || {
+            let found = self.events(message).next().is_some();
+            let ended = self.child.try_wait().unwrap();
+            assert!(found || ended.is_none(), "{ended:?}: {}", self.log());
+            found
+        })
+        .await;
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) async fn ended(mut self) -> Finished {
+        let mut code = None;
+        wait_until(SOON, "the end of the provider", async || {
+            code = self.child.try_wait().unwrap();
+            code.is_some()
+        })
+        .await;
+        Finished {
+            code: code.unwrap().code(),
+            out: fs::read_to_string(&self.out).unwrap(),
+            err: self.log(),
+        }
+    }
+
+    /// Asks the process to end and waits for it.
+    pub(crate) async fn stop(self) -> Finished {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Everything on standard error so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Everything on standard output so far.
+    pub(crate) fn out(&self) -> String {
+        fs::read_to_string(&self.out).unwrap()
+    }
+
+    /// The log's events with this message.
+    pub(crate) fn events(&self, message: &str) -> impl Iterator<Item = Value> {
+        let lines: Vec<Value> = self
+            .log()
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter(|event: &Value| event["message"] == message)
+            .collect();
+        lines.into_iter()
+    }
+
+    /// A client with a connection of its own.
+    pub(crate) fn client(&self) -> KeyManagementServiceClient<Channel> {
+        let path = format!("unix://{}", self.socket.display());
+        KeyManagementServiceClient::new(Endpoint::from_shared(path).unwrap().connect_lazy())
+    }
+
+    pub(crate) async fn status(&self) -> StatusResponse {
+        let answer = self.client().status(StatusRequest {}).await;
+        answer.unwrap().into_inner()
+    }
+
+    pub(crate) async fn encrypt(&self, plaintext: &[u8]) -> Result<EncryptResponse, Status> {
+        let request = EncryptRequest {
+            plaintext: Bytes::copy_from_slice(plaintext),
+            uid: "test".to_owned(),
+        };
+        Ok(self.client().encrypt(request).await?.into_inner())
+    }
+
+    pub(crate) async fn decrypt(&self, request: DecryptRequest) -> Result<Bytes, Status> {
+        Ok(self.client().decrypt(request).await?.into_inner().plaintext)
+    }
+
+    /// This many calls under way at the same time, on one connection.
+    pub(crate) fn decrypt_at_once(&self, count: usize, request: &DecryptRequest) -> Vec<Call> {
+        let client = self.client();
+        let call = |()| {
+            let (mut client, request) = (client.clone(), request.clone());
+            tokio::spawn(async move { Ok(client.decrypt(request).await?.into_inner().plaintext) })
+        };
+        std::iter::repeat_n((), count).map(call).collect()
+    }
+
+    /// `/live` or `/ready`: the HTTP status and the body.
+    pub(crate) async fn health(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.get("health.listening", path).await;
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    /// The codes on `/ready`; none when it is ready.
+    pub(crate) async fn reasons(&self) -> Vec<String> {
+        let (status, body) = self.health("/ready").await;
+        let reasons: Vec<String> = serde_json::from_value(body["reasons"].clone()).unwrap();
+        assert_eq!(status == 200, reasons.is_empty(), "{body}");
+        reasons
+    }
+
+    /// Waits until `/ready` gives exactly these reasons.
+    pub(crate) async fn wait_for_reasons(&self, reasons: &[&str]) {
+        let awaited = format!("the reasons {reasons:?}");
+        wait_until(SOON, &awaited, async || self.reasons().await == reasons).await;
+    }
+
+    /// All metrics.
+    pub(crate) async fn metrics(&self) -> String {
+        let (status, body) = self.get("metrics.listening", "/metrics").await;
+        assert_eq!(status, 200);
+        body
+    }
+
+    /// The value of one series, such as `ready` or `auth_login_total{status="ok"}`; zero when it
+    /// is not there.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let series = format!("openbao_kms_{series} ");
+        let metrics = self.metrics().await;
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(&series));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// How many encryptions and decryptions OpenBao was asked for, probes included.
+    pub(crate) async fn transit_calls(&self) -> f64 {
+        let metrics = self.metrics().await;
+        let calls = ["transit_encrypt", "transit_decrypt"]
+            .map(|operation| format!(r#"openbao_requests_total{{operation="{operation}""#));
+        metrics
+            .lines()
+            .filter(|line| calls.iter().any(|calls| line.contains(calls)))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
+    }
+
+    async fn get(&self, listening: &str, path: &str) -> (u16, String) {
+        let event = self.events(listening).next();
+        let address = event.unwrap()["address"].as_str().unwrap().to_owned();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The request that gives back what was encrypted.
+pub(crate) fn to_decrypt(encrypted: &EncryptResponse) -> DecryptRequest {
+    DecryptRequest {
+        ciphertext: encrypted.ciphertext.clone(),
+        uid: "test".to_owned(),
+        key_id: encrypted.key_id.clone(),
+        annotations: encrypted.annotations.clone(),
+    }
+}
