@@ -20,9 +20,10 @@ use crate::{
 /// every [`KeyProfile`] whose newest version is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there is no state and the key has been rotated to version {latest}: restore the pair of state \
-     and checkpoint from a backup or copy it from a peer; new state is made only for a key that \
-     is still at version 1"
+    "there is no state and the key has been rotated to version {latest}, so it cannot be told which \
+     version is in use. No object is lost, but this node reads and writes none until it has state \
+     again. Restore the pair of state and checkpoint from a backup, or copy it from a peer; do not \
+     recreate the key to get back to version 1"
 )]
 pub struct BootstrapDenied {
     /// The newest version of the key.

@@ -8,7 +8,7 @@ use std::{
     future::Future,
     io,
     path::PathBuf,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -200,14 +200,17 @@ pub async fn serve(
         config.openbao.timeout,
         config.server.limits,
     );
-    let watching = watcher.run();
+    // Holds the state lock, which is released last.
+    let watching = pin!(watcher.run());
     tracing::info!("serve.ready");
     ready();
     let stop = async {
         stop.await;
         stopping.store(true, Ordering::Relaxed);
     };
-    run(socket, kms, watching, stop).await
+    let ended = run(socket, kms, watching, stop).await;
+    drop(tasks);
+    ended
 }
 
 fn pace(config: &Config) -> Pace {
@@ -369,7 +372,7 @@ async fn listen(
 async fn run(
     socket: Socket,
     kms: Kms,
-    watching: impl Future<Output = ()>,
+    watching: Pin<&mut impl Future<Output = ()>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let service = KeyManagementServiceServer::new(kms)

@@ -565,12 +565,18 @@ impl Watcher {
 }
 
 impl BootstrapError {
+    /// The call to OpenBao that failed; `None` for a finding about the key or the state.
+    #[must_use]
+    pub fn call(&self) -> Option<&CallFailure> {
+        match self {
+            Self::Metadata(failure) => failure.call(),
+            Self::Deep(failure) => failure.call(),
+        }
+    }
+
     /// Whether waiting may mend it: OpenBao did not answer, or not with what it will answer.
     fn may_pass(&self) -> bool {
-        match self {
-            Self::Metadata(failure) => failure.call().is_some(),
-            Self::Deep(failure) => failure.call().is_some(),
-        }
+        self.call().is_some()
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
 };
 
+use openbao_client::failure::FailureClass;
 use openbao_lab::binary::BaoNotFound;
 
 use super::exit::Exit;
@@ -151,9 +152,9 @@ impl Failure {
             Self::Config(LoadError::Invalid { .. }) => {
                 Some("correct every line above; the provider does not start before")
             }
+            Self::Serve(error) => serve_next_step(error),
             Self::UnsupportedAuth(_)
             | Self::OtherConfiguration(_)
-            | Self::Serve(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
             | Self::LabProbe(_)
@@ -163,5 +164,40 @@ impl Failure {
             | Self::Policy(_)
             | Self::ManualPages { .. } => None,
         }
+    }
+}
+
+/// What to look at when OpenBao could not be used. Findings about key and state say it themselves.
+fn serve_next_step(error: &ServeError) -> Option<&'static str> {
+    let ServeError::Bootstrap(failure) = error else {
+        return None;
+    };
+    let Some(class) = failure.call()?.class() else {
+        return Some(
+            "check the token file and auth.jwt.*, and role, audience and keys of that login in \
+             OpenBao",
+        );
+    };
+    match class {
+        FailureClass::Sealed => Some("unseal OpenBao; the provider can then be started again"),
+        FailureClass::ConnectionFailed
+        | FailureClass::DnsFailed
+        | FailureClass::Timeout
+        | FailureClass::Unavailable => Some(
+            "check that OpenBao runs and answers at openbao.address from this node: network, \
+             firewall, DNS, active node",
+        ),
+        FailureClass::TlsFailed => Some(
+            "compare openbao.caCertFile and openbao.tlsServerName with the certificate that the \
+             server shows: openssl s_client -connect HOST:PORT",
+        ),
+        FailureClass::PermissionDenied => {
+            Some("compare the policy of the role with: bao-kms-provider policy openbao")
+        }
+        FailureClass::NotFound | FailureClass::KeyMissing => Some(
+            "check transit.mountPath and transit.keyName; if data is encrypted already, restore \
+             OpenBao and do not create a key of that name",
+        ),
+        _ => None,
     }
 }

@@ -16,7 +16,7 @@ use crate::auth::{CallFailure, Session};
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
     /// `config/keys` of the mount could not be read.
-    #[error("cannot read {mount}/config/keys of OpenBao (is `read` on it in the policy?)")]
+    #[error("cannot read {mount}/config/keys of OpenBao")]
     UpsertRead {
         /// The Transit mount.
         mount: String,

@@ -1,0 +1,79 @@
+//! The two state files as bytes, and a commit that may break off anywhere.
+
+use std::cell::Cell;
+
+use kms_domain::registry::{
+    anchor::{Anchor, Checkpoint, Rollback},
+    document::Document,
+};
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Disk {
+    pub(crate) state: Option<Vec<u8>>,
+    pub(crate) checkpoint: Option<Vec<u8>>,
+}
+
+/// How many of the files a commit still replaces before it breaks off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    BeforeState,
+    BeforeCheckpoint,
+    /// Both are in place, but the last sync is not known to have happened.
+    AfterCheckpoint,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    /// The commit reports a failure.
+    Fails(Cut),
+    /// The process ends within the commit.
+    Crashes(Cut),
+}
+
+/// A fault is used up by the first commit that it hits.
+pub(crate) struct NextFault(Cell<Fault>);
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Commit {
+    Done,
+    Failed,
+    Crashed,
+}
+
+impl Disk {
+    pub(crate) fn commit(&mut self, next: &Document, fault: &NextFault) -> Commit {
+        let (cut, outcome) = match fault.0.replace(Fault::None) {
+            Fault::None => (Cut::AfterCheckpoint, Commit::Done),
+            Fault::Fails(cut) => (cut, Commit::Failed),
+            Fault::Crashes(cut) => (cut, Commit::Crashed),
+        };
+        if cut != Cut::BeforeState {
+            self.state = Some(next.encode().into_bytes());
+        }
+        if cut == Cut::AfterCheckpoint {
+            self.checkpoint = Some(Checkpoint::of(next).encode().into_bytes());
+        }
+        outcome
+    }
+
+    pub(crate) fn document(&self) -> Option<Document> {
+        let bytes = self.state.as_deref()?;
+        Some(Document::decode(bytes).expect("only written by rules"))
+    }
+
+    pub(crate) fn accepted(&self) -> Option<Checkpoint> {
+        let bytes = self.checkpoint.as_deref()?;
+        Some(Checkpoint::decode(bytes).expect("only written by rules"))
+    }
+
+    pub(crate) fn anchor(&self) -> Result<Anchor, Rollback> {
+        Anchor::of(self.document().as_ref(), self.accepted().as_ref())
+    }
+}
+
+impl NextFault {
+    pub(crate) fn new(fault: Fault) -> Self {
+        Self(Cell::new(fault))
+    }
+}
