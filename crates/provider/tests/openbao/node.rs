@@ -4,12 +4,15 @@
 use std::{
     path::PathBuf,
     process::{Command, Output},
+    sync::Arc,
+    thread,
     time::Duration,
 };
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use testkit::{
-    files::SocketDir,
+    files::{self, SocketDir},
     openbao::{OpenBao, shared_openbao},
     tenant::{KEY, Tenant, Timing},
 };
@@ -41,11 +44,14 @@ pub(crate) const IMPATIENT: Timing = Timing {
     ..TIMING
 };
 
+/// Dropped, it asserts that the next start could use the state that the test has left.
 pub(crate) struct Node {
-    pub(crate) tenant: Tenant,
+    pub(crate) tenant: Arc<Tenant>,
     pub(crate) sockets: SocketDir,
     /// Written anew for every run.
     pub(crate) config: Value,
+    /// State, configuration and output.
+    directory: TempDir,
 }
 
 /// What a command left behind.
@@ -68,14 +74,28 @@ impl Node {
     }
 
     pub(crate) fn of(tenant: Tenant, timing: Timing) -> Self {
+        Self::sharing(Arc::new(tenant), timing)
+    }
+
+    /// Another node of the same cluster, with a state of its own.
+    pub(crate) fn peer(&self, timing: Timing) -> Self {
+        Self::sharing(Arc::clone(&self.tenant), timing)
+    }
+
+    fn sharing(tenant: Arc<Tenant>, timing: Timing) -> Self {
         let sockets = SocketDir::new();
+        let directory = TempDir::new().unwrap();
+        let state = directory.path().join("state");
+        files::directory(&state, 0o750);
         let mut config = tenant.config(&sockets, timing);
+        config["state"]["path"] = json!(state.join("key-registry.json"));
         config["openbao"]["timeout"] = json!("10s");
         config["logging"] = json!({"level": "debug", "format": "json"});
         Self {
             tenant,
             sockets,
             config,
+            directory,
         }
     }
 
@@ -86,8 +106,15 @@ impl Node {
         command
             .args(arguments)
             .arg("--config")
-            .arg(self.tenant.write_config(&self.config));
+            .arg(self.write_config());
         command
+    }
+
+    /// Writes the configuration; JSON is YAML too.
+    pub(crate) fn write_config(&self) -> PathBuf {
+        let path = self.directory.path().join("config.yaml");
+        files::replace(&path, format!("{:#}", self.config).as_bytes(), 0o640);
+        path
     }
 
     /// Runs a command to its end.
@@ -101,8 +128,12 @@ impl Node {
     }
 
     pub(crate) fn spawn_with(&self, options: &[&str]) -> Provider {
-        let command = self.program(&[&["serve"], options].concat());
-        Provider::spawn(command, self.tenant.path(), self.sockets.socket())
+        self.spawn_as(self.program(&[&["serve"], options].concat()))
+    }
+
+    /// Starts `command` as this node's provider.
+    pub(crate) fn spawn_as(&self, command: Command) -> Provider {
+        Provider::spawn(command, self.directory.path(), self.sockets.socket())
     }
 
     /// Starts `serve` and waits until the socket accepts calls.
@@ -117,12 +148,21 @@ impl Node {
         self.spawn().ended().await
     }
 
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
     pub(crate) fn state_file(&self) -> PathBuf {
-        self.tenant.state_dir().join("key-registry.json")
+        self.state_dir().join("key-registry.json")
     }
 
     pub(crate) fn checkpoint(&self) -> PathBuf {
-        self.tenant.state_dir().join("key-registry.json.checkpoint")
+        self.state_dir().join("key-registry.json.checkpoint")
+    }
+
+    /// What `inspect-state` says of the state and its checkpoint, which must be valid.
+    pub(crate) fn inspect(&self) -> Value {
+        self.run(&["inspect-state", "--output", "json"]).json()
     }
 
     /// What `key-id` says about the key's version 1.
@@ -138,6 +178,15 @@ impl Node {
         let created_at = ["--created-at", &created_at, "--output", "json"];
         self.run(&[&["key-id", "--version", "1"][..], &created_at].concat())
             .json()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let has_state = self.state_file().exists() || self.checkpoint().exists();
+        if has_state && !thread::panicking() {
+            self.inspect();
+        }
     }
 }
 
