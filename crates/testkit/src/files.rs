@@ -56,7 +56,8 @@ impl SocketDir {
         let parent = parent.join("openbao-kms");
         // Other tests make it at the same time; it stays, since they may be using it.
         if fs::create_dir(&parent).is_ok() {
-            set_mode(&File::open(&parent).unwrap(), 0o755);
+            let mode = if runtime.is_some() { 0o700 } else { 0o755 };
+            set_mode(&File::open(&parent).unwrap(), mode);
         }
         let directory = tempfile::Builder::new()
             .prefix("test-")

@@ -7,11 +7,15 @@
     reason = "functions that only tests call may fail like tests"
 )]
 
+mod commands;
 mod key;
+mod load;
 mod login;
 mod node;
 mod outage;
+mod process;
 mod provider;
 mod relay;
 mod requests;
+mod secrets;
 mod serving;

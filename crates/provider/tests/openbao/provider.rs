@@ -72,11 +72,17 @@ impl Provider {
     pub(crate) async fn wait_for_event(&mut self, message: &str) {
         wait_until(SOON, message, async || {
             let found = self.events(message).next().is_some();
-            let ended = self.child.try_wait().unwrap();
-            assert!(found || ended.is_none(), "{ended:?}: {}", self.log());
+            if !found {
+                self.assert_running();
+            }
             found
         })
         .await;
+    }
+
+    pub(crate) fn assert_running(&mut self) {
+        let ended = self.child.try_wait().unwrap();
+        assert!(ended.is_none(), "{ended:?}: {}", self.log());
     }
 
     /// Waits for the process to end by itself.
@@ -102,6 +108,14 @@ impl Provider {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// What others may see of the process: arguments and environment.
+    pub(crate) fn process_files(&self) -> [String; 2] {
+        ["cmdline", "environ"].map(|file| {
+            let path = format!("/proc/{}/{file}", self.child.id());
+            String::from_utf8(fs::read(path).unwrap()).unwrap()
+        })
     }
 
     /// Everything on standard error so far.
