@@ -136,7 +136,14 @@ pub async fn serve(
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    serve_on(Box::new(SystemDisk), config, missing_checkpoint, ready, stop).await
+    serve_on(
+        Box::new(SystemDisk),
+        config,
+        missing_checkpoint,
+        ready,
+        stop,
+    )
+    .await
 }
 
 /// Like [`serve`], with the state on a disk that may fail.

@@ -17,5 +17,6 @@ mod process;
 mod provider;
 mod relay;
 mod requests;
+mod rotation;
 mod secrets;
 mod serving;

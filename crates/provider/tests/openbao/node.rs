@@ -2,6 +2,7 @@
 //! the program to run with them.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     process::{Command, Output},
     sync::Arc,
@@ -9,6 +10,10 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use openbao_lab::admin::transit::KeyConfig;
+use provider::kms::generated::DecryptRequest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
@@ -165,19 +170,78 @@ impl Node {
         self.run(&["inspect-state", "--output", "json"]).json()
     }
 
+    /// The versions in the state with what they are.
+    pub(crate) fn versions(&self) -> BTreeMap<u64, String> {
+        let inspected = self.inspect();
+        let records = inspected["records"].as_array().unwrap().iter();
+        records
+            .map(|record| {
+                let state = record["state"].as_str().unwrap().to_owned();
+                (record["transitVersion"].as_u64().unwrap(), state)
+            })
+            .collect()
+    }
+
+    /// Adds a version to the key.
+    pub(crate) async fn rotate(&self) {
+        let admin = shared_openbao().await.admin();
+        let mount = &self.tenant.transit_mount;
+        admin.rotate_key(mount, KEY).await.unwrap();
+    }
+
+    pub(crate) async fn configure_key(&self, config: KeyConfig) {
+        let admin = shared_openbao().await.admin();
+        let mount = &self.tenant.transit_mount;
+        admin.configure_key(mount, KEY, config).await.unwrap();
+    }
+
+    /// Grants what `policy openbao` prints, after a change.
+    pub(crate) async fn grant(&self, change: impl FnOnce(String) -> String) {
+        let printed = self.run(&["policy", "openbao"]);
+        assert_eq!(printed.code, Some(0), "{}", printed.err);
+        let admin = shared_openbao().await.admin();
+        let policy = change(printed.out);
+        let granted = admin.write_policy(&self.tenant.policy, &policy).await;
+        granted.unwrap();
+    }
+
     /// What `key-id` says about the key's version 1.
     pub(crate) async fn key_id(&self) -> Value {
-        let metadata = shared_openbao()
-            .await
-            .admin()
-            .read(&format!("{}/keys/{KEY}", self.tenant.transit_mount))
-            .await
-            .unwrap();
-        let metadata: Value = metadata.json().unwrap();
-        let created_at = metadata["data"]["keys"]["1"].to_string();
-        let created_at = ["--created-at", &created_at, "--output", "json"];
-        self.run(&[&["key-id", "--version", "1"][..], &created_at].concat())
-            .json()
+        self.key_id_of(1).await
+    }
+
+    /// What `key-id` says about a version of the key.
+    pub(crate) async fn key_id_of(&self, version: u64) -> Value {
+        let admin = shared_openbao().await.admin();
+        let path = format!("{}/keys/{KEY}", self.tenant.transit_mount);
+        let metadata: Value = admin.read(&path).await.unwrap().json().unwrap();
+        let version = version.to_string();
+        let created_at = metadata["data"]["keys"][&version].to_string();
+        let of = ["key-id", "--version", &version, "--created-at", &created_at];
+        self.run(&[&of[..], &["--output", "json"]].concat()).json()
+    }
+
+    /// What a peer that has promoted `version` has stored: encrypted without this node.
+    pub(crate) async fn stored_by_peer(&self, version: u64, plaintext: &[u8]) -> DecryptRequest {
+        let derived = self.key_id_of(version).await;
+        let body = json!({
+            "plaintext": STANDARD.encode(plaintext),
+            "associated_data": derived["associatedDataBase64"],
+            "key_version": version,
+        });
+        let admin = shared_openbao().await.admin();
+        let path = format!("{}/encrypt/{KEY}", self.tenant.transit_mount);
+        let answer: Value = admin.write(&path, &body).await.unwrap().json().unwrap();
+        let bytes = |value: &Value| Bytes::copy_from_slice(value.as_str().unwrap().as_bytes());
+        let annotations = derived["annotations"].as_object().unwrap().iter();
+        DecryptRequest {
+            ciphertext: bytes(&answer["data"]["ciphertext"]),
+            uid: "test".to_owned(),
+            key_id: derived["keyId"].as_str().unwrap().to_owned(),
+            annotations: annotations
+                .map(|(name, value)| (name.clone(), bytes(value)))
+                .collect(),
+        }
     }
 }
 

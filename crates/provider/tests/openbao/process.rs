@@ -125,11 +125,11 @@ async fn directories_that_others_may_write_are_refused() {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         fs::set_permissions(path, mode).unwrap();
     };
-    open(&node.tenant.state_dir(), 0o770);
+    open(&node.state_dir(), 0o770);
     node.refused()
         .await
         .assert_refused(3, &["state.path", "chmod 0750"]);
-    open(&node.tenant.state_dir(), 0o750);
+    open(&node.state_dir(), 0o750);
     open(node.sockets.path(), 0o777);
     let refused = node.refused().await;
     refused.assert_refused(3, &["server.socketPath", "chmod 0755"]);
