@@ -50,8 +50,9 @@ pub(crate) fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, J
 )]
 fn escape_for_html(text: serde_json::Result<String>) -> String {
     let text = text.expect("strings and integers have a JSON form");
-    let special = |c| matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}');
-    if !text.contains(special) {
+    // U+2028 and U+2029 begin with this byte, as many others do.
+    let special = |byte| matches!(byte, b'<' | b'>' | b'&' | 0xe2);
+    if !text.bytes().any(special) {
         return text;
     }
     let mut escaped = String::with_capacity(text.len() + 32);

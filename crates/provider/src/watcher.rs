@@ -302,8 +302,8 @@ impl Watcher {
         profile: &KeyProfile,
         promotion: Promotion,
     ) -> Result<(), MetadataError> {
-        let version = promotion.candidate().version();
-        match round_trip(&self.parts.session, &self.parts.transit, version).await {
+        let candidate = promotion.candidate();
+        match round_trip(&self.parts.session, &self.parts.transit, candidate).await {
             Ok(()) => {
                 let previous = self
                     .parts
@@ -321,7 +321,7 @@ impl Watcher {
             Err(failure) => {
                 let reason = Reason::from(failure.failure()).code();
                 let error_class = class_of(Some(failure.failure().into()), failure.call());
-                let transit_key_version = version.get();
+                let transit_key_version = candidate.version().get();
                 tracing::warn!(
                     transit_key_version,
                     reason,
@@ -396,9 +396,9 @@ impl Watcher {
         let Some(registry) = self.parts.ledger.registry() else {
             return Ok(());
         };
-        let active = registry.active().version();
-        if shown != Some(active) {
-            let proof = round_trip(&self.parts.session, &self.parts.transit, active).await;
+        let active = registry.probe_key();
+        if shown != Some(active.version()) {
+            let proof = round_trip(&self.parts.session, &self.parts.transit, &active).await;
             self.record_deep(proof.err().as_ref());
         }
         Ok(())
@@ -477,8 +477,8 @@ impl Watcher {
         let Some(registry) = self.encryptable() else {
             return Ok(());
         };
-        let version = registry.active().version();
-        let result = round_trip(&self.parts.session, &self.parts.transit, version).await;
+        let active = registry.probe_key();
+        let result = round_trip(&self.parts.session, &self.parts.transit, &active).await;
         match &result {
             Ok(()) => self.deep_breaker.succeeded(),
             Err(_) => self.deep_breaker.failed(Instant::now()),

@@ -110,13 +110,24 @@ impl Ledger {
 
     /// Checks a document that Status, Encrypt and Decrypt are about to use.
     pub(crate) fn published(&mut self, next: &Document, settings: Settings, elapsed: u64) {
+        if self.published.as_ref() != Some(next) {
+            self.require_promises_kept(next);
+            self.published = Some(next.clone());
+        }
+        self.note_stable(next.registry(), settings, elapsed);
+        // What is not done by now was never done.
+        self.approved_removals.clear();
+        self.approved_restorations.clear();
+    }
+
+    fn require_promises_kept(&mut self, next: &Document) {
         let text = next.encode();
         let read = Document::decode(text.as_bytes());
         assert!(
             read.is_ok_and(|read| read == *next),
             "every_document_is_read_back"
         );
-        if let Some(previous) = self.published.take() {
+        if let Some(previous) = &self.published {
             self.require_active_moves_forward(previous.registry(), next.registry());
             self.require_nothing_is_lost(previous.registry(), next.registry());
         }
@@ -125,11 +136,6 @@ impl Ledger {
         if self.actives.last() != Some(active) {
             self.actives.push(active.clone());
         }
-        self.note_stable(next.registry(), settings, elapsed);
-        self.published = Some(next.clone());
-        // What is not done by now was never done.
-        self.approved_removals.clear();
-        self.approved_restorations.clear();
     }
 
     fn require_active_moves_forward(&self, previous: &Registry, next: &Registry) {
@@ -156,18 +162,22 @@ impl Ledger {
     }
 
     fn require_removed_stays_removed(&mut self, next: &Registry) {
-        for id in &self.removed {
-            assert!(
-                next.lookup(id) == Lookup::Withdrawn || self.approved_restorations.contains(id),
-                "a_removed_version_is_never_rediscovered"
-            );
-        }
-        self.removed = next
+        let removed: HashSet<_> = next
             .records()
             .iter()
             .filter(|record| record.state == RecordState::Removed)
             .map(|record| record.key.id().clone())
             .collect();
+        let restored = |id: &KeyId| self.approved_restorations.contains(id);
+        let stay = self
+            .removed
+            .iter()
+            .all(|id| removed.contains(id) || restored(id));
+        let unknown = removed
+            .iter()
+            .all(|id| next.lookup(id) == Lookup::Withdrawn);
+        assert!(stay && unknown, "a_removed_version_is_never_rediscovered");
+        self.removed = removed;
     }
 
     fn note_stable(&mut self, next: &Registry, settings: Settings, elapsed: u64) {

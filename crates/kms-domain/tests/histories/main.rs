@@ -179,7 +179,7 @@ fn history() -> impl Strategy<Value = (Settings, Vec<Action>)> {
             reject_rollback,
         },
     );
-    let actions = (prop::bool::weighted(0.9), vec(action(), 1..80)).prop_map(|(sound, mut all)| {
+    let actions = (prop::bool::weighted(0.9), vec(action(), 1..60)).prop_map(|(sound, mut all)| {
         if sound {
             all.insert(0, GOOD_PROBE);
         }

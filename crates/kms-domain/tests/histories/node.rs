@@ -162,11 +162,16 @@ impl World {
             Action::Discover { reading, fault } => {
                 self.run(|world, process| world.discover(process, reading, fault));
             }
+            // Time alone changes nothing that is worth a check.
             Action::Wait(seconds) => {
                 self.elapsed += seconds;
                 self.wall += seconds;
+                return;
             }
-            Action::StepClock(seconds) => self.wall = self.wall.saturating_add_signed(seconds),
+            Action::StepClock(seconds) => {
+                self.wall = self.wall.saturating_add_signed(seconds);
+                return;
+            }
             Action::Encrypt => self.encrypt(),
             Action::PeerEncrypts => self.ledger.written(self.transit.newest(&self.scope)),
             Action::Crash => self.process = None,

@@ -1,7 +1,8 @@
 //! The deep probe: a round trip of random bytes through Transit with the active version.
 
 use kms_domain::{
-    aad::AssociatedData, health::DeepFailure, limits::check_sizes, transit::TransitVersion,
+    aad::AssociatedData, health::DeepFailure, limits::check_sizes, registry::ProbeKey,
+    transit::TransitVersion,
 };
 use openbao_client::transit::Transit;
 use zeroize::Zeroizing;
@@ -67,15 +68,16 @@ impl DeepError {
     }
 }
 
-/// Encrypts and decrypts 32 random bytes.
+/// Encrypts and decrypts 32 random bytes with exactly this version.
 ///
 /// # Errors
 /// The first step that fails.
 pub async fn round_trip(
     session: &Session,
     transit: &Transit,
-    version: TransitVersion,
+    key: &ProbeKey,
 ) -> Result<(), DeepError> {
+    let version = key.version();
     let mut plaintext = Zeroizing::new([0_u8; 32]);
     rustix::rand::getrandom(&mut plaintext[..], rustix::rand::GetRandomFlags::empty())
         .map_err(DeepError::Random)?;
