@@ -8,6 +8,7 @@
 )]
 
 mod commands;
+mod discovery;
 mod key;
 mod load;
 mod login;
@@ -18,5 +19,6 @@ mod provider;
 mod relay;
 mod requests;
 mod rotation;
+mod saving;
 mod secrets;
 mod serving;
