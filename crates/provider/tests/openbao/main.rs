@@ -8,11 +8,13 @@
 )]
 
 mod commands;
+mod crash;
 mod discovery;
 mod key;
 mod load;
 mod login;
 mod node;
+mod nodes;
 mod outage;
 mod process;
 mod provider;
