@@ -20,6 +20,7 @@ mod process;
 mod provider;
 mod relay;
 mod requests;
+mod rollback;
 mod rotation;
 mod saving;
 mod secrets;
