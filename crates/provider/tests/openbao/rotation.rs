@@ -1,7 +1,7 @@
 //! Rotations as one node lives through them: followed in time, refused when OpenBao lacks what
 //! the node relies on, postponed when the newest version does not work yet.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use openbao_lab::admin::transit::{KeyConfig, NewKey};
 use rustix::process::Signal;
@@ -46,6 +46,18 @@ async fn wait_for_first_reason(provider: &Provider, reason: &str) {
         provider.reasons().await.first().map(String::as_str) == Some(reason)
     })
     .await;
+}
+
+/// The `key_version` of every encryption that OpenBao was asked for.
+async fn versions_asked_for(node: &Node) -> Vec<Value> {
+    let log = fs::read_to_string(shared_openbao().await.audit_log()).unwrap();
+    let path = format!("{}/encrypt/{KEY}", node.tenant.transit_mount);
+    log.lines()
+        .filter(|line| line.contains(&path))
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|entry| entry["type"] == "request")
+        .map(|entry| entry["request"]["data"]["key_version"].clone())
+        .collect()
 }
 
 #[tokio::test]
@@ -180,6 +192,13 @@ async fn a_minimum_for_encryption_taken_back_ends_the_block_at_once() {
     provider.wait_for_reasons(&[]).await;
     assert_eq!(provider.encrypt(b"seed").await.unwrap().key_id, key_id);
     assert_eq!(node.versions(), versions(&[(1, "active"), (2, "pending")]));
+    // Whoever leaves the version out gets the newest one.
+    let asked_for = versions_asked_for(&node).await;
+    assert!(
+        asked_for.iter().all(|version| version == 1),
+        "{asked_for:?}"
+    );
+    assert!(asked_for.len() > 1, "probes ask too: {asked_for:?}");
 }
 
 #[tokio::test]
