@@ -45,7 +45,10 @@ use crate::{
         generated::key_management_service_server::KeyManagementServiceServer,
         socket::{Socket, SocketError, SocketSettings},
     },
-    state::{MissingCheckpoint, StateError, StateWriter},
+    state::{
+        MissingCheckpoint, StateError, StateWriter,
+        disk::{Disk, SystemDisk},
+    },
     telemetry::{
         endpoints::{self, Answer, BindError, OPEN_METRICS},
         health,
@@ -111,7 +114,28 @@ pub async fn serve(
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let state = open_state(config, missing_checkpoint).await?;
+    serve_on(
+        Box::new(SystemDisk),
+        config,
+        missing_checkpoint,
+        ready,
+        stop,
+    )
+    .await
+}
+
+/// Like [`serve`], with the state on a disk that may fail.
+///
+/// # Errors
+/// As there.
+pub async fn serve_on(
+    disk: Box<dyn Disk>,
+    config: &Config,
+    missing_checkpoint: MissingCheckpoint,
+    ready: impl FnOnce(),
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let state = open_state(disk, config, missing_checkpoint).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new(&BuildInfo::CURRENT, "jwt"));
     // Dropped on every way out, which ends what it runs.
@@ -206,11 +230,12 @@ fn pace(config: &Config) -> Pace {
 
 /// Takes the lock and accepts the state, on a thread that may block.
 async fn open_state(
+    disk: Box<dyn Disk>,
     config: &Config,
     missing: MissingCheckpoint,
 ) -> Result<StateWriter, ServeError> {
     let reader = config.state();
-    let opening = task::spawn_blocking(move || reader.lock()?.start_writing(missing));
+    let opening = task::spawn_blocking(move || reader.lock()?.start_writing_on(disk, missing));
     let state = opening
         .await
         .map_err(|_| ServeError::Ended("state store"))??;

@@ -8,12 +8,10 @@ use std::{sync::Arc, time::Duration};
 use kms_domain::{
     bootstrap::bootstrap,
     health::{DeepOutcome, MetadataFailure, MetadataOutcome, Reason},
-    key::TransitKey,
     registry::{
         Lookup, Registry,
         rotation::{
-            ActivationWait, Change, Counting, Promotion, RotationRules, Step, Transition, discover,
-            observe,
+            ActivationWait, Counting, Promotion, RotationRules, Step, Transition, discover, observe,
         },
     },
     scope::{IdentityScope, TransitKeyPath},
@@ -305,17 +303,9 @@ impl Watcher {
         let candidate = promotion.candidate();
         match round_trip(&self.parts.session, &self.parts.transit, candidate).await {
             Ok(()) => {
-                let previous = self
-                    .parts
-                    .ledger
-                    .registry()
-                    .map(|known| Arc::clone(known.active()));
                 self.commit(profile, promotion.promote()).await?;
                 self.view.deep = DeepOutcome::Passed;
                 self.view.deep_class = None;
-                if let (Some(previous), Some(registry)) = (previous, self.parts.ledger.registry()) {
-                    log_promotion(&previous, registry.active());
-                }
                 Ok(())
             }
             Err(failure) => {
@@ -353,7 +343,6 @@ impl Watcher {
         {
             Ok(()) => {
                 self.show_registry();
-                self.log_pending(change);
                 Ok(())
             }
             Err(unsaved) => Err(self.unsaved(profile, unsaved).await),
@@ -496,13 +485,17 @@ impl Watcher {
             .filter(|_| self.view.metadata != blocked)
     }
 
-    /// The committed registry is what the next view shows. Another active key is not proven by
-    /// the deep probe of the one before.
+    /// The committed registry is what the next view shows, and the log tells what is new in it.
+    /// Another active key is not proven by the deep probe of the one before.
     fn show_registry(&mut self) {
-        let active = |registry: &Arc<Registry>| registry.active().version();
-        let shown = self.view.registry.as_ref().map(active);
-        self.view.registry = self.parts.ledger.registry().cloned();
-        if shown != self.view.registry.as_ref().map(active) {
+        let Some(registry) = self.parts.ledger.registry().cloned() else {
+            return;
+        };
+        let shown = self.view.registry.replace(Arc::clone(&registry));
+        if let Some(shown) = &shown {
+            log_changes(shown, &registry);
+        }
+        if shown.is_none_or(|shown| shown.active().version() != registry.active().version()) {
             self.view.deep = DeepOutcome::Pending;
             self.view.deep_class = None;
         }
@@ -544,24 +537,6 @@ impl Watcher {
             self.metadata_breaker.is_open(now) || self.deep_breaker.is_open(now);
         self.publish.publish(self.view.clone());
     }
-
-    /// New versions are worth a line; counts are not.
-    fn log_pending(&self, change: Change) {
-        let pending = self
-            .parts
-            .ledger
-            .registry()
-            .and_then(|registry| registry.pending());
-        if let (Change::Discovered, Some(pending)) = (change, pending) {
-            let pending_transit_key_version = pending.key.version().get();
-            let pending_key_id_hash = pending.key.id_hash().as_str();
-            tracing::info!(
-                pending_transit_key_version,
-                pending_key_id_hash,
-                "key.pending"
-            );
-        }
-    }
 }
 
 impl BootstrapError {
@@ -588,14 +563,28 @@ fn class_of(reason: Option<Reason>, call: Option<&CallFailure>) -> Option<&'stat
     }))
 }
 
-fn log_promotion(previous: &TransitKey, active: &TransitKey) {
-    tracing::info!(
-        key_id_hash = active.id_hash().as_str(),
-        transit_key_version = active.version().get(),
-        previous_key_id_hash = previous.id_hash().as_str(),
-        previous_transit_key_version = previous.version().get(),
-        "key.promoted"
-    );
+/// New versions and promotions are worth a line; counts are not.
+fn log_changes(previous: &Registry, next: &Registry) {
+    let (was, is) = (previous.active(), next.active());
+    if was.version() != is.version() {
+        tracing::info!(
+            key_id_hash = is.id_hash().as_str(),
+            transit_key_version = is.version().get(),
+            previous_key_id_hash = was.id_hash().as_str(),
+            previous_transit_key_version = was.version().get(),
+            "key.promoted"
+        );
+    }
+    let pending = |registry: &Registry| registry.pending().map(|pending| pending.key.version());
+    if let Some(found) = next.pending()
+        && pending(previous) != pending(next)
+    {
+        tracing::info!(
+            pending_transit_key_version = found.key.version().get(),
+            pending_key_id_hash = found.key.id_hash().as_str(),
+            "key.pending"
+        );
+    }
 }
 
 fn log_probe(probe_kind: &'static str, reason: Option<Reason>, error_class: Option<&'static str>) {

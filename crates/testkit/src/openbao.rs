@@ -148,6 +148,24 @@ impl OpenBao {
         checked(self.server.unseal(&self.secrets.unseal_key).await);
     }
 
+    /// Saves all data of the server into a new file.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub async fn save_snapshot(&self, file: &Path) {
+        let token = &self.secrets.root_token;
+        checked(self.server.save_snapshot(token, file).await);
+    }
+
+    /// Takes the server back to a snapshot of its own, some moments later.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub async fn return_to_snapshot(&self, file: &Path) {
+        let token = &self.secrets.root_token;
+        checked(self.server.return_to_snapshot(token, file).await);
+    }
+
     /// Stops the server; its address refuses connections from now on.
     ///
     /// # Panics

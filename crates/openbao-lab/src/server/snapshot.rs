@@ -81,6 +81,19 @@ impl Server {
         Err(SnapshotError::NotSealed)
     }
 
+    /// Takes the server back to a snapshot that it has saved itself. It stays unsealed, but takes
+    /// up the old data only some moments later, and refuses requests in the midst of that.
+    ///
+    /// # Errors
+    /// When OpenBao refuses, for instance because the file is another server's.
+    pub async fn return_to_snapshot(
+        &self,
+        root_token: &Token,
+        file: &Path,
+    ) -> Result<(), SnapshotError> {
+        self.snapshot("restore", &[], root_token, file).await
+    }
+
     async fn snapshot(
         &self,
         action: &'static str,

@@ -1,6 +1,6 @@
 //! The Transit key and what the node may do with it: refused at the start, or found out later.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use openbao_lab::admin::{
     Admin,
@@ -16,7 +16,7 @@ use tonic::Code;
 
 use crate::{
     node::{IMPATIENT, Node, TIMING},
-    provider::{Provider, SOON, to_decrypt},
+    provider::{SOON, to_decrypt},
 };
 
 /// Far enough apart that a test reacts before the third failure in a row, after which a probe
@@ -31,53 +31,23 @@ async fn admin() -> Admin<'static> {
     shared_openbao().await.admin()
 }
 
-async fn configure(node: &Node, config: KeyConfig) {
-    let mount = &node.tenant.transit_mount;
-    let configured = admin().await.configure_key(mount, KEY, config).await;
-    configured.unwrap();
-}
-
-async fn rotate(node: &Node) {
-    let mount = &node.tenant.transit_mount;
-    admin().await.rotate_key(mount, KEY).await.unwrap();
-}
-
 async fn created_at(mount: &str) -> Value {
     let path = format!("{mount}/keys/{KEY}");
     let metadata: Value = admin().await.read(&path).await.unwrap().json().unwrap();
     metadata["data"]["keys"]["1"].clone()
 }
 
-/// The `key_version` of every encryption that OpenBao was asked for.
-async fn versions_asked_for(node: &Node) -> Vec<Value> {
-    let log = fs::read_to_string(shared_openbao().await.audit_log()).unwrap();
-    let path = format!("{}/encrypt/{KEY}", node.tenant.transit_mount);
-    log.lines()
-        .filter(|line| line.contains(&path))
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .filter(|entry| entry["type"] == "request")
-        .map(|entry| entry["request"]["data"]["key_version"].clone())
-        .collect()
-}
-
-/// The policy that a provider gets, without the lines for these operations.
+/// Grants all but these operations.
 async fn grant_without(node: &Node, denied: &[&str]) {
-    let printed = node.run(&["policy", "openbao"]);
-    assert_eq!(printed.code, Some(0), "{}", printed.err);
-    let mut policy = printed.out;
-    for operation in denied {
-        let path = format!("{}/{operation}", node.tenant.transit_mount);
-        assert!(policy.contains(&path), "{path} is not in {policy}");
-        policy = policy.replace(&path, "nothing");
-    }
-    let name = &node.tenant.policy;
-    admin().await.write_policy(name, &policy).await.unwrap();
-}
-
-async fn assert_encrypt_refused(provider: &Provider) {
-    let refused = provider.encrypt(b"seed").await.err().unwrap();
-    assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert_eq!(refused.message(), "status unhealthy");
+    node.grant(|mut policy| {
+        for operation in denied {
+            let path = format!("{}/{operation}", node.tenant.transit_mount);
+            assert!(policy.contains(&path), "{path} is not in {policy}");
+            policy = policy.replace(&path, "nothing");
+        }
+        policy
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -140,9 +110,9 @@ async fn a_missing_key_is_never_made() {
 #[tokio::test]
 async fn a_key_that_was_rotated_before_the_first_start_needs_its_state_restored() {
     let node = Node::new(TIMING).await;
-    rotate(&node).await;
+    node.rotate().await;
     let refused = node.refused().await;
-    refused.assert_refused(5, &["rotated to version 2", "restore the pair"]);
+    refused.assert_refused(5, &["rotated to version 2", "Restore the pair"]);
     assert!(!node.state_file().exists());
     assert!(!node.checkpoint().exists());
 }
@@ -160,7 +130,7 @@ async fn a_mount_that_would_make_missing_keys_stops_encryption_and_a_start() {
     set(false).await;
     provider.wait_for_reasons(&["upsert_allowed"]).await;
     assert_eq!(provider.status().await.key_id, "");
-    assert_encrypt_refused(&provider).await;
+    provider.assert_encrypt_refused().await;
     provider.decrypt(to_decrypt(&encrypted)).await.unwrap();
     set(true).await;
     provider.wait_for_reasons(&[]).await;
@@ -172,71 +142,16 @@ async fn a_mount_that_would_make_missing_keys_stops_encryption_and_a_start() {
 }
 
 #[tokio::test]
-async fn a_newer_version_is_noted_once_and_the_active_one_stays() {
-    let node = Node::new(TIMING).await;
-    let mut provider = node.serve().await;
-    let before = provider.encrypt(b"seed").await.unwrap();
-    rotate(&node).await;
-    provider.wait_for_event("key.newer_version").await;
-    let event = provider.events("key.newer_version").next().unwrap();
-    assert_eq!(event["transit_key_version"], 1);
-    assert_eq!(event["latest_transit_version"], 2);
-
-    let status = provider.status().await;
-    assert_eq!((&*status.healthz, &status.key_id), ("ok", &before.key_id));
-    let after = provider.encrypt(b"seed").await.unwrap();
-    assert!(after.ciphertext.starts_with(b"vault:v1:"));
-    assert_eq!(after.key_id, before.key_id);
-    let probes = r#"deep_probe_total{status="ok"}"#;
-    let seen = provider.metric(probes).await;
-    wait_until(SOON, "two more probes", async || {
-        provider.metric(probes).await >= seen + 2.0
-    })
-    .await;
-    assert_eq!(provider.events("key.newer_version").count(), 1);
-    provider.stop().await;
-    let versions = versions_asked_for(&node).await;
-    assert!(versions.iter().all(|version| version == 1), "{versions:?}");
-    assert!(versions.len() > 4, "probes ask too: {versions:?}");
-
-    let provider = node.serve().await;
-    assert_eq!(provider.status().await.key_id, before.key_id);
-    provider.decrypt(to_decrypt(&before)).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_minimum_above_the_active_version_blocks_encryption_alone() {
-    let node = Node::new(TIMING).await;
-    let provider = node.serve().await;
-    let encrypted = provider.encrypt(b"seed").await.unwrap();
-    rotate(&node).await;
-    let minimum = |version| KeyConfig {
-        min_encryption_version: Some(version),
-        ..KeyConfig::default()
-    };
-    configure(&node, minimum(2)).await;
-    provider.wait_for_reasons(&["encryption_blocked"]).await;
-    let status = provider.status().await;
-    assert_eq!((&*status.healthz, &*status.key_id), ("unhealthy", ""));
-    assert_encrypt_refused(&provider).await;
-    let decrypted = provider.decrypt(to_decrypt(&encrypted)).await.unwrap();
-    assert_eq!(decrypted, &b"seed"[..]);
-    configure(&node, minimum(0)).await;
-    provider.wait_for_reasons(&[]).await;
-    assert_eq!(provider.status().await.key_id, encrypted.key_id);
-}
-
-#[tokio::test]
 async fn a_version_hidden_from_decryption_is_named_and_comes_back() {
     let node = Node::new(CALM).await;
     let provider = node.serve().await;
     let encrypted = provider.encrypt(b"seed").await.unwrap();
-    rotate(&node).await;
+    node.rotate().await;
     let minimum = |version| KeyConfig {
         min_decryption_version: Some(version),
         ..KeyConfig::default()
     };
-    configure(&node, minimum(2)).await;
+    node.configure_key(minimum(2)).await;
     let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(refused.message(), "transit decrypt failed");
@@ -247,12 +162,12 @@ async fn a_version_hidden_from_decryption_is_named_and_comes_back() {
         reasons.iter().any(|reason| reason == "profile_invalid")
     })
     .await;
-    configure(&node, minimum(1)).await;
+    node.configure_key(minimum(1)).await;
     provider.wait_for_reasons(&[]).await;
     provider.decrypt(to_decrypt(&encrypted)).await.unwrap();
     provider.stop().await;
 
-    configure(&node, minimum(2)).await;
+    node.configure_key(minimum(2)).await;
     let refused = node.refused().await;
     refused.assert_refused(5, &["version 1 is hidden by min_decryption_version 2"]);
 }
@@ -270,7 +185,7 @@ async fn a_key_made_anew_under_its_name_is_never_used() {
             deletion_allowed: Some(true),
             ..KeyConfig::default()
         };
-        configure(&node, deletable).await;
+        node.configure_key(deletable).await;
         let admin = admin().await;
         admin.delete_key(mount, KEY).await.unwrap();
         let new = NewKey::default();
@@ -282,7 +197,7 @@ async fn a_key_made_anew_under_its_name_is_never_used() {
         provider.reasons().await.first().map(String::as_str) == Some("profile_invalid")
     })
     .await;
-    assert_encrypt_refused(&provider).await;
+    provider.assert_encrypt_refused().await;
     let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
     assert_eq!(refused.message(), "transit decrypt failed");
     let event = provider.events("kms.request").last().unwrap();
@@ -290,7 +205,10 @@ async fn a_key_made_anew_under_its_name_is_never_used() {
     provider.stop().await;
 
     let refused = node.refused().await;
-    refused.assert_refused(5, &["the key was made anew", "do not touch the state file"]);
+    refused.assert_refused(
+        5,
+        &["the key was made anew", "do not delete the state file"],
+    );
 }
 
 #[tokio::test]
@@ -325,7 +243,7 @@ async fn a_policy_that_loses_a_permission_is_noticed_and_followed() {
 
     grant_without(&node, &[&format!("encrypt/{KEY}")]).await;
     provider.wait_for_reasons(&["deep_probe_failed"]).await;
-    assert_encrypt_refused(&provider).await;
+    provider.assert_encrypt_refused().await;
     provider.decrypt(to_decrypt(&encrypted)).await.unwrap();
     grant_without(&node, &[]).await;
     provider.wait_for_reasons(&[]).await;

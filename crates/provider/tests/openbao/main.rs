@@ -8,15 +8,21 @@
 )]
 
 mod commands;
+mod crash;
+mod discovery;
 mod key;
 mod load;
 mod login;
 mod node;
+mod nodes;
 mod outage;
 mod process;
 mod provider;
 mod relay;
 mod requests;
+mod rollback;
+mod rotation;
+mod saving;
 mod secrets;
 mod serving;
 mod upkeep;

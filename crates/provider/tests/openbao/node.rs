@@ -2,14 +2,22 @@
 //! the program to run with them.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     process::{Command, Output},
+    sync::Arc,
+    thread,
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use openbao_lab::admin::transit::KeyConfig;
+use provider::kms::generated::DecryptRequest;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use testkit::{
-    files::SocketDir,
+    files::{self, SocketDir},
     openbao::{OpenBao, shared_openbao},
     tenant::{KEY, Tenant, Timing},
 };
@@ -41,11 +49,14 @@ pub(crate) const IMPATIENT: Timing = Timing {
     ..TIMING
 };
 
+/// Dropped, it asserts that the next start could use the state that the test has left.
 pub(crate) struct Node {
-    pub(crate) tenant: Tenant,
+    pub(crate) tenant: Arc<Tenant>,
     pub(crate) sockets: SocketDir,
     /// Written anew for every run.
     pub(crate) config: Value,
+    /// State, configuration and output.
+    directory: TempDir,
 }
 
 /// What a command left behind.
@@ -68,14 +79,28 @@ impl Node {
     }
 
     pub(crate) fn of(tenant: Tenant, timing: Timing) -> Self {
+        Self::sharing(Arc::new(tenant), timing)
+    }
+
+    /// Another node of the same cluster, with a state of its own.
+    pub(crate) fn peer(&self, timing: Timing) -> Self {
+        Self::sharing(Arc::clone(&self.tenant), timing)
+    }
+
+    fn sharing(tenant: Arc<Tenant>, timing: Timing) -> Self {
         let sockets = SocketDir::new();
+        let directory = TempDir::new().unwrap();
+        let state = directory.path().join("state");
+        files::directory(&state, 0o750);
         let mut config = tenant.config(&sockets, timing);
+        config["state"]["path"] = json!(state.join("key-registry.json"));
         config["openbao"]["timeout"] = json!("10s");
         config["logging"] = json!({"level": "debug", "format": "json"});
         Self {
             tenant,
             sockets,
             config,
+            directory,
         }
     }
 
@@ -86,8 +111,15 @@ impl Node {
         command
             .args(arguments)
             .arg("--config")
-            .arg(self.tenant.write_config(&self.config));
+            .arg(self.write_config());
         command
+    }
+
+    /// Writes the configuration; JSON is YAML too.
+    pub(crate) fn write_config(&self) -> PathBuf {
+        let path = self.directory.path().join("config.yaml");
+        files::replace(&path, format!("{:#}", self.config).as_bytes(), 0o640);
+        path
     }
 
     /// Runs a command to its end.
@@ -101,8 +133,12 @@ impl Node {
     }
 
     pub(crate) fn spawn_with(&self, options: &[&str]) -> Provider {
-        let command = self.program(&[&["serve"], options].concat());
-        Provider::spawn(command, self.tenant.path(), self.sockets.socket())
+        self.spawn_as(self.program(&[&["serve"], options].concat()))
+    }
+
+    /// Starts `command` as this node's provider.
+    pub(crate) fn spawn_as(&self, command: Command) -> Provider {
+        Provider::spawn(command, self.directory.path(), self.sockets.socket())
     }
 
     /// Starts `serve` and waits until the socket accepts calls.
@@ -117,27 +153,104 @@ impl Node {
         self.spawn().ended().await
     }
 
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
     pub(crate) fn state_file(&self) -> PathBuf {
-        self.tenant.state_dir().join("key-registry.json")
+        self.state_dir().join("key-registry.json")
     }
 
     pub(crate) fn checkpoint(&self) -> PathBuf {
-        self.tenant.state_dir().join("key-registry.json.checkpoint")
+        self.state_dir().join("key-registry.json.checkpoint")
+    }
+
+    /// What `inspect-state` says of the state and its checkpoint, which must be valid.
+    pub(crate) fn inspect(&self) -> Value {
+        self.run(&["inspect-state", "--output", "json"]).json()
+    }
+
+    /// The versions in the state with what they are.
+    pub(crate) fn versions(&self) -> BTreeMap<u64, String> {
+        let inspected = self.inspect();
+        let records = inspected["records"].as_array().unwrap().iter();
+        records
+            .map(|record| {
+                let state = record["state"].as_str().unwrap().to_owned();
+                (record["transitVersion"].as_u64().unwrap(), state)
+            })
+            .collect()
+    }
+
+    /// Adds a version to the key.
+    pub(crate) async fn rotate(&self) {
+        let admin = shared_openbao().await.admin();
+        let mount = &self.tenant.transit_mount;
+        admin.rotate_key(mount, KEY).await.unwrap();
+    }
+
+    pub(crate) async fn configure_key(&self, config: KeyConfig) {
+        let admin = shared_openbao().await.admin();
+        let mount = &self.tenant.transit_mount;
+        admin.configure_key(mount, KEY, config).await.unwrap();
+    }
+
+    /// Grants what `policy openbao` prints, after a change.
+    pub(crate) async fn grant(&self, change: impl FnOnce(String) -> String) {
+        let printed = self.run(&["policy", "openbao"]);
+        assert_eq!(printed.code, Some(0), "{}", printed.err);
+        let admin = shared_openbao().await.admin();
+        let policy = change(printed.out);
+        let granted = admin.write_policy(&self.tenant.policy, &policy).await;
+        granted.unwrap();
     }
 
     /// What `key-id` says about the key's version 1.
     pub(crate) async fn key_id(&self) -> Value {
-        let metadata = shared_openbao()
-            .await
-            .admin()
-            .read(&format!("{}/keys/{KEY}", self.tenant.transit_mount))
-            .await
-            .unwrap();
-        let metadata: Value = metadata.json().unwrap();
-        let created_at = metadata["data"]["keys"]["1"].to_string();
-        let created_at = ["--created-at", &created_at, "--output", "json"];
-        self.run(&[&["key-id", "--version", "1"][..], &created_at].concat())
-            .json()
+        self.key_id_of(1).await
+    }
+
+    /// What `key-id` says about a version of the key.
+    pub(crate) async fn key_id_of(&self, version: u64) -> Value {
+        let admin = shared_openbao().await.admin();
+        let path = format!("{}/keys/{KEY}", self.tenant.transit_mount);
+        let metadata: Value = admin.read(&path).await.unwrap().json().unwrap();
+        let version = version.to_string();
+        let created_at = metadata["data"]["keys"][&version].to_string();
+        let of = ["key-id", "--version", &version, "--created-at", &created_at];
+        self.run(&[&of[..], &["--output", "json"]].concat()).json()
+    }
+
+    /// What a peer that has promoted `version` has stored: encrypted without this node.
+    pub(crate) async fn stored_by_peer(&self, version: u64, plaintext: &[u8]) -> DecryptRequest {
+        let derived = self.key_id_of(version).await;
+        let body = json!({
+            "plaintext": STANDARD.encode(plaintext),
+            "associated_data": derived["associatedDataBase64"],
+            "key_version": version,
+        });
+        let admin = shared_openbao().await.admin();
+        let path = format!("{}/encrypt/{KEY}", self.tenant.transit_mount);
+        let answer: Value = admin.write(&path, &body).await.unwrap().json().unwrap();
+        let bytes = |value: &Value| Bytes::copy_from_slice(value.as_str().unwrap().as_bytes());
+        let annotations = derived["annotations"].as_object().unwrap().iter();
+        DecryptRequest {
+            ciphertext: bytes(&answer["data"]["ciphertext"]),
+            uid: "test".to_owned(),
+            key_id: derived["keyId"].as_str().unwrap().to_owned(),
+            annotations: annotations
+                .map(|(name, value)| (name.clone(), bytes(value)))
+                .collect(),
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let has_state = self.state_file().exists() || self.checkpoint().exists();
+        if has_state && !thread::panicking() {
+            self.inspect();
+        }
     }
 }
 

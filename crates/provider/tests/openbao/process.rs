@@ -2,10 +2,7 @@
 
 use std::{fs, net::TcpListener, os::unix::fs::MetadataExt as _, path::Path};
 
-use kms_domain::registry::{
-    anchor::Checkpoint,
-    document::{Document, DocumentError},
-};
+use kms_domain::registry::document::Document;
 use rustix::process::Signal;
 use serde_json::json;
 use testkit::files;
@@ -21,21 +18,6 @@ fn read(path: &Path) -> Document {
 
 fn write(path: &Path, text: &str) {
     files::replace(path, text.as_bytes(), 0o640);
-}
-
-/// The document that follows `first` in its chain, with the same registry.
-fn next(first: &Document) -> Document {
-    let hash = first.hash();
-    let link = format!(r#""generation": 2, "previousHash": "{hash}","#);
-    let text = first.encode().replace(r#""generation": 1,"#, &link);
-    // The stated hash is still the old one, and the answer names the right one.
-    let computed = match Document::decode(text.as_bytes()) {
-        Err(DocumentError::HashMismatch { computed, .. }) => computed,
-        other => panic!("{other:?}"),
-    };
-    let stated = |hash| format!(r#""currentHash": "{hash}""#);
-    let text = text.replace(&stated(hash), &stated(&computed));
-    Document::decode(text.as_bytes()).unwrap()
 }
 
 /// A node that has served once and stopped, and its document.
@@ -125,11 +107,11 @@ async fn directories_that_others_may_write_are_refused() {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         fs::set_permissions(path, mode).unwrap();
     };
-    open(&node.tenant.state_dir(), 0o770);
+    open(&node.state_dir(), 0o770);
     node.refused()
         .await
         .assert_refused(3, &["state.path", "chmod 0750"]);
-    open(&node.tenant.state_dir(), 0o750);
+    open(&node.state_dir(), 0o750);
     open(node.sockets.path(), 0o777);
     let refused = node.refused().await;
     refused.assert_refused(3, &["server.socketPath", "chmod 0755"]);
@@ -147,89 +129,6 @@ async fn a_listener_that_is_taken_ends_the_start() {
         refused.assert_refused(5, &[&said]);
         node.config["server"][field] = free;
     }
-}
-
-#[tokio::test]
-async fn a_first_state_without_its_checkpoint_is_completed() {
-    let (node, document) = served().await;
-    fs::remove_file(node.checkpoint()).unwrap();
-    let provider = node.serve().await;
-    let rewritten = provider.events("state.checkpoint_rewritten").next();
-    assert_eq!(rewritten.unwrap()["reason"], "missing");
-    let checkpoint = Checkpoint::decode(&fs::read(node.checkpoint()).unwrap()).unwrap();
-    assert_eq!(checkpoint, Checkpoint::of(&document));
-    assert_eq!(read(&node.state_file()), document);
-}
-
-#[tokio::test]
-async fn a_later_state_without_its_checkpoint_is_accepted_only_when_told_to() {
-    let (node, first) = served().await;
-    let second = next(&first);
-    write(&node.state_file(), &second.encode());
-    fs::remove_file(node.checkpoint()).unwrap();
-    let refused = node.refused().await;
-    let advice = "`serve --accept-missing-checkpoint`";
-    refused.assert_refused(5, &["key-registry.json.checkpoint is missing", advice]);
-    assert!(!node.checkpoint().exists());
-
-    let mut provider = node.spawn_with(&["--accept-missing-checkpoint"]);
-    provider.ready().await;
-    provider.stop().await;
-    let checkpoint = Checkpoint::decode(&fs::read(node.checkpoint()).unwrap()).unwrap();
-    assert_eq!(checkpoint, Checkpoint::of(&second));
-    node.serve().await;
-}
-
-#[tokio::test]
-async fn a_state_one_ahead_of_its_checkpoint_is_completed() {
-    let (node, first) = served().await;
-    let second = next(&first);
-    write(&node.state_file(), &second.encode());
-    let provider = node.serve().await;
-    let rewritten = provider.events("state.checkpoint_rewritten").next();
-    assert_eq!(rewritten.unwrap()["reason"], "behind");
-    let checkpoint = Checkpoint::decode(&fs::read(node.checkpoint()).unwrap()).unwrap();
-    assert_eq!(checkpoint, Checkpoint::of(&second));
-}
-
-#[tokio::test]
-async fn a_state_that_cannot_be_the_newest_is_refused_and_kept() {
-    let (node, first) = served().await;
-    let second = next(&first);
-    let restore = "Restore both files together";
-    let refused = async |said: &[&str]| {
-        let before = [node.state_file(), node.checkpoint()].map(|file| fs::read(file).ok());
-        // The flag is for a missing checkpoint and must not help against a present one.
-        for options in [&[][..], &["--accept-missing-checkpoint"]] {
-            let refused = node.spawn_with(options).ended().await;
-            refused.assert_refused(5, &[&[restore][..], said].concat());
-        }
-        let after = [node.state_file(), node.checkpoint()].map(|file| fs::read(file).ok());
-        assert_eq!(after, before);
-    };
-
-    write(&node.checkpoint(), &Checkpoint::of(&second).encode());
-    refused(&["generation 1, but generation 2 has been accepted"]).await;
-
-    let mut changed = first.encode();
-    let at = changed.find("obk2.").unwrap() + 7;
-    let other = if changed[at..].starts_with('x') {
-        "y"
-    } else {
-        "x"
-    };
-    changed.replace_range(at..=at, other);
-    write(&node.checkpoint(), &Checkpoint::of(&first).encode());
-    write(&node.state_file(), &changed);
-    refused(&["is not valid"]).await;
-
-    write(&node.state_file(), &first.encode());
-    write(&node.checkpoint(), "{}");
-    refused(&["the checkpoint", "is not valid"]).await;
-
-    write(&node.checkpoint(), &Checkpoint::of(&first).encode());
-    fs::remove_file(node.state_file()).unwrap();
-    refused(&["there is no state document"]).await;
 }
 
 #[tokio::test]
@@ -251,10 +150,11 @@ async fn a_state_of_another_configuration_names_what_differs() {
     node.config["openbao"]["instanceId"] = json!("other");
     let refused = node.refused().await;
     refused.assert_refused(3, &["openbao.instanceId is \"other\""]);
-    node.config = good;
+    node.config = good.clone();
     node.config["transit"]["keyName"] = json!("other");
     let refused = node.refused().await;
     refused.assert_refused(3, &["transit.mountPath or transit.keyName differs"]);
+    node.config = good;
     assert_eq!(read(&node.state_file()), document);
 }
 

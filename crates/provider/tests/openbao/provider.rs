@@ -19,10 +19,12 @@ use testkit::wait::wait_until;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::oneshot,
     task::JoinHandle,
+    time::interval,
 };
 use tonic::{
-    Status,
+    Code, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -158,6 +160,54 @@ impl Provider {
         Ok(self.client().encrypt(request).await?.into_inner())
     }
 
+    /// Encrypts until the answer is of this version of the key; none may be refused on the way.
+    pub(crate) async fn encrypt_under(&self, version: u64) -> EncryptResponse {
+        let prefix = format!("vault:v{version}:");
+        let mut encrypted = self.encrypt(b"seed").await.unwrap();
+        wait_until(SOON, &prefix, async || {
+            if encrypted.ciphertext.starts_with(prefix.as_bytes()) {
+                return true;
+            }
+            encrypted = self.encrypt(b"seed").await.unwrap();
+            false
+        })
+        .await;
+        encrypted
+    }
+
+    /// Asserts that Encrypt refuses, as it does whenever Status is unhealthy.
+    pub(crate) async fn assert_encrypt_refused(&self) {
+        assert_eq!(self.status().await.healthz, "unhealthy");
+        let refused = self.encrypt(b"seed").await.err().unwrap();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert_eq!(refused.message(), "status unhealthy");
+    }
+
+    /// Asks for Status all the time, until told to finish.
+    pub(crate) fn watch_status(&self) -> StatusWatch {
+        let (finish, mut finished) = oneshot::channel();
+        let mut client = self.client();
+        let watching = tokio::spawn(async move {
+            let mut pace = interval(Duration::from_millis(5));
+            let mut key_ids: Vec<String> = Vec::new();
+            let mut last = false;
+            while !last {
+                last = tokio::select! {
+                    biased;
+                    _ = &mut finished => true,
+                    _ = pace.tick() => false,
+                };
+                let status = client.status(StatusRequest {}).await.unwrap().into_inner();
+                assert_eq!(status.healthz, "ok", "after {key_ids:?}");
+                if key_ids.last() != Some(&status.key_id) {
+                    key_ids.push(status.key_id);
+                }
+            }
+            key_ids
+        });
+        StatusWatch { finish, watching }
+    }
+
     pub(crate) async fn decrypt(&self, request: DecryptRequest) -> Result<Bytes, Status> {
         Ok(self.client().decrypt(request).await?.into_inner().plaintext)
     }
@@ -232,6 +282,21 @@ impl Provider {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, body.to_owned())
+    }
+}
+
+/// Watches that Status is healthy.
+pub(crate) struct StatusWatch {
+    finish: oneshot::Sender<()>,
+    watching: JoinHandle<Vec<String>>,
+}
+
+impl StatusWatch {
+    /// The key_ids since the start of the watch, without repetition. Status was never unhealthy.
+    pub(crate) async fn key_ids(self) -> Vec<String> {
+        // A watch that has failed no longer listens, and says so below.
+        self.finish.send(()).ok();
+        self.watching.await.unwrap()
     }
 }
 

@@ -166,7 +166,7 @@ async fn no_secret_is_ever_said_or_written() {
     assert_eq!(refused.code, Some(5));
     said.push(refused.err);
 
-    files_below(&node.tenant.state_dir(), &mut said);
+    files_below(&node.state_dir(), &mut said);
     files_below(node.sockets.path(), &mut said);
     let mut secrets = vec![PLAINTEXT, REQUEST.as_bytes(), &good.ciphertext[9..]];
     secrets.extend(jwt.split(|byte| *byte == b'.'));

@@ -7,10 +7,9 @@ mod verify_key;
 
 use std::collections::BTreeMap;
 
-use openbao_lab::admin::transit::KeyConfig;
 use provider::kms::generated::EncryptResponse;
 use serde_json::Value;
-use testkit::{openbao::shared_openbao, tenant::KEY, wait::wait_until};
+use testkit::wait::wait_until;
 
 use crate::{
     node::{Finished, Node, TIMING},
@@ -25,7 +24,7 @@ async fn stopped_at(version: u64) -> (Node, Vec<EncryptResponse>) {
     let mut encrypted = Vec::new();
     for _ in 1..version {
         encrypted.push(provider.encrypt(b"seed").await.unwrap());
-        rotate(&node).await;
+        node.rotate().await;
         wait_until(SOON, "the promotion", async || {
             provider.events("key.promoted").count() == encrypted.len()
         })
@@ -36,35 +35,18 @@ async fn stopped_at(version: u64) -> (Node, Vec<EncryptResponse>) {
     (node, encrypted)
 }
 
-async fn rotate(node: &Node) {
-    let admin = shared_openbao().await.admin();
-    let rotated = admin.rotate_key(&node.tenant.transit_mount, KEY).await;
-    rotated.unwrap();
-}
-
-async fn configure(node: &Node, config: KeyConfig) {
-    let admin = shared_openbao().await.admin();
-    let mount = &node.tenant.transit_mount;
-    admin.configure_key(mount, KEY, config).await.unwrap();
-}
-
-/// Grants what a provider needs, and this besides.
-async fn grant(node: &Node, without: &str, more: &str) {
-    let printed = node.run(&["policy", "openbao"]);
-    assert_eq!(printed.code, Some(0), "{}", printed.err);
-    let path = format!("{}/{without}", node.tenant.transit_mount);
-    let policy = match without {
-        "" => printed.out,
-        _ => printed.out.replace(&path, "nothing"),
-    };
-    let admin = shared_openbao().await.admin();
-    let name = &node.tenant.policy;
-    let policy = format!("{policy}{more}");
-    admin.write_policy(name, &policy).await.unwrap();
-}
-
 fn files(node: &Node) -> [Vec<u8>; 2] {
     [node.state_file(), node.checkpoint()].map(|path| std::fs::read(path).unwrap())
+}
+
+/// Runs `command` while the state file is away, as after a restore of the checkpoint alone.
+fn without_state(node: &Node, command: &[&str]) -> Finished {
+    let state = std::fs::read(node.state_file()).unwrap();
+    std::fs::remove_file(node.state_file()).unwrap();
+    let finished = node.run(command);
+    assert!(!node.state_file().exists());
+    testkit::files::replace(&node.state_file(), &state, 0o640);
+    finished
 }
 
 fn json_of(finished: &Finished) -> Value {
@@ -77,7 +59,10 @@ fn transcript(node: &Node, finished: &Finished) -> String {
     let Finished { code, out, err } = finished;
     let code = code.unwrap();
     let shown = format!("exit code {code}\n--- stdout\n{out}--- stderr\n{err}")
-        .replace(node.tenant.path().to_str().unwrap(), "<directory>")
+        .replace(
+            node.state_dir().parent().unwrap().to_str().unwrap(),
+            "<directory>",
+        )
         .replace(&node.tenant.transit_mount, "<mount>");
     let numbered = number_hashes(&shown);
     let lines = numbered.lines().map(|line| {

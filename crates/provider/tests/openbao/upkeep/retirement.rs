@@ -5,7 +5,7 @@ use serde_json::json;
 use testkit::wait::wait_until;
 use tonic::Code;
 
-use super::{configure, files, json_of, stopped_at, transcript};
+use super::{files, json_of, stopped_at, transcript};
 use crate::{
     node::{Finished, Node, TIMING},
     provider::{SOON, to_decrypt},
@@ -25,24 +25,11 @@ fn apply(node: &Node, command: &[&str], hash: &str) -> Finished {
     node.run(&[command, &["--apply", "--expected-state-hash", hash]].concat())
 }
 
-fn states(node: &Node) -> Vec<(u64, String)> {
-    let shown = node.run(&["inspect-state", "--output", "json"]).json();
-    assert_eq!(shown["stateCheckpointStatus"], "current");
-    let state = |record: &serde_json::Value| {
-        let state = record["state"].as_str().unwrap().to_owned();
-        (record["transitVersion"].as_u64().unwrap(), state)
-    };
-    shown["records"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(state)
-        .collect()
-}
-
-fn expected(states: &[(u64, &str)]) -> Vec<(u64, String)> {
-    let owned = |(version, state): &(u64, &str)| (*version, (*state).to_owned());
-    states.iter().map(owned).collect()
+fn assert_versions(node: &Node, expected: &[(u64, &str)]) {
+    assert_eq!(node.inspect()["stateCheckpointStatus"], "current");
+    let versions = node.versions();
+    let found: Vec<_> = versions.iter().map(|(v, state)| (*v, &**state)).collect();
+    assert_eq!(found, expected);
 }
 
 #[tokio::test]
@@ -58,7 +45,7 @@ async fn a_retired_version_decrypts_no_more_until_it_is_restored() {
     let hash = planned(&node, RETIRE);
     let retired = apply(&node, RETIRE, &hash);
     insta::assert_snapshot!("retire-applied", transcript(&node, &retired));
-    assert_eq!(states(&node), expected(&[(2, "active"), (1, "removed")]));
+    assert_versions(&node, &[(1, "removed"), (2, "active")]);
 
     let provider = node.serve().await;
     let unknown = async || {
@@ -78,13 +65,13 @@ async fn a_retired_version_decrypts_no_more_until_it_is_restored() {
     assert_eq!(unknown().await, not_found);
     provider.encrypt(b"seed").await.unwrap();
     provider.stop().await;
-    assert_eq!(states(&node), expected(&[(2, "active"), (1, "removed")]));
+    assert_versions(&node, &[(1, "removed"), (2, "active")]);
 
     let plan = node.run(RESTORE);
     insta::assert_snapshot!("restore-plan", transcript(&node, &plan));
     let restored = apply(&node, RESTORE, &planned(&node, RESTORE));
     insta::assert_snapshot!("restore-applied", transcript(&node, &restored));
-    assert_eq!(states(&node), expected(&[(2, "active"), (1, "retired")]));
+    assert_versions(&node, &[(1, "retired"), (2, "active")]);
     let provider = node.serve().await;
     let decrypted = provider.decrypt(to_decrypt(&encrypted[0])).await.unwrap();
     assert_eq!(decrypted, &b"seed"[..]);
@@ -153,7 +140,7 @@ async fn a_version_that_openbao_blocks_can_be_retired_but_not_restored() {
         min_decryption_version: Some(version),
         ..KeyConfig::default()
     };
-    configure(&node, minimum(2)).await;
+    node.configure_key(minimum(2)).await;
     let retired = apply(&node, RETIRE, &planned(&node, RETIRE));
     assert_eq!(retired.code, Some(0), "{}", retired.err);
     let before = files(&node);
@@ -161,7 +148,7 @@ async fn a_version_that_openbao_blocks_can_be_retired_but_not_restored() {
     insta::assert_snapshot!("restore-blocked", transcript(&node, &blocked));
     assert_eq!(files(&node), before);
 
-    configure(&node, minimum(1)).await;
+    node.configure_key(minimum(1)).await;
     let restored = apply(&node, RESTORE, &planned(&node, RESTORE));
     assert_eq!(restored.code, Some(0), "{}", restored.err);
 }
@@ -195,7 +182,7 @@ async fn an_interrupted_save_is_completed_before_a_plan_is_applied() {
     testkit::files::replace(&node.checkpoint(), &checkpoint, 0o640);
     let restored = apply(&node, RESTORE, &planned(&node, RESTORE));
     assert_eq!(restored.code, Some(0), "{}", restored.err);
-    assert_eq!(states(&node), expected(&[(2, "active"), (1, "retired")]));
+    assert_versions(&node, &[(1, "retired"), (2, "active")]);
 }
 
 #[tokio::test]

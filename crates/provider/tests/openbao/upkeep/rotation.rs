@@ -3,7 +3,7 @@
 use serde_json::json;
 use testkit::wait::wait_until;
 
-use super::{files, grant, json_of, rotate, stopped_at, transcript};
+use super::{files, json_of, stopped_at, transcript, without_state};
 use crate::{
     node::{Node, TIMING},
     provider::SOON,
@@ -14,7 +14,7 @@ async fn a_new_node_is_told_whether_it_may_make_its_first_state() {
     let node = Node::new(TIMING).await;
     let eligible = node.run(&["rotation-plan"]);
     insta::assert_snapshot!("rotation-plan-new-node", transcript(&node, &eligible));
-    rotate(&node).await;
+    node.rotate().await;
     let denied = node.run(&["rotation-plan"]);
     insta::assert_snapshot!("rotation-plan-bootstrap-denied", transcript(&node, &denied));
     assert!(!node.state_file().exists());
@@ -25,7 +25,7 @@ async fn a_pending_version_is_shown_with_what_it_waits_for() {
     let mut node = Node::new(TIMING).await;
     node.config["rotation"]["activationDelay"] = json!("1h");
     let provider = node.serve().await;
-    rotate(&node).await;
+    node.rotate().await;
     wait_until(SOON, "a stable version", async || {
         let plan = node.run(&["rotation-plan", "--output", "json"]).json();
         plan["pendingPromotesAfter"].is_string()
@@ -62,7 +62,8 @@ async fn a_finished_rotation_is_reported_with_limited_confidence() {
 #[tokio::test]
 async fn what_the_state_says_is_shown_also_when_openbao_cannot_be_asked() {
     let (mut node, _) = stopped_at(2).await;
-    grant(&node, "keys/", "").await;
+    node.grant(|policy| policy.replace("/keys/etcd", "/nothing"))
+        .await;
     let denied = node.run(&["rotation-plan"]);
     insta::assert_snapshot!("rotation-plan-denied", transcript(&node, &denied));
 
@@ -80,8 +81,7 @@ async fn what_the_state_says_is_shown_also_when_openbao_cannot_be_asked() {
 #[tokio::test]
 async fn a_state_that_cannot_be_believed_is_refused() {
     let (node, _) = stopped_at(2).await;
-    std::fs::remove_file(node.state_file()).unwrap();
-    let refused = node.run(&["rotation-plan"]);
+    let refused = without_state(&node, &["rotation-plan"]);
     insta::assert_snapshot!("rotation-plan-state-lost", transcript(&node, &refused));
 }
 

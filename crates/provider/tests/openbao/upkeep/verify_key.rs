@@ -4,7 +4,7 @@ use openbao_lab::admin::transit::KeyConfig;
 use serde_json::{Value, json};
 use testkit::{openbao::shared_openbao, tenant::Tenant};
 
-use super::{configure, grant, json_of, rotate, stopped_at, transcript};
+use super::{json_of, stopped_at, transcript, without_state};
 use crate::node::{Node, TIMING};
 
 fn found(node: &Node, code: i32) -> Vec<Value> {
@@ -36,7 +36,7 @@ async fn a_node_without_state_is_told_whether_it_may_make_one() {
     let checks = found(&node, 0);
     assert_found(&checks, "registry.state", "warn", "was never rotated");
     assert_found(&checks, "transit.version_restrictions", "pass", "");
-    rotate(&node).await;
+    node.rotate().await;
     let checks = found(&node, 0);
     assert_found(&checks, "registry.state", "warn", "rotated to version 2");
     assert!(!node.state_file().exists());
@@ -51,7 +51,7 @@ async fn every_capability_that_is_too_much_is_listed() {
          path \"{mount}/backup/etcd\" {{ capabilities = [\"read\", \"list\"] }}\n\
          path \"{mount}/config/keys\" {{ capabilities = [\"read\", \"update\", \"sudo\"] }}\n"
     );
-    grant(&node, "", &more).await;
+    node.grant(|policy| policy + &more).await;
     let text = node.run(&["verify-key"]);
     insta::assert_snapshot!("verify-key-excess", transcript(&node, &text));
     let checks = found(&node, 4);
@@ -68,7 +68,8 @@ async fn every_capability_that_is_too_much_is_listed() {
 #[tokio::test]
 async fn every_capability_that_is_missing_is_listed() {
     let node = Node::new(TIMING).await;
-    grant(&node, "decrypt/", "").await;
+    node.grant(|policy| policy.replace("/decrypt/etcd", "/nothing"))
+        .await;
     let checks = found(&node, 4);
     let lacks = format!(
         "it lacks: update on {}/decrypt/etcd",
@@ -77,11 +78,13 @@ async fn every_capability_that_is_missing_is_listed() {
     assert_found(&checks, "transit.capabilities", "fail", &lacks);
     assert_found(&checks, "registry.state", "warn", "there is no state");
 
-    grant(&node, "config/keys", "").await;
+    node.grant(|policy| policy.replace("/config/keys", "/nothing"))
+        .await;
     let text = node.run(&["verify-key"]);
     insta::assert_snapshot!("verify-key-no-config-read", transcript(&node, &text));
 
-    grant(&node, "keys/", "").await;
+    node.grant(|policy| policy.replace("/keys/etcd", "/nothing"))
+        .await;
     let text = node.run(&["verify-key"]);
     insta::assert_snapshot!("verify-key-no-metadata", transcript(&node, &text));
 }
@@ -105,7 +108,7 @@ async fn findings_about_the_key_have_codes_and_leave_the_later_checks_out() {
         exportable: Some(true),
         ..KeyConfig::default()
     };
-    configure(&node, unsafe_key).await;
+    node.configure_key(unsafe_key).await;
     let checks = found(&node, 4);
     assert_found(
         &checks,
@@ -134,7 +137,7 @@ async fn a_version_that_cannot_be_read_is_named() {
         min_decryption_version: Some(2),
         ..KeyConfig::default()
     };
-    configure(&node, hidden).await;
+    node.configure_key(hidden).await;
     let checks = found(&node, 4);
     let said = "version 1 is hidden by min_decryption_version 2";
     assert_found(&checks, "transit.version_restrictions", "fail", said);
@@ -142,10 +145,27 @@ async fn a_version_that_cannot_be_read_is_named() {
 }
 
 #[tokio::test]
+async fn an_active_version_that_may_not_encrypt_is_named() {
+    let (node, _) = stopped_at(1).await;
+    node.rotate().await;
+    let blocked = KeyConfig {
+        min_encryption_version: Some(2),
+        ..KeyConfig::default()
+    };
+    node.configure_key(blocked).await;
+    let checks = found(&node, 4);
+    let said = "min_encryption_version is above the active version 1";
+    assert_found(&checks, "transit.version_restrictions", "fail", said);
+    let said = "active in the state, version 1";
+    assert_found(&checks, "key_id.deterministic", "pass", said);
+}
+
+#[tokio::test]
 async fn a_state_that_cannot_be_believed_fails_and_is_not_compared_with_the_key() {
     let (node, _) = stopped_at(2).await;
-    std::fs::remove_file(node.state_file()).unwrap();
-    let checks = found(&node, 4);
+    let lost = without_state(&node, &["verify-key", "--output", "json"]);
+    assert_eq!(lost.code, Some(4), "{}", lost.out);
+    let checks = json_of(&lost)["checks"].as_array().unwrap().clone();
     assert_found(
         &checks,
         "registry.state",
