@@ -1,5 +1,6 @@
 //! `rotation-plan` and `verify-rotation` through a whole rotation, and when something is in the way.
 
+use openbao_lab::admin::transit::KeyConfig;
 use serde_json::json;
 use testkit::wait::wait_until;
 
@@ -76,6 +77,26 @@ async fn what_the_state_says_is_shown_also_when_openbao_cannot_be_asked() {
     assert!(error.contains("login failed"), "{error}");
     assert_eq!(no_login["activeTransitVersion"], 2);
     assert_eq!(no_login["confidence"], "limited");
+}
+
+#[tokio::test]
+async fn a_key_that_lacks_what_the_state_needs_fails_the_plan() {
+    let (node, _) = stopped_at(2).await;
+    let hidden = KeyConfig {
+        min_decryption_version: Some(2),
+        ..KeyConfig::default()
+    };
+    node.configure_key(hidden).await;
+    let plan = node.run(&["verify-rotation", "--output", "json"]);
+    assert_eq!(plan.code, Some(4));
+    let plan = json_of(&plan);
+    assert_eq!(plan["transitMetadataStatus"], "fail");
+    let error = plan["transitMetadataError"].as_str().unwrap();
+    assert!(
+        error.contains("hidden by min_decryption_version 2: lower it"),
+        "{error}"
+    );
+    assert_eq!(plan["latestTransitVersion"], 2);
 }
 
 #[tokio::test]
