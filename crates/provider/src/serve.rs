@@ -344,8 +344,6 @@ async fn run(
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let (drain, drained) = oneshot::channel::<()>();
-    // It holds the state lock, so it must outlive the calls under way.
-    let mut watching = pin!(watching);
     let mut serving = pin!(
         Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
@@ -361,7 +359,7 @@ async fn run(
             ended?;
             return Err(ServeError::Ended("KMS server"));
         }
-        () = &mut watching => return Err(ServeError::Ended("prober")),
+        () = watching => return Err(ServeError::Ended("prober")),
         () = stop => {}
     }
     drop(drain);
