@@ -6,13 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use kms_domain::{
-    bootstrap::bootstrap,
     health::{DeepOutcome, MetadataFailure, MetadataOutcome, Reason},
     registry::{
         Lookup, Registry,
-        rotation::{
-            ActivationWait, Counting, Promotion, RotationRules, Step, Transition, discover, observe,
-        },
+        rotation::{ActivationWait, RotationRules, discover},
     },
     scope::{IdentityScope, TransitKeyPath},
     transit::KeyProfile,
@@ -27,7 +24,7 @@ use self::{
     breaker::Breaker,
     deep::{DeepError, round_trip},
     discovery::{Discovery, DiscoveryFailed, Limiter, Wanted},
-    ledger::{Ledger, LedgerError},
+    ledger::Ledger,
     metadata::{MetadataError, read_profile},
 };
 use crate::{
@@ -42,6 +39,7 @@ pub mod deep;
 pub mod discovery;
 pub mod ledger;
 pub mod metadata;
+mod step;
 
 /// How often to look, and how slowly to follow.
 #[derive(Debug, Clone, Copy)]
@@ -252,161 +250,6 @@ impl Watcher {
         }
     }
 
-    /// Makes and commits the state of a key that was never rotated.
-    async fn first_document(&mut self, profile: &KeyProfile) -> Result<(), MetadataError> {
-        let now = self.parts.clock.unix_seconds();
-        let first = bootstrap(profile, &self.parts.scope, &self.parts.path, now)?;
-        self.parts.ledger.commit(first, None).await?;
-        self.show_registry();
-        Ok(())
-    }
-
-    /// Observes the key, and commits the step that the rules make of it.
-    async fn advance(&mut self, profile: &KeyProfile) -> Result<(), MetadataError> {
-        let counting = self.counting();
-        let Some(document) = self.parts.ledger.document() else {
-            return Ok(());
-        };
-        let activation = self.wait.activation(self.started.elapsed());
-        let now = self.parts.clock.unix_seconds();
-        match observe(
-            document,
-            profile,
-            &self.pace.rules,
-            counting,
-            activation,
-            now,
-        )? {
-            Step::Unchanged => Ok(()),
-            Step::Recorded(transition) => self.commit(profile, transition).await,
-            Step::Due(promotion) => self.promote(profile, promotion).await,
-        }
-    }
-
-    /// A probe that comes sooner than an interval after another, as after a restart, is no more
-    /// evidence that a version is stable.
-    fn counting(&mut self) -> Counting {
-        let now = Instant::now();
-        if now.duration_since(self.observed) < self.pace.metadata {
-            return Counting::TooSoon;
-        }
-        self.observed = now;
-        Counting::Counts
-    }
-
-    /// The candidate proves itself first; promotion and proof are then published as one.
-    async fn promote(
-        &mut self,
-        profile: &KeyProfile,
-        promotion: Promotion,
-    ) -> Result<(), MetadataError> {
-        let candidate = promotion.candidate();
-        match round_trip(&self.parts.session, &self.parts.transit, candidate).await {
-            Ok(()) => {
-                self.commit(profile, promotion.promote()).await?;
-                self.view.deep = DeepOutcome::Passed;
-                self.view.deep_class = None;
-                Ok(())
-            }
-            Err(failure) => {
-                let reason = Reason::from(failure.failure()).code();
-                let error_class = class_of(Some(failure.failure().into()), failure.call());
-                let transit_key_version = candidate.version().get();
-                tracing::warn!(
-                    transit_key_version,
-                    reason,
-                    error_class,
-                    "key.promotion_postponed"
-                );
-                match promotion.postpone() {
-                    Some(transition) => self.commit(profile, transition).await,
-                    None => Ok(()),
-                }
-            }
-        }
-    }
-
-    async fn commit(
-        &mut self,
-        profile: &KeyProfile,
-        transition: Transition,
-    ) -> Result<(), MetadataError> {
-        if let Some(regression) = transition.clock_regression() {
-            tracing::warn!(reason = "timestamp_order_preserved", detail = %regression, "clock.regressed");
-        }
-        let change = transition.change();
-        match self
-            .parts
-            .ledger
-            .commit(transition.into_next(), Some(change))
-            .await
-        {
-            Ok(()) => {
-                self.show_registry();
-                Ok(())
-            }
-            Err(unsaved) => Err(self.unsaved(profile, unsaved).await),
-        }
-    }
-
-    /// A commit failed. If nothing but a count is lost and the published state still holds in every
-    /// other respect, it goes on serving.
-    async fn unsaved(&mut self, profile: &KeyProfile, unsaved: LedgerError) -> MetadataError {
-        let holds = self.parts.ledger.lost_only_a_count().await
-            && self.view.deep == DeepOutcome::Passed
-            && self.holds_unchanged(profile);
-        if holds {
-            MetadataError::Deferred(unsaved)
-        } else {
-            MetadataError::Save(unsaved)
-        }
-    }
-
-    fn holds_unchanged(&self, profile: &KeyProfile) -> bool {
-        let now = self.parts.clock.unix_seconds();
-        self.parts.ledger.document().is_some_and(|document| {
-            matches!(discover(document, profile, &self.pace.rules, now), Ok(None))
-                && !profile.blocks_encryption(document.registry().active().version())
-        })
-    }
-
-    /// Finishes a commit that failed half way, before anything else is decided. If that promotes,
-    /// the new key proves itself again before it is shown.
-    async fn complete_commit(&mut self) -> Result<(), LedgerError> {
-        if !self.parts.ledger.complete().await? {
-            return Ok(());
-        }
-        let shown = self
-            .view
-            .registry
-            .as_ref()
-            .map(|registry| registry.active().version());
-        self.show_registry();
-        let Some(registry) = self.parts.ledger.registry() else {
-            return Ok(());
-        };
-        let active = registry.probe_key();
-        if shown != Some(active.version()) {
-            let proof = round_trip(&self.parts.session, &self.parts.transit, &active).await;
-            self.record_deep(proof.err().as_ref());
-        }
-        Ok(())
-    }
-
-    fn require_encryption(&self, profile: &KeyProfile) -> Result<(), MetadataError> {
-        match self
-            .parts
-            .ledger
-            .registry()
-            .map(|registry| registry.active().version())
-        {
-            Some(active) if profile.blocks_encryption(active) => {
-                Err(MetadataError::EncryptionBlocked { active })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Answers one decrypt that found its key_id unknown.
     async fn serve_discovery(&mut self, wanted: Wanted) {
         let known = self
@@ -485,22 +328,6 @@ impl Watcher {
             .filter(|_| self.view.metadata != blocked)
     }
 
-    /// The committed registry is what the next view shows, and the log tells what is new in it.
-    /// Another active key is not proven by the deep probe of the one before.
-    fn show_registry(&mut self) {
-        let Some(registry) = self.parts.ledger.registry().cloned() else {
-            return;
-        };
-        let shown = self.view.registry.replace(Arc::clone(&registry));
-        if let Some(shown) = &shown {
-            log_changes(shown, &registry);
-        }
-        if shown.is_none_or(|shown| shown.active().version() != registry.active().version()) {
-            self.view.deep = DeepOutcome::Pending;
-            self.view.deep_class = None;
-        }
-    }
-
     fn conclude_metadata(&mut self, failure: Option<&MetadataError>) {
         let reason = failure.map(|failure| failure.failure().into());
         let class = class_of(reason, failure.and_then(MetadataError::call));
@@ -561,30 +388,6 @@ fn class_of(reason: Option<Reason>, call: Option<&CallFailure>) -> Option<&'stat
     Some(call.map_or(reason, |call| {
         call.class().map_or("auth_failed", FailureClass::label)
     }))
-}
-
-/// New versions and promotions are worth a line; counts are not.
-fn log_changes(previous: &Registry, next: &Registry) {
-    let (was, is) = (previous.active(), next.active());
-    if was.version() != is.version() {
-        tracing::info!(
-            key_id_hash = is.id_hash().as_str(),
-            transit_key_version = is.version().get(),
-            previous_key_id_hash = was.id_hash().as_str(),
-            previous_transit_key_version = was.version().get(),
-            "key.promoted"
-        );
-    }
-    let pending = |registry: &Registry| registry.pending().map(|pending| pending.key.version());
-    if let Some(found) = next.pending()
-        && pending(previous) != pending(next)
-    {
-        tracing::info!(
-            pending_transit_key_version = found.key.version().get(),
-            pending_key_id_hash = found.key.id_hash().as_str(),
-            "key.pending"
-        );
-    }
 }
 
 fn log_probe(probe_kind: &'static str, reason: Option<Reason>, error_class: Option<&'static str>) {
