@@ -38,6 +38,8 @@ impl Stage {
         let sockets = SocketDir::new();
         let mut config = tenant.config(&sockets, QUIET);
         config["openbao"]["timeout"] = "10s".into();
+        // As for Decrypt, so that both are measured alike.
+        config["server"]["maxConcurrentEncrypt"] = 64.into();
         let config = tenant.write_config(&config);
         Self {
             program,
