@@ -4,6 +4,7 @@
 //! fetches first. The crate keeps its dependencies few, because everybody waits for it to compile
 //! before anything else happens.
 
+mod bench;
 mod demo;
 mod fuzz;
 mod lint;
@@ -30,6 +31,8 @@ Usage: cargo xtask <command>
   proto [--check] Generate the code for the protobuf service, or compare it with what is committed
   fuzz [--seconds N] [TARGET]
                   Run each fuzz target for N seconds (60)
+  bench [--quick] [--output text|json]
+                  Measure a release beside direct Transit calls on a real OpenBao
 ";
 
 fn main() -> ExitCode {
@@ -60,6 +63,7 @@ fn run(args: &[&str]) -> Result<(), Error> {
         ("lint", []) => lint::run(),
         ("proto", [] | ["--check"]) => proto::run(options),
         ("fuzz", _) => fuzz::run(options),
+        ("bench", _) => bench::run(options),
         ("help" | "--help" | "-h", _) => {
             process::say(USAGE.trim_end());
             Ok(())

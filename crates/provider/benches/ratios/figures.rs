@@ -1,0 +1,312 @@
+//! The measurements, in the order of the report.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use provider::kms::generated::{DecryptRequest, EncryptRequest, StatusRequest};
+use tokio::runtime;
+
+use crate::{
+    Extent, Progress,
+    direct::{self, Direct},
+    load::{Block, Call, Sample, count, median},
+    provider_process::{self, KmsClient, Memory, Provider},
+    report::{
+        Report, Row,
+        Target::{AtLeast, AtMost},
+    },
+    stage::Stage,
+};
+
+/// As long as the seeds of Kubernetes.
+const PLAINTEXT: [u8; 32] = [0x5a; 32];
+/// Decrypted in turn.
+const CIPHERTEXTS: usize = 256;
+const CROWD: usize = 64;
+const STATUS: Block = Block::new(3_000, Duration::from_secs(3));
+/// Between two Status calls beside saturating ones.
+const STATUS_PAUSE: Duration = Duration::from_millis(4);
+
+/// The files of the C library, which needs the unwinder in `libgcc_s` itself. The program may need
+/// no other.
+const LIBC: [&str; 7] = [
+    "libgcc_s.so",
+    "libc.so",
+    "libm.so",
+    "libdl.so",
+    "librt.so",
+    "libpthread.so",
+    "ld-linux",
+];
+
+/// Each call, with and without the provider.
+pub(crate) struct Calls {
+    status: Call,
+    encrypt: Pair,
+    decrypt: Pair,
+    equal_decrypt: Call,
+}
+
+struct Pair {
+    socket: Call,
+    direct: Call,
+}
+
+impl Calls {
+    /// Logs in, and has the provider encrypt what is to be decrypted.
+    pub(crate) async fn prepare(stage: &Stage, provider: &Provider) -> Self {
+        let client = provider.client();
+        let mut requests = Vec::new();
+        for _ in 0..CIPHERTEXTS {
+            requests.push(encrypted(client.clone()).await);
+        }
+        let prepared = Arc::new(direct::prepared(stage, &requests));
+        let direct = Direct::log_in(stage).await;
+        let encrypt = Pair {
+            socket: {
+                let client = client.clone();
+                Arc::new(move |_| {
+                    let client = client.clone();
+                    Box::pin(async move { drop(encrypted(client).await) })
+                })
+            },
+            direct: {
+                let (direct, prepared) = (direct.clone(), Arc::clone(&prepared));
+                Arc::new(move |_| {
+                    let (direct, prepared) = (direct.clone(), Arc::clone(&prepared));
+                    Box::pin(async move { direct.encrypt(&PLAINTEXT, &prepared[0]).await })
+                })
+            },
+        };
+        let equal_decrypt = decrypt_of(&client, requests[..1].to_vec());
+        let decrypt = Pair {
+            socket: decrypt_of(&client, requests),
+            direct: Arc::new(move |number| {
+                let (direct, prepared) = (direct.clone(), Arc::clone(&prepared));
+                Box::pin(async move {
+                    let prepared = &prepared[number % CIPHERTEXTS];
+                    direct.decrypt(prepared, &PLAINTEXT).await;
+                })
+            }),
+        };
+        Self {
+            status: Arc::new(move |_| {
+                let mut client = client.clone();
+                Box::pin(async move { drop(client.status(StatusRequest {}).await.unwrap()) })
+            }),
+            encrypt,
+            decrypt,
+            equal_decrypt,
+        }
+    }
+}
+
+async fn encrypted(mut client: KmsClient) -> DecryptRequest {
+    let request = EncryptRequest {
+        plaintext: Bytes::from_static(&PLAINTEXT),
+        uid: "bench".to_owned(),
+    };
+    let encrypted = client.encrypt(request).await.unwrap().into_inner();
+    DecryptRequest {
+        ciphertext: encrypted.ciphertext,
+        uid: "bench".to_owned(),
+        key_id: encrypted.key_id,
+        annotations: encrypted.annotations,
+    }
+}
+
+fn decrypt_of(client: &KmsClient, requests: Vec<DecryptRequest>) -> Call {
+    let client = client.clone();
+    Arc::new(move |number| {
+        let mut client = client.clone();
+        let request = requests[number % requests.len()].clone();
+        Box::pin(async move {
+            let decrypted = client.decrypt(request).await.unwrap();
+            assert!(
+                decrypted.into_inner().plaintext == PLAINTEXT[..],
+                "other bytes came back"
+            );
+        })
+    })
+}
+
+/// The start of the process up to the first answer. The state exists already.
+pub(crate) async fn starts(stage: &Stage, extent: &Extent, report: &mut Report) {
+    // Makes the state.
+    stage.provider().await.stop().await;
+    let (mut whole, mut openbao) = (Vec::new(), Vec::new());
+    for _ in 0..extent.starts {
+        let provider = stage.provider().await;
+        whole.push(provider.start.as_secs_f64() * 1e3);
+        openbao.push(provider.metric("openbao_kms_openbao_duration_seconds_sum", "") * 1e3);
+        provider.stop().await;
+    }
+    let own = whole
+        .iter()
+        .zip(&openbao)
+        .map(|(all, openbao)| all - openbao);
+    let own = Row::new("start.without_openbao", median(own), "ms").target(AtMost(150.0));
+    report.push(Row::new("start.to_first_answer", median(whole), "ms"));
+    report.push(Row::new("start.openbao_answers", median(openbao), "ms"));
+    report.push(own);
+}
+
+/// Size and libraries of the program.
+pub(crate) fn program(stage: &Stage, provider: &Provider, report: &mut Report) {
+    let bytes = fs::metadata(&stage.program).unwrap().len();
+    let megabytes = f64::from(u32::try_from(bytes).unwrap()) / 1e6;
+    report.push(Row::new("program.size", megabytes, "MB").target(AtMost(10.0)));
+    let libraries = provider.libraries();
+    let foreign = libraries
+        .iter()
+        .filter(|name| !LIBC.iter().any(|part| name.starts_with(part)));
+    let foreign = count(foreign.count());
+    report.push(Row::new("program.libraries_beside_libc", foreign, "").target(AtMost(0.0)));
+}
+
+/// Memory after many decrypts; `idle` was before the first.
+pub(crate) async fn memory(
+    provider: &Provider,
+    calls: &Calls,
+    idle: Memory,
+    extent: &Extent,
+    report: &mut Report,
+) {
+    let half = Block::new(extent.decrypts.calls / 2, extent.decrypts.time / 2);
+    let mut decrypts = half.run(CROWD, &calls.decrypt.socket).await.calls();
+    let middle = provider.memory();
+    decrypts += half.run(CROWD, &calls.decrypt.socket).await.calls();
+    let after = provider.memory();
+
+    let mebibytes = |kibibytes: u32| f64::from(kibibytes) / 1024.0;
+    let row = |name, kibibytes| Row::new(name, mebibytes(kibibytes), "MiB");
+    report.push(row("memory.idle.resident", idle.resident).target(AtMost(12.0)));
+    report.push(row("memory.idle.anonymous", idle.anonymous));
+    report.push(Row::new("memory.decrypts", count(decrypts), ""));
+    report.push(row("memory.after.resident", after.resident).target(AtMost(12.0)));
+    report.push(row("memory.after.anonymous", after.anonymous));
+    let growth = mebibytes(after.resident) - mebibytes(middle.resident);
+    report.push(Row::new("memory.growth_in_second_half", growth, "MiB").target(AtMost(0.25)));
+}
+
+/// Status alone, and beside as many Encrypt and Decrypt calls as the machine can do.
+pub(crate) async fn status(
+    provider: &Provider,
+    calls: &Calls,
+    extent: &Extent,
+    report: &mut Report,
+) {
+    let requests = || provider.metric("openbao_kms_openbao_requests_total", "");
+    let before = requests();
+    let alone = STATUS.run(1, &calls.status).await;
+    let caused = requests() - before;
+    report.push(Row::new("status.openbao_requests", caused, "").target(AtMost(0.0)));
+    report.push(Row::new("status.alone.p50", alone.percentile(50), "ms"));
+    report.push(Row::new("status.alone.p99", alone.percentile(99), "ms"));
+
+    // A thread and a connection of its own, so that our own queues are not measured.
+    let stop = Arc::new(AtomicBool::new(false));
+    let statuses = thread::spawn({
+        let (socket, stop) = (provider.socket().to_owned(), Arc::clone(&stop));
+        move || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let mut client = provider_process::client(&socket);
+                let started = Instant::now();
+                let mut times = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let begin = Instant::now();
+                    client.status(StatusRequest {}).await.unwrap();
+                    times.push(begin.elapsed());
+                    tokio::time::sleep(STATUS_PAUSE).await;
+                }
+                Sample::new(times, started.elapsed())
+            })
+        }
+    });
+    let saturating = Block::new(usize::MAX, extent.saturated);
+    tokio::join!(
+        saturating.run(CROWD / 2, &calls.encrypt.socket),
+        saturating.run(CROWD / 2, &calls.decrypt.socket),
+    );
+    stop.store(true, Ordering::Relaxed);
+    let beside = statuses.join().unwrap();
+    report.push(Row::new(
+        "status.saturated.p50",
+        beside.percentile(50),
+        "ms",
+    ));
+    let p99 = Row::new("status.saturated.p99", beside.percentile(99), "ms");
+    report.push(p99.target(AtMost(1.0)));
+}
+
+/// Through the socket and directly, in turns, so that a drift of the machine hits both alike.
+pub(crate) async fn in_turns(
+    calls: &Calls,
+    in_flight: usize,
+    extent: &Extent,
+    progress: &Progress,
+    report: &mut Report,
+) {
+    let block = match in_flight {
+        1 => extent.alone,
+        _ => extent.crowded,
+    };
+    for (name, pair) in [("encrypt", &calls.encrypt), ("decrypt", &calls.decrypt)] {
+        let mut rounds = Vec::new();
+        // The first round warms up.
+        for round in 0..=extent.rounds {
+            progress.say(&format!("{name}, {in_flight} in flight, round {round}"));
+            let (direct, socket);
+            if round % 2 == 0 {
+                direct = block.run(in_flight, &pair.direct).await;
+                socket = block.run(in_flight, &pair.socket).await;
+            } else {
+                socket = block.run(in_flight, &pair.socket).await;
+                direct = block.run(in_flight, &pair.direct).await;
+            }
+            if round > 0 {
+                rounds.push((socket, direct));
+            }
+        }
+        let row = |what, unit, figure: &dyn Fn(&Sample) -> f64| {
+            let name = format!("{name}.{in_flight}.{what}");
+            let socket = median(rounds.iter().map(|(socket, _)| figure(socket)));
+            let direct = median(rounds.iter().map(|(_, direct)| figure(direct)));
+            let ratios = rounds
+                .iter()
+                .map(|(socket, direct)| figure(socket) / figure(direct));
+            Row::new(name, socket, unit).beside(direct, median(ratios))
+        };
+        let mut p50 = row("p50", "ms", &|sample| sample.percentile(50));
+        let p99 = row("p99", "ms", &|sample| sample.percentile(99));
+        let mut rate = row("rate", "calls/s", &Sample::calls_per_second);
+        if in_flight == 1 {
+            p50 = p50.target(AtMost(1.15));
+        } else if name == "decrypt" {
+            rate = rate.target(AtLeast(6.0));
+        }
+        for row in [p50, p99, rate] {
+            report.push(row);
+        }
+    }
+}
+
+/// What many equal decrypts at once cost in Transit.
+pub(crate) async fn equal_decrypts(provider: &Provider, calls: &Calls, report: &mut Report) {
+    let items = || provider.metric("openbao_kms_openbao_requests_total", "transit_decrypt");
+    let before = items();
+    Block::new(CROWD, Duration::from_secs(10))
+        .run(CROWD, &calls.equal_decrypt)
+        .await;
+    let caused = items() - before;
+    report.push(Row::new("equal_decrypts.64.items", caused, "").target(AtMost(1.0)));
+}

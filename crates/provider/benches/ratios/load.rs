@@ -1,0 +1,98 @@
+//! Closed loops of calls, and what their times say.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinSet;
+
+/// A call that must succeed. The number is another one for every call of a block.
+pub(crate) type Call = Arc<dyn Fn(usize) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// The end of a block: so many calls, or so much time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Block {
+    pub(crate) calls: usize,
+    pub(crate) time: Duration,
+}
+
+/// The times of the calls of one block.
+pub(crate) struct Sample {
+    /// In order of length.
+    times: Vec<Duration>,
+    took: Duration,
+}
+
+impl Block {
+    pub(crate) const fn new(calls: usize, time: Duration) -> Self {
+        Self { calls, time }
+    }
+
+    /// Keeps so many calls in flight until the block ends.
+    pub(crate) async fn run(self, in_flight: usize, call: &Call) -> Sample {
+        let started = Instant::now();
+        let next = Arc::new(AtomicUsize::new(0));
+        let mut workers = JoinSet::new();
+        for _ in 0..in_flight {
+            let (call, next) = (Arc::clone(call), Arc::clone(&next));
+            workers.spawn(async move {
+                let mut times = Vec::new();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= self.calls || started.elapsed() >= self.time {
+                        return times;
+                    }
+                    let begin = Instant::now();
+                    call(number).await;
+                    times.push(begin.elapsed());
+                }
+            });
+        }
+        let times = workers.join_all().await.concat();
+        Sample::new(times, started.elapsed())
+    }
+}
+
+impl Sample {
+    pub(crate) fn new(mut times: Vec<Duration>, took: Duration) -> Self {
+        assert!(!times.is_empty(), "a block must have time for one call");
+        times.sort_unstable();
+        Self { times, took }
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.times.len()
+    }
+
+    /// The time, in milliseconds, that so many of a hundred calls did not exceed.
+    pub(crate) fn percentile(&self, percent: usize) -> f64 {
+        let rank = (self.times.len() * percent).div_ceil(100);
+        self.times[rank.max(1) - 1].as_secs_f64() * 1e3
+    }
+
+    pub(crate) fn calls_per_second(&self) -> f64 {
+        count(self.times.len()) / self.took.as_secs_f64()
+    }
+}
+
+/// The middle one, or the mean of the middle two.
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        f64::midpoint(values[middle - 1], values[middle])
+    }
+}
+
+/// A number of things as a figure.
+pub(crate) fn count(things: usize) -> f64 {
+    f64::from(u32::try_from(things).unwrap())
+}

@@ -1,0 +1,155 @@
+//! What the provider adds to OpenBao's own time, as ratios of two things measured in turns in one
+//! run. `docs/performance.md` says how and what came out.
+//!
+//! Started by `cargo xtask bench`, which builds the program to be measured.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a benchmark that cannot go on has no figures"
+)]
+
+mod direct;
+mod figures;
+mod load;
+mod provider_process;
+mod report;
+mod stage;
+
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Parser;
+use provider::report::Output;
+
+use crate::{load::Block, report::Report, stage::Stage};
+
+/// The variable that names the program to be measured.
+const PROGRAM: &str = "BAO_KMS_PROVIDER_BIN";
+
+/// Measure the provider against direct Transit calls
+#[derive(Parser)]
+struct Options {
+    /// End within about a minute
+    #[arg(long)]
+    quick: bool,
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// How much is measured. Every part ends by count and by time, whichever comes first.
+struct Extent {
+    mode: &'static str,
+    /// Between two looks at the resident memory.
+    decrypts: Block,
+    /// Of each kind of call, in turns.
+    rounds: usize,
+    alone: Block,
+    crowded: Block,
+    saturated: Duration,
+    starts: usize,
+}
+
+const QUICK: Extent = Extent {
+    mode: "quick",
+    decrypts: Block::new(10_000, Duration::from_secs(15)),
+    rounds: 8,
+    alone: Block::new(200, Duration::from_millis(500)),
+    crowded: Block::new(1_000, Duration::from_millis(600)),
+    saturated: Duration::from_secs(4),
+    starts: 5,
+};
+
+const FULL: Extent = Extent {
+    mode: "full",
+    decrypts: Block::new(100_000, Duration::from_secs(100)),
+    rounds: 30,
+    alone: Block::new(300, Duration::from_millis(600)),
+    crowded: Block::new(2_000, Duration::from_millis(800)),
+    saturated: Duration::from_secs(15),
+    starts: 11,
+};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let Some(program) = std::env::var_os(PROGRAM) else {
+        drop(writeln!(
+            io::stderr(),
+            "error: {PROGRAM} does not name a program to measure; run `cargo xtask bench`"
+        ));
+        return ExitCode::from(2);
+    };
+    let extent = if options.quick { QUICK } else { FULL };
+    // One thread, like the provider's, so that both sides of a ratio have the same client.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let finished = runtime.block_on(async {
+        tokio::select! {
+            report = measure(program, &extent) => Some(report),
+            // Leaving this way stops the servers and removes their files.
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
+    let Some(report) = finished else {
+        return ExitCode::from(130);
+    };
+    // A closed pipe is the reader's wish.
+    drop(options.output.write(&report, &mut io::stdout().lock()));
+    ExitCode::SUCCESS
+}
+
+async fn measure(program: OsString, extent: &Extent) -> Report {
+    let progress = Progress::new();
+    progress.say("starting OpenBao");
+    let stage = Stage::set(PathBuf::from(program)).await;
+    let mut report = Report::new(extent.mode, stage.openbao_version().await);
+    progress.say("starts");
+    figures::starts(&stage, extent, &mut report).await;
+
+    let provider = stage.provider().await;
+    figures::program(&stage, &provider, &mut report);
+    let idle = provider.memory();
+    let calls = figures::Calls::prepare(&stage, &provider).await;
+    progress.say("memory");
+    figures::memory(&provider, &calls, idle, extent, &mut report).await;
+    progress.say("Status");
+    figures::status(&provider, &calls, extent, &mut report).await;
+    for in_flight in [1, 64] {
+        figures::in_turns(&calls, in_flight, extent, &progress, &mut report).await;
+    }
+    figures::equal_decrypts(&provider, &calls, &mut report).await;
+    progress.say("done");
+    report
+}
+
+/// One line on the terminal, replaced as the work goes on.
+struct Progress(bool);
+
+impl Progress {
+    fn new() -> Self {
+        Self(io::stderr().is_terminal())
+    }
+
+    fn say(&self, what: &str) {
+        if self.0 {
+            drop(write!(io::stderr(), "\r\x1b[Kmeasuring: {what}"));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.0 {
+            drop(write!(io::stderr(), "\r\x1b[K"));
+        }
+    }
+}

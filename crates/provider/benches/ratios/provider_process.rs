@@ -1,0 +1,160 @@
+//! One running `serve`, looked at from outside.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use provider::kms::generated::{
+    StatusRequest, key_management_service_client::KeyManagementServiceClient,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use testkit::wait::wait_until;
+use tokio::{net::UnixStream, time::sleep};
+use tonic::transport::{Channel, Endpoint};
+
+const SOON: Duration = Duration::from_secs(60);
+
+pub(crate) type KmsClient = KeyManagementServiceClient<Channel>;
+
+/// Killed when dropped.
+pub(crate) struct Provider {
+    child: Child,
+    socket: PathBuf,
+    log: PathBuf,
+    /// From the start of the process to its first answer through the socket.
+    pub(crate) start: Duration,
+}
+
+/// Resident memory in KiB.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) resident: u32,
+    /// Without pages of files, such as the program itself.
+    pub(crate) anonymous: u32,
+}
+
+impl Provider {
+    pub(crate) async fn start(mut command: Command, log: PathBuf, socket: PathBuf) -> Self {
+        let begin = Instant::now();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut provider = Self {
+            child,
+            socket,
+            log,
+            start: Duration::ZERO,
+        };
+        while UnixStream::connect(&provider.socket).await.is_err() {
+            let ended = provider.child.try_wait().unwrap();
+            let waiting = ended.is_none() && begin.elapsed() < SOON;
+            assert!(waiting, "the provider is not there: {}", provider.log());
+            sleep(Duration::from_millis(1)).await;
+        }
+        let status = provider.client().status(StatusRequest {}).await.unwrap();
+        provider.start = begin.elapsed();
+        assert_eq!(status.into_inner().healthz, "ok");
+        provider
+    }
+
+    /// A client with a connection of its own.
+    pub(crate) fn client(&self) -> KmsClient {
+        client(&self.socket)
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The sum of all values of a metric whose labels have this text.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
+        self.metrics()
+            .lines()
+            .filter(|line| line.starts_with(name) && line.contains(label))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    pub(crate) fn memory(&self) -> Memory {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.unwrap().trim().trim_end_matches(" kB");
+            number.parse().unwrap()
+        };
+        Memory {
+            resident: value("VmRSS:"),
+            anonymous: value("RssAnon:"),
+        }
+    }
+
+    /// The file names of the shared libraries in use.
+    pub(crate) fn libraries(&self) -> BTreeSet<String> {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.child.id())).unwrap();
+        maps.lines()
+            .filter_map(|line| {
+                Path::new(line.get(line.find('/')?..)?)
+                    .file_name()?
+                    .to_str()
+            })
+            .filter(|name| name.contains(".so"))
+            .map(ToOwned::to_owned)
+            .collect()
+    }
+
+    /// Asks the process to end and waits for it.
+    pub(crate) async fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        wait_until(SOON, "the end of the provider", async || {
+            self.child.try_wait().unwrap().is_some()
+        })
+        .await;
+    }
+
+    fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.metrics_address()).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn metrics_address(&self) -> String {
+        let log = self.log();
+        let event = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .find(|event| event["message"] == "metrics.listening");
+        event.unwrap()["address"].as_str().unwrap().to_owned()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Connects at the first call, in the runtime that makes it.
+pub(crate) fn client(socket: &Path) -> KmsClient {
+    let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
+    KeyManagementServiceClient::new(endpoint.connect_lazy())
+}

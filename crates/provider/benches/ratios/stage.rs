@@ -1,0 +1,72 @@
+//! A real OpenBao of our own, and one node's files for the provider.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde_json::Value;
+use testkit::{
+    files::SocketDir,
+    openbao::OpenBao,
+    tenant::{Tenant, Timing},
+};
+
+use crate::provider_process::Provider;
+
+/// Probes at the start alone, so that every further request to OpenBao is a call's.
+const QUIET: Timing = Timing {
+    probe_interval: Duration::from_secs(3600),
+    deep_probe_interval: Duration::from_secs(3600),
+    max_staleness: Duration::from_secs(7200),
+    activation_delay: Duration::from_secs(60),
+    stable_observations: 2,
+    grace_timeout: Duration::from_secs(30),
+    retry_interval: Duration::from_millis(100),
+};
+
+pub(crate) struct Stage {
+    /// The program to be measured.
+    pub(crate) program: PathBuf,
+    pub(crate) server: OpenBao,
+    pub(crate) tenant: Tenant,
+    sockets: SocketDir,
+    config: PathBuf,
+}
+
+impl Stage {
+    pub(crate) async fn set(program: PathBuf) -> Self {
+        let server = OpenBao::start().await;
+        let tenant = Tenant::new(&server).await;
+        let sockets = SocketDir::new();
+        let mut config = tenant.config(&sockets, QUIET);
+        config["openbao"]["timeout"] = "10s".into();
+        // As for Decrypt, so that both are measured alike.
+        config["server"]["maxConcurrentEncrypt"] = 64.into();
+        let config = tenant.write_config(&config);
+        Self {
+            program,
+            server,
+            tenant,
+            sockets,
+            config,
+        }
+    }
+
+    /// Starts the provider and waits until it answers.
+    pub(crate) async fn provider(&self) -> Provider {
+        let mut command = std::process::Command::new(&self.program);
+        command.env_clear().arg("serve").arg("--config");
+        command.arg(&self.config);
+        self.sockets.set_environment(&mut command);
+        let log = self.tenant.path().join("serve.log");
+        Provider::start(command, log, self.sockets.socket()).await
+    }
+
+    pub(crate) fn state_file(&self) -> PathBuf {
+        self.tenant.state_dir().join("key-registry.json")
+    }
+
+    pub(crate) async fn openbao_version(&self) -> String {
+        let health = self.server.admin().read("sys/health").await.unwrap();
+        let health: Value = health.json().unwrap();
+        health["version"].as_str().unwrap().to_owned()
+    }
+}

@@ -1,0 +1,37 @@
+//! `cargo xtask bench`: the provider beside direct Transit calls, on a real OpenBao.
+
+use std::fs;
+
+use crate::process::{self, Error};
+use crate::tools;
+
+/// Builds the program as it is released, and what measures it, and runs that.
+pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
+    check(options)?;
+    let openbao = tools::fetch()?;
+    let release = ["build", "--release", "--locked", "--package", "provider"];
+    process::run(&mut process::cargo(
+        &[&release[..], &["--bin", "bao-kms-provider"]].concat(),
+    ))?;
+    // `cargo bench` builds a program of the same name with the features of the tests.
+    let built = process::root().join("target/release/bao-kms-provider");
+    let measured = process::root().join("target/release/bao-kms-provider-measured");
+    fs::copy(&built, &measured).map_err(Error::file("copy", &built))?;
+    let bench = ["bench", "--locked", "--package", "provider"];
+    let mut bench = process::cargo(&[&bench[..], &["--bench", "ratios", "--"], options].concat());
+    let bench = bench.env("BAO_KMS_PROVIDER_BIN", measured);
+    process::run(bench.env("BAO_BIN", openbao))
+}
+
+/// Before minutes of building, not after.
+fn check(mut options: &[&str]) -> Result<(), Error> {
+    while let ["--quick", rest @ ..] | ["--output", "text" | "json", rest @ ..] = options {
+        options = rest;
+    }
+    match options {
+        [] => Ok(()),
+        [option, ..] => Err(Error::Usage(format!(
+            "bench does not take {option}; only --quick, --output text, --output json"
+        ))),
+    }
+}
