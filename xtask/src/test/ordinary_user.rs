@@ -14,6 +14,9 @@ use serde_json::Value;
 use super::tally::Tally;
 use crate::process::{self, Error, say};
 
+/// Where the tests lie, with the messages that were reviewed for them.
+const TESTS: &str = "crates/provider/tests/openbao";
+
 /// `nobody` on every Linux; it needs no entry in the user database.
 const USER: u32 = 65534;
 
@@ -37,6 +40,8 @@ pub(super) fn run_again(openbao: &Path, tally: &mut Tally) -> Result<(), Error> 
             "BAO_KMS_PROVIDER_BIN",
             stage.program(&built.program, "bao-kms-provider")?,
         )
+        .env("INSTA_WORKSPACE_ROOT", stage.reviewed(Path::new(TESTS))?)
+        .env("INSTA_UPDATE", "no")
         .env("TMPDIR", stage.private_dir("tmp")?)
         .env("XDG_RUNTIME_DIR", stage.private_dir("run")?)
         .env("HOME", stage.private_dir("home")?)
@@ -118,6 +123,28 @@ impl Stage {
         let to = self.0.join(name);
         fs::copy(from, &to).map_err(Error::file("copy a program to", &to))?;
         Ok(to)
+    }
+
+    /// Copies the snapshot files below `tests`, a path in the checkout, and names the root that
+    /// they are looked for under.
+    fn reviewed(&self, tests: &Path) -> Result<&Path, Error> {
+        let source = process::root().join(tests);
+        for entry in fs::read_dir(&source).map_err(Error::file("list", &source))? {
+            let name = entry.map_err(Error::file("list", &source))?.file_name();
+            let from = source.join(&name);
+            if from.is_dir() {
+                self.reviewed(&tests.join(name))?;
+            } else if from
+                .extension()
+                .is_some_and(|extension| extension == "snap")
+            {
+                let directory = self.0.join(tests);
+                fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
+                let to = directory.join(name);
+                fs::copy(&from, &to).map_err(Error::file("copy a snapshot to", &to))?;
+            }
+        }
+        Ok(&self.0)
     }
 
     fn private_dir(&self, name: &str) -> Result<PathBuf, Error> {
