@@ -163,12 +163,14 @@ pub async fn serve_on(
     let stopping = Arc::new(AtomicBool::new(false));
     listen(config, &view, &session, &metrics, &stopping, &mut tasks).await?;
 
+    let ledger = Ledger::new(state);
+    let settled = ledger.settled();
     let parts = Parts {
         session: session.clone(),
         transit: transit.clone(),
         scope: config.scope.clone(),
         path: config.key.clone(),
-        ledger: Ledger::new(state),
+        ledger,
         clock,
         metrics: Arc::clone(&metrics),
     };
@@ -179,7 +181,10 @@ pub async fn serve_on(
             config.bootstrap.grace_timeout,
             config.bootstrap.retry_interval,
         ) => started?,
-        () = &mut stop => return Ok(()),
+        () = &mut stop => {
+            settled.await;
+            return Ok(());
+        }
     }
 
     let socket = Socket::bind(&SocketSettings {
@@ -211,6 +216,7 @@ pub async fn serve_on(
         stopping.store(true, Ordering::Relaxed);
     };
     let ended = run(socket, kms, watching, stop).await;
+    settled.await;
     drop(tasks);
     ended
 }

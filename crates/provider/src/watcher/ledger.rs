@@ -1,15 +1,16 @@
 //! The committed document, and commits on a thread that may block. What is in memory here is what
 //! is on disk.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use kms_domain::registry::{Registry, document::Document, rotation::Change};
-use tokio::task;
+use tokio::{sync::Mutex, task};
 
 use crate::state::{CommitError, StateWriter};
 
 /// The state of this node; owned by the watcher alone.
 pub struct Ledger {
+    /// Locked for as long as a thread works on it, even if nobody waits for that any more.
     state: Arc<Mutex<StateWriter>>,
     document: Option<Document>,
     /// What a commit that has not been completed would change; `None` is the first document.
@@ -52,6 +53,13 @@ impl Ledger {
     #[must_use]
     pub fn registry(&self) -> Option<&Arc<Registry>> {
         self.document.as_ref().map(Document::registry)
+    }
+
+    /// Completes when no thread works on the state, to be awaited before the process ends: who
+    /// waits for a commit may be stopped, but not the commit itself.
+    pub fn settled(&self) -> impl Future<Output = ()> + use<> {
+        let state = Arc::clone(&self.state);
+        async move { drop(state.lock().await) }
     }
 
     /// Makes `next` durable.
@@ -99,11 +107,8 @@ impl Ledger {
         &self,
         work: impl FnOnce(&mut StateWriter) -> Result<T, CommitError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let state = Arc::clone(&self.state);
-        let blocking = task::spawn_blocking(move || {
-            // Only the watcher takes it, and a writer that panicked still knows what it attempted.
-            work(&mut state.lock().unwrap_or_else(PoisonError::into_inner))
-        });
+        let mut state = Arc::clone(&self.state).lock_owned().await;
+        let blocking = task::spawn_blocking(move || work(&mut state));
         match blocking.await {
             Ok(result) => Ok(result?),
             Err(_panicked_or_cancelled) => Err(LedgerError::Interrupted),

@@ -9,6 +9,7 @@
 
 mod commit;
 mod crash;
+mod ledger;
 mod lock;
 mod node;
 mod reading;
