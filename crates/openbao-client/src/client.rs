@@ -7,11 +7,14 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use zeroize::Zeroizing;
 
 use crate::{
-    connect::{Pool, pool},
+    connect::{CONNECTIONS, Pool, pool},
     endpoint::{Address, Endpoint},
     failure::{Failure, FailureClass},
     request::{Operation, Outcome, Request, RequestEvent, RequestHook, RequestId},
@@ -30,6 +33,8 @@ pub struct Client(Arc<Inner>);
 
 struct Inner {
     pool: Pool,
+    /// One for each request that may use a connection at the same time.
+    turns: Semaphore,
     address: Address,
     namespace: Option<HeaderValue>,
     hook: RequestHook,
@@ -59,13 +64,15 @@ impl Client {
             .map_err(|_| ClientProblem::Namespace)?;
         Ok(Self(Arc::new(Inner {
             pool: pool(endpoint.roots, &endpoint.server_name).map_err(ClientProblem::Tls)?,
+            turns: Semaphore::new(CONNECTIONS),
             address: endpoint.address,
             namespace,
             hook,
         })))
     }
 
-    /// Sends the request once; any 2xx is an [`Answer`].
+    /// Sends the request once; any 2xx is an [`Answer`]. Waits for its turn first when as many
+    /// requests as there may be connections are under way.
     ///
     /// # Errors
     /// The classified failure, also when `deadline` passes first.
@@ -103,6 +110,8 @@ impl Client {
     async fn exchange(&self, request: Request<'_>) -> Result<Answer, Failure> {
         let operation = request.operation;
         let request = self.http_request(request)?;
+        // Never closed, so there is always a turn to wait for.
+        let _turn = self.0.turns.acquire().await;
         let response = self
             .0
             .pool

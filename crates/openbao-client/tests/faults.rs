@@ -29,6 +29,7 @@ use openbao_client::{
     transit::Transit,
 };
 use testkit::fake::{FakeOpenBao, Handshake, Reply};
+use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -115,6 +116,23 @@ async fn connections_are_kept_and_a_closed_one_is_replaced() {
     // The request that the server had read was not sent again.
     assert_eq!(fake.seen().len(), 4);
     assert_eq!(fake.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_crowd_of_requests_takes_turns_on_few_connections() {
+    let crowd = 64;
+    let fake = FakeOpenBao::start((0..5 * crowd).map(|_| Reply::ok("{}"))).await;
+    let client = client(fake.endpoint());
+    for _ in 0..5 {
+        let mut requests = JoinSet::new();
+        for _ in 0..crowd {
+            let client = client.clone();
+            requests.spawn(async move { client.send(read(), LONG).await.is_ok() });
+        }
+        assert!(requests.join_all().await.into_iter().all(|ok| ok));
+    }
+    // 16, and perhaps some that a request gave up for a connection that came free.
+    assert!(fake.connections() < 32, "{}", fake.connections());
 }
 
 #[tokio::test]
