@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,14 +12,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use kms_domain::prepare::PreparedDecrypt;
 use provider::kms::generated::{DecryptRequest, EncryptRequest, StatusRequest};
-use tokio::runtime;
+use tokio::{runtime, time::sleep};
 
 use crate::{
     Extent, Progress,
     direct::{self, Direct},
     load::{Block, Call, Sample, count, median},
     provider_process::{self, KmsClient, Memory, Provider},
+    relay::relayed,
     report::{
         Report, Row,
         Target::{AtLeast, AtMost},
@@ -52,6 +55,8 @@ pub(crate) struct Calls {
     status: Call,
     encrypt: Pair,
     decrypt: Pair,
+    /// See [`relay`]; at 1 in flight only.
+    relay: Pair,
     equal_decrypt: Call,
 }
 
@@ -89,13 +94,12 @@ impl Calls {
         let equal_decrypt = decrypt_of(&client, requests[..1].to_vec());
         let decrypt = Pair {
             socket: decrypt_of(&client, requests),
-            direct: Arc::new(move |number| {
-                let (direct, prepared) = (direct.clone(), Arc::clone(&prepared));
-                Box::pin(async move {
-                    let prepared = &prepared[number % CIPHERTEXTS];
-                    direct.decrypt(prepared, &PLAINTEXT).await;
-                })
-            }),
+            direct: direct_decrypt(direct, &prepared),
+        };
+        let relay = Pair {
+            // Connections belong to the thread that opened them, so it needs its own.
+            socket: relayed(direct_decrypt(Direct::log_in(stage).await, &prepared)),
+            direct: Arc::clone(&decrypt.direct),
         };
         Self {
             status: Arc::new(move |_| {
@@ -104,6 +108,7 @@ impl Calls {
             }),
             encrypt,
             decrypt,
+            relay,
             equal_decrypt,
         }
     }
@@ -121,6 +126,17 @@ async fn encrypted(mut client: KmsClient) -> DecryptRequest {
         key_id: encrypted.key_id,
         annotations: encrypted.annotations,
     }
+}
+
+fn direct_decrypt(direct: Direct, prepared: &Arc<Vec<PreparedDecrypt>>) -> Call {
+    let prepared = Arc::clone(prepared);
+    Arc::new(move |number| {
+        let (direct, prepared) = (direct.clone(), Arc::clone(&prepared));
+        Box::pin(async move {
+            let prepared = &prepared[number % CIPHERTEXTS];
+            direct.decrypt(prepared, &PLAINTEXT).await;
+        })
+    })
 }
 
 fn decrypt_of(client: &KmsClient, requests: Vec<DecryptRequest>) -> Call {
@@ -172,7 +188,7 @@ pub(crate) fn program(stage: &Stage, provider: &Provider, report: &mut Report) {
     report.push(Row::new("program.libraries_beside_libc", foreign, "").target(AtMost(0.0)));
 }
 
-/// Memory after many decrypts; `idle` was before the first.
+/// Memory after many decrypts, and what they cost; `idle` was before the first.
 pub(crate) async fn memory(
     provider: &Provider,
     calls: &Calls,
@@ -180,17 +196,20 @@ pub(crate) async fn memory(
     extent: &Extent,
     report: &mut Report,
 ) {
+    let computed = provider.computed();
     let half = Block::new(extent.decrypts.calls / 2, extent.decrypts.time / 2);
     let mut decrypts = half.run(CROWD, &calls.decrypt.socket).await.calls();
     let middle = provider.memory();
     decrypts += half.run(CROWD, &calls.decrypt.socket).await.calls();
     let after = provider.memory();
+    let computed = (provider.computed() - computed).as_secs_f64() * 1e6 / count(decrypts);
 
     let mebibytes = |kibibytes: u32| f64::from(kibibytes) / 1024.0;
     let row = |name, kibibytes| Row::new(name, mebibytes(kibibytes), "MiB");
     report.push(row("memory.idle.resident", idle.resident).target(AtMost(12.0)));
     report.push(row("memory.idle.anonymous", idle.anonymous));
     report.push(Row::new("memory.decrypts", count(decrypts), ""));
+    report.push(Row::new("memory.cpu_per_decrypt", computed, "us"));
     report.push(row("memory.after.resident", after.resident).target(AtMost(12.0)));
     report.push(row("memory.after.anonymous", after.anonymous));
     let growth = mebibytes(after.resident) - mebibytes(middle.resident);
@@ -212,24 +231,14 @@ pub(crate) async fn status(
     report.push(Row::new("status.alone.p50", alone.percentile(50), "ms"));
     report.push(Row::new("status.alone.p99", alone.percentile(99), "ms"));
 
-    // A thread and a connection of its own, so that our own queues are not measured.
     let stop = Arc::new(AtomicBool::new(false));
-    let statuses = thread::spawn({
+    // A thread of its own, so that our own queues are not measured.
+    let watching = thread::spawn({
         let (socket, stop) = (provider.socket().to_owned(), Arc::clone(&stop));
         move || {
             let runtime = runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(async {
-                let mut client = provider_process::client(&socket);
-                let started = Instant::now();
-                let mut times = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    let begin = Instant::now();
-                    client.status(StatusRequest {}).await.unwrap();
-                    times.push(begin.elapsed());
-                    tokio::time::sleep(STATUS_PAUSE).await;
-                }
-                Sample::new(times, started.elapsed())
-            })
+            let watching = status_and_echo(&socket, &stop);
+            runtime.unwrap().block_on(watching)
         }
     });
     let saturating = Block::new(usize::MAX, extent.saturated);
@@ -238,14 +247,36 @@ pub(crate) async fn status(
         saturating.run(CROWD / 2, &calls.decrypt.socket),
     );
     stop.store(true, Ordering::Relaxed);
-    let beside = statuses.join().unwrap();
+    let (status, echo) = watching.join().unwrap();
     report.push(Row::new(
         "status.saturated.p50",
-        beside.percentile(50),
+        status.percentile(50),
         "ms",
     ));
-    let p99 = Row::new("status.saturated.p99", beside.percentile(99), "ms");
+    let p99 = Row::new("status.saturated.p99", status.percentile(99), "ms");
     report.push(p99.target(AtMost(1.0)));
+    report.push(Row::new("echo.saturated.p99", echo.percentile(99), "ms"));
+}
+
+/// Calls of Status, and in turns with them echoes of another thread, which show how long the
+/// machine lets a thread wait that has nothing to do.
+async fn status_and_echo(socket: &Path, stop: &AtomicBool) -> (Sample, Sample) {
+    let mut client = provider_process::client(socket);
+    let echo = relayed(Arc::new(|_| Box::pin(async {})));
+    let (mut statuses, mut echoes) = (Vec::new(), Vec::new());
+    let started = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        let begin = Instant::now();
+        client.status(StatusRequest {}).await.unwrap();
+        statuses.push(begin.elapsed());
+        sleep(STATUS_PAUSE).await;
+        let begin = Instant::now();
+        echo(0).await;
+        echoes.push(begin.elapsed());
+        sleep(STATUS_PAUSE).await;
+    }
+    let took = started.elapsed();
+    (Sample::new(statuses, took), Sample::new(echoes, took))
 }
 
 /// Through the socket and directly, in turns, so that a drift of the machine hits both alike.
@@ -256,11 +287,14 @@ pub(crate) async fn in_turns(
     progress: &Progress,
     report: &mut Report,
 ) {
-    let block = match in_flight {
-        1 => extent.alone,
-        _ => extent.crowded,
+    let mut pairs = vec![("encrypt", &calls.encrypt), ("decrypt", &calls.decrypt)];
+    let block = if in_flight == 1 {
+        pairs.push(("relay", &calls.relay));
+        extent.alone
+    } else {
+        extent.crowded
     };
-    for (name, pair) in [("encrypt", &calls.encrypt), ("decrypt", &calls.decrypt)] {
+    for (name, pair) in pairs {
         let mut rounds = Vec::new();
         // The first round warms up.
         for round in 0..=extent.rounds {
@@ -289,10 +323,10 @@ pub(crate) async fn in_turns(
         let mut p50 = row("p50", "ms", &|sample| sample.percentile(50));
         let p99 = row("p99", "ms", &|sample| sample.percentile(99));
         let mut rate = row("rate", "calls/s", &Sample::calls_per_second);
-        if in_flight == 1 {
-            p50 = p50.target(AtMost(1.15));
-        } else if name == "decrypt" {
-            rate = rate.target(AtLeast(6.0));
+        match (name, in_flight) {
+            ("encrypt" | "decrypt", 1) => p50 = p50.target(AtMost(1.15)),
+            ("decrypt", _) => rate = rate.target(AtLeast(6.0)),
+            _ => {}
         }
         for row in [p50, p99, rate] {
             report.push(row);

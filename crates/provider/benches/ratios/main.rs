@@ -12,6 +12,7 @@ mod direct;
 mod figures;
 mod load;
 mod provider_process;
+mod relay;
 mod report;
 mod stage;
 
@@ -123,9 +124,8 @@ async fn measure(program: OsString, extent: &Extent) -> Report {
     figures::memory(&provider, &calls, idle, extent, &mut report).await;
     progress.say("Status");
     figures::status(&provider, &calls, extent, &mut report).await;
-    for in_flight in [1, 64] {
-        figures::in_turns(&calls, in_flight, extent, &progress, &mut report).await;
-    }
+    figures::in_turns(&calls, 1, extent, &progress, &mut report).await;
+    figures::in_turns(&calls, 64, extent, &progress, &mut report).await;
     figures::equal_decrypts(&provider, &calls, &mut report).await;
     progress.say("done");
     report

@@ -98,6 +98,16 @@ impl Provider {
         }
     }
 
+    /// The time that it has computed so far, in its own code and in the kernel.
+    pub(crate) fn computed(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // The name in parentheses may hold anything. Linux counts in hundredths of a second.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks = fields.split(' ').skip(11).take(2);
+        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// The file names of the shared libraries in use.
     pub(crate) fn libraries(&self) -> BTreeSet<String> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.child.id())).unwrap();
