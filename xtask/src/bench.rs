@@ -1,14 +1,14 @@
 //! `cargo xtask bench`: the provider beside direct Transit calls, on a real OpenBao.
 
-use std::fs;
+use std::{fs, io};
 
 use crate::process::{self, Error};
-use crate::tools;
 
 /// Builds the program as it is released, and what measures it, and runs that.
 pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
     check(options)?;
-    let openbao = tools::fetch()?;
+    // Standard output is the report's alone.
+    process::run(process::cargo(&["xtask", "tools"]).stdout(io::stderr()))?;
     let release = ["build", "--release", "--locked", "--package", "provider"];
     process::run(&mut process::cargo(
         &[&release[..], &["--bin", "bao-kms-provider"]].concat(),
@@ -20,6 +20,7 @@ pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
     let bench = ["bench", "--locked", "--package", "provider"];
     let mut bench = process::cargo(&[&bench[..], &["--bench", "ratios", "--"], options].concat());
     let bench = bench.env("BAO_KMS_PROVIDER_BIN", measured);
+    let openbao = process::root().join("target/tools/openbao/bao");
     process::run(bench.env("BAO_BIN", openbao))
 }
 
