@@ -10,11 +10,11 @@ use serde::{Serialize, de::DeserializeOwned};
 #[derive(Debug, thiserror::Error)]
 pub enum JsonProblem {
     /// A syntax error, unknown or duplicate member, `null`, wrong type, or text after the value.
-    #[error("is not the expected JSON")]
+    #[error("it is not the JSON of this format")]
     Unreadable(#[source] serde_json::Error),
     /// Readable, but spelled as no writer of this format spells it.
     #[error(
-        "is readable JSON but not in the form that is written here: members out of order, an \
+        "it is readable JSON but not in the form that is written here: members out of order, an \
          explicit empty or zero member, or an unusual spelling of a character"
     )]
     NotCanonical,
