@@ -1,17 +1,25 @@
 //! A program that runs beside a test, with its output in a file.
 
 #![expect(clippy::unwrap_used, reason = "a test without its server has failed")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the harness shows it beside the failure"
+)]
 
 use std::{
     env, fs,
     fs::File,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
 use openbao_lab::child::GuardedChild;
 
 use crate::wait::wait_until;
+
+/// How much of a log a failed test shows.
+const LAST_LINES: usize = 30;
 
 /// Generous: many tests share two processors.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -62,6 +70,20 @@ impl Daemon {
     /// Everything it has said so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    /// A failed test shows what its servers said last.
+    fn drop(&mut self) {
+        if thread::panicking()
+            && let Ok(log) = fs::read_to_string(&self.log)
+        {
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines.len().saturating_sub(LAST_LINES);
+            let said = lines.get(last..).unwrap_or_default().join("\n");
+            println!("--- {} said last:\n{said}", self.name);
+        }
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod daemon;
 
+#[cfg(feature = "kubernetes")]
+pub mod control_plane;
 pub mod etcd;
 pub mod fake;
 pub mod files;
