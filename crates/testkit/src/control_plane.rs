@@ -48,11 +48,12 @@ pub const WITHIN: Duration = Duration::from_secs(180);
 
 /// An etcd and its one API server, which runs or does not. Both are killed on drop.
 pub struct ControlPlane {
+    // The API server goes first, while its store and its log are there.
+    api_server: Option<Daemon>,
     etcd: Etcd,
     /// Certificates, keys, the encryption configuration, the log.
     directory: TempDir,
     port: u16,
-    api_server: Option<Daemon>,
 }
 
 impl ControlPlane {

@@ -43,9 +43,19 @@ impl Cluster {
         kms(NAME, &self.node.sockets.socket())
     }
 
+    /// The key_id of a version of the key, without asking the provider.
+    pub(crate) async fn key_id_of(&self, version: u64) -> String {
+        let derived = self.node.key_id_of(version).await;
+        derived["keyId"].as_str().unwrap().to_owned()
+    }
+
     /// Starts the provider, and an API server that writes through it.
     pub(crate) async fn encrypting() -> (Self, Provider) {
-        let mut cluster = Self::new().await;
+        Self::encrypting_on(Node::new(TIMING).await).await
+    }
+
+    pub(crate) async fn encrypting_on(node: Node) -> (Self, Provider) {
+        let mut cluster = Self::of(node).await;
         let provider = cluster.node.serve().await;
         cluster.control_plane.encrypt_with(&[cluster.kms()]);
         cluster.control_plane.start(&[]).await;

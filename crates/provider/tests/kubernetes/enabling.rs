@@ -8,7 +8,7 @@ use crate::cluster::{Cluster, contains};
 async fn a_cluster_goes_from_plaintext_to_encryption_phase_by_phase() {
     let mut cluster = Cluster::new().await;
     let provider = cluster.node.serve().await;
-    let key_id = provider.status().await.key_id;
+    let key_id = cluster.key_id_of(1).await;
     cluster.control_plane.start(&[]).await;
     cluster.control_plane.define_custom_resource().await;
     cluster.write_each("before", "plain of old").await;
@@ -42,5 +42,9 @@ async fn a_cluster_goes_from_plaintext_to_encryption_phase_by_phase() {
     cluster.assert_each("before", "plain of old").await;
     cluster.assert_each("reader", "still plain").await;
     cluster.assert_each("writer", "no longer plain").await;
-    cluster.print_calls("enabling", &provider).await;
+    let calls = cluster.print_calls("enabling", &provider).await;
+    assert_eq!(
+        calls.encrypt, 3,
+        "one seed for each start that had the provider"
+    );
 }

@@ -9,6 +9,9 @@
 
 mod cluster;
 mod enabling;
+mod mistakes;
+mod outages;
+mod rotation;
 
 #[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
 #[path = "../openbao/node.rs"]
