@@ -11,6 +11,7 @@ mod cluster;
 mod enabling;
 mod mistakes;
 mod outages;
+mod programs;
 mod rotation;
 
 #[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
