@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod go;
 mod lint;
 mod process;
 mod proto;
@@ -26,7 +27,7 @@ Usage: cargo xtask <command>
 
   tools [--kubernetes]
                   Fetch the pinned test tools into target/tools and check their SHA-256;
-                  build kube-apiserver and what belongs to it, which needs Go
+                  if asked, build kube-apiserver and what belongs to it, which needs Go
   demo [--keep]   Build a release and show its main job on a real OpenBao
   test [--kubernetes] [-- ARGS]
                   Run the whole suite, with the tests of a real kube-apiserver if asked, and count

@@ -10,7 +10,7 @@ use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::process::{Command, ExitStatus};
 
 use crate::process::{self, Error, say};
-use crate::tools::{self, OLD_CLIENT};
+use crate::tools::{self, OLD_CLIENT, Tool};
 use tally::{Server, Tally};
 
 /// How far a run goes.
@@ -35,7 +35,8 @@ pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
     };
     let whole = options.is_empty();
     let mut options = options.to_vec();
-    if reach == Reach::Kubernetes && tools.iter().all(|tool| tool.variable != OLD_CLIENT) {
+    let without_old_client = reach == Reach::Kubernetes && !has_old_client(&tools);
+    if without_old_client {
         skip_old_client(&mut options);
     }
     let mut tally = Tally::default();
@@ -49,6 +50,9 @@ pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
     }
 
     say(&format!("\n{tally}"));
+    if without_old_client {
+        say("NOT RUN, for want of Go: the tests with a client of Kubernetes 1.31 and older");
+    }
     outcome?;
     if tally.ran() == 0 {
         return Err(Error::Refused(
@@ -92,6 +96,10 @@ fn suite(reach: Reach, options: &[&str]) -> Command {
         ]
         .concat(),
     )
+}
+
+fn has_old_client(tools: &[Tool]) -> bool {
+    tools.iter().any(|tool| tool.variable == OLD_CLIENT)
 }
 
 /// Leaves out the tests of the module `old_client`, whose program only Go makes.

@@ -80,7 +80,16 @@ fn scratch(path: &Path) -> Result<(), Error> {
 }
 
 fn remove_dir(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
+    gone(fs::remove_dir_all(path), path)
+}
+
+fn remove_file(path: &Path) -> Result<(), Error> {
+    gone(fs::remove_file(path), path)
+}
+
+/// What was not there is gone too.
+fn gone(removal: io::Result<()>, path: &Path) -> Result<(), Error> {
+    match removal {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::file("remove", path)(error))
         }

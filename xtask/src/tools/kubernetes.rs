@@ -6,16 +6,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use super::{Tool, directory, lock, remove_dir, rename, scratch, write};
+use super::{Tool, directory, lock, remove_dir, remove_file, rename, scratch, write};
+use crate::go;
 use crate::process::{self, Error, say};
-
-/// Our Go module, from the root of the workspace, and its files.
-const MODULE: &str = "tests/control-plane";
-const GO_MOD: &str = include_str!("../../../tests/control-plane/go.mod");
-const GO_SUM: &str = include_str!("../../../tests/control-plane/go.sum");
 
 /// Names a directory with a ready kube-apiserver and etcd, and perhaps more of the programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
@@ -87,17 +82,17 @@ pub(super) fn provide() -> Result<Vec<Tool>, Error> {
             path,
         });
     }
-    match go_problem() {
-        _ if missing.is_empty() => {}
-        None => build(&missing, &home)?,
-        // Without Go the rest is still worth running.
-        Some(_) if missing.iter().all(|program| program.variable == OLD_CLIENT) => {
-            say("NOT BUILT, for want of Go: the client of Kubernetes 1.31 and older");
-            tools.retain(|tool| tool.variable != OLD_CLIENT);
+    if !missing.is_empty() {
+        match go::problem() {
+            None => build(&missing, &home)?,
+            // Without Go the rest is still worth running.
+            Some(_) if missing.iter().all(|program| program.variable == OLD_CLIENT) => {
+                say("NOT BUILT, for want of Go: the client of Kubernetes 1.31 and older");
+                tools.retain(|tool| tool.variable != OLD_CLIENT);
+            }
+            Some(problem) => return Err(no_go(problem, &missing)),
         }
-        Some(problem) => return Err(no_go(problem, &missing)),
     }
-
     for Tool { variable, path } in &tools {
         say(&format!("{variable}: {}", path.display()));
     }
@@ -141,34 +136,17 @@ fn recipe(program: &Program) -> String {
         package, source, ..
     } = program;
     let ldflags = ldflags();
-    format!("{package} {ldflags}\n{source}\n{GO_MOD}\n{GO_SUM}")
+    format!("{package} {ldflags}\n{source}\n{}\n{}", go::MOD, go::SUM)
 }
 
 /// Without these, the API server calls itself v0.0.0-master.
 fn ldflags() -> String {
-    let version = pinned("k8s.io/kubernetes");
+    let version = go::pinned("k8s.io/kubernetes");
     let mut numbers = version.trim_start_matches('v').split('.');
     let mut number = || numbers.next().unwrap_or_default();
     let (major, minor) = (number(), number());
     let set = "-X k8s.io/component-base/version";
     format!("-s -w {set}.gitVersion={version} {set}.gitMajor={major} {set}.gitMinor={minor}")
-}
-
-/// What follows a word at the start of a line of go.mod: the version of a module, or of Go.
-fn pinned(word: &str) -> &'static str {
-    let mut lines = GO_MOD.lines().map(str::split_whitespace);
-    lines
-        .find_map(|mut words| (words.next() == Some(word)).then(|| words.next())?)
-        .unwrap_or_default()
-}
-
-/// Why Go cannot build our module, if it cannot. What Go says itself stands above.
-fn go_problem() -> Option<&'static str> {
-    match go(&["list", "-m"]).stdout(Stdio::null()).status() {
-        Ok(status) if status.success() => None,
-        Ok(_) => Some("the `go` that is installed does not do"),
-        Err(_) => Some("there is no `go` in PATH"),
-    }
 }
 
 fn no_go(problem: &str, missing: &[&Program]) -> Error {
@@ -181,8 +159,8 @@ fn no_go(problem: &str, missing: &[&Program]) -> Error {
         "Go {} is needed to build Kubernetes {} for the tests, and {problem}; install it (any Go from \
          1.21 on fetches that release by itself, unless GOTOOLCHAIN is `local`), or name ready programs, \
          which need no Go: {}, or in {ASSETS} the directory that holds them",
-        pinned("go"),
-        pinned("k8s.io/kubernetes"),
+        go::pinned("go"),
+        go::pinned("k8s.io/kubernetes"),
         variables.join(", ")
     ))
 }
@@ -193,7 +171,7 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
         "building {} program(s) for the tests of Kubernetes {} with Go; on 2 cores the first time \
          takes minutes",
         missing.len(),
-        pinned("k8s.io/kubernetes")
+        go::pinned("k8s.io/kubernetes")
     ));
     let partial = home.join("partial");
     scratch(&partial)?;
@@ -203,8 +181,10 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
         say(&format!("[{number}/{}] {name} ({package})", missing.len()));
         let start = Instant::now();
         let (new, built) = (partial.join(name), home.join(name));
-        let mut build = go(&["build", "-trimpath", "-buildvcs=false", "-ldflags"]);
+        let mut build = go::command("go", &["build", "-trimpath", "-buildvcs=false", "-ldflags"]);
         process::run(build.arg(ldflags()).arg("-o").arg(&new).arg(package))?;
+        // An old stamp must not outlive the program that it describes.
+        remove_file(&stamp(&built))?;
         rename(&new, &built)?;
         write(&recipe(program), &partial, &stamp(&built))?;
         let seconds = start.elapsed().as_secs();
@@ -215,15 +195,4 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
         ));
     }
     remove_dir(&partial)
-}
-
-/// Go at work in our module.
-fn go(args: &[&str]) -> Command {
-    let mut command = Command::new("go");
-    // A workspace file above the checkout would choose other versions.
-    command
-        .args(args)
-        .current_dir(process::root().join(MODULE))
-        .env("GOWORK", "off");
-    command
 }

