@@ -28,7 +28,7 @@ exit "$status"
 "#;
 
 /// A running program. Dropping it kills the program and waits for its end.
-pub(crate) struct GuardedChild {
+pub struct GuardedChild {
     shell: Child,
     /// `None` once the guard was told to kill.
     lifeline: Option<ChildStdin>,
@@ -37,7 +37,10 @@ pub(crate) struct GuardedChild {
 impl GuardedChild {
     /// Runs the program with its output in `log`, an empty environment, and in a process group of
     /// its own, so that a Ctrl-C at the terminal reaches us alone.
-    pub(crate) fn spawn(program: &Path, arguments: &[&str], log: File) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When the shell cannot be started; a program that cannot be is an exit status.
+    pub fn spawn(program: &Path, arguments: &[&str], log: File) -> io::Result<Self> {
         let mut shell = Command::new("/bin/sh")
             .args(["-c", GUARD, "guard"])
             .arg(program)
@@ -53,12 +56,18 @@ impl GuardedChild {
     }
 
     /// The program's exit status once it has ended; that of the shell's making for a signal.
-    pub(crate) fn exited(&mut self) -> io::Result<Option<ExitStatus>> {
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn exited(&mut self) -> io::Result<Option<ExitStatus>> {
         self.shell.try_wait()
     }
 
     /// Asks the program to stop; it may take its time.
-    pub(crate) fn ask_to_stop(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When the guard is gone.
+    pub fn ask_to_stop(&mut self) -> io::Result<()> {
         match &mut self.lifeline {
             Some(lifeline) => lifeline.write_all(b"\n"),
             None => Ok(()),
@@ -66,7 +75,10 @@ impl GuardedChild {
     }
 
     /// Kills the program and waits for its end.
-    pub(crate) fn kill(&mut self) -> io::Result<ExitStatus> {
+    ///
+    /// # Errors
+    /// When the system cannot wait.
+    pub fn kill(&mut self) -> io::Result<ExitStatus> {
         drop(self.lifeline.take());
         self.shell.wait()
     }

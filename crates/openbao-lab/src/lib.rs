@@ -6,13 +6,14 @@
 //!
 //! The way through the crate: [`binary`] finds the program, [`server`] starts, initializes and
 //! unseals it, [`admin`] sets up Transit, policies and logins,
-//! [`jwt`] issues the JWTs to log in with.
+//! [`jwt`] issues the JWTs to log in with. [`child`] and [`port`] serve other test servers as well.
 
-mod child;
 mod files;
 mod pki;
 
 pub mod admin;
 pub mod binary;
+pub mod child;
 pub mod jwt;
+pub mod port;
 pub mod server;

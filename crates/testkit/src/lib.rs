@@ -4,8 +4,14 @@
 //! Everything here fails the test that uses it, with the command that helps where there is one;
 //! nothing is skipped.
 
+mod daemon;
+
+#[cfg(feature = "kubernetes")]
+pub mod control_plane;
+pub mod etcd;
 pub mod fake;
 pub mod files;
 pub mod openbao;
+pub mod pki;
 pub mod tenant;
 pub mod wait;

@@ -1,16 +1,8 @@
 //! The server's own configuration.
 
-use std::{
-    io,
-    net::{Ipv4Addr, TcpListener},
-    path::Path,
-};
+use std::{io, path::Path};
 
-use crate::server::Audit;
-
-/// Below the range from which Linux takes the ports of outgoing connections, so that those of other
-/// programs do not take ours between choosing and binding.
-const PORTS: std::ops::Range<u16> = 15_000..32_000;
+use crate::{port::free_port, server::Audit};
 
 /// The audit log's name in the server's directory.
 pub(crate) const AUDIT_LOG: &str = "audit.log";
@@ -29,20 +21,6 @@ impl Ports {
             api: free_port()?,
             cluster: free_port()?,
         })
-    }
-}
-
-fn free_port() -> io::Result<u16> {
-    let mut attempts = 100;
-    loop {
-        let mut random = [0; 2];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("no random bytes"))?;
-        let port = PORTS.start + u16::from_ne_bytes(random) % (PORTS.end - PORTS.start);
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(_) => return Ok(port),
-            Err(error) if attempts == 0 => return Err(error),
-            Err(_) => attempts -= 1,
-        }
     }
 }
 

@@ -1,0 +1,22 @@
+//! A real kube-apiserver encrypts its objects through the built program, with a real etcd and a
+//! real OpenBao behind them.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "functions that only tests call may fail like tests"
+)]
+
+mod cluster;
+mod enabling;
+mod mistakes;
+mod outages;
+mod programs;
+mod rotation;
+
+#[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
+#[path = "../openbao/node.rs"]
+mod node;
+#[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
+#[path = "../openbao/provider.rs"]
+mod provider;

@@ -1,0 +1,340 @@
+//! A real kube-apiserver on a real etcd, and a client for the objects that it encrypts.
+//!
+//! Namespaces, nodes and controllers are missing: what is stored is stored by this one server
+//! alone, with the rights of an administrator.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test without its control plane has failed"
+)]
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http::{Request, StatusCode};
+use http_body_util::BodyExt as _;
+use kube::{
+    Api, Client, Config, ResourceExt,
+    api::{DynamicObject, ListParams, PostParams},
+    client::Body,
+    config::AuthInfo,
+};
+use openbao_lab::port::free_port;
+use rcgen::KeyPair;
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    daemon::{Daemon, program},
+    etcd::Etcd,
+    files,
+    pki::Authority,
+    wait::wait_until,
+};
+
+pub use kind::Kind;
+
+mod kind;
+
+const INSTALL: &str = "cargo xtask tools --kubernetes";
+
+/// A start reads all resources of the etcd and its own metrics endpoint waits for none of them, so
+/// the API server is ready in seconds on an idle machine. Some tests wait for its polls, one a
+/// minute.
+pub const WITHIN: Duration = Duration::from_secs(180);
+
+/// An etcd and its one API server, which runs or does not. Both are killed on drop.
+pub struct ControlPlane {
+    // The API server goes first, while its store and its log are there.
+    api_server: Option<Daemon>,
+    etcd: Etcd,
+    /// Certificates, keys, the encryption configuration, the log.
+    directory: TempDir,
+    port: u16,
+}
+
+impl ControlPlane {
+    /// An empty etcd, and all that an API server needs to start.
+    ///
+    /// # Panics
+    /// When etcd does not start.
+    pub async fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let authority = Authority::new(directory.path());
+        authority.server("server");
+        authority.client("admin", "system:masters");
+        let service_accounts = KeyPair::generate().unwrap();
+        for (name, pem) in [
+            ("service-accounts.key", service_accounts.serialize_pem()),
+            ("service-accounts.pub", service_accounts.public_key_pem()),
+        ] {
+            files::replace(&directory.path().join(name), pem.as_bytes(), 0o600);
+        }
+        Self {
+            etcd: Etcd::start().await,
+            directory,
+            port: free_port().unwrap(),
+            api_server: None,
+        }
+    }
+
+    /// Where the objects are stored.
+    #[must_use]
+    pub fn etcd(&self) -> &Etcd {
+        &self.etcd
+    }
+
+    /// The `EncryptionConfiguration`, to be shown to other programs.
+    #[must_use]
+    pub fn encryption_file(&self) -> PathBuf {
+        self.file("encryption.yaml")
+    }
+
+    /// Writes an `EncryptionConfiguration` that protects every [`Kind`] with these providers, the
+    /// first of which writes. It counts from the next start on, or from the next reload.
+    pub fn encrypt_with(&self, providers: &[Value]) {
+        let resources = Kind::ALL.map(Kind::resource_name);
+        let configuration = json!({
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "EncryptionConfiguration",
+            "resources": [{"resources": resources, "providers": providers}],
+        });
+        let text = format!("{configuration:#}");
+        files::replace(&self.encryption_file(), text.as_bytes(), 0o600);
+    }
+
+    /// Starts the API server and does not wait. It reads the encryption configuration if there is
+    /// one.
+    ///
+    /// # Panics
+    /// When there is no kube-apiserver program, with the command that installs it.
+    pub fn spawn(&mut self, options: &[&str]) {
+        let path = |name: &str| self.file(name).display().to_string();
+        let of_etcd = |name: &str| self.etcd.file(name).display().to_string();
+        let mut arguments: Vec<String> = [
+            ("etcd-servers", self.etcd.endpoint().to_owned()),
+            ("etcd-cafile", of_etcd("ca.crt")),
+            ("etcd-certfile", of_etcd("client.crt")),
+            ("etcd-keyfile", of_etcd("client.key")),
+            ("bind-address", "127.0.0.1".to_owned()),
+            ("secure-port", self.port.to_string()),
+            ("tls-cert-file", path("server.crt")),
+            ("tls-private-key-file", path("server.key")),
+            ("client-ca-file", path("ca.crt")),
+            (
+                "service-account-issuer",
+                "https://kubernetes.default.svc".to_owned(),
+            ),
+            ("service-account-key-file", path("service-accounts.pub")),
+            (
+                "service-account-signing-key-file",
+                path("service-accounts.key"),
+            ),
+            ("service-cluster-ip-range", "10.0.0.0/24".to_owned()),
+            ("authorization-mode", "RBAC".to_owned()),
+            // Nobody makes the service account that it asks for.
+            ("disable-admission-plugins", "ServiceAccount".to_owned()),
+        ]
+        .into_iter()
+        .map(|(option, value)| format!("--{option}={value}"))
+        .collect();
+        if self.encryption_file().exists() {
+            let file = path("encryption.yaml");
+            arguments.push(format!("--encryption-provider-config={file}"));
+        }
+        arguments.extend(options.iter().map(|&option| option.to_owned()));
+        let api_server = program("KUBE_APISERVER", "kubernetes/kube-apiserver", INSTALL);
+        let log = self.file("kube-apiserver.log");
+        self.api_server = Some(Daemon::spawn(&api_server, &arguments, &log));
+    }
+
+    /// Starts the API server and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it ends instead.
+    pub async fn start(&mut self, options: &[&str]) {
+        self.spawn(options);
+        self.ready().await;
+    }
+
+    /// Waits until the API server is ready, its encryption providers included.
+    ///
+    /// # Panics
+    /// When it ends instead, or was not started.
+    pub async fn ready(&mut self) {
+        let client = self.client();
+        let api_server = self.api_server.as_mut().unwrap();
+        api_server
+            .ready(async || matches!(get(&client, "/readyz").await, Some((StatusCode::OK, _))))
+            .await;
+    }
+
+    /// Stops the API server properly.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn stop(&mut self) {
+        if let Some(api_server) = self.api_server.take() {
+            api_server.stop().await;
+        }
+    }
+
+    /// Kills the API server.
+    pub fn kill(&mut self) {
+        self.api_server = None;
+    }
+
+    /// Everything that the running API server has said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.api_server.as_ref().map_or(String::new(), Daemon::log)
+    }
+
+    /// What the API server answers to a `GET`, whatever the status; `None` when there is no answer.
+    pub async fn get(&self, path: &str) -> Option<(StatusCode, String)> {
+        get(&self.client(), path).await
+    }
+
+    /// The sum of a metric's series whose labels hold all of `labels`.
+    ///
+    /// # Panics
+    /// When the API server does not answer.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let (_, metrics) = self.get("/metrics").await.unwrap();
+        metrics
+            .lines()
+            .filter_map(|line| line.strip_prefix(name))
+            .filter(|series| series.starts_with(['{', ' ']))
+            .filter(|series| labels.iter().all(|label| series.contains(label)))
+            .map(|series| series.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
+    }
+
+    /// Creates the object or replaces its text.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn write(&self, kind: Kind, name: &str, text: &str) -> Result<(), kube::Error> {
+        let (api, parameters) = (self.api(kind), PostParams::default());
+        let mut object = kind.object(name, text);
+        match api.get_opt(name).await? {
+            None => api.create(&parameters, &object).await?,
+            Some(stored) => {
+                object.metadata.resource_version = stored.resource_version();
+                api.replace(name, &parameters, &object).await?
+            }
+        };
+        Ok(())
+    }
+
+    /// The object's text; `None` when there is no such object.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn read(&self, kind: Kind, name: &str) -> Result<Option<String>, kube::Error> {
+        let object = self.api(kind).get_opt(name).await?;
+        Ok(object.map(|object| kind.text(&object)))
+    }
+
+    /// The names of all objects of the kind.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn names(&self, kind: Kind) -> Result<Vec<String>, kube::Error> {
+        let objects = self.api(kind).list(&ListParams::default()).await?;
+        Ok(objects.iter().map(ResourceExt::name_any).collect())
+    }
+
+    /// Replaces every object of the kind by itself, those of the API server included, as
+    /// `kubectl get --all-namespaces ... -o json | kubectl replace -f -` does to have it stored
+    /// anew.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn rewrite(&self, kind: Kind) -> Result<(), kube::Error> {
+        let (client, resource) = (self.client(), kind.resource());
+        let everywhere: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        for object in everywhere.list(&ListParams::default()).await? {
+            let namespace = object.namespace().unwrap_or_default();
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(client.clone(), &namespace, &resource);
+            let name = object.name_any();
+            api.replace(&name, &PostParams::default(), &object).await?;
+        }
+        Ok(())
+    }
+
+    /// What etcd holds of an object.
+    ///
+    /// # Panics
+    /// When there is nothing.
+    #[must_use]
+    pub fn stored(&self, kind: Kind, name: &str) -> Vec<u8> {
+        self.etcd.get(&kind.etcd_key(name)).unwrap()
+    }
+
+    /// Teaches the API server the custom resource among the kinds.
+    ///
+    /// # Panics
+    /// When it does not learn.
+    pub async fn define_custom_resource(&self) {
+        let definitions = Api::all_with(self.client(), &kind::definitions());
+        let created = definitions
+            .create(&PostParams::default(), &kind::definition())
+            .await;
+        created.unwrap();
+        wait_until(WITHIN, "the custom resource", async || {
+            self.names(Kind::Custom).await.is_ok()
+        })
+        .await;
+    }
+
+    fn api(&self, kind: Kind) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client(), kind::NAMESPACE, &kind.resource())
+    }
+
+    /// A client with the administrator's certificate and connections of its own.
+    fn client(&self) -> Client {
+        let mut config = Config::new(format!("https://127.0.0.1:{}", self.port).parse().unwrap());
+        let ca = CertificateDer::from_pem_file(self.file("ca.crt")).unwrap();
+        config.root_cert = Some(vec![ca.to_vec()]);
+        config.auth_info = AuthInfo {
+            client_certificate: Some(self.file("admin.crt").display().to_string()),
+            client_key: Some(self.file("admin.key").display().to_string()),
+            ..AuthInfo::default()
+        };
+        Client::try_from(config).unwrap()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        Path::new(self.directory.path()).join(name)
+    }
+}
+
+async fn get(client: &Client, path: &str) -> Option<(StatusCode, String)> {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let answer = client.send(request).await.ok()?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await.ok()?.to_bytes();
+    Some((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// The KMS v2 provider at this socket, for [`ControlPlane::encrypt_with`].
+#[must_use]
+pub fn kms(name: &str, socket: &Path) -> Value {
+    json!({"kms": {
+        "apiVersion": "v2",
+        "name": name,
+        "endpoint": format!("unix://{}", socket.display()),
+        "timeout": "3s",
+    }})
+}
+
+/// No encryption, for [`ControlPlane::encrypt_with`].
+#[must_use]
+pub fn identity() -> Value {
+    json!({"identity": {}})
+}

@@ -1,0 +1,78 @@
+//! A certificate authority of one test: certificates for servers on loopback and for their clients.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot set up its certificates has failed"
+)]
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+use crate::files;
+
+/// Issues certificates as `<name>.crt` and `<name>.key` in a directory that begins with `ca.crt`.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    directory: PathBuf,
+}
+
+impl Authority {
+    /// A new authority.
+    ///
+    /// # Panics
+    /// When the directory cannot be written.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::default();
+        ca.distinguished_name.push(DnType::CommonName, "test CA");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let certificate = ca.self_signed(&key).unwrap().pem();
+        files::replace(&directory.join("ca.crt"), certificate.as_bytes(), 0o644);
+        Self {
+            issuer: Issuer::new(ca, key),
+            directory: directory.to_owned(),
+        }
+    }
+
+    /// For a server on loopback. It may be a client too, since some servers call themselves.
+    ///
+    /// # Panics
+    /// When the directory cannot be written.
+    pub fn server(&self, name: &str) {
+        let mut server =
+            CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        server.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        self.issue(server, name);
+    }
+
+    /// For a client. Kubernetes takes `name` for its user and `group` for its group.
+    ///
+    /// # Panics
+    /// When the directory cannot be written.
+    pub fn client(&self, name: &str, group: &str) {
+        let mut client = CertificateParams::default();
+        let subject = &mut client.distinguished_name;
+        subject.push(DnType::OrganizationName, group);
+        client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(client, name);
+    }
+
+    fn issue(&self, mut certificate: CertificateParams, name: &str) {
+        let subject = &mut certificate.distinguished_name;
+        subject.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = certificate.signed_by(&key, &self.issuer).unwrap();
+        let file = |extension: &str| self.directory.join(format!("{name}.{extension}"));
+        files::replace(&file("crt"), certificate.pem().as_bytes(), 0o644);
+        files::replace(&file("key"), key.serialize_pem().as_bytes(), 0o600);
+    }
+}
