@@ -2,5 +2,9 @@
 
 pub mod endpoints;
 pub mod health;
+pub mod hooks;
+pub mod jwt_life;
 pub mod log;
 pub mod metrics;
+pub mod process;
+pub mod readings;

@@ -13,6 +13,7 @@ mod discovery;
 mod key;
 mod load;
 mod login;
+mod metrics;
 mod node;
 mod nodes;
 mod outage;

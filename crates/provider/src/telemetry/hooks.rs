@@ -1,0 +1,54 @@
+//! What is logged and counted of the calls to OpenBao.
+
+use std::sync::Arc;
+
+use openbao_client::request::{Outcome, RequestEvent, RequestHook};
+
+use super::metrics::Metrics;
+use crate::auth::{AuthAction, AuthEvent, AuthHook};
+
+/// Logs and counts every login and renewal.
+#[must_use]
+pub fn auth_hook(metrics: &Arc<Metrics>) -> AuthHook {
+    let metrics = Arc::clone(metrics);
+    Arc::new(move |event: &AuthEvent<'_>| {
+        let status = event.outcome.label();
+        let duration_ms = event.duration.as_secs_f64() * 1e3;
+        match (event.action, event.failure.is_none()) {
+            (AuthAction::Login, true) => tracing::info!(status, duration_ms, "auth.login"),
+            (AuthAction::Login, false) => tracing::warn!(status, duration_ms, "auth.login"),
+            (AuthAction::Renewal, true) => tracing::debug!(status, duration_ms, "auth.renewal"),
+            (AuthAction::Renewal, false) => tracing::warn!(status, duration_ms, "auth.renewal"),
+        }
+        match event.action {
+            AuthAction::Login => metrics.login(status),
+            AuthAction::Renewal => metrics.renewal(status),
+        }
+    })
+}
+
+/// Logs and counts every request to OpenBao.
+#[must_use]
+pub fn request_hook(metrics: &Arc<Metrics>) -> RequestHook {
+    let metrics = Arc::clone(metrics);
+    Arc::new(move |event: &RequestEvent| {
+        let (operation, status) = (event.operation.label(), event.outcome.label());
+        metrics.openbao_request(operation, status, event.duration);
+        let duration_ms = event.duration.as_secs_f64() * 1e3;
+        if event.outcome == Outcome::Ok {
+            tracing::debug!(
+                openbao_operation = operation,
+                status,
+                duration_ms,
+                "openbao.request"
+            );
+        } else {
+            tracing::warn!(
+                openbao_operation = operation,
+                status,
+                duration_ms,
+                "openbao.request"
+            );
+        }
+    })
+}
