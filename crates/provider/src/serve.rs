@@ -42,6 +42,7 @@ use crate::{
         disk::{Disk, SystemDisk},
     },
     telemetry::{
+        correlation::Correlation,
         endpoints::{self, Answer, BindError, OPEN_METRICS},
         health, hooks,
         jwt_life::{self, JwtLife},
@@ -96,6 +97,21 @@ pub enum ServeError {
     Ended(&'static str),
 }
 
+impl ServeError {
+    /// The bounded word for the log.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::State(_) => "state_unavailable",
+            Self::UnsupportedAuth(_) | Self::Group(_) | Self::Connection(_) => "configuration",
+            Self::Bind(_) => "listener",
+            Self::Bootstrap(failure) => failure.reason().code(),
+            Self::Socket(_) => "socket",
+            Self::Server(_) | Self::Ended(_) => "part_ended",
+        }
+    }
+}
+
 /// Serves until `stop` completes. `ready` is called once, when the socket accepts calls.
 ///
 /// The process must run with a umask of 077. The state lock is held until this returns.
@@ -132,9 +148,11 @@ pub async fn serve_on(
     let state = open_state(disk, config, missing_checkpoint).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Arc::new(Metrics::new(&BuildInfo::CURRENT, config));
+    let correlation = config.logging.debug_correlation.as_ref();
+    let correlation = Arc::new(Correlation::begin(correlation, &*clock));
     // Dropped on every way out, which ends what it runs.
     let mut tasks = JoinSet::new();
-    let client = client(config, hooks::request_hook(&metrics)).await?;
+    let client = client(config, hooks::request_hook(&metrics, &correlation)).await?;
     let (session, session_task) = connection::session(
         config,
         client.clone(),
@@ -209,6 +227,7 @@ pub async fn serve_on(
         transit,
         session,
         metrics,
+        correlation,
         BuildInfo::CURRENT.plugin_version(),
         config.openbao.timeout,
         config.server.limits,

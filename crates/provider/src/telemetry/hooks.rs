@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use openbao_client::request::{Outcome, RequestEvent, RequestHook};
+use openbao_client::request::{Outcome, RequestEvent, RequestHook, RequestId};
 
-use super::metrics::Metrics;
-use crate::auth::{AuthAction, AuthEvent, AuthHook};
+use super::{correlation::Correlation, metrics::Metrics};
+use crate::{
+    auth::{AuthAction, AuthEvent, AuthHook},
+    clock::SystemClock,
+};
 
 /// Logs and counts every login and renewal.
 #[must_use]
@@ -27,19 +30,28 @@ pub fn auth_hook(metrics: &Arc<Metrics>) -> AuthHook {
     })
 }
 
-/// Logs and counts every request to OpenBao.
+/// Logs and counts every request to OpenBao; during debug correlation with OpenBao's name of it.
 #[must_use]
-pub fn request_hook(metrics: &Arc<Metrics>) -> RequestHook {
-    let metrics = Arc::clone(metrics);
+pub fn request_hook(metrics: &Arc<Metrics>, correlation: &Arc<Correlation>) -> RequestHook {
+    let (metrics, correlation) = (Arc::clone(metrics), Arc::clone(correlation));
     Arc::new(move |event: &RequestEvent| {
         let (operation, status) = (event.operation.label(), event.outcome.label());
         metrics.openbao_request(operation, status, event.duration);
         let duration_ms = event.duration.as_secs_f64() * 1e3;
+        let incident = correlation.incident(&SystemClock);
+        let openbao_request_id = incident
+            .and(event.request_id.as_ref())
+            .map(RequestId::as_str);
+        let debug_correlation_incident = incident.map(|incident| &*incident.id);
+        let debug_correlation_expires_at = incident.map(|incident| &*incident.expires_at);
         if event.outcome == Outcome::Ok {
             tracing::debug!(
                 openbao_operation = operation,
                 status,
                 duration_ms,
+                openbao_request_id,
+                debug_correlation_incident,
+                debug_correlation_expires_at,
                 "openbao.request"
             );
         } else {
@@ -47,6 +59,9 @@ pub fn request_hook(metrics: &Arc<Metrics>) -> RequestHook {
                 openbao_operation = operation,
                 status,
                 duration_ms,
+                openbao_request_id,
+                debug_correlation_incident,
+                debug_correlation_expires_at,
                 "openbao.request"
             );
         }

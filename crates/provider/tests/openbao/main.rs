@@ -8,6 +8,7 @@
 )]
 
 mod commands;
+mod correlation;
 mod crash;
 mod discovery;
 mod key;
