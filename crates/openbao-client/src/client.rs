@@ -1,6 +1,9 @@
 //! Sends one request and waits for its answer, within a deadline and a size.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -120,6 +123,8 @@ impl Client {
             .map_err(|error| Failure::from_transport(operation, &error))?;
         let status = response.status();
         if status.is_success() {
+            let date = response.headers().get(header::DATE);
+            let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
             let limit = operation.answer_limit();
             let body = read_body(response.into_body(), limit, operation, status).await?;
             let request_id = Envelope::read(&body).request_id();
@@ -128,6 +133,7 @@ impl Client {
                 status,
                 body,
                 request_id,
+                date,
             });
         }
         let body = read_body(response.into_body(), ERROR_BODY_LIMIT, operation, status).await?;
@@ -176,6 +182,7 @@ pub struct Answer {
     status: StatusCode,
     body: Zeroizing<Vec<u8>>,
     request_id: Option<RequestId>,
+    date: Option<SystemTime>,
 }
 
 impl Answer {
@@ -189,6 +196,12 @@ impl Answer {
     #[must_use]
     pub fn request_id(&self) -> Option<&RequestId> {
         self.request_id.as_ref()
+    }
+
+    /// The second in which the server's clock stood when it answered, when it said.
+    #[must_use]
+    pub fn date(&self) -> Option<SystemTime> {
+        self.date
     }
 
     /// The whole body as JSON.

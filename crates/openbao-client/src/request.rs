@@ -26,6 +26,8 @@ pub enum Operation {
     TransitDecrypt,
     /// Ask what the token in use may do.
     CapabilitiesSelf,
+    /// Ask whether the server is sealed; needs no token.
+    SealStatus,
     /// Set up a server: the lab mode and tests only, never a running provider.
     Admin,
 }
@@ -42,6 +44,7 @@ impl Operation {
             Self::TransitEncrypt => "transit_encrypt",
             Self::TransitDecrypt => "transit_decrypt",
             Self::CapabilitiesSelf => "capabilities_self",
+            Self::SealStatus => "seal_status",
             Self::Admin => "admin",
         }
     }
@@ -55,7 +58,8 @@ impl Operation {
             | Self::TransitDisableUpsertRead
             | Self::TransitEncrypt
             | Self::TransitDecrypt
-            | Self::CapabilitiesSelf => 256 << 10,
+            | Self::CapabilitiesSelf
+            | Self::SealStatus => 256 << 10,
         }
     }
 }
