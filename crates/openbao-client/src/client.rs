@@ -95,6 +95,7 @@ impl Client {
         let result = match timeout(deadline, self.exchange(request)).await {
             Ok(Ok(answer)) => {
                 observation.event.request_id.clone_from(&answer.request_id);
+                observation.event.date = answer.date;
                 read(answer)
             }
             Ok(Err(failure)) => Err(failure),
@@ -301,6 +302,7 @@ impl<'a> Observation<'a> {
                 outcome: Outcome::Canceled,
                 duration: Duration::ZERO,
                 request_id: None,
+                date: None,
             },
         }
     }

@@ -1,6 +1,10 @@
 //! One request before it is sent, and what its observer is told afterwards.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::Method;
@@ -198,6 +202,8 @@ pub struct RequestEvent {
     pub duration: Duration,
     /// OpenBao's name of the request, when the answer had a usable one.
     pub request_id: Option<RequestId>,
+    /// The second in which OpenBao's clock stood at a success, when it said.
+    pub date: Option<SystemTime>,
 }
 
 /// Told of every HTTP request exactly once. Must return quickly.

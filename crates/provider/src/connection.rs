@@ -81,23 +81,6 @@ pub fn endpoint(config: &Config) -> Result<Endpoint, ConnectionError> {
     })
 }
 
-/// The login with the JWT file.
-///
-/// # Errors
-/// When this build has no such login.
-pub fn jwt_file(config: &Config, client: Client) -> Result<JwtFile, UnsupportedAuth> {
-    let (jwt, file) = config.auth.jwt_file()?;
-    Ok(JwtFile {
-        role: JwtRole {
-            client,
-            mount_path: jwt.mount_path.clone(),
-            role: jwt.role.clone(),
-        },
-        path: file.to_owned(),
-        rules: jwt.claims.clone(),
-    })
-}
-
 /// A session, and the task that must run for it to get a token.
 ///
 /// # Errors
@@ -108,7 +91,16 @@ pub fn session(
     clock: Arc<dyn Clock>,
     hook: AuthHook,
 ) -> Result<(Session, SessionTask), UnsupportedAuth> {
-    let login = jwt_file(config, client)?;
+    let (jwt, file) = config.auth.jwt_file()?;
+    let login = JwtFile {
+        role: JwtRole {
+            client,
+            mount_path: jwt.mount_path.clone(),
+            role: jwt.role.clone(),
+        },
+        path: file.to_owned(),
+        rules: jwt.claims.clone(),
+    };
     let settings = SessionSettings {
         login_before_token_expiry: config.auth.login_before_token_expiry,
         token_renewal_increment: config.auth.token_renewal_increment,

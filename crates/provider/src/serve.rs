@@ -45,7 +45,7 @@ use crate::{
         correlation::Correlation,
         endpoints::{self, Answer, BindError, OPEN_METRICS},
         health, hooks,
-        jwt_life::{self, JwtLife},
+        jwt_life::{JwtLife, follow},
         metrics::Metrics,
         readings::Readings,
     },
@@ -160,8 +160,9 @@ pub async fn serve_on(
         hooks::auth_hook(&metrics),
     )?;
     tasks.spawn(session_task.run());
-    let jwt_file = connection::jwt_file(config, client.clone())?;
-    let (jwt_life, following) = jwt_life::follow(jwt_file, config.status.probe_interval);
+    let (jwt, file) = config.auth.jwt_file()?;
+    let rules = jwt.claims.clone();
+    let (jwt_life, following) = follow(file.to_owned(), rules, config.status.probe_interval);
     tasks.spawn(following);
     let transit = Transit::new(client, &config.key, config.openbao.timeout);
 

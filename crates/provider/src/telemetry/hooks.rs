@@ -37,6 +37,9 @@ pub fn request_hook(metrics: &Arc<Metrics>, correlation: &Arc<Correlation>) -> R
     Arc::new(move |event: &RequestEvent| {
         let (operation, status) = (event.operation.label(), event.outcome.label());
         metrics.openbao_request(operation, status, event.duration);
+        if let Some(date) = event.date {
+            metrics.openbao_clock(date);
+        }
         let duration_ms = event.duration.as_secs_f64() * 1e3;
         let incident = correlation.incident(&SystemClock);
         let openbao_request_id = incident

@@ -2,7 +2,10 @@
 //!
 //! Every label value comes from a bounded set; key ids appear only as hashes.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::AtomicU64,
+    time::{Duration, SystemTime},
+};
 
 use kms_domain::registry::document::Generation;
 use openbao_client::login::LoginOutcome;
@@ -65,6 +68,7 @@ pub struct Metrics {
     grpc_rejections: Counters<1>,
     openbao_requests: Counters<2>,
     openbao_duration: Histograms,
+    clock_offset: Gauge<f64, AtomicU64>,
     logins: Counters<1>,
     renewals: Counters<1>,
     metadata_probes: Counters<1>,
@@ -92,6 +96,7 @@ impl Metrics {
             grpc_rejections: Family::default(),
             openbao_requests: Family::default(),
             openbao_duration: histograms(),
+            clock_offset: Gauge::default(),
             logins: Family::default(),
             renewals: Family::default(),
             metadata_probes: Family::default(),
@@ -233,6 +238,9 @@ impl Metrics {
         let help = "Time of an HTTP request to OpenBao";
         let duration = self.openbao_duration.clone();
         r.register("openbao_duration_seconds", help, duration);
+        let help = "How far OpenBao's clock is ahead of ours, give or take a second";
+        let offset = self.clock_offset.clone();
+        r.register("openbao_clock_offset_seconds", help, offset);
     }
 
     fn register_upkeep(&mut self) {
@@ -306,6 +314,16 @@ impl Metrics {
         self.openbao_duration
             .get_or_create(&labels)
             .observe(took.as_secs_f64());
+    }
+
+    /// OpenBao answered in this second by its clock; on average half of it had passed.
+    pub fn openbao_clock(&self, date: SystemTime) {
+        let theirs = date + Duration::from_millis(500);
+        let offset = match theirs.duration_since(SystemClock.now()) {
+            Ok(ahead) => ahead.as_secs_f64(),
+            Err(behind) => -behind.duration().as_secs_f64(),
+        };
+        self.clock_offset.set(offset);
     }
 
     /// A login ended.

@@ -168,6 +168,14 @@ async fn a_jwt_that_nobody_renews_shows_before_a_login_needs_it() {
 }
 
 #[tokio::test]
+async fn the_clock_of_openbao_is_compared_with_ours() {
+    let node = Node::new(QUIET).await;
+    let provider = node.serve().await;
+    let offset = provider.metric("openbao_clock_offset_seconds").await;
+    assert!(offset != 0.0 && offset.abs() < 30.0, "{offset}");
+}
+
+#[tokio::test]
 async fn the_process_tells_of_itself() {
     let node = Node::new(QUIET).await;
     let provider = node.serve().await;
