@@ -183,12 +183,14 @@ impl Metrics {
         let help = "Remaining token life at which it is renewed or replaced";
         let ahead = auth.login_before_token_expiry;
         seconds("login_before_token_expiry_seconds", help, ahead);
-        let help = "Remaining life of a JWT or certificate below which it is not used";
-        let least = match &auth.method {
-            Auth::Jwt(jwt) => jwt.claims.min_remaining,
-            Auth::Cert(cert) => cert.min_remaining_ttl,
+        let (least, leeway) = match &auth.method {
+            Auth::Jwt(jwt) => (jwt.claims.min_remaining, jwt.claims.clock_skew_leeway),
+            Auth::Cert(cert) => (cert.min_remaining_ttl, cert.clock_skew_leeway),
         };
+        let help = "Remaining life of a JWT or certificate below which it is not used";
         seconds("credential_min_remaining_seconds", help, least);
+        let help = "Difference of clocks that a credential's dates are forgiven";
+        seconds("clock_skew_leeway_seconds", help, leeway);
         let help = "Least time from the discovery of a version to its promotion";
         let counting = status.probe_interval * rotation.required_observations.get();
         let wait = rotation.activation_delay.saturating_add(counting);

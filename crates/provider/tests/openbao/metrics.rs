@@ -80,6 +80,7 @@ async fn what_the_alerts_compare_with_is_what_is_configured() {
         ("rotation_expected_wait_seconds", 3600.4),
         ("login_before_token_expiry_seconds", 300.0),
         ("credential_min_remaining_seconds", 120.0),
+        ("clock_skew_leeway_seconds", 30.0),
         (r#"grpc_concurrency_limit{method="decrypt"}"#, 64.0),
         (r#"auth_method_info{method="jwt"}"#, 1.0),
         (r#"certificate_source_info{source="none"}"#, 1.0),
