@@ -9,6 +9,7 @@
 )]
 
 mod cases;
+mod dashboard;
 mod promtool;
 mod queries;
 mod rules;
