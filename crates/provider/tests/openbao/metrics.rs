@@ -1,8 +1,12 @@
 //! What a scrape of a real provider says: exactly the metrics that the documentation lists, and
 //! each of them moves with what it tells of.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use serde_json::json;
 use testkit::{openbao::shared_openbao, tenant::Timing, wait::wait_until};
 
 use crate::{
@@ -17,31 +21,55 @@ const PATIENT: Timing = Timing {
     ..TIMING
 };
 
-/// The families of a scrape with their types; a name is as its samples have it.
-fn scraped(text: &str) -> BTreeMap<String, String> {
-    let families = text.lines().filter_map(|line| {
-        let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
-        let suffix = match kind {
-            "counter" => "_total",
-            "info" => "_info",
-            _ => "",
-        };
-        Some((format!("{name}{suffix}"), kind.to_owned()))
-    });
-    families.collect()
+/// The families of a scrape; a name is as its samples have it.
+fn scraped(text: &str) -> Documented {
+    let mut families = Documented::new();
+    let mut family = String::new();
+    for line in text.lines() {
+        if let Some(typed) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = typed.split_once(' ').unwrap();
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            family = format!("{name}{suffix}");
+            families.insert(family.clone(), (kind.to_owned(), BTreeSet::new()));
+        } else if let Some((_, labels)) = line.split_once('{') {
+            let labels = labels.split("\",").map(|label| label.split('=').next());
+            let labels = labels.flatten().filter(|label| *label != "le");
+            let (_, seen) = families.get_mut(&family).unwrap();
+            seen.extend(labels.map(str::to_owned));
+        }
+    }
+    families
 }
 
-/// The families of the documentation, from rows such as ``| `name`, `name` | gauge, 1 | … |``.
-fn documented() -> BTreeMap<String, String> {
+/// What the documentation says of a family: its type and its labels.
+type Documented = BTreeMap<String, (String, BTreeSet<String>)>;
+
+/// The families of the documentation, from rows such as
+/// ``| `name`, `name` | gauge, 1 | `label` (`value`); more |``.
+fn documented() -> Documented {
     let page = include_str!("../../../../docs/observability.md");
     let (_, section) = page.split_once("## Metrics").unwrap();
     let (section, _) = section.split_once("\n## ").unwrap();
-    let mut families = BTreeMap::new();
+    let mut families = Documented::new();
     for row in section.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
         let kind = cells[2].split(',').next().unwrap();
+        let labels: BTreeSet<_> = cells[3]
+            .split(';')
+            .next()
+            .unwrap()
+            .split(['(', ')'])
+            .step_by(2)
+            .flat_map(|outside| outside.split('`').skip(1).step_by(2))
+            .map(str::to_owned)
+            .collect();
         for name in cells[1].split(", ") {
-            families.insert(name.trim_matches('`').to_owned(), kind.to_owned());
+            let name = name.trim_matches('`').to_owned();
+            families.insert(name, (kind.to_owned(), labels.clone()));
         }
     }
     families
@@ -55,12 +83,15 @@ async fn now(provider: &Provider, series: &str) -> bool {
 
 #[tokio::test]
 async fn a_scrape_holds_what_the_documentation_lists_and_nothing_else() {
-    let node = Node::new(PATIENT).await;
+    let mut node = Node::new(PATIENT).await;
+    let relay = Relay::to(&shared_openbao().await.endpoint()).await;
+    node.config["openbao"]["address"] = json!(relay.address);
     let mut provider = node.serve().await;
     node.rotate().await;
     provider.wait_for_event("key.pending").await;
-    wait_until(SOON, "a look at the JWT", async || {
-        now(&provider, "jwt_ttl_seconds").await
+    relay.set(Line::Cut);
+    wait_until(SOON, "a JWT and a reason", async || {
+        now(&provider, "jwt_ttl_seconds").await && now(&provider, "readiness_reason{").await
     })
     .await;
     let metrics = provider.metrics().await;
@@ -118,7 +149,7 @@ async fn a_rotation_shows_while_it_waits() {
 async fn an_openbao_that_is_gone_shows_as_reasons_classes_and_old_successes() {
     let mut node = Node::new(TIMING).await;
     let relay = Relay::to(&shared_openbao().await.endpoint()).await;
-    node.config["openbao"]["address"] = serde_json::json!(relay.address);
+    node.config["openbao"]["address"] = json!(relay.address);
     let provider = node.serve().await;
     let encrypted = provider.encrypt(b"seed").await.unwrap();
     let events = ["metadata_probe", "deep_probe", "login", "state_save"]
