@@ -2,7 +2,7 @@
 //! Implements `docs/format/associated-data.md`.
 //!
 //! Never stored and never shown. Outside this crate it comes only from
-//! [`prepare`](crate::prepare), which has matched the annotations, or is that of the status probe.
+//! [`prepare`](crate::prepare), which has matched the annotations, or is that of a probe.
 
 use std::fmt;
 
@@ -20,6 +20,12 @@ impl AssociatedData {
     #[must_use]
     pub fn status_probe() -> Self {
         Self(b"openbao-kubernetes-kms/status-probe/v1".to_vec())
+    }
+
+    /// The associated data of a person's check, apart from the status probe in OpenBao's audit log.
+    #[must_use]
+    pub fn doctor_probe() -> Self {
+        Self(b"openbao-kubernetes-kms/doctor-probe/v1".to_vec())
     }
 
     /// The bytes to send to Transit, not yet in base64.

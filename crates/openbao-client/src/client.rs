@@ -1,6 +1,9 @@
 //! Sends one request and waits for its answer, within a deadline and a size.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -92,6 +95,7 @@ impl Client {
         let result = match timeout(deadline, self.exchange(request)).await {
             Ok(Ok(answer)) => {
                 observation.event.request_id.clone_from(&answer.request_id);
+                observation.event.date = answer.date;
                 read(answer)
             }
             Ok(Err(failure)) => Err(failure),
@@ -120,6 +124,8 @@ impl Client {
             .map_err(|error| Failure::from_transport(operation, &error))?;
         let status = response.status();
         if status.is_success() {
+            let date = response.headers().get(header::DATE);
+            let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
             let limit = operation.answer_limit();
             let body = read_body(response.into_body(), limit, operation, status).await?;
             let request_id = Envelope::read(&body).request_id();
@@ -128,6 +134,7 @@ impl Client {
                 status,
                 body,
                 request_id,
+                date,
             });
         }
         let body = read_body(response.into_body(), ERROR_BODY_LIMIT, operation, status).await?;
@@ -176,6 +183,7 @@ pub struct Answer {
     status: StatusCode,
     body: Zeroizing<Vec<u8>>,
     request_id: Option<RequestId>,
+    date: Option<SystemTime>,
 }
 
 impl Answer {
@@ -189,6 +197,12 @@ impl Answer {
     #[must_use]
     pub fn request_id(&self) -> Option<&RequestId> {
         self.request_id.as_ref()
+    }
+
+    /// The second in which the server's clock stood when it answered, when it said.
+    #[must_use]
+    pub fn date(&self) -> Option<SystemTime> {
+        self.date
     }
 
     /// The whole body as JSON.
@@ -288,6 +302,7 @@ impl<'a> Observation<'a> {
                 outcome: Outcome::Canceled,
                 duration: Duration::ZERO,
                 request_id: None,
+                date: None,
             },
         }
     }

@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod failure;
 pub mod login;
 pub mod request;
+pub mod seal_status;
 pub mod token;
 pub mod transit;
 

@@ -1,6 +1,10 @@
 //! One request before it is sent, and what its observer is told afterwards.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::Method;
@@ -26,6 +30,8 @@ pub enum Operation {
     TransitDecrypt,
     /// Ask what the token in use may do.
     CapabilitiesSelf,
+    /// Ask whether the server is sealed; needs no token.
+    SealStatus,
     /// Set up a server: the lab mode and tests only, never a running provider.
     Admin,
 }
@@ -42,6 +48,7 @@ impl Operation {
             Self::TransitEncrypt => "transit_encrypt",
             Self::TransitDecrypt => "transit_decrypt",
             Self::CapabilitiesSelf => "capabilities_self",
+            Self::SealStatus => "seal_status",
             Self::Admin => "admin",
         }
     }
@@ -55,7 +62,8 @@ impl Operation {
             | Self::TransitDisableUpsertRead
             | Self::TransitEncrypt
             | Self::TransitDecrypt
-            | Self::CapabilitiesSelf => 256 << 10,
+            | Self::CapabilitiesSelf
+            | Self::SealStatus => 256 << 10,
         }
     }
 }
@@ -194,6 +202,8 @@ pub struct RequestEvent {
     pub duration: Duration,
     /// OpenBao's name of the request, when the answer had a usable one.
     pub request_id: Option<RequestId>,
+    /// The second in which OpenBao's clock stood at a success, when it said.
+    pub date: Option<SystemTime>,
 }
 
 /// Told of every HTTP request exactly once. Must return quickly.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use kms_domain::{
     annotations::{Annotations, PluginVersion},
     ciphertext::TransitCiphertext,
+    digest::TextHash,
     health::Health,
     key_id::KeyId,
     limits::check_sizes,
@@ -36,8 +37,9 @@ use self::{
 };
 use crate::{
     auth::Session,
+    clock::SystemClock,
     config::Limits,
-    telemetry::metrics::Metrics,
+    telemetry::{correlation::Correlation, metrics::Metrics},
     view::ViewReader,
     watcher::discovery::{Discovery, DiscoveryFailed},
 };
@@ -104,6 +106,7 @@ struct Shared {
     transit: Transit,
     session: Session,
     metrics: Arc<Metrics>,
+    correlation: Arc<Correlation>,
     plugin_version: PluginVersion,
     call_limit: Duration,
     status_slots: Semaphore,
@@ -125,6 +128,7 @@ impl Kms {
         transit: Transit,
         session: Session,
         metrics: Arc<Metrics>,
+        correlation: Arc<Correlation>,
         plugin_version: PluginVersion,
         call_limit: Duration,
         limits: Limits,
@@ -135,6 +139,7 @@ impl Kms {
             transit,
             session,
             metrics,
+            correlation,
             plugin_version,
             call_limit,
             status_slots: Semaphore::new(limits.status),
@@ -149,7 +154,7 @@ impl KeyManagementService for Kms {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let shared = &*self.0;
         shared
-            .answer(Method::Status, async { shared.status() })
+            .answer(Method::Status, "", async { shared.status() })
             .await
     }
 
@@ -160,9 +165,9 @@ impl KeyManagementService for Kms {
         let shared = &*self.0;
         let limit = deadline::remaining(request.metadata(), shared.call_limit);
         // The plaintext is a slice of the HTTP/2 buffer, which lies outside our reach.
-        let plaintext = request.into_inner().plaintext;
+        let EncryptRequest { plaintext, uid } = request.into_inner();
         shared
-            .answer(Method::Encrypt, shared.encrypt(&plaintext, limit))
+            .answer(Method::Encrypt, &uid, shared.encrypt(&plaintext, limit))
             .await
     }
 
@@ -174,7 +179,11 @@ impl KeyManagementService for Kms {
         let limit = deadline::remaining(request.metadata(), shared.call_limit);
         let request = request.into_inner();
         shared
-            .answer(Method::Decrypt, shared.decrypt(&request, limit))
+            .answer(
+                Method::Decrypt,
+                &request.uid,
+                shared.decrypt(&request, limit),
+            )
             .await
     }
 }
@@ -294,13 +303,14 @@ impl Shared {
             .map_or(Lookup::Unknown, |registry| registry.lookup(key_id))
     }
 
-    /// Runs one call to its end, whatever that is, and accounts for it.
+    /// Runs one call to its end, whatever that is, and accounts for it. Status has an empty `uid`.
     async fn answer<T>(
         &self,
         method: Method,
+        uid: &str,
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Result<Response<T>, Status> {
-        let account = Account::open(self, method);
+        let account = Account::open(self, method, uid);
         let outcome = match caught(work).await {
             Ok(outcome) => outcome,
             Err(kind) => Err(Fault::Panic(kind)),
@@ -366,16 +376,19 @@ fn respond_encrypted(
 struct Account<'a> {
     shared: &'a Shared,
     method: Method,
+    /// The API server's name of the call.
+    uid: &'a str,
     started: Instant,
     open: bool,
 }
 
 impl<'a> Account<'a> {
-    fn open(shared: &'a Shared, method: Method) -> Self {
+    fn open(shared: &'a Shared, method: Method, uid: &'a str) -> Self {
         shared.metrics.kms_started(method);
         Self {
             shared,
             method,
+            uid,
             started: Instant::now(),
             open: true,
         }
@@ -408,14 +421,32 @@ impl<'a> Account<'a> {
             .kms_finished(self.method, status, class, took);
         let duration_ms = took.as_secs_f64() * 1e3;
         let operation = self.method.operation();
+        let incident = self.shared.correlation.incident(&SystemClock);
+        let uid_hash = incident
+            .filter(|_| !self.uid.is_empty())
+            .map(|_| TextHash::of(self.uid));
+        let request_uid_hash = uid_hash.as_ref().map(TextHash::as_str);
+        let debug_correlation_incident = incident.map(|incident| &*incident.id);
+        let debug_correlation_expires_at = incident.map(|incident| &*incident.expires_at);
         match class {
-            None => tracing::debug!(operation, status, duration_ms, "kms.request"),
+            None => tracing::debug!(
+                operation,
+                status,
+                duration_ms,
+                request_uid_hash,
+                debug_correlation_incident,
+                debug_correlation_expires_at,
+                "kms.request"
+            ),
             Some(error_class) => tracing::warn!(
                 operation,
                 status,
                 error_class,
                 duration_ms,
                 panic_type,
+                request_uid_hash,
+                debug_correlation_incident,
+                debug_correlation_expires_at,
                 "kms.request"
             ),
         }

@@ -15,18 +15,10 @@ use std::{
 
 use http::StatusCode;
 use kms_domain::{
-    health::Health,
     limits::MAX_MESSAGE_BYTES,
-    registry::{
-        anchor::Anchor,
-        rotation::{RotationRules, RotationState},
-    },
+    registry::{anchor::Anchor, rotation::RotationRules},
 };
-use openbao_client::{
-    client::Client,
-    request::{Outcome, RequestEvent, RequestHook},
-    transit::Transit,
-};
+use openbao_client::{client::Client, request::RequestHook, transit::Transit};
 use tokio::{
     sync::oneshot,
     task::{self, JoinSet},
@@ -35,7 +27,7 @@ use tokio::{
 use tonic::transport::Server;
 
 use crate::{
-    auth::{AuthAction, AuthEvent, AuthHook, Session},
+    auth::Session,
     build_info::BuildInfo,
     clock::{Clock, SystemClock},
     config::{Config, GroupProblem, UnsupportedAuth},
@@ -50,9 +42,12 @@ use crate::{
         disk::{Disk, SystemDisk},
     },
     telemetry::{
+        correlation::Correlation,
         endpoints::{self, Answer, BindError, OPEN_METRICS},
-        health,
-        metrics::{Metrics, Readings},
+        health, hooks,
+        jwt_life::{JwtLife, follow},
+        metrics::Metrics,
+        readings::Readings,
     },
     view::{self, View, ViewReader},
     watcher::{BootstrapError, Pace, Parts, Watcher, ledger::Ledger},
@@ -102,6 +97,21 @@ pub enum ServeError {
     Ended(&'static str),
 }
 
+impl ServeError {
+    /// The bounded word for the log.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::State(_) => "state_unavailable",
+            Self::UnsupportedAuth(_) | Self::Group(_) | Self::Connection(_) => "configuration",
+            Self::Bind(_) => "listener",
+            Self::Bootstrap(failure) => failure.reason().code(),
+            Self::Socket(_) => "socket",
+            Self::Server(_) | Self::Ended(_) => "part_ended",
+        }
+    }
+}
+
 /// Serves until `stop` completes. `ready` is called once, when the socket accepts calls.
 ///
 /// The process must run with a umask of 077. The state lock is held until this returns.
@@ -137,19 +147,28 @@ pub async fn serve_on(
 ) -> Result<(), ServeError> {
     let state = open_state(disk, config, missing_checkpoint).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let metrics = Arc::new(Metrics::new(&BuildInfo::CURRENT, "jwt"));
+    let metrics = Arc::new(Metrics::new(&BuildInfo::CURRENT, config));
+    let correlation = config.logging.debug_correlation.as_ref();
+    let correlation = Arc::new(Correlation::begin(correlation, &*clock));
     // Dropped on every way out, which ends what it runs.
     let mut tasks = JoinSet::new();
-    let client = client(config, request_hook(&metrics)).await?;
+    let client = client(config, hooks::request_hook(&metrics, &correlation)).await?;
     let (session, session_task) = connection::session(
         config,
         client.clone(),
         Arc::clone(&clock),
-        auth_hook(&metrics),
+        hooks::auth_hook(&metrics),
     )?;
     tasks.spawn(session_task.run());
+    let (jwt, file) = config.auth.jwt_file()?;
+    let rules = jwt.claims.clone();
+    let (jwt_life, following) = follow(file.to_owned(), rules, config.status.probe_interval);
+    tasks.spawn(following);
     let transit = Transit::new(client, &config.key, config.openbao.timeout);
 
+    if let Some(document) = state.committed() {
+        metrics.state_loaded(document.generation());
+    }
     let loaded = View::loaded(
         state
             .committed()
@@ -161,7 +180,13 @@ pub async fn serve_on(
         config.status.max_staleness,
     );
     let stopping = Arc::new(AtomicBool::new(false));
-    listen(config, &view, &session, &metrics, &stopping, &mut tasks).await?;
+    let gauges = Gauges {
+        view: view.clone(),
+        session: session.clone(),
+        jwt_life,
+        metrics: Arc::clone(&metrics),
+    };
+    listen(config, &stopping, gauges, &mut tasks).await?;
 
     let ledger = Ledger::new(state);
     let settled = ledger.settled();
@@ -203,6 +228,7 @@ pub async fn serve_on(
         transit,
         session,
         metrics,
+        correlation,
         BuildInfo::CURRENT.plugin_version(),
         config.openbao.timeout,
         config.server.limits,
@@ -261,64 +287,18 @@ async fn client(config: &Config, hook: RequestHook) -> Result<Client, ServeError
     Ok(Client::new(endpoint, hook).map_err(ConnectionError::Client)?)
 }
 
-/// Logs and counts every login and renewal.
-fn auth_hook(metrics: &Arc<Metrics>) -> AuthHook {
-    let metrics = Arc::clone(metrics);
-    Arc::new(move |event: &AuthEvent<'_>| {
-        let status = event.outcome.label();
-        let duration_ms = event.duration.as_secs_f64() * 1e3;
-        match (event.action, event.failure.is_none()) {
-            (AuthAction::Login, true) => tracing::info!(status, duration_ms, "auth.login"),
-            (AuthAction::Login, false) => tracing::warn!(status, duration_ms, "auth.login"),
-            (AuthAction::Renewal, true) => tracing::debug!(status, duration_ms, "auth.renewal"),
-            (AuthAction::Renewal, false) => tracing::warn!(status, duration_ms, "auth.renewal"),
-        }
-        match event.action {
-            AuthAction::Login => metrics.login(status),
-            AuthAction::Renewal => metrics.renewal(status),
-        }
-    })
-}
-
-/// Logs and counts every request to OpenBao.
-fn request_hook(metrics: &Arc<Metrics>) -> RequestHook {
-    let metrics = Arc::clone(metrics);
-    Arc::new(move |event: &RequestEvent| {
-        let (operation, status) = (event.operation.label(), event.outcome.label());
-        metrics.openbao_request(operation, status, event.duration);
-        let duration_ms = event.duration.as_secs_f64() * 1e3;
-        if event.outcome == Outcome::Ok {
-            tracing::debug!(
-                openbao_operation = operation,
-                status,
-                duration_ms,
-                "openbao.request"
-            );
-        } else {
-            tracing::warn!(
-                openbao_operation = operation,
-                status,
-                duration_ms,
-                "openbao.request"
-            );
-        }
-    })
-}
-
 /// Opens the health and metrics listeners and answers on them.
 async fn listen(
     config: &Config,
-    view: &ViewReader,
-    session: &Session,
-    metrics: &Arc<Metrics>,
     stopping: &Arc<AtomicBool>,
+    gauges: Gauges,
     tasks: &mut JoinSet<()>,
 ) -> Result<(), BindError> {
     if let Some(at) = &config.server.health {
         let listener = endpoints::bind("server.healthAddress", at.bind_to()).await?;
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "health.listening");
-        let (view, stopping) = (view.clone(), Arc::clone(stopping));
+        let (view, stopping) = (gauges.view.clone(), Arc::clone(stopping));
         tasks.spawn(endpoints::serve(listener, move |path| {
             health::answer(path, &view, stopping.load(Ordering::Relaxed))
         }));
@@ -327,16 +307,36 @@ async fn listen(
         let listener = endpoints::bind("server.metricsAddress", at.bind_to()).await?;
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "metrics.listening");
-        let (view, session, metrics) = (view.clone(), session.clone(), Arc::clone(metrics));
         tasks.spawn(endpoints::serve(listener, move |path| {
-            (path == "/metrics").then(|| Answer {
-                status: StatusCode::OK,
-                content_type: OPEN_METRICS,
-                body: metrics.render(&readings(&view, &session, &SystemClock)),
-            })
+            (path == "/metrics").then(|| gauges.answer())
         }));
     }
     Ok(())
+}
+
+/// Where a scrape finds what is not counted.
+struct Gauges {
+    view: ViewReader,
+    session: Session,
+    jwt_life: JwtLife,
+    metrics: Arc<Metrics>,
+}
+
+impl Gauges {
+    fn answer(&self) -> Answer {
+        let readings = Readings {
+            snapshot: self.view.snapshot(),
+            token_ttl: self.session.status().token_remaining.unwrap_or_default(),
+            jwt_ttl: self.jwt_life.remaining(),
+            // This build has no login with a certificate.
+            certificate_ttl: Duration::ZERO,
+        };
+        Answer {
+            status: StatusCode::OK,
+            content_type: OPEN_METRICS,
+            body: self.metrics.render(readings),
+        }
+    }
 }
 
 /// Serves the socket until `stop`, then lets calls under way finish.
@@ -372,27 +372,5 @@ async fn run(
     match timeout(DRAIN, serving).await {
         Ok(ended) => Ok(ended?),
         Err(_cut) => Ok(()),
-    }
-}
-
-fn readings(view: &ViewReader, session: &Session, clock: &dyn Clock) -> Readings {
-    let snapshot = view.snapshot();
-    let auth = session.status();
-    let active = snapshot.view.registry.as_ref().map(|registry| {
-        let key = registry.active();
-        (key.id_hash().to_string(), key.version().get())
-    });
-    let jwt_ttl = auth
-        .credential_expires
-        .and_then(|at| at.duration_since(clock.now()).ok());
-    Readings {
-        token_ttl: auth.token_remaining.unwrap_or_default(),
-        jwt_ttl: jwt_ttl.unwrap_or_default(),
-        active,
-        status_age: snapshot.age,
-        ready: matches!(snapshot.health, Health::Healthy(_)),
-        rotation_state: RotationState::of(snapshot.view.registry.as_deref()).as_str(),
-        persistence_degraded: snapshot.view.persistence_degraded,
-        breaker_open: snapshot.view.breaker_open,
     }
 }

@@ -1,6 +1,11 @@
 //! What the provider tells about itself: log lines, metrics, and the health endpoints.
 
+pub mod correlation;
 pub mod endpoints;
 pub mod health;
+pub mod hooks;
+pub mod jwt_life;
 pub mod log;
 pub mod metrics;
+pub mod process;
+pub mod readings;

@@ -376,6 +376,15 @@ impl BootstrapError {
         }
     }
 
+    /// What readiness calls it.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Metadata(failure) => failure.failure().into(),
+            Self::Deep(failure) => failure.failure().into(),
+        }
+    }
+
     /// Whether waiting may mend it: OpenBao did not answer, or not with what it will answer.
     fn may_pass(&self) -> bool {
         self.call().is_some()

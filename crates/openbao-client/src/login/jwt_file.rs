@@ -32,25 +32,21 @@ pub struct JwtFile {
     pub rules: ClaimRules,
 }
 
-impl JwtFile {
-    /// Reads the file and checks the claims.
-    ///
-    /// # Errors
-    /// When the file breaks a rule or the JWT cannot be expected to log in.
-    pub async fn read(&self, now: SystemTime) -> Result<Jwt, LoginFailure> {
-        let path = self.path.clone();
-        let content =
-            tokio::task::spawn_blocking(move || credential_file::read(&path, JWT_FILE_RULES))
-                .await
-                // The thread was lost, by a panic or at shutdown.
-                .unwrap_or(Err(CredentialFileProblem::Unreadable(
-                    rustix::io::Errno::CANCELED,
-                )))
-                .map_err(LoginFailure::JwtFile)?;
-        let jwt = Jwt::parse(&content).map_err(LoginFailure::Jwt)?;
-        jwt.check(&self.rules, now).map_err(LoginFailure::Jwt)?;
-        Ok(jwt)
-    }
+/// Reads the file and checks the claims.
+///
+/// # Errors
+/// When the file breaks a rule or the JWT cannot be expected to log in.
+pub async fn read(path: PathBuf, rules: &ClaimRules, now: SystemTime) -> Result<Jwt, LoginFailure> {
+    let content = tokio::task::spawn_blocking(move || credential_file::read(&path, JWT_FILE_RULES))
+        .await
+        // The thread was lost, by a panic or at shutdown.
+        .unwrap_or(Err(CredentialFileProblem::Unreadable(
+            rustix::io::Errno::CANCELED,
+        )))
+        .map_err(LoginFailure::JwtFile)?;
+    let jwt = Jwt::parse(&content).map_err(LoginFailure::Jwt)?;
+    jwt.check(rules, now).map_err(LoginFailure::Jwt)?;
+    Ok(jwt)
 }
 
 impl Login for JwtFile {
@@ -60,7 +56,7 @@ impl Login for JwtFile {
         deadline: Duration,
     ) -> Pending<'_, Result<Grant, LoginFailure>> {
         Box::pin(async move {
-            let jwt = self.read(now).await?;
+            let jwt = read(self.path.clone(), &self.rules, now).await?;
             self.role
                 .exchange(&jwt, deadline)
                 .await

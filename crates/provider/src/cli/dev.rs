@@ -64,7 +64,8 @@ impl Options {
             log::start(logging.level, logging.format);
             tracing::warn!(
                 directory = %lab.directory().display(),
-                "this is a lab: its keys are not safe and go away with it"
+                problem = "its keys are not safe and go away with it",
+                "lab.warning"
             );
             let done = if self.once {
                 self.once(&lab, &program, stop, context.out).await

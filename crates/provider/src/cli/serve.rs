@@ -56,16 +56,16 @@ impl Options {
         } else {
             MissingCheckpoint::Refuse
         };
-        let served = block_on_serve(config, missing)
-            .map_err(Failure::Runtime)?
-            .map_err(Failure::from);
+        let served = block_on_serve(config, missing).map_err(Failure::Runtime)?;
+        let reason = served.as_ref().err().map(ServeError::reason);
+        let served = served.map_err(Failure::from);
         let exit = served
             .as_ref()
             .map_or_else(Failure::exit, |()| Exit::Success);
         let exit_code = exit.code();
-        match exit {
-            Exit::Success => tracing::info!(exit_code, "serve.shutdown"),
-            _ => tracing::error!(exit_code, reason = "failed", "serve.shutdown"),
+        match reason {
+            None => tracing::info!(exit_code, "serve.shutdown"),
+            Some(reason) => tracing::error!(exit_code, reason, "serve.shutdown"),
         }
         served.map(|()| exit)
     }

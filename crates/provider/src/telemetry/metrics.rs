@@ -2,21 +2,53 @@
 //!
 //! Every label value comes from a bounded set; key ids appear only as hashes.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
-
-use prometheus_client::{
-    encoding::text,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
-    registry::Registry,
+use std::{
+    sync::atomic::AtomicU64,
+    time::{Duration, SystemTime},
 };
 
-use crate::{build_info::BuildInfo, kms::Method};
+use kms_domain::registry::document::Generation;
+use openbao_client::login::LoginOutcome;
+use prometheus_client::{
+    encoding::text::{encode, encode_registry},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+        info::Info,
+    },
+    registry::Registry,
+};
+use tonic::Code;
+
+use super::{process::Process, readings::Readings};
+use crate::{
+    build_info::BuildInfo,
+    clock::{Clock as _, SystemClock},
+    config::{self, Config, Method as Auth},
+    kms::{Method, fault::code_name},
+};
+
+const PREFIX: &str = "openbao_kms";
+
+const AAD_REASONS: [&str; 3] = ["aad_missing", "aad_mismatch", "annotation_invalid"];
+const KEY_ID_REASONS: [&str; 2] = ["key_id_unknown", "key_id_malformed"];
+/// Of the failures that alerts look for.
+const CLASSES_OF_ANY_METHOD: [&str; 3] = ["panic", "timeout", "transit_policy_denied"];
+const LOGIN_OUTCOMES: [LoginOutcome; 6] = [
+    LoginOutcome::Ok,
+    LoginOutcome::JwtExpired,
+    LoginOutcome::JwtNearExpiry,
+    LoginOutcome::JwtInvalid,
+    LoginOutcome::AuthFailed,
+    LoginOutcome::Error,
+];
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
 type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
 type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
-type Seconds = Gauge<f64, AtomicU64>;
 
 /// Bounds in seconds: from what a cached answer takes to beyond the API server's own limit.
 const LATENCY_BOUNDS: [f64; 18] = [
@@ -24,208 +56,211 @@ const LATENCY_BOUNDS: [f64; 18] = [
     0.512, 1.024, 2.048, 3.0, 5.0, 10.0,
 ];
 
-/// Counters that grow as things happen, and gauges that are set when they are read.
+/// What each call, probe, login and commit leaves behind; a scrape adds its [`Readings`].
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    started: u64,
     grpc_requests: Counters<2>,
+    grpc_errors: Counters<2>,
     grpc_duration: Histograms,
     grpc_in_flight: Gauges<1>,
     grpc_rejections: Counters<1>,
     openbao_requests: Counters<2>,
     openbao_duration: Histograms,
+    clock_offset: Gauge<f64, AtomicU64>,
     logins: Counters<1>,
     renewals: Counters<1>,
-    token_ttl: Gauge,
-    jwt_ttl: Gauge,
-    key_id_hash: Family<[(&'static str, String); 1], Gauge>,
-    key_version: Gauges<0>,
-    status_age: Seconds,
-    ready: Gauge,
     metadata_probes: Counters<1>,
     deep_probes: Counters<1>,
-    rotation_state: Gauges<1>,
-    persistence_degraded: Gauge,
+    last_success: Gauges<1>,
+    state_generation: Gauge,
     aad_errors: Counters<1>,
     key_id_errors: Counters<1>,
-    breaker: Gauge,
     panics: Counters<1>,
     socket_restarts: Counter,
 }
 
-/// What gauges show, taken at the moment of a scrape.
-#[derive(Debug)]
-pub struct Readings {
-    /// Remaining life of the OpenBao token; zero without one.
-    pub token_ttl: Duration,
-    /// Remaining life of the JWT at the last login; zero when unknown.
-    pub jwt_ttl: Duration,
-    /// Hash of the active key id and the active Transit version.
-    pub active: Option<(String, u64)>,
-    /// Age of the status view; `None` before the first observation.
-    pub status_age: Option<Duration>,
-    /// Whether `/ready` answers 200.
-    pub ready: bool,
-    /// `active`, `pending` or `unknown`.
-    pub rotation_state: &'static str,
-    /// An observation could not be saved; it is made again.
-    pub persistence_degraded: bool,
-    /// Either probe is backing off.
-    pub breaker_open: bool,
-}
-
-const ROTATION_STATES: [&str; 3] = ["active", "pending", "unknown"];
-
 impl Metrics {
-    /// All metrics at zero; methods and rotation states are present from the start, so that a
-    /// rate over them is defined.
+    /// All metrics at zero, beside those that tell of the build and the configuration.
     #[must_use]
-    pub fn new(build: &BuildInfo, auth_method: &'static str) -> Self {
+    pub fn new(build: &BuildInfo, config: &Config) -> Self {
         let histograms = || Histograms::new_with_constructor(|| Histogram::new(LATENCY_BOUNDS));
         let mut metrics = Self {
-            registry: Registry::with_prefix("openbao_kms"),
+            registry: Registry::with_prefix(PREFIX),
+            started: SystemClock.unix_seconds(),
             grpc_requests: Family::default(),
+            grpc_errors: Family::default(),
             grpc_duration: histograms(),
             grpc_in_flight: Family::default(),
             grpc_rejections: Family::default(),
             openbao_requests: Family::default(),
             openbao_duration: histograms(),
+            clock_offset: Gauge::default(),
             logins: Family::default(),
             renewals: Family::default(),
-            token_ttl: Gauge::default(),
-            jwt_ttl: Gauge::default(),
-            key_id_hash: Family::default(),
-            key_version: Family::default(),
-            status_age: Gauge::default(),
-            ready: Gauge::default(),
             metadata_probes: Family::default(),
             deep_probes: Family::default(),
-            rotation_state: Family::default(),
-            persistence_degraded: Gauge::default(),
+            last_success: Family::default(),
+            state_generation: Gauge::default(),
             aad_errors: Family::default(),
             key_id_errors: Family::default(),
-            breaker: Gauge::default(),
             panics: Family::default(),
             socket_restarts: Counter::default(),
         };
-        for method in Method::ALL {
-            let method = [("method", method.as_str())];
-            drop(metrics.grpc_in_flight.get_or_create(&method));
-            drop(metrics.grpc_rejections.get_or_create(&method));
-            drop(metrics.panics.get_or_create(&method));
-        }
-        metrics.register(build, auth_method);
+        metrics.begin_at_zero();
+        metrics.register_constants(build, config);
+        metrics.register_calls();
+        metrics.register_upkeep();
         metrics
     }
 
-    fn register(&mut self, build: &BuildInfo, auth_method: &'static str) {
+    /// A counter that appeared with its first event would hide it: no increase is seen without a
+    /// value before.
+    fn begin_at_zero(&self) {
+        for method in Method::ALL {
+            let name = ("method", method.as_str());
+            drop(self.grpc_in_flight.get_or_create(&[name]));
+            drop(self.grpc_rejections.get_or_create(&[name]));
+            drop(self.grpc_duration.get_or_create(&[name]));
+            drop(self.panics.get_or_create(&[name]));
+            let ok = ("status", code_name(Code::Ok));
+            drop(self.grpc_requests.get_or_create(&[name, ok]));
+            for error_class in CLASSES_OF_ANY_METHOD {
+                let class = ("error_class", error_class);
+                drop(self.grpc_errors.get_or_create(&[name, class]));
+            }
+        }
+        for reason in AAD_REASONS {
+            drop(self.aad_errors.get_or_create(&[("reason", reason)]));
+        }
+        for reason in KEY_ID_REASONS {
+            drop(self.key_id_errors.get_or_create(&[("reason", reason)]));
+        }
+        for outcome in LOGIN_OUTCOMES {
+            let status = [("status", outcome.label())];
+            drop(self.logins.get_or_create(&status));
+            drop(self.renewals.get_or_create(&status));
+        }
+        for probes in [&self.metadata_probes, &self.deep_probes] {
+            drop(probes.get_or_create(&[("status", "ok")]));
+        }
+    }
+
+    /// What does not change while the process lives. Thresholds are among it, so that an alert
+    /// follows the configuration of the node that it is about.
+    fn register_constants(&mut self, build: &BuildInfo, config: &Config) {
         let r = &mut self.registry;
         r.register("build", "What was built", Info::new(build.labels()));
-        r.register(
-            "auth_method",
-            "Auth method in use",
-            Info::new([("method", auth_method)]),
-        );
-        let source = Info::new([("source", "none")]);
+        let (method, source) = match &config.auth.method {
+            Auth::Jwt(_) => ("jwt", "none"),
+            Auth::Cert(_) => ("cert", "pkcs11"),
+        };
+        let method = Info::new([("method", method)]);
+        r.register("auth_method", "Auth method in use", method);
+        let source = Info::new([("source", source)]);
         r.register("certificate_source", "Certificate source in use", source);
-        r.register(
-            "grpc_requests",
-            "KMS calls by gRPC code",
-            self.grpc_requests.clone(),
-        );
-        r.register(
-            "grpc_duration_seconds",
-            "Time in a KMS handler",
-            self.grpc_duration.clone(),
-        );
-        r.register(
-            "grpc_in_flight",
-            "KMS calls under way",
-            self.grpc_in_flight.clone(),
-        );
+        let fingerprint = Info::new([("fingerprint", config.fingerprint().as_str().to_owned())]);
+        let help = "Names the cluster, key and provider name; equal on all nodes of a cluster";
+        r.register("identity", help, fingerprint);
+
+        let mut seconds = |name, help, threshold: Duration| {
+            r.register(name, help, ConstGauge::new(threshold.as_secs_f64()));
+        };
+        let Config {
+            status,
+            rotation,
+            auth,
+            ..
+        } = config;
+        let help = "Age from which Status is stale";
+        seconds("status_max_staleness_seconds", help, status.max_staleness);
+        let help = "Time between metadata probes";
+        seconds("status_probe_interval_seconds", help, status.probe_interval);
+        let help = "Time between deep probes";
+        let interval = status.deep_probe_interval;
+        seconds("deep_probe_interval_seconds", help, interval);
+        let help = "Remaining token life at which it is renewed or replaced";
+        let ahead = auth.login_before_token_expiry;
+        seconds("login_before_token_expiry_seconds", help, ahead);
+        let (least, leeway) = match &auth.method {
+            Auth::Jwt(jwt) => (jwt.claims.min_remaining, jwt.claims.clock_skew_leeway),
+            Auth::Cert(cert) => (cert.min_remaining_ttl, cert.clock_skew_leeway),
+        };
+        let help = "Remaining life of a JWT or certificate below which it is not used";
+        seconds("credential_min_remaining_seconds", help, least);
+        let help = "Difference of clocks that a credential's dates are forgiven";
+        seconds("clock_skew_leeway_seconds", help, leeway);
+        let help = "Least time from the discovery of a version to its promotion";
+        let counting = status.probe_interval * rotation.required_observations.get();
+        let wait = rotation.activation_delay.saturating_add(counting);
+        seconds("rotation_expected_wait_seconds", help, wait);
+
+        let limits = Gauges::<1>::default();
+        let config::Limits {
+            status,
+            encrypt,
+            decrypt,
+        } = config.server.limits;
+        for (method, limit) in [
+            (Method::Status, status),
+            (Method::Encrypt, encrypt),
+            (Method::Decrypt, decrypt),
+        ] {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            limits
+                .get_or_create(&[("method", method.as_str())])
+                .set(limit);
+        }
+        let help = "KMS calls permitted at once";
+        r.register("grpc_concurrency_limit", help, limits);
+    }
+
+    fn register_calls(&mut self) {
+        let r = &mut self.registry;
+        let help = "KMS calls by gRPC code";
+        r.register("grpc_requests", help, self.grpc_requests.clone());
+        let help = "Failed KMS calls by error class";
+        r.register("grpc_errors", help, self.grpc_errors.clone());
+        let help = "Time in a KMS handler";
+        r.register("grpc_duration_seconds", help, self.grpc_duration.clone());
+        let help = "KMS calls under way";
+        r.register("grpc_in_flight", help, self.grpc_in_flight.clone());
         let help = "KMS calls refused at their limit";
-        r.register(
-            "grpc_concurrency_rejections",
-            help,
-            self.grpc_rejections.clone(),
-        );
-        r.register(
-            "openbao_requests",
-            "HTTP requests to OpenBao",
-            self.openbao_requests.clone(),
-        );
-        let help = "Time of an HTTP request to OpenBao";
-        r.register(
-            "openbao_duration_seconds",
-            help,
-            self.openbao_duration.clone(),
-        );
-        r.register(
-            "auth_login",
-            "Logins to OpenBao by outcome",
-            self.logins.clone(),
-        );
-        r.register(
-            "auth_renewal",
-            "Token renewals by outcome",
-            self.renewals.clone(),
-        );
-        r.register(
-            "token_ttl_seconds",
-            "Remaining token life",
-            self.token_ttl.clone(),
-        );
-        let help = "Remaining life of the JWT of the last login";
-        r.register("jwt_ttl_seconds", help, self.jwt_ttl.clone());
-        r.register(
-            "status_key_id_hash",
-            "Hash of the active key id",
-            self.key_id_hash.clone(),
-        );
-        r.register(
-            "key_version",
-            "Active Transit version",
-            self.key_version.clone(),
-        );
-        let help = "Time since the last finished metadata probe";
-        r.register("status_cache_age_seconds", help, self.status_age.clone());
-        r.register("ready", "Whether /ready answers 200", self.ready.clone());
-        let help = "Metadata probes by outcome";
-        r.register(
-            "transit_metadata_observation",
-            help,
-            self.metadata_probes.clone(),
-        );
-        r.register(
-            "deep_probe",
-            "Round trips through Transit",
-            self.deep_probes.clone(),
-        );
-        r.register(
-            "rotation_state",
-            "1 for the present state",
-            self.rotation_state.clone(),
-        );
-        let help = "1 while an observation could not be saved";
-        r.register(
-            "rotation_persistence_degraded",
-            help,
-            self.persistence_degraded.clone(),
-        );
+        let rejections = self.grpc_rejections.clone();
+        r.register("grpc_concurrency_rejections", help, rejections);
         let help = "Decrypts refused by annotations or associated data";
         r.register("aad_validation_errors", help, self.aad_errors.clone());
         let help = "Decrypts refused by their key id";
         r.register("decrypt_key_id_errors", help, self.key_id_errors.clone());
-        r.register(
-            "circuit_breaker_state",
-            "1 while a probe backs off",
-            self.breaker.clone(),
-        );
-        r.register(
-            "panic_recoveries",
-            "Panics caught in a handler",
-            self.panics.clone(),
-        );
+        let help = "Panics caught in a handler";
+        r.register("panic_recoveries", help, self.panics.clone());
+        let help = "HTTP requests to OpenBao";
+        r.register("openbao_requests", help, self.openbao_requests.clone());
+        let help = "Time of an HTTP request to OpenBao";
+        let duration = self.openbao_duration.clone();
+        r.register("openbao_duration_seconds", help, duration);
+        let help = "How far OpenBao's clock is ahead of ours, give or take a second";
+        let offset = self.clock_offset.clone();
+        r.register("openbao_clock_offset_seconds", help, offset);
+    }
+
+    fn register_upkeep(&mut self) {
+        let r = &mut self.registry;
+        let help = "Logins to OpenBao by outcome";
+        r.register("auth_login", help, self.logins.clone());
+        let help = "Token renewals by outcome";
+        r.register("auth_renewal", help, self.renewals.clone());
+        let help = "Metadata probes by outcome";
+        let probes = self.metadata_probes.clone();
+        r.register("transit_metadata_observation", help, probes);
+        let help = "Round trips through Transit by outcome";
+        r.register("deep_probe", help, self.deep_probes.clone());
+        let help = "When it last succeeded in this process, Unix time";
+        let last = self.last_success.clone();
+        r.register("last_success_timestamp_seconds", help, last);
+        let help = "Generation of the registry state on disk; 0 without a state";
+        r.register("state_generation", help, self.state_generation.clone());
         let help = "Dead sockets removed when binding";
         r.register("socket_restarts", help, self.socket_restarts.clone());
     }
@@ -253,15 +288,21 @@ impl Metrics {
         self.grpc_duration
             .get_or_create(&[("method", name)])
             .observe(took.as_secs_f64());
+        let Some(class) = class else {
+            return;
+        };
+        self.grpc_errors
+            .get_or_create(&[("method", name), ("error_class", class)])
+            .inc();
         let counter = match class {
-            Some(reason @ ("aad_missing" | "aad_mismatch" | "annotation_invalid")) => {
+            reason if AAD_REASONS.contains(&reason) => {
                 self.aad_errors.get_or_create(&[("reason", reason)])
             }
-            Some(reason @ ("key_id_unknown" | "key_id_malformed")) => {
+            reason if KEY_ID_REASONS.contains(&reason) => {
                 self.key_id_errors.get_or_create(&[("reason", reason)])
             }
-            Some("concurrency_limit") => self.grpc_rejections.get_or_create(&[("method", name)]),
-            Some("panic") => self.panics.get_or_create(&[("method", name)]),
+            "concurrency_limit" => self.grpc_rejections.get_or_create(&[("method", name)]),
+            "panic" => self.panics.get_or_create(&[("method", name)]),
             _ => return,
         };
         counter.inc();
@@ -277,9 +318,20 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
+    /// OpenBao answered in this second by its clock; on average half of it had passed.
+    pub fn openbao_clock(&self, date: SystemTime) {
+        let theirs = date + Duration::from_millis(500);
+        let offset = match theirs.duration_since(SystemClock.now()) {
+            Ok(ahead) => ahead.as_secs_f64(),
+            Err(behind) => -behind.duration().as_secs_f64(),
+        };
+        self.clock_offset.set(offset);
+    }
+
     /// A login ended.
     pub fn login(&self, status: &'static str) {
         self.logins.get_or_create(&[("status", status)]).inc();
+        self.note_success("login", status);
     }
 
     /// A token renewal ended.
@@ -292,11 +344,25 @@ impl Metrics {
         self.metadata_probes
             .get_or_create(&[("status", status)])
             .inc();
+        self.note_success("metadata_probe", status);
     }
 
     /// A deep probe ended.
     pub fn deep_probe(&self, status: &'static str) {
         self.deep_probes.get_or_create(&[("status", status)]).inc();
+        self.note_success("deep_probe", status);
+    }
+
+    /// The start found a state of this generation.
+    pub fn state_loaded(&self, generation: Generation) {
+        let generation = i64::try_from(generation.get()).unwrap_or(i64::MAX);
+        self.state_generation.set(generation);
+    }
+
+    /// A state of this generation was made durable.
+    pub fn state_saved(&self, generation: Generation) {
+        self.state_loaded(generation);
+        self.note_success("state_save", "ok");
     }
 
     /// A dead socket was removed.
@@ -304,40 +370,45 @@ impl Metrics {
         self.socket_restarts.inc();
     }
 
+    fn note_success(&self, event: &'static str, status: &'static str) {
+        if status == "ok" {
+            let now = i64::try_from(SystemClock.unix_seconds()).unwrap_or(i64::MAX);
+            self.last_success
+                .get_or_create(&[("event", event)])
+                .set(now);
+        }
+    }
+
     /// The exposition text (OpenMetrics) with gauges as of now.
     #[must_use]
-    pub fn render(&self, now: &Readings) -> String {
-        let whole = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-        self.token_ttl.set(whole(now.token_ttl));
-        self.jwt_ttl.set(whole(now.jwt_ttl));
-        self.key_id_hash.clear();
-        self.key_version.clear();
-        if let Some((hash, version)) = &now.active {
-            self.key_id_hash
-                .get_or_create(&[("hash", hash.clone())])
-                .set(1);
-            let version = i64::try_from(*version).unwrap_or(i64::MAX);
-            self.key_version.get_or_create(&[]).set(version);
-        }
-        self.status_age.set(
-            now.status_age
-                .map_or(f64::INFINITY, |age| age.as_secs_f64()),
-        );
-        self.ready.set(now.ready.into());
-        for state in ROTATION_STATES {
-            let present = state == now.rotation_state;
-            self.rotation_state
-                .get_or_create(&[("state", state)])
-                .set(present.into());
-        }
-        self.persistence_degraded
-            .set(now.persistence_degraded.into());
-        self.breaker.set(now.breaker_open.into());
+    pub fn render(&self, now: Readings) -> String {
+        let mut scraped = Registry::default();
+        let started = self.started;
+        scraped.register_collector(Box::new(Process { started }));
+        scraped
+            .sub_registry_with_prefix(PREFIX)
+            .register_collector(Box::new(now));
         let mut text = String::with_capacity(16 * 1024);
         // Writing to a string fails only if a metric's own encoder does.
-        match text::encode(&mut text, &self.registry) {
+        match encode_registry(&mut text, &self.registry).and_then(|()| encode(&mut text, &scraped))
+        {
             Ok(()) => text,
             Err(fmt_error) => format!("# {fmt_error}\n# EOF\n"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Queries written for the reference program name these.
+    #[test]
+    fn the_bounds_of_the_reference_are_among_ours() {
+        for power in 0..12 {
+            let bound = 0.001 * f64::from(1 << power);
+            assert!(LATENCY_BOUNDS.contains(&bound), "{bound}");
+        }
+        assert!(LATENCY_BOUNDS.is_sorted());
     }
 }

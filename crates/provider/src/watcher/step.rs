@@ -182,9 +182,11 @@ impl Watcher {
     /// The committed registry is what the next view shows, and the log tells what is new in it.
     /// Another active key is not proven by the deep probe of the one before.
     fn show_registry(&mut self) {
-        let Some(registry) = self.parts.ledger.registry().cloned() else {
+        let Some(document) = self.parts.ledger.document() else {
             return;
         };
+        self.parts.metrics.state_saved(document.generation());
+        let registry = Arc::clone(document.registry());
         let shown = self.view.registry.replace(Arc::clone(&registry));
         if let Some(shown) = &shown {
             log_changes(shown, &registry);

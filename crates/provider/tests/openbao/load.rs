@@ -1,5 +1,6 @@
 //! Calls under way: their limit, their end by time or by the caller, and a stop in their midst.
 
+use provider::kms::generated::StatusRequest;
 use rustix::process::Signal;
 use serde_json::json;
 use testkit::{openbao::shared_openbao, wait::wait_until};
@@ -57,6 +58,76 @@ async fn the_call_beyond_the_limit_is_refused_at_once_and_nothing_else_is() {
     assert_eq!(provider.metric(IN_FLIGHT).await, 0.0);
     assert_eq!(provider.metric(rejections).await, 1.0);
     provider.decrypt(request).await.unwrap();
+}
+
+/// Every call to OpenBao that has ended, whatever it was for.
+async fn openbao_calls(provider: &Provider) -> f64 {
+    let metrics = provider.metrics().await;
+    let calls = metrics
+        .lines()
+        .filter(|line| line.starts_with("openbao_kms_openbao_requests_total{"));
+    calls
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum()
+}
+
+#[tokio::test]
+async fn what_is_answered_from_memory_neither_asks_nor_waits_for_an_openbao_that_hangs() {
+    let (mut node, relay) = node_behind_relay().await;
+    node.config["openbao"]["timeout"] = json!("50s");
+    let provider = node.serve().await;
+    let request = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
+    let before = openbao_calls(&provider).await;
+    relay.set(Line::Held);
+    let call = provider.decrypt_at_once(1, &request).remove(0);
+    wait_for_in_flight(&provider, 1.0).await;
+
+    let mut client = provider.client();
+    for _ in 0..1000 {
+        let status = client.status(StatusRequest {}).await.unwrap().into_inner();
+        assert_eq!(status.healthz, "ok");
+    }
+    for _ in 0..20 {
+        assert_eq!(provider.health("/live").await.0, 200);
+        assert_eq!(provider.health("/ready").await.0, 200);
+    }
+    assert!(!call.is_finished(), "OpenBao answered");
+
+    // Whatever had been asked in the meantime would be counted by now.
+    relay.set(Line::Open);
+    call.await.unwrap().unwrap();
+    provider.decrypt(request).await.unwrap();
+    assert_eq!(openbao_calls(&provider).await, before + 2.0);
+}
+
+#[tokio::test]
+async fn live_is_live_through_a_start_that_hangs_in_openbao() {
+    let (node, relay) = node_behind_relay().await;
+    relay.set(Line::Held);
+    let mut provider = node.spawn();
+    provider.wait_for_event("health.listening").await;
+    assert_eq!(
+        provider.health("/live").await,
+        (200, json!({"status": "ok"}))
+    );
+    let (status, ready) = provider.health("/ready").await;
+    assert_eq!(status, 503);
+    let reasons = [
+        "state_unavailable",
+        "status_stale",
+        "metadata_unverified",
+        "deep_probe_pending",
+    ];
+    let expected = json!({
+        "status": "unavailable",
+        "healthz": "unhealthy",
+        "stale": true,
+        "rotation_state": "unknown",
+        "reasons": reasons,
+    });
+    assert_eq!(ready, expected);
+    relay.set(Line::Open);
+    provider.ready().await;
 }
 
 #[tokio::test]

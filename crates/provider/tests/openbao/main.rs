@@ -8,11 +8,13 @@
 )]
 
 mod commands;
+mod correlation;
 mod crash;
 mod discovery;
 mod key;
 mod load;
 mod login;
+mod metrics;
 mod node;
 mod nodes;
 mod outage;

@@ -38,6 +38,8 @@ async fn a_start_without_openbao_ends_with_the_cause() {
         5,
         &[&lasting[..], &["the connection failed: refused"]].concat(),
     );
+    let end = r#""message":"serve.shutdown","exit_code":5,"reason":"upsert_check_failed"}"#;
+    assert!(refused.err.contains(end), "{}", refused.err);
 
     node.config = good.clone();
     node.config["openbao"]["tlsServerName"] = json!("openbao.other.test");

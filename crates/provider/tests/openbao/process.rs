@@ -127,6 +127,9 @@ async fn a_listener_that_is_taken_ends_the_start() {
         let refused = node.refused().await;
         let said = format!("cannot listen on server.{field} {address}");
         refused.assert_refused(5, &[&said]);
+        let end =
+            r#""level":"error","message":"serve.shutdown","exit_code":5,"reason":"listener"}"#;
+        assert!(refused.err.contains(end), "{}", refused.err);
         node.config["server"][field] = free;
     }
 }

@@ -75,7 +75,7 @@ async fn a_rotation_is_followed_without_a_moment_of_refusal() {
     assert_eq!(promoted.len(), 1);
     assert_eq!(promoted[0]["transit_key_version"], 2);
     assert_eq!(promoted[0]["previous_transit_key_version"], 1);
-    assert_eq!(provider.metric("key_version{}").await, 2.0);
+    assert_eq!(provider.metric("key_version").await, 2.0);
     assert_eq!(
         provider.metric(r#"rotation_state{state="active"}"#).await,
         1.0

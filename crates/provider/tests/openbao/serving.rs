@@ -119,7 +119,7 @@ async fn metrics_and_health_tell_of_a_healthy_node() {
         (r#"grpc_requests_total{method="decrypt",status="ok"}"#, 1.0),
         (r#"auth_login_total{status="ok"}"#, 1.0),
         (&*format!(r#"status_key_id_hash{{hash="{hash}"}}"#), 1.0),
-        ("key_version{}", 1.0),
+        ("key_version", 1.0),
         ("ready", 1.0),
         (r#"rotation_state{state="active"}"#, 1.0),
         (r#"rotation_state{state="pending"}"#, 0.0),
