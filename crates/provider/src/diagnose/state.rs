@@ -9,14 +9,23 @@ use kms_domain::{
     transit::KeyProfile,
 };
 
-use super::Name;
+use super::{Question, facts::Facts};
 use crate::{
-    report::{Check, one_line},
-    state::{StatePath, Stored},
+    report::{Check, ImpactClass, one_line},
+    state::{StateError, StatePath, Stored},
 };
 
 /// State and checkpoint are valid and belong together.
-pub const STATE: Name = ("registry.state", "State and checkpoint");
+pub const STATE: Question = Question {
+    id: "registry.state",
+    title: "State and checkpoint",
+    needs: &[
+        "config.validate",
+        "config.files/state.path",
+        "process.identity/other_user",
+    ],
+    judge: |facts| Some(vec![pair_or_none(facts)?]),
+};
 
 /// Whether a first state may be made from the metadata of the key, once the provider starts.
 ///
@@ -32,39 +41,80 @@ pub fn may_bootstrap(
 
 /// What a reader makes of the pair of files, with nothing to compare it to.
 #[must_use]
-pub fn pair(path: &StatePath, stored: Result<&Stored, &dyn Error>) -> Check {
-    let (id, title) = STATE;
-    match stored.map(|stored| stored.anchor) {
-        // The outer error tells the consequence, its causes the rule that is broken.
-        Err(error) => match error.source() {
-            Some(cause) => Check::fail(id, title, one_line(cause)).impact(error.to_string()),
-            None => Check::fail(id, title, error.to_string()),
-        },
-        Ok(Anchor::Absent) => Check::fail(
-            id,
-            title,
-            format!(
-                "there is neither {} nor its checkpoint",
-                path.document().display()
-            ),
-        )
-        .impact("the provider may make a first state, if the key was never rotated")
-        .remediation(RESTORE),
-        Ok(anchor) => match caution(anchor) {
-            None => Check::pass(id, title).message("current"),
-            Some((message, impact)) => {
-                let check = Check::warn(id, title, message).impact(impact);
-                match anchor {
-                    Anchor::Missing {
-                        first_generation: false,
-                    } => check.remediation(
+pub fn pair(path: &StatePath, stored: &Result<Stored, StateError>) -> Check {
+    let anchor = match stored {
+        Ok(stored) => stored.anchor,
+        Err(error) => {
+            // The outer error tells consequence and remedy, its causes the rule that is broken.
+            let found = error.source().map_or_else(|| error.to_string(), one_line);
+            return STATE
+                .fail(found)
+                .code(code(error))
+                .impact(error.to_string())
+                .impact_class(class(error));
+        }
+    };
+    match caution(anchor) {
+        None if anchor == Anchor::Absent => STATE
+            .fail(absent(path))
+            .code("absent")
+            .impact("the provider may make a first state, if the key was never rotated")
+            .impact_class(ImpactClass::DataRecovery)
+            .remediation(RESTORE),
+        None => STATE.pass().message("current"),
+        Some((message, impact)) => {
+            let check = STATE
+                .warn(message)
+                .impact(impact)
+                .impact_class(ImpactClass::Diagnosis);
+            match anchor {
+                Anchor::Missing {
+                    first_generation: false,
+                } => check
+                    .code("checkpoint_missing")
+                    .impact_class(ImpactClass::ApiServerAvailability)
+                    .remediation(
                         "compare generation and hash with the other nodes; then restore both \
                          files, or start once with serve --accept-missing-checkpoint",
                     ),
-                    _ => check,
-                }
+                _ => check.code("checkpoint_behind"),
             }
-        },
+        }
+    }
+}
+
+fn absent(path: &StatePath) -> String {
+    format!(
+        "there is neither {} nor its checkpoint",
+        path.document().display()
+    )
+}
+
+fn code(error: &StateError) -> &'static str {
+    match error {
+        StateError::CorruptCheckpoint { .. } => "corrupt_checkpoint",
+        StateError::CorruptDocument { .. } => "corrupt_state",
+        StateError::RolledBack { .. } => "rolled_back",
+        StateError::OtherConfiguration { .. } => "other_configuration",
+        StateError::NoDirectory { .. }
+        | StateError::Lock(_)
+        | StateError::Unreadable(_)
+        | StateError::CheckpointMissing { .. }
+        | StateError::Repair(_) => "unreadable",
+    }
+}
+
+fn class(error: &StateError) -> ImpactClass {
+    match error {
+        StateError::CorruptCheckpoint { .. }
+        | StateError::CorruptDocument { .. }
+        | StateError::RolledBack { .. }
+        | StateError::OtherConfiguration { .. } => ImpactClass::DataRecovery,
+        StateError::NoDirectory { .. }
+        | StateError::Lock(_)
+        | StateError::Unreadable(_)
+        | StateError::CheckpointMissing { .. }
+        | StateError::Repair(_) => ImpactClass::ApiServerAvailability,
     }
 }
 
@@ -93,35 +143,33 @@ pub fn caution(anchor: Anchor) -> Option<(&'static str, &'static str)> {
 }
 
 /// As [`pair`], but no state is only worth a look: the key tells whether there may be a first one.
-#[must_use]
-pub fn pair_or_none(
-    path: &StatePath,
-    stored: Result<&Stored, &dyn Error>,
-    bootstrap: Result<(), BootstrapDenied>,
-) -> Check {
-    let (id, title) = STATE;
-    match (stored, bootstrap) {
-        (
-            Ok(Stored {
-                anchor: Anchor::Absent,
-                ..
-            }),
-            Ok(()),
-        ) => Check::warn(id, title, format!("there is no state; {MAY_BOOTSTRAP}"))
+fn pair_or_none(facts: &Facts) -> Option<Check> {
+    let (config, stored) = (facts.config()?, facts.stored.as_ref()?);
+    if !matches!(stored, Ok(stored) if stored.anchor == Anchor::Absent) {
+        return Some(pair(&config.state_path, stored));
+    }
+    let Some(profile) = facts.usable_key() else {
+        let check = STATE
+            .warn(absent(&config.state_path))
+            .impact("whether there may be a first one shows when the key can be used")
+            .impact_class(ImpactClass::Diagnosis)
+            .remediation(RESTORE);
+        return Some(check.code("absent"));
+    };
+    let check = match may_bootstrap(profile, &config.scope, &config.key) {
+        Ok(()) => STATE
+            .warn(format!("there is no state; {MAY_BOOTSTRAP}"))
             .impact("none on a new node")
+            .impact_class(ImpactClass::Diagnosis)
             .remediation(RESTORE)
             .detail("bootstrapEligible", true),
-        (
-            Ok(Stored {
-                anchor: Anchor::Absent,
-                ..
-            }),
-            Err(denied),
-        ) => Check::warn(id, title, denied.to_string())
+        Err(denied) => STATE
+            .warn(denied.to_string())
             .impact("the provider does not start until there is a state")
+            .impact_class(ImpactClass::ApiServerAvailability)
             .detail("bootstrapEligible", false),
-        (stored, _) => pair(path, stored),
-    }
+    };
+    Some(check.code("absent"))
 }
 
 /// Why a first state may be made.
