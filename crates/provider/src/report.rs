@@ -201,7 +201,7 @@ impl Render for Report {
         let found = first.message.as_deref().unwrap_or(first.title);
         writeln!(out, "\nfirst failure: {} - {found}", first.id)?;
         first.consequences(out)?;
-        let others: Vec<_> = failures.map(|check| check.id).collect();
+        let others: Vec<_> = failures.map(Check::label).collect();
         if !others.is_empty() {
             writeln!(out, "    failed too: {}", others.join(", "))?;
         }
@@ -296,6 +296,14 @@ impl Check {
     #[must_use]
     pub fn id(&self) -> &'static str {
         self.id
+    }
+
+    /// With the cause, where there are several.
+    fn label(&self) -> String {
+        match self.cause() {
+            Some(cause) => format!("{}/{cause}", self.id),
+            None => self.id.to_owned(),
+        }
     }
 
     /// Whether checks that build on it have nothing to ask.

@@ -25,7 +25,7 @@ const QUESTIONS: [Question; 13] = [
     key::PROFILE,
     key::DISABLE_UPSERT,
     key::KEY_ID,
-    state::STATE,
+    state::PAIR,
     key::RESTRICTIONS,
 ];
 

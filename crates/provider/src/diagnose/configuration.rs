@@ -1,6 +1,8 @@
 //! Can the configuration be read, is every value in it allowed, and are the files that it names fit
 //! for use? Each problem is a finding of its own.
 
+use std::io;
+
 use super::{Question, facts::Facts};
 use crate::{
     config::{LoadError, Problem},
@@ -15,7 +17,7 @@ pub const LOAD: Question = Question {
     judge: |facts| {
         let check = match &facts.loaded {
             Ok(_) | Err(LoadError::Invalid { .. }) => LOAD.pass(),
-            Err(error) => refused(LOAD.fail(one_line(error))),
+            Err(error) => refused(LOAD.fail(one_line(error))).remediation(load_remedy(error)),
         };
         Some(vec![check])
     },
@@ -86,6 +88,20 @@ fn or_pass(question: &Question, findings: Vec<Check>) -> Vec<Check> {
     }
 }
 
+fn load_remedy(error: &LoadError) -> &'static str {
+    match error {
+        LoadError::Unreadable { source, .. } => match source.kind() {
+            io::ErrorKind::NotFound => {
+                "put the file back, or name it with --config or BAO_KMS_PROVIDER_CONFIG"
+            }
+            _ => "run as root or as the provider's user, such as with sudo -u openbao-kms",
+        },
+        LoadError::Malformed { .. } | LoadError::Invalid { .. } => {
+            "correct the file; docs/configuration.md has a complete example"
+        }
+    }
+}
+
 fn problem(problem: &Problem) -> Check {
     let check = VALIDATE.fail(
         Problem {
@@ -94,7 +110,8 @@ fn problem(problem: &Problem) -> Check {
         }
         .to_string(),
     );
-    with_hint(refused(check), problem)
+    let check = refused(check).remediation("correct the value; see docs/configuration.md");
+    with_hint(check, problem)
 }
 
 fn file(problem: &Problem) -> Check {

@@ -106,7 +106,7 @@ fn auth(facts: &Facts) -> Option<Vec<Check>> {
         )),
         _ => match failure {
             AuthFailure::ShortLease { .. } => failed.code("short_lease").remediation(format!(
-                "run `bao write {}/role/{} token_ttl=30m token_max_ttl=1h`",
+                "run `bao write {}/role/{} role_type=jwt token_ttl=30m token_max_ttl=1h`",
                 jwt.mount_path, jwt.role
             )),
             _ => failed,

@@ -222,7 +222,11 @@ fn user(facts: &Facts) -> Option<Vec<Check>> {
             .code("unreadable")
             .impact("the provider runs as this user and does not start, or cannot log in; no data is lost")
             .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(format!("run `chgrp {} {}`, with mode 0640", own.gid, unreadable.join(" "))),
+            .remediation(format!(
+                "if they are still yours, run `chgrp {gid} {files}` and `chmod u+r,g+r {files}`",
+                gid = own.gid,
+                files = unreadable.join(" "),
+            )),
         (false, true) => USER
             .warn(format!(
                 "{own} asks, but the state belongs to user {provider}, who runs the provider"
