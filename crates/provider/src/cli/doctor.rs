@@ -96,3 +96,22 @@ fn gather(facts: &mut Facts, loaded: &Loaded, context: &Context<'_>) -> Result<(
     runtime.shutdown_background();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_is_on_the_page_and_comes_after_what_it_needs() {
+        let page = include_str!("../../../../docs/operate/doctor.md");
+        let mut earlier = Vec::new();
+        for Question { id, needs, .. } in QUESTIONS {
+            assert!(page.contains(&format!("\n| `{id}` ")), "{id}");
+            for need in needs {
+                let need = need.split('/').next().unwrap();
+                assert!(earlier.contains(&need), "{id} needs {need}");
+            }
+            earlier.push(id);
+        }
+    }
+}
