@@ -6,6 +6,7 @@
 mod completion;
 mod config;
 mod dev;
+mod doctor;
 pub mod exit;
 mod failure;
 mod inspect_state;
@@ -73,6 +74,7 @@ struct GlobalFlags {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Options),
+    Doctor(doctor::Options),
     Probe(probe::Options),
     Dev(dev::Options),
     Config(config::Options),
@@ -146,6 +148,7 @@ impl Command {
     fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         match self {
             Self::Serve(options) => options.run(context),
+            Self::Doctor(options) => options.run(context),
             Self::Probe(options) => options.run(context),
             Self::Dev(options) => options.run(context),
             Self::Config(options) => options.run(context),

@@ -132,7 +132,11 @@ pub fn ask<T>(
 }
 
 impl Connection {
-    fn new(config: &Config, endpoint: Endpoint) -> Result<Self, ConnectionError> {
+    /// A connection that has asked nothing yet. Belongs to the runtime that made it.
+    ///
+    /// # Errors
+    /// When the settings make no client, or the build has no such login.
+    pub fn new(config: &Config, endpoint: Endpoint) -> Result<Self, ConnectionError> {
         let client = Client::new(endpoint, Arc::new(|_| {}))?;
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
         let (session, task) = session(config, client.clone(), Arc::new(SystemClock), hook)?;

@@ -33,9 +33,9 @@ pub enum IdentityError {
         /// How many.
         count: usize,
     },
-    /// `/proc` could not be read.
+    /// A file that tells identities could not be read.
     #[error("cannot read {path}")]
-    Proc {
+    Unreadable {
         /// The file.
         path: String,
         /// Why.
@@ -70,12 +70,53 @@ impl ProcessIdentity {
         read(Path::new("/proc/self/status"))
     }
 
+    /// What a service manager gives a process of this user: the groups of the local user and group
+    /// files, or `gid` alone for a user that they do not know.
+    ///
+    /// # Errors
+    /// When one of the files cannot be read.
+    pub fn of_user(uid: u32, gid: u32) -> Result<Self, IdentityError> {
+        let lines = |path: &str| {
+            fs::read(path)
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+                .map_err(|source| IdentityError::Unreadable {
+                    path: path.to_owned(),
+                    source,
+                })
+        };
+        let (users, groups) = (lines("/etc/passwd")?, lines("/etc/group")?);
+        // name:password:uid:gid:...
+        let user = users.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let (name, number) = (fields.next()?, fields.nth(1)?);
+            (number.parse() == Ok(uid)).then_some((name, fields.next()?.parse().ok()?))
+        });
+        let Some((name, gid)) = user else {
+            return Ok(Self {
+                uid,
+                gid,
+                groups: vec![gid],
+            });
+        };
+        // name:password:gid:member,member
+        let member_of = groups.lines().filter_map(|line| {
+            let mut fields = line.split(':').skip(2);
+            let (number, members) = (fields.next()?, fields.next()?);
+            let listed = members.split(',').any(|member| member == name);
+            listed.then(|| number.parse().ok()).flatten()
+        });
+        let mut groups: Vec<u32> = member_of.chain([gid]).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        Ok(Self { uid, gid, groups })
+    }
+
     /// The identity of the one process whose executable has this name.
     ///
     /// # Errors
     /// When there is none, or more than one.
     pub fn of_process(name: &str) -> Result<Self, IdentityError> {
-        let proc = |source| IdentityError::Proc {
+        let proc = |source| IdentityError::Unreadable {
             path: "/proc".to_owned(),
             source,
         };
@@ -144,7 +185,7 @@ fn is_named(directory: &Path, name: &str) -> bool {
 
 fn read(status: &Path) -> Result<ProcessIdentity, IdentityError> {
     let path = status.display().to_string();
-    let text = fs::read_to_string(status).map_err(|source| IdentityError::Proc {
+    let text = fs::read_to_string(status).map_err(|source| IdentityError::Unreadable {
         path: path.clone(),
         source,
     })?;
@@ -187,6 +228,15 @@ mod tests {
         let own = ProcessIdentity::own().unwrap();
         assert_eq!(own.uid, rustix::process::geteuid().as_raw());
         assert_eq!(own.gid, rustix::process::getegid().as_raw());
+    }
+
+    #[test]
+    fn a_user_has_the_groups_of_the_local_files_or_the_given_one() {
+        let root = ProcessIdentity::of_user(0, 7).unwrap();
+        assert_eq!(root.gid, 0);
+        assert!(root.groups.contains(&0), "{root}");
+        let unknown = ProcessIdentity::of_user(3_999_999, 7).unwrap();
+        assert_eq!(unknown.to_string(), "uid=3999999 gid=7 groups=7");
     }
 
     #[test]

@@ -14,7 +14,9 @@ use kms_domain::fingerprint::IdentityFingerprint;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::build_info::BuildInfo;
+use crate::{build_info::BuildInfo, cli::exit::Exit};
+
+const CODE: &str = "code";
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -78,6 +80,10 @@ pub struct Report {
     time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     identity_fingerprint: Option<String>,
+    exit_code: u8,
+    /// The check to look at first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_failure: Option<&'static str>,
     checks: Vec<Check>,
 }
 
@@ -93,9 +99,27 @@ pub struct Check {
     #[serde(skip_serializing_if = "Option::is_none")]
     impact: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    impact_class: Option<ImpactClass>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     remediation: Option<String>,
     #[serde(skip_serializing_if = "Map::is_empty")]
     details: Map<String, Value>,
+    #[serde(skip)]
+    of_configuration: bool,
+}
+
+/// What is at stake while a finding stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImpactClass {
+    /// Secrecy or integrity of what is encrypted.
+    CryptographicSafety,
+    /// Stored objects may stay unreadable until a backup is back.
+    DataRecovery,
+    /// kube-apiserver cannot read or write encrypted objects through this node, now or soon.
+    ApiServerAvailability,
+    /// Nothing by itself, but something is not known, or will be in the way later.
+    Diagnosis,
 }
 
 /// The answer. A skipped or absent check is not a pass.
@@ -125,6 +149,9 @@ impl Report {
             version: BuildInfo::CURRENT.version,
             time: time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             identity_fingerprint: None,
+            // Nothing asked is a failure.
+            exit_code: Exit::CheckFailed.code(),
+            first_failure: None,
             checks: Vec::new(),
         }
     }
@@ -137,20 +164,46 @@ impl Report {
     /// Adds a check after the others.
     pub fn push(&mut self, check: Check) {
         self.checks.push(check);
+        self.exit_code = self.exit().code();
+        let first = self.failures().next().map(|check| check.id);
+        self.first_failure = first;
     }
 
-    /// Whether a check failed, or none was made.
+    /// The exit code of the command that reports this: a bad configuration before other failures.
     #[must_use]
-    pub fn failed(&self) -> bool {
-        self.checks.is_empty() || self.checks.iter().any(|check| check.status == Status::Fail)
+    pub fn exit(&self) -> Exit {
+        if self.failures().any(|check| check.of_configuration) {
+            Exit::Configuration
+        } else if self.checks.is_empty() || self.failures().next().is_some() {
+            Exit::CheckFailed
+        } else {
+            Exit::Success
+        }
+    }
+
+    fn failures(&self) -> impl Iterator<Item = &Check> {
+        let failed = |check: &&Check| check.status == Status::Fail;
+        self.checks.iter().filter(failed)
     }
 }
 
 impl Render for Report {
+    /// What failed first comes once more at the end, where a terminal shows it.
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.name)?;
         for check in &self.checks {
             check.text(out)?;
+        }
+        let mut failures = self.failures();
+        let Some(first) = failures.next() else {
+            return Ok(());
+        };
+        let found = first.message.as_deref().unwrap_or(first.title);
+        writeln!(out, "\nfirst failure: {} - {found}", first.id)?;
+        first.consequences(out)?;
+        let others: Vec<_> = failures.map(Check::label).collect();
+        if !others.is_empty() {
+            writeln!(out, "    failed too: {}", others.join(", "))?;
         }
         Ok(())
     }
@@ -199,6 +252,30 @@ impl Check {
         }
     }
 
+    /// The class of that.
+    #[must_use]
+    pub fn impact_class(self, class: ImpactClass) -> Self {
+        Self {
+            impact_class: Some(class),
+            ..self
+        }
+    }
+
+    /// The fault is one of the configuration, which has an exit code of its own.
+    #[must_use]
+    pub fn of_configuration(self) -> Self {
+        Self {
+            of_configuration: true,
+            ..self
+        }
+    }
+
+    /// Tells causes of one check apart, for programs.
+    #[must_use]
+    pub fn code(self, code: impl Into<String>) -> Self {
+        self.detail(CODE, code.into())
+    }
+
     /// What to do.
     #[must_use]
     pub fn remediation(self, remediation: impl Into<String>) -> Self {
@@ -215,6 +292,32 @@ impl Check {
         self
     }
 
+    /// Identifier of the check.
+    #[must_use]
+    pub fn id(&self) -> &'static str {
+        self.id
+    }
+
+    /// With the cause, where there are several.
+    fn label(&self) -> String {
+        match self.cause() {
+            Some(cause) => format!("{}/{cause}", self.id),
+            None => self.id.to_owned(),
+        }
+    }
+
+    /// Whether checks that build on it have nothing to ask.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        matches!(self.status, Status::Fail | Status::Skip)
+    }
+
+    /// What tells this cause from the others of the check.
+    #[must_use]
+    pub fn cause(&self) -> Option<&str> {
+        self.details.get(CODE)?.as_str()
+    }
+
     fn new(id: &'static str, title: &'static str, status: Status) -> Self {
         Self {
             id,
@@ -222,8 +325,10 @@ impl Check {
             status,
             message: None,
             impact: None,
+            impact_class: None,
             remediation: None,
             details: Map::new(),
+            of_configuration: false,
         }
     }
 
@@ -239,6 +344,10 @@ impl Check {
             write!(out, " - {message}")?;
         }
         writeln!(out)?;
+        self.consequences(out)
+    }
+
+    fn consequences(&self, out: &mut dyn Write) -> io::Result<()> {
         for (label, text) in [("impact", &self.impact), ("next", &self.remediation)] {
             if let Some(text) = text {
                 writeln!(out, "    {label}: {text}")?;
@@ -286,10 +395,14 @@ mod tests {
                 .impact("none")
                 .remediation("mend"),
         );
+        report.push(Check::fail("d.fourth", "Fourth", "gone"));
         assert_eq!(
             written(&report, Output::Text),
             "doctor\n[pass] a.first: First\n[warn] b.second: Second - odd\n\
-             [fail] c.third: Third - broken\n    impact: none\n    next: mend\n"
+             [fail] c.third: Third - broken\n    impact: none\n    next: mend\n\
+             [fail] d.fourth: Fourth - gone\n\n\
+             first failure: c.third - broken\n    impact: none\n    next: mend\n    \
+             failed too: d.fourth\n"
         );
     }
 
@@ -312,9 +425,12 @@ mod tests {
     fn a_warning_or_a_skip_does_not_fail_but_no_check_at_all_does() {
         let mut report = report();
         report.push(Check::skip("c.third", "Third", "not given"));
-        assert!(!report.failed());
+        assert_eq!(report.exit(), Exit::Success);
         report.push(Check::fail("d.fourth", "Fourth", "broken"));
-        assert!(report.failed());
-        assert!(Report::new("empty", UNIX_EPOCH).failed());
+        assert_eq!(report.exit(), Exit::CheckFailed);
+        report.push(Check::fail("e.fifth", "Fifth", "misspelt").of_configuration());
+        assert_eq!(report.exit(), Exit::Configuration);
+        assert_eq!(report.first_failure, Some("d.fourth"));
+        assert_eq!(Report::new("empty", UNIX_EPOCH).exit(), Exit::CheckFailed);
     }
 }

@@ -26,7 +26,7 @@ use kms_domain::{
     scope::{IdentityScope, TransitKeyPath},
 };
 use lock::Lock;
-pub use lock::LockError;
+pub use lock::{Holder, LockError};
 pub use path::{StatePath, StatePathProblem};
 
 /// Reads the state of one configuration and cannot write. Takes no lock, since every file is

@@ -22,7 +22,7 @@ use tokio::{
 
 use self::{
     breaker::Breaker,
-    deep::{DeepError, round_trip},
+    deep::DeepError,
     discovery::{Discovery, DiscoveryFailed, Limiter, Wanted},
     ledger::Ledger,
     metadata::{MetadataError, read_profile},
@@ -310,7 +310,7 @@ impl Watcher {
             return Ok(());
         };
         let active = registry.probe_key();
-        let result = round_trip(&self.parts.session, &self.parts.transit, &active).await;
+        let result = deep::probe(&self.parts.session, &self.parts.transit, &active).await;
         match &result {
             Ok(()) => self.deep_breaker.succeeded(),
             Err(_) => self.deep_breaker.failed(Instant::now()),

@@ -43,6 +43,8 @@ pub const SERVER_NAME: &str = "openbao.test";
 pub enum Reply {
     /// An answer with this status and body.
     Json(u16, String),
+    /// A 200 with this body, and this text as the server's `Date`.
+    Dated(String, String),
     /// A redirect to this place.
     Redirect(u16, String),
     /// A 200 of this many bytes, in chunks without an announced length.
@@ -136,6 +138,12 @@ impl FakeOpenBao {
             roots: Roots::from_pem(self.ca_pem.as_bytes()).unwrap(),
             namespace: None,
         }
+    }
+
+    /// The PEM of its CA.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
     }
 
     /// Appends to the script.
@@ -234,6 +242,12 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
     let (status, body) = match reply {
         None => (500, Script::whole("no more replies".to_owned())),
         Some(Reply::Json(status, text)) => (status, Script::whole(text)),
+        Some(Reply::Dated(text, date)) => {
+            let mut response = Response::new(Script::whole(text));
+            let date = date.parse().unwrap();
+            response.headers_mut().insert(header::DATE, date);
+            return Ok(response);
+        }
         Some(Reply::Redirect(status, place)) => {
             let mut response = Response::new(Script::whole(String::new()));
             *response.status_mut() = StatusCode::from_u16(status).unwrap();

@@ -2,7 +2,6 @@
 //! Reads only, without lock and without connection.
 
 use std::{
-    error::Error,
     io::{self, Write},
     path::PathBuf,
 };
@@ -52,11 +51,7 @@ impl Options {
         };
         let inspection = inspect(&path, config.as_ref());
         self.output.output.write(&inspection, context.out)?;
-        Ok(if inspection.report.failed() {
-            Exit::CheckFailed
-        } else {
-            Exit::Success
-        })
+        Ok(inspection.report.exit())
     }
 }
 
@@ -112,10 +107,7 @@ fn inspect(path: &StatePath, config: Option<&Config>) -> Inspection {
         report.identify(&config.fingerprint());
     }
     let stored = state::inspect(path);
-    report.push(diagnose::state::pair(
-        path,
-        stored.as_ref().map_err(|error| error as &dyn Error),
-    ));
+    report.push(diagnose::state::pair(path, &stored));
     let document = stored
         .as_ref()
         .ok()

@@ -53,11 +53,7 @@ impl Options {
         let mut report = Report::new("probe", SystemClock.now());
         self.check(&mut report)?;
         self.output.output.write(&report, context.out)?;
-        Ok(if report.failed() {
-            Exit::CheckFailed
-        } else {
-            Exit::Success
-        })
+        Ok(report.exit())
     }
 
     fn check(&self, report: &mut Report) -> Result<(), Failure> {

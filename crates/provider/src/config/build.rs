@@ -439,7 +439,7 @@ fn warn_of_margins(resolver: &mut Resolver, config: &Config) {
         resolver.warn(
             "openbao.timeout",
             "is not below 3s, the usual timeout of the API server's KMS calls",
-            "the API server gives up first and learns no cause",
+            "lower it, else the API server gives up first and learns no cause",
         );
     }
     let slowest_probe = status

@@ -175,13 +175,11 @@ fn owned(path: &Path, metadata: &Metadata, environment: &Environment) -> Result<
     if metadata.uid() == user {
         return Ok(());
     }
-    Err(Finding::new(
-        path,
-        format!(
-            "belongs to user {}, not to user {user}, who runs the provider",
-            metadata.uid()
-        ),
-    ))
+    let rule = format!(
+        "belongs to user {}, not to user {user}, who runs the provider",
+        metadata.uid()
+    );
+    Err(Finding::new(path, rule).hint(format!("run: chown {user} {}", path.display())))
 }
 
 fn bundle(path: &Path) -> Result<(), Finding> {

@@ -9,18 +9,51 @@ use kms_domain::scope::TransitKeyPath;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Name, skipped, unanswered};
-use crate::{connection::Connection, report::Check};
+use super::Question;
+use crate::{
+    auth::CallFailure,
+    connection::Connection,
+    report::{Check, ImpactClass},
+};
 
 /// Everything needed to encrypt and decrypt, and no power over the key.
-pub const CAPABILITIES: Name = ("transit.capabilities", "Transit policy capabilities");
+pub const CAPABILITIES: Question = Question {
+    id: "transit.capabilities",
+    title: "Transit policy capabilities",
+    needs: &["openbao.auth"],
+    judge: |facts| {
+        let check = match facts.granted.as_ref()? {
+            Ok(granted) => key_check(&rules(&facts.config()?.key), granted),
+            Err(failure) => CAPABILITIES
+                .unanswered(failure, ImpactClass::CryptographicSafety, UNKNOWN)
+                .code(UNANSWERED),
+        };
+        Some(vec![check])
+    },
+};
+
 /// The mount's settings may be read, which the provider does in every probe.
-pub const CONFIG_READ: Name = (
-    "transit.config_capability",
-    "Policy for the Transit mount's settings",
-);
+pub const CONFIG_READ: Question = Question {
+    id: "transit.config_capability",
+    title: "Policy for the Transit mount's settings",
+    needs: NEEDS,
+    judge: |facts| {
+        let granted = facts.granted.as_ref()?.as_ref().ok()?;
+        Some(vec![config_check(granted, &facts.config()?.key)])
+    },
+};
+
 /// The token may be renewed.
-pub const RENEWAL: Name = ("openbao.renew_capability", "Policy for token renewal");
+pub const RENEWAL: Question = Question {
+    id: "openbao.renew_capability",
+    title: "Policy for token renewal",
+    needs: NEEDS,
+    judge: |facts| Some(vec![renewal_check(facts.granted.as_ref()?.as_ref().ok()?)]),
+};
+
+const NEEDS: &[&str] = &["openbao.auth", "transit.capabilities/unanswered"];
+const UNANSWERED: &str = "unanswered";
+const UNKNOWN: &str = "it is not known what the token may do with the key";
 
 const RENEW_SELF: &str = "auth/token/renew-self";
 const POLICY: &str = "replace the policy of the role by the one that `policy openbao` prints, and \
@@ -40,29 +73,20 @@ struct Finding<'a> {
     capabilities: Vec<&'a str>,
 }
 
-type Granted = BTreeMap<String, Vec<String>>;
+/// Capabilities by path.
+pub type Granted = BTreeMap<String, Vec<String>>;
 
-/// All three checks, from one question.
-pub async fn checks(openbao: &Connection, key: &TransitKeyPath) -> [Check; 3] {
-    let rules = rules(key);
-    let mut paths: Vec<_> = rules.iter().map(|rule| rule.path.clone()).collect();
+/// Asks what the token may do on every path that matters.
+///
+/// # Errors
+/// The failed question.
+pub async fn ask(openbao: &Connection, key: &TransitKeyPath) -> Result<Granted, CallFailure> {
+    let mut paths: Vec<_> = rules(key).into_iter().map(|rule| rule.path).collect();
     paths.push(RENEW_SELF.to_owned());
-    let answer = openbao
+    openbao
         .session
         .call(async |token| openbao.transit.capabilities(&token, &paths).await)
-        .await;
-    match answer {
-        Ok(granted) => [
-            key_check(&rules, &granted),
-            config_check(&granted, key),
-            renewal_check(&granted),
-        ],
-        Err(failure) => {
-            let impact = "it is not known what the token may do with the key";
-            let failed = unanswered(CAPABILITIES, &failure, impact);
-            [failed, skipped(CONFIG_READ), skipped(RENEWAL)]
-        }
-    }
+        .await
 }
 
 fn rules(key: &TransitKeyPath) -> Vec<Rule> {
@@ -100,7 +124,6 @@ fn rules(key: &TransitKeyPath) -> Vec<Rule> {
 
 /// Names every path and capability that is too much, missing or unanswered.
 fn key_check(rules: &[Rule], granted: &Granted) -> Check {
-    let (id, title) = CAPABILITIES;
     let (mut unanswered, mut excess, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for Rule {
         path,
@@ -128,16 +151,20 @@ fn key_check(rules: &[Rule], granted: &Granted) -> Check {
             missing.push(found(vec![needed]));
         }
     }
-    let impact = match (excess.is_empty(), missing.is_empty()) {
-        (false, _) => {
+    let (code, class, impact) = match (excess.is_empty(), missing.is_empty()) {
+        (false, _) => (
+            "excess",
+            ImpactClass::CryptographicSafety,
             "whoever gets hold of this token or of the node could change, destroy or copy the key, \
-             and with it everything that is encrypted"
-        }
-        (true, false) => {
+             and with it everything that is encrypted",
+        ),
+        (true, false) => (
+            "missing",
+            ImpactClass::ApiServerAvailability,
             "kube-apiserver cannot read or write encrypted objects through this node; no data is \
-             lost"
-        }
-        (true, true) => "it is not known what the token may do with the key",
+             lost",
+        ),
+        (true, true) => (UNANSWERED, ImpactClass::CryptographicSafety, UNKNOWN),
     };
     let mut details = Vec::new();
     let mut message = Vec::new();
@@ -153,10 +180,13 @@ fn key_check(rules: &[Rule], granted: &Granted) -> Check {
         }
     }
     if message.is_empty() {
-        return Check::pass(id, title);
+        return CAPABILITIES.pass();
     }
-    let check = Check::fail(id, title, message.join("; "))
+    let check = CAPABILITIES
+        .fail(message.join("; "))
+        .code(code)
         .impact(impact)
+        .impact_class(class)
         .remediation(POLICY);
     details
         .into_iter()
@@ -164,25 +194,27 @@ fn key_check(rules: &[Rule], granted: &Granted) -> Check {
 }
 
 fn config_check(granted: &Granted, key: &TransitKeyPath) -> Check {
-    let (id, title) = CONFIG_READ;
     let path = format!("{}/config/keys", key.mount_path);
     if granted.get(&path).is_some_and(|it| allows(it, "read")) {
-        return Check::pass(id, title);
+        return CONFIG_READ.pass();
     }
-    Check::fail(id, title, format!("it lacks: read on {path}"))
+    CONFIG_READ
+        .fail(format!("it lacks: read on {path}"))
+        .impact_class(ImpactClass::ApiServerAvailability)
         .impact("the provider cannot see whether a lost key would be replaced unnoticed, and does not encrypt")
         .remediation(POLICY)
 }
 
 fn renewal_check(granted: &Granted) -> Check {
-    let (id, title) = RENEWAL;
     if granted
         .get(RENEW_SELF)
         .is_some_and(|it| allows(it, "update"))
     {
-        return Check::pass(id, title);
+        return RENEWAL.pass();
     }
-    Check::warn(id, title, format!("it lacks: update on {RENEW_SELF}"))
+    RENEWAL
+        .warn(format!("it lacks: update on {RENEW_SELF}"))
+        .impact_class(ImpactClass::Diagnosis)
         .impact("every renewal fails and is replaced by a new login")
         .remediation(
             "print the policy with `policy openbao`, unless renewal was left out on purpose",

@@ -4,52 +4,117 @@ use std::sync::Arc;
 
 use kms_domain::{
     key::{KeyScope, TransitKey},
-    registry::Registry,
-    scope::{IdentityScope, TransitKeyPath},
-    transit::{Impact, KeyMetadata, KeyProfile, ProfileRefused},
+    scope::TransitKeyPath,
+    transit::{Finding, Impact, ProfileRefused, RegistryConflict, TransitVersion, VersionProblem},
 };
 use serde_json::{Value, json};
 
-use super::{Name, skipped, unanswered};
-use crate::{auth::CallFailure, report::Check};
+use super::{Question, facts::Facts};
+use crate::{
+    report::{Check, ImpactClass, one_line},
+    watcher::deep::DeepError,
+};
 
 /// The key's metadata can be read.
-pub const METADATA: Name = ("transit.metadata", "Transit metadata");
+pub const METADATA: Question = Question {
+    id: "transit.metadata",
+    title: "Transit metadata",
+    needs: &["openbao.auth"],
+    judge: |facts| Some(vec![metadata(facts)?]),
+};
 /// The key is safe to use.
-pub const PROFILE: Name = ("transit.profile", "Transit key profile");
+pub const PROFILE: Question = Question {
+    id: "transit.profile",
+    title: "Transit key profile",
+    needs: &["transit.metadata"],
+    judge: |facts| Some(vec![profile(facts)?]),
+};
 /// A lost key would not be replaced unnoticed.
-pub const DISABLE_UPSERT: Name = ("transit.disable_upsert", "Transit disable_upsert");
+pub const DISABLE_UPSERT: Question = Question {
+    id: "transit.disable_upsert",
+    title: "Transit disable_upsert",
+    needs: &["openbao.auth", "transit.config_capability"],
+    judge: |facts| Some(vec![disable_upsert(facts)?]),
+};
+/// The newest version encrypts and decrypts.
+pub const PROBE: Question = Question {
+    id: "transit.probe",
+    title: "Transit probe",
+    needs: &["transit.profile"],
+    judge: |facts| Some(vec![tried(&PROBE, facts.probe.as_ref()?)]),
+};
 /// The newest version has one key_id.
-pub const KEY_ID: Name = ("key_id.deterministic", "Key ID determinism");
+pub const KEY_ID: Question = Question {
+    id: "key_id.deterministic",
+    title: "Key ID determinism",
+    needs: &["transit.profile"],
+    judge: |facts| Some(vec![key_id(facts)?]),
+};
+/// The version that the state says is active, which Status names, is one that Encrypt can use.
+pub const ACTIVE: Question = Question {
+    id: "kms.status_encrypt",
+    title: "Status/encrypt consistency",
+    needs: &["transit.profile", "registry.state"],
+    judge: |facts| match facts.active_probe.as_ref() {
+        Some(outcome) => Some(vec![tried(&ACTIVE, outcome)]),
+        None => Some(vec![ACTIVE.skip("there is no state")]),
+    },
+};
 /// OpenBao lets this node read all that it must, and encrypt.
-pub const RESTRICTIONS: Name = (
-    "transit.version_restrictions",
-    "Transit version restrictions",
-);
+pub const RESTRICTIONS: Question = Question {
+    id: "transit.version_restrictions",
+    title: "Transit version restrictions",
+    needs: &["transit.profile", "registry.state"],
+    judge: |facts| Some(vec![restrictions(facts)?]),
+};
 
 const NO_SERVICE: &str =
     "kube-apiserver cannot read or write encrypted objects through this node; no data is lost";
 
-/// Whether the metadata could be read.
-#[must_use]
-pub fn metadata(read: &Result<KeyMetadata, CallFailure>) -> Check {
-    let (id, title) = METADATA;
-    match read {
-        Ok(metadata) => Check::pass(id, title)
+fn metadata(facts: &Facts) -> Option<Check> {
+    let check = match facts.metadata.as_ref()? {
+        Ok(metadata) => METADATA
+            .pass()
             .message(format!("newest version {}", metadata.latest_version))
             .detail("latestTransitVersion", metadata.latest_version),
-        Err(failure) => unanswered(METADATA, failure, NO_SERVICE),
-    }
+        Err(failure) => {
+            METADATA.unanswered(failure, ImpactClass::ApiServerAvailability, NO_SERVICE)
+        }
+    };
+    Some(check)
 }
 
 /// Every finding about the key's set-up, with its code and what it endangers.
-#[must_use]
-pub fn profile(judged: Option<&Result<KeyProfile, ProfileRefused>>) -> Check {
-    let (id, title) = PROFILE;
-    let refused = match judged {
-        None => return skipped(PROFILE),
-        Some(Ok(_)) => return Check::pass(id, title),
-        Some(Err(refused)) => refused,
+fn profile(facts: &Facts) -> Option<Check> {
+    let Err(refused) = facts.profile.as_ref()? else {
+        return Some(PROFILE.pass());
+    };
+    let key = &facts.config()?.key;
+    let (class, remedy) = match refused {
+        ProfileRefused::Findings(findings) => {
+            let secrecy = findings
+                .iter()
+                .any(|finding| finding.impact() == Impact::CryptographicSafety);
+            let class = if secrecy {
+                ImpactClass::CryptographicSafety
+            } else {
+                ImpactClass::ApiServerAvailability
+            };
+            (class, remedies(findings, key))
+        }
+        ProfileRefused::SoftDeleted => (
+            ImpactClass::DataRecovery,
+            format!(
+                "run `bao write -f {}/keys/{}/soft-delete-restore`",
+                key.mount_path, key.key_name
+            ),
+        ),
+        _ => (
+            ImpactClass::DataRecovery,
+            "find the OpenBao, or the backup of it, that holds the key; do not delete or recreate \
+             the key"
+                .to_owned(),
+        ),
     };
     let findings: Vec<(&str, &str, String)> = match refused {
         ProfileRefused::Findings(findings) => findings
@@ -67,6 +132,10 @@ pub fn profile(judged: Option<&Result<KeyProfile, ProfileRefused>>) -> Check {
             vec![("", impact, other.to_string())]
         }
     };
+    let code = match findings.first() {
+        Some((code, ..)) if !code.is_empty() => *code,
+        _ => "unusable",
+    };
     let message: Vec<_> = findings
         .iter()
         .map(|(_, impact, text)| format!("blocking/{impact}: {text}"))
@@ -81,59 +150,130 @@ pub fn profile(judged: Option<&Result<KeyProfile, ProfileRefused>>) -> Check {
             finding
         })
         .collect();
-    Check::fail(id, title, message.join("; "))
-        .impact("this key is not used: kube-apiserver cannot read or write encrypted objects through this node")
-        .remediation("correct the key in OpenBao; if data is encrypted under it, do not delete or recreate it")
-        .detail("findings", details)
+    let check = PROFILE
+        .fail(message.join("; "))
+        .code(code)
+        .impact(
+            "this key is not used: kube-apiserver cannot read or write encrypted objects through \
+             this node",
+        )
+        .impact_class(class)
+        .remediation(remedy)
+        .detail("findings", details);
+    Some(check)
+}
+
+/// One sentence for all findings: what can be set is set, the rest takes another key.
+fn remedies(findings: &[Finding], key: &TransitKeyPath) -> String {
+    let mut settings = Vec::new();
+    let mut other_key = false;
+    for finding in findings {
+        match finding {
+            Finding::DeletionAllowed => settings.push("deletion_allowed=false".to_owned()),
+            Finding::MinEncryptionVersion { .. } => {
+                settings.push("min_encryption_version=0".to_owned());
+            }
+            Finding::MinDecryptionVersion { .. } => {
+                settings.push("min_decryption_version=1".to_owned());
+            }
+            Finding::UnsupportedType { .. }
+            | Finding::Exportable
+            | Finding::PlaintextBackup
+            | Finding::Derived
+            | Finding::Convergent
+            | Finding::EncryptionUnsupported
+            | Finding::DecryptionUnsupported => other_key = true,
+        }
+    }
+    let mut steps = Vec::new();
+    if !settings.is_empty() {
+        steps.push(configure(key, &settings.join(" ")));
+    }
+    if other_key {
+        steps.push(format!(
+            "make a key that is right from the start with `bao write -f {}/keys/NAME`, and point \
+             transit.keyName at it, with a keyLineageId of its own; what is encrypted under this \
+             key needs it until it is rewritten, so do not delete it",
+            key.mount_path
+        ));
+    }
+    steps.join("; ")
+}
+
+fn configure(key: &TransitKeyPath, settings: &str) -> String {
+    let TransitKeyPath {
+        mount_path,
+        key_name,
+    } = key;
+    format!("run `bao write {mount_path}/keys/{key_name}/config {settings}`")
 }
 
 /// Whether the mount refuses to make a missing key.
-#[must_use]
-pub fn disable_upsert(read: Result<bool, CallFailure>, key: &TransitKeyPath) -> Check {
-    let (id, title) = DISABLE_UPSERT;
-    let mount = &key.mount_path;
-    match read {
-        Ok(true) => Check::pass(id, title),
-        Ok(false) => Check::fail(
-            id,
-            title,
-            format!("{mount} creates missing keys on encryption"),
-        )
-        .impact(
-            "a lost key would be replaced unnoticed by one that decrypts nothing; the provider \
-                 does not encrypt until then",
-        )
-        .remediation(format!(
-            "run `bao write {mount}/config/keys disable_upsert=true`"
-        )),
-        Err(failure) => unanswered(
-            DISABLE_UPSERT,
-            &failure,
+fn disable_upsert(facts: &Facts) -> Option<Check> {
+    let mount = &facts.config()?.key.mount_path;
+    let check = match facts.upsert_disabled.as_ref()? {
+        Ok(true) => DISABLE_UPSERT.pass(),
+        Ok(false) => DISABLE_UPSERT
+            .fail(format!("{mount} creates missing keys on encryption"))
+            .impact(
+                "a lost key would be replaced unnoticed by one that decrypts nothing; the \
+                 provider does not encrypt until then",
+            )
+            .impact_class(ImpactClass::DataRecovery)
+            .remediation(format!(
+                "run `bao write {mount}/config/keys disable_upsert=true`"
+            )),
+        Err(failure) => DISABLE_UPSERT.unanswered(
+            failure,
+            ImpactClass::ApiServerAvailability,
             "the provider does not encrypt; decrypting goes on",
         ),
+    };
+    Some(check)
+}
+
+/// A round trip through OpenBao.
+fn tried(question: &Question, outcome: &Result<TransitVersion, DeepError>) -> Check {
+    match outcome {
+        Ok(version) => question
+            .pass()
+            .message(format!("encrypted and decrypted with version {version}")),
+        Err(error) => {
+            let check = question
+                .fail(one_line(error))
+                .impact(NO_SERVICE)
+                .impact_class(ImpactClass::ApiServerAvailability);
+            match error.call().and_then(super::call_remedy) {
+                Some(remedy) => check.remediation(remedy),
+                None => check.remediation("compare the limits of the key with the versions here"),
+            }
+        }
     }
 }
 
 /// What the newest version is called, derived twice; beside it what the state says is active.
-#[must_use]
-pub fn key_id(profile: &KeyProfile, scope: &IdentityScope, registry: Option<&Registry>) -> Check {
-    let (id, title) = KEY_ID;
+fn key_id(facts: &Facts) -> Option<Check> {
+    let (config, profile) = (facts.config()?, facts.usable_key()?);
     let derived = || {
-        let scope = Arc::new(KeyScope::new(scope.clone()));
+        let scope = Arc::new(KeyScope::new(config.scope.clone()));
         TransitKey::new(scope, profile.latest(), profile.latest_created_at())
     };
     let key = derived();
     let (version, hash) = (key.version(), key.id_hash());
     if key != derived() {
-        return Check::fail(id, title, format!("version {version} has two key_ids"))
+        let check = KEY_ID
+            .fail(format!("version {version} has two key_ids"))
             .impact("objects could not be read back")
+            .impact_class(ImpactClass::DataRecovery)
             .remediation("do not serve with this build; report it");
+        return Some(check);
     }
-    let check = Check::pass(id, title)
+    let check = KEY_ID
+        .pass()
         .detail("derivedTransitVersion", version.get())
         .detail("derivedKeyIdHash", hash.as_str());
     let derived = format!("derived for the newest version {version}: {hash}");
-    match registry.map(Registry::active) {
+    let check = match facts.registry().map(|registry| registry.active()) {
         None => check.message(derived),
         Some(active) => check
             .message(format!(
@@ -143,38 +283,71 @@ pub fn key_id(profile: &KeyProfile, scope: &IdentityScope, registry: Option<&Reg
             ))
             .detail("activeTransitVersion", active.version().get())
             .detail("activeKeyIdHash", active.id_hash().as_str()),
-    }
+    };
+    Some(check)
 }
 
 /// Whether the key covers every version that must stay readable and may encrypt with the active
 /// one. Without a state this is its newest version, of which every profile says so.
-#[must_use]
-pub fn restrictions(profile: &KeyProfile, registry: Option<&Registry>) -> Check {
-    let (id, title) = RESTRICTIONS;
-    let Some(registry) = registry else {
-        return Check::pass(id, title)
-            .message(format!("for the newest version {}", profile.latest()));
+fn restrictions(facts: &Facts) -> Option<Check> {
+    let (key, profile) = (&facts.config()?.key, facts.usable_key()?);
+    let Some(registry) = facts.registry() else {
+        let message = format!("for the newest version {}", profile.latest());
+        return Some(RESTRICTIONS.pass().message(message));
     };
     if let Err(conflict) = profile.require_retained(registry) {
-        return Check::fail(id, title, conflict.to_string())
-            .impact("objects under the versions named cannot be read; encrypting is refused");
+        let (code, remedy) = conflict_remedy(&conflict, key);
+        let check = RESTRICTIONS
+            .fail(conflict.to_string())
+            .code(code)
+            .impact("objects under the versions named cannot be read; encrypting is refused")
+            .impact_class(ImpactClass::DataRecovery)
+            .remediation(remedy);
+        return Some(check);
     }
     let active = registry.active().version();
     if profile.blocks_encryption(active) {
-        return Check::fail(
-            id,
-            title,
-            format!("min_encryption_version is above the active version {active}"),
-        )
-        .impact("nothing can be encrypted until a newer version is active; decrypting goes on")
-        .remediation(format!(
-            "set min_encryption_version to {active} or 0; do not change min_decryption_version"
-        ));
+        let check = RESTRICTIONS
+            .fail(format!(
+                "min_encryption_version is above the active version {active}"
+            ))
+            .code("min_encryption_version")
+            .impact("nothing can be encrypted until a newer version is active; decrypting goes on")
+            .impact_class(ImpactClass::ApiServerAvailability)
+            .remediation(format!(
+                "{}; do not change min_decryption_version",
+                configure(key, &format!("min_encryption_version={active}"))
+            ));
+        return Some(check);
     }
-    Check::pass(id, title).message(format!(
+    Some(RESTRICTIONS.pass().message(format!(
         "for {} readable versions and the active version {active}",
         registry.retained().count()
-    ))
+    )))
+}
+
+fn conflict_remedy(conflict: &RegistryConflict, key: &TransitKeyPath) -> (&'static str, String) {
+    let restore = "restore the OpenBao storage that has the original versions; see \
+        docs/operate/doctor.md"
+        .to_owned();
+    let RegistryConflict::Retained(problems) = conflict else {
+        return ("key_rolled_back", restore);
+    };
+    let hidden = problems.iter().map(|problem| match problem {
+        VersionProblem::Hidden { version, .. } => Some(*version),
+        _ => None,
+    });
+    // Only if nothing else is wrong does lowering the limit mend it.
+    match hidden
+        .collect::<Option<Vec<_>>>()
+        .and_then(|versions| versions.into_iter().min())
+    {
+        Some(oldest) => {
+            let remedy = configure(key, &format!("min_decryption_version={oldest}"));
+            ("min_decryption_version", remedy)
+        }
+        None => ("versions_lost", restore),
+    }
 }
 
 fn impact(impact: Impact) -> &'static str {

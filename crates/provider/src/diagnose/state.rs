@@ -9,14 +9,37 @@ use kms_domain::{
     transit::KeyProfile,
 };
 
-use super::Name;
+use super::{Question, facts::Facts};
 use crate::{
-    report::{Check, one_line},
-    state::{StatePath, Stored},
+    report::{Check, ImpactClass, one_line},
+    state::{
+        StateError, StatePath, Stored,
+        disk::{DiskError, Flaw},
+    },
 };
 
-/// State and checkpoint are valid and belong together.
-pub const STATE: Name = ("registry.state", "State and checkpoint");
+/// `doctor`: the provider can start with what is there.
+pub const STATE: Question = Question {
+    id: "registry.state",
+    title: "State and checkpoint",
+    needs: &[
+        "config.validate",
+        "config.files/state.path",
+        "process.identity/other_user",
+    ],
+    judge: |facts| Some(vec![judge(facts, |state, found| state.fail(found))?]),
+};
+
+/// `verify-key`: state and checkpoint are valid and belong together; that the provider would not
+/// start without the one or the other is a warning.
+pub const PAIR: Question = Question {
+    needs: &["config.validate"],
+    judge: |facts| Some(vec![judge(facts, |state, found| state.warn(found))?]),
+    ..STATE
+};
+
+/// [`Question::warn`] or [`Question::fail`], for what stops a start and harms nothing else.
+type Obstacle = fn(&Question, String) -> Check;
 
 /// Whether a first state may be made from the metadata of the key, once the provider starts.
 ///
@@ -32,40 +55,124 @@ pub fn may_bootstrap(
 
 /// What a reader makes of the pair of files, with nothing to compare it to.
 #[must_use]
-pub fn pair(path: &StatePath, stored: Result<&Stored, &dyn Error>) -> Check {
-    let (id, title) = STATE;
-    match stored.map(|stored| stored.anchor) {
-        // The outer error tells the consequence, its causes the rule that is broken.
-        Err(error) => match error.source() {
-            Some(cause) => Check::fail(id, title, one_line(cause)).impact(error.to_string()),
-            None => Check::fail(id, title, error.to_string()),
-        },
-        Ok(Anchor::Absent) => Check::fail(
-            id,
-            title,
-            format!(
-                "there is neither {} nor its checkpoint",
-                path.document().display()
-            ),
-        )
-        .impact("the provider may make a first state, if the key was never rotated")
-        .remediation(RESTORE),
-        Ok(anchor) => match caution(anchor) {
-            None => Check::pass(id, title).message("current"),
-            Some((message, impact)) => {
-                let check = Check::warn(id, title, message).impact(impact);
-                match anchor {
-                    Anchor::Missing {
-                        first_generation: false,
-                    } => check.remediation(
-                        "compare generation and hash with the other nodes; then restore both \
-                         files, or start once with serve --accept-missing-checkpoint",
-                    ),
-                    _ => check,
-                }
-            }
-        },
+pub fn pair(path: &StatePath, stored: &Result<Stored, StateError>) -> Check {
+    if matches!(stored, Ok(stored) if stored.anchor == Anchor::Absent) {
+        return STATE
+            .fail(absent(path))
+            .code("absent")
+            .impact("the provider may make a first state, if the key was never rotated")
+            .impact_class(ImpactClass::DataRecovery)
+            .remediation(RESTORE);
     }
+    existing(path, stored, |state, found| state.warn(found))
+}
+
+fn existing(path: &StatePath, stored: &Result<Stored, StateError>, obstacle: Obstacle) -> Check {
+    let stored = match stored {
+        Ok(stored) => stored,
+        Err(error) => return refused(path, error),
+    };
+    let Some((message, impact)) = caution(stored.anchor) else {
+        return STATE.pass().message("current");
+    };
+    if stored.anchor
+        == (Anchor::Missing {
+            first_generation: false,
+        })
+    {
+        return obstacle(&STATE, message.to_owned())
+            .code("checkpoint_missing")
+            .impact(impact)
+            .impact_class(ImpactClass::ApiServerAvailability)
+            .remediation(
+                "compare generation and hash with the other nodes; then restore both files, or \
+                 start once with serve --accept-missing-checkpoint",
+            );
+    }
+    STATE
+        .warn(message)
+        .code("checkpoint_behind")
+        .impact(impact)
+        .impact_class(ImpactClass::Diagnosis)
+}
+
+/// A pair that no provider starts with.
+fn refused(path: &StatePath, error: &StateError) -> Check {
+    const TOGETHER: &str = "restore both files together from a backup or from a healthy peer of \
+        the same cluster, while the provider is stopped; do not edit them and do not delete the \
+        checkpoint";
+    let unknown = "it is not known which keys are in use: the provider does not start; nothing was \
+        changed and no data is lost";
+    let (code, class, impact, remedy) = match error {
+        StateError::CorruptCheckpoint { .. } => (
+            "corrupt_checkpoint",
+            ImpactClass::DataRecovery,
+            "an older state could not be told from the newest: the provider does not start",
+            TOGETHER.to_owned(),
+        ),
+        StateError::CorruptDocument { .. } => {
+            let class = ImpactClass::DataRecovery;
+            ("corrupt_state", class, unknown, TOGETHER.to_owned())
+        }
+        StateError::RolledBack { .. } => (
+            "rolled_back",
+            ImpactClass::DataRecovery,
+            "keys in use may be missing from the state: the provider does not start; nothing was \
+             changed and no data is lost",
+            TOGETHER.to_owned(),
+        ),
+        StateError::OtherConfiguration { .. } => (
+            "other_configuration",
+            ImpactClass::DataRecovery,
+            "what is encrypted cannot be read under other names: the provider does not start",
+            "change the configuration back; do not delete the state".to_owned(),
+        ),
+        StateError::Unreadable(error) => (
+            "unreadable",
+            ImpactClass::ApiServerAvailability,
+            unknown,
+            disk_remedy(path, error),
+        ),
+        StateError::NoDirectory { .. }
+        | StateError::Lock(_)
+        | StateError::CheckpointMissing { .. }
+        | StateError::Repair(_) => {
+            let class = ImpactClass::ApiServerAvailability;
+            ("unreadable", class, unknown, TOGETHER.to_owned())
+        }
+    };
+    // The outer error repeats consequence and remedy, its causes tell the rule that is broken.
+    let found = error.source().map_or_else(|| error.to_string(), one_line);
+    STATE
+        .fail(found)
+        .code(code)
+        .impact(impact)
+        .impact_class(class)
+        .remediation(remedy)
+}
+
+fn disk_remedy(state: &StatePath, error: &DiskError) -> String {
+    match error {
+        DiskError::Unsafe {
+            path,
+            flaw: Flaw::TooOpen { .. },
+        } => format!(
+            "compare the file with a peer or a backup; if it is still yours, run `chmod 0640 {}`",
+            path.display()
+        ),
+        _ => format!(
+            "let the owner of {} be the user that runs the provider, with mode 0640 of the files \
+             in it; run doctor as root or as that user",
+            state.directory().display()
+        ),
+    }
+}
+
+fn absent(path: &StatePath) -> String {
+    format!(
+        "there is neither {} nor its checkpoint",
+        path.document().display()
+    )
 }
 
 /// What a reader warns of, and what follows from it.
@@ -92,36 +199,36 @@ pub fn caution(anchor: Anchor) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// As [`pair`], but no state is only worth a look: the key tells whether there may be a first one.
-#[must_use]
-pub fn pair_or_none(
-    path: &StatePath,
-    stored: Result<&Stored, &dyn Error>,
-    bootstrap: Result<(), BootstrapDenied>,
-) -> Check {
-    let (id, title) = STATE;
-    match (stored, bootstrap) {
-        (
-            Ok(Stored {
-                anchor: Anchor::Absent,
-                ..
-            }),
-            Ok(()),
-        ) => Check::warn(id, title, format!("there is no state; {MAY_BOOTSTRAP}"))
+/// No state is only worth a look as long as the key allows a first one.
+fn judge(facts: &Facts, obstacle: Obstacle) -> Option<Check> {
+    let (config, stored) = (facts.config()?, facts.stored.as_ref()?);
+    if !matches!(stored, Ok(stored) if stored.anchor == Anchor::Absent) {
+        return Some(existing(&config.state_path, stored, obstacle));
+    }
+    let Some(profile) = facts.usable_key() else {
+        let check = STATE
+            .warn(absent(&config.state_path))
+            .impact("whether there may be a first one shows when the key can be used")
+            .impact_class(ImpactClass::Diagnosis)
+            .remediation(RESTORE);
+        return Some(check.code("absent"));
+    };
+    let check = match may_bootstrap(profile, &config.scope, &config.key) {
+        Ok(()) => STATE
+            .warn(format!("there is no state; {MAY_BOOTSTRAP}"))
             .impact("none on a new node")
+            .impact_class(ImpactClass::Diagnosis)
             .remediation(RESTORE)
             .detail("bootstrapEligible", true),
-        (
-            Ok(Stored {
-                anchor: Anchor::Absent,
-                ..
-            }),
-            Err(denied),
-        ) => Check::warn(id, title, denied.to_string())
+        Err(denied) => obstacle(&STATE, denied.to_string())
             .impact("the provider does not start until there is a state")
+            .impact_class(ImpactClass::DataRecovery)
+            .remediation(
+                "restore the pair of state and checkpoint from a backup, or copy it from a peer",
+            )
             .detail("bootstrapEligible", false),
-        (stored, _) => pair(path, stored),
-    }
+    };
+    Some(check.code("absent"))
 }
 
 /// Why a first state may be made.

@@ -4,7 +4,12 @@
 //! file itself says nothing and is never deleted: a second process could lock a new file under the
 //! same name while the first still holds the old one.
 
-use std::{ffi::OsStr, io, os::fd::OwnedFd, path::PathBuf};
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
 
 use rustix::{fs::FlockOperation, io::Errno};
 
@@ -42,6 +47,79 @@ pub enum LockError {
 #[derive(Debug)]
 pub(super) struct Lock {
     descriptor: OwnedFd,
+}
+
+/// Who holds the lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The process that took it.
+    pub pid: u32,
+    /// The first 15 bytes of its program's name.
+    pub program: String,
+}
+
+impl Holder {
+    /// Looks the lock file up in the kernel's list, since trying the lock could make a provider
+    /// that starts at this moment fail. A process that is not visible from here is not found.
+    ///
+    /// # Errors
+    /// When the lock file or the list cannot be examined; a missing file is locked by nobody.
+    pub fn of(lock_file: &Path) -> io::Result<Option<Self>> {
+        let file = match fs::symlink_metadata(lock_file) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let list = fs::read_to_string("/proc/locks")?;
+        let entries = list.lines().filter_map(Entry::parse);
+        let mut holders = entries
+            .filter(|entry| entry.inode == file.ino())
+            .map(|entry| (entry.device, Self::running(entry.pid)));
+        let device = (
+            u64::from(rustix::fs::major(file.dev())),
+            u64::from(rustix::fs::minor(file.dev())),
+        );
+        // Some file systems give files another device number than their own; there the program
+        // tells a provider's lock from that of an unrelated file.
+        Ok(holders
+            .find(|(on, holder)| *on == device || holder.is_provider())
+            .map(|(_, holder)| holder))
+    }
+
+    /// Whether it is this program, as far as its name tells.
+    #[must_use]
+    pub fn is_provider(&self) -> bool {
+        self.program == "bao-kms-provider"[..15]
+    }
+
+    fn running(pid: u32) -> Self {
+        let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let program = program.trim_end().to_owned();
+        Self { pid, program }
+    }
+}
+
+/// One held `flock` in the kernel's list: `1: FLOCK  ADVISORY  WRITE 71 fe:01:1234 0 EOF`.
+struct Entry {
+    pid: u32,
+    device: (u64, u64),
+    inode: u64,
+}
+
+impl Entry {
+    fn parse(line: &str) -> Option<Self> {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, "WRITE", pid, file, ..] = fields[..] else {
+            return None;
+        };
+        let mut file = file.split(':');
+        let mut number = |radix| u64::from_str_radix(file.next()?, radix).ok();
+        Some(Self {
+            pid: pid.parse().ok()?,
+            device: (number(16)?, number(16)?),
+            inode: number(10)?,
+        })
+    }
 }
 
 impl Lock {

@@ -64,6 +64,12 @@ impl StatePath {
         self.directory.join(self.checkpoint_name())
     }
 
+    /// The file that the only writer locks.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.directory.join(self.lock_name())
+    }
+
     pub(super) fn document_name(&self) -> &OsStr {
         &self.name
     }

@@ -1,4 +1,5 @@
-//! The deep probe: a round trip of random bytes through Transit with the active version.
+//! The deep probe: a round trip of random bytes through Transit with the active version. `doctor`
+//! makes the same one.
 
 use kms_domain::{
     aad::AssociatedData, health::DeepFailure, limits::check_sizes, registry::ProbeKey,
@@ -68,6 +69,15 @@ impl DeepError {
     }
 }
 
+/// Encrypts and decrypts 32 random bytes with the version that the probe may use.
+///
+/// # Errors
+/// The first step that fails.
+pub async fn probe(session: &Session, transit: &Transit, key: &ProbeKey) -> Result<(), DeepError> {
+    let aad = AssociatedData::status_probe();
+    round_trip(session, transit, key.version(), &aad).await
+}
+
 /// Encrypts and decrypts 32 random bytes with exactly this version.
 ///
 /// # Errors
@@ -75,15 +85,14 @@ impl DeepError {
 pub async fn round_trip(
     session: &Session,
     transit: &Transit,
-    key: &ProbeKey,
+    version: TransitVersion,
+    aad: &AssociatedData,
 ) -> Result<(), DeepError> {
-    let version = key.version();
     let mut plaintext = Zeroizing::new([0_u8; 32]);
     rustix::rand::getrandom(&mut plaintext[..], rustix::rand::GetRandomFlags::empty())
         .map_err(DeepError::Random)?;
-    let aad = AssociatedData::status_probe();
     let encrypted = session
-        .call(async |token| transit.encrypt(&token, version, &plaintext[..], &aad).await)
+        .call(async |token| transit.encrypt(&token, version, &plaintext[..], aad).await)
         .await
         .map_err(|source| DeepError::Encrypt {
             version,
@@ -98,7 +107,7 @@ pub async fn round_trip(
         return Err(DeepError::Invalid);
     }
     let decrypted = session
-        .call(async |token| transit.decrypt(&token, &ciphertext, &aad).await)
+        .call(async |token| transit.decrypt(&token, &ciphertext, aad).await)
         .await
         .map_err(|source| DeepError::Decrypt {
             version,

@@ -14,7 +14,7 @@ use kms_domain::{
 };
 use tokio::time::Instant;
 
-use super::{Watcher, class_of, deep::round_trip, ledger::LedgerError, metadata::MetadataError};
+use super::{Watcher, class_of, deep, ledger::LedgerError, metadata::MetadataError};
 
 impl Watcher {
     /// Makes and commits the state of a key that was never rotated.
@@ -69,7 +69,7 @@ impl Watcher {
         promotion: Promotion,
     ) -> Result<(), MetadataError> {
         let candidate = promotion.candidate();
-        match round_trip(&self.parts.session, &self.parts.transit, candidate).await {
+        match deep::probe(&self.parts.session, &self.parts.transit, candidate).await {
             Ok(()) => {
                 self.commit(profile, promotion.promote()).await?;
                 self.view.deep = DeepOutcome::Passed;
@@ -159,7 +159,7 @@ impl Watcher {
         };
         let active = registry.probe_key();
         if shown != Some(active.version()) {
-            let proof = round_trip(&self.parts.session, &self.parts.transit, &active).await;
+            let proof = deep::probe(&self.parts.session, &self.parts.transit, &active).await;
             self.record_deep(proof.err().as_ref());
         }
         Ok(())

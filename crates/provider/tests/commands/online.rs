@@ -1,5 +1,7 @@
 //! The commands that ask OpenBao, as far as they get without one: usage and configuration.
 
+use serde_json::Value;
+
 use super::{config_for, run, vectors, write};
 
 const HASH: &str = "krs1.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -54,10 +56,16 @@ fn a_configuration_that_is_not_valid_exits_3() {
         let refused = run(&["verify-key", "--config", config, "--output", "json"]);
         assert_eq!(refused.code, 3, "{}", refused.err);
         let checks = refused.json()["checks"].as_array().unwrap().clone();
-        assert_eq!(checks.len(), 13);
-        assert!(checks[..2].iter().any(|check| check["status"] == "fail"));
-        assert!(checks[2..].iter().all(|check| check["status"] == "skip"));
-        assert_ne!(refused.err, "");
+        let of_configuration = |check: &&Value| {
+            let id = check["id"].as_str().unwrap();
+            id.starts_with("config.")
+        };
+        let (found, others): (Vec<_>, Vec<_>) = checks.iter().partition(of_configuration);
+        assert!(found.iter().any(|check| check["status"] == "fail"));
+        assert_eq!(others.len(), 11);
+        assert!(others.iter().all(|check| check["status"] == "skip"));
+        // The report says it all.
+        assert_eq!(refused.err, "");
     }
     let shown = run(&["verify-key", "--config", bad]);
     insta::assert_snapshot!("verify-key-invalid-config", shown.transcript());

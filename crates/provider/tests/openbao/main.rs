@@ -11,6 +11,7 @@ mod commands;
 mod correlation;
 mod crash;
 mod discovery;
+mod doctor;
 mod key;
 mod load;
 mod login;

@@ -18,7 +18,7 @@ use crate::{
 
 /// A node that was stopped after it had followed the key to this version, and what it encrypted
 /// under each version before.
-async fn stopped_at(version: u64) -> (Node, Vec<EncryptResponse>) {
+pub(crate) async fn stopped_at(version: u64) -> (Node, Vec<EncryptResponse>) {
     let node = Node::new(TIMING).await;
     let provider = node.serve().await;
     let mut encrypted = Vec::new();
@@ -55,7 +55,7 @@ fn json_of(finished: &Finished) -> Value {
 
 /// Everything a terminal would show, and the exit code. What differs from run to run is replaced,
 /// equal hashes by equal numbers.
-fn transcript(node: &Node, finished: &Finished) -> String {
+pub(crate) fn transcript(node: &Node, finished: &Finished) -> String {
     let Finished { code, out, err } = finished;
     let code = code.unwrap();
     let shown = format!("exit code {code}\n--- stdout\n{out}--- stderr\n{err}")
@@ -63,7 +63,8 @@ fn transcript(node: &Node, finished: &Finished) -> String {
             node.state_dir().parent().unwrap().to_str().unwrap(),
             "<directory>",
         )
-        .replace(&node.tenant.transit_mount, "<mount>");
+        .replace(&node.tenant.transit_mount, "<mount>")
+        .replace(&format!("auth/{}", node.tenant.jwt_mount), "<login>");
     let numbered = number_hashes(&shown);
     let lines = numbered.lines().map(|line| {
         let varying = [

@@ -1,0 +1,117 @@
+//! `doctor`: everything that this node needs to serve, from its configuration to a round trip.
+
+use clap::Args;
+use tokio::runtime;
+
+use super::{Context, Failure, OutputFlag, exit::Exit};
+use crate::{
+    clock::{Clock as _, SystemClock},
+    config::Loaded,
+    diagnose::{
+        Question, capabilities, configuration, examine,
+        facts::Facts,
+        key, login,
+        node::{self, Node, become_provider},
+        server, state,
+    },
+    report::Report,
+};
+
+/// What lies on the node first, then the way to OpenBao, then the key: a cause comes before what
+/// follows from it.
+const QUESTIONS: [Question; 23] = [
+    configuration::LOAD,
+    configuration::VALIDATE,
+    node::USER,
+    configuration::FILES,
+    node::GROUP,
+    state::STATE,
+    node::LOCK,
+    server::TLS,
+    server::REACHABLE,
+    server::CLOCK,
+    login::JWT,
+    login::AUTH,
+    capabilities::CAPABILITIES,
+    capabilities::CONFIG_READ,
+    capabilities::RENEWAL,
+    key::METADATA,
+    key::PROFILE,
+    key::DISABLE_UPSERT,
+    key::KEY_ID,
+    key::RESTRICTIONS,
+    key::PROBE,
+    key::ACTIVE,
+    node::LIVE,
+];
+
+/// Find out why this node does not serve, or whether it could
+///
+/// Checks configuration, files, state, OpenBao, login, policy, key and the running provider, and
+/// names what failed first. Changes nothing; encrypts and decrypts random bytes with OpenBao, and
+/// asks the running provider for its Status alone. Run it as root or as the provider's user. Exit
+/// code 4 when a check fails, 3 when it is one of the configuration.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+impl Options {
+    pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        let mut report = Report::new("doctor", SystemClock.now());
+        let mut facts = Facts::new(context.load());
+        if facts.config().is_some()
+            && let Ok(loaded) = &facts.loaded
+        {
+            report.identify(&loaded.config.fingerprint());
+            let loaded = loaded.clone();
+            gather(&mut facts, &loaded, context)?;
+        }
+        examine(&QUESTIONS, &facts, &mut report);
+        self.output.output.write(&report, context.out)?;
+        Ok(report.exit())
+    }
+}
+
+fn gather(facts: &mut Facts, loaded: &Loaded, context: &Context<'_>) -> Result<(), Failure> {
+    let Loaded { config, path, .. } = loaded;
+    // Before the runtime, whose threads take on what this one is.
+    let became = become_provider(config);
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(Failure::Runtime)?;
+    runtime.block_on(async {
+        let mut node = Node::look(config, path, context.environment, became).await;
+        facts.stored = Some(config.state().load());
+        let active = facts.registry().map(|registry| registry.active().id());
+        if active.is_some() && node.served().is_some() && active != node.served() {
+            // A promotion may have come between the two questions; it does not come again at once.
+            node.ask_again(config).await;
+            facts.stored = Some(config.state().load());
+        }
+        facts.node = Some(node);
+        facts.connection = Some(facts.ask_all(config).await);
+    });
+    // A name lookup that hangs must not hold up the end.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_is_on_the_page_and_comes_after_what_it_needs() {
+        let page = include_str!("../../../../docs/operate/doctor.md");
+        let mut earlier = Vec::new();
+        for Question { id, needs, .. } in QUESTIONS {
+            assert!(page.contains(&format!("\n| `{id}` ")), "{id}");
+            for need in needs {
+                let need = need.split('/').next().unwrap();
+                assert!(earlier.contains(&need), "{id} needs {need}");
+            }
+            earlier.push(id);
+        }
+    }
+}

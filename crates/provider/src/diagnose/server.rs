@@ -1,0 +1,240 @@
+//! Is OpenBao there, is it the right one, is it unsealed, and does its clock agree with ours?
+
+use std::time::{Duration, SystemTime};
+
+use openbao_client::{endpoint::Address, failure::FailureClass};
+use serde_json::json;
+
+use super::{Question, class_remedy, facts::Facts};
+use crate::report::{Check, ImpactClass, one_line};
+
+/// The settings make a client. Nothing is sent.
+pub const TLS: Question = Question {
+    id: "openbao.tls",
+    title: "OpenBao TLS config",
+    needs: &["config.validate", "config.files/openbao.caCertFile"],
+    judge: tls,
+};
+
+/// A server proves to be the configured one, answers, and is unsealed.
+pub const REACHABLE: Question = Question {
+    id: "openbao.reachable",
+    title: "OpenBao reachable and unsealed",
+    needs: &["openbao.tls"],
+    judge: reachable,
+};
+
+/// Credentials mean the same time on both sides.
+pub const CLOCK: Question = Question {
+    id: "openbao.clock",
+    title: "Clock against OpenBao's",
+    needs: &["openbao.reachable"],
+    judge: clock,
+};
+
+const NO_SERVICE: &str = "kube-apiserver cannot read or write encrypted objects through this node \
+    until OpenBao answers; no data is lost, do not delete anything from etcd";
+
+fn tls(facts: &Facts) -> Option<Vec<Check>> {
+    let check = match facts.connection.as_ref()? {
+        Ok(()) => TLS.pass(),
+        Err(error) => TLS
+            .fail(one_line(error))
+            .impact("the provider cannot reach OpenBao")
+            .impact_class(ImpactClass::ApiServerAvailability)
+            .remediation(
+                "compare openbao.caCertFile with the CA that signed OpenBao's certificate",
+            ),
+    };
+    Some(vec![check])
+}
+
+fn reachable(facts: &Facts) -> Option<Vec<Check>> {
+    let address = &facts.config()?.openbao.address;
+    let fail = |message: String, code: &'static str, remedy: &str| {
+        REACHABLE
+            .fail(message)
+            .code(code)
+            .impact(NO_SERVICE)
+            .impact_class(ImpactClass::ApiServerAvailability)
+            .remediation(remedy)
+    };
+    let check = match &facts.server.as_ref()?.status {
+        Ok(status) if !status.initialized => fail(
+            format!("{address} was never initialized, so it holds no key"),
+            "not_initialized",
+            "point openbao.address at the OpenBao that holds the key, or restore its storage from \
+             a backup; a new one cannot decrypt anything",
+        ),
+        Ok(status) if status.sealed => fail(
+            format!("{address} is sealed"),
+            FailureClass::Sealed.label(),
+            "run `bao operator unseal` until the threshold is reached, or mend its auto-unseal",
+        ),
+        Ok(_) => REACHABLE.pass(),
+        // Something in between, or a server that keeps its seal status to itself.
+        Err(failure) if answered(failure.class()) => REACHABLE
+            .warn(format!(
+                "{address} answers, but does not tell whether it is sealed: {failure}"
+            ))
+            .impact("none, if the login works")
+            .impact_class(ImpactClass::Diagnosis),
+        Err(failure) => fail(
+            format!("{address}: {failure}"),
+            failure.class().label(),
+            class_remedy(failure.class())
+                .unwrap_or("check that it is OpenBao that answers at openbao.address, and its log"),
+        ),
+    };
+    Some(vec![check])
+}
+
+fn answered(class: FailureClass) -> bool {
+    matches!(
+        class,
+        FailureClass::InvalidRequest
+            | FailureClass::Unauthenticated
+            | FailureClass::PermissionDenied
+            | FailureClass::NotFound
+            | FailureClass::RateLimited
+            | FailureClass::Unknown
+    )
+}
+
+fn clock(facts: &Facts) -> Option<Vec<Check>> {
+    let config = facts.config()?;
+    let (jwt, _) = config.auth.jwt_file().ok()?;
+    let leeway = jwt.claims.clock_skew_leeway;
+    let server = facts.server.as_ref()?;
+    let Some(date) = server.status.as_ref().ok().and_then(|status| status.date) else {
+        let skipped = CLOCK.skip("OpenBao did not say its time");
+        return Some(vec![skipped]);
+    };
+    Some(vec![judge_clock(
+        Skew::measured(date, server.before, server.after),
+        leeway,
+        &config.openbao.address,
+    )])
+}
+
+/// How far the server's clock is ahead (or behind) at least and at most, in whole seconds. The
+/// server names a second, and the answer took some time, so there is no single number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Skew {
+    ahead: bool,
+    least: u64,
+    most: u64,
+}
+
+impl Skew {
+    fn measured(date: SystemTime, before: SystemTime, after: SystemTime) -> Self {
+        let end = date + Duration::from_secs(1);
+        let since = |a: SystemTime, b: SystemTime| a.duration_since(b).unwrap_or_default();
+        let whole = |least: Duration, most: Duration| {
+            (
+                least.as_secs(),
+                most.as_secs() + u64::from(most.subsec_nanos() > 0),
+            )
+        };
+        let ((ahead_least, ahead_most), (behind_least, behind_most)) = (
+            whole(since(date, after), since(end, before)),
+            whole(since(before, end), since(after, date)),
+        );
+        if behind_least > 0 || behind_most > ahead_most {
+            Self {
+                ahead: false,
+                least: behind_least,
+                most: behind_most,
+            }
+        } else {
+            Self {
+                ahead: true,
+                least: ahead_least,
+                most: ahead_most,
+            }
+        }
+    }
+}
+
+fn judge_clock(skew: Skew, leeway: Duration, address: &Address) -> Check {
+    let Skew { ahead, least, most } = skew;
+    let leeway = leeway.as_secs();
+    let details = |check: Check| {
+        check
+            .detail("skewSecondsAtLeast", json!(least))
+            .detail("skewSecondsAtMost", json!(most))
+            .detail("leewaySeconds", json!(leeway))
+    };
+    if least == 0 {
+        return details(CLOCK.pass().message(format!("at most {most} s apart")));
+    }
+    let direction = if ahead { "ahead of" } else { "behind" };
+    let message = format!(
+        "the clock of {address} is {least} to {most} s {direction} this node's; \
+         auth.jwt.clockSkewLeeway is {leeway} s"
+    );
+    if least <= leeway {
+        return details(
+            CLOCK
+                .warn(message)
+                .impact("none yet: within the leeway")
+                .impact_class(ImpactClass::Diagnosis)
+                .remediation("set the clock that is wrong, and keep both in time with NTP"),
+        );
+    }
+    details(
+        CLOCK
+            .fail(message)
+            .code(if ahead { "ahead" } else { "behind" })
+            .impact(
+                "fresh credentials look expired or not yet valid on one of the sides, so logins \
+                 fail; no data is lost",
+            )
+            .impact_class(ImpactClass::ApiServerAvailability)
+            .remediation("find out with NTP which clock is wrong and set it"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn skew(date: u64, before_ms: u64, after_ms: u64) -> (bool, u64, u64) {
+        let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
+        let Skew { ahead, least, most } =
+            Skew::measured(at(date * 1000), at(before_ms), at(after_ms));
+        (ahead, least, most)
+    }
+
+    #[test]
+    fn the_bounds_hold_whatever_part_of_the_second_the_server_meant() {
+        // The same second, at once: either may be up to a second ahead.
+        assert_eq!(skew(100, 100_500, 100_500), (true, 0, 1));
+        assert_eq!(skew(100, 100_900, 101_100), (false, 0, 2));
+        assert_eq!(skew(100, 99_900, 100_300), (true, 0, 2));
+        // 40 s ahead by the date, 40 s behind by it.
+        assert_eq!(skew(140, 100_500, 100_500), (true, 39, 41));
+        assert_eq!(skew(60, 100_500, 100_500), (false, 39, 41));
+        // An answer that took long makes the bounds wide.
+        assert_eq!(skew(140, 100_000, 110_000), (true, 30, 41));
+    }
+
+    #[test]
+    fn only_what_is_certainly_beyond_the_leeway_fails() {
+        let status = |least, most| {
+            let skew = Skew {
+                ahead: true,
+                least,
+                most,
+            };
+            let address = Address::parse("https://bao.example:8200").unwrap();
+            let check = judge_clock(skew, Duration::from_secs(30), &address);
+            serde_json::to_value(check).unwrap()["status"].clone()
+        };
+        assert_eq!(status(0, 40), "pass");
+        assert_eq!(status(30, 32), "warn");
+        assert_eq!(status(31, 33), "fail");
+    }
+}
