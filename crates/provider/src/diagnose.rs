@@ -4,6 +4,7 @@
 
 pub mod capabilities;
 pub mod configuration;
+pub mod hardening;
 pub mod key;
 pub mod state;
 

@@ -8,7 +8,8 @@ use tokio::runtime;
 use super::{Context, Failure, exit::Exit};
 use crate::{
     build_info::BuildInfo,
-    config::{Config, LoadError, files},
+    config::{Config, LoadError, SocketGroup, files},
+    hardening::harden,
     lifecycle,
     serve::{ServeError, serve},
     state::MissingCheckpoint,
@@ -26,15 +27,18 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let loaded = context.load()?;
-        let config = &loaded.config;
-        config.auth.jwt_file()?;
-        files::check(config, &loaded.path, context.environment).map_err(|problems| {
+        let mut loaded = context.load()?;
+        loaded.config.auth.jwt_file()?;
+        files::check(&loaded.config, &loaded.path, context.environment).map_err(|problems| {
             LoadError::Invalid {
                 path: loaded.path.clone(),
                 problems,
             }
         })?;
+        // The group file may be out of reach when the socket is bound.
+        let group = &mut loaded.config.server.socket_group;
+        *group = SocketGroup::Id(group.gid().map_err(ServeError::Group)?);
+        let config = &loaded.config;
 
         log::start(config.logging.level, config.logging.format);
         lifecycle::prepare();
@@ -51,6 +55,7 @@ impl Options {
                 "config.warning"
             );
         }
+        harden(config)?.log();
         let missing = if self.accept_missing_checkpoint {
             MissingCheckpoint::Accept
         } else {

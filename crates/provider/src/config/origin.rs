@@ -114,7 +114,8 @@ impl Environment {
     }
 
     /// An empty variable counts as unset.
-    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
         self.variables
             .get(name)
             .map(String::as_str)

@@ -10,6 +10,7 @@
 mod commands;
 mod crash;
 mod discovery;
+mod hardening;
 mod key;
 mod load;
 mod login;

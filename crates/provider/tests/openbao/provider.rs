@@ -112,6 +112,10 @@ impl Provider {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What others may see of the process: arguments and environment.
     pub(crate) fn process_files(&self) -> [String; 2] {
         ["cmdline", "environ"].map(|file| {
