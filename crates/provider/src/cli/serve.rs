@@ -10,7 +10,7 @@ use crate::{
     build_info::BuildInfo,
     config::{Config, LoadError, SocketGroup, files},
     hardening::harden,
-    lifecycle,
+    lifecycle::{self, service_manager::ServiceManager},
     serve::{ServeError, serve},
     state::MissingCheckpoint,
     telemetry::log,
@@ -55,13 +55,14 @@ impl Options {
                 "config.warning"
             );
         }
+        let manager = ServiceManager::of(context.environment);
         harden(config)?.log();
         let missing = if self.accept_missing_checkpoint {
             MissingCheckpoint::Accept
         } else {
             MissingCheckpoint::Refuse
         };
-        let served = block_on_serve(config, missing)
+        let served = block_on_serve(config, missing, &manager)
             .map_err(Failure::Runtime)?
             .map_err(Failure::from);
         let exit = served
@@ -80,14 +81,24 @@ impl Options {
 fn block_on_serve(
     config: &Config,
     missing: MissingCheckpoint,
+    manager: &ServiceManager,
 ) -> io::Result<Result<(), ServeError>> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let served = runtime.block_on(async {
         let stop = lifecycle::stop_signal()?;
-        let stop = async { tracing::info!(reason = stop.await, "serve.stopping") };
-        Ok(serve(config, missing, || {}, stop).await)
+        let stop = async {
+            let reason = stop.await;
+            manager.stopping();
+            tracing::info!(reason, "serve.stopping");
+        };
+        manager.starting(config.bootstrap.grace_timeout);
+        // Both in this task: a watchdog is fed only while the serving gets its turn.
+        tokio::select! {
+            served = serve(config, missing, || manager.ready(), stop) => Ok(served),
+            never = manager.keep_alive() => match never {},
+        }
     });
     // A name lookup that hangs must not hold up the end.
     runtime.shutdown_background();

@@ -1,7 +1,14 @@
 //! What a running provider has given up, as the kernel shows it, and that it still does all that it
 //! is there for.
 
-use std::{ffi::OsStr, fs};
+use std::{
+    ffi::OsStr,
+    fs,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
+};
 
 use provider::{
     config::{Environment, Flags, load},
@@ -148,4 +155,72 @@ async fn memory_is_locked_or_the_log_says_why_not() {
     }
     let check = checked(&node, Some(&provider));
     assert_eq!(check["status"], if locked { "pass" } else { "warn" });
+}
+
+/// Receives what a service manager is told.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn new(name: &str) -> Self {
+        let address = match name.strip_prefix('@') {
+            Some(name) => SocketAddr::from_abstract_name(name).unwrap(),
+            None => SocketAddr::from_pathname(name).unwrap(),
+        };
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        Self(socket)
+    }
+
+    fn told(&self) -> String {
+        let mut message = [0; 256];
+        let length = self.0.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_service_manager_learns_of_start_readiness_life_and_stop() {
+    let node = Node::new(QUIET).await;
+    let abstract_name = format!("@bao-kms-provider-test-{}", std::process::id());
+    let path = node.state_dir().join("notify");
+    for name in [abstract_name.as_str(), path.to_str().unwrap()] {
+        let manager = Manager::new(name);
+        let mut command = node.program(&["serve"]);
+        command.env("NOTIFY_SOCKET", name);
+        command.env("WATCHDOG_USEC", "100000");
+        let mut provider = node.spawn_as(command);
+        let starting = manager.told();
+        assert!(starting.starts_with("EXTEND_TIMEOUT_USEC=60000000\n"));
+        let mut told = manager.told();
+        while told == "WATCHDOG=1" {
+            told = manager.told();
+        }
+        assert_eq!(told, "READY=1\nSTATUS=serving");
+        provider.ready().await;
+        assert_eq!([manager.told(), manager.told()], ["WATCHDOG=1"; 2]);
+        let stopped = provider.stop().await;
+        assert_eq!(stopped.code, Some(0), "{}", stopped.err);
+        let mut told = manager.told();
+        while told == "WATCHDOG=1" {
+            told = manager.told();
+        }
+        assert!(told.starts_with("STOPPING=1\n"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn the_watchdog_of_another_process_is_not_fed() {
+    let node = Node::new(QUIET).await;
+    let path = node.state_dir().join("notify");
+    let manager = Manager::new(path.to_str().unwrap());
+    let mut command = node.program(&["serve"]);
+    command.env("NOTIFY_SOCKET", &path);
+    command.env("WATCHDOG_USEC", "100000");
+    command.env("WATCHDOG_PID", "1");
+    let mut provider = node.spawn_as(command);
+    provider.ready().await;
+    provider.stop().await;
+    assert!(manager.told().starts_with("EXTEND_TIMEOUT_USEC"));
+    assert!(manager.told().starts_with("READY=1"));
+    assert!(manager.told().starts_with("STOPPING=1"));
 }
