@@ -11,6 +11,7 @@ mod config;
 mod inspect_state;
 mod key_id;
 mod online;
+mod packaging;
 
 use std::{
     fs::{File, OpenOptions},
