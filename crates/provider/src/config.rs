@@ -42,6 +42,7 @@ pub use group::GroupProblem;
 pub use origin::{DEFAULT_CONFIG_PATH, Environment, Flags, Origin};
 pub use problem::{Problem, ProblemKind};
 pub use resolve::Setting;
+pub(crate) use schema::refuse_null;
 pub use schema::schema;
 
 /// Far above any real configuration.

@@ -11,6 +11,7 @@ use std::{
 
 use jiff::Timestamp;
 use kms_domain::fingerprint::IdentityFingerprint;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -65,7 +66,7 @@ impl Output {
 }
 
 /// The checks of one diagnostic command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     schema_version: &'static str,
@@ -82,7 +83,7 @@ pub struct Report {
 }
 
 /// One question and its answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
     id: &'static str,
@@ -99,7 +100,7 @@ pub struct Check {
 }
 
 /// The answer. A skipped or absent check is not a pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// As it should be.

@@ -7,5 +7,6 @@
 pub mod fake;
 pub mod files;
 pub mod openbao;
+pub mod schema;
 pub mod tenant;
 pub mod wait;
