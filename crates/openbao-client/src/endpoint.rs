@@ -1,6 +1,6 @@
 //! Where OpenBao is and how it proves to be itself: address, namespace, server name, roots.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use http::{Uri, uri::Authority};
 use kms_domain::scope::Namespace;
@@ -103,6 +103,19 @@ impl Address {
             authority,
             prefix: prefix.to_owned(),
         })
+    }
+
+    /// The host, when it is an address; otherwise it has to be looked up.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        let host = self.authority.host();
+        host.trim_matches(['[', ']']).parse().ok()
+    }
+
+    /// The port to connect to.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.authority.port_u16().unwrap_or(443)
     }
 
     /// The URL of an API path, which is percent-encoded here.
@@ -225,6 +238,19 @@ mod tests {
             let address = Address::parse(text).unwrap();
             assert_eq!(address.to_string(), shown);
             assert_eq!(address.url("transit/keys/k").unwrap().to_string(), url);
+        }
+    }
+
+    #[test]
+    fn an_address_knows_whether_it_needs_a_lookup_and_its_port() {
+        for (text, ip, port) in [
+            ("https://bao.example", None, 443),
+            ("https://10.0.0.1:8200/prefix", Some("10.0.0.1"), 8200),
+            ("https://[fd00::1]:8200", Some("fd00::1"), 8200),
+        ] {
+            let address = Address::parse(text).unwrap();
+            let ip = ip.map(|ip| ip.parse().unwrap());
+            assert_eq!((address.ip(), address.port()), (ip, port), "{text}");
         }
     }
 

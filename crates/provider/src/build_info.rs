@@ -1,10 +1,11 @@
 //! What was built, as given by the build environment.
 
 use kms_domain::annotations::PluginVersion;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Version and origin of this program.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BuildInfo {
     /// Of the crate.

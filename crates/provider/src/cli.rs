@@ -18,6 +18,7 @@ mod restore_versions;
 mod retire_versions;
 mod review;
 mod rotation_plan;
+mod schema;
 mod serve;
 mod verify_key;
 mod verify_rotation;
@@ -90,6 +91,8 @@ enum Command {
     Completion(completion::Options),
     #[command(hide = true)]
     Man(man::Options),
+    #[command(hide = true)]
+    Schema(schema::Options),
 }
 
 /// What every command may use.
@@ -163,6 +166,7 @@ impl Command {
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),
             Self::Man(options) => options.run(context),
+            Self::Schema(options) => options.run(context),
         }
     }
 }

@@ -37,11 +37,12 @@ use openbao_client::{
 
 use crate::state::{StatePath, StateReader};
 
-pub use choice::{ClientAuthMethod, LogFormat, LogLevel, NoSuchChoice};
+pub use choice::{ClientAuthMethod, Enforcement, LogFormat, LogLevel, NoSuchChoice};
 pub use group::GroupProblem;
 pub use origin::{DEFAULT_CONFIG_PATH, Environment, Flags, Origin};
 pub use problem::{Problem, ProblemKind};
 pub use resolve::Setting;
+pub(crate) use schema::refuse_null;
 pub use schema::schema;
 
 /// Far above any real configuration.
@@ -70,6 +71,8 @@ pub struct Config {
     pub rotation: Rotation,
     /// Logs.
     pub logging: Logging,
+    /// What the running provider gives up.
+    pub hardening: Hardening,
 }
 
 /// The socket for the API server, and the two HTTP listeners.
@@ -273,6 +276,15 @@ pub struct Logging {
     pub debug_correlation: Option<DebugCorrelation>,
 }
 
+/// What the running provider gives up, besides what it always does.
+#[derive(Debug, Clone, Copy)]
+pub struct Hardening {
+    /// Files and ports that the configuration does not call for.
+    pub landlock: Enforcement,
+    /// Swap.
+    pub lock_memory: Enforcement,
+}
+
 /// Identifiers in the log that connect a call here with one in OpenBao's audit log.
 #[derive(Debug, Clone)]
 pub struct DebugCorrelation {
@@ -432,6 +444,18 @@ impl SocketGroup {
 }
 
 impl Listener {
+    /// The port; 0 lets the system choose.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether the host has to be looked up.
+    #[must_use]
+    pub fn has_name(&self) -> bool {
+        !self.host.is_empty() && self.ip().is_none()
+    }
+
     /// To bind: an empty host stands for every address of the node.
     #[must_use]
     pub fn bind_to(&self) -> (&str, u16) {

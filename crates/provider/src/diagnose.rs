@@ -8,6 +8,7 @@
 pub mod capabilities;
 pub mod configuration;
 pub mod facts;
+pub mod hardening;
 pub mod key;
 pub mod login;
 pub mod node;

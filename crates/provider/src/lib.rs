@@ -8,6 +8,7 @@ pub mod config;
 pub mod connection;
 pub mod dev;
 pub mod diagnose;
+pub mod hardening;
 pub mod kms;
 pub mod lifecycle;
 pub mod policy;

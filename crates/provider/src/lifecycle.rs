@@ -1,5 +1,7 @@
 //! What a process does around `serve`: umask, panics without their values, signals.
 
+pub mod service_manager;
+
 use std::panic;
 
 use rustix::{fs::Mode, process::umask};

@@ -11,6 +11,7 @@ use std::{
 
 use jiff::Timestamp;
 use kms_domain::fingerprint::IdentityFingerprint;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -67,7 +68,7 @@ impl Output {
 }
 
 /// The checks of one diagnostic command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     schema_version: &'static str,
@@ -88,7 +89,7 @@ pub struct Report {
 }
 
 /// One question and its answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
     id: &'static str,
@@ -109,7 +110,7 @@ pub struct Check {
 }
 
 /// What is at stake while a finding stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImpactClass {
     /// Secrecy or integrity of what is encrypted.
@@ -123,7 +124,7 @@ pub enum ImpactClass {
 }
 
 /// The answer. A skipped or absent check is not a pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// As it should be.

@@ -2,6 +2,7 @@
 //! can tell. Looks and changes nothing.
 
 use std::{
+    borrow::Cow,
     io::{self, Write},
     time::Duration,
 };
@@ -16,8 +17,9 @@ use kms_domain::{
     },
     transit::KeyProfile,
 };
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::{
     config::Config,
@@ -236,6 +238,56 @@ impl Serialize for RotationReport {
             map.serialize_entry(name, value)?;
         }
         map.end()
+    }
+}
+
+/// Every fact that a report may hold, with its JSON type.
+const FACTS: [(&str, &str); 23] = [
+    ("transitMetadataStatus", "string"),
+    ("transitMetadataError", "string"),
+    ("transitMetadataNextStep", "string"),
+    ("stateLoaded", "boolean"),
+    ("stateGeneration", "integer"),
+    ("stateHash", "string"),
+    ("stateCheckpointLoaded", "boolean"),
+    ("stateCheckpointStatus", "string"),
+    ("stateCheckpointWarning", "string"),
+    ("stateCheckpointGeneration", "integer"),
+    ("stateCheckpointHash", "string"),
+    ("stateBootstrapEligible", "boolean"),
+    ("stateBootstrapReason", "string"),
+    ("rotationState", "string"),
+    ("activeKeyIdHash", "string"),
+    ("activeTransitVersion", "integer"),
+    ("latestTransitVersion", "integer"),
+    ("pendingKeyIdHash", "string"),
+    ("pendingTransitVersion", "integer"),
+    ("pendingStableObservationCount", "integer"),
+    ("pendingPromotesAfter", "string"),
+    ("confidence", "string"),
+    ("limitations", "string"),
+];
+
+impl JsonSchema for RotationReport {
+    fn schema_name() -> Cow<'static, str> {
+        "RotationReport".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let strings = ["schemaVersion", "command", "name"].map(|name| (name, "string"));
+        let properties: Map<String, Value> = strings
+            .into_iter()
+            .chain(FACTS)
+            .map(|(name, kind)| (name.to_owned(), json!({"type": kind})))
+            .collect();
+        json_schema!({
+            "type": "object",
+            "properties": properties,
+            "required": [
+                "schemaVersion", "command", "name", "transitMetadataStatus", "stateLoaded",
+                "stateCheckpointLoaded", "stateCheckpointStatus", "rotationState",
+            ],
+        })
     }
 }
 

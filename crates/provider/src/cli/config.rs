@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Context, Failure, OutputFlag, exit::Exit};
@@ -67,9 +68,9 @@ impl Options {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Effective<'a> {
+pub(super) struct Effective<'a> {
     path: &'a Path,
     valid: bool,
     identity_fingerprint: String,
@@ -79,8 +80,8 @@ struct Effective<'a> {
     warnings: &'a [Problem],
 }
 
-#[derive(Serialize)]
-struct Invalid<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Invalid<'a> {
     path: &'a Path,
     valid: bool,
     problems: &'a [Problem],

@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use openbao_lab::binary::find_bao;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::{runtime, sync::oneshot};
 
@@ -150,9 +151,9 @@ async fn round_trip(socket: &Path) -> Result<RoundTrip, ProbeError> {
 }
 
 /// What one round trip showed.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Summary<'a> {
+pub(super) struct Summary<'a> {
     schema_version: &'static str,
     command: &'static str,
     bao: &'a Path,
@@ -211,9 +212,9 @@ impl Render for Summary<'_> {
 }
 
 /// What a lab consists of.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Made<'a> {
+pub(super) struct Made<'a> {
     schema_version: &'static str,
     command: &'static str,
     directory: &'a Path,

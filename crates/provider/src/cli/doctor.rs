@@ -10,7 +10,7 @@ use crate::{
     diagnose::{
         Question, capabilities, configuration, examine,
         facts::Facts,
-        key, login,
+        hardening, key, login,
         node::{self, Node, become_provider},
         server, state,
     },
@@ -19,7 +19,7 @@ use crate::{
 
 /// What lies on the node first, then the way to OpenBao, then the key: a cause comes before what
 /// follows from it.
-const QUESTIONS: [Question; 23] = [
+const QUESTIONS: [Question; 24] = [
     configuration::LOAD,
     configuration::VALIDATE,
     node::USER,
@@ -27,6 +27,7 @@ const QUESTIONS: [Question; 23] = [
     node::GROUP,
     state::STATE,
     node::LOCK,
+    hardening::HARDENING,
     server::TLS,
     server::REACHABLE,
     server::CLOCK,

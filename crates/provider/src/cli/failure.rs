@@ -13,6 +13,7 @@ use crate::{
     config::{LoadError, UnsupportedAuth},
     dev::LabError,
     diagnose::call_remedy,
+    hardening::NotHardened,
     policy::UnsafePolicyPath,
     probe::ProbeError,
     retirement::RetirementError,
@@ -37,6 +38,9 @@ pub(super) enum Failure {
     /// The daemon failed.
     #[error(transparent)]
     Serve(Box<ServeError>),
+    /// The process is not as hardened as it has to be.
+    #[error(transparent)]
+    NotHardened(#[from] NotHardened),
     /// The registry state cannot be looked at.
     #[error(transparent)]
     State(Box<StateError>),
@@ -117,7 +121,7 @@ impl Failure {
             Self::Config(_) | Self::UnsupportedAuth(_) | Self::OtherConfiguration(_) => {
                 Exit::Configuration
             }
-            Self::Serve(_) => Exit::Runtime,
+            Self::Serve(_) | Self::NotHardened(_) => Exit::Runtime,
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } => Exit::Usage,
@@ -188,6 +192,7 @@ impl Failure {
             },
             Self::UnsupportedAuth(_)
             | Self::OtherConfiguration(_)
+            | Self::NotHardened(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
             | Self::LabProbe(_)

@@ -11,6 +11,7 @@ use kms_domain::{
     fingerprint::require_identity,
     registry::{Record, document::Document},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Context, Failure, OutputFlag, exit::Exit};
@@ -55,9 +56,9 @@ impl Options {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Inspection {
+pub(super) struct Inspection {
     #[serde(flatten)]
     report: Report,
     path: PathBuf,
@@ -66,7 +67,7 @@ struct Inspection {
     content: Option<Content>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Content {
     state_fingerprint: String,
@@ -84,7 +85,7 @@ struct Content {
     records: Vec<RecordShown>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct RecordShown {
     transit_version: u64,

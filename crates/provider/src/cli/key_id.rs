@@ -13,6 +13,7 @@ use kms_domain::{
     prepare::{Preview, preview},
     transit::{CreatedAt, TransitVersion},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Context, Failure, OutputFlag, exit::Exit};
@@ -60,9 +61,9 @@ impl Options {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Derived {
+pub(super) struct Derived {
     identity_fingerprint: String,
     transit_version: u64,
     transit_version_created_at_unix: u64,

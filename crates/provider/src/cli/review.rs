@@ -11,6 +11,7 @@ use kms_domain::{
         retire::{LIMITATIONS, Operation, Plan},
     },
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Context, Failure, OutputFlag, exit::Exit};
@@ -58,9 +59,9 @@ impl Review {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct PlanReport {
+pub(super) struct PlanReport {
     schema_version: &'static str,
     command: &'static str,
     operation: &'static str,
@@ -78,7 +79,7 @@ struct PlanReport {
     next_step: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Version {
     transit_version: u64,

@@ -8,8 +8,9 @@ use tokio::runtime;
 use super::{Context, Failure, exit::Exit};
 use crate::{
     build_info::BuildInfo,
-    config::{Config, LoadError, files},
-    lifecycle,
+    config::{Config, LoadError, SocketGroup, files},
+    hardening::harden,
+    lifecycle::{self, service_manager::ServiceManager},
     serve::{ServeError, serve},
     state::MissingCheckpoint,
     telemetry::log,
@@ -26,15 +27,18 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let loaded = context.load()?;
-        let config = &loaded.config;
-        config.auth.jwt_file()?;
-        files::check(config, &loaded.path, context.environment).map_err(|problems| {
+        let mut loaded = context.load()?;
+        loaded.config.auth.jwt_file()?;
+        files::check(&loaded.config, &loaded.path, context.environment).map_err(|problems| {
             LoadError::Invalid {
                 path: loaded.path.clone(),
                 problems,
             }
         })?;
+        // The group file may be out of reach when the socket is bound.
+        let group = &mut loaded.config.server.socket_group;
+        *group = SocketGroup::Id(group.gid().map_err(ServeError::Group)?);
+        let config = &loaded.config;
 
         log::start(config.logging.level, config.logging.format);
         lifecycle::prepare();
@@ -51,12 +55,14 @@ impl Options {
                 "config.warning"
             );
         }
+        let manager = ServiceManager::of(context.environment);
+        harden(config)?.log();
         let missing = if self.accept_missing_checkpoint {
             MissingCheckpoint::Accept
         } else {
             MissingCheckpoint::Refuse
         };
-        let served = block_on_serve(config, missing).map_err(Failure::Runtime)?;
+        let served = block_on_serve(config, missing, &manager).map_err(Failure::Runtime)?;
         let reason = served.as_ref().err().map(ServeError::reason);
         let served = served.map_err(Failure::from);
         let exit = served
@@ -75,14 +81,24 @@ impl Options {
 fn block_on_serve(
     config: &Config,
     missing: MissingCheckpoint,
+    manager: &ServiceManager,
 ) -> io::Result<Result<(), ServeError>> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let served = runtime.block_on(async {
         let stop = lifecycle::stop_signal()?;
-        let stop = async { tracing::info!(reason = stop.await, "serve.stopping") };
-        Ok(serve(config, missing, || {}, stop).await)
+        let stop = async {
+            let reason = stop.await;
+            manager.stopping();
+            tracing::info!(reason, "serve.stopping");
+        };
+        manager.starting(config.bootstrap.grace_timeout);
+        // Both in this task: a watchdog is fed only while the serving gets its turn.
+        tokio::select! {
+            served = serve(config, missing, || manager.ready(), stop) => Ok(served),
+            never = manager.keep_alive() => match never {},
+        }
     });
     // A name lookup that hangs must not hold up the end.
     runtime.shutdown_background();

@@ -12,14 +12,15 @@ use kms_domain::scope::{
 };
 
 use super::{
-    Bootstrap, Config, DebugCorrelation, Limits, Listener, LogFormat, LogLevel, Logging, OpenBao,
-    Problem, Rotation, Server, Setting, Status,
+    Bootstrap, Config, DebugCorrelation, Enforcement, Hardening, Limits, Listener, LogFormat,
+    LogLevel, Logging, OpenBao, Problem, Rotation, Server, Setting, Status,
     choice::{ConfigVersion, RotationMode},
     document::Document,
     duration,
     file::{
-        BootstrapSection, DebugCorrelationSection, File, LoggingSection, OpenBaoSection,
-        RotationSection, ServerSection, StateSection, StatusSection, TransitSection,
+        BootstrapSection, DebugCorrelationSection, File, HardeningSection, LoggingSection,
+        OpenBaoSection, RotationSection, ServerSection, StateSection, StatusSection,
+        TransitSection,
     },
     origin::{Environment, Flags, Origin},
     problem::Broken,
@@ -105,6 +106,7 @@ fn config(resolver: &mut Resolver, file: File, environment: &Environment) -> Opt
     let state_path = state_path(resolver, file.state.unwrap_or_default());
     let rotation = rotation(resolver, file.rotation.unwrap_or_default());
     let logging = logging(resolver, file.logging.unwrap_or_default());
+    let hardening = hardening(resolver, file.hardening.unwrap_or_default());
 
     version?;
     let (scope, key) = identity?;
@@ -119,6 +121,7 @@ fn config(resolver: &mut Resolver, file: File, environment: &Environment) -> Opt
         state_path: state_path?,
         rotation: rotation?,
         logging: logging?,
+        hardening: hardening?,
     };
     warn_of_margins(resolver, &config);
     Some(config)
@@ -417,6 +420,16 @@ fn debug_correlation(
         ttl: ttl?,
         incident_id: incident_id??,
     }))
+}
+
+fn hardening(resolver: &mut Resolver, section: HardeningSection) -> Option<Hardening> {
+    let enforcement = str::parse::<Enforcement>;
+    let landlock = resolver.text("hardening.landlock", section.landlock, enforcement);
+    let lock_memory = resolver.text("hardening.lockMemory", section.lock_memory, enforcement);
+    Some(Hardening {
+        landlock: landlock?,
+        lock_memory: lock_memory?,
+    })
 }
 
 /// Allowed relations that leave no margin for the ordinary delays of a node.

@@ -113,6 +113,17 @@ choice!(
     }
 );
 choice!(
+    /// `hardening.landlock` and `hardening.lockMemory`
+    pub Enforcement {
+        /// Not asked for.
+        Disabled = "disabled",
+        /// As far as the kernel goes along; what it refuses is reported.
+        BestEffort = "best-effort",
+        /// Without it the provider does not start.
+        Required = "required",
+    }
+);
+choice!(
     /// `logging.level`
     pub LogLevel {
         /// Everything.

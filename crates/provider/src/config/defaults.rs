@@ -70,6 +70,10 @@ pub(super) fn of(path: &str) -> Option<Value> {
         "logging.debugCorrelation.enabled" => json!(false),
         "logging.debugCorrelation.ttl" => json!("15m"),
         "logging.debugCorrelation.incidentId" => json!(""),
+        // An old kernel must not keep an API server from its keys.
+        "hardening.landlock" => json!("best-effort"),
+        // The unit keeps the service out of swap; locking needs a limit that few units have.
+        "hardening.lockMemory" => json!("disabled"),
         _ => return None,
     })
 }

@@ -7,8 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::choice::{
-    AuthMethod, CertSourceName, ClientAuthMethod, ConfigVersion, JwtSourceName, LogFormat,
-    LogLevel, RotationMode,
+    AuthMethod, CertSourceName, ClientAuthMethod, ConfigVersion, Enforcement, JwtSourceName,
+    LogFormat, LogLevel, RotationMode,
 };
 
 /// The configuration of one provider on one node.
@@ -32,6 +32,7 @@ pub(super) struct File {
     pub(super) state: Option<StateSection>,
     pub(super) rotation: Option<RotationSection>,
     pub(super) logging: Option<LoggingSection>,
+    pub(super) hardening: Option<HardeningSection>,
 }
 
 /// The socket for the API server, and the two HTTP listeners.
@@ -345,6 +346,18 @@ pub(super) struct DebugCorrelationSection {
     /// The incident it is for; needed when enabled, at most 64 bytes.
     #[schemars(with = "Option<OptionalIdentifier>")]
     pub(super) incident_id: Option<String>,
+}
+
+/// What the running provider gives up; core dumps, tracing and new privileges always.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct HardeningSection {
+    /// Access to files and ports that the configuration does not call for, by Landlock.
+    #[schemars(with = "Option<Enforcement>")]
+    pub(super) landlock: Option<String>,
+    /// Swapping its memory out; needs an unlimited LimitMEMLOCK.
+    #[schemars(with = "Option<Enforcement>")]
+    pub(super) lock_memory: Option<String>,
 }
 
 /// Text types that exist in the schema alone. JSON Schema cannot say all of a rule, so a pattern

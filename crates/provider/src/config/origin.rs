@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The default of `--config` for every command that needs a configuration.
@@ -40,7 +41,7 @@ const CONFIG_PATH_VARIABLES: [&str; 2] =
     ["BAO_KMS_PROVIDER_CONFIG", "BAO_KMS_PROVIDER_CONFIG_PATH"];
 
 /// Where the value of a setting came from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "origin", rename_all = "camelCase")]
 pub enum Origin {
     /// The built-in default.
@@ -114,7 +115,8 @@ impl Environment {
     }
 
     /// An empty variable counts as unset.
-    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
         self.variables
             .get(name)
             .map(String::as_str)

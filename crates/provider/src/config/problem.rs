@@ -5,12 +5,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::origin::Origin;
 
 /// One thing to repair.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Problem {
     /// The setting, such as `server.socketMode` or `auth.jwt.expectedAudience[0]`.
     pub path: String,
@@ -30,7 +31,7 @@ pub struct Problem {
 }
 
 /// The two depths at which a configuration can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum ProblemKind {
     /// An unknown or repeated key, a missing `configVersion`, a value of the wrong type.

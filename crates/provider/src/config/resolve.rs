@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use super::{
 const SHOWN_CHARACTERS: usize = 80;
 
 /// One setting as it takes effect.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Setting {
     /// Such as `server.socketPath`.
     pub path: &'static str,

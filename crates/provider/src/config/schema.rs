@@ -162,8 +162,9 @@ fn collect_leaves(path: &str, schema: &Value, leaves: &mut Vec<String>) {
     }
 }
 
-/// A key without a value is refused, so an optional key is one that may be absent, not null.
-fn refuse_null(schema: &mut schemars::Schema) {
+/// What is optional may be absent, and is never null: a key without a value is refused, and no
+/// result has one.
+pub(crate) fn refuse_null(schema: &mut schemars::Schema) {
     let Some(object) = schema.as_object_mut() else {
         return;
     };

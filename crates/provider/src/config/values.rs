@@ -200,7 +200,7 @@ impl Listener {
         )
     }
 
-    fn ip(&self) -> Option<IpAddr> {
+    pub(super) fn ip(&self) -> Option<IpAddr> {
         self.host.parse().ok().map(|ip: IpAddr| ip.to_canonical())
     }
 }

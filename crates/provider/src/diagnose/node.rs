@@ -9,6 +9,7 @@ use std::{
 };
 
 use kms_domain::key_id::KeyId;
+use rustix::process::Pid;
 use tokio::{net::UnixStream, time::timeout};
 
 use super::{Question, facts::Facts};
@@ -132,6 +133,13 @@ impl Node {
     /// Asks for Status once more.
     pub async fn ask_again(&mut self, config: &Config) {
         self.live = Live::ask(&config.server.socket_path).await;
+    }
+
+    /// The process that holds the lock on the state.
+    #[must_use]
+    pub fn provider(&self) -> Option<Pid> {
+        let holder = self.lock.as_ref().ok()?.as_ref()?;
+        Pid::from_raw(holder.pid.try_into().ok()?)
     }
 
     /// The `key_id` of a healthy provider.

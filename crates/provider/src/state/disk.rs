@@ -178,10 +178,7 @@ impl Directory {
             Err(errno) => return Err(failed("open", path)(errno.into())),
         };
         let facts = facts_of(&descriptor, path)?;
-        let mode = Octal(facts.st_mode & 0o7777);
-        if mode.0 & 0o022 != 0 {
-            return Err(flawed(path, Flaw::SharedDirectory(mode)));
-        }
+        require_unshared(&facts, path)?;
         Ok(Some(Self {
             descriptor,
             path: path.to_owned(),
@@ -207,16 +204,15 @@ impl Directory {
 
     /// Requires that the path still leads to this very directory and that it is still safe.
     pub(super) fn require_in_place(&self) -> Result<(), DiskError> {
-        match Self::open(&self.path)? {
-            Some(now)
-                if (now.facts.st_dev, now.facts.st_ino)
-                    == (self.facts.st_dev, self.facts.st_ino) =>
-            {
-                Ok(())
+        // Not opened: a sandboxed process may have no access to another directory.
+        match rustix::fs::statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(now) if (now.st_dev, now.st_ino) == (self.facts.st_dev, self.facts.st_ino) => {
+                require_unshared(&now, &self.path)
             }
-            _ => Err(DiskError::DirectoryReplaced {
+            Ok(_) | Err(Errno::NOENT) => Err(DiskError::DirectoryReplaced {
                 path: self.path.clone(),
             }),
+            Err(errno) => Err(failed("examine", &self.path)(errno.into())),
         }
     }
 
@@ -338,6 +334,14 @@ fn file_flaw(facts: &Stat, most: u32, owners: &[u32]) -> Option<Flaw> {
 
 fn is_regular(facts: &Stat) -> bool {
     FileType::from_raw_mode(facts.st_mode) == FileType::RegularFile
+}
+
+fn require_unshared(directory: &Stat, path: &Path) -> Result<(), DiskError> {
+    let mode = Octal(directory.st_mode & 0o7777);
+    if mode.0 & 0o022 != 0 {
+        return Err(flawed(path, Flaw::SharedDirectory(mode)));
+    }
+    Ok(())
 }
 
 fn facts_of(descriptor: &OwnedFd, path: &Path) -> Result<Stat, DiskError> {

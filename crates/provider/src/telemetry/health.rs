@@ -6,6 +6,7 @@ use kms_domain::{
     health::{Freshness, Health, Reason},
     registry::rotation::RotationState,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::endpoints::{Answer, JSON};
@@ -33,8 +34,9 @@ fn word(status: StatusCode, word: &'static str) -> Answer {
     }
 }
 
-#[derive(Serialize)]
-struct Ready<'a> {
+/// The body of `/ready`. Once a stop is asked for, it is `status` alone.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Ready<'a> {
     status: &'static str,
     healthz: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,8 @@ mod config;
 mod inspect_state;
 mod key_id;
 mod online;
+mod packaging;
+mod schema;
 
 use std::{
     fs::{File, OpenOptions},
@@ -20,6 +22,7 @@ use std::{
 };
 
 use assert_cmd::Command;
+use testkit::schema::assert_published;
 
 /// What a command left behind.
 struct Finished {
@@ -62,8 +65,12 @@ impl Finished {
         format!("exit code {code}\n--- stdout\n{out}--- stderr\n{err}")
     }
 
+    /// Fits its published schema.
+    #[track_caller]
     fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.out).unwrap()
+        let result = serde_json::from_str(&self.out).unwrap();
+        assert_published(&result);
+        result
     }
 }
 

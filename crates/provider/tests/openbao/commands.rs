@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use testkit::{
     files::{self, SocketDir},
     openbao::{binary, shared_openbao},
+    schema::assert_published,
     wait::wait_until,
 };
 use tokio::net::TcpStream;
@@ -34,6 +35,7 @@ fn probe(socket: &Path, options: &[&str]) -> Finished {
 /// The status of each check of a JSON report.
 fn checks(report: &Finished) -> BTreeMap<String, String> {
     let report: Value = serde_json::from_str(&report.out).unwrap();
+    assert_published(&report);
     let text = |check: &Value, member: &str| check[member].as_str().unwrap().to_owned();
     let checks = report["checks"].as_array().unwrap();
     checks
@@ -250,6 +252,7 @@ async fn a_lab_serves_until_it_is_interrupted_and_takes_everything_with_it() {
     })
     .await;
     let made: Value = serde_json::from_str(&provider.out()).unwrap();
+    assert_published(&made);
     let socket = PathBuf::from(made["socket"].as_str().unwrap());
     assert_eq!(made["directory"], lab.to_str().unwrap());
     let report = probe(&socket, &[]);

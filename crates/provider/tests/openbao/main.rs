@@ -12,6 +12,7 @@ mod correlation;
 mod crash;
 mod discovery;
 mod doctor;
+mod hardening;
 mod key;
 mod load;
 mod login;

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use testkit::{
     files::{self, SocketDir},
     openbao::{OpenBao, shared_openbao},
+    schema::assert_published,
     tenant::{KEY, Tenant, Timing},
 };
 
@@ -264,9 +265,13 @@ pub(crate) fn program() -> Command {
 }
 
 impl Finished {
+    /// Fits its published schema.
+    #[track_caller]
     pub(crate) fn json(&self) -> Value {
         assert_eq!(self.code, Some(0), "{}", self.err);
-        serde_json::from_str(&self.out).unwrap()
+        let result = serde_json::from_str(&self.out).unwrap();
+        assert_published(&result);
+        result
     }
 
     /// Asserts this exit code, and one message for a person that says all of `parts`.

@@ -15,7 +15,7 @@ use provider::kms::generated::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use testkit::wait::wait_until;
+use testkit::{schema::assert_fits, wait::wait_until};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -110,6 +110,10 @@ impl Provider {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// What others may see of the process: arguments and environment.
@@ -225,7 +229,11 @@ impl Provider {
     /// `/live` or `/ready`: the HTTP status and the body.
     pub(crate) async fn health(&self, path: &str) -> (u16, Value) {
         let (status, body) = self.get("health.listening", path).await;
-        (status, serde_json::from_str(&body).unwrap())
+        let body = serde_json::from_str(&body).unwrap();
+        if path == "/ready" {
+            assert_fits("ready", &body);
+        }
+        (status, body)
     }
 
     /// The codes on `/ready`; none when it is ready.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use provider::kms::generated::EncryptResponse;
 use serde_json::Value;
-use testkit::wait::wait_until;
+use testkit::{schema::assert_published, wait::wait_until};
 
 use crate::{
     node::{Finished, Node, TIMING},
@@ -50,7 +50,9 @@ fn without_state(node: &Node, command: &[&str]) -> Finished {
 }
 
 fn json_of(finished: &Finished) -> Value {
-    serde_json::from_str(&finished.out).unwrap()
+    let result = serde_json::from_str(&finished.out).unwrap();
+    assert_published(&result);
+    result
 }
 
 /// Everything a terminal would show, and the exit code. What differs from run to run is replaced,

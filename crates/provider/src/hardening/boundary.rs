@@ -1,0 +1,367 @@
+//! The files and ports that the daemon still needs once it has started, and Landlock, which keeps
+//! it to them.
+//!
+//! Rules are on directories: a file that is renamed into one is covered, the file that it replaces
+//! would not be.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, LandlockStatus, NetPort, PathBeneath, PathFd,
+    RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError,
+    RulesetStatus, Scope,
+};
+
+use super::Outcome;
+use crate::config::{Config, JwtSource, Method};
+
+/// The newest interface that this was tried on. Later ones forbid more, perhaps too much.
+const TRIED: ABI = ABI::V7;
+
+/// Where a lookup of names finds modules of the C library.
+const LIBRARIES: [&str; 4] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"];
+const DNS_PORT: u16 = 53;
+
+/// What the daemon may still reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boundary {
+    /// Directories to read in, with all that is below.
+    read: Vec<PathBuf>,
+    /// The directory whose files it replaces.
+    state: PathBuf,
+    /// The directory that its socket lies in.
+    socket: PathBuf,
+    /// TCP ports to listen on; 0 is any free one.
+    listen: Vec<u16>,
+    /// TCP ports to connect to, on every host.
+    connect: Vec<u16>,
+}
+
+impl Boundary {
+    /// What this configuration calls for; `None` if it does not tell all.
+    #[must_use]
+    pub fn of(config: &Config) -> Option<Self> {
+        let credential = match &config.auth.method {
+            Method::Jwt(jwt) => match &jwt.source {
+                JwtSource::File(path) => directory(path),
+                JwtSource::OAuth2(_) => return None,
+            },
+            Method::Cert(_) => return None,
+        };
+        // For the metrics about this process. The directory of one process may be made anew by the
+        // kernel at any time, so the rule is on the root; what other processes hide stays hidden,
+        // since Landlock also forbids to trace them.
+        let processes = PathBuf::from("/proc");
+        let mut read = vec![
+            directory(&config.openbao.ca_cert_file),
+            credential,
+            processes,
+        ];
+        let address = &config.openbao.address;
+        let mut connect = vec![address.port()];
+        let listeners = [&config.server.metrics, &config.server.health];
+        let listeners = || listeners.into_iter().flatten();
+        if address.ip().is_none() || listeners().any(|listener| listener.has_name()) {
+            // The files of the resolver are replaced while this runs: a rule on each would end
+            // with the file.
+            read.push("/etc".into());
+            read.extend(LIBRARIES.map(PathBuf::from));
+            let resolver = fs::canonicalize("/etc/resolv.conf");
+            read.extend(resolver.ok().as_deref().map(directory));
+            connect.push(DNS_PORT);
+        }
+        Some(Self {
+            read,
+            state: config.state_path.directory().to_owned(),
+            socket: directory(&config.server.socket_path),
+            listen: listeners().map(|listener| listener.port()).collect(),
+            connect,
+        })
+    }
+
+    /// Keeps the calling thread, and those that it starts later, within the boundary for good, as
+    /// far as the kernel can.
+    ///
+    /// # Errors
+    /// When the kernel has Landlock and refuses these rules.
+    fn restrict_thread(&self) -> Result<RestrictionStatus, RulesetError> {
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        let replace = read
+            | AccessFs::WriteFile
+            | AccessFs::Truncate
+            | AccessFs::MakeReg
+            | AccessFs::RemoveFile;
+        let socket = read | AccessFs::MakeSock | AccessFs::RemoveFile;
+        let beneath = |path: &Path, access: BitFlags<AccessFs>| {
+            // What is not there now cannot come under a rule later.
+            let directory = PathFd::new(path).ok()?;
+            Some(Ok::<_, RulesetError>(PathBeneath::new(directory, access)))
+        };
+        let files = self.read.iter().filter_map(|path| beneath(path, read));
+        let own = [beneath(&self.state, replace), beneath(&self.socket, socket)];
+        let ports = |ports: &[u16], access: AccessNet| {
+            let rule = move |port: &u16| Ok::<_, RulesetError>(NetPort::new(*port, access));
+            ports.iter().map(rule).collect::<Vec<_>>()
+        };
+        Ruleset::default()
+            .handle_access(AccessFs::from_all(TRIED))?
+            .handle_access(AccessNet::from_all(TRIED))?
+            .scope(Scope::from_all(TRIED))?
+            .create()?
+            .add_rules(files)?
+            .add_rules(own.into_iter().flatten())?
+            .add_rules(ports(&self.listen, AccessNet::BindTcp))?
+            .add_rules(ports(&self.connect, AccessNet::ConnectTcp))?
+            .restrict_self()
+    }
+}
+
+/// Restricts the calling thread and says how far that went.
+pub(super) fn enforce(boundary: Option<&Boundary>) -> Outcome {
+    let Some(boundary) = boundary else {
+        return Outcome::Refused(
+            "this login needs files and connections that the configuration does not name"
+                .to_owned(),
+        );
+    };
+    match boundary.restrict_thread() {
+        Ok(restricted) => judge(&restricted.ruleset, restricted.landlock),
+        Err(error) => Outcome::Refused(format!(
+            "the kernel refused the rules: {}",
+            crate::report::one_line(&error)
+        )),
+    }
+}
+
+/// What a start with this configuration would get from this kernel, tried on a thread that ends.
+#[must_use]
+pub fn trial(config: &Config) -> Outcome {
+    let boundary = Boundary::of(config);
+    std::thread::spawn(move || enforce(boundary.as_ref()))
+        .join()
+        .unwrap_or_else(|_| Outcome::Refused("the trial failed".to_owned()))
+}
+
+fn judge(ruleset: &RulesetStatus, kernel: LandlockStatus) -> Outcome {
+    match (ruleset, kernel) {
+        (RulesetStatus::FullyEnforced, _) => Outcome::Enforced,
+        (RulesetStatus::PartiallyEnforced, LandlockStatus::Available { effective_abi, .. }) => {
+            Outcome::Partial(format!(
+                "the kernel has Landlock {effective_abi:?}, which does not know all rules of {TRIED:?}"
+            ))
+        }
+        (_, LandlockStatus::NotEnabled) => Outcome::Refused(
+            "Landlock is not enabled: add landlock to the kernel's lsm= parameter".to_owned(),
+        ),
+        _ => Outcome::Refused("the kernel has no Landlock, which Linux 5.13 brought".to_owned()),
+    }
+}
+
+fn directory(of: &Path) -> PathBuf {
+    of.parent().unwrap_or(Path::new("/")).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{File, OpenOptions},
+        io::{self, ErrorKind},
+        net::{TcpListener, TcpStream},
+        os::{
+            linux::net::SocketAddrExt as _,
+            unix::net::{SocketAddr, UnixDatagram, UnixListener},
+        },
+        sync::mpsc,
+        thread,
+    };
+
+    use tempfile::{TempDir, tempdir};
+
+    use super::*;
+    use crate::config::{Environment, Flags, parse};
+
+    /// Directories as on a node, and a place outside of them.
+    struct Place {
+        root: TempDir,
+        boundary: Boundary,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let root = tempdir().unwrap();
+            let directory = |name: &str| {
+                let path = root.path().join(name);
+                fs::create_dir(&path).unwrap();
+                File::create(path.join("file")).unwrap();
+                path
+            };
+            directory("outside");
+            let boundary = Boundary {
+                read: vec![directory("credentials"), directory("tls")],
+                state: directory("state"),
+                socket: directory("socket"),
+                listen: vec![0],
+                connect: Vec::new(),
+            };
+            Self { root, boundary }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.root.path().join(name)
+        }
+
+        /// Runs `work` on a thread within the boundary.
+        fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+            thread::scope(|scope| {
+                let restricted = scope.spawn(|| {
+                    let outcome = enforce(Some(&self.boundary));
+                    assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
+                    work()
+                });
+                restricted.join().unwrap()
+            })
+        }
+    }
+
+    #[track_caller]
+    fn assert_denied<T>(tried: io::Result<T>) {
+        assert_eq!(
+            tried.err().map(|error| error.kind()),
+            Some(ErrorKind::PermissionDenied)
+        );
+    }
+
+    fn append(path: PathBuf) -> io::Result<File> {
+        OpenOptions::new().append(true).open(path)
+    }
+
+    #[test]
+    fn credentials_are_read_also_when_renamed_into_place_and_nothing_outside_is() {
+        let place = Place::new();
+        let credential = place.path("credentials/file");
+        let (renew, renewals) = mpsc::channel::<()>();
+        let (renewed, done) = mpsc::channel();
+        thread::scope(|scope| {
+            // Whoever renews it is not restricted.
+            let (place, credential) = (&place, &credential);
+            scope.spawn(move || {
+                renewals.iter().for_each(|()| {
+                    let new = place.path("credentials/new");
+                    fs::copy(place.path("outside/file"), &new).unwrap();
+                    rustix::fs::rename(new, credential).unwrap();
+                    renewed.send(()).unwrap();
+                });
+            });
+            place.within(move || {
+                File::open(credential).unwrap();
+                renew.send(()).unwrap();
+                done.recv().unwrap();
+                File::open(credential).unwrap();
+                assert_denied(append(credential.clone()));
+                assert_denied(File::create(place.path("tls/new")));
+                assert_denied(File::open(place.path("outside/file")));
+                assert_denied(File::open("/etc/passwd"));
+            });
+        });
+    }
+
+    #[test]
+    fn the_state_can_be_replaced_and_the_socket_bound_and_removed() {
+        let place = Place::new();
+        place.within(|| {
+            let (new, file) = (place.path("state/new"), place.path("state/file"));
+            File::create(&new).unwrap();
+            rustix::fs::rename(&new, &file).unwrap();
+            File::open(&file).unwrap();
+            append(file).unwrap().set_len(0).unwrap();
+            fs::read_dir(place.path("state")).unwrap();
+
+            let socket = place.path("socket/kms.sock");
+            drop(UnixListener::bind(&socket).unwrap());
+            fs::remove_file(&socket).unwrap();
+            assert_denied(UnixListener::bind(place.path("state/kms.sock")));
+            assert_denied(File::create(place.path("socket/new")));
+            assert_denied(fs::create_dir(place.path("state/sub")));
+            assert_denied(fs::remove_file(place.path("outside/file")));
+        });
+    }
+
+    #[test]
+    fn only_its_own_ports_are_open() {
+        let mut place = Place::new();
+        let [own, other] = [(), ()].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+        let [own, other] = [&own, &other].map(|it| it.local_addr().unwrap());
+        place.boundary.connect = vec![own.port()];
+        place.boundary.listen = vec![other.port()];
+        place.within(|| {
+            TcpStream::connect(own).unwrap();
+            assert_denied(TcpStream::connect(other));
+            assert_denied(TcpListener::bind(own));
+            let taken = TcpListener::bind(other).err().unwrap();
+            assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+        });
+    }
+
+    #[test]
+    fn a_manager_on_an_abstract_socket_is_told_if_it_was_connected_before() {
+        let name = format!("bao-kms-provider-boundary-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let manager = UnixDatagram::bind_addr(&address).unwrap();
+        let place = Place::new();
+        let before = UnixDatagram::unbound().unwrap();
+        before.connect_addr(&address).unwrap();
+        place.within(|| {
+            before.send(b"READY=1").unwrap();
+            assert_denied(UnixDatagram::unbound().unwrap().connect_addr(&address));
+        });
+        assert_eq!(manager.recv(&mut [0; 16]).unwrap(), 7);
+    }
+
+    fn boundary_of(change: impl FnOnce(String) -> String) -> Option<Boundary> {
+        let path = "tests/config/good/minimal.yaml";
+        let text = change(fs::read_to_string(path).unwrap());
+        let loaded = parse(
+            &text,
+            path.into(),
+            &Flags::default(),
+            &Environment::default(),
+        );
+        Boundary::of(&loaded.unwrap().config)
+    }
+
+    #[test]
+    fn an_address_needs_no_resolver_and_a_name_does() {
+        let etc = Path::new("/etc");
+        let name = boundary_of(|text| text).unwrap();
+        assert!(name.read.iter().any(|path| path == etc));
+        assert!(name.connect.contains(&DNS_PORT));
+
+        let address =
+            boundary_of(|text| text.replace("https://vault-a.harbor.test", "https://10.0.0.1"));
+        let address = address.unwrap();
+        assert!(!address.read.iter().any(|path| path == etc));
+        assert_eq!(address.connect.len(), 1);
+        assert_eq!(address.listen, [8081, 8082]);
+    }
+
+    #[test]
+    fn a_kernel_without_landlock_is_told_apart_from_one_that_has_it_switched_off() {
+        let none = RulesetStatus::NotEnforced;
+        for (kernel, said) in [
+            (LandlockStatus::NotImplemented, "the kernel has no Landlock"),
+            (LandlockStatus::NotEnabled, "lsm="),
+        ] {
+            let outcome = judge(&none, kernel);
+            assert!(matches!(&outcome, Outcome::Refused(reason) if reason.contains(said)));
+        }
+        let old = LandlockStatus::Available {
+            effective_abi: ABI::V2,
+            kernel_abi: None,
+        };
+        let outcome = judge(&RulesetStatus::PartiallyEnforced, old);
+        assert!(matches!(&outcome, Outcome::Partial(reason) if reason.contains("V2")));
+    }
+}
