@@ -7,7 +7,7 @@ use crate::tools;
 ///
 /// `options` go to `bao-kms-provider dev --once`.
 pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
-    let openbao = tools::fetch()?;
+    let openbao = tools::openbao()?;
     let build = ["run", "--release", "--locked", "--package", "provider"];
     let program = ["--bin", "bao-kms-provider", "--", "dev", "--once"];
     let mut demo = process::cargo(&[&build[..], &program, options].concat());

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use crate::go;
 use crate::process::{self, Error, say};
 use crate::proto;
 
@@ -13,7 +14,7 @@ type Check = (&'static str, fn() -> Result<(), Error>);
 
 /// Runs every check, also after one has failed, and names the failed ones at the end.
 pub(crate) fn run() -> Result<(), Error> {
-    let checks: [Check; 7] = [
+    let checks: [Check; 8] = [
         ("format", format),
         ("clippy", clippy),
         ("documentation", documentation),
@@ -23,6 +24,7 @@ pub(crate) fn run() -> Result<(), Error> {
         ("advisories", || deny(&["advisories"])),
         ("banned crates", banned_crates),
         ("generated code", || proto::run(&["--check"])),
+        ("Go", go_programs),
     ];
     let mut failed = Vec::new();
     for (name, check) in checks {
@@ -71,6 +73,22 @@ fn documentation() -> Result<(), Error> {
     process::run(process::cargo(&what).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
+/// The programs of ours that only the tests of a real kube-apiserver need.
+fn go_programs() -> Result<(), Error> {
+    if let Some(problem) = go::problem() {
+        say(&format!("NOT RUN (gofmt, go vet): {problem}"));
+        return Ok(());
+    }
+    process::run(&mut go::command("go", &["vet", "./..."]))?;
+    let misformatted = output(&mut go::command("gofmt", &["-l", "."]))?;
+    match misformatted.trim() {
+        "" => Ok(()),
+        files => Err(Error::Refused(format!(
+            "`gofmt -w` would change, in tests/control-plane: {files}"
+        ))),
+    }
+}
+
 /// The rules of deny.toml. Advisories are a check of their own, because they alone need the
 /// network.
 fn deny(rules: &[&str]) -> Result<(), Error> {
@@ -100,7 +118,7 @@ fn banned_crates() -> Result<(), Error> {
         "all",
     ];
     let mut tree = process::cargo(&[&what[..], &["--prefix", "none", "--format", "{p}"]].concat());
-    let names = packages(&mut tree)?;
+    let names = output(&mut tree)?;
     let found = BANNED
         .iter()
         .find(|banned| names.lines().any(|name| is(name, banned)));
@@ -113,9 +131,10 @@ fn banned_crates() -> Result<(), Error> {
     }
 }
 
-fn packages(tree: &mut Command) -> Result<String, Error> {
-    let program = process::name(tree);
-    let output = tree.stderr(Stdio::inherit()).output();
+/// What the program prints.
+fn output(command: &mut Command) -> Result<String, Error> {
+    let program = process::name(command);
+    let output = command.stderr(Stdio::inherit()).output();
     let output = output.map_err(|source| Error::Start {
         program: program.clone(),
         source,

@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod go;
 mod lint;
 mod process;
 mod proto;
@@ -19,13 +20,18 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use process::Error;
+use test::Reach;
 
 const USAGE: &str = "\
 Usage: cargo xtask <command>
 
-  tools           Fetch the pinned test tools into target/tools and check their SHA-256
+  tools [--kubernetes]
+                  Fetch the pinned test tools into target/tools and check their SHA-256;
+                  if asked, build kube-apiserver and what belongs to it, which needs Go
   demo [--keep]   Build a release and show its main job on a real OpenBao
-  test [-- ARGS]  Run the whole suite and count what ran against a real OpenBao;
+  test [--kubernetes] [-- ARGS]
+                  Run the whole suite, with the tests of a real kube-apiserver if asked, and count
+                  what ran against real servers;
                   ARGS go to `cargo test`, as in `test -- -p kms-domain -- a_name`
   lint            Check format, clippy, documentation, dependencies and generated code
   proto [--check] Generate the code for the protobuf service, or compare it with what is committed
@@ -56,10 +62,15 @@ fn run(args: &[&str]) -> Result<(), Error> {
         return Err(Error::Usage("no command given".into()));
     };
     match (command, options) {
-        ("tools", []) => tools::fetch().map(drop),
+        ("tools", []) => tools::packaged(),
+        ("tools", ["--kubernetes"]) => {
+            tools::packaged().and_then(|()| tools::kubernetes().map(drop))
+        }
         ("demo", [] | ["--keep"]) => demo::run(options),
-        ("test", []) => test::run(&[]),
-        ("test", ["--", options @ ..]) => test::run(options),
+        ("test", []) => test::run(Reach::Plain, &[]),
+        ("test", ["--", options @ ..]) => test::run(Reach::Plain, options),
+        ("test", ["--kubernetes"]) => test::run(Reach::Kubernetes, &[]),
+        ("test", ["--kubernetes", "--", options @ ..]) => test::run(Reach::Kubernetes, options),
         ("lint", []) => lint::run(),
         ("proto", [] | ["--check"]) => proto::run(options),
         ("fuzz", _) => fuzz::run(options),

@@ -10,36 +10,65 @@ use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::process::{Command, ExitStatus};
 
 use crate::process::{self, Error, say};
-use crate::tools;
-use tally::Tally;
+use crate::tools::{self, OLD_CLIENT, Tool};
+use tally::{Server, Tally};
 
-/// Runs the suite with the pinned OpenBao; `options` go to `cargo test`.
+/// How far a run goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// All that needs no Go.
+    Plain,
+    /// The tests of a real kube-apiserver too.
+    Kubernetes,
+}
+
+/// Runs the suite with the pinned OpenBao and an etcd; `options` go to `cargo test`.
 ///
 /// The whole suite, which is a run without options, must have met a real OpenBao. When it runs as
 /// root, the tests of the program against OpenBao run once more as an ordinary user, because root
-/// passes every permission check.
-pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
-    let openbao = tools::fetch()?;
+/// passes every permission check. A run with Kubernetes must have met a real kube-apiserver.
+pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
+    let openbao = tools::openbao()?;
+    let tools = match reach {
+        Reach::Plain => tools::etcd()?,
+        Reach::Kubernetes => tools::kubernetes()?,
+    };
     let whole = options.is_empty();
+    let mut options = options.to_vec();
+    let without_old_client = reach == Reach::Kubernetes && !has_old_client(&tools);
+    if without_old_client {
+        skip_old_client(&mut options);
+    }
     let mut tally = Tally::default();
 
-    let mut suite = suite(options);
+    let mut suite = suite(reach, &options);
     suite.env("BAO_BIN", &openbao);
+    suite.envs(tools.iter().map(|tool| (tool.variable, &tool.path)));
     let mut outcome = stream(suite, &mut tally);
     if whole && outcome.is_ok() && ordinary_user::is_root() {
-        outcome = ordinary_user::run_again(&openbao, &mut tally);
+        outcome = ordinary_user::run_again(reach, &openbao, &mut tally);
     }
 
     say(&format!("\n{tally}"));
+    if without_old_client {
+        say("NOT RUN, for want of Go: the tests with a client of Kubernetes 1.31 and older");
+    }
     outcome?;
     if tally.ran() == 0 {
         return Err(Error::Refused(
             "no test ran; does the filter name a test?".into(),
         ));
     }
-    if whole && tally.against_openbao() == 0 {
+    if whole && tally.against(Server::OpenBao) == 0 {
         return Err(Error::Refused(
             "no test ran against a real OpenBao; they are expected in test programs named `openbao`"
+                .into(),
+        ));
+    }
+    if reach == Reach::Kubernetes && tally.against(Server::KubeApiserver) == 0 {
+        return Err(Error::Refused(
+            "no test ran against a real kube-apiserver; they are expected in test programs named \
+             `kubernetes`, and without them --kubernetes has no meaning"
                 .into(),
         ));
     }
@@ -47,14 +76,38 @@ pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
 }
 
 /// Unit, integration and documentation tests of the workspace, or of the packages in the options.
-fn suite(options: &[&str]) -> Command {
+fn suite(reach: Reach, options: &[&str]) -> Command {
     let names_package = |option: &&str| option.starts_with("-p") || option.starts_with("--package");
     let all: &[&str] = if options.iter().any(names_package) {
         &[]
     } else {
         &["--workspace"]
     };
-    process::cargo(&[&["test", "--locked", "--no-fail-fast"], all, options].concat())
+    let features: &[&str] = match reach {
+        Reach::Plain => &[],
+        Reach::Kubernetes => &["--features", "provider/kubernetes-tests"],
+    };
+    process::cargo(
+        &[
+            &["test", "--locked", "--no-fail-fast"],
+            all,
+            features,
+            options,
+        ]
+        .concat(),
+    )
+}
+
+fn has_old_client(tools: &[Tool]) -> bool {
+    tools.iter().any(|tool| tool.variable == OLD_CLIENT)
+}
+
+/// Leaves out the tests of the module `old_client`, whose program only Go makes.
+fn skip_old_client(options: &mut Vec<&str>) {
+    if !options.contains(&"--") {
+        options.push("--");
+    }
+    options.extend(["--skip", "old_client::"]);
 }
 
 /// Runs the program to its end, passes its output on as it comes and counts the results in it.

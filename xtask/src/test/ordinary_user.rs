@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::tally::Tally;
+use super::Reach;
+use super::tally::{Server, Tally};
 use crate::process::{self, Error, say};
 
 /// Where the tests lie, with the messages that were reviewed for them.
@@ -25,8 +26,8 @@ pub(super) fn is_root() -> bool {
 }
 
 /// Runs the test program `openbao` of the package `provider`, built by the suite before.
-pub(super) fn run_again(openbao: &Path, tally: &mut Tally) -> Result<(), Error> {
-    let built = Built::find()?;
+pub(super) fn run_again(reach: Reach, openbao: &Path, tally: &mut Tally) -> Result<(), Error> {
+    let built = Built::find(reach)?;
     let stage = Stage::new()?;
     let tests = stage.program(&built.tests, "openbao-tests")?;
     let mut command = Command::new("setpriv");
@@ -50,7 +51,7 @@ pub(super) fn run_again(openbao: &Path, tally: &mut Tally) -> Result<(), Error> 
     say(&format!(
         "\nOnce more as an ordinary user, uid {USER}: tests of the program against OpenBao"
     ));
-    tally.enter(true);
+    tally.enter(Some(Server::OpenBao));
     super::stream(command, tally).map_err(|failure| match failure {
         Error::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => Error::Refused(
             "the tests run as root, and must run as an ordinary user too, but `setpriv` is missing; \
@@ -69,8 +70,11 @@ struct Built {
 
 impl Built {
     /// Asks with the options of the suite, for others would build with other features.
-    fn find() -> Result<Self, Error> {
-        let mut ask = super::suite(&["--no-run", "--message-format=json-render-diagnostics"]);
+    fn find(reach: Reach) -> Result<Self, Error> {
+        let mut ask = super::suite(
+            reach,
+            &["--no-run", "--message-format=json-render-diagnostics"],
+        );
         ask.stderr(Stdio::null());
         let output = ask.output();
         let output = output.map_err(|source| Error::Start {

@@ -9,8 +9,16 @@ use crate::tools::OPENBAO_VERSION;
 pub(super) struct Tally {
     all: Counts,
     openbao: Counts,
-    /// The program named last is one that tests against a real OpenBao.
-    in_openbao: bool,
+    kube_apiserver: Counts,
+    /// What the program named last tests against, if anything.
+    server: Option<Server>,
+}
+
+/// A real server that a whole test program is about.
+#[derive(Clone, Copy)]
+pub(super) enum Server {
+    OpenBao,
+    KubeApiserver,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -26,28 +34,33 @@ impl Tally {
         let line = without_colour(line);
         let line = line.trim();
         if let Some(target) = line.strip_prefix("Running ") {
-            self.enter(is_openbao(target));
+            self.enter(Server::of(target));
         } else if line.starts_with("Doc-tests ") {
-            self.enter(false);
+            self.enter(None);
         } else if let Some(counts) = line.strip_prefix("test result: ").and_then(Counts::parse) {
             self.all.add(counts);
-            if self.in_openbao {
-                self.openbao.add(counts);
+            match self.server {
+                Some(Server::OpenBao) => self.openbao.add(counts),
+                Some(Server::KubeApiserver) => self.kube_apiserver.add(counts),
+                None => {}
             }
         }
     }
 
     /// Says which kind of program the next results come from.
-    pub(super) fn enter(&mut self, openbao: bool) {
-        self.in_openbao = openbao;
+    pub(super) fn enter(&mut self, server: Option<Server>) {
+        self.server = server;
     }
 
     pub(super) fn ran(&self) -> u64 {
-        self.all.passed + self.all.failed
+        self.all.ran()
     }
 
-    pub(super) fn against_openbao(&self) -> u64 {
-        self.openbao.passed + self.openbao.failed
+    pub(super) fn against(&self, server: Server) -> u64 {
+        match server {
+            Server::OpenBao => self.openbao.ran(),
+            Server::KubeApiserver => self.kube_apiserver.ran(),
+        }
     }
 }
 
@@ -65,8 +78,12 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} of them against a real OpenBao {OPENBAO_VERSION}",
-            self.against_openbao()
-        )
+            self.openbao.ran()
+        )?;
+        match self.kube_apiserver.ran() {
+            0 => Ok(()),
+            ran => write!(f, "\n{ran} of them against a real kube-apiserver"),
+        }
     }
 }
 
@@ -89,6 +106,10 @@ impl Counts {
         })
     }
 
+    fn ran(self) -> u64 {
+        self.passed + self.failed
+    }
+
     fn add(&mut self, more: Self) {
         self.passed += more.passed;
         self.failed += more.failed;
@@ -96,10 +117,23 @@ impl Counts {
     }
 }
 
-/// Whether cargo's `tests/openbao.rs (target/...)` names such a program.
-fn is_openbao(target: &str) -> bool {
-    let source = target.split(' ').next().unwrap_or_default();
-    source.ends_with("tests/openbao.rs") || source.ends_with("tests/openbao/main.rs")
+impl Server {
+    /// What the program is about that cargo calls `tests/openbao.rs (target/...)`.
+    fn of(target: &str) -> Option<Self> {
+        let source = target.split(' ').next().unwrap_or_default();
+        let is = |name: &str| {
+            let (_, path) = source.rsplit_once("tests/").unwrap_or_default();
+            path.strip_prefix(name)
+                .is_some_and(|rest| rest == ".rs" || rest == "/main.rs")
+        };
+        if is("openbao") {
+            Some(Self::OpenBao)
+        } else if is("kubernetes") {
+            Some(Self::KubeApiserver)
+        } else {
+            None
+        }
+    }
 }
 
 /// Drops the escape sequences that colour text: ESC `[` ... letter.
@@ -135,14 +169,17 @@ mod tests {
              test result: FAILED. 2 passed; 1 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
              \u{20}   Running tests/openbao/main.rs (target/debug/deps/openbao-2)\n\
              test result: \u{1b}[32mok\u{1b}[0m. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n\
+             Running tests/kubernetes/main.rs (target/debug/deps/kubernetes-1)\n\
+             test result: ok. 6 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n\
              \u{20}  Doc-tests a\n\
              test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n",
         );
         assert_eq!(
             tally.to_string(),
             format!(
-                "3 ignored, so not run\n12 passed, 1 failed\n\
-                 7 of them against a real OpenBao {OPENBAO_VERSION}"
+                "3 ignored, so not run\n18 passed, 1 failed\n\
+                 7 of them against a real OpenBao {OPENBAO_VERSION}\n\
+                 6 of them against a real kube-apiserver"
             )
         );
     }
@@ -155,6 +192,6 @@ mod tests {
              Running unittests src/openbao.rs (target/debug/deps/openbao-2)\n\
              test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n",
         );
-        assert_eq!((tally.ran(), tally.against_openbao()), (10, 0));
+        assert_eq!((tally.ran(), tally.against(Server::OpenBao)), (10, 0));
     }
 }

