@@ -44,6 +44,7 @@ use crate::{
     watcher::discovery::{Discovery, DiscoveryFailed},
 };
 
+pub mod authority;
 pub mod deadline;
 pub mod fault;
 #[expect(

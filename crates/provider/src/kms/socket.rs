@@ -22,6 +22,8 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+use super::authority::Repair;
+
 /// How long an existing socket gets to show whether somebody listens on it.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(250);
 /// Connections served at once. An API server uses one per KMS entry.
@@ -176,6 +178,7 @@ impl Socket {
                     if connections
                         .send(Ok(Connection {
                             stream,
+                            repair: Repair::new(),
                             _slot: slot,
                         }))
                         .await
@@ -261,6 +264,7 @@ async fn reclaim(path: &Path) -> Result<bool, SocketError> {
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
+    repair: Repair,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -276,7 +280,12 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if let Some(bytes) = buffer.filled_mut().get_mut(before..) {
+            self.repair.pass(bytes);
+        }
+        read
     }
 }
 

@@ -11,6 +11,7 @@
 mod cluster;
 mod enabling;
 mod mistakes;
+mod old_client;
 mod outages;
 mod programs;
 mod rotation;
