@@ -2,8 +2,8 @@
 //! resource?
 //!
 //! Each problem is a check of its own with its code. The file may hold keys of other providers, so
-//! nothing of its content is repeated but names, endpoints and durations, and those only in a form
-//! that no key has.
+//! nothing of its content is repeated but durations and the names of resources and plugins, and a
+//! name only if it is plain.
 
 mod document;
 mod ours;
