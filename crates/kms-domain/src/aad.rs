@@ -28,6 +28,12 @@ impl AssociatedData {
         Self(b"openbao-kubernetes-kms/doctor-probe/v1".to_vec())
     }
 
+    /// The associated data of the `benchmark` command.
+    #[must_use]
+    pub fn benchmark() -> Self {
+        Self(b"openbao-kubernetes-kms/benchmark-smoke/v1".to_vec())
+    }
+
     /// The bytes to send to Transit, not yet in base64.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -3,6 +3,7 @@
 //! Results go to the first writer, everything about failures to the second. Nothing here reads the
 //! environment or ends the process.
 
+mod benchmark;
 mod completion;
 mod config;
 mod dev;
@@ -86,6 +87,7 @@ enum Command {
     VerifyRotation(verify_rotation::Options),
     RetireVersions(retire_versions::Options),
     RestoreVersions(restore_versions::Options),
+    Benchmark(benchmark::Options),
     Policy(policy::Options),
     Version(version::Options),
     Completion(completion::Options),
@@ -162,6 +164,7 @@ impl Command {
             Self::VerifyRotation(options) => options.run(context),
             Self::RetireVersions(options) => options.run(context),
             Self::RestoreVersions(options) => options.run(context),
+            Self::Benchmark(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

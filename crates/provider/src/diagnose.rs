@@ -7,6 +7,7 @@
 
 pub mod capabilities;
 pub mod configuration;
+pub mod encryption_config;
 pub mod facts;
 pub mod hardening;
 pub mod key;

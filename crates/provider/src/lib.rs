@@ -1,6 +1,7 @@
 //! The daemon and the command line of `bao-kms-provider`.
 
 pub mod auth;
+pub mod benchmark;
 pub mod build_info;
 pub mod cli;
 pub mod clock;

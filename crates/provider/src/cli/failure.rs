@@ -10,6 +10,7 @@ use openbao_lab::binary::BaoNotFound;
 
 use super::exit::Exit;
 use crate::{
+    benchmark::BenchmarkError,
     config::{LoadError, UnsupportedAuth},
     dev::LabError,
     diagnose::call_remedy,
@@ -47,6 +48,9 @@ pub(super) enum Failure {
     /// Nothing was retired or restored, or it is not durable.
     #[error(transparent)]
     Retirement(Box<RetirementError>),
+    /// The measurement did not come to its end.
+    #[error(transparent)]
+    Benchmark(Box<BenchmarkError>),
     /// The lab could not be made, or not be taken down.
     #[error(transparent)]
     Lab(Box<LabError>),
@@ -90,6 +94,12 @@ impl From<LabError> for Failure {
     }
 }
 
+impl From<BenchmarkError> for Failure {
+    fn from(error: BenchmarkError) -> Self {
+        Self::Benchmark(Box::new(error))
+    }
+}
+
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
         Self::State(Box::new(error))
@@ -125,7 +135,9 @@ impl Failure {
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } => Exit::Usage,
-            Self::State(_) | Self::Retirement(_) | Self::LabProbe(_) => Exit::CheckFailed,
+            Self::State(_) | Self::Retirement(_) | Self::Benchmark(_) | Self::LabProbe(_) => {
+                Exit::CheckFailed
+            }
             Self::Output(_)
             | Self::Runtime(_)
             | Self::Lab(_)
@@ -186,6 +198,7 @@ impl Failure {
                 RetirementError::State(StateError::Unreadable(_)) => Some(OWN_USER),
                 _ => None,
             },
+            Self::Benchmark(error) => call_remedy(error.call()?),
             Self::State(error) => match &**error {
                 StateError::Unreadable(_) => Some(OWN_USER),
                 _ => None,

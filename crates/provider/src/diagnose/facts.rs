@@ -183,7 +183,7 @@ impl Facts {
         let aad = AssociatedData::doctor_probe();
         let try_version = async |version| {
             let done = round_trip(&openbao.session, &openbao.transit, version, &aad).await;
-            done.map(|()| version)
+            done.map(|_| version)
         };
         self.probe = Some(try_version(newest).await);
         self.active_probe = match active {

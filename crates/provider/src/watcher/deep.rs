@@ -1,11 +1,14 @@
 //! The deep probe: a round trip of random bytes through Transit with the active version. `doctor`
 //! makes the same one.
 
+use std::time::Duration;
+
 use kms_domain::{
     aad::AssociatedData, health::DeepFailure, limits::check_sizes, registry::ProbeKey,
     transit::TransitVersion,
 };
 use openbao_client::transit::Transit;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::auth::{CallFailure, Session};
@@ -75,7 +78,18 @@ impl DeepError {
 /// The first step that fails.
 pub async fn probe(session: &Session, transit: &Transit, key: &ProbeKey) -> Result<(), DeepError> {
     let aad = AssociatedData::status_probe();
-    round_trip(session, transit, key.version(), &aad).await
+    round_trip(session, transit, key.version(), &aad)
+        .await
+        .map(drop)
+}
+
+/// How long the two calls of a round trip took, waiting for a connection included.
+#[derive(Debug, Clone, Copy)]
+pub struct Took {
+    /// Encryption.
+    pub encrypt: Duration,
+    /// Decryption.
+    pub decrypt: Duration,
 }
 
 /// Encrypts and decrypts 32 random bytes with exactly this version.
@@ -87,10 +101,11 @@ pub async fn round_trip(
     transit: &Transit,
     version: TransitVersion,
     aad: &AssociatedData,
-) -> Result<(), DeepError> {
+) -> Result<Took, DeepError> {
     let mut plaintext = Zeroizing::new([0_u8; 32]);
     rustix::rand::getrandom(&mut plaintext[..], rustix::rand::GetRandomFlags::empty())
         .map_err(DeepError::Random)?;
+    let start = Instant::now();
     let encrypted = session
         .call(async |token| transit.encrypt(&token, version, &plaintext[..], aad).await)
         .await
@@ -98,6 +113,7 @@ pub async fn round_trip(
             version,
             source: Box::new(source),
         })?;
+    let encrypt = start.elapsed();
     let ciphertext = encrypted.ciphertext;
     check_sizes(ciphertext.as_str().as_bytes(), "", []).map_err(|_| DeepError::Invalid)?;
     let of_version = encrypted
@@ -106,6 +122,7 @@ pub async fn round_trip(
     if ciphertext.version() != version || !of_version {
         return Err(DeepError::Invalid);
     }
+    let start = Instant::now();
     let decrypted = session
         .call(async |token| transit.decrypt(&token, &ciphertext, aad).await)
         .await
@@ -113,8 +130,9 @@ pub async fn round_trip(
             version,
             source: Box::new(source),
         })?;
+    let decrypt = start.elapsed();
     if decrypted.expose() == &plaintext[..] {
-        Ok(())
+        Ok(Took { encrypt, decrypt })
     } else {
         Err(DeepError::WrongPlaintext)
     }

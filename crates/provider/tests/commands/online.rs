@@ -27,6 +27,14 @@ fn mistakes_on_the_command_line_are_found_before_anything_else() {
         (&["rotation-plan", "surplus"], &[]),
         (&["verify-rotation", "--output"], &[]),
         (&["verify-key", "--output", "yaml"], &[]),
+        (&["benchmark"], &["--iterations", "0"]),
+        (&["benchmark"], &["--iterations", "-1"]),
+        (&["benchmark"], &["--iterations", "1000001"]),
+        (&["benchmark"], &["--iterations", "many"]),
+        (&["benchmark"], &["--concurrency", "0"]),
+        (&["benchmark"], &["--concurrency"]),
+        (&["benchmark"], &["--output", "yaml"]),
+        (&["benchmark"], &["surplus"]),
     ] {
         // The configuration does not exist, which would be exit code 3.
         let config = ["--config", "/nonexistent"];
@@ -45,6 +53,7 @@ fn a_configuration_that_is_not_valid_exits_3() {
         &["verify-rotation"],
         &["retire-versions", "--before-version", "2"],
         &["restore-versions", "--versions", "1"],
+        &["benchmark"],
     ] {
         for config in [bad, "tests/config/good/oauth2.yaml", "/nonexistent"] {
             let refused = run(&[command, &["--config", config]].concat());

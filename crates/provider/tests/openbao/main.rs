@@ -7,6 +7,7 @@
     reason = "functions that only tests call may fail like tests"
 )]
 
+mod benchmark;
 mod commands;
 mod correlation;
 mod crash;
