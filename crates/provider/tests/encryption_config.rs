@@ -17,7 +17,7 @@ use std::{
 
 use provider::{
     config::{Config, Environment, Flags, load},
-    diagnose::encryption_config::{ID, check, check_file},
+    diagnose::encryption_config::{ENCRYPTION_CONFIG, check, check_file},
     report::{Check, Output, Report},
 };
 use rustix::process::geteuid;
@@ -52,7 +52,7 @@ fn every_file_is_reported_in_full() {
 fn every_finding_has_its_impact_and_its_remedy() {
     for path in corpus("good").into_iter().chain(corpus("bad")) {
         for check in values(&check_file(&path, &config())) {
-            assert_eq!(check["id"], ID);
+            assert_eq!(check["id"], ENCRYPTION_CONFIG.id);
             if check["status"] != "pass" {
                 for member in ["impact", "impactClass", "remediation"] {
                     assert!(

@@ -1,5 +1,7 @@
 //! `doctor`: everything that this node needs to serve, from its configuration to a round trip.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use tokio::runtime;
 
@@ -8,7 +10,9 @@ use crate::{
     clock::{Clock as _, SystemClock},
     config::Loaded,
     diagnose::{
-        Question, capabilities, configuration, examine,
+        Question, capabilities, configuration,
+        encryption_config::{self, check_file},
+        examine,
         facts::Facts,
         hardening, key, login,
         node::{self, Node, become_provider},
@@ -19,12 +23,13 @@ use crate::{
 
 /// What lies on the node first, then the way to OpenBao, then the key: a cause comes before what
 /// follows from it.
-const QUESTIONS: [Question; 24] = [
+const QUESTIONS: [Question; 25] = [
     configuration::LOAD,
     configuration::VALIDATE,
     node::USER,
     configuration::FILES,
     node::GROUP,
+    encryption_config::ENCRYPTION_CONFIG,
     state::STATE,
     node::LOCK,
     hardening::HARDENING,
@@ -54,6 +59,10 @@ const QUESTIONS: [Question; 24] = [
 /// code 4 when a check fails, 3 when it is one of the configuration.
 #[derive(Debug, Args)]
 pub(super) struct Options {
+    /// The file that kube-apiserver gets with --encryption-provider-config: does it lead to this
+    /// provider, and who writes which resource?
+    #[arg(long, value_name = "PATH")]
+    encryption_config: Option<PathBuf>,
     #[command(flatten)]
     output: OutputFlag,
 }
@@ -67,6 +76,9 @@ impl Options {
         {
             report.identify(&loaded.config.fingerprint());
             let loaded = loaded.clone();
+            // Before the change of user: the file belongs to root as a rule.
+            let encryption = self.encryption_config.as_deref();
+            facts.encryption = encryption.map(|path| check_file(path, &loaded.config));
             gather(&mut facts, &loaded, context)?;
         }
         examine(&QUESTIONS, &facts, &mut report);

@@ -20,16 +20,26 @@ use std::{
 
 use zeroize::Zeroizing;
 
+use super::Question;
 use crate::{
     config::Config,
     report::{Check, ImpactClass},
 };
 use document::{Document, Kms, Provider};
 
-/// Identifier of all these checks. Stable; their codes tell them apart.
-pub const ID: &str = "kubernetes.encryption_config";
-/// Title of all these checks.
-pub const TITLE: &str = "EncryptionConfiguration";
+const ID: &str = "kubernetes.encryption_config";
+const TITLE: &str = "EncryptionConfiguration";
+
+/// kube-apiserver's file leads to this provider. The codes of its findings tell them apart.
+pub const ENCRYPTION_CONFIG: Question = Question {
+    id: ID,
+    title: TITLE,
+    needs: &["config.validate"],
+    judge: |facts| {
+        let skipped = || vec![ENCRYPTION_CONFIG.skip("no --encryption-config was given")];
+        Some(facts.encryption.clone().unwrap_or_else(skipped))
+    },
+};
 
 /// Far above any real file of this kind.
 const MAX_FILE_BYTES: usize = 256 * 1024;

@@ -27,6 +27,7 @@ use crate::{
     clock::{Clock as _, SystemClock},
     config::{Config, LoadError, Loaded},
     connection::{self, Connection, ConnectionError},
+    report::Check,
     state::{StateError, Stored},
     watcher::deep::{DeepError, round_trip},
 };
@@ -37,6 +38,8 @@ pub struct Facts {
     pub loaded: Result<Loaded, LoadError>,
     /// Of the machine, the process and the running provider.
     pub node: Option<Node>,
+    /// What was found in kube-apiserver's `EncryptionConfiguration`, if that was asked for.
+    pub encryption: Option<Vec<Check>>,
     /// The registry state of this node.
     pub stored: Option<Result<Stored, StateError>>,
     /// Whether the JWT can be expected to log in.
@@ -78,6 +81,7 @@ impl Facts {
         Self {
             loaded,
             node: None,
+            encryption: None,
             stored: None,
             jwt: None,
             connection: None,

@@ -1,6 +1,10 @@
 //! One fault: a node to seed it on, and what `doctor` must say of it.
 
-use std::{os::unix::fs::chown, path::Path, process::Command};
+use std::{
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use rustix::process::geteuid;
 use serde_json::{Value, json};
@@ -19,6 +23,8 @@ pub(super) struct Patient {
     pub(super) node: Node,
     /// Whether everything belongs to the service user.
     given: bool,
+    /// For `--encryption-config`.
+    pub(super) encryption_config: Option<PathBuf>,
 }
 
 /// What `doctor` said first.
@@ -44,8 +50,11 @@ impl Patient {
     }
 
     pub(super) fn of(node: Node) -> Self {
-        let given = false;
-        Self { node, given }
+        Self {
+            node,
+            given: false,
+            encryption_config: None,
+        }
     }
 
     /// If root runs the test, gives everything to the service user, as on a real node.
@@ -113,6 +122,9 @@ impl Patient {
 
     fn doctor(&self, options: &[&str], seed: impl FnOnce(&Path)) -> Finished {
         let mut command = self.node.program(&[&["doctor"], options].concat());
+        if let Some(file) = &self.encryption_config {
+            command.arg("--encryption-config").arg(file);
+        }
         let config_file = self.node.state_dir().with_file_name("config.yaml");
         if self.given {
             give(&config_file);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use rustix::process::Signal;
+use serde_json::json;
 use testkit::{files, wait::wait_until};
 
 use super::fault::Patient;
@@ -102,6 +103,41 @@ async fn a_state_that_others_may_write() {
     chmod(&patient.node.state_file(), 0o666);
     let found = patient.shows(4, "registry.state", "has mode 0666");
     found.carried_out_cures(&patient).await;
+}
+
+/// Runs `doctor` with a file that names this provider and this socket.
+fn with_encryption_config(patient: &mut Patient, name: &str, socket: &Path) {
+    let kms = json!({"apiVersion": "v2", "name": name, "timeout": "15s",
+        "endpoint": format!("unix://{}", socket.display())});
+    let file = patient.node.tenant.path().join("encryption.yaml");
+    let text = json!({
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "EncryptionConfiguration",
+        "resources": [{"resources": ["secrets"], "providers": [{"kms": kms}]}],
+    });
+    files::replace(&file, text.to_string().as_bytes(), 0o600);
+    patient.encryption_config = Some(file);
+}
+
+#[tokio::test]
+async fn an_encryption_configuration_with_another_provider_name_or_socket() {
+    const ID: &str = "kubernetes.encryption_config";
+    let mut patient = Patient::new().await;
+    let socket = patient.node.sockets.socket();
+    with_encryption_config(&mut patient, "kms-renamed", &socket);
+    let found = patient.shows(4, ID, "has the name \"kms-renamed\"");
+    found
+        .says("write name: kms-test in this file")
+        .says("Do not change transit.keyIdScope.providerName");
+    with_encryption_config(
+        &mut patient,
+        "kms-test",
+        &socket.with_file_name("other.sock"),
+    );
+    let found = patient.shows(4, ID, "leads to another socket");
+    found.says(&format!("write endpoint: unix://{}", socket.display()));
+    with_encryption_config(&mut patient, "kms-test", &socket);
+    patient.is_well();
 }
 
 #[tokio::test]
