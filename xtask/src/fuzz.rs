@@ -16,14 +16,18 @@ use crate::process::{self, Error, say};
 const SECONDS: u32 = 60;
 
 /// The targets in fuzz/fuzz_targets, and what their first inputs are.
-const TARGETS: [(&str, Seeds); 6] = [
+const TARGETS: [(&str, Seeds); 7] = [
     ("annotations", Seeds::Annotations),
+    ("authority", Seeds::Text(REQUEST)),
     ("checkpoint", Seeds::Texts("checkpoint")),
     ("config", Seeds::Files("crates/provider/tests/config")),
     ("key_id", Seeds::Texts("keyId")),
     ("state_document", Seeds::Texts("state")),
     ("transit_ciphertext", Seeds::Text("vault:v12:AAEC")),
 ];
+
+/// A size of reads, then a HEADERS frame with an `:authority` and a `:path`.
+const REQUEST: &str = "\x07\0\0\x1c\x01\x05\0\0\0\x01A\x11%2Frun%2Fkms.sock\x04\x07/Status";
 
 enum Seeds {
     Text(&'static str),
