@@ -11,6 +11,7 @@ use kms_domain::{
     aad::AssociatedData,
     transit::{KeyProfile, ProfileRefused},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::{runtime, task::JoinSet, time::Instant};
 
@@ -33,7 +34,7 @@ pub struct Load {
 }
 
 /// Whom to ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Through {
     /// OpenBao itself, after a login of our own.
@@ -43,7 +44,7 @@ pub enum Through {
 }
 
 /// The result.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Benchmark {
     schema_version: &'static str,
@@ -225,7 +226,7 @@ impl BenchmarkError {
 }
 
 /// Percentiles by nearest rank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 struct Figures {
     min: Milliseconds,
     p50: Milliseconds,
@@ -252,7 +253,8 @@ impl Figures {
 }
 
 /// Shown with three decimals, and so a number in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(into = "f64")]
 struct Milliseconds(Duration);
 
 impl Milliseconds {
@@ -261,9 +263,9 @@ impl Milliseconds {
     }
 }
 
-impl Serialize for Milliseconds {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(self.rounded())
+impl From<Milliseconds> for f64 {
+    fn from(milliseconds: Milliseconds) -> Self {
+        milliseconds.rounded()
     }
 }
 

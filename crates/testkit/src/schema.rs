@@ -42,6 +42,7 @@ pub fn assert_fits(name: &str, value: &Value) {
 fn name(result: &Value) -> Option<&'static str> {
     let has = |member: &str| result.get(member).is_some();
     Some(match result["command"].as_str() {
+        Some("benchmark") => "benchmark",
         Some("inspect-state") => "inspect-state",
         Some("rotation-plan" | "verify-rotation") => "rotation",
         Some("dev") if has("bao") => "dev-once",

@@ -8,13 +8,15 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::Recursiv
 
 use super::{Context, Failure, config, dev, exit::Exit, inspect_state, key_id, review};
 use crate::{
-    build_info::BuildInfo, report::Report, rotation_report::RotationReport, telemetry::health,
+    benchmark::Benchmark, build_info::BuildInfo, report::Report, rotation_report::RotationReport,
+    telemetry::health,
 };
 
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 11] = [
+const SCHEMAS: [Published; 12] = [
+    ("benchmark", of::<Benchmark>),
     // `verify-key`, `probe` and every other report of checks.
     ("checks", of::<Report>),
     ("config", of::<config::Effective<'_>>),
