@@ -31,7 +31,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// A logged-in client.
 #[derive(Clone)]
 pub(crate) struct Direct {
-    transit: Transit,
+    pub(crate) transit: Transit,
+    pub(crate) role: JwtRole,
     token: Arc<Token>,
 }
 
@@ -52,6 +53,7 @@ impl Direct {
         };
         Self {
             transit: Transit::new(client, &path, TIMEOUT),
+            role,
             token: Arc::new(grant.token),
         }
     }

@@ -14,11 +14,12 @@ use std::{
 use bytes::Bytes;
 use kms_domain::prepare::PreparedDecrypt;
 use provider::kms::generated::{DecryptRequest, EncryptRequest, StatusRequest};
-use tokio::{runtime, time::sleep};
+use tokio::{runtime, task::JoinSet, time::sleep};
 
 use crate::{
     Extent, Progress,
     direct::{self, Direct},
+    lanes,
     load::{Block, Call, Sample, count, median},
     provider_process::{self, KmsClient, Memory, Provider},
     relay::relayed,
@@ -57,6 +58,8 @@ pub(crate) struct Calls {
     decrypt: Pair,
     /// See [`relay`]; at 1 in flight only.
     relay: Pair,
+    /// See [`lanes`]; at 1 in flight only.
+    lanes: Pair,
     equal_decrypt: Call,
 }
 
@@ -91,6 +94,16 @@ impl Calls {
                 })
             },
         };
+        let (with, without) = lanes::with_and_without(
+            stage,
+            direct.role.clone(),
+            direct.transit.clone(),
+            &prepared,
+        );
+        let lanes = Pair {
+            socket: with,
+            direct: without,
+        };
         let equal_decrypt = decrypt_of(&client, requests[..1].to_vec());
         let decrypt = Pair {
             socket: decrypt_of(&client, requests),
@@ -109,6 +122,7 @@ impl Calls {
             encrypt,
             decrypt,
             relay,
+            lanes,
             equal_decrypt,
         }
     }
@@ -290,6 +304,7 @@ pub(crate) async fn in_turns(
     let mut pairs = vec![("encrypt", &calls.encrypt), ("decrypt", &calls.decrypt)];
     let block = if in_flight == 1 {
         pairs.push(("relay", &calls.relay));
+        pairs.push(("lanes", &calls.lanes));
         extent.alone
     } else {
         extent.crowded
@@ -325,6 +340,7 @@ pub(crate) async fn in_turns(
         let mut rate = row("rate", "calls/s", &Sample::calls_per_second);
         match (name, in_flight) {
             ("encrypt" | "decrypt", 1) => p50 = p50.target(AtMost(1.15)),
+            ("lanes", _) => p50 = p50.target(AtMost(1.02)),
             ("decrypt", _) => rate = rate.target(AtLeast(6.0)),
             _ => {}
         }
@@ -336,11 +352,33 @@ pub(crate) async fn in_turns(
 
 /// What many equal decrypts at once cost in Transit.
 pub(crate) async fn equal_decrypts(provider: &Provider, calls: &Calls, report: &mut Report) {
-    let items = || provider.metric("openbao_kms_openbao_requests_total", "transit_decrypt");
+    // All of them wait together from the first to its answer, so each item is a request.
+    let items = || provider.metric("openbao_kms_openbao_requests_total", "decrypt\"");
     let before = items();
     Block::new(CROWD, Duration::from_secs(10))
         .run(CROWD, &calls.equal_decrypt)
         .await;
     let caused = items() - before;
     report.push(Row::new("equal_decrypts.64.items", caused, "").target(AtMost(1.0)));
+}
+
+/// Decrypts at once, one of them of a ciphertext that no key has made: how many others fail.
+pub(crate) async fn bad_neighbour(provider: &Provider, report: &mut Report) {
+    let mut requests = Vec::new();
+    for _ in 0..CROWD {
+        requests.push(encrypted(provider.client()).await);
+    }
+    let text = std::str::from_utf8(&requests[CROWD / 2].ciphertext).unwrap();
+    requests[CROWD / 2].ciphertext = text.replacen(":v1:", ":v1:AAAA", 1).into();
+    let client = provider.client();
+    let mut calls = JoinSet::new();
+    for request in requests {
+        let mut client = client.clone();
+        calls.spawn(async move { client.decrypt(request).await.is_err() });
+    }
+    let failed = calls.join_all().await.into_iter().filter(|failed| *failed);
+    let failed = failed.count();
+    assert!(failed > 0, "the bad ciphertext was decrypted");
+    let harmed = count(failed - 1);
+    report.push(Row::new("bad_neighbour.64.harmed", harmed, "").target(AtMost(0.0)));
 }

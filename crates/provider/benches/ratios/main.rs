@@ -10,6 +10,7 @@
 
 mod direct;
 mod figures;
+mod lanes;
 mod load;
 mod provider_process;
 mod relay;
@@ -127,6 +128,7 @@ async fn measure(program: OsString, extent: &Extent) -> Report {
     figures::in_turns(&calls, 1, extent, &progress, &mut report).await;
     figures::in_turns(&calls, 64, extent, &progress, &mut report).await;
     figures::equal_decrypts(&provider, &calls, &mut report).await;
+    figures::bad_neighbour(&provider, &mut report).await;
     progress.say("done");
     report
 }

@@ -15,6 +15,7 @@ mod discovery;
 mod doctor;
 mod hardening;
 mod key;
+mod lanes;
 mod load;
 mod login;
 mod metrics;
