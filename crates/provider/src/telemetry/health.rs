@@ -16,12 +16,10 @@ use crate::view::{Snapshot, ViewReader};
 #[must_use]
 pub fn answer(path: &str, view: &ViewReader, stopping: bool) -> Option<Answer> {
     match path {
-        "/live" | "/ready" if stopping => {
-            Some(word(StatusCode::SERVICE_UNAVAILABLE, "unavailable"))
-        }
+        "/live" if stopping => Some(word(StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
         // Alive is whoever answers; whether OpenBao does is no part of it.
         "/live" => Some(word(StatusCode::OK, "ok")),
-        "/ready" => Some(ready(&view.snapshot())),
+        "/ready" => Some(ready(&view.snapshot(), stopping)),
         _ => None,
     }
 }
@@ -34,7 +32,10 @@ fn word(status: StatusCode, word: &'static str) -> Answer {
     }
 }
 
-/// The body of `/ready`. Once a stop is asked for, it is `status` alone.
+/// The reason that is no finding: a stop was asked for.
+const STOPPING: &str = "stopping";
+
+/// The body of `/ready`.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Ready<'a> {
     status: &'static str,
@@ -52,22 +53,21 @@ pub(crate) struct Ready<'a> {
     persistence_degraded: bool,
 }
 
-fn ready(snapshot: &Snapshot) -> Answer {
-    let (status, word, healthz, reasons) = match &snapshot.health {
-        Health::Healthy(_) => (StatusCode::OK, "ok", "ok", Vec::new()),
+fn ready(snapshot: &Snapshot, stopping: bool) -> Answer {
+    let (healthz, mut reasons) = match &snapshot.health {
+        Health::Healthy(_) => ("ok", Vec::new()),
         Health::Unhealthy(reasons) => {
-            let codes = reasons
-                .as_slice()
-                .iter()
-                .map(|reason| Reason::code(*reason))
-                .collect();
-            (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "unavailable",
-                "unhealthy",
-                codes,
-            )
+            let codes = reasons.as_slice().iter();
+            let codes = codes.map(|reason| Reason::code(*reason)).collect();
+            ("unhealthy", codes)
         }
+    };
+    if stopping {
+        reasons.push(STOPPING);
+    }
+    let (status, word) = match reasons.is_empty() {
+        true => (StatusCode::OK, "ok"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
     let body = Ready {
         status: word,

@@ -177,10 +177,9 @@ async fn a_stop_finishes_what_is_under_way_and_takes_nothing_new() {
 
     provider.signal(Signal::TERM);
     wait_until(SOON, "the socket's end", async || !socket.exists()).await;
-    for path in ["/live", "/ready"] {
-        let unavailable = (503, json!({"status": "unavailable"}));
-        assert_eq!(provider.health(path).await, unavailable);
-    }
+    let unavailable = (503, json!({"status": "unavailable"}));
+    assert_eq!(provider.health("/live").await, unavailable);
+    assert_eq!(provider.reasons().await, ["stopping"]);
     assert!(provider.decrypt(request).await.is_err());
     let second = node.refused().await;
     second.assert_refused(5, &["is locked"]);
