@@ -329,8 +329,110 @@ fn parse_meta(page: &[u8], place: Place) -> Option<Meta> {
     })
 }
 
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handmade::{PAGE, database, leaf, meta, put, read, root, with_hash};
+
+    fn good() -> Vec<u8> {
+        database(&[root(3), leaf(3, &[put(2, b"/a", b"1")])])
+    }
+
+    fn damaged_meta(file: &[u8]) -> Option<u64> {
+        let snapshot = Snapshot::open(file, &|_| {}).unwrap();
+        assert_eq!(read(file).unwrap().totals.keys, 1);
+        snapshot.damaged_meta()
+    }
+
+    #[test]
+    fn every_changed_bit_is_noticed_where_there_is_a_hash() {
+        let good = with_hash(good());
+        assert_eq!(read(&good).unwrap().integrity, Integrity::Verified);
+        for bit in 0..good.len() * 8 {
+            let mut changed = good.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&changed).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_cut_is_noticed_except_one_that_takes_the_hash_alone() {
+        let whole = with_hash(good());
+        for length in 0..whole.len() {
+            let read = read(&whole[..length]);
+            if length == whole.len() - 32 {
+                assert_eq!(read.unwrap().integrity, Integrity::NoHash);
+            } else {
+                assert!(read.is_err(), "{length}");
+            }
+        }
+        assert!(matches!(
+            read(&good()[..2048]),
+            Err(SnapshotError::CutOff {
+                stated: 4096,
+                present: 2048
+            })
+        ));
+        assert!(matches!(
+            read(b"short"),
+            Err(SnapshotError::Length { size: 5 })
+        ));
+        assert!(matches!(read(&[0; 4096]), Err(SnapshotError::NoMeta)));
+        assert!(matches!(read(b""), Err(SnapshotError::NoMeta)));
+    }
+
+    #[test]
+    fn a_database_may_be_longer_than_its_pages() {
+        let mut file = good();
+        file.resize(16 * PAGE, 0);
+        assert_eq!(damaged_meta(&file), None);
+    }
+
+    #[test]
+    fn the_newer_of_two_sound_meta_pages_counts() {
+        let mut file = good();
+        file[..PAGE].copy_from_slice(&meta(0, 7, 3));
+        assert!(read(&file).is_err(), "page 3 is not in this state");
+        file[PAGE..2 * PAGE].copy_from_slice(&meta(1, 8, 4));
+        assert_eq!(damaged_meta(&file), None);
+    }
+
+    #[test]
+    fn one_damaged_meta_page_is_said_and_two_are_an_error() {
+        for bit in 0..64 * 8 {
+            let mut file = good();
+            let at = 16 + bit / 8;
+            file[at] ^= 1 << (bit % 8);
+            assert_eq!(damaged_meta(&file), Some(0), "bit {bit}");
+            file[PAGE + at] ^= 1 << (bit % 8);
+            assert!(matches!(read(&file), Err(SnapshotError::NoMeta)));
+            file[at] ^= 1 << (bit % 8);
+            assert_eq!(damaged_meta(&file), Some(1), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn progress_counts_the_hash_and_the_pages() {
+        let file = with_hash(good());
+        let seen = std::sync::Mutex::new(Vec::new());
+        let listen = |progress| seen.lock().unwrap().push(progress);
+        let snapshot = Snapshot::open(&file[..], &listen).unwrap();
+        let gather = || snapshot.gather(crate::revision::Revisions::Newest, (), |(), _| {});
+        gather().unwrap();
+        let first = std::mem::take(&mut *seen.lock().unwrap());
+        assert!(first.iter().all(|progress| progress.total == 8192));
+        assert_eq!(
+            first.iter().map(|progress| progress.done).max(),
+            Some(4096 + 2048)
+        );
+        gather().unwrap();
+        let second = seen.lock().unwrap();
+        assert!(second.iter().all(|progress| progress.total == 4096));
+    }
 }

@@ -28,3 +28,6 @@ pub mod value;
 
 mod page;
 mod tree;
+
+#[cfg(test)]
+mod handmade;

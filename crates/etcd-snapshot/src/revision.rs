@@ -252,3 +252,189 @@ impl Hasher for AsIs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
+    use super::*;
+    use crate::handmade::{
+        Entry, Found, PAGE, branch, damage, database, delete, leaf, put, read, revision, root,
+        with_hash,
+    };
+
+    fn of(entries: &[Entry]) -> Vec<u8> {
+        database(&[root(3), leaf(3, entries)])
+    }
+
+    fn found(key: &[u8], value: &[u8], revision: i64, superseded: bool) -> Found {
+        (key.to_vec(), value.to_vec(), revision, superseded)
+    }
+
+    #[test]
+    fn the_newest_revision_of_a_key_counts_and_a_deletion_ends_it() {
+        let file = of(&[
+            put(2, b"/a", b"1"),
+            put(3, b"/b", b"1"),
+            put(4, b"/a", b"2"),
+            delete(5, b"/b"),
+            put(6, b"/c", b""),
+            delete(7, b"/c"),
+            put(8, b"/c", b"again"),
+            delete(9, b"/never-there"),
+        ]);
+        let all = read(&file).unwrap();
+        assert_eq!(
+            all.gathered,
+            [
+                found(b"/c", b"again", 8, false),
+                found(b"/c", b"", 6, true),
+                found(b"/a", b"2", 4, false),
+                found(b"/b", b"1", 3, true),
+                found(b"/a", b"1", 2, true),
+            ]
+        );
+        let totals = Totals {
+            revision: 9,
+            compacted: None,
+            keys: 2,
+            superseded: 3,
+        };
+        assert_eq!(all.totals, totals);
+        assert_eq!(all.integrity, Integrity::NoHash);
+
+        let file = with_hash(file);
+        let snapshot = Snapshot::open(&file[..], &|_| {}).unwrap();
+        for _ in 0..2 {
+            let newest = snapshot
+                .gather(Revisions::Newest, Vec::new(), |keys, object| {
+                    keys.push(object.key.to_vec());
+                })
+                .unwrap();
+            assert_eq!(newest.gathered, [b"/c", b"/a"]);
+            assert_eq!(newest.totals, totals);
+            assert_eq!(newest.integrity, Integrity::Verified);
+        }
+    }
+
+    #[test]
+    fn compaction_is_the_later_of_the_scheduled_and_the_finished_one() {
+        let meta = |entries: &[Entry]| {
+            let keys = [&[0; 16][..], &leaf(0, &[put(2, b"/a", b"1")])].concat();
+            let at = [4_u64.to_le_bytes(), [0; 8]].concat();
+            let root = leaf(2, &[(1, b"key".into(), keys), (1, b"meta".into(), at)]);
+            database(&[root, leaf(4, entries)])
+        };
+        let file = meta(&[
+            (0, b"finishedCompactRev".into(), revision(9)),
+            (0, b"scheduledCompactRev".into(), revision(11)),
+            (0, b"term".into(), b"any".into()),
+        ]);
+        // Page 3 is part of the root, whose inline bucket fills more than one page.
+        let totals = read(&file).unwrap().totals;
+        assert_eq!((totals.compacted, totals.revision), (Some(11), 11));
+        let file = meta(&[(0, b"finishedCompactRev".into(), b"9".into())]);
+        assert_eq!(damage(&file), (4, 4 * 1024 + 16, Damage::RevisionKey));
+    }
+
+    #[test]
+    fn a_raised_revision_has_an_empty_entry() {
+        let file = of(&[put(2, b"/a", b"1"), (0, revision(1_000_000_002), vec![])]);
+        let totals = read(&file).unwrap().totals;
+        assert_eq!((totals.revision, totals.keys), (1_000_000_002, 1));
+    }
+
+    #[test]
+    fn an_entry_that_etcd_would_not_write_is_blamed() {
+        let message = put(2, b"/a", b"1").2;
+        for (entry, blame) in [
+            ((1, revision(2), message.clone()), Damage::NotAsDue),
+            (
+                (2, revision(2), message.clone()),
+                Damage::UnknownFlags { flags: 2 },
+            ),
+            ((0, revision(0), message.clone()), Damage::RevisionKey),
+            ((0, revision(-2), message.clone()), Damage::RevisionKey),
+            (
+                (0, b"12345678-12345678".into(), message.clone()),
+                Damage::RevisionKey,
+            ),
+            (
+                (0, [&revision(2)[..], b"u"].concat(), message.clone()),
+                Damage::RevisionKey,
+            ),
+            ((0, b"short".into(), message.clone()), Damage::RevisionKey),
+            (
+                (0, revision(3), message.clone()),
+                Damage::OtherRevision { stated: 2 },
+            ),
+            (
+                (0, [&revision(2)[..], b"t"].concat(), message),
+                Damage::OtherRevision { stated: 2 },
+            ),
+            (
+                (0, [&revision(2)[..], b"t"].concat(), vec![]),
+                Damage::NoKey,
+            ),
+            ((0, revision(2), b"\x18\x02".into()), Damage::NoKey),
+            (
+                (0, revision(2), b"\x0a\x09".into()),
+                Malformed::CutOff.into(),
+            ),
+            (
+                (0, revision(2), b"\x08\x09".into()),
+                Malformed::WireType { number: 1 }.into(),
+            ),
+        ] {
+            let file = of(&[entry]);
+            assert_eq!(damage(&file), (3, 3 * 1024 + 16, blame));
+        }
+    }
+
+    #[test]
+    fn a_database_of_another_program_is_none_of_etcd() {
+        for (name, missing) in [(&b"keys"[..], "key"), (b"key", "meta")] {
+            let root = leaf(2, &[(1, name.into(), leaf(0, &[])[..].into())]);
+            match read(&database(&[root])) {
+                Err(SnapshotError::NotEtcd { bucket }) => assert_eq!(bucket, missing),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn small() -> Vec<u8> {
+        database(&[
+            root(3),
+            branch(3, &[(revision(2), 4), (revision(4), 6)]),
+            leaf(4, &[put(2, b"/a", &[7; 1500]), put(3, b"/b", b"1")]),
+            leaf(6, &[put(4, b"/a", b"2"), delete(5, b"/b")]),
+        ])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn whatever_is_changed_there_is_an_answer_or_an_error(
+            changes in vec((any::<Index>(), any::<u8>()), 1..6),
+            sealed in any::<bool>(),
+        ) {
+            let good = small();
+            let mut file = good.clone();
+            // The meta pages guard themselves.
+            for (at, byte) in changes {
+                let at = 2 * PAGE + at.index(file.len() - 2 * PAGE);
+                file[at] = byte;
+            }
+            if sealed {
+                let hash = &with_hash(good.clone())[good.len()..];
+                let unchanged = file == good;
+                file.extend(hash);
+                prop_assert_eq!(read(&file).is_ok(), unchanged);
+            } else if let Ok(reading) = read(&file) {
+                let live = reading.gathered.iter().filter(|(.., superseded)| !superseded);
+                prop_assert_eq!(u64::try_from(live.count()).unwrap(), reading.totals.keys);
+            }
+        }
+    }
+}

@@ -235,3 +235,159 @@ fn leaves(page: &Page<'_>, range: Range<'_>, visit: Visit<'_>) -> Result<(), Sna
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        damage::Damage,
+        handmade::{branch, damage, database, leaf, put, read, revision, root},
+    };
+
+    #[test]
+    fn a_tree_is_read_from_its_end_with_all_overflow() {
+        let large = vec![7; 5000];
+        let file = database(&[
+            root(3),
+            branch(3, &[(revision(2), 4), (revision(4), 10)]),
+            leaf(4, &[put(2, b"/a", &large), put(3, b"/b", b"1")]),
+            leaf(9, &[]),
+            leaf(10, &[put(4, b"/c", b"2")]),
+        ]);
+        let found = read(&file).unwrap().gathered;
+        let found: Vec<_> = found
+            .iter()
+            .map(|(_, value, at, _)| (*at, value.len()))
+            .collect();
+        assert_eq!(found, [(4, 1), (3, 1), (2, 5000)]);
+    }
+
+    #[test]
+    fn an_empty_root_is_an_empty_bucket() {
+        let file = database(&[root(3), leaf(3, &[])]);
+        assert_eq!(read(&file).unwrap().gathered, []);
+    }
+
+    /// A page, an offset in it, and what to write there.
+    type Patch = (usize, usize, &'static [u8]);
+
+    /// Two leaves below a branch on page 3, patched.
+    fn patched((page, at, bytes): Patch) -> Vec<u8> {
+        let mut file = database(&[
+            root(3),
+            branch(3, &[(revision(2), 4), (revision(4), 5)]),
+            leaf(4, &[put(2, b"/a", b"1"), put(3, b"/b", b"1")]),
+            leaf(5, &[put(4, b"/c", b"2"), put(5, b"/d", b"3")]),
+        ]);
+        assert!(read(&file).is_ok());
+        let at = page * 1024 + at;
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        file
+    }
+
+    #[test]
+    fn a_page_that_does_not_hold_together_is_blamed() {
+        let pages = 6;
+        use Damage::*;
+        let cases: &[(&str, Patch, (u64, u64, Damage))] = &[
+            ("number", (5, 0, &[4]), (5, 0, WrongNumber { stated: 4 })),
+            ("flags", (5, 8, &[3]), (5, 0, WrongKind { flags: 3 })),
+            ("count, more", (5, 10, &[3]), (5, 16, Gap)),
+            ("count, fewer", (5, 10, &[1]), (5, 16, Gap)),
+            ("count, none", (5, 10, &[0]), (5, 0, Empty)),
+            ("count, giant", (5, 10, &[255; 2]), (5, 16, Gap)),
+            ("overflow", (5, 12, &[1]), (5, 0, OutsideDatabase { pages })),
+            (
+                "giant overflow",
+                (5, 12, &[255; 4]),
+                (5, 0, OutsideDatabase { pages }),
+            ),
+            ("overflow onto a page", (4, 12, &[1]), (5, 0, ReachedTwice)),
+            (
+                "element flags",
+                (5, 32, &[2]),
+                (5, 32, UnknownFlags { flags: 2 }),
+            ),
+            ("position", (5, 36, &[0]), (5, 32, Gap)),
+            (
+                "giant position",
+                (5, 36, &[255; 4]),
+                (5, 32, ElementOutsidePage),
+            ),
+            ("key size", (5, 24, &[18]), (5, 32, Gap)),
+            ("giant key", (5, 24, &[255; 4]), (5, 16, ElementOutsidePage)),
+            ("value size", (5, 28, &[1]), (5, 32, Gap)),
+            (
+                "giant value",
+                (5, 44, &[255; 4]),
+                (5, 32, ElementOutsidePage),
+            ),
+            ("key order", (5, 48 + 7, &[9]), (5, 32, KeyOrder)),
+            (
+                "key before its page",
+                (5, 48 + 7, &[3]),
+                (5, 16, KeyOutsideRange),
+            ),
+            (
+                "key after its page",
+                (4, 79 + 7, &[9]),
+                (4, 32, KeyOutsideRange),
+            ),
+            ("branch key", (3, 65 + 7, &[5]), (5, 16, KeyOutsideRange)),
+            ("other child", (3, 40, &[4]), (4, 32, KeyOutsideRange)),
+            ("child twice", (3, 24, &[5]), (5, 0, ReachedTwice)),
+            ("cycle", (3, 40, &[3]), (3, 0, ReachedTwice)),
+            (
+                "child outside",
+                (3, 40, &[6]),
+                (6, 0, OutsideDatabase { pages }),
+            ),
+            (
+                "meta page for a child",
+                (3, 40, &[1]),
+                (1, 0, OutsideDatabase { pages }),
+            ),
+            (
+                "bucket root",
+                (2, 48 + 3, &[9]),
+                (9, 0, OutsideDatabase { pages }),
+            ),
+            ("inline bucket", (2, 48 + 3, &[0]), (2, 48 + 3, Bucket)),
+            ("no bucket", (2, 16, &[0]), (2, 16, NotAsDue)),
+        ];
+        for (name, patch, (page, offset, damaged)) in cases {
+            let expected = (*page, page * 1024 + offset, *damaged);
+            assert_eq!(damage(&patched(*patch)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_branch_without_children_is_no_empty_bucket() {
+        let file = database(&[root(3), branch(3, &[])]);
+        assert_eq!(damage(&file), (3, 3 * 1024, Damage::Empty));
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let mut pages = vec![root(3)];
+        pages.extend((3..40).map(|id| branch(id, &[(revision(2), id + 1)])));
+        pages.push(leaf(40, &[put(2, b"/a", b"1")]));
+        let too_deep = Damage::TooDeep { limit: 32 };
+        assert_eq!(damage(&database(&pages)), (35, 35 * 1024, too_deep));
+    }
+
+    #[test]
+    fn what_is_held_at_a_time_is_bounded() {
+        let mut file = database(&[root(3), leaf(3, &[put(2, b"/a", &[7; 9])])]);
+        let pages = (128 << 10) + 8;
+        file.resize(pages * 1024, 0);
+        for number in 0..2 {
+            let meta = crate::handmade::meta(number, 7, pages);
+            let at = usize::try_from(number).unwrap() * 1024;
+            file[at..at + 1024].copy_from_slice(&meta);
+        }
+        assert!(read(&file).is_ok());
+        file[3 * 1024 + 12..][..4].copy_from_slice(&(128_u32 << 10).to_le_bytes());
+        let too_large = Damage::TooLarge { limit: 128 << 20 };
+        assert_eq!(damage(&file), (3, 3 * 1024, too_large));
+    }
+}
