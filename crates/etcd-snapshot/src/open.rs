@@ -103,11 +103,10 @@ impl DekSource {
         encrypted_data: &[u8],
         scratch: &mut Scratch,
     ) -> Result<Encoding, OpenError> {
-        let encoding = self
-            .open(etcd_key, encrypted_data, scratch)
-            .map(Encoding::of);
-        scratch.0.zeroize();
-        encoding?.ok_or(OpenError::NotAnObject)
+        let plaintext = self.open(etcd_key, encrypted_data, scratch)?;
+        let encoding = Encoding::of(plaintext);
+        plaintext.zeroize();
+        encoding.ok_or(OpenError::NotAnObject)
     }
 
     fn open<'b>(
@@ -115,7 +114,7 @@ impl DekSource {
         etcd_key: &[u8],
         encrypted_data: &[u8],
         scratch: &'b mut Scratch,
-    ) -> Result<&'b [u8], OpenError> {
+    ) -> Result<&'b mut [u8], OpenError> {
         let info_size = match &self.0 {
             Source::Key(_) => 0,
             Source::Seed(_) => INFO,
@@ -138,22 +137,31 @@ impl DekSource {
                 &derived
             }
         };
-        scratch.0.resize(ciphertext.len(), 0);
-        key.open_separate_gather(
-            Nonce::assume_unique_for_key(*nonce),
-            Aad::from(etcd_key),
-            ciphertext,
-            tag,
-            &mut scratch.0,
-        )
-        .map_err(|_| OpenError::NotAuthentic)?;
-        Ok(&scratch.0)
+        let plaintext = scratch.room(ciphertext.len());
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        match key.open_separate_gather(nonce, Aad::from(etcd_key), ciphertext, tag, plaintext) {
+            Ok(()) => Ok(plaintext),
+            Err(_) => {
+                plaintext.zeroize();
+                Err(OpenError::NotAuthentic)
+            }
+        }
     }
 }
 
-/// Room for plaintext, reused from one object to the next and always wiped.
+/// Room for plaintext, reused from one object to the next and wiped after each.
 #[derive(Default)]
 pub struct Scratch(Zeroizing<Vec<u8>>);
+
+impl Scratch {
+    /// The first `size` bytes. The rest, which a large object has left, need no wiping again.
+    fn room(&mut self, size: usize) -> &mut [u8] {
+        if self.0.len() < size {
+            self.0.resize(size, 0);
+        }
+        self.0.get_mut(..size).unwrap_or_default()
+    }
+}
 
 impl fmt::Debug for Scratch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -225,12 +233,15 @@ mod tests {
             let source = DekSource::new(&secret, kind).unwrap();
             let mut scratch = Scratch::default();
             let data = envelope.encrypted_data;
-            assert_eq!(source.open(ETCD_KEY, data, &mut scratch), Ok(PLAINTEXT));
+            assert_eq!(
+                source.open(ETCD_KEY, data, &mut scratch).unwrap(),
+                PLAINTEXT
+            );
             assert_eq!(
                 source.prove(ETCD_KEY, data, &mut scratch),
                 Ok(Encoding::Protobuf)
             );
-            assert!(scratch.0.is_empty());
+            assert!(scratch.0.iter().all(|byte| *byte == 0));
         }
         let value = bytes(SEED_VALUE);
         let annotations = message(&value).annotations;
@@ -256,7 +267,7 @@ mod tests {
                 let mut changed = data.to_vec();
                 changed[bit / 8] ^= 1 << (bit % 8);
                 assert_eq!(source.prove(ETCD_KEY, &changed, &mut scratch), closed);
-                assert!(scratch.0.is_empty());
+                assert!(scratch.0.iter().all(|byte| *byte == 0));
             }
         }
     }
