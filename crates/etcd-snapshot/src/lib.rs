@@ -5,7 +5,7 @@
 //! gives an error that names the page and the offset, never a part of the answer. Nothing is ever
 //! written, and no decrypted byte leaves the crate.
 //!
-//! The way through the crate: [`file`] opens a snapshot, checks its hash and chooses the state to
+//! The way through the crate: [`mod@file`] opens a snapshot, checks its hash and chooses the state to
 //! read; [`revision`] hands out the objects of that state; [`value`] says how one is protected;
 //! [`envelope`] takes a KMS v2 value apart; [`open`] proves that a key opens it. Only `file` knows
 //! where bytes come from, and objects from a running etcd fit the same later steps.
