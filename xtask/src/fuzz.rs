@@ -16,12 +16,15 @@ use crate::process::{self, Error, say};
 const SECONDS: u32 = 60;
 
 /// The targets in fuzz/fuzz_targets, and what their first inputs are.
-const TARGETS: [(&str, Seeds); 7] = [
+const TARGETS: [(&str, Seeds); 10] = [
     ("annotations", Seeds::Annotations),
     ("authority", Seeds::Text(REQUEST)),
     ("checkpoint", Seeds::Texts("checkpoint")),
     ("config", Seeds::Files("crates/provider/tests/config")),
+    ("etcd_key_value", Seeds::Binary),
+    ("etcd_snapshot", Seeds::Binary),
     ("key_id", Seeds::Texts("keyId")),
+    ("kms_v2_value", Seeds::Binary),
     ("state_document", Seeds::Texts("state")),
     ("transit_ciphertext", Seeds::Text("vault:v12:AAEC")),
 ];
@@ -37,6 +40,8 @@ enum Seeds {
     Annotations,
     /// The files in the folders of this folder.
     Files(&'static str),
+    /// The files in the target's folder of fuzz/seeds.
+    Binary,
 }
 
 /// Runs all targets or the one in `options`, which are `[--seconds N] [target]`. The first finding
@@ -88,18 +93,22 @@ pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
 /// Puts the first inputs beside those that earlier runs have found.
 fn plant(target: &str, seeds: &Seeds) -> Result<(), Error> {
     let inputs = match seeds {
-        Seeds::Text(text) => vec![(*text).to_owned()],
+        Seeds::Text(text) => vec![(*text).into()],
         Seeds::Texts(name) => collect(|vectors, into| texts(vectors, name, into))?,
         Seeds::Annotations => collect(|vectors, into| sets(&vectors["written"], into))?,
         Seeds::Files(folder) => {
             let mut inputs = Vec::new();
             for folder in list(&process::root().join(folder))? {
                 for path in list(&folder)? {
-                    inputs.push(fs::read_to_string(&path).map_err(Error::file("read", &path))?);
+                    inputs.push(fs::read(&path).map_err(Error::file("read", &path))?);
                 }
             }
             inputs
         }
+        Seeds::Binary => list(&process::root().join("fuzz/seeds").join(target))?
+            .iter()
+            .map(|path| fs::read(path).map_err(Error::file("read", path)))
+            .collect::<Result<_, _>>()?,
     };
     let corpus = process::root().join("fuzz/corpus").join(target);
     fs::create_dir_all(&corpus).map_err(Error::file("create", &corpus))?;
@@ -114,12 +123,12 @@ fn plant(target: &str, seeds: &Seeds) -> Result<(), Error> {
     clippy::disallowed_methods,
     reason = "a seed that is lost is planted again"
 )]
-fn write(path: &Path, input: &str) -> Result<(), Error> {
+fn write(path: &Path, input: &[u8]) -> Result<(), Error> {
     fs::write(path, input).map_err(Error::file("write", path))
 }
 
 /// What `pick` takes from each file of conformance/vectors.
-fn collect(pick: impl Fn(&Value, &mut Vec<String>)) -> Result<Vec<String>, Error> {
+fn collect(pick: impl Fn(&Value, &mut Vec<String>)) -> Result<Vec<Vec<u8>>, Error> {
     let mut inputs = Vec::new();
     for path in list(&process::root().join("conformance/vectors"))? {
         let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
@@ -129,7 +138,7 @@ fn collect(pick: impl Fn(&Value, &mut Vec<String>)) -> Result<Vec<String>, Error
             &mut inputs,
         );
     }
-    Ok(inputs)
+    Ok(inputs.into_iter().map(String::into_bytes).collect())
 }
 
 fn texts(value: &Value, name: &str, into: &mut Vec<String>) {

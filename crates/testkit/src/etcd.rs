@@ -89,15 +89,17 @@ impl Etcd {
     /// # Panics
     /// When etcd does not take it.
     pub fn put(&self, key: &str, value: &[u8]) {
-        let mut put = self.ctl_command(&["put", key]);
-        let mut put = put
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        put.stdin.take().unwrap().write_all(value).unwrap();
-        succeeded(put.wait_with_output().unwrap());
+        self.ctl_reading(&["put", key], value);
+    }
+
+    /// Does all the operations in one transaction, each written as for `etcdctl`: `put key value`,
+    /// `del key`. Etcd takes up to 128.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn transaction(&self, operations: &[String]) {
+        let input = format!("\n{}\n\n\n", operations.join("\n"));
+        self.ctl_reading(&["txn"], input.as_bytes());
     }
 
     /// Saves a snapshot as an operator does, with `etcdctl snapshot save`.
@@ -118,6 +120,18 @@ impl Etcd {
             endpoint: self.endpoint,
             directory: self.directory,
         }
+    }
+
+    fn ctl_reading(&self, arguments: &[&str], input: &[u8]) {
+        let mut ctl = self.ctl_command(arguments);
+        let mut ctl = ctl
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        ctl.stdin.take().unwrap().write_all(input).unwrap();
+        succeeded(ctl.wait_with_output().unwrap());
     }
 
     fn ctl_command(&self, arguments: &[&str]) -> Command {
@@ -181,6 +195,16 @@ impl StoppedEtcd {
     pub fn database(&self) -> PathBuf {
         self.directory.path().join("data/member/snap/db")
     }
+}
+
+/// What `etcdutl`, which works on files, prints on its standard output.
+///
+/// # Panics
+/// When it fails.
+#[must_use]
+pub fn utl(arguments: &[&str]) -> Vec<u8> {
+    let mut utl = Command::new(program("ETCDUTL", "etcd/etcdutl", INSTALL));
+    succeeded(utl.env_clear().args(arguments).output().unwrap())
 }
 
 #[track_caller]

@@ -1,0 +1,10 @@
+//! Snapshots that a real etcd wrote, whole and damaged.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "functions that only tests call may fail like tests"
+)]
+
+mod damage;
+mod history;
+mod reading;
