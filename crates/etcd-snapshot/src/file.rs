@@ -1,0 +1,438 @@
+//! Opens a snapshot: is the file whole, and which of its two meta pages counts?
+//! Implements `docs/format/etcd-snapshot.md` sections 1 and 2.
+
+use std::{
+    cell::Cell,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    thread,
+};
+
+use aws_lc_rs::digest::{self, SHA256, SHA256_OUTPUT_LEN};
+
+use crate::{
+    damage::{Place, SnapshotError},
+    page::{HEADER, u32_at, u64_at},
+    tree::{Bucket, Geometry, Walk},
+};
+
+/// Where the bytes come from. Two threads read at once.
+pub trait ReadAt: Sync {
+    /// Their number.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// When they cannot be read or there are fewer.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl ReadAt for File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, buffer, offset)
+    }
+}
+
+impl ReadAt for [u8] {
+    fn size(&self) -> io::Result<u64> {
+        u64::try_from(self.len()).map_err(io::Error::other)
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(buffer.len());
+        let bytes = self.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// What is known of the file as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Integrity {
+    /// `etcdctl snapshot save` put a hash at the end, and the file has it.
+    Verified,
+    /// There is no hash: a copied `member/snap/db`, or a snapshot that lost its last 32 bytes. What
+    /// the structure of the file does not show stays unnoticed.
+    NoHash,
+}
+
+/// How far a reading has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes read so far. Those of a file with a hash are read twice.
+    pub done: u64,
+    /// All bytes there are to read. A reading can end before them, at pages that are not in use.
+    pub total: u64,
+}
+
+/// Hears of the progress, for each page and from any thread.
+pub type OnProgress<'p> = &'p (dyn Fn(Progress) + Sync);
+
+/// A snapshot whose newest sound meta page is chosen. Whether its hash is right turns out while its
+/// objects are read, and they are worth nothing before.
+pub struct Snapshot<'s, S: ?Sized> {
+    source: &'s S,
+    on_progress: OnProgress<'s>,
+    meta: Meta,
+    /// Bytes of the file without its hash.
+    present: u64,
+    hash: Cell<Hash>,
+    damaged_meta: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hash {
+    Unchecked,
+    Right,
+    Absent,
+}
+
+impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
+    /// Reads the meta pages.
+    ///
+    /// # Errors
+    /// A file that is cut off, or no bbolt database.
+    pub fn open(source: &'s S, on_progress: OnProgress<'s>) -> Result<Self, SnapshotError> {
+        let size = source
+            .size()
+            .map_err(|source| SnapshotError::Unreadable { offset: 0, source })?;
+        let (present, hash) = match size % SECTOR {
+            0 => (size, Hash::Absent),
+            HASH => (size.saturating_sub(HASH), Hash::Unchecked),
+            _ => return Err(SnapshotError::Length { size }),
+        };
+        let (meta, damaged_meta) = newest_meta(source, present)?;
+        let stated = meta
+            .geometry
+            .pages
+            .saturating_mul(meta.geometry.page_size.into());
+        if stated > present {
+            return Err(SnapshotError::CutOff { stated, present });
+        }
+        Ok(Self {
+            source,
+            on_progress,
+            meta,
+            present,
+            hash: Cell::new(hash),
+            damaged_meta,
+        })
+    }
+
+    /// The meta page, 0 or 1, that is not sound, if one is not. Then the other one decides, and what
+    /// was written last may be missing: etcd itself would start in that state too.
+    #[must_use]
+    pub fn damaged_meta(&self) -> Option<u64> {
+        self.damaged_meta
+    }
+
+    /// Runs `read` with a walk and the bucket of buckets, and the first time, if there is a hash,
+    /// compares it meanwhile: the hash takes longer than the reading. What was read is returned only
+    /// if the hash is right. If both fail the reading's error is returned, as it names a page.
+    pub(crate) fn verified<T>(
+        &self,
+        read: impl FnOnce(&mut Walk<'_, S>, &Bucket) -> Result<T, SnapshotError>,
+    ) -> Result<(T, Integrity), SnapshotError> {
+        let unchecked = self.hash.get() == Hash::Unchecked;
+        let total = match unchecked {
+            true => self.present.saturating_mul(2),
+            false => self.present,
+        };
+        let meter = Meter {
+            on_progress: self.on_progress,
+            done: AtomicU64::new(0),
+            total,
+        };
+        let mut walk = Walk::new(self.source, self.meta.geometry, &meter);
+        let root = Bucket::new(self.meta.root, self.meta.place);
+        let value = if unchecked {
+            let stop = AtomicBool::new(false);
+            let (source, present) = (self.source, self.present);
+            thread::scope(|scope| {
+                let verifying = thread::Builder::new()
+                    .spawn_scoped(scope, || verify(source, present, &meter, &stop))
+                    .map_err(SnapshotError::NoThread)?;
+                let value = read(&mut walk, &root);
+                stop.store(value.is_err(), Relaxed);
+                let verified = match verifying.join() {
+                    Ok(verified) => verified,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                };
+                let value = value?;
+                verified?;
+                self.hash.set(Hash::Right);
+                Ok(value)
+            })?
+        } else {
+            read(&mut walk, &root)?
+        };
+        let integrity = match self.hash.get() {
+            Hash::Absent => Integrity::NoHash,
+            Hash::Right | Hash::Unchecked => Integrity::Verified,
+        };
+        Ok((value, integrity))
+    }
+}
+
+/// Counts for both threads what they have read.
+pub(crate) struct Meter<'p> {
+    on_progress: OnProgress<'p>,
+    done: AtomicU64,
+    total: u64,
+}
+
+impl Meter<'_> {
+    pub(crate) fn add(&self, bytes: u64) {
+        let before = self.done.fetch_add(bytes, Relaxed);
+        (self.on_progress)(Progress {
+            done: before.saturating_add(bytes),
+            total: self.total,
+        });
+    }
+}
+
+/// Every database is a multiple of this.
+const SECTOR: u64 = 512;
+/// Bytes of the SHA-256 after it.
+const HASH: u64 = 32;
+/// How much is read at a time while the hash is computed.
+const CHUNK: usize = 1 << 18;
+
+/// Compares the hash of the first `total` bytes with the one that follows them.
+fn verify<S: ReadAt + ?Sized>(
+    source: &S,
+    total: u64,
+    meter: &Meter<'_>,
+    stop: &AtomicBool,
+) -> Result<(), SnapshotError> {
+    let mut hash = digest::Context::new(&SHA256);
+    let mut buffer = vec![0; CHUNK];
+    let mut done = 0_u64;
+    while done < total && !stop.load(Relaxed) {
+        let left = usize::try_from(total.saturating_sub(done)).unwrap_or(usize::MAX);
+        buffer.truncate(left);
+        read_at(source, &mut buffer, done)?;
+        hash.update(&buffer);
+        let read = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
+        done = done.saturating_add(read);
+        meter.add(read);
+    }
+    let mut stated = [0; SHA256_OUTPUT_LEN];
+    read_at(source, &mut stated, total)?;
+    if hash.finish().as_ref() == stated {
+        Ok(())
+    } else {
+        Err(SnapshotError::WrongHash)
+    }
+}
+
+pub(crate) fn read_at<S: ReadAt + ?Sized>(
+    source: &S,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<(), SnapshotError> {
+    source
+        .read_exact_at(buffer, offset)
+        .map_err(|source| SnapshotError::Unreadable { offset, source })
+}
+
+/// The state that the database was in after one transaction.
+#[derive(Clone, Copy)]
+struct Meta {
+    place: Place,
+    geometry: Geometry,
+    root: u64,
+    transaction: u64,
+}
+
+/// Bytes of a meta page after its header.
+const META: usize = 64;
+const MAGIC: u32 = 0xED0C_DAED;
+const VERSION: u32 = 2;
+/// The page sizes of the systems that etcd runs on.
+const PAGE_SIZES: [u32; 7] = [
+    1 << 12,
+    1 << 14,
+    1 << 16,
+    1 << 13,
+    1 << 15,
+    1 << 11,
+    1 << 10,
+];
+
+/// The sound meta page with the highest transaction, and the number of the one that is not sound.
+fn newest_meta<S: ReadAt + ?Sized>(
+    source: &S,
+    present: u64,
+) -> Result<(Meta, Option<u64>), SnapshotError> {
+    let first = meta_at(source, present, 0, None)?;
+    let Some(first) = first else {
+        // Only the first page tells the page size, so the second is looked for.
+        for page_size in PAGE_SIZES {
+            if let Some(second) = meta_at(source, present, 1, Some(page_size))? {
+                return Ok((second, Some(0)));
+            }
+        }
+        return Err(SnapshotError::NoMeta);
+    };
+    match meta_at(source, present, 1, Some(first.geometry.page_size))? {
+        Some(second) if second.transaction > first.transaction => Ok((second, None)),
+        Some(_) => Ok((first, None)),
+        None => Ok((first, Some(1))),
+    }
+}
+
+/// The meta page with this number, if it is there and sound. With a `page_size` it must have that
+/// one.
+fn meta_at<S: ReadAt + ?Sized>(
+    source: &S,
+    present: u64,
+    page: u64,
+    page_size: Option<u32>,
+) -> Result<Option<Meta>, SnapshotError> {
+    let offset = page.saturating_mul(page_size.unwrap_or_default().into());
+    let mut bytes = [0; HEADER + META];
+    if offset.saturating_add(SECTOR) > present {
+        return Ok(None);
+    }
+    read_at(source, &mut bytes, offset)?;
+    let meta = parse_meta(&bytes, Place { page, offset });
+    Ok(meta.filter(|meta| page_size.is_none_or(|size| size == meta.geometry.page_size)))
+}
+
+fn parse_meta(page: &[u8], place: Place) -> Option<Meta> {
+    let meta = page.get(HEADER..)?;
+    let (summed, checksum) = meta.split_at_checked(META - 8)?;
+    let sound = u32_at(meta, 0)? == MAGIC
+        && u32_at(meta, 4)? == VERSION
+        && u64_at(checksum, 0)? == fnv1a(summed);
+    let page_size = u32_at(meta, 8)?;
+    (sound && PAGE_SIZES.contains(&page_size)).then_some(Meta {
+        place,
+        geometry: Geometry {
+            page_size,
+            pages: u64_at(meta, 40)?,
+        },
+        root: u64_at(meta, 16)?,
+        transaction: u64_at(meta, 48)?,
+    })
+}
+
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handmade::{PAGE, database, leaf, meta, put, read, root, with_hash};
+
+    fn good() -> Vec<u8> {
+        database(&[root(3), leaf(3, &[put(2, b"/a", b"1")])])
+    }
+
+    fn damaged_meta(file: &[u8]) -> Option<u64> {
+        let snapshot = Snapshot::open(file, &|_| {}).unwrap();
+        assert_eq!(read(file).unwrap().totals.keys, 1);
+        snapshot.damaged_meta()
+    }
+
+    #[test]
+    fn every_changed_bit_is_noticed_where_there_is_a_hash() {
+        let good = with_hash(good());
+        assert_eq!(read(&good).unwrap().integrity, Integrity::Verified);
+        for bit in 0..good.len() * 8 {
+            let mut changed = good.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&changed).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_cut_is_noticed_except_one_that_takes_the_hash_alone() {
+        let whole = with_hash(good());
+        for length in 0..whole.len() {
+            let read = read(&whole[..length]);
+            if length == whole.len() - 32 {
+                assert_eq!(read.unwrap().integrity, Integrity::NoHash);
+            } else {
+                assert!(read.is_err(), "{length}");
+            }
+        }
+        assert!(matches!(
+            read(&good()[..2048]),
+            Err(SnapshotError::CutOff {
+                stated: 4096,
+                present: 2048
+            })
+        ));
+        assert!(matches!(
+            read(b"short"),
+            Err(SnapshotError::Length { size: 5 })
+        ));
+        assert!(matches!(read(&[0; 4096]), Err(SnapshotError::NoMeta)));
+        assert!(matches!(read(b""), Err(SnapshotError::NoMeta)));
+    }
+
+    #[test]
+    fn a_database_may_be_longer_than_its_pages() {
+        let mut file = good();
+        file.resize(16 * PAGE, 0);
+        assert_eq!(damaged_meta(&file), None);
+    }
+
+    #[test]
+    fn the_newer_of_two_sound_meta_pages_counts() {
+        let mut file = good();
+        file[..PAGE].copy_from_slice(&meta(0, 7, 3));
+        assert!(read(&file).is_err(), "page 3 is not in this state");
+        file[PAGE..2 * PAGE].copy_from_slice(&meta(1, 8, 4));
+        assert_eq!(damaged_meta(&file), None);
+    }
+
+    #[test]
+    fn one_damaged_meta_page_is_said_and_two_are_an_error() {
+        for bit in 0..64 * 8 {
+            let mut file = good();
+            let at = 16 + bit / 8;
+            file[at] ^= 1 << (bit % 8);
+            assert_eq!(damaged_meta(&file), Some(0), "bit {bit}");
+            file[PAGE + at] ^= 1 << (bit % 8);
+            assert!(matches!(read(&file), Err(SnapshotError::NoMeta)));
+            file[at] ^= 1 << (bit % 8);
+            assert_eq!(damaged_meta(&file), Some(1), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn progress_counts_the_hash_and_the_pages() {
+        let file = with_hash(good());
+        let seen = std::sync::Mutex::new(Vec::new());
+        let listen = |progress| seen.lock().unwrap().push(progress);
+        let snapshot = Snapshot::open(&file[..], &listen).unwrap();
+        let gather = || snapshot.gather(crate::revision::Revisions::Newest, (), |(), _| {});
+        gather().unwrap();
+        let first = std::mem::take(&mut *seen.lock().unwrap());
+        assert!(first.iter().all(|progress| progress.total == 8192));
+        assert_eq!(
+            first.iter().map(|progress| progress.done).max(),
+            Some(4096 + 2048)
+        );
+        gather().unwrap();
+        let second = seen.lock().unwrap();
+        assert!(second.iter().all(|progress| progress.total == 4096));
+    }
+}

@@ -1,0 +1,315 @@
+//! Proves that a decrypted DEK source opens an object. The plaintext is wiped here and never leaves.
+//! Implements `docs/format/etcd-snapshot.md` section 7.
+//!
+//! The cryptography is that of aws-lc-rs, which TLS brings into the program in any case: a second
+//! AES would only make it larger.
+
+use std::fmt;
+
+use aws_lc_rs::{
+    aead::{
+        AES_128_GCM, AES_192_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce,
+        UnboundKey,
+    },
+    hkdf::{HKDF_SHA256, KeyType, Prk},
+};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{envelope::DekSourceType, value::Encoding};
+
+/// What the plugin's Decrypt returns for an encrypted DEK source.
+pub struct DekSource(Source);
+
+enum Source {
+    Key(LessSafeKey),
+    Seed(Prk),
+}
+
+/// A DEK source of a size that Kubernetes refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the decrypted DEK source has {bytes} bytes, which Kubernetes cannot use")]
+pub struct UnusableDekSource {
+    bytes: usize,
+}
+
+/// Why an object did not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// There is not even room for the overhead of the encryption.
+    #[error("the encrypted data has {bytes} bytes and must have {least} at least")]
+    TooShort {
+        /// The size of the encrypted data.
+        bytes: usize,
+        /// The overhead.
+        least: usize,
+    },
+    /// It was encrypted with another key, for another etcd key, or was changed.
+    #[error(
+        "the encrypted data does not open: it is of another DEK source or another etcd key, or was \
+         changed"
+    )]
+    NotAuthentic,
+    /// It opened, and there is no API object in it.
+    #[error("the encrypted data opens but is no API object")]
+    NotAnObject,
+}
+
+impl fmt::Debug for DekSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DekSource(..)")
+    }
+}
+
+const SEED: usize = 32;
+const INFO: usize = 32;
+const TAG: usize = 16;
+
+impl DekSource {
+    /// Takes what Decrypt returned; its bytes are wiped when they are dropped.
+    ///
+    /// # Errors
+    /// A key that is not one of AES, or a seed of fewer than 32 bytes.
+    pub fn new(
+        secret: &Zeroizing<Vec<u8>>,
+        kind: DekSourceType,
+    ) -> Result<Self, UnusableDekSource> {
+        let unusable = UnusableDekSource {
+            bytes: secret.len(),
+        };
+        let source = match kind {
+            DekSourceType::AesGcmKey => {
+                let algorithm = match secret.len() {
+                    16 => &AES_128_GCM,
+                    24 => &AES_192_GCM,
+                    32 => &AES_256_GCM,
+                    _ => return Err(unusable),
+                };
+                Source::Key(key(algorithm, secret).ok_or(unusable)?)
+            }
+            DekSourceType::HkdfSeed if secret.len() < SEED => return Err(unusable),
+            DekSourceType::HkdfSeed => Source::Seed(Prk::new_less_safe(HKDF_SHA256, secret)),
+        };
+        Ok(Self(source))
+    }
+
+    /// Opens the `encrypted_data` of the object under `etcd_key`, which is the whole key with its
+    /// prefix, and says how the object in it is written.
+    ///
+    /// # Errors
+    /// Whatever keeps the API server from reading the object.
+    pub fn prove(
+        &self,
+        etcd_key: &[u8],
+        encrypted_data: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<Encoding, OpenError> {
+        let encoding = self
+            .open(etcd_key, encrypted_data, scratch)
+            .map(Encoding::of);
+        scratch.0.zeroize();
+        encoding?.ok_or(OpenError::NotAnObject)
+    }
+
+    fn open<'b>(
+        &self,
+        etcd_key: &[u8],
+        encrypted_data: &[u8],
+        scratch: &'b mut Scratch,
+    ) -> Result<&'b [u8], OpenError> {
+        let info_size = match &self.0 {
+            Source::Key(_) => 0,
+            Source::Seed(_) => INFO,
+        };
+        let too_short = OpenError::TooShort {
+            bytes: encrypted_data.len(),
+            least: info_size.saturating_add(NONCE_LEN).saturating_add(TAG),
+        };
+        let (info, rest) = encrypted_data
+            .split_at_checked(info_size)
+            .ok_or(too_short)?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>().ok_or(too_short)?;
+        let (ciphertext, tag) = rest.split_last_chunk::<TAG>().ok_or(too_short)?;
+
+        let derived;
+        let key = match &self.0 {
+            Source::Key(key) => key,
+            Source::Seed(seed) => {
+                derived = derive(seed, info).ok_or(OpenError::NotAuthentic)?;
+                &derived
+            }
+        };
+        scratch.0.resize(ciphertext.len(), 0);
+        key.open_separate_gather(
+            Nonce::assume_unique_for_key(*nonce),
+            Aad::from(etcd_key),
+            ciphertext,
+            tag,
+            &mut scratch.0,
+        )
+        .map_err(|_| OpenError::NotAuthentic)?;
+        Ok(&scratch.0)
+    }
+}
+
+/// Room for plaintext, reused from one object to the next and always wiped.
+#[derive(Default)]
+pub struct Scratch(Zeroizing<Vec<u8>>);
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scratch(..)")
+    }
+}
+
+fn key(algorithm: &'static Algorithm, bytes: &[u8]) -> Option<LessSafeKey> {
+    UnboundKey::new(algorithm, bytes).ok().map(LessSafeKey::new)
+}
+
+/// HKDF-Expand without an extract step: the seed is the pseudo-random key.
+fn derive(seed: &Prk, info: &[u8]) -> Option<LessSafeKey> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    let infos = [info];
+    let expanded = seed.expand(&infos, Aes256).ok()?;
+    expanded.fill(bytes.as_mut_slice()).ok()?;
+    key(&AES_256_GCM, bytes.as_slice())
+}
+
+struct Aes256;
+
+impl KeyType for Aes256 {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{envelope::Envelope, value::Protection};
+
+    const ETCD_KEY: &[u8] = b"/registry/secrets/default/demo";
+    const PLAINTEXT: &[u8] = b"k8s\0demo-plaintext";
+    const SEED_VALUE: &str = "6b38733a656e633a6b6d733a76323a64656d6f3a0a4e202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f404142434445464748494a4b6c3858a1cb6e130683fbeacc1b185fc142f2723af468a9a8b4930f6251e8cc0831fc12056b65792d311a0d7661756c743a76333a4141414122180a1376657273696f6e2e6578616d706c652e6f72671201312801";
+    const KEY_VALUE: &str = "6b38733a656e633a6b6d733a76323a64656d6f3a0a2e8485868788898a8b8c8d8e8f8c40b807b026e27a25d05f98f4916904c0e72b7292144671f145e8a0c10ce6d0bda112056b65792d311a0d7661756c743a76333a41414141";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits = hex.as_bytes().chunks(2);
+        digits
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
+    }
+
+    fn secret(first: u8, size: u8) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new((first..first + size).collect())
+    }
+
+    fn message(value: &[u8]) -> Envelope<'_> {
+        let Protection::KmsV2 { provider, message } = Protection::of(value) else {
+            panic!("no KMS v2 value")
+        };
+        assert_eq!(provider, "demo");
+        Envelope::parse(message).unwrap()
+    }
+
+    #[test]
+    fn the_vectors_of_both_types_open() {
+        for (value, kind, secret) in [
+            (SEED_VALUE, DekSourceType::HkdfSeed, secret(0, 32)),
+            (KEY_VALUE, DekSourceType::AesGcmKey, secret(0x64, 32)),
+        ] {
+            let value = bytes(value);
+            let envelope = message(&value);
+            assert_eq!(envelope.key_id, "key-1");
+            assert_eq!(envelope.encrypted_dek_source, b"vault:v3:AAAA");
+            assert_eq!(envelope.dek_source_type, kind);
+            let source = DekSource::new(&secret, kind).unwrap();
+            let mut scratch = Scratch::default();
+            let data = envelope.encrypted_data;
+            assert_eq!(source.open(ETCD_KEY, data, &mut scratch), Ok(PLAINTEXT));
+            assert_eq!(
+                source.prove(ETCD_KEY, data, &mut scratch),
+                Ok(Encoding::Protobuf)
+            );
+            assert!(scratch.0.is_empty());
+        }
+        let value = bytes(SEED_VALUE);
+        let annotations = message(&value).annotations;
+        assert_eq!(annotations, [("version.example.org", &b"1"[..])]);
+    }
+
+    #[test]
+    fn another_key_another_source_and_any_changed_bit_keep_it_closed() {
+        let mut scratch = Scratch::default();
+        for (value, kind, first) in [
+            (SEED_VALUE, DekSourceType::HkdfSeed, 0),
+            (KEY_VALUE, DekSourceType::AesGcmKey, 0x64),
+        ] {
+            let value = bytes(value);
+            let data = message(&value).encrypted_data;
+            let source = DekSource::new(&secret(first, 32), kind).unwrap();
+            let other = DekSource::new(&secret(first + 1, 32), kind).unwrap();
+            let closed = Err(OpenError::NotAuthentic);
+            let moved = b"/registry/secrets/default/other";
+            assert_eq!(source.prove(moved, data, &mut scratch), closed);
+            assert_eq!(other.prove(ETCD_KEY, data, &mut scratch), closed);
+            for bit in 0..data.len() * 8 {
+                let mut changed = data.to_vec();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(source.prove(ETCD_KEY, &changed, &mut scratch), closed);
+                assert!(scratch.0.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_that_kubernetes_refuses_are_refused() {
+        let usable = |kind, size| DekSource::new(&secret(0, size), kind).is_ok();
+        for (size, key, seed) in [
+            (0, false, false),
+            (16, true, false),
+            (24, true, false),
+            (31, false, false),
+            (32, true, true),
+            (33, false, true),
+        ] {
+            assert_eq!(usable(DekSourceType::AesGcmKey, size), key, "{size}");
+            assert_eq!(usable(DekSourceType::HkdfSeed, size), seed, "{size}");
+        }
+        let mut scratch = Scratch::default();
+        for (kind, least) in [
+            (DekSourceType::AesGcmKey, 28),
+            (DekSourceType::HkdfSeed, 60),
+        ] {
+            let source = DekSource::new(&secret(0, 32), kind).unwrap();
+            for bytes in 0..least {
+                let short = source.prove(ETCD_KEY, &vec![0; bytes], &mut scratch);
+                assert_eq!(short, Err(OpenError::TooShort { bytes, least }));
+            }
+            let long_enough = source.prove(ETCD_KEY, &vec![0; least], &mut scratch);
+            assert_eq!(long_enough, Err(OpenError::NotAuthentic));
+        }
+    }
+
+    #[test]
+    fn what_opens_must_be_an_object() {
+        let key = key(&AES_256_GCM, &secret(0, 32)).unwrap();
+        let mut data = b"not an object".to_vec();
+        let nonce = Nonce::assume_unique_for_key([0; NONCE_LEN]);
+        key.seal_in_place_append_tag(nonce, Aad::from(ETCD_KEY), &mut data)
+            .unwrap();
+        let data = [&[0; NONCE_LEN], &data[..]].concat();
+        let source = DekSource::new(&secret(0, 32), DekSourceType::AesGcmKey).unwrap();
+        assert_eq!(
+            source.prove(ETCD_KEY, &data, &mut Scratch::default()),
+            Err(OpenError::NotAnObject)
+        );
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let source = DekSource::new(&secret(0, 32), DekSourceType::HkdfSeed).unwrap();
+        assert_eq!(format!("{source:?}"), "DekSource(..)");
+        let scratch = Scratch(secret(0, 32));
+        assert_eq!(format!("{scratch:?}"), "Scratch(..)");
+    }
+}

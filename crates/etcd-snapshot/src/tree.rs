@@ -1,0 +1,393 @@
+//! Walks the B+tree of a bucket from its last key to its first, with one buffer for each level.
+//! Implements `docs/format/etcd-snapshot.md` section 3.
+
+use crate::{
+    damage::{Damage, Place, SnapshotError},
+    file::{Meter, ReadAt, read_at},
+    page::{Header, Kind, Leaf, Page, u64_at},
+};
+
+/// A real tree of this many levels would need more pages than any file has.
+const MAX_DEPTH: usize = 32;
+/// What the pages between a root and a leaf may have together. A leaf holds two values at least,
+/// and etcd limits a value to 1.5 MB unless told otherwise.
+const MAX_HELD: usize = 128 << 20;
+/// A buffer larger than this is given back, so that one large value does not stay for good.
+const KEPT_BUFFER: usize = 4 << 20;
+
+/// Where the pages are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Geometry {
+    /// Bytes of a page, from 1 KiB to 64 KiB.
+    pub(crate) page_size: u32,
+    /// Pages of the database, all of them within the file.
+    pub(crate) pages: u64,
+}
+
+/// A bucket as its parent names it.
+pub(crate) struct Bucket {
+    /// Root page, sequence, and for a small bucket the page itself.
+    bytes: Vec<u8>,
+    place: Place,
+}
+
+impl Bucket {
+    pub(crate) fn new(root: u64, place: Place) -> Self {
+        let mut bytes = root.to_le_bytes().to_vec();
+        bytes.resize(INLINE, 0);
+        Self { bytes, place }
+    }
+
+    pub(crate) fn of(leaf: &Leaf<'_>) -> Result<Self, SnapshotError> {
+        if !leaf.is_bucket {
+            return Err(leaf.place.is(Damage::NotAsDue));
+        }
+        Ok(Self {
+            bytes: leaf.value.to_vec(),
+            place: Place {
+                offset: leaf.value_offset,
+                ..leaf.place
+            },
+        })
+    }
+}
+
+/// Where the page of a small bucket begins, after root page and sequence.
+const INLINE: usize = 16;
+
+/// Receives each entry of a bucket.
+type Visit<'v> = &'v mut dyn FnMut(Leaf<'_>) -> Result<(), SnapshotError>;
+
+/// All buckets that are walked with one `Walk` together reach each page once at most. That bounds
+/// the time that a file with cycles can take.
+pub(crate) struct Walk<'s, S: ?Sized> {
+    source: &'s S,
+    geometry: Geometry,
+    meter: &'s Meter<'s>,
+    reached: Vec<u64>,
+    held: usize,
+    spare: Vec<Vec<u8>>,
+}
+
+/// The keys that a page may have: from the first, up to the second and without it.
+#[derive(Clone, Copy)]
+struct Range<'a>(Option<&'a [u8]>, Option<&'a [u8]>);
+
+impl Range<'_> {
+    fn contains(self, key: &[u8]) -> bool {
+        self.0.is_none_or(|low| low <= key) && self.1.is_none_or(|high| key < high)
+    }
+}
+
+impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
+    pub(crate) fn new(source: &'s S, geometry: Geometry, meter: &'s Meter<'s>) -> Self {
+        // The file has these pages, so this is a bit for every page of it.
+        let words = usize::try_from(geometry.pages.div_ceil(64)).unwrap_or(usize::MAX);
+        Self {
+            source,
+            geometry,
+            meter,
+            reached: vec![0; words],
+            held: 0,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Hands every entry of the bucket to `visit`, the last key first.
+    pub(crate) fn backwards(
+        &mut self,
+        bucket: &Bucket,
+        visit: Visit<'_>,
+    ) -> Result<(), SnapshotError> {
+        let malformed = || bucket.place.is(Damage::Bucket);
+        let (header, inline) = bucket
+            .bytes
+            .split_at_checked(INLINE)
+            .ok_or_else(malformed)?;
+        let root = u64_at(header, 0).ok_or_else(malformed)?;
+        if root != 0 {
+            return self.page(root, Range(None, None), 0, visit);
+        }
+        let place = Place {
+            offset: bucket.place.offset.saturating_add(16),
+            ..bucket.place
+        };
+        let header = Header::read(inline).ok_or_else(malformed)?;
+        let page = Page::parse(inline, place)?;
+        if header.id != 0 || header.overflow != 0 || page.kind == Kind::Branch {
+            return Err(malformed());
+        }
+        leaves(&page, Range(None, None), visit)
+    }
+
+    fn page(
+        &mut self,
+        id: u64,
+        range: Range<'_>,
+        depth: usize,
+        visit: Visit<'_>,
+    ) -> Result<(), SnapshotError> {
+        let place = self.place(id);
+        if depth >= MAX_DEPTH {
+            return Err(place.is(Damage::TooDeep { limit: MAX_DEPTH }));
+        }
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        self.read(id, &mut buffer)?;
+        self.held = self.held.saturating_add(buffer.len());
+        let page = Page::parse(&buffer, place)?;
+        match page.kind {
+            // The only leaf without entries is the root of an empty bucket.
+            _ if page.count == 0 && (depth > 0 || page.kind == Kind::Branch) => {
+                return Err(place.is(Damage::Empty));
+            }
+            Kind::Leaf => leaves(&page, range, visit)?,
+            Kind::Branch => {
+                let mut high = range.1;
+                for index in (0..page.count).rev() {
+                    let branch = page.branch(index)?;
+                    if !range.contains(branch.key) {
+                        return Err(branch.place.is(Damage::KeyOutsideRange));
+                    }
+                    let below = Range(Some(branch.key), high);
+                    self.page(branch.child, below, depth.saturating_add(1), visit)?;
+                    high = Some(branch.key);
+                }
+            }
+        }
+        self.held = self.held.saturating_sub(buffer.len());
+        if buffer.capacity() <= KEPT_BUFFER {
+            self.spare.push(buffer);
+        }
+        Ok(())
+    }
+
+    /// Reads page `id` with all its overflow.
+    fn read(&mut self, id: u64, buffer: &mut Vec<u8>) -> Result<(), SnapshotError> {
+        let place = self.place(id);
+        // Pages 0 and 1 are the meta pages, which no other page leads to.
+        if !(2..self.geometry.pages).contains(&id) {
+            return Err(self.outside(place));
+        }
+        let size = usize::try_from(self.geometry.page_size).unwrap_or(usize::MAX);
+        buffer.resize(size, 0);
+        read_at(self.source, buffer, place.offset)?;
+        let header = Header::read(buffer).ok_or_else(|| place.is(Damage::ElementOutsidePage))?;
+        if header.id != id {
+            return Err(place.is(Damage::WrongNumber { stated: header.id }));
+        }
+        let end = id.saturating_add(header.overflow.into()).saturating_add(1);
+        if end > self.geometry.pages {
+            return Err(self.outside(place));
+        }
+        self.reach(id..end)?;
+        let total = usize::try_from(header.overflow)
+            .unwrap_or(usize::MAX)
+            .saturating_add(1)
+            .saturating_mul(size);
+        if self.held.saturating_add(total) > MAX_HELD {
+            return Err(place.is(Damage::TooLarge { limit: MAX_HELD }));
+        }
+        if total > size {
+            buffer.resize(total, 0);
+            read_at(self.source, buffer, place.offset)?;
+        }
+        Ok(())
+    }
+
+    /// Notes the pages, each for the first time.
+    fn reach(&mut self, pages: std::ops::Range<u64>) -> Result<(), SnapshotError> {
+        for page in pages {
+            let bit = 1_u64 << (page & 63);
+            let word = usize::try_from(page >> 6).ok();
+            match word.and_then(|word| self.reached.get_mut(word)) {
+                Some(word) if *word & bit == 0 => *word |= bit,
+                _ => return Err(self.place(page).is(Damage::ReachedTwice)),
+            }
+            self.meter.add(self.geometry.page_size.into());
+        }
+        Ok(())
+    }
+
+    fn outside(&self, place: Place) -> SnapshotError {
+        let pages = self.geometry.pages;
+        place.is(Damage::OutsideDatabase { pages })
+    }
+
+    fn place(&self, page: u64) -> Place {
+        Place {
+            page,
+            offset: self.bytes(page),
+        }
+    }
+
+    fn bytes(&self, pages: u64) -> u64 {
+        pages.saturating_mul(self.geometry.page_size.into())
+    }
+}
+
+fn leaves(page: &Page<'_>, range: Range<'_>, visit: Visit<'_>) -> Result<(), SnapshotError> {
+    for index in (0..page.count).rev() {
+        let leaf = page.leaf(index)?;
+        if !range.contains(leaf.key) {
+            return Err(leaf.place.is(Damage::KeyOutsideRange));
+        }
+        visit(leaf)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        damage::Damage,
+        handmade::{branch, damage, database, leaf, put, read, revision, root},
+    };
+
+    #[test]
+    fn a_tree_is_read_from_its_end_with_all_overflow() {
+        let large = vec![7; 5000];
+        let file = database(&[
+            root(3),
+            branch(3, &[(revision(2), 4), (revision(4), 10)]),
+            leaf(4, &[put(2, b"/a", &large), put(3, b"/b", b"1")]),
+            leaf(9, &[]),
+            leaf(10, &[put(4, b"/c", b"2")]),
+        ]);
+        let found = read(&file).unwrap().gathered;
+        let found: Vec<_> = found
+            .iter()
+            .map(|(_, value, at, _)| (*at, value.len()))
+            .collect();
+        assert_eq!(found, [(4, 1), (3, 1), (2, 5000)]);
+    }
+
+    #[test]
+    fn an_empty_root_is_an_empty_bucket() {
+        let file = database(&[root(3), leaf(3, &[])]);
+        assert_eq!(read(&file).unwrap().gathered, []);
+    }
+
+    /// A page, an offset in it, and what to write there.
+    type Patch = (usize, usize, &'static [u8]);
+
+    /// Two leaves below a branch on page 3, patched.
+    fn patched((page, at, bytes): Patch) -> Vec<u8> {
+        let mut file = database(&[
+            root(3),
+            branch(3, &[(revision(2), 4), (revision(4), 5)]),
+            leaf(4, &[put(2, b"/a", b"1"), put(3, b"/b", b"1")]),
+            leaf(5, &[put(4, b"/c", b"2"), put(5, b"/d", b"3")]),
+        ]);
+        assert!(read(&file).is_ok());
+        let at = page * 1024 + at;
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        file
+    }
+
+    #[test]
+    fn a_page_that_does_not_hold_together_is_blamed() {
+        let pages = 6;
+        use Damage::*;
+        let cases: &[(&str, Patch, (u64, u64, Damage))] = &[
+            ("number", (5, 0, &[4]), (5, 0, WrongNumber { stated: 4 })),
+            ("flags", (5, 8, &[3]), (5, 0, WrongKind { flags: 3 })),
+            ("count, more", (5, 10, &[3]), (5, 16, Gap)),
+            ("count, fewer", (5, 10, &[1]), (5, 16, Gap)),
+            ("count, none", (5, 10, &[0]), (5, 0, Empty)),
+            ("count, giant", (5, 10, &[255; 2]), (5, 16, Gap)),
+            ("overflow", (5, 12, &[1]), (5, 0, OutsideDatabase { pages })),
+            (
+                "giant overflow",
+                (5, 12, &[255; 4]),
+                (5, 0, OutsideDatabase { pages }),
+            ),
+            ("overflow onto a page", (4, 12, &[1]), (5, 0, ReachedTwice)),
+            (
+                "element flags",
+                (5, 32, &[2]),
+                (5, 32, UnknownFlags { flags: 2 }),
+            ),
+            ("position", (5, 36, &[0]), (5, 32, Gap)),
+            (
+                "giant position",
+                (5, 36, &[255; 4]),
+                (5, 32, ElementOutsidePage),
+            ),
+            ("key size", (5, 24, &[18]), (5, 32, Gap)),
+            ("giant key", (5, 24, &[255; 4]), (5, 16, ElementOutsidePage)),
+            ("value size", (5, 28, &[1]), (5, 32, Gap)),
+            (
+                "giant value",
+                (5, 44, &[255; 4]),
+                (5, 32, ElementOutsidePage),
+            ),
+            ("key order", (5, 48 + 7, &[9]), (5, 32, KeyOrder)),
+            (
+                "key before its page",
+                (5, 48 + 7, &[3]),
+                (5, 16, KeyOutsideRange),
+            ),
+            (
+                "key after its page",
+                (4, 79 + 7, &[9]),
+                (4, 32, KeyOutsideRange),
+            ),
+            ("branch key", (3, 65 + 7, &[5]), (5, 16, KeyOutsideRange)),
+            ("other child", (3, 40, &[4]), (4, 32, KeyOutsideRange)),
+            ("child twice", (3, 24, &[5]), (5, 0, ReachedTwice)),
+            ("cycle", (3, 40, &[3]), (3, 0, ReachedTwice)),
+            (
+                "child outside",
+                (3, 40, &[6]),
+                (6, 0, OutsideDatabase { pages }),
+            ),
+            (
+                "meta page for a child",
+                (3, 40, &[1]),
+                (1, 0, OutsideDatabase { pages }),
+            ),
+            (
+                "bucket root",
+                (2, 48 + 3, &[9]),
+                (9, 0, OutsideDatabase { pages }),
+            ),
+            ("inline bucket", (2, 48 + 3, &[0]), (2, 48 + 3, Bucket)),
+            ("no bucket", (2, 16, &[0]), (2, 16, NotAsDue)),
+        ];
+        for (name, patch, (page, offset, damaged)) in cases {
+            let expected = (*page, page * 1024 + offset, *damaged);
+            assert_eq!(damage(&patched(*patch)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_branch_without_children_is_no_empty_bucket() {
+        let file = database(&[root(3), branch(3, &[])]);
+        assert_eq!(damage(&file), (3, 3 * 1024, Damage::Empty));
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let mut pages = vec![root(3)];
+        pages.extend((3..40).map(|id| branch(id, &[(revision(2), id + 1)])));
+        pages.push(leaf(40, &[put(2, b"/a", b"1")]));
+        let too_deep = Damage::TooDeep { limit: 32 };
+        assert_eq!(damage(&database(&pages)), (35, 35 * 1024, too_deep));
+    }
+
+    #[test]
+    fn what_is_held_at_a_time_is_bounded() {
+        let mut file = database(&[root(3), leaf(3, &[put(2, b"/a", &[7; 9])])]);
+        let pages = (128 << 10) + 8;
+        file.resize(pages * 1024, 0);
+        for number in 0..2 {
+            let meta = crate::handmade::meta(number, 7, pages);
+            let at = usize::try_from(number).unwrap() * 1024;
+            file[at..at + 1024].copy_from_slice(&meta);
+        }
+        assert!(read(&file).is_ok());
+        file[3 * 1024 + 12..][..4].copy_from_slice(&(128_u32 << 10).to_le_bytes());
+        let too_large = Damage::TooLarge { limit: 128 << 20 };
+        assert_eq!(damage(&file), (3, 3 * 1024, too_large));
+    }
+}

@@ -1,0 +1,240 @@
+//! How a stored value is protected, told by its first bytes, and what its key is about.
+//! Implements `docs/format/etcd-snapshot.md` section 5.
+
+use std::fmt;
+
+/// What protects a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection<'a> {
+    /// A KMS v2 plugin.
+    KmsV2 {
+        /// The name of the provider in the encryption configuration.
+        provider: &'a str,
+        /// What [`Envelope::parse`](crate::envelope::Envelope::parse) reads.
+        message: &'a [u8],
+    },
+    /// A KMS v1 plugin.
+    KmsV1 {
+        /// The name of the provider up to its first colon. Old configurations could have more.
+        provider: &'a str,
+    },
+    /// A key in the encryption configuration itself.
+    Local {
+        /// How it is used.
+        cipher: LocalCipher,
+        /// The name of the key.
+        key_name: &'a str,
+    },
+    /// Encrypted by something unknown, or what tells is damaged. Never to be counted as plaintext.
+    Unknown,
+    /// Nothing does.
+    Plaintext(Encoding),
+    /// This is no API object: a lease of the API server, an address allocation, another user's value.
+    NotAnObject,
+}
+
+/// The ciphers for keys in the encryption configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LocalCipher {
+    /// AES in CBC mode.
+    AesCbc,
+    /// AES in Galois counter mode.
+    AesGcm,
+    /// XSalsa20 and Poly1305.
+    Secretbox,
+}
+
+/// How an API object is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Encoding {
+    /// The protobuf envelope of Kubernetes.
+    Protobuf,
+    /// JSON, as custom resources are.
+    Json,
+    /// CBOR, where that is switched on.
+    Cbor,
+}
+
+const ENCRYPTED: &[u8] = b"k8s:enc:";
+
+impl<'a> Protection<'a> {
+    /// Looks at the first bytes of a stored value.
+    #[must_use]
+    pub fn of(value: &'a [u8]) -> Self {
+        let Some(transformer) = value.strip_prefix(ENCRYPTED) else {
+            return Encoding::of(value).map_or(Self::NotAnObject, Self::Plaintext);
+        };
+        let local = |cipher, rest| name(rest).map(|(key_name, _)| Self::Local { cipher, key_name });
+        let known = if let Some(rest) = transformer.strip_prefix(b"kms:v2:") {
+            name(rest).map(|(provider, message)| Self::KmsV2 { provider, message })
+        } else if let Some(rest) = transformer.strip_prefix(b"kms:v1:") {
+            name(rest).map(|(provider, _)| Self::KmsV1 { provider })
+        } else if let Some(rest) = transformer.strip_prefix(b"aescbc:v1:") {
+            local(LocalCipher::AesCbc, rest)
+        } else if let Some(rest) = transformer.strip_prefix(b"aesgcm:v1:") {
+            local(LocalCipher::AesGcm, rest)
+        } else if let Some(rest) = transformer.strip_prefix(b"secretbox:v1:") {
+            local(LocalCipher::Secretbox, rest)
+        } else {
+            None
+        };
+        known.unwrap_or(Self::Unknown)
+    }
+}
+
+impl Encoding {
+    /// How the plaintext of an API object is written; `None` if it is not one.
+    #[must_use]
+    pub fn of(plaintext: &[u8]) -> Option<Self> {
+        match plaintext {
+            [b'k', b'8', b's', 0, ..] => Some(Self::Protobuf),
+            [b'{', ..] => Some(Self::Json),
+            [0xd9, 0xd9, 0xf7, ..] => Some(Self::Cbor),
+            _ => None,
+        }
+    }
+}
+
+/// The name before the first colon, and what follows that.
+fn name(rest: &[u8]) -> Option<(&str, &[u8])> {
+    let colon = rest.iter().position(|byte| *byte == b':')?;
+    let (name, rest) = rest.split_at_checked(colon)?;
+    let name = std::str::from_utf8(name).ok()?;
+    let rest = rest.strip_prefix(b":")?;
+    (!name.is_empty()).then_some((name, rest))
+}
+
+/// The resource that a key belongs to, as `kubectl` names it: `secrets`, `widgets.example.org`. For
+/// display only, and only as good as the prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Resource<'a> {
+    name: &'a str,
+    group: Option<&'a str>,
+}
+
+impl<'a> Resource<'a> {
+    /// Reads the key of an object below `prefix`, which is the `--etcd-prefix` of the API server with
+    /// a slash before it. Without one it is the first part of the key, as in `/registry`.
+    #[must_use]
+    pub fn of(key: &'a [u8], prefix: Option<&str>) -> Option<Self> {
+        let key = std::str::from_utf8(key).ok()?;
+        let path = match prefix {
+            Some(prefix) => key.strip_prefix(prefix)?.strip_prefix('/')?,
+            None => key.strip_prefix('/')?.split_once('/')?.1,
+        };
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
+        let (first, second) = (parts.next()?, parts.next()?);
+        // A group has a dot in its name, a resource has not.
+        if first.contains('.') {
+            return Some(Self {
+                name: second,
+                group: Some(first),
+            });
+        }
+        let name = match (first, second) {
+            ("services", "specs") => "services",
+            ("services", "endpoints") => "endpoints",
+            ("minions", _) => "nodes",
+            ("controllers", _) => "replicationcontrollers",
+            ("ingress", _) => "ingresses",
+            (resource, _) => resource,
+        };
+        Some(Self { name, group: None })
+    }
+}
+
+impl fmt::Display for Resource<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        match self.group {
+            Some(group) => write!(f, ".{group}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_the_protection() {
+        let local = |cipher| Protection::Local {
+            cipher,
+            key_name: "key1",
+        };
+        for (value, protection) in [
+            (
+                &b"k8s:enc:kms:v2:bao:\x0a\x01:"[..],
+                Protection::KmsV2 {
+                    provider: "bao",
+                    message: b"\x0a\x01:",
+                },
+            ),
+            (
+                b"k8s:enc:kms:v2:bao:",
+                Protection::KmsV2 {
+                    provider: "bao",
+                    message: b"",
+                },
+            ),
+            (
+                b"k8s:enc:kms:v1:old:\x00\x02..",
+                Protection::KmsV1 { provider: "old" },
+            ),
+            (b"k8s:enc:aescbc:v1:key1:..", local(LocalCipher::AesCbc)),
+            (b"k8s:enc:aesgcm:v1:key1:..", local(LocalCipher::AesGcm)),
+            (
+                b"k8s:enc:secretbox:v1:key1:..",
+                local(LocalCipher::Secretbox),
+            ),
+            (b"k8s:enc:", Protection::Unknown),
+            (b"k8s:enc:kms:v3:bao:", Protection::Unknown),
+            (b"k8s:enc:aescbc:v2:key1:", Protection::Unknown),
+            (b"k8s:enc:kms:v2:cut-off", Protection::Unknown),
+            (b"k8s:enc:kms:v2::\x0a", Protection::Unknown),
+            (b"k8s:enc:kms:v2:\xff:\x0a", Protection::Unknown),
+            (b"k8s\0\x0a", Protection::Plaintext(Encoding::Protobuf)),
+            (b"{}", Protection::Plaintext(Encoding::Json)),
+            (b"\xd9\xd9\xf7\xa0", Protection::Plaintext(Encoding::Cbor)),
+            (b"k8s", Protection::NotAnObject),
+            (b"k8s:encrypted", Protection::NotAnObject),
+            (b"", Protection::NotAnObject),
+            (b"42", Protection::NotAnObject),
+        ] {
+            let shown = value.escape_ascii();
+            assert_eq!(Protection::of(value), protection, "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_key_names_its_resource() {
+        for (key, prefix, resource) in [
+            ("/registry/secrets/default/demo", None, Some("secrets")),
+            ("/registry/minions/node-1", None, Some("nodes")),
+            ("/registry/services/specs/default/a", None, Some("services")),
+            (
+                "/registry/services/endpoints/default/a",
+                None,
+                Some("endpoints"),
+            ),
+            ("/registry/ingress/default/a", None, Some("ingresses")),
+            (
+                "/registry/example.org/widgets/default/a",
+                None,
+                Some("widgets.example.org"),
+            ),
+            ("/kubernetes.io/secrets/a/b", None, Some("secrets")),
+            ("/k8s/one/secrets/a/b", Some("/k8s/one"), Some("secrets")),
+            ("/k8s/one/secrets/a/b", Some("/k8s/on"), None),
+            ("/registry//secrets/a", None, Some("secrets")),
+            ("/registry/secrets", None, None),
+            ("secrets", None, None),
+            ("", None, None),
+        ] {
+            let found = Resource::of(key.as_bytes(), prefix).map(|found| found.to_string());
+            assert_eq!(found.as_deref(), resource, "{key}");
+        }
+        assert_eq!(Resource::of(b"/registry/\xff/a", None), None);
+    }
+}
