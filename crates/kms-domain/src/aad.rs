@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{json, key::TransitKey};
 
 /// The bytes that Transit authenticates together with the plaintext.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct AssociatedData(Vec<u8>);
 
 impl AssociatedData {

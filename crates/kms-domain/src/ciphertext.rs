@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use crate::transit::TransitVersion;
 
 /// A ciphertext of the one accepted form.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TransitCiphertext {
     text: String,
     version: TransitVersion,

@@ -28,7 +28,7 @@ pub struct PreparedEncrypt {
 }
 
 /// A decryption to ask Transit for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PreparedDecrypt {
     /// Of the version that the key has.
     pub ciphertext: TransitCiphertext,

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
@@ -19,8 +22,6 @@ use crate::{
     failure::{Failure, FailureClass},
     request::{Operation, Outcome, Request, RequestEvent, RequestHook, RequestId},
 };
-
-const ERROR_BODY_LIMIT: usize = 64 << 10;
 
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
@@ -119,10 +120,17 @@ impl Client {
             .await
             .map_err(|error| Failure::from_transport(operation, &error))?;
         let status = response.status();
-        if status.is_success() {
-            let limit = operation.answer_limit();
-            let body = read_body(response.into_body(), limit, operation, status).await?;
-            let request_id = Envelope::read(&body).request_id();
+        let limit = if status.is_success() {
+            operation.answer_limit()
+        } else {
+            operation.refusal_limit()
+        };
+        let body = read_body(response.into_body(), limit, operation, status).await?;
+        let said = Envelope::read(&body);
+        let request_id = said.request_id();
+        // A batch of which an item failed has the status of a refusal and the results of all.
+        let batch = operation == Operation::TransitBatchDecrypt && said.data.is_some();
+        if status.is_success() || batch {
             return Ok(Answer {
                 operation,
                 status,
@@ -130,9 +138,6 @@ impl Client {
                 request_id,
             });
         }
-        let body = read_body(response.into_body(), ERROR_BODY_LIMIT, operation, status).await?;
-        let said = Envelope::read(&body);
-        let request_id = said.request_id();
         let errors = said.errors.unwrap_or_default();
         Err(Failure::from_answer(operation, status, errors).request_id(request_id))
     }
@@ -170,7 +175,7 @@ impl Client {
     }
 }
 
-/// A success. The body is wiped when the answer is dropped.
+/// An answer with content. The body is wiped when the answer is dropped.
 pub struct Answer {
     operation: Operation,
     status: StatusCode,
@@ -179,7 +184,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The status, 200 to 299.
+    /// The status: 200 to 299, or any for a batch with results.
     #[must_use]
     pub fn status(&self) -> u16 {
         self.status.as_u16()
@@ -217,6 +222,11 @@ impl Answer {
             .status(self.status)
             .detail(what)
     }
+
+    /// The failure of one item of a batch, by what the server said about it.
+    pub(crate) fn refused_item(&self, error: &str) -> Failure {
+        Failure::from_item(self.operation, self.status, error)
+    }
 }
 
 /// What any answer may carry beside its content.
@@ -224,6 +234,7 @@ impl Answer {
 struct Envelope {
     request_id: Option<String>,
     errors: Option<Vec<String>>,
+    data: Option<IgnoredAny>,
 }
 
 impl Envelope {

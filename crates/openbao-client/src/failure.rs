@@ -162,6 +162,23 @@ impl Failure {
         failure
     }
 
+    /// Classifies one item of a batch by its own text. The status is that of the whole batch, so
+    /// it says something only about items without a known text.
+    pub(crate) fn from_item(operation: Operation, status: StatusCode, error: &str) -> Self {
+        let errors = [error.to_owned()];
+        let class = match class_of(StatusCode::BAD_REQUEST, &errors) {
+            FailureClass::InvalidRequest if status.is_server_error() => class_of(status, &errors),
+            class => class,
+        };
+        Self::new(operation, class).status(status)
+    }
+
+    /// Whether OpenBao would not read the request at all, perhaps because it is too large.
+    pub(crate) fn refuses_request(&self) -> bool {
+        self.class == FailureClass::InvalidRequest
+            || self.status == Some(StatusCode::PAYLOAD_TOO_LARGE.as_u16())
+    }
+
     /// Classifies an error of the connection by the types in its chain of causes.
     pub(crate) fn from_transport(operation: Operation, error: &(dyn Error + 'static)) -> Self {
         let (class, detail) = transport_class(error);

@@ -9,6 +9,8 @@ use zeroize::Zeroizing;
 
 use crate::{failure::FailureClass, token::Token};
 
+const ERROR_BODY_LIMIT: usize = 64 << 10;
+
 /// What a request is for. Bounds the answer and labels metrics and logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
@@ -24,6 +26,8 @@ pub enum Operation {
     TransitEncrypt,
     /// Decrypt with Transit.
     TransitDecrypt,
+    /// Decrypt many ciphertexts with Transit.
+    TransitBatchDecrypt,
     /// Ask what the token in use may do.
     CapabilitiesSelf,
     /// Set up a server: the lab mode and tests only, never a running provider.
@@ -41,6 +45,7 @@ impl Operation {
             Self::TransitDisableUpsertRead => "transit_disable_upsert_read",
             Self::TransitEncrypt => "transit_encrypt",
             Self::TransitDecrypt => "transit_decrypt",
+            Self::TransitBatchDecrypt => "transit_batch_decrypt",
             Self::CapabilitiesSelf => "capabilities_self",
             Self::Admin => "admin",
         }
@@ -49,13 +54,22 @@ impl Operation {
     /// The largest answer accepted, in bytes. A key with very many versions has long metadata.
     pub(crate) fn answer_limit(self) -> usize {
         match self {
-            Self::TransitMetadataRead | Self::Admin => 4 << 20,
+            Self::TransitMetadataRead | Self::TransitBatchDecrypt | Self::Admin => 4 << 20,
             Self::JwtLogin
             | Self::TokenRenewSelf
             | Self::TransitDisableUpsertRead
             | Self::TransitEncrypt
             | Self::TransitDecrypt
             | Self::CapabilitiesSelf => 256 << 10,
+        }
+    }
+
+    /// The largest body of another status, in bytes.
+    pub(crate) fn refusal_limit(self) -> usize {
+        if self == Self::TransitBatchDecrypt {
+            self.answer_limit()
+        } else {
+            ERROR_BODY_LIMIT
         }
     }
 }

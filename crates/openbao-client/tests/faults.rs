@@ -12,6 +12,7 @@ use std::{
 use kms_domain::{
     aad::AssociatedData,
     ciphertext::TransitCiphertext,
+    prepare::PreparedDecrypt,
     scope::{KeyName, MountPath, Namespace, TransitKeyPath},
     transit::TransitVersion,
 };
@@ -57,11 +58,15 @@ fn token() -> Token {
 }
 
 fn transit(fake: &FakeOpenBao) -> Transit {
+    transit_of(client(fake.endpoint()))
+}
+
+fn transit_of(client: Client) -> Transit {
     let path = TransitKeyPath {
         mount_path: MountPath::parse("k8s/transit").unwrap(),
         key_name: KeyName::parse("etcd").unwrap(),
     };
-    Transit::new(client(fake.endpoint()), &path, LONG)
+    Transit::new(client, &path, LONG)
 }
 
 fn read() -> Request<'static> {
@@ -455,4 +460,113 @@ async fn a_renewal_asks_in_whole_seconds_and_may_keep_the_token() {
         assert_eq!(seen.headers["x-vault-token"], "s.token");
         assert_eq!(seen.body, "{\"increment\":\"60s\"}");
     }
+}
+
+fn items(count: usize) -> Vec<PreparedDecrypt> {
+    let item = PreparedDecrypt {
+        ciphertext: TransitCiphertext::parse(b"vault:v1:AAECAwQFBgcICQoLDA0ODw==").unwrap(),
+        associated_data: AssociatedData::status_probe(),
+    };
+    vec![item; count]
+}
+
+/// What OpenBao answers to a batch with these results.
+fn results(status: u16, results: &[serde_json::Value]) -> Reply {
+    let body = serde_json::json!({"data": {"batch_results": results}});
+    Reply::Json(status, body.to_string())
+}
+
+#[tokio::test]
+async fn a_batch_answer_that_does_not_fit_the_items_is_not_believed() {
+    let good = serde_json::json!({"plaintext": "eA=="});
+    let not_base64 = serde_json::json!({"plaintext": "%"});
+    let neither = serde_json::json!({"reference": ""});
+    for (reply, expected) in [
+        (
+            results(200, std::slice::from_ref(&good)),
+            FailureClass::InvalidAnswer,
+        ),
+        (
+            results(400, &vec![good.clone(); 3]),
+            FailureClass::InvalidAnswer,
+        ),
+        (Reply::ok("{\"data\":{}}"), FailureClass::InvalidAnswer),
+        (
+            Reply::Json(503, "{\"errors\":[\"Vault is sealed\"]}".to_owned()),
+            FailureClass::Sealed,
+        ),
+        (Reply::Filler(200, (4 << 20) + 1), FailureClass::Unavailable),
+        (Reply::Filler(400, (4 << 20) + 1), FailureClass::Unavailable),
+    ] {
+        let fake = FakeOpenBao::start([reply]).await;
+        let failure = transit(&fake).decrypt_batch(&token(), &items(2)).await;
+        assert_eq!(failure.err().unwrap().class(), expected);
+        assert_eq!(fake.seen().len(), 1);
+    }
+    let cut = Reply::Cut("{\"data\":{\"batch_results\":[{\"plaintext\":\"eA==\"}".to_owned());
+    let fake = FakeOpenBao::start([cut]).await;
+    assert!(
+        transit(&fake)
+            .decrypt_batch(&token(), &items(2))
+            .await
+            .is_err()
+    );
+
+    let fake = FakeOpenBao::start([results(200, &[not_base64, neither, good])]).await;
+    let results = transit(&fake).decrypt_batch(&token(), &items(3)).await;
+    let classes = results.ok().unwrap().into_iter();
+    let classes: Vec<_> = classes.map(|r| r.err().map(|f| f.class())).collect();
+    let invalid = Some(FailureClass::InvalidAnswer);
+    assert_eq!(classes, [invalid, invalid, None]);
+}
+
+#[tokio::test]
+async fn an_item_without_a_known_text_has_the_class_of_the_batch() {
+    let known = serde_json::json!({"error": "cipher: message authentication failed"});
+    let other = serde_json::json!({"error": "of \"an\" unknown kind"});
+    for (status, class) in [
+        (200, FailureClass::InvalidRequest),
+        (400, FailureClass::InvalidRequest),
+        (500, FailureClass::Unavailable),
+    ] {
+        let fake = FakeOpenBao::start([results(status, &[known.clone(), other.clone()])]).await;
+        let (hook, events) = recording();
+        let client = Client::new(fake.endpoint(), hook).unwrap();
+        let transit = transit_of(client);
+        let results = transit
+            .decrypt_batch(&token(), &items(2))
+            .await
+            .ok()
+            .unwrap();
+        let classes: Vec<_> = results
+            .into_iter()
+            .map(|r| r.err().unwrap().class())
+            .collect();
+        assert_eq!(classes, [FailureClass::DecryptFailed, class]);
+        // The request itself brought what was asked for.
+        let event = events.lock().unwrap().remove(0);
+        assert_eq!(event.operation.label(), "transit_batch_decrypt");
+        assert_eq!(event.outcome, Outcome::Ok);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_openbao_will_not_read_is_halved_until_one_item_is_refused() {
+    let refused = || Reply::Json(400, "{\"errors\":[\"refused JSON input\"]}".to_owned());
+    let good = |count| results(200, &vec![serde_json::json!({"plaintext": "eA=="}); count]);
+    let too_large = Reply::Json(413, "{\"errors\":[\"too large\"]}".to_owned());
+    let fake =
+        FakeOpenBao::start([too_large, refused(), good(1), refused(), good(1), good(1)]).await;
+    let results = transit(&fake).decrypt_batch(&token(), &items(4)).await;
+    let classes = results.ok().unwrap().into_iter();
+    let classes: Vec<_> = classes.map(|r| r.err().map(|f| f.class())).collect();
+    assert_eq!(
+        classes,
+        [None, Some(FailureClass::InvalidRequest), None, None]
+    );
+    let sizes = fake.seen().into_iter();
+    let sizes: Vec<_> = sizes
+        .map(|seen| seen.body.matches("vault:").count())
+        .collect();
+    assert_eq!(sizes, [4, 2, 1, 1, 1, 1]);
 }

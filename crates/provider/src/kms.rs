@@ -32,6 +32,7 @@ use self::{
         DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest,
         StatusResponse, key_management_service_server::KeyManagementService,
     },
+    lanes::Lanes,
     panic::caught,
 };
 use crate::{
@@ -52,6 +53,7 @@ pub mod fault;
 )]
 #[rustfmt::skip]
 pub mod generated;
+pub mod lanes;
 pub mod panic;
 pub mod socket;
 
@@ -103,6 +105,7 @@ struct Shared {
     discovery: Discovery,
     transit: Transit,
     session: Session,
+    lanes: Lanes,
     metrics: Arc<Metrics>,
     plugin_version: PluginVersion,
     call_limit: Duration,
@@ -132,6 +135,7 @@ impl Kms {
         Self(Arc::new(Shared {
             view,
             discovery,
+            lanes: Lanes::new(transit.clone(), session.clone()),
             transit,
             session,
             metrics,
@@ -249,15 +253,7 @@ impl Shared {
             let ciphertext = TransitCiphertext::parse(&request.ciphertext)
                 .map_err(|_| Fault::InvalidCiphertext)?;
             let prepared = prepare_decrypt(&key, &annotations, ciphertext)?;
-            let plaintext = self
-                .session
-                .call(async |token| {
-                    let aad = &prepared.associated_data;
-                    self.transit
-                        .decrypt(&token, &prepared.ciphertext, aad)
-                        .await
-                })
-                .await?;
+            let plaintext = self.lanes.decrypt(prepared).await?;
             if plaintext.expose().is_empty() {
                 return Err(Fault::InvalidTransitAnswer);
             }
@@ -313,7 +309,7 @@ impl Shared {
 }
 
 /// A plaintext on its way out, wiped once the last reference to it is gone.
-struct Answered(Plaintext);
+struct Answered(Arc<Plaintext>);
 
 impl AsRef<[u8]> for Answered {
     fn as_ref(&self) -> &[u8] {

@@ -14,14 +14,14 @@ use crate::{
 const IN_FLIGHT: &str = r#"grpc_in_flight{method="decrypt"}"#;
 
 /// A node whose line to OpenBao can be held.
-async fn node_behind_relay() -> (Node, Relay) {
+pub(crate) async fn node_behind_relay() -> (Node, Relay) {
     let mut node = Node::new(QUIET).await;
     let relay = Relay::to(&shared_openbao().await.endpoint()).await;
     node.config["openbao"]["address"] = json!(relay.address);
     (node, relay)
 }
 
-async fn wait_for_in_flight(provider: &Provider, count: f64) {
+pub(crate) async fn wait_for_in_flight(provider: &Provider, count: f64) {
     let awaited = format!("{count} decryptions under way");
     wait_until(SOON, &awaited, async || {
         provider.metric(IN_FLIGHT).await == count

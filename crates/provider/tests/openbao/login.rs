@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Ends every token of the node, as an administrator or an expired parent does.
-async fn revoke_tokens(node: &Node) {
+pub(crate) async fn revoke_tokens(node: &Node) {
     let path = format!("sys/leases/revoke-prefix/auth/{}", node.tenant.jwt_mount);
     let admin = shared_openbao().await.admin();
     admin.write(&path, &json!({"sync": true})).await.unwrap();

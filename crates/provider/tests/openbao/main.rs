@@ -11,6 +11,7 @@ mod commands;
 mod crash;
 mod discovery;
 mod key;
+mod lanes;
 mod load;
 mod login;
 mod node;

@@ -214,12 +214,17 @@ impl Provider {
 
     /// This many calls under way at the same time, on one connection.
     pub(crate) fn decrypt_at_once(&self, count: usize, request: &DecryptRequest) -> Vec<Call> {
+        self.decrypt_each_at_once(&vec![request.clone(); count])
+    }
+
+    /// As there, with one call for each request.
+    pub(crate) fn decrypt_each_at_once(&self, requests: &[DecryptRequest]) -> Vec<Call> {
         let client = self.client();
-        let call = |()| {
+        let call = |request: &DecryptRequest| {
             let (mut client, request) = (client.clone(), request.clone());
             tokio::spawn(async move { Ok(client.decrypt(request).await?.into_inner().plaintext) })
         };
-        std::iter::repeat_n((), count).map(call).collect()
+        requests.iter().map(call).collect()
     }
 
     /// `/live` or `/ready`: the HTTP status and the body.
@@ -262,8 +267,12 @@ impl Provider {
     /// How many encryptions and decryptions OpenBao was asked for, probes included.
     pub(crate) async fn transit_calls(&self) -> f64 {
         let metrics = self.metrics().await;
-        let calls = ["transit_encrypt", "transit_decrypt"]
-            .map(|operation| format!(r#"openbao_requests_total{{operation="{operation}""#));
+        let calls = [
+            "transit_encrypt",
+            "transit_decrypt",
+            "transit_batch_decrypt",
+        ]
+        .map(|operation| format!(r#"openbao_requests_total{{operation="{operation}""#));
         metrics
             .lines()
             .filter(|line| calls.iter().any(|calls| line.contains(calls)))
