@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::{
     digest::TextHash,
     key::{KeyScope, TransitKey},
+    key_id::KeyId,
     transit::TransitVersion,
 };
 
@@ -194,6 +195,15 @@ impl Annotations {
         .into_iter()
         .filter_map(|(name, equal)| (!equal).then_some(name))
         .collect()
+    }
+
+    /// What can be told of a `key_id` whose key is not known: that these were written with it.
+    pub(crate) fn require_key_id(&self, key_id: &KeyId) -> Result<(), AnnotationMismatch> {
+        let annotation = KEY_ID_HASH;
+        match self.key_id_hash == key_id.hash() {
+            true => Ok(()),
+            false => Err(AnnotationMismatch { annotation }),
+        }
     }
 
     pub(crate) fn for_key(key: &TransitKey, plugin_version: &PluginVersion) -> Self {

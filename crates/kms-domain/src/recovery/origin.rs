@@ -163,6 +163,7 @@ impl Lineage {
     ) -> Result<Origin, Gap> {
         let key_id = KeyId::parse(key_id).map_err(Gap::KeyId)?;
         let annotations = annotations.map_err(Gap::Annotations)?;
+        annotations.require_key_id(&key_id).map_err(Gap::Foreign)?;
         let key = self.keys.get(&key_id);
         if let Some(key) = key {
             annotations.require_match(key).map_err(Gap::Foreign)?;
@@ -231,6 +232,173 @@ impl Gap {
             Self::Hidden { .. } => "hidden",
             Self::OtherCreation { .. } => "other_creation",
             Self::Unknown { .. } => "unknown",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        annotations::PluginVersion,
+        scope::{ClusterId, KeyLineageId, Namespace, TransitMountId},
+        vectors,
+    };
+
+    fn scope() -> Arc<KeyScope> {
+        Arc::new(KeyScope::new(vectors::golden_scope()))
+    }
+
+    fn key(number: u64, seconds: u64) -> Arc<TransitKey> {
+        let version = vectors::version(number);
+        let created_at = vectors::created_at(seconds);
+        Arc::new(TransitKey::new(scope(), version, created_at))
+    }
+
+    fn written(key: &TransitKey) -> Annotations {
+        Annotations::for_key(key, &PluginVersion::new("v1").unwrap())
+    }
+
+    /// What `lineage` makes of an object that was written under `key`.
+    fn origin(lineage: &Lineage, key: &TransitKey) -> Origin {
+        lineage.origin(key.id().as_str(), Ok(&written(key)))
+    }
+
+    fn gap(lineage: &Lineage, key: &TransitKey) -> Gap {
+        match origin(lineage, key) {
+            Origin::Gap(gap) => gap,
+            found => panic!("{found:?}"),
+        }
+    }
+
+    /// Versions 3 to 5 are listed, 2 is hidden, 1 is trimmed; version `n` was made at second `n`.
+    fn live() -> Lineage {
+        let profile = vectors::profile(&[(3, 3), (4, 4), (5, 5)], 2, 3);
+        Lineage::new(scope(), Some(profile), [])
+    }
+
+    #[test]
+    fn a_listed_version_is_live() {
+        assert_eq!(origin(&live(), &key(4, 4)), Origin::Live(key(4, 4)));
+    }
+
+    #[test]
+    fn a_version_that_the_key_does_not_have_is_named_with_the_limit_that_hides_it() {
+        let version = vectors::version;
+        assert_eq!(
+            gap(&live(), &key(6, 6)),
+            Gap::NewerThanLatest {
+                version: version(6),
+                latest: version(5),
+            }
+        );
+        assert_eq!(
+            gap(&live(), &key(1, 1)),
+            Gap::Trimmed {
+                version: version(1),
+                minimum: 2,
+            }
+        );
+        let hidden = |known| Gap::Hidden {
+            version: version(2),
+            minimum: 3,
+            known,
+        };
+        assert_eq!(gap(&live(), &key(2, 2)), hidden(false));
+        let profile = live().profile().cloned();
+        let told = Lineage::new(scope(), profile, [key(2, 2)]);
+        assert_eq!(gap(&told, &key(2, 2)), hidden(true));
+    }
+
+    #[test]
+    fn the_same_number_made_at_another_second_is_another_version() {
+        let other = |recorded| Gap::OtherCreation {
+            version: vectors::version(4),
+            live: vectors::created_at(4),
+            recorded,
+        };
+        assert_eq!(gap(&live(), &key(4, 40)), other(None));
+        let profile = live().profile().cloned();
+        let told = Lineage::new(scope(), profile, [key(4, 40)]);
+        let recorded = Some(vectors::created_at(40));
+        assert_eq!(gap(&told, &key(4, 40)), other(recorded));
+    }
+
+    #[test]
+    fn a_name_that_differs_is_told_by_the_annotations_or_else_by_a_record() {
+        let renamed = |change: fn(&mut crate::scope::IdentityScope)| {
+            let mut identity = vectors::golden_scope();
+            change(&mut identity);
+            let scope = Arc::new(KeyScope::new(identity));
+            Arc::new(TransitKey::new(
+                scope,
+                vectors::version(4),
+                vectors::created_at(4),
+            ))
+        };
+        for (change, name) in [
+            (
+                renamed(|it| it.openbao_namespace = Some(Namespace::parse("other").unwrap())),
+                "openbao.namespace",
+            ),
+            (
+                renamed(|it| it.transit_mount_id = TransitMountId::parse("other").unwrap()),
+                "transit.keyIdScope.transitMountId",
+            ),
+            (
+                renamed(|it| it.key_lineage_id = KeyLineageId::parse("other").unwrap()),
+                "transit.keyIdScope.keyLineageId",
+            ),
+        ] {
+            let names = vec![name];
+            assert_eq!(gap(&live(), &change), Gap::OtherScope { names });
+        }
+        let other_cluster =
+            renamed(|identity| identity.cluster_id = ClusterId::parse("other").unwrap());
+        assert_eq!(gap(&live(), &other_cluster).code(), "other_creation");
+        let profile = live().profile().cloned();
+        let told = Lineage::new(scope(), profile, [Arc::clone(&other_cluster)]);
+        assert_eq!(
+            gap(&told, &other_cluster),
+            Gap::OtherScope {
+                names: vec!["transit.keyIdScope.clusterId"],
+            }
+        );
+    }
+
+    #[test]
+    fn what_no_provider_writes_is_told_from_what_was_exchanged() {
+        let own = key(4, 4);
+        let unknown = key(4, 40);
+        let malformed = live().origin("no key_id", Ok(&written(&own)));
+        assert!(matches!(malformed, Origin::Gap(Gap::KeyId(_))));
+        let invalid = live().origin(own.id().as_str(), Err(AnnotationsInvalid::Empty));
+        assert!(matches!(invalid, Origin::Gap(Gap::Annotations(_))));
+        for key in [own, unknown] {
+            let exchanged = live().origin(key.id().as_str(), Ok(&written(&self::key(5, 5))));
+            assert!(matches!(exchanged, Origin::Gap(Gap::Foreign(_))));
+        }
+    }
+
+    #[test]
+    fn without_a_live_key_evidence_names_the_version_and_proves_nothing() {
+        let lineage = Lineage::new(scope(), None, [key(1, 1), key(1, 1)]);
+        assert_eq!(origin(&lineage, &key(1, 1)), Origin::Known(key(1, 1)));
+        let version = vectors::version(2);
+        assert_eq!(gap(&lineage, &key(2, 2)), Gap::Unknown { version });
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_a_listed_version_of_the_same_names_is_live(
+            object in vectors::any_key(),
+            evidence in vectors::any_key(),
+        ) {
+            let profile = live().profile().cloned();
+            let lineage = Lineage::new(scope(), profile, [Arc::new(evidence)]);
+            prop_assert!(matches!(origin(&lineage, &object), Origin::Gap(_)));
         }
     }
 }

@@ -50,6 +50,8 @@ pub enum Remedy {
 }
 
 /// Judges what was found. The worst finding decides; objects of other providers play no part.
+///
+/// Nothing found is no proof: the data may be that of another cluster.
 #[must_use]
 pub fn judge(findings: &[Finding]) -> Verdict {
     let lost = |finding: &Finding| match &finding.origin {
@@ -84,7 +86,7 @@ pub fn judge(findings: &[Finding]) -> Verdict {
         .collect();
     if findings.iter().any(lost) {
         Verdict::Incompatible
-    } else if findings.iter().any(undecided) {
+    } else if findings.is_empty() || findings.iter().any(undecided) {
         Verdict::Inconclusive
     } else if let Some(&lowest) = hidden.first() {
         Verdict::CompatibleAfter(vec![Remedy::LowerMinDecryption(lowest)])
@@ -102,6 +104,165 @@ impl Verdict {
             Self::CompatibleAfter(_) => "compatible-after",
             Self::Incompatible => "incompatible",
             Self::Inconclusive => "inconclusive",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{annotations::AnnotationsInvalid, vectors};
+
+    const PROVEN: Proof = Proof {
+        proven: 2,
+        failed: 0,
+        untried: 0,
+    };
+    const FAILED: Proof = Proof {
+        failed: 1,
+        ..PROVEN
+    };
+    const UNTRIED: Proof = Proof {
+        untried: 1,
+        ..PROVEN
+    };
+
+    fn finding(origin: Origin, seeds: Proof, data: Option<Proof>) -> Finding {
+        Finding {
+            origin,
+            objects: 3,
+            seeds,
+            data,
+        }
+    }
+
+    fn live(seeds: Proof, data: Option<Proof>) -> Finding {
+        finding(
+            Origin::Live(vectors::key("golden, no namespace")),
+            seeds,
+            data,
+        )
+    }
+
+    fn gap(gap: Gap) -> Finding {
+        finding(Origin::Gap(gap), Proof::default(), None)
+    }
+
+    fn hidden(number: u64) -> Finding {
+        gap(Gap::Hidden {
+            version: vectors::version(number),
+            minimum: 9,
+            known: false,
+        })
+    }
+
+    fn trimmed() -> Finding {
+        gap(Gap::Trimmed {
+            version: vectors::version(1),
+            minimum: 2,
+        })
+    }
+
+    #[test]
+    fn the_worst_finding_decides() {
+        let known = Origin::Known(vectors::key("golden, no namespace"));
+        let known = || finding(known.clone(), Proof::default(), None);
+        let unknown = gap(Gap::Unknown {
+            version: vectors::version(1),
+        });
+        let lower = |number| {
+            let version = vectors::version(number);
+            Verdict::CompatibleAfter(vec![Remedy::LowerMinDecryption(version)])
+        };
+        for (claim, findings, verdict) in [
+            (
+                "all seeds are proven",
+                vec![live(PROVEN, None)],
+                Verdict::Compatible,
+            ),
+            (
+                "all objects are proven",
+                vec![live(PROVEN, Some(PROVEN))],
+                Verdict::Compatible,
+            ),
+            ("nothing was found", vec![], Verdict::Inconclusive),
+            (
+                "a seed is untried",
+                vec![live(UNTRIED, None)],
+                Verdict::Inconclusive,
+            ),
+            (
+                "an object is untried",
+                vec![live(PROVEN, Some(UNTRIED))],
+                Verdict::Inconclusive,
+            ),
+            ("no key can be asked", vec![known()], Verdict::Inconclusive),
+            ("nothing is known", vec![unknown], Verdict::Inconclusive),
+            (
+                "a seed fails",
+                vec![live(FAILED, None), known()],
+                Verdict::Incompatible,
+            ),
+            (
+                "an object fails",
+                vec![live(PROVEN, Some(FAILED))],
+                Verdict::Incompatible,
+            ),
+            (
+                "a version is gone",
+                vec![live(PROVEN, None), trimmed()],
+                Verdict::Incompatible,
+            ),
+            (
+                "lost outweighs hidden",
+                vec![hidden(3), trimmed()],
+                Verdict::Incompatible,
+            ),
+            (
+                "open outweighs hidden",
+                vec![hidden(3), known()],
+                Verdict::Inconclusive,
+            ),
+            (
+                "hidden comes back",
+                vec![live(PROVEN, None), hidden(3)],
+                lower(3),
+            ),
+            (
+                "the lowest is enough",
+                vec![hidden(3), hidden(2), hidden(4)],
+                lower(2),
+            ),
+        ] {
+            assert_eq!(judge(&findings), verdict, "{claim}");
+        }
+    }
+
+    #[test]
+    fn every_gap_but_the_hidden_and_the_unknown_is_a_loss() {
+        let version = vectors::version(1);
+        let lost = [
+            Gap::KeyId(crate::key_id::KeyId::parse("").unwrap_err()),
+            Gap::Annotations(AnnotationsInvalid::Empty),
+            Gap::Foreign(crate::annotations::AnnotationMismatch { annotation: "a" }),
+            Gap::OtherScope { names: Vec::new() },
+            Gap::NewerThanLatest {
+                version,
+                latest: version,
+            },
+            Gap::Trimmed {
+                version,
+                minimum: 2,
+            },
+            Gap::OtherCreation {
+                version,
+                live: vectors::created_at(1),
+                recorded: None,
+            },
+        ];
+        for lost in lost {
+            let code = lost.code();
+            assert_eq!(judge(&[gap(lost)]), Verdict::Incompatible, "{code}");
         }
     }
 }

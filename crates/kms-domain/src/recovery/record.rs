@@ -36,6 +36,7 @@ digest_type!(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupRecord {
     note: Note,
+    active: Arc<TransitKey>,
     hash: RecordHash,
 }
 
@@ -100,8 +101,8 @@ pub struct NotedVersion {
 /// A file of the backup set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotedFile {
-    /// Of the whole file, lower-case hexadecimal.
-    pub sha256: String,
+    /// Of the whole file.
+    pub sha256: [u8; 32],
     /// The length.
     pub bytes: u64,
 }
@@ -154,9 +155,10 @@ impl BackupRecord {
     /// [`RecordProblem::NoneActive`] and [`RecordProblem::SeveralActive`]: one version of the key
     /// is active.
     pub fn new(note: Note) -> Result<Self, RecordProblem> {
-        require_one_active(&note)?;
+        let active = one_active(&note)?;
         Ok(Self {
-            hash: RawRecord::of(&note).content_hash(),
+            hash: RawRecord::of(&note, &active).content_hash(),
+            active,
             note,
         })
     }
@@ -179,15 +181,18 @@ impl BackupRecord {
         if stated != computed {
             return Err(RecordError::Changed { stated, computed });
         }
-        let note = raw.read().map_err(RecordError::Contents)?;
-        require_one_active(&note).map_err(RecordError::Contents)?;
-        Ok(Self { note, hash: stated })
+        let (note, active) = raw.read().map_err(RecordError::Contents)?;
+        Ok(Self {
+            note,
+            active,
+            hash: stated,
+        })
     }
 
     /// The text of the file.
     #[must_use]
     pub fn encode(&self) -> String {
-        let mut raw = RawRecord::of(&self.note);
+        let mut raw = RawRecord::of(&self.note, &self.active);
         raw.record_hash = self.hash.to_string();
         json::indented(&raw)
     }
@@ -206,8 +211,8 @@ impl BackupRecord {
 
     /// The version that encrypted.
     #[must_use]
-    pub fn active(&self) -> Option<&Arc<TransitKey>> {
-        active(&self.note).next()
+    pub fn active(&self) -> &Arc<TransitKey> {
+        &self.active
     }
 }
 
@@ -219,18 +224,296 @@ impl Note {
     }
 }
 
-fn require_one_active(note: &Note) -> Result<(), RecordProblem> {
-    let mut active = active(note).map(|key| key.version());
+fn one_active(note: &Note) -> Result<Arc<TransitKey>, RecordProblem> {
+    let mut active = note
+        .versions
+        .values()
+        .filter(|version| version.state == Some(RecordState::Active))
+        .map(|version| &version.key);
     match (active.next(), active.next()) {
-        (Some(_), None) => Ok(()),
+        (Some(only), None) => Ok(Arc::clone(only)),
         (None, _) => Err(RecordProblem::NoneActive),
-        (Some(one), Some(other)) => Err(RecordProblem::SeveralActive(one, other)),
+        (Some(one), Some(other)) => {
+            Err(RecordProblem::SeveralActive(one.version(), other.version()))
+        }
     }
 }
 
-fn active(note: &Note) -> impl Iterator<Item = &Arc<TransitKey>> {
-    let versions = note.versions.values();
-    versions
-        .filter(|version| version.state == Some(RecordState::Active))
-        .map(|version| &version.key)
+#[cfg(test)]
+mod tests {
+    use proptest::{collection, option, prelude::*, sample};
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::{transit::CreatedAt, vectors, vectors::vectors};
+
+    #[derive(Deserialize)]
+    struct Vectors {
+        records: Vec<Vector>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Vector {
+        claim: String,
+        record: String,
+        active_key_id: String,
+    }
+
+    #[test]
+    fn every_vector_is_read_and_written() {
+        let vectors: Vectors = vectors!("backup_record.json");
+        for vector in vectors.records {
+            let record = BackupRecord::decode(vector.record.as_bytes()).unwrap();
+            assert_eq!(record.encode(), vector.record, "{}", vector.claim);
+            assert_eq!(record.active().id().as_str(), vector.active_key_id);
+            let again = BackupRecord::new(record.note().clone()).unwrap();
+            assert_eq!(again, record);
+        }
+    }
+
+    /// Version `n` of the golden scope, made at second `n`.
+    fn noted(versions: &[(u64, Option<RecordState>)]) -> Note {
+        let scope = Arc::new(KeyScope::new(vectors::golden_scope()));
+        let versions = versions.iter().map(|&(number, state)| {
+            let version = vectors::version(number);
+            let key = TransitKey::new(Arc::clone(&scope), version, vectors::created_at(number));
+            let noted = NotedVersion {
+                key: Arc::new(key),
+                decryptable: true,
+                state,
+            };
+            (version, noted)
+        });
+        Note {
+            recorded_at: "2024-05-15T20:00:00Z".to_owned(),
+            plugin_version: "v1".to_owned(),
+            versions: versions.collect(),
+            scope: Arc::clone(&scope),
+            path: vectors::path("transit", "kubernetes-etcd"),
+            state: NotedState {
+                generation: Generation::FIRST,
+                hash: vectors::document(&[(1, RecordState::Active)])
+                    .hash()
+                    .clone(),
+                checkpoint: "current".to_owned(),
+            },
+            limits: NotedLimits {
+                latest: vectors::version(2),
+                min_available: 0,
+                min_decryption: 1,
+                min_encryption: 0,
+            },
+            etcd: None,
+            openbao: None,
+        }
+    }
+
+    fn two_versions() -> Note {
+        let states = [
+            (1, Some(RecordState::Retired)),
+            (2, Some(RecordState::Active)),
+        ];
+        noted(&states)
+    }
+
+    #[test]
+    fn exactly_one_version_is_active() {
+        let active = Some(RecordState::Active);
+        assert_eq!(
+            BackupRecord::new(noted(&[(1, None), (2, Some(RecordState::Pending))])),
+            Err(RecordProblem::NoneActive)
+        );
+        assert_eq!(
+            BackupRecord::new(noted(&[(1, active), (2, active)])),
+            Err(RecordProblem::SeveralActive(
+                vectors::version(1),
+                vectors::version(2)
+            ))
+        );
+    }
+
+    /// A record with its hash made right again after an edit: only the rules are left to refuse it.
+    fn edited(edit: impl FnOnce(&mut serde_json::Value)) -> Result<BackupRecord, RecordError> {
+        let mut note = two_versions();
+        note.openbao = Some(NotedFile {
+            sha256: [0xab; 32],
+            bytes: 1,
+        });
+        note.etcd = Some(NotedEtcd {
+            file: NotedFile {
+                sha256: [0xcd; 32],
+                bytes: 2,
+            },
+            revision: 3,
+            required: [(vectors::version(1), 4), (vectors::version(2), 5)].into(),
+        });
+        let text = BackupRecord::new(note).unwrap().encode();
+        let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        edit(&mut value);
+        let mut raw: RawRecord = serde_json::from_value(value).unwrap();
+        raw.record_hash = String::new();
+        raw.record_hash = raw.content_hash().to_string();
+        BackupRecord::decode(json::compact(&raw).as_bytes())
+    }
+
+    #[test]
+    fn contents_that_contradict_the_format_are_refused_for_all_their_hash() {
+        assert!(edited(|_| ()).is_ok());
+        let cases: [(&str, fn(&mut serde_json::Value)); 13] = [
+            ("clusterId is invalid", |it| it["clusterId"] = " ".into()),
+            ("identityFingerprint is malformed", |it| {
+                it["identityFingerprint"] = "cfg1.x".into();
+            }),
+            ("but the names give", |it| {
+                it["transitKeyName"] = "other".into();
+            }),
+            ("version 2 does not follow", |it| {
+                it["versions"][1]["createdAtUnix"] = 7.into();
+            }),
+            ("createdAtUnix is 0", |it| {
+                it["versions"][0]["createdAtUnix"] = 0.into();
+            }),
+            ("version 1 is not in ascending order", |it| {
+                it["versions"].as_array_mut().unwrap().reverse();
+            }),
+            ("version 1 is not in ascending order", |it| {
+                it["etcdSnapshot"]["requiredVersions"][1]["transitVersion"] = 1.into();
+            }),
+            ("no version is active", |it| {
+                it["versions"][1]["state"] = "pending".into();
+            }),
+            ("activeTransitVersion and activeKeyIdHash", |it| {
+                it["activeTransitVersion"] = 1.into();
+            }),
+            ("generation is 0", |it| it["state"]["generation"] = 0.into()),
+            ("checkpoint \"lost\"", |it| {
+                it["state"]["checkpoint"] = "lost".into();
+            }),
+            ("state \"lost\"", |it| {
+                it["versions"][0]["state"] = "lost".into()
+            }),
+            ("is not 64 lower-case", |it| {
+                it["openbaoSnapshot"]["sha256"] = "AB".repeat(32).into();
+            }),
+        ];
+        for (expected, edit) in cases {
+            let Err(RecordError::Contents(problem)) = edited(edit) else {
+                panic!("{expected} was not found");
+            };
+            assert!(problem.to_string().contains(expected), "{problem}");
+        }
+    }
+
+    #[test]
+    fn another_schema_is_named_and_no_bytes_panic() {
+        let text = BackupRecord::new(two_versions()).unwrap().encode();
+        let newer = text.replace("backup-record/v1", "backup-record/v2");
+        assert!(matches!(
+            BackupRecord::decode(newer.as_bytes()),
+            Err(RecordError::UnknownSchema(schema)) if schema.ends_with("v2")
+        ));
+        let large = vec![b' '; MAX_FILE_BYTES + 1];
+        assert!(matches!(
+            BackupRecord::decode(&large),
+            Err(RecordError::TooLarge(_))
+        ));
+    }
+
+    fn any_note() -> impl Strategy<Value = Note> {
+        let number = || 1..=u64::MAX / 2;
+        let others = [None, Some(RecordState::Retired), Some(RecordState::Removed)];
+        let version = (number(), any::<bool>(), sample::select(others.to_vec()));
+        let versions = collection::btree_map(number(), version, 1..4);
+        let file = (any::<[u8; 32]>(), any::<u64>())
+            .prop_map(|(sha256, bytes)| NotedFile { sha256, bytes });
+        let required = collection::btree_map(number(), any::<u64>(), 0..3);
+        let etcd = (file.clone(), any::<u64>(), required).prop_map(|(file, revision, required)| {
+            let required = required.into_iter();
+            NotedEtcd {
+                file,
+                revision,
+                required: required
+                    .map(|(number, objects)| (vectors::version(number), objects))
+                    .collect(),
+            }
+        });
+        let words = (
+            ".*",
+            ".*",
+            sample::select(vec!["current", "behind", "missing"]),
+        );
+        let all = (
+            vectors::any_scope(),
+            versions,
+            words,
+            option::of(etcd),
+            option::of(file),
+        );
+        all.prop_map(
+            |(identity, versions, (recorded_at, plugin_version, checkpoint), etcd, openbao)| {
+                let scope = Arc::new(KeyScope::new(identity));
+                let newest = versions.keys().copied().max();
+                let versions = versions
+                    .iter()
+                    .map(|(&number, &(seconds, decryptable, state))| {
+                        let created_at = CreatedAt::new(seconds).unwrap();
+                        let version = vectors::version(number);
+                        let key = TransitKey::new(Arc::clone(&scope), version, created_at);
+                        let active = Some(number) == newest;
+                        let noted = NotedVersion {
+                            key: Arc::new(key),
+                            decryptable,
+                            state: if active {
+                                Some(RecordState::Active)
+                            } else {
+                                state
+                            },
+                        };
+                        (version, noted)
+                    });
+                Note {
+                    recorded_at,
+                    plugin_version,
+                    versions: versions.collect(),
+                    scope: Arc::clone(&scope),
+                    state: NotedState {
+                        checkpoint: checkpoint.to_owned(),
+                        ..two_versions().state
+                    },
+                    etcd,
+                    openbao,
+                    ..two_versions()
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(note in any_note()) {
+            let record = BackupRecord::new(note).unwrap();
+            prop_assert_eq!(BackupRecord::decode(record.encode().as_bytes()).unwrap(), record);
+        }
+
+        #[test]
+        fn a_changed_byte_is_refused_or_was_white_space(
+            note in any_note(),
+            at in any::<sample::Index>(),
+            byte in any::<u8>(),
+        ) {
+            let record = BackupRecord::new(note).unwrap();
+            let mut text = record.encode().into_bytes();
+            let at = at.index(text.len());
+            text[at] = byte;
+            if let Ok(read) = BackupRecord::decode(&text) {
+                prop_assert_eq!(read, record);
+            }
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes in ".*") {
+            prop_assert!(BackupRecord::decode(bytes.as_bytes()).is_err());
+        }
+    }
 }

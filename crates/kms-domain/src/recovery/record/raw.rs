@@ -52,6 +52,9 @@ pub enum RecordProblem {
         /// What it holds.
         value: u64,
     },
+    /// Not 64 lower-case hexadecimal digits.
+    #[error("sha256 {0:?} is not 64 lower-case hexadecimal digits")]
+    Sha256(String),
     /// A word that the format does not have.
     #[error("{member} {word:?} does not exist")]
     Word {
@@ -75,7 +78,9 @@ pub enum RecordProblem {
     #[error("version {0} is not in ascending order, once")]
     Order(TransitVersion),
     /// The active version is not the one that is noted as such.
-    #[error("activeTransitVersion is not the version whose state is active")]
+    #[error(
+        "activeTransitVersion and activeKeyIdHash are not those of the version whose state is active"
+    )]
     OtherActive,
     /// No version is active.
     #[error("no version is active")]
@@ -167,9 +172,8 @@ struct RawRequired {
 
 impl RawRecord {
     /// Without its hash.
-    pub(super) fn of(note: &Note) -> Self {
+    pub(super) fn of(note: &Note, active: &TransitKey) -> Self {
         let identity = note.scope.identity();
-        let active = super::active(note).next();
         Self {
             schema_version: SCHEMA.to_owned(),
             recorded_at: note.recorded_at.clone(),
@@ -186,8 +190,8 @@ impl RawRecord {
             key_lineage_id: identity.key_lineage_id.to_string(),
             transit_mount_path: note.path.mount_path.to_string(),
             transit_key_name: note.path.key_name.to_string(),
-            active_transit_version: active.map_or(0, |key| key.version().get()),
-            active_key_id_hash: active.map_or_else(String::new, |key| key.id_hash().to_string()),
+            active_transit_version: active.version().get(),
+            active_key_id_hash: active.id_hash().to_string(),
             state: RawState {
                 generation: note.state.generation.get(),
                 hash: note.state.hash.to_string(),
@@ -211,7 +215,7 @@ impl RawRecord {
         RecordHash::of_bytes(json::compact(self).as_bytes())
     }
 
-    pub(super) fn read(self) -> Result<Note, RecordProblem> {
+    pub(super) fn read(self) -> Result<(Note, Arc<TransitKey>), RecordProblem> {
         let namespace = self.openbao_namespace.as_deref();
         let identity = IdentityScope {
             provider_name: name("providerName", ProviderName::parse(&self.provider_name))?,
@@ -243,16 +247,11 @@ impl RawRecord {
             return Err(RecordProblem::Fingerprint { stated, derived });
         }
         let scope = Arc::new(KeyScope::new(identity));
-        let mut versions = BTreeMap::new();
-        for raw in &self.versions {
+        let versions = self.versions.iter().map(|raw| {
             let read = raw.read(&scope)?;
-            let version = read.key.version();
-            let last = versions.last_key_value().map(|(&last, _)| last);
-            if last >= Some(version) {
-                return Err(RecordProblem::Order(version));
-            }
-            versions.insert(version, read);
-        }
+            Ok((read.key.version(), read))
+        });
+        let versions = ascending(versions)?;
         let note = Note {
             recorded_at: self.recorded_at,
             plugin_version: self.plugin_version,
@@ -262,14 +261,13 @@ impl RawRecord {
             limits: self.transit.read()?,
             versions,
             etcd: self.etcd_snapshot.map(RawEtcd::read).transpose()?,
-            openbao: self.openbao_snapshot.map(RawFile::read),
+            openbao: self.openbao_snapshot.map(RawFile::read).transpose()?,
         };
-        let names_active = super::active(&note).any(|key| {
-            key.version().get() == self.active_transit_version
-                && key.id_hash().as_str() == self.active_key_id_hash
-        });
-        match names_active {
-            true => Ok(note),
+        let active = super::one_active(&note)?;
+        let same = active.version().get() == self.active_transit_version
+            && active.id_hash().as_str() == self.active_key_id_hash;
+        match same {
+            true => Ok((note, active)),
             false => Err(RecordProblem::OtherActive),
         }
     }
@@ -340,16 +338,16 @@ impl RawVersion {
 impl RawFile {
     fn of(file: &NotedFile) -> Self {
         Self {
-            sha256: file.sha256.clone(),
+            sha256: hex(&file.sha256),
             bytes: file.bytes,
         }
     }
 
-    fn read(self) -> NotedFile {
-        NotedFile {
-            sha256: self.sha256,
+    fn read(self) -> Result<NotedFile, RecordProblem> {
+        Ok(NotedFile {
+            sha256: sha256(self.sha256)?,
             bytes: self.bytes,
-        }
+        })
     }
 }
 
@@ -360,7 +358,7 @@ impl RawEtcd {
             objects,
         });
         Self {
-            sha256: etcd.file.sha256.clone(),
+            sha256: hex(&etcd.file.sha256),
             bytes: etcd.file.bytes,
             revision: etcd.revision,
             required_versions: required.collect(),
@@ -373,13 +371,48 @@ impl RawEtcd {
             Ok((version, raw.objects))
         });
         Ok(NotedEtcd {
-            required: required.collect::<Result<_, _>>()?,
+            required: ascending(required)?,
             file: NotedFile {
-                sha256: self.sha256,
+                sha256: sha256(self.sha256)?,
                 bytes: self.bytes,
             },
             revision: self.revision,
         })
+    }
+}
+
+/// Each version once and in order, so that one content has one text.
+fn ascending<T>(
+    entries: impl Iterator<Item = Result<(TransitVersion, T), RecordProblem>>,
+) -> Result<BTreeMap<TransitVersion, T>, RecordProblem> {
+    let mut all = BTreeMap::new();
+    for entry in entries {
+        let (version, value) = entry?;
+        if all
+            .last_key_value()
+            .is_some_and(|(&last, _)| last >= version)
+        {
+            return Err(RecordProblem::Order(version));
+        }
+        all.insert(version, value);
+    }
+    Ok(all)
+}
+
+fn hex(bytes: &[u8; 32]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn sha256(text: String) -> Result<[u8; 32], RecordProblem> {
+    let mut bytes = [0; 32];
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digits = std::str::from_utf8(digits).unwrap_or_default();
+        *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
+    }
+    // Anything but the one spelling of some 32 bytes is not what those bytes are written as.
+    match hex(&bytes) == text {
+        true => Ok(bytes),
+        false => Err(RecordProblem::Sha256(text)),
     }
 }
 
