@@ -18,9 +18,20 @@ use crate::{
 #[derive(Debug)]
 pub struct Lineage {
     scope: Arc<KeyScope>,
-    profile: Option<KeyProfile>,
+    live: LiveKey,
     /// Everything derivable, the live key's own versions last so that they win.
     keys: HashMap<KeyId, Arc<TransitKey>>,
+}
+
+/// What OpenBao says of the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LiveKey {
+    /// What it has.
+    Listed(KeyProfile),
+    /// That there is none.
+    Missing,
+    /// Nothing.
+    Unknown,
 }
 
 /// What one stored `key_id` is.
@@ -29,8 +40,8 @@ pub enum Origin {
     /// A version that the live key lists: what it encrypted can be decrypted, unless the key was
     /// made anew in the same second. A decryption proves it.
     Live(Arc<TransitKey>),
-    /// The version is known from a record, a state file or a peer, and there is no live key to
-    /// look for it in.
+    /// The version is known from a record, a state file or a peer, and the live key could not be
+    /// looked at.
     Known(Arc<TransitKey>),
     /// Nothing that is known decrypts it now.
     Gap(Gap),
@@ -98,7 +109,13 @@ pub enum Gap {
         /// When the version that is needed was made, if anything tells.
         recorded: Option<CreatedAt>,
     },
-    /// There is no live key, and nothing else names it.
+    /// OpenBao has lost the key, or it is elsewhere.
+    #[error("it needs version {version}, but there is no such key in this OpenBao")]
+    NoKey {
+        /// By the annotations.
+        version: TransitVersion,
+    },
+    /// The live key could not be looked at, and nothing else names it.
     #[error("it needs version {version}, of which nothing is known here")]
     Unknown {
         /// By the annotations.
@@ -107,28 +124,24 @@ pub enum Gap {
 }
 
 impl Lineage {
-    /// Derives every `key_id` of the live key, if there is one to ask, and takes those that other
-    /// evidence names, of this or of another scope.
+    /// Derives every `key_id` of the live key and takes those that other evidence names, of this or
+    /// of another scope.
     #[must_use]
     pub fn new(
         scope: Arc<KeyScope>,
-        profile: Option<KeyProfile>,
+        live: LiveKey,
         evidence: impl IntoIterator<Item = Arc<TransitKey>>,
     ) -> Self {
         let derived = |(version, created_at)| {
             Arc::new(TransitKey::new(Arc::clone(&scope), version, created_at))
         };
-        let live: Vec<_> = profile.iter().flat_map(KeyProfile::listed).collect();
-        let keys = evidence
-            .into_iter()
-            .chain(live.into_iter().map(derived))
-            .map(|key| (key.id().clone(), key))
-            .collect();
-        Self {
-            scope,
-            profile,
-            keys,
-        }
+        let listed = match &live {
+            LiveKey::Listed(profile) => profile.listed().map(derived).collect(),
+            LiveKey::Missing | LiveKey::Unknown => Vec::new(),
+        };
+        let keys = evidence.into_iter().chain(listed);
+        let keys = keys.map(|key| (key.id().clone(), key)).collect();
+        Self { scope, live, keys }
     }
 
     /// The names that the key is looked for under.
@@ -137,10 +150,10 @@ impl Lineage {
         &self.scope
     }
 
-    /// The live key, if it could be asked.
+    /// The live key.
     #[must_use]
-    pub fn profile(&self) -> Option<&KeyProfile> {
-        self.profile.as_ref()
+    pub fn live(&self) -> &LiveKey {
+        &self.live
     }
 
     /// Finds the version that a stored object names. `annotations` are those of the object, read.
@@ -177,11 +190,11 @@ impl Lineage {
             return Err(Gap::OtherScope { names });
         }
         let version = annotations.transit_version();
-        let Some(profile) = &self.profile else {
-            return match key {
-                Some(key) => Ok(Origin::Known(Arc::clone(key))),
-                None => Err(Gap::Unknown { version }),
-            };
+        let profile = match (&self.live, key) {
+            (LiveKey::Listed(profile), _) => profile,
+            (LiveKey::Missing, _) => return Err(Gap::NoKey { version }),
+            (LiveKey::Unknown, Some(key)) => return Ok(Origin::Known(Arc::clone(key))),
+            (LiveKey::Unknown, None) => return Err(Gap::Unknown { version }),
         };
         match (key, profile.created_at(version)) {
             (Some(key), Some(live)) if key.created_at() == live => {
@@ -231,7 +244,24 @@ impl Gap {
             Self::Trimmed { .. } => "trimmed",
             Self::Hidden { .. } => "hidden",
             Self::OtherCreation { .. } => "other_creation",
+            Self::NoKey { .. } => "no_key",
             Self::Unknown { .. } => "unknown",
+        }
+    }
+
+    /// The version that is needed, as far as it can be told.
+    #[must_use]
+    pub fn version(&self) -> Option<TransitVersion> {
+        match self {
+            Self::KeyId(_) | Self::Annotations(_) | Self::Foreign(_) | Self::OtherScope { .. } => {
+                None
+            }
+            Self::NewerThanLatest { version, .. }
+            | Self::Trimmed { version, .. }
+            | Self::Hidden { version, .. }
+            | Self::OtherCreation { version, .. }
+            | Self::NoKey { version }
+            | Self::Unknown { version } => Some(*version),
         }
     }
 }
@@ -276,7 +306,7 @@ mod tests {
     /// Versions 3 to 5 are listed, 2 is hidden, 1 is trimmed; version `n` was made at second `n`.
     fn live() -> Lineage {
         let profile = vectors::profile(&[(3, 3), (4, 4), (5, 5)], 2, 3);
-        Lineage::new(scope(), Some(profile), [])
+        Lineage::new(scope(), LiveKey::Listed(profile), [])
     }
 
     #[test]
@@ -307,8 +337,8 @@ mod tests {
             known,
         };
         assert_eq!(gap(&live(), &key(2, 2)), hidden(false));
-        let profile = live().profile().cloned();
-        let told = Lineage::new(scope(), profile, [key(2, 2)]);
+        let key_now = live().live().clone();
+        let told = Lineage::new(scope(), key_now, [key(2, 2)]);
         assert_eq!(gap(&told, &key(2, 2)), hidden(true));
     }
 
@@ -320,8 +350,8 @@ mod tests {
             recorded,
         };
         assert_eq!(gap(&live(), &key(4, 40)), other(None));
-        let profile = live().profile().cloned();
-        let told = Lineage::new(scope(), profile, [key(4, 40)]);
+        let key_now = live().live().clone();
+        let told = Lineage::new(scope(), key_now, [key(4, 40)]);
         let recorded = Some(vectors::created_at(40));
         assert_eq!(gap(&told, &key(4, 40)), other(recorded));
     }
@@ -358,8 +388,8 @@ mod tests {
         let other_cluster =
             renamed(|identity| identity.cluster_id = ClusterId::parse("other").unwrap());
         assert_eq!(gap(&live(), &other_cluster).code(), "other_creation");
-        let profile = live().profile().cloned();
-        let told = Lineage::new(scope(), profile, [Arc::clone(&other_cluster)]);
+        let key_now = live().live().clone();
+        let told = Lineage::new(scope(), key_now, [Arc::clone(&other_cluster)]);
         assert_eq!(
             gap(&told, &other_cluster),
             Gap::OtherScope {
@@ -384,10 +414,12 @@ mod tests {
 
     #[test]
     fn without_a_live_key_evidence_names_the_version_and_proves_nothing() {
-        let lineage = Lineage::new(scope(), None, [key(1, 1), key(1, 1)]);
+        let lineage = Lineage::new(scope(), LiveKey::Unknown, [key(1, 1), key(1, 1)]);
         assert_eq!(origin(&lineage, &key(1, 1)), Origin::Known(key(1, 1)));
         let version = vectors::version(2);
         assert_eq!(gap(&lineage, &key(2, 2)), Gap::Unknown { version });
+        let lost = Lineage::new(scope(), LiveKey::Missing, [key(2, 2)]);
+        assert_eq!(gap(&lost, &key(2, 2)), Gap::NoKey { version });
     }
 
     proptest! {
@@ -396,8 +428,8 @@ mod tests {
             object in vectors::any_key(),
             evidence in vectors::any_key(),
         ) {
-            let profile = live().profile().cloned();
-            let lineage = Lineage::new(scope(), profile, [Arc::new(evidence)]);
+            let key_now = live().live().clone();
+            let lineage = Lineage::new(scope(), key_now, [Arc::new(evidence)]);
             prop_assert!(matches!(origin(&lineage, &object), Origin::Gap(_)));
         }
     }

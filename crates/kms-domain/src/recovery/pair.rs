@@ -51,9 +51,10 @@ pub enum Remedy {
 
 /// Judges what was found. The worst finding decides; objects of other providers play no part.
 ///
-/// Nothing found is no proof: the data may be that of another cluster.
+/// `damaged` values are those that no key of any provider opens; they may be of this one. Nothing
+/// found is no proof: the data may be that of another cluster.
 #[must_use]
-pub fn judge(findings: &[Finding]) -> Verdict {
+pub fn judge(findings: &[Finding], damaged: u64) -> Verdict {
     let lost = |finding: &Finding| match &finding.origin {
         Origin::Live(_)
         | Origin::Known(_)
@@ -67,7 +68,8 @@ pub fn judge(findings: &[Finding]) -> Verdict {
             | Gap::OtherScope { .. }
             | Gap::NewerThanLatest { .. }
             | Gap::Trimmed { .. }
-            | Gap::OtherCreation { .. },
+            | Gap::OtherCreation { .. }
+            | Gap::NoKey { .. },
         ) => true,
     };
     let undecided = |finding: &Finding| match &finding.origin {
@@ -84,7 +86,7 @@ pub fn judge(findings: &[Finding]) -> Verdict {
             Origin::Live(_) | Origin::Known(_) | Origin::Gap(_) => None,
         })
         .collect();
-    if findings.iter().any(lost) {
+    if damaged > 0 || findings.iter().any(lost) {
         Verdict::Incompatible
     } else if findings.is_empty() || findings.iter().any(undecided) {
         Verdict::Inconclusive
@@ -234,8 +236,13 @@ mod tests {
                 lower(2),
             ),
         ] {
-            assert_eq!(judge(&findings), verdict, "{claim}");
+            assert_eq!(judge(&findings, 0), verdict, "{claim}");
         }
+    }
+
+    #[test]
+    fn a_value_that_nothing_opens_is_a_loss() {
+        assert_eq!(judge(&[live(PROVEN, None)], 1), Verdict::Incompatible);
     }
 
     #[test]
@@ -254,6 +261,7 @@ mod tests {
                 version,
                 minimum: 2,
             },
+            Gap::NoKey { version },
             Gap::OtherCreation {
                 version,
                 live: vectors::created_at(1),
@@ -262,7 +270,7 @@ mod tests {
         ];
         for lost in lost {
             let code = lost.code();
-            assert_eq!(judge(&[gap(lost)]), Verdict::Incompatible, "{code}");
+            assert_eq!(judge(&[gap(lost)], 0), Verdict::Incompatible, "{code}");
         }
     }
 }
