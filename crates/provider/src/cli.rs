@@ -13,11 +13,13 @@ mod key_id;
 mod man;
 mod policy;
 mod probe;
+mod record_backup;
 mod restore_versions;
 mod retire_versions;
 mod review;
 mod rotation_plan;
 mod serve;
+mod verify_backup;
 mod verify_key;
 mod verify_rotation;
 mod version;
@@ -83,6 +85,8 @@ enum Command {
     VerifyRotation(verify_rotation::Options),
     RetireVersions(retire_versions::Options),
     RestoreVersions(restore_versions::Options),
+    RecordBackup(record_backup::Options),
+    VerifyBackup(verify_backup::Options),
     Policy(policy::Options),
     Version(version::Options),
     Completion(completion::Options),
@@ -156,6 +160,8 @@ impl Command {
             Self::VerifyRotation(options) => options.run(context),
             Self::RetireVersions(options) => options.run(context),
             Self::RestoreVersions(options) => options.run(context),
+            Self::RecordBackup(options) => options.run(context),
+            Self::VerifyBackup(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

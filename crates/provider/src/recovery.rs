@@ -3,7 +3,11 @@
 //! Whatever etcd holds may be damaged or hostile. An answer exists only once all of it was read; a
 //! part is never shown as the whole.
 
+pub mod backup_record;
+pub mod drift;
 pub mod inventory;
+pub mod pair_report;
+pub mod verify_pair;
 
 use std::{
     fs::File,

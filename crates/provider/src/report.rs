@@ -139,6 +139,14 @@ impl Report {
         self.checks.push(check);
     }
 
+    /// Writes the checks as text, for results that begin with more than a name.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn checks_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.checks.iter().try_for_each(|check| check.text(out))
+    }
+
     /// Whether a check failed, or none was made.
     #[must_use]
     pub fn failed(&self) -> bool {
@@ -149,10 +157,7 @@ impl Report {
 impl Render for Report {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.name)?;
-        for check in &self.checks {
-            check.text(out)?;
-        }
-        Ok(())
+        self.checks_text(out)
     }
 }
 

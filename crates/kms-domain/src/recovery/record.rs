@@ -216,6 +216,17 @@ impl BackupRecord {
     }
 }
 
+impl NotedFile {
+    /// The hash as it is written.
+    #[must_use]
+    pub fn sha256_hex(&self) -> String {
+        self.sha256
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
 impl Note {
     /// Of the names and the place of the key.
     #[must_use]

@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
 };
 
+use kms_domain::recovery::record::RecordError;
 use openbao_lab::binary::BaoNotFound;
 
 use super::exit::Exit;
@@ -15,9 +16,10 @@ use crate::{
     diagnose::call_remedy,
     policy::UnsafePolicyPath,
     probe::ProbeError,
+    recovery::{EtcdError, backup_record::BackupError},
     retirement::RetirementError,
     serve::ServeError,
-    state::{StateError, StatePathProblem},
+    state::{StateError, StatePathProblem, disk::DiskError},
 };
 
 const OWN_USER: &str = "run as the provider's user, such as with sudo -u openbao-kms";
@@ -43,6 +45,33 @@ pub(super) enum Failure {
     /// Nothing was retired or restored, or it is not durable.
     #[error(transparent)]
     Retirement(Box<RetirementError>),
+    /// There is nothing to note of a backup set.
+    #[error(transparent)]
+    Backup(Box<BackupError>),
+    /// The backup record could not be written.
+    #[error("the backup record was not written")]
+    RecordFile(#[source] DiskError),
+    /// The backup record cannot be read.
+    #[error("cannot read the backup record {}", path.display())]
+    RecordUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The backup record is not one, or was changed.
+    #[error("the backup record {} cannot be believed; nothing was verified", path.display())]
+    RecordInvalid {
+        /// The file.
+        path: PathBuf,
+        /// The broken rule.
+        #[source]
+        problem: RecordError,
+    },
+    /// etcd gives no answer.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
     /// The lab could not be made, or not be taken down.
     #[error(transparent)]
     Lab(Box<LabError>),
@@ -98,6 +127,17 @@ impl From<RetirementError> for Failure {
     }
 }
 
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::State(other @ StateError::OtherConfiguration { .. }) => {
+                Self::OtherConfiguration(Box::new(other))
+            }
+            error => Self::Backup(Box::new(error)),
+        }
+    }
+}
+
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
         match error {
@@ -122,7 +162,17 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } => Exit::Usage,
             Self::State(_) | Self::Retirement(_) | Self::LabProbe(_) => Exit::CheckFailed,
+            Self::Backup(error) => match &**error {
+                BackupError::Connection(_)
+                | BackupError::Metadata(_)
+                | BackupError::Unreadable { .. }
+                | BackupError::Etcd(EtcdError::Open { .. }) => Exit::Runtime,
+                _ => Exit::CheckFailed,
+            },
+            Self::RecordUnreadable { .. } | Self::Etcd(EtcdError::Open { .. }) => Exit::Runtime,
+            Self::RecordInvalid { .. } | Self::Etcd(_) => Exit::CheckFailed,
             Self::Output(_)
+            | Self::RecordFile(_)
             | Self::Runtime(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
@@ -182,6 +232,17 @@ impl Failure {
                 RetirementError::State(StateError::Unreadable(_)) => Some(OWN_USER),
                 _ => None,
             },
+            Self::Backup(error) => match &**error {
+                BackupError::Metadata(failure) => call_remedy(failure),
+                BackupError::State(StateError::Unreadable(_)) => Some(OWN_USER),
+                _ => None,
+            },
+            Self::RecordFile(DiskError::Exists { .. }) => {
+                Some("name another file; records are never overwritten")
+            }
+            Self::RecordInvalid { .. } => Some(
+                "take the copy of another backup medium, or verify without --record; do not edit it",
+            ),
             Self::State(error) => match &**error {
                 StateError::Unreadable(_) => Some(OWN_USER),
                 _ => None,
@@ -193,6 +254,9 @@ impl Failure {
             | Self::LabProbe(_)
             | Self::Runtime(_)
             | Self::Output(_)
+            | Self::RecordFile(_)
+            | Self::RecordUnreadable { .. }
+            | Self::Etcd(_)
             | Self::StateFile { .. }
             | Self::Policy(_)
             | Self::ManualPages { .. } => None,

@@ -338,16 +338,13 @@ impl RawVersion {
 impl RawFile {
     fn of(file: &NotedFile) -> Self {
         Self {
-            sha256: hex(&file.sha256),
+            sha256: file.sha256_hex(),
             bytes: file.bytes,
         }
     }
 
     fn read(self) -> Result<NotedFile, RecordProblem> {
-        Ok(NotedFile {
-            sha256: sha256(self.sha256)?,
-            bytes: self.bytes,
-        })
+        file(self.sha256, self.bytes)
     }
 }
 
@@ -358,7 +355,7 @@ impl RawEtcd {
             objects,
         });
         Self {
-            sha256: hex(&etcd.file.sha256),
+            sha256: etcd.file.sha256_hex(),
             bytes: etcd.file.bytes,
             revision: etcd.revision,
             required_versions: required.collect(),
@@ -372,10 +369,7 @@ impl RawEtcd {
         });
         Ok(NotedEtcd {
             required: ascending(required)?,
-            file: NotedFile {
-                sha256: sha256(self.sha256)?,
-                bytes: self.bytes,
-            },
+            file: file(self.sha256, self.bytes)?,
             revision: self.revision,
         })
     }
@@ -399,19 +393,16 @@ fn ascending<T>(
     Ok(all)
 }
 
-fn hex(bytes: &[u8; 32]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn sha256(text: String) -> Result<[u8; 32], RecordProblem> {
-    let mut bytes = [0; 32];
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+fn file(text: String, bytes: u64) -> Result<NotedFile, RecordProblem> {
+    let mut sha256 = [0; 32];
+    for (byte, digits) in sha256.iter_mut().zip(text.as_bytes().chunks(2)) {
         let digits = std::str::from_utf8(digits).unwrap_or_default();
         *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
     }
+    let file = NotedFile { sha256, bytes };
     // Anything but the one spelling of some 32 bytes is not what those bytes are written as.
-    match hex(&bytes) == text {
-        true => Ok(bytes),
+    match file.sha256_hex() == text {
+        true => Ok(file),
         false => Err(RecordProblem::Sha256(text)),
     }
 }
