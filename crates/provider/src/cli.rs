@@ -6,6 +6,7 @@
 mod completion;
 mod config;
 mod dev;
+mod etcd_source;
 pub mod exit;
 mod failure;
 mod inspect_state;
@@ -13,10 +14,12 @@ mod key_id;
 mod man;
 mod policy;
 mod probe;
+mod progress;
 mod restore_versions;
 mod retire_versions;
 mod review;
 mod rotation_plan;
+mod scan_etcd;
 mod serve;
 mod verify_key;
 mod verify_rotation;
@@ -44,7 +47,7 @@ use failure::Failure;
     name = "bao-kms-provider",
     version = BuildInfo::CURRENT.version,
     after_help = "Exit codes: 0 success, 1 other failure, 2 usage, 3 configuration, \
-                  4 a check failed, 5 serve failed"
+                  4 a check failed, 5 serve failed or a store could not be read"
 )]
 struct Cli {
     #[command(flatten)]
@@ -83,6 +86,7 @@ enum Command {
     VerifyRotation(verify_rotation::Options),
     RetireVersions(retire_versions::Options),
     RestoreVersions(restore_versions::Options),
+    ScanEtcd(scan_etcd::Options),
     Policy(policy::Options),
     Version(version::Options),
     Completion(completion::Options),
@@ -156,6 +160,7 @@ impl Command {
             Self::VerifyRotation(options) => options.run(context),
             Self::RetireVersions(options) => options.run(context),
             Self::RestoreVersions(options) => options.run(context),
+            Self::ScanEtcd(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

@@ -15,6 +15,7 @@ use crate::{
     diagnose::call_remedy,
     policy::UnsafePolicyPath,
     probe::ProbeError,
+    recovery::{EtcdError, etcd_live::LiveError},
     retirement::RetirementError,
     serve::ServeError,
     state::{StateError, StatePathProblem},
@@ -66,6 +67,9 @@ pub(super) enum Failure {
         /// The broken rule.
         problem: StatePathProblem,
     },
+    /// There is nothing to read etcd with.
+    #[error(transparent)]
+    Etcd(Box<EtcdError>),
     /// The policy would say something else than meant.
     #[error(transparent)]
     Policy(#[from] UnsafePolicyPath),
@@ -83,6 +87,12 @@ pub(super) enum Failure {
 impl From<LabError> for Failure {
     fn from(error: LabError) -> Self {
         Self::Lab(Box::new(error))
+    }
+}
+
+impl From<EtcdError> for Failure {
+    fn from(error: EtcdError) -> Self {
+        Self::Etcd(Box::new(error))
     }
 }
 
@@ -118,6 +128,10 @@ impl Failure {
                 Exit::Configuration
             }
             Self::Serve(_) => Exit::Runtime,
+            Self::Etcd(error) => match &**error {
+                EtcdError::Live(LiveError::NoAuthority { .. }) => Exit::Usage,
+                _ => Exit::Runtime,
+            },
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } => Exit::Usage,
@@ -194,6 +208,7 @@ impl Failure {
             | Self::Runtime(_)
             | Self::Output(_)
             | Self::StateFile { .. }
+            | Self::Etcd(_)
             | Self::Policy(_)
             | Self::ManualPages { .. } => None,
         }
