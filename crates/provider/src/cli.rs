@@ -6,6 +6,7 @@
 mod completion;
 mod config;
 mod dev;
+mod etcd_source;
 pub mod exit;
 mod failure;
 mod inspect_state;
@@ -13,11 +14,13 @@ mod key_id;
 mod man;
 mod policy;
 mod probe;
+mod progress;
 mod record_backup;
 mod restore_versions;
 mod retire_versions;
 mod review;
 mod rotation_plan;
+mod scan_etcd;
 mod serve;
 mod verify_backup;
 mod verify_key;
@@ -46,7 +49,7 @@ use failure::Failure;
     name = "bao-kms-provider",
     version = BuildInfo::CURRENT.version,
     after_help = "Exit codes: 0 success, 1 other failure, 2 usage, 3 configuration, \
-                  4 a check failed, 5 serve failed"
+                  4 a check failed, 5 serve failed or a store could not be read"
 )]
 struct Cli {
     #[command(flatten)]
@@ -87,6 +90,7 @@ enum Command {
     RestoreVersions(restore_versions::Options),
     RecordBackup(record_backup::Options),
     VerifyBackup(verify_backup::Options),
+    ScanEtcd(scan_etcd::Options),
     Policy(policy::Options),
     Version(version::Options),
     Completion(completion::Options),
@@ -162,6 +166,7 @@ impl Command {
             Self::RestoreVersions(options) => options.run(context),
             Self::RecordBackup(options) => options.run(context),
             Self::VerifyBackup(options) => options.run(context),
+            Self::ScanEtcd(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

@@ -5,8 +5,10 @@
 
 pub mod backup_record;
 pub mod drift;
+pub mod etcd_live;
 pub mod inventory;
 pub mod pair_report;
+pub mod scan;
 pub mod verify_pair;
 
 use std::{
@@ -21,11 +23,15 @@ use etcd_snapshot::{
     revision::{Object, Revisions, Totals},
 };
 
+use etcd_live::{LiveError, LiveEtcd};
+
 /// Where the objects come from.
 #[derive(Debug)]
 pub enum EtcdSource {
     /// What `etcdctl snapshot save` wrote, or the `member/snap/db` of a stopped member.
     File(SnapshotFile),
+    /// A running etcd, read at one revision.
+    Live(LiveEtcd),
 }
 
 /// A file that is open, so that every reading is of the same one.
@@ -56,6 +62,11 @@ pub enum Trust {
         /// The meta page, 0 or 1, that is not sound: what was written last may be missing.
         damaged_meta: Option<u64>,
     },
+    /// A running etcd, whose word is taken.
+    Live {
+        /// How often compaction removed the revision being read, and a newer one was begun.
+        restarts: u32,
+    },
 }
 
 /// Why a source gave no answer.
@@ -77,6 +88,9 @@ pub enum EtcdError {
         /// Where it is damaged.
         source: SnapshotError,
     },
+    /// A running etcd could not be read to its end.
+    #[error(transparent)]
+    Live(#[from] LiveError),
     /// More different key IDs, encrypted DEKs and resources than any cluster has.
     #[error(
         "etcd holds more than {limit} bytes of different key IDs, encrypted DEKs, annotations and \
@@ -107,7 +121,8 @@ impl EtcdSource {
     }
 
     /// Lets `gather` put every object into what `new` makes. A reading that must begin anew drops
-    /// what it has gathered so far and calls `new` again.
+    /// what it has gathered so far and calls `new` again. A running etcd shows only the newest
+    /// revisions, whichever are asked for; its progress counts objects, that of a file bytes.
     ///
     /// # Errors
     /// Whatever keeps the reading from its end. Whatever else `gather` did must be undone.
@@ -137,6 +152,8 @@ impl EtcdSource {
                     source,
                 })
             }
+            // etcd answers for one revision at a time, so the older ones are out of reach.
+            Self::Live(live) => Ok(live.read(on_progress, new, gather)?),
         }
     }
 
@@ -145,6 +162,7 @@ impl EtcdSource {
     pub fn name(&self) -> String {
         match self {
             Self::File(SnapshotFile { path, .. }) => path.display().to_string(),
+            Self::Live(live) => live.name(),
         }
     }
 }

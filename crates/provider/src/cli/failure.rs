@@ -16,7 +16,7 @@ use crate::{
     diagnose::call_remedy,
     policy::UnsafePolicyPath,
     probe::ProbeError,
-    recovery::{EtcdError, backup_record::BackupError},
+    recovery::{EtcdError, backup_record::BackupError, etcd_live::LiveError},
     retirement::RetirementError,
     serve::ServeError,
     state::{StateError, StatePathProblem, disk::DiskError},
@@ -69,9 +69,6 @@ pub(super) enum Failure {
         #[source]
         problem: RecordError,
     },
-    /// etcd gives no answer.
-    #[error(transparent)]
-    Etcd(#[from] EtcdError),
     /// The lab could not be made, or not be taken down.
     #[error(transparent)]
     Lab(Box<LabError>),
@@ -95,6 +92,9 @@ pub(super) enum Failure {
         /// The broken rule.
         problem: StatePathProblem,
     },
+    /// There is nothing to read etcd with.
+    #[error(transparent)]
+    Etcd(Box<EtcdError>),
     /// The policy would say something else than meant.
     #[error(transparent)]
     Policy(#[from] UnsafePolicyPath),
@@ -112,6 +112,12 @@ pub(super) enum Failure {
 impl From<LabError> for Failure {
     fn from(error: LabError) -> Self {
         Self::Lab(Box::new(error))
+    }
+}
+
+impl From<EtcdError> for Failure {
+    fn from(error: EtcdError) -> Self {
+        Self::Etcd(Box::new(error))
     }
 }
 
@@ -158,6 +164,10 @@ impl Failure {
                 Exit::Configuration
             }
             Self::Serve(_) => Exit::Runtime,
+            Self::Etcd(error) => match &**error {
+                EtcdError::Live(LiveError::NoAuthority { .. }) => Exit::Usage,
+                _ => Exit::Runtime,
+            },
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } => Exit::Usage,
@@ -165,12 +175,12 @@ impl Failure {
             Self::Backup(error) => match &**error {
                 BackupError::Connection(_)
                 | BackupError::Metadata(_)
-                | BackupError::Unreadable { .. }
-                | BackupError::Etcd(EtcdError::Open { .. }) => Exit::Runtime,
+                | BackupError::Unreadable { .. } => Exit::Runtime,
+                BackupError::Etcd(error) if !error.is_damage() => Exit::Runtime,
                 _ => Exit::CheckFailed,
             },
-            Self::RecordUnreadable { .. } | Self::Etcd(EtcdError::Open { .. }) => Exit::Runtime,
-            Self::RecordInvalid { .. } | Self::Etcd(_) => Exit::CheckFailed,
+            Self::RecordUnreadable { .. } => Exit::Runtime,
+            Self::RecordInvalid { .. } => Exit::CheckFailed,
             Self::Output(_)
             | Self::RecordFile(_)
             | Self::Runtime(_)
@@ -256,8 +266,8 @@ impl Failure {
             | Self::Output(_)
             | Self::RecordFile(_)
             | Self::RecordUnreadable { .. }
-            | Self::Etcd(_)
             | Self::StateFile { .. }
+            | Self::Etcd(_)
             | Self::Policy(_)
             | Self::ManualPages { .. } => None,
         }

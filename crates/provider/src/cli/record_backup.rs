@@ -9,7 +9,7 @@ use clap::Args;
 use kms_domain::recovery::record::{BackupRecord, NotedFile};
 use serde::Serialize;
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
+use super::{Context, Failure, OutputFlag, exit::Exit, progress::ProgressLine};
 use crate::{
     clock::{Clock as _, SystemClock},
     recovery::backup_record::{self, BackupSet, Noted},
@@ -52,7 +52,10 @@ impl Options {
             openbao: self.openbao_snapshot.as_deref(),
         };
         let now = SystemClock.now();
-        let noted = backup_record::gather(&config, set, now, &|_| ())?;
+        let progress = ProgressLine::new("reading etcd");
+        let noted = backup_record::gather(&config, set, now, &|done| progress.show(done));
+        drop(progress);
+        let noted = noted?;
         disk::create_new(&self.out, noted.record.encode().as_bytes())
             .map_err(Failure::RecordFile)?;
 

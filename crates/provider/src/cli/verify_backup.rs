@@ -11,15 +11,16 @@ use kms_domain::recovery::{
     record::{BackupRecord, MAX_FILE_BYTES},
 };
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
+use super::{
+    Context, Failure, OutputFlag, etcd_source::EtcdFlags, exit::Exit, progress::ProgressLine,
+};
 use crate::{
     clock::{Clock as _, SystemClock},
     recovery::{
-        EtcdSource,
         backup_record::note_file,
         drift::drift,
         pair_report::{Facts, PairReport},
-        verify_pair::{self, Depth},
+        verify_pair::{self, Depth, Question, Watch},
     },
     report::one_line,
 };
@@ -31,9 +32,8 @@ use crate::{
 /// is not or not yet, 5 when that could not be established.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// What etcdctl snapshot save wrote, or the member/snap/db of a stopped member
-    #[arg(long, value_name = "FILE")]
-    etcd_snapshot: PathBuf,
+    #[command(flatten)]
+    etcd: EtcdFlags,
     /// The record that record-backup wrote for this set
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -52,11 +52,7 @@ impl Options {
         let config = context.load()?.config;
         config.auth.jwt_file()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
-        let source = EtcdSource::file(&self.etcd_snapshot)?;
-        let snapshot = match &record {
-            Some(record) if record.note().etcd.is_some() => Some(note_file(&self.etcd_snapshot)?),
-            _ => None,
-        };
+        let source = self.etcd.source()?;
         let stored = config.state().load();
 
         let mut evidence = Vec::new();
@@ -70,13 +66,42 @@ impl Options {
             let versions = record.note().versions.values();
             evidence.extend(versions.map(|version| version.key.clone()));
         }
-        let (depth, names) = (self.depth, self.show_names);
-        let pair = verify_pair::verify(&config, &source, evidence, depth, names, &|_| ())?;
+        let depth = self.depth;
+        let question = Question {
+            prefix: self.etcd.prefix(),
+            evidence,
+            depth,
+            names: self.show_names,
+        };
+        let verified = {
+            let reading = ProgressLine::new("reading etcd");
+            let opening = ProgressLine::new("opening objects");
+            let watch = Watch {
+                reading: &|done| reading.show(done),
+                opening: &|done| opening.show(done),
+            };
+            verify_pair::verify(&config, &source, question, watch)
+        };
+        let pair = match verified {
+            Ok(pair) => pair,
+            Err(error) => {
+                let report = PairReport::unread(&config, &error, SystemClock.now());
+                self.output.output.write(&report, context.out)?;
+                return Ok(match error.is_damage() {
+                    true => Exit::CheckFailed,
+                    false => Exit::Runtime,
+                });
+            }
+        };
 
         let no_state = match &stored {
             Ok(stored) if stored.document.is_some() => None,
             Ok(_) => Some("there is no state on this node".to_owned()),
             Err(error) => Some(one_line(error)),
+        };
+        let snapshot = match (&record, self.etcd.snapshot()) {
+            (Some(record), Some(path)) if record.note().etcd.is_some() => Some(note_file(path)?),
+            _ => None,
         };
         let drift = record.as_ref().map_or_else(Vec::new, |record| {
             let stored = stored.as_ref().ok();

@@ -28,6 +28,15 @@ pub struct Wanted {
     pub names: bool,
 }
 
+impl Wanted {
+    /// Whether the key is one of that API server.
+    #[must_use]
+    pub fn includes(&self, key: &[u8]) -> bool {
+        let prefix = self.prefix.as_deref();
+        prefix.is_none_or(|prefix| is_below(key, prefix))
+    }
+}
+
 /// All of it, of one reading to the end.
 #[derive(Debug)]
 pub struct Inventory {
@@ -224,9 +233,7 @@ struct Tally {
 
 impl Tally {
     fn add(&mut self, wanted: &Wanted, object: Object<'_>) {
-        if let Some(prefix) = &wanted.prefix
-            && !is_below(object.key, prefix)
-        {
+        if !wanted.includes(object.key) {
             self.outside_prefix = self.outside_prefix.saturating_add(1);
             return;
         }
@@ -234,21 +241,23 @@ impl Tally {
         if self.kept > KEPT_BYTES {
             return;
         }
-        let resource = Resource::of(object.key, wanted.prefix.as_deref())
-            .map_or_else(|| NO_RESOURCE.to_owned(), |resource| resource.to_string());
+        let resource = Resource::of(object.key, wanted.prefix.as_deref()).map_or_else(
+            || NO_RESOURCE.to_owned(),
+            |resource| name(resource.to_string().as_bytes()),
+        );
         let protection = Protection::of(object.value);
         let protected = match protection {
             Protection::KmsV2 { provider, message } => match Envelope::parse(message) {
                 Ok(envelope) => {
                     self.add_to_group(wanted, &resource, provider, &envelope, object);
-                    Protected::KmsV2(provider.to_owned())
+                    Protected::KmsV2(name(provider.as_bytes()))
                 }
                 Err(error) => {
                     self.add_damaged(&resource, error, object);
                     Protected::Damaged
                 }
             },
-            Protection::KmsV1 { provider } => Protected::KmsV1(provider.to_owned()),
+            Protection::KmsV1 { provider } => Protected::KmsV1(name(provider.as_bytes())),
             Protection::Local { cipher, .. } => Protected::Local(cipher),
             Protection::Unknown => Protected::Unknown,
             Protection::Plaintext(_) => Protected::Plaintext,
@@ -339,7 +348,7 @@ impl Group {
     fn new(provider: &str, envelope: &Envelope<'_>) -> Self {
         let annotations = envelope.annotations.iter();
         Self {
-            provider: provider.to_owned(),
+            provider: name(provider.as_bytes()),
             key_id: envelope.key_id.to_owned(),
             annotations: annotations
                 .clone()
@@ -509,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_has_a_limit() {
+    fn what_is_new_is_measured_and_what_is_there_is_not() {
         let value = |n: usize| envelope("k", &n.to_le_bytes(), DekSourceType::HkdfSeed);
         let mut small = Tally::default();
         let wanted = Wanted {

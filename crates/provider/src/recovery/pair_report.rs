@@ -16,13 +16,14 @@ use kms_domain::recovery::{
 use serde::Serialize;
 
 use super::{
-    Trust,
+    EtcdError, Trust,
     drift::Drift,
+    scan,
     verify_pair::{Depth, Pair, Row, SeedProblem, Unanswered},
 };
 use crate::{
     config::Config,
-    diagnose::{Name, call_remedy},
+    diagnose::{Name, call_remedy, skipped},
     report::{Check, Render, Report, one_line},
 };
 
@@ -54,7 +55,8 @@ pub struct PairReport {
     remedies: Vec<RemedyShown>,
     #[serde(flatten)]
     report: Report,
-    etcd: EtcdShown,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etcd: Option<EtcdShown>,
     key_ids: Vec<KeyIdShown>,
     drift: Vec<Drift>,
     limitations: Vec<String>,
@@ -170,7 +172,42 @@ impl PairReport {
             key_ids,
             drift: facts.drift.to_vec(),
             limitations: limitations(facts),
-            etcd,
+            etcd: Some(etcd),
+        }
+    }
+
+    /// Where etcd gives no answer there is nothing to compare. A damaged snapshot is no half of any
+    /// pair; one that cannot be read decides nothing.
+    #[must_use]
+    pub fn unread(config: &Config, error: &EtcdError, now: SystemTime) -> Self {
+        let mut report = Report::new("verify-backup", now);
+        report.identify(&config.fingerprint());
+        let (id, title) = scan::READ;
+        report.push(Check::fail(id, title, one_line(error)));
+        for name in [OBJECTS, KEY, STATE, MAPPED, DEKS, DATA, DRIFT] {
+            report.push(skipped(name));
+        }
+        let (verdict, next_step) = match error.is_damage() {
+            true => (
+                Verdict::Incompatible,
+                "copy the snapshot again and compare its hash, or take an earlier one",
+            ),
+            false => (
+                Verdict::Inconclusive,
+                "mend the cause and run verify-backup again",
+            ),
+        };
+        Self {
+            verdict: verdict.as_str(),
+            summary: "etcd gave no answer, so nothing was compared".to_owned(),
+            next_steps: vec![next_step.to_owned()],
+            do_not: vec!["do not restore etcd from a snapshot that was not read to its end"],
+            remedies: Vec::new(),
+            report,
+            etcd: None,
+            key_ids: Vec::new(),
+            drift: Vec::new(),
+            limitations: Vec::new(),
         }
     }
 }
@@ -430,9 +467,14 @@ fn limitations(facts: Facts<'_>) -> Vec<String> {
         "No object was opened: an object that was moved or changed in etcd goes unnoticed. Give \
          --depth data to open every one.",
     );
-    let Trust::File { integrity, .. } = pair.inventory.trust;
     add(
-        integrity == Integrity::NoHash,
+        matches!(
+            pair.inventory.trust,
+            Trust::File {
+                integrity: Integrity::NoHash,
+                ..
+            }
+        ),
         "The etcd file carries no hash, so damage that leaves its structure whole goes unnoticed.",
     );
     add(
@@ -474,7 +516,6 @@ fn limitations(facts: Facts<'_>) -> Vec<String> {
     all
 }
 
-const SNAPSHOT: Name = ("etcd.snapshot", "The etcd data is whole");
 const OBJECTS: Name = (
     "etcd.objects",
     "etcd holds objects of this provider, none damaged",
@@ -488,7 +529,7 @@ const DRIFT: Name = ("record.drift", "Nothing has changed since the record");
 
 fn checks(facts: Facts<'_>) -> [Check; 8] {
     [
-        snapshot_check(facts.pair),
+        scan::integrity(facts.pair.inventory.trust),
         objects_check(facts),
         key_check(facts.pair),
         state_check(facts.no_state),
@@ -500,31 +541,6 @@ fn checks(facts: Facts<'_>) -> [Check; 8] {
         },
         drift_check(facts),
     ]
-}
-
-fn snapshot_check(pair: &Pair) -> Check {
-    let (id, title) = SNAPSHOT;
-    match pair.inventory.trust {
-        Trust::File {
-            damaged_meta: Some(page),
-            ..
-        } => Check::warn(
-            id,
-            title,
-            format!("meta page {page} is damaged: what was written last may be missing"),
-        )
-        .remediation("prefer another snapshot if there is one"),
-        Trust::File {
-            integrity: Integrity::NoHash,
-            ..
-        } => Check::warn(id, title, "the file carries no hash"),
-        Trust::File {
-            integrity: Integrity::Verified,
-            ..
-        } => Check::pass(id, title),
-    }
-    .detail("source", pair.inventory.source.as_str())
-    .detail("revision", pair.inventory.totals.revision)
 }
 
 fn objects_check(facts: Facts<'_>) -> Check {

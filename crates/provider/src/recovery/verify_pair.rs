@@ -123,25 +123,50 @@ pub enum Unanswered {
     Item(#[source] Failure),
 }
 
-/// Compares all of `source` with the configured key. `evidence` are the keys that the state, a record
-/// or a peer tell of.
+/// How the two readings of etcd come on.
+#[derive(Clone, Copy)]
+pub struct Watch<'p> {
+    /// That of what is needed.
+    pub reading: OnProgress<'p>,
+    /// That which opens the objects.
+    pub opening: OnProgress<'p>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// As the API server has it; see [`Wanted::prefix`].
+    pub prefix: Option<String>,
+    /// The keys that the state, a record or a peer tell of.
+    pub evidence: Vec<Arc<TransitKey>>,
+    /// How far the proof goes.
+    pub depth: Depth,
+    /// Keep the names of the first few objects that do not open.
+    pub names: bool,
+}
+
+/// Compares all of `source` with the configured key.
 ///
 /// # Errors
 /// When etcd gives no answer. An OpenBao that gives none is a finding.
 pub fn verify(
     config: &Config,
     source: &EtcdSource,
-    evidence: Vec<Arc<TransitKey>>,
-    depth: Depth,
-    names: bool,
-    on_progress: OnProgress<'_>,
+    question: Question,
+    watch: Watch<'_>,
 ) -> Result<Pair, EtcdError> {
+    let Question {
+        prefix,
+        evidence,
+        depth,
+        names,
+    } = question;
     let wanted = Wanted {
         revisions: Revisions::Newest,
-        prefix: None,
-        names: false,
+        prefix,
+        names,
     };
-    let inventory = Inventory::gather(source, &wanted, on_progress)?;
+    let inventory = Inventory::gather(source, &wanted, watch.reading)?;
     let asked = connection::ask(config, async |openbao| {
         let (live, unread) = read_key(config, openbao).await;
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
@@ -160,7 +185,13 @@ pub fn verify(
     });
     let opened = match depth {
         Depth::Dek => None,
-        Depth::Data => Some(open_all(source, &inventory, &outcomes, names, on_progress)?),
+        Depth::Data => Some(open_all(
+            source,
+            &inventory,
+            &outcomes,
+            &wanted,
+            watch.opening,
+        )?),
     };
     let rows = rows(&inventory, &lineage, &outcomes, opened.as_ref());
     let findings: Vec<_> = rows.iter().map(|row| row.finding.clone()).collect();
@@ -311,15 +342,15 @@ fn open_all(
     source: &EtcdSource,
     inventory: &Inventory,
     outcomes: &Outcomes<'_>,
-    names: bool,
+    wanted: &Wanted,
     on_progress: OnProgress<'_>,
 ) -> Result<Opened, EtcdError> {
     let mut scratch = Scratch::default();
     let reading = source.read(
-        Revisions::Newest,
+        wanted.revisions,
         on_progress,
         Opened::default,
-        |opened, object| opened.add(inventory, outcomes, names, object, &mut scratch),
+        |opened, object| opened.add(inventory, outcomes, wanted, object, &mut scratch),
     )?;
     Ok(reading.gathered)
 }
@@ -329,10 +360,13 @@ impl Opened {
         &mut self,
         inventory: &Inventory,
         outcomes: &Outcomes<'_>,
-        names: bool,
+        wanted: &Wanted,
         object: Object<'_>,
         scratch: &mut Scratch,
     ) {
+        if !wanted.includes(object.key) {
+            return;
+        }
         let Protection::KmsV2 { provider, message } = Protection::of(object.value) else {
             return;
         };
@@ -355,19 +389,19 @@ impl Opened {
         };
         match source.prove(object.key, envelope.encrypted_data, scratch) {
             Ok(_) => group.proof.proven = group.proof.proven.saturating_add(1),
-            Err(_) => group.add_unopened(object, names),
+            Err(_) => group.add_unopened(object, wanted),
         }
     }
 }
 
 impl OpenedGroup {
-    fn add_unopened(&mut self, object: Object<'_>, names: bool) {
+    fn add_unopened(&mut self, object: Object<'_>, wanted: &Wanted) {
         self.proof.failed = self.proof.failed.saturating_add(1);
-        let resource = Resource::of(object.key, None)
+        let resource = Resource::of(object.key, wanted.prefix.as_deref())
             .map_or_else(|| NO_RESOURCE.to_owned(), |resource| resource.to_string());
         let count = self.unopened.entry(resource).or_default();
         *count = count.saturating_add(1);
-        if names && self.names.len() < FEW {
+        if wanted.names && self.names.len() < FEW {
             self.names.push(object.key.escape_ascii().to_string());
         }
     }
