@@ -13,5 +13,6 @@ pub mod fake;
 pub mod files;
 pub mod openbao;
 pub mod pki;
+pub mod stored;
 pub mod tenant;
 pub mod wait;
