@@ -125,9 +125,8 @@ pub fn gather(
     on_progress: OnProgress<'_>,
 ) -> Result<Noted, BackupError> {
     let stored = config.state().load()?;
-    let document = match &stored.document {
-        Some(document) => document,
-        None => return Err(BackupError::NoState(config.state_path.document())),
+    let Some(document) = &stored.document else {
+        return Err(BackupError::NoState(config.state_path.document()));
     };
     let metadata = connection::ask(config, async |openbao| {
         let transit = &openbao.transit;

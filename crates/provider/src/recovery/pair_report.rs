@@ -2,7 +2,7 @@
 //! what to do and what not to do, then how it was established.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     time::SystemTime,
 };
@@ -543,6 +543,9 @@ fn checks(facts: Facts<'_>) -> [Check; 8] {
     ]
 }
 
+/// How many names of other providers are shown.
+const FEW: usize = 5;
+
 fn objects_check(facts: Facts<'_>) -> Check {
     let (id, title) = OBJECTS;
     let inventory = &facts.pair.inventory;
@@ -555,12 +558,18 @@ fn objects_check(facts: Facts<'_>) -> Check {
             .impact("the API server refuses them, and with them every list of their resource")
             .remediation("run scan-etcd, which names them; restore an earlier etcd snapshot")
     } else if ours == 0 {
-        Check::warn(
-            id,
-            title,
-            format!("none of {keys} keys is of provider {provider}"),
+        let others: BTreeSet<_> = inventory.groups.iter().map(|it| &*it.provider).collect();
+        let others: Vec<_> = others.into_iter().take(FEW).collect();
+        let others = match others.is_empty() {
+            true => "none".to_owned(),
+            false => others.join(", "),
+        };
+        let message = format!(
+            "none of {keys} keys is of provider {provider}; KMS v2 providers there: {others}"
+        );
+        Check::warn(id, title, message).remediation(
+            "compare with transit.keyIdScope.providerName, or take the snapshot of this cluster",
         )
-        .remediation("compare the snapshot and transit.keyIdScope.providerName: scan-etcd")
     } else {
         Check::pass(id, title).message(format!("{ours} of {keys} keys"))
     }

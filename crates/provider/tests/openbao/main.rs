@@ -7,7 +7,9 @@
     reason = "functions that only tests call may fail like tests"
 )]
 
+mod backup;
 mod commands;
+mod corpus;
 mod crash;
 mod discovery;
 mod key;
@@ -17,6 +19,7 @@ mod login;
 mod node;
 mod nodes;
 mod outage;
+mod pair;
 mod process;
 mod provider;
 mod relay;

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Every way in which a secret might be spelled.
-fn spellings(secret: &[u8]) -> Vec<String> {
+pub(crate) fn spellings(secret: &[u8]) -> Vec<String> {
     let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let list: Vec<_> = secret.iter().map(u8::to_string).collect();
     let mut spellings = vec![
