@@ -7,7 +7,9 @@
     reason = "functions that only tests call may fail like tests"
 )]
 
+mod bulk;
 mod commands;
+mod corpus;
 mod crash;
 mod discovery;
 mod key;
@@ -24,6 +26,7 @@ mod requests;
 mod rollback;
 mod rotation;
 mod saving;
+mod scan_etcd;
 mod secrets;
 mod serving;
 mod upkeep;
