@@ -166,3 +166,18 @@ impl EtcdSource {
         }
     }
 }
+
+impl EtcdError {
+    /// Whether the source was read and found to be damaged.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Snapshot { source, .. } => !matches!(
+                source,
+                SnapshotError::Unreadable { .. } | SnapshotError::NoThread(_)
+            ),
+            Self::TooVaried { .. } => true,
+            Self::Open { .. } | Self::Live(_) => false,
+        }
+    }
+}

@@ -216,6 +216,43 @@ impl Group {
     }
 }
 
+impl Protected {
+    /// The word in reports.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::KmsV2(_) => "kms-v2",
+            Self::KmsV1(_) => "kms-v1",
+            Self::Local(LocalCipher::AesCbc) => "aescbc",
+            Self::Local(LocalCipher::AesGcm) => "aesgcm",
+            Self::Local(LocalCipher::Secretbox) => "secretbox",
+            Self::Unknown => "unknown",
+            Self::Plaintext => "plaintext",
+            Self::NotAnObject => "not-an-object",
+            Self::Damaged => "damaged",
+        }
+    }
+
+    /// The name of the plugin, if there is one.
+    #[must_use]
+    pub fn provider(&self) -> Option<&str> {
+        match self {
+            Self::KmsV2(provider) | Self::KmsV1(provider) => Some(provider),
+            Self::Local(_)
+            | Self::Unknown
+            | Self::Plaintext
+            | Self::NotAnObject
+            | Self::Damaged => None,
+        }
+    }
+
+    /// Whether it is encrypted, in whatever way.
+    #[must_use]
+    pub fn encrypts(&self) -> bool {
+        !matches!(self, Self::Plaintext | Self::NotAnObject)
+    }
+}
+
 /// What is being gathered.
 #[derive(Default)]
 struct Tally {
@@ -402,6 +439,11 @@ fn is_below(key: &[u8], prefix: &str) -> bool {
 /// A key as text, cut if it is long. Control characters, which could steer a terminal, are escaped.
 fn name(key: &[u8]) -> String {
     let cut = key.get(..NAME_BYTES).unwrap_or(key);
+    if let Ok(text) = std::str::from_utf8(cut)
+        && !text.contains(char::is_control)
+    {
+        return text.to_owned();
+    }
     cut.utf8_chunks()
         .flat_map(|chunk| {
             let invalid = (!chunk.invalid().is_empty()).then_some(char::REPLACEMENT_CHARACTER);

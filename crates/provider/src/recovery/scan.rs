@@ -8,10 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use etcd_snapshot::{
-    file::{Integrity, OnProgress},
-    value::LocalCipher,
-};
+use etcd_snapshot::file::{Integrity, OnProgress};
 use kms_domain::{
     key::KeyScope,
     recovery::origin::{Lineage, LiveKey, Origin},
@@ -146,22 +143,6 @@ impl Scan {
             .collect();
         self.report.push(known(&key_ids, config));
         self.content = Some(Content::of(inventory, key_ids));
-    }
-}
-
-impl EtcdError {
-    /// Whether the source was read and found to be damaged.
-    #[must_use]
-    pub fn is_damage(&self) -> bool {
-        use etcd_snapshot::damage::SnapshotError;
-        match self {
-            Self::Snapshot { source, .. } => !matches!(
-                source,
-                SnapshotError::Unreadable { .. } | SnapshotError::NoThread(_)
-            ),
-            Self::TooVaried { .. } => true,
-            Self::Open { .. } | Self::Live(_) => false,
-        }
     }
 }
 
@@ -481,35 +462,6 @@ impl CountShown {
         self.names
             .iter()
             .try_for_each(|name| writeln!(out, "  {name}"))
-    }
-}
-
-impl Protected {
-    /// The word in reports.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::KmsV2(_) => "kms-v2",
-            Self::KmsV1(_) => "kms-v1",
-            Self::Local(LocalCipher::AesCbc) => "aescbc",
-            Self::Local(LocalCipher::AesGcm) => "aesgcm",
-            Self::Local(LocalCipher::Secretbox) => "secretbox",
-            Self::Unknown => "unknown",
-            Self::Plaintext => "plaintext",
-            Self::NotAnObject => "not-an-object",
-            Self::Damaged => "damaged",
-        }
-    }
-
-    fn provider(&self) -> Option<&str> {
-        match self {
-            Self::KmsV2(provider) | Self::KmsV1(provider) => Some(provider),
-            _ => None,
-        }
-    }
-
-    fn encrypts(&self) -> bool {
-        !matches!(self, Self::Plaintext | Self::NotAnObject)
     }
 }
 

@@ -8,6 +8,7 @@
 )]
 
 mod backup;
+mod bulk;
 mod commands;
 mod corpus;
 mod crash;
@@ -27,6 +28,7 @@ mod requests;
 mod rollback;
 mod rotation;
 mod saving;
+mod scan_etcd;
 mod secrets;
 mod serving;
 mod upkeep;
