@@ -76,6 +76,8 @@ pub enum Gap {
         version: TransitVersion,
         /// `latest_version`
         latest: TransitVersion,
+        /// When the version that is needed was made, if a record, a state file or a peer tells.
+        recorded: Option<CreatedAt>,
     },
     /// The material is gone from this OpenBao.
     #[error("it needs version {version}, which was trimmed: min_available_version is {minimum}")]
@@ -205,17 +207,21 @@ impl Lineage {
                 live,
                 recorded: recorded.map(|key| key.created_at()),
             }),
-            (known, None) => Err(unlisted(profile, version, known.is_some())),
+            (known, None) => {
+                let recorded = known.map(|key| key.created_at());
+                Err(unlisted(profile, version, recorded))
+            }
         }
     }
 }
 
 /// `keys` of the metadata begins at `min_decryption_version`.
-fn unlisted(profile: &KeyProfile, version: TransitVersion, known: bool) -> Gap {
+fn unlisted(profile: &KeyProfile, version: TransitVersion, recorded: Option<CreatedAt>) -> Gap {
     if version > profile.latest() {
         Gap::NewerThanLatest {
             version,
             latest: profile.latest(),
+            recorded,
         }
     } else if version.get() < profile.min_available() {
         Gap::Trimmed {
@@ -226,7 +232,7 @@ fn unlisted(profile: &KeyProfile, version: TransitVersion, known: bool) -> Gap {
         Gap::Hidden {
             version,
             minimum: profile.min_decryption(),
-            known,
+            known: recorded.is_some(),
         }
     }
 }
@@ -322,6 +328,7 @@ mod tests {
             Gap::NewerThanLatest {
                 version: version(6),
                 latest: version(5),
+                recorded: None,
             }
         );
         assert_eq!(

@@ -1,7 +1,5 @@
 //! May this etcd data and this OpenBao go into service together? The verdict from what was found.
 
-use std::collections::BTreeSet;
-
 use super::origin::{Gap, Origin};
 use crate::transit::TransitVersion;
 
@@ -30,12 +28,12 @@ pub struct Proof {
 }
 
 /// The answer to "is this a compatible pair?".
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Everything that etcd holds under this provider decrypts.
     Compatible,
-    /// Everything will, once these have been carried out.
-    CompatibleAfter(Vec<Remedy>),
+    /// Everything will, once the [`remedies`] have been carried out.
+    CompatibleAfter,
     /// Some of it does not and will not decrypt with this OpenBao and this configuration.
     Incompatible,
     /// What was looked at does not decide it.
@@ -79,31 +77,35 @@ pub fn judge(findings: &[Finding], damaged: u64) -> Verdict {
         Origin::Known(_) | Origin::Gap(Gap::Unknown { .. }) => true,
         Origin::Gap(_) => false,
     };
-    let hidden: BTreeSet<TransitVersion> = findings
-        .iter()
-        .filter_map(|finding| match finding.origin {
-            Origin::Gap(Gap::Hidden { version, .. }) => Some(version),
-            Origin::Live(_) | Origin::Known(_) | Origin::Gap(_) => None,
-        })
-        .collect();
     if damaged > 0 || findings.iter().any(lost) {
         Verdict::Incompatible
     } else if findings.is_empty() || findings.iter().any(undecided) {
         Verdict::Inconclusive
-    } else if let Some(&lowest) = hidden.first() {
-        Verdict::CompatibleAfter(vec![Remedy::LowerMinDecryption(lowest)])
-    } else {
+    } else if remedies(findings).is_empty() {
         Verdict::Compatible
+    } else {
+        Verdict::CompatibleAfter
     }
+}
+
+/// What brings data back that is not lost, also where other data is.
+#[must_use]
+pub fn remedies(findings: &[Finding]) -> Vec<Remedy> {
+    let hidden = findings.iter().filter_map(|finding| match finding.origin {
+        Origin::Gap(Gap::Hidden { version, .. }) => Some(version),
+        Origin::Live(_) | Origin::Known(_) | Origin::Gap(_) => None,
+    });
+    let lowest = hidden.min();
+    lowest.map(Remedy::LowerMinDecryption).into_iter().collect()
 }
 
 impl Verdict {
     /// The word in reports.
     #[must_use]
-    pub fn as_str(&self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Compatible => "compatible",
-            Self::CompatibleAfter(_) => "compatible-after",
+            Self::CompatibleAfter => "compatible-after",
             Self::Incompatible => "incompatible",
             Self::Inconclusive => "inconclusive",
         }
@@ -172,10 +174,6 @@ mod tests {
         let unknown = gap(Gap::Unknown {
             version: vectors::version(1),
         });
-        let lower = |number| {
-            let version = vectors::version(number);
-            Verdict::CompatibleAfter(vec![Remedy::LowerMinDecryption(version)])
-        };
         for (claim, findings, verdict) in [
             (
                 "all seeds are proven",
@@ -228,16 +226,19 @@ mod tests {
             (
                 "hidden comes back",
                 vec![live(PROVEN, None), hidden(3)],
-                lower(3),
-            ),
-            (
-                "the lowest is enough",
-                vec![hidden(3), hidden(2), hidden(4)],
-                lower(2),
+                Verdict::CompatibleAfter,
             ),
         ] {
             assert_eq!(judge(&findings, 0), verdict, "{claim}");
         }
+    }
+
+    #[test]
+    fn the_lowest_hidden_version_brings_all_back_whatever_else_is_lost() {
+        let found = [hidden(3), hidden(2), trimmed(), hidden(4)];
+        let lowest = Remedy::LowerMinDecryption(vectors::version(2));
+        assert_eq!(remedies(&found), [lowest]);
+        assert_eq!(remedies(&[trimmed(), live(PROVEN, None)]), []);
     }
 
     #[test]
@@ -256,6 +257,7 @@ mod tests {
             Gap::NewerThanLatest {
                 version,
                 latest: version,
+                recorded: None,
             },
             Gap::Trimmed {
                 version,

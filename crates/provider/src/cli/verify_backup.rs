@@ -23,6 +23,7 @@ use crate::{
         verify_pair::{self, Depth, Question, Watch},
     },
     report::one_line,
+    state,
 };
 
 /// Prove that an etcd backup and an OpenBao can go into service together
@@ -53,7 +54,7 @@ impl Options {
         config.auth.jwt_file()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
         let source = self.etcd.source()?;
-        let stored = config.state().load();
+        let stored = state::inspect(&config.state_path);
 
         let mut evidence = Vec::new();
         if let Ok(stored) = &stored
@@ -95,10 +96,10 @@ impl Options {
         };
 
         let no_state = match &stored {
-            Ok(stored) if stored.document.is_some() => None,
-            Ok(_) => Some("there is no state on this node".to_owned()),
-            Err(error) => Some(one_line(error)),
+            Ok(_) => "there is no state on this node".to_owned(),
+            Err(error) => one_line(error),
         };
+        let document = stored.as_ref().ok().and_then(|it| it.document.as_ref());
         let snapshot = match (&record, self.etcd.snapshot()) {
             (Some(record), Some(path)) if record.note().etcd.is_some() => Some(note_file(path)?),
             _ => None,
@@ -111,7 +112,7 @@ impl Options {
             config: &config,
             pair: &pair,
             depth,
-            no_state: no_state.as_deref(),
+            state: document.ok_or(&*no_state),
             record: record.as_ref(),
             drift: &drift,
         };
@@ -119,7 +120,7 @@ impl Options {
         self.output.output.write(&report, context.out)?;
         Ok(match pair.verdict {
             Verdict::Compatible => Exit::Success,
-            Verdict::CompatibleAfter(_) | Verdict::Incompatible => Exit::CheckFailed,
+            Verdict::CompatibleAfter | Verdict::Incompatible => Exit::CheckFailed,
             Verdict::Inconclusive => Exit::Runtime,
         })
     }

@@ -2,16 +2,23 @@
 //! what to do and what not to do, then how it was established.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     time::SystemTime,
 };
 
 use etcd_snapshot::file::Integrity;
-use kms_domain::recovery::{
-    origin::{Gap, LiveKey, Origin},
-    pair::{Proof, Remedy, Verdict},
-    record::BackupRecord,
+use jiff::Timestamp;
+use kms_domain::{
+    fingerprint::require_identity,
+    recovery::{
+        origin::{Gap, LiveKey, Origin},
+        pair::{Proof, Remedy, Verdict},
+        record::BackupRecord,
+    },
+    registry::document::Document,
+    transit::CreatedAt,
 };
 use serde::Serialize;
 
@@ -36,8 +43,8 @@ pub struct Facts<'a> {
     pub pair: &'a Pair,
     /// How far the proof was asked to go.
     pub depth: Depth,
-    /// Why the state on this node is no evidence, if it is none.
-    pub no_state: Option<&'a str>,
+    /// The state of this node, valid by itself, or why there is none.
+    pub state: Result<&'a Document, &'a str>,
     /// The record that was given.
     pub record: Option<&'a BackupRecord>,
     /// What has changed since it was written.
@@ -155,6 +162,7 @@ impl PairReport {
                 next_steps.push(step);
             }
         }
+        next_steps.extend(recorded_backup(facts));
         next_steps.extend(open_question(facts));
         let mut do_not: Vec<_> = key_ids.iter().filter_map(|it| it.do_not).collect();
         if pair.verdict != Verdict::Compatible {
@@ -215,12 +223,12 @@ impl PairReport {
 fn summary(facts: Facts<'_>, etcd: &EtcdShown) -> String {
     let provider = facts.config.scope.provider_name.as_str();
     let objects = etcd.objects;
-    match &facts.pair.verdict {
+    match facts.pair.verdict {
         Verdict::Compatible => format!(
             "all {objects} objects of provider {provider} can be read with this OpenBao and this \
              configuration"
         ),
-        Verdict::CompatibleAfter(_) => format!(
+        Verdict::CompatibleAfter => format!(
             "no object is lost: all {objects} of provider {provider} can be read with this OpenBao \
              once the steps below are done"
         ),
@@ -246,6 +254,28 @@ fn summary(facts: Facts<'_>, etcd: &EtcdShown) -> String {
     }
 }
 
+/// Which OpenBao backup it is that another key or version must come from.
+fn recorded_backup(facts: Facts<'_>) -> Option<String> {
+    let needs_another_key = |row: &Row| {
+        matches!(
+            row.finding.origin,
+            Origin::Gap(
+                Gap::NewerThanLatest { .. }
+                    | Gap::Trimmed { .. }
+                    | Gap::OtherCreation { .. }
+                    | Gap::NoKey { .. }
+            )
+        )
+    };
+    let note = facts.record?.note();
+    let openbao = note.openbao.as_ref()?;
+    let sha256 = openbao.sha256_hex();
+    let at = &note.recorded_at;
+    facts.pair.rows.iter().any(needs_another_key).then(|| {
+        format!("the OpenBao snapshot of the recorded set, of {at}, has the SHA-256 {sha256}")
+    })
+}
+
 /// What a verdict of `inconclusive` waits for.
 fn open_question(facts: Facts<'_>) -> Option<String> {
     let step = match facts.pair.unanswered.as_ref()? {
@@ -268,14 +298,11 @@ fn remedies(facts: Facts<'_>) -> Vec<RemedyShown> {
         config.key.mount_path, config.key.key_name
     );
     let command = |minimum: u64| format!("{bao} {path} min_decryption_version={minimum}");
-    let Verdict::CompatibleAfter(remedies) = &facts.pair.verdict else {
-        return Vec::new();
-    };
     let revert = match facts.pair.lineage.live() {
         LiveKey::Listed(profile) => Some(command(profile.min_decryption())),
         LiveKey::Missing | LiveKey::Unknown => None,
     };
-    let shown = remedies.iter().map(|remedy| match remedy {
+    let shown = facts.pair.remedies.iter().map(|remedy| match remedy {
         Remedy::LowerMinDecryption(version) => RemedyShown {
             code: "lower_min_decryption_version",
             transit_version: version.get(),
@@ -323,7 +350,7 @@ impl KeyIdShown {
             }
             Origin::Gap(gap) => (gap.code(), one_line(gap)),
         };
-        let advice = advice(row);
+        let (next_step, do_not) = advice(row).unzip();
         let problems = row.seed_problems.iter();
         Self {
             transit_version: row.version.map(|version| version.get()),
@@ -340,8 +367,8 @@ impl KeyIdShown {
             data: finding.data.map(Tried::of),
             unopened_resources: row.unopened.clone(),
             unopened_names: row.unopened_names.clone(),
-            next_step: advice.map(|(next, _)| next.to_owned()),
-            do_not: advice.map(|(_, not)| not),
+            next_step: next_step.map(Cow::into_owned),
+            do_not,
         }
     }
 
@@ -405,49 +432,65 @@ fn proven(row: &Row) -> String {
 }
 
 /// What to do, and what not to do, about a row that is not as it should be.
-fn advice(row: &Row) -> Option<(&'static str, &'static str)> {
+fn advice(row: &Row) -> Option<(Cow<'static, str>, &'static str)> {
     let seeds = row.finding.seeds;
     let gap = match &row.finding.origin {
         Origin::Gap(gap) => gap,
         Origin::Known(_) => return None,
         Origin::Live(_) if seeds.failed > 0 && seeds.proven == 0 => {
-            return Some((ORIGINAL_KEY, NO_RECREATED_KEY));
+            return Some((ORIGINAL_KEY.into(), NO_RECREATED_KEY));
         }
         Origin::Live(_) => {
             let unopened = row.finding.data.is_some_and(|data| data.failed > 0);
-            return (seeds.failed > 0 || unopened).then_some((EARLIER_ETCD, NO_AAD_BYPASS));
+            let wrong = seeds.failed > 0 || unopened;
+            return wrong.then_some((EARLIER_ETCD.into(), NO_AAD_BYPASS));
         }
     };
-    Some(match gap {
+    let (next, not) = match gap {
         Gap::KeyId(_) | Gap::Annotations(_) | Gap::Foreign(_) => (EARLIER_ETCD, NO_AAD_BYPASS),
         Gap::OtherScope { .. } => (
             "put back the names under which this was encrypted (from configuration management or \
              a backup record), or verify with the configuration of the cluster that it belongs to",
             "do not change names to make an error go away",
         ),
-        Gap::NewerThanLatest { .. } => (
-            "restore an OpenBao backup that was made after the newest version named below came \
-             into being, or an etcd snapshot from before that rotation",
-            "do not rotate the key to reach the missing number: a new version of the same number \
-             decrypts nothing of the old one",
-        ),
+        Gap::NewerThanLatest {
+            version, recorded, ..
+        } => {
+            let since = recorded.map_or_else(String::new, |second| {
+                format!(", which was made at {}", time_of(second))
+            });
+            let next = format!(
+                "restore an OpenBao backup that has version {version}{since}, or an etcd snapshot \
+                 from before that rotation"
+            );
+            return Some((next.into(), NO_ROTATION));
+        }
         Gap::Trimmed { .. } => (
             "restore an OpenBao backup from before the key was trimmed, or an etcd snapshot in \
              which nothing needs the trimmed versions",
             "do not trim any further",
         ),
-        // The remedy is a command of its own.
-        Gap::Hidden { .. } => return None,
         Gap::OtherCreation { .. } => (ORIGINAL_KEY, NO_RECREATED_KEY),
         Gap::NoKey { .. } => (
             "compare transit.mountPath and transit.keyName with what was configured; if they are \
              right, restore an OpenBao backup that has the key",
             "do not create a key of that name: it decrypts nothing of the old one",
         ),
-        Gap::Unknown { .. } => return None,
-    })
+        // The one has a remedy, the other waits for OpenBao.
+        Gap::Hidden { .. } | Gap::Unknown { .. } => return None,
+    };
+    Some((next.into(), not))
 }
 
+fn time_of(second: CreatedAt) -> String {
+    i64::try_from(second.get())
+        .ok()
+        .and_then(|second| Timestamp::from_second(second).ok())
+        .map_or_else(|| format!("second {second}"), |time| time.to_string())
+}
+
+const NO_ROTATION: &str = "do not rotate the key to reach the missing number: a new version of the \
+     same number decrypts nothing of the old one";
 const ORIGINAL_KEY: &str = "restore the OpenBao backup that has the original key; if it has, \
      compare providerName, clusterId and openbao.instanceId with a backup record (--record), since \
      only a record can tell those apart";
@@ -532,7 +575,7 @@ fn checks(facts: Facts<'_>) -> [Check; 8] {
         scan::integrity(facts.pair.inventory.trust),
         objects_check(facts),
         key_check(facts.pair),
-        state_check(facts.no_state),
+        state_check(facts),
         mapped_check(facts.pair),
         proof_check(DEKS, facts.pair, |row| Some(row.finding.seeds)),
         match facts.depth {
@@ -591,11 +634,17 @@ fn key_check(pair: &Pair) -> Check {
     }
 }
 
-fn state_check(no_state: Option<&str>) -> Check {
+fn state_check(facts: Facts<'_>) -> Check {
     let (id, title) = STATE;
-    match no_state {
-        None => Check::pass(id, title),
-        Some(cause) => Check::skip(id, title, cause),
+    let config = facts.config;
+    match facts.state {
+        Err(cause) => Check::skip(id, title, cause),
+        Ok(document) => match require_identity(document, &config.scope, &config.key) {
+            Ok(()) => Check::pass(id, title),
+            Err(other) => Check::warn(id, title, other.to_string()).remediation(
+                "if this node's state is the right one, change the configuration back",
+            ),
+        },
     }
 }
 

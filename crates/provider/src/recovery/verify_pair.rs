@@ -23,7 +23,7 @@ use kms_domain::{
     prepare::{PreparedDecrypt, prepare_proof},
     recovery::{
         origin::{Lineage, LiveKey, Origin},
-        pair::{Finding, Proof, Verdict, judge},
+        pair::{Finding, Proof, Remedy, Verdict, judge, remedies},
     },
     transit::{KeyProfile, ProfileRefused, TransitVersion},
 };
@@ -66,6 +66,8 @@ pub struct Pair {
     pub rows: Vec<Row>,
     /// Objects that were not there when etcd was read first.
     pub appeared: u64,
+    /// What brings hidden data back.
+    pub remedies: Vec<Remedy>,
     /// Over all rows.
     pub verdict: Verdict,
 }
@@ -204,6 +206,7 @@ pub fn verify(
         unanswered,
         rows,
         appeared,
+        remedies: remedies(&findings),
         verdict,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use jiff::Timestamp;
 use openbao_lab::admin::transit::{KeyConfig, NewKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,7 +18,7 @@ use crate::{
     corpus::{Corpus, OBJECT, sealer},
     node::{Finished, Node, TIMING},
     provider::Provider,
-    secrets::spellings,
+    secrets::{files_below, spellings},
 };
 
 /// A node with objects of its provider in an etcd of its own.
@@ -102,14 +103,13 @@ impl Cluster {
             snapshot.to_str().unwrap(),
         ];
         let done = self.node.run(&[&of[..], options].concat());
+        let mut written = vec![done.out.clone(), done.err.clone()];
+        files_below(self.directory.path(), &mut written);
+        files_below(&self.node.state_dir(), &mut written);
         for secret in &self.secrets {
             for spelling in spellings(secret) {
-                for said in [&done.out, &done.err] {
-                    assert!(
-                        !said.contains(&spelling),
-                        "a secret is in the output: {said}"
-                    );
-                }
+                let found = written.iter().find(|text| text.contains(&spelling));
+                assert_eq!(found, None, "a secret is in the output or in a file");
             }
         }
         done
@@ -216,8 +216,11 @@ async fn an_openbao_from_before_a_rotation_lacks_the_newest_version() {
         text.contains("version 2: [newer_than_latest] 1 objects (secrets 1)"),
         "{text}"
     );
+    let state = cluster.node.inspect();
+    let second = state["records"][0]["transitVersionCreatedAtUnix"].as_i64();
+    let made = Timestamp::from_second(second.unwrap()).unwrap();
     assert!(
-        text.contains("next: restore an OpenBao backup that was made after"),
+        text.contains(&format!("has version 2, which was made at {made}")),
         "{text}"
     );
     assert!(
@@ -320,6 +323,19 @@ async fn every_name_that_differs_is_told() {
     cluster.store("one").await;
     let record = cluster.record();
     let record = ["--record", record.to_str().unwrap()];
+    // This node's own state would tell as well as the record.
+    let mut peer = cluster.node.peer(TIMING);
+    std::mem::swap(&mut cluster.node, &mut peer);
+    peer.config["transit"]["keyIdScope"]["clusterId"] = json!("renamed");
+    let snapshot = cluster.snapshot();
+    let told = peer.run(&[
+        "verify-backup",
+        "--etcd-snapshot",
+        snapshot.to_str().unwrap(),
+    ]);
+    let field = "transit.keyIdScope.clusterId differs";
+    assert!(told.out.contains(field), "{}", told.out);
+    peer.config["transit"]["keyIdScope"]["clusterId"] = json!("cluster-test");
     let right = cluster.node.config.clone();
     for (name, field, told_by_record_only) in [
         (

@@ -53,7 +53,7 @@ fn holds_token(text: &str) -> bool {
 }
 
 /// The content of every file below a directory, as far as it is text.
-fn files_below(directory: &Path, found: &mut Vec<String>) {
+pub(crate) fn files_below(directory: &Path, found: &mut Vec<String>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
