@@ -8,6 +8,7 @@ mod completion;
 mod config;
 mod dev;
 mod doctor;
+mod etcd_source;
 pub mod exit;
 mod failure;
 mod inspect_state;
@@ -15,12 +16,16 @@ mod key_id;
 mod man;
 mod policy;
 mod probe;
+mod progress;
+mod record_backup;
 mod restore_versions;
 mod retire_versions;
 mod review;
 mod rotation_plan;
 mod schema;
+mod scan_etcd;
 mod serve;
+mod verify_backup;
 mod verify_key;
 mod verify_rotation;
 mod version;
@@ -47,7 +52,7 @@ use failure::Failure;
     name = "bao-kms-provider",
     version = BuildInfo::CURRENT.version,
     after_help = "Exit codes: 0 success, 1 other failure, 2 usage, 3 configuration, \
-                  4 a check failed, 5 serve failed"
+                  4 a check failed, 5 serve failed or a store could not be read"
 )]
 struct Cli {
     #[command(flatten)]
@@ -88,6 +93,9 @@ enum Command {
     RetireVersions(retire_versions::Options),
     RestoreVersions(restore_versions::Options),
     Benchmark(benchmark::Options),
+    RecordBackup(record_backup::Options),
+    VerifyBackup(verify_backup::Options),
+    ScanEtcd(scan_etcd::Options),
     Policy(policy::Options),
     Version(version::Options),
     Completion(completion::Options),
@@ -165,6 +173,9 @@ impl Command {
             Self::RetireVersions(options) => options.run(context),
             Self::RestoreVersions(options) => options.run(context),
             Self::Benchmark(options) => options.run(context),
+            Self::RecordBackup(options) => options.run(context),
+            Self::VerifyBackup(options) => options.run(context),
+            Self::ScanEtcd(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

@@ -170,6 +170,14 @@ impl Report {
         self.first_failure = first;
     }
 
+    /// Writes the checks as text, for results that begin with more than a name.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn checks_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.checks.iter().try_for_each(|check| check.text(out))
+    }
+
     /// The exit code of the command that reports this: a bad configuration before other failures.
     #[must_use]
     pub fn exit(&self) -> Exit {
@@ -192,9 +200,7 @@ impl Render for Report {
     /// What failed first comes once more at the end, where a terminal shows it.
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.name)?;
-        for check in &self.checks {
-            check.text(out)?;
-        }
+        self.checks_text(out)?;
         let mut failures = self.failures();
         let Some(first) = failures.next() else {
             return Ok(());
