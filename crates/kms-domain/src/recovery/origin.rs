@@ -303,10 +303,11 @@ mod tests {
     }
 
     fn gap(lineage: &Lineage, key: &TransitKey) -> Gap {
-        match origin(lineage, key) {
-            Origin::Gap(gap) => gap,
-            found => panic!("{found:?}"),
-        }
+        let found = origin(lineage, key);
+        let Origin::Gap(gap) = found else {
+            panic!("{found:?}")
+        };
+        gap
     }
 
     /// Versions 3 to 5 are listed, 2 is hidden, 1 is trimmed; version `n` was made at second `n`.

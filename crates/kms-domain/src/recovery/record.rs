@@ -371,7 +371,8 @@ mod tests {
     #[test]
     fn contents_that_contradict_the_format_are_refused_for_all_their_hash() {
         assert!(edited(|_| ()).is_ok());
-        let cases: [(&str, fn(&mut serde_json::Value)); 13] = [
+        type Edit = fn(&mut serde_json::Value);
+        let cases: [(&str, Edit); 13] = [
             ("clusterId is invalid", |it| it["clusterId"] = " ".into()),
             ("identityFingerprint is malformed", |it| {
                 it["identityFingerprint"] = "cfg1.x".into();

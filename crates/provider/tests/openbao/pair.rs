@@ -1,6 +1,10 @@
 //! `verify-backup`: every verdict on real snapshots and a real key, with what an operator is told.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use openbao_lab::admin::transit::{KeyConfig, NewKey};
@@ -15,6 +19,7 @@ use testkit::{
 };
 
 use crate::{
+    bulk,
     corpus::{Corpus, OBJECT, sealer},
     node::{Finished, Node, TIMING},
     provider::Provider,
@@ -189,6 +194,50 @@ async fn a_pair_that_belongs_together_is_compatible_from_a_file_and_live() {
             shallow.out
         );
     }
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_objects_of_fifty_seeds_are_opened_soon() {
+    const OBJECTS: usize = 100_000;
+    let mut cluster = Cluster::new().await;
+    let mut sealers = Vec::new();
+    for _ in 0..50 {
+        sealers.push(cluster.sealer().await);
+    }
+    let all = (0..OBJECTS).map(|number| {
+        let key = format!("/registry/secrets/default/{number:06}");
+        let value = sealers[number % sealers.len()].value(&key, OBJECT);
+        (key, value)
+    });
+    bulk::put(&cluster.etcd, all).await;
+    let snapshot = cluster.snapshot();
+    let of = [
+        "--etcd-snapshot",
+        snapshot.to_str().unwrap(),
+        "--output",
+        "json",
+    ];
+    let start = Instant::now();
+    let scanned = cluster.node.run(&[&["scan-etcd"], &of[..]].concat());
+    let scan = start.elapsed();
+    assert_eq!(scanned.json()["keys"], OBJECTS);
+    let start = Instant::now();
+    let verified = [&["verify-backup", "--depth", "data"], &of[..]].concat();
+    let report = cluster.node.run(&verified).json();
+    let verify = start.elapsed();
+    let one = row(&report, 1);
+    assert_eq!(
+        one["deks"],
+        json!({"proven": 50, "failed": 0, "untried": 0})
+    );
+    assert_eq!(
+        one["data"],
+        json!({"proven": OBJECTS, "failed": 0, "untried": 0})
+    );
+    assert!(
+        verify < Duration::from_secs(30),
+        "scan {scan:?}, verify {verify:?}"
+    );
 }
 
 #[tokio::test]
