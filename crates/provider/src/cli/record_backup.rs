@@ -7,6 +7,7 @@ use std::{
 
 use clap::Args;
 use kms_domain::recovery::record::{BackupRecord, NotedFile};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Context, Failure, OutputFlag, exit::Exit, progress::ProgressLine};
@@ -67,9 +68,9 @@ impl Options {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Summary {
+pub(super) struct Summary {
     /// `recorded`, or `recorded-incompatible` when the set's own parts do not fit.
     verdict: &'static str,
     #[serde(flatten)]
@@ -88,14 +89,14 @@ struct Summary {
     limitations: Vec<&'static str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct FileShown {
     sha256: String,
     bytes: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct EtcdShown {
     #[serde(flatten)]
@@ -104,7 +105,7 @@ struct EtcdShown {
     required_versions: Vec<Required>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Required {
     transit_version: u64,

@@ -10,7 +10,7 @@ use crate::{
     clock::{Clock as _, SystemClock},
     recovery::{
         inventory::Wanted,
-        scan::{Verdict, scan},
+        scan::scan,
     },
 };
 
@@ -59,10 +59,6 @@ impl Options {
         );
         drop(progress);
         self.output.output.write(&scan, context.out)?;
-        Ok(match scan.verdict() {
-            Verdict::Complete => Exit::Success,
-            Verdict::Damaged => Exit::CheckFailed,
-            Verdict::Inconclusive => Exit::Runtime,
-        })
+        Ok(scan.exit())
     }
 }

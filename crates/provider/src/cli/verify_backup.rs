@@ -6,10 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use kms_domain::recovery::{
-    pair::Verdict,
-    record::{BackupRecord, MAX_FILE_BYTES},
-};
+use kms_domain::recovery::record::{BackupRecord, MAX_FILE_BYTES};
 
 use super::{
     Context, Failure, OutputFlag, etcd_source::EtcdFlags, exit::Exit, progress::ProgressLine,
@@ -88,10 +85,7 @@ impl Options {
             Err(error) => {
                 let report = PairReport::unread(&config, &error, SystemClock.now());
                 self.output.output.write(&report, context.out)?;
-                return Ok(match error.is_damage() {
-                    true => Exit::CheckFailed,
-                    false => Exit::Runtime,
-                });
+                return Ok(report.exit());
             }
         };
 
@@ -118,11 +112,7 @@ impl Options {
         };
         let report = PairReport::new(facts, SystemClock.now());
         self.output.output.write(&report, context.out)?;
-        Ok(match pair.verdict {
-            Verdict::Compatible => Exit::Success,
-            Verdict::CompatibleAfter | Verdict::Incompatible => Exit::CheckFailed,
-            Verdict::Inconclusive => Exit::Runtime,
-        })
+        Ok(report.exit())
     }
 }
 

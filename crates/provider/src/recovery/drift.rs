@@ -11,13 +11,14 @@ use kms_domain::{
     scope::{IdentityScope, TransitKeyPath},
     transit::KeyProfile,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::verify_pair::Pair;
 use crate::{build_info::BuildInfo, config::Config, state::Stored};
 
 /// One recorded fact that is another one now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Drift {
     /// The member of the record.
     pub field: String,

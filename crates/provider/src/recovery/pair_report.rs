@@ -20,6 +20,7 @@ use kms_domain::{
     registry::document::Document,
     transit::CreatedAt,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -29,6 +30,7 @@ use super::{
     verify_pair::{Depth, Pair, Row, SeedProblem, Unanswered},
 };
 use crate::{
+    cli::exit::Exit,
     config::Config,
     diagnose::call_remedy,
     report::{Check, Render, Report, one_line},
@@ -52,7 +54,7 @@ pub struct Facts<'a> {
 }
 
 /// The result of `verify-backup`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PairReport {
     verdict: &'static str,
@@ -69,7 +71,7 @@ pub struct PairReport {
     limitations: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct RemedyShown {
     code: &'static str,
@@ -80,7 +82,7 @@ struct RemedyShown {
     revert: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct EtcdShown {
     source: String,
@@ -93,7 +95,7 @@ struct EtcdShown {
     damaged_values: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct KeyIdShown {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,7 +122,7 @@ struct KeyIdShown {
     do_not: Option<&'static str>,
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 struct Tried {
     proven: u64,
     failed: u64,
@@ -129,7 +131,22 @@ struct Tried {
 
 const KEEP_ETCD: &str = "do not delete or overwrite the encrypted data in etcd, whatever it is";
 
+/// A pair that is not to be used as it is has failed; one that was not judged has not.
+fn exit(verdict: Verdict) -> Exit {
+    match verdict {
+        Verdict::Compatible => Exit::Success,
+        Verdict::CompatibleAfter | Verdict::Incompatible => Exit::CheckFailed,
+        Verdict::Inconclusive => Exit::Runtime,
+    }
+}
+
 impl PairReport {
+    /// The exit code of the command.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        self.report.exit()
+    }
+
     /// Puts what was found into words.
     #[must_use]
     pub fn new(facts: Facts<'_>, now: SystemTime) -> Self {
@@ -170,6 +187,7 @@ impl PairReport {
         }
         do_not.sort_unstable();
         do_not.dedup();
+        report.conclude(exit(pair.verdict));
         Self {
             verdict: pair.verdict.as_str(),
             summary: summary(facts, &etcd),
@@ -205,6 +223,7 @@ impl PairReport {
                 "mend the cause and run verify-backup again",
             ),
         };
+        report.conclude(exit(verdict));
         Self {
             verdict: verdict.as_str(),
             summary: "etcd gave no answer, so nothing was compared".to_owned(),

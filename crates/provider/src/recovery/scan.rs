@@ -14,6 +14,7 @@ use kms_domain::{
     recovery::origin::{Lineage, LiveKey, Origin},
     transit::KeyProfile,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -21,13 +22,14 @@ use super::{
     inventory::{Count, DamagedValue, Group, Inventory, Protected, Wanted},
 };
 use crate::{
+    cli::exit::Exit,
     config::Config,
     connection,
     report::{Check, Render, Report, one_line},
 };
 
 /// The result of `scan-etcd`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Scan {
     #[serde(flatten)]
@@ -40,7 +42,7 @@ pub struct Scan {
 }
 
 /// What a scan amounts to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Everything was read, and is what Kubernetes writes.
@@ -79,14 +81,19 @@ pub fn scan(
         Ok(inventory) => scan.describe(&inventory, config),
         Err(error) => scan.not_read(&error),
     }
+    scan.report.conclude(match scan.verdict {
+        Verdict::Complete => Exit::Success,
+        Verdict::Damaged => Exit::CheckFailed,
+        Verdict::Inconclusive => Exit::Runtime,
+    });
     scan
 }
 
 impl Scan {
-    /// What it amounts to.
+    /// The exit code of the command.
     #[must_use]
-    pub fn verdict(&self) -> Verdict {
-        self.verdict
+    pub fn exit(&self) -> Exit {
+        self.report.exit()
     }
 
     fn not_read(&mut self, error: &EtcdError) {
@@ -295,7 +302,7 @@ fn profile(config: &Config) -> Result<KeyProfile, String> {
     KeyProfile::check(&metadata, &config.key.key_name).map_err(|error| one_line(&error))
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Content {
     source: String,
@@ -314,7 +321,7 @@ struct Content {
     damaged_keys: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct ResourceRow {
     resource: String,
@@ -325,7 +332,7 @@ struct ResourceRow {
     count: CountShown,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct KeyIdRow {
     key_id_hash: String,
@@ -345,7 +352,7 @@ struct KeyIdRow {
     count: CountShown,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct CountShown {
     objects: u64,
