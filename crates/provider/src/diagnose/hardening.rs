@@ -120,7 +120,7 @@ fn facts(process: &Path) -> io::Result<Facts> {
     let user = field(&status, "Uid:")?;
     Ok(Facts {
         core_dumps: field(&limits, "Max core file size")? != "0",
-        traceable: (user != "0").then_some(fs::metadata(process)?.uid() != 0),
+        traceable: (user != "0").then_some(fs::metadata(process.join("status"))?.uid() != 0),
         capabilities: field(&status, "CapEff:")?
             .bytes()
             .any(|digit| digit != b'0'),

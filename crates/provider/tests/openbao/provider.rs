@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
@@ -120,7 +121,11 @@ impl Provider {
     pub(crate) fn process_files(&self) -> [String; 2] {
         ["cmdline", "environ"].map(|file| {
             let path = format!("/proc/{}/{file}", self.child.id());
-            String::from_utf8(fs::read(path).unwrap()).unwrap()
+            match fs::read(path) {
+                // A hardened process hides its environment from all but root.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => String::new(),
+                read => String::from_utf8(read.unwrap()).unwrap(),
+            }
         })
     }
 
