@@ -101,7 +101,9 @@ impl Scan {
                 "check that etcd answers at --endpoints, and that --cacert, --cert and --key are \
                  those of its clients; or read a snapshot",
             ),
-            _ => failed,
+            EtcdError::Open { .. } | EtcdError::Snapshot { .. } | EtcdError::TooVaried { .. } => {
+                failed
+            }
         };
         self.report.push(failed);
         for (id, title) in [INTEGRITY, VALUES, PROTECTION, KEY_IDS] {
