@@ -25,6 +25,17 @@ fn mistakes_on_the_command_line_are_found_before_anything_else() {
         (&["rotation-plan", "surplus"], &[]),
         (&["verify-rotation", "--output"], &[]),
         (&["verify-key", "--output", "yaml"], &[]),
+        (&["record-backup"], &[]),
+        (&["record-backup", "--out", "x", "--output", "yaml"], &[]),
+        (&["verify-backup"], &[]),
+        (
+            &["verify-backup", "--etcd-snapshot", "x", "--depth", "all"],
+            &[],
+        ),
+        (
+            &["verify-backup", "--etcd-snapshot", "x", "--endpoints", "y"],
+            &[],
+        ),
     ] {
         // The configuration does not exist, which would be exit code 3.
         let config = ["--config", "/nonexistent"];
@@ -43,6 +54,8 @@ fn a_configuration_that_is_not_valid_exits_3() {
         &["verify-rotation"],
         &["retire-versions", "--before-version", "2"],
         &["restore-versions", "--versions", "1"],
+        &["record-backup", "--out", "/nonexistent/record"],
+        &["verify-backup", "--etcd-snapshot", "/nonexistent/db"],
     ] {
         for config in [bad, "tests/config/good/oauth2.yaml", "/nonexistent"] {
             let refused = run(&[command, &["--config", config]].concat());
