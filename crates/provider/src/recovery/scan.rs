@@ -93,11 +93,17 @@ impl Scan {
         let (id, title) = READ;
         let failed = Check::fail(id, title, one_line(error))
             .impact("nothing is known of what etcd holds; no part of it is shown as the whole");
-        let failed = match error.is_damage() {
-            true => failed.remediation(
+        let failed = match error {
+            error if error.is_damage() => failed.remediation(
                 "do not rely on this file as a backup: copy it again, or save another snapshot",
             ),
-            false => failed,
+            EtcdError::Live(_) => failed.remediation(
+                "check that etcd answers at --endpoints, and that --cacert, --cert and --key are \
+                 those of its clients; or read a snapshot",
+            ),
+            EtcdError::Open { .. } | EtcdError::Snapshot { .. } | EtcdError::TooVaried { .. } => {
+                failed
+            }
         };
         self.report.push(failed);
         for (id, title) in [INTEGRITY, VALUES, PROTECTION, KEY_IDS] {

@@ -412,3 +412,56 @@ async fn compaction_during_a_live_read_begins_it_anew_at_a_newer_revision() {
         (1199, 1)
     );
 }
+
+#[tokio::test]
+async fn large_objects_are_asked_for_in_smaller_pages() {
+    let etcd = Etcd::start().await;
+    // More bytes than one page may have, in fewer objects than it is asked for.
+    let value = vec![b'x'; 1 << 20];
+    for number in 0..70 {
+        etcd.put(&format!("/registry/configmaps/default/{number}"), &value);
+    }
+    let inventory = gather(&live(&etcd), &|| {});
+    let large = &inventory.resources["configmaps"][&Protected::NotAnObject];
+    assert_eq!((large.objects, large.bytes), (70, 70 << 20));
+}
+
+#[tokio::test]
+async fn an_etcd_that_does_not_let_us_in_is_named_with_the_reason() {
+    let etcd = Etcd::start().await;
+    let stranger = Etcd::start().await;
+    let path = |etcd: &Etcd, name: &str| etcd.file(name).display().to_string();
+    let (authority, other) = (path(&etcd, "ca.crt"), path(&stranger, "ca.crt"));
+    let endpoint = etcd.endpoint();
+    let plain = endpoint.replace("https:", "http:");
+    for (arguments, reason) in [
+        (
+            &["--endpoints", endpoint, "--cacert", &authority][..],
+            "received fatal alert",
+        ),
+        (
+            &["--endpoints", endpoint, "--cacert", &other],
+            "invalid peer certificate",
+        ),
+        (&["--endpoints", &plain], "etcd at http://127.0.0.1"),
+    ] {
+        let refused = scan(arguments);
+        assert_eq!(refused.code, Some(5), "{}", refused.out);
+        assert!(refused.out.contains(reason), "{}", refused.out);
+        assert!(refused.out.ends_with("verdict: inconclusive\n"));
+    }
+    // The first member that can be connected to is read.
+    let both = format!("https://127.0.0.1:9,{endpoint}");
+    let (certificate, key) = (path(&etcd, "client.crt"), path(&etcd, "client.key"));
+    let read = scan(&[
+        "--endpoints",
+        &both,
+        "--cacert",
+        &authority,
+        "--cert",
+        &certificate,
+        "--key",
+        &key,
+    ]);
+    assert_eq!(read.code, Some(0), "{}", read.out);
+}
