@@ -1,6 +1,6 @@
 //! Where the commands about recovery read etcd from.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -56,11 +56,6 @@ impl EtcdFlags {
         let prefix = self.etcd_prefix.as_deref().unwrap_or("/registry");
         let live = LiveEtcd::new(self.endpoints.clone(), files.as_ref(), prefix.to_owned())?;
         Ok(EtcdSource::Live(live))
-    }
-
-    /// The file, where it is one.
-    pub(super) fn snapshot(&self) -> Option<&Path> {
-        self.etcd_snapshot.as_deref()
     }
 
     /// The prefix that was asked for.

@@ -8,10 +8,7 @@ use super::{
 };
 use crate::{
     clock::{Clock as _, SystemClock},
-    recovery::{
-        inventory::Wanted,
-        scan::scan,
-    },
+    recovery::{inventory::Wanted, scan::scan},
 };
 
 /// Show what etcd holds: what protects each resource, and which versions of the key it needs

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::{Clock as _, SystemClock},
     recovery::{
-        backup_record::note_file,
+        backup_record::note_source,
         drift::drift,
         pair_report::{Facts, PairReport},
         verify_pair::{self, Depth, Question, Watch},
@@ -94,8 +94,8 @@ impl Options {
             Err(error) => one_line(error),
         };
         let document = stored.as_ref().ok().and_then(|it| it.document.as_ref());
-        let snapshot = match (&record, self.etcd.snapshot()) {
-            (Some(record), Some(path)) if record.note().etcd.is_some() => Some(note_file(path)?),
+        let snapshot = match &record {
+            Some(record) if record.note().etcd.is_some() => note_source(&source)?,
             _ => None,
         };
         let drift = record.as_ref().map_or_else(Vec::new, |record| {

@@ -5,9 +5,10 @@
 //! restores by the record would take one of the two for granted.
 
 use std::{
+    borrow::Borrow,
     collections::BTreeMap,
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -30,7 +31,7 @@ use kms_domain::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    EtcdError, EtcdSource,
+    EtcdError, EtcdSource, SnapshotFile,
     inventory::{Inventory, Wanted},
 };
 use crate::{
@@ -146,10 +147,12 @@ pub fn gather(
             let known = versions.values().map(|version| Arc::clone(&version.key));
             let live = LiveKey::Listed(profile.clone());
             let lineage = Lineage::new(Arc::clone(&scope), live, known);
-            let (etcd, inventory, unmapped) = note_etcd(path, &lineage, on_progress)?;
-            (Some(etcd), Some(inventory), unmapped)
+            let source = EtcdSource::file(path)?;
+            let (etcd, inventory, unmapped) = note_etcd(&source, &lineage, on_progress)?;
+            (etcd, Some(inventory), unmapped)
         }
     };
+    let openbao = set.openbao.map(|path| note(path, || File::open(path)));
     let record = BackupRecord::new(Note {
         recorded_at: Timestamp::try_from(now)
             .unwrap_or_default()
@@ -162,7 +165,7 @@ pub fn gather(
         limits: limits(&profile),
         versions,
         etcd,
-        openbao: set.openbao.map(note_file).transpose()?,
+        openbao: openbao.transpose()?,
     })?;
     Ok(Noted {
         record,
@@ -171,13 +174,25 @@ pub fn gather(
     })
 }
 
-/// Length and hash of a whole file.
+/// Length and hash of the very file that `source` reads; `None` of a running etcd.
 ///
 /// # Errors
 /// [`BackupError::Unreadable`].
-pub fn note_file(path: &Path) -> Result<NotedFile, BackupError> {
-    let note = || {
-        let mut file = File::open(path)?;
+pub fn note_source(source: &EtcdSource) -> Result<Option<NotedFile>, BackupError> {
+    match source {
+        EtcdSource::File(SnapshotFile { path, file }) => note(path, || Ok(file)).map(Some),
+        EtcdSource::Live(_) => Ok(None),
+    }
+}
+
+fn note<F: Borrow<File>>(
+    path: &Path,
+    open: impl FnOnce() -> io::Result<F>,
+) -> Result<NotedFile, BackupError> {
+    let read = || {
+        let file = open()?;
+        let mut file: &File = file.borrow();
+        file.rewind()?;
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 1 << 18];
         let mut bytes = 0_u64;
@@ -192,7 +207,7 @@ pub fn note_file(path: &Path) -> Result<NotedFile, BackupError> {
         let sha256 = hash.finalize().into();
         Ok(NotedFile { sha256, bytes })
     };
-    note().map_err(|source| BackupError::Unreadable {
+    read().map_err(|source| BackupError::Unreadable {
         path: path.to_owned(),
         source,
     })
@@ -243,16 +258,16 @@ fn limits(profile: &KeyProfile) -> NotedLimits {
 }
 
 fn note_etcd(
-    path: &Path,
+    source: &EtcdSource,
     lineage: &Lineage,
     on_progress: OnProgress<'_>,
-) -> Result<(NotedEtcd, Inventory, u64), BackupError> {
+) -> Result<(Option<NotedEtcd>, Inventory, u64), BackupError> {
     let wanted = Wanted {
         revisions: Revisions::Newest,
         prefix: None,
         names: false,
     };
-    let inventory = Inventory::gather(&EtcdSource::file(path)?, &wanted, on_progress)?;
+    let inventory = Inventory::gather(source, &wanted, on_progress)?;
     let mut required = BTreeMap::new();
     let mut unmapped = 0_u64;
     let provider = lineage.scope().identity().provider_name.as_str();
@@ -271,10 +286,10 @@ fn note_etcd(
             }
         }
     }
-    let etcd = NotedEtcd {
-        file: note_file(path)?,
+    let etcd = note_source(source)?.map(|file| NotedEtcd {
+        file,
         revision: inventory.totals.revision.unsigned_abs(),
         required,
-    };
+    });
     Ok((etcd, inventory, unmapped))
 }

@@ -567,8 +567,14 @@ fn limitations(facts: Facts<'_>) -> Vec<String> {
          its answers.",
     );
     add(
+        matches!(pair.inventory.trust, Trust::Live { .. }),
+        "etcd is running: the verdict holds for the revision that was read, not for what is written \
+         after it.",
+    );
+    add(
         pair.appeared > 0,
-        "etcd changed while it was read: objects that are new since then were not judged.",
+        "etcd changed between its two readings: objects under key_ids that are new since the first were not \
+         judged.",
     );
     add(
         true,

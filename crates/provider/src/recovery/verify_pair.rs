@@ -187,13 +187,15 @@ pub fn verify(
     });
     let opened = match depth {
         Depth::Dek => None,
-        Depth::Data => Some(open_all(
-            source,
-            &inventory,
-            &outcomes,
-            &wanted,
-            watch.opening,
-        )?),
+        Depth::Data => {
+            let opening = Opening {
+                inventory: &inventory,
+                outcomes: &outcomes,
+                wanted: &wanted,
+                provider: config.scope.provider_name.as_str(),
+            };
+            Some(opening.open_all(source, watch.opening)?)
+        }
     };
     let rows = rows(&inventory, &lineage, &outcomes, opened.as_ref());
     let findings: Vec<_> = rows.iter().map(|row| row.finding.clone()).collect();
@@ -341,58 +343,59 @@ struct OpenedGroup {
 /// How many names of unopened objects are kept.
 const FEW: usize = 10;
 
-fn open_all(
-    source: &EtcdSource,
-    inventory: &Inventory,
-    outcomes: &Outcomes<'_>,
-    wanted: &Wanted,
-    on_progress: OnProgress<'_>,
-) -> Result<Opened, EtcdError> {
-    let mut scratch = Scratch::default();
-    let reading = source.read(
-        wanted.revisions,
-        on_progress,
-        Opened::default,
-        |opened, object| opened.add(inventory, outcomes, wanted, object, &mut scratch),
-    )?;
-    Ok(reading.gathered)
+/// What it takes to open an object.
+#[derive(Clone, Copy)]
+struct Opening<'a> {
+    inventory: &'a Inventory,
+    outcomes: &'a Outcomes<'a>,
+    wanted: &'a Wanted,
+    provider: &'a str,
 }
 
-impl Opened {
-    fn add(
-        &mut self,
-        inventory: &Inventory,
-        outcomes: &Outcomes<'_>,
-        wanted: &Wanted,
-        object: Object<'_>,
-        scratch: &mut Scratch,
-    ) {
-        if !wanted.includes(object.key) {
+impl Opening<'_> {
+    fn open_all(
+        self,
+        source: &EtcdSource,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Opened, EtcdError> {
+        let mut scratch = Scratch::default();
+        let reading = source.read(
+            self.wanted.revisions,
+            on_progress,
+            Opened::default,
+            |opened, object| self.open(opened, object, &mut scratch),
+        )?;
+        Ok(reading.gathered)
+    }
+
+    fn open(self, opened: &mut Opened, object: Object<'_>, scratch: &mut Scratch) {
+        if !self.wanted.includes(object.key) {
             return;
         }
-        let Protection::KmsV2 { provider, message } = Protection::of(object.value) else {
-            return;
+        let message = match Protection::of(object.value) {
+            Protection::KmsV2 { provider, message } if provider == self.provider => message,
+            _ => return,
         };
         // What is damaged has been counted.
         let Ok(envelope) = Envelope::parse(message) else {
             return;
         };
-        let Some(index) = inventory.group_of(provider, &envelope) else {
-            self.appeared = self.appeared.saturating_add(1);
+        let Some(index) = self.inventory.group_of(self.provider, &envelope) else {
+            opened.appeared = opened.appeared.saturating_add(1);
             return;
         };
         let seed = Seed {
             kind: envelope.dek_source_type,
             encrypted: envelope.encrypted_dek_source,
         };
-        let group = self.groups.entry(index).or_default();
-        let Some(Ok(source)) = outcomes.get(&(index, seed)) else {
+        let group = opened.groups.entry(index).or_default();
+        let Some(Ok(source)) = self.outcomes.get(&(index, seed)) else {
             group.proof.untried = group.proof.untried.saturating_add(1);
             return;
         };
         match source.prove(object.key, envelope.encrypted_data, scratch) {
             Ok(_) => group.proof.proven = group.proof.proven.saturating_add(1),
-            Err(_) => group.add_unopened(object, wanted),
+            Err(_) => group.add_unopened(object, self.wanted),
         }
     }
 }

@@ -293,6 +293,19 @@ async fn a_raised_minimum_is_mended_by_the_very_command_that_is_shown() {
     assert_eq!(report["etcd"]["lostObjects"], 0);
     assert!(text.contains("no object is lost"), "{text}");
 
+    // Without state or record nothing shows that the hidden version is the one that is needed.
+    let peer = cluster.node.peer(TIMING);
+    let snapshot = cluster.snapshot();
+    let of = [
+        "verify-backup",
+        "--etcd-snapshot",
+        snapshot.to_str().unwrap(),
+    ];
+    let unknown = peer.run(&of);
+    let doubt = "limitation: OpenBao does not list hidden versions";
+    assert!(unknown.out.contains(doubt), "{}", unknown.out);
+    assert!(!text.contains(doubt), "{text}");
+
     let carry_out = async |command: &Value| {
         let words: Vec<_> = command.as_str().unwrap().split(' ').collect();
         let [bao, write, path, setting] = words[..] else {
@@ -593,4 +606,30 @@ async fn without_openbao_a_record_tells_versions_and_proves_nothing() {
         text.contains("nothing shows that any of them is lost"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn an_openbao_that_does_not_decrypt_leaves_it_open() {
+    let mut cluster = Cluster::new().await;
+    cluster.store("one").await;
+    let denied = |policy: String| policy.replace("/decrypt/", "/denied/");
+    cluster.node.grant(denied).await;
+    let (text, report) = cluster.verdict(5, "inconclusive", &["--depth", "data"]);
+    let found = row(&report, 1);
+    assert_eq!(found["status"], "live");
+    assert_eq!(
+        found["deks"],
+        json!({"proven": 0, "failed": 0, "untried": 1})
+    );
+    assert_eq!(
+        found["data"],
+        json!({"proven": 0, "failed": 0, "untried": 1})
+    );
+    assert!(
+        text.contains("OpenBao did not decrypt to the end"),
+        "{text}"
+    );
+    assert!(text.contains("compare the policy of the role"), "{text}");
+    cluster.node.grant(|policy| policy).await;
+    cluster.verdict(0, "compatible", &["--depth", "data"]);
 }
