@@ -67,7 +67,7 @@ pub struct PairReport {
     etcd: Option<EtcdShown>,
     key_ids: Vec<KeyIdShown>,
     drift: Vec<Drift>,
-    limitations: Vec<String>,
+    limitations: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]

@@ -111,9 +111,9 @@ fn time_of(second: CreatedAt) -> String {
 
 const NO_ROTATION: &str = "do not rotate the key to reach the missing number: a new version of the \
      same number decrypts nothing of the old one";
-const ORIGINAL_KEY: &str = "restore the OpenBao backup that has the original key; if it has, \
-     compare providerName, clusterId and openbao.instanceId with a backup record (--record), since \
-     only a record can tell those apart";
+const ORIGINAL_KEY: &str = "restore the OpenBao backup that has the original key; if this \
+     OpenBao has it, compare providerName, clusterId and openbao.instanceId with a backup record \
+     (--record): nothing in etcd shows them";
 const NO_RECREATED_KEY: &str =
     "do not accept a key that was made anew under the same name, and do not rotate or trim it";
 const EARLIER_ETCD: &str = "restore an etcd snapshot from before these objects were damaged, or \
@@ -122,10 +122,10 @@ const NO_AAD_BYPASS: &str =
     "do not edit values or annotations in etcd: they are bound to key and place, and never open";
 
 /// What the verdict does not say.
-pub(super) fn limitations(facts: Facts<'_>) -> Vec<String> {
+pub(super) fn limitations(facts: Facts<'_>) -> Vec<&'static str> {
     let Facts { pair, .. } = facts;
     let mut all = Vec::new();
-    let mut add = |applies: bool, text: &str| all.extend(applies.then(|| text.to_owned()));
+    let mut add = |applies: bool, text| all.extend(applies.then_some(text));
     add(
         facts.depth == Depth::Dek,
         "No object was opened: an object that was moved or changed in etcd goes unnoticed. Give \
@@ -175,8 +175,8 @@ pub(super) fn limitations(facts: Facts<'_>) -> Vec<String> {
     );
     add(
         pair.appeared > 0,
-        "etcd changed between its two readings: objects under key_ids that are new since the first were not \
-         judged.",
+        "etcd changed between its two readings: objects under key_ids that are new since the \
+         first were not judged.",
     );
     add(
         true,
