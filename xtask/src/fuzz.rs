@@ -16,8 +16,9 @@ use crate::process::{self, Error, say};
 const SECONDS: u32 = 60;
 
 /// The targets in fuzz/fuzz_targets, and what their first inputs are.
-const TARGETS: [(&str, Seeds); 6] = [
+const TARGETS: [(&str, Seeds); 7] = [
     ("annotations", Seeds::Annotations),
+    ("backup_record", Seeds::Texts("record")),
     ("checkpoint", Seeds::Texts("checkpoint")),
     ("config", Seeds::Files("crates/provider/tests/config")),
     ("key_id", Seeds::Texts("keyId")),
