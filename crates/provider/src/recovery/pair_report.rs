@@ -1,38 +1,38 @@
 //! What `verify-backup` tells: for people the verdict first, then version by version what is lost,
 //! what to do and what not to do, then how it was established.
 
+mod advice;
+mod checks;
+
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io::{self, Write},
     time::SystemTime,
 };
 
-use etcd_snapshot::file::Integrity;
-use jiff::Timestamp;
+use advice::{advice, limitations, open_question, recorded_backup};
+use checks::{DATA, DEKS, DRIFT, KEY, MAPPED, OBJECTS, STATE, checks, skipped};
 use kms_domain::{
-    fingerprint::require_identity,
     recovery::{
         origin::{Gap, LiveKey, Origin},
         pair::{Proof, Remedy, Verdict},
         record::BackupRecord,
     },
     registry::document::Document,
-    transit::CreatedAt,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    EtcdError, Trust,
+    EtcdError,
     drift::Drift,
     scan,
-    verify_pair::{Depth, Pair, Row, SeedProblem, Unanswered},
+    verify_pair::{Depth, Pair, Row, SeedProblem},
 };
 use crate::{
     cli::exit::Exit,
     config::Config,
-    diagnose::call_remedy,
     report::{Check, Render, Report, one_line},
 };
 
@@ -68,7 +68,7 @@ pub struct PairReport {
     etcd: Option<EtcdShown>,
     key_ids: Vec<KeyIdShown>,
     drift: Vec<Drift>,
-    limitations: Vec<String>,
+    limitations: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -273,39 +273,6 @@ fn summary(facts: Facts<'_>, etcd: &EtcdShown) -> String {
     }
 }
 
-/// Which OpenBao backup it is that another key or version must come from.
-fn recorded_backup(facts: Facts<'_>) -> Option<String> {
-    let needs_another_key = |row: &Row| {
-        matches!(
-            row.finding.origin,
-            Origin::Gap(
-                Gap::NewerThanLatest { .. }
-                    | Gap::Trimmed { .. }
-                    | Gap::OtherCreation { .. }
-                    | Gap::NoKey { .. }
-            )
-        )
-    };
-    let note = facts.record?.note();
-    let openbao = note.openbao.as_ref()?;
-    let sha256 = openbao.sha256_hex();
-    let at = &note.recorded_at;
-    facts.pair.rows.iter().any(needs_another_key).then(|| {
-        format!("the OpenBao snapshot of the recorded set, of {at}, has the SHA-256 {sha256}")
-    })
-}
-
-/// What a verdict of `inconclusive` waits for.
-fn open_question(facts: Facts<'_>) -> Option<String> {
-    let step = match facts.pair.unanswered.as_ref()? {
-        Unanswered::Metadata(failure) | Unanswered::Decrypt(failure) => call_remedy(failure),
-        Unanswered::Profile(_) => Some("correct in OpenBao what the check openbao.key names"),
-        Unanswered::Connection(_) | Unanswered::Item(_) => None,
-    };
-    let step = step.unwrap_or("mend what the check openbao.key names");
-    Some(format!("{step}, then run verify-backup again"))
-}
-
 fn remedies(facts: Facts<'_>) -> Vec<RemedyShown> {
     let config = facts.config;
     let mut bao = "bao write".to_owned();
@@ -448,300 +415,6 @@ fn proven(row: &Row) -> String {
         }
     }
     text
-}
-
-/// What to do, and what not to do, about a row that is not as it should be.
-fn advice(row: &Row) -> Option<(Cow<'static, str>, &'static str)> {
-    let seeds = row.finding.seeds;
-    let gap = match &row.finding.origin {
-        Origin::Gap(gap) => gap,
-        Origin::Known(_) => return None,
-        Origin::Live(_) if seeds.failed > 0 && seeds.proven == 0 => {
-            return Some((ORIGINAL_KEY.into(), NO_RECREATED_KEY));
-        }
-        Origin::Live(_) => {
-            let unopened = row.finding.data.is_some_and(|data| data.failed > 0);
-            let wrong = seeds.failed > 0 || unopened;
-            return wrong.then_some((EARLIER_ETCD.into(), NO_AAD_BYPASS));
-        }
-    };
-    let (next, not) = match gap {
-        Gap::KeyId(_) | Gap::Annotations(_) | Gap::Foreign(_) => (EARLIER_ETCD, NO_AAD_BYPASS),
-        Gap::OtherScope { .. } => (
-            "put back the names under which this was encrypted (from configuration management or \
-             a backup record), or verify with the configuration of the cluster that it belongs to",
-            "do not change names to make an error go away",
-        ),
-        Gap::NewerThanLatest {
-            version, recorded, ..
-        } => {
-            let since = recorded.map_or_else(String::new, |second| {
-                format!(", which was made at {}", time_of(second))
-            });
-            let next = format!(
-                "restore an OpenBao backup that has version {version}{since}, or an etcd snapshot \
-                 from before that rotation"
-            );
-            return Some((next.into(), NO_ROTATION));
-        }
-        Gap::Trimmed { .. } => (
-            "restore an OpenBao backup from before the key was trimmed, or an etcd snapshot in \
-             which nothing needs the trimmed versions",
-            "do not trim any further",
-        ),
-        Gap::OtherCreation { .. } => (ORIGINAL_KEY, NO_RECREATED_KEY),
-        Gap::NoKey { .. } => (
-            "compare transit.mountPath and transit.keyName with what was configured; if they are \
-             right, restore an OpenBao backup that has the key",
-            "do not create a key of that name: it decrypts nothing of the old one",
-        ),
-        // The one has a remedy, the other waits for OpenBao.
-        Gap::Hidden { .. } | Gap::Unknown { .. } => return None,
-    };
-    Some((next.into(), not))
-}
-
-fn time_of(second: CreatedAt) -> String {
-    i64::try_from(second.get())
-        .ok()
-        .and_then(|second| Timestamp::from_second(second).ok())
-        .map_or_else(|| format!("second {second}"), |time| time.to_string())
-}
-
-const NO_ROTATION: &str = "do not rotate the key to reach the missing number: a new version of the \
-     same number decrypts nothing of the old one";
-const ORIGINAL_KEY: &str = "restore the OpenBao backup that has the original key; if it has, \
-     compare providerName, clusterId and openbao.instanceId with a backup record (--record), since \
-     only a record can tell those apart";
-const NO_RECREATED_KEY: &str =
-    "do not accept a key that was made anew under the same name, and do not rotate or trim it";
-const EARLIER_ETCD: &str = "restore an etcd snapshot from before these objects were damaged, or \
-     make them anew from their source once the rest is in service";
-const NO_AAD_BYPASS: &str =
-    "do not edit values or annotations in etcd: they are bound to key and place, and never open";
-
-fn limitations(facts: Facts<'_>) -> Vec<String> {
-    let Facts { pair, .. } = facts;
-    let mut all = Vec::new();
-    let mut add = |applies: bool, text: &str| all.extend(applies.then(|| text.to_owned()));
-    add(
-        facts.depth == Depth::Dek,
-        "No object was opened: an object that was moved or changed in etcd goes unnoticed. Give \
-         --depth data to open every one.",
-    );
-    add(
-        matches!(
-            pair.inventory.trust,
-            Trust::File {
-                integrity: Integrity::NoHash,
-                ..
-            }
-        ),
-        "The etcd file carries no hash, so damage that leaves its structure whole goes unnoticed.",
-    );
-    add(
-        pair.rows.iter().any(|row| {
-            matches!(
-                row.finding.origin,
-                Origin::Gap(Gap::Hidden { known: false, .. })
-            )
-        }),
-        "OpenBao does not list hidden versions, so whether they are the ones that are needed shows \
-         only after min_decryption_version was lowered: verify again then.",
-    );
-    add(
-        pair.unanswered.is_some() && facts.record.is_some(),
-        "The record shows which versions existed when it was made. It cannot show that this \
-         OpenBao has their key material, nor that it is the same.",
-    );
-    add(
-        pair.unanswered.is_some() && facts.record.is_none(),
-        "Without OpenBao and without a record nothing but the state of this node tells versions \
-         apart. A record (--record) shows which versions existed when the backup was made.",
-    );
-    add(
-        facts
-            .record
-            .is_some_and(|record| record.note().openbao.is_some()),
-        "Whether this OpenBao was restored from the snapshot in the record cannot be seen from \
-         its answers.",
-    );
-    add(
-        matches!(pair.inventory.trust, Trust::Live { .. }),
-        "etcd is running: the verdict holds for the revision that was read, not for what is written \
-         after it.",
-    );
-    add(
-        pair.appeared > 0,
-        "etcd changed between its two readings: objects under key_ids that are new since the first were not \
-         judged.",
-    );
-    add(
-        true,
-        "Only objects of this provider were judged; what is stored in plain or by other providers \
-         does not depend on this OpenBao. scan-etcd lists it.",
-    );
-    all
-}
-
-/// Identifier and title of a check. Stable.
-type Name = (&'static str, &'static str);
-
-const OBJECTS: Name = (
-    "etcd.objects",
-    "etcd holds objects of this provider, none damaged",
-);
-const KEY: Name = ("openbao.key", "OpenBao answers for the key");
-const STATE: Name = ("registry.state", "The state of this node is evidence");
-const MAPPED: Name = ("key_ids.mapped", "Every key_id is a version of the key");
-const DEKS: Name = ("deks.decrypt", "Every encrypted DEK decrypts");
-const DATA: Name = ("data.open", "Every object opens with its DEK");
-const DRIFT: Name = ("record.drift", "Nothing has changed since the record");
-
-fn checks(facts: Facts<'_>) -> [Check; 8] {
-    [
-        scan::integrity(facts.pair.inventory.trust),
-        objects_check(facts),
-        key_check(facts.pair),
-        state_check(facts),
-        mapped_check(facts.pair),
-        proof_check(DEKS, facts.pair, |row| Some(row.finding.seeds)),
-        match facts.depth {
-            Depth::Dek => Check::skip(DATA.0, DATA.1, "give --depth data"),
-            Depth::Data => proof_check(DATA, facts.pair, |row| row.finding.data),
-        },
-        drift_check(facts),
-    ]
-}
-
-/// How many names of other providers are shown.
-const FEW: usize = 5;
-
-fn objects_check(facts: Facts<'_>) -> Check {
-    let (id, title) = OBJECTS;
-    let inventory = &facts.pair.inventory;
-    let ours: u64 = facts.pair.rows.iter().map(|row| row.finding.objects).sum();
-    let keys = inventory.totals.keys;
-    let provider = facts.config.scope.provider_name.as_str();
-    if inventory.damaged_values > 0 {
-        let damaged = inventory.damaged_values;
-        Check::fail(id, title, format!("{damaged} KMS v2 values are damaged"))
-            .impact("the API server refuses them, and with them every list of their resource")
-            .remediation("run scan-etcd, which names them; restore an earlier etcd snapshot")
-    } else if ours == 0 {
-        let others: BTreeSet<_> = inventory.groups.iter().map(|it| &*it.provider).collect();
-        let others: Vec<_> = others.into_iter().take(FEW).collect();
-        let others = match others.is_empty() {
-            true => "none".to_owned(),
-            false => others.join(", "),
-        };
-        let message = format!(
-            "none of {keys} keys is of provider {provider}; KMS v2 providers there: {others}"
-        );
-        Check::warn(id, title, message).remediation(
-            "compare with transit.keyIdScope.providerName, or take the snapshot of this cluster",
-        )
-    } else {
-        Check::pass(id, title).message(format!("{ours} of {keys} keys"))
-    }
-}
-
-fn key_check(pair: &Pair) -> Check {
-    let (id, title) = KEY;
-    match (&pair.unanswered, pair.lineage.live()) {
-        (Some(unanswered), _) => Check::fail(id, title, one_line(unanswered)),
-        (None, LiveKey::Listed(profile)) => Check::pass(id, title).message(format!(
-            "latest version {}, min_available_version {}, min_decryption_version {}",
-            profile.latest(),
-            profile.min_available(),
-            profile.min_decryption()
-        )),
-        (None, LiveKey::Missing | LiveKey::Unknown) => {
-            Check::fail(id, title, "OpenBao answers, and has no such key")
-        }
-    }
-}
-
-fn state_check(facts: Facts<'_>) -> Check {
-    let (id, title) = STATE;
-    let config = facts.config;
-    match facts.state {
-        Err(cause) => Check::skip(id, title, cause),
-        Ok(document) => match require_identity(document, &config.scope, &config.key) {
-            Ok(()) => Check::pass(id, title),
-            Err(other) => Check::warn(id, title, other.to_string()).remediation(
-                "if this node's state is the right one, change the configuration back",
-            ),
-        },
-    }
-}
-
-fn mapped_check(pair: &Pair) -> Check {
-    let (id, title) = MAPPED;
-    let objects = |of: fn(&Origin) -> bool| -> u64 {
-        let rows = pair.rows.iter().filter(|row| of(&row.finding.origin));
-        rows.map(|row| row.finding.objects).sum()
-    };
-    let open = objects(|it| matches!(it, Origin::Known(_) | Origin::Gap(Gap::Unknown { .. })));
-    let live = objects(|it| matches!(it, Origin::Live(_)));
-    let gaps = objects(|it| matches!(it, Origin::Gap(_)));
-    if pair.rows.is_empty() {
-        Check::skip(id, title, "there are none")
-    } else if open > 0 {
-        Check::skip(id, title, "OpenBao did not tell which versions the key has")
-    } else if gaps > 0 {
-        Check::fail(
-            id,
-            title,
-            format!("{gaps} objects need what the key does not give"),
-        )
-    } else {
-        let key_ids = pair.rows.len();
-        Check::pass(id, title).message(format!("{key_ids} key_ids of {live} objects"))
-    }
-}
-
-/// The answer for a check whose prerequisite failed.
-fn skipped((id, title): Name) -> Check {
-    Check::skip(id, title, "an earlier check failed")
-}
-
-fn proof_check((id, title): Name, pair: &Pair, of: fn(&Row) -> Option<Proof>) -> Check {
-    let mut sum = Proof::default();
-    for proof in pair.rows.iter().filter_map(of) {
-        sum.proven = sum.proven.saturating_add(proof.proven);
-        sum.failed = sum.failed.saturating_add(proof.failed);
-        sum.untried = sum.untried.saturating_add(proof.untried);
-    }
-    let Proof {
-        proven,
-        failed,
-        untried,
-    } = sum;
-    let counts = format!("{proven} do, {failed} do not, {untried} were not tried");
-    if failed > 0 {
-        Check::fail(id, title, counts)
-    } else if proven == 0 || untried > 0 {
-        Check::skip(id, title, counts)
-    } else {
-        Check::pass(id, title).message(format!("{proven} of {proven}"))
-    }
-}
-
-fn drift_check(facts: Facts<'_>) -> Check {
-    let (id, title) = DRIFT;
-    match (facts.record, facts.drift) {
-        (None, _) => Check::skip(id, title, "no --record was given"),
-        (Some(record), []) => {
-            Check::pass(id, title).message(format!("made at {}", record.note().recorded_at))
-        }
-        (Some(record), drift) => {
-            let fields: Vec<_> = drift.iter().map(|it| it.field.as_str()).collect();
-            let at = &record.note().recorded_at;
-            let message = format!("since {at} these have: {}", fields.join(", "));
-            Check::warn(id, title, message)
-        }
-    }
 }
 
 impl Tried {

@@ -4,38 +4,30 @@
 //! Reads only. A decrypted DEK is kept until its objects are opened, an object's plaintext for the
 //! moment of its check; both are wiped, and neither is shown.
 
+mod opening;
+mod trial;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use etcd_snapshot::{
-    envelope::Envelope,
-    file::OnProgress,
-    open::{DekSource, Scratch},
-    revision::{Object, Revisions},
-    value::{Protection, Resource},
-};
+use etcd_snapshot::{file::OnProgress, revision::Revisions};
 use kms_domain::{
-    annotations::Annotations,
-    ciphertext::TransitCiphertext,
     key::{KeyScope, TransitKey},
-    prepare::{PreparedDecrypt, prepare_proof},
     recovery::{
         origin::{Lineage, LiveKey, Origin},
         pair::{Finding, Proof, Remedy, Verdict, judge, remedies},
     },
     transit::{KeyProfile, ProfileRefused, TransitVersion},
 };
-use openbao_client::{
-    failure::{Failure, FailureClass},
-    transit::{MAX_BATCH, Plaintext},
-};
-use zeroize::Zeroizing;
+use openbao_client::failure::{Failure, FailureClass};
+use opening::{FEW, Opened, OpenedGroup, Opening};
+use trial::{Outcomes, Trial};
 
 use super::{
     EtcdError, EtcdSource,
-    inventory::{Group, GroupIndex, Inventory, NO_RESOURCE, Seed, Wanted},
+    inventory::{Group, GroupIndex, Inventory, Wanted},
 };
 use crate::{
     auth::CallFailure,
@@ -232,74 +224,6 @@ async fn read_key(config: &Config, openbao: &Connection) -> (LiveKey, Option<Una
     }
 }
 
-/// What became of the encrypted DEKs that were tried.
-type Outcomes<'i> = HashMap<(GroupIndex, Seed<'i>), Result<DekSource, SeedProblem>>;
-
-struct Trial<'i> {
-    /// Those that OpenBao is to be asked for.
-    prepared: Vec<(GroupIndex, Seed<'i>, PreparedDecrypt)>,
-    outcomes: Outcomes<'i>,
-}
-
-impl<'i> Trial<'i> {
-    fn new(inventory: &'i Inventory, lineage: &Lineage) -> Self {
-        let mut trial = Self {
-            prepared: Vec::new(),
-            outcomes: HashMap::new(),
-        };
-        for (index, group) in ours(inventory, lineage) {
-            let Origin::Live(key) = origin(lineage, group) else {
-                continue;
-            };
-            let Ok(annotations) = &group.parsed else {
-                continue;
-            };
-            for (seed, _) in group.seeds() {
-                match prepare(&key, annotations, seed) {
-                    Some(prepared) => trial.prepared.push((index, seed, prepared)),
-                    None => {
-                        let refused = Err(SeedProblem::OtherCiphertext);
-                        trial.outcomes.insert((index, seed), refused);
-                    }
-                }
-            }
-        }
-        trial
-    }
-
-    async fn decrypt_all(&mut self, openbao: &Connection) -> Result<(), Unanswered> {
-        let transit = &openbao.transit;
-        let mut undecided = None;
-        for portion in self.prepared.chunks(MAX_BATCH) {
-            let items: Vec<&PreparedDecrypt> = portion.iter().map(|(.., it)| it).collect();
-            let answers = openbao
-                .session
-                .call(async |token| transit.decrypt_batch(&token, &items).await)
-                .await
-                .map_err(Unanswered::Decrypt)?;
-            for (&(index, seed, _), answer) in portion.iter().zip(answers) {
-                let outcome = match answer {
-                    Ok(plaintext) => source(&plaintext, seed),
-                    Err(failure) => match failure.class() {
-                        FailureClass::DecryptFailed | FailureClass::InvalidRequest => {
-                            Err(SeedProblem::NotDecrypted)
-                        }
-                        _ => {
-                            undecided.get_or_insert(failure);
-                            continue;
-                        }
-                    },
-                };
-                self.outcomes.insert((index, seed), outcome);
-            }
-        }
-        match undecided {
-            None => Ok(()),
-            Some(failure) => Err(Unanswered::Item(failure)),
-        }
-    }
-}
-
 fn ours<'i>(
     inventory: &'i Inventory,
     lineage: &Lineage,
@@ -314,103 +238,6 @@ fn ours<'i>(
 fn origin(lineage: &Lineage, group: &Group) -> Origin {
     let annotations = group.parsed.as_ref().map_err(|invalid| *invalid);
     lineage.origin(&group.key_id, annotations)
-}
-
-fn prepare(key: &TransitKey, annotations: &Annotations, seed: Seed<'_>) -> Option<PreparedDecrypt> {
-    let ciphertext = TransitCiphertext::parse(seed.encrypted).ok()?;
-    prepare_proof(key, annotations, ciphertext).ok()
-}
-
-fn source(plaintext: &Plaintext, seed: Seed<'_>) -> Result<DekSource, SeedProblem> {
-    let secret = Zeroizing::new(plaintext.expose().to_vec());
-    DekSource::new(&secret, seed.kind).map_err(|_| SeedProblem::NoDek)
-}
-
-/// What became of the objects.
-#[derive(Default)]
-struct Opened {
-    groups: HashMap<GroupIndex, OpenedGroup>,
-    appeared: u64,
-}
-
-#[derive(Default)]
-struct OpenedGroup {
-    proof: Proof,
-    unopened: BTreeMap<String, u64>,
-    names: Vec<String>,
-}
-
-/// How many names of unopened objects are kept.
-const FEW: usize = 10;
-
-/// What it takes to open an object.
-#[derive(Clone, Copy)]
-struct Opening<'a> {
-    inventory: &'a Inventory,
-    outcomes: &'a Outcomes<'a>,
-    wanted: &'a Wanted,
-    provider: &'a str,
-}
-
-impl Opening<'_> {
-    fn open_all(
-        self,
-        source: &EtcdSource,
-        on_progress: OnProgress<'_>,
-    ) -> Result<Opened, EtcdError> {
-        let mut scratch = Scratch::default();
-        let reading = source.read(
-            self.wanted.revisions,
-            on_progress,
-            Opened::default,
-            |opened, object| self.open(opened, object, &mut scratch),
-        )?;
-        Ok(reading.gathered)
-    }
-
-    fn open(self, opened: &mut Opened, object: Object<'_>, scratch: &mut Scratch) {
-        if !self.wanted.includes(object.key) {
-            return;
-        }
-        let message = match Protection::of(object.value) {
-            Protection::KmsV2 { provider, message } if provider == self.provider => message,
-            _ => return,
-        };
-        // What is damaged has been counted.
-        let Ok(envelope) = Envelope::parse(message) else {
-            return;
-        };
-        let Some(index) = self.inventory.group_of(self.provider, &envelope) else {
-            opened.appeared = opened.appeared.saturating_add(1);
-            return;
-        };
-        let seed = Seed {
-            kind: envelope.dek_source_type,
-            encrypted: envelope.encrypted_dek_source,
-        };
-        let group = opened.groups.entry(index).or_default();
-        let Some(Ok(source)) = self.outcomes.get(&(index, seed)) else {
-            group.proof.untried = group.proof.untried.saturating_add(1);
-            return;
-        };
-        match source.prove(object.key, envelope.encrypted_data, scratch) {
-            Ok(_) => group.proof.proven = group.proof.proven.saturating_add(1),
-            Err(_) => group.add_unopened(object, self.wanted),
-        }
-    }
-}
-
-impl OpenedGroup {
-    fn add_unopened(&mut self, object: Object<'_>, wanted: &Wanted) {
-        self.proof.failed = self.proof.failed.saturating_add(1);
-        let resource = Resource::of(object.key, wanted.prefix.as_deref())
-            .map_or_else(|| NO_RESOURCE.to_owned(), |resource| resource.to_string());
-        let count = self.unopened.entry(resource).or_default();
-        *count = count.saturating_add(1);
-        if wanted.names && self.names.len() < FEW {
-            self.names.push(object.key.escape_ascii().to_string());
-        }
-    }
 }
 
 /// Versions first, in ascending order; then what names none.
