@@ -16,9 +16,10 @@ use crate::process::{self, Error, say};
 const SECONDS: u32 = 60;
 
 /// The targets in fuzz/fuzz_targets, and what their first inputs are.
-const TARGETS: [(&str, Seeds); 10] = [
+const TARGETS: [(&str, Seeds); 11] = [
     ("annotations", Seeds::Annotations),
     ("authority", Seeds::Text(REQUEST)),
+    ("backup_record", Seeds::Texts("record")),
     ("checkpoint", Seeds::Texts("checkpoint")),
     ("config", Seeds::Files("crates/provider/tests/config")),
     ("etcd_key_value", Seeds::Binary),

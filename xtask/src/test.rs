@@ -46,7 +46,7 @@ pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
     suite.envs(tools.iter().map(|tool| (tool.variable, &tool.path)));
     let mut outcome = stream(suite, &mut tally);
     if whole && outcome.is_ok() && ordinary_user::is_root() {
-        outcome = ordinary_user::run_again(reach, &openbao, &mut tally);
+        outcome = ordinary_user::run_again(reach, &openbao, &tools, &mut tally);
     }
 
     say(&format!("\n{tally}"));

@@ -5,7 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::{digest::TextHash, key::TransitKey, transit::TransitVersion};
+use crate::{
+    digest::TextHash,
+    key::{KeyScope, TransitKey},
+    key_id::KeyId,
+    transit::TransitVersion,
+};
 
 const PROVIDER: &str = "provider.kms.openbao.org";
 const KEY_ID_HASH: &str = "key-id-hash.kms.openbao.org";
@@ -167,6 +172,38 @@ impl Annotations {
             entries.push((OPENBAO_NAMESPACE_HASH, hash.to_string()));
         }
         entries
+    }
+
+    /// The configuration keys of those names whose hash in the annotations is another than in
+    /// `scope`. The provider's name, the cluster and the instance are in no annotation.
+    #[must_use]
+    pub fn names_outside(&self, scope: &KeyScope) -> Vec<&'static str> {
+        [
+            (
+                "openbao.namespace",
+                self.namespace_hash == scope.namespace_hash,
+            ),
+            (
+                "transit.keyIdScope.transitMountId",
+                self.mount_hash == scope.mount_hash,
+            ),
+            (
+                "transit.keyIdScope.keyLineageId",
+                self.lineage_hash == scope.lineage_hash,
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(name, equal)| (!equal).then_some(name))
+        .collect()
+    }
+
+    /// What can be told of a `key_id` whose key is not known: that these were written with it.
+    pub(crate) fn require_key_id(&self, key_id: &KeyId) -> Result<(), AnnotationMismatch> {
+        let annotation = KEY_ID_HASH;
+        match self.key_id_hash == key_id.hash() {
+            true => Ok(()),
+            false => Err(AnnotationMismatch { annotation }),
+        }
     }
 
     pub(crate) fn for_key(key: &TransitKey, plugin_version: &PluginVersion) -> Self {

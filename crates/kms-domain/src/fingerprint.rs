@@ -113,6 +113,15 @@ pub fn require_identity(
     }
 }
 
+/// The configuration keys of the names that differ.
+pub(crate) fn differing_names(one: &IdentityScope, other: &IdentityScope) -> Vec<&'static str> {
+    let pairs = names(one).into_iter().zip(names(other));
+    pairs
+        .filter(|(one, other)| one != other)
+        .map(|((key, _), _)| key)
+        .collect()
+}
+
 fn names(scope: &IdentityScope) -> [(&'static str, &str); 6] {
     let IdentityScope {
         provider_name,

@@ -14,6 +14,7 @@
 //! | How does an operator take versions out of use? | [`registry::retire`], [`confirmed`] |
 //! | How is that kept, and is it ours and the newest? | [`registry::document`], [`registry::anchor`], [`fingerprint`] |
 //! | May this node encrypt? | [`health`] |
+//! | What do stored objects and backups need of the key? | [`recovery`] |
 //! | How are digests and JSON spelled? | [`digest`], [`json`] |
 //!
 //! Invariants, each held by a type:
@@ -49,6 +50,7 @@ pub mod key;
 pub mod key_id;
 pub mod limits;
 pub mod prepare;
+pub mod recovery;
 pub mod registry;
 pub mod scope;
 pub mod transit;

@@ -1,7 +1,7 @@
 //! All that Transit is asked for, made from permission and request in one step.
 //!
-//! Nothing here is sent before it has been checked, and nothing but [`prepare_encrypt`] and
-//! [`prepare_decrypt`] makes the associated data of stored objects.
+//! Nothing here is sent before it has been checked, and nothing but [`prepare_encrypt`],
+//! [`prepare_decrypt`] and [`prepare_proof`] makes the associated data of stored objects.
 
 use std::hash::{Hash, Hasher};
 
@@ -109,7 +109,19 @@ pub fn prepare_decrypt(
     annotations: &Annotations,
     ciphertext: TransitCiphertext,
 ) -> Result<PreparedDecrypt, DecryptRefused> {
-    let key = decrypt.key();
+    prepare_proof(decrypt.key(), annotations, ciphertext)
+}
+
+/// The same for a key that no registry vouches for, to prove in a recovery that it is the one:
+/// Transit authenticates what is asked for, and the plaintext is wiped at once.
+///
+/// # Errors
+/// [`DecryptRefused`].
+pub fn prepare_proof(
+    key: &TransitKey,
+    annotations: &Annotations,
+    ciphertext: TransitCiphertext,
+) -> Result<PreparedDecrypt, DecryptRefused> {
     annotations.require_match(key)?;
     if ciphertext.version() != key.version() {
         return Err(DecryptRefused::CiphertextVersion {

@@ -223,7 +223,7 @@ impl RecordState {
         }
     }
 
-    fn parse(word: &str) -> Option<Self> {
+    pub(crate) fn parse(word: &str) -> Option<Self> {
         [
             Self::Active,
             Self::Pending,

@@ -8,6 +8,7 @@ mod completion;
 mod config;
 mod dev;
 mod doctor;
+mod etcd_source;
 pub mod exit;
 mod failure;
 mod inspect_state;
@@ -15,12 +16,16 @@ mod key_id;
 mod man;
 mod policy;
 mod probe;
+mod progress;
+mod record_backup;
 mod restore_versions;
 mod retire_versions;
 mod review;
 mod rotation_plan;
+mod scan_etcd;
 mod schema;
 mod serve;
+mod verify_backup;
 mod verify_key;
 mod verify_rotation;
 mod version;
@@ -47,7 +52,7 @@ use failure::Failure;
     name = "bao-kms-provider",
     version = BuildInfo::CURRENT.version,
     after_help = "Exit codes: 0 success, 1 other failure, 2 usage, 3 configuration, \
-                  4 a check failed, 5 serve failed"
+                  4 a check failed, 5 serve failed or a store could not be read"
 )]
 struct Cli {
     #[command(flatten)]
@@ -87,6 +92,9 @@ enum Command {
     VerifyRotation(verify_rotation::Options),
     RetireVersions(retire_versions::Options),
     RestoreVersions(restore_versions::Options),
+    ScanEtcd(scan_etcd::Options),
+    RecordBackup(record_backup::Options),
+    VerifyBackup(verify_backup::Options),
     Benchmark(benchmark::Options),
     Policy(policy::Options),
     Version(version::Options),
@@ -164,7 +172,10 @@ impl Command {
             Self::VerifyRotation(options) => options.run(context),
             Self::RetireVersions(options) => options.run(context),
             Self::RestoreVersions(options) => options.run(context),
+            Self::ScanEtcd(options) => options.run(context),
             Self::Benchmark(options) => options.run(context),
+            Self::RecordBackup(options) => options.run(context),
+            Self::VerifyBackup(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

@@ -15,6 +15,7 @@ pub mod lifecycle;
 pub mod policy;
 pub mod probe;
 pub mod process_identity;
+pub mod recovery;
 pub mod report;
 pub mod retirement;
 pub mod rotation_report;

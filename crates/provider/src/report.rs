@@ -82,6 +82,8 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     identity_fingerprint: Option<String>,
     exit_code: u8,
+    #[serde(skip)]
+    concluded: Option<Exit>,
     /// The check to look at first.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_failure: Option<&'static str>,
@@ -152,6 +154,7 @@ impl Report {
             identity_fingerprint: None,
             // Nothing asked is a failure.
             exit_code: Exit::CheckFailed.code(),
+            concluded: None,
             first_failure: None,
             checks: Vec::new(),
         }
@@ -170,10 +173,26 @@ impl Report {
         self.first_failure = first;
     }
 
+    /// Ends the command with this exit code, where a verdict says more than the checks.
+    pub fn conclude(&mut self, exit: Exit) {
+        self.concluded = Some(exit);
+        self.exit_code = exit.code();
+    }
+
+    /// Writes the checks as text, for results that begin with more than a name.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn checks_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.checks.iter().try_for_each(|check| check.text(out))
+    }
+
     /// The exit code of the command that reports this: a bad configuration before other failures.
     #[must_use]
     pub fn exit(&self) -> Exit {
-        if self.failures().any(|check| check.of_configuration) {
+        if let Some(exit) = self.concluded {
+            exit
+        } else if self.failures().any(|check| check.of_configuration) {
             Exit::Configuration
         } else if self.checks.is_empty() || self.failures().next().is_some() {
             Exit::CheckFailed
@@ -192,9 +211,7 @@ impl Render for Report {
     /// What failed first comes once more at the end, where a terminal shows it.
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.name)?;
-        for check in &self.checks {
-            check.text(out)?;
-        }
+        self.checks_text(out)?;
         let mut failures = self.failures();
         let Some(first) = failures.next() else {
             return Ok(());

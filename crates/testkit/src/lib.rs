@@ -14,5 +14,6 @@ pub mod files;
 pub mod openbao;
 pub mod pki;
 pub mod schema;
+pub mod stored;
 pub mod tenant;
 pub mod wait;

@@ -43,6 +43,9 @@ fn name(result: &Value) -> Option<&'static str> {
     let has = |member: &str| result.get(member).is_some();
     Some(match result["command"].as_str() {
         Some("benchmark") => "benchmark",
+        Some("record-backup") => "record-backup",
+        Some("scan-etcd") => "scan-etcd",
+        Some("verify-backup") => "verify-backup",
         Some("inspect-state") => "inspect-state",
         Some("rotation-plan" | "verify-rotation") => "rotation",
         Some("dev") if has("bao") => "dev-once",

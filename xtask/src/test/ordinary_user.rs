@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::Reach;
 use super::tally::{Server, Tally};
 use crate::process::{self, Error, say};
+use crate::tools::Tool;
 
 /// Where the tests lie, with the messages that were reviewed for them.
 const TESTS: &str = "crates/provider/tests/openbao";
@@ -26,7 +27,12 @@ pub(super) fn is_root() -> bool {
 }
 
 /// Runs the test program `openbao` of the package `provider`, built by the suite before.
-pub(super) fn run_again(reach: Reach, openbao: &Path, tally: &mut Tally) -> Result<(), Error> {
+pub(super) fn run_again(
+    reach: Reach,
+    openbao: &Path,
+    tools: &[Tool],
+    tally: &mut Tally,
+) -> Result<(), Error> {
     let built = Built::find(reach)?;
     let stage = Stage::new()?;
     let tests = stage.program(&built.tests, "openbao-tests")?;
@@ -47,6 +53,10 @@ pub(super) fn run_again(reach: Reach, openbao: &Path, tally: &mut Tally) -> Resu
         .env("XDG_RUNTIME_DIR", stage.private_dir("run")?)
         .env("HOME", stage.private_dir("home")?)
         .current_dir(stage.0.join("home"));
+    // Of the tools beside OpenBao these tests use etcd and its commands.
+    for tool in tools.iter().filter(|it| it.variable.starts_with("ETCD")) {
+        command.env(tool.variable, stage.program(&tool.path, tool.variable)?);
+    }
 
     say(&format!(
         "\nOnce more as an ordinary user, uid {USER}: tests of the program against OpenBao"

@@ -215,6 +215,20 @@ impl KeyProfile {
         self.min_decryption
     }
 
+    /// Versions below it do not encrypt; 0 or 1 for none.
+    #[must_use]
+    pub fn min_encryption(&self) -> u64 {
+        self.min_encryption
+    }
+
+    /// Every version that metadata lists, in ascending order: those below
+    /// [`Self::min_decryption`] are hidden even while they exist.
+    pub fn listed(&self) -> impl Iterator<Item = (TransitVersion, CreatedAt)> {
+        self.created
+            .iter()
+            .map(|(&version, &created_at)| (version, created_at))
+    }
+
     /// When `version` was made; `None` if metadata does not list it.
     #[must_use]
     pub fn created_at(&self, version: TransitVersion) -> Option<CreatedAt> {

@@ -15,7 +15,7 @@ pub enum Exit {
     Configuration,
     /// 4: a diagnostic check failed.
     CheckFailed,
-    /// 5: `serve` failed after its configuration was accepted.
+    /// 5: `serve` failed after its configuration was accepted, or a store could not be read.
     Runtime,
 }
 

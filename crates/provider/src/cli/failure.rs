@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
 };
 
+use kms_domain::recovery::record::RecordError;
 use openbao_lab::binary::BaoNotFound;
 
 use super::exit::Exit;
@@ -17,9 +18,10 @@ use crate::{
     hardening::NotHardened,
     policy::UnsafePolicyPath,
     probe::ProbeError,
+    recovery::{EtcdError, backup_record::BackupError, etcd_live::LiveError},
     retirement::RetirementError,
     serve::ServeError,
-    state::{StateError, StatePathProblem},
+    state::{StateError, StatePathProblem, disk::DiskError},
 };
 
 const OWN_USER: &str = "run as the provider's user, such as with sudo -u openbao-kms";
@@ -51,6 +53,30 @@ pub(super) enum Failure {
     /// The measurement did not come to its end.
     #[error(transparent)]
     Benchmark(Box<BenchmarkError>),
+    /// There is nothing to note of a backup set.
+    #[error(transparent)]
+    Backup(Box<BackupError>),
+    /// The backup record could not be written.
+    #[error("the backup record was not written")]
+    RecordFile(#[source] DiskError),
+    /// The backup record cannot be read.
+    #[error("cannot read the backup record {}", path.display())]
+    RecordUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The backup record is not one, or was changed.
+    #[error("the backup record {} cannot be believed; nothing was verified", path.display())]
+    RecordInvalid {
+        /// The file.
+        path: PathBuf,
+        /// The broken rule.
+        #[source]
+        problem: RecordError,
+    },
     /// The lab could not be made, or not be taken down.
     #[error(transparent)]
     Lab(Box<LabError>),
@@ -74,6 +100,9 @@ pub(super) enum Failure {
         /// The broken rule.
         problem: StatePathProblem,
     },
+    /// There is nothing to read etcd with.
+    #[error(transparent)]
+    Etcd(Box<EtcdError>),
     /// The policy would say something else than meant.
     #[error(transparent)]
     Policy(#[from] UnsafePolicyPath),
@@ -100,6 +129,12 @@ impl From<BenchmarkError> for Failure {
     }
 }
 
+impl From<EtcdError> for Failure {
+    fn from(error: EtcdError) -> Self {
+        Self::Etcd(Box::new(error))
+    }
+}
+
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
         Self::State(Box::new(error))
@@ -109,6 +144,17 @@ impl From<StateError> for Failure {
 impl From<RetirementError> for Failure {
     fn from(error: RetirementError) -> Self {
         Self::Retirement(Box::new(error))
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::State(other @ StateError::OtherConfiguration { .. }) => {
+                Self::OtherConfiguration(Box::new(other))
+            }
+            error => Self::Backup(Box::new(error)),
+        }
     }
 }
 
@@ -132,13 +178,27 @@ impl Failure {
                 Exit::Configuration
             }
             Self::Serve(_) | Self::NotHardened(_) => Exit::Runtime,
+            Self::Etcd(error) => match &**error {
+                EtcdError::Live(LiveError::NoAuthority { .. }) => Exit::Usage,
+                _ => Exit::Runtime,
+            },
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } => Exit::Usage,
             Self::State(_) | Self::Retirement(_) | Self::Benchmark(_) | Self::LabProbe(_) => {
                 Exit::CheckFailed
             }
+            Self::Backup(error) => match &**error {
+                BackupError::Connection(_)
+                | BackupError::Metadata(_)
+                | BackupError::Unreadable { .. } => Exit::Runtime,
+                BackupError::Etcd(error) if !error.is_damage() => Exit::Runtime,
+                _ => Exit::CheckFailed,
+            },
+            Self::RecordUnreadable { .. } => Exit::Runtime,
+            Self::RecordInvalid { .. } => Exit::CheckFailed,
             Self::Output(_)
+            | Self::RecordFile(_)
             | Self::Runtime(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
@@ -199,6 +259,17 @@ impl Failure {
                 _ => None,
             },
             Self::Benchmark(error) => call_remedy(error.call()?),
+            Self::Backup(error) => match &**error {
+                BackupError::Metadata(failure) => call_remedy(failure),
+                BackupError::State(StateError::Unreadable(_)) => Some(OWN_USER),
+                _ => None,
+            },
+            Self::RecordFile(DiskError::Exists { .. }) => {
+                Some("name another file; records are never overwritten")
+            }
+            Self::RecordInvalid { .. } => Some(
+                "take the copy of another backup medium, or verify without --record; do not edit it",
+            ),
             Self::State(error) => match &**error {
                 StateError::Unreadable(_) => Some(OWN_USER),
                 _ => None,
@@ -211,7 +282,10 @@ impl Failure {
             | Self::LabProbe(_)
             | Self::Runtime(_)
             | Self::Output(_)
+            | Self::RecordFile(_)
+            | Self::RecordUnreadable { .. }
             | Self::StateFile { .. }
+            | Self::Etcd(_)
             | Self::Policy(_)
             | Self::ManualPages { .. } => None,
         }

@@ -6,16 +6,22 @@ use std::io;
 use clap::Args;
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 
-use super::{Context, Failure, config, dev, exit::Exit, inspect_state, key_id, review};
+use super::{
+    Context, Failure, config, dev, exit::Exit, inspect_state, key_id, record_backup, review,
+};
 use crate::{
-    benchmark::Benchmark, build_info::BuildInfo, report::Report, rotation_report::RotationReport,
+    benchmark::Benchmark,
+    build_info::BuildInfo,
+    recovery::{pair_report::PairReport, scan::Scan},
+    report::Report,
+    rotation_report::RotationReport,
     telemetry::health,
 };
 
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 12] = [
+const SCHEMAS: [Published; 15] = [
     ("benchmark", of::<Benchmark>),
     // `verify-key`, `probe` and every other report of checks.
     ("checks", of::<Report>),
@@ -25,6 +31,9 @@ const SCHEMAS: [Published; 12] = [
     ("dev", of::<dev::Made<'_>>),
     ("inspect-state", of::<inspect_state::Inspection>),
     ("key-id", of::<key_id::Derived>),
+    ("record-backup", of::<record_backup::Summary>),
+    ("scan-etcd", of::<Scan>),
+    ("verify-backup", of::<PairReport>),
     // The body of /ready.
     ("ready", of::<health::Ready<'_>>),
     // `retire-versions` and `restore-versions`.

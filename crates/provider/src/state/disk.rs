@@ -83,6 +83,12 @@ pub enum DiskError {
         /// The directory's path.
         path: PathBuf,
     },
+    /// A file that must be new is not.
+    #[error("{} exists already and was not changed", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
     /// The operating system refused.
     #[error("cannot {attempt} {}", path.display())]
     System {
@@ -304,6 +310,55 @@ impl Directory {
     }
 }
 
+/// Writes a new file as a whole and durably, with mode 0640, wherever the caller may write. A file
+/// that is there already stays as it is.
+///
+/// # Errors
+/// [`DiskError::Exists`], or what the system refuses; the name then leads to nothing or to all of
+/// the content.
+pub fn create_new(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| failed("create", path)(io::ErrorKind::InvalidFilename.into()))?;
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty())
+        .map_err(|errno| failed("open the directory", parent)(errno.into()))?;
+
+    let temporary = temporary_name(name);
+    let temporary_path = parent.join(&temporary);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(0o640);
+    let file = rustix::fs::openat(&directory, &temporary, flags, mode)
+        .map(File::from)
+        .map_err(|errno| failed("create", &temporary_path)(errno.into()))?;
+    // Unlike a rename, a link never takes the place of what has appeared meanwhile.
+    let publish = || {
+        (&file)
+            .write_all(content)
+            .map_err(failed("write", &temporary_path))?;
+        rustix::fs::fchmod(&file, mode)
+            .map_err(|errno| failed("set the mode of", &temporary_path)(errno.into()))?;
+        rustix::fs::fsync(&file).map_err(|errno| failed("sync", &temporary_path)(errno.into()))?;
+        match rustix::fs::linkat(&directory, &temporary, &directory, name, AtFlags::empty()) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => Err(DiskError::Exists {
+                path: path.to_owned(),
+            }),
+            Err(errno) => Err(failed("create", path)(errno.into())),
+        }
+    };
+    let published = publish();
+    rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty())
+        .map_err(|errno| failed("remove", &temporary_path)(errno.into()))?;
+    published?;
+    rustix::fs::fsync(&directory)
+        .map_err(|errno| failed("sync the directory", parent)(errno.into()))
+}
+
 /// `.<name>.tmp`
 fn temporary_name(name: &OsStr) -> OsString {
     let mut temporary = OsString::from(".");
@@ -417,6 +472,27 @@ mod tests {
             }
             other => panic!("expected {expected:?}, got {other:?}"),
         }
+    }
+
+    #[test]
+    fn a_new_file_is_whole_private_and_takes_the_place_of_none() {
+        let directory = tempdir().unwrap();
+        let path = directory.path().join("new");
+        create_new(&path, b"first").unwrap();
+        let again = create_new(&path, b"second");
+        assert!(matches!(again, Err(DiskError::Exists { path: named }) if named == path));
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o640);
+        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+        assert_eq!(left.len(), 1);
+        symlink(
+            directory.path().join("target"),
+            directory.path().join("link"),
+        )
+        .unwrap();
+        let link = create_new(&directory.path().join("link"), b"");
+        assert!(matches!(link, Err(DiskError::Exists { .. })));
     }
 
     #[test]

@@ -35,6 +35,17 @@ fn mistakes_on_the_command_line_are_found_before_anything_else() {
         (&["benchmark"], &["--concurrency"]),
         (&["benchmark"], &["--output", "yaml"]),
         (&["benchmark"], &["surplus"]),
+        (&["record-backup"], &[]),
+        (&["record-backup", "--out", "x", "--output", "yaml"], &[]),
+        (&["verify-backup"], &[]),
+        (
+            &["verify-backup", "--etcd-snapshot", "x", "--depth", "all"],
+            &[],
+        ),
+        (
+            &["verify-backup", "--etcd-snapshot", "x", "--endpoints", "y"],
+            &[],
+        ),
     ] {
         // The configuration does not exist, which would be exit code 3.
         let config = ["--config", "/nonexistent"];
@@ -54,6 +65,8 @@ fn a_configuration_that_is_not_valid_exits_3() {
         &["retire-versions", "--before-version", "2"],
         &["restore-versions", "--versions", "1"],
         &["benchmark"],
+        &["record-backup", "--out", "/nonexistent/record"],
+        &["verify-backup", "--etcd-snapshot", "/nonexistent/db"],
     ] {
         for config in [bad, "tests/config/good/oauth2.yaml", "/nonexistent"] {
             let refused = run(&[command, &["--config", config]].concat());

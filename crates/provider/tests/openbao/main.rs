@@ -7,8 +7,11 @@
     reason = "functions that only tests call may fail like tests"
 )]
 
+mod backup;
 mod benchmark;
+mod bulk;
 mod commands;
+mod corpus;
 mod correlation;
 mod crash;
 mod discovery;
@@ -22,6 +25,7 @@ mod metrics;
 mod node;
 mod nodes;
 mod outage;
+mod pair;
 mod process;
 mod provider;
 mod relay;
@@ -29,6 +33,7 @@ mod requests;
 mod rollback;
 mod rotation;
 mod saving;
+mod scan_etcd;
 mod secrets;
 mod serving;
 mod upkeep;

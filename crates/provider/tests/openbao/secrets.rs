@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Every way in which a secret might be spelled.
-fn spellings(secret: &[u8]) -> Vec<String> {
+pub(crate) fn spellings(secret: &[u8]) -> Vec<String> {
     let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let list: Vec<_> = secret.iter().map(u8::to_string).collect();
     let mut spellings = vec![
@@ -53,7 +53,7 @@ fn holds_token(text: &str) -> bool {
 }
 
 /// The content of every file below a directory, as far as it is text.
-fn files_below(directory: &Path, found: &mut Vec<String>) {
+pub(crate) fn files_below(directory: &Path, found: &mut Vec<String>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

@@ -1,0 +1,531 @@
+//! The note that is kept with every backup set. Implements `docs/format/backup-record.md`.
+//!
+//! Its hash finds damage and careless edits; it is no signature. What the note says of keys is
+//! derived again when it is read, so a `key_id` hash in it always belongs to the names beside it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    digest::{MalformedDigest, digest_type},
+    fingerprint::IdentityFingerprint,
+    json::{self, JsonProblem},
+    key::{KeyScope, TransitKey},
+    registry::{
+        RecordState,
+        document::{Generation, StateHash},
+    },
+    scope::TransitKeyPath,
+    transit::TransitVersion,
+};
+
+mod raw;
+
+use raw::RawRecord;
+pub use raw::RecordProblem;
+
+/// The largest file that is read.
+pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
+
+digest_type!(
+    /// `bkr1.` and a digest of everything else in the record.
+    RecordHash,
+    "bkr1."
+);
+
+/// What was true of one node and its key when a backup set was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupRecord {
+    note: Note,
+    active: Arc<TransitKey>,
+    hash: RecordHash,
+}
+
+/// The contents of a [`BackupRecord`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// RFC 3339, for people; nothing is concluded from it.
+    pub recorded_at: String,
+    /// The program that made the record.
+    pub plugin_version: String,
+    /// The names of the key lineage.
+    pub scope: Arc<KeyScope>,
+    /// Where the key is.
+    pub path: TransitKeyPath,
+    /// The node's state file.
+    pub state: NotedState,
+    /// The key's own limits.
+    pub limits: NotedLimits,
+    /// Every version that metadata or the state file knew, by number.
+    pub versions: BTreeMap<TransitVersion, NotedVersion>,
+    /// The etcd snapshot of the set.
+    pub etcd: Option<NotedEtcd>,
+    /// The OpenBao snapshot of the set.
+    pub openbao: Option<NotedFile>,
+}
+
+/// The state file and its checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotedState {
+    /// The state file's.
+    pub generation: Generation,
+    /// The state file's.
+    pub hash: StateHash,
+    /// How the checkpoint stood to it: `current`, `behind` or `missing`.
+    pub checkpoint: String,
+}
+
+/// The key's limits in OpenBao.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotedLimits {
+    /// `latest_version`
+    pub latest: TransitVersion,
+    /// `min_available_version`
+    pub min_available: u64,
+    /// `min_decryption_version`
+    pub min_decryption: u64,
+    /// `min_encryption_version`
+    pub min_encryption: u64,
+}
+
+/// One version of the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotedVersion {
+    /// Version and creation second in the record's scope.
+    pub key: Arc<TransitKey>,
+    /// Whether OpenBao decrypted with it at the time.
+    pub decryptable: bool,
+    /// Its place in the state file; `None` when the node had not met it.
+    pub state: Option<RecordState>,
+}
+
+/// A file of the backup set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotedFile {
+    /// Of the whole file.
+    pub sha256: [u8; 32],
+    /// The length.
+    pub bytes: u64,
+}
+
+/// The etcd snapshot of the backup set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotedEtcd {
+    /// The file.
+    pub file: NotedFile,
+    /// The highest revision in it.
+    pub revision: u64,
+    /// How many live objects need each version.
+    pub required: BTreeMap<TransitVersion, u64>,
+}
+
+/// Why a file is not a backup record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Beyond [`MAX_FILE_BYTES`].
+    #[error("the file has {0} bytes, more than a backup record can have")]
+    TooLarge(usize),
+    /// Not this format.
+    #[error("the file is not a backup record")]
+    Json(#[source] JsonProblem),
+    /// A format that this program does not know.
+    #[error("the schema version {0:?} is not known")]
+    UnknownSchema(String),
+    /// The hash has no valid form.
+    #[error("recordHash is malformed")]
+    Hash(#[source] MalformedDigest),
+    /// The contents are not those that were hashed.
+    #[error(
+        "the record was changed: it states the hash {stated}, but its contents have {computed}"
+    )]
+    Changed {
+        /// As the record says.
+        stated: RecordHash,
+        /// Of its contents.
+        computed: RecordHash,
+    },
+    /// The contents break a rule of the format.
+    #[error("the record's contents are invalid")]
+    Contents(#[source] RecordProblem),
+}
+
+impl BackupRecord {
+    /// Hashes the contents.
+    ///
+    /// # Errors
+    /// [`RecordProblem::NoneActive`] and [`RecordProblem::SeveralActive`]: one version of the key
+    /// is active.
+    pub fn new(note: Note) -> Result<Self, RecordProblem> {
+        let active = one_active(&note)?;
+        Ok(Self {
+            hash: RawRecord::of(&note, &active).content_hash(),
+            active,
+            note,
+        })
+    }
+
+    /// Reads and checks the bytes of a record. White space between tokens is free.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        if bytes.len() > MAX_FILE_BYTES {
+            return Err(RecordError::TooLarge(bytes.len()));
+        }
+        let mut raw: RawRecord = json::read(bytes).map_err(RecordError::Json)?;
+        if raw.schema_version != raw::SCHEMA {
+            return Err(RecordError::UnknownSchema(raw.schema_version));
+        }
+        let stated = std::mem::take(&mut raw.record_hash);
+        let stated = RecordHash::parse(&stated).map_err(RecordError::Hash)?;
+        let computed = raw.content_hash();
+        if stated != computed {
+            return Err(RecordError::Changed { stated, computed });
+        }
+        let (note, active) = raw.read().map_err(RecordError::Contents)?;
+        Ok(Self {
+            note,
+            active,
+            hash: stated,
+        })
+    }
+
+    /// The text of the file.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut raw = RawRecord::of(&self.note, &self.active);
+        raw.record_hash = self.hash.to_string();
+        json::indented(&raw)
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn note(&self) -> &Note {
+        &self.note
+    }
+
+    /// The hash of what it says.
+    #[must_use]
+    pub fn hash(&self) -> &RecordHash {
+        &self.hash
+    }
+
+    /// The version that encrypted.
+    #[must_use]
+    pub fn active(&self) -> &Arc<TransitKey> {
+        &self.active
+    }
+}
+
+impl NotedFile {
+    /// The hash as it is written.
+    #[must_use]
+    pub fn sha256_hex(&self) -> String {
+        self.sha256
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
+impl Note {
+    /// Of the names and the place of the key.
+    #[must_use]
+    pub fn fingerprint(&self) -> IdentityFingerprint {
+        IdentityFingerprint::of(self.scope.identity(), &self.path)
+    }
+}
+
+fn one_active(note: &Note) -> Result<Arc<TransitKey>, RecordProblem> {
+    let mut active = note
+        .versions
+        .values()
+        .filter(|version| version.state == Some(RecordState::Active))
+        .map(|version| &version.key);
+    match (active.next(), active.next()) {
+        (Some(only), None) => Ok(Arc::clone(only)),
+        (None, _) => Err(RecordProblem::NoneActive),
+        (Some(one), Some(other)) => {
+            Err(RecordProblem::SeveralActive(one.version(), other.version()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection, option, prelude::*, sample};
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::{transit::CreatedAt, vectors, vectors::vectors};
+
+    #[derive(Deserialize)]
+    struct Vectors {
+        records: Vec<Vector>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Vector {
+        claim: String,
+        record: String,
+        active_key_id: String,
+    }
+
+    #[test]
+    fn every_vector_is_read_and_written() {
+        let vectors: Vectors = vectors!("backup_record.json");
+        for vector in vectors.records {
+            let record = BackupRecord::decode(vector.record.as_bytes()).unwrap();
+            assert_eq!(record.encode(), vector.record, "{}", vector.claim);
+            assert_eq!(record.active().id().as_str(), vector.active_key_id);
+            let again = BackupRecord::new(record.note().clone()).unwrap();
+            assert_eq!(again, record);
+        }
+    }
+
+    /// Version `n` of the golden scope, made at second `n`.
+    fn noted(versions: &[(u64, Option<RecordState>)]) -> Note {
+        let scope = Arc::new(KeyScope::new(vectors::golden_scope()));
+        let versions = versions.iter().map(|&(number, state)| {
+            let version = vectors::version(number);
+            let key = TransitKey::new(Arc::clone(&scope), version, vectors::created_at(number));
+            let noted = NotedVersion {
+                key: Arc::new(key),
+                decryptable: true,
+                state,
+            };
+            (version, noted)
+        });
+        Note {
+            recorded_at: "2024-05-15T20:00:00Z".to_owned(),
+            plugin_version: "v1".to_owned(),
+            versions: versions.collect(),
+            scope: Arc::clone(&scope),
+            path: vectors::path("transit", "kubernetes-etcd"),
+            state: NotedState {
+                generation: Generation::FIRST,
+                hash: vectors::document(&[(1, RecordState::Active)])
+                    .hash()
+                    .clone(),
+                checkpoint: "current".to_owned(),
+            },
+            limits: NotedLimits {
+                latest: vectors::version(2),
+                min_available: 0,
+                min_decryption: 1,
+                min_encryption: 0,
+            },
+            etcd: None,
+            openbao: None,
+        }
+    }
+
+    fn two_versions() -> Note {
+        let states = [
+            (1, Some(RecordState::Retired)),
+            (2, Some(RecordState::Active)),
+        ];
+        noted(&states)
+    }
+
+    #[test]
+    fn exactly_one_version_is_active() {
+        let active = Some(RecordState::Active);
+        assert_eq!(
+            BackupRecord::new(noted(&[(1, None), (2, Some(RecordState::Pending))])),
+            Err(RecordProblem::NoneActive)
+        );
+        assert_eq!(
+            BackupRecord::new(noted(&[(1, active), (2, active)])),
+            Err(RecordProblem::SeveralActive(
+                vectors::version(1),
+                vectors::version(2)
+            ))
+        );
+    }
+
+    /// A record with its hash made right again after an edit: only the rules are left to refuse it.
+    fn edited(edit: impl FnOnce(&mut serde_json::Value)) -> Result<BackupRecord, RecordError> {
+        let mut note = two_versions();
+        note.openbao = Some(NotedFile {
+            sha256: [0xab; 32],
+            bytes: 1,
+        });
+        note.etcd = Some(NotedEtcd {
+            file: NotedFile {
+                sha256: [0xcd; 32],
+                bytes: 2,
+            },
+            revision: 3,
+            required: [(vectors::version(1), 4), (vectors::version(2), 5)].into(),
+        });
+        let text = BackupRecord::new(note).unwrap().encode();
+        let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        edit(&mut value);
+        let mut raw: RawRecord = serde_json::from_value(value).unwrap();
+        raw.record_hash = String::new();
+        raw.record_hash = raw.content_hash().to_string();
+        BackupRecord::decode(json::compact(&raw).as_bytes())
+    }
+
+    #[test]
+    fn contents_that_contradict_the_format_are_refused_for_all_their_hash() {
+        assert!(edited(|_| ()).is_ok());
+        type Edit = fn(&mut serde_json::Value);
+        let cases: [(&str, Edit); 13] = [
+            ("clusterId is invalid", |it| it["clusterId"] = " ".into()),
+            ("identityFingerprint is malformed", |it| {
+                it["identityFingerprint"] = "cfg1.x".into();
+            }),
+            ("but the names give", |it| {
+                it["transitKeyName"] = "other".into();
+            }),
+            ("version 2 does not follow", |it| {
+                it["versions"][1]["createdAtUnix"] = 7.into();
+            }),
+            ("createdAtUnix is 0", |it| {
+                it["versions"][0]["createdAtUnix"] = 0.into();
+            }),
+            ("version 1 is not in ascending order", |it| {
+                it["versions"].as_array_mut().unwrap().reverse();
+            }),
+            ("version 1 is not in ascending order", |it| {
+                it["etcdSnapshot"]["requiredVersions"][1]["transitVersion"] = 1.into();
+            }),
+            ("no version is active", |it| {
+                it["versions"][1]["state"] = "pending".into();
+            }),
+            ("activeTransitVersion and activeKeyIdHash", |it| {
+                it["activeTransitVersion"] = 1.into();
+            }),
+            ("generation is 0", |it| it["state"]["generation"] = 0.into()),
+            ("checkpoint \"lost\"", |it| {
+                it["state"]["checkpoint"] = "lost".into();
+            }),
+            ("state \"lost\"", |it| {
+                it["versions"][0]["state"] = "lost".into()
+            }),
+            ("is not 64 lower-case", |it| {
+                it["openbaoSnapshot"]["sha256"] = "AB".repeat(32).into();
+            }),
+        ];
+        for (expected, edit) in cases {
+            let Err(RecordError::Contents(problem)) = edited(edit) else {
+                panic!("{expected} was not found");
+            };
+            assert!(problem.to_string().contains(expected), "{problem}");
+        }
+    }
+
+    #[test]
+    fn another_schema_is_named_and_no_bytes_panic() {
+        let text = BackupRecord::new(two_versions()).unwrap().encode();
+        let newer = text.replace("backup-record/v1", "backup-record/v2");
+        assert!(matches!(
+            BackupRecord::decode(newer.as_bytes()),
+            Err(RecordError::UnknownSchema(schema)) if schema.ends_with("v2")
+        ));
+        let large = vec![b' '; MAX_FILE_BYTES + 1];
+        assert!(matches!(
+            BackupRecord::decode(&large),
+            Err(RecordError::TooLarge(_))
+        ));
+    }
+
+    fn any_note() -> impl Strategy<Value = Note> {
+        let number = || 1..=u64::MAX / 2;
+        let others = [None, Some(RecordState::Retired), Some(RecordState::Removed)];
+        let version = (number(), any::<bool>(), sample::select(others.to_vec()));
+        let versions = collection::btree_map(number(), version, 1..4);
+        let file = (any::<[u8; 32]>(), any::<u64>())
+            .prop_map(|(sha256, bytes)| NotedFile { sha256, bytes });
+        let required = collection::btree_map(number(), any::<u64>(), 0..3);
+        let etcd = (file.clone(), any::<u64>(), required).prop_map(|(file, revision, required)| {
+            let required = required.into_iter();
+            NotedEtcd {
+                file,
+                revision,
+                required: required
+                    .map(|(number, objects)| (vectors::version(number), objects))
+                    .collect(),
+            }
+        });
+        let words = (
+            ".*",
+            ".*",
+            sample::select(vec!["current", "behind", "missing"]),
+        );
+        let all = (
+            vectors::any_scope(),
+            versions,
+            words,
+            option::of(etcd),
+            option::of(file),
+        );
+        all.prop_map(
+            |(identity, versions, (recorded_at, plugin_version, checkpoint), etcd, openbao)| {
+                let scope = Arc::new(KeyScope::new(identity));
+                let newest = versions.keys().copied().max();
+                let versions = versions
+                    .iter()
+                    .map(|(&number, &(seconds, decryptable, state))| {
+                        let created_at = CreatedAt::new(seconds).unwrap();
+                        let version = vectors::version(number);
+                        let key = TransitKey::new(Arc::clone(&scope), version, created_at);
+                        let active = Some(number) == newest;
+                        let noted = NotedVersion {
+                            key: Arc::new(key),
+                            decryptable,
+                            state: if active {
+                                Some(RecordState::Active)
+                            } else {
+                                state
+                            },
+                        };
+                        (version, noted)
+                    });
+                Note {
+                    recorded_at,
+                    plugin_version,
+                    versions: versions.collect(),
+                    scope: Arc::clone(&scope),
+                    state: NotedState {
+                        checkpoint: checkpoint.to_owned(),
+                        ..two_versions().state
+                    },
+                    etcd,
+                    openbao,
+                    ..two_versions()
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(note in any_note()) {
+            let record = BackupRecord::new(note).unwrap();
+            prop_assert_eq!(BackupRecord::decode(record.encode().as_bytes()).unwrap(), record);
+        }
+
+        #[test]
+        fn a_changed_byte_is_refused_or_was_white_space(
+            note in any_note(),
+            at in any::<sample::Index>(),
+            byte in any::<u8>(),
+        ) {
+            let record = BackupRecord::new(note).unwrap();
+            let mut text = record.encode().into_bytes();
+            let at = at.index(text.len());
+            text[at] = byte;
+            if let Ok(read) = BackupRecord::decode(&text) {
+                prop_assert_eq!(read, record);
+            }
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes in ".*") {
+            prop_assert!(BackupRecord::decode(bytes.as_bytes()).is_err());
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Where the commands about recovery read etcd from.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::recovery::{
+    EtcdError, EtcdSource,
+    etcd_live::{EtcdEndpoint, LiveEtcd, TlsFiles},
+};
+
+/// One source, and what it takes to read it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Etcd")]
+pub(super) struct EtcdFlags {
+    /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member
+    #[arg(long, value_name = "FILE", required_unless_present = "endpoints")]
+    etcd_snapshot: Option<PathBuf>,
+    /// URLs of a running etcd, separated by commas; the first that answers is read
+    #[arg(
+        long,
+        value_name = "URLS",
+        value_delimiter = ',',
+        value_parser = EtcdEndpoint::parse,
+        conflicts_with = "etcd_snapshot"
+    )]
+    endpoints: Vec<EtcdEndpoint>,
+    /// CA certificates that vouch for the running etcd
+    #[arg(long, value_name = "FILE", requires = "endpoints")]
+    cacert: Option<PathBuf>,
+    /// Certificate that the running etcd lets in
+    #[arg(long, value_name = "FILE", requires_all = ["cacert", "key"])]
+    cert: Option<PathBuf>,
+    /// Private key of --cert
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// As given to kube-apiserver [default: /registry of a running etcd, all keys of a snapshot]
+    #[arg(long, value_name = "PREFIX", value_parser = prefix)]
+    etcd_prefix: Option<String>,
+}
+
+impl EtcdFlags {
+    /// Opens the file, or reads the files for TLS.
+    ///
+    /// # Errors
+    /// Those of [`EtcdSource::file`] and [`LiveEtcd::new`].
+    pub(super) fn source(&self) -> Result<EtcdSource, EtcdError> {
+        if let Some(path) = &self.etcd_snapshot {
+            return EtcdSource::file(path);
+        }
+        let client = self.cert.clone().zip(self.key.clone());
+        let files = self
+            .cacert
+            .clone()
+            .map(|authority| TlsFiles { authority, client });
+        let prefix = self.etcd_prefix.as_deref().unwrap_or("/registry");
+        let live = LiveEtcd::new(self.endpoints.clone(), files.as_ref(), prefix.to_owned())?;
+        Ok(EtcdSource::Live(live))
+    }
+
+    /// The prefix that was asked for.
+    pub(super) fn prefix(&self) -> Option<String> {
+        self.etcd_prefix.clone()
+    }
+}
+
+/// With one slash before it and none at its end, whatever was typed, as kube-apiserver takes it.
+fn prefix(text: &str) -> Result<String, &'static str> {
+    match text.trim_matches('/') {
+        "" => Err("must name a prefix, such as /registry"),
+        prefix => Ok(format!("/{prefix}")),
+    }
+}

@@ -1,0 +1,183 @@
+//! Evidence from etcd: where it is read from, and what it adds up to.
+//!
+//! Whatever etcd holds may be damaged or hostile. An answer exists only once all of it was read; a
+//! part is never shown as the whole.
+
+pub mod backup_record;
+pub mod drift;
+pub mod etcd_live;
+pub mod inventory;
+pub mod pair_report;
+pub mod scan;
+pub mod verify_pair;
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
+use etcd_snapshot::{
+    damage::SnapshotError,
+    file::{Integrity, OnProgress, Snapshot},
+    revision::{Object, Revisions, Totals},
+};
+
+use etcd_live::{LiveError, LiveEtcd};
+
+/// Where the objects come from.
+#[derive(Debug)]
+pub enum EtcdSource {
+    /// What `etcdctl snapshot save` wrote, or the `member/snap/db` of a stopped member.
+    File(SnapshotFile),
+    /// A running etcd, read at one revision.
+    Live(LiveEtcd),
+}
+
+/// A file that is open, so that every reading is of the same one.
+#[derive(Debug)]
+pub struct SnapshotFile {
+    path: PathBuf,
+    file: File,
+}
+
+/// What was gathered from a source that was read to its end.
+#[derive(Debug)]
+pub struct EtcdReading<A> {
+    /// What was gathered of all objects.
+    pub gathered: A,
+    /// What etcd held.
+    pub totals: Totals,
+    /// What vouches for it.
+    pub trust: Trust,
+}
+
+/// What vouches for a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// The file, as far as it can.
+    File {
+        /// Whether a hash was there to compare.
+        integrity: Integrity,
+        /// The meta page, 0 or 1, that is not sound: what was written last may be missing.
+        damaged_meta: Option<u64>,
+    },
+    /// A running etcd, whose word is taken.
+    Live {
+        /// How often compaction removed the revision being read, and a newer one was begun.
+        restarts: u32,
+    },
+}
+
+/// Why a source gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdError {
+    /// There is no such file, or it may not be read.
+    #[error("cannot open the etcd snapshot {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file could not be read to its end, or is damaged.
+    #[error("the etcd snapshot {} gives no answer", path.display())]
+    Snapshot {
+        /// The file.
+        path: PathBuf,
+        /// Where it is damaged.
+        source: SnapshotError,
+    },
+    /// A running etcd could not be read to its end.
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    /// More different key IDs, encrypted DEKs and resources than any cluster has.
+    #[error(
+        "etcd holds more than {limit} bytes of different key IDs, encrypted DEKs, annotations and \
+         resource names: no cluster writes so many, so it is damaged or was made to exhaust memory"
+    )]
+    TooVaried {
+        /// The limit in bytes.
+        limit: usize,
+    },
+}
+
+impl EtcdSource {
+    /// Opens a snapshot file.
+    ///
+    /// # Errors
+    /// [`EtcdError::Open`].
+    pub fn file(path: &Path) -> Result<Self, EtcdError> {
+        match File::open(path) {
+            Ok(file) => Ok(Self::File(SnapshotFile {
+                path: path.to_owned(),
+                file,
+            })),
+            Err(source) => Err(EtcdError::Open {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// Lets `gather` put every object into what `new` makes. A reading that must begin anew drops
+    /// what it has gathered so far and calls `new` again. A running etcd shows only the newest
+    /// revisions, whichever are asked for; its progress counts objects, that of a file bytes.
+    ///
+    /// # Errors
+    /// Whatever keeps the reading from its end. Whatever else `gather` did must be undone.
+    pub fn read<A>(
+        &self,
+        revisions: Revisions,
+        on_progress: OnProgress<'_>,
+        mut new: impl FnMut() -> A,
+        gather: impl FnMut(&mut A, Object<'_>),
+    ) -> Result<EtcdReading<A>, EtcdError> {
+        match self {
+            Self::File(SnapshotFile { path, file }) => {
+                let read = || {
+                    let snapshot = Snapshot::open(file, on_progress)?;
+                    let reading = snapshot.gather(revisions, new(), gather)?;
+                    Ok(EtcdReading {
+                        gathered: reading.gathered,
+                        totals: reading.totals,
+                        trust: Trust::File {
+                            integrity: reading.integrity,
+                            damaged_meta: snapshot.damaged_meta(),
+                        },
+                    })
+                };
+                read().map_err(|source| EtcdError::Snapshot {
+                    path: path.clone(),
+                    source,
+                })
+            }
+            // etcd answers for one revision at a time, so the older ones are out of reach.
+            Self::Live(live) => Ok(live.read(on_progress, new, gather)?),
+        }
+    }
+
+    /// The file or the servers, for reports.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(SnapshotFile { path, .. }) => path.display().to_string(),
+            Self::Live(live) => live.name(),
+        }
+    }
+}
+
+impl EtcdError {
+    /// Whether the source was read and found to be damaged.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Snapshot { source, .. } => !matches!(
+                source,
+                SnapshotError::Unreadable { .. } | SnapshotError::NoThread(_)
+            ),
+            Self::TooVaried { .. } => true,
+            Self::Open { .. } | Self::Live(_) => false,
+        }
+    }
+}

@@ -1,0 +1,539 @@
+//! What etcd holds, as a report: which objects are protected and how, and which versions of the key
+//! must stay decryptable. Encrypts and decrypts nothing, and works without OpenBao.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use etcd_snapshot::file::{Integrity, OnProgress};
+use kms_domain::{
+    key::KeyScope,
+    recovery::origin::{Lineage, LiveKey, Origin},
+    transit::KeyProfile,
+};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{
+    EtcdError, EtcdSource, Trust,
+    inventory::{Count, DamagedValue, Group, Inventory, Protected, Wanted},
+};
+use crate::{
+    cli::exit::Exit,
+    config::Config,
+    connection,
+    report::{Check, Render, Report, one_line},
+};
+
+/// The result of `scan-etcd`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Scan {
+    #[serde(flatten)]
+    report: Report,
+    verdict: Verdict,
+    limitations: Vec<String>,
+    /// Absent when etcd could not be read to its end.
+    #[serde(flatten)]
+    content: Option<Content>,
+}
+
+/// What a scan amounts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Everything was read, and is what Kubernetes writes.
+    Complete,
+    /// Something is damaged.
+    Damaged,
+    /// Etcd could not be read.
+    Inconclusive,
+}
+
+pub(super) const READ: (&str, &str) = ("etcd.read", "Every object was read");
+const INTEGRITY: (&str, &str) = ("etcd.integrity", "Integrity of the source");
+const VALUES: (&str, &str) = ("etcd.values", "Stored values");
+const PROTECTION: (&str, &str) = ("etcd.protection", "Encryption at rest");
+const KEY_IDS: (&str, &str) = ("etcd.key_ids", "Key IDs of this provider");
+
+/// Reads `source` and, where there is a configuration, what it takes to tell the versions.
+#[must_use]
+pub fn scan(
+    source: &EtcdSource,
+    wanted: &Wanted,
+    config: Option<&Config>,
+    on_progress: OnProgress<'_>,
+    now: SystemTime,
+) -> Scan {
+    let mut scan = Scan {
+        report: Report::new("scan-etcd", now),
+        verdict: Verdict::Complete,
+        limitations: Vec::new(),
+        content: None,
+    };
+    if let Some(config) = config {
+        scan.report.identify(&config.fingerprint());
+    }
+    match Inventory::gather(source, wanted, on_progress) {
+        Ok(inventory) => scan.describe(&inventory, config),
+        Err(error) => scan.not_read(&error),
+    }
+    scan.report.conclude(match scan.verdict {
+        Verdict::Complete => Exit::Success,
+        Verdict::Damaged => Exit::CheckFailed,
+        Verdict::Inconclusive => Exit::Runtime,
+    });
+    scan
+}
+
+impl Scan {
+    /// The exit code of the command.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        self.report.exit()
+    }
+
+    fn not_read(&mut self, error: &EtcdError) {
+        let (id, title) = READ;
+        let failed = Check::fail(id, title, one_line(error))
+            .impact("nothing is known of what etcd holds; no part of it is shown as the whole");
+        let failed = match error {
+            error if error.is_damage() => failed.remediation(
+                "do not rely on this file as a backup: copy it again, or save another snapshot",
+            ),
+            EtcdError::Live(_) => failed.remediation(
+                "check that etcd answers at --endpoints, and that --cacert, --cert and --key are \
+                 those of its clients; or read a snapshot",
+            ),
+            EtcdError::Open { .. } | EtcdError::Snapshot { .. } | EtcdError::TooVaried { .. } => {
+                failed
+            }
+        };
+        self.report.push(failed);
+        for (id, title) in [INTEGRITY, VALUES, PROTECTION, KEY_IDS] {
+            self.report
+                .push(Check::skip(id, title, "etcd could not be read"));
+        }
+        self.verdict = match error.is_damage() {
+            true => Verdict::Damaged,
+            false => Verdict::Inconclusive,
+        };
+    }
+
+    fn describe(&mut self, inventory: &Inventory, config: Option<&Config>) {
+        let (id, title) = READ;
+        let totals = inventory.totals;
+        let read = format!("{} keys at revision {}", totals.keys, totals.revision);
+        self.report.push(Check::pass(id, title).message(read));
+        self.report.push(integrity(inventory.trust));
+        self.report.push(values(inventory));
+        if inventory.damaged_values > 0 {
+            self.verdict = Verdict::Damaged;
+        }
+        self.report.push(protection(inventory));
+
+        let lineage = config.map(|config| lineage(config, &mut self.limitations));
+        if lineage.is_none() {
+            self.limitations.push(
+                "without --config the Transit version of a key_id is what its annotations claim"
+                    .to_owned(),
+            );
+        }
+        if matches!(inventory.trust, Trust::Live { .. }) {
+            self.limitations.push(
+                "a running etcd shows only the newest revision of each key; older ones, which a \
+                 watch may still read, are in a snapshot with --all-revisions"
+                    .to_owned(),
+            );
+        }
+        let key_ids: Vec<KeyIdRow> = inventory
+            .groups
+            .iter()
+            .map(|group| KeyIdRow::of(group, lineage.as_ref()))
+            .collect();
+        self.report.push(known(&key_ids, config));
+        self.content = Some(Content::of(inventory, key_ids));
+    }
+}
+
+/// What vouches for the reading.
+pub(super) fn integrity(trust: Trust) -> Check {
+    let (id, title) = INTEGRITY;
+    match trust {
+        Trust::File {
+            damaged_meta: Some(page),
+            ..
+        } => Check::warn(
+            id,
+            title,
+            format!("meta page {page} is not sound, so the other one decides"),
+        )
+        .impact("what was written last may be missing"),
+        Trust::File {
+            integrity: Integrity::Verified,
+            ..
+        } => Check::pass(id, title).message("the SHA-256 at the end of the file is right"),
+        Trust::File {
+            integrity: Integrity::NoHash,
+            ..
+        } => Check::warn(id, title, "the file has no SHA-256 at its end")
+            .impact("damage that leaves the structure of the file whole stays unnoticed")
+            .remediation("save snapshots with: etcdctl snapshot save FILE"),
+        Trust::Live { restarts: 0 } => Check::pass(id, title).message("read at one revision"),
+        Trust::Live { restarts } => Check::pass(id, title).message(format!(
+            "read at one revision; begun anew {restarts} times, as compaction removed the one \
+             being read"
+        )),
+    }
+}
+
+fn values(inventory: &Inventory) -> Check {
+    let (id, title) = VALUES;
+    let Some(first) = inventory.damaged.first() else {
+        return Check::pass(id, title);
+    };
+    let damaged = inventory.damaged_values;
+    Check::fail(
+        id,
+        title,
+        format!(
+            "{damaged} damaged; the first is of {} at revision {}: {}",
+            first.resource, first.revision, first.error
+        ),
+    )
+    .impact("kube-apiserver cannot read these objects, and lists of their resources fail")
+    .remediation("find them with --show-names; restore them, or delete them from etcd")
+}
+
+/// Secrets that nothing protects, and resources of which only a part is protected.
+fn protection(inventory: &Inventory) -> Check {
+    let (id, title) = PROTECTION;
+    let findings: Vec<String> = inventory
+        .resources
+        .iter()
+        .filter_map(|(resource, rows)| {
+            let plaintext = rows.get(&Protected::Plaintext)?.objects;
+            let encrypted: u64 = rows
+                .iter()
+                .filter(|(protected, _)| protected.encrypts())
+                .map(|(_, count)| count.objects)
+                .sum();
+            (resource == "secrets" || encrypted > 0)
+                .then(|| format!("{plaintext} of {} {resource}", plaintext + encrypted))
+        })
+        .collect();
+    if findings.is_empty() {
+        return Check::pass(id, title)
+            .message("no secret, and no resource that is otherwise encrypted, is in plaintext");
+    }
+    Check::warn(id, title, format!("in plaintext: {}", findings.join(", ")))
+        .impact("whoever reads etcd or a backup of it reads these objects")
+        .remediation(
+            "name the resources in the EncryptionConfiguration, then rewrite them: \
+             kubectl get RESOURCE -A -o json | kubectl replace -f -",
+        )
+}
+
+/// Of the configured provider alone.
+fn known(rows: &[KeyIdRow], config: Option<&Config>) -> Check {
+    let (id, title) = KEY_IDS;
+    let Some(config) = config else {
+        return Check::skip(id, title, "give --config to compare");
+    };
+    let provider = config.scope.provider_name.as_str();
+    let ours = || rows.iter().filter(|row| row.provider == provider);
+    let strangers: Vec<&KeyIdRow> = ours().filter(|row| row.gap.is_some()).collect();
+    let Some(first) = strangers.first() else {
+        let versions: BTreeSet<u64> = ours().filter_map(|row| row.transit_version).collect();
+        let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
+        return Check::pass(id, title).message(match versions.is_empty() {
+            true => format!("etcd holds nothing of provider {provider}"),
+            false => format!("needed Transit versions: {}", versions.join(", ")),
+        });
+    };
+    let reason = first.gap.as_deref().unwrap_or_default();
+    Check::warn(
+        id,
+        title,
+        format!(
+            "{} of {} are not of a version that is known here; {}: {reason}",
+            strangers.len(),
+            ours().count(),
+            first.key_id_hash
+        ),
+    )
+    .impact("objects under them may not be decryptable")
+    .remediation("verify-backup tells for each what is missing and what helps")
+}
+
+/// What is known of the key without failing where OpenBao does.
+fn lineage(config: &Config, limitations: &mut Vec<String>) -> Lineage {
+    let scope = Arc::new(KeyScope::new(config.scope.clone()));
+    let live = profile(config)
+        .map_err(|reason| {
+            limitations.push(format!(
+                "the key's metadata could not be used, so versions are derived from the state \
+                 alone, else taken from the annotations: {reason}"
+            ));
+        })
+        .map_or(LiveKey::Unknown, LiveKey::Listed);
+    let stored = match config.state().load() {
+        Ok(stored) => stored.document,
+        Err(error) => {
+            limitations.push(format!("the state could not be used: {}", one_line(&error)));
+            None
+        }
+    };
+    let evidence: Vec<_> = stored
+        .iter()
+        .flat_map(|document| document.registry().records())
+        .map(|record| Arc::clone(&record.key))
+        .collect();
+    Lineage::new(scope, live, evidence)
+}
+
+fn profile(config: &Config) -> Result<KeyProfile, String> {
+    let metadata = connection::ask(config, async |openbao| {
+        let transit = &openbao.transit;
+        openbao
+            .session
+            .call(async |token| transit.key_metadata(&token).await)
+            .await
+    })
+    .map_err(|error| one_line(&error))?
+    .map_err(|error| one_line(&error))?;
+    KeyProfile::check(&metadata, &config.key.key_name).map_err(|error| one_line(&error))
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct Content {
+    source: String,
+    integrity: &'static str,
+    revision: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compacted_revision: Option<i64>,
+    keys: u64,
+    superseded_revisions: u64,
+    keys_outside_prefix: u64,
+    resources: Vec<ResourceRow>,
+    key_ids: Vec<KeyIdRow>,
+    damaged_values: u64,
+    /// The first few, if names are wanted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damaged_keys: Vec<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct ResourceRow {
+    resource: String,
+    protection: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<String>,
+    #[serde(flatten)]
+    count: CountShown,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct KeyIdRow {
+    key_id_hash: String,
+    provider: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transit_version: Option<u64>,
+    /// How the version is known; absent like the version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version_from: Option<&'static str>,
+    distinct_encrypted_deks: usize,
+    /// Why the version is none that is known here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gap_code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gap: Option<String>,
+    #[serde(flatten)]
+    count: CountShown,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct CountShown {
+    objects: u64,
+    superseded: u64,
+    bytes: u64,
+    first_mod_revision: i64,
+    last_mod_revision: i64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    names: Vec<String>,
+}
+
+impl Content {
+    fn of(inventory: &Inventory, mut key_ids: Vec<KeyIdRow>) -> Self {
+        key_ids.sort_by(|a, b| {
+            let key = |row: &KeyIdRow| (row.provider.clone(), row.transit_version);
+            key(a)
+                .cmp(&key(b))
+                .then_with(|| a.key_id_hash.cmp(&b.key_id_hash))
+        });
+        let resources = inventory.resources.iter().flat_map(|(resource, rows)| {
+            rows.iter().map(|(protected, count)| ResourceRow {
+                resource: resource.clone(),
+                protection: protected.as_str(),
+                provider: protected.provider().map(str::to_owned),
+                count: CountShown::of(count),
+            })
+        });
+        // Names are kept only if they are wanted.
+        let named = inventory
+            .resources
+            .values()
+            .flat_map(|rows| rows.get(&Protected::Damaged))
+            .any(|count| !count.names.is_empty());
+        let damaged: &[DamagedValue] = if named { &inventory.damaged } else { &[] };
+        Self {
+            source: inventory.source.clone(),
+            integrity: match inventory.trust {
+                Trust::File {
+                    integrity: Integrity::Verified,
+                    ..
+                } => "verified",
+                Trust::File {
+                    integrity: Integrity::NoHash,
+                    ..
+                } => "no-hash",
+                Trust::Live { .. } => "live",
+            },
+            revision: inventory.totals.revision,
+            compacted_revision: inventory.totals.compacted,
+            keys: inventory.totals.keys,
+            superseded_revisions: inventory.totals.superseded,
+            keys_outside_prefix: inventory.outside_prefix,
+            resources: resources.collect(),
+            key_ids,
+            damaged_values: inventory.damaged_values,
+            damaged_keys: damaged.iter().map(|value| value.key.clone()).collect(),
+        }
+    }
+}
+
+impl KeyIdRow {
+    fn of(group: &Group, lineage: Option<&Lineage>) -> Self {
+        let annotations = group.parsed.as_ref();
+        let claimed = annotations.ok().map(|it| it.transit_version().get());
+        let mut row = Self {
+            key_id_hash: group.key_id_hash().to_string(),
+            provider: group.provider.clone(),
+            transit_version: claimed,
+            version_from: claimed.map(|_| "annotation"),
+            distinct_encrypted_deks: group.distinct_seeds(),
+            gap_code: None,
+            gap: None,
+            count: CountShown::of(&group.count),
+        };
+        let Some(lineage) = lineage else {
+            return row;
+        };
+        match lineage.origin(&group.key_id, annotations.map_err(|invalid| *invalid)) {
+            Origin::Live(key) | Origin::Known(key) => {
+                row.transit_version = Some(key.version().get());
+                row.version_from = Some("derived");
+            }
+            Origin::Gap(gap) => {
+                row.gap_code = Some(gap.code());
+                row.gap = Some(one_line(&gap));
+            }
+        }
+        row
+    }
+}
+
+impl CountShown {
+    fn of(count: &Count) -> Self {
+        Self {
+            objects: count.objects,
+            superseded: count.superseded,
+            bytes: count.bytes,
+            first_mod_revision: count.first_revision,
+            last_mod_revision: count.last_revision,
+            names: count.names.clone(),
+        }
+    }
+
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        write!(out, " objects={}", self.objects)?;
+        if self.superseded > 0 {
+            write!(out, " superseded={}", self.superseded)?;
+        }
+        writeln!(
+            out,
+            " bytes={} firstModRevision={} lastModRevision={}",
+            self.bytes, self.first_mod_revision, self.last_mod_revision
+        )?;
+        self.names
+            .iter()
+            .try_for_each(|name| writeln!(out, "  {name}"))
+    }
+}
+
+impl Render for Scan {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.report.text(out)?;
+        if let Some(content) = &self.content {
+            content.text(out)?;
+        }
+        for limitation in &self.limitations {
+            writeln!(out, "limitation: {limitation}")?;
+        }
+        let verdict = match self.verdict {
+            Verdict::Complete => "complete",
+            Verdict::Damaged => "damaged",
+            Verdict::Inconclusive => "inconclusive",
+        };
+        writeln!(out, "verdict: {verdict}")
+    }
+}
+
+impl Content {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "source: {}", self.source)?;
+        writeln!(out, "integrity: {}", self.integrity)?;
+        writeln!(out, "revision: {}", self.revision)?;
+        if let Some(revision) = self.compacted_revision {
+            writeln!(out, "compactedRevision: {revision}")?;
+        }
+        writeln!(out, "keys: {}", self.keys)?;
+        writeln!(out, "supersededRevisions: {}", self.superseded_revisions)?;
+        if self.keys_outside_prefix > 0 {
+            writeln!(out, "keysOutsidePrefix: {}", self.keys_outside_prefix)?;
+        }
+        for row in &self.resources {
+            write!(out, "resource: {} {}", row.resource, row.protection)?;
+            if let Some(provider) = &row.provider {
+                write!(out, " provider={provider}")?;
+            }
+            row.count.text(out)?;
+        }
+        for row in &self.key_ids {
+            write!(out, "keyId: {} provider={}", row.key_id_hash, row.provider)?;
+            if let (Some(version), Some(from)) = (row.transit_version, row.version_from) {
+                write!(out, " transitVersion={version} versionFrom={from}")?;
+            }
+            if let Some(code) = row.gap_code {
+                write!(out, " gap={code}")?;
+            }
+            write!(
+                out,
+                " distinctEncryptedDeks={}",
+                row.distinct_encrypted_deks
+            )?;
+            row.count.text(out)?;
+        }
+        for key in &self.damaged_keys {
+            writeln!(out, "damaged: {key}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,325 @@
+//! Are this etcd data and this OpenBao a compatible pair? Gathers what each of them says, tries every
+//! encrypted DEK and, if wanted, every object, and lets the domain judge.
+//!
+//! Reads only. A decrypted DEK is kept until its objects are opened, an object's plaintext for the
+//! moment of its check; both are wiped, and neither is shown.
+
+mod opening;
+mod trial;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use etcd_snapshot::{file::OnProgress, revision::Revisions};
+use kms_domain::{
+    key::{KeyScope, TransitKey},
+    recovery::{
+        origin::{Lineage, LiveKey, Origin},
+        pair::{Finding, Proof, Remedy, Verdict, judge, remedies},
+    },
+    transit::{KeyProfile, ProfileRefused, TransitVersion},
+};
+use openbao_client::failure::{Failure, FailureClass};
+use opening::{FEW, Opened, OpenedGroup, Opening};
+use trial::{Outcomes, Trial};
+
+use super::{
+    EtcdError, EtcdSource,
+    inventory::{Group, GroupIndex, Inventory, Wanted},
+};
+use crate::{
+    auth::CallFailure,
+    config::Config,
+    connection::{self, Connection, ConnectionError},
+};
+
+/// What is proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Depth {
+    /// That every distinct encrypted DEK decrypts.
+    #[default]
+    Dek,
+    /// That every object opens with its DEK too.
+    Data,
+}
+
+/// What was found, and the verdict on it.
+#[derive(Debug)]
+pub struct Pair {
+    /// What etcd holds.
+    pub inventory: Inventory,
+    /// What the key is, and what evidence says it was.
+    pub lineage: Lineage,
+    /// Why OpenBao did not answer everything.
+    pub unanswered: Option<Unanswered>,
+    /// The objects under this provider's name, by what they need; version by version.
+    pub rows: Vec<Row>,
+    /// Objects that were not there when etcd was read first.
+    pub appeared: u64,
+    /// What brings hidden data back.
+    pub remedies: Vec<Remedy>,
+    /// Over all rows.
+    pub verdict: Verdict,
+}
+
+/// The objects of one `key_id` with the same origin.
+#[derive(Debug)]
+pub struct Row {
+    /// What its objects need: by derivation, else by their annotations.
+    pub version: Option<TransitVersion>,
+    /// What stands for the `key_id`.
+    pub key_id_hash: String,
+    /// Where it comes from, and what became of it.
+    pub finding: Finding,
+    /// The objects by resource.
+    pub resources: BTreeMap<String, u64>,
+    /// Why seeds failed, and how many.
+    pub seed_problems: BTreeMap<SeedProblem, u64>,
+    /// Objects of the seeds that failed.
+    pub objects_of_failed_seeds: u64,
+    /// Objects that did not open though their DEK did, by resource.
+    pub unopened: BTreeMap<String, u64>,
+    /// The keys of the first few of those, if wanted.
+    pub unopened_names: Vec<String>,
+}
+
+/// Why an encrypted DEK is of no use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SeedProblem {
+    /// No ciphertext of Transit, or one of another version than the `key_id` names.
+    OtherCiphertext,
+    /// OpenBao has a version of that number and second, and it is not the one that encrypted this,
+    /// or the ciphertext or its binding was changed.
+    NotDecrypted,
+    /// It decrypts to something that is no DEK.
+    NoDek,
+}
+
+/// Why OpenBao did not answer everything.
+#[derive(Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// Nothing to ask with.
+    #[error("OpenBao could not be asked")]
+    Connection(#[from] ConnectionError),
+    /// The key's metadata is not known.
+    #[error("the key's metadata could not be read")]
+    Metadata(#[source] CallFailure),
+    /// The key must not be used, so it is not tried.
+    #[error("the key is not set up as the provider needs it, so nothing was tried")]
+    Profile(#[source] ProfileRefused),
+    /// OpenBao stopped answering.
+    #[error("OpenBao did not decrypt to the end")]
+    Decrypt(#[source] CallFailure),
+    /// OpenBao answered something else than that a DEK decrypts or not.
+    #[error("OpenBao did not try every DEK")]
+    Item(#[source] Failure),
+}
+
+/// How the two readings of etcd come on.
+#[derive(Clone, Copy)]
+pub struct Watch<'p> {
+    /// That of what is needed.
+    pub reading: OnProgress<'p>,
+    /// That which opens the objects.
+    pub opening: OnProgress<'p>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// As the API server has it; see [`Wanted::prefix`].
+    pub prefix: Option<String>,
+    /// The keys that the state, a record or a peer tell of.
+    pub evidence: Vec<Arc<TransitKey>>,
+    /// How far the proof goes.
+    pub depth: Depth,
+    /// Keep the names of the first few objects that do not open.
+    pub names: bool,
+}
+
+/// Compares all of `source` with the configured key.
+///
+/// # Errors
+/// When etcd gives no answer. An OpenBao that gives none is a finding.
+pub fn verify(
+    config: &Config,
+    source: &EtcdSource,
+    question: Question,
+    watch: Watch<'_>,
+) -> Result<Pair, EtcdError> {
+    let Question {
+        prefix,
+        evidence,
+        depth,
+        names,
+    } = question;
+    let wanted = Wanted {
+        revisions: Revisions::Newest,
+        prefix,
+        names,
+    };
+    let inventory = Inventory::gather(source, &wanted, watch.reading)?;
+    let asked = connection::ask(config, async |openbao| {
+        let (live, unread) = read_key(config, openbao).await;
+        let scope = Arc::new(KeyScope::new(config.scope.clone()));
+        let lineage = Lineage::new(scope, live, evidence.iter().cloned());
+        let mut trial = Trial::new(&inventory, &lineage);
+        let unanswered = match unread {
+            None => trial.decrypt_all(openbao).await.err(),
+            unread => unread,
+        };
+        (lineage, trial.outcomes, unanswered)
+    });
+    let (lineage, outcomes, unanswered) = asked.unwrap_or_else(|error| {
+        let scope = Arc::new(KeyScope::new(config.scope.clone()));
+        let lineage = Lineage::new(scope, LiveKey::Unknown, evidence);
+        (lineage, HashMap::new(), Some(error.into()))
+    });
+    let opened = match depth {
+        Depth::Dek => None,
+        Depth::Data => {
+            let opening = Opening {
+                inventory: &inventory,
+                outcomes: &outcomes,
+                wanted: &wanted,
+                provider: config.scope.provider_name.as_str(),
+            };
+            Some(opening.open_all(source, watch.opening)?)
+        }
+    };
+    let rows = rows(&inventory, &lineage, &outcomes, opened.as_ref());
+    let findings: Vec<_> = rows.iter().map(|row| row.finding.clone()).collect();
+    let appeared = opened.map_or(0, |opened| opened.appeared);
+    let verdict = judge(&findings, inventory.damaged_values);
+    drop(outcomes);
+    Ok(Pair {
+        inventory,
+        lineage,
+        unanswered,
+        rows,
+        appeared,
+        remedies: remedies(&findings),
+        verdict,
+    })
+}
+
+async fn read_key(config: &Config, openbao: &Connection) -> (LiveKey, Option<Unanswered>) {
+    let transit = &openbao.transit;
+    let metadata = openbao
+        .session
+        .call(async |token| transit.key_metadata(&token).await)
+        .await;
+    match metadata {
+        Ok(metadata) => match KeyProfile::check(&metadata, &config.key.key_name) {
+            Ok(profile) => (LiveKey::Listed(profile), None),
+            Err(refused) => (LiveKey::Unknown, Some(Unanswered::Profile(refused))),
+        },
+        // Of a login that failed it would say nothing about the key.
+        Err(CallFailure::OpenBao(failure)) if failure.class() == FailureClass::NotFound => {
+            (LiveKey::Missing, None)
+        }
+        Err(failure) => (LiveKey::Unknown, Some(Unanswered::Metadata(failure))),
+    }
+}
+
+fn ours<'i>(
+    inventory: &'i Inventory,
+    lineage: &Lineage,
+) -> impl Iterator<Item = (GroupIndex, &'i Group)> {
+    let provider = lineage.scope().identity().provider_name.clone();
+    let groups = inventory.groups.iter().enumerate();
+    groups
+        .filter(move |(_, group)| group.provider == provider.as_str())
+        .map(|(index, group)| (GroupIndex(index), group))
+}
+
+fn origin(lineage: &Lineage, group: &Group) -> Origin {
+    let annotations = group.parsed.as_ref().map_err(|invalid| *invalid);
+    lineage.origin(&group.key_id, annotations)
+}
+
+/// Versions first, in ascending order; then what names none.
+fn rows(
+    inventory: &Inventory,
+    lineage: &Lineage,
+    outcomes: &Outcomes<'_>,
+    opened: Option<&Opened>,
+) -> Vec<Row> {
+    let mut rows: BTreeMap<(bool, Option<TransitVersion>, String, &'static str), Row> =
+        BTreeMap::new();
+    for (index, group) in ours(inventory, lineage) {
+        let origin = origin(lineage, group);
+        let (version, word) = match &origin {
+            Origin::Live(key) => (Some(key.version()), "live"),
+            Origin::Known(key) => (Some(key.version()), "known"),
+            Origin::Gap(gap) => (gap.version(), gap.code()),
+        };
+        let key_id_hash = group.key_id_hash().to_string();
+        // Groups that differ in no more than the version of the program that wrote them.
+        let row = rows
+            .entry((version.is_none(), version, key_id_hash.clone(), word))
+            .or_insert_with(|| Row {
+                version,
+                key_id_hash,
+                finding: Finding {
+                    origin,
+                    objects: 0,
+                    seeds: Proof::default(),
+                    data: opened.map(|_| Proof::default()),
+                },
+                resources: BTreeMap::new(),
+                seed_problems: BTreeMap::new(),
+                objects_of_failed_seeds: 0,
+                unopened: BTreeMap::new(),
+                unopened_names: Vec::new(),
+            });
+        row.add_group(index, group, outcomes);
+        if let Some(opened) = opened.and_then(|opened| opened.groups.get(&index)) {
+            row.add_opened(opened);
+        }
+    }
+    rows.into_values().collect()
+}
+
+impl Row {
+    fn add_group(&mut self, index: GroupIndex, group: &Group, outcomes: &Outcomes<'_>) {
+        let finding = &mut self.finding;
+        finding.objects = finding.objects.saturating_add(group.count.objects);
+        add_counts(&mut self.resources, &group.resources);
+        let seeds = &mut finding.seeds;
+        for (seed, objects) in group.seeds() {
+            match outcomes.get(&(index, seed)) {
+                None => seeds.untried = seeds.untried.saturating_add(1),
+                Some(Ok(_)) => seeds.proven = seeds.proven.saturating_add(1),
+                Some(Err(problem)) => {
+                    seeds.failed = seeds.failed.saturating_add(1);
+                    let count = self.seed_problems.entry(*problem).or_default();
+                    *count = count.saturating_add(1);
+                    self.objects_of_failed_seeds =
+                        self.objects_of_failed_seeds.saturating_add(objects);
+                }
+            }
+        }
+    }
+
+    fn add_opened(&mut self, opened: &OpenedGroup) {
+        if let Some(data) = &mut self.finding.data {
+            data.proven = data.proven.saturating_add(opened.proof.proven);
+            data.failed = data.failed.saturating_add(opened.proof.failed);
+            data.untried = data.untried.saturating_add(opened.proof.untried);
+        }
+        add_counts(&mut self.unopened, &opened.unopened);
+        let room = FEW.saturating_sub(self.unopened_names.len());
+        let names = opened.names.iter().take(room).cloned();
+        self.unopened_names.extend(names);
+    }
+}
+
+fn add_counts(into: &mut BTreeMap<String, u64>, counts: &BTreeMap<String, u64>) {
+    for (name, more) in counts {
+        let count = into.entry(name.clone()).or_default();
+        *count = count.saturating_add(*more);
+    }
+}

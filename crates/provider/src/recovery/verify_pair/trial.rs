@@ -1,0 +1,105 @@
+//! The proof that a version is the one that encrypted: OpenBao decrypts a DEK from etcd, under the
+//! associated data that binds it.
+
+use std::collections::HashMap;
+
+use etcd_snapshot::open::DekSource;
+use kms_domain::{
+    annotations::Annotations,
+    ciphertext::TransitCiphertext,
+    key::TransitKey,
+    prepare::{PreparedDecrypt, prepare_proof},
+    recovery::origin::{Lineage, Origin},
+};
+use openbao_client::{
+    failure::FailureClass,
+    transit::{MAX_BATCH, Plaintext},
+};
+use zeroize::Zeroizing;
+
+use super::{SeedProblem, Unanswered, origin, ours};
+use crate::{
+    connection::Connection,
+    recovery::inventory::{GroupIndex, Inventory, Seed},
+};
+
+/// What became of the encrypted DEKs that were tried.
+pub(super) type Outcomes<'i> = HashMap<(GroupIndex, Seed<'i>), Result<DekSource, SeedProblem>>;
+
+/// A trial decrypt of every distinct encrypted DEK that a live version should decrypt.
+pub(super) struct Trial<'i> {
+    /// Those that OpenBao is to be asked for.
+    prepared: Vec<(GroupIndex, Seed<'i>, PreparedDecrypt)>,
+    /// Of those that were tried.
+    pub(super) outcomes: Outcomes<'i>,
+}
+
+impl<'i> Trial<'i> {
+    pub(super) fn new(inventory: &'i Inventory, lineage: &Lineage) -> Self {
+        let mut trial = Self {
+            prepared: Vec::new(),
+            outcomes: HashMap::new(),
+        };
+        for (index, group) in ours(inventory, lineage) {
+            let Origin::Live(key) = origin(lineage, group) else {
+                continue;
+            };
+            let Ok(annotations) = &group.parsed else {
+                continue;
+            };
+            for (seed, _) in group.seeds() {
+                match prepare(&key, annotations, seed) {
+                    Some(prepared) => trial.prepared.push((index, seed, prepared)),
+                    None => {
+                        let refused = Err(SeedProblem::OtherCiphertext);
+                        trial.outcomes.insert((index, seed), refused);
+                    }
+                }
+            }
+        }
+        trial
+    }
+
+    /// In batches; what OpenBao does not decide is left out of the outcomes.
+    pub(super) async fn decrypt_all(&mut self, openbao: &Connection) -> Result<(), Unanswered> {
+        let transit = &openbao.transit;
+        let mut undecided = None;
+        for portion in self.prepared.chunks(MAX_BATCH) {
+            let items: Vec<&PreparedDecrypt> = portion.iter().map(|(.., it)| it).collect();
+            let answers = openbao
+                .session
+                .call(async |token| transit.decrypt_batch(&token, &items).await)
+                .await
+                .map_err(Unanswered::Decrypt)?;
+            for (&(index, seed, _), answer) in portion.iter().zip(answers) {
+                let outcome = match answer {
+                    Ok(plaintext) => source(&plaintext, seed),
+                    Err(failure) => match failure.class() {
+                        FailureClass::DecryptFailed | FailureClass::InvalidRequest => {
+                            Err(SeedProblem::NotDecrypted)
+                        }
+                        _ => {
+                            undecided.get_or_insert(failure);
+                            continue;
+                        }
+                    },
+                };
+                self.outcomes.insert((index, seed), outcome);
+            }
+        }
+        match undecided {
+            None => Ok(()),
+            Some(failure) => Err(Unanswered::Item(failure)),
+        }
+    }
+}
+
+fn prepare(key: &TransitKey, annotations: &Annotations, seed: Seed<'_>) -> Option<PreparedDecrypt> {
+    let ciphertext = TransitCiphertext::parse(seed.encrypted).ok()?;
+    prepare_proof(key, annotations, ciphertext).ok()
+}
+
+fn source(plaintext: &Plaintext, seed: Seed<'_>) -> Result<DekSource, SeedProblem> {
+    let secret = Zeroizing::new(plaintext.expose().to_vec());
+    DekSource::new(&secret, seed.kind).map_err(|_| SeedProblem::NoDek)
+}

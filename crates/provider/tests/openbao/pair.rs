@@ -1,0 +1,635 @@
+//! `verify-backup`: every verdict on real snapshots and a real key, with what an operator is told.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use openbao_lab::admin::transit::{KeyConfig, NewKey};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::{
+    etcd::Etcd,
+    files,
+    openbao::{OpenBao, shared_openbao},
+    stored::{Sealer, SourceType},
+    tenant::KEY,
+};
+
+use crate::{
+    bulk,
+    corpus::{Corpus, OBJECT, sealer},
+    node::{Finished, Node, TIMING},
+    provider::Provider,
+    secrets::{files_below, spellings},
+};
+
+/// A node with objects of its provider in an etcd of its own.
+struct Cluster {
+    node: Node,
+    provider: Provider,
+    etcd: Etcd,
+    directory: TempDir,
+    /// What was encrypted; must be nowhere.
+    secrets: Vec<Vec<u8>>,
+}
+
+impl Cluster {
+    async fn new() -> Self {
+        Self::of(Node::new(TIMING).await).await
+    }
+
+    async fn of(node: Node) -> Self {
+        Self {
+            provider: node.serve().await,
+            node,
+            etcd: Etcd::start().await,
+            directory: TempDir::new().unwrap(),
+            secrets: vec![OBJECT.to_vec()],
+        }
+    }
+
+    async fn sealer(&mut self) -> Sealer {
+        let sealer = sealer(&self.node, &self.provider, SourceType::HkdfSeed).await;
+        self.secrets.push(sealer.source.to_vec());
+        sealer
+    }
+
+    /// Stores a secret under a new seed.
+    async fn store(&mut self, name: &str) {
+        let sealer = self.sealer().await;
+        self.put(&sealer, name, name);
+    }
+
+    /// Stores what belongs under one name under another.
+    fn put(&self, sealer: &Sealer, sealed_for: &str, stored_as: &str) {
+        let key = |name| format!("/registry/secrets/default/{name}");
+        let value = sealer.value(&key(sealed_for), OBJECT);
+        self.etcd.put(&key(stored_as), &value);
+    }
+
+    /// Version 1 in two objects, version 2 in one.
+    async fn with_two_versions() -> Self {
+        let mut cluster = Self::new().await;
+        cluster.store("one").await;
+        cluster.store("two").await;
+        cluster.node.rotate().await;
+        cluster.provider.encrypt_under(2).await;
+        cluster.store("three").await;
+        cluster
+    }
+
+    fn snapshot(&self) -> PathBuf {
+        let file = self.directory.path().join("etcd.db");
+        if !file.exists() {
+            self.etcd.save_snapshot(&file);
+        }
+        file
+    }
+
+    fn record(&self) -> PathBuf {
+        let file = self.directory.path().join("record.json");
+        let snapshot = self.snapshot();
+        let (out, etcd) = (file.to_str().unwrap(), snapshot.to_str().unwrap());
+        let done = self
+            .node
+            .run(&["record-backup", "--out", out, "--etcd-snapshot", etcd]);
+        assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
+        file
+    }
+
+    fn verify(&self, options: &[&str]) -> Finished {
+        let snapshot = self.snapshot();
+        let of = [
+            "verify-backup",
+            "--etcd-snapshot",
+            snapshot.to_str().unwrap(),
+        ];
+        let done = self.node.run(&[&of[..], options].concat());
+        let mut written = vec![done.out.clone(), done.err.clone()];
+        files_below(self.directory.path(), &mut written);
+        files_below(&self.node.state_dir(), &mut written);
+        for secret in &self.secrets {
+            for spelling in spellings(secret) {
+                let found = written.iter().find(|text| text.contains(&spelling));
+                assert_eq!(found, None, "a secret is in the output or in a file");
+            }
+        }
+        done
+    }
+
+    /// The report in both forms, which must agree on exit code and verdict.
+    fn verdict(&self, code: i32, verdict: &str, options: &[&str]) -> (String, Value) {
+        let text = self.verify(options);
+        assert_eq!(text.code, Some(code), "{}{}", text.out, text.err);
+        let first = format!("verify-backup: {verdict}\n");
+        assert!(text.out.starts_with(&first), "{}", text.out);
+        let json = self.verify(&[options, &["--output", "json"]].concat());
+        assert_eq!(json.code, Some(code), "{}", json.err);
+        let json: Value = serde_json::from_str(&json.out).unwrap();
+        assert_eq!(json["schemaVersion"], "v1");
+        assert_eq!(json["command"], "verify-backup");
+        assert_eq!(json["verdict"], verdict);
+        if verdict != "compatible" {
+            assert!(
+                text.out.contains("\nnext: ") || json["etcd"]["objects"] == 0,
+                "{}",
+                text.out
+            );
+            assert!(
+                text.out.contains("\ndo not: delete or overwrite"),
+                "{}",
+                text.out
+            );
+        }
+        (text.out, json)
+    }
+}
+
+/// The row of a version, or the only one without.
+fn row(report: &Value, version: impl Into<Value>) -> Value {
+    let version = version.into();
+    let rows = report["keyIds"].as_array().unwrap().iter();
+    let mut rows = rows.filter(|row| row["transitVersion"] == version);
+    let row = rows.next().unwrap_or_else(|| panic!("{report:#}"));
+    assert!(rows.next().is_none(), "{report:#}");
+    row.clone()
+}
+
+fn status(report: &Value, id: &str) -> String {
+    let checks = report["checks"].as_array().unwrap().iter();
+    let mut checks = checks.filter(|check| check["id"] == id);
+    let check = checks.next().unwrap_or_else(|| panic!("{report:#}"));
+    check["status"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_pair_that_belongs_together_is_compatible_from_a_file_and_live() {
+    let node = Node::new(TIMING).await;
+    let provider = node.serve().await;
+    let corpus = Corpus::of(&node, &provider).await;
+    let snapshot = corpus.snapshot("etcd.db");
+    let file = ["--etcd-snapshot".to_owned(), snapshot.display().to_string()];
+    for source in [&file[..], &corpus.live()[..]] {
+        let source: Vec<&str> = source.iter().map(String::as_str).collect();
+        let of = [&["verify-backup"], &source[..]].concat();
+        let json = [&of[..], &["--depth", "data", "--output", "json"]].concat();
+        let report = node.run(&json).json();
+        assert_eq!(report["verdict"], "compatible");
+        assert_eq!(report["etcd"]["objects"], 5);
+        let one = row(&report, 1);
+        assert_eq!(one["status"], "live");
+        assert_eq!(one["deks"], json!({"proven": 3, "failed": 0, "untried": 0}));
+        assert_eq!(one["data"], json!({"proven": 3, "failed": 0, "untried": 0}));
+        assert_eq!(one["resources"], json!({"configmaps": 1, "secrets": 2}));
+        let two = row(&report, 2);
+        assert_eq!(two["data"], json!({"proven": 2, "failed": 0, "untried": 0}));
+        let shallow = node.run(&of);
+        assert_eq!(shallow.code, Some(0), "{}", shallow.err);
+        assert!(
+            shallow.out.contains("limitation: No object was opened"),
+            "{}",
+            shallow.out
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_objects_of_fifty_seeds_are_opened_soon() {
+    const OBJECTS: usize = 100_000;
+    let mut cluster = Cluster::new().await;
+    let mut sealers = Vec::new();
+    for _ in 0..50 {
+        sealers.push(cluster.sealer().await);
+    }
+    let all = (0..OBJECTS).map(|number| {
+        let key = format!("/registry/secrets/default/{number:06}");
+        let value = sealers[number % sealers.len()].value(&key, OBJECT);
+        (key, value)
+    });
+    bulk::put(&cluster.etcd, all).await;
+    let snapshot = cluster.snapshot();
+    let of = [
+        "--etcd-snapshot",
+        snapshot.to_str().unwrap(),
+        "--output",
+        "json",
+    ];
+    let start = Instant::now();
+    let scanned = cluster.node.run(&[&["scan-etcd"], &of[..]].concat());
+    let scan = start.elapsed();
+    assert_eq!(scanned.json()["keys"], OBJECTS);
+    let start = Instant::now();
+    let verified = [&["verify-backup", "--depth", "data"], &of[..]].concat();
+    let report = cluster.node.run(&verified).json();
+    let verify = start.elapsed();
+    let one = row(&report, 1);
+    assert_eq!(
+        one["deks"],
+        json!({"proven": 50, "failed": 0, "untried": 0})
+    );
+    assert_eq!(
+        one["data"],
+        json!({"proven": OBJECTS, "failed": 0, "untried": 0})
+    );
+    assert!(
+        verify < Duration::from_secs(30),
+        "scan {scan:?}, verify {verify:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_openbao_from_before_a_rotation_lacks_the_newest_version() {
+    let server = OpenBao::start().await;
+    let mut cluster = Cluster::of(Node::on(&server, TIMING).await).await;
+    cluster.store("one").await;
+    let before = cluster.directory.path().join("before.snap");
+    server.save_snapshot(&before).await;
+    let mount = cluster.node.tenant.transit_mount.clone();
+    server.admin().rotate_key(&mount, KEY).await.unwrap();
+    cluster.provider.encrypt_under(2).await;
+    cluster.store("two").await;
+    cluster.verdict(0, "compatible", &["--depth", "data"]);
+
+    server.return_to_snapshot(&before).await;
+    let (text, report) = cluster.verdict(4, "incompatible", &["--depth", "data"]);
+    assert_eq!(row(&report, 1)["lostObjects"], 0);
+    assert_eq!(row(&report, 1)["data"]["proven"], 1);
+    let newest = row(&report, 2);
+    assert_eq!(newest["status"], "newer_than_latest");
+    assert_eq!(newest["lostObjects"], 1);
+    assert!(text.contains("1 of 2 objects"), "{text}");
+    assert!(
+        text.contains("version 2: [newer_than_latest] 1 objects (secrets 1)"),
+        "{text}"
+    );
+    let state = cluster.node.inspect();
+    let second = state["records"][0]["transitVersionCreatedAtUnix"].as_i64();
+    let made = Timestamp::from_second(second.unwrap()).unwrap();
+    assert!(
+        text.contains(&format!("has version 2, which was made at {made}")),
+        "{text}"
+    );
+    assert!(
+        text.contains("do not: rotate the key to reach the missing number"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_raised_minimum_is_mended_by_the_very_command_that_is_shown() {
+    let cluster = Cluster::with_two_versions().await;
+    let (_, report) = cluster.verdict(0, "compatible", &[]);
+    assert_eq!(status(&report, "registry.state"), "pass");
+    let minimum = |version| KeyConfig {
+        min_decryption_version: Some(version),
+        ..KeyConfig::default()
+    };
+    cluster.node.configure_key(minimum(2)).await;
+    let (text, report) = cluster.verdict(4, "compatible-after", &[]);
+    assert_eq!(row(&report, 1)["status"], "hidden");
+    assert_eq!(report["etcd"]["lostObjects"], 0);
+    assert!(text.contains("no object is lost"), "{text}");
+
+    // Without state or record nothing shows that the hidden version is the one that is needed.
+    let peer = cluster.node.peer(TIMING);
+    let snapshot = cluster.snapshot();
+    let of = [
+        "verify-backup",
+        "--etcd-snapshot",
+        snapshot.to_str().unwrap(),
+    ];
+    let unknown = peer.run(&of);
+    let doubt = "limitation: OpenBao does not list hidden versions";
+    assert!(unknown.out.contains(doubt), "{}", unknown.out);
+    assert!(!text.contains(doubt), "{text}");
+
+    let carry_out = async |command: &Value| {
+        let words: Vec<_> = command.as_str().unwrap().split(' ').collect();
+        let [bao, write, path, setting] = words[..] else {
+            panic!("{words:?}");
+        };
+        assert_eq!((bao, write), ("bao", "write"));
+        let (name, value) = setting.split_once('=').unwrap();
+        let value: u64 = value.parse().unwrap();
+        let admin = shared_openbao().await.admin();
+        admin.write(path, &json!({name: value})).await.unwrap();
+    };
+    let remedy = &report["remedies"][0];
+    assert!(text.contains(remedy["command"].as_str().unwrap()), "{text}");
+    assert!(text.contains(remedy["revert"].as_str().unwrap()), "{text}");
+    carry_out(&remedy["command"]).await;
+    cluster.verdict(0, "compatible", &["--depth", "data"]);
+    carry_out(&remedy["revert"]).await;
+    cluster.verdict(4, "compatible-after", &[]);
+    carry_out(&remedy["command"]).await;
+}
+
+#[tokio::test]
+async fn a_trimmed_version_is_lost() {
+    let cluster = Cluster::with_two_versions().await;
+    let limits = KeyConfig {
+        min_decryption_version: Some(2),
+        min_encryption_version: Some(2),
+        ..KeyConfig::default()
+    };
+    cluster.node.configure_key(limits).await;
+    let mount = &cluster.node.tenant.transit_mount;
+    let admin = shared_openbao().await.admin();
+    admin.trim_key(mount, KEY, 2).await.unwrap();
+    let (text, report) = cluster.verdict(4, "incompatible", &[]);
+    assert_eq!(row(&report, 1)["status"], "trimmed");
+    assert_eq!(report["etcd"]["lostObjects"], 2);
+    assert!(text.contains("min_available_version is 2"), "{text}");
+}
+
+#[tokio::test]
+async fn a_lost_key_and_one_made_anew_are_told_apart() {
+    let mut cluster = Cluster::new().await;
+    cluster.store("one").await;
+    let record = cluster.record();
+    let record = ["--record", record.to_str().unwrap()];
+    let deletable = KeyConfig {
+        deletion_allowed: Some(true),
+        ..KeyConfig::default()
+    };
+    cluster.node.configure_key(deletable).await;
+    let (_, report) = cluster.verdict(5, "inconclusive", &[]);
+    assert_eq!(status(&report, "openbao.key"), "fail");
+    let admin = shared_openbao().await.admin();
+    let mount = &cluster.node.tenant.transit_mount;
+    admin.delete_key(mount, KEY).await.unwrap();
+    let (text, report) = cluster.verdict(4, "incompatible", &record);
+    assert_eq!(row(&report, 1)["status"], "no_key");
+    assert!(text.contains("do not: create a key of that name"), "{text}");
+
+    admin
+        .create_key(mount, KEY, &NewKey::default())
+        .await
+        .unwrap();
+    let (text, report) = cluster.verdict(4, "incompatible", &record);
+    assert_eq!(row(&report, 1)["status"], "other_creation");
+    assert!(text.contains("by a record, state file or peer"), "{text}");
+    assert!(
+        text.contains("do not: accept a key that was made anew"),
+        "{text}"
+    );
+    assert!(text.contains("drift: versions[1].createdAtUnix"), "{text}");
+}
+
+#[tokio::test]
+async fn every_name_that_differs_is_told() {
+    let mut cluster = Cluster::new().await;
+    cluster.store("one").await;
+    let record = cluster.record();
+    let record = ["--record", record.to_str().unwrap()];
+    // This node's own state would tell as well as the record.
+    let mut peer = cluster.node.peer(TIMING);
+    std::mem::swap(&mut cluster.node, &mut peer);
+    peer.config["transit"]["keyIdScope"]["clusterId"] = json!("renamed");
+    let snapshot = cluster.snapshot();
+    let told = peer.run(&[
+        "verify-backup",
+        "--etcd-snapshot",
+        snapshot.to_str().unwrap(),
+    ]);
+    let field = "transit.keyIdScope.clusterId differs";
+    assert!(told.out.contains(field), "{}", told.out);
+    peer.config["transit"]["keyIdScope"]["clusterId"] = json!("cluster-test");
+    let right = cluster.node.config.clone();
+    for (name, field, told_by_record_only) in [
+        (
+            "/transit/keyIdScope/transitMountId",
+            "transit.keyIdScope.transitMountId",
+            false,
+        ),
+        (
+            "/transit/keyIdScope/keyLineageId",
+            "transit.keyIdScope.keyLineageId",
+            false,
+        ),
+        ("/openbao/namespace", "openbao.namespace", false),
+        (
+            "/transit/keyIdScope/clusterId",
+            "transit.keyIdScope.clusterId",
+            true,
+        ),
+        ("/openbao/instanceId", "openbao.instanceId", true),
+    ] {
+        let (parent, member) = name.rsplit_once('/').unwrap();
+        cluster.node.config.pointer_mut(parent).unwrap()[member] =
+            json!("ffeeddccbbaa99887766554433221100");
+        let (_, report) = cluster.verdict(4, "incompatible", &[]);
+        let code = if told_by_record_only {
+            "other_creation"
+        } else {
+            "other_scope"
+        };
+        let found = &report["keyIds"][0];
+        assert_eq!(found["status"], code, "{name}: {report:#}");
+        let message = found["message"].as_str().unwrap();
+        assert_eq!(
+            message.contains(&format!(": {field} differs")),
+            !told_by_record_only,
+            "{message}"
+        );
+        let (text, report) = cluster.verdict(4, "incompatible", &record);
+        let message = report["keyIds"][0]["message"].as_str().unwrap();
+        assert!(message.contains(&format!(": {field} differs")), "{message}");
+        assert!(text.contains("\ndrift: "), "{text}");
+        cluster.node.config = right.clone();
+    }
+    cluster.node.config["transit"]["keyIdScope"]["providerName"] = json!("renamed");
+    let (text, _) = cluster.verdict(5, "inconclusive", &record);
+    assert!(text.contains("KMS v2 providers there: kms-test"), "{text}");
+    assert!(
+        text.contains("drift: providerName: recorded \"kms-test\", now \"renamed\""),
+        "{text}"
+    );
+    cluster.node.config = right;
+    cluster.verdict(0, "compatible", &record);
+}
+
+#[tokio::test]
+async fn another_clusters_snapshot_is_not_of_this_pair() {
+    let mut other = Cluster::new().await;
+    other.store("one").await;
+    let mut node = Node::new(TIMING).await;
+    // The same names but one, as two clusters have that were installed from one template.
+    node.config["transit"]["keyIdScope"] = other.node.config["transit"]["keyIdScope"].clone();
+    node.config["transit"]["keyIdScope"]["clusterId"] = json!("cluster-b");
+    other.node = node;
+    let (text, report) = other.verdict(4, "incompatible", &[]);
+    assert_eq!(row(&report, 1)["status"], "other_creation");
+    assert!(
+        text.contains("another providerName, clusterId or instanceId"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn an_object_that_was_moved_shows_only_when_it_is_opened() {
+    let mut cluster = Cluster::new().await;
+    let sealer = cluster.sealer().await;
+    cluster.put(&sealer, "one", "one");
+    cluster.put(&sealer, "one", "moved");
+    cluster.verdict(0, "compatible", &[]);
+    let (text, report) = cluster.verdict(4, "incompatible", &["--depth", "data"]);
+    let found = row(&report, 1);
+    assert_eq!(
+        found["data"],
+        json!({"proven": 1, "failed": 1, "untried": 0})
+    );
+    assert_eq!(found["unopenedResources"], json!({"secrets": 1}));
+    assert!(!text.contains("/registry/"), "{text}");
+    let named = cluster.verify(&["--depth", "data", "--show-names"]);
+    assert!(
+        named
+            .out
+            .contains("not opened: /registry/secrets/default/moved"),
+        "{}",
+        named.out
+    );
+}
+
+#[tokio::test]
+async fn edited_annotations_and_exchanged_deks_never_open() {
+    let mut cluster = Cluster::new().await;
+    cluster.store("good").await;
+    let mut edited = cluster.sealer().await;
+    let hash = |name: &String| name.starts_with("key-id-hash");
+    let mut annotations = edited.annotations.iter_mut();
+    let (_, value) = annotations.find(|(name, _)| hash(name)).unwrap();
+    *value = b"47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".to_vec();
+    cluster.put(&edited, "edited", "edited");
+    let (_, report) = cluster.verdict(4, "incompatible", &[]);
+    assert_eq!(row(&report, Value::Null)["status"], "annotation_mismatch");
+    assert_eq!(row(&report, 1)["lostObjects"], 0);
+
+    cluster
+        .etcd
+        .put("/registry/secrets/default/edited", b"k8s\0 plain");
+    fs::remove_file(cluster.snapshot()).unwrap();
+    let mut exchanged = cluster.sealer().await;
+    let mount = &cluster.node.tenant.transit_mount;
+    let admin = shared_openbao().await.admin();
+    let body = json!({"plaintext": "c2VlZA=="});
+    let path = format!("{mount}/encrypt/{KEY}");
+    let answer: Value = admin.write(&path, &body).await.unwrap().json().unwrap();
+    let unbound = answer["data"]["ciphertext"].as_str().unwrap();
+    exchanged.encrypted_source = unbound.as_bytes().to_vec();
+    cluster.put(&exchanged, "exchanged", "exchanged");
+    let (text, report) = cluster.verdict(4, "incompatible", &["--depth", "data"]);
+    let found = row(&report, 1);
+    assert_eq!(
+        found["deks"],
+        json!({"proven": 1, "failed": 1, "untried": 0})
+    );
+    assert_eq!(found["dekProblems"], json!({"not_decrypted": 1}));
+    assert_eq!(found["lostObjects"], 1);
+    assert!(
+        text.contains("do not: edit values or annotations"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_changed_record_or_a_damaged_snapshot_is_not_believed() {
+    let mut cluster = Cluster::new().await;
+    cluster.store("one").await;
+    let record = cluster.record();
+    let text = fs::read_to_string(&record).unwrap();
+    let changed = text.replace(
+        "\"clusterId\": \"cluster-test\"",
+        "\"clusterId\": \"cluster-best\"",
+    );
+    assert_ne!(changed, text);
+    files::replace(&record, changed.as_bytes(), 0o640);
+    cluster
+        .verify(&["--record", record.to_str().unwrap()])
+        .assert_refused(
+            4,
+            &["cannot be believed", "the record was changed", "next: "],
+        );
+
+    let snapshot = cluster.snapshot();
+    let mut bytes = fs::read(&snapshot).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    files::replace(&snapshot, &bytes, 0o640);
+    let damaged = cluster.verify(&["--output", "json"]);
+    assert_eq!(damaged.code, Some(4), "{}", damaged.err);
+    let report: Value = serde_json::from_str(&damaged.out).unwrap();
+    assert_eq!(report["verdict"], "incompatible");
+    assert_eq!(report["keyIds"], json!([]));
+    let absent = cluster
+        .node
+        .run(&["verify-backup", "--etcd-snapshot", "/nonexistent"]);
+    assert_eq!(absent.code, Some(5), "{}", absent.err);
+}
+
+#[tokio::test]
+async fn without_openbao_a_record_tells_versions_and_proves_nothing() {
+    let server = OpenBao::start().await;
+    let mut cluster = Cluster::of(Node::on(&server, TIMING).await).await;
+    cluster.store("one").await;
+    let record = cluster.record();
+    let _stopped = server.stop().await;
+    // Of another node, which has no state.
+    cluster.node = cluster.node.peer(TIMING);
+    let (text, report) = cluster.verdict(5, "inconclusive", &[]);
+    assert_eq!(row(&report, 1)["status"], "unknown");
+    assert!(
+        text.contains("Without OpenBao and without a record"),
+        "{text}"
+    );
+
+    let record = ["--record", record.to_str().unwrap()];
+    let (text, report) = cluster.verdict(5, "inconclusive", &record);
+    let found = row(&report, 1);
+    assert_eq!(found["status"], "known");
+    assert_eq!(
+        found["deks"],
+        json!({"proven": 0, "failed": 0, "untried": 1})
+    );
+    assert!(
+        text.contains("OpenBao could decrypt it when the record was made"),
+        "{text}"
+    );
+    assert!(
+        text.contains("It cannot show that this OpenBao has their key material"),
+        "{text}"
+    );
+    assert!(
+        text.contains("nothing shows that any of them is lost"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn an_openbao_that_does_not_decrypt_leaves_it_open() {
+    let mut cluster = Cluster::new().await;
+    cluster.store("one").await;
+    let denied = |policy: String| policy.replace("/decrypt/", "/denied/");
+    cluster.node.grant(denied).await;
+    let (text, report) = cluster.verdict(5, "inconclusive", &["--depth", "data"]);
+    let found = row(&report, 1);
+    assert_eq!(found["status"], "live");
+    assert_eq!(
+        found["deks"],
+        json!({"proven": 0, "failed": 0, "untried": 1})
+    );
+    assert_eq!(
+        found["data"],
+        json!({"proven": 0, "failed": 0, "untried": 1})
+    );
+    assert!(
+        text.contains("OpenBao did not decrypt to the end"),
+        "{text}"
+    );
+    assert!(text.contains("compare the policy of the role"), "{text}");
+    cluster.node.grant(|policy| policy).await;
+    cluster.verdict(0, "compatible", &["--depth", "data"]);
+}

@@ -1,0 +1,467 @@
+//! `scan-etcd` against real etcd: what it counts is what `etcdctl` counts.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Instant,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use etcd_snapshot::revision::Revisions;
+use provider::recovery::{
+    EtcdSource, Trust,
+    etcd_live::{EtcdEndpoint, LiveEtcd, TlsFiles},
+    inventory::{Inventory, Protected, Wanted},
+};
+use serde_json::{Value, json};
+use testkit::{
+    etcd::Etcd,
+    files,
+    stored::{Sealer, SourceType, random},
+};
+
+use crate::{
+    bulk,
+    corpus::{Corpus, OBJECT},
+    node::{Finished, Node, TIMING, program},
+};
+
+/// Runs without configuration.
+fn scan(arguments: &[&str]) -> Finished {
+    let mut command = program();
+    command.arg("scan-etcd").args(arguments);
+    command.output().unwrap().into()
+}
+
+/// The report of a run that did not succeed.
+fn parsed(finished: &Finished) -> Value {
+    serde_json::from_str(&finished.out).unwrap()
+}
+
+fn text(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
+/// Objects, bytes, first and last revision of each resource, as `etcdctl` shows them.
+fn by_etcdctl(etcd: &Etcd) -> BTreeMap<String, [u64; 4]> {
+    let all = etcd.ctl(&["get", "--prefix", "/registry/", "--write-out=json"]);
+    let all: Value = serde_json::from_slice(&all).unwrap();
+    let mut resources = BTreeMap::new();
+    for object in all["kvs"].as_array().unwrap() {
+        let bytes = |name: &str| {
+            let text = object[name].as_str().unwrap_or_default();
+            STANDARD.decode(text).unwrap()
+        };
+        let key = String::from_utf8(bytes("key")).unwrap();
+        let parts: Vec<&str> = key.split('/').collect();
+        let resource = match parts[2].contains('.') {
+            true => format!("{}.{}", parts[3], parts[2]),
+            false => parts[2].to_owned(),
+        };
+        let size = u64::try_from(bytes("value").len()).unwrap();
+        let revision = object["mod_revision"].as_u64().unwrap();
+        let [objects, bytes, first, last] =
+            resources.entry(resource).or_insert([0, 0, revision, 0]);
+        *objects += 1;
+        *bytes += size;
+        *first = revision.min(*first);
+        *last = revision.max(*last);
+    }
+    resources
+}
+
+/// The same of a report.
+fn by_report(report: &Value) -> BTreeMap<String, [u64; 4]> {
+    let mut resources = BTreeMap::new();
+    for row in report["resources"].as_array().unwrap() {
+        let number = |name: &str| row[name].as_u64().unwrap();
+        let resource = row["resource"].as_str().unwrap().to_owned();
+        let revision = number("firstModRevision");
+        let [objects, bytes, first, last] =
+            resources.entry(resource).or_insert([0, 0, revision, 0]);
+        *objects += number("objects");
+        *bytes += number("bytes");
+        *first = revision.min(*first);
+        *last = number("lastModRevision").max(*last);
+    }
+    resources
+}
+
+fn check<'a>(report: &'a Value, id: &str) -> &'a Value {
+    let checks = report["checks"].as_array().unwrap();
+    checks.iter().find(|check| check["id"] == id).unwrap()
+}
+
+/// Version, how it is known, objects and seeds of every `key_id` under the provider's name.
+fn versions(report: &Value, provider: &str) -> Value {
+    let rows = report["keyIds"].as_array().unwrap().iter();
+    rows.filter(|row| row["provider"] == provider)
+        .map(|row| {
+            json!([
+                row["transitVersion"],
+                row["versionFrom"],
+                row["objects"],
+                row["distinctEncryptedDeks"],
+            ])
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_scan_counts_what_etcdctl_counts_in_a_snapshot_and_in_a_running_etcd() {
+    let mut node = Node::new(TIMING).await;
+    let provider = node.serve().await;
+    let corpus = Corpus::of(&node, &provider).await;
+    let name = node.config["transit"]["keyIdScope"]["providerName"].clone();
+    let name = name.as_str().unwrap();
+
+    let file = corpus.snapshot("all.db");
+    let file = file.to_str().unwrap();
+    let scanned = node.run(&["scan-etcd", "--etcd-snapshot", file, "--output", "json"]);
+    assert_eq!(scanned.code, Some(0), "{}", scanned.err);
+    assert_eq!(scanned.err, "");
+    let report = scanned.json();
+    assert_eq!(report["verdict"], "complete");
+    assert_eq!(report["integrity"], "verified");
+    assert_eq!(report["limitations"], json!([]));
+    assert_eq!(by_report(&report), by_etcdctl(&corpus.etcd));
+    let derived = json!([[1, "derived", 3, 3], [2, "derived", 2, 1]]);
+    assert_eq!(versions(&report, name), derived);
+    let protection = check(&report, "etcd.protection");
+    assert_eq!(
+        protection["message"],
+        "in plaintext: 1 of 8 secrets, 1 of 2 widgets.example.org"
+    );
+
+    // Everybody may see this output, so it names no object and holds no ciphertext.
+    let shown = node.run(&["scan-etcd", "--etcd-snapshot", file]).out;
+    for hidden in ["default/one", "vault:v", "the plaintext"] {
+        assert!(!shown.contains(hidden), "{shown}");
+    }
+    assert!(
+        shown.contains("resource: secrets plaintext objects=1 bytes=31 "),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("resource: secrets kms-v2 provider=another objects=1 "),
+        "{shown}"
+    );
+    assert!(shown.ends_with("verdict: complete\n"), "{shown}");
+    let named = scan(&["--etcd-snapshot", file, "--show-names"]).out;
+    assert!(
+        named.contains("\n  /registry/secrets/default/plain\n"),
+        "{named}"
+    );
+
+    // Older revisions are there until compaction, and a deleted key is one of them.
+    let all = scan(&[
+        "--etcd-snapshot",
+        file,
+        "--all-revisions",
+        "--output",
+        "json",
+    ])
+    .json();
+    let claimed = json!([[1, "annotation", 5, 3], [2, "annotation", 2, 1]]);
+    assert_eq!(versions(&all, name), claimed);
+    assert_eq!(all["supersededRevisions"], 2);
+
+    let live = corpus.live();
+    let live = [&["scan-etcd", "--output", "json"], &text(&live)[..]].concat();
+    let running = node.run(&live);
+    assert_eq!(running.code, Some(0), "{}", running.err);
+    let running = running.json();
+    assert_eq!(running["integrity"], "live");
+    for member in ["revision", "keys", "resources", "keyIds"] {
+        assert_eq!(running[member], report[member], "{member}");
+    }
+
+    // After compaction and defragmentation it is the same, and nothing older.
+    let revision = report["revision"].to_string();
+    let _answer = corpus.etcd.ctl(&["compact", &revision, "--physical=true"]);
+    let _answer = corpus.etcd.ctl(&["defrag"]);
+    let file = corpus.snapshot("compacted.db");
+    let file = file.to_str().unwrap();
+    let arguments = [
+        "--etcd-snapshot",
+        file,
+        "--all-revisions",
+        "--output",
+        "json",
+    ];
+    let compacted = scan(&arguments).json();
+    assert_eq!(compacted["supersededRevisions"], 0);
+    assert_eq!(compacted["compactedRevision"], report["revision"]);
+    assert_eq!(compacted["resources"], report["resources"]);
+
+    // The state is enough to derive the versions, and OpenBao being away is no failure.
+    provider.stop().await;
+    node.config["openbao"]["address"] = json!("https://127.0.0.1:9");
+    let alone = node.run(&["scan-etcd", "--etcd-snapshot", file, "--output", "json"]);
+    assert_eq!(alone.code, Some(0), "{}", alone.out);
+    let alone = alone.json();
+    assert_eq!(versions(&alone, name), derived);
+    let limitation = alone["limitations"][0].as_str().unwrap();
+    assert!(
+        limitation.contains("metadata could not be used"),
+        "{limitation}"
+    );
+
+    // A database copied from a stopped member has no hash.
+    let stopped = corpus.etcd.stop().await;
+    let database = stopped.database();
+    let copied = scan(&[
+        "--etcd-snapshot",
+        database.to_str().unwrap(),
+        "--output",
+        "json",
+    ]);
+    assert_eq!(copied.code, Some(0), "{}", copied.out);
+    let copied = copied.json();
+    assert_eq!(copied["integrity"], "no-hash");
+    assert_eq!(check(&copied, "etcd.integrity")["status"], "warn");
+    assert_eq!(copied["resources"], report["resources"]);
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_no_evidence_and_says_where() {
+    let etcd = Etcd::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    for number in 0..20 {
+        etcd.put(&format!("/registry/secrets/default/{number}"), OBJECT);
+    }
+    let cut = [&b"k8s:enc:kms:v2:ours:"[..], b"\x0a\x7f"].concat();
+    etcd.put("/registry/secrets/default/cut", &cut);
+    let file = directory.path().join("snapshot.db");
+    etcd.save_snapshot(&file);
+    let path = file.to_str().unwrap();
+
+    let scanned = scan(&["--etcd-snapshot", path]);
+    assert_eq!(scanned.code, Some(4), "{}", scanned.out);
+    let first =
+        "[fail] etcd.values: Stored values - 1 damaged; the first is of secrets at revision";
+    assert!(scanned.out.contains(first), "{}", scanned.out);
+    assert!(!scanned.out.contains("default/cut"), "{}", scanned.out);
+    let named = scan(&["--etcd-snapshot", path, "--show-names"]).out;
+    assert!(
+        named.contains("damaged: /registry/secrets/default/cut\n"),
+        "{named}"
+    );
+
+    let whole = fs::read(&file).unwrap();
+    let mut broken = whole.clone();
+    // The length of each object, so that its message ends early. Copies lie in pages no longer in
+    // use, which nobody reads.
+    for at in 1..whole.len() - OBJECT.len() {
+        if whole[at..].starts_with(OBJECT) {
+            broken[at - 1] = 0x7f;
+        }
+    }
+    files::replace(&file, &broken, 0o600);
+    let scanned = scan(&["--etcd-snapshot", path]);
+    assert_eq!(scanned.code, Some(4), "{}", scanned.out);
+    assert!(
+        scanned.out.contains("is damaged at offset "),
+        "{}",
+        scanned.out
+    );
+    assert!(scanned.out.contains(": page "), "{}", scanned.out);
+    assert!(!scanned.out.contains("resource: "), "{}", scanned.out);
+
+    files::replace(&file, &whole[..whole.len() - 1000], 0o600);
+    let scanned = scan(&["--etcd-snapshot", path, "--output", "json"]);
+    assert_eq!(scanned.code, Some(4));
+    assert_eq!(parsed(&scanned)["verdict"], "damaged");
+}
+
+#[test]
+fn an_etcd_that_cannot_be_read_is_not_an_empty_one() {
+    let missing = scan(&["--etcd-snapshot", "/nonexistent/snapshot.db"]);
+    assert_eq!((missing.code, missing.out.as_str()), (Some(5), ""));
+    assert!(
+        missing.err.contains("/nonexistent/snapshot.db"),
+        "{}",
+        missing.err
+    );
+    let away = scan(&["--endpoints", "http://127.0.0.1:9", "--output", "json"]);
+    assert_eq!(away.code, Some(5), "{}", away.err);
+    assert_eq!(parsed(&away)["verdict"], "inconclusive");
+    for misuse in [
+        &[][..],
+        &["--etcd-snapshot", "a", "--endpoints", "https://a:1"],
+        &["--endpoints", "http://192.0.2.1:2379"],
+        &["--endpoints", "https://a:1"],
+        &[
+            "--endpoints",
+            "https://a:1",
+            "--cacert",
+            "a",
+            "--all-revisions",
+        ],
+        &["--endpoints", "https://a:1", "--cacert", "a", "--cert", "a"],
+    ] {
+        let refused = scan(misuse);
+        assert_eq!(refused.code, Some(2), "{misuse:?}: {}", refused.err);
+    }
+}
+
+fn by_hand(provider: &str) -> Sealer {
+    Sealer {
+        provider: provider.to_owned(),
+        source: random(),
+        source_type: SourceType::HkdfSeed,
+        encrypted_source: b"vault:v1:AAAA".into(),
+        key_id: "key".to_owned(),
+        annotations: Vec::new(),
+    }
+}
+
+fn wanted() -> Wanted {
+    Wanted {
+        revisions: Revisions::Newest,
+        prefix: None,
+        names: false,
+    }
+}
+
+fn live(etcd: &Etcd) -> EtcdSource {
+    let files = TlsFiles {
+        authority: etcd.file("ca.crt"),
+        client: Some((etcd.file("client.crt"), etcd.file("client.key"))),
+    };
+    let endpoint = EtcdEndpoint::parse(etcd.endpoint()).unwrap();
+    let live = LiveEtcd::new(vec![endpoint], Some(&files), "/registry".to_owned());
+    EtcdSource::Live(live.unwrap())
+}
+
+/// On a thread of its own, for a source makes its own runtime.
+fn gather(source: &EtcdSource, on_progress: &(dyn Fn() + Sync)) -> Inventory {
+    thread::scope(|scope| {
+        let gather = || Inventory::gather(source, &wanted(), &|_| on_progress()).unwrap();
+        scope.spawn(gather).join().unwrap()
+    })
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_objects_are_counted_soon() {
+    const OBJECTS: u64 = 100_000;
+    let etcd = Etcd::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let sealer = by_hand("ours");
+    let key = |number| format!("/registry/secrets/default/{number:06}");
+    let all = (0..OBJECTS).map(key).map(|key| {
+        let value = sealer.value(&key, OBJECT);
+        (key, value)
+    });
+    bulk::put(&etcd, all).await;
+    let file = directory.path().join("large.db");
+    etcd.save_snapshot(&file);
+
+    let start = Instant::now();
+    let scanned = scan(&[
+        "--etcd-snapshot",
+        file.to_str().unwrap(),
+        "--output",
+        "json",
+    ]);
+    let taken = start.elapsed();
+    assert_eq!(scanned.code, Some(0), "{}", scanned.err);
+    let report = scanned.json();
+    assert_eq!(report["keys"], OBJECTS);
+    assert_eq!(report["keyIds"][0]["objects"], OBJECTS);
+    assert_eq!(report["keyIds"][0]["distinctEncryptedDeks"], 1);
+    assert!(taken.as_secs() < 20, "{taken:?}");
+
+    let live = gather(&live(&etcd), &|| {});
+    assert_eq!(live.totals.keys, OBJECTS);
+    assert_eq!(live.groups[0].count.objects, OBJECTS);
+}
+
+#[tokio::test]
+async fn compaction_during_a_live_read_begins_it_anew_at_a_newer_revision() {
+    let etcd = Etcd::start().await;
+    let sealer = by_hand("ours");
+    let key = |number: u32| format!("/registry/secrets/default/{number:04}");
+    let all = (0..1200).map(key).map(|key| {
+        let value = sealer.value(&key, OBJECT);
+        (key, value)
+    });
+    bulk::put(&etcd, all).await;
+    let compacted = AtomicBool::new(false);
+    let once = || {
+        if compacted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // After the first page: a key of it is deleted, and its revision removed.
+        let _answer = etcd.ctl(&["del", &key(0)]);
+        etcd.put(&key(9000), OBJECT);
+        let status = etcd.ctl(&["endpoint", "status", "--write-out=json"]);
+        let status: Value = serde_json::from_slice(&status).unwrap();
+        let revision = status[0]["Status"]["header"]["revision"].to_string();
+        let _answer = etcd.ctl(&["compact", &revision]);
+    };
+    let inventory = gather(&live(&etcd), &once);
+    assert_eq!(inventory.trust, Trust::Live { restarts: 1 });
+    assert_eq!(inventory.totals.keys, 1200);
+    let secrets = &inventory.resources["secrets"];
+    let encrypted = &secrets[&Protected::KmsV2("ours".to_owned())];
+    assert_eq!(
+        (encrypted.objects, secrets[&Protected::Plaintext].objects),
+        (1199, 1)
+    );
+}
+
+#[tokio::test]
+async fn large_objects_are_asked_for_in_smaller_pages() {
+    let etcd = Etcd::start().await;
+    // More bytes than one page may have, in fewer objects than it is asked for.
+    let value = vec![b'x'; 1 << 20];
+    for number in 0..70 {
+        etcd.put(&format!("/registry/configmaps/default/{number}"), &value);
+    }
+    let inventory = gather(&live(&etcd), &|| {});
+    let large = &inventory.resources["configmaps"][&Protected::NotAnObject];
+    assert_eq!((large.objects, large.bytes), (70, 70 << 20));
+}
+
+#[tokio::test]
+async fn an_etcd_that_does_not_let_us_in_is_named_with_the_reason() {
+    let etcd = Etcd::start().await;
+    let stranger = Etcd::start().await;
+    let path = |etcd: &Etcd, name: &str| etcd.file(name).display().to_string();
+    let (authority, other) = (path(&etcd, "ca.crt"), path(&stranger, "ca.crt"));
+    let endpoint = etcd.endpoint();
+    let plain = endpoint.replace("https:", "http:");
+    for (arguments, reason) in [
+        (
+            &["--endpoints", endpoint, "--cacert", &authority][..],
+            "received fatal alert",
+        ),
+        (
+            &["--endpoints", endpoint, "--cacert", &other],
+            "invalid peer certificate",
+        ),
+        (&["--endpoints", &plain], "etcd at http://127.0.0.1"),
+    ] {
+        let refused = scan(arguments);
+        assert_eq!(refused.code, Some(5), "{}", refused.out);
+        assert!(refused.out.contains(reason), "{}", refused.out);
+        assert!(refused.out.ends_with("verdict: inconclusive\n"));
+    }
+    // The first member that can be connected to is read.
+    let both = format!("https://127.0.0.1:9,{endpoint}");
+    let (certificate, key) = (path(&etcd, "client.crt"), path(&etcd, "client.key"));
+    let read = scan(&[
+        "--endpoints",
+        &both,
+        "--cacert",
+        &authority,
+        "--cert",
+        &certificate,
+        "--key",
+        &key,
+    ]);
+    assert_eq!(read.code, Some(0), "{}", read.out);
+}

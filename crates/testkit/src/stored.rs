@@ -1,0 +1,150 @@
+//! Values as kube-apiserver stores them, made from what a KMS v2 plugin answers to Encrypt.
+//! Implements `docs/format/etcd-snapshot.md` sections 5 to 7, the other way round.
+
+#![expect(clippy::unwrap_used, reason = "a test without its data has failed")]
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hmac, rand,
+};
+
+/// What the encrypted source decrypts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceType {
+    /// The key of every object, as up to Kubernetes 1.28.
+    AesGcmKey,
+    /// A seed, from which each object has a key of its own.
+    HkdfSeed,
+}
+
+/// What one run of kube-apiserver encrypts objects with.
+#[derive(Debug, Clone)]
+pub struct Sealer {
+    /// The name of the provider in the encryption configuration.
+    pub provider: String,
+    /// What the plugin was given to encrypt.
+    pub source: [u8; 32],
+    /// How objects get their key from it.
+    pub source_type: SourceType,
+    /// `ciphertext` of the plugin's answer.
+    pub encrypted_source: Vec<u8>,
+    /// `key_id` of the plugin's answer.
+    pub key_id: String,
+    /// `annotations` of the plugin's answer.
+    pub annotations: Vec<(String, Vec<u8>)>,
+}
+
+/// Random bytes, such as for a source.
+///
+/// # Panics
+/// When the system has none.
+#[must_use]
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).unwrap();
+    bytes
+}
+
+impl Sealer {
+    /// The value for `plaintext` under `etcd_key`, which is the whole key.
+    ///
+    /// # Panics
+    /// When there are no random bytes.
+    #[must_use]
+    pub fn value(&self, etcd_key: &str, plaintext: &[u8]) -> Vec<u8> {
+        self.seal(etcd_key, plaintext, random(), random())
+    }
+
+    fn seal(
+        &self,
+        etcd_key: &str,
+        plaintext: &[u8],
+        info: [u8; 32],
+        nonce: [u8; NONCE_LEN],
+    ) -> Vec<u8> {
+        let (info, key) = match self.source_type {
+            SourceType::AesGcmKey => (&[][..], self.source.to_vec()),
+            SourceType::HkdfSeed => {
+                let seed = hmac::Key::new(hmac::HMAC_SHA256, &self.source);
+                let block = hmac::sign(&seed, &[&info[..], &[1]].concat());
+                (&info[..], block.as_ref().to_vec())
+            }
+        };
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap());
+        let mut sealed = plaintext.to_vec();
+        let nonce_used = Nonce::assume_unique_for_key(nonce);
+        key.seal_in_place_append_tag(nonce_used, Aad::from(etcd_key), &mut sealed)
+            .unwrap();
+
+        let mut value = format!("k8s:enc:kms:v2:{}:", self.provider).into_bytes();
+        field(&mut value, 1, &[info, &nonce, &sealed].concat());
+        field(&mut value, 2, self.key_id.as_bytes());
+        field(&mut value, 3, &self.encrypted_source);
+        for (name, content) in &self.annotations {
+            let mut entry = Vec::new();
+            field(&mut entry, 1, name.as_bytes());
+            field(&mut entry, 2, content);
+            field(&mut value, 4, &entry);
+        }
+        if self.source_type == SourceType::HkdfSeed {
+            value.extend([5 << 3, 1]);
+        }
+        value
+    }
+}
+
+fn field(message: &mut Vec<u8>, number: u8, content: &[u8]) {
+    message.push(number << 3 | 2);
+    let mut length = content.len();
+    while length >= 0x80 {
+        message.push(0x80 | u8::try_from(length & 0x7f).unwrap());
+        length >>= 7;
+    }
+    message.push(u8::try_from(length).unwrap());
+    message.extend(content);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes<const N: usize>(first: u8) -> [u8; N] {
+        std::array::from_fn(|index| first + u8::try_from(index).unwrap())
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The vectors of the format page.
+    #[test]
+    fn values_are_those_of_kubernetes() {
+        let mut sealer = Sealer {
+            provider: "demo".to_owned(),
+            source: bytes(0),
+            source_type: SourceType::HkdfSeed,
+            encrypted_source: b"vault:v3:AAAA".into(),
+            key_id: "key-1".to_owned(),
+            annotations: vec![("version.example.org".to_owned(), b"1".into())],
+        };
+        let key = "/registry/secrets/default/demo";
+        let sealed = sealer.seal(key, b"k8s\0demo-plaintext", bytes(0x20), bytes(0x40));
+        assert_eq!(
+            hex(&sealed),
+            "6b38733a656e633a6b6d733a76323a64656d6f3a0a4e202122232425262728292a2b2c2d2e2f30313233\
+             3435363738393a3b3c3d3e3f404142434445464748494a4b6c3858a1cb6e130683fbeacc1b185fc142f2\
+             723af468a9a8b4930f6251e8cc0831fc12056b65792d311a0d7661756c743a76333a4141414122180a13\
+             76657273696f6e2e6578616d706c652e6f72671201312801"
+        );
+        sealer.source = bytes(100);
+        sealer.source_type = SourceType::AesGcmKey;
+        sealer.annotations.clear();
+        let sealed = sealer.seal(key, b"k8s\0demo-plaintext", bytes(0), bytes(0x84));
+        assert_eq!(
+            hex(&sealed),
+            "6b38733a656e633a6b6d733a76323a64656d6f3a0a2e8485868788898a8b8c8d8e8f8c40b807b026e27a\
+             25d05f98f4916904c0e72b7292144671f145e8a0c10ce6d0bda112056b65792d311a0d7661756c743a76\
+             333a41414141"
+        );
+    }
+}
