@@ -113,7 +113,7 @@ struct Required {
 }
 
 const NO_PROOF: &str = "A record tells what belongs together; it does not prove that the backup can \
-     be restored. Run verify-backup against a restored OpenBao, or rehearse with drill.";
+     be restored. Run verify-backup against a restored OpenBao.";
 const NO_ETCD: &str = "No etcd snapshot was named, so the record does not tell which versions the \
      set must be able to decrypt.";
 const NO_OPENBAO: &str =

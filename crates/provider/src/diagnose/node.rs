@@ -142,6 +142,14 @@ impl Node {
         Pid::from_raw(holder.pid.try_into().ok()?)
     }
 
+    /// Whether somebody answers at the socket.
+    fn is_served(&self) -> bool {
+        match self.live {
+            Live::Healthy(_) | Live::Failed(_) => true,
+            Live::Absent | Live::Dead | Live::Closed(_) => false,
+        }
+    }
+
     /// The `key_id` of a healthy provider.
     #[must_use]
     pub fn served(&self) -> Option<&KeyId> {
@@ -301,7 +309,8 @@ fn lock(facts: &Facts) -> Option<Vec<Check>> {
         Ok(None) => LOCK
             .pass()
             .message("nobody holds it: the provider is not running"),
-        Ok(Some(holder)) if holder.is_provider() => LOCK
+        // A provider under another name is told by its socket: never advise to kill what serves.
+        Ok(Some(holder)) if holder.is_provider() || facts.node.as_ref()?.is_served() => LOCK
             .pass()
             .message(format!(
                 "held by process {} ({})",
