@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: the provider beside direct Transit calls, on a real OpenBao.
+//! `cargo xtask bench`: the provider beside direct Transit calls, on a real OpenBao, and its commands
+//! on backups beside `etcdutl`.
 
 use std::{fs, io};
 
@@ -20,8 +21,15 @@ pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
     let bench = ["bench", "--locked", "--package", "provider"];
     let mut bench = process::cargo(&[&bench[..], &["--bench", "ratios", "--"], options].concat());
     let bench = bench.env("BAO_KMS_PROVIDER_BIN", measured);
-    let openbao = process::root().join("target/tools/openbao/bao");
-    process::run(bench.env("BAO_BIN", openbao))
+    for (variable, tool) in [
+        ("BAO_BIN", "openbao/bao"),
+        ("ETCD", "etcd/etcd"),
+        ("ETCDCTL", "etcd/etcdctl"),
+        ("ETCDUTL", "etcd/etcdutl"),
+    ] {
+        bench.env(variable, process::root().join("target/tools").join(tool));
+    }
+    process::run(bench)
 }
 
 /// Before minutes of building, not after.

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// As long as the seeds of Kubernetes.
-const PLAINTEXT: [u8; 32] = [0x5a; 32];
+pub(crate) const PLAINTEXT: [u8; 32] = [0x5a; 32];
 /// Decrypted in turn.
 const CIPHERTEXTS: usize = 256;
 const CROWD: usize = 64;
@@ -128,7 +128,7 @@ impl Calls {
     }
 }
 
-async fn encrypted(mut client: KmsClient) -> DecryptRequest {
+pub(crate) async fn encrypted(mut client: KmsClient) -> DecryptRequest {
     let request = EncryptRequest {
         plaintext: Bytes::from_static(&PLAINTEXT),
         uid: "bench".to_owned(),

@@ -8,6 +8,9 @@
     reason = "a benchmark that cannot go on has no figures"
 )]
 
+mod backups;
+#[path = "../../tests/openbao/bulk.rs"]
+mod bulk;
 mod direct;
 mod figures;
 mod lanes;
@@ -57,6 +60,7 @@ struct Extent {
     crowded: Block,
     saturated: Duration,
     starts: usize,
+    backups: backups::Extent,
 }
 
 const QUICK: Extent = Extent {
@@ -67,6 +71,7 @@ const QUICK: Extent = Extent {
     crowded: Block::new(1_000, Duration::from_millis(600)),
     saturated: Duration::from_secs(4),
     starts: 5,
+    backups: backups::Extent::QUICK,
 };
 
 const FULL: Extent = Extent {
@@ -77,6 +82,7 @@ const FULL: Extent = Extent {
     crowded: Block::new(2_000, Duration::from_millis(800)),
     saturated: Duration::from_secs(15),
     starts: 11,
+    backups: backups::Extent::FULL,
 };
 
 fn main() -> ExitCode {
@@ -129,6 +135,7 @@ async fn measure(program: OsString, extent: &Extent) -> Report {
     figures::in_turns(&calls, 64, extent, &progress, &mut report).await;
     figures::equal_decrypts(&provider, &calls, &mut report).await;
     figures::bad_neighbour(&provider, &mut report).await;
+    backups::read(&stage, &provider, &extent.backups, &progress, &mut report).await;
     progress.say("done");
     report
 }

@@ -36,7 +36,7 @@ pub(crate) struct Row {
     name: String,
     value: f64,
     unit: &'static str,
-    /// The same without the provider.
+    /// The same without the provider, or what else the row is compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     direct: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,6 @@
 //! A real OpenBao of our own, and one node's files for the provider.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use serde_json::Value;
 use testkit::{
@@ -27,6 +27,8 @@ pub(crate) struct Stage {
     pub(crate) program: PathBuf,
     pub(crate) server: OpenBao,
     pub(crate) tenant: Tenant,
+    /// As in the encryption configuration of an API server.
+    pub(crate) provider_name: String,
     sockets: SocketDir,
     config: PathBuf,
 }
@@ -40,11 +42,14 @@ impl Stage {
         config["openbao"]["timeout"] = "10s".into();
         // As for Decrypt, so that both are measured alike.
         config["server"]["maxConcurrentEncrypt"] = 64.into();
+        let name = config["transit"]["keyIdScope"]["providerName"].as_str();
+        let provider_name = name.unwrap().to_owned();
         let config = tenant.write_config(&config);
         Self {
             program,
             server,
             tenant,
+            provider_name,
             sockets,
             config,
         }
@@ -52,12 +57,23 @@ impl Stage {
 
     /// Starts the provider and waits until it answers.
     pub(crate) async fn provider(&self) -> Provider {
-        let mut command = std::process::Command::new(&self.program);
-        command.env_clear().arg("serve").arg("--config");
-        command.arg(&self.config);
+        let mut command = self.command("serve");
         self.sockets.set_environment(&mut command);
         let log = self.tenant.path().join("serve.log");
         Provider::start(command, log, self.sockets.socket()).await
+    }
+
+    /// The program with its configuration.
+    pub(crate) fn command(&self, name: &str) -> Command {
+        let mut command = self.plain_command();
+        command.arg(name).arg("--config").arg(&self.config);
+        command
+    }
+
+    pub(crate) fn plain_command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env_clear();
+        command
     }
 
     pub(crate) fn state_file(&self) -> PathBuf {
