@@ -170,14 +170,16 @@ fn keep_the_last_of_each_key(annotations: &mut Vec<(&str, &[u8])>) {
 /// As Kubernetes has it: two labels or more, and perhaps a dot at the end.
 fn is_domain_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
-    let is_label = |label: &str| {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_label = |label: &[u8]| {
+        let inner = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
         (1..=63).contains(&label.len())
-            && label.bytes().all(inner)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
+            && label.iter().all(inner)
+            && label.first() != Some(&b'-')
+            && label.last() != Some(&b'-')
     };
-    name.len() <= 253 && name.contains('.') && name.split('.').all(is_label)
+    // Bytes, because this is asked of every annotation of every object.
+    let mut labels = name.as_bytes().split(|byte| *byte == b'.');
+    name.len() <= 253 && name.contains('.') && labels.all(is_label)
 }
 
 #[cfg(test)]

@@ -186,8 +186,7 @@ impl Inventory {
     /// The group that a later reading's object belongs to; `None` if it was not there before.
     #[must_use]
     pub fn group_of(&self, provider: &str, envelope: &Envelope<'_>) -> Option<GroupIndex> {
-        let mut identity = Vec::new();
-        identify(provider, envelope, &mut identity);
+        let identity = identity(provider, envelope);
         self.index.get(&identity).copied()
     }
 }
@@ -265,8 +264,9 @@ struct Tally {
     /// Bytes, roughly, of all that is kept, and how many they may be.
     kept: usize,
     room: usize,
-    /// Reused, as most objects belong to a group that is there.
-    identity: Vec<u8>,
+    /// The group before with its provider's whole name. Most objects belong to the same, and
+    /// comparing is cheaper than hashing.
+    last: Option<(String, GroupIndex)>,
 }
 
 impl Tally {
@@ -331,17 +331,13 @@ impl Tally {
         envelope: &Envelope<'_>,
         object: Object<'_>,
     ) {
-        identify(provider, envelope, &mut self.identity);
-        let place = match self.index.get(&self.identity) {
-            Some(place) => *place,
-            None => {
-                let place = GroupIndex(self.groups.len());
-                self.index.insert(self.identity.clone(), place);
-                self.groups.push(Group::new(provider, envelope));
-                // Its parts are in the identity and in the group.
-                self.keep(self.identity.len().saturating_mul(2));
-                place
-            }
+        let last = self.last.as_ref().filter(|(name, place)| {
+            let group = self.groups.get(place.0);
+            name == provider && group.is_some_and(|group| group.has(envelope))
+        });
+        let place = match last {
+            Some((_, place)) => *place,
+            None => self.find_group(provider, envelope),
         };
         let mut kept = 0_usize;
         if let Some(group) = self.groups.get_mut(place.0) {
@@ -351,6 +347,24 @@ impl Tally {
             kept = kept.saturating_add(increment(&mut group.resources, resource));
         }
         self.keep(kept);
+    }
+
+    /// The group of such an object, a new one if need be, which becomes the last.
+    fn find_group(&mut self, provider: &str, envelope: &Envelope<'_>) -> GroupIndex {
+        let identity = identity(provider, envelope);
+        let place = match self.index.get(&identity) {
+            Some(place) => *place,
+            None => {
+                let place = GroupIndex(self.groups.len());
+                self.groups.push(Group::new(provider, envelope));
+                // Its parts are in the identity and in the group.
+                self.keep(identity.len().saturating_mul(2));
+                self.index.insert(identity, place);
+                place
+            }
+        };
+        self.last = Some((provider.to_owned(), place));
+        place
     }
 
     fn add_damaged(&mut self, resource: &str, error: EnvelopeError, object: Object<'_>) {
@@ -394,6 +408,13 @@ impl Count {
 }
 
 impl Group {
+    /// Whether the plugin answered the same for it, the provider aside.
+    fn has(&self, envelope: &Envelope<'_>) -> bool {
+        let annotations = self.annotations.iter();
+        let annotations = annotations.map(|(key, value)| (key.as_str(), value.as_slice()));
+        self.key_id == envelope.key_id && annotations.eq(envelope.annotations.iter().copied())
+    }
+
     fn new(provider: &str, envelope: &Envelope<'_>) -> Self {
         let annotations = envelope.annotations.iter();
         Self {
@@ -428,9 +449,9 @@ where
     of.as_ref().len().saturating_add(ROW_BYTES)
 }
 
-/// Writes what makes a group the same, without ambiguity.
-fn identify(provider: &str, envelope: &Envelope<'_>, identity: &mut Vec<u8>) {
-    identity.clear();
+/// What makes a group the same, without ambiguity.
+fn identity(provider: &str, envelope: &Envelope<'_>) -> Vec<u8> {
+    let mut identity = Vec::new();
     let mut part = |bytes: &[u8]| {
         identity.extend_from_slice(&bytes.len().to_le_bytes());
         identity.extend_from_slice(bytes);
@@ -441,6 +462,7 @@ fn identify(provider: &str, envelope: &Envelope<'_>, identity: &mut Vec<u8>) {
         part(key.as_bytes());
         part(value);
     }
+    identity
 }
 
 fn is_below(key: &[u8], prefix: &str) -> bool {
@@ -543,6 +565,21 @@ mod tests {
             secrets[&Protected::Plaintext].names,
             ["/registry/secrets/a/5"]
         );
+    }
+
+    #[test]
+    fn the_same_answers_under_another_provider_are_another_group() {
+        let ours = envelope("k1", b"vault:v1:a", DekSourceType::HkdfSeed);
+        let prefix = b"k8s:enc:kms:v2:ours:".len();
+        let other = [b"k8s:enc:kms:v2:other:", &ours[prefix..]].concat();
+        let key = "/registry/secrets/a/1";
+        let objects = [&ours, &other, &other, &ours].map(|value| (key, &value[..], 2, false));
+        let found = tally(None, &objects).groups;
+        let found: Vec<_> = found
+            .iter()
+            .map(|group| (group.provider.as_str(), group.count.objects))
+            .collect();
+        assert_eq!(found, [("ours", 2), ("other", 2)]);
     }
 
     #[test]
