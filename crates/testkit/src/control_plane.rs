@@ -41,9 +41,8 @@ mod kind;
 
 const INSTALL: &str = "cargo xtask tools --kubernetes";
 
-/// A start reads all resources of the etcd and its own metrics endpoint waits for none of them, so
-/// the API server is ready in seconds on an idle machine. Some tests wait for its polls, one a
-/// minute.
+/// For what the API server does by itself: it polls Status and its encryption configuration once a
+/// minute, and several of them share two processors.
 pub const WITHIN: Duration = Duration::from_secs(180);
 
 /// An etcd and its one API server, which runs or does not. Both are killed on drop.

@@ -1,4 +1,5 @@
-//! The state directory: the only place of this program that writes and renames files.
+//! The state directory, and the files that commands leave elsewhere: the only place of this program
+//! that writes and renames files.
 //!
 //! Implements the file rules and the write order of `docs/format/state-document.md`. Everything is
 //! opened relative to a directory that is pinned by its descriptor, never follows a symlink, and is
