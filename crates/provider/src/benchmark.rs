@@ -112,10 +112,8 @@ pub fn through_openbao(
         let Connection {
             session, transit, ..
         } = openbao;
-        let metadata = session
-            .call(async |token| transit.key_metadata(&token).await)
-            .await
-            .map_err(BenchmarkError::Metadata)?;
+        let metadata = openbao.key_metadata().await;
+        let metadata = metadata.map_err(BenchmarkError::Metadata)?;
         let version = KeyProfile::check(&metadata, &config.key.key_name)?.latest();
         let trip = || {
             let (session, transit) = (session.clone(), transit.clone());

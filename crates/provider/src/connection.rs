@@ -3,6 +3,7 @@
 
 use std::{fs, io, path::PathBuf, sync::Arc};
 
+use kms_domain::transit::KeyMetadata;
 use openbao_client::{
     client::{Client, ClientProblem},
     endpoint::{Endpoint, Roots, RootsProblem},
@@ -12,7 +13,7 @@ use openbao_client::{
 use tokio::{runtime, task::JoinSet};
 
 use crate::{
-    auth::{AuthEvent, AuthHook, Session, SessionSettings, SessionTask},
+    auth::{AuthEvent, AuthHook, CallFailure, Session, SessionSettings, SessionTask},
     clock::{Clock, SystemClock},
     config::{Config, UnsupportedAuth},
 };
@@ -147,5 +148,16 @@ impl Connection {
             transit: Transit::new(client, &config.key, config.openbao.timeout),
             tasks,
         })
+    }
+
+    /// What OpenBao tells of the key; nothing of it is judged yet.
+    ///
+    /// # Errors
+    /// [`CallFailure`].
+    pub async fn key_metadata(&self) -> Result<KeyMetadata, CallFailure> {
+        let transit = &self.transit;
+        self.session
+            .call(async |token| transit.key_metadata(&token).await)
+            .await
     }
 }

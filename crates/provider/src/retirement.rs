@@ -129,13 +129,7 @@ fn plan_for(
     document: &Document,
     wanted: &Wanted,
 ) -> Result<Plan, RetirementError> {
-    let metadata = connection::ask(config, async |openbao| {
-        let transit = &openbao.transit;
-        openbao
-            .session
-            .call(async |token| transit.key_metadata(&token).await)
-            .await
-    })??;
+    let metadata = connection::ask(config, async |openbao| openbao.key_metadata().await)??;
     let profile = KeyProfile::check(&metadata, &config.key.key_name)?;
     Ok(match wanted {
         Wanted::Retire { before } => plan_retirement(document, *before, &profile),

@@ -165,9 +165,7 @@ impl Facts {
             return;
         }
         self.granted = Some(capabilities::ask(openbao, &config.key).await);
-        let metadata = session
-            .call(async |token| transit.key_metadata(&token).await)
-            .await;
+        let metadata = openbao.key_metadata().await;
         let judge = |metadata| KeyProfile::check(metadata, &config.key.key_name);
         self.profile = metadata.as_ref().ok().map(judge);
         self.metadata = Some(metadata);

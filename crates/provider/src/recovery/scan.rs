@@ -296,15 +296,9 @@ fn lineage(config: &Config, limitations: &mut Vec<String>) -> Lineage {
 }
 
 fn profile(config: &Config) -> Result<KeyProfile, String> {
-    let metadata = connection::ask(config, async |openbao| {
-        let transit = &openbao.transit;
-        openbao
-            .session
-            .call(async |token| transit.key_metadata(&token).await)
-            .await
-    })
-    .map_err(|error| one_line(&error))?
-    .map_err(|error| one_line(&error))?;
+    let metadata = connection::ask(config, async |openbao| openbao.key_metadata().await)
+        .map_err(|error| one_line(&error))?
+        .map_err(|error| one_line(&error))?;
     KeyProfile::check(&metadata, &config.key.key_name).map_err(|error| one_line(&error))
 }
 

@@ -206,12 +206,7 @@ pub fn verify(
 }
 
 async fn read_key(config: &Config, openbao: &Connection) -> (LiveKey, Option<Unanswered>) {
-    let transit = &openbao.transit;
-    let metadata = openbao
-        .session
-        .call(async |token| transit.key_metadata(&token).await)
-        .await;
-    match metadata {
+    match openbao.key_metadata().await {
         Ok(metadata) => match KeyProfile::check(&metadata, &config.key.key_name) {
             Ok(profile) => (LiveKey::Listed(profile), None),
             Err(refused) => (LiveKey::Unknown, Some(Unanswered::Profile(refused))),
