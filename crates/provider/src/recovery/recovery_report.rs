@@ -22,7 +22,7 @@ use kms_domain::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::recover_state::{Exhibited, Obstacle, Weighed};
+use super::recover_state::{Exhibited, Kind, Obstacle, Weighed};
 use crate::{
     cli::exit::Exit,
     config::Config,
@@ -88,6 +88,16 @@ struct EvidenceShown {
     state_hash: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     required_versions: Vec<Required>,
+    /// Distinct encrypted DEKs of this provider in etcd data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deks: Option<Tried>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Tried {
+    proven: u64,
+    failed: u64,
+    untried: u64,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -234,6 +244,7 @@ impl RecoveryReport {
                 state_generation: None,
                 state_hash: None,
                 required_versions: Vec::new(),
+                deks: None,
             })
             .collect();
         report.kept_files = journal.kept.iter().map(KeptShown::of).collect();
@@ -258,8 +269,7 @@ impl RecoveryReport {
         } else {
             (
                 "refused",
-                "this evidence does not lead to a state that is safe to serve with; nothing was \
-                 changed, and no data is lost by that",
+                "no state was made; nothing was changed, and no data is lost by that",
             )
         };
         let mut report = Self::of(config, weighed, verdict, summary.to_owned(), now);
@@ -369,6 +379,7 @@ impl RefusalShown {
 impl EvidenceShown {
     fn of(exhibited: &Exhibited) -> Self {
         let state = exhibited.state.as_ref();
+        let of_etcd = matches!(exhibited.kind, Kind::Etcd | Kind::EtcdSnapshot);
         Self {
             kind: exhibited.kind.as_str(),
             name: exhibited.name.clone(),
@@ -385,6 +396,11 @@ impl EvidenceShown {
                     objects,
                 })
                 .collect(),
+            deks: of_etcd.then_some(Tried {
+                proven: exhibited.deks.proven,
+                failed: exhibited.deks.failed,
+                untried: exhibited.deks.untried,
+            }),
         }
     }
 
@@ -402,8 +418,19 @@ impl EvidenceShown {
         for required in &self.required_versions {
             write!(
                 out,
-                " version{}={}",
+                " objectsOfVersion{}={}",
                 required.transit_version, required.objects
+            )?;
+        }
+        if let Some(deks) = &self.deks {
+            let Tried {
+                proven,
+                failed,
+                untried,
+            } = deks;
+            write!(
+                out,
+                " deksProven={proven} deksFailed={failed} deksUntried={untried}"
             )?;
         }
         if !self.sha256.is_empty() {

@@ -10,7 +10,7 @@ use crate::{
         anchor::Rollback,
         document::{Generation, ProgressProblem, StateHash},
     },
-    transit::{CreatedAt, TransitVersion, VersionProblem},
+    transit::{CreatedAt, Sentences, TransitVersion, VersionProblem},
 };
 
 /// Everything that stands against a rebuild, at least one thing.
@@ -116,20 +116,16 @@ pub enum Refusal {
         /// Of the live key.
         latest: TransitVersion,
     },
-    /// Evidence of another version of the same number.
+    /// Evidence of other versions of the same numbers.
     #[error(
-        "version {version} was created at {recorded} by it, but the live version {version} at \
-         {live}"
+        "it knows other versions than the live ones of the same number: {}",
+        Sentences(.versions)
     )]
     Recreated {
         /// The evidence.
         evidence: String,
-        /// The number.
-        version: TransitVersion,
-        /// In the evidence.
-        recorded: CreatedAt,
-        /// In OpenBao.
-        live: CreatedAt,
+        /// Each of them.
+        versions: Vec<OtherSecond>,
     },
     /// Two pieces of evidence that cannot both be true.
     #[error(
@@ -212,6 +208,18 @@ pub enum Refusal {
     /// The document cannot be made.
     #[error("the state document cannot be made: {0}")]
     Document(ProgressProblem),
+}
+
+/// One number for two versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("version {version} was created at {recorded}, the live one at {live}")]
+pub struct OtherSecond {
+    /// The number.
+    pub version: TransitVersion,
+    /// In the evidence.
+    pub recorded: CreatedAt,
+    /// In OpenBao.
+    pub live: CreatedAt,
 }
 
 /// The plan that was reviewed is not the one that would be carried out.

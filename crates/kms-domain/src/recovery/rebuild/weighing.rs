@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    EtcdEvidence, Evidence, Limitation, Link, Previous, Rebuilt, Refusal, VersionRange,
+    EtcdEvidence, Evidence, Limitation, Link, OtherSecond, Previous, Rebuilt, Refusal,
+    VersionRange,
     witness::{Known, Witness},
 };
 use crate::{
@@ -100,21 +101,22 @@ impl<'e> Weighing<'e> {
         let mut first_known: BTreeMap<TransitVersion, (&str, Known<'_>)> = BTreeMap::new();
         let mut refusals = Vec::new();
         for witness in &self.witnesses {
+            let evidence = || witness.name.to_owned();
+            let latest = profile.latest();
+            let numbers = witness.known.iter().map(|known| known.key.version());
+            if let Some(version) = numbers.max().filter(|version| *version > latest) {
+                refusals.push(Refusal::AboveLatest {
+                    evidence: evidence(),
+                    version,
+                    latest,
+                });
+            }
+            let mut versions = Vec::new();
             for known in &witness.known {
                 let (version, recorded) = (known.key.version(), known.key.created_at());
-                let evidence = witness.name.to_owned();
-                if version > profile.latest() {
-                    refusals.push(Refusal::AboveLatest {
-                        evidence,
-                        version,
-                        latest: profile.latest(),
-                    });
-                    continue;
-                }
                 if let Some(live) = profile.created_at(version) {
                     if live != recorded {
-                        refusals.push(Refusal::Recreated {
-                            evidence,
+                        versions.push(OtherSecond {
                             version,
                             recorded,
                             live,
@@ -126,13 +128,19 @@ impl<'e> Weighing<'e> {
                 let first = first.key.created_at();
                 if first != recorded {
                     refusals.push(Refusal::Contradiction {
-                        evidence,
+                        evidence: evidence(),
                         version,
                         second: recorded,
                         other: (*other).to_owned(),
                         first,
                     });
                 }
+            }
+            if !versions.is_empty() {
+                refusals.push(Refusal::Recreated {
+                    evidence: evidence(),
+                    versions,
+                });
             }
         }
         self.refusals.extend(refusals);
