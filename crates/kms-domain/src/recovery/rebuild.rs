@@ -324,7 +324,6 @@ fn plan_hash(evidence: &Evidence, next: &Document) -> PlanHash {
         next: &'a str,
         document: String,
         checkpoint: String,
-        replace: Option<&'a str>,
         etcd: Vec<(&'a str, Option<NonZeroU64>)>,
         records: Vec<&'a str>,
         peers: Vec<&'a str>,
@@ -342,7 +341,6 @@ fn plan_hash(evidence: &Evidence, next: &Document) -> PlanHash {
         next: next.hash().as_str(),
         document: own.document.mark(|document| document.hash().to_string()),
         checkpoint,
-        replace: evidence.replace.as_ref().map(StateHash::as_str),
         etcd: etcd
             .map(|etcd| (etcd.content.as_str(), etcd.sample))
             .collect(),
