@@ -5,7 +5,9 @@
 //! | Which version of the key is a stored object's `key_id`, and if none, why not? | [`origin`] |
 //! | May a restored pair of backups go into service? | [`pair`] |
 //! | What is noted with every backup set? | [`record`] |
+//! | Which registry did a node have that has lost it? | [`rebuild`] |
 
 pub mod origin;
 pub mod pair;
+pub mod rebuild;
 pub mod record;
