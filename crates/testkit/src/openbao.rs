@@ -4,6 +4,7 @@
 
 use std::{
     error::Error,
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -14,6 +15,7 @@ use openbao_lab::{
     binary::{BaoBinary, TOOLS_PATH, find_bao},
     server::{Audit, Installation, Secrets, Server},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -31,6 +33,10 @@ pub struct StoppedOpenBao {
     secrets: Secrets,
     directory: TempDir,
 }
+
+/// A server that is hung: connections are accepted, and nothing is answered. It goes on when this
+/// is dropped.
+pub struct HungOpenBao(Pid);
 
 /// The server that all tests of this process share, started by the first of them. It cannot be
 /// sealed or stopped; each test takes a [`Tenant`](crate::tenant::Tenant) of its own.
@@ -148,6 +154,29 @@ impl OpenBao {
         checked(self.server.unseal(&self.secrets.unseal_key).await);
     }
 
+    /// Stops the server's process in the middle of whatever it does.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    #[must_use]
+    pub fn hang(&self) -> HungOpenBao {
+        let config = format!("-config={}/server.hcl", self.directory.path().display());
+        let serves = |pid: &Pid| {
+            let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
+            let arguments = fs::read_to_string(path).unwrap_or_default();
+            let mut arguments = arguments.split('\0');
+            // The shell that guards the server has the same arguments after its own.
+            arguments.next() != Some("/bin/sh") && arguments.any(|argument| argument == config)
+        };
+        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            Pid::from_raw(name.to_str()?.parse().ok()?)
+        });
+        let server = processes.into_iter().find(serves).unwrap();
+        kill_process(server, Signal::STOP).unwrap();
+        HungOpenBao(server)
+    }
+
     /// Saves all data of the server into a new file.
     ///
     /// # Panics
@@ -176,6 +205,12 @@ impl OpenBao {
             secrets: self.secrets,
             directory: self.directory,
         }
+    }
+}
+
+impl Drop for HungOpenBao {
+    fn drop(&mut self) {
+        kill_process(self.0, Signal::CONT).ok();
     }
 }
 
