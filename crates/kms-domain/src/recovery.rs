@@ -6,7 +6,9 @@
 //! | May a restored pair of backups go into service? | [`pair`] |
 //! | What is noted with every backup set? | [`record`] |
 //! | Which registry did a node have that has lost it? | [`rebuild`] |
+//! | What was it rebuilt from? | [`journal`] |
 
+pub mod journal;
 pub mod origin;
 pub mod pair;
 pub mod rebuild;

@@ -18,6 +18,7 @@ mod policy;
 mod probe;
 mod progress;
 mod record_backup;
+mod recover_state;
 mod restore_versions;
 mod retire_versions;
 mod review;
@@ -95,6 +96,7 @@ enum Command {
     ScanEtcd(scan_etcd::Options),
     RecordBackup(record_backup::Options),
     VerifyBackup(verify_backup::Options),
+    RecoverState(recover_state::Options),
     Benchmark(benchmark::Options),
     Policy(policy::Options),
     Version(version::Options),
@@ -176,6 +178,7 @@ impl Command {
             Self::Benchmark(options) => options.run(context),
             Self::RecordBackup(options) => options.run(context),
             Self::VerifyBackup(options) => options.run(context),
+            Self::RecoverState(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

@@ -8,6 +8,8 @@ pub mod drift;
 pub mod etcd_live;
 pub mod inventory;
 pub mod pair_report;
+pub mod recover_state;
+pub mod recovery_report;
 pub mod scan;
 pub mod verify_pair;
 

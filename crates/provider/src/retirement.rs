@@ -46,8 +46,8 @@ pub enum RetirementError {
     /// There is no state to change.
     #[error(
         "there is no registry state at {}, so there is no version to retire or restore; nothing \
-         was changed and no data is lost. If this node ever served, restore state and checkpoint \
-         from a backup or from a healthy peer; do not start over with a new key",
+         was changed and no data is lost. If this node ever served, run recover-state; do not \
+         start over with a new key",
         .0.display()
     )]
     NoState(PathBuf),

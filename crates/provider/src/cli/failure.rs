@@ -21,7 +21,7 @@ use crate::{
     recovery::{EtcdError, backup_record::BackupError, etcd_live::LiveError},
     retirement::RetirementError,
     serve::ServeError,
-    state::{StateError, StatePathProblem, disk::DiskError},
+    state::{StateError, StatePathProblem, disk::DiskError, rebuild::RebuildError},
 };
 
 const OWN_USER: &str = "run as the provider's user, such as with sudo -u openbao-kms";
@@ -56,6 +56,9 @@ pub(super) enum Failure {
     /// There is nothing to note of a backup set.
     #[error(transparent)]
     Backup(Box<BackupError>),
+    /// The rebuilt state is not in place.
+    #[error(transparent)]
+    Rebuild(Box<RebuildError>),
     /// The backup record could not be written.
     #[error("the backup record was not written")]
     RecordFile(#[source] DiskError),
@@ -147,6 +150,12 @@ impl From<RetirementError> for Failure {
     }
 }
 
+impl From<RebuildError> for Failure {
+    fn from(error: RebuildError) -> Self {
+        Self::Rebuild(Box::new(error))
+    }
+}
+
 impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         match error {
@@ -185,9 +194,11 @@ impl Failure {
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } => Exit::Usage,
-            Self::State(_) | Self::Retirement(_) | Self::Benchmark(_) | Self::LabProbe(_) => {
-                Exit::CheckFailed
-            }
+            Self::State(_)
+            | Self::Retirement(_)
+            | Self::Rebuild(_)
+            | Self::Benchmark(_)
+            | Self::LabProbe(_) => Exit::CheckFailed,
             Self::Backup(error) => match &**error {
                 BackupError::Connection(_)
                 | BackupError::Metadata(_)
@@ -276,6 +287,7 @@ impl Failure {
             },
             Self::UnsupportedAuth(_)
             | Self::OtherConfiguration(_)
+            | Self::Rebuild(_)
             | Self::NotHardened(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)

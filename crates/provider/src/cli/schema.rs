@@ -12,7 +12,7 @@ use super::{
 use crate::{
     benchmark::Benchmark,
     build_info::BuildInfo,
-    recovery::{pair_report::PairReport, scan::Scan},
+    recovery::{pair_report::PairReport, recovery_report::RecoveryReport, scan::Scan},
     report::Report,
     rotation_report::RotationReport,
     telemetry::health,
@@ -21,7 +21,7 @@ use crate::{
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 15] = [
+const SCHEMAS: [Published; 16] = [
     ("benchmark", of::<Benchmark>),
     // `verify-key`, `probe` and every other report of checks.
     ("checks", of::<Report>),
@@ -32,6 +32,7 @@ const SCHEMAS: [Published; 15] = [
     ("inspect-state", of::<inspect_state::Inspection>),
     ("key-id", of::<key_id::Derived>),
     ("record-backup", of::<record_backup::Summary>),
+    ("recover-state", of::<RecoveryReport>),
     ("scan-etcd", of::<Scan>),
     ("verify-backup", of::<PairReport>),
     // The body of /ready.

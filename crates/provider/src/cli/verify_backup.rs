@@ -69,6 +69,7 @@ impl Options {
             prefix: self.etcd.prefix(),
             evidence,
             depth,
+            sample: None,
             names: self.show_names,
         };
         let verified = {

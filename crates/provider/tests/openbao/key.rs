@@ -112,7 +112,7 @@ async fn a_key_that_was_rotated_before_the_first_start_needs_its_state_restored(
     let node = Node::new(TIMING).await;
     node.rotate().await;
     let refused = node.refused().await;
-    refused.assert_refused(5, &["rotated to version 2", "Restore the pair"]);
+    refused.assert_refused(5, &["rotated to version 2", "Run recover-state"]);
     assert!(!node.state_file().exists());
     assert!(!node.checkpoint().exists());
 }

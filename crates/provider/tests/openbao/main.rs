@@ -28,6 +28,7 @@ mod outage;
 mod pair;
 mod process;
 mod provider;
+mod recover;
 mod relay;
 mod requests;
 mod rollback;
