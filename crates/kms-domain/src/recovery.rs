@@ -3,9 +3,11 @@
 //! | Question | Module |
 //! |---|---|
 //! | Which version of the key is a stored object's `key_id`, and if none, why not? | [`origin`] |
+//! | What do objects still need: may a version retire, is a rotation over? | [`evidence`] |
 //! | May a restored pair of backups go into service? | [`pair`] |
 //! | What is noted with every backup set? | [`record`] |
 
+pub mod evidence;
 pub mod origin;
 pub mod pair;
 pub mod record;
