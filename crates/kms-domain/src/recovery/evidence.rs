@@ -74,7 +74,7 @@ pub enum Rewriting {
     /// No object needs an older version.
     Finished,
     /// There is nothing of this provider, which may be another cluster's etcd.
-    NoObjects,
+    Inconclusive,
     /// There are objects of which nobody can tell what they need.
     Unaccounted,
     /// Objects need an older version.
@@ -226,7 +226,7 @@ pub fn judge_rewriting(
     } else if source.unknown_objects() > 0 {
         Rewriting::Unaccounted
     } else if source.objects() == 0 {
-        Rewriting::NoObjects
+        Rewriting::Inconclusive
     } else {
         Rewriting::Finished
     }
@@ -251,7 +251,7 @@ impl Rewriting {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Finished => "finished",
-            Self::NoObjects => "no-objects",
+            Self::Inconclusive => "inconclusive",
             Self::Unaccounted => "unaccounted",
             Self::Unfinished => "unfinished",
             Self::NotPromoted => "not-promoted",
@@ -437,7 +437,7 @@ mod tests {
             Rewriting::Unfinished
         );
         assert_eq!(judged(3, &[done()], usage(1, 0)), Rewriting::Unaccounted);
-        assert_eq!(judged(3, &[], none()), Rewriting::NoObjects);
+        assert_eq!(judged(3, &[], none()), Rewriting::Inconclusive);
         assert_eq!(judged(4, &[done()], none()), Rewriting::NotPromoted);
     }
 
