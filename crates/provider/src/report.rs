@@ -350,7 +350,11 @@ impl Check {
         }
     }
 
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+    /// Writes its lines, for results that are no [`Report`].
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         write!(
             out,
             "[{}] {}: {}",

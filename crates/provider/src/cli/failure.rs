@@ -194,11 +194,13 @@ impl Failure {
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } => Exit::Usage,
-            Self::State(_)
-            | Self::Retirement(_)
-            | Self::Rebuild(_)
-            | Self::Benchmark(_)
-            | Self::LabProbe(_) => Exit::CheckFailed,
+            Self::Retirement(error) => match &**error {
+                RetirementError::Evidence(_) => Exit::Runtime,
+                _ => Exit::CheckFailed,
+            },
+            Self::State(_) | Self::Rebuild(_) | Self::Benchmark(_) | Self::LabProbe(_) => {
+                Exit::CheckFailed
+            }
             Self::Backup(error) => match &**error {
                 BackupError::Connection(_)
                 | BackupError::Metadata(_)

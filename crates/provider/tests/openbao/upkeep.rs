@@ -1,6 +1,7 @@
 //! The commands for the upkeep of a key: those that look at the key and at the state of a node, and
 //! the two that retire and restore versions, as a person or a script sees them.
 
+mod evidence;
 mod retirement;
 mod rotation;
 mod verify_key;
