@@ -434,6 +434,23 @@ impl Server {
         self.endpoint.clone()
     }
 
+    /// The version of the program.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub async fn version(&self) -> Result<String, ServerError> {
+        #[derive(Deserialize)]
+        struct Health {
+            version: String,
+        }
+        const PATH: &str = "sys/health";
+        let health = self.anonymous()?.read(PATH).await?;
+        let health: Health = health
+            .json()
+            .map_err(|_| ServerError::Answer { path: PATH })?;
+        Ok(health.version)
+    }
+
     /// The CA that signed the server's certificate, as a PEM file that everybody may read.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {

@@ -8,6 +8,7 @@ mod completion;
 mod config;
 mod dev;
 mod doctor;
+mod drill;
 mod etcd_source;
 pub mod exit;
 mod failure;
@@ -95,6 +96,7 @@ enum Command {
     ScanEtcd(scan_etcd::Options),
     RecordBackup(record_backup::Options),
     VerifyBackup(verify_backup::Options),
+    Drill(drill::Options),
     Benchmark(benchmark::Options),
     Policy(policy::Options),
     Version(version::Options),
@@ -176,6 +178,7 @@ impl Command {
             Self::Benchmark(options) => options.run(context),
             Self::RecordBackup(options) => options.run(context),
             Self::VerifyBackup(options) => options.run(context),
+            Self::Drill(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

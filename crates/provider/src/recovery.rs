@@ -10,6 +10,7 @@ pub mod inventory;
 pub mod pair_report;
 pub mod scan;
 pub mod verify_pair;
+pub mod witness;
 
 use std::{
     fs::File,

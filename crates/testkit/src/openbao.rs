@@ -17,6 +17,8 @@ use openbao_lab::{
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+use crate::files;
+
 /// A running, unsealed OpenBao of its own.
 pub struct OpenBao {
     // The server goes first, so that its directory is quiet when it is removed.
@@ -146,6 +148,15 @@ impl OpenBao {
     /// When it refuses.
     pub async fn unseal(&mut self) {
         checked(self.server.unseal(&self.secrets.unseal_key).await);
+    }
+
+    /// Writes the one unseal key into a new file that only this user can read.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_unseal_key(&self, file: &Path) {
+        let key = self.secrets.unseal_key.expose();
+        files::replace(file, key.as_bytes(), 0o600);
     }
 
     /// Saves all data of the server into a new file.

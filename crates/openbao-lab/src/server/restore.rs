@@ -8,10 +8,17 @@
 //!
 //! The states are types, in their order: [`Installation`], [`TakenOver`], [`Silenced`], [`Copy`].
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use openbao_client::{failure::FailureClass, token::Token};
+use openbao_client::{
+    failure::FailureClass,
+    login::Grant,
+    token::{Lease, Token},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -160,6 +167,56 @@ impl Silenced {
         }
         let root_token = quorum(&server.anonymous()?, "sys/generate-root", shares).await?;
         Ok(Copy { server, root_token })
+    }
+}
+
+impl Copy {
+    /// Makes a token for the inspection of the copy, with a lease of `life`.
+    ///
+    /// # Errors
+    /// When OpenBao refuses.
+    pub async fn grant(&self, life: Duration) -> Result<Grant, RestoreError> {
+        #[derive(Deserialize)]
+        struct Created<'a> {
+            #[serde(borrow)]
+            auth: Auth<'a>,
+        }
+        #[derive(Deserialize)]
+        struct Auth<'a> {
+            client_token: &'a str,
+            lease_duration: u64,
+            renewable: bool,
+        }
+        const PATH: &str = "auth/token/create";
+        let wanted = json!({"policies": ["root"], "ttl": format!("{}s", life.as_secs())});
+        let admin = self.server.admin(&self.root_token)?;
+        let answer = admin.write(PATH, &wanted).await?;
+        let unusable = || RestoreError::Answer {
+            path: PATH.to_owned(),
+        };
+        let Created { auth } = answer.json().map_err(|_| unusable())?;
+        let text = Zeroizing::new(auth.client_token.to_owned());
+        Ok(Grant {
+            token: Token::new(text).map_err(|_| unusable())?,
+            lease: Lease {
+                duration: Duration::from_secs(auth.lease_duration),
+                renewable: auth.renewable,
+            },
+            // Nothing bought it that could expire.
+            credential_expires: SystemTime::UNIX_EPOCH,
+        })
+    }
+
+    /// Revokes the root token, and with it those that it made, and stops the copy.
+    ///
+    /// # Errors
+    /// When OpenBao refuses, or the operating system.
+    pub async fn close(self) -> Result<(), RestoreError> {
+        let Self { server, root_token } = self;
+        let admin = server.admin(&root_token)?;
+        admin.write("auth/token/revoke-self", &json!({})).await?;
+        server.stop().await?;
+        Ok(())
     }
 }
 
