@@ -8,6 +8,7 @@ mod completion;
 mod config;
 mod dev;
 mod doctor;
+mod drill;
 mod etcd_source;
 pub mod exit;
 mod failure;
@@ -97,6 +98,7 @@ enum Command {
     RecordBackup(record_backup::Options),
     VerifyBackup(verify_backup::Options),
     RecoverState(recover_state::Options),
+    Drill(drill::Options),
     Benchmark(benchmark::Options),
     Policy(policy::Options),
     Version(version::Options),
@@ -179,6 +181,7 @@ impl Command {
             Self::RecordBackup(options) => options.run(context),
             Self::VerifyBackup(options) => options.run(context),
             Self::RecoverState(options) => options.run(context),
+            Self::Drill(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

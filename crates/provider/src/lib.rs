@@ -9,6 +9,7 @@ pub mod config;
 pub mod connection;
 pub mod dev;
 pub mod diagnose;
+pub mod drill;
 pub mod hardening;
 pub mod kms;
 pub mod lifecycle;

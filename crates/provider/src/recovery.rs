@@ -15,6 +15,7 @@ pub mod recovery_report;
 pub mod retirement_report;
 pub mod scan;
 pub mod verify_pair;
+pub mod witness;
 
 use std::{
     fs::File,

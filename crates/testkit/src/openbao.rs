@@ -19,6 +19,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+use crate::files;
+
 /// A running, unsealed OpenBao of its own.
 pub struct OpenBao {
     // The server goes first, so that its directory is quiet when it is removed.
@@ -175,6 +177,15 @@ impl OpenBao {
         let server = processes.into_iter().find(serves).unwrap();
         kill_process(server, Signal::STOP).unwrap();
         HungOpenBao(server)
+    }
+
+    /// Writes the one unseal key into a new file that only this user can read.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_unseal_key(&self, file: &Path) {
+        let key = self.secrets.unseal_key.expose();
+        files::replace(file, key.as_bytes(), 0o600);
     }
 
     /// Saves all data of the server into a new file.

@@ -47,6 +47,7 @@ fn name(result: &Value) -> Option<&'static str> {
         Some("recover-state") => "recover-state",
         Some("scan-etcd") => "scan-etcd",
         Some("verify-backup") => "verify-backup",
+        Some("drill") => "drill",
         Some("inspect-state") => "inspect-state",
         Some("rotation-plan" | "verify-rotation") => "rotation",
         Some("dev") if has("bao") => "dev-once",

@@ -62,6 +62,12 @@ pub(super) enum Failure {
     /// The backup record could not be written.
     #[error("the backup record was not written")]
     RecordFile(#[source] DiskError),
+    /// The report of a drill could not be written.
+    #[error("the report of the drill was not written")]
+    DrillReportFile(#[source] DiskError),
+    /// The metrics of a drill could not be written.
+    #[error("the metrics of the drill were not written, so that its alert may fire")]
+    DrillMetricsFile(#[source] DiskError),
     /// The backup record cannot be read.
     #[error("cannot read the backup record {}", path.display())]
     RecordUnreadable {
@@ -212,6 +218,8 @@ impl Failure {
             Self::RecordInvalid { .. } => Exit::CheckFailed,
             Self::Output(_)
             | Self::RecordFile(_)
+            | Self::DrillReportFile(_)
+            | Self::DrillMetricsFile(_)
             | Self::Runtime(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
@@ -280,6 +288,9 @@ impl Failure {
             Self::RecordFile(DiskError::Exists { .. }) => {
                 Some("name another file; records are never overwritten")
             }
+            Self::DrillReportFile(DiskError::Exists { .. }) => {
+                Some("name another file, or a directory, in which each drill makes one of its own")
+            }
             Self::RecordInvalid { .. } => Some(
                 "take the copy of another backup medium, or verify without --record; do not edit it",
             ),
@@ -297,6 +308,8 @@ impl Failure {
             | Self::Runtime(_)
             | Self::Output(_)
             | Self::RecordFile(_)
+            | Self::DrillReportFile(_)
+            | Self::DrillMetricsFile(_)
             | Self::RecordUnreadable { .. }
             | Self::StateFile { .. }
             | Self::Etcd(_)

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     benchmark::Benchmark,
     build_info::BuildInfo,
+    drill::report::DrillReport,
     recovery::{pair_report::PairReport, recovery_report::RecoveryReport, scan::Scan},
     report::Report,
     rotation_report::RotationReport,
@@ -21,7 +22,7 @@ use crate::{
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 16] = [
+const SCHEMAS: [Published; 17] = [
     ("benchmark", of::<Benchmark>),
     // `verify-key`, `probe` and every other report of checks.
     ("checks", of::<Report>),
@@ -29,6 +30,7 @@ const SCHEMAS: [Published; 16] = [
     ("config-invalid", of::<config::Invalid<'_>>),
     ("dev-once", of::<dev::Summary<'_>>),
     ("dev", of::<dev::Made<'_>>),
+    ("drill", of::<DrillReport>),
     ("inspect-state", of::<inspect_state::Inspection>),
     ("key-id", of::<key_id::Derived>),
     ("record-backup", of::<record_backup::Summary>),

@@ -16,6 +16,7 @@ mod correlation;
 mod crash;
 mod discovery;
 mod doctor;
+mod drill;
 mod hardening;
 mod key;
 mod lanes;
