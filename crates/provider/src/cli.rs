@@ -25,6 +25,7 @@ mod rotation_plan;
 mod scan_etcd;
 mod schema;
 mod serve;
+mod triage;
 mod verify_backup;
 mod verify_key;
 mod verify_rotation;
@@ -82,6 +83,7 @@ struct GlobalFlags {
 enum Command {
     Serve(serve::Options),
     Doctor(doctor::Options),
+    Triage(triage::Options),
     Probe(probe::Options),
     Dev(dev::Options),
     Config(config::Options),
@@ -162,6 +164,7 @@ impl Command {
         match self {
             Self::Serve(options) => options.run(context),
             Self::Doctor(options) => options.run(context),
+            Self::Triage(options) => options.run(context),
             Self::Probe(options) => options.run(context),
             Self::Dev(options) => options.run(context),
             Self::Config(options) => options.run(context),

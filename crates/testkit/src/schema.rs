@@ -44,6 +44,7 @@ fn name(result: &Value) -> Option<&'static str> {
     Some(match result["command"].as_str() {
         Some("benchmark") => "benchmark",
         Some("record-backup") => "record-backup",
+        Some("triage") => "triage",
         Some("scan-etcd") => "scan-etcd",
         Some("verify-backup") => "verify-backup",
         Some("inspect-state") => "inspect-state",

@@ -16,12 +16,13 @@ use crate::{
     report::Report,
     rotation_report::RotationReport,
     telemetry::health,
+    triage::report::TriageReport,
 };
 
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 15] = [
+const SCHEMAS: [Published; 16] = [
     ("benchmark", of::<Benchmark>),
     // `verify-key`, `probe` and every other report of checks.
     ("checks", of::<Report>),
@@ -40,6 +41,7 @@ const SCHEMAS: [Published; 15] = [
     ("retirement", of::<review::PlanReport>),
     // `rotation-plan` and `verify-rotation`.
     ("rotation", of::<RotationReport>),
+    ("triage", of::<TriageReport>),
     ("version", of::<BuildInfo>),
 ];
 

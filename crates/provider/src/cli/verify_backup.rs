@@ -116,7 +116,7 @@ impl Options {
     }
 }
 
-fn read_record(path: &Path) -> Result<BackupRecord, Failure> {
+pub(super) fn read_record(path: &Path) -> Result<BackupRecord, Failure> {
     let read = || {
         let mut bytes = Vec::new();
         let most = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX);

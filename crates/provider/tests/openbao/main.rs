@@ -36,4 +36,5 @@ mod saving;
 mod scan_etcd;
 mod secrets;
 mod serving;
+mod triage;
 mod upkeep;
