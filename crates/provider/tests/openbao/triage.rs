@@ -2,5 +2,7 @@
 //! data, what to do and what not to do; and that it changed nothing.
 
 mod case;
+mod evidence;
+mod key;
 mod node;
 mod openbao;
