@@ -95,13 +95,15 @@ fn limitations(verdict: Verdict, facts: &Facts) -> Vec<&'static str> {
         verdict != Verdict::Healthy,
         "Only the first thing that is broken is named; nothing is known of what comes after it.",
     );
+    // Before the key was looked at, the first says it all.
+    let key_seen = facts.usable_key().is_some();
     add(
-        facts.etcd.is_empty(),
+        key_seen && facts.etcd.is_empty(),
         "No etcd data was tried, so nothing shows that the key decrypts all that is stored. Give \
          --etcd-snapshot or --endpoints.",
     );
     add(
-        facts.etcd.is_empty() && facts.record.is_none() && facts.registry().is_none(),
+        key_seen && facts.etcd.is_empty() && facts.record.is_none() && facts.registry().is_none(),
         "With neither state nor record nor etcd data nothing shows that this key is the one that \
          data was encrypted with.",
     );

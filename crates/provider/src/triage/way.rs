@@ -330,3 +330,28 @@ fn of_state(facts: &Facts, check: &Check) -> Verdict {
         _ => Verdict::NodeMisconfigured,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_check_is_on_the_page_in_its_order_and_asked_once() {
+        let page = include_str!("../../../../docs/operate/triage.md");
+        let (_, order) = page.split_once("\n## The order\n").unwrap();
+        let (order, _) = order.split_once("\n## ").unwrap();
+        let steps = WAY.iter().flat_map(|(_, steps)| steps.iter());
+        let ids: Vec<_> = FIRST.iter().chain(steps).map(|it| it.question.id).collect();
+        let told: Vec<_> = order
+            .lines()
+            .filter_map(|line| line.trim_end_matches(" |").rsplit_once(" | "))
+            .flat_map(|(_, checks)| checks.split(", "))
+            .filter_map(|check| check.strip_prefix('`')?.strip_suffix('`'))
+            .collect();
+        assert_eq!(told, ids);
+        let once: BTreeSet<_> = ids.iter().collect();
+        assert_eq!(once.len(), ids.len());
+    }
+}

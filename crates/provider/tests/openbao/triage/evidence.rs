@@ -175,6 +175,9 @@ async fn evidence_of_something_else_establishes_nothing() {
         5,
         "etcd.decrypt",
     );
+    let ca = empty.file("ca.crt").display().to_string();
+    let closed = ["--endpoints", "https://127.0.0.1:1", "--cacert", &ca];
+    triage(&node, &closed, "evidence_unusable").means("unknown", 5, "etcd.decrypt");
     let missing = node.run(&["triage", "--etcd-snapshot", "/nonexistent"]);
     missing.assert_refused(5, &["cannot open the etcd snapshot"]);
 }

@@ -126,6 +126,44 @@ async fn a_user_that_may_not_look_is_told_so() {
     set_mode(&config, 0o640);
 }
 
+/// As on a real node, where the state belongs to the provider's user and evidence to root.
+#[tokio::test]
+async fn root_and_the_provider_s_user_see_the_same() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let (mut node, _) = stopped_at(1).await;
+    node.config["server"]["socketGroup"] = json!("65534");
+    let config = node.write_config();
+    let directory = config.parent().unwrap();
+    for owned in [directory, node.tenant.path(), node.sockets.path()] {
+        let mut chown = Command::new("chown");
+        let done = chown.args(["-R", "65534:65534"]).arg(owned).status();
+        assert!(done.unwrap().success());
+    }
+    let run = |user: u32, options: &[&str]| -> Finished {
+        let mut triage = program();
+        node.sockets.set_environment(&mut triage);
+        triage
+            .args(["triage", "--config"])
+            .arg(&config)
+            .args(options);
+        triage.uid(user).gid(user).output().unwrap().into()
+    };
+    for user in [0, 65534] {
+        let json = run(user, &["--output", "json"]);
+        let found = said(&run(user, &[]), &json, "not_running");
+        assert_eq!(found.status("process.identity"), "pass", "{}", found.text);
+        assert_eq!(found.status("kms.status_encrypt"), "pass");
+    }
+    // What only root may open is opened before root becomes the provider's user.
+    let evidence = tempfile::NamedTempFile::new().unwrap();
+    let options = ["--etcd-snapshot", evidence.path().to_str().unwrap()];
+    let json = run(0, &[&options[..], &["--output", "json"]].concat());
+    said(&run(0, &options), &json, "evidence_unusable").means("unknown", 5, "etcd.decrypt");
+    run(65534, &options).assert_refused(5, &["cannot open the etcd snapshot"]);
+}
+
 #[tokio::test]
 async fn a_file_that_others_may_write_is_mended() {
     let (node, _) = stopped_at(1).await;
