@@ -3,7 +3,11 @@
 use std::{borrow::Cow, path::Path};
 
 use super::{evidence::lowest_hidden, verdict::Verdict};
-use crate::{config::Config, diagnose::facts::Facts, report::Check};
+use crate::{
+    config::Config,
+    diagnose::{bao, facts::Facts},
+    report::Check,
+};
 
 /// Whom the advice is for.
 pub struct Case<'a> {
@@ -150,7 +154,6 @@ fn with_config(verdict: Verdict, case: &Case<'_>, config: &Config) -> Vec<String
          healthy peer's"
     );
     let own = || case.remedy().into_iter();
-    let bao = Bao(config);
     match verdict {
         Verdict::Healthy => vec![
             format!(
@@ -192,11 +195,11 @@ fn with_config(verdict: Verdict, case: &Case<'_>, config: &Config) -> Vec<String
                 .collect()
         }
         Verdict::OpenbaoUnreachable => own()
-            .chain([bao.command("status")])
+            .chain([of_server(config, "status")])
             .collect(),
         Verdict::OpenbaoSealed => vec![format!(
             "run `{}` until the threshold is reached, or mend its auto-unseal",
-            bao.command("operator unseal")
+            of_server(config, "operator unseal")
         )],
         Verdict::OpenbaoUntrusted => own()
             .chain([format!(
@@ -205,8 +208,9 @@ fn with_config(verdict: Verdict, case: &Case<'_>, config: &Config) -> Vec<String
             )])
             .collect(),
         Verdict::PolicyInsufficient => vec![format!(
-            "write the policy of the role anew, as an administrator: {} | bao policy write NAME -",
-            case.program("policy openbao")
+            "write the policy of the role anew, as an administrator: {} | {} NAME -",
+            case.program("policy openbao"),
+            bao(config, "policy write")
         )],
         Verdict::KeyLost => vec![
             format!(
@@ -236,8 +240,8 @@ fn with_config(verdict: Verdict, case: &Case<'_>, config: &Config) -> Vec<String
         ],
         Verdict::VersionsHidden => {
             let lowest = lowest_hidden(case.facts).map_or(1, |version| version.get());
-            let config = format!("config min_decryption_version={lowest}");
-            vec![format!("lower the limit: {}", bao.write(&config))]
+            let limit = format!("min_decryption_version={lowest}");
+            vec![format!("lower the limit: {}", configure(config, &limit))]
         }
         Verdict::ObjectsDamaged => vec![
             format!(
@@ -308,29 +312,25 @@ fn ready(config: &Config) -> Option<String> {
     Some(format!("see its reasons: curl http://{host}:{port}/ready"))
 }
 
-/// The command line of OpenBao, for an administrator of this server.
-struct Bao<'a>(&'a Config);
+/// A command for an administrator about the server itself, which no namespace knows.
+fn of_server(config: &Config, command: &str) -> String {
+    let openbao = &config.openbao;
+    format!(
+        "bao {command} -address={} -ca-cert={}",
+        openbao.address,
+        shell(&openbao.ca_cert_file)
+    )
+}
 
-impl Bao<'_> {
-    fn command(&self, command: &str) -> String {
-        let openbao = &self.0.openbao;
-        format!(
-            "bao {command} -address={} -ca-cert={}",
-            openbao.address,
-            shell(&openbao.ca_cert_file)
-        )
-    }
-
-    /// Changes the key.
-    fn write(&self, what: &str) -> String {
-        let key = &self.0.key;
-        let namespace = self.0.scope.openbao_namespace.as_ref();
-        let namespace = namespace.map_or_else(String::new, |it| format!(" -namespace={it}"));
-        format!(
-            "bao write{namespace} {}/keys/{}/{what}",
-            key.mount_path, key.key_name
-        )
-    }
+/// A change of the key's settings.
+fn configure(config: &Config, settings: &str) -> String {
+    let key = &config.key;
+    format!(
+        "{} {}/keys/{}/config {settings}",
+        bao(config, "write"),
+        key.mount_path,
+        key.key_name
+    )
 }
 
 /// As one word of a shell.

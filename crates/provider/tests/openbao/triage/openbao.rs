@@ -15,7 +15,6 @@ use crate::{
     doctor::openbao::Scripted,
     node::{Node, QUIET},
     provider::SOON,
-    relay::{Line, Relay},
 };
 
 #[tokio::test]
@@ -48,14 +47,15 @@ async fn an_openbao_that_is_sealed_or_stopped_has_lost_nothing() {
 
 #[tokio::test]
 async fn an_openbao_that_hangs_is_unreachable_after_its_timeout() {
-    let mut node = Node::new(QUIET).await;
-    let relay = Relay::to(&shared_openbao().await.endpoint()).await;
-    node.config["openbao"]["address"] = json!(relay.address);
+    let server = OpenBao::start().await;
+    let mut node = Node::on(&server, QUIET).await;
     node.config["openbao"]["timeout"] = json!("1s");
-    relay.set(Line::Held);
+    let hung = server.hang();
     triage(&node, &[], "openbao_unreachable")
         .means("none_lost", 4, "openbao.reachable")
         .found("no answer in time");
+    drop(hung);
+    triage(&node, &[], "not_running");
 }
 
 #[tokio::test]
@@ -121,7 +121,10 @@ async fn a_role_that_refuses_the_jwt_is_corrected_and_nobody_gets_a_root_token()
         .next("bound_audiences")
         .warns_first("root token");
     node.config["auth"]["jwt"]["mountPath"] = json!("auth/nothing");
-    triage(&node, &[], "login_refused").means("none_lost", 4, "openbao.auth");
+    node.config["openbao"]["namespace"] = json!("team-a");
+    triage(&node, &[], "login_refused")
+        .means("none_lost", 4, "openbao.auth")
+        .next("`bao read -namespace=team-a auth/nothing/role/");
 }
 
 #[tokio::test]
