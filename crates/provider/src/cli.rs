@@ -27,6 +27,7 @@ mod rotation_plan;
 mod scan_etcd;
 mod schema;
 mod serve;
+mod triage;
 mod verify_backup;
 mod verify_key;
 mod verify_rotation;
@@ -84,6 +85,7 @@ struct GlobalFlags {
 enum Command {
     Serve(serve::Options),
     Doctor(doctor::Options),
+    Triage(triage::Options),
     Probe(probe::Options),
     Dev(dev::Options),
     Config(config::Options),
@@ -166,6 +168,7 @@ impl Command {
         match self {
             Self::Serve(options) => options.run(context),
             Self::Doctor(options) => options.run(context),
+            Self::Triage(options) => options.run(context),
             Self::Probe(options) => options.run(context),
             Self::Dev(options) => options.run(context),
             Self::Config(options) => options.run(context),

@@ -23,5 +23,6 @@ pub mod rotation_report;
 pub mod serve;
 pub mod state;
 pub mod telemetry;
+pub mod triage;
 pub mod view;
 pub mod watcher;

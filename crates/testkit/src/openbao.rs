@@ -40,6 +40,13 @@ pub struct StoppedOpenBao {
 /// is dropped.
 pub struct HungOpenBao(Pid);
 
+/// A server that has no storage yet.
+pub struct UninitializedOpenBao {
+    // As above.
+    server: Server,
+    _directory: TempDir,
+}
+
 /// The server that all tests of this process share, started by the first of them. It cannot be
 /// sealed or stopped; each test takes a [`Tenant`](crate::tenant::Tenant) of its own.
 ///
@@ -95,6 +102,19 @@ impl OpenBao {
     /// When there is no OpenBao program, with the command that installs it, or it does not start.
     pub async fn start() -> Self {
         Self::start_in(TempDir::new().unwrap()).await
+    }
+
+    /// Starts a private server without storage: it was never initialized.
+    ///
+    /// # Panics
+    /// When there is no OpenBao program, with the command that installs it, or it does not start.
+    pub async fn start_uninitialized() -> UninitializedOpenBao {
+        let directory = TempDir::new().unwrap();
+        let installation = Installation::prepare(binary(), directory.path(), Audit::Off);
+        UninitializedOpenBao {
+            server: checked(checked(installation).start().await),
+            _directory: directory,
+        }
     }
 
     async fn start_in(directory: TempDir) -> Self {
@@ -225,6 +245,20 @@ impl Drop for HungOpenBao {
     }
 }
 
+impl UninitializedOpenBao {
+    /// How a client reaches the server.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        self.server.endpoint()
+    }
+
+    /// The PEM file with the server's CA.
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        self.server.ca_file()
+    }
+}
+
 impl StoppedOpenBao {
     /// Starts the server again, with the same data, address and CA, but sealed.
     ///
@@ -236,6 +270,29 @@ impl StoppedOpenBao {
             secrets: self.secrets,
             directory: self.directory,
         }
+    }
+
+    /// As [`Self::start_sealed`], then unseals it as one of two servers of a cluster, the other of
+    /// which is gone: it stays a standby.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_without_majority(self) -> OpenBao {
+        // By its own way to change a cluster that has lost servers.
+        let peer = |id: &str, port: u16| {
+            let address = format!("127.0.0.1:{port}");
+            serde_json::json!({"id": id, "address": address, "non_voter": false})
+        };
+        let port = self.installation.cluster_port().unwrap_or_default();
+        let peers = serde_json::json!([peer("lab", port), peer("gone", 1)]);
+        let file = self.directory.path().join("raft/raft/peers.json");
+        files::replace(&file, peers.to_string().as_bytes(), 0o600);
+        let server = self.start_sealed().await;
+        let key = server.secrets.unseal_key.expose();
+        let admin = checked(Admin::new(server.endpoint(), None));
+        let unseal = serde_json::json!({"key": key});
+        let _answer = checked(admin.write("sys/unseal", &unseal).await);
+        server
     }
 
     /// As [`Self::start_sealed`], then unseals it.

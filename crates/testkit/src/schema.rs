@@ -45,6 +45,7 @@ fn name(result: &Value) -> Option<&'static str> {
         Some("benchmark") => "benchmark",
         Some("record-backup") => "record-backup",
         Some("recover-state") => "recover-state",
+        Some("triage") => "triage",
         Some("scan-etcd") => "scan-etcd",
         Some("verify-backup") => "verify-backup",
         Some("drill") => "drill",

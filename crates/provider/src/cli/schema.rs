@@ -17,12 +17,13 @@ use crate::{
     report::Report,
     rotation_report::RotationReport,
     telemetry::health,
+    triage::report::TriageReport,
 };
 
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 17] = [
+const SCHEMAS: [Published; 18] = [
     ("benchmark", of::<Benchmark>),
     // `verify-key`, `probe` and every other report of checks.
     ("checks", of::<Report>),
@@ -43,6 +44,7 @@ const SCHEMAS: [Published; 17] = [
     ("retirement", of::<review::PlanReport>),
     // `rotation-plan` and `verify-rotation`.
     ("rotation", of::<RotationReport>),
+    ("triage", of::<TriageReport>),
     ("version", of::<BuildInfo>),
 ];
 

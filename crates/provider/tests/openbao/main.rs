@@ -38,4 +38,5 @@ mod saving;
 mod scan_etcd;
 mod secrets;
 mod serving;
+mod triage;
 mod upkeep;
