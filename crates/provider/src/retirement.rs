@@ -6,7 +6,6 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use etcd_snapshot::file::OnProgress;
 use kms_domain::{
     recovery::{
         evidence::{Retirement, judge_retirement},
@@ -24,7 +23,7 @@ use crate::{
     config::Config,
     connection::{self, ConnectionError},
     recovery::{
-        evidence::{EvidenceSources, EvidenceUnread},
+        evidence::{Asked, EvidenceUnread},
         evidence_report::states,
         retirement_report::Findings,
     },
@@ -44,15 +43,6 @@ pub enum Wanted {
         /// Exactly these.
         versions: Vec<TransitVersion>,
     },
-}
-
-/// What is to be read about the objects, and who watches it.
-#[derive(Clone, Copy)]
-pub struct Evidence<'a> {
-    /// All of it.
-    pub sources: &'a EvidenceSources,
-    /// How the reading comes on.
-    pub on_progress: OnProgress<'a>,
 }
 
 /// What came of it.
@@ -122,7 +112,7 @@ const UNREAD: &str = "the key's metadata could not be read from OpenBao, so it i
 pub fn plan(
     config: &Config,
     wanted: &Wanted,
-    evidence: Option<Evidence<'_>>,
+    evidence: Option<Asked<'_>>,
 ) -> Result<Outcome, RetirementError> {
     let document = document(config, config.state().load()?)?;
     plan_for(config, &document, wanted, evidence)
@@ -141,7 +131,7 @@ pub fn apply(
     config: &Config,
     wanted: &Wanted,
     reviewed: &StateHash,
-    evidence: Option<Evidence<'_>>,
+    evidence: Option<Asked<'_>>,
 ) -> Result<Outcome, RetirementError> {
     let locked = config.state().lock()?;
     let document = document(config, locked.load()?)?;
@@ -183,7 +173,7 @@ fn plan_for(
     config: &Config,
     document: &Document,
     wanted: &Wanted,
-    evidence: Option<Evidence<'_>>,
+    evidence: Option<Asked<'_>>,
 ) -> Result<Outcome, RetirementError> {
     let metadata = connection::ask(config, async |openbao| openbao.key_metadata().await)??;
     let profile = KeyProfile::check(&metadata, &config.key.key_name)?;
@@ -206,7 +196,7 @@ fn find(
     document: &Document,
     plan: &Plan,
     profile: KeyProfile,
-    evidence: Evidence<'_>,
+    evidence: Asked<'_>,
 ) -> Result<Findings, EvidenceUnread> {
     let registry = document.registry();
     let records = registry.records().iter();
@@ -215,7 +205,7 @@ fn find(
         LiveKey::Listed(profile),
         records.map(|record| Arc::clone(&record.key)),
     );
-    let sources = evidence.sources.read(&lineage, evidence.on_progress)?;
+    let sources = evidence.read(&lineage)?;
     let removed: Vec<_> = plan.removed().iter().map(|key| key.version()).collect();
     Ok(Findings {
         verdict: judge_retirement(&removed, sources.iter().map(|source| &source.evidence)),

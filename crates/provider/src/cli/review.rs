@@ -22,11 +22,11 @@ use super::{
 };
 use crate::{
     recovery::{
-        evidence::EvidenceSources,
+        evidence::{Asked, EvidenceSources},
         retirement_report::{EvidenceShown, Findings, NeededBy, OlderRevisions},
     },
     report::Render,
-    retirement::{self, Evidence, Outcome, Wanted},
+    retirement::{self, Outcome, Wanted},
 };
 
 #[derive(Debug, Args)]
@@ -58,7 +58,7 @@ impl Review {
         };
         let progress = ProgressLine::new("reading etcd");
         let on_progress = |done| progress.show(done);
-        let evidence = sources.as_ref().map(|sources| Evidence {
+        let evidence = sources.as_ref().map(|sources| Asked {
             sources,
             on_progress: &on_progress,
         });
@@ -80,6 +80,7 @@ impl Review {
     }
 }
 
+/// A plan, and what came of it.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PlanReport {

@@ -24,6 +24,15 @@ pub struct EvidenceSources {
     prefix: Option<String>,
 }
 
+/// Sources, and who watches the reading of them.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// All of them.
+    pub sources: &'a EvidenceSources,
+    /// How their reading comes on; each is an equal share.
+    pub on_progress: OnProgress<'a>,
+}
+
 /// What a source shows. None of its objects is kept.
 #[derive(Debug)]
 pub struct SourceRead {
@@ -63,26 +72,25 @@ impl EvidenceSources {
     pub fn new(sources: Vec<EtcdSource>, prefix: Option<String>) -> Option<Self> {
         (!sources.is_empty()).then_some(Self { sources, prefix })
     }
+}
 
-    /// Reads every source; each is an equal share of the progress.
+impl Asked<'_> {
+    /// Reads every source to its end.
     ///
     /// # Errors
     /// [`EvidenceUnread`], with the first source that gives no answer.
-    pub fn read(
-        &self,
-        lineage: &Lineage,
-        on_progress: OnProgress<'_>,
-    ) -> Result<Vec<SourceRead>, EvidenceUnread> {
+    pub fn read(&self, lineage: &Lineage) -> Result<Vec<SourceRead>, EvidenceUnread> {
+        let EvidenceSources { sources, prefix } = self.sources;
         let wanted = Wanted {
             revisions: Revisions::All,
-            prefix: self.prefix.clone(),
+            prefix: prefix.clone(),
             names: false,
         };
-        let shares = u64::try_from(self.sources.len()).unwrap_or(u64::MAX);
+        let shares = u64::try_from(sources.len()).unwrap_or(u64::MAX);
         let read = |(done, source): (u64, &EtcdSource)| {
             let in_all = |progress: Progress| {
                 let before = progress.total.saturating_mul(done);
-                on_progress(Progress {
+                (self.on_progress)(Progress {
                     done: before.saturating_add(progress.done),
                     total: progress.total.saturating_mul(shares),
                 });
@@ -95,7 +103,7 @@ impl EvidenceSources {
                 }),
             }
         };
-        (0..).zip(&self.sources).map(read).collect()
+        (0..).zip(sources).map(read).collect()
     }
 }
 

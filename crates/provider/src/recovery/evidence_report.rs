@@ -306,6 +306,70 @@ pub fn checks_of_objects<'s>(
     vec![objects, values, key_ids]
 }
 
+/// Objects that this node has stopped to decrypt before, if there are any.
+#[must_use]
+pub fn check_of_withdrawn(sources: &[SourceRead], states: &States) -> Option<Check> {
+    let withdrawn = states.iter().filter(|(_, state)| !state.is_retained());
+    let needed: Vec<_> = withdrawn
+        .map(|(version, state)| (*version, *state, uses(sources, *version)))
+        .filter(|(.., uses)| !uses.is_empty())
+        .collect();
+    let removed: Vec<_> = needed
+        .iter()
+        .filter(|(_, state, _)| *state == RecordState::Removed)
+        .map(|(version, ..)| version.to_string())
+        .collect();
+    if removed.is_empty() {
+        return None;
+    }
+    let uses: Vec<_> = needed.into_iter().flat_map(|(.., uses)| uses).collect();
+    Some(
+        Check::warn(
+            "key.removed_before",
+            "Versions that this node does not decrypt any more",
+            uses.join("; "),
+        )
+        .impact("the API server of this node cannot read these objects")
+        .remediation(format!(
+            "bring them back: bao-kms-provider restore-versions --versions {}",
+            removed.join(",")
+        )),
+    )
+}
+
+/// A line for each source with objects that need the version.
+#[must_use]
+pub fn uses(sources: &[SourceRead], version: TransitVersion) -> Vec<String> {
+    let needed = usage_of(sources, version).filter(|(_, usage)| usage.objects() > 0);
+    let lines = needed.map(|(source, usage)| {
+        let objects = usage.objects();
+        let by = counted(&usage.newest);
+        let name = &source.name;
+        format!("version {version} is needed by {objects} objects ({by}) in {name}")
+    });
+    lines.collect()
+}
+
+/// What is under the version, source by source.
+pub fn usage_of(
+    sources: &[SourceRead],
+    version: TransitVersion,
+) -> impl Iterator<Item = (&SourceRead, &Usage)> {
+    let sources = sources.iter();
+    sources.filter_map(move |source| Some((source, source.evidence.needs().get(&version)?)))
+}
+
+/// The way to put all objects of these resources under the active version.
+#[must_use]
+pub fn rewrite<'r>(resources: impl IntoIterator<Item = &'r str>) -> String {
+    let resources: Vec<_> = resources.into_iter().collect();
+    format!(
+        "rewrite {} under the active version, each with \
+         `kubectl get RESOURCE --all-namespaces -o json | kubectl replace -f -`",
+        resources.join(", ")
+    )
+}
+
 /// What no reading of these sources can show, in whole sentences.
 #[must_use]
 pub fn limits(sources: &[SourceRead]) -> Vec<String> {

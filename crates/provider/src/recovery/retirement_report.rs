@@ -8,9 +8,7 @@ use std::{
 };
 
 use kms_domain::{
-    key::TransitKey,
-    recovery::evidence::{Retirement, Usage},
-    registry::{RecordState, retire::Plan},
+    key::TransitKey, recovery::evidence::Retirement, registry::retire::Plan,
     transit::TransitVersion,
 };
 use schemars::JsonSchema;
@@ -18,7 +16,10 @@ use serde::Serialize;
 
 use super::{
     evidence::SourceRead,
-    evidence_report::{SourceShown, States, checks_of_objects, checks_of_reading, counted, limits},
+    evidence_report::{
+        SourceShown, States, check_of_withdrawn, checks_of_objects, checks_of_reading, counted,
+        limits, rewrite, usage_of, uses,
+    },
 };
 use crate::{cli::exit::Exit, report::Check};
 
@@ -81,7 +82,7 @@ impl Findings {
         checks.extend(checks_of_objects(&self.sources, provider.as_str()));
         checks.push(self.needed(plan.removed()));
         checks.push(self.older(plan.removed()));
-        checks.extend(self.missed());
+        checks.extend(check_of_withdrawn(&self.sources, &self.states));
         EvidenceShown {
             verdict: self.verdict.as_str(),
             summary: self.summary(),
@@ -102,7 +103,7 @@ impl Findings {
     /// What needs the version, source by source.
     #[must_use]
     pub fn needed_by(&self, version: TransitVersion) -> Vec<NeededBy> {
-        let rows = self.usage(version).flat_map(|(source, usage)| {
+        let rows = usage_of(&self.sources, version).flat_map(|(source, usage)| {
             usage.newest.iter().map(|(resource, objects)| NeededBy {
                 source: source.name.clone(),
                 resource: resource.clone(),
@@ -115,7 +116,7 @@ impl Findings {
     /// What of the past is under the version, source by source.
     #[must_use]
     pub fn older_revisions(&self, version: TransitVersion) -> Vec<OlderRevisions> {
-        let rows = self.usage(version).flat_map(|(source, usage)| {
+        let rows = usage_of(&self.sources, version).flat_map(|(source, usage)| {
             usage
                 .older
                 .iter()
@@ -163,7 +164,7 @@ impl Findings {
         let mut resources = BTreeSet::new();
         let mut backups: BTreeMap<&str, BTreeSet<TransitVersion>> = BTreeMap::new();
         for key in removed {
-            let needed = self.usage(key.version());
+            let needed = usage_of(&self.sources, key.version());
             for (source, usage) in needed.filter(|(_, usage)| usage.objects() > 0) {
                 if source.is_live() {
                     resources.extend(usage.newest.keys().map(String::as_str));
@@ -177,12 +178,7 @@ impl Findings {
         }
         let mut steps = Vec::new();
         if !resources.is_empty() {
-            let resources: Vec<_> = resources.into_iter().collect();
-            steps.push(format!(
-                "rewrite {} under the active version, each with \
-                 `kubectl get RESOURCE --all-namespaces -o json | kubectl replace -f -`",
-                resources.join(", ")
-            ));
+            steps.push(rewrite(resources));
         }
         for (backup, versions) in backups {
             let versions: Vec<_> = versions.iter().map(ToString::to_string).collect();
@@ -199,7 +195,7 @@ impl Findings {
         let (id, title) = ("key.needed", "No object needs a version to be removed");
         let found: Vec<_> = removed
             .iter()
-            .flat_map(|key| self.uses(key.version()))
+            .flat_map(|key| uses(&self.sources, key.version()))
             .collect();
         if found.is_empty() {
             return Check::pass(id, title);
@@ -212,7 +208,7 @@ impl Findings {
         let (id, title) = ("key.older_revisions", "Older revisions");
         let found = removed.iter().flat_map(|key| {
             let version = key.version();
-            self.usage(version)
+            usage_of(&self.sources, version)
                 .filter(|(_, usage)| !usage.older.is_empty())
                 .map(move |(source, usage)| {
                     let older = counted(&usage.older);
@@ -232,55 +228,6 @@ impl Findings {
                 "wait for the API server to compact etcd, at most ten minutes after the last \
                  rewriting with its defaults",
             )
-    }
-
-    /// Objects that this node has stopped to decrypt before.
-    fn missed(&self) -> Option<Check> {
-        let withdrawn = self.states.iter().filter(|(_, state)| !state.is_retained());
-        let needed: Vec<_> = withdrawn
-            .map(|(version, state)| (*version, *state, self.uses(*version)))
-            .filter(|(.., uses)| !uses.is_empty())
-            .collect();
-        let removed: Vec<_> = needed
-            .iter()
-            .filter(|(_, state, _)| *state == RecordState::Removed)
-            .map(|(version, ..)| version.to_string())
-            .collect();
-        if removed.is_empty() {
-            return None;
-        }
-        let uses: Vec<_> = needed.into_iter().flat_map(|(.., uses)| uses).collect();
-        Some(
-            Check::warn(
-                "key.removed_before",
-                "Versions that this node does not decrypt any more",
-                uses.join("; "),
-            )
-            .impact("the API server of this node cannot read these objects")
-            .remediation(format!(
-                "bring them back: bao-kms-provider restore-versions --versions {}",
-                removed.join(",")
-            )),
-        )
-    }
-
-    /// A line for each source with objects that need the version.
-    fn uses(&self, version: TransitVersion) -> Vec<String> {
-        let needed = self.usage(version).filter(|(_, usage)| usage.objects() > 0);
-        let lines = needed.map(|(source, usage)| {
-            let objects = usage.objects();
-            let by = counted(&usage.newest);
-            format!(
-                "version {version} is needed by {objects} objects ({by}) in {}",
-                source.name
-            )
-        });
-        lines.collect()
-    }
-
-    fn usage(&self, version: TransitVersion) -> impl Iterator<Item = (&SourceRead, &Usage)> {
-        let sources = self.sources.iter();
-        sources.filter_map(move |source| Some((source, source.evidence.needs().get(&version)?)))
     }
 
     fn is_proven(&self) -> bool {

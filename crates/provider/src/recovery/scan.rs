@@ -53,7 +53,7 @@ pub enum Verdict {
     Inconclusive,
 }
 
-pub(super) const READ: (&str, &str) = ("etcd.read", "Every object was read");
+pub(crate) const READ: (&str, &str) = ("etcd.read", "Every object was read");
 pub(super) const INTEGRITY: (&str, &str) = ("etcd.integrity", "Integrity of the source");
 pub(super) const VALUES: (&str, &str) = ("etcd.values", "Stored values");
 const PROTECTION: (&str, &str) = ("etcd.protection", "Encryption at rest");

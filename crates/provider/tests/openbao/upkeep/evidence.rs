@@ -1,6 +1,6 @@
 //! `retire-versions` with evidence: no version goes that an object in etcd or in a backup needs.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use serde_json::{Value, json};
 use testkit::{
@@ -8,7 +8,7 @@ use testkit::{
     stored::{Sealer, SourceType, random},
 };
 
-use super::{files, json_of, transcript};
+use super::{check, files, json_of, rewrite, shown, snapshots};
 use crate::{
     corpus::{Corpus, OBJECT, sealer},
     node::{Finished, Node, TIMING},
@@ -23,29 +23,9 @@ async fn rotated() -> (Node, Provider, Corpus) {
     (node, provider, corpus)
 }
 
-/// What a rewriting of all objects does, as kube-apiserver would after a restart.
-async fn rewrite(node: &Node, provider: &Provider, corpus: &Corpus) {
-    let newest = sealer(node, provider, SourceType::HkdfSeed).await;
-    for name in [
-        "secrets/default/one",
-        "secrets/default/two",
-        "configmaps/kube-system/old",
-    ] {
-        corpus.put(&newest, name);
-    }
-}
-
 fn retire(node: &Node, more: &[&str]) -> Finished {
     let plan = ["retire-versions", "--before-version", "2"];
     node.run(&[&plan[..], more].concat())
-}
-
-/// The options for these snapshots.
-fn snapshots<'a>(files: &[&'a Path]) -> Vec<&'a str> {
-    let options = files.iter();
-    options
-        .flat_map(|file| ["--etcd-snapshot", file.to_str().unwrap()])
-        .collect()
 }
 
 /// The report of a plan, whatever came of it.
@@ -61,11 +41,6 @@ fn apply(node: &Node, evidence: &[&str], plan: &Value) -> Finished {
     retire(node, &[evidence, &apply].concat())
 }
 
-fn check<'a>(report: &'a Value, id: &str) -> &'a Value {
-    let checks = report["checks"].as_array().unwrap();
-    checks.iter().find(|check| check["id"] == id).unwrap()
-}
-
 /// Resource and objects of everything that needs version 1, source by source.
 fn needed(plan: &Value) -> Vec<(String, String, u64)> {
     let rows = plan["removedVersions"][0]["neededBy"].as_array().unwrap();
@@ -76,13 +51,6 @@ fn needed(plan: &Value) -> Vec<(String, String, u64)> {
             (text(row, "source"), text(row, "resource"), objects)
         })
         .collect()
-}
-
-/// What differs from run to run in the place of etcd, replaced.
-fn shown(node: &Node, corpus: &Corpus, finished: &Finished) -> String {
-    transcript(node, finished)
-        .replace(corpus.directory.path().to_str().unwrap(), "<backups>")
-        .replace(corpus.etcd.endpoint(), "<etcd>")
 }
 
 #[tokio::test]
@@ -273,5 +241,16 @@ async fn evidence_that_shows_nothing_or_cannot_be_read_retires_nothing() {
             assert_eq!(finished.out, "");
         }
     }
+    // Without the certificate that vouches for it, a running etcd is anybody's.
+    let unknown = retire(&node, &["--endpoints", corpus.etcd.endpoint()]);
+    assert_eq!(unknown.code, Some(2), "{}", unknown.err);
+    let stranger = other.file("ca.crt").display().to_string();
+    let mut live = corpus.live();
+    live[3] = stranger;
+    let live: Vec<&str> = live.iter().map(String::as_str).collect();
+    let distrusted = apply(&node, &live, &plan);
+    assert_eq!(distrusted.code, Some(5), "{}", distrusted.err);
+    let reason = "cannot connect to etcd";
+    assert!(distrusted.err.contains(reason), "{}", distrusted.err);
     assert_eq!(files(&node), before);
 }
