@@ -8,9 +8,11 @@
 //! | What is noted with every backup set? | [`record`] |
 //! | Which registry did a node have that has lost it? | [`rebuild`] |
 //! | What was it rebuilt from? | [`journal`] |
+//! | Do the nodes of a cluster agree? | [`nodes`] |
 
 pub mod evidence;
 pub mod journal;
+pub mod nodes;
 pub mod origin;
 pub mod pair;
 pub mod rebuild;
