@@ -17,6 +17,8 @@ use openbao_lab::{
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+use crate::files;
+
 /// A running, unsealed OpenBao of its own.
 pub struct OpenBao {
     // The server goes first, so that its directory is quiet when it is removed.
@@ -114,6 +116,12 @@ impl OpenBao {
         checked(self.server.admin(&self.secrets.root_token))
     }
 
+    /// What its operators keep.
+    #[must_use]
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
     /// How a client reaches the server.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
@@ -190,6 +198,17 @@ impl StoppedOpenBao {
             secrets: self.secrets,
             directory: self.directory,
         }
+    }
+
+    /// Destroys all its data, as a lost disk does. The next start finds a server that was never
+    /// initialized, with the same address and CA.
+    ///
+    /// # Panics
+    /// When the data cannot be removed.
+    pub fn erase(&self) {
+        let data = self.directory.path().join("raft");
+        std::fs::remove_dir_all(&data).unwrap();
+        files::directory(&data, 0o700);
     }
 
     /// As [`Self::start_sealed`], then unseals it.
