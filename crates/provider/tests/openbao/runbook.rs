@@ -1,6 +1,7 @@
 //! The disaster recovery runbook, page by page, on real servers. `testkit::runbook` explains how a
 //! page is carried out.
 
+mod configuration;
 mod restore_openbao;
 
 use std::{collections::BTreeSet, fs, path::Path};

@@ -32,6 +32,9 @@ const OBJECT: &[u8] = b"k8s\0 the plaintext of an object";
 /// The manifest that lets a kubelet run etcd.
 const ETCD_MANIFEST: &str = "/etc/kubernetes/manifests/etcd.yaml";
 
+/// The machine that a page does not name.
+pub(crate) const FIRST: &str = "";
+
 /// The machine that OpenBao runs on.
 const OPENBAO: &str = "openbao";
 
@@ -92,10 +95,10 @@ impl Scene {
             version_in_snapshot: 1,
             timing,
         };
-        scene.add_machine("");
+        scene.add_machine(FIRST);
         scene.add_machine(OPENBAO);
         scene.log_in();
-        let first = scene.machine("");
+        let first = scene.machine(FIRST);
         fs::write(first.path(ETCD_MANIFEST), "kind: Pod\n").unwrap();
         for (page, name) in [
             ("ca.crt", "ca.crt"),
@@ -193,6 +196,14 @@ impl Scene {
         self.backup.path().join(name)
     }
 
+    /// Writes the record that belongs to a backup set.
+    pub(crate) async fn record(&self, name: &str) {
+        let shell = &self.machine(FIRST).shell;
+        let command = format!("bao-kms-provider record-backup --out /backup/{name}");
+        let done = shell.run(&command, None).await;
+        assert_eq!(done.code, Some(0), "{}", done.output);
+    }
+
     /// Stores a Secret under a new seed, as an API server of this machine that has just started.
     pub(crate) async fn store(&mut self, machine: &str, name: &str) {
         let seed: [u8; 32] = random();
@@ -276,16 +287,16 @@ impl Scene {
 
     /// A kubelet runs what has a manifest.
     async fn follow_manifests(&mut self) {
-        let wanted = self.machine("").path(ETCD_MANIFEST).exists();
+        let wanted = self.machine(FIRST).path(ETCD_MANIFEST).exists();
         self.etcd = match std::mem::replace(&mut self.etcd, Store::Moving) {
             Store::Running(etcd) if !wanted => {
                 let stopped = etcd.stop().await;
-                let here = self.machine("").path("/var/lib/etcd");
+                let here = self.machine(FIRST).path("/var/lib/etcd");
                 fs::rename(stopped.data_dir(), here).unwrap();
                 Store::Stopped(stopped)
             }
             Store::Stopped(stopped) if wanted => {
-                let here = self.machine("").path("/var/lib/etcd");
+                let here = self.machine(FIRST).path("/var/lib/etcd");
                 fs::rename(here, stopped.data_dir()).unwrap();
                 Store::Running(stopped.start().await)
             }
@@ -342,11 +353,21 @@ impl Site for Scene {
                 self.stop_openbao().await;
                 Some(Done::silently())
             }
-            ["journalctl", ref options @ ..] => {
-                assert_eq!(options, ["-u", "bao-kms-provider", "-o", "cat"]);
+            [
+                "journalctl",
+                "-u",
+                "bao-kms-provider",
+                "-o",
+                "cat",
+                "-n",
+                lines,
+            ] => {
+                let journal = self.machine(machine).journal();
+                let said: Vec<&str> = journal.lines().collect();
+                let last = said.len().saturating_sub(lines.parse().unwrap());
                 Some(Done {
                     code: Some(0),
-                    output: self.machine(machine).journal(),
+                    output: said[last..].join("\n"),
                 })
             }
             ["scp", from, to] => {

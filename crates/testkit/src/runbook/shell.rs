@@ -80,7 +80,10 @@ impl Shell {
     }
 
     /// Runs a command of a page; `typed` answers the question that it asks at its terminal.
-    pub(super) async fn run(&self, command: &str, typed: Option<&str>) -> Done {
+    ///
+    /// # Panics
+    /// When there is no shell.
+    pub async fn run(&self, command: &str, typed: Option<&str>) -> Done {
         let terminal = typed.map(terminal::Terminal::with);
         let mut shell = Command::new("/bin/sh");
         shell

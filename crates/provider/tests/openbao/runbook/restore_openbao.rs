@@ -2,17 +2,20 @@
 
 use testkit::runbook::Walk;
 
-use crate::{node::TIMING, scene::Scene};
+use crate::{
+    node::TIMING,
+    scene::{FIRST, Scene},
+};
 
 #[tokio::test]
 async fn openbao_comes_back_from_its_snapshot() {
     let mut scene = Scene::with_own_openbao(TIMING).await;
-    scene.serve("").await;
-    scene.store("", "one").await;
+    scene.serve(FIRST).await;
+    scene.store(FIRST, "one").await;
     let early = scene.backup("openbao-early.snap");
     scene.openbao().save_snapshot(&early).await;
     scene.rotate().await;
-    scene.store("", "two").await;
+    scene.store(FIRST, "two").await;
 
     let mut walk = Walk::of("restore-openbao");
     walk.to_incident(&mut scene, "OpenBao loses its disk").await;
@@ -26,12 +29,14 @@ async fn openbao_comes_back_from_its_snapshot() {
     scene.will_type("bao login", token);
     let incident = "OpenBao is taken back to before the rotation";
     walk.to_incident(&mut scene, incident).await;
-    scene.assert_readable("").await;
+    scene.assert_readable(FIRST).await;
 
     scene.openbao().return_to_snapshot(&early).await;
     scene.wait_for_version(1).await;
-    scene.assert_unreadable("", "transit decrypt failed").await;
+    scene
+        .assert_unreadable(FIRST, "transit decrypt failed")
+        .await;
     scene.version_in_snapshot = 2;
     walk.to_end(&mut scene).await;
-    scene.assert_readable("").await;
+    scene.assert_readable(FIRST).await;
 }
