@@ -2,6 +2,8 @@
 //! page is carried out.
 
 mod configuration;
+mod key;
+mod restore_both;
 mod restore_openbao;
 
 use std::{collections::BTreeSet, fs, path::Path};

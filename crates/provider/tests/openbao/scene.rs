@@ -29,8 +29,9 @@ use crate::{
 /// What the objects hold; nobody may ever see it.
 const OBJECT: &[u8] = b"k8s\0 the plaintext of an object";
 
-/// The manifest that lets a kubelet run etcd.
+/// The manifests that let a kubelet run etcd and the API server.
 const ETCD_MANIFEST: &str = "/etc/kubernetes/manifests/etcd.yaml";
+const API_SERVER_MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
 
 /// The machine that a page does not name.
 pub(crate) const FIRST: &str = "";
@@ -99,7 +100,9 @@ impl Scene {
         scene.add_machine(OPENBAO);
         scene.log_in();
         let first = scene.machine(FIRST);
-        fs::write(first.path(ETCD_MANIFEST), "kind: Pod\n").unwrap();
+        for manifest in [ETCD_MANIFEST, API_SERVER_MANIFEST] {
+            fs::write(first.path(manifest), "kind: Pod\n").unwrap();
+        }
         for (page, name) in [
             ("ca.crt", "ca.crt"),
             ("server.crt", "client.crt"),
@@ -230,6 +233,12 @@ impl Scene {
         let key = format!("/registry/secrets/default/{name}");
         self.etcd().put(&key, &sealer.value(&key, OBJECT));
         self.seeds.push((to_decrypt(&encrypted), seed));
+    }
+
+    /// Whether etcd has the Secret.
+    pub(crate) fn stores(&self, name: &str) -> bool {
+        let key = format!("/registry/secrets/default/{name}");
+        self.etcd().get(&key).is_some()
     }
 
     /// Rotates the key and waits until every provider encrypts with the new version.
@@ -390,9 +399,9 @@ impl Site for Scene {
 
     async fn settle(&mut self, command: &str) {
         self.follow_manifests().await;
-        if command.contains("snapshot restore -force") {
+        if command.contains("raft snapshot restore -force") {
             self.wait_until_sealed(true).await;
-        } else if command.contains("snapshot restore") {
+        } else if command.contains("raft snapshot restore") {
             self.wait_for_version(self.version_in_snapshot).await;
         } else if command.starts_with("bao operator unseal") {
             self.wait_until_sealed(false).await;
