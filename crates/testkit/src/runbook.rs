@@ -117,7 +117,8 @@ impl Walk {
 
     async fn carry_out(&mut self, site: &mut impl Site, step: &Step) {
         let place = format!("{}:{}", self.page.name(), step.line);
-        let command = output::filled(&step.command, &self.words);
+        let command = output::filled(&step.command, &self.words)
+            .unwrap_or_else(|name| panic!("{place}: nothing has shown <{name}> yet"));
         let typed = site.typed(&command);
         let run = async {
             if let Some(done) = site.instead(&step.machine, &words(&command)).await {

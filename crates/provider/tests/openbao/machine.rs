@@ -53,6 +53,7 @@ exec /usr/bin/install "$@"
 
 pub(crate) const CONFIG: &str = "/etc/openbao-kms/config.yaml";
 pub(crate) const STATE: &str = "/var/lib/openbao-kms/state/key-registry.json";
+pub(crate) const CHECKPOINT: &str = "/var/lib/openbao-kms/state/key-registry.json.checkpoint";
 pub(crate) const JWT: &str = "/var/lib/openbao-kms/identity.jwt";
 const CA: &str = "/etc/openbao-kms/tls/ca.crt";
 

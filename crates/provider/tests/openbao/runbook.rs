@@ -2,9 +2,11 @@
 //! page is carried out.
 
 mod configuration;
+mod issuer;
 mod key;
 mod restore_both;
 mod restore_openbao;
+mod state;
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -268,6 +268,22 @@ impl Scene {
         assert_eq!(read, Err(said.to_owned()));
     }
 
+    /// Waits until Status says this.
+    pub(crate) async fn wait_for_status(&self, machine: &str, healthz: &str) {
+        let provider = self.machine(machine).serving();
+        wait_until(SOON, healthz, async || {
+            provider.status().await.healthz == healthz
+        })
+        .await;
+    }
+
+    /// Lets `page` mean `here` on every machine.
+    pub(crate) fn name_everywhere(&mut self, page: &str, here: &str) {
+        for machine in self.machines.values_mut() {
+            machine.shell.name(page, here);
+        }
+    }
+
     pub(crate) async fn stop_openbao(&mut self) {
         if let Server::Own(server) = std::mem::replace(&mut self.openbao, Server::Moving) {
             self.openbao = Server::Stopped(server.stop().await);

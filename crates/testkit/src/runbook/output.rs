@@ -59,13 +59,20 @@ fn name(text: &str) -> Option<(&str, &str)> {
     named.then_some((name, rest))
 }
 
-/// A command with the words that its names stand for.
-pub(super) fn filled(command: &str, known: &Words) -> String {
-    known
-        .iter()
-        .fold(command.to_owned(), |command, (name, word)| {
-            command.replace(&format!("<{name}>"), word)
-        })
+/// A command with the words that its names stand for, or the name that stands for none.
+pub(super) fn filled(command: &str, known: &Words) -> Result<String, String> {
+    let mut filled = String::new();
+    let mut rest = command;
+    while let Some(c) = rest.chars().next() {
+        if let Some((name, after)) = name(rest) {
+            filled.push_str(known.get(name).ok_or(name)?);
+            rest = after;
+        } else {
+            filled.push(c);
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    Ok(filled)
 }
 
 #[cfg(test)]

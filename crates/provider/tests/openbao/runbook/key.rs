@@ -37,6 +37,7 @@ async fn a_lost_key_and_one_made_anew_give_way_to_the_original() {
     walk.to_incident(&mut scene, incident).await;
     delete(&scene).await;
     make(&scene).await;
+    scene.wait_for_status(FIRST, "unhealthy").await;
     scene
         .assert_unreadable(FIRST, "transit decrypt failed")
         .await;
