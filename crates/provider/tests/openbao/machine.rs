@@ -24,17 +24,17 @@ use testkit::{
 
 use crate::{node::program, provider::Provider};
 
-/// Everything below these is the machine's own; `/backup` is the same on all machines.
-const DIRECTORIES: [&str; 8] = [
+/// Of a machine with the package and with kubeadm's files.
+const DIRECTORIES: [&str; 5] = [
     "/etc/openbao-kms/tls",
-    "/etc/openbao-kms",
     "/etc/kubernetes/manifests",
     "/etc/kubernetes/pki/etcd",
-    "/etc/kubernetes",
     "/var/lib/openbao-kms/state",
-    "/var/lib/openbao-kms",
     "/root",
 ];
+
+/// Everything below these is the machine's own; `/backup` is the same on all machines.
+const OWN: [&str; 3] = ["/etc", "/var/lib", "/root"];
 
 /// Runs the rest of the line as somebody else.
 const SUDO: &str = "#!/bin/sh\nwhile [ \"${1#-}\" != \"$1\" ]; do shift 2; done\nexec \"$@\"\n";
@@ -91,10 +91,9 @@ impl Machine {
         let sockets = SocketDir::new();
         let home = below(&root, "/root");
         let mut shell = Shell::in_directory(&home);
-        for directory in DIRECTORIES {
+        for directory in OWN {
             shell.name(directory, below(&root, directory).display());
         }
-        shell.name("/var/lib/etcd", below(&root, "/var/lib/etcd").display());
         shell.name("/backup", backup.display());
         shell.name("/run/openbao-kms", sockets.path().display());
         shell.set("PATH", format!("{}:/usr/bin:/bin", programs.display()));
@@ -123,6 +122,31 @@ impl Machine {
         self.configure(&self.config(tenant, timing));
     }
 
+    /// Puts what configuration management has where a page fetches it from.
+    pub(crate) fn provide_files(&self, tenant: &Tenant, timing: Timing) {
+        let jwt = fs::read(tenant.jwt_file()).unwrap();
+        files::replace(&self.path("/root/identity.jwt"), &jwt, 0o600);
+        let ca = fs::read(tenant.ca_file()).unwrap();
+        files::replace(&self.path("/backup/ca.crt"), &ca, 0o644);
+        let config = yaml(&self.config(tenant, timing));
+        files::replace(&self.path("/backup/config.yaml"), config.as_bytes(), 0o640);
+    }
+
+    /// Removes everything that its disk has held of the provider and of Kubernetes.
+    pub(crate) async fn lose_disk(&mut self) {
+        self.stop().await;
+        for directory in [
+            "/etc/openbao-kms",
+            "/etc/kubernetes",
+            "/var/lib/openbao-kms",
+        ] {
+            fs::remove_dir_all(self.path(directory)).unwrap();
+        }
+        for directory in ["/etc/kubernetes/manifests", "/var/lib/openbao-kms"] {
+            fs::create_dir_all(self.path(directory)).unwrap();
+        }
+    }
+
     /// The configuration of a new installation.
     pub(crate) fn config(&self, tenant: &Tenant, timing: Timing) -> Value {
         let mut config = tenant.config(&self.sockets, timing);
@@ -130,6 +154,7 @@ impl Machine {
         config["openbao"]["timeout"] = json!("10s");
         config["openbao"]["instanceId"] = json!("bao-prod");
         config["auth"]["jwt"]["jwtFile"] = json!(self.path(JWT));
+        config["logging"] = json!({"level": "info"});
         config["state"]["path"] = json!(self.path(STATE));
         config["transit"]["keyIdScope"] = json!({
             "providerName": "openbao-kms",
@@ -147,7 +172,9 @@ impl Machine {
 
     /// Where a path of a page is here.
     pub(crate) fn path(&self, page: &str) -> PathBuf {
-        self.shell.as_here(page).into()
+        let here = self.shell.as_here(page);
+        assert_ne!(here, page, "the path is not the test's own");
+        here.into()
     }
 
     /// The provider, which must run.

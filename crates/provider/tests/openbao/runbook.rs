@@ -2,8 +2,10 @@
 //! page is carried out.
 
 mod configuration;
+mod emergency;
 mod issuer;
 mod key;
+mod nodes;
 mod restore_both;
 mod restore_openbao;
 mod state;

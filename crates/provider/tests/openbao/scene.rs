@@ -24,6 +24,7 @@ use testkit::{
 use crate::{
     machine::Machine,
     provider::{Provider, SOON, to_decrypt},
+    secrets::spellings,
 };
 
 /// What the objects hold; nobody may ever see it.
@@ -148,6 +149,19 @@ impl Scene {
         assert_eq!(started.code, Some(0), "{}", machine.journal());
     }
 
+    /// The machine loses its disk, and etcd's with it where it runs. New files wait to be fetched.
+    pub(crate) async fn lose_disk(&mut self, name: &str) {
+        let (tenant, timing) = (Arc::clone(&self.tenant), self.timing);
+        let machine = self.machine_mut(name);
+        machine.lose_disk().await;
+        machine.provide_files(&tenant, timing);
+        self.follow_manifests().await;
+        let data = self.machine(name).path("/var/lib/etcd");
+        if data.exists() {
+            fs::remove_dir_all(data).unwrap();
+        }
+    }
+
     pub(crate) fn machine(&self, name: &str) -> &Machine {
         &self.machines[name]
     }
@@ -259,6 +273,21 @@ impl Scene {
             let read = read(self.machine(machine).serving(), request).await;
             assert_eq!(read.as_deref(), Ok(&seed[..]));
         }
+    }
+
+    /// Asserts that no spelling of anything that was ever encrypted is in this text.
+    pub(crate) fn assert_shows_no_seed(&self, text: &str) {
+        for (_, seed) in &self.seeds {
+            for spelling in spellings(seed) {
+                assert!(!text.contains(&spelling), "a seed is in the log");
+            }
+        }
+    }
+
+    /// The ciphertext of the last seed.
+    pub(crate) fn last_ciphertext(&self) -> String {
+        let (request, _) = self.seeds.last().unwrap();
+        String::from_utf8(request.ciphertext.to_vec()).unwrap()
     }
 
     /// Asserts that the provider of this machine does not decrypt what was encrypted last.

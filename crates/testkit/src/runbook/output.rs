@@ -113,8 +113,9 @@ mod tests {
         let known = fits("hash: <a-hash>,\n... <a-hash>", "hash: krs1.X,\n... krs1.X").unwrap();
         assert_eq!(known["a-hash"], "krs1.X");
         assert_eq!(
-            filled("--is <a-hash> <other>", &known),
-            "--is krs1.X <other>"
+            filled("--is <a-hash> < in", &known),
+            Ok("--is krs1.X < in".to_owned())
         );
+        assert_eq!(filled("--is <other>", &known), Err("other".to_owned()));
     }
 }

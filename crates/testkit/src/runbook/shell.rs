@@ -58,6 +58,26 @@ impl Shell {
         self.environment.push((variable.into(), value.into()));
     }
 
+    /// The first path in a command that is not the test's own: the command would touch the machine
+    /// that runs the test.
+    pub(super) fn foreign_path<'a>(&self, command: &'a str) -> Option<&'a str> {
+        let mut before = ' ';
+        for (at, c) in command.char_indices() {
+            let path = &command[at..];
+            let begins = before.is_whitespace() || "='\"@:>,".contains(before);
+            if c == '/'
+                && begins
+                && !path.starts_with("//")
+                && !path.starts_with("/dev/null")
+                && !self.names.iter().any(|(name, _)| is_at(path, name))
+            {
+                return path.split_whitespace().next();
+            }
+            before = c;
+        }
+        None
+    }
+
     /// What a text of a page means here.
     #[must_use]
     pub fn as_here(&self, text: &str) -> String {
@@ -84,6 +104,11 @@ impl Shell {
     /// # Panics
     /// When there is no shell.
     pub async fn run(&self, command: &str, typed: Option<&str>) -> Done {
+        let foreign = self.foreign_path(command);
+        assert!(
+            foreign.is_none(),
+            "{foreign:?} in `{command}` is not the test's own"
+        );
         let terminal = typed.map(terminal::Terminal::with);
         let mut shell = Command::new("/bin/sh");
         shell
@@ -112,7 +137,7 @@ fn replace<'a>(text: &str, names: impl Iterator<Item = (&'a str, &'a str)> + Clo
     let mut replaced = String::new();
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
-        match names.clone().find(|(from, _)| rest.starts_with(from)) {
+        match names.clone().find(|(from, _)| is_at(rest, from)) {
             Some((from, to)) => {
                 replaced.push_str(to);
                 rest = &rest[from.len()..];
@@ -126,6 +151,12 @@ fn replace<'a>(text: &str, names: impl Iterator<Item = (&'a str, &'a str)> + Clo
     replaced
 }
 
+/// Whether the text begins with this name, and not with a longer one.
+fn is_at(text: &str, name: &str) -> bool {
+    text.strip_prefix(name)
+        .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,11 +167,31 @@ mod tests {
         shell.name("/etc/a", "/tmp/etc/a");
         shell.name("/etc", "/elsewhere");
         shell.set("PATH", "/usr/bin:/bin");
-        let done = shell.run("echo /etc/a/b /etc; echo bad >&2; exit 3", None);
+        shell.name("/etcd", "/etcd");
+        let done = shell.run("echo /etc/a/b /etc /etcd; echo bad >&2; exit 3", None);
         let done = done.await;
         assert_eq!(done.code, Some(3));
-        assert_eq!(done.output, "/tmp/etc/a/b /elsewhere\nbad\n");
-        assert_eq!(shell.as_on_the_page(&done.output), "/etc/a/b /etc\nbad\n");
+        assert_eq!(done.output, "/tmp/etc/a/b /elsewhere /etcd\nbad\n");
+        assert_eq!(
+            shell.as_on_the_page(&done.output),
+            "/etc/a/b /etc /etcd\nbad\n"
+        );
+    }
+
+    #[test]
+    fn a_path_of_the_machine_that_runs_the_test_is_found() {
+        let mut shell = Shell::default();
+        shell.name("/etc/a", "/tmp/etc/a");
+        for own in [
+            "cp /etc/a/b x 2> /dev/null",
+            "get https://h/x x=@/etc/a",
+            "sed 's|/etc/a|c|'",
+        ] {
+            assert_eq!(shell.foreign_path(own), None);
+        }
+        for foreign in ["cp /etc/a /etc", "write x=@/root/y", "echo > '/root'"] {
+            assert!(shell.foreign_path(foreign).is_some(), "{foreign}");
+        }
     }
 
     #[tokio::test]
