@@ -142,6 +142,12 @@ impl OpenBao {
         checked(self.server.admin(&self.secrets.root_token))
     }
 
+    /// What its operators keep.
+    #[must_use]
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
     /// How a client reaches the server.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
@@ -293,6 +299,17 @@ impl StoppedOpenBao {
         let unseal = serde_json::json!({"key": key});
         let _answer = checked(admin.write("sys/unseal", &unseal).await);
         server
+    }
+
+    /// Destroys all its data, as a lost disk does. The next start finds a server that was never
+    /// initialized, with the same address and CA.
+    ///
+    /// # Panics
+    /// When the data cannot be removed.
+    pub fn erase(&self) {
+        let data = self.directory.path().join("raft");
+        std::fs::remove_dir_all(&data).unwrap();
+        files::directory(&data, 0o700);
     }
 
     /// As [`Self::start_sealed`], then unseals it.

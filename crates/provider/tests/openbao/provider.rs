@@ -83,6 +83,17 @@ impl Provider {
         .await;
     }
 
+    /// Waits until the socket accepts calls, which is `true`, or the process has ended.
+    pub(crate) async fn ready_or_ended(&mut self) -> bool {
+        let mut ready = false;
+        wait_until(SOON, "a start or its end", async || {
+            ready = self.events("serve.ready").next().is_some();
+            ready || self.child.try_wait().unwrap().is_some()
+        })
+        .await;
+        ready
+    }
+
     pub(crate) fn assert_running(&mut self) {
         let ended = self.child.try_wait().unwrap();
         assert!(ended.is_none(), "{ended:?}: {}", self.log());
