@@ -4,10 +4,12 @@
 //! environment or ends the process.
 
 mod benchmark;
+mod compare_nodes;
 mod completion;
 mod config;
 mod dev;
 mod doctor;
+mod drill;
 mod etcd_source;
 pub mod exit;
 mod failure;
@@ -26,6 +28,7 @@ mod rotation_plan;
 mod scan_etcd;
 mod schema;
 mod serve;
+mod triage;
 mod verify_backup;
 mod verify_key;
 mod verify_rotation;
@@ -83,11 +86,13 @@ struct GlobalFlags {
 enum Command {
     Serve(serve::Options),
     Doctor(doctor::Options),
+    Triage(triage::Options),
     Probe(probe::Options),
     Dev(dev::Options),
     Config(config::Options),
     KeyId(key_id::Options),
     InspectState(inspect_state::Options),
+    CompareNodes(compare_nodes::Options),
     VerifyKey(verify_key::Options),
     RotationPlan(rotation_plan::Options),
     VerifyRotation(verify_rotation::Options),
@@ -97,6 +102,7 @@ enum Command {
     RecordBackup(record_backup::Options),
     VerifyBackup(verify_backup::Options),
     RecoverState(recover_state::Options),
+    Drill(drill::Options),
     Benchmark(benchmark::Options),
     Policy(policy::Options),
     Version(version::Options),
@@ -164,11 +170,13 @@ impl Command {
         match self {
             Self::Serve(options) => options.run(context),
             Self::Doctor(options) => options.run(context),
+            Self::Triage(options) => options.run(context),
             Self::Probe(options) => options.run(context),
             Self::Dev(options) => options.run(context),
             Self::Config(options) => options.run(context),
             Self::KeyId(options) => options.run(context),
             Self::InspectState(options) => options.run(context),
+            Self::CompareNodes(options) => options.run(context),
             Self::VerifyKey(options) => options.run(context),
             Self::RotationPlan(options) => options.run(context),
             Self::VerifyRotation(options) => options.run(context),
@@ -179,6 +187,7 @@ impl Command {
             Self::RecordBackup(options) => options.run(context),
             Self::VerifyBackup(options) => options.run(context),
             Self::RecoverState(options) => options.run(context),
+            Self::Drill(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

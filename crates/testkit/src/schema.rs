@@ -43,10 +43,13 @@ fn name(result: &Value) -> Option<&'static str> {
     let has = |member: &str| result.get(member).is_some();
     Some(match result["command"].as_str() {
         Some("benchmark") => "benchmark",
+        Some("compare-nodes") => "compare-nodes",
         Some("record-backup") => "record-backup",
         Some("recover-state") => "recover-state",
+        Some("triage") => "triage",
         Some("scan-etcd") => "scan-etcd",
         Some("verify-backup") => "verify-backup",
+        Some("drill") => "drill",
         Some("inspect-state") => "inspect-state",
         Some("rotation-plan" | "verify-rotation") => "rotation",
         Some("dev") if has("bao") => "dev-once",

@@ -16,6 +16,7 @@ use crate::{
     dev::LabError,
     diagnose::call_remedy,
     hardening::NotHardened,
+    nodes::NodesProblem,
     policy::UnsafePolicyPath,
     probe::ProbeError,
     recovery::{EtcdError, backup_record::BackupError, etcd_live::LiveError},
@@ -62,6 +63,12 @@ pub(super) enum Failure {
     /// The backup record could not be written.
     #[error("the backup record was not written")]
     RecordFile(#[source] DiskError),
+    /// The report of a drill could not be written.
+    #[error("the report of the drill was not written")]
+    DrillReportFile(#[source] DiskError),
+    /// The metrics of a drill could not be written.
+    #[error("the metrics of the drill were not written, so that its alert may fire")]
+    DrillMetricsFile(#[source] DiskError),
     /// The backup record cannot be read.
     #[error("cannot read the backup record {}", path.display())]
     RecordUnreadable {
@@ -103,6 +110,9 @@ pub(super) enum Failure {
         /// The broken rule.
         problem: StatePathProblem,
     },
+    /// There is nothing to compare.
+    #[error(transparent)]
+    Nodes(#[from] NodesProblem),
     /// There is nothing to read etcd with.
     #[error(transparent)]
     Etcd(Box<EtcdError>),
@@ -193,12 +203,14 @@ impl Failure {
             },
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
-            Self::StateFile { .. } => Exit::Usage,
-            Self::State(_)
-            | Self::Retirement(_)
-            | Self::Rebuild(_)
-            | Self::Benchmark(_)
-            | Self::LabProbe(_) => Exit::CheckFailed,
+            Self::StateFile { .. } | Self::Nodes(_) => Exit::Usage,
+            Self::Retirement(error) => match &**error {
+                RetirementError::Evidence(_) => Exit::Runtime,
+                _ => Exit::CheckFailed,
+            },
+            Self::State(_) | Self::Rebuild(_) | Self::Benchmark(_) | Self::LabProbe(_) => {
+                Exit::CheckFailed
+            }
             Self::Backup(error) => match &**error {
                 BackupError::Connection(_)
                 | BackupError::Metadata(_)
@@ -210,6 +222,8 @@ impl Failure {
             Self::RecordInvalid { .. } => Exit::CheckFailed,
             Self::Output(_)
             | Self::RecordFile(_)
+            | Self::DrillReportFile(_)
+            | Self::DrillMetricsFile(_)
             | Self::Runtime(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
@@ -278,6 +292,9 @@ impl Failure {
             Self::RecordFile(DiskError::Exists { .. }) => {
                 Some("name another file; records are never overwritten")
             }
+            Self::DrillReportFile(DiskError::Exists { .. }) => {
+                Some("name another file, or a directory, in which each drill makes one of its own")
+            }
             Self::RecordInvalid { .. } => Some(
                 "take the copy of another backup medium, or verify without --record; do not edit it",
             ),
@@ -295,8 +312,11 @@ impl Failure {
             | Self::Runtime(_)
             | Self::Output(_)
             | Self::RecordFile(_)
+            | Self::DrillReportFile(_)
+            | Self::DrillMetricsFile(_)
             | Self::RecordUnreadable { .. }
             | Self::StateFile { .. }
+            | Self::Nodes(_)
             | Self::Etcd(_)
             | Self::Policy(_)
             | Self::ManualPages { .. } => None,

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     auth::CallFailure,
     config::Config,
-    connection::{self, Connection, ConnectionError},
+    connection::{self, Access, Connection, ConnectionError},
 };
 
 /// What is proven.
@@ -152,6 +152,20 @@ pub fn verify(
     question: Question,
     watch: Watch<'_>,
 ) -> Result<Pair, EtcdError> {
+    verify_with(config, Access::Configured, source, question, watch)
+}
+
+/// As [`verify`], with the key in the OpenBao that `access` names.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_with(
+    config: &Config,
+    access: Access,
+    source: &EtcdSource,
+    question: Question,
+    watch: Watch<'_>,
+) -> Result<Pair, EtcdError> {
     let Question {
         prefix,
         evidence,
@@ -165,7 +179,7 @@ pub fn verify(
         names,
     };
     let inventory = Inventory::gather(source, &wanted, watch.reading)?;
-    let asked = connection::ask(config, async |openbao| {
+    let asked = connection::ask_as(config, access, async |openbao| {
         let (live, unread) = read_key(config, openbao).await;
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
         let lineage = Lineage::new(scope, live, evidence.iter().cloned());

@@ -350,17 +350,7 @@ impl Directory {
 /// [`DiskError::Exists`], or what the system refuses; the name then leads to nothing or to all of
 /// the content.
 pub fn create_new(path: &Path, content: &[u8]) -> Result<(), DiskError> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| failed("create", path)(io::ErrorKind::InvalidFilename.into()))?;
-    let parent = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty())
-        .map_err(|errno| failed("open the directory", parent)(errno.into()))?;
-
+    let (directory, _, name) = parent_of(path)?;
     publish_new(&mut SystemDisk, directory.as_fd(), path, name, content)
 }
 
@@ -400,6 +390,52 @@ fn publish_new(
     published?;
     disk.sync(directory)
         .map_err(failed("sync the directory of", path))
+}
+
+/// Replaces a file that others read as a whole and durably, with mode 0644, wherever the caller may
+/// write.
+///
+/// # Errors
+/// What the system refuses; the name then leads to the old content or already to all of the new.
+pub fn replace_public(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    let (directory, parent, name) = parent_of(path)?;
+    let temporary = temporary_name(name);
+    let temporary_path = parent.join(&temporary);
+    // Of a process that was killed in the midst of this.
+    match rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(failed("remove the stale", &temporary_path)(errno.into())),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(0o644);
+    let file = rustix::fs::openat(&directory, &temporary, flags, mode)
+        .map(File::from)
+        .map_err(|errno| failed("create", &temporary_path)(errno.into()))?;
+    (&file)
+        .write_all(content)
+        .map_err(failed("write", &temporary_path))?;
+    rustix::fs::fchmod(&file, mode)
+        .map_err(|errno| failed("set the mode of", &temporary_path)(errno.into()))?;
+    rustix::fs::fsync(&file).map_err(|errno| failed("sync", &temporary_path)(errno.into()))?;
+    rustix::fs::renameat(&directory, &temporary, &directory, name)
+        .map_err(|errno| failed("put the new content in place of", path)(errno.into()))?;
+    rustix::fs::fsync(&directory)
+        .map_err(|errno| failed("sync the directory", parent)(errno.into()))
+}
+
+/// The open directory of a path, its own path, and the name in it.
+fn parent_of(path: &Path) -> Result<(OwnedFd, &Path, &OsStr), DiskError> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| failed("create", path)(io::ErrorKind::InvalidFilename.into()))?;
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty())
+        .map_err(|errno| failed("open the directory", parent)(errno.into()))?;
+    Ok((directory, parent, name))
 }
 
 /// `.<name>.tmp`
