@@ -283,6 +283,7 @@ impl Rehearsal {
         let bao = find_bao(setup.bao.as_deref())?;
         let shares = setup.unseal_key_files.iter().map(|file| share(file));
         let shares: Vec<UnsealKey> = shares.collect::<Result<_, _>>()?;
+        let seal = setup.seal.clone().map(checked).transpose()?;
         let etcd = EtcdSource::file(&setup.etcd_snapshot)?;
         let scratch: &Scratch = scratch.insert(self.make_scratch(&setup.work_dir)?);
         let snapshot = scratch.path().join("openbao.snap");
@@ -312,7 +313,7 @@ impl Rehearsal {
         self.stage = Stage::Unseal;
         step("removing its audit devices");
         let begun = Instant::now();
-        let silenced = taken_over.silence(setup.seal.clone(), &shares).await?;
+        let silenced = taken_over.silence(seal, &shares).await?;
         self.audit_devices = Some(silenced.audit_devices);
 
         self.stage = Stage::Start;
@@ -394,6 +395,19 @@ fn share(file: &Path) -> Result<UnsealKey, DrillError> {
     })
 }
 
+/// The key of a seal is read by the copy itself; it must be as private as a share.
+fn checked(seal: StaticSeal) -> Result<StaticSeal, DrillError> {
+    let file = seal.key_file;
+    let key_file = std::path::absolute(&file).unwrap_or_else(|_| file.clone());
+    match credential_file::read(&key_file, SHARE_RULES) {
+        Ok(_key) => Ok(StaticSeal { key_file, ..seal }),
+        Err(problem) => Err(DrillError::Share {
+            path: file,
+            problem: problem.into(),
+        }),
+    }
+}
+
 /// Copies a file for this user alone; the copy is what the hash is of.
 fn copy(from: &Path, to: &Path) -> io::Result<NotedFile> {
     let mut from = File::open(from)?;
@@ -430,7 +444,9 @@ impl DrillError {
             }
             Self::Restore(error) => matches!(
                 error,
-                RestoreError::WrongShares | RestoreError::MoreShares { .. }
+                RestoreError::WrongShares
+                    | RestoreError::MoreShares { .. }
+                    | RestoreError::OtherSeal { .. }
             ),
             _ => false,
         }

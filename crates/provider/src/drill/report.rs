@@ -367,7 +367,11 @@ fn next_step(failure: &DrillError) -> Option<&'static str> {
         ),
         DrillError::Restore(RestoreError::WrongShares) => Some(
             "take the shares that belonged to this OpenBao when the snapshot was made; if it \
-             unseals itself, those are its recovery keys, and --static-seal-key-file is needed too",
+             unseals itself, those are its recovery keys, and its seal's key must fit too",
+        ),
+        DrillError::Restore(RestoreError::OtherSeal { .. }) => Some(
+            "give its key with --static-seal-key-file if it unseals itself with seal \"static\"; other \
+             seals, such as cloud services and HSMs, cannot be reached from a drill",
         ),
         DrillError::Restore(RestoreError::MoreShares { .. }) => {
             Some("give more shares, each in a file of its own with --unseal-key-file")
