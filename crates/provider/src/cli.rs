@@ -116,6 +116,8 @@ enum Command {
 /// What every command may use.
 struct Context<'a> {
     flags: Flags,
+    /// The command line, to be typed again.
+    typed: String,
     environment: &'a Environment,
     out: &'a mut dyn Write,
 }
@@ -141,12 +143,15 @@ pub fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Exit {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let typed = typed(&arguments);
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(answer) => return show(&answer, out, err),
     };
     let mut context = Context {
         flags: cli.flags.into(),
+        typed,
         environment,
         out,
     };
@@ -163,6 +168,20 @@ pub fn run(
         failure.write(err).ok();
         failure.exit()
     })
+}
+
+/// The program by its usual name, then the arguments as a shell takes them.
+fn typed(arguments: &[OsString]) -> String {
+    let mut line = "bao-kms-provider".to_owned();
+    for argument in arguments.iter().skip(1) {
+        let argument = argument.to_string_lossy();
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_=./:,@+%".contains(letter);
+        match !argument.is_empty() && argument.chars().all(plain) {
+            true => line.push_str(&format!(" {argument}")),
+            false => line.push_str(&format!(" '{}'", argument.replace('\'', r"'\''"))),
+        }
+    }
+    line
 }
 
 impl Command {
@@ -231,5 +250,26 @@ fn show(answer: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> Exit 
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Unclassified,
         _ => exit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_typed_again_as_a_shell_takes_it() {
+        let line = |arguments: &[&str]| {
+            let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
+            typed(&arguments)
+        };
+        assert_eq!(
+            line(&["/opt/x", "retire-versions", "--before-version=2"]),
+            "bao-kms-provider retire-versions --before-version=2"
+        );
+        assert_eq!(
+            line(&["x", "--etcd-snapshot", "/a b/it's", "", "$(id)"]),
+            r"bao-kms-provider --etcd-snapshot '/a b/it'\''s' '' '$(id)'"
+        );
     }
 }

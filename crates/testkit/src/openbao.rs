@@ -308,7 +308,7 @@ impl StoppedOpenBao {
     /// When the data cannot be removed.
     pub fn erase(&self) {
         let data = self.directory.path().join("raft");
-        std::fs::remove_dir_all(&data).unwrap();
+        fs::remove_dir_all(&data).unwrap();
         files::directory(&data, 0o700);
     }
 

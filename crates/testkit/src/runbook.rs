@@ -75,7 +75,7 @@ impl Walk {
     /// # Panics
     /// When a command ends or prints otherwise than the page says.
     pub async fn to_incident(&mut self, site: &mut impl Site, incident: &str) {
-        let met = self.to_next_incident(site).await;
+        let met = self.until_next_incident(site).await;
         assert_eq!(met.as_deref(), Some(incident), "on {}", self.page.name());
     }
 
@@ -84,7 +84,7 @@ impl Walk {
     /// # Panics
     /// As [`Self::to_incident`], and when there is an incident in the rest.
     pub async fn to_end(&mut self, site: &mut impl Site) {
-        let met = self.to_next_incident(site).await;
+        let met = self.until_next_incident(site).await;
         assert_eq!(met, None, "on {}", self.page.name());
     }
 
@@ -104,7 +104,7 @@ impl Walk {
         self.words.insert(name.to_owned(), word.to_owned());
     }
 
-    async fn to_next_incident(&mut self, site: &mut impl Site) -> Option<String> {
+    async fn until_next_incident(&mut self, site: &mut impl Site) -> Option<String> {
         while let Some(item) = self.page.items().get(self.next).cloned() {
             self.next += 1;
             match item {

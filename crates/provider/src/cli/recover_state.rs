@@ -92,7 +92,7 @@ impl Options {
         let report = match &self.expected_plan_hash {
             None => {
                 let weighed = recover_state::plan(&config, &request, watch);
-                RecoveryReport::planned(&config, &weighed, now)
+                RecoveryReport::planned(&config, &weighed, &context.typed, now)
             }
             Some(reviewed) => {
                 match recover_state::apply(&config, &request, reviewed, now, watch)? {

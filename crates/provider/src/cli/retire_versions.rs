@@ -28,9 +28,8 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let before = self.before_version;
-        let apply = format!("retire-versions --before-version {before}");
         let wanted = Wanted::Retire { before };
-        self.review.run(context, &wanted, Some(&self.etcd), &apply)
+        self.review.run(context, &wanted, Some(&self.etcd))
     }
 }
 

@@ -42,13 +42,11 @@ pub(super) struct Review {
 }
 
 impl Review {
-    /// `command` is how the same is asked for again.
     pub(super) fn run(
         self,
         context: &mut Context<'_>,
         wanted: &Wanted,
         etcd: Option<&EvidenceFlags>,
-        command: &str,
     ) -> Result<Exit, Failure> {
         let config = context.load()?.config;
         config.auth.jwt_file()?;
@@ -67,11 +65,7 @@ impl Review {
             Some(reviewed) => retirement::apply(&config, wanted, reviewed, evidence)?,
         };
         drop(progress);
-        let mut command = command.to_owned();
-        if let Some(path) = &context.flags.config {
-            command.push_str(&format!(" --config {}", path.display()));
-        }
-        let report = PlanReport::of(&outcome, &command);
+        let report = PlanReport::of(&outcome, &context.typed);
         self.output.output.write(&report, context.out)?;
         Ok(outcome
             .findings
@@ -181,13 +175,9 @@ fn next_step(outcome: &Outcome, command: &str) -> String {
                 of its own"
             .to_owned();
     }
-    let again = match findings {
-        Some(_) => " and the same options for etcd, which is read again",
-        None => "",
-    };
     format!(
-        "review the versions; then stop the provider of this node and run `bao-kms-provider \
-         {command} --apply --expected-state-hash {}`{again}",
+        "review the versions; then stop the provider of this node and run \
+         `{command} --apply --expected-state-hash {}`",
         plan.state_hash()
     )
 }

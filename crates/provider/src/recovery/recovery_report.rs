@@ -69,9 +69,9 @@ impl RecoveryReport {
         self.report.exit()
     }
 
-    /// Before anything was changed.
+    /// Before anything was changed; `typed` is the command line that asked for it.
     #[must_use]
-    pub fn planned(config: &Config, weighed: &Weighed, now: SystemTime) -> Self {
+    pub fn planned(config: &Config, weighed: &Weighed, typed: &str, now: SystemTime) -> Self {
         match &weighed.plan {
             None => Self::refused(config, weighed, now),
             Some(plan) => {
@@ -85,7 +85,7 @@ impl RecoveryReport {
                 let hash = plan.hash();
                 let apply = format!(
                     "review evidence, versions and limitations; then, {stop}run \
-                     the same command with --apply --expected-plan-hash {hash}"
+                     `{typed} --apply --expected-plan-hash {hash}`"
                 );
                 let summary = format!(
                     "this node can have a state again, with version {} active; nothing was changed \
