@@ -104,39 +104,14 @@ impl Scene {
         for manifest in [ETCD_MANIFEST, API_SERVER_MANIFEST] {
             fs::write(first.path(manifest), "kind: Pod\n").unwrap();
         }
-        for (page, name) in [
-            ("ca.crt", "ca.crt"),
-            ("server.crt", "client.crt"),
-            ("server.key", "client.key"),
-        ] {
-            let page = first.path(&format!("/etc/kubernetes/pki/etcd/{page}"));
-            fs::copy(scene.etcd().file(name), page).unwrap();
-        }
         scene
     }
 
     /// Adds a machine that has never served.
     pub(crate) fn add_machine(&mut self, name: &str) {
         let mut machine = Machine::new(self.backup.path());
-        let shell = &mut machine.shell;
-        let etcd = self.etcd();
-        shell.name("https://127.0.0.1:2379", etcd.endpoint());
-        shell.set("ETCDCTL_ENDPOINTS", etcd.endpoint());
-        for (variable, name) in [
-            ("ETCDCTL_CACERT", "ca.crt"),
-            ("ETCDCTL_CERT", "client.crt"),
-            ("ETCDCTL_KEY", "client.key"),
-        ] {
-            shell.set(variable, etcd.file(name));
-        }
-        let openbao = self.openbao();
-        let address = openbao.endpoint().address.to_string();
-        shell.name("https://openbao.example:8200", &address);
-        shell.name("kms-transit", &self.tenant.transit_mount);
-        shell.name("kms-jwt", &self.tenant.jwt_mount);
-        shell.name("kms-policy", &self.tenant.policy);
-        shell.set("BAO_ADDR", &address);
-        shell.set("BAO_CACERT", openbao.ca_file());
+        machine.reach_etcd(self.etcd());
+        machine.reach_openbao(self.openbao(), &self.tenant);
         self.machines.insert(name.to_owned(), machine);
     }
 
