@@ -51,8 +51,8 @@ pub(crate) struct Scene {
     answers: VecDeque<(&'static str, String)>,
     /// Everything that was ever encrypted.
     seeds: Vec<(DecryptRequest, [u8; 32])>,
-    /// The key's newest version in the snapshot that OpenBao is taken back to.
-    pub(crate) version_in_snapshot: u64,
+    /// The versions of the key, with their times, in the snapshot that OpenBao is taken back to.
+    key_in_snapshot: Option<Value>,
     timing: Timing,
 }
 
@@ -94,7 +94,7 @@ impl Scene {
             backup: TempDir::new().unwrap(),
             answers: VecDeque::new(),
             seeds: Vec::new(),
-            version_in_snapshot: 1,
+            key_in_snapshot: None,
             timing,
         };
         scene.add_machine(FIRST);
@@ -347,19 +347,37 @@ impl Scene {
         .await;
     }
 
-    /// A person looks at OpenBao until the key has this newest version.
-    pub(crate) async fn wait_for_version(&self, version: u64) {
-        wait_until(SOON, "the key's version", async || {
-            self.latest_version().await == Some(version)
+    /// Notes that the next snapshot that is restored has the key as it is now.
+    pub(crate) async fn note_key_in_snapshot(&mut self) {
+        self.key_in_snapshot = self.key_versions().await;
+        assert!(self.key_in_snapshot.is_some());
+    }
+
+    /// Takes OpenBao back to a snapshot of its own, with a key of one version.
+    pub(crate) async fn take_openbao_back(&self, snapshot: &Path) {
+        self.openbao().return_to_snapshot(snapshot).await;
+        wait_until(SOON, "the older OpenBao", async || {
+            self.latest_version().await == Some(1)
+        })
+        .await;
+    }
+
+    async fn wait_for_key_of_snapshot(&self) {
+        wait_until(SOON, "the key of the snapshot", async || {
+            self.key_versions().await == self.key_in_snapshot
         })
         .await;
     }
 
     async fn latest_version(&self) -> Option<u64> {
+        Some(u64::try_from(self.key_versions().await?.as_object()?.len()).unwrap())
+    }
+
+    /// `None` when there is no key.
+    async fn key_versions(&self) -> Option<Value> {
         let path = format!("{}/keys/{KEY}", self.tenant.transit_mount);
-        let metadata = self.admin().read(&path).await.ok()?;
-        let metadata: Value = metadata.json().ok()?;
-        metadata["data"]["latest_version"].as_u64()
+        let metadata: Value = self.admin().read(&path).await.ok()?.json().ok()?;
+        Some(metadata["data"]["keys"].clone())
     }
 }
 
@@ -422,7 +440,7 @@ impl Site for Scene {
         if command.contains("raft snapshot restore -force") {
             self.wait_until_sealed(true).await;
         } else if command.contains("raft snapshot restore") {
-            self.wait_for_version(self.version_in_snapshot).await;
+            self.wait_for_key_of_snapshot().await;
         } else if command.starts_with("bao operator unseal") {
             self.wait_until_sealed(false).await;
         }

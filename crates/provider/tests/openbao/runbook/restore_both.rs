@@ -49,8 +49,7 @@ async fn both_stores_come_back_as_a_pair_and_only_as_one() {
     assert!(scene.stores("one") && !scene.stores("two"));
     scene.assert_readable(FIRST).await;
     files::replace(&file, &whole, 0o600);
-    scene.openbao().return_to_snapshot(&monday).await;
-    scene.wait_for_version(1).await;
+    scene.take_openbao_back(&monday).await;
     scene
         .assert_unreadable(FIRST, "transit decrypt failed")
         .await;
