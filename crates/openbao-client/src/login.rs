@@ -158,7 +158,7 @@ impl LoginFailure {
 ///
 /// # Errors
 /// The classified failure.
-pub(crate) async fn renew_self(
+pub async fn renew_self(
     client: &Client,
     token: &Token,
     increment: Duration,

@@ -1,6 +1,7 @@
 //! A child process that cannot outlive this one.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{self, Write},
     os::unix::process::CommandExt,
@@ -41,11 +42,25 @@ impl GuardedChild {
     /// # Errors
     /// When the shell cannot be started; a program that cannot be is an exit status.
     pub fn spawn(program: &Path, arguments: &[&str], log: File) -> io::Result<Self> {
+        Self::spawn_with(program, arguments, &[], log)
+    }
+
+    /// As [`Self::spawn`], with these variables for an environment.
+    ///
+    /// # Errors
+    /// When the shell cannot be started.
+    pub fn spawn_with(
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &OsStr)],
+        log: File,
+    ) -> io::Result<Self> {
         let mut shell = Command::new("/bin/sh")
             .args(["-c", GUARD, "guard"])
             .arg(program)
             .args(arguments)
             .env_clear()
+            .envs(environment.iter().copied())
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)

@@ -7,6 +7,8 @@
 //! The way through the crate: [`binary`] finds the program, [`server`] starts, initializes and
 //! unseals it, [`admin`] sets up Transit, policies and logins,
 //! [`jwt`] issues the JWTs to log in with. [`child`] and [`port`] serve other test servers as well.
+//! For a copy of production data, which is never to act on anything outside, there are
+//! [`server::restore`], [`confinement`] and [`scratch`].
 
 mod files;
 mod pki;
@@ -14,6 +16,8 @@ mod pki;
 pub mod admin;
 pub mod binary;
 pub mod child;
+pub mod confinement;
 pub mod jwt;
 pub mod port;
+pub mod scratch;
 pub mod server;

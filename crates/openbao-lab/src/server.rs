@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    slice,
     time::Duration,
 };
 
@@ -19,13 +20,15 @@ use crate::{
     admin::{Admin, AdminError},
     binary::BaoBinary,
     child::GuardedChild,
+    confinement::Confinement,
     files, pki,
 };
 
 mod config;
+pub mod restore;
 pub mod snapshot;
 
-use config::Ports;
+use config::{Ports, Settings};
 
 /// Generous, since several servers may start at once on a small machine.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -34,16 +37,29 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 const PORT_ATTEMPTS: u8 = 5;
 const LOG_TAIL_LINES: usize = 20;
+/// Where the server puts a snapshot that it is given, for instance.
+const TEMPORARY: &str = "tmp";
 
 /// A directory with all that a server needs, while none runs in it.
 pub struct Installation {
     binary: BaoBinary,
     /// Absolute, and text because it goes into the configuration.
     directory: String,
-    audit: Audit,
+    settings: Settings,
+    /// Whether the server is kept from acting on anything outside.
+    confined: bool,
     roots: Roots,
     /// Kept from the first start on, so that clients find the server again.
     ports: Option<Ports>,
+}
+
+/// What the server is started for.
+#[derive(Debug, Clone, Copy)]
+enum Mode {
+    /// To serve.
+    Service,
+    /// To have single entries of its storage changed while nothing in it runs.
+    Recovery,
 }
 
 /// Whether the server writes an audit log.
@@ -153,12 +169,19 @@ impl Installation {
         let installation = Self {
             binary,
             directory,
-            audit,
+            settings: Settings {
+                audit,
+                seal: None,
+                quorum_makes_root: false,
+            },
+            confined: false,
             roots: roots(&identity.ca),
             ports: None,
         };
-        let data = installation.path("raft");
-        files::private_directory(&data).map_err(at(&data))?;
+        for name in ["raft", TEMPORARY] {
+            let path = installation.path(name);
+            files::private_directory(&path).map_err(at(&path))?;
+        }
         installation.write("ca.crt", &identity.ca, files::public_file)?;
         installation.write("server.crt", &identity.certificate, files::public_file)?;
         installation.write("server.key", &identity.key, files::private_file)?;
@@ -169,15 +192,19 @@ impl Installation {
     ///
     /// # Errors
     /// When it cannot be run, ends by itself or does not answer. Nothing is left running then.
-    pub async fn start(mut self) -> Result<Server, ServerError> {
+    pub async fn start(self) -> Result<Server, ServerError> {
+        self.start_as(Mode::Service).await
+    }
+
+    async fn start_as(mut self, mode: Mode) -> Result<Server, ServerError> {
         for _ in 0..PORT_ATTEMPTS {
             let ports = match self.ports {
                 Some(ports) => ports,
                 None => Ports::choose().map_err(ServerError::NoFreePorts)?,
             };
             let endpoint = endpoint(ports.api, self.roots.clone());
-            let mut child = self.spawn(ports)?;
-            match self.wait_for_answer(&mut child, &endpoint).await {
+            let mut child = self.spawn(ports, mode)?;
+            match self.wait_for_answer(&mut child, &endpoint, mode).await {
                 Ok(()) => {
                     self.ports = Some(ports);
                     return Ok(Server {
@@ -195,19 +222,40 @@ impl Installation {
         Err(ServerError::PortsTaken)
     }
 
-    fn spawn(&self, ports: Ports) -> Result<GuardedChild, ServerError> {
-        let config = config::text(&self.directory, ports, self.audit);
+    /// Where servers of its cluster find it, once it was started.
+    #[must_use]
+    pub fn cluster_port(&self) -> Option<u16> {
+        self.ports.map(|ports| ports.cluster)
+    }
+
+    fn spawn(&self, ports: Ports, mode: Mode) -> Result<GuardedChild, ServerError> {
+        let config = config::text(&self.directory, ports, &self.settings);
         self.write("server.hcl", &config, files::private_file)?;
         // Emptied, so that it tells about this start alone.
         self.write("server.log", "", files::private_file)?;
         let log = self.path("server.log");
         let log = File::options().append(true).open(&log).map_err(at(&log))?;
         let config = format!("-config={}/server.hcl", self.directory);
-        GuardedChild::spawn(self.binary.path(), &["server", &config], log).map_err(|source| {
-            ServerError::Spawn {
-                program: self.binary.path().to_owned(),
-                source,
+        let arguments: &[&str] = match mode {
+            Mode::Service => &["server", &config],
+            Mode::Recovery => &["server", "-recovery", &config],
+        };
+        let temporary = self.path(TEMPORARY);
+        let environment = [("TMPDIR", temporary.as_os_str())];
+        let spawn = || GuardedChild::spawn_with(self.binary.path(), arguments, &environment, log);
+        let spawned = match self.confined {
+            false => spawn(),
+            true => {
+                let listen = vec![ports.api, ports.cluster];
+                Confinement::new(Path::new(&self.directory), listen)
+                    .run(spawn)
+                    .map_err(io::Error::from)
+                    .flatten()
             }
+        };
+        spawned.map_err(|source| ServerError::Spawn {
+            program: self.binary.path().to_owned(),
+            source,
         })
     }
 
@@ -215,11 +263,17 @@ impl Installation {
         &self,
         child: &mut GuardedChild,
         endpoint: &Endpoint,
+        mode: Mode,
     ) -> Result<(), ServerError> {
+        // In recovery mode there is hardly anything else.
+        let path = match mode {
+            Mode::Service => "sys/seal-status",
+            Mode::Recovery => "sys/generate-recovery-token/attempt",
+        };
         let admin = Admin::new(endpoint.clone(), None)?;
         let give_up = Instant::now() + READY_WITHIN;
         loop {
-            let Err(source) = admin.read("sys/seal-status").await else {
+            let Err(source) = admin.read(path).await else {
                 return Ok(());
             };
             if child.exited().map_err(ServerError::Supervise)?.is_some() {
@@ -293,19 +347,39 @@ impl Server {
     /// # Errors
     /// When the share is wrong or not enough, or the server does not become active.
     pub async fn unseal(&self, key: &UnsealKey) -> Result<(), ServerError> {
+        self.unseal_with(slice::from_ref(key)).await
+    }
+
+    /// Unseals the server with as many of the shares as it takes, and waits until it does its work.
+    ///
+    /// # Errors
+    /// When a share is wrong or they are not enough, or the server does not become active.
+    pub async fn unseal_with(&self, shares: &[UnsealKey]) -> Result<(), ServerError> {
         #[derive(Serialize)]
         struct Unseal<'a> {
             key: &'a str,
         }
         const PATH: &str = "sys/unseal";
         let admin = self.anonymous()?;
-        let answer = admin.write(PATH, &Unseal { key: &key.0 }).await?;
-        let status: SealStatus = answer
-            .json()
-            .map_err(|_| ServerError::Answer { path: PATH })?;
-        if status.sealed {
-            return Err(ServerError::StillSealed);
+        let mut sealed = true;
+        for share in shares {
+            let answer = admin.write(PATH, &Unseal { key: &share.0 }).await?;
+            let status: SealStatus = answer
+                .json()
+                .map_err(|_| ServerError::Answer { path: PATH })?;
+            sealed = status.sealed;
+            if !sealed {
+                break;
+            }
         }
+        match sealed {
+            true => Err(ServerError::StillSealed),
+            false => self.wait_until_active().await,
+        }
+    }
+
+    async fn wait_until_active(&self) -> Result<(), ServerError> {
+        let admin = self.anonymous()?;
         let give_up = Instant::now() + READY_WITHIN;
         // Any state but active has an error status.
         while let Err(source) = admin.read("sys/health").await {
@@ -364,6 +438,23 @@ impl Server {
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint.clone()
+    }
+
+    /// The version of the program.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub async fn version(&self) -> Result<String, ServerError> {
+        #[derive(Deserialize)]
+        struct Health {
+            version: String,
+        }
+        const PATH: &str = "sys/health";
+        let health = self.anonymous()?.read(PATH).await?;
+        let health: Health = health
+            .json()
+            .map_err(|_| ServerError::Answer { path: PATH })?;
+        Ok(health.version)
     }
 
     /// The CA that signed the server's certificate, as a PEM file that everybody may read.

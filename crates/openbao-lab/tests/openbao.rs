@@ -13,10 +13,12 @@ use std::{
     time::Duration,
 };
 
-use openbao_client::failure::FailureClass;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use openbao_client::{failure::FailureClass, token::Token};
 use openbao_lab::{
     admin::{Admin, AdminError, transit::KeyConfig},
-    server::{Audit, Installation, Server},
+    confinement,
+    server::{Audit, Installation, Server, UnsealKey, restore::RestoreError},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -25,6 +27,7 @@ use testkit::{
     tenant::{KEY, ROLE, Tenant},
     wait::wait_until,
 };
+use zeroize::Zeroizing;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -146,6 +149,76 @@ async fn a_snapshot_brings_data_and_unseal_key_to_another_server() {
     copy.unseal(&original_secrets.unseal_key).await.unwrap();
     let admin = copy.admin(&original_secrets.root_token).unwrap();
     admin.read("sys/policies/acl/kept").await.unwrap();
+}
+
+/// Initializes a server with so many shares and threshold, and unseals it.
+async fn initialize(server: &Server, shares: usize, threshold: usize) -> (Token, Vec<UnsealKey>) {
+    let anyone = Admin::new(server.endpoint(), None).unwrap();
+    let wanted = json!({"secret_shares": shares, "secret_threshold": threshold});
+    let answer: Value = anyone
+        .write("sys/init", &wanted)
+        .await
+        .unwrap()
+        .json()
+        .unwrap();
+    let text = |value: &Value| Zeroizing::new(value.as_str().unwrap().to_owned());
+    let keys = answer["keys_base64"].as_array().unwrap().iter();
+    let keys: Vec<_> = keys.map(|key| UnsealKey::new(text(key))).collect();
+    server.unseal_with(&keys).await.unwrap();
+    (Token::new(text(&answer["root_token"])).unwrap(), keys)
+}
+
+#[tokio::test]
+async fn a_copy_needs_a_quorum_of_its_own_shares_and_leaves_the_audit_log_alone() {
+    let place = TempDir::new().unwrap();
+    let file = place.path().join("raft.snap");
+    let installation =
+        Installation::prepare(binary(), &place.path().join("original"), Audit::File).unwrap();
+    let original = installation.start().await.unwrap();
+    let (root_token, mut shares) = initialize(&original, 3, 2).await;
+    let admin = original.admin(&root_token).unwrap();
+    admin.write_policy("kept", "path \"a\" {}").await.unwrap();
+    original.save_snapshot(&root_token, &file).await.unwrap();
+    let audit_log = original.audit_log();
+    let _stopped = original.stop().await.unwrap();
+    let audited = || {
+        let facts = fs::metadata(&audit_log).unwrap();
+        (facts.len(), facts.modified().unwrap())
+    };
+    let before = audited();
+
+    confinement::trial().unwrap();
+    let take_over = async |name: &str| {
+        let directory = place.path().join(name);
+        let installation = Installation::prepare_copy(binary(), &directory, true).unwrap();
+        installation.take_over(&file).await.unwrap()
+    };
+    let few = take_over("few").await.silence(None, &shares[..1]).await;
+    let few = few.err().unwrap().to_string();
+    assert_eq!(few, "this snapshot needs 2 different shares; 1 were given");
+    let silenced = take_over("copy").await.silence(None, &shares[1..]).await;
+    let silenced = silenced.unwrap();
+    assert_eq!(silenced.audit_devices, 1);
+    let copy = silenced.open(&shares[1..]).await.unwrap();
+    let admin = copy.server.admin(&copy.root_token).unwrap();
+    admin.read("sys/policies/acl/kept").await.unwrap();
+    let audit: Value = admin.read("sys/audit").await.unwrap().data().unwrap();
+    assert_eq!(audit, json!({}));
+    let members: Value = admin
+        .read("sys/storage/raft/configuration")
+        .await
+        .unwrap()
+        .data()
+        .unwrap();
+    let members = members["config"]["servers"].as_array().unwrap();
+    assert_eq!(members.len(), 1, "{members:?}");
+    assert_eq!(audited(), before);
+
+    let wrong = STANDARD.encode([7; 33]);
+    shares.truncate(1);
+    shares.push(UnsealKey::new(Zeroizing::new(wrong)));
+    let wrong = take_over("wrong").await.silence(None, &shares).await;
+    assert!(matches!(wrong.err(), Some(RestoreError::WrongShares)));
 }
 
 async fn start(directory: &Path) -> Server {

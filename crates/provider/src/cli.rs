@@ -8,6 +8,7 @@ mod completion;
 mod config;
 mod dev;
 mod doctor;
+mod drill;
 mod etcd_source;
 pub mod exit;
 mod failure;
@@ -18,6 +19,7 @@ mod policy;
 mod probe;
 mod progress;
 mod record_backup;
+mod recover_state;
 mod restore_versions;
 mod retire_versions;
 mod review;
@@ -25,6 +27,7 @@ mod rotation_plan;
 mod scan_etcd;
 mod schema;
 mod serve;
+mod triage;
 mod verify_backup;
 mod verify_key;
 mod verify_rotation;
@@ -82,6 +85,7 @@ struct GlobalFlags {
 enum Command {
     Serve(serve::Options),
     Doctor(doctor::Options),
+    Triage(triage::Options),
     Probe(probe::Options),
     Dev(dev::Options),
     Config(config::Options),
@@ -95,6 +99,8 @@ enum Command {
     ScanEtcd(scan_etcd::Options),
     RecordBackup(record_backup::Options),
     VerifyBackup(verify_backup::Options),
+    RecoverState(recover_state::Options),
+    Drill(drill::Options),
     Benchmark(benchmark::Options),
     Policy(policy::Options),
     Version(version::Options),
@@ -162,6 +168,7 @@ impl Command {
         match self {
             Self::Serve(options) => options.run(context),
             Self::Doctor(options) => options.run(context),
+            Self::Triage(options) => options.run(context),
             Self::Probe(options) => options.run(context),
             Self::Dev(options) => options.run(context),
             Self::Config(options) => options.run(context),
@@ -176,6 +183,8 @@ impl Command {
             Self::Benchmark(options) => options.run(context),
             Self::RecordBackup(options) => options.run(context),
             Self::VerifyBackup(options) => options.run(context),
+            Self::RecoverState(options) => options.run(context),
+            Self::Drill(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
             Self::Completion(options) => options.run(context),

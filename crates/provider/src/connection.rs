@@ -1,13 +1,15 @@
 //! From a configuration to OpenBao: the endpoint, the login, and [`ask`] for commands that put a
 //! few questions to it and end.
 
-use std::{fs, io, path::PathBuf, sync::Arc};
+mod given;
+
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use kms_domain::transit::KeyMetadata;
 use openbao_client::{
     client::{Client, ClientProblem},
     endpoint::{Endpoint, Roots, RootsProblem},
-    login::{jwt::JwtRole, jwt_file::JwtFile},
+    login::{Grant, jwt::JwtRole, jwt_file::JwtFile},
     transit::Transit,
 };
 use tokio::{runtime, task::JoinSet};
@@ -26,6 +28,19 @@ pub struct Connection {
     pub transit: Transit,
     #[expect(dead_code, reason = "the session's task runs until this is dropped")]
     tasks: JoinSet<()>,
+}
+
+/// Which OpenBao is asked, and as whom.
+pub enum Access {
+    /// That of the configuration, with its login.
+    Configured,
+    /// Another one with the same mount and key, with a token that was got in another way.
+    Given {
+        /// How it is reached.
+        endpoint: Endpoint,
+        /// What it granted.
+        grant: Grant,
+    },
 }
 
 /// Why there is nothing to ask with. Nothing was sent.
@@ -118,13 +133,31 @@ pub fn ask<T>(
     config: &Config,
     questions: impl AsyncFnOnce(&Connection) -> T,
 ) -> Result<T, ConnectionError> {
-    let endpoint = endpoint(config)?;
+    ask_as(config, Access::Configured, questions)
+}
+
+/// As [`ask`], of the OpenBao that `access` names.
+///
+/// # Errors
+/// [`ConnectionError`], before anything is sent.
+pub fn ask_as<T>(
+    config: &Config,
+    access: Access,
+    questions: impl AsyncFnOnce(&Connection) -> T,
+) -> Result<T, ConnectionError> {
+    let access = match access {
+        Access::Configured => (endpoint(config)?, None),
+        Access::Given { endpoint, grant } => (endpoint, Some(grant)),
+    };
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(ConnectionError::Runtime)?;
     let answered = runtime.block_on(async {
-        let connection = Connection::new(config, endpoint)?;
+        let connection = match access {
+            (endpoint, None) => Connection::new(config, endpoint)?,
+            (endpoint, Some(grant)) => Connection::given(config, endpoint, grant)?,
+        };
         Ok(questions(&connection).await)
     });
     // A name lookup that hangs must not hold up the end.
@@ -141,13 +174,30 @@ impl Connection {
         let client = Client::new(endpoint, Arc::new(|_| {}))?;
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
         let (session, task) = session(config, client.clone(), Arc::new(SystemClock), hook)?;
+        Ok(Self::with(config, client, session, task))
+    }
+
+    fn given(config: &Config, endpoint: Endpoint, grant: Grant) -> Result<Self, ConnectionError> {
+        let client = Client::new(endpoint, Arc::new(|_| {}))?;
+        let settings = SessionSettings {
+            login_before_token_expiry: Duration::ZERO,
+            token_renewal_increment: grant.lease.duration,
+            login_timeout: config.auth.login_timeout,
+        };
+        let login = Box::new(given::Given::new(client.clone(), grant));
+        let hook = Arc::new(|_: &AuthEvent<'_>| {});
+        let (session, task) = Session::new(settings, login, Arc::new(SystemClock), hook);
+        Ok(Self::with(config, client, session, task))
+    }
+
+    fn with(config: &Config, client: Client, session: Session, task: SessionTask) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(task.run());
-        Ok(Self {
+        Self {
             session,
             transit: Transit::new(client, &config.key, config.openbao.timeout),
             tasks,
-        })
+        }
     }
 
     /// What OpenBao tells of the key; nothing of it is judged yet.

@@ -81,6 +81,13 @@ pub fn harden(config: &Config) -> Result<Hardened, NotHardened> {
     })
 }
 
+/// For a command that holds secrets of others for a while: no memory image of it after a crash, and
+/// nobody but root reads its memory. A kernel that refuses changes nothing that could be mended.
+pub fn keep_memory_private() {
+    forbid_core_dumps().ok();
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
+}
+
 impl Hardened {
     /// Each measure by its name in the log.
     #[must_use]

@@ -44,8 +44,11 @@ fn name(result: &Value) -> Option<&'static str> {
     Some(match result["command"].as_str() {
         Some("benchmark") => "benchmark",
         Some("record-backup") => "record-backup",
+        Some("recover-state") => "recover-state",
+        Some("triage") => "triage",
         Some("scan-etcd") => "scan-etcd",
         Some("verify-backup") => "verify-backup",
+        Some("drill") => "drill",
         Some("inspect-state") => "inspect-state",
         Some("rotation-plan" | "verify-rotation") => "rotation",
         Some("dev") if has("bao") => "dev-once",

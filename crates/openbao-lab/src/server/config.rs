@@ -2,7 +2,10 @@
 
 use std::{io, path::Path};
 
-use crate::{port::free_port, server::Audit};
+use crate::{
+    port::free_port,
+    server::{Audit, restore::StaticSeal},
+};
 
 /// The audit log's name in the server's directory.
 pub(crate) const AUDIT_LOG: &str = "audit.log";
@@ -24,17 +27,39 @@ impl Ports {
     }
 }
 
+/// What differs from server to server.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) audit: Audit,
+    /// What unseals it in place of shares.
+    pub(crate) seal: Option<StaticSeal>,
+    /// Whether a quorum of shares may make a root token, which OpenBao no longer allows by default.
+    pub(crate) quorum_makes_root: bool,
+}
+
 /// The configuration in HCL. With the smallest multiplier an election, which a lone server must
 /// win as well, takes one to two seconds instead of five to ten.
-pub(crate) fn text(directory: &str, ports: Ports, audit: Audit) -> String {
+pub(crate) fn text(directory: &str, ports: Ports, settings: &Settings) -> String {
     let file = |name: &str| quoted(&Path::new(directory).join(name));
     let Ports { api, cluster } = ports;
-    let audit = match audit {
+    let audit = match settings.audit {
         Audit::Off => String::new(),
         Audit::File => format!(
             "audit \"file\" \"lab\" {{\n  options {{\n    file_path = {}\n  }}\n}}\n",
             file(AUDIT_LOG)
         ),
+    };
+    let seal = settings.seal.as_ref().map_or_else(String::new, |seal| {
+        let key = format!("file://{}", seal.key_file.display());
+        format!(
+            "seal \"static\" {{\n  current_key_id = {}\n  current_key = {}\n}}\n",
+            quoted(Path::new(&seal.key_id)),
+            quoted(Path::new(&key))
+        )
+    });
+    let generate_root = match settings.quorum_makes_root {
+        true => "  disable_unauthed_generate_root_endpoints = false\n",
+        false => "",
     };
     format!(
         r#"api_addr = "https://127.0.0.1:{api}"
@@ -49,8 +74,8 @@ listener "tcp" {{
   cluster_address = "127.0.0.1:{cluster}"
   tls_cert_file = {certificate}
   tls_key_file = {key}
-}}
-{audit}"#,
+{generate_root}}}
+{audit}{seal}"#,
         data = file("raft"),
         certificate = file("server.crt"),
         key = file("server.key"),

@@ -1,15 +1,19 @@
 //! Raft snapshots, through OpenBao's own command line: it streams them, whatever their size.
 
-use std::{io, path::Path};
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    path::Path,
+    process::ExitStatus,
+};
 
 use openbao_client::token::Token;
-use tokio::{
-    process::Command,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     admin::AdminError,
+    child::GuardedChild,
     files,
     server::{POLL, READY_WITHIN, SealStatus, Server},
 };
@@ -107,26 +111,49 @@ impl Server {
         let token_file = home.join(".vault-token");
         files::private_directory(&home).map_err(SnapshotError::Run)?;
         files::private_file(&token_file, token.expose().as_bytes()).map_err(SnapshotError::Run)?;
-        let output = Command::new(self.installation.binary.path())
-            .args(["operator", "raft", "snapshot", action])
-            .args(options)
-            .arg(file)
-            .env_clear()
-            .env("HOME", &home)
-            .env("BAO_ADDR", self.endpoint.address.to_string())
-            .env("BAO_CACERT", self.ca_file())
-            .kill_on_drop(true)
-            .output()
-            .await;
-        let removed = std::fs::remove_file(&token_file);
-        let output = output.map_err(SnapshotError::Run)?;
+        let log = self.installation.path("snapshot.log");
+        files::private_file(&log, b"").map_err(SnapshotError::Run)?;
+        let ended = self.run(action, options, &home, &log, file).await;
+        let removed = fs::remove_file(&token_file);
+        let ended = ended.map_err(SnapshotError::Run)?;
         removed.map_err(SnapshotError::Run)?;
-        if output.status.success() {
+        if ended.success() {
             return Ok(());
         }
+        let said = fs::read(&log).map_err(SnapshotError::Run)?;
         Err(SnapshotError::Failed {
             action,
-            said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            said: String::from_utf8_lossy(&said).trim().to_owned(),
         })
+    }
+
+    async fn run(
+        &self,
+        action: &str,
+        options: &[&str],
+        home: &Path,
+        log: &Path,
+        file: &Path,
+    ) -> io::Result<ExitStatus> {
+        let not_text = || io::Error::other("the path of the snapshot is not UTF-8");
+        let file = file.to_str().ok_or_else(not_text)?;
+        let address = self.endpoint.address.to_string();
+        let ca_file = self.ca_file();
+        let mut command = GuardedChild::spawn_with(
+            self.installation.binary.path(),
+            &[&["operator", "raft", "snapshot", action], options, &[file]].concat(),
+            &[
+                ("HOME", home.as_os_str()),
+                ("BAO_ADDR", OsStr::new(&address)),
+                ("BAO_CACERT", ca_file.as_os_str()),
+            ],
+            File::options().append(true).open(log)?,
+        )?;
+        loop {
+            if let Some(ended) = command.exited()? {
+                return Ok(ended);
+            }
+            sleep(POLL).await;
+        }
     }
 }

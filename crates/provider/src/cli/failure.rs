@@ -21,7 +21,7 @@ use crate::{
     recovery::{EtcdError, backup_record::BackupError, etcd_live::LiveError},
     retirement::RetirementError,
     serve::ServeError,
-    state::{StateError, StatePathProblem, disk::DiskError},
+    state::{StateError, StatePathProblem, disk::DiskError, rebuild::RebuildError},
 };
 
 const OWN_USER: &str = "run as the provider's user, such as with sudo -u openbao-kms";
@@ -56,9 +56,18 @@ pub(super) enum Failure {
     /// There is nothing to note of a backup set.
     #[error(transparent)]
     Backup(Box<BackupError>),
+    /// The rebuilt state is not in place.
+    #[error(transparent)]
+    Rebuild(Box<RebuildError>),
     /// The backup record could not be written.
     #[error("the backup record was not written")]
     RecordFile(#[source] DiskError),
+    /// The report of a drill could not be written.
+    #[error("the report of the drill was not written")]
+    DrillReportFile(#[source] DiskError),
+    /// The metrics of a drill could not be written.
+    #[error("the metrics of the drill were not written, so that its alert may fire")]
+    DrillMetricsFile(#[source] DiskError),
     /// The backup record cannot be read.
     #[error("cannot read the backup record {}", path.display())]
     RecordUnreadable {
@@ -147,6 +156,12 @@ impl From<RetirementError> for Failure {
     }
 }
 
+impl From<RebuildError> for Failure {
+    fn from(error: RebuildError) -> Self {
+        Self::Rebuild(Box::new(error))
+    }
+}
+
 impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         match error {
@@ -185,7 +200,11 @@ impl Failure {
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } => Exit::Usage,
-            Self::State(_) | Self::Retirement(_) | Self::Benchmark(_) | Self::LabProbe(_) => {
+            Self::Retirement(error) => match &**error {
+                RetirementError::Evidence(_) => Exit::Runtime,
+                _ => Exit::CheckFailed,
+            },
+            Self::State(_) | Self::Rebuild(_) | Self::Benchmark(_) | Self::LabProbe(_) => {
                 Exit::CheckFailed
             }
             Self::Backup(error) => match &**error {
@@ -199,6 +218,8 @@ impl Failure {
             Self::RecordInvalid { .. } => Exit::CheckFailed,
             Self::Output(_)
             | Self::RecordFile(_)
+            | Self::DrillReportFile(_)
+            | Self::DrillMetricsFile(_)
             | Self::Runtime(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
@@ -267,6 +288,9 @@ impl Failure {
             Self::RecordFile(DiskError::Exists { .. }) => {
                 Some("name another file; records are never overwritten")
             }
+            Self::DrillReportFile(DiskError::Exists { .. }) => {
+                Some("name another file, or a directory, in which each drill makes one of its own")
+            }
             Self::RecordInvalid { .. } => Some(
                 "take the copy of another backup medium, or verify without --record; do not edit it",
             ),
@@ -276,6 +300,7 @@ impl Failure {
             },
             Self::UnsupportedAuth(_)
             | Self::OtherConfiguration(_)
+            | Self::Rebuild(_)
             | Self::NotHardened(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
@@ -283,6 +308,8 @@ impl Failure {
             | Self::Runtime(_)
             | Self::Output(_)
             | Self::RecordFile(_)
+            | Self::DrillReportFile(_)
+            | Self::DrillMetricsFile(_)
             | Self::RecordUnreadable { .. }
             | Self::StateFile { .. }
             | Self::Etcd(_)

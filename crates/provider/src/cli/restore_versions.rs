@@ -31,7 +31,7 @@ impl Options {
         let named: Vec<_> = versions.iter().map(ToString::to_string).collect();
         let apply = format!("restore-versions --versions {}", named.join(","));
         self.review
-            .run(context, &Wanted::Restore { versions }, &apply)
+            .run(context, &Wanted::Restore { versions }, None, &apply)
     }
 }
 

@@ -12,16 +12,18 @@ use super::{
 use crate::{
     benchmark::Benchmark,
     build_info::BuildInfo,
-    recovery::{pair_report::PairReport, scan::Scan},
+    drill::report::DrillReport,
+    recovery::{pair_report::PairReport, recovery_report::RecoveryReport, scan::Scan},
     report::Report,
     rotation_report::RotationReport,
     telemetry::health,
+    triage::report::TriageReport,
 };
 
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 15] = [
+const SCHEMAS: [Published; 18] = [
     ("benchmark", of::<Benchmark>),
     // `verify-key`, `probe` and every other report of checks.
     ("checks", of::<Report>),
@@ -29,9 +31,11 @@ const SCHEMAS: [Published; 15] = [
     ("config-invalid", of::<config::Invalid<'_>>),
     ("dev-once", of::<dev::Summary<'_>>),
     ("dev", of::<dev::Made<'_>>),
+    ("drill", of::<DrillReport>),
     ("inspect-state", of::<inspect_state::Inspection>),
     ("key-id", of::<key_id::Derived>),
     ("record-backup", of::<record_backup::Summary>),
+    ("recover-state", of::<RecoveryReport>),
     ("scan-etcd", of::<Scan>),
     ("verify-backup", of::<PairReport>),
     // The body of /ready.
@@ -40,6 +44,7 @@ const SCHEMAS: [Published; 15] = [
     ("retirement", of::<review::PlanReport>),
     // `rotation-plan` and `verify-rotation`.
     ("rotation", of::<RotationReport>),
+    ("triage", of::<TriageReport>),
     ("version", of::<BuildInfo>),
 ];
 

@@ -15,12 +15,10 @@ use crate::{
     clock::{Clock as _, SystemClock},
     recovery::{
         backup_record::note_source,
-        drift::drift,
-        pair_report::{Facts, PairReport},
+        pair_report::PairReport,
         verify_pair::{self, Depth, Question, Watch},
+        witness::Witnesses,
     },
-    report::one_line,
-    state,
 };
 
 /// Prove that an etcd backup and an OpenBao can go into service together
@@ -51,24 +49,13 @@ impl Options {
         config.auth.jwt_file()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
         let source = self.etcd.source()?;
-        let stored = state::inspect(&config.state_path);
-
-        let mut evidence = Vec::new();
-        if let Ok(stored) = &stored
-            && let Some(document) = &stored.document
-        {
-            let records = document.registry().records().iter();
-            evidence.extend(records.map(|record| record.key.clone()));
-        }
-        if let Some(record) = &record {
-            let versions = record.note().versions.values();
-            evidence.extend(versions.map(|version| version.key.clone()));
-        }
+        let witnesses = Witnesses::gather(&config, record);
         let depth = self.depth;
         let question = Question {
             prefix: self.etcd.prefix(),
-            evidence,
+            evidence: witnesses.keys(),
             depth,
+            sample: None,
             names: self.show_names,
         };
         let verified = {
@@ -89,34 +76,22 @@ impl Options {
             }
         };
 
-        let no_state = match &stored {
-            Ok(_) => "there is no state on this node".to_owned(),
-            Err(error) => one_line(error),
+        let noted = witnesses
+            .record
+            .as_ref()
+            .and_then(|it| it.note().etcd.as_ref());
+        let snapshot = match noted {
+            Some(_) => note_source(&source)?,
+            None => None,
         };
-        let document = stored.as_ref().ok().and_then(|it| it.document.as_ref());
-        let snapshot = match &record {
-            Some(record) if record.note().etcd.is_some() => note_source(&source)?,
-            _ => None,
-        };
-        let drift = record.as_ref().map_or_else(Vec::new, |record| {
-            let stored = stored.as_ref().ok();
-            drift(record, &config, stored, &pair, snapshot.as_ref())
-        });
-        let facts = Facts {
-            config: &config,
-            pair: &pair,
-            depth,
-            state: document.ok_or(&*no_state),
-            record: record.as_ref(),
-            drift: &drift,
-        };
-        let report = PairReport::new(facts, SystemClock.now());
+        let now = SystemClock.now();
+        let report = witnesses.report(&config, &pair, depth, snapshot.as_ref(), now);
         self.output.output.write(&report, context.out)?;
         Ok(report.exit())
     }
 }
 
-fn read_record(path: &Path) -> Result<BackupRecord, Failure> {
+pub(super) fn read_record(path: &Path) -> Result<BackupRecord, Failure> {
     let read = || {
         let mut bytes = Vec::new();
         let most = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX);

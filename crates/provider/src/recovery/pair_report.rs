@@ -58,6 +58,8 @@ pub struct Facts<'a> {
 #[serde(rename_all = "camelCase")]
 pub struct PairReport {
     verdict: &'static str,
+    #[serde(skip)]
+    judged: Verdict,
     summary: String,
     next_steps: Vec<String>,
     do_not: Vec<&'static str>,
@@ -147,6 +149,30 @@ impl PairReport {
         self.report.exit()
     }
 
+    /// The verdict on the pair.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.judged
+    }
+
+    /// The verdict in a sentence.
+    #[must_use]
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn next_steps(&self) -> &[String] {
+        &self.next_steps
+    }
+
+    /// What not to do.
+    #[must_use]
+    pub fn do_not(&self) -> &[&'static str] {
+        &self.do_not
+    }
+
     /// Puts what was found into words.
     #[must_use]
     pub fn new(facts: Facts<'_>, now: SystemTime) -> Self {
@@ -190,6 +216,7 @@ impl PairReport {
         report.conclude(exit(pair.verdict));
         Self {
             verdict: pair.verdict.as_str(),
+            judged: pair.verdict,
             summary: summary(facts, &etcd),
             next_steps,
             do_not,
@@ -226,6 +253,7 @@ impl PairReport {
         report.conclude(exit(verdict));
         Self {
             verdict: verdict.as_str(),
+            judged: verdict,
             summary: "etcd gave no answer, so nothing was compared".to_owned(),
             next_steps: vec![next_step.to_owned()],
             do_not: vec!["do not restore etcd from a snapshot that was not read to its end"],
@@ -473,6 +501,16 @@ impl Render for PairReport {
                 not.strip_prefix("do not ").unwrap_or(not)
             )?;
         }
+        self.details(out)
+    }
+}
+
+impl PairReport {
+    /// Writes how the verdict was established, without the verdict and its steps.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn details(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out)?;
         for key_id in &self.key_ids {
             key_id.text(out)?;

@@ -9,6 +9,7 @@ mod trial;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    num::NonZeroU64,
     sync::Arc,
 };
 
@@ -32,7 +33,7 @@ use super::{
 use crate::{
     auth::CallFailure,
     config::Config,
-    connection::{self, Connection, ConnectionError},
+    connection::{self, Access, Connection, ConnectionError},
 };
 
 /// What is proven.
@@ -135,6 +136,8 @@ pub struct Question {
     pub evidence: Vec<Arc<TransitKey>>,
     /// How far the proof goes.
     pub depth: Depth,
+    /// At most how many distinct encrypted DEKs of each `key_id` are tried; `None` for all.
+    pub sample: Option<NonZeroU64>,
     /// Keep the names of the first few objects that do not open.
     pub names: bool,
 }
@@ -149,10 +152,25 @@ pub fn verify(
     question: Question,
     watch: Watch<'_>,
 ) -> Result<Pair, EtcdError> {
+    verify_with(config, Access::Configured, source, question, watch)
+}
+
+/// As [`verify`], with the key in the OpenBao that `access` names.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_with(
+    config: &Config,
+    access: Access,
+    source: &EtcdSource,
+    question: Question,
+    watch: Watch<'_>,
+) -> Result<Pair, EtcdError> {
     let Question {
         prefix,
         evidence,
         depth,
+        sample,
         names,
     } = question;
     let wanted = Wanted {
@@ -161,11 +179,11 @@ pub fn verify(
         names,
     };
     let inventory = Inventory::gather(source, &wanted, watch.reading)?;
-    let asked = connection::ask(config, async |openbao| {
+    let asked = connection::ask_as(config, access, async |openbao| {
         let (live, unread) = read_key(config, openbao).await;
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
         let lineage = Lineage::new(scope, live, evidence.iter().cloned());
-        let mut trial = Trial::new(&inventory, &lineage);
+        let mut trial = Trial::new(&inventory, &lineage, sample);
         let unanswered = match unread {
             None => trial.decrypt_all(openbao).await.err(),
             unread => unread,

@@ -349,3 +349,16 @@ pub(crate) fn to_decrypt(encrypted: &EncryptResponse) -> DecryptRequest {
         annotations: encrypted.annotations.clone(),
     }
 }
+
+/// Asserts that a failed Decrypt says this sentence, this of the data, and not to delete it.
+#[track_caller]
+pub(crate) fn assert_decrypt_refused(refused: &Status, sentence: &str, of_the_data: &str) {
+    let said = refused.message().strip_prefix(sentence);
+    let advice = said.and_then(|rest| rest.strip_prefix(": "));
+    let advice = advice.unwrap_or_else(|| panic!("{sentence:?} is missing: {refused:?}"));
+    assert!(
+        advice.contains(of_the_data),
+        "{of_the_data:?} is missing: {advice}"
+    );
+    assert!(advice.ends_with("; do not delete the object"), "{advice}");
+}

@@ -1,0 +1,101 @@
+//! What a drill leaves for the textfile collector of node exporter. A drill that proves nothing keeps
+//! what was proven last, so that an alert can be about its age.
+//!
+//! Implements `docs/observability.md` section "Metrics of the drill".
+
+use std::{fmt::Write as _, fs, path::Path, time::SystemTime};
+
+use super::report::{DrillReport, Verdict};
+use crate::{
+    config::Config,
+    state::disk::{self, DiskError},
+};
+
+const RUN: &str = "openbao_kms_drill_last_run_timestamp_seconds";
+const DURATION: &str = "openbao_kms_drill_last_run_duration_seconds";
+const VERDICT: &str = "openbao_kms_drill_last_verdict";
+const SUCCESS: &str = "openbao_kms_drill_last_success_timestamp_seconds";
+const OBJECTS: &str = "openbao_kms_drill_proven_objects";
+const VERSIONS: &str = "openbao_kms_drill_proven_versions";
+
+/// With the words for `# HELP`.
+const HELP: [(&str, &str); 6] = [
+    (RUN, "When the last drill ended."),
+    (DURATION, "How long it took."),
+    (VERDICT, "Its verdict: 1 for one of them, 0 for the others."),
+    (SUCCESS, "When the last drill ended that proved a restore."),
+    (OBJECTS, "Objects that were opened in that drill."),
+    (
+        VERSIONS,
+        "Versions of the Transit key that were needed for it.",
+    ),
+];
+
+/// Larger than any file of this module's own.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// Replaces the file.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(
+    path: &Path,
+    config: &Config,
+    report: &DrillReport,
+    now: SystemTime,
+) -> Result<(), DiskError> {
+    let labels = format!("fingerprint=\"{}\"", config.fingerprint());
+    let before = read(path);
+    let text = text(report, &labels, &before, now);
+    disk::replace_public(path, text.as_bytes())
+}
+
+/// A file that cannot be read or is none of ours tells of no earlier success.
+fn read(path: &Path) -> String {
+    match fs::metadata(path) {
+        Ok(facts) if facts.is_file() && facts.len() <= MAX_BYTES => {
+            fs::read_to_string(path).unwrap_or_default()
+        }
+        _ => String::new(),
+    }
+}
+
+fn text(report: &DrillReport, labels: &str, before: &str, now: SystemTime) -> String {
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH);
+    let now = seconds.map_or(0, |since| since.as_secs());
+    let mut lines = vec![
+        format!("{RUN}{{{labels}}} {now}"),
+        format!("{DURATION}{{{labels}}} {}", report.total_seconds()),
+    ];
+    for verdict in Verdict::ALL {
+        let is = u8::from(verdict == report.verdict());
+        let verdict = verdict.as_str();
+        lines.push(format!("{VERDICT}{{{labels},verdict=\"{verdict}\"}} {is}"));
+    }
+    if report.verdict() == Verdict::Compatible {
+        let proven = report.proven();
+        let versions = proven.transit_versions.len();
+        lines.push(format!("{SUCCESS}{{{labels}}} {now}"));
+        lines.push(format!("{OBJECTS}{{{labels}}} {}", proven.objects));
+        lines.push(format!("{VERSIONS}{{{labels}}} {versions}"));
+    } else {
+        lines.extend([SUCCESS, OBJECTS, VERSIONS].iter().filter_map(|name| {
+            let sample = format!("{name}{{{labels}}} ");
+            let kept = before.lines().find_map(|line| line.strip_prefix(&sample))?;
+            let value: u64 = kept.parse().ok()?;
+            Some(format!("{sample}{value}"))
+        }));
+    }
+
+    let mut text = String::new();
+    for (name, help) in HELP {
+        let samples = lines.iter().filter(|line| line.starts_with(name));
+        let samples: Vec<_> = samples.map(String::as_str).collect();
+        if !samples.is_empty() {
+            // Writing to a text cannot fail.
+            let samples = samples.join("\n");
+            writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{samples}").ok();
+        }
+    }
+    text
+}
