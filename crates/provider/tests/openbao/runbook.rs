@@ -71,6 +71,23 @@ fn the_first_page_leads_to_every_other_and_names_tests_that_exist() {
     }
 }
 
+#[test]
+fn every_verdict_of_triage_has_a_page_to_go_to() {
+    let triage = fs::read_to_string(directory().join("../triage.md")).unwrap();
+    let (_, table) = triage.split_once("| Verdict | Data |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let first = Page::read("README");
+    let verdicts: Vec<_> = table
+        .lines()
+        .filter_map(|row| row.strip_prefix("| `")?.split('`').next())
+        .collect();
+    assert!(verdicts.contains(&"healthy") && verdicts.len() > 30);
+    for verdict in verdicts {
+        let named = first.text().contains(&format!("`{verdict}`"));
+        assert!(named, "{verdict}");
+    }
+}
+
 /// The names of all pages.
 fn pages() -> BTreeSet<String> {
     let name = |path: PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();

@@ -189,8 +189,8 @@ impl Scene {
     }
 
     /// Writes the record that belongs to a backup set.
-    pub(crate) async fn record(&self, name: &str) {
-        let shell = &self.machine(FIRST).shell;
+    pub(crate) async fn record(&self, machine: &str, name: &str) {
+        let shell = &self.machine(machine).shell;
         let command = format!("bao-kms-provider record-backup --out /backup/{name}");
         let done = shell.run(&command, None).await;
         assert_eq!(done.code, Some(0), "{}", done.output);
