@@ -18,7 +18,10 @@ use openbao_client::{failure::FailureClass, token::Token};
 use openbao_lab::{
     admin::{Admin, AdminError, transit::KeyConfig},
     confinement,
-    server::{Audit, Installation, Server, UnsealKey, restore::RestoreError},
+    server::{
+        Audit, Installation, Server, UnsealKey,
+        restore::{RestoreError, StaticSeal},
+    },
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -219,6 +222,58 @@ async fn a_copy_needs_a_quorum_of_its_own_shares_and_leaves_the_audit_log_alone(
     shares.push(UnsealKey::new(Zeroizing::new(wrong)));
     let wrong = take_over("wrong").await.silence(None, &shares).await;
     assert!(matches!(wrong.err(), Some(RestoreError::WrongShares)));
+}
+
+#[tokio::test]
+async fn a_copy_of_a_server_that_unseals_itself_needs_its_key_and_recovery_shares() {
+    let place = TempDir::new().unwrap();
+    let file = place.path().join("raft.snap");
+    let key_file = place.path().join("seal.key");
+    fs::write(&key_file, [9; 32]).unwrap();
+    let seal = StaticSeal {
+        key_id: "one".to_owned(),
+        key_file,
+    };
+    let directory = place.path().join("original");
+    let installation = Installation::prepare(binary(), &directory, Audit::File).unwrap();
+    let installation = installation.sealed_by(seal.clone());
+    let original = installation.start().await.unwrap();
+    let anyone = Admin::new(original.endpoint(), None).unwrap();
+    let wanted = json!({"recovery_shares": 3, "recovery_threshold": 2});
+    let answer = anyone.write("sys/init", &wanted).await.unwrap();
+    let answer: Value = answer.json().unwrap();
+    let text = |value: &Value| Zeroizing::new(value.as_str().unwrap().to_owned());
+    let shares = answer["recovery_keys_base64"].as_array().unwrap().iter();
+    let shares: Vec<_> = shares.map(|key| UnsealKey::new(text(key))).collect();
+    let root_token = Token::new(text(&answer["root_token"])).unwrap();
+    let admin = original.admin(&root_token).unwrap();
+    wait_until(SOON, "the original", async || {
+        admin.read("sys/health").await.is_ok()
+    })
+    .await;
+    admin.write_policy("kept", "path \"a\" {}").await.unwrap();
+    original.save_snapshot(&root_token, &file).await.unwrap();
+    let _stopped = original.stop().await.unwrap();
+
+    let take_over = async |name: &str| {
+        let directory = place.path().join(name);
+        let installation = Installation::prepare_copy(binary(), &directory, true).unwrap();
+        installation.take_over(&file).await.unwrap()
+    };
+    let keyless = take_over("keyless").await.silence(None, &shares).await;
+    let keyless = keyless.err().unwrap().to_string();
+    assert!(keyless.contains("in another way than by unseal key shares"));
+    let other = StaticSeal {
+        key_id: "two".to_owned(),
+        ..seal.clone()
+    };
+    let other = take_over("other").await.silence(Some(other), &shares).await;
+    assert!(matches!(other.err(), Some(RestoreError::WrongShares)));
+    let silenced = take_over("copy").await.silence(Some(seal), &shares).await;
+    let copy = silenced.unwrap().open(&shares).await.unwrap();
+    let admin = copy.server.admin(&copy.root_token).unwrap();
+    admin.read("sys/policies/acl/kept").await.unwrap();
+    copy.close().await.unwrap();
 }
 
 async fn start(directory: &Path) -> Server {

@@ -4,6 +4,7 @@
 //! environment or ends the process.
 
 mod benchmark;
+mod compare_nodes;
 mod completion;
 mod config;
 mod dev;
@@ -91,6 +92,7 @@ enum Command {
     Config(config::Options),
     KeyId(key_id::Options),
     InspectState(inspect_state::Options),
+    CompareNodes(compare_nodes::Options),
     VerifyKey(verify_key::Options),
     RotationPlan(rotation_plan::Options),
     VerifyRotation(verify_rotation::Options),
@@ -174,6 +176,7 @@ impl Command {
             Self::Config(options) => options.run(context),
             Self::KeyId(options) => options.run(context),
             Self::InspectState(options) => options.run(context),
+            Self::CompareNodes(options) => options.run(context),
             Self::VerifyKey(options) => options.run(context),
             Self::RotationPlan(options) => options.run(context),
             Self::VerifyRotation(options) => options.run(context),

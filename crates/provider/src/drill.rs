@@ -102,8 +102,8 @@ pub struct Rehearsal {
     pub stage: Stage,
     /// What kept the copy from other systems.
     pub isolation: Isolation,
-    /// What earlier drills had left and this one has removed.
-    pub leftovers: Vec<PathBuf>,
+    /// What earlier drills had left and this one has removed; `None` if it did not look.
+    pub leftovers: Option<Vec<PathBuf>>,
     /// The hash of the very etcd snapshot that was read.
     pub etcd: Option<NotedFile>,
     /// That of the OpenBao snapshot.
@@ -159,6 +159,9 @@ pub enum DrillError {
          production's credentials: revoke leases that have ended, rotate passwords that are due"
     )]
     NotIsolated,
+    /// The copy could not be talked to.
+    #[error("this network namespace has no loopback, over which the copy would be asked")]
+    NoLoopback,
     /// There is no OpenBao to restore into.
     #[error(transparent)]
     BaoNotFound(#[from] BaoNotFound),
@@ -238,7 +241,7 @@ pub async fn rehearse(
         failure: None,
         stage: Stage::Isolation,
         isolation: Isolation::found(),
-        leftovers: Vec::new(),
+        leftovers: None,
         etcd: None,
         openbao: None,
         version: None,
@@ -278,13 +281,17 @@ impl Rehearsal {
         if !self.isolation.holds() && !setup.allow_network {
             return Err(DrillError::NotIsolated);
         }
+        if !Isolation::loopback_is_up() {
+            return Err(DrillError::NoLoopback);
+        }
 
         self.stage = Stage::Inputs;
+        let scratch: &Scratch = scratch.insert(self.make_scratch(&setup.work_dir)?);
         let bao = find_bao(setup.bao.as_deref())?;
         let shares = setup.unseal_key_files.iter().map(|file| share(file));
         let shares: Vec<UnsealKey> = shares.collect::<Result<_, _>>()?;
+        let seal = setup.seal.clone().map(checked).transpose()?;
         let etcd = EtcdSource::file(&setup.etcd_snapshot)?;
-        let scratch: &Scratch = scratch.insert(self.make_scratch(&setup.work_dir)?);
         let snapshot = scratch.path().join("openbao.snap");
         let (from, to) = (setup.openbao_snapshot.clone(), snapshot.clone());
         let (etcd, noted, copied) = aside(move || {
@@ -312,7 +319,7 @@ impl Rehearsal {
         self.stage = Stage::Unseal;
         step("removing its audit devices");
         let begun = Instant::now();
-        let silenced = taken_over.silence(setup.seal.clone(), &shares).await?;
+        let silenced = taken_over.silence(seal, &shares).await?;
         self.audit_devices = Some(silenced.audit_devices);
 
         self.stage = Stage::Start;
@@ -360,10 +367,10 @@ impl Rehearsal {
             source,
         })?;
         let removed = scratch.remove_leftovers(PREFIX);
-        self.leftovers = removed.map_err(|source| DrillError::Leftovers {
+        self.leftovers = Some(removed.map_err(|source| DrillError::Leftovers {
             path: parent.to_owned(),
             source,
-        })?;
+        })?);
         Ok(scratch)
     }
 }
@@ -393,6 +400,19 @@ fn share(file: &Path) -> Result<UnsealKey, DrillError> {
         path: file.to_owned(),
         problem,
     })
+}
+
+/// The key of a seal is read by the copy itself; it must be as private as a share.
+fn checked(seal: StaticSeal) -> Result<StaticSeal, DrillError> {
+    let file = seal.key_file;
+    let key_file = std::path::absolute(&file).unwrap_or_else(|_| file.clone());
+    match credential_file::read(&key_file, SHARE_RULES) {
+        Ok(_key) => Ok(StaticSeal { key_file, ..seal }),
+        Err(problem) => Err(DrillError::Share {
+            path: file,
+            problem: problem.into(),
+        }),
+    }
 }
 
 /// Copies a file for this user alone; the copy is what the hash is of.
@@ -431,7 +451,9 @@ impl DrillError {
             }
             Self::Restore(error) => matches!(
                 error,
-                RestoreError::WrongShares | RestoreError::MoreShares { .. }
+                RestoreError::WrongShares
+                    | RestoreError::MoreShares { .. }
+                    | RestoreError::OtherSeal { .. }
             ),
             _ => false,
         }

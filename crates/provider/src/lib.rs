@@ -13,6 +13,7 @@ pub mod drill;
 pub mod hardening;
 pub mod kms;
 pub mod lifecycle;
+pub mod nodes;
 pub mod policy;
 pub mod probe;
 pub mod process_identity;

@@ -187,26 +187,25 @@ impl Report {
         self.checks.iter().try_for_each(|check| check.text(out))
     }
 
-    /// As [`Self::checks_text`], with all that was skipped for the same cause on one line.
+    /// As [`Self::checks_text`], for readers in a hurry: of what has passed no more than the names,
+    /// what was skipped for one cause on one line, and no consequences.
     ///
     /// # Errors
     /// Those of `out`.
     pub fn brief_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut checks = self.checks.iter().peekable();
-        while let Some(check) = checks.next() {
-            let mut ids = vec![check.id];
-            while check.status == Status::Skip
-                && let Some(next) = checks
-                    .next_if(|next| next.status == Status::Skip && next.message == check.message)
-            {
-                ids.push(next.id);
-            }
-            match &ids[..] {
-                [_] => check.line(out)?,
-                ids => {
-                    let cause = check.message.as_deref().unwrap_or_default();
-                    writeln!(out, "[skip] {} - {cause}", ids.join(", "))?;
-                }
+        let alike = |one: &Check, other: &Check| match (one.status, other.status) {
+            (Status::Pass, Status::Pass) => true,
+            (Status::Skip, Status::Skip) => one.message == other.message,
+            _ => false,
+        };
+        for group in self.checks.chunk_by(alike) {
+            let ids: Vec<_> = group.iter().map(Check::id).collect();
+            let ids = ids.join(", ");
+            match group {
+                [passed, ..] if passed.status == Status::Pass => writeln!(out, "[pass] {ids}")?,
+                [one] => one.line(out)?,
+                [first, ..] => writeln!(out, "[skip] {ids} - {}", first.found())?,
+                [] => {}
             }
         }
         Ok(())

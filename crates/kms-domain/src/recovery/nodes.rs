@@ -289,9 +289,6 @@ fn rotation(
     let stage = |(index, node): &(usize, &NodeView)| {
         let active = versions(*index)?;
         let finding = match node.pending {
-            Pending::Version(pending) if active == newest && pending > newest => {
-                Finding::Waits(pending)
-            }
             pending if active < newest => Finding::Behind {
                 active,
                 newest,
@@ -301,7 +298,8 @@ fn rotation(
                     Pending::Version(pending) => Some(pending >= newest),
                 },
             },
-            _ => return None,
+            Pending::Version(pending) if pending > newest => Finding::Waits(pending),
+            Pending::Unknown | Pending::No | Pending::Version(_) => return None,
         };
         Some((*index, finding))
     };

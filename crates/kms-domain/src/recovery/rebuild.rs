@@ -18,7 +18,7 @@ use std::{fmt, num::NonZeroU64, sync::Arc};
 use serde::Serialize;
 
 pub use limitation::Limitation;
-pub use refusal::{PlanOutdated, Refusal, Refusals};
+pub use refusal::{OtherSecond, PlanOutdated, Refusal, Refusals};
 
 use super::{pair::Finding, record::BackupRecord};
 use crate::{
@@ -324,20 +324,23 @@ fn plan_hash(evidence: &Evidence, next: &Document) -> PlanHash {
         next: &'a str,
         document: String,
         checkpoint: String,
-        replace: Option<&'a str>,
         etcd: Vec<(&'a str, Option<NonZeroU64>)>,
         records: Vec<&'a str>,
         peers: Vec<&'a str>,
         not_promoted: Option<u64>,
     }
     let own = &evidence.own;
+    // That of a state in service is brought up to date on the way, which is no change of the plan.
+    let checkpoint = match own.in_service() {
+        Some(_) => String::new(),
+        None => own.checkpoint.mark(Checkpoint::encode),
+    };
     let etcd = evidence.etcd.iter();
     let material = Material {
         domain: "openbao-kubernetes-kms/rebuild-plan/v1",
         next: next.hash().as_str(),
         document: own.document.mark(|document| document.hash().to_string()),
-        checkpoint: own.checkpoint.mark(Checkpoint::encode),
-        replace: evidence.replace.as_ref().map(StateHash::as_str),
+        checkpoint,
         etcd: etcd
             .map(|etcd| (etcd.content.as_str(), etcd.sample))
             .collect(),

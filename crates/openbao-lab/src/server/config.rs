@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use crate::{
     port::free_port,
-    server::{Audit, restore::StaticSeal},
+    server::{Audit, restore::StaticSeal, snapshot::TRANSFER},
 };
 
 /// The audit log's name in the server's directory.
@@ -74,6 +74,7 @@ listener "tcp" {{
   cluster_address = "127.0.0.1:{cluster}"
   tls_cert_file = {certificate}
   tls_key_file = {key}
+  max_request_duration = "{TRANSFER}"
 {generate_root}}}
 {audit}{seal}"#,
         data = file("raft"),

@@ -76,6 +76,18 @@ pub enum RestoreError {
         /// Those there are.
         given: usize,
     },
+    /// Unseal shares for a server that unseals itself, or the other way round.
+    #[error(
+        "this snapshot is of an OpenBao that is sealed in another way than by {}",
+        match .static_seal {
+            true => "seal \"static\"",
+            false => "unseal key shares",
+        }
+    )]
+    OtherSeal {
+        /// How it was tried.
+        static_seal: bool,
+    },
     /// A call that was needed.
     #[error(transparent)]
     Call(#[from] AdminError),
@@ -104,6 +116,13 @@ impl Installation {
         Ok(installation)
     }
 
+    /// The same, for data that this key unseals.
+    #[must_use]
+    pub fn sealed_by(mut self, seal: StaticSeal) -> Self {
+        self.settings.seal = Some(seal);
+        self
+    }
+
     /// Has a new server take over the snapshot. With a key of its own it cannot open the data, so
     /// that it seals itself before anything in them runs.
     ///
@@ -125,18 +144,30 @@ impl TakenOver {
     /// sockets, be they those of the server in service, and would not start without them.
     ///
     /// # Errors
-    /// [`RestoreError::WrongShares`] or [`RestoreError::MoreShares`] when the shares do not open the
-    /// data.
+    /// [`RestoreError::WrongShares`], [`RestoreError::MoreShares`] or [`RestoreError::OtherSeal`] when
+    /// what was given does not open the data.
     pub async fn silence(
         self,
         seal: Option<StaticSeal>,
         shares: &[UnsealKey],
     ) -> Result<Silenced, RestoreError> {
         const TABLES: [&str; 2] = ["sys/raw/core/audit", "sys/raw/core/local-audit"];
-        let mut installation = self.0;
-        installation.settings.seal = seal;
+        let installation = match seal {
+            Some(seal) => self.0.sealed_by(seal),
+            None => self.0,
+        };
+        const TOKEN: &str = "sys/generate-recovery-token";
+        let static_seal = installation.settings.seal.is_some();
         let server = installation.start_as(Mode::Recovery).await?;
-        let token = quorum(&server.anonymous()?, "sys/generate-recovery-token", shares).await?;
+        let anyone = server.anonymous()?;
+        // What it does not know how to open has no quorum to ask for.
+        match anyone.read(&format!("{TOKEN}/attempt")).await {
+            Err(AdminError::Call { source, .. }) if source.http_status().is_some() => {
+                return Err(RestoreError::OtherSeal { static_seal });
+            }
+            known => known?,
+        };
+        let token = quorum(&anyone, TOKEN, shares).await?;
         let admin = server.admin(&token)?;
         let mut audit_devices = 0_usize;
         for path in TABLES {

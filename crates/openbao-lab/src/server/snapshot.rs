@@ -6,6 +6,7 @@ use std::{
     io,
     path::Path,
     process::ExitStatus,
+    time::Duration,
 };
 
 use openbao_client::token::Token;
@@ -15,8 +16,13 @@ use crate::{
     admin::AdminError,
     child::GuardedChild,
     files,
-    server::{POLL, READY_WITHIN, SealStatus, Server},
+    server::{POLL, SealStatus, Server},
 };
+
+/// How long the transfer of a snapshot may take, which is a minute by default.
+pub(super) const TRANSFER: &str = "30m";
+/// The data of a large OpenBao take their time to be put in place.
+const RESTORED_WITHIN: Duration = Duration::from_secs(600);
 
 /// Why a snapshot could not be saved or restored.
 #[derive(Debug, thiserror::Error)]
@@ -29,13 +35,13 @@ pub enum SnapshotError {
     Failed {
         /// `save` or `restore`.
         action: &'static str,
-        /// What the command wrote.
+        /// What the command wrote, on one line.
         said: String,
     },
     /// The data was taken over without a need for other unseal shares.
     #[error(
         "OpenBao did not seal itself within {} s of the restore; is the snapshot its own?",
-        READY_WITHIN.as_secs()
+        RESTORED_WITHIN.as_secs()
     )]
     NotSealed,
     /// A call that was needed.
@@ -70,7 +76,7 @@ impl Server {
             .await?;
         // It seals itself only after the command's end, and stops answering for some seconds.
         let admin = self.anonymous()?;
-        let give_up = Instant::now() + READY_WITHIN;
+        let give_up = Instant::now() + RESTORED_WITHIN;
         while Instant::now() < give_up {
             let status = admin.read("sys/seal-status").await;
             if status
@@ -121,9 +127,11 @@ impl Server {
             return Ok(());
         }
         let said = fs::read(&log).map_err(SnapshotError::Run)?;
+        let said = String::from_utf8_lossy(&said);
+        let words: Vec<_> = said.split_whitespace().collect();
         Err(SnapshotError::Failed {
             action,
-            said: String::from_utf8_lossy(&said).trim().to_owned(),
+            said: words.join(" "),
         })
     }
 
@@ -146,6 +154,7 @@ impl Server {
                 ("HOME", home.as_os_str()),
                 ("BAO_ADDR", OsStr::new(&address)),
                 ("BAO_CACERT", ca_file.as_os_str()),
+                ("BAO_CLIENT_TIMEOUT", OsStr::new(TRANSFER)),
             ],
             File::options().append(true).open(log)?,
         )?;

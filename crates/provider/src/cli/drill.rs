@@ -45,7 +45,12 @@ pub(super) struct Options {
     #[arg(long, value_name = "FILE", requires = "static_seal_key_id")]
     static_seal_key_file: Option<PathBuf>,
     /// The current_key_id of `seal "static"`
-    #[arg(long, value_name = "ID", requires = "static_seal_key_file")]
+    #[arg(
+        long,
+        value_name = "ID",
+        value_parser = key_id,
+        requires = "static_seal_key_file"
+    )]
     static_seal_key_id: Option<String>,
     /// The record that record-backup wrote for this set
     #[arg(long, value_name = "FILE")]
@@ -123,6 +128,15 @@ impl Options {
         }
         measured.map_err(Failure::DrillMetricsFile)?;
         Ok(report.exit())
+    }
+}
+
+/// It goes into OpenBao's configuration, where `${` would begin something else.
+fn key_id(text: &str) -> Result<String, &'static str> {
+    let plain = |c: char| c.is_ascii_graphic() && !"\"\\$".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err("Must be visible ASCII characters without quotes, backslashes and dollars"),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     dev::LabError,
     diagnose::call_remedy,
     hardening::NotHardened,
+    nodes::NodesProblem,
     policy::UnsafePolicyPath,
     probe::ProbeError,
     recovery::{EtcdError, backup_record::BackupError, etcd_live::LiveError},
@@ -109,6 +110,9 @@ pub(super) enum Failure {
         /// The broken rule.
         problem: StatePathProblem,
     },
+    /// There is nothing to compare.
+    #[error(transparent)]
+    Nodes(#[from] NodesProblem),
     /// There is nothing to read etcd with.
     #[error(transparent)]
     Etcd(Box<EtcdError>),
@@ -199,7 +203,7 @@ impl Failure {
             },
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
-            Self::StateFile { .. } => Exit::Usage,
+            Self::StateFile { .. } | Self::Nodes(_) => Exit::Usage,
             Self::Retirement(error) => match &**error {
                 RetirementError::Evidence(_) => Exit::Runtime,
                 _ => Exit::CheckFailed,
@@ -312,6 +316,7 @@ impl Failure {
             | Self::DrillMetricsFile(_)
             | Self::RecordUnreadable { .. }
             | Self::StateFile { .. }
+            | Self::Nodes(_)
             | Self::Etcd(_)
             | Self::Policy(_)
             | Self::ManualPages { .. } => None,

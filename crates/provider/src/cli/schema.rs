@@ -13,6 +13,7 @@ use crate::{
     benchmark::Benchmark,
     build_info::BuildInfo,
     drill::report::DrillReport,
+    nodes::report::NodesReport,
     recovery::{pair_report::PairReport, recovery_report::RecoveryReport, scan::Scan},
     report::Report,
     rotation_report::RotationReport,
@@ -23,10 +24,11 @@ use crate::{
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 18] = [
+const SCHEMAS: [Published; 19] = [
     ("benchmark", of::<Benchmark>),
     // `verify-key`, `probe` and every other report of checks.
     ("checks", of::<Report>),
+    ("compare-nodes", of::<NodesReport>),
     ("config", of::<config::Effective<'_>>),
     ("config-invalid", of::<config::Invalid<'_>>),
     ("dev-once", of::<dev::Summary<'_>>),

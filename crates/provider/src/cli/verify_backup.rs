@@ -85,7 +85,7 @@ impl Options {
             None => None,
         };
         let now = SystemClock.now();
-        let report = witnesses.report(&config, &pair, depth, snapshot.as_ref(), now);
+        let report = witnesses.report(&config, &pair, depth, snapshot.as_ref(), false, now);
         self.output.output.write(&report, context.out)?;
         Ok(report.exit())
     }

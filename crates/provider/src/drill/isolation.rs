@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{self, ErrorKind},
+    net::{Ipv4Addr, TcpListener, TcpStream},
 };
 
 use openbao_lab::confinement;
@@ -28,6 +29,16 @@ impl Isolation {
             interfaces: interfaces(),
             confined: confinement::trial().map_err(|error| one_line(&error)),
         }
+    }
+
+    /// Whether this process can talk to itself; a new network namespace has loopback, but down.
+    #[must_use]
+    pub fn loopback_is_up() -> bool {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        listener.is_ok_and(|listener| {
+            let address = listener.local_addr();
+            address.and_then(TcpStream::connect).is_ok()
+        })
     }
 
     /// Whether no network but loopback is there.

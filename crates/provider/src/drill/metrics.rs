@@ -79,12 +79,11 @@ fn text(report: &DrillReport, labels: &str, before: &str, now: SystemTime) -> St
         lines.push(format!("{OBJECTS}{{{labels}}} {}", proven.objects));
         lines.push(format!("{VERSIONS}{{{labels}}} {versions}"));
     } else {
-        lines.extend([SUCCESS, OBJECTS, VERSIONS].iter().filter_map(|name| {
-            let sample = format!("{name}{{{labels}}} ");
-            let kept = before.lines().find_map(|line| line.strip_prefix(&sample))?;
-            let value: u64 = kept.parse().ok()?;
-            Some(format!("{sample}{value}"))
-        }));
+        let kept = [SUCCESS, OBJECTS, VERSIONS].into_iter().filter_map(|name| {
+            let value = earlier(name, labels, before)?;
+            Some(format!("{name}{{{labels}}} {value}"))
+        });
+        lines.extend(kept);
     }
 
     let mut text = String::new();
@@ -98,4 +97,44 @@ fn text(report: &DrillReport, labels: &str, before: &str, now: SystemTime) -> St
         }
     }
     text
+}
+
+/// The value in an earlier file, if it is one.
+fn earlier(name: &str, labels: &str, before: &str) -> Option<String> {
+    let sample = format!("{name}{{{labels}}} ");
+    let value = before.lines().find_map(|line| line.strip_prefix(&sample))?;
+    value.parse::<u64>().ok().map(|value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_documented() {
+        let page = include_str!("../../../../docs/observability.md");
+        let (_, section) = page.split_once("## Metrics of the drill").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        for (name, _) in HELP {
+            assert!(section.contains(&format!("| `{name}` | gauge |")), "{name}");
+        }
+        assert_eq!(section.matches("| gauge |").count(), HELP.len());
+        for verdict in Verdict::ALL {
+            assert!(section.contains(verdict.as_str()), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_drill_keeps_what_was_proven_of_the_same_cluster_alone() {
+        let ours = "fingerprint=\"a\"";
+        let sample = |labels: &str, value: &str| format!("{SUCCESS}{{{labels}}} {value}\n");
+        for (before, kept) in [
+            (sample(ours, "7"), Some("7")),
+            (sample("fingerprint=\"b\"", "7"), None),
+            (sample(ours, "seven"), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(earlier(SUCCESS, ours, &before).as_deref(), kept);
+        }
+    }
 }

@@ -202,7 +202,7 @@ impl DrillReport {
         let verification = rehearsal.verified.as_ref().map(|verified| match verified {
             Ok(pair) => {
                 let etcd = rehearsal.etcd.as_ref();
-                witnesses.report(config, pair, Depth::Data, etcd, now)
+                witnesses.report(config, pair, Depth::Data, etcd, true, now)
             }
             Err(error) => PairReport::unread(config, error, now),
         });
@@ -320,11 +320,14 @@ fn isolation(rehearsal: &Rehearsal, (id, title): Name) -> Check {
 
 fn leftovers(rehearsal: &Rehearsal) -> Check {
     let (id, title) = LEFTOVERS;
-    if rehearsal.leftovers.is_empty() {
+    let Some(leftovers) = &rehearsal.leftovers else {
+        return Check::skip(id, title, "the drill ended before");
+    };
+    if leftovers.is_empty() {
         return Check::pass(id, title);
     }
-    let paths = rehearsal.leftovers.iter();
-    let paths: Vec<_> = paths.map(|path| path.display().to_string()).collect();
+    let paths = leftovers.iter().map(|path| path.display().to_string());
+    let paths: Vec<_> = paths.collect();
     Check::warn(id, title, format!("removed: {}", paths.join(", ")))
         .impact("copies of OpenBao's encrypted data lay there since the machine went down")
 }
@@ -365,9 +368,14 @@ fn next_step(failure: &DrillError) -> Option<&'static str> {
              network, or on Linux 6.7 with Landlock; --allow-network only if no engine in this \
              OpenBao holds credentials of other systems",
         ),
+        DrillError::NoLoopback => Some("bring it up there: ip link set lo up"),
         DrillError::Restore(RestoreError::WrongShares) => Some(
             "take the shares that belonged to this OpenBao when the snapshot was made; if it \
-             unseals itself, those are its recovery keys, and --static-seal-key-file is needed too",
+             unseals itself, those are its recovery keys, and its seal's key must fit too",
+        ),
+        DrillError::Restore(RestoreError::OtherSeal { .. }) => Some(
+            "give its key with --static-seal-key-file if it unseals itself with seal \"static\"; other \
+             seals, such as cloud services and HSMs, cannot be reached from a drill",
         ),
         DrillError::Restore(RestoreError::MoreShares { .. }) => {
             Some("give more shares, each in a file of its own with --unseal-key-file")
@@ -397,16 +405,22 @@ fn summary(verdict: Verdict, rehearsal: &Rehearsal, pair: Option<&PairReport>) -
         (Verdict::NotRestorable, None, Some(failure)) => format!(
             "OpenBao does not come back from this snapshot with these shares, so nothing in etcd \
              can be read after a restore: {}",
-            one_line(failure)
+            first_line(failure)
         ),
         (_, None, Some(failure)) => {
             format!(
                 "nothing was proven and nothing disproven: {}",
-                one_line(failure)
+                first_line(failure)
             )
         }
         (_, None, None) => "nothing was proven and nothing disproven".to_owned(),
     }
+}
+
+/// Without what OpenBao wrote; the check has all of it.
+fn first_line(failure: &DrillError) -> String {
+    let text = one_line(failure);
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn next_steps(rehearsal: &Rehearsal, pair: Option<&PairReport>) -> Vec<String> {
@@ -543,5 +557,105 @@ impl Render for DrillReport {
             None => Ok(()),
             Some(pair) => pair.details(out),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Arc, time::UNIX_EPOCH};
+
+    use super::*;
+    use crate::{
+        config::{Environment, Flags, load},
+        drill::{Durations, isolation::Isolation},
+    };
+
+    fn setup(allow_network: bool) -> Setup {
+        let flags = Flags {
+            config: Some("tests/config/good/minimal.yaml".into()),
+            ..Flags::default()
+        };
+        let loaded = load(&flags, &Environment::default()).unwrap();
+        Setup {
+            config: Arc::new(loaded.config),
+            bao: None,
+            etcd_snapshot: "etcd.db".into(),
+            openbao_snapshot: "openbao.snap".into(),
+            seal: None,
+            unseal_key_files: Vec::new(),
+            work_dir: "/tmp".into(),
+            allow_network,
+            names: false,
+        }
+    }
+
+    /// Of a machine with a network and a kernel without Landlock.
+    fn exposed(stage: Stage, failure: Option<DrillError>) -> Rehearsal {
+        Rehearsal {
+            failure,
+            stage,
+            isolation: Isolation {
+                interfaces: Ok(BTreeSet::from(["eth0".to_owned()])),
+                confined: Err("the kernel is too old".to_owned()),
+            },
+            leftovers: None,
+            etcd: None,
+            openbao: None,
+            version: None,
+            audit_devices: None,
+            durations: Durations::default(),
+            verified: None,
+            not_removed: None,
+        }
+    }
+
+    fn told(setup: &Setup, rehearsal: &Rehearsal) -> (Exit, String) {
+        let witnesses = Witnesses::gather(&setup.config, None);
+        let report = DrillReport::new(setup, &witnesses, rehearsal, UNIX_EPOCH);
+        let mut text = Vec::new();
+        report.text(&mut text).unwrap();
+        (report.exit(), String::from_utf8(text).unwrap())
+    }
+
+    #[test]
+    fn a_copy_that_could_reach_other_systems_is_not_made_unless_that_is_wanted() {
+        let refused = exposed(Stage::Isolation, Some(DrillError::NotIsolated));
+        assert!(!refused.isolation.holds());
+        let (exit, text) = told(&setup(false), &refused);
+        assert_eq!(exit, Exit::Runtime);
+        assert!(text.starts_with("drill: inconclusive\n"), "{text}");
+        assert!(text.contains("[fail] drill.isolation"), "{text}");
+        assert!(
+            text.contains("next: run it with packaging/systemd"),
+            "{text}"
+        );
+
+        let wanted = exposed(Stage::Inputs, Some(DrillError::Lost));
+        let (_, text) = told(&setup(true), &wanted);
+        assert!(text.contains("[warn] drill.isolation"), "{text}");
+        assert!(
+            text.contains("(eth0); the kernel did not confine"),
+            "{text}"
+        );
+        assert!(text.contains("limitation: Nothing kept the copy"), "{text}");
+    }
+
+    #[test]
+    fn a_full_disk_condemns_no_backup_and_a_refused_snapshot_does() {
+        let failed = |said: &str| {
+            let failed = SnapshotError::Failed {
+                action: "restore",
+                said: said.to_owned(),
+            };
+            let failure = DrillError::Restore(RestoreError::Snapshot(failed));
+            told(&setup(true), &exposed(Stage::Restore, Some(failure)))
+        };
+        let (exit, text) = failed("write /x: no space left on device");
+        assert_eq!(exit, Exit::Runtime);
+        assert!(text.contains("nothing disproven"), "{text}");
+        let (exit, text) = failed("failed to verify\nhash of state.bin");
+        assert_eq!(exit, Exit::CheckFailed);
+        assert!(text.starts_with("drill: not-restorable\n"), "{text}");
+        assert!(text.contains("[skip] openbao.shares"), "{text}");
     }
 }

@@ -51,6 +51,8 @@ pub struct Facts<'a> {
     pub record: Option<&'a BackupRecord>,
     /// What has changed since it was written.
     pub drift: &'a [Drift],
+    /// Whether OpenBao is a copy that was made from a snapshot just now.
+    pub rehearsed: bool,
 }
 
 /// The result of `verify-backup`.

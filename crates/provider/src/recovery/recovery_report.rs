@@ -2,31 +2,31 @@
 //! recovery, each with its next step, or else the state that the evidence leads to.
 
 mod checks;
+mod shown;
 
 use std::{
-    collections::BTreeMap,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::SystemTime,
 };
 
 use checks::{Checked, checks};
 use kms_domain::{
-    key::TransitKey,
     recovery::{
-        journal::{Journal, Kept},
-        rebuild::{Link, RebuildPlan, Rebuilt, Refusal},
+        journal::Journal,
+        rebuild::{Link, PlanHash, RebuildPlan},
     },
-    registry::{RecordState, document::Document},
+    registry::document::Document,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
+use shown::{EvidenceShown, KeptShown, RefusalShown, StateShown, VersionShown};
 
-use super::recover_state::{Exhibited, Obstacle, Weighed};
+use super::recover_state::{Obstacle, Weighed};
 use crate::{
     cli::exit::Exit,
     config::Config,
-    report::{Render, Report, one_line},
+    report::{Render, Report},
     state::rebuild::{Remains, journal_name},
 };
 
@@ -56,84 +56,6 @@ pub struct RecoveryReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     journal: Option<PathBuf>,
     limitations: Vec<String>,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct RefusalShown {
-    code: &'static str,
-    /// The files or servers that it is about; empty where it is about none.
-    evidence: Vec<String>,
-    message: String,
-    impact: &'static str,
-    next_step: String,
-    do_not: &'static str,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct EvidenceShown {
-    kind: &'static str,
-    name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    sha256: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    revision: Option<u64>,
-    /// The highest version that it shows as promoted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    active_transit_version: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state_generation: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state_hash: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    required_versions: Vec<Required>,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct Required {
-    transit_version: u64,
-    objects: u64,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct StateShown {
-    path: PathBuf,
-    generation: u64,
-    hash: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    previous_hash: Option<String>,
-    /// `replaced-state`, `checkpoint`, `evidence` or `none`; absent where it was made by an earlier run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    follows: Option<&'static str>,
-    active_transit_version: u64,
-    active_key_id_hash: String,
-    /// The evidence that shows the active version as promoted.
-    active_shown_by: Vec<String>,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct VersionShown {
-    transit_version: u64,
-    state: &'static str,
-    key_id_hash: String,
-    /// By the name of the etcd source.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    objects: BTreeMap<String, u64>,
-    /// Evidence that has it as removed; it decrypts, so it is retired again.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    removed_by: Vec<String>,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct KeptShown {
-    file: String,
-    kept_as: String,
-    sha256: String,
 }
 
 const AFTER: &str = "start the provider; then compare `inspect-state` and the active key_id with \
@@ -220,21 +142,7 @@ impl RecoveryReport {
         report.evidence = journal
             .evidence
             .iter()
-            .map(|exhibit| EvidenceShown {
-                kind: match exhibit.kind.as_str() {
-                    "etcd" => "etcd",
-                    "etcd-snapshot" => "etcd-snapshot",
-                    "backup-record" => "backup-record",
-                    _ => "peer-state",
-                },
-                name: exhibit.name.clone(),
-                sha256: exhibit.sha256.clone(),
-                revision: (exhibit.revision > 0).then_some(exhibit.revision),
-                active_transit_version: None,
-                state_generation: None,
-                state_hash: None,
-                required_versions: Vec::new(),
-            })
+            .map(EvidenceShown::exhibit)
             .collect();
         report.kept_files = journal.kept.iter().map(KeptShown::of).collect();
         report.journal = Some(journal_path(config, &journal.plan));
@@ -258,8 +166,7 @@ impl RecoveryReport {
         } else {
             (
                 "refused",
-                "this evidence does not lead to a state that is safe to serve with; nothing was \
-                 changed, and no data is lost by that",
+                "no state was made; nothing was changed, and no data is lost by that",
             )
         };
         let mut report = Self::of(config, weighed, verdict, summary.to_owned(), now);
@@ -326,183 +233,9 @@ impl RecoveryReport {
     }
 }
 
-fn journal_path(config: &Config, plan: &kms_domain::recovery::rebuild::PlanHash) -> PathBuf {
-    let directory: &Path = config.state_path.directory();
+fn journal_path(config: &Config, plan: &PlanHash) -> PathBuf {
+    let directory = config.state_path.directory();
     directory.join(journal_name(&config.state_path, plan))
-}
-
-impl RefusalShown {
-    fn obstacle(obstacle: &Obstacle) -> Self {
-        Self {
-            code: obstacle.code(),
-            evidence: obstacle.evidence().into_iter().collect(),
-            message: one_line(obstacle),
-            impact: obstacle.consequence(),
-            next_step: obstacle.next_step().to_owned(),
-            do_not: obstacle.do_not(),
-        }
-    }
-
-    fn refusal(refusal: &Refusal) -> Self {
-        Self {
-            code: refusal.code(),
-            evidence: refusal.evidence().to_vec(),
-            message: refusal.to_string(),
-            impact: refusal.consequence(),
-            next_step: refusal.next_step(),
-            do_not: refusal.do_not(),
-        }
-    }
-
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let about = match &*self.evidence {
-            [one] => format!("{one}: "),
-            _ => String::new(),
-        };
-        writeln!(out, "refused: [{}] {about}{}", self.code, self.message)?;
-        writeln!(out, "    impact: {}", self.impact)?;
-        writeln!(out, "    next: {}", self.next_step)?;
-        writeln!(out, "    {}", self.do_not)
-    }
-}
-
-impl EvidenceShown {
-    fn of(exhibited: &Exhibited) -> Self {
-        let state = exhibited.state.as_ref();
-        Self {
-            kind: exhibited.kind.as_str(),
-            name: exhibited.name.clone(),
-            sha256: exhibited.sha256.clone(),
-            revision: (exhibited.revision > 0).then_some(exhibited.revision),
-            active_transit_version: exhibited.active.map(|version| version.get()),
-            state_generation: state.map(|(generation, _)| generation.get()),
-            state_hash: state.map(|(_, hash)| hash.to_string()),
-            required_versions: exhibited
-                .objects
-                .iter()
-                .map(|(version, &objects)| Required {
-                    transit_version: version.get(),
-                    objects,
-                })
-                .collect(),
-        }
-    }
-
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        write!(out, "evidence: {} {}", self.kind, self.name)?;
-        if let Some(version) = self.active_transit_version {
-            write!(out, " promoted={version}")?;
-        }
-        if let Some(generation) = self.state_generation {
-            write!(out, " generation={generation}")?;
-        }
-        if let Some(revision) = self.revision {
-            write!(out, " revision={revision}")?;
-        }
-        for required in &self.required_versions {
-            write!(
-                out,
-                " version{}={}",
-                required.transit_version, required.objects
-            )?;
-        }
-        if !self.sha256.is_empty() {
-            write!(out, " sha256={}", self.sha256)?;
-        }
-        writeln!(out)
-    }
-}
-
-impl StateShown {
-    fn of(
-        config: &Config,
-        document: &Document,
-        follows: Option<&'static str>,
-        shown_by: &[String],
-    ) -> Self {
-        let active = document.registry().active();
-        Self {
-            path: config.state_path.document(),
-            generation: document.generation().get(),
-            hash: document.hash().to_string(),
-            previous_hash: document.previous_hash().map(ToString::to_string),
-            follows,
-            active_transit_version: active.version().get(),
-            active_key_id_hash: active.id_hash().to_string(),
-            active_shown_by: shown_by.to_vec(),
-        }
-    }
-
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "state: {}", self.path.display())?;
-        writeln!(out, "generation: {}", self.generation)?;
-        writeln!(out, "stateHash: {}", self.hash)?;
-        if let Some(previous) = &self.previous_hash {
-            writeln!(out, "previousHash: {previous}")?;
-        }
-        if let Some(follows) = self.follows {
-            writeln!(out, "follows: {follows}")?;
-        }
-        writeln!(out, "activeTransitVersion: {}", self.active_transit_version)?;
-        writeln!(out, "activeKeyIdHash: {}", self.active_key_id_hash)?;
-        for name in &self.active_shown_by {
-            writeln!(out, "activeShownBy: {name}")?;
-        }
-        Ok(())
-    }
-}
-
-impl VersionShown {
-    fn of(key: &TransitKey, state: RecordState) -> Self {
-        Self {
-            transit_version: key.version().get(),
-            state: state.as_str(),
-            key_id_hash: key.id_hash().to_string(),
-            objects: BTreeMap::new(),
-            removed_by: Vec::new(),
-        }
-    }
-
-    fn rebuilt(version: &Rebuilt) -> Self {
-        let decrypts = version.state.is_retained();
-        let removed_by = version.removed_by().filter(|_| decrypts);
-        Self {
-            objects: version.objects.iter().cloned().collect(),
-            removed_by: removed_by.map(str::to_owned).collect(),
-            ..Self::of(&version.key, version.state)
-        }
-    }
-
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        write!(
-            out,
-            "version {}: {} keyIdHash={}",
-            self.transit_version, self.state, self.key_id_hash
-        )?;
-        for (source, objects) in &self.objects {
-            write!(out, ", {objects} objects in {source}")?;
-        }
-        if !self.removed_by.is_empty() {
-            let by = self.removed_by.join(", ");
-            write!(out, ", kept though it is removed by {by}: it decrypts")?;
-        }
-        writeln!(out)
-    }
-}
-
-impl KeptShown {
-    fn of(kept: &Kept) -> Self {
-        let Kept {
-            file,
-            kept_as,
-            sha256,
-        } = kept.clone();
-        Self {
-            file,
-            kept_as,
-            sha256,
-        }
-    }
 }
 
 impl Render for RecoveryReport {

@@ -56,7 +56,8 @@ impl Witnesses {
     }
 
     /// Puts what was verified with these witnesses into words. `snapshot` is the etcd snapshot that
-    /// was read, to be compared with the record's.
+    /// was read, to be compared with the record's; `rehearsed` tells of a copy of OpenBao that was made
+    /// for it.
     #[must_use]
     pub fn report(
         &self,
@@ -64,6 +65,7 @@ impl Witnesses {
         pair: &Pair,
         depth: Depth,
         snapshot: Option<&NotedFile>,
+        rehearsed: bool,
         now: SystemTime,
     ) -> PairReport {
         let stored = self.stored.as_ref();
@@ -83,6 +85,7 @@ impl Witnesses {
             state: document.ok_or(&*no_state),
             record: self.record.as_ref(),
             drift: &drift,
+            rehearsed,
         };
         PairReport::new(facts, now)
     }

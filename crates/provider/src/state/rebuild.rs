@@ -39,6 +39,8 @@ pub struct Remains {
 
 #[derive(Debug)]
 struct Present {
+    /// The state, not its checkpoint.
+    of_state: bool,
     name: OsString,
     content: Vec<u8>,
 }
@@ -115,6 +117,7 @@ impl Remains {
                 .map_err(StateError::Unreadable)?;
             if let Some(content) = &content {
                 present.push(Present {
+                    of_state: name == path.document_name(),
                     name: name.to_owned(),
                     content: content.clone(),
                 });
@@ -152,7 +155,14 @@ impl Remains {
     /// The files that a rebuild would put others in place of, and the names they are kept under.
     #[must_use]
     pub fn kept(&self) -> Vec<Kept> {
-        self.present.iter().map(Present::kept).collect()
+        self.to_keep().map(Present::kept).collect()
+    }
+
+    /// The checkpoint of a state in service tells no more than the state.
+    fn to_keep(&self) -> impl Iterator<Item = &Present> {
+        let in_service = self.files.in_service().is_some();
+        let present = self.present.iter();
+        present.filter(move |present| present.of_state || !in_service)
     }
 }
 
@@ -223,7 +233,7 @@ impl LockedState {
         if remains.files != *plan.own() {
             return Err(RebuildError::Changed { path: path.clone() });
         }
-        for present in &remains.present {
+        for present in remains.to_keep() {
             let name = OsString::from(present.kept().kept_as);
             self.directory
                 .keep(disk, &name, &present.content)

@@ -25,7 +25,10 @@ use crate::{
 pub struct TriageReport {
     verdict: Verdict,
     /// What is broken.
-    summary: String,
+    summary: &'static str,
+    /// By what it shows; absent when nothing is broken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    found: Option<String>,
     data: Data,
     next_steps: Vec<String>,
     do_not: Vec<&'static str>,
@@ -64,10 +67,8 @@ impl TriageReport {
         };
         Self {
             verdict,
-            summary: stopped_at.map_or_else(
-                || "every step of the way is as it should be".to_owned(),
-                |check| check.found().to_owned(),
-            ),
+            summary: verdict.headline(),
+            found: stopped_at.map(|check| check.found().to_owned()),
             data: Data {
                 impact: verdict.data(),
                 meaning: verdict.meaning(),
@@ -119,7 +120,10 @@ fn limitations(verdict: Verdict, facts: &Facts) -> Vec<&'static str> {
 impl Render for TriageReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "triage: {}", self.verdict.as_str())?;
-        writeln!(out, "found: {}", self.summary)?;
+        writeln!(out, "{}", self.summary)?;
+        if let Some(found) = &self.found {
+            writeln!(out, "found: {found}")?;
+        }
         let Data { impact, meaning } = &self.data;
         writeln!(out, "data: {} - {meaning}", impact.as_str())?;
         for step in &self.next_steps {
@@ -130,7 +134,10 @@ impl Render for TriageReport {
             writeln!(out, "do not: {not}")?;
         }
         writeln!(out)?;
-        self.report.brief_text(out)?;
+        match self.verdict {
+            Verdict::Healthy => self.report.checks_text(out)?,
+            _ => self.report.brief_text(out)?,
+        }
         for limitation in &self.limitations {
             writeln!(out, "limitation: {limitation}")?;
         }

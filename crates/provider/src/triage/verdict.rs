@@ -194,6 +194,71 @@ impl Verdict {
             .find(|verdict| verdict.as_str() == word)
     }
 
+    /// What is broken, in a sentence.
+    #[must_use]
+    pub fn headline(self) -> &'static str {
+        match self {
+            Self::Healthy => "nothing on this node's way is broken",
+            Self::ConfigLost => "there is no configuration file",
+            Self::ConfigInvalid => {
+                "the configuration file is not YAML, or has settings that are not allowed"
+            }
+            Self::IdentityChanged => {
+                "the configuration has other names than the state, the record or etcd"
+            }
+            Self::NodeMisconfigured => {
+                "a file, directory or group that the configuration names is missing, unsafe, or not the provider's"
+            }
+            Self::StateLocked => "a process that is no provider has locked the state",
+            Self::AuthMaterialUnusable => {
+                "the JWT is missing, unreadable, expired, or has other claims than configured"
+            }
+            Self::OpenbaoUnreachable => "OpenBao does not answer",
+            Self::OpenbaoUntrusted => {
+                "OpenBao's certificate is not one that the configured CA vouches for"
+            }
+            Self::OpenbaoUninitialized => "this OpenBao has no storage",
+            Self::OpenbaoSealed => "OpenBao is sealed",
+            Self::OpenbaoNoLeader => "OpenBao's cluster has no active server",
+            Self::ClockWrong => "the login fails, and the clocks differ by more than the leeway",
+            Self::LoginRefused => "OpenBao does not accept the login",
+            Self::PolicyInsufficient => "the token may not do what the provider needs",
+            Self::KeyLost => "OpenBao has no key at the configured mount and name",
+            Self::KeyRecreated => "the key is another one under the same name",
+            Self::OpenbaoRolledBack => {
+                "OpenBao is from before a rotation that data was encrypted after"
+            }
+            Self::VersionsLost => "versions of the key that are needed are gone",
+            Self::VersionsHidden => {
+                "min_decryption_version is above versions of the key that are needed"
+            }
+            Self::KeyUnusable => "the key or its mount is set up in a way that is not safe to use",
+            Self::EncryptionBlocked => "min_encryption_version is above the active version",
+            Self::ObjectsDamaged => "values in etcd are damaged or were changed",
+            Self::StateLost => "the registry state of this node is gone",
+            Self::StateCorrupt => "the registry state or its checkpoint is not valid",
+            Self::StateRolledBack => {
+                "the registry state is older than its checkpoint, or of another history"
+            }
+            Self::CheckpointLost => {
+                "the checkpoint is gone, so nothing shows that the registry state is the newest"
+            }
+            Self::StateExchanged => {
+                "the running provider uses another key than the state on disk says"
+            }
+            Self::NotRunning => "the provider does not run, though it could",
+            Self::SocketUnusable => "the provider runs, and nobody can use its socket",
+            Self::ProviderUnhealthy => {
+                "the provider does not answer, is unhealthy, or does not encrypt and decrypt"
+            }
+            Self::NotPermitted => "this user may not read what must be read",
+            Self::EvidenceUnusable => {
+                "the etcd data or the record cannot be read, is damaged, or is of another cluster or key"
+            }
+            Self::NotEstablished => "OpenBao gave an answer that does not tell",
+        }
+    }
+
     /// What it means for the data.
     #[must_use]
     pub fn data(self) -> DataImpact {
@@ -401,17 +466,18 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_every_verdict_with_its_meaning_and_exit_code() {
+    fn the_page_has_every_verdict_as_it_is_told() {
         let page = include_str!("../../../../docs/operate/triage.md");
         let (_, table) = page.split_once("\n## Verdicts\n").unwrap();
         let (table, _) = table.split_once("\n## ").unwrap();
         let rows = table.lines().filter(|line| line.starts_with("| `"));
         let told: Vec<_> = rows
-            .map(|row| row.split(" | ").take(3).collect::<Vec<_>>().join(" | "))
+            .map(|row| row.split(" | ").take(4).collect::<Vec<_>>().join(" | "))
             .collect();
         let meant = Verdict::ALL.map(|verdict| {
             let (word, data) = (verdict.as_str(), verdict.data().as_str());
-            format!("| `{word}` | `{data}` | {}", verdict.exit().code())
+            let (exit, broken) = (verdict.exit().code(), verdict.headline());
+            format!("| `{word}` | `{data}` | {exit} | {broken}")
         });
         assert_eq!(told, meant);
     }

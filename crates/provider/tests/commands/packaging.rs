@@ -11,9 +11,13 @@ fn packaged(file: &str) -> String {
     fs::read_to_string(directory.join(file)).unwrap()
 }
 
-/// Each directive of the unit with its values, in order.
 fn unit() -> BTreeMap<String, Vec<String>> {
-    let text = packaged("bao-kms-provider.service");
+    unit_of("bao-kms-provider.service")
+}
+
+/// Each directive of a unit with its values, in order.
+fn unit_of(file: &str) -> BTreeMap<String, Vec<String>> {
+    let text = packaged(file);
     let mut directives = BTreeMap::<_, Vec<_>>::new();
     for line in text.lines() {
         if let Some((name, value)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
@@ -91,4 +95,72 @@ fn users_and_directories_are_made_as_the_unit_expects_them() {
     ] {
         assert!(directories.lines().any(|found| found == line), "{line}");
     }
+}
+
+#[test]
+fn the_drill_has_no_network_and_its_command_line_is_understood() {
+    let unit = unit_of("bao-kms-drill.service");
+    for (name, value) in [
+        ("PrivateNetwork", "true"),
+        ("PrivateTmp", "true"),
+        ("RestrictAddressFamilies", "AF_INET AF_INET6"),
+        ("KillMode", "mixed"),
+        ("LimitCORE", "0"),
+        ("MemorySwapMax", "0"),
+        ("NoNewPrivileges", "true"),
+        ("CapabilityBoundingSet", ""),
+    ] {
+        assert_eq!(unit[name], [value], "{name}");
+    }
+    let command: Vec<_> = unit["ExecStart"][0].split(' ').collect();
+    let after = |option: &str| {
+        let found = command.iter().zip(&command[1..]);
+        let found = found.filter(|(name, _)| **name == option);
+        found.map(|(_, value)| *value).collect::<Vec<_>>()
+    };
+    assert_eq!(after("--config"), [DEFAULT_CONFIG_PATH]);
+    let variables = unit["Environment"].iter();
+    let variables: Vec<_> = variables.filter_map(|it| it.split_once('=')).collect();
+    for (option, variable) in [
+        ("--bao", "BAO"),
+        ("--etcd-snapshot", "ETCD_SNAPSHOT"),
+        ("--openbao-snapshot", "OPENBAO_SNAPSHOT"),
+    ] {
+        assert_eq!(after(option), [format!("${{{variable}}}")]);
+        assert!(variables.iter().any(|(name, _)| *name == variable));
+    }
+    let credentials = unit["LoadCredential"].iter();
+    let credentials = credentials.filter_map(|it| it.split_once(':'));
+    let shares: Vec<_> = credentials.map(|(name, _)| format!("%d/{name}")).collect();
+    assert_eq!(after("--unseal-key-file"), shares);
+    let states: Vec<_> = unit["StateDirectory"][0].split(' ').collect();
+    for (option, directory) in [
+        ("--report", Path::new(after("--report")[0])),
+        (
+            "--metrics-file",
+            Path::new(after("--metrics-file")[0]).parent().unwrap(),
+        ),
+    ] {
+        let below = directory.strip_prefix("/var/lib").unwrap();
+        assert!(states.contains(&below.to_str().unwrap()), "{option}");
+    }
+    // Everything is understood but the configuration, which is not there.
+    let absent = command[1..].iter().map(|word| match *word {
+        DEFAULT_CONFIG_PATH => "/nonexistent.yaml",
+        word => word,
+    });
+    assert_eq!(run(&absent.collect::<Vec<_>>()).code, 3);
+
+    let user = &unit["User"][0];
+    let users = packaged("sysusers.d/bao-kms-drill.conf");
+    assert!(
+        users
+            .lines()
+            .any(|line| line.starts_with(&format!("u {user} - ")))
+    );
+    let main = packaged("sysusers.d/bao-kms-provider.conf");
+    let groups = &unit["SupplementaryGroups"][0];
+    assert!(main.contains(&format!("u {groups} - ")));
+    let timer = unit_of("bao-kms-drill.timer");
+    assert_eq!(timer["OnCalendar"], ["weekly"]);
 }

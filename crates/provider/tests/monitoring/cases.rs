@@ -757,4 +757,60 @@ pub(crate) const CASES: &[Case] = &[
             "1x40",
         )]],
     },
+    Case {
+        alert: "OpenBaoKMSBackupNotRestorable",
+        labels: r#"fingerprint="f",verdict="incompatible""#,
+        firing: &[
+            (
+                r#"openbao_kms_drill_last_verdict{job="node",instance="n1",fingerprint="f",verdict="incompatible"}"#,
+                "0x10 1x30",
+            ),
+            (
+                r#"openbao_kms_drill_last_verdict{job="node",instance="n1",fingerprint="f",verdict="compatible"}"#,
+                "1x10 0x30",
+            ),
+        ],
+        silent: &[
+            &[
+                (
+                    r#"openbao_kms_drill_last_verdict{job="node",instance="n1",fingerprint="f",verdict="incompatible"}"#,
+                    "1x10 0x30",
+                ),
+                (
+                    r#"openbao_kms_drill_last_verdict{job="node",instance="n1",fingerprint="f",verdict="compatible"}"#,
+                    "0x10 1x30",
+                ),
+            ],
+            // Nothing was found out about the backups.
+            &[(
+                r#"openbao_kms_drill_last_verdict{job="node",instance="n1",fingerprint="f",verdict="inconclusive"}"#,
+                "1x40",
+            )],
+        ],
+    },
+    Case {
+        alert: "OpenBaoKMSRestoreUnproven",
+        labels: r#"fingerprint="f""#,
+        firing: &[(
+            r#"openbao_kms_drill_last_success_timestamp_seconds{job="node",instance="n1",fingerprint="f"}"#,
+            "-691200x40",
+        )],
+        silent: &[
+            &[(
+                r#"openbao_kms_drill_last_success_timestamp_seconds{job="node",instance="n1",fingerprint="f"}"#,
+                "-604800x40",
+            )],
+            // Another host has proven it since.
+            &[
+                (
+                    r#"openbao_kms_drill_last_success_timestamp_seconds{job="node",instance="n1",fingerprint="f"}"#,
+                    "-691200x40",
+                ),
+                (
+                    r#"openbao_kms_drill_last_success_timestamp_seconds{job="node",instance="n2",fingerprint="f"}"#,
+                    "0x40",
+                ),
+            ],
+        ],
+    },
 ];

@@ -70,10 +70,11 @@ fn is_name(c: char) -> bool {
 /// The labels of each metric in the tables of the documentation.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let page = include_str!("../../../../docs/observability.md");
-    let (_, section) = page.split_once("## Metrics").unwrap();
-    let (section, _) = section.split_once("\n## ").unwrap();
+    // Those of the daemon, then those of the drill.
+    let (_, sections) = page.split_once("## Metrics\n").unwrap();
+    let (sections, _) = sections.split_once("\n## Logs").unwrap();
     let mut metrics = BTreeMap::new();
-    for row in section.lines().filter(|line| line.starts_with("| `")) {
+    for row in sections.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
         let labels = cells[3].split(';').next().unwrap();
         let labels: BTreeSet<_> = labels

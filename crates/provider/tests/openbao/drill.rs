@@ -2,26 +2,35 @@
 //! left and nothing in service noticed it.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    io::ErrorKind,
+    net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use testkit::{
     etcd::Etcd,
     files,
-    openbao::{OpenBao, binary},
+    openbao::{OpenBao, binary, shared_openbao},
     schema::assert_published,
     stored::SourceType,
     tenant::KEY,
+    wait::wait_until,
 };
 
 use crate::{
     corpus::{OBJECT, sealer},
     node::{Finished, Node, TIMING},
-    secrets::{files_below, spellings},
+    provider::{Provider, SOON},
+    secrets::{files_below, holds_token, spellings},
 };
 
 /// A backup set, and where its drills work.
@@ -57,7 +66,6 @@ impl Backups {
         etcd.save_snapshot(&path("etcd.db"));
         server.save_snapshot(&path("openbao.snap")).await;
         server.write_unseal_key(&path("share"));
-        files::directory(&path("work"), 0o700);
         let backups = Self {
             node,
             secrets,
@@ -74,28 +82,64 @@ impl Backups {
         self.directory.path().join(name)
     }
 
-    /// The options of a drill with these files of the set.
-    fn options(&self, etcd: &str, openbao: &str, share: &str) -> Vec<String> {
-        let mut options = vec!["drill".to_owned()];
-        for (option, value) in [
+    /// A drill with these files of the set and a directory of its own.
+    fn start(&self, [etcd, openbao, share]: [&str; 3], more: &[&str]) -> Drill<'_> {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let work = self.path(&format!("work-{number}"));
+        files::directory(&work, 0o700);
+        let mut command = self.node.program(&["drill", "--output", "json"]);
+        for (option, path) in [
             ("--etcd-snapshot", self.path(etcd)),
             ("--openbao-snapshot", self.path(openbao)),
             ("--unseal-key-file", self.path(share)),
-            ("--work-dir", self.path("work")),
             ("--metrics-file", self.path("drill.prom")),
-            ("--bao", binary().path().to_owned()),
+            ("--work-dir", work.clone()),
         ] {
-            options.extend([option.to_owned(), value.display().to_string()]);
+            command.arg(option).arg(path);
         }
-        options
+        if !more.contains(&"--bao") {
+            command.arg("--bao").arg(binary().path());
+        }
+        command.args(more);
+        Drill {
+            backups: self,
+            running: Provider::spawn(command, self.directory.path(), PathBuf::new()),
+            work,
+        }
     }
 
-    /// A drill to its end, after which nothing of it may be left.
-    fn drill(&self, options: &[String], more: &[&str]) -> Finished {
-        let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let done = self.node.run(&[&options[..], more].concat());
-        self.assert_nothing_left();
-        let mut written = vec![done.out.clone(), done.err.clone()];
+    /// A drill to its end: the report, which must have this exit code and verdict.
+    async fn drill(&self, set: [&str; 3], more: &[&str], code: i32, verdict: &str) -> Value {
+        self.start(set, more).ended(code, verdict).await
+    }
+
+    /// A copy of a file of the set with one byte in its middle changed.
+    fn damage(&self, name: &str) {
+        let mut bytes = fs::read(self.path(name)).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        files::replace(&self.path(&format!("damaged-{name}")), &bytes, 0o600);
+    }
+
+    fn metrics(&self) -> BTreeMap<String, String> {
+        let text = fs::read_to_string(self.path("drill.prom")).unwrap();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let samples = samples.map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let name = series.strip_prefix("openbao_kms_drill_").unwrap();
+            let (name, labels) = name.split_once('{').unwrap();
+            let verdict = labels.split_once("verdict=").map_or("", |(_, it)| it);
+            let verdict = verdict.trim_matches(['"', '}']);
+            (format!("{name}{verdict}"), value.to_owned())
+        });
+        samples.collect()
+    }
+
+    /// No secret is in what was said or written.
+    #[track_caller]
+    fn assert_secret(&self, said: &[&str]) {
+        let mut written: Vec<String> = said.iter().map(|&text| text.to_owned()).collect();
         for name in ["drill.prom", "reports"] {
             let path = self.path(name);
             if path.is_dir() {
@@ -108,25 +152,54 @@ impl Backups {
             let found = written.iter().find(|text| text.contains(&spelling));
             assert_eq!(found, None, "a secret is in the output or in a file");
         }
-        done
+        assert!(written.iter().all(|text| !holds_token(text)));
+    }
+}
+
+/// A drill under way.
+struct Drill<'a> {
+    backups: &'a Backups,
+    running: Provider,
+    work: PathBuf,
+}
+
+impl Drill<'_> {
+    /// Waits for its end, after which nothing of it may be left.
+    async fn ended(self, code: i32, verdict: &str) -> Value {
+        let Finished {
+            code: ended,
+            out,
+            err,
+        } = self.running.ended().await;
+        assert_eq!(ended, Some(code), "{out}{err}");
+        assert_eq!(left(&self.work), Vec::<String>::new());
+        self.backups.assert_secret(&[&out, &err]);
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_published(&report);
+        assert_eq!(report["verdict"], verdict, "{report:#}");
+        let metrics = self.backups.metrics();
+        assert_eq!(metrics[&format!("last_verdict{verdict}")], "1");
+        report
     }
 
-    #[track_caller]
-    fn assert_nothing_left(&self) {
-        let left: Vec<_> = fs::read_dir(self.path("work")).unwrap().collect();
-        assert!(left.is_empty(), "{left:?}");
-        assert_eq!(processes(&self.path("work")), Vec::<String>::new());
+    /// Waits until a file of the private OpenBao holds the text.
+    async fn reaches(&self, file: &str, text: &str) {
+        wait_until(SOON, file, async || {
+            let directories = fs::read_dir(&self.work).unwrap();
+            let mut files = directories.map(|it| it.unwrap().path().join("openbao").join(file));
+            files.any(|file| {
+                fs::read(file).is_ok_and(|it| String::from_utf8_lossy(&it).contains(text))
+            })
+        })
+        .await;
     }
+}
 
-    fn metric(&self, name: &str) -> Option<u64> {
-        let text = fs::read_to_string(self.path("drill.prom")).unwrap();
-        let name = format!("openbao_kms_drill_{name}");
-        let mut lines = text.lines().filter(|line| line.starts_with(&name));
-        let line = lines.next()?;
-        assert!(lines.next().is_none(), "{text}");
-        let (_, value) = line.rsplit_once(' ').unwrap();
-        Some(value.parse().unwrap())
-    }
+/// Files in the directory, and processes that name it.
+fn left(work: &Path) -> Vec<String> {
+    let files = fs::read_dir(work).unwrap();
+    let files = files.map(|it| it.unwrap().path().display().to_string());
+    files.chain(processes(work)).collect()
 }
 
 /// The command lines of processes that name the directory.
@@ -138,46 +211,185 @@ fn processes(directory: &Path) -> Vec<String> {
     lines.filter(|line| line.contains(directory)).collect()
 }
 
-fn status(report: &Value, id: &str) -> String {
+fn check(report: &Value, id: &str) -> Value {
     let checks = report["checks"].as_array().unwrap().iter();
     let mut checks = checks.filter(|check| check["id"] == id);
     let check = checks.next().unwrap_or_else(|| panic!("{report:#}"));
-    check["status"].as_str().unwrap().to_owned()
+    check.clone()
 }
+
+const SET: [&str; 3] = ["etcd.db", "openbao.snap", "share"];
 
 #[tokio::test]
 async fn backups_that_belong_together_are_proven_and_nothing_in_service_notices() {
     let server = OpenBao::start().await;
     let backups = Backups::of(&server).await;
+    let path = |name: &str| backups.path(name).display().to_string();
+    let recorded = backups.node.run(&[
+        "record-backup",
+        "--out",
+        &path("record.json"),
+        "--openbao-snapshot",
+        &path("openbao.snap"),
+    ]);
+    assert_eq!(recorded.code, Some(0), "{}", recorded.err);
+    let address = server.endpoint().address.to_string();
     let audit_log = server.audit_log();
     let _stopped = server.stop().await;
+    let live = TcpListener::bind(address.trim_start_matches("https://")).unwrap();
+    live.set_nonblocking(true).unwrap();
     let audited = || {
         let facts = fs::metadata(&audit_log).unwrap();
         (facts.len(), facts.modified().unwrap())
     };
     let before = audited();
-    let options = backups.options("etcd.db", "openbao.snap", "share");
+
     files::directory(&backups.path("reports"), 0o755);
-    let reports = backups.path("reports");
-    let more = ["--report", reports.to_str().unwrap(), "--output", "json"];
-    let report = backups.drill(&options, &more).json();
-    assert_eq!(report["verdict"], "compatible");
+    let (record, reports) = (path("record.json"), path("reports"));
+    let more = ["--record", &record, "--report", &reports];
+    let report = backups.drill(SET, &more, 0, "compatible").await;
     assert_eq!(
         report["proven"],
         json!({"objects": 3, "deks": 3, "transitVersions": [1, 2]})
     );
-    assert_eq!(status(&report, "drill.isolation"), "pass");
+    for id in ["drill.isolation", "drill.removed", "openbao.record"] {
+        assert_eq!(check(&report, id)["status"], "pass", "{report:#}");
+    }
+    let silenced = check(&report, "openbao.shares")["message"].clone();
+    assert_eq!(silenced, "its 1 audit devices were removed from the copy");
     assert_eq!(report["verification"]["verdict"], "compatible");
+    let hash = Sha256::digest(fs::read(backups.path("openbao.snap")).unwrap());
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(report["openbaoSnapshot"]["sha256"], hash);
+    assert_eq!(live.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     assert_eq!(audited(), before);
 
     let written = fs::read_dir(&reports).unwrap().next().unwrap().unwrap();
     let mode = written.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o640);
     let kept: Value = serde_json::from_slice(&fs::read(written.path()).unwrap()).unwrap();
-    assert_published(&kept);
     assert_eq!(kept, report);
-    assert_eq!(backups.metric("proven_objects"), Some(3));
-    assert_eq!(backups.metric("proven_versions"), Some(2));
-    let success = backups.metric("last_success_timestamp_seconds");
-    assert_eq!(success, backups.metric("last_run_timestamp_seconds"));
+    let proven = backups.metrics();
+    assert_eq!(proven["proven_objects"], "3");
+    assert_eq!(proven["proven_versions"], "2");
+    let success = &proven["last_success_timestamp_seconds"];
+    assert_eq!(success, &proven["last_run_timestamp_seconds"]);
+
+    let before = ["etcd.db", "older.snap", "share"];
+    let report = backups
+        .drill(before, &["--record", &record], 4, "incompatible")
+        .await;
+    assert_eq!(check(&report, "openbao.record")["status"], "warn");
+    let rows = report["verification"]["keyIds"].as_array().unwrap();
+    assert_eq!(rows[1]["status"], "newer_than_latest");
+    assert_eq!(rows[1]["lostObjects"], 1);
+    let summary = report["summary"].as_str().unwrap();
+    assert!(summary.contains("1 of 3 objects"), "{summary}");
+    let after = backups.metrics();
+    assert_eq!(&after["last_success_timestamp_seconds"], success);
+    assert_eq!(after["proven_objects"], "3");
+    assert_eq!(after["last_verdictcompatible"], "0");
+}
+
+#[tokio::test]
+async fn what_does_not_come_back_is_told_from_what_could_not_be_tried() {
+    let server = shared_openbao().await;
+    let backups = Backups::of(server).await;
+    for name in ["etcd.db", "openbao.snap"] {
+        backups.damage(name);
+    }
+    files::replace(
+        &backups.path("other"),
+        STANDARD.encode([7; 32]).as_bytes(),
+        0o600,
+    );
+    files::replace(&backups.path("open"), b"c2hhcmU=", 0o644);
+    files::replace(&backups.path("empty"), b"\n", 0o600);
+
+    let tried = |set, code, verdict| backups.drill(set, &[], code, verdict);
+    let (share, openbao, etcd) = tokio::join!(
+        tried(["etcd.db", "openbao.snap", "other"], 4, "not-restorable"),
+        tried(
+            ["etcd.db", "damaged-openbao.snap", "share"],
+            4,
+            "not-restorable"
+        ),
+        tried(
+            ["damaged-etcd.db", "openbao.snap", "share"],
+            4,
+            "incompatible"
+        ),
+    );
+    assert_eq!(check(&share, "openbao.restore")["status"], "pass");
+    let said = check(&share, "openbao.shares")["message"].clone();
+    assert!(said.as_str().unwrap().contains("do not open"), "{said}");
+    let said = check(&openbao, "openbao.restore")["message"].clone();
+    assert!(
+        said.as_str().unwrap().contains("could not restore"),
+        "{said}"
+    );
+    assert_eq!(check(&etcd, "openbao.start")["status"], "pass");
+    assert_eq!(check(&etcd, "pair.verified")["status"], "fail");
+
+    for (set, more, said) in [
+        (["none", "openbao.snap", "share"], &[][..], "none"),
+        (["etcd.db", "none", "share"], &[], "none"),
+        (["etcd.db", "openbao.snap", "none"], &[], "does not exist"),
+        (["etcd.db", "openbao.snap", "open"], &[], "has mode 0644"),
+        (["etcd.db", "openbao.snap", "empty"], &[], "one share"),
+        (SET, &["--bao", "/nonexistent/bao"], "/nonexistent/bao"),
+    ] {
+        let report = backups.drill(set, more, 5, "inconclusive").await;
+        let inputs = check(&report, "drill.inputs");
+        let message = inputs["message"].as_str().unwrap();
+        assert!(message.contains(said), "{message}");
+        assert_eq!(check(&report, "openbao.restore")["status"], "skip");
+    }
+    assert!(
+        !backups
+            .metrics()
+            .contains_key("last_success_timestamp_seconds")
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_drill_that_is_killed_or_interrupted_at_any_moment() {
+    let server = shared_openbao().await;
+    let backups = Backups::of(server).await;
+    let killed = async |file: &'static str, text: &'static str| {
+        let drill = backups.start(SET, &[]);
+        drill.reaches(file, text).await;
+        drill.running.signal(Signal::KILL);
+        let Finished { code, out, err } = drill.running.ended().await;
+        assert_eq!((code, &*out, &*err), (None, "", ""), "at {text}");
+        wait_until(SOON, "the removal", async || left(&drill.work).is_empty()).await;
+    };
+    tokio::join!(
+        killed("server.hcl", ""),
+        killed("server.log", "OpenBao server started"),
+        killed("snapshot.log", ""),
+    );
+    tokio::join!(
+        killed("server.log", "Recovery Mode: true"),
+        killed("server.log", "root generation finished"),
+    );
+    for (signal, word) in [(Signal::INT, "interrupted"), (Signal::TERM, "terminated")] {
+        let drill = backups.start(SET, &[]);
+        drill.reaches("server.log", "OpenBao server started").await;
+        drill.running.signal(signal);
+        let report = drill.ended(5, "inconclusive").await;
+        let summary = report["summary"].as_str().unwrap();
+        assert!(summary.contains(word), "{summary}");
+    }
+
+    // What a machine that lost power leaves, and what another drill still uses.
+    let drill = backups.start(SET, &[]);
+    let dead = drill.work.join("bao-kms-drill-dead");
+    files::directory(&dead, 0o700);
+    files::replace(&dead.join("openbao.snap"), b"left", 0o600);
+    let report = drill.ended(0, "compatible").await;
+    let leftovers = check(&report, "drill.leftovers");
+    assert_eq!(leftovers["status"], "warn");
+    let message = leftovers["message"].as_str().unwrap();
+    assert!(message.contains("bao-kms-drill-dead"), "{message}");
 }

@@ -11,6 +11,7 @@ mod backup;
 mod benchmark;
 mod bulk;
 mod commands;
+mod compare_nodes;
 mod corpus;
 mod correlation;
 mod crash;

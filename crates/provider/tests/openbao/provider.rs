@@ -304,9 +304,18 @@ impl Provider {
             .sum()
     }
 
-    async fn get(&self, listening: &str, path: &str) -> (u16, String) {
+    /// Where `/metrics` is served.
+    pub(crate) fn metrics_url(&self) -> String {
+        format!("http://{}", self.address("metrics.listening"))
+    }
+
+    fn address(&self, listening: &str) -> String {
         let event = self.events(listening).next();
-        let address = event.unwrap()["address"].as_str().unwrap().to_owned();
+        event.unwrap()["address"].as_str().unwrap().to_owned()
+    }
+
+    async fn get(&self, listening: &str, path: &str) -> (u16, String) {
+        let address = self.address(listening);
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();

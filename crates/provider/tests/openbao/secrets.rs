@@ -42,7 +42,7 @@ pub(crate) fn spellings(secret: &[u8]) -> Vec<String> {
 }
 
 /// Whether the text holds something of the form of an OpenBao token.
-fn holds_token(text: &str) -> bool {
+pub(crate) fn holds_token(text: &str) -> bool {
     text.match_indices("s.").any(|(at, _)| {
         let word = text[..at].chars().last().is_some_and(char::is_alphanumeric);
         let random = text[at + 2..]

@@ -469,7 +469,7 @@ fn a_recreated_or_older_key_is_refused_by_every_witness() {
     };
     assert_eq!(
         codes(&evidence),
-        ["other_creation", "other_creation", "newer_than_latest"]
+        ["other_creation", "newer_than_latest", "other_creation"]
     );
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Evidence, OWN_STATE, PeerEvidence, RecordEvidence, Refusal};
 use crate::{
-    fingerprint::{IdentityDifference, differing_names, require_identity},
+    fingerprint::{IdentityDifference, name_differences, require_identity},
     key::TransitKey,
     recovery::record::BackupRecord,
     registry::{
@@ -109,8 +109,8 @@ impl<'e> Witness<'e> {
 
 fn differences(record: &BackupRecord, evidence: &Evidence) -> Vec<String> {
     let note = record.note();
-    let names = differing_names(evidence.scope.identity(), note.scope.identity());
-    let mut differences: Vec<_> = names.into_iter().map(str::to_owned).collect();
+    let names = name_differences(evidence.scope.identity(), note.scope.identity());
+    let mut differences: Vec<_> = names.iter().map(IdentityDifference::to_string).collect();
     let (recorded, configured) = (&note.path, &evidence.path);
     for (key, configured, recorded) in [
         (
@@ -126,7 +126,7 @@ fn differences(record: &BackupRecord, evidence: &Evidence) -> Vec<String> {
     ] {
         if configured != recorded {
             differences.push(format!(
-                "{key} is {configured:?}, but the record was made with {recorded:?}"
+                "{key} is {configured:?}, but the document was made with {recorded:?}"
             ));
         }
     }

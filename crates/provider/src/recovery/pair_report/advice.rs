@@ -162,9 +162,10 @@ pub(super) fn limitations(facts: Facts<'_>) -> Vec<&'static str> {
          apart. A record (--record) shows which versions existed when the backup was made.",
     );
     add(
-        facts
-            .record
-            .is_some_and(|record| record.note().openbao.is_some()),
+        !facts.rehearsed
+            && facts
+                .record
+                .is_some_and(|record| record.note().openbao.is_some()),
         "Whether this OpenBao was restored from the snapshot in the record cannot be seen from \
          its answers.",
     );

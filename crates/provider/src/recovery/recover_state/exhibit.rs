@@ -12,7 +12,7 @@ use kms_domain::{
     key::TransitKey,
     recovery::{
         origin::Origin,
-        pair::Finding,
+        pair::{Finding, Proof},
         rebuild::{PeerEvidence, RecordEvidence},
         record::{self, BackupRecord},
     },
@@ -57,6 +57,8 @@ pub struct Exhibited {
     pub state: Option<(Generation, StateHash)>,
     /// How many objects need each version, of a source that tells.
     pub objects: BTreeMap<TransitVersion, u64>,
+    /// What became of its distinct encrypted DEKs.
+    pub deks: Proof,
 }
 
 impl Kind {
@@ -76,7 +78,12 @@ impl Exhibited {
     pub(super) fn etcd(name: &str, sha256: &str, revision: u64, findings: &[Finding]) -> Self {
         let mut objects: BTreeMap<TransitVersion, u64> = BTreeMap::new();
         let mut active = None;
+        let mut deks = Proof::default();
         for finding in findings {
+            let seeds = finding.seeds;
+            deks.proven = deks.proven.saturating_add(seeds.proven);
+            deks.failed = deks.failed.saturating_add(seeds.failed);
+            deks.untried = deks.untried.saturating_add(seeds.untried);
             let version = match &finding.origin {
                 Origin::Live(key) | Origin::Known(key) => {
                     active = active.max(Some(key.version()));
@@ -100,6 +107,7 @@ impl Exhibited {
             active,
             state: None,
             objects,
+            deks,
         }
     }
 
@@ -119,6 +127,7 @@ impl Exhibited {
             active: Some(active.version()),
             state: Some(state),
             objects: BTreeMap::new(),
+            deks: Proof::default(),
         }
     }
 }

@@ -38,7 +38,7 @@ pub enum Obstacle {
     #[error("the key was changed in OpenBao while the evidence was being read")]
     KeyMoved,
     /// An etcd source gives no answer.
-    #[error("{error}")]
+    #[error("it was not read to its end")]
     Etcd {
         /// The file or the servers.
         name: String,

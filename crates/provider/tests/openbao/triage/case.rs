@@ -103,8 +103,8 @@ impl Said {
     /// Requires that what is broken is told in these words.
     #[track_caller]
     pub(super) fn found(&self, words: &str) -> &Self {
-        let summary = self.json["summary"].as_str().unwrap();
-        assert!(summary.contains(words), "{words}: {summary}");
+        let found = self.json["found"].as_str().unwrap();
+        assert!(found.contains(words), "{words}: {found}");
         self
     }
 

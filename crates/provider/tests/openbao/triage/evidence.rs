@@ -103,6 +103,29 @@ async fn a_key_made_anew_is_found_without_state_by_what_etcd_holds() {
         .found("made at another time");
 }
 
+/// What is shown as the next step is done, and mends it.
+#[tokio::test]
+async fn a_lost_state_is_recovered_by_the_step_that_is_shown() {
+    let (node, provider, corpus) = served().await;
+    let snapshot = corpus.snapshot("etcd.db");
+    let snapshot = snapshot.to_str().unwrap();
+    let record = record(&node, snapshot);
+    provider.stop().await;
+    let _state = take_state(&node);
+    let said = triage(&node, &["--etcd-snapshot", snapshot], "state_lost");
+    said.next("recover-state --etcd-snapshot FILE");
+    let of = ["recover-state", "--etcd-snapshot", snapshot];
+    let of = [&of[..], &["--record", &record, "--output", "json"]].concat();
+    let plan: serde_json::Value = serde_json::from_str(&node.run(&of).out).unwrap();
+    let hash = plan["planHash"].as_str().unwrap();
+    let apply = [&of[..], &["--apply", "--expected-plan-hash", hash]].concat();
+    let applied = node.run(&apply);
+    assert_eq!(applied.code, Some(0), "{}{}", applied.out, applied.err);
+    triage(&node, &["--etcd-snapshot", snapshot], "not_running");
+    let _provider = node.serve().await;
+    triage(&node, &["--etcd-snapshot", snapshot], "healthy");
+}
+
 #[tokio::test]
 async fn a_lost_state_leaves_hidden_and_trimmed_versions_to_the_evidence() {
     let (node, provider, corpus) = served().await;

@@ -31,7 +31,12 @@ async fn an_openbao_that_is_sealed_or_stopped_has_lost_nothing() {
         .found("is sealed")
         .next(&format!("bao operator unseal {reached}"))
         .warns_first("delete or overwrite the encrypted data in etcd");
+    assert!(said.text.contains("\nOpenBao is sealed\n"));
     assert!(said.text.contains("unreachable is not lost"));
+    // What has passed is listed in brief, what comes after is not said to be anything.
+    let passed = "[pass] process.identity, config.identity, provider.process, provider.socket, ";
+    assert!(said.text.contains(passed), "{}", said.text);
+    assert!(said.text.contains("[skip] openbao.leader, openbao.clock, "));
     // The provider itself is well so far.
     assert_eq!(said.status("provider.process"), "pass");
     server.unseal().await;
