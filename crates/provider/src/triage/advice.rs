@@ -59,9 +59,10 @@ pub const NEVER: [&str; 8] = [
 
 fn of_verdict(verdict: Verdict) -> &'static [&'static str] {
     match verdict {
-        Verdict::OpenbaoUninitialized => {
-            &["do not run `bao operator init`: the new OpenBao would have another key"]
-        }
+        Verdict::OpenbaoUninitialized => &[
+            "do not run `bao operator init` but as the first step of restoring a snapshot into it: \
+             a key that is made in the new OpenBao decrypts nothing",
+        ],
         Verdict::OpenbaoUntrusted => &[
             "do not take over the CA from whatever answers at the address, and do not turn \
              verification off",

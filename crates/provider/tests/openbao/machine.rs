@@ -15,9 +15,9 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    etcd,
+    etcd::{self, Etcd},
     files::{self, SocketDir},
-    openbao::binary,
+    openbao::{OpenBao, binary},
     runbook::{Done, Shell},
     tenant::{Tenant, Timing},
 };
@@ -110,6 +110,33 @@ impl Machine {
             sockets,
             root,
             journal: String::new(),
+        }
+    }
+
+    /// Lets the machine's operator and the pages reach this OpenBao.
+    pub(crate) fn reach_openbao(&mut self, openbao: &OpenBao, tenant: &Tenant) {
+        let address = openbao.endpoint().address.to_string();
+        self.shell.name("https://openbao.example:8200", &address);
+        self.shell.name("kms-transit", &tenant.transit_mount);
+        self.shell.name("kms-jwt", &tenant.jwt_mount);
+        self.shell.name("kms-policy", &tenant.policy);
+        self.shell.set("BAO_ADDR", &address);
+        self.shell.set("BAO_CACERT", openbao.ca_file());
+    }
+
+    /// Lets the machine's operator and the pages reach this etcd.
+    pub(crate) fn reach_etcd(&mut self, etcd: &Etcd) {
+        self.shell.name("https://127.0.0.1:2379", etcd.endpoint());
+        self.shell.set("ETCDCTL_ENDPOINTS", etcd.endpoint());
+        for (variable, name, page) in [
+            ("ETCDCTL_CACERT", "ca.crt", "ca.crt"),
+            ("ETCDCTL_CERT", "client.crt", "server.crt"),
+            ("ETCDCTL_KEY", "client.key", "server.key"),
+        ] {
+            let file = etcd.file(name);
+            let page = self.path(&format!("/etc/kubernetes/pki/etcd/{page}"));
+            fs::copy(&file, page).unwrap();
+            self.shell.set(variable, file);
         }
     }
 

@@ -51,8 +51,8 @@ pub(crate) struct Scene {
     answers: VecDeque<(&'static str, String)>,
     /// Everything that was ever encrypted.
     seeds: Vec<(DecryptRequest, [u8; 32])>,
-    /// The key's newest version in the snapshot that OpenBao is taken back to.
-    pub(crate) version_in_snapshot: u64,
+    /// The versions of the key, with their times, in the snapshot that OpenBao is taken back to.
+    key_in_snapshot: Option<Value>,
     timing: Timing,
 }
 
@@ -94,7 +94,7 @@ impl Scene {
             backup: TempDir::new().unwrap(),
             answers: VecDeque::new(),
             seeds: Vec::new(),
-            version_in_snapshot: 1,
+            key_in_snapshot: None,
             timing,
         };
         scene.add_machine(FIRST);
@@ -104,39 +104,14 @@ impl Scene {
         for manifest in [ETCD_MANIFEST, API_SERVER_MANIFEST] {
             fs::write(first.path(manifest), "kind: Pod\n").unwrap();
         }
-        for (page, name) in [
-            ("ca.crt", "ca.crt"),
-            ("server.crt", "client.crt"),
-            ("server.key", "client.key"),
-        ] {
-            let page = first.path(&format!("/etc/kubernetes/pki/etcd/{page}"));
-            fs::copy(scene.etcd().file(name), page).unwrap();
-        }
         scene
     }
 
     /// Adds a machine that has never served.
     pub(crate) fn add_machine(&mut self, name: &str) {
         let mut machine = Machine::new(self.backup.path());
-        let shell = &mut machine.shell;
-        let etcd = self.etcd();
-        shell.name("https://127.0.0.1:2379", etcd.endpoint());
-        shell.set("ETCDCTL_ENDPOINTS", etcd.endpoint());
-        for (variable, name) in [
-            ("ETCDCTL_CACERT", "ca.crt"),
-            ("ETCDCTL_CERT", "client.crt"),
-            ("ETCDCTL_KEY", "client.key"),
-        ] {
-            shell.set(variable, etcd.file(name));
-        }
-        let openbao = self.openbao();
-        let address = openbao.endpoint().address.to_string();
-        shell.name("https://openbao.example:8200", &address);
-        shell.name("kms-transit", &self.tenant.transit_mount);
-        shell.name("kms-jwt", &self.tenant.jwt_mount);
-        shell.name("kms-policy", &self.tenant.policy);
-        shell.set("BAO_ADDR", &address);
-        shell.set("BAO_CACERT", openbao.ca_file());
+        machine.reach_etcd(self.etcd());
+        machine.reach_openbao(self.openbao(), &self.tenant);
         self.machines.insert(name.to_owned(), machine);
     }
 
@@ -214,8 +189,8 @@ impl Scene {
     }
 
     /// Writes the record that belongs to a backup set.
-    pub(crate) async fn record(&self, name: &str) {
-        let shell = &self.machine(FIRST).shell;
+    pub(crate) async fn record(&self, machine: &str, name: &str) {
+        let shell = &self.machine(machine).shell;
         let command = format!("bao-kms-provider record-backup --out /backup/{name}");
         let done = shell.run(&command, None).await;
         assert_eq!(done.code, Some(0), "{}", done.output);
@@ -290,11 +265,13 @@ impl Scene {
         String::from_utf8(request.ciphertext.to_vec()).unwrap()
     }
 
-    /// Asserts that the provider of this machine does not decrypt what was encrypted last.
+    /// Asserts that the provider of this machine does not decrypt what was encrypted last, and what
+    /// it says begins so.
     pub(crate) async fn assert_unreadable(&self, machine: &str, said: &str) {
         let (request, _) = self.seeds.last().unwrap();
-        let read = read(self.machine(machine).serving(), request).await;
-        assert_eq!(read, Err(said.to_owned()));
+        let refused = read(self.machine(machine).serving(), request).await;
+        let refused = refused.unwrap_err();
+        assert!(refused.starts_with(said), "{refused}");
     }
 
     /// Waits until Status says this.
@@ -372,19 +349,37 @@ impl Scene {
         .await;
     }
 
-    /// A person looks at OpenBao until the key has this newest version.
-    pub(crate) async fn wait_for_version(&self, version: u64) {
-        wait_until(SOON, "the key's version", async || {
-            self.latest_version().await == Some(version)
+    /// Notes that the next snapshot that is restored has the key as it is now.
+    pub(crate) async fn note_key_in_snapshot(&mut self) {
+        self.key_in_snapshot = self.key_versions().await;
+        assert!(self.key_in_snapshot.is_some());
+    }
+
+    /// Takes OpenBao back to a snapshot of its own, with a key of one version.
+    pub(crate) async fn take_openbao_back(&self, snapshot: &Path) {
+        self.openbao().return_to_snapshot(snapshot).await;
+        wait_until(SOON, "the older OpenBao", async || {
+            self.latest_version().await == Some(1)
+        })
+        .await;
+    }
+
+    async fn wait_for_key_of_snapshot(&self) {
+        wait_until(SOON, "the key of the snapshot", async || {
+            self.key_versions().await == self.key_in_snapshot
         })
         .await;
     }
 
     async fn latest_version(&self) -> Option<u64> {
+        Some(u64::try_from(self.key_versions().await?.as_object()?.len()).unwrap())
+    }
+
+    /// `None` when there is no key.
+    async fn key_versions(&self) -> Option<Value> {
         let path = format!("{}/keys/{KEY}", self.tenant.transit_mount);
-        let metadata = self.admin().read(&path).await.ok()?;
-        let metadata: Value = metadata.json().ok()?;
-        metadata["data"]["latest_version"].as_u64()
+        let metadata: Value = self.admin().read(&path).await.ok()?.json().ok()?;
+        Some(metadata["data"]["keys"].clone())
     }
 }
 
@@ -447,7 +442,7 @@ impl Site for Scene {
         if command.contains("raft snapshot restore -force") {
             self.wait_until_sealed(true).await;
         } else if command.contains("raft snapshot restore") {
-            self.wait_for_version(self.version_in_snapshot).await;
+            self.wait_for_key_of_snapshot().await;
         } else if command.starts_with("bao operator unseal") {
             self.wait_until_sealed(false).await;
         }

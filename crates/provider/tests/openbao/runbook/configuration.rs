@@ -25,7 +25,7 @@ async fn scene() -> Scene {
     ] {
         fs::copy(machine.path(path), scene.backup(name)).unwrap();
     }
-    scene.record("record.json").await;
+    scene.record(FIRST, "record.json").await;
     scene
 }
 

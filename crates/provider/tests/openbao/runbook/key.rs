@@ -18,9 +18,9 @@ async fn a_lost_key_and_one_made_anew_give_way_to_the_original() {
     let snapshot = scene.backup("openbao.snap");
     scene.openbao().save_snapshot(&snapshot).await;
     scene
-        .record("record.json --openbao-snapshot /backup/openbao.snap")
+        .record(FIRST, "record.json --openbao-snapshot /backup/openbao.snap")
         .await;
-    scene.version_in_snapshot = 2;
+    scene.note_key_in_snapshot().await;
 
     let mut walk = Walk::of("key-loss");
     walk.to_incident(&mut scene, "somebody deletes the key")

@@ -33,7 +33,7 @@ fn pair(scene: &Scene, machine: &str) -> [(&'static str, Vec<u8>); 2] {
 }
 
 #[tokio::test]
-async fn a_replaced_node_takes_its_state_from_a_backup_or_a_peer() {
+async fn a_replaced_node_takes_its_state_from_a_backup_a_peer_or_evidence() {
     let mut scene = cluster(&["cp-1", "cp-2"]).await;
     scene.rotate().await;
     scene.store("cp-1", "two").await;
@@ -43,20 +43,31 @@ async fn a_replaced_node_takes_its_state_from_a_backup_or_a_peer() {
         fs::write(scene.backup(&format!("cp-2/{name}")), content).unwrap();
     }
 
+    scene.record("cp-1", "record.json").await;
+
     let mut walk = Walk::of("node-replacement");
     walk.to_incident(&mut scene, "cp-2 is replaced").await;
     scene.lose_disk("cp-2").await;
     let again = "cp-2 is replaced once more, and its backup is missing";
     walk.to_incident(&mut scene, again).await;
     scene.assert_readable("cp-2").await;
-    scene.lose_disk("cp-2").await;
-    fs::remove_dir_all(scene.backup("cp-2")).unwrap();
-    let (tenant, machine) = (scene.tenant.clone(), scene.machine("cp-2"));
+    replace(&mut scene, "cp-2").await;
+    let alone = "cp-2 is replaced a third time, and there is no other node";
+    walk.to_incident(&mut scene, alone).await;
+    scene.assert_readable("cp-2").await;
+    replace(&mut scene, "cp-2").await;
+    scene.lose_disk("cp-1").await;
+    walk.to_end(&mut scene).await;
+    scene.assert_readable("cp-2").await;
+}
+
+/// The machine has a new disk, with everything in place but the state.
+async fn replace(scene: &mut Scene, name: &str) {
+    scene.lose_disk(name).await;
+    let (tenant, machine) = (scene.tenant.clone(), scene.machine(name));
     fs::create_dir_all(machine.path("/etc/openbao-kms/tls")).unwrap();
     files::directory(&machine.path("/var/lib/openbao-kms/state"), 0o750);
     machine.install(&tenant, TIMING);
-    walk.to_end(&mut scene).await;
-    scene.assert_readable("cp-2").await;
 }
 
 #[tokio::test]

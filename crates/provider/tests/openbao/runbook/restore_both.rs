@@ -19,7 +19,10 @@ async fn both_stores_come_back_as_a_pair_and_only_as_one() {
     let monday = scene.backup("monday/openbao.snap");
     scene.openbao().save_snapshot(&monday).await;
     scene
-        .record("monday/record.json --etcd-snapshot /backup/monday/etcd.db")
+        .record(
+            FIRST,
+            "monday/record.json --etcd-snapshot /backup/monday/etcd.db",
+        )
         .await;
     scene.rotate().await;
     scene.store(FIRST, "two").await;
@@ -27,6 +30,8 @@ async fn both_stores_come_back_as_a_pair_and_only_as_one() {
     let mut walk = Walk::of("restore-both");
     walk.to_incident(&mut scene, "both stores are lost").await;
     let (share, token) = scene.kept_secrets();
+    let at_hand = scene.machine(FIRST).path("/root/unseal-share");
+    scene.openbao().write_unseal_key(&at_hand);
     scene.lose_openbao().await;
     scene.etcd().ctl(&["del", "--prefix", "/"]);
     walk.to_incident(&mut scene, "the new server has its own unseal key")
@@ -49,8 +54,7 @@ async fn both_stores_come_back_as_a_pair_and_only_as_one() {
     assert!(scene.stores("one") && !scene.stores("two"));
     scene.assert_readable(FIRST).await;
     files::replace(&file, &whole, 0o600);
-    scene.openbao().return_to_snapshot(&monday).await;
-    scene.wait_for_version(1).await;
+    scene.take_openbao_back(&monday).await;
     scene
         .assert_unreadable(FIRST, "transit decrypt failed")
         .await;

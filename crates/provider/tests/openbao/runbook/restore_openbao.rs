@@ -1,6 +1,6 @@
 //! OpenBao loses its disk, comes back from its snapshot, and is then taken back too far.
 
-use testkit::runbook::Walk;
+use testkit::{runbook::Walk, tenant::KEY};
 
 use crate::{
     node::TIMING,
@@ -31,12 +31,19 @@ async fn openbao_comes_back_from_its_snapshot() {
     walk.to_incident(&mut scene, incident).await;
     scene.assert_readable(FIRST).await;
 
-    scene.openbao().return_to_snapshot(&early).await;
-    scene.wait_for_version(1).await;
+    scene.note_key_in_snapshot().await;
+    scene.take_openbao_back(&early).await;
     scene
         .assert_unreadable(FIRST, "transit decrypt failed")
         .await;
-    scene.version_in_snapshot = 2;
+    let rotates = "somebody rotates all the same";
+    walk.to_incident(&mut scene, rotates).await;
+    let mount = &scene.tenant.transit_mount;
+    scene.admin().rotate_key(mount, KEY).await.unwrap();
+    scene.wait_for_status(FIRST, "unhealthy").await;
+    scene
+        .assert_unreadable(FIRST, "transit decrypt failed")
+        .await;
     walk.to_end(&mut scene).await;
     scene.assert_readable(FIRST).await;
 }

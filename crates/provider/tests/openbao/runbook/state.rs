@@ -43,22 +43,27 @@ async fn a_lost_or_older_state_is_refused_and_the_right_pair_serves_again() {
     let first = Pair::of(&scene);
     scene.rotate().await;
     scene.store(FIRST, "two").await;
-    scene.record("record.json").await;
+    scene.record(FIRST, "record.json").await;
     let newest = Pair::of(&scene);
 
     let mut walk = Walk::of("state-loss");
-    let older = "an older state is put beside the checkpoint";
+    let older = "an older state is put beside the checkpoint, and the node restarts";
     walk.to_incident(&mut scene, older).await;
+    scene.machine_mut(FIRST).systemctl("stop").await;
     first.put(&scene, STATE);
-    let alone = "the state is deleted and the checkpoint stays";
+    let alone = "the state is deleted, and the checkpoint stays";
     walk.to_incident(&mut scene, alone).await;
     remove(&scene, STATE);
     walk.to_incident(&mut scene, "both files are lost").await;
     remove(&scene, CHECKPOINT);
-    walk.to_incident(&mut scene, "the checkpoint is deleted")
-        .await;
+    walk.to_incident(
+        &mut scene,
+        "the checkpoint is deleted, and the node restarts",
+    )
+    .await;
     scene.assert_readable(FIRST).await;
     assert_eq!(Pair::of(&scene).0, newest.0);
+    scene.machine_mut(FIRST).systemctl("stop").await;
     remove(&scene, CHECKPOINT);
     let replaced = "both files are replaced by an older pair";
     walk.to_incident(&mut scene, replaced).await;
