@@ -7,8 +7,9 @@
 //!
 //! The way through the crate: [`mod@file`] opens a snapshot, checks its hash and chooses the state to
 //! read; [`revision`] hands out the objects of that state; [`value`] says how one is protected;
-//! [`envelope`] takes a KMS v2 value apart; [`open`] proves that a key opens it. Only `file` knows
-//! where bytes come from, and objects from a running etcd fit the same later steps.
+//! [`envelope`] takes a KMS v2 value apart, and [`familiar`] saves doing so for each; [`open`] proves
+//! that a key opens it. Only `file` knows where bytes come from, and objects from a running etcd fit
+//! the same later steps.
 //!
 //! Implements `docs/format/etcd-snapshot.md`.
 
@@ -20,6 +21,7 @@
 
 pub mod damage;
 pub mod envelope;
+pub mod familiar;
 pub mod file;
 pub mod open;
 pub mod protobuf;

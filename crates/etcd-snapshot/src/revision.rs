@@ -3,11 +3,12 @@
 
 use std::{
     collections::HashSet,
-    hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
+    hash::{BuildHasher, BuildHasherDefault, RandomState},
 };
 
 use crate::{
     damage::{Damage, SnapshotError},
+    familiar::AsIs,
     file::{Integrity, ReadAt, Snapshot},
     page::Leaf,
     protobuf::{Fields, Malformed},
@@ -230,26 +231,6 @@ impl KeySet {
     fn insert(&mut self, key: &[u8]) -> bool {
         let [first, second] = self.halves.each_ref().map(|half| half.hash_one(key));
         self.hashes.insert((first, second))
-    }
-}
-
-/// Takes the second half of a hash as it is.
-#[derive(Default)]
-struct AsIs(u64);
-
-impl Hasher for AsIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write_u64(&mut self, half: u64) {
-        self.0 = half;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
     }
 }
 

@@ -141,6 +141,15 @@ impl<'a> Resource<'a> {
         };
         Some(Self { name, group: None })
     }
+
+    /// Writes its name, as it is shown, behind what `text` has.
+    pub fn append_to(self, text: &mut Vec<u8>) {
+        text.extend_from_slice(self.name.as_bytes());
+        if let Some(group) = self.group {
+            text.push(b'.');
+            text.extend_from_slice(group.as_bytes());
+        }
+    }
 }
 
 impl fmt::Display for Resource<'_> {
@@ -232,8 +241,17 @@ mod tests {
             ("secrets", None, None),
             ("", None, None),
         ] {
-            let found = Resource::of(key.as_bytes(), prefix).map(|found| found.to_string());
-            assert_eq!(found.as_deref(), resource, "{key}");
+            let found = Resource::of(key.as_bytes(), prefix);
+            let shown = found.map(|found| found.to_string());
+            assert_eq!(shown.as_deref(), resource, "{key}");
+            let mut text = Vec::new();
+            found
+                .unwrap_or(Resource {
+                    name: "",
+                    group: None,
+                })
+                .append_to(&mut text);
+            assert_eq!(text, shown.unwrap_or_default().as_bytes(), "{key}");
         }
         assert_eq!(Resource::of(b"/registry/\xff/a", None), None);
     }

@@ -351,6 +351,7 @@ impl Rehearsal {
         let verified = aside(move || {
             let watch = Watch {
                 reading: &*reading,
+                trying: &|_| {},
                 opening: &*opening,
             };
             verify_pair::verify_with(&config, access, &etcd, question, watch)

@@ -83,9 +83,11 @@ impl Options {
             replace: self.expected_state_hash,
             not_promoted: self.assume_not_promoted,
         };
-        let progress = ProgressLine::new("reading etcd");
+        let reading = ProgressLine::new("reading etcd");
+        let trying = ProgressLine::new("trying encrypted DEKs");
         let watch = Watch {
-            reading: &|done| progress.show(done),
+            reading: &|done| reading.show(done),
+            trying: &|done| trying.show(done),
             opening: &|_| (),
         };
         let now = SystemClock.now();
@@ -105,7 +107,7 @@ impl Options {
                 }
             }
         };
-        drop(progress);
+        drop((reading, trying));
         self.output.output.write(&report, context.out)?;
         Ok(report.exit())
     }

@@ -1,18 +1,21 @@
 //! What etcd holds, added up: per resource how its objects are protected, and per `key_id` what must
 //! stay decryptable. No object is kept, so memory grows with what is different, not with the file.
 
+mod tally;
+
 use std::collections::{BTreeMap, HashMap};
 
 use etcd_snapshot::{
     envelope::{DekSourceType, Envelope, EnvelopeError},
     file::OnProgress,
     revision::{Object, Revisions, Totals},
-    value::{LocalCipher, Protection, Resource},
+    value::LocalCipher,
 };
 use kms_domain::{
     annotations::{Annotations, AnnotationsInvalid},
     digest::TextHash,
 };
+use tally::{Tally, identity, name};
 
 use super::{EtcdError, EtcdSource, Trust};
 
@@ -63,7 +66,7 @@ pub struct Inventory {
 pub const NO_RESOURCE: &str = "(none)";
 
 /// How a value is protected, as rows of a report tell it apart.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protected {
     /// By a KMS v2 plugin, named as in the encryption configuration.
     KmsV2(String),
@@ -115,7 +118,9 @@ pub struct Group {
     pub resources: BTreeMap<String, u64>,
     /// Of those, the ones that a later revision replaced or deleted.
     pub superseded: BTreeMap<String, u64>,
-    seeds: BTreeMap<DekSourceType, BTreeMap<Vec<u8>, u64>>,
+    /// The place of each in `objects_of_seeds`.
+    seeds: BTreeMap<DekSourceType, BTreeMap<Vec<u8>, usize>>,
+    objects_of_seeds: Vec<u64>,
 }
 
 /// The place of a group in [`Inventory::groups`].
@@ -146,8 +151,6 @@ pub struct DamagedValue {
 
 /// How many names, and how many damaged values, are kept.
 const FEW: usize = 10;
-/// Of a kept name, so that long keys do not fill the memory.
-const NAME_BYTES: usize = 512;
 /// What may be kept in all. A cluster that makes a DEK for each write, as Kubernetes 1.25 did, needs
 /// some 200 bytes an object.
 const KEPT_BYTES: usize = 512 << 20;
@@ -172,16 +175,17 @@ impl Inventory {
         if tally.is_full() {
             return Err(EtcdError::TooVaried { limit: KEPT_BYTES });
         }
+        let sums = tally.finish();
         Ok(Self {
             source: source.name(),
             trust: reading.trust,
             totals: reading.totals,
-            resources: tally.resources,
-            groups: tally.groups,
-            damaged: tally.damaged,
-            damaged_values: tally.damaged_values,
-            outside_prefix: tally.outside_prefix,
-            index: tally.index,
+            resources: sums.resources,
+            groups: sums.groups,
+            damaged: sums.damaged,
+            damaged_values: sums.damaged_values,
+            outside_prefix: sums.outside_prefix,
+            index: sums.index,
         })
     }
 
@@ -202,18 +206,30 @@ impl Group {
 
     /// Every distinct encrypted DEK source, and how many objects need it.
     pub fn seeds(&self) -> impl Iterator<Item = (Seed<'_>, u64)> {
-        self.seeds.iter().flat_map(|(&kind, sources)| {
-            sources.iter().map(move |(encrypted, &objects)| {
+        self.seeds.iter().flat_map(move |(&kind, sources)| {
+            sources.iter().filter_map(move |(encrypted, &place)| {
                 let seed = Seed { kind, encrypted };
-                (seed, objects)
+                let objects = self.objects_of_seeds.get(place)?;
+                Some((seed, *objects))
             })
+        })
+    }
+
+    /// The one of them that is equal to `seed`.
+    #[must_use]
+    pub fn find_seed(&self, seed: Seed<'_>) -> Option<Seed<'_>> {
+        let sources = self.seeds.get(&seed.kind)?;
+        let (encrypted, _) = sources.get_key_value(seed.encrypted)?;
+        Some(Seed {
+            kind: seed.kind,
+            encrypted,
         })
     }
 
     /// Their number.
     #[must_use]
     pub fn distinct_seeds(&self) -> usize {
-        self.seeds.values().map(BTreeMap::len).sum()
+        self.objects_of_seeds.len()
     }
 }
 
@@ -254,141 +270,6 @@ impl Protected {
     }
 }
 
-/// What is being gathered.
-#[derive(Default)]
-struct Tally {
-    resources: BTreeMap<String, BTreeMap<Protected, Count>>,
-    groups: Vec<Group>,
-    index: HashMap<Vec<u8>, GroupIndex>,
-    damaged: Vec<DamagedValue>,
-    damaged_values: u64,
-    outside_prefix: u64,
-    /// Bytes, roughly, of all that is kept, and how many they may be.
-    kept: usize,
-    room: usize,
-    /// The group before with its provider's whole name. Most objects belong to the same, and
-    /// comparing is cheaper than hashing.
-    last: Option<(String, GroupIndex)>,
-}
-
-impl Tally {
-    fn with_room_for(room: usize) -> Self {
-        Self {
-            room,
-            ..Self::default()
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.kept > self.room
-    }
-
-    fn add(&mut self, wanted: &Wanted, object: Object<'_>) {
-        if !wanted.includes(object.key) {
-            self.outside_prefix = self.outside_prefix.saturating_add(1);
-            return;
-        }
-        // It is an error by now; only the reading has yet to end.
-        if self.is_full() {
-            return;
-        }
-        let resource = Resource::of(object.key, wanted.prefix.as_deref()).map_or_else(
-            || NO_RESOURCE.to_owned(),
-            |resource| name(resource.to_string().as_bytes()),
-        );
-        let protection = Protection::of(object.value);
-        let protected = match protection {
-            Protection::KmsV2 { provider, message } => match Envelope::parse(message) {
-                Ok(envelope) => {
-                    self.add_to_group(wanted, &resource, provider, &envelope, object);
-                    Protected::KmsV2(name(provider.as_bytes()))
-                }
-                Err(error) => {
-                    self.add_damaged(&resource, error, object);
-                    Protected::Damaged
-                }
-            },
-            Protection::KmsV1 { provider } => Protected::KmsV1(name(provider.as_bytes())),
-            Protection::Local { cipher, .. } => Protected::Local(cipher),
-            Protection::Unknown => Protected::Unknown,
-            Protection::Plaintext(_) => Protected::Plaintext,
-            Protection::NotAnObject => Protected::NotAnObject,
-        };
-        let name_bytes = resource.len();
-        let rows = self.resources.entry(resource).or_default();
-        let before = rows.len();
-        let row = rows.entry(protected).or_default();
-        let mut kept = row.add(object, wanted.names);
-        if rows.len() > before {
-            kept = kept.saturating_add(name_bytes).saturating_add(ROW_BYTES);
-        }
-        self.keep(kept);
-    }
-
-    fn add_to_group(
-        &mut self,
-        wanted: &Wanted,
-        resource: &str,
-        provider: &str,
-        envelope: &Envelope<'_>,
-        object: Object<'_>,
-    ) {
-        let last = self.last.as_ref().filter(|(name, place)| {
-            let group = self.groups.get(place.0);
-            name == provider && group.is_some_and(|group| group.has(envelope))
-        });
-        let place = match last {
-            Some((_, place)) => *place,
-            None => self.find_group(provider, envelope),
-        };
-        let mut kept = 0_usize;
-        if let Some(group) = self.groups.get_mut(place.0) {
-            kept = group.count.add(object, wanted.names);
-            let sources = group.seeds.entry(envelope.dek_source_type).or_default();
-            kept = kept.saturating_add(increment(sources, envelope.encrypted_dek_source));
-            kept = kept.saturating_add(increment(&mut group.resources, resource));
-            if object.superseded {
-                kept = kept.saturating_add(increment(&mut group.superseded, resource));
-            }
-        }
-        self.keep(kept);
-    }
-
-    /// The group of such an object, a new one if need be, which becomes the last.
-    fn find_group(&mut self, provider: &str, envelope: &Envelope<'_>) -> GroupIndex {
-        let identity = identity(provider, envelope);
-        let place = match self.index.get(&identity) {
-            Some(place) => *place,
-            None => {
-                let place = GroupIndex(self.groups.len());
-                self.groups.push(Group::new(provider, envelope));
-                // Its parts are in the identity and in the group.
-                self.keep(identity.len().saturating_mul(2));
-                self.index.insert(identity, place);
-                place
-            }
-        };
-        self.last = Some((provider.to_owned(), place));
-        place
-    }
-
-    fn add_damaged(&mut self, resource: &str, error: EnvelopeError, object: Object<'_>) {
-        self.damaged_values = self.damaged_values.saturating_add(1);
-        if self.damaged.len() < FEW {
-            self.damaged.push(DamagedValue {
-                resource: resource.to_owned(),
-                key: name(object.key),
-                revision: object.revision,
-                error,
-            });
-        }
-    }
-
-    fn keep(&mut self, bytes: usize) {
-        self.kept = self.kept.saturating_add(bytes);
-    }
-}
-
 impl Count {
     /// Returns how many bytes it kept.
     fn add(&mut self, object: Object<'_>, names: bool) -> usize {
@@ -412,233 +293,7 @@ impl Count {
     }
 }
 
-impl Group {
-    /// Whether the plugin answered the same for it, the provider aside.
-    fn has(&self, envelope: &Envelope<'_>) -> bool {
-        let annotations = self.annotations.iter();
-        let annotations = annotations.map(|(key, value)| (key.as_str(), value.as_slice()));
-        self.key_id == envelope.key_id && annotations.eq(envelope.annotations.iter().copied())
-    }
-
-    fn new(provider: &str, envelope: &Envelope<'_>) -> Self {
-        let annotations = envelope.annotations.iter();
-        Self {
-            provider: name(provider.as_bytes()),
-            key_id: envelope.key_id.to_owned(),
-            annotations: annotations
-                .clone()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-                .collect(),
-            parsed: Annotations::parse(annotations.copied()),
-            count: Count::default(),
-            resources: BTreeMap::new(),
-            superseded: BTreeMap::new(),
-            seeds: BTreeMap::new(),
-        }
-    }
-}
-
-/// Bytes, roughly, of a row or a map's entry beside what it owns.
-const ROW_BYTES: usize = 100;
-
-/// Counts one more; returns how many bytes it kept.
-fn increment<K, Q>(counts: &mut BTreeMap<K, u64>, of: &Q) -> usize
-where
-    K: Ord + std::borrow::Borrow<Q>,
-    Q: Ord + ToOwned<Owned = K> + AsRef<[u8]> + ?Sized,
-{
-    if let Some(count) = counts.get_mut(of) {
-        *count = count.saturating_add(1);
-        return 0;
-    }
-    counts.insert(of.to_owned(), 1);
-    of.as_ref().len().saturating_add(ROW_BYTES)
-}
-
-/// What makes a group the same, without ambiguity.
-fn identity(provider: &str, envelope: &Envelope<'_>) -> Vec<u8> {
-    let mut identity = Vec::new();
-    let mut part = |bytes: &[u8]| {
-        identity.extend_from_slice(&bytes.len().to_le_bytes());
-        identity.extend_from_slice(bytes);
-    };
-    part(provider.as_bytes());
-    part(envelope.key_id.as_bytes());
-    for (key, value) in &envelope.annotations {
-        part(key.as_bytes());
-        part(value);
-    }
-    identity
-}
-
 fn is_below(key: &[u8], prefix: &str) -> bool {
     key.strip_prefix(prefix.as_bytes())
         .is_some_and(|rest| rest.starts_with(b"/"))
-}
-
-/// A key as text, cut if it is long. Control characters, which could steer a terminal, are escaped.
-fn name(key: &[u8]) -> String {
-    let cut = key.get(..NAME_BYTES).unwrap_or(key);
-    if let Ok(text) = std::str::from_utf8(cut)
-        && !text.contains(char::is_control)
-    {
-        return text.to_owned();
-    }
-    cut.utf8_chunks()
-        .flat_map(|chunk| {
-            let invalid = (!chunk.invalid().is_empty()).then_some(char::REPLACEMENT_CHARACTER);
-            chunk.valid().chars().chain(invalid)
-        })
-        .flat_map(|c| {
-            let plain = (!c.is_control()).then_some(c);
-            let escaped = c.is_control().then(|| c.escape_default());
-            plain.into_iter().chain(escaped.into_iter().flatten())
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn envelope<'a>(key_id: &'a str, source: &'a [u8], kind: DekSourceType) -> Vec<u8> {
-        let field = |number: u8, bytes: &[u8]| {
-            let length = u8::try_from(bytes.len()).unwrap();
-            [&[number << 3 | 2, length][..], bytes].concat()
-        };
-        let mut value = b"k8s:enc:kms:v2:ours:".to_vec();
-        value.extend(field(1, &[7; 60]));
-        value.extend(field(2, key_id.as_bytes()));
-        value.extend(field(3, source));
-        if kind == DekSourceType::HkdfSeed {
-            value.extend([5 << 3, 1]);
-        }
-        value
-    }
-
-    fn tally(prefix: Option<&str>, objects: &[(&str, &[u8], i64, bool)]) -> Tally {
-        let wanted = Wanted {
-            revisions: Revisions::All,
-            prefix: prefix.map(str::to_owned),
-            names: true,
-        };
-        let mut tally = Tally::with_room_for(KEPT_BYTES);
-        for (key, value, revision, superseded) in objects {
-            let object = Object {
-                key: key.as_bytes(),
-                value,
-                revision: *revision,
-                superseded: *superseded,
-            };
-            tally.add(&wanted, object);
-        }
-        tally
-    }
-
-    #[test]
-    fn objects_add_up_by_resource_and_by_what_decrypts_them() {
-        let first = envelope("k1", b"vault:v1:a", DekSourceType::HkdfSeed);
-        let second = envelope("k1", b"vault:v1:b", DekSourceType::HkdfSeed);
-        let old = envelope("k1", b"vault:v1:a", DekSourceType::AesGcmKey);
-        let other = envelope("k2", b"vault:v2:a", DekSourceType::HkdfSeed);
-        let tally = tally(
-            None,
-            &[
-                ("/registry/secrets/a/1", &first, 9, false),
-                ("/registry/secrets/a/2", &first, 7, false),
-                ("/registry/secrets/a/1", &second, 5, true),
-                ("/registry/configmaps/a/3", &old, 4, false),
-                ("/registry/secrets/a/4", &other, 3, false),
-                ("/registry/secrets/a/5", b"k8s\0plain", 2, false),
-            ],
-        );
-        let [one, two] = &tally.groups[..] else {
-            panic!("{:?}", tally.groups);
-        };
-        assert_eq!((one.count.objects, one.count.superseded), (4, 1));
-        assert_eq!((one.count.first_revision, one.count.last_revision), (4, 9));
-        assert_eq!(one.resources["secrets"], 3);
-        assert_eq!(one.superseded, [("secrets".to_owned(), 1)].into());
-        assert_eq!(one.distinct_seeds(), 3);
-        let counts: Vec<u64> = one.seeds().map(|(_, objects)| objects).collect();
-        assert_eq!(counts, [1, 2, 1]);
-        assert_eq!((two.key_id.as_str(), two.count.objects), ("k2", 1));
-        let secrets = &tally.resources["secrets"];
-        let ours = &secrets[&Protected::KmsV2("ours".to_owned())];
-        assert_eq!(ours.objects, 4);
-        let sizes = 2 * first.len() + second.len() + other.len();
-        assert_eq!(ours.bytes, u64::try_from(sizes).unwrap());
-        assert_eq!(
-            secrets[&Protected::Plaintext].names,
-            ["/registry/secrets/a/5"]
-        );
-    }
-
-    #[test]
-    fn the_same_answers_under_another_provider_are_another_group() {
-        let ours = envelope("k1", b"vault:v1:a", DekSourceType::HkdfSeed);
-        let prefix = b"k8s:enc:kms:v2:ours:".len();
-        let other = [b"k8s:enc:kms:v2:other:", &ours[prefix..]].concat();
-        let key = "/registry/secrets/a/1";
-        let objects = [&ours, &other, &other, &ours].map(|value| (key, &value[..], 2, false));
-        let found = tally(None, &objects).groups;
-        let found: Vec<_> = found
-            .iter()
-            .map(|group| (group.provider.as_str(), group.count.objects))
-            .collect();
-        assert_eq!(found, [("ours", 2), ("other", 2)]);
-    }
-
-    #[test]
-    fn a_message_that_kubernetes_refuses_is_damaged_and_not_lost_from_the_count() {
-        let cut = envelope("k1", b"vault:v1:a", DekSourceType::HkdfSeed);
-        let cut = &cut[..cut.len() - 3];
-        let tally = tally(None, &[("/registry/secrets/a/\x1b[2J", cut, 2, false)]);
-        assert_eq!(tally.damaged_values, 1);
-        assert_eq!(tally.resources["secrets"][&Protected::Damaged].objects, 1);
-        assert!(tally.groups.is_empty());
-        let escaped = r"/registry/secrets/a/\u{1b}[2J";
-        assert_eq!(tally.damaged[0].key, escaped);
-    }
-
-    #[test]
-    fn keys_outside_a_wanted_prefix_are_only_counted() {
-        let objects: [(&str, &[u8], i64, bool); 3] = [
-            ("/registry/secrets/a/1", b"k8s\0", 2, false),
-            ("/registry-2/secrets/a/1", b"k8s\0", 3, false),
-            ("no-slash", b"k8s\0", 4, false),
-        ];
-        let below = tally(Some("/registry"), &objects);
-        assert_eq!((below.outside_prefix, below.resources.len()), (2, 1));
-        let all = tally(None, &objects);
-        assert_eq!(all.outside_prefix, 0);
-        assert_eq!(all.resources[NO_RESOURCE][&Protected::Plaintext].objects, 1);
-    }
-
-    #[test]
-    fn more_variety_than_there_is_room_for_ends_the_count() {
-        let values: Vec<Vec<u8>> = (0..100_u8)
-            .map(|n| envelope("k", &[n; 40], DekSourceType::HkdfSeed))
-            .collect();
-        let wanted = Wanted {
-            revisions: Revisions::All,
-            prefix: None,
-            names: false,
-        };
-        let mut tally = Tally::with_room_for(5_000);
-        let mut add = |value: &[u8]| {
-            let object = Object {
-                key: b"/registry/secrets/a/1",
-                value,
-                revision: 2,
-                superseded: false,
-            };
-            tally.add(&wanted, object);
-            tally.is_full()
-        };
-        // Any number of objects that differ in nothing that is kept.
-        assert!(!(0..1_000).any(|_| add(&values[0])));
-        assert!(values.iter().any(|value| add(value)));
-        assert!(tally.groups[0].distinct_seeds() < 50);
-    }
 }

@@ -118,12 +118,14 @@ pub enum Unanswered {
     Item(#[source] Failure),
 }
 
-/// How the two readings of etcd come on.
+/// How the work comes on.
 #[derive(Clone, Copy)]
 pub struct Watch<'p> {
-    /// That of what is needed.
+    /// The reading of what is needed.
     pub reading: OnProgress<'p>,
-    /// That which opens the objects.
+    /// The trial of the encrypted DEKs, which it counts.
+    pub trying: OnProgress<'p>,
+    /// The reading that opens the objects.
     pub opening: OnProgress<'p>,
 }
 
@@ -185,7 +187,7 @@ pub fn verify_with(
         let lineage = Lineage::new(scope, live, evidence.iter().cloned());
         let mut trial = Trial::new(&inventory, &lineage, sample);
         let unanswered = match unread {
-            None => trial.decrypt_all(openbao).await.err(),
+            None => trial.decrypt_all(openbao, watch.trying).await.err(),
             unread => unread,
         };
         (lineage, trial.outcomes, unanswered)
@@ -325,7 +327,7 @@ impl Row {
         }
         add_counts(&mut self.unopened, &opened.unopened);
         let room = FEW.saturating_sub(self.unopened_names.len());
-        let names = opened.names.iter().take(room).cloned();
+        let names = opened.names.values().take(room).cloned();
         self.unopened_names.extend(names);
     }
 }

@@ -205,6 +205,7 @@ impl Walk<'_> {
         }
         let watch = Watch {
             reading: self.material.on_progress,
+            trying: &|_| {},
             opening: &|_| {},
         };
         for source in &self.material.sources {

@@ -1,0 +1,542 @@
+//! What is gathered for an [`Inventory`](super::Inventory), object by object.
+//!
+//! Most objects have what others have: the resource, what protects it, and what decrypts it. So each
+//! of these has a number, by which it is counted, and is written out once.
+
+use std::collections::{BTreeMap, HashMap};
+
+use etcd_snapshot::{
+    envelope::{Envelope, EnvelopeError},
+    familiar::Familiar,
+    revision::Object,
+    value::{Protection, Resource},
+};
+use kms_domain::annotations::Annotations;
+
+use super::{Count, DamagedValue, FEW, Group, GroupIndex, NO_RESOURCE, Protected, Wanted};
+
+/// What is being gathered.
+#[derive(Default)]
+pub(super) struct Tally {
+    resources: Vec<ResourceTally>,
+    /// By the name, as it is stored and as it is shown.
+    resource_index: HashMap<Vec<u8>, ResourceIndex>,
+    last_resource: ResourceIndex,
+    /// Room for a name.
+    resource_name: Vec<u8>,
+    protections: Vec<Protected>,
+    protection_index: HashMap<Protected, ProtectedIndex>,
+    groups: Vec<GroupTally>,
+    index: HashMap<Vec<u8>, GroupIndex>,
+    familiar: Familiar<Place>,
+    damaged: Vec<DamagedValue>,
+    damaged_values: u64,
+    outside_prefix: u64,
+    /// Bytes, roughly, of all that is kept, and how many they may be.
+    kept: usize,
+    room: usize,
+}
+
+/// Everything that was gathered.
+pub(super) struct Sums {
+    pub(super) resources: BTreeMap<String, BTreeMap<Protected, Count>>,
+    pub(super) groups: Vec<Group>,
+    pub(super) index: HashMap<Vec<u8>, GroupIndex>,
+    pub(super) damaged: Vec<DamagedValue>,
+    pub(super) damaged_values: u64,
+    pub(super) outside_prefix: u64,
+}
+
+struct ResourceTally {
+    name: String,
+    rows: BTreeMap<ProtectedIndex, Count>,
+}
+
+struct GroupTally {
+    /// The provider's whole name; the group has it as it is shown.
+    provider: String,
+    protected: ProtectedIndex,
+    resources: BTreeMap<ResourceIndex, u64>,
+    superseded: BTreeMap<ResourceIndex, u64>,
+    group: Group,
+}
+
+/// Where an object belongs.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    group: GroupIndex,
+    /// In [`Group::objects_of_seeds`].
+    seed: usize,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct ResourceIndex(usize);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct ProtectedIndex(usize);
+
+/// Of a kept name, so that long keys do not fill the memory.
+const NAME_BYTES: usize = 512;
+/// Bytes, roughly, of a row or a map's entry beside what it owns.
+const ROW_BYTES: usize = 100;
+
+impl Tally {
+    pub(super) fn with_room_for(room: usize) -> Self {
+        Self {
+            room,
+            ..Self::default()
+        }
+    }
+
+    /// Whether it has given up.
+    pub(super) fn is_full(&self) -> bool {
+        self.kept > self.room
+    }
+
+    pub(super) fn add(&mut self, wanted: &Wanted, object: Object<'_>) {
+        if !wanted.includes(object.key) {
+            self.outside_prefix = self.outside_prefix.saturating_add(1);
+            return;
+        }
+        // It is an error by now; only the reading has yet to end.
+        if self.is_full() {
+            return;
+        }
+        let resource = self.resource_of(object.key, wanted.prefix.as_deref());
+        let protected = match Protection::of(object.value) {
+            Protection::KmsV2 { provider, message } => {
+                match self.add_to_group(wanted, resource, provider, message, object) {
+                    Ok(protected) => protected,
+                    Err(error) => {
+                        self.add_damaged(resource, error, object);
+                        self.protected(Protected::Damaged)
+                    }
+                }
+            }
+            Protection::KmsV1 { provider } => {
+                self.protected(Protected::KmsV1(name(provider.as_bytes())))
+            }
+            Protection::Local { cipher, .. } => self.protected(Protected::Local(cipher)),
+            Protection::Unknown => self.protected(Protected::Unknown),
+            Protection::Plaintext(_) => self.protected(Protected::Plaintext),
+            Protection::NotAnObject => self.protected(Protected::NotAnObject),
+        };
+        let Some(resource) = self.resources.get_mut(resource.0) else {
+            return;
+        };
+        let before = resource.rows.len();
+        let row = resource.rows.entry(protected).or_default();
+        let mut kept = row.add(object, wanted.names);
+        if resource.rows.len() > before {
+            kept = kept.saturating_add(ROW_BYTES);
+        }
+        self.keep(kept);
+    }
+
+    /// The resource that the key names.
+    fn resource_of(&mut self, key: &[u8], prefix: Option<&str>) -> ResourceIndex {
+        let mut stored = std::mem::take(&mut self.resource_name);
+        stored.clear();
+        match Resource::of(key, prefix) {
+            Some(resource) => resource.append_to(&mut stored),
+            None => stored.extend_from_slice(NO_RESOURCE.as_bytes()),
+        }
+        stored.truncate(NAME_BYTES);
+        let last = self.resources.get(self.last_resource.0);
+        if last.is_none_or(|last| last.name.as_bytes() != stored) {
+            self.last_resource = self.find_resource(&stored);
+        }
+        self.resource_name = stored;
+        self.last_resource
+    }
+
+    fn find_resource(&mut self, stored: &[u8]) -> ResourceIndex {
+        if let Some(index) = self.resource_index.get(stored) {
+            return *index;
+        }
+        let shown = name(stored);
+        let index = match self.resource_index.get(shown.as_bytes()) {
+            Some(index) => *index,
+            None => {
+                let index = ResourceIndex(self.resources.len());
+                self.keep_name(shown.as_bytes(), index);
+                self.keep(shown.len());
+                self.resources.push(ResourceTally {
+                    name: shown,
+                    rows: BTreeMap::new(),
+                });
+                index
+            }
+        };
+        if !self.resource_index.contains_key(stored) {
+            self.keep_name(stored, index);
+        }
+        index
+    }
+
+    fn keep_name(&mut self, name: &[u8], index: ResourceIndex) {
+        self.keep(name.len().saturating_add(ROW_BYTES));
+        self.resource_index.insert(name.to_vec(), index);
+    }
+
+    fn protected(&mut self, protected: Protected) -> ProtectedIndex {
+        if let Some(index) = self.protection_index.get(&protected) {
+            return *index;
+        }
+        let index = ProtectedIndex(self.protections.len());
+        let name = protected.provider().map_or(0, str::len);
+        self.keep(name.saturating_mul(2).saturating_add(ROW_BYTES));
+        self.protections.push(protected.clone());
+        self.protection_index.insert(protected, index);
+        index
+    }
+
+    fn add_to_group(
+        &mut self,
+        wanted: &Wanted,
+        resource: ResourceIndex,
+        provider: &str,
+        message: &[u8],
+        object: Object<'_>,
+    ) -> Result<ProtectedIndex, EnvelopeError> {
+        let of_provider = |place: &Place| {
+            let group = self.groups.get(place.group.0);
+            group.is_some_and(|group| group.provider == provider)
+        };
+        let familiar = self.familiar.recognise(message).map(|(_, place)| place);
+        let place = match familiar.filter(of_provider) {
+            Some(place) => place,
+            None => {
+                let envelope = Envelope::parse(message)?;
+                let place = self.find_place(provider, &envelope);
+                self.familiar.learn(message, &envelope, place);
+                place
+            }
+        };
+        let Some(tally) = self.groups.get_mut(place.group.0) else {
+            return Ok(self.protected(Protected::KmsV2(name(provider.as_bytes()))));
+        };
+        let group = &mut tally.group;
+        let mut kept = group.count.add(object, wanted.names);
+        if let Some(objects) = group.objects_of_seeds.get_mut(place.seed) {
+            *objects = objects.saturating_add(1);
+        }
+        kept = kept.saturating_add(increment(&mut tally.resources, resource));
+        if object.superseded {
+            kept = kept.saturating_add(increment(&mut tally.superseded, resource));
+        }
+        let protected = tally.protected;
+        self.keep(kept);
+        Ok(protected)
+    }
+
+    /// The group of such an object and its seed in it, new ones if need be.
+    fn find_place(&mut self, provider: &str, envelope: &Envelope<'_>) -> Place {
+        let group = self.find_group(provider, envelope);
+        let Some(GroupTally { group: found, .. }) = self.groups.get_mut(group.0) else {
+            return Place { group, seed: 0 };
+        };
+        let sources = found.seeds.entry(envelope.dek_source_type).or_default();
+        let seed = match sources.get(envelope.encrypted_dek_source) {
+            Some(seed) => *seed,
+            None => {
+                let seed = found.objects_of_seeds.len();
+                found.objects_of_seeds.push(0);
+                let source = envelope.encrypted_dek_source;
+                sources.insert(source.to_vec(), seed);
+                self.keep(source.len().saturating_add(ROW_BYTES));
+                seed
+            }
+        };
+        Place { group, seed }
+    }
+
+    fn find_group(&mut self, provider: &str, envelope: &Envelope<'_>) -> GroupIndex {
+        let identity = identity(provider, envelope);
+        if let Some(index) = self.index.get(&identity) {
+            return *index;
+        }
+        let protected = self.protected(Protected::KmsV2(name(provider.as_bytes())));
+        let index = GroupIndex(self.groups.len());
+        self.groups.push(GroupTally {
+            provider: provider.to_owned(),
+            protected,
+            resources: BTreeMap::new(),
+            superseded: BTreeMap::new(),
+            group: Group::new(provider, envelope),
+        });
+        // Its parts are in the identity and in the group.
+        self.keep(identity.len().saturating_mul(2));
+        self.index.insert(identity, index);
+        index
+    }
+
+    fn add_damaged(&mut self, resource: ResourceIndex, error: EnvelopeError, object: Object<'_>) {
+        self.damaged_values = self.damaged_values.saturating_add(1);
+        let resource = self.resources.get(resource.0);
+        if self.damaged.len() < FEW {
+            self.damaged.push(DamagedValue {
+                resource: resource.map_or_else(String::new, |resource| resource.name.clone()),
+                key: name(object.key),
+                revision: object.revision,
+                error,
+            });
+        }
+    }
+
+    fn keep(&mut self, bytes: usize) {
+        self.kept = self.kept.saturating_add(bytes);
+    }
+
+    /// Writes out what the numbers stand for.
+    pub(super) fn finish(self) -> Sums {
+        let names: Vec<&str> = self.resources.iter().map(|it| it.name.as_str()).collect();
+        let named = |(resource, objects): (ResourceIndex, u64)| {
+            let name = names.get(resource.0)?;
+            Some(((*name).to_owned(), objects))
+        };
+        let groups = self.groups.into_iter().map(|tally| Group {
+            resources: tally.resources.into_iter().filter_map(named).collect(),
+            superseded: tally.superseded.into_iter().filter_map(named).collect(),
+            ..tally.group
+        });
+        let groups = groups.collect();
+        let protections = &self.protections;
+        let resources = self.resources.into_iter().map(|tally| {
+            let rows = tally.rows.into_iter();
+            let rows = rows.filter_map(|(protected, count)| {
+                let protected = protections.get(protected.0)?;
+                Some((protected.clone(), count))
+            });
+            (tally.name, rows.collect())
+        });
+        Sums {
+            resources: resources.collect(),
+            groups,
+            index: self.index,
+            damaged: self.damaged,
+            damaged_values: self.damaged_values,
+            outside_prefix: self.outside_prefix,
+        }
+    }
+}
+
+/// The bytes, roughly, that the entry takes if it is new.
+fn increment(counts: &mut BTreeMap<ResourceIndex, u64>, resource: ResourceIndex) -> usize {
+    let before = counts.len();
+    let count = counts.entry(resource).or_default();
+    *count = count.saturating_add(1);
+    counts
+        .len()
+        .saturating_sub(before)
+        .saturating_mul(ROW_BYTES)
+}
+
+impl Group {
+    fn new(provider: &str, envelope: &Envelope<'_>) -> Self {
+        let annotations = envelope.annotations.iter();
+        Self {
+            provider: name(provider.as_bytes()),
+            key_id: envelope.key_id.to_owned(),
+            annotations: annotations
+                .clone()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            parsed: Annotations::parse(annotations.copied()),
+            count: Count::default(),
+            resources: BTreeMap::new(),
+            superseded: BTreeMap::new(),
+            seeds: BTreeMap::new(),
+            objects_of_seeds: Vec::new(),
+        }
+    }
+}
+
+/// What makes a group the same, without ambiguity.
+pub(super) fn identity(provider: &str, envelope: &Envelope<'_>) -> Vec<u8> {
+    let mut identity = Vec::new();
+    let mut part = |bytes: &[u8]| {
+        identity.extend_from_slice(&bytes.len().to_le_bytes());
+        identity.extend_from_slice(bytes);
+    };
+    part(provider.as_bytes());
+    part(envelope.key_id.as_bytes());
+    for (key, value) in &envelope.annotations {
+        part(key.as_bytes());
+        part(value);
+    }
+    identity
+}
+
+/// A key as text, cut if it is long. Control characters, which could steer a terminal, are escaped.
+pub(super) fn name(key: &[u8]) -> String {
+    let cut = key.get(..NAME_BYTES).unwrap_or(key);
+    if let Ok(text) = std::str::from_utf8(cut)
+        && !text.contains(char::is_control)
+    {
+        return text.to_owned();
+    }
+    cut.utf8_chunks()
+        .flat_map(|chunk| {
+            let invalid = (!chunk.invalid().is_empty()).then_some(char::REPLACEMENT_CHARACTER);
+            chunk.valid().chars().chain(invalid)
+        })
+        .flat_map(|c| {
+            let plain = (!c.is_control()).then_some(c);
+            let escaped = c.is_control().then(|| c.escape_default());
+            plain.into_iter().chain(escaped.into_iter().flatten())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_snapshot::{
+        envelope::DekSourceType,
+        revision::{Object, Revisions},
+    };
+
+    use super::*;
+    use crate::recovery::inventory::KEPT_BYTES;
+
+    fn envelope<'a>(key_id: &'a str, source: &'a [u8], kind: DekSourceType) -> Vec<u8> {
+        let field = |number: u8, bytes: &[u8]| {
+            let length = u8::try_from(bytes.len()).unwrap();
+            [&[number << 3 | 2, length][..], bytes].concat()
+        };
+        let mut value = b"k8s:enc:kms:v2:ours:".to_vec();
+        value.extend(field(1, &[7; 60]));
+        value.extend(field(2, key_id.as_bytes()));
+        value.extend(field(3, source));
+        if kind == DekSourceType::HkdfSeed {
+            value.extend([5 << 3, 1]);
+        }
+        value
+    }
+
+    fn tally(prefix: Option<&str>, objects: &[(&str, &[u8], i64, bool)]) -> Sums {
+        let wanted = Wanted {
+            revisions: Revisions::All,
+            prefix: prefix.map(str::to_owned),
+            names: true,
+        };
+        let mut tally = Tally::with_room_for(KEPT_BYTES);
+        for (key, value, revision, superseded) in objects {
+            let object = Object {
+                key: key.as_bytes(),
+                value,
+                revision: *revision,
+                superseded: *superseded,
+            };
+            tally.add(&wanted, object);
+        }
+        tally.finish()
+    }
+
+    #[test]
+    fn objects_add_up_by_resource_and_by_what_decrypts_them() {
+        let first = envelope("k1", b"vault:v1:a", DekSourceType::HkdfSeed);
+        let second = envelope("k1", b"vault:v1:b", DekSourceType::HkdfSeed);
+        let old = envelope("k1", b"vault:v1:a", DekSourceType::AesGcmKey);
+        let other = envelope("k2", b"vault:v2:a", DekSourceType::HkdfSeed);
+        let tally = tally(
+            None,
+            &[
+                ("/registry/secrets/a/1", &first, 9, false),
+                ("/registry/secrets/a/2", &first, 7, false),
+                ("/registry/secrets/a/1", &second, 5, true),
+                ("/registry/configmaps/a/3", &old, 4, false),
+                ("/registry/secrets/a/4", &other, 3, false),
+                ("/registry/secrets/a/5", b"k8s\0plain", 2, false),
+            ],
+        );
+        let [one, two] = &tally.groups[..] else {
+            panic!("{:?}", tally.groups);
+        };
+        assert_eq!((one.count.objects, one.count.superseded), (4, 1));
+        assert_eq!((one.count.first_revision, one.count.last_revision), (4, 9));
+        assert_eq!(one.resources["secrets"], 3);
+        assert_eq!(one.superseded, [("secrets".to_owned(), 1)].into());
+        assert_eq!(one.distinct_seeds(), 3);
+        let counts: Vec<u64> = one.seeds().map(|(_, objects)| objects).collect();
+        assert_eq!(counts, [1, 2, 1]);
+        assert_eq!((two.key_id.as_str(), two.count.objects), ("k2", 1));
+        let secrets = &tally.resources["secrets"];
+        let ours = &secrets[&Protected::KmsV2("ours".to_owned())];
+        assert_eq!(ours.objects, 4);
+        let sizes = 2 * first.len() + second.len() + other.len();
+        assert_eq!(ours.bytes, u64::try_from(sizes).unwrap());
+        assert_eq!(
+            secrets[&Protected::Plaintext].names,
+            ["/registry/secrets/a/5"]
+        );
+    }
+
+    #[test]
+    fn the_same_answers_under_another_provider_are_another_group() {
+        let ours = envelope("k1", b"vault:v1:a", DekSourceType::HkdfSeed);
+        let prefix = b"k8s:enc:kms:v2:ours:".len();
+        let other = [b"k8s:enc:kms:v2:other:", &ours[prefix..]].concat();
+        let key = "/registry/secrets/a/1";
+        let objects = [&ours, &other, &other, &ours].map(|value| (key, &value[..], 2, false));
+        let found = tally(None, &objects).groups;
+        let found: Vec<_> = found
+            .iter()
+            .map(|group| (group.provider.as_str(), group.count.objects))
+            .collect();
+        assert_eq!(found, [("ours", 2), ("other", 2)]);
+    }
+
+    #[test]
+    fn a_message_that_kubernetes_refuses_is_damaged_and_not_lost_from_the_count() {
+        let cut = envelope("k1", b"vault:v1:a", DekSourceType::HkdfSeed);
+        let cut = &cut[..cut.len() - 3];
+        let tally = tally(None, &[("/registry/secrets/a/\x1b[2J", cut, 2, false)]);
+        assert_eq!(tally.damaged_values, 1);
+        assert_eq!(tally.resources["secrets"][&Protected::Damaged].objects, 1);
+        assert!(tally.groups.is_empty());
+        let escaped = r"/registry/secrets/a/\u{1b}[2J";
+        assert_eq!(tally.damaged[0].key, escaped);
+    }
+
+    #[test]
+    fn keys_outside_a_wanted_prefix_are_only_counted() {
+        let objects: [(&str, &[u8], i64, bool); 3] = [
+            ("/registry/secrets/a/1", b"k8s\0", 2, false),
+            ("/registry-2/secrets/a/1", b"k8s\0", 3, false),
+            ("no-slash", b"k8s\0", 4, false),
+        ];
+        let below = tally(Some("/registry"), &objects);
+        assert_eq!((below.outside_prefix, below.resources.len()), (2, 1));
+        let all = tally(None, &objects);
+        assert_eq!(all.outside_prefix, 0);
+        assert_eq!(all.resources[NO_RESOURCE][&Protected::Plaintext].objects, 1);
+    }
+
+    #[test]
+    fn more_variety_than_there_is_room_for_ends_the_count() {
+        let values: Vec<Vec<u8>> = (0..100_u8)
+            .map(|n| envelope("k", &[n; 40], DekSourceType::HkdfSeed))
+            .collect();
+        let wanted = Wanted {
+            revisions: Revisions::All,
+            prefix: None,
+            names: false,
+        };
+        let mut tally = Tally::with_room_for(5_000);
+        let mut add = |value: &[u8]| {
+            let object = Object {
+                key: b"/registry/secrets/a/1",
+                value,
+                revision: 2,
+                superseded: false,
+            };
+            tally.add(&wanted, object);
+            tally.is_full()
+        };
+        // Any number of objects that differ in nothing that is kept.
+        assert!(!(0..1_000).any(|_| add(&values[0])));
+        assert!(values.iter().any(|value| add(value)));
+        assert!(tally.finish().groups[0].distinct_seeds() < 50);
+    }
+}
