@@ -54,6 +54,8 @@ pub(crate) struct Scene {
     /// The versions of the key, with their times, in the snapshot that OpenBao is taken back to.
     key_in_snapshot: Option<Value>,
     timing: Timing,
+    /// Ports of the first machine that lead to the metrics of another.
+    tunnels: Vec<(String, String)>,
 }
 
 enum Server {
@@ -96,6 +98,7 @@ impl Scene {
             seeds: Vec::new(),
             key_in_snapshot: None,
             timing,
+            tunnels: Vec::new(),
         };
         scene.add_machine(FIRST);
         scene.add_machine(OPENBAO);
@@ -335,6 +338,22 @@ impl Scene {
         };
     }
 
+    /// A provider of the tests listens elsewhere after each start, unlike a tunnel's end.
+    fn follow_tunnels(&mut self) {
+        for (port, name) in &self.tunnels {
+            let here = self.machines[name].provider.as_ref().map_or_else(
+                || "http://127.0.0.1:1".to_owned(),
+                |provider| {
+                    let listening = provider.events("metrics.listening").next().unwrap();
+                    format!("http://{}", listening["address"].as_str().unwrap())
+                },
+            );
+            let page = format!("http://127.0.0.1:{port}");
+            let first = self.machines.get_mut(FIRST).unwrap();
+            first.shell.name(&page, here);
+        }
+    }
+
     /// A person looks at OpenBao until it is sealed, or is not.
     async fn wait_until_sealed(&self, sealed: bool) {
         wait_until(SOON, "the other OpenBao", async || {
@@ -389,8 +408,14 @@ impl Site for Scene {
     }
 
     async fn instead(&mut self, machine: &str, words: &[String]) -> Option<Done> {
+        self.follow_tunnels();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words[..] {
+            ["ssh", "-fNL", tunnel, peer] => {
+                let port = tunnel.strip_suffix(":127.0.0.1:8081").unwrap();
+                self.tunnels.push((port.to_owned(), peer.to_owned()));
+                Some(Done::silently())
+            }
             ["systemctl", verb, "bao-kms-provider"] => {
                 Some(self.machine_mut(machine).systemctl(verb).await)
             }

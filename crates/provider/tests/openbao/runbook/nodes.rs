@@ -90,6 +90,8 @@ async fn of_three_nodes_one_at_a_time_is_mended_while_the_others_read_and_write(
     let machine = scene.machine_mut("cp-2");
     machine.configure(&machine.config(&tenant, SLOW));
     machine.systemctl("start").await;
+    let provider = machine.provider.as_mut().unwrap();
+    provider.wait_for_event("key.pending").await;
 
     for down in ["cp-2", "cp-3", "cp-1"] {
         let others = format!("the others go on without {down}");
