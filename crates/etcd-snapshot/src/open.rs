@@ -23,7 +23,7 @@ pub struct DekSource(Source);
 enum Source {
     Key(LessSafeKey),
     /// The seed, hashed as far as it is the same for every object.
-    Seed(hmac::Key),
+    Seed(Box<hmac::Key>),
 }
 
 /// A DEK source of a size that Kubernetes refuses.
@@ -88,7 +88,7 @@ impl DekSource {
                 Source::Key(key(algorithm, secret).ok_or(unusable)?)
             }
             DekSourceType::HkdfSeed if secret.len() < SEED => return Err(unusable),
-            DekSourceType::HkdfSeed => Source::Seed(hmac::Key::new(HMAC_SHA256, secret)),
+            DekSourceType::HkdfSeed => Source::Seed(Box::new(hmac::Key::new(HMAC_SHA256, secret))),
         };
         Ok(Self(source))
     }

@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex,
-        mpsc::{Receiver, Sender, SyncSender, TryRecvError, TrySendError, channel, sync_channel},
+        mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel},
     },
     thread::{self, Scope, ScopedJoinHandle},
 };
@@ -110,10 +110,7 @@ impl<'scope, 'a> Crew<'scope, 'a> {
     }
 
     fn hand_on(&mut self) {
-        let next = match self.empty.try_recv() {
-            Ok(batch) => batch,
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Batch::default(),
-        };
+        let next = self.empty.try_recv().unwrap_or_default();
         let batch = std::mem::replace(&mut self.batch, next);
         if let Err(TrySendError::Full(mut batch) | TrySendError::Disconnected(mut batch)) =
             self.full.try_send(batch)
