@@ -22,8 +22,8 @@ use crate::{
 #[error(
     "there is no state and the key has been rotated to version {latest}, so it cannot be told which \
      version is in use. No object is lost, but this node reads and writes none until it has state \
-     again. Restore the pair of state and checkpoint from a backup, or copy it from a peer; do not \
-     recreate the key to get back to version 1"
+     again. Run recover-state, which rebuilds it from a peer's state, a backup record or etcd data; \
+     do not recreate the key to get back to version 1"
 )]
 pub struct BootstrapDenied {
     /// The newest version of the key.

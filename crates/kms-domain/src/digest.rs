@@ -68,6 +68,12 @@ impl TextHash {
     pub fn of(text: &str) -> Self {
         Self::of_bytes(text.as_bytes())
     }
+
+    /// Hashes a file's bytes.
+    #[must_use]
+    pub fn of_content(bytes: &[u8]) -> Self {
+        Self::of_bytes(bytes)
+    }
 }
 
 pub(crate) fn text_of(prefix: &str, preimage: &[u8]) -> String {

@@ -87,18 +87,7 @@ pub fn require_identity(
     path: &TransitKeyPath,
 ) -> Result<(), OtherIdentity> {
     let stored = document.registry().scope().identity();
-    let mut differences: Vec<_> = names(scope)
-        .into_iter()
-        .zip(names(stored))
-        .filter(|(configured, stored)| configured != stored)
-        .map(
-            |((key, configured), (_, stored))| IdentityDifference::Name {
-                key,
-                configured: configured.to_owned(),
-                stored: stored.to_owned(),
-            },
-        )
-        .collect();
+    let mut differences = name_differences(scope, stored);
     let configured = IdentityFingerprint::of(scope, path);
     if differences.is_empty() && configured != *document.fingerprint() {
         differences.push(IdentityDifference::KeyPath {
@@ -111,6 +100,24 @@ pub fn require_identity(
     } else {
         Err(OtherIdentity(differences))
     }
+}
+
+/// Every name that differs, with both values.
+pub(crate) fn name_differences(
+    configured: &IdentityScope,
+    stored: &IdentityScope,
+) -> Vec<IdentityDifference> {
+    let pairs = names(configured).into_iter().zip(names(stored));
+    let different = pairs.filter(|(configured, stored)| configured != stored);
+    different
+        .map(
+            |((key, configured), (_, stored))| IdentityDifference::Name {
+                key,
+                configured: configured.to_owned(),
+                stored: stored.to_owned(),
+            },
+        )
+        .collect()
 }
 
 /// The configuration keys of the names that differ.

@@ -26,8 +26,9 @@
 //! - A version is tried before it is promoted, and not used for anything else until then:
 //!   [`registry::ProbeKey`].
 //! - What decrypts goes on decrypting until an operator has reviewed its removal: every document
-//!   after the first is made by [`registry::rotation`] or by a [`registry::retire::Plan`], and a
-//!   plan is carried out only as [`confirmed::Confirmed`].
+//!   after the first is made by [`registry::rotation`], by a [`registry::retire::Plan`] or, where it
+//!   was lost, by a [`recovery::rebuild::RebuildPlan`], and a plan is carried out only as
+//!   [`confirmed::Confirmed`].
 //! - A removed or rejected version decrypts nothing: [`registry::DecryptKey`] comes from
 //!   [`registry::Registry::lookup`] alone.
 //! - Nothing is sent to Transit under associated data that the stored annotations do not match:

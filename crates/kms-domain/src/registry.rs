@@ -55,6 +55,16 @@ pub enum RecordState {
     Removed,
 }
 
+/// The versions up to the active one that decrypt. Equal on two nodes with the same active version,
+/// unless versions were retired on one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readable {
+    /// The lowest of them.
+    pub oldest: TransitVersion,
+    /// How many there are, at least the active one.
+    pub count: u64,
+}
+
 /// A version that may decrypt. Exists only as an answer of [`Registry::lookup`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecryptKey(Arc<TransitKey>);
@@ -188,6 +198,24 @@ impl Registry {
             .filter(|record| record.state.is_retained())
     }
 
+    /// What this node reads of what was written before the active version.
+    #[must_use]
+    pub fn readable(&self) -> Readable {
+        let active = self.active.version();
+        let versions = self.retained().map(|record| record.key.version());
+        let upto_active = versions.filter(|version| *version <= active);
+        upto_active.fold(
+            Readable {
+                oldest: active,
+                count: 0,
+            },
+            |readable, version| Readable {
+                oldest: readable.oldest.min(version),
+                count: readable.count + 1,
+            },
+        )
+    }
+
     /// Finds what may decrypt under `key_id`.
     #[must_use]
     pub fn lookup(&self, key_id: &KeyId) -> Lookup {
@@ -304,5 +332,10 @@ mod tests {
             Some(vectors::version(5))
         );
         assert_eq!(registry.retained().count(), 3);
+        let readable = Readable {
+            oldest: vectors::version(3),
+            count: 2,
+        };
+        assert_eq!(registry.readable(), readable);
     }
 }

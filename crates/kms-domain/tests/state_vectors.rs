@@ -202,6 +202,6 @@ fn a_rollback_says_what_was_found_and_what_was_accepted() {
     assert_eq!(
         rollback.to_string(),
         "the state document has generation 1, but generation 2 has been accepted: an older \
-         document was put in place; restore the newest pair"
+         document was put in place; restore the newest pair, or rebuild it with recover-state"
     );
 }

@@ -11,6 +11,7 @@ pub mod client;
 pub mod credential_file;
 pub mod endpoint;
 pub mod failure;
+pub mod leader;
 pub mod login;
 pub mod request;
 pub mod seal_status;

@@ -36,6 +36,8 @@ pub enum Operation {
     CapabilitiesSelf,
     /// Ask whether the server is sealed; needs no token.
     SealStatus,
+    /// Ask which server of the cluster is active; needs no token.
+    Leader,
     /// Set up a server: the lab mode and tests only, never a running provider.
     Admin,
 }
@@ -54,6 +56,7 @@ impl Operation {
             Self::TransitBatchDecrypt => "transit_batch_decrypt",
             Self::CapabilitiesSelf => "capabilities_self",
             Self::SealStatus => "seal_status",
+            Self::Leader => "leader",
             Self::Admin => "admin",
         }
     }
@@ -68,7 +71,8 @@ impl Operation {
             | Self::TransitEncrypt
             | Self::TransitDecrypt
             | Self::CapabilitiesSelf
-            | Self::SealStatus => 256 << 10,
+            | Self::SealStatus
+            | Self::Leader => 256 << 10,
         }
     }
 

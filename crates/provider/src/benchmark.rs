@@ -138,15 +138,16 @@ pub fn through_socket(
     load: Load,
     progress: impl FnMut(u32),
 ) -> Result<Benchmark, BenchmarkError> {
-    // The provider answers within its own deadline, and this one should not be the first to end.
-    let deadline = config.openbao.timeout + Duration::from_secs(1);
+    // The provider answers each of the two calls within its own deadline, and this one should not
+    // be the first to end.
+    let limit = 2 * config.openbao.timeout + Duration::from_secs(1);
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(BenchmarkError::Runtime)?;
     runtime.block_on(async {
         let client =
-            KmsClient::new(&config.server.socket_path, deadline).map_err(BenchmarkError::Socket)?;
+            KmsClient::new(&config.server.socket_path, limit).map_err(BenchmarkError::Socket)?;
         let trip = || {
             let mut client = client.clone();
             async move {

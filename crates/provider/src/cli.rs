@@ -4,6 +4,7 @@
 //! environment or ends the process.
 
 mod benchmark;
+mod compare_nodes;
 mod completion;
 mod config;
 mod dev;
@@ -19,6 +20,7 @@ mod policy;
 mod probe;
 mod progress;
 mod record_backup;
+mod recover_state;
 mod restore_versions;
 mod retire_versions;
 mod review;
@@ -26,6 +28,7 @@ mod rotation_plan;
 mod scan_etcd;
 mod schema;
 mod serve;
+mod triage;
 mod verify_backup;
 mod verify_key;
 mod verify_rotation;
@@ -83,11 +86,13 @@ struct GlobalFlags {
 enum Command {
     Serve(serve::Options),
     Doctor(doctor::Options),
+    Triage(triage::Options),
     Probe(probe::Options),
     Dev(dev::Options),
     Config(config::Options),
     KeyId(key_id::Options),
     InspectState(inspect_state::Options),
+    CompareNodes(compare_nodes::Options),
     VerifyKey(verify_key::Options),
     RotationPlan(rotation_plan::Options),
     VerifyRotation(verify_rotation::Options),
@@ -96,6 +101,7 @@ enum Command {
     ScanEtcd(scan_etcd::Options),
     RecordBackup(record_backup::Options),
     VerifyBackup(verify_backup::Options),
+    RecoverState(recover_state::Options),
     Drill(drill::Options),
     Benchmark(benchmark::Options),
     Policy(policy::Options),
@@ -110,6 +116,8 @@ enum Command {
 /// What every command may use.
 struct Context<'a> {
     flags: Flags,
+    /// The command line, to be typed again.
+    typed: String,
     environment: &'a Environment,
     out: &'a mut dyn Write,
 }
@@ -135,12 +143,15 @@ pub fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Exit {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let typed = typed(&arguments);
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(answer) => return show(&answer, out, err),
     };
     let mut context = Context {
         flags: cli.flags.into(),
+        typed,
         environment,
         out,
     };
@@ -159,16 +170,32 @@ pub fn run(
     })
 }
 
+/// The program by its usual name, then the arguments as a shell takes them.
+fn typed(arguments: &[OsString]) -> String {
+    let mut line = "bao-kms-provider".to_owned();
+    for argument in arguments.iter().skip(1) {
+        let argument = argument.to_string_lossy();
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_=./:,@+%".contains(letter);
+        match !argument.is_empty() && argument.chars().all(plain) {
+            true => line.push_str(&format!(" {argument}")),
+            false => line.push_str(&format!(" '{}'", argument.replace('\'', r"'\''"))),
+        }
+    }
+    line
+}
+
 impl Command {
     fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         match self {
             Self::Serve(options) => options.run(context),
             Self::Doctor(options) => options.run(context),
+            Self::Triage(options) => options.run(context),
             Self::Probe(options) => options.run(context),
             Self::Dev(options) => options.run(context),
             Self::Config(options) => options.run(context),
             Self::KeyId(options) => options.run(context),
             Self::InspectState(options) => options.run(context),
+            Self::CompareNodes(options) => options.run(context),
             Self::VerifyKey(options) => options.run(context),
             Self::RotationPlan(options) => options.run(context),
             Self::VerifyRotation(options) => options.run(context),
@@ -178,6 +205,7 @@ impl Command {
             Self::Benchmark(options) => options.run(context),
             Self::RecordBackup(options) => options.run(context),
             Self::VerifyBackup(options) => options.run(context),
+            Self::RecoverState(options) => options.run(context),
             Self::Drill(options) => options.run(context),
             Self::Policy(options) => options.run(context),
             Self::Version(options) => options.run(context),
@@ -222,5 +250,26 @@ fn show(answer: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> Exit 
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Unclassified,
         _ => exit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_typed_again_as_a_shell_takes_it() {
+        let line = |arguments: &[&str]| {
+            let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
+            typed(&arguments)
+        };
+        assert_eq!(
+            line(&["/opt/x", "retire-versions", "--before-version=2"]),
+            "bao-kms-provider retire-versions --before-version=2"
+        );
+        assert_eq!(
+            line(&["x", "--etcd-snapshot", "/a b/it's", "", "$(id)"]),
+            r"bao-kms-provider --etcd-snapshot '/a b/it'\''s' '' '$(id)'"
+        );
     }
 }

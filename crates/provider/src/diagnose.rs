@@ -22,6 +22,7 @@ use openbao_client::failure::FailureClass;
 
 use crate::{
     auth::CallFailure,
+    config::Config,
     report::{Check, ImpactClass, Report},
 };
 use facts::Facts;
@@ -97,6 +98,15 @@ impl Question {
             Some(remedy) => check.remediation(remedy),
             None => check,
         }
+    }
+}
+
+/// The start of a command for an administrator, in the namespace of the configuration.
+#[must_use]
+pub fn bao(config: &Config, command: &str) -> String {
+    match &config.scope.openbao_namespace {
+        Some(namespace) => format!("bao {command} -namespace={namespace}"),
+        None => format!("bao {command}"),
     }
 }
 

@@ -258,6 +258,7 @@ impl Rehearsal {
             evidence: witnesses.keys(),
             depth: Depth::Data,
             names: setup.names,
+            sample: None,
         };
         let verified = aside(move || {
             let watch = Watch {

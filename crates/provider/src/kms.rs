@@ -161,6 +161,7 @@ impl KeyManagementService for Kms {
         shared
             .answer(Method::Status, "", async { shared.status() })
             .await
+            .map_err(|fault| fault.status(Method::Status))
     }
 
     async fn encrypt(
@@ -174,6 +175,7 @@ impl KeyManagementService for Kms {
         shared
             .answer(Method::Encrypt, &uid, shared.encrypt(&plaintext, limit))
             .await
+            .map_err(|fault| fault.status(Method::Encrypt))
     }
 
     async fn decrypt(
@@ -190,6 +192,7 @@ impl KeyManagementService for Kms {
                 shared.decrypt(&request, limit),
             )
             .await
+            .map_err(|fault| fault.decrypt_status(&request.ciphertext))
     }
 }
 
@@ -283,14 +286,15 @@ impl Shared {
     ) -> Result<(DecryptKey, SemaphorePermit<'a>), Fault> {
         match self.lookup(&key_id) {
             Lookup::Known(key) => return Ok((key, held)),
-            Lookup::Withdrawn => return Err(Fault::UnknownKeyId),
+            Lookup::Withdrawn => return Err(Fault::Withdrawn),
             Lookup::Unknown => drop(held),
         }
         let discovered = self.discovery.ask(key_id.clone()).await;
         match (self.lookup(&key_id), discovered) {
             (Lookup::Known(key), _) => Ok((key, slot(&self.decrypt_slots)?)),
             (_, Err(DiscoveryFailed)) => Err(Fault::DiscoveryFailed),
-            (Lookup::Withdrawn | Lookup::Unknown, Ok(())) => Err(Fault::UnknownKeyId),
+            (Lookup::Withdrawn, Ok(())) => Err(Fault::Withdrawn),
+            (Lookup::Unknown, Ok(())) => Err(Fault::UnknownKeyId),
         }
     }
 
@@ -306,16 +310,14 @@ impl Shared {
         method: Method,
         uid: &str,
         work: impl Future<Output = Result<T, Fault>>,
-    ) -> Result<Response<T>, Status> {
+    ) -> Result<Response<T>, Fault> {
         let account = Account::open(self, method, uid);
         let outcome = match caught(work).await {
             Ok(outcome) => outcome,
             Err(kind) => Err(Fault::Panic(kind)),
         };
         account.close(outcome.as_ref().err().copied());
-        outcome
-            .map(Response::new)
-            .map_err(|fault| fault.status(method))
+        outcome.map(Response::new)
     }
 }
 

@@ -4,9 +4,9 @@ use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use kms_domain::{key_id::KeyId, limits::MAX_MESSAGE_BYTES};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::{
-    Code,
+    Code, Response, Status,
     transport::{Channel, Endpoint},
 };
 use zeroize::Zeroizing;
@@ -21,7 +21,10 @@ use crate::kms::{
 
 /// A client of one provider.
 #[derive(Debug, Clone)]
-pub struct KmsClient(KeyManagementServiceClient<Channel>);
+pub struct KmsClient {
+    client: KeyManagementServiceClient<Channel>,
+    limit: Duration,
+}
 
 /// What a healthy Status says.
 #[derive(Debug)]
@@ -99,7 +102,7 @@ pub enum ProbeError {
         "Encrypt used another key than Status named: if a rotation was just promoted, try again"
     )]
     KeyChanged,
-    /// All calls together took too long.
+    /// No connection came about, or the provider never became ready.
     #[error("no answer in time; see the provider's log")]
     Timeout,
     /// Other bytes came back.
@@ -108,17 +111,17 @@ pub enum ProbeError {
 }
 
 impl KmsClient {
-    /// Connects at the first call. Every call ends within `deadline`.
+    /// Connects at the first call. Each [`healthy`](Self::healthy) and each
+    /// [`round_trip`](Self::round_trip) ends within `limit`, all their calls together.
     ///
     /// # Errors
     /// When the path cannot name a socket.
-    pub fn new(socket: &Path, deadline: Duration) -> Result<Self, ProbeError> {
+    pub fn new(socket: &Path, limit: Duration) -> Result<Self, ProbeError> {
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))
-            .map_err(ProbeError::Connect)?
-            .timeout(deadline);
+            .map_err(ProbeError::Connect)?;
         let client = KeyManagementServiceClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self(client))
+        Ok(Self { client, limit })
     }
 
     /// Asks for Status and requires `ok`.
@@ -126,14 +129,19 @@ impl KmsClient {
     /// # Errors
     /// Also when the `key_id` is not `expected`.
     pub async fn healthy(&mut self, expected: Option<&KeyId>) -> Result<Healthy, ProbeError> {
+        let deadline = Instant::now() + self.limit;
+        self.healthy_by(deadline, expected).await
+    }
+
+    async fn healthy_by(
+        &mut self,
+        deadline: Instant,
+        expected: Option<&KeyId>,
+    ) -> Result<Healthy, ProbeError> {
         let start = Instant::now();
-        let status = self
-            .0
-            .status(StatusRequest {})
-            .await
-            .map_err(call_failed("Status"))?;
+        let status = self.client.status(StatusRequest {});
+        let status = answered("Status", deadline, status).await?;
         let took = start.elapsed();
-        let status = status.into_inner();
         if status.version != API_VERSION {
             return Err(ProbeError::ApiVersion);
         }
@@ -155,7 +163,8 @@ impl KmsClient {
     /// # Errors
     /// The first step that fails.
     pub async fn round_trip(&mut self, expected: Option<&KeyId>) -> Result<RoundTrip, ProbeError> {
-        let healthy = self.healthy(expected).await?;
+        let deadline = Instant::now() + self.limit;
+        let healthy = self.healthy_by(deadline, expected).await?;
         let plaintext = Bytes::from_owner(random::<32>()?);
         let uid: String = random::<16>()?
             .iter()
@@ -167,13 +176,9 @@ impl KmsClient {
             plaintext: plaintext.clone(),
             uid: format!("{uid}-encrypt"),
         };
-        let encrypted = self
-            .0
-            .encrypt(request)
-            .await
-            .map_err(call_failed("Encrypt"))?;
+        let encrypted = self.client.encrypt(request);
+        let encrypted = answered("Encrypt", deadline, encrypted).await?;
         let encrypt = start.elapsed();
-        let encrypted = encrypted.into_inner();
         if encrypted.ciphertext.is_empty() {
             return Err(ProbeError::EmptyCiphertext);
         }
@@ -195,13 +200,10 @@ impl KmsClient {
             key_id: encrypted.key_id,
             annotations: encrypted.annotations,
         };
-        let decrypted = self
-            .0
-            .decrypt(request)
-            .await
-            .map_err(call_failed("Decrypt"))?;
+        let decrypted = self.client.decrypt(request);
+        let decrypted = answered("Decrypt", deadline, decrypted).await?;
         let decrypt = start.elapsed();
-        if decrypted.into_inner().plaintext != plaintext {
+        if decrypted.plaintext != plaintext {
             return Err(ProbeError::WrongPlaintext);
         }
         Ok(RoundTrip {
@@ -223,20 +225,31 @@ fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, ProbeError> {
     Ok(bytes)
 }
 
-/// Keeps the code and drops the message, which is the server's.
-fn call_failed(call: &'static str) -> impl Fn(tonic::Status) -> ProbeError {
-    move |status| {
-        let code = status.code();
-        let advice = match code {
-            Code::Unavailable => {
-                "nobody serves the socket, or OpenBao is out of reach; see the provider's log"
-            }
-            Code::DeadlineExceeded | Code::Cancelled => "no answer in time",
-            Code::PermissionDenied => "OpenBao's policy refuses; see `policy openbao`",
-            Code::Unauthenticated => "the provider cannot log in to OpenBao; see its log",
-            Code::FailedPrecondition => "the provider is unhealthy; see the reasons on /ready",
-            _ => "see the provider's log",
-        };
-        ProbeError::Call { call, code, advice }
+/// Waits for one call's answer until the deadline of all calls, so that the call that hangs is the
+/// one that is named.
+async fn answered<T>(
+    call: &'static str,
+    deadline: Instant,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, ProbeError> {
+    match timeout_at(deadline, answer).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(call_failed(call, status.code())),
+        Err(_elapsed) => Err(call_failed(call, Code::DeadlineExceeded)),
     }
+}
+
+/// Keeps the code and drops the message, which is the server's.
+fn call_failed(call: &'static str, code: Code) -> ProbeError {
+    let advice = match code {
+        Code::Unavailable => {
+            "nobody serves the socket, or OpenBao is out of reach; see the provider's log"
+        }
+        Code::DeadlineExceeded | Code::Cancelled => "no answer in time; see the provider's log",
+        Code::PermissionDenied => "OpenBao's policy refuses; see `policy openbao`",
+        Code::Unauthenticated => "the provider cannot log in to OpenBao; see its log",
+        Code::FailedPrecondition => "the provider is unhealthy; see the reasons on /ready",
+        _ => "see the provider's log",
+    };
+    ProbeError::Call { call, code, advice }
 }

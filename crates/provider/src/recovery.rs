@@ -6,8 +6,13 @@
 pub mod backup_record;
 pub mod drift;
 pub mod etcd_live;
+pub mod evidence;
+pub mod evidence_report;
 pub mod inventory;
 pub mod pair_report;
+pub mod recover_state;
+pub mod recovery_report;
+pub mod retirement_report;
 pub mod scan;
 pub mod verify_pair;
 pub mod witness;
@@ -68,6 +73,24 @@ pub enum Trust {
         /// How often compaction removed the revision being read, and a newer one was begun.
         restarts: u32,
     },
+}
+
+impl Trust {
+    /// The word in reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File {
+                integrity: Integrity::Verified,
+                ..
+            } => "verified",
+            Self::File {
+                integrity: Integrity::NoHash,
+                ..
+            } => "no-hash",
+            Self::Live { .. } => "live",
+        }
+    }
 }
 
 /// Why a source gave no answer.

@@ -187,6 +187,30 @@ impl Report {
         self.checks.iter().try_for_each(|check| check.text(out))
     }
 
+    /// As [`Self::checks_text`], for readers in a hurry: of what has passed no more than the names,
+    /// what was skipped for one cause on one line, and no consequences.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn brief_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let alike = |one: &Check, other: &Check| match (one.status, other.status) {
+            (Status::Pass, Status::Pass) => true,
+            (Status::Skip, Status::Skip) => one.message == other.message,
+            _ => false,
+        };
+        for group in self.checks.chunk_by(alike) {
+            let ids: Vec<_> = group.iter().map(Check::id).collect();
+            let ids = ids.join(", ");
+            match group {
+                [passed, ..] if passed.status == Status::Pass => writeln!(out, "[pass] {ids}")?,
+                [one] => one.line(out)?,
+                [first, ..] => writeln!(out, "[skip] {ids} - {}", first.found())?,
+                [] => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The exit code of the command that reports this: a bad configuration before other failures.
     #[must_use]
     pub fn exit(&self) -> Exit {
@@ -316,6 +340,39 @@ impl Check {
         self.id
     }
 
+    /// Whether it is not as it should be.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.status == Status::Fail
+    }
+
+    /// What was found, or else what was asked.
+    #[must_use]
+    pub fn found(&self) -> &str {
+        self.message.as_deref().unwrap_or(self.title)
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&str> {
+        self.remediation.as_deref()
+    }
+
+    /// Whether there is such a fact for programs.
+    #[must_use]
+    pub fn has_detail(&self, name: &str) -> bool {
+        self.details.contains_key(name)
+    }
+
+    /// The same, where a failure is no more than to be looked at.
+    #[must_use]
+    pub fn as_warning(self) -> Self {
+        Self {
+            status: Status::Warn,
+            ..self
+        }
+    }
+
     /// With the cause, where there are several.
     fn label(&self) -> String {
         match self.cause() {
@@ -350,7 +407,16 @@ impl Check {
         }
     }
 
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+    /// Writes its lines, for results that are no [`Report`].
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.line(out)?;
+        self.consequences(out)
+    }
+
+    fn line(&self, out: &mut dyn Write) -> io::Result<()> {
         write!(
             out,
             "[{}] {}: {}",
@@ -361,8 +427,7 @@ impl Check {
         if let Some(message) = &self.message {
             write!(out, " - {message}")?;
         }
-        writeln!(out)?;
-        self.consequences(out)
+        writeln!(out)
     }
 
     fn consequences(&self, out: &mut dyn Write) -> io::Result<()> {

@@ -4,10 +4,13 @@
 //!
 //! OpenBao is read and never changed.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use kms_domain::{
-    confirmed::Confirmed,
+    recovery::{
+        evidence::{Retirement, judge_retirement},
+        origin::{Lineage, LiveKey},
+    },
     registry::{
         document::{Document, StateHash},
         retire::{Plan, PlanOutdated, PlanRefused, plan_restoration, plan_retirement},
@@ -19,6 +22,11 @@ use crate::{
     auth::CallFailure,
     config::Config,
     connection::{self, ConnectionError},
+    recovery::{
+        evidence::{Asked, EvidenceUnread},
+        evidence_report::states,
+        retirement_report::Findings,
+    },
     state::{CommitError, MissingCheckpoint, StateError, Stored},
 };
 
@@ -37,6 +45,17 @@ pub enum Wanted {
     },
 }
 
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What would be done, or was.
+    pub plan: Plan,
+    /// What the evidence says of it, if any was given.
+    pub findings: Option<Findings>,
+    /// Whether the state has become what was planned.
+    pub applied: bool,
+}
+
 /// Why nothing was planned or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum RetirementError {
@@ -46,8 +65,8 @@ pub enum RetirementError {
     /// There is no state to change.
     #[error(
         "there is no registry state at {}, so there is no version to retire or restore; nothing \
-         was changed and no data is lost. If this node ever served, restore state and checkpoint \
-         from a backup or from a healthy peer; do not start over with a new key",
+         was changed and no data is lost. If this node ever served, run recover-state; do not \
+         start over with a new key",
         .0.display()
     )]
     NoState(PathBuf),
@@ -63,6 +82,9 @@ pub enum RetirementError {
          Correct in OpenBao what is named below and try again; do not recreate the key"
     )]
     Profile(#[from] ProfileRefused),
+    /// Whether a version is needed could not be learned.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceUnread),
     /// The domain refuses.
     #[error(transparent)]
     Refused(#[from] PlanRefused),
@@ -83,19 +105,24 @@ const UNREAD: &str = "the key's metadata could not be read from OpenBao, so it i
      every version that is kept can be read; nothing was changed and no data is lost. Mend the \
      cause and try again; do not change the state by hand";
 
-/// What would be done. Changes nothing and takes no lock.
+/// What would be done, and what `evidence` says of it. Changes nothing and takes no lock.
 ///
 /// # Errors
 /// [`RetirementError`].
-pub fn plan(config: &Config, wanted: &Wanted) -> Result<Plan, RetirementError> {
+pub fn plan(
+    config: &Config,
+    wanted: &Wanted,
+    evidence: Option<Asked<'_>>,
+) -> Result<Outcome, RetirementError> {
     let document = document(config, config.state().load()?)?;
-    plan_for(config, &document, wanted)
+    plan_for(config, &document, wanted, evidence)
 }
 
-/// Does what was planned for the state with the hash `reviewed`, under the writer's lock.
+/// Does what was planned for the state with the hash `reviewed`, under the writer's lock, unless
+/// `evidence` is against it.
 ///
 /// The state is compared before anything is asked or computed, and read once more before it is
-/// written.
+/// written. The evidence is read in between, whatever it said when the plan was reviewed.
 ///
 /// # Errors
 /// [`RetirementError`]; but for [`RetirementError::Commit`] nothing was changed, other than a
@@ -104,7 +131,8 @@ pub fn apply(
     config: &Config,
     wanted: &Wanted,
     reviewed: &StateHash,
-) -> Result<Confirmed<Plan>, RetirementError> {
+    evidence: Option<Asked<'_>>,
+) -> Result<Outcome, RetirementError> {
     let locked = config.state().lock()?;
     let document = document(config, locked.load()?)?;
     if document.hash() != reviewed {
@@ -113,10 +141,27 @@ pub fn apply(
             found: document.hash().clone(),
         }));
     }
-    let plan = plan_for(config, &document, wanted)?.confirm(reviewed)?;
+    let outcome = plan_for(config, &document, wanted, evidence)?;
+    if !outcome.may_be_applied() {
+        return Ok(outcome);
+    }
+    let plan = outcome.plan.confirm(reviewed)?;
     let mut writer = locked.start_writing(MissingCheckpoint::Refuse)?;
     writer.carry_out(plan.clone())?;
-    Ok(plan)
+    Ok(Outcome {
+        plan: plan.into_plan(),
+        applied: true,
+        ..outcome
+    })
+}
+
+impl Outcome {
+    /// Whether nothing that was read is against it.
+    #[must_use]
+    pub fn may_be_applied(&self) -> bool {
+        let findings = self.findings.as_ref();
+        findings.is_none_or(|findings| findings.verdict == Retirement::Allowed)
+    }
 }
 
 fn document(config: &Config, stored: Stored) -> Result<Document, RetirementError> {
@@ -128,11 +173,43 @@ fn plan_for(
     config: &Config,
     document: &Document,
     wanted: &Wanted,
-) -> Result<Plan, RetirementError> {
+    evidence: Option<Asked<'_>>,
+) -> Result<Outcome, RetirementError> {
     let metadata = connection::ask(config, async |openbao| openbao.key_metadata().await)??;
     let profile = KeyProfile::check(&metadata, &config.key.key_name)?;
-    Ok(match wanted {
+    let plan = match wanted {
         Wanted::Retire { before } => plan_retirement(document, *before, &profile),
         Wanted::Restore { versions } => plan_restoration(document, versions, &profile),
-    }?)
+    }?;
+    let findings = match evidence {
+        Some(evidence) => Some(find(document, &plan, profile, evidence)?),
+        None => None,
+    };
+    Ok(Outcome {
+        plan,
+        findings,
+        applied: false,
+    })
+}
+
+fn find(
+    document: &Document,
+    plan: &Plan,
+    profile: KeyProfile,
+    evidence: Asked<'_>,
+) -> Result<Findings, EvidenceUnread> {
+    let registry = document.registry();
+    let records = registry.records().iter();
+    let lineage = Lineage::new(
+        Arc::clone(registry.scope()),
+        LiveKey::Listed(profile),
+        records.map(|record| Arc::clone(&record.key)),
+    );
+    let sources = evidence.read(&lineage)?;
+    let removed: Vec<_> = plan.removed().iter().map(|key| key.version()).collect();
+    Ok(Findings {
+        verdict: judge_retirement(&removed, sources.iter().map(|source| &source.evidence)),
+        states: states(registry),
+        sources,
+    })
 }

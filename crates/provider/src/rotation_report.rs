@@ -1,14 +1,19 @@
 //! Where this node stands in a rotation: what its state says, what the key says, and what neither
 //! can tell. Looks and changes nothing.
 
+mod rewriting;
+
 use std::{
     borrow::Cow,
     io::{self, Write},
+    sync::Arc,
     time::Duration,
 };
 
 use jiff::Timestamp;
 use kms_domain::{
+    key::KeyScope,
+    recovery::origin::{Lineage, LiveKey},
     registry::{
         Registry,
         anchor::Anchor,
@@ -22,16 +27,19 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    cli::exit::Exit,
     config::Config,
     connection,
     diagnose::{
         call_remedy,
         state::{MAY_BOOTSTRAP, caution, may_bootstrap},
     },
+    recovery::evidence::Asked,
     report::{Render, one_line},
     state::{StateError, Stored},
     watcher::metadata::read_profile,
 };
+use rewriting::{Facts, RewritingShown};
 
 /// Which command asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +50,7 @@ pub enum Question {
     Verify,
 }
 
-/// What `verify-rotation` cannot know.
+/// What `verify-rotation` cannot know without evidence.
 const LIMITATIONS: &str = "Local state and the key's metadata cannot prove that every object in \
     etcd and every backup was rewritten under the active version. Rewrite all objects and let old \
     backups expire before you retire a version; until then every older version must stay \
@@ -51,13 +59,24 @@ const LIMITATIONS: &str = "Local state and the key's metadata cannot prove that 
 const UNHARMED: &str = "nothing was changed and no data is lost: what is shown here of the state \
     holds; do not edit the state, and do not recreate the key";
 
-/// Named facts, the same in text and in JSON.
-#[derive(Debug)]
+/// What this node knows, and where etcd was read what that shows.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct RotationReport {
+    schema_version: &'static str,
+    command: &'static str,
     name: &'static str,
-    facts: Vec<(&'static str, Value)>,
+    #[serde(flatten)]
+    facts: NamedFacts,
+    #[serde(flatten)]
+    rewriting: Option<RewritingShown>,
+    #[serde(skip)]
     failed: bool,
 }
+
+/// Named facts, the same in text and in JSON.
+#[derive(Debug, Default)]
+struct NamedFacts(Vec<(&'static str, Value)>);
 
 struct Unread {
     error: String,
@@ -65,16 +84,24 @@ struct Unread {
 }
 
 impl RotationReport {
-    /// Reads the state, then the key. What is known without OpenBao is reported without it.
+    /// Reads the state, then the key, then the evidence. What is known without one of the latter is
+    /// reported without it.
     ///
     /// # Errors
     /// When the state cannot be used.
-    pub fn gather(config: &Config, question: Question) -> Result<Self, StateError> {
+    pub fn gather(
+        config: &Config,
+        question: Question,
+        evidence: Option<Asked<'_>>,
+    ) -> Result<Self, StateError> {
         let stored = config.state().load()?;
         let read = read(config);
         let mut report = Self {
+            schema_version: "v1",
+            command: question.command(),
             name: question.command(),
-            facts: Vec::new(),
+            facts: NamedFacts::default(),
+            rewriting: None,
             failed: false,
         };
         report.metadata(config, stored.document.as_ref(), &read);
@@ -85,17 +112,29 @@ impl RotationReport {
         }
         let registry = stored.document.as_ref().map(|it| &**it.registry());
         report.rotation(registry, profile, config.rotation.activation_delay);
+        let rewriting = evidence.map(|asked| rewriting(config, asked, registry, profile));
         if question == Question::Verify {
-            report.add("confidence", "limited");
-            report.add("limitations", LIMITATIONS);
+            let shown = rewriting.as_ref();
+            report.add(
+                "confidence",
+                shown.map_or("limited", RewritingShown::confidence),
+            );
+            let limitations = shown.map_or(LIMITATIONS, RewritingShown::limitations);
+            report.add("limitations", limitations);
         }
+        report.rewriting = rewriting;
         Ok(report)
     }
 
-    /// Whether OpenBao or the key stands in the way of a rotation, or of a first state.
+    /// The exit code: what stands in the way of a rotation, or of a first state, before what is yet
+    /// to be rewritten.
     #[must_use]
-    pub fn failed(&self) -> bool {
-        self.failed
+    pub fn exit(&self) -> Exit {
+        match &self.rewriting {
+            _ if self.failed => Exit::CheckFailed,
+            Some(rewriting) => rewriting.exit(),
+            None => Exit::Success,
+        }
     }
 
     fn metadata(
@@ -194,7 +233,7 @@ impl RotationReport {
     }
 
     fn add(&mut self, name: &'static str, value: impl Into<Value>) {
-        self.facts.push((name, value.into()));
+        self.facts.0.push((name, value.into()));
     }
 
     fn add_if(&mut self, name: &'static str, value: Option<impl Into<Value>>) {
@@ -213,6 +252,31 @@ impl Question {
     }
 }
 
+/// What the evidence shows. The state alone tells the versions as well as the key does, if the key
+/// could not be read.
+fn rewriting(
+    config: &Config,
+    asked: Asked<'_>,
+    registry: Option<&Registry>,
+    profile: Option<&KeyProfile>,
+) -> RewritingShown {
+    let records = registry.map(Registry::records).unwrap_or_default();
+    let lineage = Lineage::new(
+        Arc::new(KeyScope::new(config.scope.clone())),
+        profile.map_or(LiveKey::Unknown, |it| LiveKey::Listed(it.clone())),
+        records.iter().map(|record| Arc::clone(&record.key)),
+    );
+    match asked.read(&lineage) {
+        Ok(sources) => RewritingShown::of(Facts {
+            sources: &sources,
+            registry,
+            profile,
+            provider: config.scope.provider_name.as_str(),
+        }),
+        Err(error) => RewritingShown::unread(&error),
+    }
+}
+
 /// The key, or in words why it is of no use and what to look at.
 fn read(config: &Config) -> Result<KeyProfile, Unread> {
     connection::ask(config, async |openbao| {
@@ -228,13 +292,10 @@ fn read(config: &Config) -> Result<KeyProfile, Unread> {
     })
 }
 
-impl Serialize for RotationReport {
+impl Serialize for NamedFacts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("schemaVersion", "v1")?;
-        map.serialize_entry("command", self.name)?;
-        map.serialize_entry("name", self.name)?;
-        for (name, value) in &self.facts {
+        for (name, value) in &self.0 {
             map.serialize_entry(name, value)?;
         }
         map.end()
@@ -268,24 +329,22 @@ const FACTS: [(&str, &str); 23] = [
     ("limitations", "string"),
 ];
 
-impl JsonSchema for RotationReport {
+impl JsonSchema for NamedFacts {
     fn schema_name() -> Cow<'static, str> {
-        "RotationReport".into()
+        "NamedFacts".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let strings = ["schemaVersion", "command", "name"].map(|name| (name, "string"));
-        let properties: Map<String, Value> = strings
+        let properties: Map<String, Value> = FACTS
             .into_iter()
-            .chain(FACTS)
             .map(|(name, kind)| (name.to_owned(), json!({"type": kind})))
             .collect();
         json_schema!({
             "type": "object",
             "properties": properties,
             "required": [
-                "schemaVersion", "command", "name", "transitMetadataStatus", "stateLoaded",
-                "stateCheckpointLoaded", "stateCheckpointStatus", "rotationState",
+                "transitMetadataStatus", "stateLoaded", "stateCheckpointLoaded",
+                "stateCheckpointStatus", "rotationState",
             ],
         })
     }
@@ -294,12 +353,15 @@ impl JsonSchema for RotationReport {
 impl Render for RotationReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.name)?;
-        for (name, value) in &self.facts {
+        for (name, value) in &self.facts.0 {
             match value {
                 Value::String(text) => writeln!(out, "{name}: {text}")?,
                 value => writeln!(out, "{name}: {value}")?,
             }
         }
-        Ok(())
+        match &self.rewriting {
+            Some(rewriting) => rewriting.text(out),
+            None => Ok(()),
+        }
     }
 }

@@ -12,6 +12,7 @@ mod commit;
 pub mod disk;
 mod lock;
 mod path;
+pub mod rebuild;
 
 use std::{ffi::OsStr, path::PathBuf};
 
@@ -74,7 +75,7 @@ pub enum StateError {
     /// A writer needs the directory to exist.
     #[error(
         "the state directory {} does not exist: create it with mode 0750, owned by the user that \
-         runs the provider; if it existed before, restore state and checkpoint into it first",
+         runs the provider; if it existed before, run recover-state then",
         path.display()
     )]
     NoDirectory {
@@ -143,9 +144,9 @@ pub enum StateError {
     /// See [`MissingCheckpoint`].
     #[error(
         "the checkpoint {} is missing, so that nothing shows whether the state file {} is the \
-         newest or an older one; nothing was changed. Restore both files together from a backup or \
-         from a healthy peer of the same cluster. Only if you have compared this state with a peer \
-         and know it to be the newest, start once with `serve --accept-missing-checkpoint`",
+         newest or an older one; nothing was changed. Rebuild both with recover-state, from a \
+         peer's state, a backup record or etcd data. Only if you have compared this state with a \
+         peer and know it to be the newest, start once with `serve --accept-missing-checkpoint`",
         checkpoint.display(),
         state.display()
     )]
@@ -155,14 +156,25 @@ pub enum StateError {
         /// The checkpoint.
         checkpoint: PathBuf,
     },
+    /// Not to be taken for damage: another release may read more out of it.
+    #[error(
+        "{} was not written by this release: {problem}; nothing was changed. Use the release that          wrote it; only if none other ever ran here, move the file away and try again",
+        path.display()
+    )]
+    OtherRelease {
+        /// The state file or its checkpoint.
+        path: PathBuf,
+        /// What it says of itself.
+        problem: String,
+    },
     /// The checkpoint of an accepted state could not be written; the state is unchanged.
     #[error("the checkpoint could not be brought up to date; the next start tries again")]
     Repair(#[source] DiskError),
 }
 
-/// The advice for everything that only a backup or a peer can mend.
-const RESTORE: &str = "Restore both files together from a backup or from a healthy peer of the \
-    same cluster, while the provider is stopped; do not edit them and do not delete the checkpoint";
+/// The advice for everything that only evidence from elsewhere can mend.
+const RESTORE: &str = "Rebuild them with recover-state from a peer's state, a backup record or etcd \
+    data, while the provider is stopped; do not edit them and do not delete the checkpoint";
 
 impl StateReader {
     /// Opens nothing yet.

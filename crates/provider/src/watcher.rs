@@ -338,6 +338,9 @@ impl Watcher {
         };
         self.view.mark_observed(&*self.parts.clock);
         self.parts.metrics.metadata_probe(class.unwrap_or("ok"));
+        if let Some(MetadataError::Save(_) | MetadataError::Deferred(_)) = failure {
+            self.parts.metrics.state_unsaved();
+        }
         log_probe("metadata", reason, class);
         self.publish_view();
     }

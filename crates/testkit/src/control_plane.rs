@@ -86,6 +86,19 @@ impl ControlPlane {
         &self.etcd
     }
 
+    /// The URL for clients.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// What a client needs: `ca.crt`, and `admin.crt` with `admin.key`, who may do everything. What
+    /// the running API server says is in `kube-apiserver.log`.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        Path::new(self.directory.path()).join(name)
+    }
+
     /// The `EncryptionConfiguration`, to be shown to other programs.
     #[must_use]
     pub fn encryption_file(&self) -> PathBuf {
@@ -297,7 +310,7 @@ impl ControlPlane {
 
     /// A client with the administrator's certificate and connections of its own.
     fn client(&self) -> Client {
-        let mut config = Config::new(format!("https://127.0.0.1:{}", self.port).parse().unwrap());
+        let mut config = Config::new(self.endpoint().parse().unwrap());
         let ca = CertificateDer::from_pem_file(self.file("ca.crt")).unwrap();
         config.root_cert = Some(vec![ca.to_vec()]);
         config.auth_info = AuthInfo {
@@ -306,10 +319,6 @@ impl ControlPlane {
             ..AuthInfo::default()
         };
         Client::try_from(config).unwrap()
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        Path::new(self.directory.path()).join(name)
     }
 }
 

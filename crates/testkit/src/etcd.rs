@@ -72,6 +72,12 @@ impl Etcd {
         succeeded(self.ctl_command(arguments).output().unwrap())
     }
 
+    /// Where the member keeps everything.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     /// What is stored under a key now.
     ///
     /// # Panics
@@ -135,7 +141,7 @@ impl Etcd {
     }
 
     fn ctl_command(&self, arguments: &[&str]) -> Command {
-        let mut ctl = Command::new(program("ETCDCTL", "etcd/etcdctl", INSTALL));
+        let mut ctl = Command::new(tool("etcdctl"));
         ctl.env_clear()
             .env("ETCDCTL_API", "3")
             .arg(format!("--endpoints={}", self.endpoint));
@@ -190,11 +196,27 @@ impl StoppedEtcd {
         etcd
     }
 
+    /// Where the member keeps everything.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     /// The database as the member left it: a snapshot without the digest at its end.
     #[must_use]
     pub fn database(&self) -> PathBuf {
-        self.directory.path().join("data/member/snap/db")
+        self.data_dir().join("member/snap/db")
     }
+}
+
+/// `etcdctl` or `etcdutl`.
+///
+/// # Panics
+/// When there is none, with the command that installs it.
+#[must_use]
+pub fn tool(name: &str) -> PathBuf {
+    let variable = name.to_uppercase();
+    program(&variable, &format!("etcd/{name}"), INSTALL)
 }
 
 /// What `etcdutl`, which works on files, prints on its standard output.
@@ -203,7 +225,7 @@ impl StoppedEtcd {
 /// When it fails.
 #[must_use]
 pub fn utl(arguments: &[&str]) -> Vec<u8> {
-    let mut utl = Command::new(program("ETCDUTL", "etcd/etcdutl", INSTALL));
+    let mut utl = Command::new(tool("etcdutl"));
     succeeded(utl.env_clear().args(arguments).output().unwrap())
 }
 

@@ -13,6 +13,7 @@ pub mod fake;
 pub mod files;
 pub mod openbao;
 pub mod pki;
+pub mod runbook;
 pub mod schema;
 pub mod stored;
 pub mod tenant;

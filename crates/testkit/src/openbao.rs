@@ -4,6 +4,7 @@
 
 use std::{
     error::Error,
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -14,6 +15,7 @@ use openbao_lab::{
     binary::{BaoBinary, TOOLS_PATH, find_bao},
     server::{Audit, Installation, Secrets, Server},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -32,6 +34,17 @@ pub struct StoppedOpenBao {
     installation: Installation,
     secrets: Secrets,
     directory: TempDir,
+}
+
+/// A server that is hung: connections are accepted, and nothing is answered. It goes on when this
+/// is dropped.
+pub struct HungOpenBao(Pid);
+
+/// A server that has no storage yet.
+pub struct UninitializedOpenBao {
+    // As above.
+    server: Server,
+    _directory: TempDir,
 }
 
 /// The server that all tests of this process share, started by the first of them. It cannot be
@@ -91,6 +104,19 @@ impl OpenBao {
         Self::start_in(TempDir::new().unwrap()).await
     }
 
+    /// Starts a private server without storage: it was never initialized.
+    ///
+    /// # Panics
+    /// When there is no OpenBao program, with the command that installs it, or it does not start.
+    pub async fn start_uninitialized() -> UninitializedOpenBao {
+        let directory = TempDir::new().unwrap();
+        let installation = Installation::prepare(binary(), directory.path(), Audit::Off);
+        UninitializedOpenBao {
+            server: checked(checked(installation).start().await),
+            _directory: directory,
+        }
+    }
+
     async fn start_in(directory: TempDir) -> Self {
         let installation = checked(Installation::prepare(
             binary(),
@@ -114,6 +140,12 @@ impl OpenBao {
     #[must_use]
     pub fn admin(&self) -> Admin<'_> {
         checked(self.server.admin(&self.secrets.root_token))
+    }
+
+    /// What its operators keep.
+    #[must_use]
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// How a client reaches the server.
@@ -148,6 +180,29 @@ impl OpenBao {
     /// When it refuses.
     pub async fn unseal(&mut self) {
         checked(self.server.unseal(&self.secrets.unseal_key).await);
+    }
+
+    /// Stops the server's process in the middle of whatever it does.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    #[must_use]
+    pub fn hang(&self) -> HungOpenBao {
+        let config = format!("-config={}/server.hcl", self.directory.path().display());
+        let serves = |pid: &Pid| {
+            let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
+            let arguments = fs::read_to_string(path).unwrap_or_default();
+            let mut arguments = arguments.split('\0');
+            // The shell that guards the server has the same arguments after its own.
+            arguments.next() != Some("/bin/sh") && arguments.any(|argument| argument == config)
+        };
+        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            Pid::from_raw(name.to_str()?.parse().ok()?)
+        });
+        let server = processes.into_iter().find(serves).unwrap();
+        kill_process(server, Signal::STOP).unwrap();
+        HungOpenBao(server)
     }
 
     /// Writes the one unseal key into a new file that only this user can read.
@@ -190,6 +245,26 @@ impl OpenBao {
     }
 }
 
+impl Drop for HungOpenBao {
+    fn drop(&mut self) {
+        kill_process(self.0, Signal::CONT).ok();
+    }
+}
+
+impl UninitializedOpenBao {
+    /// How a client reaches the server.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        self.server.endpoint()
+    }
+
+    /// The PEM file with the server's CA.
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        self.server.ca_file()
+    }
+}
+
 impl StoppedOpenBao {
     /// Starts the server again, with the same data, address and CA, but sealed.
     ///
@@ -201,6 +276,40 @@ impl StoppedOpenBao {
             secrets: self.secrets,
             directory: self.directory,
         }
+    }
+
+    /// As [`Self::start_sealed`], then unseals it as one of two servers of a cluster, the other of
+    /// which is gone: it stays a standby.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_without_majority(self) -> OpenBao {
+        // By its own way to change a cluster that has lost servers.
+        let peer = |id: &str, port: u16| {
+            let address = format!("127.0.0.1:{port}");
+            serde_json::json!({"id": id, "address": address, "non_voter": false})
+        };
+        let port = self.installation.cluster_port().unwrap_or_default();
+        let peers = serde_json::json!([peer("lab", port), peer("gone", 1)]);
+        let file = self.directory.path().join("raft/raft/peers.json");
+        files::replace(&file, peers.to_string().as_bytes(), 0o600);
+        let server = self.start_sealed().await;
+        let key = server.secrets.unseal_key.expose();
+        let admin = checked(Admin::new(server.endpoint(), None));
+        let unseal = serde_json::json!({"key": key});
+        let _answer = checked(admin.write("sys/unseal", &unseal).await);
+        server
+    }
+
+    /// Destroys all its data, as a lost disk does. The next start finds a server that was never
+    /// initialized, with the same address and CA.
+    ///
+    /// # Panics
+    /// When the data cannot be removed.
+    pub fn erase(&self) {
+        let data = self.directory.path().join("raft");
+        fs::remove_dir_all(&data).unwrap();
+        files::directory(&data, 0o700);
     }
 
     /// As [`Self::start_sealed`], then unseals it.

@@ -43,7 +43,10 @@ fn name(result: &Value) -> Option<&'static str> {
     let has = |member: &str| result.get(member).is_some();
     Some(match result["command"].as_str() {
         Some("benchmark") => "benchmark",
+        Some("compare-nodes") => "compare-nodes",
         Some("record-backup") => "record-backup",
+        Some("recover-state") => "recover-state",
+        Some("triage") => "triage",
         Some("scan-etcd") => "scan-etcd",
         Some("verify-backup") => "verify-backup",
         Some("drill") => "drill",

@@ -165,6 +165,12 @@ impl Tenant {
         checked(self.issuer.issue(claims))
     }
 
+    /// What verifies every JWT.
+    #[must_use]
+    pub fn public_key_pem(&self) -> &str {
+        self.issuer.public_key_pem()
+    }
+
     /// Replaces the JWT file.
     ///
     /// # Panics

@@ -171,11 +171,49 @@ impl Lineage {
         }
     }
 
+    /// Finds the version that a stored object names, whether or not OpenBao has it still.
+    ///
+    /// # Errors
+    /// Why it is none that is known here.
+    pub fn named(
+        &self,
+        key_id: &str,
+        annotations: Result<&Annotations, AnnotationsInvalid>,
+    ) -> Result<&Arc<TransitKey>, Gap> {
+        let (version, key) = self.identify(key_id, annotations)?;
+        key.ok_or_else(|| self.gap(version, None))
+    }
+
+    /// Whether the `key_id` is of a version that is known here, whoever names it.
+    #[must_use]
+    pub fn knows(&self, key_id: &str) -> bool {
+        KeyId::parse(key_id).is_ok_and(|key_id| self.keys.contains_key(&key_id))
+    }
+
     fn find(
         &self,
         key_id: &str,
         annotations: Result<&Annotations, AnnotationsInvalid>,
     ) -> Result<Origin, Gap> {
+        let (version, key) = self.identify(key_id, annotations)?;
+        match (&self.live, key) {
+            (LiveKey::Listed(profile), Some(key))
+                if profile.created_at(version) == Some(key.created_at()) =>
+            {
+                Ok(Origin::Live(Arc::clone(key)))
+            }
+            (LiveKey::Unknown, Some(key)) => Ok(Origin::Known(Arc::clone(key))),
+            (_, key) => Err(self.gap(version, key.map(|key| key.created_at()))),
+        }
+    }
+
+    /// What the annotations claim, once they are found to be those of the `key_id` and of these
+    /// names; and the version itself, if it is known.
+    fn identify(
+        &self,
+        key_id: &str,
+        annotations: Result<&Annotations, AnnotationsInvalid>,
+    ) -> Result<(TransitVersion, Option<&Arc<TransitKey>>), Gap> {
         let key_id = KeyId::parse(key_id).map_err(Gap::KeyId)?;
         let annotations = annotations.map_err(Gap::Annotations)?;
         annotations.require_key_id(&key_id).map_err(Gap::Foreign)?;
@@ -191,26 +229,22 @@ impl Lineage {
         if !names.is_empty() {
             return Err(Gap::OtherScope { names });
         }
-        let version = annotations.transit_version();
-        let profile = match (&self.live, key) {
-            (LiveKey::Listed(profile), _) => profile,
-            (LiveKey::Missing, _) => return Err(Gap::NoKey { version }),
-            (LiveKey::Unknown, Some(key)) => return Ok(Origin::Known(Arc::clone(key))),
-            (LiveKey::Unknown, None) => return Err(Gap::Unknown { version }),
-        };
-        match (key, profile.created_at(version)) {
-            (Some(key), Some(live)) if key.created_at() == live => {
-                Ok(Origin::Live(Arc::clone(key)))
-            }
-            (recorded, Some(live)) => Err(Gap::OtherCreation {
-                version,
-                live,
-                recorded: recorded.map(|key| key.created_at()),
-            }),
-            (known, None) => {
-                let recorded = known.map(|key| key.created_at());
-                Err(unlisted(profile, version, recorded))
-            }
+        Ok((annotations.transit_version(), key))
+    }
+
+    /// Why the live key is of no help; `recorded` is when the version was made, if that is known.
+    fn gap(&self, version: TransitVersion, recorded: Option<CreatedAt>) -> Gap {
+        match &self.live {
+            LiveKey::Missing => Gap::NoKey { version },
+            LiveKey::Unknown => Gap::Unknown { version },
+            LiveKey::Listed(profile) => match profile.created_at(version) {
+                Some(live) => Gap::OtherCreation {
+                    version,
+                    live,
+                    recorded,
+                },
+                None => unlisted(profile, version, recorded),
+            },
         }
     }
 }
@@ -428,6 +462,29 @@ mod tests {
         assert_eq!(gap(&lineage, &key(2, 2)), Gap::Unknown { version });
         let lost = Lineage::new(scope(), LiveKey::Missing, [key(2, 2)]);
         assert_eq!(gap(&lost, &key(2, 2)), Gap::NoKey { version });
+    }
+
+    #[test]
+    fn a_version_that_openbao_has_no_more_is_still_the_one_that_is_named() {
+        let key_now = live().live().clone();
+        let lineage = Lineage::new(scope(), key_now, [key(1, 1), key(2, 2)]);
+        let named = |key: &TransitKey| {
+            let named = lineage.named(key.id().as_str(), Ok(&written(key)));
+            named.map(Arc::clone)
+        };
+        for number in 1..=5 {
+            assert_eq!(named(&key(number, number)), Ok(key(number, number)));
+        }
+        for unknown in [key(4, 40), key(1, 2), key(6, 6)] {
+            assert!(!lineage.knows(unknown.id().as_str()));
+            assert_eq!(named(&unknown), Err(gap(&lineage, &unknown)));
+        }
+        let other = written(&key(2, 2));
+        assert!(lineage.knows(key(1, 1).id().as_str()));
+        assert!(matches!(
+            lineage.named(key(1, 1).id().as_str(), Ok(&other)),
+            Err(Gap::Foreign(_))
+        ));
     }
 
     proptest! {

@@ -65,7 +65,7 @@ pub enum Rollback {
     /// The document is gone, its checkpoint is not.
     #[error(
         "the checkpoint accepts generation {} ({}), but there is no state document: restore \
-         the document of that generation, or recover the state",
+         the document of that generation, or rebuild it with recover-state",
         checkpoint.generation, checkpoint.hash
     )]
     DocumentLost {
@@ -75,7 +75,7 @@ pub enum Rollback {
     /// The document has a lower generation.
     #[error(
         "the state document has generation {found}, but generation {} has been accepted: an older \
-         document was put in place; restore the newest pair",
+         document was put in place; restore the newest pair, or rebuild it with recover-state",
         checkpoint.generation
     )]
     Older {
@@ -87,7 +87,7 @@ pub enum Rollback {
     /// The document has the accepted generation but other content.
     #[error(
         "the state document of generation {} has the hash {found}, but {} has been accepted: \
-         restore the pair from one and the same backup or peer",
+         restore the pair from one and the same backup or peer, or rebuild it with recover-state",
         checkpoint.generation, checkpoint.hash
     )]
     OtherHash {
@@ -99,7 +99,8 @@ pub enum Rollback {
     /// The document is more than one generation ahead, so its link cannot be followed.
     #[error(
         "the state document has generation {found}, but the checkpoint only accepts up to the one \
-         after {}: document and checkpoint are not of one pair; restore both together",
+         after {}: document and checkpoint are not of one pair; restore both together, or \
+         rebuild them with recover-state",
         checkpoint.generation
     )]
     TooFarAhead {
@@ -111,7 +112,8 @@ pub enum Rollback {
     /// The document is the next generation of another chain.
     #[error(
         "the state document of generation {found} follows {}, not the accepted {}: document and \
-         checkpoint are of different chains; restore both together",
+         checkpoint are of different chains; restore both together, or rebuild them with \
+         recover-state",
         previous_hash.as_ref().map_or("nothing", StateHash::as_str), checkpoint.hash
     )]
     NotLinked {

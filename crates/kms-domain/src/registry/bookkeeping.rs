@@ -175,7 +175,7 @@ impl Bookkeeping {
     }
 
     /// Forgets how it was counted: that was for its promotion.
-    pub(super) fn retired(self) -> Self {
+    pub(crate) fn retired(self) -> Self {
         Self {
             stable_observation_count: None,
             stable_at: None,

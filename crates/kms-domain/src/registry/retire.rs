@@ -17,7 +17,7 @@ use crate::{
     transit::{KeyProfile, RegistryConflict, Sentences, TransitVersion},
 };
 
-/// What no plan knows; part of every report of one.
+/// What no plan knows by itself; part of every report of one that was made without evidence from etcd.
 pub const LIMITATIONS: &str = "This plan knows the state of this node and the live key, not which \
      objects and backups still need a version. Make sure by other means that no object in etcd and \
      no etcd backup that may be restored was written under a version before you retire it; until \

@@ -22,6 +22,7 @@ mod sighting;
 mod wait;
 
 pub use promotion::Promotion;
+pub(crate) use sighting::in_order;
 pub use wait::{Activation, ActivationWait};
 
 /// The operator's settings for rotation. The activation delay is that of an [`ActivationWait`].

@@ -1,6 +1,6 @@
 //! Random histories of one node: rotations, observations, discoveries, failures at any step,
 //! crashes, restarts, restored files, retirements, limits, clock steps. After every step the named
-//! invariants of `invariants.rs` must hold.
+//! invariants of `invariants.rs` must hold. `losses.rs` does the same for three nodes and their backups.
 //!
 //! `node.rs` does what the provider's watcher must do, in its order; Transit and the disk are
 //! models in memory, the disk one of bytes.
@@ -28,6 +28,7 @@ use self::{
 
 mod disk;
 mod invariants;
+mod losses;
 mod node;
 mod regressions;
 mod transit;

@@ -117,6 +117,12 @@ impl Installation {
         Err(ServerError::PortsTaken)
     }
 
+    /// Where servers of its cluster find it, once it was started.
+    #[must_use]
+    pub fn cluster_port(&self) -> Option<u16> {
+        self.ports.map(|ports| ports.cluster)
+    }
+
     fn spawn(&self, ports: Ports, mode: Mode) -> Result<GuardedChild, ServerError> {
         let config = config::text(&self.directory, ports, &self.settings);
         self.write("server.hcl", &config, files::private_file)?;

@@ -9,20 +9,42 @@ use crate::recovery::{
     etcd_live::{EtcdEndpoint, LiveEtcd, TlsFiles},
 };
 
-/// One source, and what it takes to read it.
+/// Exactly one source.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Etcd")]
 pub(super) struct EtcdFlags {
     /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member
-    #[arg(long, value_name = "FILE", required_unless_present = "endpoints")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "endpoints",
+        conflicts_with = "endpoints"
+    )]
     etcd_snapshot: Option<PathBuf>,
+    #[command(flatten)]
+    live: LiveFlags,
+}
+
+/// Any number of sources, so that every one of them counts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Etcd")]
+pub(super) struct EvidenceFlags {
+    /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member; repeatable
+    #[arg(long, value_name = "FILE")]
+    etcd_snapshot: Vec<PathBuf>,
+    #[command(flatten)]
+    live: LiveFlags,
+}
+
+/// A running etcd.
+#[derive(Debug, Args)]
+struct LiveFlags {
     /// URLs of a running etcd, separated by commas; the first that answers is read
     #[arg(
         long,
         value_name = "URLS",
         value_delimiter = ',',
-        value_parser = EtcdEndpoint::parse,
-        conflicts_with = "etcd_snapshot"
+        value_parser = EtcdEndpoint::parse
     )]
     endpoints: Vec<EtcdEndpoint>,
     /// CA certificates that vouch for the running etcd
@@ -45,9 +67,20 @@ impl EtcdFlags {
     /// # Errors
     /// Those of [`EtcdSource::file`] and [`LiveEtcd::new`].
     pub(super) fn source(&self) -> Result<EtcdSource, EtcdError> {
-        if let Some(path) = &self.etcd_snapshot {
-            return EtcdSource::file(path);
+        match &self.etcd_snapshot {
+            Some(path) => EtcdSource::file(path),
+            None => self.live.source(),
         }
+    }
+
+    /// The prefix that was asked for.
+    pub(super) fn prefix(&self) -> Option<String> {
+        self.live.etcd_prefix.clone()
+    }
+}
+
+impl LiveFlags {
+    fn source(&self) -> Result<EtcdSource, EtcdError> {
         let client = self.cert.clone().zip(self.key.clone());
         let files = self
             .cacert
@@ -57,10 +90,22 @@ impl EtcdFlags {
         let live = LiveEtcd::new(self.endpoints.clone(), files.as_ref(), prefix.to_owned())?;
         Ok(EtcdSource::Live(live))
     }
+}
+
+impl EvidenceFlags {
+    /// Opens every file, and reads the files for TLS if a running etcd is named.
+    ///
+    /// # Errors
+    /// Those of [`EtcdSource::file`] and [`LiveEtcd::new`].
+    pub(super) fn sources(&self) -> Result<Vec<EtcdSource>, EtcdError> {
+        let files = self.etcd_snapshot.iter().map(|path| EtcdSource::file(path));
+        let live = (!self.live.endpoints.is_empty()).then(|| self.live.source());
+        files.chain(live).collect()
+    }
 
     /// The prefix that was asked for.
     pub(super) fn prefix(&self) -> Option<String> {
-        self.etcd_prefix.clone()
+        self.live.etcd_prefix.clone()
     }
 }
 

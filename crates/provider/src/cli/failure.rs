@@ -16,12 +16,13 @@ use crate::{
     dev::LabError,
     diagnose::call_remedy,
     hardening::NotHardened,
+    nodes::NodesProblem,
     policy::UnsafePolicyPath,
     probe::ProbeError,
     recovery::{EtcdError, backup_record::BackupError, etcd_live::LiveError},
     retirement::RetirementError,
     serve::ServeError,
-    state::{StateError, StatePathProblem, disk::DiskError},
+    state::{StateError, StatePathProblem, disk::DiskError, rebuild::RebuildError},
 };
 
 const OWN_USER: &str = "run as the provider's user, such as with sudo -u openbao-kms";
@@ -56,6 +57,9 @@ pub(super) enum Failure {
     /// There is nothing to note of a backup set.
     #[error(transparent)]
     Backup(Box<BackupError>),
+    /// The rebuilt state is not in place.
+    #[error(transparent)]
+    Rebuild(Box<RebuildError>),
     /// The backup record could not be written.
     #[error("the backup record was not written")]
     RecordFile(#[source] DiskError),
@@ -106,6 +110,9 @@ pub(super) enum Failure {
         /// The broken rule.
         problem: StatePathProblem,
     },
+    /// There is nothing to compare.
+    #[error(transparent)]
+    Nodes(#[from] NodesProblem),
     /// There is nothing to read etcd with.
     #[error(transparent)]
     Etcd(Box<EtcdError>),
@@ -153,6 +160,12 @@ impl From<RetirementError> for Failure {
     }
 }
 
+impl From<RebuildError> for Failure {
+    fn from(error: RebuildError) -> Self {
+        Self::Rebuild(Box::new(error))
+    }
+}
+
 impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         match error {
@@ -190,8 +203,12 @@ impl Failure {
             },
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
-            Self::StateFile { .. } => Exit::Usage,
-            Self::State(_) | Self::Retirement(_) | Self::Benchmark(_) | Self::LabProbe(_) => {
+            Self::StateFile { .. } | Self::Nodes(_) => Exit::Usage,
+            Self::Retirement(error) => match &**error {
+                RetirementError::Evidence(_) => Exit::Runtime,
+                _ => Exit::CheckFailed,
+            },
+            Self::State(_) | Self::Rebuild(_) | Self::Benchmark(_) | Self::LabProbe(_) => {
                 Exit::CheckFailed
             }
             Self::Backup(error) => match &**error {
@@ -287,6 +304,7 @@ impl Failure {
             },
             Self::UnsupportedAuth(_)
             | Self::OtherConfiguration(_)
+            | Self::Rebuild(_)
             | Self::NotHardened(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
@@ -298,6 +316,7 @@ impl Failure {
             | Self::DrillMetricsFile(_)
             | Self::RecordUnreadable { .. }
             | Self::StateFile { .. }
+            | Self::Nodes(_)
             | Self::Etcd(_)
             | Self::Policy(_)
             | Self::ManualPages { .. } => None,

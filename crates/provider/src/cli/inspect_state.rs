@@ -228,7 +228,7 @@ impl Render for Inspection {
 }
 
 /// A relative path is meant from the working directory.
-fn state_path(file: PathBuf) -> Result<StatePath, Failure> {
+pub(super) fn state_path(file: PathBuf) -> Result<StatePath, Failure> {
     let absolute = std::path::absolute(&file)?;
     StatePath::parse(&absolute).map_err(|problem| Failure::StateFile {
         path: file,

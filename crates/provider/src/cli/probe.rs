@@ -68,10 +68,7 @@ impl Options {
         let runtime = runtime.map_err(Failure::Runtime)?;
         let outcome = runtime.block_on(async {
             let mut client = KmsClient::new(&self.socket, self.timeout)?;
-            let trip = client.round_trip(self.expected_key_id.as_ref());
-            tokio::time::timeout(self.timeout, trip)
-                .await
-                .unwrap_or(Err(ProbeError::Timeout))
+            client.round_trip(self.expected_key_id.as_ref()).await
         });
         match outcome {
             Ok(trip) => report_success(report, &trip),

@@ -28,10 +28,8 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let versions = self.versions;
-        let named: Vec<_> = versions.iter().map(ToString::to_string).collect();
-        let apply = format!("restore-versions --versions {}", named.join(","));
-        self.review
-            .run(context, &Wanted::Restore { versions }, &apply)
+        let wanted = Wanted::Restore { versions };
+        self.review.run(context, &wanted, None)
     }
 }
 

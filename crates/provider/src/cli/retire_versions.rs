@@ -3,13 +3,17 @@
 use clap::Args;
 use kms_domain::transit::TransitVersion;
 
-use super::{Context, Failure, exit::Exit, review::Review};
+use super::{Context, Failure, etcd_source::EvidenceFlags, exit::Exit, review::Review};
 use crate::retirement::Wanted;
 
 /// Plan, or with --apply carry out, that old key versions decrypt no more on this node
 ///
 /// Retired versions below N become removed; nothing in OpenBao changes, and restore-versions
 /// brings them back. Plan first, review, stop the provider, then apply with the hash of the plan.
+///
+/// With snapshots or a running etcd, plan and --apply read what objects need, and --apply refuses
+/// while any of them needs a version. Exit code 4 then, 5 when etcd could not be read or holds
+/// nothing of this provider.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// The lowest version to keep, from 2 up to the active version
@@ -17,13 +21,15 @@ pub(super) struct Options {
     before_version: TransitVersion,
     #[command(flatten)]
     review: Review,
+    #[command(flatten)]
+    etcd: EvidenceFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let before = self.before_version;
-        let apply = format!("retire-versions --before-version {before}");
-        self.review.run(context, &Wanted::Retire { before }, &apply)
+        let wanted = Wanted::Retire { before };
+        self.review.run(context, &wanted, Some(&self.etcd))
     }
 }
 

@@ -1,23 +1,32 @@
 //! What `retire-versions` and `restore-versions` share: a plan to review, and its application to
 //! exactly the state that was reviewed.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 
 use clap::Args;
 use kms_domain::{
     key::TransitKey,
     registry::{
         document::StateHash,
-        retire::{LIMITATIONS, Operation, Plan},
+        retire::{LIMITATIONS, Operation},
     },
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
+use super::{
+    Context, Failure, OutputFlag, etcd_source::EvidenceFlags, exit::Exit, progress::ProgressLine,
+};
 use crate::{
+    recovery::{
+        evidence::{Asked, EvidenceSources},
+        retirement_report::{EvidenceShown, Findings, NeededBy, OlderRevisions},
+    },
     report::Render,
-    retirement::{self, Wanted},
+    retirement::{self, Outcome, Wanted},
 };
 
 #[derive(Debug, Args)]
@@ -33,32 +42,39 @@ pub(super) struct Review {
 }
 
 impl Review {
-    /// `command` is how the same is asked for again.
     pub(super) fn run(
         self,
         context: &mut Context<'_>,
         wanted: &Wanted,
-        command: &str,
+        etcd: Option<&EvidenceFlags>,
     ) -> Result<Exit, Failure> {
         let config = context.load()?.config;
         config.auth.jwt_file()?;
-        let report = match &self.expected_state_hash {
-            None => {
-                let mut command = command.to_owned();
-                if let Some(path) = &context.flags.config {
-                    command.push_str(&format!(" --config {}", path.display()));
-                }
-                PlanReport::of(&retirement::plan(&config, wanted)?, Some(&command))
-            }
-            Some(reviewed) => {
-                PlanReport::of(retirement::apply(&config, wanted, reviewed)?.plan(), None)
-            }
+        let sources = match etcd {
+            Some(flags) => EvidenceSources::new(flags.sources()?, flags.prefix()),
+            None => None,
         };
+        let progress = ProgressLine::new("reading etcd");
+        let on_progress = |done| progress.show(done);
+        let evidence = sources.as_ref().map(|sources| Asked {
+            sources,
+            on_progress: &on_progress,
+        });
+        let outcome = match &self.expected_state_hash {
+            None => retirement::plan(&config, wanted, evidence)?,
+            Some(reviewed) => retirement::apply(&config, wanted, reviewed, evidence)?,
+        };
+        drop(progress);
+        let report = PlanReport::of(&outcome, &context.typed);
         self.output.output.write(&report, context.out)?;
-        Ok(Exit::Success)
+        Ok(outcome
+            .findings
+            .as_ref()
+            .map_or(Exit::Success, Findings::exit))
     }
 }
 
+/// A plan, and what came of it.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PlanReport {
@@ -75,8 +91,14 @@ pub(super) struct PlanReport {
     active_key_id_hash: String,
     removed_versions: Vec<Version>,
     restored_versions: Vec<Version>,
-    limitations: &'static str,
+    limitations: String,
+    /// What was not looked at again before a version was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_checked: Option<&'static str>,
     next_step: String,
+    /// Where etcd was read.
+    #[serde(flatten)]
+    evidence: Option<EvidenceShown>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -84,29 +106,36 @@ pub(super) struct PlanReport {
 struct Version {
     transit_version: u64,
     key_id_hash: String,
+    /// The objects that need it; absent where etcd was not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needed_by: Option<Vec<NeededBy>>,
+    /// What was under it before, and is not compacted yet; absent where etcd was not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    older_revisions: Option<Vec<OlderRevisions>>,
 }
 
+const NOT_CHECKED: &str = "No etcd was read with --apply, so it was not checked that no object and \
+    no backup needs these versions, whatever the plan was reviewed with.";
+
 impl PlanReport {
-    /// `to_apply` is the command of a plan that has not been carried out.
-    fn of(plan: &Plan, to_apply: Option<&str>) -> Self {
+    /// `command` is what `--apply` completes to the command that carries the plan out.
+    fn of(outcome: &Outcome, command: &str) -> Self {
+        let Outcome {
+            plan,
+            findings,
+            applied,
+        } = outcome;
         let operation = plan.operation();
-        let changes = plan.next().hash() != plan.state_hash();
-        let next_step = match (to_apply, changes) {
-            (_, false) => "none: no version is affected and the state stays as it is".to_owned(),
-            (None, true) => "start the provider again, then do the same on the other nodes, each \
-                             with a plan of its own"
-                .to_owned(),
-            (Some(command), true) => format!(
-                "review the versions; then stop the provider of this node and run \
-                 `bao-kms-provider {command} --apply --expected-state-hash {}`",
-                plan.state_hash()
-            ),
+        let blind = *applied && findings.is_none() && !plan.removed().is_empty();
+        let versions = |keys: &[Arc<TransitKey>]| {
+            let shown = keys.iter().map(|key| Version::of(key, findings.as_ref()));
+            shown.collect()
         };
         Self {
             schema_version: "v1",
             command: operation.as_str(),
             operation: operation.as_str(),
-            applied: to_apply.is_none(),
+            applied: *applied,
             before_version: match operation {
                 Operation::Retire { before } => before.get(),
                 Operation::Restore => 0,
@@ -115,19 +144,52 @@ impl PlanReport {
             next_state_hash: plan.next().hash().to_string(),
             next_generation: plan.next().generation().get(),
             active_key_id_hash: plan.next().registry().active().id_hash().to_string(),
-            removed_versions: plan.removed().iter().map(|key| Version::of(key)).collect(),
-            restored_versions: plan.restored().iter().map(|key| Version::of(key)).collect(),
-            limitations: LIMITATIONS,
-            next_step,
+            removed_versions: versions(plan.removed()),
+            restored_versions: versions(plan.restored()),
+            limitations: match findings {
+                Some(findings) => findings.limitations(),
+                None => LIMITATIONS.to_owned(),
+            },
+            not_checked: blind.then_some(NOT_CHECKED),
+            next_step: next_step(outcome, command),
+            evidence: findings.as_ref().map(|findings| findings.shown(plan)),
         }
     }
 }
 
+fn next_step(outcome: &Outcome, command: &str) -> String {
+    let Outcome {
+        plan,
+        findings,
+        applied,
+    } = outcome;
+    let against = findings.as_ref().and_then(|it| it.next_step(plan));
+    if let Some(step) = against {
+        return step;
+    }
+    if plan.next().hash() == plan.state_hash() {
+        return "none: no version is affected and the state stays as it is".to_owned();
+    }
+    if *applied {
+        return "start the provider again, then do the same on the other nodes, each with a plan \
+                of its own"
+            .to_owned();
+    }
+    format!(
+        "review the versions; then stop the provider of this node and run \
+         `{command} --apply --expected-state-hash {}`",
+        plan.state_hash()
+    )
+}
+
 impl Version {
-    fn of(key: &TransitKey) -> Self {
+    fn of(key: &TransitKey, findings: Option<&Findings>) -> Self {
+        let version = key.version();
         Self {
-            transit_version: key.version().get(),
+            transit_version: version.get(),
             key_id_hash: key.id_hash().to_string(),
+            needed_by: findings.map(|findings| findings.needed_by(version)),
+            older_revisions: findings.map(|findings| findings.older_revisions(version)),
         }
     }
 }
@@ -151,10 +213,24 @@ impl Render for PlanReport {
                     "{verb}: transitVersion={} keyIdHash={}",
                     version.transit_version, version.key_id_hash
                 )?;
+                let needed = version.needed_by.iter().flatten();
+                needed.into_iter().try_for_each(|row| row.text(out))?;
+                let older = version.older_revisions.iter().flatten();
+                older.into_iter().try_for_each(|row| row.text(out))?;
             }
         }
+        if let Some(evidence) = &self.evidence {
+            evidence.text(out)?;
+        }
         writeln!(out, "limitations: {}", self.limitations)?;
-        writeln!(out, "nextStep: {}", self.next_step)
+        if let Some(not_checked) = self.not_checked {
+            writeln!(out, "notChecked: {not_checked}")?;
+        }
+        writeln!(out, "nextStep: {}", self.next_step)?;
+        match &self.evidence {
+            Some(evidence) => evidence.do_not_text(out),
+            None => Ok(()),
+        }
     }
 }
 

@@ -2,8 +2,13 @@
 
 use clap::Args;
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
-use crate::rotation_report::{Question, RotationReport};
+use super::{
+    Context, Failure, OutputFlag, etcd_source::EvidenceFlags, exit::Exit, progress::ProgressLine,
+};
+use crate::{
+    recovery::evidence::{Asked, EvidenceSources},
+    rotation_report::{Question, RotationReport},
+};
 
 /// Show what this node knows of the key's rotation and what a new version waits for
 ///
@@ -17,7 +22,7 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        show(context, &self.output, Question::Plan)
+        show(context, &self.output, Question::Plan, None)
     }
 }
 
@@ -25,14 +30,22 @@ pub(super) fn show(
     context: &mut Context<'_>,
     output: &OutputFlag,
     question: Question,
+    etcd: Option<&EvidenceFlags>,
 ) -> Result<Exit, Failure> {
     let config = context.load()?.config;
     config.auth.jwt_file()?;
-    let report = RotationReport::gather(&config, question)?;
+    let sources = match etcd {
+        Some(flags) => EvidenceSources::new(flags.sources()?, flags.prefix()),
+        None => None,
+    };
+    let progress = ProgressLine::new("reading etcd");
+    let on_progress = |done| progress.show(done);
+    let evidence = sources.as_ref().map(|sources| Asked {
+        sources,
+        on_progress: &on_progress,
+    });
+    let report = RotationReport::gather(&config, question, evidence)?;
+    drop(progress);
     output.output.write(&report, context.out)?;
-    Ok(if report.failed() {
-        Exit::CheckFailed
-    } else {
-        Exit::Success
-    })
+    Ok(report.exit())
 }

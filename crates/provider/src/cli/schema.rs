@@ -13,19 +13,22 @@ use crate::{
     benchmark::Benchmark,
     build_info::BuildInfo,
     drill::report::DrillReport,
-    recovery::{pair_report::PairReport, scan::Scan},
+    nodes::report::NodesReport,
+    recovery::{pair_report::PairReport, recovery_report::RecoveryReport, scan::Scan},
     report::Report,
     rotation_report::RotationReport,
     telemetry::health,
+    triage::report::TriageReport,
 };
 
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 16] = [
+const SCHEMAS: [Published; 19] = [
     ("benchmark", of::<Benchmark>),
     // `verify-key`, `probe` and every other report of checks.
     ("checks", of::<Report>),
+    ("compare-nodes", of::<NodesReport>),
     ("config", of::<config::Effective<'_>>),
     ("config-invalid", of::<config::Invalid<'_>>),
     ("dev-once", of::<dev::Summary<'_>>),
@@ -34,6 +37,7 @@ const SCHEMAS: [Published; 16] = [
     ("inspect-state", of::<inspect_state::Inspection>),
     ("key-id", of::<key_id::Derived>),
     ("record-backup", of::<record_backup::Summary>),
+    ("recover-state", of::<RecoveryReport>),
     ("scan-etcd", of::<Scan>),
     ("verify-backup", of::<PairReport>),
     // The body of /ready.
@@ -42,6 +46,7 @@ const SCHEMAS: [Published; 16] = [
     ("retirement", of::<review::PlanReport>),
     // `rotation-plan` and `verify-rotation`.
     ("rotation", of::<RotationReport>),
+    ("triage", of::<TriageReport>),
     ("version", of::<BuildInfo>),
 ];
 

@@ -55,6 +55,7 @@ impl Options {
             prefix: self.etcd.prefix(),
             evidence: witnesses.keys(),
             depth,
+            sample: None,
             names: self.show_names,
         };
         let verified = {

@@ -1,22 +1,28 @@
-//! `verify-rotation`: the same facts, and how little of a finished rotation they prove.
+//! `verify-rotation`: the same facts, and whether the objects in etcd have followed.
 
 use clap::Args;
 
-use super::{Context, Failure, OutputFlag, exit::Exit, rotation_plan::show};
+use super::{
+    Context, Failure, OutputFlag, etcd_source::EvidenceFlags, exit::Exit, rotation_plan::show,
+};
 use crate::rotation_report::Question;
 
-/// Show how far this node has followed a rotation, and what it cannot prove
+/// Show how far this node, and with evidence every object, has followed a rotation
 ///
-/// Looks neither into Kubernetes nor into etcd or backups, so its confidence is limited. Exit codes
-/// as for rotation-plan.
+/// With a running etcd it counts the objects that are still under older versions: exit code 4 while
+/// there are any, 5 if it could not be read or holds nothing of this provider. Snapshots show what
+/// etcd held when they were saved, so that confidence stays limited; without either it is limited to
+/// this node, with the exit codes of rotation-plan.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
     output: OutputFlag,
+    #[command(flatten)]
+    etcd: EvidenceFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        show(context, &self.output, Question::Verify)
+        show(context, &self.output, Question::Verify, Some(&self.etcd))
     }
 }

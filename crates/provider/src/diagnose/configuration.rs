@@ -127,7 +127,7 @@ fn file(problem: &Problem) -> Check {
         (true, _) => check,
         (false, "state.path") => check.remediation(
             "create the directory with mode 0750, owned by the user that runs the provider; if \
-             there was a state before, restore state and checkpoint into it first",
+             there was a state before, run recover-state then",
         ),
         (false, "server.socketPath") => check.remediation(
             "have the directory made at boot (RuntimeDirectory of the unit, or tmpfiles.d), with \

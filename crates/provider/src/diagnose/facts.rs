@@ -7,6 +7,7 @@ use std::{
 
 use kms_domain::{
     aad::AssociatedData,
+    recovery::record::BackupRecord,
     registry::Registry,
     transit::{KeyMetadata, KeyProfile, ProfileRefused, TransitVersion},
 };
@@ -14,6 +15,7 @@ use openbao_client::{
     client::Client,
     endpoint::Endpoint,
     failure::Failure,
+    leader::{Leader, leader},
     login::{LoginFailure, jwt_file},
     seal_status::{SealStatus, seal_status},
 };
@@ -27,6 +29,8 @@ use crate::{
     clock::{Clock as _, SystemClock},
     config::{Config, LoadError, Loaded},
     connection::{self, Connection, ConnectionError},
+    probe::{ProbeError, RoundTrip},
+    recovery::{EtcdError, verify_pair::Pair},
     report::Check,
     state::{StateError, Stored},
     watcher::deep::{DeepError, round_trip},
@@ -48,6 +52,8 @@ pub struct Facts {
     pub connection: Option<Result<(), ConnectionError>>,
     /// What the server told without a token.
     pub server: Option<Answered>,
+    /// The part of the server in its cluster.
+    pub leader: Option<Result<Leader, Failure>>,
     /// The login.
     pub login: Option<Result<(), AuthFailure>>,
     /// What the token may do.
@@ -62,6 +68,20 @@ pub struct Facts {
     pub probe: Option<Result<TransitVersion, DeepError>>,
     /// A round trip with the version that this node encrypts with.
     pub active_probe: Option<Result<TransitVersion, DeepError>>,
+    /// What a backup record tells of the key.
+    pub record: Option<BackupRecord>,
+    /// What became of each source of etcd data.
+    pub etcd: Vec<Evidence>,
+    /// A round trip through the socket of the running provider.
+    pub trip: Option<Result<RoundTrip, ProbeError>>,
+}
+
+/// One source of etcd data beside the key.
+pub struct Evidence {
+    /// The file or the servers.
+    pub source: String,
+    /// What was found, or why the source gave no answer.
+    pub pair: Result<Pair, EtcdError>,
 }
 
 /// The answer of a server, and the local clock around it.
@@ -86,6 +106,7 @@ impl Facts {
             jwt: None,
             connection: None,
             server: None,
+            leader: None,
             login: None,
             granted: None,
             metadata: None,
@@ -93,6 +114,9 @@ impl Facts {
             upsert_disabled: None,
             probe: None,
             active_probe: None,
+            record: None,
+            etcd: Vec::new(),
+            trip: None,
         }
     }
 
@@ -150,6 +174,25 @@ impl Facts {
             before,
             after,
         });
+        Ok(())
+    }
+
+    /// Asks the server whether it is the active one of its cluster.
+    ///
+    /// # Errors
+    /// When no client can be made.
+    pub async fn ask_leader(
+        &mut self,
+        endpoint: Endpoint,
+        deadline: Duration,
+    ) -> Result<(), ConnectionError> {
+        // As above.
+        let endpoint = Endpoint {
+            namespace: None,
+            ..endpoint
+        };
+        let client = Client::new(endpoint, Arc::new(|_| {}))?;
+        self.leader = Some(leader(&client, deadline).await);
         Ok(())
     }
 

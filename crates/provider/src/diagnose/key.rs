@@ -9,8 +9,9 @@ use kms_domain::{
 };
 use serde_json::{Value, json};
 
-use super::{Question, facts::Facts};
+use super::{Question, bao, facts::Facts};
 use crate::{
+    config::Config,
     report::{Check, ImpactClass, one_line},
     watcher::deep::DeepError,
 };
@@ -89,7 +90,8 @@ fn profile(facts: &Facts) -> Option<Check> {
     let Err(refused) = facts.profile.as_ref()? else {
         return Some(PROFILE.pass());
     };
-    let key = &facts.config()?.key;
+    let config = facts.config()?;
+    let key = &config.key;
     let (class, remedy) = match refused {
         ProfileRefused::Findings(findings) => {
             let secrecy = findings
@@ -100,13 +102,15 @@ fn profile(facts: &Facts) -> Option<Check> {
             } else {
                 ImpactClass::ApiServerAvailability
             };
-            (class, remedies(findings, key))
+            (class, remedies(findings, config))
         }
         ProfileRefused::SoftDeleted => (
             ImpactClass::DataRecovery,
             format!(
-                "run `bao write -f {}/keys/{}/soft-delete-restore`",
-                key.mount_path, key.key_name
+                "run `{} -f {}/keys/{}/soft-delete-restore`",
+                bao(config, "write"),
+                key.mount_path,
+                key.key_name
             ),
         ),
         _ => (
@@ -164,7 +168,7 @@ fn profile(facts: &Facts) -> Option<Check> {
 }
 
 /// One sentence for all findings: what can be set is set, the rest takes another key.
-fn remedies(findings: &[Finding], key: &TransitKeyPath) -> String {
+fn remedies(findings: &[Finding], config: &Config) -> String {
     let mut settings = Vec::new();
     let mut other_key = false;
     for finding in findings {
@@ -187,30 +191,33 @@ fn remedies(findings: &[Finding], key: &TransitKeyPath) -> String {
     }
     let mut steps = Vec::new();
     if !settings.is_empty() {
-        steps.push(configure(key, &settings.join(" ")));
+        steps.push(configure(config, &settings.join(" ")));
     }
     if other_key {
         steps.push(format!(
-            "make a key that is right from the start with `bao write -f {}/keys/NAME`, and point \
+            "make a key that is right from the start with `{} -f {}/keys/NAME`, and point \
              transit.keyName at it, with a keyLineageId of its own; what is encrypted under this \
              key needs it until it is rewritten, so do not delete it",
-            key.mount_path
+            bao(config, "write"),
+            config.key.mount_path
         ));
     }
     steps.join("; ")
 }
 
-fn configure(key: &TransitKeyPath, settings: &str) -> String {
+fn configure(config: &Config, settings: &str) -> String {
     let TransitKeyPath {
         mount_path,
         key_name,
-    } = key;
-    format!("run `bao write {mount_path}/keys/{key_name}/config {settings}`")
+    } = &config.key;
+    let write = bao(config, "write");
+    format!("run `{write} {mount_path}/keys/{key_name}/config {settings}`")
 }
 
 /// Whether the mount refuses to make a missing key.
 fn disable_upsert(facts: &Facts) -> Option<Check> {
-    let mount = &facts.config()?.key.mount_path;
+    let config = facts.config()?;
+    let mount = &config.key.mount_path;
     let check = match facts.upsert_disabled.as_ref()? {
         Ok(true) => DISABLE_UPSERT.pass(),
         Ok(false) => DISABLE_UPSERT
@@ -221,7 +228,8 @@ fn disable_upsert(facts: &Facts) -> Option<Check> {
             )
             .impact_class(ImpactClass::DataRecovery)
             .remediation(format!(
-                "run `bao write {mount}/config/keys disable_upsert=true`"
+                "run `{} {mount}/config/keys disable_upsert=true`",
+                bao(config, "write")
             )),
         Err(failure) => DISABLE_UPSERT.unanswered(
             failure,
@@ -290,13 +298,13 @@ fn key_id(facts: &Facts) -> Option<Check> {
 /// Whether the key covers every version that must stay readable and may encrypt with the active
 /// one. Without a state this is its newest version, of which every profile says so.
 fn restrictions(facts: &Facts) -> Option<Check> {
-    let (key, profile) = (&facts.config()?.key, facts.usable_key()?);
+    let (config, profile) = (facts.config()?, facts.usable_key()?);
     let Some(registry) = facts.registry() else {
         let message = format!("for the newest version {}", profile.latest());
         return Some(RESTRICTIONS.pass().message(message));
     };
     if let Err(conflict) = profile.require_retained(registry) {
-        let (code, remedy) = conflict_remedy(&conflict, key);
+        let (code, remedy) = conflict_remedy(&conflict, config);
         let check = RESTRICTIONS
             .fail(conflict.to_string())
             .code(code)
@@ -316,7 +324,7 @@ fn restrictions(facts: &Facts) -> Option<Check> {
             .impact_class(ImpactClass::ApiServerAvailability)
             .remediation(format!(
                 "{}; do not change min_decryption_version",
-                configure(key, &format!("min_encryption_version={active}"))
+                configure(config, &format!("min_encryption_version={active}"))
             ));
         return Some(check);
     }
@@ -326,7 +334,7 @@ fn restrictions(facts: &Facts) -> Option<Check> {
     )))
 }
 
-fn conflict_remedy(conflict: &RegistryConflict, key: &TransitKeyPath) -> (&'static str, String) {
+fn conflict_remedy(conflict: &RegistryConflict, config: &Config) -> (&'static str, String) {
     let restore = "restore the OpenBao storage that has the original versions; see \
         docs/operate/doctor.md"
         .to_owned();
@@ -343,7 +351,7 @@ fn conflict_remedy(conflict: &RegistryConflict, key: &TransitKeyPath) -> (&'stat
         .and_then(|versions| versions.into_iter().min())
     {
         Some(oldest) => {
-            let remedy = configure(key, &format!("min_decryption_version={oldest}"));
+            let remedy = configure(config, &format!("min_decryption_version={oldest}"));
             ("min_decryption_version", remedy)
         }
         None => ("versions_lost", restore),

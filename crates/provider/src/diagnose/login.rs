@@ -5,7 +5,7 @@ use openbao_client::{
     login::{LoginFailure, jwt::JwtProblem},
 };
 
-use super::{Question, facts::Facts};
+use super::{Question, bao, facts::Facts};
 use crate::{
     auth::{AuthFailure, CallFailure},
     report::{Check, ImpactClass, one_line},
@@ -88,7 +88,8 @@ fn auth(facts: &Facts) -> Option<Vec<Check>> {
         Ok(()) => return Some(vec![AUTH.pass()]),
         Err(failure) => failure,
     };
-    let (jwt, _) = facts.config()?.auth.jwt_file().ok()?;
+    let config = facts.config()?;
+    let (jwt, _) = config.auth.jwt_file().ok()?;
     let call = CallFailure::Auth(failure.clone());
     let failed = AUTH.unanswered(&call, ImpactClass::ApiServerAvailability, IMPACT);
     let failed = match failure.openbao().map(|failure| failure.class()) {
@@ -98,16 +99,19 @@ fn auth(facts: &Facts) -> Option<Vec<Check>> {
             | FailureClass::Unauthenticated
             | FailureClass::NotFound),
         ) => failed.code(class.label()).remediation(format!(
-            "compare the JWT with `bao read {mount}/role/{role}` (the role exists, \
-             bound_audiences, bound_subject, bound_claims) and `bao read {mount}/config` \
+            "compare the JWT with `{read} {mount}/role/{role}` (the role exists, \
+             bound_audiences, bound_subject, bound_claims) and `{read} {mount}/config` \
              (bound_issuer, signing keys), and correct what differs",
+            read = bao(config, "read"),
             mount = jwt.mount_path,
             role = jwt.role,
         )),
         _ => match failure {
             AuthFailure::ShortLease { .. } => failed.code("short_lease").remediation(format!(
-                "run `bao write {}/role/{} role_type=jwt token_ttl=30m token_max_ttl=1h`",
-                jwt.mount_path, jwt.role
+                "run `{} {}/role/{} role_type=jwt token_ttl=30m token_max_ttl=1h`",
+                bao(config, "write"),
+                jwt.mount_path,
+                jwt.role
             )),
             _ => failed,
         },

@@ -61,32 +61,35 @@ const NO_SERVICE: &str = "kube-apiserver cannot read or write encrypted objects 
 
 /// What was found on the machine.
 pub struct Node {
-    user: Result<User, IdentityError>,
+    pub(crate) user: Result<User, IdentityError>,
     /// Problems with the files and directories that the configuration names.
     pub files: Result<(), Vec<Problem>>,
     group: Result<u32, GroupProblem>,
-    lock: io::Result<Option<Holder>>,
-    live: Live,
+    pub(crate) lock: io::Result<Option<Holder>>,
+    pub(crate) live: Live,
 }
 
 /// For whom the checks speak.
-struct User {
+pub(crate) struct User {
     /// Who asks.
-    own: ProcessIdentity,
+    pub(crate) own: ProcessIdentity,
     /// Who owns the state directory, and so must run the provider.
-    provider: u32,
+    pub(crate) provider: u32,
     /// What the provider needs and the asking user may not read.
     unreadable: Vec<PathBuf>,
 }
 
 /// The socket.
-enum Live {
+pub(crate) enum Live {
+    /// There is none.
     Absent,
     /// A socket, with nobody behind it.
     Dead,
     /// The socket cannot be connected to.
     Closed(io::Error),
+    /// Its Status is not that of a healthy provider.
     Failed(ProbeError),
+    /// Its Status, and the key that it serves.
     Healthy(KeyId),
 }
 
@@ -200,10 +203,9 @@ impl Live {
             Err(_) => return Self::Failed(ProbeError::Timeout),
         }
         let status = async { KmsClient::new(socket, STATUS_DEADLINE)?.healthy(None).await };
-        match timeout(STATUS_DEADLINE, status).await {
-            Ok(Ok(healthy)) => Self::Healthy(healthy.key_id),
-            Ok(Err(error)) => Self::Failed(error),
-            Err(_) => Self::Failed(ProbeError::Timeout),
+        match status.await {
+            Ok(healthy) => Self::Healthy(healthy.key_id),
+            Err(error) => Self::Failed(error),
         }
     }
 }

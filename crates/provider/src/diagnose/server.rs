@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use openbao_client::{endpoint::Address, failure::FailureClass};
+use openbao_client::{endpoint::Address, failure::FailureClass, leader::Leader};
 use serde_json::json;
 
 use super::{Question, class_remedy, facts::Facts};
@@ -22,6 +22,14 @@ pub const REACHABLE: Question = Question {
     title: "OpenBao reachable and unsealed",
     needs: &["openbao.tls"],
     judge: reachable,
+};
+
+/// Somebody does the work: this server, or one that it forwards to.
+pub const LEADER: Question = Question {
+    id: "openbao.leader",
+    title: "OpenBao has an active server",
+    needs: &["openbao.reachable"],
+    judge: |facts| Some(vec![active_server(facts)?]),
 };
 
 /// Credentials mean the same time on both sides.
@@ -87,6 +95,28 @@ fn reachable(facts: &Facts) -> Option<Vec<Check>> {
         ),
     };
     Some(vec![check])
+}
+
+fn active_server(facts: &Facts) -> Option<Check> {
+    let address = &facts.config()?.openbao.address;
+    Some(match &facts.leader {
+        Some(Ok(Leader::Itself)) => LEADER.pass(),
+        Some(Ok(Leader::Another)) => LEADER.pass().message(format!(
+            "{address} is a standby and knows the active server"
+        )),
+        Some(Ok(Leader::Nobody)) => LEADER
+            .fail(format!(
+                "{address} is unsealed, but a standby that knows no active server"
+            ))
+            .impact(NO_SERVICE)
+            .impact_class(ImpactClass::ApiServerAvailability)
+            .remediation(
+                "bring back as many servers of OpenBao's cluster as a majority takes, and unseal \
+                 them; see `bao operator raft list-peers`",
+            ),
+        Some(Err(failure)) => LEADER.skip(format!("{address} does not tell: {failure}")),
+        None => LEADER.skip(format!("{address} did not tell whether it is sealed")),
+    })
 }
 
 fn answered(class: FailureClass) -> bool {

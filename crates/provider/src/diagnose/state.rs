@@ -85,8 +85,8 @@ fn existing(path: &StatePath, stored: &Result<Stored, StateError>, obstacle: Obs
             .impact(impact)
             .impact_class(ImpactClass::ApiServerAvailability)
             .remediation(
-                "compare generation and hash with the other nodes; then restore both files, or \
-                 start once with serve --accept-missing-checkpoint",
+                "compare generation and hash with the other nodes; then rebuild both files with \
+                 recover-state, or start once with serve --accept-missing-checkpoint",
             );
     }
     STATE
@@ -98,8 +98,8 @@ fn existing(path: &StatePath, stored: &Result<Stored, StateError>, obstacle: Obs
 
 /// A pair that no provider starts with.
 fn refused(path: &StatePath, error: &StateError) -> Check {
-    const TOGETHER: &str = "restore both files together from a backup or from a healthy peer of \
-        the same cluster, while the provider is stopped; do not edit them and do not delete the \
+    const TOGETHER: &str = "rebuild both files with recover-state, from a peer's state, a backup \
+        record or etcd data, while the provider is stopped; do not edit them and do not delete the \
         checkpoint";
     let unknown = "it is not known which keys are in use: the provider does not start; nothing was \
         changed and no data is lost";
@@ -126,6 +126,12 @@ fn refused(path: &StatePath, error: &StateError) -> Check {
             ImpactClass::DataRecovery,
             "what is encrypted cannot be read under other names: the provider does not start",
             "change the configuration back; do not delete the state".to_owned(),
+        ),
+        StateError::OtherRelease { .. } => (
+            "other_release",
+            ImpactClass::DataRecovery,
+            unknown,
+            "use the release that wrote it".to_owned(),
         ),
         StateError::Unreadable(error) => (
             "unreadable",
@@ -223,9 +229,7 @@ fn judge(facts: &Facts, obstacle: Obstacle) -> Option<Check> {
         Err(denied) => obstacle(&STATE, denied.to_string())
             .impact("the provider does not start until there is a state")
             .impact_class(ImpactClass::DataRecovery)
-            .remediation(
-                "restore the pair of state and checkpoint from a backup, or copy it from a peer",
-            )
+            .remediation("run recover-state, with a peer's state, a backup record or etcd data")
             .detail("bootstrapEligible", false),
     };
     Some(check.code("absent"))
@@ -235,4 +239,4 @@ fn judge(facts: &Facts, obstacle: Obstacle) -> Option<Check> {
 pub const MAY_BOOTSTRAP: &str =
     "the key was never rotated, so the provider makes the first state when it starts";
 
-const RESTORE: &str = "if this node had a state, restore both files from a backup or a peer";
+const RESTORE: &str = "if this node had a state, rebuild it with recover-state";

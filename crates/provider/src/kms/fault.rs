@@ -2,7 +2,8 @@
 //! `docs/operate/messages.md`.
 //!
 //! kube-apiserver passes the sentence on to whoever reads the object, so it is fixed text: no
-//! word of a server, no name, no path.
+//! word of a server, no name, no path. A failed Decrypt adds what it means for the object, also
+//! fixed but for the number of a key version.
 
 use kms_domain::{annotations::AnnotationsInvalid, limits::LimitExceeded, prepare::DecryptRefused};
 use openbao_client::failure::FailureClass;
@@ -10,6 +11,8 @@ use tonic::{Code, Status};
 
 use super::{Method, panic::PanicKind};
 use crate::auth::CallFailure;
+
+mod verdict;
 
 /// Why a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub enum Fault {
     DiscoveryFailed,
     /// A well-formed `key_id` that is in no record.
     UnknownKeyId,
+    /// The `key_id` of a version that was taken out here.
+    Withdrawn,
     /// There is no state, so no key to encrypt with.
     NoActiveKey,
     /// Encrypting is not permitted at the moment.
@@ -53,11 +58,19 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// What the caller gets.
+    /// What the caller of Status or Encrypt gets.
     #[must_use]
     pub fn status(self, method: Method) -> Status {
         let (code, sentence, _) = self.row(method);
         Status::new(code, sentence)
+    }
+
+    /// What the caller of Decrypt gets. Of the request's ciphertext nothing but the number of the
+    /// key version is shown.
+    #[must_use]
+    pub fn decrypt_status(self, ciphertext: &[u8]) -> Status {
+        let (code, sentence, _) = self.row(Method::Decrypt);
+        Status::new(code, format!("{sentence}: {}", self.advice(ciphertext)))
     }
 
     /// The gRPC code in snake case, for metrics and logs.
@@ -113,7 +126,9 @@ impl Fault {
                 "key metadata refresh failed",
                 "key_metadata_refresh_failed",
             ),
-            Self::UnknownKeyId => (Code::NotFound, "key_id unknown", "key_id_unknown"),
+            Self::UnknownKeyId | Self::Withdrawn => {
+                (Code::NotFound, "key_id unknown", "key_id_unknown")
+            }
             Self::NoActiveKey => (
                 Code::FailedPrecondition,
                 "active key unavailable",
@@ -229,7 +244,7 @@ pub fn code_name(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{verdict::Verdict, *};
 
     const EVERY_CLASS: [FailureClass; 18] = [
         FailureClass::Sealed,
@@ -252,9 +267,18 @@ mod tests {
         FailureClass::Unknown,
     ];
 
-    #[test]
-    fn every_failure_is_a_row_of_the_operators_page() {
-        let page = include_str!("../../../../docs/operate/messages.md");
+    const PAGE: &str = include_str!("../../../../docs/operate/messages.md");
+
+    /// Those that no Decrypt ends with.
+    const OF_ENCRYPT: [Fault; 5] = [
+        Fault::EmptyPlaintext,
+        Fault::ResponseTooLarge,
+        Fault::NoActiveKey,
+        Fault::Unhealthy,
+        Fault::Transit(FailureClass::VersionBelowMinimum),
+    ];
+
+    fn every_fault() -> impl Iterator<Item = Fault> {
         let local = [
             Fault::Deadline,
             Fault::EmptyPlaintext,
@@ -268,18 +292,64 @@ mod tests {
             Fault::Concurrency,
             Fault::DiscoveryFailed,
             Fault::UnknownKeyId,
+            Fault::Withdrawn,
             Fault::NoActiveKey,
             Fault::Unhealthy,
             Fault::InvalidTransitAnswer,
             Fault::Login,
         ];
-        let transit = EVERY_CLASS.map(Fault::Transit);
-        for fault in local.into_iter().chain(transit) {
+        local.into_iter().chain(EVERY_CLASS.map(Fault::Transit))
+    }
+
+    #[test]
+    fn every_failure_is_a_row_of_the_operators_page() {
+        for fault in every_fault() {
             for method in [Method::Encrypt, Method::Decrypt] {
                 let (code, sentence, class) = fault.row(method);
                 let row = format!("| {code:?} | {sentence} | `{class}` |");
-                assert!(page.contains(&row), "{fault:?} is missing: {row}");
+                assert!(PAGE.contains(&row), "{fault:?} is missing: {row}");
             }
+            if OF_ENCRYPT.contains(&fault) {
+                continue;
+            }
+            let (_, sentence, class) = fault.row(Method::Decrypt);
+            let row = format!("| {sentence} | `{class}` | {} |", fault.verdict().1);
+            assert!(PAGE.contains(&row), "{fault:?} is missing: {row}");
+        }
+    }
+
+    #[test]
+    fn every_failed_decrypt_says_what_is_wrong_with_the_data_and_not_to_delete_the_object() {
+        let ciphertext = b"vault:v9223372036854775807:c2VjcmV0";
+        for fault in every_fault() {
+            let said = fault.decrypt_status(ciphertext);
+            let (code, sentence, _) = fault.row(Method::Decrypt);
+            let said_of_data = said.message().strip_prefix(sentence);
+            let said_of_data = said_of_data.and_then(|rest| rest.strip_prefix(": "));
+            let advice = said_of_data.unwrap_or_else(|| panic!("{fault:?}: {said:?}"));
+            assert_eq!(said.code(), code);
+            assert!(advice.ends_with("; do not delete the object"), "{advice}");
+            // A list that fails carries a hundred of them.
+            assert!(said.message().len() <= 256, "{}", said.message());
+            assert!(said.message().chars().all(|c| matches!(c, ' '..='~')));
+            assert!(!advice.contains("c2VjcmV0"), "{advice}");
+            let expected = match fault.verdict().0 {
+                Verdict::NoDataLost => "no data is lost",
+                Verdict::KeyMissing => "key version 9223372036854775807",
+                Verdict::MayBeDamaged => "damaged",
+            };
+            assert!(advice.contains(expected), "{advice}");
+            let damaged = fault.verdict().0 == Verdict::MayBeDamaged;
+            assert_eq!(advice.contains("damaged"), damaged, "{advice}");
+        }
+    }
+
+    #[test]
+    fn a_ciphertext_without_a_version_lends_no_word_to_the_message() {
+        for ciphertext in [&b""[..], b"vault:v0:AAEC", b"<script>", b"vault:v1:"] {
+            let said = Fault::UnknownKeyId.decrypt_status(ciphertext);
+            let expected = "key_id unknown: its key version of this key and configuration is not";
+            assert!(said.message().starts_with(expected), "{}", said.message());
         }
     }
 }

@@ -71,8 +71,8 @@ pub enum BackupError {
     /// There is no state.
     #[error(
         "there is no registry state at {}, so it is not known which version is active; no record \
-         was written. Run this on a node that serves; if this one did, restore its state and \
-         checkpoint first",
+         was written. Run this on a node that serves; if this one did, run recover-state \
+         first",
         .0.display()
     )]
     NoState(PathBuf),

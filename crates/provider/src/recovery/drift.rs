@@ -78,7 +78,11 @@ pub fn drift(
     all.0
 }
 
-fn names<'s>(scope: &'s IdentityScope, path: &'s TransitKeyPath) -> [(&'static str, &'s str); 8] {
+/// What must not differ, by the members of a record.
+pub(crate) fn names<'s>(
+    scope: &'s IdentityScope,
+    path: &'s TransitKeyPath,
+) -> [(&'static str, &'s str); 8] {
     let namespace = scope.openbao_namespace.as_ref();
     [
         ("clusterId", scope.cluster_id.as_str()),

@@ -113,6 +113,8 @@ pub struct Group {
     pub count: Count,
     /// How many of each resource.
     pub resources: BTreeMap<String, u64>,
+    /// Of those, the ones that a later revision replaced or deleted.
+    pub superseded: BTreeMap<String, u64>,
     seeds: BTreeMap<DekSourceType, BTreeMap<Vec<u8>, u64>>,
 }
 
@@ -345,6 +347,9 @@ impl Tally {
             let sources = group.seeds.entry(envelope.dek_source_type).or_default();
             kept = kept.saturating_add(increment(sources, envelope.encrypted_dek_source));
             kept = kept.saturating_add(increment(&mut group.resources, resource));
+            if object.superseded {
+                kept = kept.saturating_add(increment(&mut group.superseded, resource));
+            }
         }
         self.keep(kept);
     }
@@ -427,6 +432,7 @@ impl Group {
             parsed: Annotations::parse(annotations.copied()),
             count: Count::default(),
             resources: BTreeMap::new(),
+            superseded: BTreeMap::new(),
             seeds: BTreeMap::new(),
         }
     }
@@ -552,6 +558,7 @@ mod tests {
         assert_eq!((one.count.objects, one.count.superseded), (4, 1));
         assert_eq!((one.count.first_revision, one.count.last_revision), (4, 9));
         assert_eq!(one.resources["secrets"], 3);
+        assert_eq!(one.superseded, [("secrets".to_owned(), 1)].into());
         assert_eq!(one.distinct_seeds(), 3);
         let counts: Vec<u64> = one.seeds().map(|(_, objects)| objects).collect();
         assert_eq!(counts, [1, 2, 1]);

@@ -53,11 +53,11 @@ pub enum Verdict {
     Inconclusive,
 }
 
-pub(super) const READ: (&str, &str) = ("etcd.read", "Every object was read");
-const INTEGRITY: (&str, &str) = ("etcd.integrity", "Integrity of the source");
-const VALUES: (&str, &str) = ("etcd.values", "Stored values");
+pub(crate) const READ: (&str, &str) = ("etcd.read", "Every object was read");
+pub(super) const INTEGRITY: (&str, &str) = ("etcd.integrity", "Integrity of the source");
+pub(super) const VALUES: (&str, &str) = ("etcd.values", "Stored values");
 const PROTECTION: (&str, &str) = ("etcd.protection", "Encryption at rest");
-const KEY_IDS: (&str, &str) = ("etcd.key_ids", "Key IDs of this provider");
+pub(super) const KEY_IDS: (&str, &str) = ("etcd.key_ids", "Key IDs of this provider");
 
 /// Reads `source` and, where there is a configuration, what it takes to tell the versions.
 #[must_use]
@@ -389,17 +389,7 @@ impl Content {
         let damaged: &[DamagedValue] = if named { &inventory.damaged } else { &[] };
         Self {
             source: inventory.source.clone(),
-            integrity: match inventory.trust {
-                Trust::File {
-                    integrity: Integrity::Verified,
-                    ..
-                } => "verified",
-                Trust::File {
-                    integrity: Integrity::NoHash,
-                    ..
-                } => "no-hash",
-                Trust::Live { .. } => "live",
-            },
+            integrity: inventory.trust.as_str(),
             revision: inventory.totals.revision,
             compacted_revision: inventory.totals.compacted,
             keys: inventory.totals.keys,

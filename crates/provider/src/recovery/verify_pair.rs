@@ -9,6 +9,7 @@ mod trial;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    num::NonZeroU64,
     sync::Arc,
 };
 
@@ -135,6 +136,8 @@ pub struct Question {
     pub evidence: Vec<Arc<TransitKey>>,
     /// How far the proof goes.
     pub depth: Depth,
+    /// At most how many distinct encrypted DEKs of each `key_id` are tried; `None` for all.
+    pub sample: Option<NonZeroU64>,
     /// Keep the names of the first few objects that do not open.
     pub names: bool,
 }
@@ -167,6 +170,7 @@ pub fn verify_with(
         prefix,
         evidence,
         depth,
+        sample,
         names,
     } = question;
     let wanted = Wanted {
@@ -179,7 +183,7 @@ pub fn verify_with(
         let (live, unread) = read_key(config, openbao).await;
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
         let lineage = Lineage::new(scope, live, evidence.iter().cloned());
-        let mut trial = Trial::new(&inventory, &lineage);
+        let mut trial = Trial::new(&inventory, &lineage, sample);
         let unanswered = match unread {
             None => trial.decrypt_all(openbao).await.err(),
             unread => unread,

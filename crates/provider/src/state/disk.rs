@@ -269,10 +269,7 @@ impl Directory {
 
         let temporary = temporary_name(name);
         let temporary_path = self.path.join(&temporary);
-        match rustix::fs::unlinkat(&self.descriptor, &temporary, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(failed("remove the stale", &temporary_path)(errno.into())),
-        }
+        self.remove_stale(name)?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o640);
@@ -292,6 +289,41 @@ impl Directory {
             .map_err(failed("put the new content in place of", &path))?;
         disk.sync(self.descriptor.as_fd())
             .map_err(failed("sync the directory", &self.path))
+    }
+
+    /// Leaves `content` under a name of its own, durably. What is there already is the same, or it is
+    /// not touched.
+    pub(super) fn keep(
+        &self,
+        disk: &mut dyn Disk,
+        name: &OsStr,
+        content: &[u8],
+    ) -> Result<(), DiskError> {
+        self.require_in_place()?;
+        self.remove_stale(name)?;
+        let limit = u64::try_from(content.len()).unwrap_or(u64::MAX);
+        match self.read(name, limit)? {
+            Some(kept) if kept == content => Ok(()),
+            Some(_) => Err(DiskError::Exists {
+                path: self.path.join(name),
+            }),
+            None => {
+                let path = self.path.join(name);
+                publish_new(disk, self.descriptor.as_fd(), &path, name, content)
+            }
+        }
+    }
+
+    /// Removes what a write that was cut short has left beside `name`.
+    pub(super) fn remove_stale(&self, name: &OsStr) -> Result<(), DiskError> {
+        let temporary = temporary_name(name);
+        match rustix::fs::unlinkat(&self.descriptor, &temporary, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => {
+                let path = self.path.join(&temporary);
+                Err(failed("remove the stale", &path)(errno.into()))
+            }
+        }
     }
 
     /// Opens the lock file, creating it if it is absent.
@@ -318,23 +350,33 @@ impl Directory {
 /// [`DiskError::Exists`], or what the system refuses; the name then leads to nothing or to all of
 /// the content.
 pub fn create_new(path: &Path, content: &[u8]) -> Result<(), DiskError> {
-    let (directory, parent, name) = parent_of(path)?;
+    let (directory, _, name) = parent_of(path)?;
+    publish_new(&mut SystemDisk, directory.as_fd(), path, name, content)
+}
+
+/// Unlike a rename, a link never takes the place of what has appeared meanwhile.
+fn publish_new(
+    disk: &mut dyn Disk,
+    directory: BorrowedFd<'_>,
+    path: &Path,
+    name: &OsStr,
+    content: &[u8],
+) -> Result<(), DiskError> {
     let temporary = temporary_name(name);
-    let temporary_path = parent.join(&temporary);
+    let temporary_path = path.with_file_name(&temporary);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o640);
-    let file = rustix::fs::openat(&directory, &temporary, flags, mode)
+    let file = rustix::fs::openat(directory, &temporary, flags, mode)
         .map(File::from)
         .map_err(|errno| failed("create", &temporary_path)(errno.into()))?;
-    // Unlike a rename, a link never takes the place of what has appeared meanwhile.
-    let publish = || {
-        (&file)
-            .write_all(content)
+    let mut publish = || {
+        disk.write(&file, content)
             .map_err(failed("write", &temporary_path))?;
         rustix::fs::fchmod(&file, mode)
             .map_err(|errno| failed("set the mode of", &temporary_path)(errno.into()))?;
-        rustix::fs::fsync(&file).map_err(|errno| failed("sync", &temporary_path)(errno.into()))?;
-        match rustix::fs::linkat(&directory, &temporary, &directory, name, AtFlags::empty()) {
+        disk.sync(file.as_fd())
+            .map_err(failed("sync", &temporary_path))?;
+        match rustix::fs::linkat(directory, &temporary, directory, name, AtFlags::empty()) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err(DiskError::Exists {
                 path: path.to_owned(),
@@ -343,11 +385,11 @@ pub fn create_new(path: &Path, content: &[u8]) -> Result<(), DiskError> {
         }
     };
     let published = publish();
-    rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty())
+    rustix::fs::unlinkat(directory, &temporary, AtFlags::empty())
         .map_err(|errno| failed("remove", &temporary_path)(errno.into()))?;
     published?;
-    rustix::fs::fsync(&directory)
-        .map_err(|errno| failed("sync the directory", parent)(errno.into()))
+    disk.sync(directory)
+        .map_err(failed("sync the directory of", path))
 }
 
 /// Replaces a file that others read as a whole and durably, with mode 0644, wherever the caller may

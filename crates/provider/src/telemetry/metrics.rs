@@ -75,6 +75,7 @@ pub struct Metrics {
     deep_probes: Counters<1>,
     last_success: Gauges<1>,
     state_generation: Gauge,
+    state_checkpoint_current: Gauge,
     aad_errors: Counters<1>,
     key_id_errors: Counters<1>,
     panics: Counters<1>,
@@ -103,6 +104,7 @@ impl Metrics {
             deep_probes: Family::default(),
             last_success: Family::default(),
             state_generation: Gauge::default(),
+            state_checkpoint_current: Gauge::default(),
             aad_errors: Family::default(),
             key_id_errors: Family::default(),
             panics: Family::default(),
@@ -261,6 +263,9 @@ impl Metrics {
         r.register("last_success_timestamp_seconds", help, last);
         let help = "Generation of the registry state on disk; 0 without a state";
         r.register("state_generation", help, self.state_generation.clone());
+        let help = "1 while state and checkpoint on disk are those in use";
+        let current = self.state_checkpoint_current.clone();
+        r.register("state_checkpoint_current", help, current);
         let help = "Dead sockets removed when binding";
         r.register("socket_restarts", help, self.socket_restarts.clone());
     }
@@ -353,16 +358,22 @@ impl Metrics {
         self.note_success("deep_probe", status);
     }
 
-    /// The start found a state of this generation.
+    /// The start found a state of this generation, and has brought its checkpoint up to date.
     pub fn state_loaded(&self, generation: Generation) {
         let generation = i64::try_from(generation.get()).unwrap_or(i64::MAX);
         self.state_generation.set(generation);
+        self.state_checkpoint_current.set(1);
     }
 
     /// A state of this generation was made durable.
     pub fn state_saved(&self, generation: Generation) {
         self.state_loaded(generation);
         self.note_success("state_save", "ok");
+    }
+
+    /// A state could not be made durable: the disk may hold a part of it.
+    pub fn state_unsaved(&self) {
+        self.state_checkpoint_current.set(0);
     }
 
     /// A dead socket was removed.

@@ -89,11 +89,19 @@ impl Readings {
         gauges.labelled("status_key_id_hash", help, "hash", hash)?;
         let help = "Active Transit version";
         gauges.one("key_version", help, active.version().get())?;
+        let readable = registry.readable();
+        let help = "Versions up to the active one that decrypt";
+        gauges.one("readable_key_versions", help, readable.count)?;
+        let help = "The lowest version that decrypts";
+        gauges.one("oldest_readable_key_version", help, readable.oldest.get())?;
         let Some(pending) = registry.pending() else {
             return Ok(());
         };
         let help = "Transit version that waits for its promotion";
         gauges.one("pending_key_version", help, pending.key.version().get())?;
+        let hash = [(pending.key.id_hash().as_str(), 1)];
+        let help = "Hash of the key id that waits for its promotion";
+        gauges.labelled("pending_key_id_hash", help, "hash", hash)?;
         match pending.bookkeeping.observed_at() {
             Some(since) => gauges.one(
                 "rotation_pending_since_timestamp_seconds",

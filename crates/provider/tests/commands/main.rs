@@ -7,6 +7,7 @@
 )]
 
 mod basics;
+mod compare_nodes;
 mod config;
 mod inspect_state;
 mod key_id;

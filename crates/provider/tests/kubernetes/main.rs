@@ -15,7 +15,11 @@ mod old_client;
 mod outages;
 mod programs;
 mod rotation;
+mod runbook;
 
+#[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
+#[path = "../openbao/machine.rs"]
+mod machine;
 #[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
 #[path = "../openbao/node.rs"]
 mod node;

@@ -15,7 +15,7 @@ use rustix::process::{Signal, geteuid};
 use serde_json::{Value, json};
 use testkit::{
     files::{self, SocketDir},
-    openbao::{binary, shared_openbao},
+    openbao::{OpenBao, binary, shared_openbao},
     schema::assert_published,
     wait::wait_until,
 };
@@ -126,6 +126,26 @@ async fn a_probe_fails_on_an_unhealthy_provider_and_on_another_key() {
     admin.write(&path, &body).await.unwrap();
     provider.wait_for_reasons(&["upsert_allowed"]).await;
     assert_failed_at(&socket, &[], "kms.status", "Status is not ok");
+}
+
+#[tokio::test]
+async fn a_probe_that_runs_out_of_time_names_the_call_that_hangs() {
+    let server = OpenBao::start().await;
+    let node = Node::on(&server, QUIET).await;
+    let provider = node.serve().await;
+    let socket = node.sockets.socket();
+    // Shorter than the provider itself waits for OpenBao.
+    let limit = ["--timeout", "1500ms"];
+    let said = "no answer in time";
+
+    let hung = server.hang();
+    assert_failed_at(&socket, &limit, "kms.encrypt", said);
+    drop(hung);
+    let answered = probe(&socket, &[]);
+    assert_eq!(answered.code, Some(0), "{}", answered.out);
+
+    provider.signal(Signal::STOP);
+    assert_failed_at(&socket, &limit, "kms.status", said);
 }
 
 /// A process that runs as long as this value, under a name that no other process has.

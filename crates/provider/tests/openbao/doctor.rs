@@ -6,5 +6,5 @@
 mod fault;
 mod key;
 mod node;
-mod openbao;
+pub(crate) mod openbao;
 mod reports;

@@ -16,7 +16,7 @@ use tonic::Code;
 
 use crate::{
     node::{IMPATIENT, Node, TIMING},
-    provider::{SOON, to_decrypt},
+    provider::{SOON, assert_decrypt_refused, to_decrypt},
 };
 
 /// Far enough apart that a test reacts before the third failure in a row, after which a probe
@@ -112,7 +112,7 @@ async fn a_key_that_was_rotated_before_the_first_start_needs_its_state_restored(
     let node = Node::new(TIMING).await;
     node.rotate().await;
     let refused = node.refused().await;
-    refused.assert_refused(5, &["rotated to version 2", "Restore the pair"]);
+    refused.assert_refused(5, &["rotated to version 2", "Run recover-state"]);
     assert!(!node.state_file().exists());
     assert!(!node.checkpoint().exists());
 }
@@ -154,7 +154,11 @@ async fn a_version_hidden_from_decryption_is_named_and_comes_back() {
     node.configure_key(minimum(2)).await;
     let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    assert_eq!(refused.message(), "transit decrypt failed");
+    assert_decrypt_refused(
+        &refused,
+        "transit decrypt failed",
+        "key version 1 is below min_decryption_version",
+    );
     let event = provider.events("kms.request").last().unwrap();
     assert_eq!(event["error_class"], "transit_version_refused");
     wait_until(SOON, "profile_invalid", async || {
@@ -199,7 +203,11 @@ async fn a_key_made_anew_under_its_name_is_never_used() {
     .await;
     provider.assert_encrypt_refused().await;
     let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
-    assert_eq!(refused.message(), "transit decrypt failed");
+    assert_decrypt_refused(
+        &refused,
+        "transit decrypt failed",
+        "key version 1 of this OpenBao did not encrypt this",
+    );
     let event = provider.events("kms.request").last().unwrap();
     assert_eq!(event["error_class"], "aad_mismatch");
     provider.stop().await;
@@ -251,7 +259,7 @@ async fn a_policy_that_loses_a_permission_is_noticed_and_followed() {
     grant_without(&node, &[&format!("decrypt/{KEY}"), "config/keys"]).await;
     let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
-    assert_eq!(refused.message(), "transit permission denied");
+    assert_decrypt_refused(&refused, "transit permission denied", "no data is lost");
     wait_until(SOON, "upsert_check_failed", async || {
         provider.reasons().await.first().map(String::as_str) == Some("upsert_check_failed")
     })

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::{
     node::{Node, QUIET},
-    provider::{Provider, SOON, to_decrypt},
+    provider::{Provider, SOON, assert_decrypt_refused, to_decrypt},
     relay::{Line, Relay},
 };
 
@@ -46,7 +46,11 @@ async fn the_call_beyond_the_limit_is_refused_at_once_and_nothing_else_is() {
     let finished = calls.iter().position(|call| call.is_finished()).unwrap();
     let refused = calls.swap_remove(finished).await.unwrap().unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
-    assert_eq!(refused.message(), "kms request concurrency limit reached");
+    assert_decrypt_refused(
+        &refused,
+        "kms request concurrency limit reached",
+        "no data is lost",
+    );
     let rejections = r#"grpc_concurrency_rejections_total{method="decrypt"}"#;
     assert_eq!(provider.metric(rejections).await, 1.0);
     assert_eq!(provider.status().await.healthz, "ok");
@@ -139,7 +143,7 @@ async fn a_call_ends_in_time_when_openbao_does_not_answer() {
     relay.set(Line::Held);
     let refused = provider.decrypt(request.clone()).await.unwrap_err();
     assert_eq!(refused.code(), Code::DeadlineExceeded);
-    assert_eq!(refused.message(), "request timed out");
+    assert_decrypt_refused(&refused, "request timed out", "no data is lost");
     let event = provider.events("kms.request").last().unwrap();
     assert_eq!(event["error_class"], "timeout");
     relay.set(Line::Open);

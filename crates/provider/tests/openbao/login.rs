@@ -15,7 +15,7 @@ use tonic::Code;
 
 use crate::{
     node::{IMPATIENT, Node, QUIET, TIMING},
-    provider::{SOON, to_decrypt},
+    provider::{SOON, assert_decrypt_refused, to_decrypt},
 };
 
 /// Ends every token of the node, as an administrator or an expired parent does.
@@ -154,7 +154,7 @@ async fn a_renewed_jwt_is_read_at_the_next_login() {
     .await;
     let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
-    assert_eq!(refused.message(), "transit authentication failed");
+    assert_decrypt_refused(&refused, "transit authentication failed", "no data is lost");
 
     node.tenant
         .write_jwt(&changed(&node.tenant.claims(), "sub", json!("renewed")));

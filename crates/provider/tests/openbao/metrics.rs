@@ -129,13 +129,21 @@ async fn a_rotation_shows_while_it_waits() {
     let node = Node::new(PATIENT).await;
     let mut provider = node.serve().await;
     assert_eq!(provider.metric("state_generation").await, 1.0);
+    assert_eq!(provider.metric("state_checkpoint_current").await, 1.0);
+    assert_eq!(provider.metric("oldest_readable_key_version").await, 1.0);
     assert!(!now(&provider, "pending_key_version").await);
+    assert!(!now(&provider, "pending_key_id_hash").await);
     let saved = r#"last_success_timestamp_seconds{event="state_save"}"#;
     assert!(provider.metric(saved).await > 1.7e9);
 
     node.rotate().await;
     provider.wait_for_event("key.pending").await;
     assert_eq!(provider.metric("pending_key_version").await, 2.0);
+    let found = provider.events("key.pending").next().unwrap();
+    let hash = found["pending_key_id_hash"].as_str().unwrap();
+    let waiting = format!(r#"pending_key_id_hash{{hash="{hash}"}}"#);
+    assert_eq!(provider.metric(&waiting).await, 1.0);
+    assert_eq!(provider.metric("readable_key_versions").await, 1.0);
     let since = provider.metric("rotation_pending_since_timestamp_seconds");
     assert!(since.await > 1.7e9);
     assert!(provider.metric("state_generation").await >= 2.0);

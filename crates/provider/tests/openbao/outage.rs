@@ -15,7 +15,7 @@ use tonic::Code;
 
 use crate::{
     node::{IMPATIENT, Node, TIMING},
-    provider::{SOON, to_decrypt},
+    provider::{SOON, assert_decrypt_refused, to_decrypt},
     relay::{Line, Relay},
 };
 
@@ -112,7 +112,7 @@ async fn a_lost_connection_pauses_the_probes_and_heals_by_itself() {
     relay.set(Line::Cut);
     let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
-    assert_eq!(refused.message(), "transit unavailable");
+    assert_decrypt_refused(&refused, "transit unavailable", "no data is lost");
     wait_until(SOON, "the pause", async || {
         provider.reasons().await.first().map(String::as_str) == Some("circuit_breaker_open")
     })
@@ -150,7 +150,11 @@ async fn a_sealed_or_restarted_openbao_is_followed_without_a_restart() {
     server.seal().await;
     let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
-    assert_eq!(refused.message(), "transit unavailable");
+    assert_decrypt_refused(
+        &refused,
+        "transit unavailable",
+        "OpenBao is sealed; no data is lost",
+    );
     let event = provider.events("kms.request").last().unwrap();
     assert_eq!(event["error_class"], "openbao_sealed");
     let sealed = r#"openbao_requests_total{operation="transit_decrypt",status="sealed"}"#;
@@ -166,6 +170,8 @@ async fn a_sealed_or_restarted_openbao_is_followed_without_a_restart() {
     let stopped = server.stop().await;
     let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
+    let unreachable = "OpenBao is not reachable or does not work; no data is lost";
+    assert_decrypt_refused(&refused, "transit unavailable", unreachable);
     let event = provider.events("kms.request").last().unwrap();
     assert_eq!(event["error_class"], "openbao_connection_failed");
     let _server = stopped.start().await;

@@ -83,6 +83,17 @@ impl Provider {
         .await;
     }
 
+    /// Waits until the socket accepts calls, which is `true`, or the process has ended.
+    pub(crate) async fn ready_or_ended(&mut self) -> bool {
+        let mut ready = false;
+        wait_until(SOON, "a start or its end", async || {
+            ready = self.events("serve.ready").next().is_some();
+            ready || self.child.try_wait().unwrap().is_some()
+        })
+        .await;
+        ready
+    }
+
     pub(crate) fn assert_running(&mut self) {
         let ended = self.child.try_wait().unwrap();
         assert!(ended.is_none(), "{ended:?}: {}", self.log());
@@ -293,9 +304,18 @@ impl Provider {
             .sum()
     }
 
-    async fn get(&self, listening: &str, path: &str) -> (u16, String) {
+    /// Where `/metrics` is served.
+    pub(crate) fn metrics_url(&self) -> String {
+        format!("http://{}", self.address("metrics.listening"))
+    }
+
+    fn address(&self, listening: &str) -> String {
         let event = self.events(listening).next();
-        let address = event.unwrap()["address"].as_str().unwrap().to_owned();
+        event.unwrap()["address"].as_str().unwrap().to_owned()
+    }
+
+    async fn get(&self, listening: &str, path: &str) -> (u16, String) {
+        let address = self.address(listening);
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -337,4 +357,17 @@ pub(crate) fn to_decrypt(encrypted: &EncryptResponse) -> DecryptRequest {
         key_id: encrypted.key_id.clone(),
         annotations: encrypted.annotations.clone(),
     }
+}
+
+/// Asserts that a failed Decrypt says this sentence, this of the data, and not to delete it.
+#[track_caller]
+pub(crate) fn assert_decrypt_refused(refused: &Status, sentence: &str, of_the_data: &str) {
+    let said = refused.message().strip_prefix(sentence);
+    let advice = said.and_then(|rest| rest.strip_prefix(": "));
+    let advice = advice.unwrap_or_else(|| panic!("{sentence:?} is missing: {refused:?}"));
+    assert!(
+        advice.contains(of_the_data),
+        "{of_the_data:?} is missing: {advice}"
+    );
+    assert!(advice.ends_with("; do not delete the object"), "{advice}");
 }

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 
 use crate::{
     node::{Node, QUIET},
-    provider::{Provider, to_decrypt},
+    provider::{Provider, assert_decrypt_refused, to_decrypt},
 };
 
 const PROVIDER: &str = "provider.kms.openbao.org";
@@ -23,45 +23,59 @@ const SEED: &[u8] = b"the seed that comes back";
 /// SHA-256 of another text, in the spelling of the format.
 const OTHER_HASH: &str = "MFY-fdnn3o0Tkx3NGLEANm6lO7z4dH6Ot_Ps8AGry3k";
 
-/// What a caller is told, and the class beside it.
-type Expected = (Code, &'static str, &'static str);
+/// What a caller is told, of the data too, and the class beside it.
+type Expected = (Code, &'static str, &'static str, &'static str);
+
+const WRITTEN_BY_ANOTHER: &str = "another provider wrote the object, or it is damaged";
 
 const MALFORMED: Expected = (
     Code::InvalidArgument,
     "key_id malformed",
+    WRITTEN_BY_ANOTHER,
     "key_id_malformed",
 );
 const INVALID: Expected = (
     Code::InvalidArgument,
     "annotations invalid",
+    WRITTEN_BY_ANOTHER,
     "annotation_invalid",
 );
 const MISMATCH: Expected = (
     Code::InvalidArgument,
     "annotations do not match key snapshot",
+    "the stored parts do not belong together",
     "aad_mismatch",
 );
 const LIMIT: Expected = (
     Code::InvalidArgument,
     "kms request exceeds protocol limits",
+    WRITTEN_BY_ANOTHER,
     "protocol_limit",
 );
-const CIPHERTEXT: Expected = (Code::InvalidArgument, "ciphertext invalid", "unknown");
+const CIPHERTEXT: Expected = (
+    Code::InvalidArgument,
+    "ciphertext invalid",
+    WRITTEN_BY_ANOTHER,
+    "unknown",
+);
 const AUTHENTICATION: Expected = (
     Code::InvalidArgument,
     "transit decrypt failed",
+    "key version 1 of this OpenBao did not encrypt this",
     "aad_mismatch",
 );
 
 #[track_caller]
 fn assert_refused(case: &str, provider: &Provider, refused: Option<Status>, expected: Expected) {
-    let (code, message, class) = expected;
+    let (code, sentence, of_the_data, class) = expected;
     let refused = refused.unwrap_or_else(|| panic!("{case}: accepted"));
-    assert_eq!(
-        (refused.code(), refused.message()),
-        (code, message),
-        "{case}"
-    );
+    assert_eq!(refused.code(), code, "{case}");
+    assert_decrypt_refused(&refused, sentence, of_the_data);
+    assert_class(case, provider, class);
+}
+
+#[track_caller]
+fn assert_class(case: &str, provider: &Provider, class: &str) {
     let event = provider.events("kms.request").last().unwrap();
     assert_eq!(event["error_class"], class, "{case}");
 }
@@ -94,16 +108,22 @@ async fn assert_table(
 async fn empty_requests_are_refused() {
     let (_node, provider, good) = good().await;
     let before = provider.transit_calls().await;
-    let refused = provider.encrypt(b"").await.err();
-    let expected = (Code::InvalidArgument, "plaintext is required", "unknown");
-    assert_refused("plaintext", &provider, refused, expected);
+    let refused = provider.encrypt(b"").await.err().unwrap();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.message(), "plaintext is required");
+    assert_class("plaintext", &provider, "unknown");
 
     let empty = DecryptRequest {
         ciphertext: Bytes::new(),
         ..good
     };
     let refused = provider.decrypt(empty).await.err();
-    let expected = (Code::InvalidArgument, "ciphertext is required", "unknown");
+    let expected = (
+        Code::InvalidArgument,
+        "ciphertext is required",
+        WRITTEN_BY_ANOTHER,
+        "unknown",
+    );
     assert_refused("ciphertext", &provider, refused, expected);
     assert_eq!(provider.transit_calls().await, before);
 }
@@ -116,7 +136,12 @@ async fn a_key_id_is_refused_unless_it_is_exactly_one_that_is_known() {
     const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let last = ALPHABET.find(key_id.chars().last().unwrap()).unwrap();
     let unused_bits = format!("{}{}", &key_id[..47], &ALPHABET[last + 1..last + 2]);
-    let unknown = (Code::NotFound, "key_id unknown", "key_id_unknown");
+    let unknown = (
+        Code::NotFound,
+        "key_id unknown",
+        "key version 1 of this key and configuration",
+        "key_id_unknown",
+    );
     let table = [
         (String::new(), MALFORMED),
         (key_id[..47].to_owned(), MALFORMED),
@@ -317,7 +342,12 @@ async fn a_changed_or_foreign_ciphertext_never_decrypts() {
     // As if the object of another cluster had been put into this one's etcd.
     let (_other_node, other, foreign) = self::good().await;
     let refused = provider.decrypt(foreign.clone()).await.err();
-    let unknown = (Code::NotFound, "key_id unknown", "key_id_unknown");
+    let unknown = (
+        Code::NotFound,
+        "key_id unknown",
+        "key version 1 of this key and configuration",
+        "key_id_unknown",
+    );
     assert_refused("whole object", &provider, refused, unknown);
     let mixed = DecryptRequest {
         ciphertext: foreign.ciphertext.clone(),
@@ -347,11 +377,8 @@ async fn a_plaintext_is_encrypted_as_long_as_kubernetes_can_store_the_result() {
         provider.decrypt(to_decrypt(&encrypted)).await.unwrap(),
         &largest[..]
     );
-    let refused = provider.encrypt(&[b'x'; 732]).await.err();
-    let expected = (
-        Code::Internal,
-        "kms response exceeds protocol limits",
-        "protocol_limit",
-    );
-    assert_refused("732 bytes", &provider, refused, expected);
+    let refused = provider.encrypt(&[b'x'; 732]).await.err().unwrap();
+    assert_eq!(refused.code(), Code::Internal);
+    assert_eq!(refused.message(), "kms response exceeds protocol limits");
+    assert_class("732 bytes", &provider, "protocol_limit");
 }

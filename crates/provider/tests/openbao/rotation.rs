@@ -14,7 +14,7 @@ use testkit::{
 
 use crate::{
     node::{Node, TIMING},
-    provider::{Provider, SOON, to_decrypt},
+    provider::{Provider, SOON, assert_decrypt_refused, to_decrypt},
 };
 
 /// Leaves time to look at a version that is pending.
@@ -245,7 +245,7 @@ async fn a_soft_deleted_key_is_unusable_until_it_is_restored() {
     wait_for_first_reason(&provider, "profile_invalid").await;
     provider.assert_encrypt_refused().await;
     let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
-    assert_eq!(refused.message(), "transit decrypt failed");
+    assert_decrypt_refused(&refused, "transit decrypt failed", "this proves no damage");
 
     let restored = format!("{key}/soft-delete-restore");
     admin.write(&restored, &json!({})).await.unwrap();

@@ -66,6 +66,7 @@ async fn take_up_despite(obstacle: Obstacle) {
     obstacle.put(&node);
     node.rotate().await;
     provider.wait_for_reasons(&["state_save_failed"]).await;
+    assert_eq!(provider.metric("state_checkpoint_current").await, 0.0);
     provider.assert_encrypt_refused().await;
     assert_eq!(provider.decrypt(to_decrypt(&old)).await.unwrap(), "old");
     assert_eq!(provider.events("key.pending").count(), 0, "{obstacle:?}");
@@ -74,6 +75,7 @@ async fn take_up_despite(obstacle: Obstacle) {
     provider.wait_for_reasons(&[]).await;
     provider.encrypt_under(2).await;
     provider.wait_for_event("key.promoted").await;
+    assert_eq!(provider.metric("state_checkpoint_current").await, 1.0);
     assert_eq!(provider.events("key.pending").count(), 1, "{obstacle:?}");
     assert_eq!(provider.decrypt(to_decrypt(&old)).await.unwrap(), "old");
 }

@@ -1,19 +1,22 @@
 //! The commands for the upkeep of a key: those that look at the key and at the state of a node, and
 //! the two that retire and restore versions, as a person or a script sees them.
 
+mod evidence;
 mod retirement;
+mod rewriting;
 mod rotation;
 mod verify_key;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use provider::kms::generated::EncryptResponse;
 use serde_json::Value;
-use testkit::{schema::assert_published, wait::wait_until};
+use testkit::{schema::assert_published, stored::SourceType, wait::wait_until};
 
 use crate::{
+    corpus::{Corpus, sealer},
     node::{Finished, Node, TIMING},
-    provider::SOON,
+    provider::{Provider, SOON},
 };
 
 /// A node that was stopped after it had followed the key to this version, and what it encrypted
@@ -47,6 +50,39 @@ fn without_state(node: &Node, command: &[&str]) -> Finished {
     assert!(!node.state_file().exists());
     testkit::files::replace(&node.state_file(), &state, 0o640);
     finished
+}
+
+/// The options for these snapshots.
+fn snapshots<'a>(files: &[&'a Path]) -> Vec<&'a str> {
+    let options = files.iter();
+    options
+        .flat_map(|file| ["--etcd-snapshot", file.to_str().unwrap()])
+        .collect()
+}
+
+/// What a rewriting of all objects of a [`Corpus`] does, as kube-apiserver would after a restart.
+async fn rewrite(node: &Node, provider: &Provider, corpus: &Corpus) {
+    let newest = sealer(node, provider, SourceType::HkdfSeed).await;
+    for name in [
+        "secrets/default/one",
+        "secrets/default/two",
+        "configmaps/kube-system/old",
+    ] {
+        corpus.put(&newest, name);
+    }
+}
+
+/// A check of a report.
+fn check<'a>(report: &'a Value, id: &str) -> &'a Value {
+    let checks = report["checks"].as_array().unwrap();
+    checks.iter().find(|check| check["id"] == id).unwrap()
+}
+
+/// A transcript in which what differs from run to run in the place of etcd is replaced.
+fn shown(node: &Node, corpus: &Corpus, finished: &Finished) -> String {
+    transcript(node, finished)
+        .replace(corpus.directory.path().to_str().unwrap(), "<backups>")
+        .replace(corpus.etcd.endpoint(), "<etcd>")
 }
 
 fn json_of(finished: &Finished) -> Value {

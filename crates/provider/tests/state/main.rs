@@ -13,4 +13,5 @@ mod ledger;
 mod lock;
 mod node;
 mod reading;
+mod rebuild;
 mod reviewed;

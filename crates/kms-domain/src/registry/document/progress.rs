@@ -85,19 +85,37 @@ impl Document {
         records: Vec<Record>,
         retention: Retention,
     ) -> Result<Self, ProgressProblem> {
-        let generation = self.generation.get().checked_add(1);
         let next = Self::link(
             self.fingerprint.clone(),
-            generation
-                .and_then(Generation::new)
-                .ok_or(ProgressProblem::Exhausted(self.generation))?,
+            self.generation.next()?,
             Some(self.hash.clone()),
             Registry::new(records).map_err(ProgressProblem::Registry)?,
         );
         self.require_progress(&next, retention)?;
-        match next.encode().len() {
+        next.require_readable()?;
+        Ok(next)
+    }
+
+    /// A document whose predecessor is lost: only its generation and hash are known, or nothing.
+    pub(crate) fn rebuilt(
+        fingerprint: IdentityFingerprint,
+        previous: Option<(Generation, StateHash)>,
+        records: Vec<Record>,
+    ) -> Result<Self, ProgressProblem> {
+        let registry = Registry::new(records).map_err(ProgressProblem::Registry)?;
+        let (generation, previous_hash) = match previous {
+            None => (Generation::FIRST, None),
+            Some((generation, hash)) => (generation.next()?, Some(hash)),
+        };
+        let rebuilt = Self::link(fingerprint, generation, previous_hash, registry);
+        rebuilt.require_readable()?;
+        Ok(rebuilt)
+    }
+
+    fn require_readable(&self) -> Result<(), ProgressProblem> {
+        match self.encode().len() {
             bytes if bytes > MAX_FILE_BYTES => Err(ProgressProblem::TooLarge(bytes)),
-            _ => Ok(next),
+            _ => Ok(()),
         }
     }
 
@@ -128,6 +146,13 @@ impl Document {
             Retention::Kept => require_retention(&self.registry, &next.registry),
             Retention::Reviewed => Ok(()),
         }
+    }
+}
+
+impl Generation {
+    fn next(self) -> Result<Self, ProgressProblem> {
+        let next = self.get().checked_add(1).and_then(Self::new);
+        next.ok_or(ProgressProblem::Exhausted(self))
     }
 }
 

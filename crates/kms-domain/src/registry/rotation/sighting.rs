@@ -148,7 +148,7 @@ fn transition(
 }
 
 /// The order in which rotation writes records: by state, the higher version first.
-fn in_order(mut records: Vec<Record>) -> Vec<Record> {
+pub(crate) fn in_order(mut records: Vec<Record>) -> Vec<Record> {
     let rank = |state| match state {
         RecordState::Active => 0,
         RecordState::Pending => 1,

@@ -1,7 +1,7 @@
 //! The proof that a version is the one that encrypted: OpenBao decrypts a DEK from etcd, under the
 //! associated data that binds it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, num::NonZeroU64};
 
 use etcd_snapshot::open::DekSource;
 use kms_domain::{
@@ -35,11 +35,18 @@ pub(super) struct Trial<'i> {
 }
 
 impl<'i> Trial<'i> {
-    pub(super) fn new(inventory: &'i Inventory, lineage: &Lineage) -> Self {
+    pub(super) fn new(
+        inventory: &'i Inventory,
+        lineage: &Lineage,
+        sample: Option<NonZeroU64>,
+    ) -> Self {
         let mut trial = Self {
             prepared: Vec::new(),
             outcomes: HashMap::new(),
         };
+        let most = sample.map_or(u64::MAX, NonZeroU64::get);
+        // Groups that differ in no more than the version of the program share a key_id.
+        let mut tried: HashMap<&str, u64> = HashMap::new();
         for (index, group) in ours(inventory, lineage) {
             let Origin::Live(key) = origin(lineage, group) else {
                 continue;
@@ -47,7 +54,12 @@ impl<'i> Trial<'i> {
             let Ok(annotations) = &group.parsed else {
                 continue;
             };
+            let tried = tried.entry(&group.key_id).or_default();
             for (seed, _) in group.seeds() {
+                if *tried >= most {
+                    break;
+                }
+                *tried = tried.saturating_add(1);
                 match prepare(&key, annotations, seed) {
                     Some(prepared) => trial.prepared.push((index, seed, prepared)),
                     None => {

@@ -258,7 +258,7 @@ async fn a_state_that_was_rolled_back_or_is_gone() {
             None => fs::remove_file(patient.node.state_file()).unwrap(),
         }
         let found = patient.shows(4, "registry.state", said);
-        found.says("restore both files together from a backup");
+        found.says("rebuild both files with recover-state");
         restore(&patient, &newest);
         patient.is_well();
     }
@@ -282,7 +282,7 @@ async fn a_pair_that_is_missing_after_a_rotation() {
     fs::remove_file(patient.node.state_file()).unwrap();
     fs::remove_file(patient.node.checkpoint()).unwrap();
     let found = patient.shows(4, "registry.state", "rotated to version 2");
-    found.says("restore the pair of state and checkpoint from a backup");
+    found.says("run recover-state, with a peer's state");
     restore(&patient, &newest);
     patient.is_well();
 }

@@ -73,15 +73,15 @@ async fn a_server_that_is_sealed() {
 }
 
 /// A fake that answers while a test waits for `doctor`, until this is dropped: its CA and address.
-struct Scripted {
-    ca_pem: String,
-    address: String,
+pub(crate) struct Scripted {
+    pub(crate) ca_pem: String,
+    pub(crate) address: String,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Scripted {
-    async fn start(script: Vec<Reply>) -> Self {
+    pub(crate) async fn start(script: Vec<Reply>) -> Self {
         let (started, facts) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let thread = thread::spawn(move || {

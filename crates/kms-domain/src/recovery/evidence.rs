@@ -1,0 +1,490 @@
+//! What the objects in etcd still need of the key: what must be shown before a version retires, and
+//! when a rotation is over.
+//!
+//! A version is *needed* while the newest revision of any object is under it. Under an older
+//! revision, which compaction has not removed yet, a watch *may still read* it; no object is lost
+//! with it, so older revisions are counted apart and forbid nothing.
+
+use std::collections::BTreeMap;
+
+use super::origin::{Gap, Lineage};
+use crate::{
+    annotations::{Annotations, AnnotationsInvalid},
+    digest::TextHash,
+    transit::TransitVersion,
+};
+
+/// Objects of one source that were encrypted in one and the same way.
+#[derive(Debug)]
+pub struct Stored<'a> {
+    /// Whether they are stored under the name of this provider.
+    pub own_name: bool,
+    /// What the plugin answered; not checked.
+    pub key_id: &'a str,
+    /// What it answered with it, read.
+    pub annotations: Result<&'a Annotations, AnnotationsInvalid>,
+    /// How many there are.
+    pub usage: Usage,
+}
+
+/// Objects by resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Newest revisions, so that each is an object.
+    pub newest: BTreeMap<String, u64>,
+    /// Revisions that a later one replaced or deleted.
+    pub older: BTreeMap<String, u64>,
+}
+
+/// What one source shows, read to its end.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    needs: BTreeMap<TransitVersion, Usage>,
+    unaccounted: Vec<Unaccounted>,
+    damaged: Usage,
+}
+
+/// Objects of this provider that name no version that is known here.
+#[derive(Debug)]
+pub struct Unaccounted {
+    /// What stands for their `key_id`.
+    pub key_id_hash: TextHash,
+    /// Why it is none.
+    pub gap: Gap,
+    /// The objects.
+    pub usage: Usage,
+}
+
+/// May the versions of a plan retire?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Retirement {
+    /// No object in any source needs one of them.
+    Allowed,
+    /// There is no source, or one without an object of this provider: it may be of another cluster.
+    Inconclusive,
+    /// There are objects of which nobody can tell what they need.
+    Unaccounted,
+    /// Objects need them.
+    Needed,
+}
+
+/// Has everything been rewritten under the active version?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewriting {
+    /// No object needs an older version.
+    Finished,
+    /// There is nothing of this provider, which may be another cluster's etcd.
+    Inconclusive,
+    /// There are objects of which nobody can tell what they need.
+    Unaccounted,
+    /// Objects need an older version.
+    Unfinished,
+    /// The key has a newer version that does not encrypt yet, so rewriting would come too early.
+    NotPromoted,
+}
+
+impl Evidence {
+    /// Finds what each of `stored` needs. What stands under another provider's name concerns this
+    /// key only if it carries one of its `key_id`s.
+    ///
+    /// `damaged` are values of whichever provider that are no KMS v2 message.
+    pub fn new<'a>(
+        lineage: &Lineage,
+        stored: impl IntoIterator<Item = Stored<'a>>,
+        damaged: Usage,
+    ) -> Self {
+        let mut needs: BTreeMap<TransitVersion, Usage> = BTreeMap::new();
+        let mut unaccounted: BTreeMap<(String, &'static str), Unaccounted> = BTreeMap::new();
+        for stored in stored {
+            if !stored.own_name && !lineage.knows(stored.key_id) {
+                continue;
+            }
+            match lineage.named(stored.key_id, stored.annotations) {
+                Ok(key) => needs.entry(key.version()).or_default().add(&stored.usage),
+                Err(gap) => {
+                    let key_id_hash = TextHash::of(stored.key_id);
+                    unaccounted
+                        .entry((key_id_hash.to_string(), gap.code()))
+                        .or_insert_with(|| Unaccounted {
+                            key_id_hash,
+                            gap,
+                            usage: Usage::default(),
+                        })
+                        .usage
+                        .add(&stored.usage);
+                }
+            }
+        }
+        Self {
+            needs,
+            unaccounted: unaccounted.into_values().collect(),
+            damaged,
+        }
+    }
+
+    /// What needs each version; where nothing does, the version is not there or has no object.
+    #[must_use]
+    pub fn needs(&self) -> &BTreeMap<TransitVersion, Usage> {
+        &self.needs
+    }
+
+    /// What is of no known version.
+    #[must_use]
+    pub fn unaccounted(&self) -> &[Unaccounted] {
+        &self.unaccounted
+    }
+
+    /// Values that nothing can be told of.
+    #[must_use]
+    pub fn damaged(&self) -> &Usage {
+        &self.damaged
+    }
+
+    /// How many objects are of this provider. Without any the source shows nothing about the key.
+    #[must_use]
+    pub fn objects(&self) -> u64 {
+        let unaccounted = self.unaccounted.iter().map(|it| &it.usage);
+        let all = self.needs.values().chain(unaccounted);
+        all.fold(0, |sum, usage| sum.saturating_add(usage.objects()))
+    }
+
+    /// How many objects nothing can be told of, the damaged ones included.
+    #[must_use]
+    pub fn unknown_objects(&self) -> u64 {
+        let unaccounted = self.unaccounted.iter().map(|it| it.usage.objects());
+        unaccounted.fold(self.damaged.objects(), u64::saturating_add)
+    }
+
+    /// How many objects need one of the versions.
+    fn objects_under(&self, concerned: impl Fn(TransitVersion) -> bool) -> u64 {
+        let needs = self.needs.iter();
+        needs
+            .filter(|(version, _)| concerned(**version))
+            .fold(0, |sum, (_, usage)| sum.saturating_add(usage.objects()))
+    }
+}
+
+impl Usage {
+    /// How many objects there are.
+    #[must_use]
+    pub fn objects(&self) -> u64 {
+        self.newest
+            .values()
+            .fold(0, |sum, more| sum.saturating_add(*more))
+    }
+
+    /// Adds up.
+    fn add(&mut self, other: &Self) {
+        for (sums, counts) in [
+            (&mut self.newest, &other.newest),
+            (&mut self.older, &other.older),
+        ] {
+            for (resource, more) in counts {
+                let sum = sums.entry(resource.clone()).or_default();
+                *sum = sum.saturating_add(*more);
+            }
+        }
+    }
+}
+
+/// Judges whether the versions that a plan removes may go. What stands most against it decides; a
+/// plan that removes nothing needs nothing shown.
+pub fn judge_retirement<'e>(
+    removed: &[TransitVersion],
+    sources: impl IntoIterator<Item = &'e Evidence>,
+) -> Retirement {
+    if removed.is_empty() {
+        return Retirement::Allowed;
+    }
+    let of = |source: &Evidence| {
+        if source.objects_under(|version| removed.contains(&version)) > 0 {
+            Retirement::Needed
+        } else if source.unknown_objects() > 0 {
+            Retirement::Unaccounted
+        } else if source.objects() == 0 {
+            Retirement::Inconclusive
+        } else {
+            Retirement::Allowed
+        }
+    };
+    let judged = sources.into_iter().map(of).max();
+    judged.unwrap_or(Retirement::Inconclusive)
+}
+
+/// Judges what one source shows of the rewriting under `active`, while `newest` is the newest
+/// version that the key is known to have.
+#[must_use]
+pub fn judge_rewriting(
+    active: TransitVersion,
+    newest: TransitVersion,
+    source: &Evidence,
+) -> Rewriting {
+    if newest > active {
+        Rewriting::NotPromoted
+    } else if source.objects_under(|version| version < active) > 0 {
+        Rewriting::Unfinished
+    } else if source.unknown_objects() > 0 {
+        Rewriting::Unaccounted
+    } else if source.objects() == 0 {
+        Rewriting::Inconclusive
+    } else {
+        Rewriting::Finished
+    }
+}
+
+impl Retirement {
+    /// The word in reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Inconclusive => "inconclusive",
+            Self::Unaccounted => "unaccounted",
+            Self::Needed => "needed",
+        }
+    }
+}
+
+impl Rewriting {
+    /// The word in reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Inconclusive => "inconclusive",
+            Self::Unaccounted => "unaccounted",
+            Self::Unfinished => "unfinished",
+            Self::NotPromoted => "not-promoted",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::{collection, prelude::*, sample};
+
+    use super::*;
+    use crate::{
+        annotations::PluginVersion,
+        key::{KeyScope, TransitKey},
+        recovery::origin::LiveKey,
+        vectors,
+    };
+
+    fn key(number: u64, seconds: u64) -> Arc<TransitKey> {
+        let scope = Arc::new(KeyScope::new(vectors::golden_scope()));
+        let version = vectors::version(number);
+        let created_at = vectors::created_at(seconds);
+        Arc::new(TransitKey::new(scope, version, created_at))
+    }
+
+    /// The state has versions 1 to 3; OpenBao lists 3 and 4 and hides the others.
+    fn lineage() -> Lineage {
+        let live = vectors::profile(&[(3, 3), (4, 4)], 0, 3);
+        let known = (1..=3).map(|number| key(number, number));
+        let scope = Arc::clone(key(1, 1).scope());
+        Lineage::new(scope, LiveKey::Listed(live), known)
+    }
+
+    /// Secrets of the version that `key` is, in a source.
+    #[derive(Debug)]
+    struct Group {
+        own_name: bool,
+        key: Arc<TransitKey>,
+        newest: u64,
+        older: u64,
+    }
+
+    fn group(number: u64, newest: u64, older: u64) -> Group {
+        Group {
+            own_name: true,
+            key: key(number, number),
+            newest,
+            older,
+        }
+    }
+
+    fn usage(newest: u64, older: u64) -> Usage {
+        let counts = |count| match count {
+            0 => BTreeMap::new(),
+            count => [("secrets".to_owned(), count)].into(),
+        };
+        Usage {
+            newest: counts(newest),
+            older: counts(older),
+        }
+    }
+
+    fn evidence(groups: &[Group], damaged: Usage) -> Evidence {
+        let annotations = groups.iter().map(|group| {
+            let plugin = PluginVersion::new("v1").unwrap();
+            Annotations::for_key(&group.key, &plugin)
+        });
+        let annotations: Vec<_> = annotations.collect();
+        let stored = groups
+            .iter()
+            .zip(&annotations)
+            .map(|(group, annotations)| Stored {
+                own_name: group.own_name,
+                key_id: group.key.id().as_str(),
+                annotations: Ok(annotations),
+                usage: usage(group.newest, group.older),
+            });
+        Evidence::new(&lineage(), stored, damaged)
+    }
+
+    fn judged(removed: &[u64], sources: &[Evidence]) -> Retirement {
+        let removed: Vec<_> = removed.iter().map(|it| vectors::version(*it)).collect();
+        judge_retirement(&removed, sources)
+    }
+
+    fn none() -> Usage {
+        Usage::default()
+    }
+
+    #[test]
+    fn a_version_that_the_newest_revision_of_an_object_is_under_is_needed() {
+        let source = evidence(&[group(1, 2, 0), group(3, 7, 0)], none());
+        assert_eq!(judged(&[1, 2], &[source]), Retirement::Needed);
+        let source = evidence(&[group(2, 2, 0), group(3, 7, 0)], none());
+        assert_eq!(judged(&[1], &[source]), Retirement::Allowed);
+    }
+
+    #[test]
+    fn objects_are_added_up_for_each_version_and_resource() {
+        let source = evidence(&[group(1, 2, 1), group(1, 3, 0), group(4, 1, 0)], none());
+        assert_eq!(source.needs()[&vectors::version(1)], usage(5, 1));
+        assert_eq!(source.objects(), 6);
+        assert_eq!(source.unknown_objects(), 0);
+    }
+
+    #[test]
+    fn an_older_revision_forbids_nothing_but_is_counted() {
+        let source = evidence(&[group(1, 0, 4), group(3, 1, 0)], none());
+        assert_eq!(source.needs()[&vectors::version(1)], usage(0, 4));
+        assert_eq!(judged(&[1], &[source]), Retirement::Allowed);
+        let stranger = Group {
+            key: key(1, 9),
+            ..group(1, 0, 4)
+        };
+        let source = evidence(&[stranger, group(3, 1, 0)], usage(0, 1));
+        assert_eq!(judged(&[1], &[source]), Retirement::Allowed);
+    }
+
+    #[test]
+    fn one_source_that_refers_to_it_outweighs_all_others() {
+        let clean = || evidence(&[group(3, 1, 0)], none());
+        let old = evidence(&[group(1, 1, 0)], none());
+        assert_eq!(judged(&[1], &[clean(), old, clean()]), Retirement::Needed);
+        assert_eq!(judged(&[1], &[clean(), clean()]), Retirement::Allowed);
+    }
+
+    #[test]
+    fn what_nobody_can_account_for_may_be_of_any_version() {
+        let stranger = || Group {
+            key: key(1, 9),
+            ..group(1, 1, 0)
+        };
+        let source = evidence(&[stranger(), group(3, 1, 0)], none());
+        assert_eq!(source.unaccounted()[0].gap.code(), "hidden");
+        assert_eq!(judged(&[2], &[source]), Retirement::Unaccounted);
+        let source = evidence(&[group(3, 1, 0)], usage(1, 0));
+        assert_eq!(judged(&[2], &[source]), Retirement::Unaccounted);
+        let source = evidence(&[stranger(), group(2, 1, 0)], none());
+        assert_eq!(judged(&[2], &[source]), Retirement::Needed);
+    }
+
+    #[test]
+    fn another_provider_counts_only_with_a_key_id_of_this_key() {
+        let other = |key| Group {
+            own_name: false,
+            key,
+            ..group(1, 1, 0)
+        };
+        let source = evidence(&[other(key(1, 9)), group(3, 1, 0)], none());
+        assert_eq!(judged(&[1], &[source]), Retirement::Allowed);
+        let source = evidence(&[other(key(1, 1)), group(3, 1, 0)], none());
+        assert_eq!(judged(&[1], &[source]), Retirement::Needed);
+    }
+
+    #[test]
+    fn a_source_without_an_object_of_this_provider_shows_nothing() {
+        let empty = || evidence(&[group(1, 0, 3)], none());
+        assert_eq!(judged(&[1], &[empty()]), Retirement::Inconclusive);
+        assert_eq!(judged(&[1], &[]), Retirement::Inconclusive);
+        let clean = evidence(&[group(3, 1, 0)], none());
+        assert_eq!(judged(&[1], &[clean, empty()]), Retirement::Inconclusive);
+        assert_eq!(judged(&[], &[empty()]), Retirement::Allowed);
+    }
+
+    #[test]
+    fn rewriting_is_over_once_nothing_is_under_an_older_version() {
+        let judged = |newest, groups: &[Group], damaged| {
+            let source = evidence(groups, damaged);
+            let version = vectors::version;
+            judge_rewriting(version(3), version(newest), &source)
+        };
+        let done = || group(3, 5, 9);
+        assert_eq!(judged(3, &[done()], none()), Rewriting::Finished);
+        assert_eq!(
+            judged(3, &[done(), group(2, 0, 2)], none()),
+            Rewriting::Finished
+        );
+        assert_eq!(
+            judged(3, &[done(), group(2, 1, 0)], usage(1, 0)),
+            Rewriting::Unfinished
+        );
+        assert_eq!(judged(3, &[done()], usage(1, 0)), Rewriting::Unaccounted);
+        assert_eq!(judged(3, &[], none()), Rewriting::Inconclusive);
+        assert_eq!(judged(4, &[done()], none()), Rewriting::NotPromoted);
+    }
+
+    fn any_group() -> impl Strategy<Value = Group> {
+        let numbers = || 1..=6_u64;
+        let second = (numbers(), any::<bool>());
+        let counts = (0..3_u64, 0..3_u64);
+        (any::<bool>(), numbers(), second, counts).prop_map(
+            |(own_name, number, (second, same), (newest, older))| Group {
+                own_name,
+                key: key(number, if same { number } else { second }),
+                newest,
+                older,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn no_version_is_allowed_to_retire_that_the_newest_revision_of_any_object_may_need(
+            sources in collection::vec(collection::vec(any_group(), 0..5), 0..4),
+            removed in sample::subsequence(vec![1, 2, 3], 1..=3),
+            damaged in 0..2_u64,
+        ) {
+            let read: Vec<_> = sources
+                .iter()
+                .map(|groups| evidence(groups, usage(damaged, 0)))
+                .collect();
+            let allowed = judged(&removed, &read) == Retirement::Allowed;
+            let known = |key: &TransitKey| {
+                let number = key.version().get();
+                number <= 4 && key.created_at().get() == number
+            };
+            let harmless = |group: &Group| {
+                group.newest == 0
+                    || match known(&group.key) {
+                        true => !removed.contains(&group.key.version().get()),
+                        false => !group.own_name,
+                    }
+            };
+            let speaks = |groups: &Vec<Group>| {
+                groups.iter().any(|group| group.newest > 0 && (group.own_name || known(&group.key)))
+            };
+            let expected = damaged == 0
+                && !sources.is_empty()
+                && sources.iter().all(|groups| speaks(groups) && groups.iter().all(harmless));
+            prop_assert_eq!(allowed, expected);
+        }
+    }
+}

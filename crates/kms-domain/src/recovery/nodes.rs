@@ -1,0 +1,632 @@
+//! Do the control-plane nodes of a cluster agree on the key, and is it safe to go on with the next
+//! one?
+//!
+//! Each node is seen through one window: its metrics, its socket or its state file. What a window
+//! does not show is unknown, and never counts as agreement or difference.
+
+pub use crate::registry::Readable;
+use crate::{digest::TextHash, fingerprint::IdentityFingerprint, transit::TransitVersion};
+
+/// What was seen of one node that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    /// The identity that it is configured for.
+    pub fingerprint: Option<IdentityFingerprint>,
+    /// Hash of its active key_id.
+    pub active: Option<TextHash>,
+    /// The version of that key.
+    pub active_version: Option<TransitVersion>,
+    /// The version that waits for its promotion.
+    pub pending: Pending,
+    /// What it reads of older data.
+    pub readable: Option<Readable>,
+    /// Key_ids whose version it can tell, its own included.
+    pub known: Vec<(TextHash, TransitVersion)>,
+    /// Whether it serves.
+    pub ready: Option<bool>,
+    /// Whether its state can be started with.
+    pub state: StateView,
+}
+
+/// Whether a version waits for its promotion on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pending {
+    /// Its window does not show that.
+    Unknown,
+    /// None does.
+    No,
+    /// This one.
+    Version(TransitVersion),
+}
+
+/// What is known of a node's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateView {
+    /// Its window does not show that.
+    Unknown,
+    /// The node serves or can serve with it.
+    Usable,
+    /// There is none.
+    Absent,
+    /// No provider starts with it: damaged, rolled back, or without its checkpoint.
+    Refused,
+}
+
+/// What is wrong with a node, or not settled yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// There was no answer.
+    NoAnswer,
+    /// It is configured for another cluster, key or provider name.
+    OtherIdentity,
+    /// No majority is configured alike, so nobody can say which one is right.
+    IdentityUndecided,
+    /// The same version of the key has another key_id than on the others: another key.
+    OtherKey {
+        /// The version.
+        version: TransitVersion,
+        /// Whether a majority has the same key.
+        decided: bool,
+    },
+    /// There is no state.
+    NoState,
+    /// There is a state that no provider starts with.
+    StateRefused,
+    /// It encrypts with an older version.
+    Behind {
+        /// Its own.
+        active: TransitVersion,
+        /// The newest that a node uses.
+        newest: TransitVersion,
+        /// Whether it knows the newest one and waits to promote it.
+        waits: Option<bool>,
+    },
+    /// It encrypts with the newest version, and knows of one that is newer still.
+    Waits(TransitVersion),
+    /// Its active key is not that of the others, and nobody can tell its version.
+    UnknownKey,
+    /// It does not read versions that others with the same active version read.
+    ReadsLess,
+    /// It does not serve.
+    NotReady,
+}
+
+/// What a finding says about going on with the next node; the heaviest decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// Waiting settles it.
+    Settles,
+    /// Not enough was seen.
+    Open,
+    /// Waiting does not settle it.
+    Differs,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every node answers, serves, and uses the same key: the next one may be taken.
+    Agree,
+    /// A rotation is on its way and nothing else differs: wait.
+    Rotating,
+    /// A node differs in what does not settle by waiting: stop.
+    Disagree,
+    /// Not everything that decides it was seen.
+    Inconclusive,
+}
+
+/// The verdict, and what stands behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// The worst finding decides.
+    pub verdict: Verdict,
+    /// By the position of the node.
+    pub findings: Vec<(usize, Finding)>,
+    /// The version of each node's active key, as far as any node can tell.
+    pub versions: Vec<Option<TransitVersion>>,
+}
+
+/// Compares nodes; `None` is one that did not answer. With a configuration, its identity is the
+/// right one, otherwise that of the majority.
+#[must_use]
+pub fn compare(nodes: &[Option<NodeView>], configured: Option<&IdentityFingerprint>) -> Judgement {
+    let mut findings = Vec::new();
+    for (index, node) in nodes.iter().enumerate() {
+        findings.extend(alone(node.as_ref()).map(|finding| (index, finding)));
+    }
+    let foreign = identities(nodes, configured);
+    let comparable: Vec<(usize, &NodeView)> = nodes
+        .iter()
+        .enumerate()
+        .filter_map(|(index, node)| Some((index, node.as_ref()?)))
+        .filter(|(index, _)| !foreign.iter().any(|(other, _)| other == index))
+        .collect();
+    findings.extend(foreign);
+    let versions = versions(nodes, &comparable);
+    let other_keys = other_keys(&comparable, &versions);
+    let comparable: Vec<_> = comparable
+        .into_iter()
+        .filter(|(index, _)| !other_keys.iter().any(|(other, _)| other == index))
+        .collect();
+    findings.extend(other_keys);
+    findings.extend(unknown_keys(&comparable, &versions));
+    findings.extend(rotation(&comparable, &versions));
+    findings.extend(reads_less(&comparable));
+    findings.sort_by_key(|(index, _)| *index);
+    Judgement {
+        verdict: verdict(&findings, &comparable),
+        findings,
+        versions,
+    }
+}
+
+/// What one node shows without any other.
+fn alone(node: Option<&NodeView>) -> impl Iterator<Item = Finding> {
+    let found = match node {
+        None => [Some(Finding::NoAnswer), None],
+        Some(node) => [
+            match node.state {
+                StateView::Absent => Some(Finding::NoState),
+                StateView::Refused => Some(Finding::StateRefused),
+                StateView::Unknown | StateView::Usable => None,
+            },
+            (node.ready == Some(false)).then_some(Finding::NotReady),
+        ],
+    };
+    found.into_iter().flatten()
+}
+
+fn identities(
+    nodes: &[Option<NodeView>],
+    configured: Option<&IdentityFingerprint>,
+) -> Vec<(usize, Finding)> {
+    let shown: Vec<(usize, &IdentityFingerprint)> = nodes
+        .iter()
+        .enumerate()
+        .filter_map(|(index, node)| Some((index, node.as_ref()?.fingerprint.as_ref()?)))
+        .collect();
+    let right = configured.or_else(|| majority(shown.iter().map(|(_, shown)| *shown)));
+    shown
+        .iter()
+        .filter_map(|(index, shown)| match right {
+            Some(right) if right == *shown => None,
+            Some(_) => Some((*index, Finding::OtherIdentity)),
+            None => Some((*index, Finding::IdentityUndecided)),
+        })
+        .collect()
+}
+
+/// A node that does not tell its version may be told by one that knows its key_id.
+fn versions(
+    nodes: &[Option<NodeView>],
+    comparable: &[(usize, &NodeView)],
+) -> Vec<Option<TransitVersion>> {
+    let told = |hash: &TextHash| {
+        let known = comparable.iter().flat_map(|(_, node)| &node.known);
+        let mut known = known.filter(|(known, _)| known == hash);
+        known.next().map(|(_, version)| *version)
+    };
+    nodes
+        .iter()
+        .map(|node| {
+            let node = node.as_ref()?;
+            node.active_version
+                .or_else(|| node.active.as_ref().and_then(told))
+        })
+        .collect()
+}
+
+fn version_of(versions: &[Option<TransitVersion>], index: usize) -> Option<TransitVersion> {
+    versions.get(index).copied().flatten()
+}
+
+/// One version has one key_id in one cluster. Who has another asks another key: one that was made
+/// anew, or another OpenBao.
+fn other_keys(
+    comparable: &[(usize, &NodeView)],
+    versions: &[Option<TransitVersion>],
+) -> Vec<(usize, Finding)> {
+    let mut claims: Vec<(usize, TransitVersion, &TextHash)> = Vec::new();
+    for (index, node) in comparable {
+        let active = node.active.as_ref().zip(version_of(versions, *index));
+        let active = active.map(|(hash, version)| (version, hash));
+        let known = node.known.iter().map(|(hash, version)| (*version, hash));
+        for (version, hash) in known.chain(active) {
+            if !claims.contains(&(*index, version, hash)) {
+                claims.push((*index, version, hash));
+            }
+        }
+    }
+    let mut found: Vec<(usize, Finding)> = Vec::new();
+    for (index, version, hash) in &claims {
+        let of_version = claims.iter().filter(|(_, other, _)| other == version);
+        let hashes = of_version.map(|(_, _, hash)| *hash);
+        let differs = hashes.clone().any(|other| other != *hash);
+        let right = majority(hashes);
+        let flagged = found.iter().any(|(flagged, _)| flagged == index);
+        if differs && right != Some(*hash) && !flagged {
+            let finding = Finding::OtherKey {
+                version: *version,
+                decided: right.is_some(),
+            };
+            found.push((*index, finding));
+        }
+    }
+    found
+}
+
+/// Keys without a version can only be equal or not.
+fn unknown_keys(
+    comparable: &[(usize, &NodeView)],
+    versions: &[Option<TransitVersion>],
+) -> Vec<(usize, Finding)> {
+    let active = || {
+        comparable
+            .iter()
+            .filter_map(|(_, node)| node.active.as_ref())
+    };
+    let common = majority(active());
+    let differ = active().any(|hash| Some(hash) != common);
+    comparable
+        .iter()
+        .filter(|(index, node)| {
+            let unknown = version_of(versions, *index).is_none();
+            differ && unknown && node.active.is_some() && node.active.as_ref() != common
+        })
+        .map(|(index, _)| (*index, Finding::UnknownKey))
+        .collect()
+}
+
+fn rotation(
+    comparable: &[(usize, &NodeView)],
+    versions: &[Option<TransitVersion>],
+) -> Vec<(usize, Finding)> {
+    let versions = |index: usize| version_of(versions, index);
+    let newest = comparable.iter().filter_map(|(index, _)| versions(*index));
+    let Some(newest) = newest.max() else {
+        return Vec::new();
+    };
+    let stage = |(index, node): &(usize, &NodeView)| {
+        let active = versions(*index)?;
+        let finding = match node.pending {
+            pending if active < newest => Finding::Behind {
+                active,
+                newest,
+                waits: match pending {
+                    Pending::Unknown => None,
+                    Pending::No => Some(false),
+                    Pending::Version(pending) => Some(pending >= newest),
+                },
+            },
+            Pending::Version(pending) if pending > newest => Finding::Waits(pending),
+            Pending::Unknown | Pending::No | Pending::Version(_) => return None,
+        };
+        Some((*index, finding))
+    };
+    comparable.iter().filter_map(stage).collect()
+}
+
+/// What the node that reads most reads, the others with the same active version should read too.
+fn reads_less(comparable: &[(usize, &NodeView)]) -> Vec<(usize, Finding)> {
+    let less = |(index, node): &(usize, &NodeView)| {
+        let (active, own) = (node.active_version?, node.readable?);
+        let mut peers = comparable
+            .iter()
+            .filter(|(_, peer)| peer.active_version == Some(active))
+            .filter_map(|(_, peer)| peer.readable);
+        let less = peers.any(|peer| own.count < peer.count || own.oldest > peer.oldest);
+        less.then_some((*index, Finding::ReadsLess))
+    };
+    comparable.iter().filter_map(less).collect()
+}
+
+/// What more than half of all have.
+fn majority<'a, T: PartialEq>(all: impl Iterator<Item = &'a T> + Clone) -> Option<&'a T> {
+    let count = all.clone().count();
+    all.clone()
+        .find(|one| 2 * all.clone().filter(|other| other == one).count() > count)
+}
+
+fn verdict(findings: &[(usize, Finding)], comparable: &[(usize, &NodeView)]) -> Verdict {
+    let heaviest = findings.iter().map(|(_, finding)| finding.weight()).max();
+    let keys = comparable.iter().filter(|(_, node)| node.active.is_some());
+    match heaviest {
+        Some(Weight::Differs) => Verdict::Disagree,
+        Some(Weight::Open) => Verdict::Inconclusive,
+        _ if keys.count() < 2 => Verdict::Inconclusive,
+        Some(Weight::Settles) => Verdict::Rotating,
+        None => Verdict::Agree,
+    }
+}
+
+impl Finding {
+    /// How much it weighs.
+    #[must_use]
+    pub fn weight(self) -> Weight {
+        match self {
+            Self::OtherIdentity
+            | Self::IdentityUndecided
+            | Self::OtherKey { .. }
+            | Self::NoState
+            | Self::StateRefused
+            | Self::Behind {
+                waits: Some(false), ..
+            }
+            | Self::ReadsLess
+            | Self::NotReady => Weight::Differs,
+            Self::NoAnswer | Self::UnknownKey | Self::Behind { waits: None, .. } => Weight::Open,
+            Self::Waits(_)
+            | Self::Behind {
+                waits: Some(true), ..
+            } => Weight::Settles,
+        }
+    }
+
+    /// The word in reports.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NoAnswer => "no_answer",
+            Self::OtherIdentity => "other_identity",
+            Self::IdentityUndecided => "identity_undecided",
+            Self::OtherKey { .. } => "other_key",
+            Self::NoState => "no_state",
+            Self::StateRefused => "state_refused",
+            Self::Behind {
+                waits: Some(true), ..
+            } => "behind_waiting",
+            Self::Behind { .. } => "behind",
+            Self::Waits(_) => "waiting",
+            Self::UnknownKey => "unknown_key",
+            Self::ReadsLess => "reads_less",
+            Self::NotReady => "not_ready",
+        }
+    }
+}
+
+impl Verdict {
+    /// The word in reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agree => "agree",
+            Self::Rotating => "rotating",
+            Self::Disagree => "disagree",
+            Self::Inconclusive => "inconclusive",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::version;
+
+    fn hash(of: &str) -> TextHash {
+        TextHash::of(of)
+    }
+
+    fn fingerprint(letter: char) -> IdentityFingerprint {
+        let digest = letter.to_string().repeat(42) + "A";
+        IdentityFingerprint::parse(&format!("cfg1.{digest}")).unwrap()
+    }
+
+    /// Seen by its metrics: encrypts with this version, reads all up to it.
+    fn metrics(active: u64) -> NodeView {
+        let key = hash(&format!("key {active}"));
+        NodeView {
+            fingerprint: Some(fingerprint('a')),
+            active: Some(key.clone()),
+            active_version: Some(version(active)),
+            pending: Pending::No,
+            readable: Some(Readable {
+                oldest: version(1),
+                count: active,
+            }),
+            known: vec![(key, version(active))],
+            ready: Some(true),
+            state: StateView::Usable,
+        }
+    }
+
+    fn waiting(active: u64, pending: u64) -> NodeView {
+        let mut view = metrics(active);
+        view.pending = Pending::Version(version(pending));
+        let waits = (hash(&format!("key {pending}")), version(pending));
+        view.known.push(waits);
+        view
+    }
+
+    /// Seen by its socket.
+    fn socket(key: &str) -> NodeView {
+        NodeView {
+            fingerprint: None,
+            active: Some(hash(key)),
+            active_version: None,
+            pending: Pending::Unknown,
+            readable: None,
+            known: Vec::new(),
+            ready: Some(true),
+            state: StateView::Unknown,
+        }
+    }
+
+    #[track_caller]
+    fn assert_judged(nodes: &[Option<NodeView>], expected: Verdict, findings: &[(usize, Finding)]) {
+        let judged = compare(nodes, None);
+        assert_eq!(judged.findings, findings);
+        assert_eq!(judged.verdict, expected);
+        assert_eq!(judged.versions.len(), nodes.len());
+    }
+
+    fn behind(active: u64, newest: u64, waits: Option<bool>) -> Finding {
+        let (active, newest) = (version(active), version(newest));
+        Finding::Behind {
+            active,
+            newest,
+            waits,
+        }
+    }
+
+    #[test]
+    fn equal_keys_agree_through_any_window() {
+        let agree = |nodes: &[Option<NodeView>]| assert_judged(nodes, Verdict::Agree, &[]);
+        agree(&[Some(metrics(2)), Some(metrics(2)), Some(metrics(2))]);
+        agree(&[Some(metrics(2)), Some(socket("key 2"))]);
+        agree(&[Some(socket("key 2")), Some(socket("key 2"))]);
+        let judged = compare(&[Some(metrics(2)), Some(socket("key 2"))], None);
+        assert_eq!(judged.versions, [Some(version(2)); 2]);
+    }
+
+    #[test]
+    fn a_rotation_on_its_way_is_waited_for() {
+        for (nodes, findings) in [
+            // Found by one, by all, and promoted by one.
+            (
+                [waiting(1, 2), metrics(1)],
+                vec![(0, Finding::Waits(version(2)))],
+            ),
+            (
+                [waiting(1, 2), waiting(1, 2)],
+                vec![
+                    (0, Finding::Waits(version(2))),
+                    (1, Finding::Waits(version(2))),
+                ],
+            ),
+            (
+                [metrics(2), waiting(1, 2)],
+                vec![(1, behind(1, 2, Some(true)))],
+            ),
+            // A second rotation in the middle of it.
+            (
+                [waiting(2, 3), waiting(1, 3)],
+                vec![
+                    (0, Finding::Waits(version(3))),
+                    (1, behind(1, 2, Some(true))),
+                ],
+            ),
+            // Another node tells what the key of a socket is.
+            (
+                [socket("key 2"), waiting(1, 2)],
+                vec![(1, behind(1, 2, Some(true)))],
+            ),
+        ] {
+            assert_judged(&nodes.map(Some), Verdict::Rotating, &findings);
+        }
+    }
+
+    #[test]
+    fn a_node_that_does_not_know_of_the_version_in_use_was_set_back() {
+        let nodes = [metrics(2), metrics(1), metrics(2)].map(Some);
+        let findings = [(1, behind(1, 2, Some(false)))];
+        assert_judged(&nodes, Verdict::Disagree, &findings);
+        let nodes = [metrics(3), waiting(1, 2)].map(Some);
+        let findings = [(1, behind(1, 3, Some(false)))];
+        assert_judged(&nodes, Verdict::Disagree, &findings);
+    }
+
+    #[test]
+    fn what_a_socket_does_not_tell_is_not_known() {
+        let mut first = metrics(2);
+        first.known.push((hash("key 1"), version(1)));
+        let nodes = [first, socket("key 1")].map(Some);
+        assert_judged(&nodes, Verdict::Inconclusive, &[(1, behind(1, 2, None))]);
+        let nodes = [metrics(2), socket("another")].map(Some);
+        assert_judged(&nodes, Verdict::Inconclusive, &[(1, Finding::UnknownKey)]);
+        let nodes = [socket("one"), socket("another")].map(Some);
+        let findings = [(0, Finding::UnknownKey), (1, Finding::UnknownKey)];
+        assert_judged(&nodes, Verdict::Inconclusive, &findings);
+    }
+
+    #[test]
+    fn the_majority_or_the_configuration_says_whose_identity_is_right() {
+        let mut foreign = metrics(1);
+        foreign.fingerprint = Some(fingerprint('b'));
+        let nodes = [metrics(2), foreign.clone(), metrics(2)].map(Some);
+        let findings = [(1, Finding::OtherIdentity)];
+        assert_judged(&nodes, Verdict::Disagree, &findings);
+
+        let nodes = [metrics(2), foreign].map(Some);
+        let undecided = Finding::IdentityUndecided;
+        assert_judged(&nodes, Verdict::Disagree, &[(0, undecided), (1, undecided)]);
+        let judged = compare(&nodes, Some(&fingerprint('b')));
+        assert_eq!(judged.findings, [(0, Finding::OtherIdentity)]);
+    }
+
+    #[test]
+    fn one_version_with_two_key_ids_is_two_keys() {
+        let mut other = metrics(2);
+        other.active = Some(hash("made anew"));
+        other.known = vec![(hash("made anew"), version(2))];
+        let finding = |decided| Finding::OtherKey {
+            version: version(2),
+            decided,
+        };
+        let nodes = [metrics(2), metrics(2), other.clone()].map(Some);
+        assert_judged(&nodes, Verdict::Disagree, &[(2, finding(true))]);
+        let nodes = [metrics(2), other].map(Some);
+        let both = [(0, finding(false)), (1, finding(false))];
+        assert_judged(&nodes, Verdict::Disagree, &both);
+    }
+
+    #[test]
+    fn a_key_that_differs_in_an_older_version_is_another_key_too() {
+        let mut first = metrics(2);
+        first.known.push((hash("key 1"), version(1)));
+        let mut second = metrics(2);
+        second.known.push((hash("another key 1"), version(1)));
+        let judged = compare(&[first, second].map(Some), None);
+        assert_eq!(judged.verdict, Verdict::Disagree);
+        let of_first = |(_, finding): &(usize, Finding)| matches!(finding, Finding::OtherKey { version: found, .. } if *found == version(1));
+        assert!(judged.findings.iter().all(of_first));
+    }
+
+    #[test]
+    fn a_node_that_reads_less_differs_only_from_those_with_its_version() {
+        let mut less = metrics(3);
+        less.readable = Some(Readable {
+            oldest: version(2),
+            count: 2,
+        });
+        let nodes = [metrics(3), less].map(Some);
+        assert_judged(&nodes, Verdict::Disagree, &[(1, Finding::ReadsLess)]);
+        let nodes = [metrics(2), waiting(1, 2)].map(Some);
+        let judged = compare(&nodes, None);
+        assert_eq!(
+            judged.verdict,
+            Verdict::Rotating,
+            "it reads less by rotation"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_node_needs_no_other() {
+        let mut refused = metrics(2);
+        refused.state = StateView::Refused;
+        let mut absent = socket("key 2");
+        (absent.state, absent.active) = (StateView::Absent, None);
+        let mut down = metrics(2);
+        down.ready = Some(false);
+        for (node, finding) in [
+            (refused, Finding::StateRefused),
+            (absent, Finding::NoState),
+            (down, Finding::NotReady),
+        ] {
+            let nodes = [metrics(2), metrics(2), node].map(Some);
+            assert_judged(&nodes, Verdict::Disagree, &[(2, finding)]);
+        }
+    }
+
+    #[test]
+    fn without_an_answer_nothing_is_agreed() {
+        let nodes = [Some(metrics(2)), None, Some(metrics(2))];
+        let findings = [(1, Finding::NoAnswer)];
+        assert_judged(&nodes, Verdict::Inconclusive, &findings);
+        let nodes = [Some(metrics(2)), None, Some(waiting(1, 2))];
+        let judged = compare(&nodes, None);
+        assert_eq!(judged.verdict, Verdict::Inconclusive);
+        let nodes = [Some(metrics(2)), None, Some(metrics(1))];
+        let judged = compare(&nodes, None);
+        assert_eq!(judged.verdict, Verdict::Disagree, "what differs, differs");
+    }
+}

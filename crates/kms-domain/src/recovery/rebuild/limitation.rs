@@ -1,0 +1,76 @@
+//! What a plan does not know, for the one who reviews it.
+
+use super::VersionRange;
+
+/// Something that the evidence leaves open.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Limitation {
+    /// No etcd was looked at.
+    #[error(
+        "no etcd data was given: that the key decrypts what is stored was not tried, and the active \
+         version is that of records or peers"
+    )]
+    NoEtcd,
+    /// Only some DEKs were tried.
+    #[error(
+        "{evidence}: of each key_id at most {sample} distinct encrypted DEKs were tried, and {untried} \
+         were not; verify-backup tries all"
+    )]
+    Sampled {
+        /// The source.
+        evidence: String,
+        /// At most so many of each `key_id`.
+        sample: u64,
+        /// How many were left out.
+        untried: u64,
+    },
+    /// Values whose envelope cannot be read name no version.
+    #[error("{evidence}: {values} values are damaged, and which version they need is unknown")]
+    Damaged {
+        /// The source.
+        evidence: String,
+        /// How many.
+        values: u64,
+    },
+    /// The operator's word.
+    #[error(
+        "that no node has promoted {0} is assumed, not shown: if one has, this node encrypts with an \
+         older version again until it has promoted the newest one itself; no data is lost"
+    )]
+    Assumed(VersionRange),
+    /// Versions that cannot be carried, since their creation second is not known.
+    #[error(
+        "{0}: OpenBao does not decrypt it and no evidence tells when it was made, so the state does \
+         not name it. If min_decryption_version is lowered later, run recover-state with --replace, \
+         since the provider itself looks for new versions only"
+    )]
+    LeftOut(VersionRange),
+    /// Nothing tells how far the lost chain had come.
+    #[error(
+        "neither a checkpoint nor a record or state of another node tells a generation, so the \
+         chain begins anew at 1: a copy of the lost state that turns up later must not be put back"
+    )]
+    NoLowerBound,
+    /// The chain goes on from someone else's.
+    #[error(
+        "this node's checkpoint is lost, so the chain goes on from that of {0}: whether this node \
+         had come further is unknown, and a copy of its lost state must not be put back"
+    )]
+    OtherChain(String),
+}
+
+impl Limitation {
+    /// The stable word for reports.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoEtcd => "no_etcd",
+            Self::Sampled { .. } => "sampled",
+            Self::Damaged { .. } => "damaged",
+            Self::Assumed(_) => "assumed",
+            Self::LeftOut(_) => "left_out",
+            Self::NoLowerBound => "no_lower_bound",
+            Self::OtherChain(_) => "other_chain",
+        }
+    }
+}

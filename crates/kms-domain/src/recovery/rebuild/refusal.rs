@@ -1,0 +1,322 @@
+//! Why evidence does not suffice to rebuild a registry: what is wrong, what follows from it, the
+//! next step, and what must not be done.
+
+mod advice;
+
+use std::fmt;
+
+use super::{PlanHash, VersionRange};
+use crate::{
+    recovery::origin::Gap,
+    registry::{
+        anchor::Rollback,
+        document::{Generation, ProgressProblem, StateHash},
+    },
+    transit::{CreatedAt, Sentences, TransitVersion, VersionProblem},
+};
+
+/// Everything that stands against a rebuild, at least one thing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the registry cannot be rebuilt from this evidence: {}", list(.0))]
+pub struct Refusals(pub(super) Vec<Refusal>);
+
+/// One thing that stands against a rebuild. Its text says what; the methods tell the rest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Metadata alone does not tell which versions were promoted.
+    #[error("no etcd data, backup record or peer state was given")]
+    NoEvidence,
+    /// There is nothing to recover.
+    #[error("this node has a valid state of generation {generation} ({hash})")]
+    StateInPlace {
+        /// Its generation.
+        generation: Generation,
+        /// Its hash.
+        hash: StateHash,
+    },
+    /// The state to be replaced is not the one that was looked at.
+    #[error("the state to be replaced is {found}, not {expected}")]
+    OtherState {
+        /// As asked.
+        expected: StateHash,
+        /// On this node.
+        found: StateHash,
+    },
+    /// Replacing was asked for, and there is no valid state.
+    #[error("the state {expected} is to be replaced, but this node has no valid state")]
+    NothingToReplace {
+        /// As asked.
+        expected: StateHash,
+    },
+    /// A record, a peer or this node's own file was made under another configuration.
+    #[error("it was made under another configuration: {}", .differences.join("; "))]
+    OtherIdentity {
+        /// The evidence.
+        evidence: String,
+        /// The configuration keys with both values.
+        differences: Vec<String>,
+    },
+    /// A peer's two files do not belong together.
+    #[error("the peer's state and checkpoint are no pair: {problem}")]
+    PeerNoPair {
+        /// The evidence.
+        evidence: String,
+        /// How they differ.
+        problem: Rollback,
+    },
+    /// A peer's state without its checkpoint.
+    #[error("the peer's checkpoint is missing")]
+    PeerUnanchored {
+        /// The evidence.
+        evidence: String,
+    },
+    /// An etcd source without any object of this provider.
+    #[error("it holds no object of provider {provider}")]
+    NoObjects {
+        /// The evidence.
+        evidence: String,
+        /// The configured name.
+        provider: String,
+    },
+    /// Objects that no version of the live key decrypts.
+    #[error("{objects} objects cannot be decrypted: {gap}")]
+    Undecryptable {
+        /// The evidence.
+        evidence: String,
+        /// How many.
+        objects: u64,
+        /// Why.
+        gap: Gap,
+    },
+    /// The version is there, and does not decrypt what was written under it.
+    #[error("{deks} encrypted DEKs of version {version} are refused by OpenBao")]
+    NotDecrypted {
+        /// The evidence.
+        evidence: String,
+        /// By derivation.
+        version: TransitVersion,
+        /// How many.
+        deks: u64,
+    },
+    /// Not every DEK was tried, and that was not asked for.
+    #[error("{deks} encrypted DEKs of version {version} were not tried")]
+    Untried {
+        /// The evidence.
+        evidence: String,
+        /// By derivation.
+        version: TransitVersion,
+        /// How many.
+        deks: u64,
+    },
+    /// Evidence of a version that this OpenBao has never made.
+    #[error("it knows version {version}, but the key's latest version is {latest}")]
+    AboveLatest {
+        /// The evidence.
+        evidence: String,
+        /// Its version.
+        version: TransitVersion,
+        /// Of the live key.
+        latest: TransitVersion,
+    },
+    /// Evidence of other versions of the same numbers.
+    #[error(
+        "it knows other versions than the live ones of the same number: {}",
+        Sentences(.versions)
+    )]
+    Recreated {
+        /// The evidence.
+        evidence: String,
+        /// Each of them.
+        versions: Vec<OtherSecond>,
+    },
+    /// Two pieces of evidence that cannot both be true.
+    #[error(
+        "version {version} was created at {second} by it, but at {first} by {}",
+        other
+    )]
+    Contradiction {
+        /// The evidence.
+        evidence: String,
+        /// The number.
+        version: TransitVersion,
+        /// In the evidence.
+        second: CreatedAt,
+        /// The other evidence.
+        other: String,
+        /// In the other.
+        first: CreatedAt,
+    },
+    /// A known version that OpenBao does not decrypt, and nothing shows that none needs it.
+    #[error("it keeps a version that OpenBao does not decrypt: {problem}")]
+    Unaccounted {
+        /// The evidence.
+        evidence: String,
+        /// Why it does not.
+        problem: VersionProblem,
+    },
+    /// The version that was promoted cannot be used.
+    #[error("the version to be active cannot be used: {problem}")]
+    ActiveUnusable {
+        /// The evidence that shows it as promoted.
+        evidence: String,
+        /// Why.
+        problem: VersionProblem,
+    },
+    /// OpenBao refuses to encrypt with it.
+    #[error("min_encryption_version {minimum} forbids to encrypt with the active version {active}")]
+    ActiveBlocked {
+        /// The evidence that shows it as promoted.
+        evidence: String,
+        /// The version.
+        active: TransitVersion,
+        /// `min_encryption_version`
+        minimum: u64,
+    },
+    /// The key has versions of which nothing tells whether a node encrypts with them.
+    #[error(
+        "the key has {} beyond version {active}, the highest that is shown as promoted; {} may be \
+         older than its promotion", .versions, .evidence.join(", ")
+    )]
+    Undecided {
+        /// All that was looked at.
+        evidence: Vec<String>,
+        /// The highest promoted one.
+        active: TransitVersion,
+        /// Those above, as far as nothing is assumed of them.
+        versions: VersionRange,
+    },
+    /// It was assumed that a version was never promoted, and it was.
+    #[error(
+        "version {promoted} was promoted, though versions from {assumed} on are assumed not to be"
+    )]
+    AssumptionWrong {
+        /// The evidence that shows it.
+        evidence: String,
+        /// As asked.
+        assumed: TransitVersion,
+        /// The version.
+        promoted: TransitVersion,
+    },
+    /// Nothing is left open that an assumption could settle.
+    #[error(
+        "version {assumed} is assumed not to be promoted, but the key ends at version {latest}"
+    )]
+    AssumptionIdle {
+        /// As asked.
+        assumed: TransitVersion,
+        /// Of the live key.
+        latest: TransitVersion,
+    },
+    /// The document cannot be made.
+    #[error("the state document cannot be made: {0}")]
+    Document(ProgressProblem),
+}
+
+/// One number for two versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("version {version} was created at {recorded}, the live one at {live}")]
+pub struct OtherSecond {
+    /// The number.
+    pub version: TransitVersion,
+    /// In the evidence.
+    pub recorded: CreatedAt,
+    /// In OpenBao.
+    pub live: CreatedAt,
+}
+
+/// The plan that was reviewed is not the one that would be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the plan that was reviewed is {expected}, but evidence, key and files now lead to {found}: \
+     nothing was changed and no data is touched. Make a new plan and review it; do not apply with \
+     a hash that you have not reviewed"
+)]
+pub struct PlanOutdated {
+    /// What the operator reviewed.
+    pub expected: PlanHash,
+    /// What would be done.
+    pub found: PlanHash,
+}
+
+impl Refusals {
+    /// Each of them, in the order in which they are best looked at.
+    #[must_use]
+    pub fn all(&self) -> &[Refusal] {
+        &self.0
+    }
+}
+
+impl Refusal {
+    /// The stable word for reports.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoEvidence => "no_evidence",
+            Self::StateInPlace { .. } => "state_in_place",
+            Self::OtherState { .. } => "other_state",
+            Self::NothingToReplace { .. } => "nothing_to_replace",
+            Self::OtherIdentity { .. } => "other_identity",
+            Self::PeerNoPair { .. } => "peer_no_pair",
+            Self::PeerUnanchored { .. } => "peer_unanchored",
+            Self::NoObjects { .. } => "no_objects",
+            Self::Undecryptable { gap, .. } => gap.code(),
+            Self::NotDecrypted { .. } => "not_decrypted",
+            Self::Untried { .. } => "untried",
+            Self::AboveLatest { .. } => "newer_than_latest",
+            Self::Recreated { .. } => "other_creation",
+            Self::Contradiction { .. } => "contradiction",
+            Self::Unaccounted { .. } => "unaccounted",
+            Self::ActiveUnusable { .. } => "active_unusable",
+            Self::ActiveBlocked { .. } => "active_blocked",
+            Self::Undecided { .. } => "undecided",
+            Self::AssumptionWrong { .. } => "assumption_wrong",
+            Self::AssumptionIdle { .. } => "assumption_idle",
+            Self::Document(_) => "document",
+        }
+    }
+
+    /// The evidence that it is about; empty where it is about none.
+    #[must_use]
+    pub fn evidence(&self) -> &[String] {
+        match self {
+            Self::Undecided { evidence, .. } => evidence,
+            Self::OtherIdentity { evidence, .. }
+            | Self::PeerNoPair { evidence, .. }
+            | Self::PeerUnanchored { evidence }
+            | Self::NoObjects { evidence, .. }
+            | Self::Undecryptable { evidence, .. }
+            | Self::NotDecrypted { evidence, .. }
+            | Self::Untried { evidence, .. }
+            | Self::AboveLatest { evidence, .. }
+            | Self::Recreated { evidence, .. }
+            | Self::Contradiction { evidence, .. }
+            | Self::Unaccounted { evidence, .. }
+            | Self::ActiveUnusable { evidence, .. }
+            | Self::ActiveBlocked { evidence, .. }
+            | Self::AssumptionWrong { evidence, .. } => std::slice::from_ref(evidence),
+            Self::NoEvidence
+            | Self::StateInPlace { .. }
+            | Self::OtherState { .. }
+            | Self::NothingToReplace { .. }
+            | Self::AssumptionIdle { .. }
+            | Self::Document(_) => &[],
+        }
+    }
+}
+
+fn list(refusals: &[Refusal]) -> String {
+    let texts = refusals.iter().map(|refusal| Named(refusal).to_string());
+    texts.collect::<Vec<_>>().join("; ")
+}
+
+/// With the evidence before it.
+struct Named<'a>(&'a Refusal);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.evidence() {
+            [one] => write!(f, "{one}: {}", self.0),
+            _ => self.0.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,555 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    recovery::{
+        origin::{Gap, Origin},
+        pair::Proof,
+        record::{Note, NotedLimits, NotedState, NotedVersion},
+    },
+    registry::Record,
+    vectors::{self, created_at, document, version},
+};
+use RecordState::{Active, Pending, Removed, Retired};
+
+fn key(number: u64) -> Arc<TransitKey> {
+    let scope = Arc::new(KeyScope::new(vectors::golden_scope()));
+    let created_at = created_at(number);
+    Arc::new(TransitKey::new(scope, version(number), created_at))
+}
+
+/// A node that has lost all, a sound key with versions 1 to `latest`, and no evidence.
+fn nothing(latest: u64) -> Evidence {
+    Evidence {
+        scope: Arc::new(KeyScope::new(vectors::golden_scope())),
+        path: vectors::path("transit", "kubernetes-etcd"),
+        key: vectors::sound_profile(latest, 0, 1),
+        own: OwnFiles {
+            document: Found::Nothing,
+            checkpoint: Found::Nothing,
+        },
+        replace: None,
+        etcd: Vec::new(),
+        records: Vec::new(),
+        peers: Vec::new(),
+        not_promoted: None,
+    }
+}
+
+fn finding(origin: Origin) -> Finding {
+    let proven = 1;
+    Finding {
+        origin,
+        objects: 3,
+        seeds: Proof {
+            proven,
+            ..Proof::default()
+        },
+        data: None,
+    }
+}
+
+fn etcd(versions: &[u64]) -> EtcdEvidence {
+    let live = |number: &u64| finding(Origin::Live(key(*number)));
+    EtcdEvidence {
+        name: "snapshot".to_owned(),
+        content: "sha256".to_owned(),
+        findings: versions.iter().map(live).collect(),
+        damaged: 0,
+        sample: None,
+    }
+}
+
+fn peer(states: &[(u64, RecordState)]) -> PeerEvidence {
+    let document = document(states);
+    PeerEvidence {
+        name: "peer".to_owned(),
+        checkpoint: Some(Checkpoint::of(&document)),
+        document,
+    }
+}
+
+fn record(states: &[(u64, Option<RecordState>)]) -> RecordEvidence {
+    let versions = states.iter().map(|&(number, state)| {
+        let noted = NotedVersion {
+            key: key(number),
+            decryptable: true,
+            state,
+        };
+        (version(number), noted)
+    });
+    let note = Note {
+        recorded_at: "2024-05-15T20:00:00Z".to_owned(),
+        plugin_version: "v1".to_owned(),
+        versions: versions.collect::<BTreeMap<_, _>>(),
+        scope: Arc::new(KeyScope::new(vectors::golden_scope())),
+        path: vectors::path("transit", "kubernetes-etcd"),
+        state: NotedState {
+            generation: Generation::new(41).unwrap(),
+            hash: document(&[(7, Active)]).hash().clone(),
+            checkpoint: "current".to_owned(),
+        },
+        limits: NotedLimits {
+            latest: version(9),
+            min_available: 0,
+            min_decryption: 1,
+            min_encryption: 0,
+        },
+        etcd: None,
+        openbao: None,
+    };
+    RecordEvidence {
+        name: "record".to_owned(),
+        record: BackupRecord::new(note).unwrap(),
+    }
+}
+
+fn states(plan: &RebuildPlan) -> Vec<(u64, RecordState)> {
+    let records = plan.next().registry().records().iter();
+    let states = records.map(|Record { key, state, .. }| (key.version().get(), *state));
+    states.collect()
+}
+
+fn codes(evidence: &Evidence) -> Vec<&'static str> {
+    match rebuild(evidence) {
+        Ok(plan) => panic!("{:?}", states(&plan)),
+        Err(refusals) => refusals.all().iter().map(Refusal::code).collect(),
+    }
+}
+
+fn limits(plan: &RebuildPlan) -> Vec<&'static str> {
+    plan.limitations().iter().map(Limitation::code).collect()
+}
+
+#[test]
+fn the_key_alone_rebuilds_nothing() {
+    assert_eq!(codes(&nothing(5)), ["no_evidence"]);
+}
+
+#[test]
+fn etcd_shows_the_active_version_and_all_that_decrypts_is_retired() {
+    let evidence = Evidence {
+        etcd: vec![etcd(&[2, 4])],
+        ..nothing(4)
+    };
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(
+        states(&plan),
+        [(4, Active), (3, Retired), (2, Retired), (1, Retired)]
+    );
+    assert_eq!(plan.next().generation(), Generation::FIRST);
+    assert_eq!(plan.next().previous_hash(), None);
+    assert_eq!(plan.link(), &Link::Nothing);
+    assert_eq!(plan.active_shown_by(), ["snapshot"]);
+    assert_eq!(limits(&plan), ["no_lower_bound"]);
+    let again = Document::decode(plan.next().encode().as_bytes()).unwrap();
+    assert_eq!(&again, plan.next());
+}
+
+#[test]
+fn a_peer_or_a_record_gives_the_active_version_and_the_lower_bound() {
+    let peers = vec![peer(&[(3, Active), (2, Retired), (1, Removed)])];
+    let from_peer = Evidence {
+        peers: peers.clone(),
+        ..nothing(3)
+    };
+    let plan = rebuild(&from_peer).unwrap();
+    // What decrypts is kept, though the peer took it out of use.
+    assert_eq!(states(&plan), [(3, Active), (2, Retired), (1, Retired)]);
+    let removed_by: Vec<_> = plan.versions()[2].removed_by().collect();
+    assert_eq!(removed_by, ["peer"]);
+    assert_eq!(plan.next().generation().get(), 2);
+    assert_eq!(plan.next().previous_hash(), Some(peers[0].document.hash()));
+    assert_eq!(plan.link(), &Link::Evidence("peer".to_owned()));
+    assert_eq!(limits(&plan), ["no_etcd", "other_chain"]);
+
+    let states_of = [(2, Some(Active)), (1, None)];
+    let from_record = Evidence {
+        records: vec![record(&states_of)],
+        peers,
+        ..nothing(3)
+    };
+    let plan = rebuild(&from_record).unwrap();
+    assert_eq!(plan.next().registry().active().version(), version(3));
+    assert_eq!(plan.next().generation().get(), 42);
+    assert_eq!(plan.active_shown_by(), ["peer"]);
+}
+
+#[test]
+fn the_highest_promotion_that_anything_shows_decides() {
+    for (etcd_versions, peer_active, recorded, own, active) in [
+        (vec![5], 4, 3, 2, 5),
+        (vec![1], 5, 3, 2, 5),
+        (vec![1], 2, 5, 3, 5),
+        (vec![1], 2, 3, 5, 5),
+    ] {
+        let evidence = Evidence {
+            etcd: vec![etcd(&etcd_versions)],
+            peers: vec![peer(&[(peer_active, Active)])],
+            records: vec![record(&[(recorded, Some(Active))])],
+            own: OwnFiles {
+                document: Found::Valid(document(&[(own, Active)])),
+                checkpoint: Found::Valid(Checkpoint::of(&document(&[(9, Active)]))),
+            },
+            ..nothing(5)
+        };
+        let plan = rebuild(&evidence).unwrap();
+        let found = plan.next().registry().active().version();
+        assert_eq!(found, version(active), "{etcd_versions:?}");
+    }
+}
+
+#[test]
+fn a_version_beyond_all_evidence_is_in_question_until_it_is_assumed_not_promoted() {
+    let mut evidence = Evidence {
+        etcd: vec![etcd(&[3])],
+        peers: vec![peer(&[(4, Pending), (3, Active)])],
+        ..nothing(6)
+    };
+    let refusals = rebuild(&evidence).unwrap_err();
+    let [
+        Refusal::Undecided {
+            versions, active, ..
+        },
+    ] = refusals.all()
+    else {
+        panic!("{refusals}");
+    };
+    assert_eq!(
+        (versions.to_string(), active.get()),
+        ("versions 4 to 6".to_owned(), 3)
+    );
+    assert_eq!(refusals.all()[0].evidence(), ["peer", "snapshot"]);
+
+    evidence.not_promoted = Some(version(5));
+    let refusals = rebuild(&evidence).unwrap_err().to_string();
+    assert!(
+        refusals.contains("has version 4 beyond version 3"),
+        "{refusals}"
+    );
+
+    evidence.not_promoted = Some(version(4));
+    let plan = rebuild(&evidence).unwrap();
+    // The rest is left to the watcher, as pending versions are.
+    assert_eq!(states(&plan), [(3, Active), (2, Retired), (1, Retired)]);
+    assert_eq!(limits(&plan), ["assumed", "other_chain"]);
+
+    evidence.not_promoted = Some(version(3));
+    assert_eq!(codes(&evidence), ["assumption_wrong"]);
+    evidence.not_promoted = Some(version(7));
+    assert_eq!(codes(&evidence), ["assumption_idle", "undecided"]);
+}
+
+#[test]
+fn a_surviving_checkpoint_anchors_the_chain() {
+    let lost = document(&[(3, Active)]);
+    let evidence = Evidence {
+        peers: vec![peer(&[(3, Active)])],
+        records: vec![record(&[(3, Some(Active))])],
+        own: OwnFiles {
+            document: Found::Damaged {
+                content: TextHash::of("x"),
+            },
+            checkpoint: Found::Valid(Checkpoint::of(&lost)),
+        },
+        ..nothing(3)
+    };
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(plan.next().previous_hash(), Some(lost.hash()));
+    assert_eq!(plan.link(), &Link::Checkpoint);
+    let anchored = Anchor::of(Some(plan.next()), evidence.own.checkpoint.valid());
+    assert_eq!(anchored, Ok(Anchor::Behind));
+}
+
+#[test]
+fn a_valid_state_is_given_up_only_by_its_hash_and_its_active_version_stays() {
+    let own = document(&[(3, Active), (2, Removed)]);
+    let mut evidence = Evidence {
+        etcd: vec![etcd(&[2])],
+        own: OwnFiles {
+            document: Found::Valid(own.clone()),
+            checkpoint: Found::Valid(Checkpoint::of(&own)),
+        },
+        ..nothing(3)
+    };
+    assert_eq!(codes(&evidence), ["state_in_place"]);
+    evidence.replace = Some(document(&[(1, Active)]).hash().clone());
+    assert_eq!(codes(&evidence), ["other_state"]);
+    evidence.replace = Some(own.hash().clone());
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(states(&plan), [(3, Active), (2, Retired), (1, Retired)]);
+    assert_eq!(plan.next().previous_hash(), Some(own.hash()));
+    assert_eq!(plan.link(), &Link::Replaced);
+    evidence.own.document = Found::Nothing;
+    evidence.etcd = vec![etcd(&[3])];
+    assert_eq!(codes(&evidence), ["nothing_to_replace"]);
+}
+
+#[test]
+fn a_state_without_its_checkpoint_is_evidence_but_not_by_itself() {
+    let lost = document(&[(2, Active), (1, Retired)]);
+    let records = lost.registry().records().to_vec();
+    let fingerprint = lost.fingerprint().clone();
+    let first = Some((lost.generation(), lost.hash().clone()));
+    let own = Document::rebuilt(fingerprint, first, records).unwrap();
+    let mut evidence = Evidence {
+        own: OwnFiles {
+            document: Found::Valid(own.clone()),
+            checkpoint: Found::Nothing,
+        },
+        ..nothing(2)
+    };
+    assert_eq!(codes(&evidence), ["no_evidence"]);
+    evidence.etcd = vec![etcd(&[1])];
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(states(&plan), [(2, Active), (1, Retired)]);
+    assert_eq!(plan.active_shown_by(), [OWN_STATE]);
+    assert_eq!(plan.next().previous_hash(), Some(own.hash()));
+    // A first document needs no checkpoint, unless a damaged one says that there was more.
+    evidence.own.document = Found::Valid(lost);
+    assert_eq!(codes(&evidence), ["state_in_place"]);
+    evidence.own.checkpoint = Found::Damaged {
+        content: TextHash::of("x"),
+    };
+    assert!(rebuild(&evidence).is_ok());
+}
+
+#[test]
+fn what_openbao_does_not_decrypt_is_carried_as_removed_if_nothing_needs_it() {
+    let hides_two = || Evidence {
+        key: vectors::sound_profile(4, 0, 3),
+        ..nothing(4)
+    };
+    let retired = || vec![peer(&[(4, Active), (3, Retired), (2, Retired)])];
+    let from_peer = Evidence {
+        peers: retired(),
+        ..hides_two()
+    };
+    assert_eq!(codes(&from_peer), ["unaccounted"]);
+    let with_etcd = Evidence {
+        peers: retired(),
+        etcd: vec![etcd(&[3, 4])],
+        ..hides_two()
+    };
+    let plan = rebuild(&with_etcd).unwrap();
+    assert_eq!(states(&plan), [(4, Active), (3, Retired), (2, Removed)]);
+    // Nothing tells when version 1 was made.
+    assert_eq!(limits(&plan), ["left_out", "other_chain"]);
+    let removed = Evidence {
+        peers: vec![peer(&[(4, Active), (2, Removed), (1, Removed)])],
+        ..hides_two()
+    };
+    let plan = rebuild(&removed).unwrap();
+    assert_eq!(
+        states(&plan),
+        [(4, Active), (3, Retired), (2, Removed), (1, Removed)]
+    );
+    assert_eq!(limits(&plan), ["no_etcd", "other_chain"]);
+    let own_word = Evidence {
+        peers: vec![peer(&[(4, Active)])],
+        own: OwnFiles {
+            document: Found::Valid(document(&[(4, Active), (2, Removed)])),
+            checkpoint: Found::Damaged {
+                content: TextHash::of("x"),
+            },
+        },
+        ..hides_two()
+    };
+    assert_eq!(codes(&own_word), ["unaccounted"]);
+}
+
+#[test]
+fn what_etcd_needs_must_decrypt() {
+    let gap = Gap::Trimmed {
+        version: version(1),
+        minimum: 2,
+    };
+    let mut source = etcd(&[2]);
+    source.findings.push(finding(Origin::Gap(gap)));
+    let evidence = Evidence {
+        key: vectors::sound_profile(2, 2, 2),
+        etcd: vec![source],
+        peers: vec![peer(&[(2, Active), (1, Removed)])],
+        ..nothing(2)
+    };
+    assert_eq!(codes(&evidence), ["trimmed"]);
+
+    let seeds = |seeds, sample| {
+        let mut source = etcd(&[2]);
+        source.findings[0].seeds = seeds;
+        source.sample = sample;
+        let etcd = vec![source];
+        rebuild(&Evidence { etcd, ..nothing(2) })
+    };
+    let proof = |proven, failed, untried| Proof {
+        proven,
+        failed,
+        untried,
+    };
+    let refused = |made: Result<RebuildPlan, Refusals>| made.unwrap_err().all()[0].code();
+    let some = NonZeroU64::new(1);
+    assert_eq!(refused(seeds(proof(1, 1, 0), None)), "not_decrypted");
+    assert_eq!(refused(seeds(proof(1, 1, 0), some)), "not_decrypted");
+    assert_eq!(refused(seeds(proof(1, 0, 1), None)), "untried");
+    assert_eq!(refused(seeds(proof(0, 0, 1), some)), "untried");
+    let plan = seeds(proof(1, 0, 1), some).unwrap();
+    assert_eq!(limits(&plan), ["sampled", "no_lower_bound"]);
+}
+
+#[test]
+fn evidence_of_another_key_or_cluster_is_named_each() {
+    let another_path = vectors::path("transit", "other-key");
+    let foreign = Document::first(
+        IdentityFingerprint::of(&vectors::golden_scope(), &another_path),
+        vectors::registry(&[(2, Active)]),
+    );
+    let unanchored = PeerEvidence {
+        name: "unanchored".to_owned(),
+        document: document(&[(2, Active)]),
+        checkpoint: None,
+    };
+    let rolled_back = PeerEvidence {
+        name: "rolled back".to_owned(),
+        document: document(&[(2, Active)]),
+        checkpoint: Some(Checkpoint::of(&document(&[(1, Active)]))),
+    };
+    let mut of_other_key = record(&[(2, Some(Active))]);
+    let note = Note {
+        path: another_path,
+        ..of_other_key.record.note().clone()
+    };
+    of_other_key.record = BackupRecord::new(note).unwrap();
+    let evidence = Evidence {
+        etcd: vec![EtcdEvidence {
+            name: "empty".to_owned(),
+            ..etcd(&[])
+        }],
+        peers: vec![
+            PeerEvidence {
+                name: "foreign".to_owned(),
+                checkpoint: Some(Checkpoint::of(&foreign)),
+                document: foreign,
+            },
+            unanchored,
+            rolled_back,
+        ],
+        records: vec![of_other_key],
+        ..nothing(2)
+    };
+    let refusals = rebuild(&evidence).unwrap_err();
+    let told: Vec<_> = refusals
+        .all()
+        .iter()
+        .map(|refusal| (refusal.evidence()[0].as_str(), refusal.code()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("foreign", "other_identity"),
+            ("unanchored", "peer_unanchored"),
+            ("rolled back", "peer_no_pair"),
+            ("record", "other_identity"),
+            ("empty", "no_objects"),
+        ]
+    );
+    for refusal in refusals.all() {
+        assert!(!refusal.consequence().is_empty());
+        assert!(!refusal.next_step().is_empty());
+        assert!(refusal.do_not().starts_with("do not "));
+    }
+}
+
+#[test]
+fn a_recreated_or_older_key_is_refused_by_every_witness() {
+    let evidence = Evidence {
+        key: vectors::profile(&[(1, 1), (2, 20)], 0, 1),
+        peers: vec![peer(&[(2, Active), (1, Retired)])],
+        records: vec![record(&[(3, Some(Active)), (2, Some(Retired))])],
+        ..nothing(2)
+    };
+    assert_eq!(
+        codes(&evidence),
+        ["other_creation", "newer_than_latest", "other_creation"]
+    );
+}
+
+#[test]
+fn the_active_version_must_decrypt_and_encrypt() {
+    let blocked = Evidence {
+        key: vectors::blocking_profile(3, 3),
+        peers: vec![peer(&[(2, Active)])],
+        not_promoted: Some(version(3)),
+        ..nothing(3)
+    };
+    assert_eq!(codes(&blocked), ["active_blocked"]);
+    let hidden = Evidence {
+        key: vectors::sound_profile(3, 0, 3),
+        ..blocked
+    };
+    assert_eq!(codes(&hidden), ["active_unusable"]);
+}
+
+#[test]
+fn the_same_evidence_gives_the_same_plan_and_other_evidence_another() {
+    let evidence = Evidence {
+        etcd: vec![etcd(&[2])],
+        ..nothing(2)
+    };
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(rebuild(&evidence), Ok(plan.clone()));
+    let reviewed = plan.hash().clone();
+    assert!(plan.clone().confirm(&reviewed).is_ok());
+    let mut other = evidence.clone();
+    other.etcd[0].content = "another file".to_owned();
+    let moved = rebuild(&other).unwrap();
+    assert_eq!(moved.next(), plan.next());
+    let outdated = moved.confirm(&reviewed).unwrap_err();
+    assert_eq!(outdated.expected, reviewed);
+    let mut other = evidence;
+    other.own.document = Found::Damaged {
+        content: TextHash::of("x"),
+    };
+    assert_ne!(rebuild(&other).unwrap().hash(), plan.hash());
+}
+
+#[test]
+fn a_wild_version_number_costs_nothing() {
+    let far = i64::MAX - 1;
+    let number = far.unsigned_abs();
+    let scope = Arc::new(KeyScope::new(vectors::golden_scope()));
+    let active = TransitKey::new(scope, version(number), created_at(number));
+    let mut source = etcd(&[]);
+    source.findings = vec![finding(Origin::Live(Arc::new(active)))];
+    let evidence = Evidence {
+        key: vectors::profile(&[(far, far)], 0, 1),
+        etcd: vec![source],
+        ..nothing(1)
+    };
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(limits(&plan), ["left_out", "no_lower_bound"]);
+}
+
+#[test]
+fn bookkeeping_comes_from_whoever_knows_it() {
+    let (rotated, text) = vectors::pair("rotated");
+    let path = vectors::path("transit", "kubernetes-etcd");
+    let fingerprint = IdentityFingerprint::of(&vectors::golden_scope(), &path);
+    let records = rotated.registry().records().to_vec();
+    let document = Document::rebuilt(fingerprint, None, records.clone()).unwrap();
+    assert!(text.contains("promotedAtUnix"));
+    let seconds = |number| {
+        let found = records.iter().find(|r| r.key.version() == version(number));
+        i64::try_from(found.unwrap().key.created_at().get()).unwrap()
+    };
+    let evidence = Evidence {
+        key: vectors::profile(&[(1, seconds(1)), (2, seconds(2))], 0, 1),
+        peers: vec![PeerEvidence {
+            name: "peer".to_owned(),
+            checkpoint: Some(Checkpoint::of(&document)),
+            document,
+        }],
+        ..nothing(2)
+    };
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(plan.next().registry().records(), records);
+}

@@ -1,0 +1,284 @@
+//! What the weighed evidence amounts to: the active version, the records, the place in the chain.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    super::{
+        Limitation, Link, OWN_STATE, Previous, Rebuilt, Refusal, VersionRange, witness::Known,
+    },
+    Weighing,
+};
+use crate::{
+    key::TransitKey,
+    recovery::origin::Origin,
+    registry::{Bookkeeping, Record, RecordState, rotation},
+    transit::{TransitVersion, VersionProblem},
+};
+
+impl<'e> Weighing<'e> {
+    /// The highest version that is shown as promoted, if it can be used and none beyond it is in
+    /// question.
+    pub(in crate::recovery::rebuild) fn active(&mut self) -> Option<Arc<TransitKey>> {
+        let profile = &self.evidence.key;
+        let active = self.promoted().map(|(_, version)| version).max()?;
+        self.active = Some(active);
+        self.require_nothing_beyond(active);
+        let shown_by = || self.active_shown_by().into_iter().next();
+        let evidence = shown_by().unwrap_or_default();
+        if profile.blocks_encryption(active) {
+            self.refuse(Refusal::ActiveBlocked {
+                evidence: evidence.clone(),
+                active,
+                minimum: profile.min_encryption(),
+            });
+        }
+        match profile.decryptable(active) {
+            Ok(created_at) => {
+                let scope = Arc::clone(&self.evidence.scope);
+                Some(Arc::new(TransitKey::new(scope, active, created_at)))
+            }
+            // Told of each piece of evidence already.
+            Err(VersionProblem::AboveLatest { .. }) => None,
+            Err(problem) => {
+                self.refuse(Refusal::ActiveUnusable { evidence, problem });
+                None
+            }
+        }
+    }
+
+    /// What each piece of evidence shows as promoted. Only one version at a time was active, but
+    /// data is a trace of each that ever was.
+    fn promoted(&self) -> impl Iterator<Item = (&'e str, TransitVersion)> {
+        let said = self.witnesses.iter();
+        let said = said.map(|witness| (witness.name, witness.active.version()));
+        let stored = self.etcd.iter().flat_map(|source| {
+            let live = source.findings.iter().filter_map(|it| match &it.origin {
+                Origin::Live(key) => Some(key.version()),
+                Origin::Known(_) | Origin::Gap(_) => None,
+            });
+            live.map(|version| (source.name.as_str(), version))
+        });
+        said.chain(stored)
+    }
+
+    pub(in crate::recovery::rebuild) fn active_shown_by(&self) -> Vec<String> {
+        let shown = self
+            .promoted()
+            .filter(|(_, version)| Some(*version) == self.active);
+        shown.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// Nothing tells whether a version beyond all evidence is in use. If it is, a node with an older
+    /// one would flip the key_id back.
+    fn require_nothing_beyond(&mut self, active: TransitVersion) {
+        let latest = self.evidence.key.latest();
+        let assumed = self.evidence.not_promoted;
+        if let Some(assumed) = assumed.filter(|assumed| *assumed <= active) {
+            let wrong = self.promoted().find(|(_, version)| *version >= assumed);
+            if let Some((evidence, promoted)) = wrong {
+                self.refuse(Refusal::AssumptionWrong {
+                    evidence: evidence.to_owned(),
+                    assumed,
+                    promoted,
+                });
+            }
+        }
+        if let Some(assumed) = assumed.filter(|assumed| *assumed > latest && *assumed > active) {
+            self.refuse(Refusal::AssumptionIdle { assumed, latest });
+        }
+        let Some(first) = after(active).filter(|first| *first <= latest) else {
+            return;
+        };
+        let beyond = |last| VersionRange { first, last };
+        match assumed {
+            Some(assumed) if assumed == first => self.assumed = Some(beyond(latest)),
+            Some(assumed) if assumed <= active => {}
+            Some(_) | None => {
+                let last = assumed.and_then(before).unwrap_or(latest).min(latest);
+                let names = self.witnesses.iter().map(|witness| witness.name);
+                let names = names.chain(self.etcd.iter().map(|source| source.name.as_str()));
+                self.refuse(Refusal::Undecided {
+                    evidence: names.map(str::to_owned).collect(),
+                    active,
+                    versions: beyond(last),
+                });
+            }
+        }
+    }
+
+    /// Every version up to the active one that can be named, in document order.
+    pub(in crate::recovery::rebuild) fn records(
+        &mut self,
+        active: &Arc<TransitKey>,
+    ) -> (Vec<Record>, Vec<Rebuilt>) {
+        let profile = &self.evidence.key;
+        let mut keys: BTreeMap<TransitVersion, (Arc<TransitKey>, RecordState)> = BTreeMap::new();
+        for (version, created_at) in profile.listed() {
+            if version < active.version() {
+                let scope = Arc::clone(&self.evidence.scope);
+                let key = Arc::new(TransitKey::new(scope, version, created_at));
+                // Also where it was taken out of use: what decrypts is not to become unreadable.
+                keys.insert(version, (key, RecordState::Retired));
+            }
+        }
+        keys.insert(active.version(), (Arc::clone(active), RecordState::Active));
+        let mut refusals = Vec::new();
+        for known in self.witnesses.iter().flat_map(|witness| &witness.known) {
+            let version = known.key.version();
+            if version < active.version() && !keys.contains_key(&version) {
+                refusals.extend(self.unaccounted(version));
+                keys.insert(version, (Arc::clone(known.key), RecordState::Removed));
+            }
+        }
+        self.refusals.extend(refusals);
+        self.left_out = gaps(keys.keys().copied());
+
+        let records = keys.into_values().map(|(key, state)| {
+            let bookkeeping = self.bookkeeping(&key).unwrap_or_default();
+            Record {
+                bookkeeping: match state {
+                    RecordState::Retired => bookkeeping.retired(),
+                    RecordState::Active
+                    | RecordState::Pending
+                    | RecordState::Rejected
+                    | RecordState::Removed => bookkeeping,
+                },
+                key,
+                state,
+            }
+        });
+        let records = rotation::in_order(records.collect());
+        let versions = records.iter().map(|record| self.describe(record)).collect();
+        (records, versions)
+    }
+
+    /// A version that OpenBao does not decrypt is removed if no etcd needs it, or if it had been
+    /// removed elsewhere. What etcd needs has been refused by then.
+    fn unaccounted(&self, version: TransitVersion) -> Option<Refusal> {
+        if self.needed.contains_key(&version) || !self.etcd.is_empty() {
+            return None;
+        }
+        let said = || {
+            let about = move |known: &&Known<'_>| known.key.version() == version;
+            let witnesses = self.witnesses.iter();
+            witnesses.filter_map(move |witness| {
+                let known = witness.known.iter().find(about)?;
+                Some((witness.name, known.state))
+            })
+        };
+        if said().any(|(name, state)| state == Some(RecordState::Removed) && name != OWN_STATE) {
+            return None;
+        }
+        let problem = self.evidence.key.decryptable(version).err()?;
+        let (evidence, _) = said().next()?;
+        Some(Refusal::Unaccounted {
+            evidence: evidence.to_owned(),
+            problem,
+        })
+    }
+
+    fn bookkeeping(&self, key: &Arc<TransitKey>) -> Option<Bookkeeping> {
+        let known = self.witnesses.iter().flat_map(|witness| &witness.known);
+        known
+            .filter(|known| known.key == key)
+            .find_map(|known| known.bookkeeping)
+    }
+
+    fn describe(&self, record: &Record) -> Rebuilt {
+        let version = record.key.version();
+        let said = self.witnesses.iter().filter_map(|witness| {
+            let known = witness.known.iter();
+            let known = known.clone().find(|known| known.key.version() == version)?;
+            Some((witness.name.to_owned(), known.state))
+        });
+        let needed = self.needed.get(&version).into_iter().flatten();
+        Rebuilt {
+            key: Arc::clone(&record.key),
+            state: record.state,
+            objects: needed
+                .map(|(name, objects)| ((*name).to_owned(), *objects))
+                .collect(),
+            said: said.collect(),
+        }
+    }
+
+    /// What the new document follows: this node's own chain as far as it is known, else the longest
+    /// one that is shown.
+    pub(in crate::recovery::rebuild) fn link(&self) -> Option<(Link, Previous)> {
+        let own = &self.evidence.own;
+        if let Some(document) = own.in_service() {
+            let previous = (document.generation(), document.hash().clone());
+            return Some((Link::Replaced, Some(previous)));
+        }
+        if let Some(checkpoint) = own.checkpoint.valid() {
+            let previous = (checkpoint.generation(), checkpoint.hash().clone());
+            return Some((Link::Checkpoint, Some(previous)));
+        }
+        // Of equals the first, which is this node's own.
+        let longest = self.witnesses.iter().rev();
+        Some(match longest.max_by_key(|witness| witness.generation) {
+            Some(witness) => (
+                Link::Evidence(witness.name.to_owned()),
+                Some((witness.generation, witness.hash.clone())),
+            ),
+            None => (Link::Nothing, None),
+        })
+    }
+
+    pub(in crate::recovery::rebuild) fn limitations(&self, link: &Link) -> Vec<Limitation> {
+        let mut limitations = Vec::new();
+        if self.etcd.is_empty() {
+            limitations.push(Limitation::NoEtcd);
+        }
+        for source in &self.etcd {
+            let evidence = || source.name.clone();
+            let untried = source.findings.iter().map(|it| it.seeds.untried);
+            let untried = untried.fold(0, u64::saturating_add);
+            if let Some(sample) = source.sample.filter(|_| untried > 0) {
+                limitations.push(Limitation::Sampled {
+                    evidence: evidence(),
+                    sample: sample.get(),
+                    untried,
+                });
+            }
+            if source.damaged > 0 {
+                limitations.push(Limitation::Damaged {
+                    evidence: evidence(),
+                    values: source.damaged,
+                });
+            }
+        }
+        limitations.extend(self.assumed.map(Limitation::Assumed));
+        limitations.extend(self.left_out.iter().copied().map(Limitation::LeftOut));
+        match link {
+            Link::Replaced | Link::Checkpoint => {}
+            Link::Evidence(name) => limitations.push(Limitation::OtherChain(name.clone())),
+            Link::Nothing => limitations.push(Limitation::NoLowerBound),
+        }
+        limitations
+    }
+}
+
+/// The versions between 1 and the last of `known` that are not among them; `known` ascends. A wild
+/// number in metadata costs nothing.
+fn gaps(known: impl Iterator<Item = TransitVersion>) -> Vec<VersionRange> {
+    let mut gaps = Vec::new();
+    let mut expected = Some(TransitVersion::FIRST);
+    for version in known {
+        if let (Some(first), Some(last)) = (expected, before(version))
+            && first <= last
+        {
+            gaps.push(VersionRange { first, last });
+        }
+        expected = after(version);
+    }
+    gaps
+}
+
+fn after(version: TransitVersion) -> Option<TransitVersion> {
+    TransitVersion::new(version.get().saturating_add(1))
+}
+
+fn before(version: TransitVersion) -> Option<TransitVersion> {
+    TransitVersion::new(version.get().saturating_sub(1))
+}

@@ -1,0 +1,510 @@
+//! Three nodes, their etcd, their key, and the backups that were made. A node's process is reduced
+//! to what it commits; how it commits is the other histories' matter.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use kms_domain::{
+    bootstrap::bootstrap,
+    digest::TextHash,
+    key::{KeyScope, TransitKey},
+    recovery::{
+        rebuild::{Evidence, Found, OwnFiles, RebuildPlan, Refusal, Refusals, rebuild},
+        record::BackupRecord,
+    },
+    registry::{
+        Lookup,
+        anchor::Checkpoint,
+        document::Document,
+        retire::plan_retirement,
+        rotation::{ActivationWait, Counting, RotationRules, Step, discover, observe},
+    },
+    scope::{
+        ClusterId, IdentityScope, KeyLineageId, KeyName, MountPath, OpenBaoInstanceId,
+        ProviderName, TransitKeyPath, TransitMountId,
+    },
+    transit::{KeyProfile, TransitVersion},
+};
+
+use super::{
+    Event, Incident, Loss, NODES,
+    evidence::{self, Etcd},
+};
+use crate::transit::Transit;
+
+/// What the histories together must get to.
+pub(crate) const CASES: &[&str] = &[
+    "rebuilt from etcd alone",
+    "rebuilt from a record alone",
+    "rebuilt from a peer alone",
+    "rebuilt from all three",
+    "rebuilt on a surviving checkpoint",
+    "rebuilt beside a surviving state",
+    "rebuilt on an assurance",
+    "rebuilt with a removed version",
+    "rebuilt before a pending version",
+    "no_evidence",
+    "no_objects",
+    "undecided",
+    "other_creation",
+    "newer_than_latest",
+    "hidden",
+    "trimmed",
+    "unaccounted",
+    "active_unusable",
+];
+
+const RULES: RotationRules = RotationRules {
+    required_observations: std::num::NonZeroU32::MIN,
+    reject_version_rollback: true,
+};
+
+#[derive(Default)]
+struct Node {
+    document: Option<Document>,
+    past: Vec<Document>,
+    /// The key that it reported last, whatever was lost since.
+    reported: Option<Arc<TransitKey>>,
+}
+
+pub(crate) struct World {
+    pub(crate) reached: BTreeSet<&'static str>,
+    scope: Arc<KeyScope>,
+    path: TransitKeyPath,
+    transit: Transit,
+    past: Vec<Transit>,
+    /// Also the next creation second, so that none repeats.
+    changes: u64,
+    nodes: [Node; NODES],
+    etcd: Etcd,
+    snapshots: Vec<Etcd>,
+    records: Vec<BackupRecord>,
+    pairs: Vec<Document>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let scope = IdentityScope {
+            provider_name: ProviderName::parse("p").unwrap(),
+            cluster_id: ClusterId::parse("c").unwrap(),
+            openbao_instance_id: OpenBaoInstanceId::parse("o").unwrap(),
+            openbao_namespace: None,
+            transit_mount_id: TransitMountId::parse("m").unwrap(),
+            key_lineage_id: KeyLineageId::parse("l").unwrap(),
+        };
+        let mut world = Self {
+            reached: BTreeSet::new(),
+            scope: Arc::new(KeyScope::new(scope)),
+            path: TransitKeyPath {
+                mount_path: MountPath::parse("transit").unwrap(),
+                key_name: KeyName::parse("kubernetes-etcd").unwrap(),
+            },
+            transit: Transit::new(1),
+            past: Vec::new(),
+            changes: 1,
+            nodes: Default::default(),
+            etcd: BTreeMap::new(),
+            snapshots: Vec::new(),
+            records: Vec::new(),
+            pairs: Vec::new(),
+        };
+        world.happens(Event::Settle);
+        world
+    }
+
+    pub(crate) fn happens(&mut self, event: Event) {
+        match event {
+            Event::Rotate => self.change_key(Transit::rotate),
+            Event::LimitDecryption(n) => self.change_key(|key, _| key.limit_decryption(n)),
+            Event::Trim(n) => self.change_key(|key, _| key.trim(n)),
+            Event::RestoreOpenBao(changes) => {
+                if let Some(old) = nth_last(&self.past, changes).cloned() {
+                    self.change_key(|key, _| *key = old);
+                }
+            }
+            Event::RecreateKey => self.change_key(|key, second| *key = Transit::new(second)),
+            Event::Probe(node) => self.probe(node),
+            // Seen, counted, promoted, and once more for a version that was skipped.
+            Event::Settle => (0..4).for_each(|_| (0..NODES).for_each(|node| self.probe(node))),
+            Event::Write { node, object } => self.write(node, object),
+            Event::RewriteAll(node) => {
+                let objects: Vec<_> = self.etcd.keys().copied().collect();
+                objects.iter().for_each(|object| self.write(node, *object));
+            }
+            Event::Retire { node, before } => self.retire(node, before),
+            Event::SaveEtcd => self.snapshots.push(self.etcd.clone()),
+            Event::SaveRecord(node) => {
+                let document = self.nodes[node].document.as_ref();
+                let noted = document
+                    .zip(self.profile())
+                    .and_then(|(document, profile)| {
+                        evidence::note(document, &profile, &self.scope, &self.path)
+                    });
+                self.records.extend(noted);
+            }
+            Event::SavePair(node) => self.pairs.extend(self.nodes[node].document.clone()),
+            Event::Incident(incident) => self.incident(incident),
+        }
+    }
+
+    fn change_key(&mut self, change: impl FnOnce(&mut Transit, u64)) {
+        self.past.push(self.transit.clone());
+        self.changes += 1;
+        change(&mut self.transit, self.changes);
+    }
+
+    fn profile(&self) -> Option<KeyProfile> {
+        self.transit.read(&self.path, None).ok()
+    }
+
+    /// A probe of a node that has a state, or of one that never had any.
+    fn probe(&mut self, index: usize) {
+        let Some(profile) = self.profile() else {
+            return;
+        };
+        let node = &self.nodes[index];
+        let next = match &node.document {
+            Some(document) => self.step(document, &profile),
+            None if node.reported.is_none() => {
+                bootstrap(&profile, self.scope.identity(), &self.path, self.changes).ok()
+            }
+            None => None,
+        };
+        if let Some(next) = next {
+            self.nodes[index].commit(next);
+        }
+    }
+
+    fn step(&self, document: &Document, profile: &KeyProfile) -> Option<Document> {
+        let wait = ActivationWait::new(Duration::ZERO);
+        let activation = wait.activation(Duration::ZERO);
+        let counts = Counting::Counts;
+        match observe(document, profile, &RULES, counts, activation, self.changes) {
+            Ok(Step::Recorded(transition)) => Some(transition.into_next()),
+            Ok(Step::Due(promotion)) => {
+                let passes = self.transit.round_trips(promotion.candidate().version());
+                passes.then(|| promotion.promote().into_next())
+            }
+            Ok(Step::Unchanged) | Err(_) => None,
+        }
+    }
+
+    fn write(&mut self, node: usize, object: u8) {
+        let Some(document) = &self.nodes[node].document else {
+            return;
+        };
+        let key = document.registry().active();
+        if self.transit.decrypts(key) && self.transit.round_trips(key.version()) {
+            self.etcd.insert(object, Arc::clone(key));
+        }
+    }
+
+    /// Whether or not anything still needs them: that is the operator's mistake to make.
+    fn retire(&mut self, index: usize, before: u64) {
+        let (Some(document), Some(profile)) = (&self.nodes[index].document, self.profile()) else {
+            return;
+        };
+        let before = TransitVersion::new(before).unwrap_or(TransitVersion::FIRST);
+        if let Ok(plan) = plan_retirement(document, before, &profile) {
+            let reviewed = plan.state_hash().clone();
+            if let Some(next) = plan.confirm(&reviewed).unwrap().into_next() {
+                self.nodes[index].commit(next);
+            }
+        }
+    }
+
+    fn incident(&mut self, incident: Incident) {
+        let index = incident.node;
+        let Some(own) = self.nodes[index].lose(incident.loss) else {
+            return;
+        };
+        let Some(profile) = self.profile() else {
+            return;
+        };
+        let evidence = self.evidence(&incident, own, profile);
+        match self.recover(&evidence, incident.assures) {
+            Ok((plan, assured)) => {
+                self.note_success(&evidence, &plan, assured);
+                self.require_promises_kept(index, &evidence, &plan);
+                self.nodes[index].commit(plan.next().clone());
+                self.require_it_goes_on(index);
+            }
+            Err(refusals) => {
+                let codes = refusals.all().iter().map(Refusal::code);
+                self.reached.extend(codes);
+                self.require_refusal_was_needed(&incident, &evidence, &refusals);
+            }
+        }
+    }
+
+    fn evidence(&self, incident: &Incident, own: OwnFiles, key: KeyProfile) -> Evidence {
+        let pair = incident.pair.and_then(|age| match age {
+            0 => self.nodes[(incident.node + 1) % NODES].document.as_ref(),
+            age => nth_last(&self.pairs, age),
+        });
+        let record = incident
+            .record
+            .and_then(|age| nth_last(&self.records, age + 1));
+        let etcd = incident.etcd.and_then(|age| match age {
+            0 => Some(&self.etcd),
+            age => nth_last(&self.snapshots, age),
+        });
+        let mut evidence = Evidence {
+            scope: Arc::clone(&self.scope),
+            path: self.path.clone(),
+            key,
+            own,
+            replace: None,
+            etcd: Vec::new(),
+            records: record.into_iter().map(evidence::of_record).collect(),
+            peers: pair.into_iter().map(evidence::of_pair).collect(),
+            not_promoted: None,
+        };
+        if let Some(etcd) = etcd {
+            let found = evidence::of_etcd(
+                etcd,
+                "etcd".to_owned(),
+                &self.transit,
+                &evidence.key,
+                &self.scope,
+                keys_named_by(&evidence),
+            );
+            evidence.etcd.push(found);
+        }
+        evidence
+    }
+
+    /// As an operator would: what the refusal asks for is answered if the answer is true.
+    fn recover(&self, evidence: &Evidence, assures: bool) -> Result<(RebuildPlan, bool), Refusals> {
+        let refusals = match rebuild(evidence) {
+            Ok(plan) => return Ok((plan, false)),
+            Err(refusals) => refusals,
+        };
+        let open = refusals.all().iter().find_map(|refusal| match refusal {
+            Refusal::Undecided { versions, .. } => Some(versions.first),
+            _ => None,
+        });
+        let Some(first) = open.filter(|_| assures) else {
+            return Err(refusals);
+        };
+        let reported = self.nodes.iter().filter_map(|node| node.reported.as_ref());
+        let mut usable = reported.filter(|key| self.transit.decrypts(key));
+        if usable.any(|key| key.version() >= first) {
+            return Err(refusals);
+        }
+        let evidence = Evidence {
+            not_promoted: Some(first),
+            ..evidence.clone()
+        };
+        rebuild(&evidence).map(|plan| (plan, true))
+    }
+
+    fn note_success(&mut self, evidence: &Evidence, plan: &RebuildPlan, assured: bool) {
+        let counts = (
+            evidence.etcd.len(),
+            evidence.records.len(),
+            evidence.peers.len(),
+        );
+        let own = &evidence.own;
+        let next = plan.next().registry();
+        let removed = next.records().len() > next.retained().count();
+        for (reached, case) in [
+            (counts == (1, 0, 0), "rebuilt from etcd alone"),
+            (counts == (0, 1, 0), "rebuilt from a record alone"),
+            (counts == (0, 0, 1), "rebuilt from a peer alone"),
+            (counts == (1, 1, 1), "rebuilt from all three"),
+            (
+                own.checkpoint.valid().is_some(),
+                "rebuilt on a surviving checkpoint",
+            ),
+            (
+                own.document.valid().is_some(),
+                "rebuilt beside a surviving state",
+            ),
+            (assured, "rebuilt on an assurance"),
+            (removed, "rebuilt with a removed version"),
+            (
+                next.active().version() < evidence.key.latest(),
+                "rebuilt before a pending version",
+            ),
+        ] {
+            if reached {
+                self.reached.insert(case);
+            }
+        }
+    }
+
+    fn require_promises_kept(&self, index: usize, evidence: &Evidence, plan: &RebuildPlan) {
+        for key in keys_named_by(evidence) {
+            assert!(
+                self.transit.decrypts(&key) || evidence.key.created_at(key.version()).is_none(),
+                "evidence_of_another_key_is_never_accepted: version {}",
+                key.version()
+            );
+        }
+        let next = plan.next();
+        let registry = next.registry();
+        for record in registry.retained() {
+            assert!(
+                self.transit.decrypts(&record.key),
+                "what_is_rebuilt_decrypts: version {}",
+                record.key.version()
+            );
+        }
+        let active = registry.active().version();
+        assert!(
+            self.transit.round_trips(active),
+            "the_rebuilt_active_version_encrypts: {active}"
+        );
+        // Of a version that OpenBao has lost nobody can know.
+        let reported = self.nodes.iter().filter_map(|node| node.reported.as_ref());
+        for key in reported.filter(|key| self.transit.decrypts(key)) {
+            assert!(
+                active >= key.version(),
+                "no_version_flips_back: {active} after {}",
+                key.version()
+            );
+        }
+        let found = discover(next, &evidence.key, &RULES, 1);
+        let found =
+            found.unwrap_or_else(|refused| panic!("a_good_key_is_never_refused: {refused}"));
+        let found = found.as_ref().map_or(next, |found| found.next());
+        for key in self.etcd.values().filter(|key| self.transit.decrypts(key)) {
+            assert!(
+                matches!(found.registry().lookup(key.id()), Lookup::Known(_)),
+                "every_object_that_can_be_read_is_found: version {}",
+                key.version()
+            );
+        }
+        let own = &evidence.own;
+        if let Some(checkpoint) = own.checkpoint.valid() {
+            assert_eq!(
+                (next.generation().get(), next.previous_hash()),
+                (checkpoint.generation().get() + 1, Some(checkpoint.hash())),
+                "a_surviving_checkpoint_is_followed"
+            );
+        }
+        let before = self.nodes[index].past.last();
+        if own.document.valid().is_some() || own.checkpoint.valid().is_some() {
+            assert!(
+                before.is_some_and(|before| before.hash() != next.hash()),
+                "a_rebuilt_document_is_none_from_before"
+            );
+        }
+    }
+
+    /// The node then rotates like the others.
+    fn require_it_goes_on(&mut self, index: usize) {
+        for _ in 0..4 {
+            self.probe(index);
+        }
+        let document = self.nodes[index].document.as_ref().unwrap();
+        let newest = self.transit.newest(self.scope.identity());
+        assert_eq!(
+            document.registry().active().id(),
+            newest.id(),
+            "a_rebuilt_node_rotates_on"
+        );
+    }
+
+    /// Evidence that is fresh, and of a key that lacks nothing, is enough.
+    fn require_refusal_was_needed(
+        &self,
+        incident: &Incident,
+        evidence: &Evidence,
+        refusals: &Refusals,
+    ) {
+        if incident.loss != Loss::Both || incident.record.is_some() {
+            return;
+        }
+        let latest = evidence.key.latest();
+        let newest = self.transit.newest(self.scope.identity());
+        let enough = match (incident.etcd, incident.pair, &evidence.peers[..]) {
+            (None, Some(0), [peer]) => {
+                let registry = peer.document.registry();
+                let mut retained = registry.retained();
+                registry.active().version() == latest
+                    && retained.all(|record| self.transit.decrypts(&record.key))
+            }
+            (Some(0), None, _) => {
+                let mut keys = self.etcd.values();
+                let newest = keys.clone().any(|key| key.id() == newest.id());
+                newest && keys.all(|key| self.transit.decrypts(key))
+            }
+            _ => false,
+        };
+        assert!(!enough, "fresh_evidence_suffices: {refusals}");
+    }
+}
+
+impl Node {
+    fn commit(&mut self, next: Document) {
+        self.reported = Some(Arc::clone(next.registry().active()));
+        self.past.push(next.clone());
+        self.document = Some(next);
+    }
+
+    /// What is left on disk; `None` if there was nothing to lose, or nothing was lost.
+    fn lose(&mut self, loss: Loss) -> Option<OwnFiles> {
+        let lost = self.document.take().or_else(|| self.past.last().cloned())?;
+        let checkpoint = Found::Valid(Checkpoint::of(&lost));
+        let damaged = || Found::Damaged {
+            content: TextHash::of("damaged"),
+        };
+        Some(match loss {
+            Loss::Both => OwnFiles {
+                document: Found::Nothing,
+                checkpoint: Found::Nothing,
+            },
+            Loss::State => OwnFiles {
+                document: Found::Nothing,
+                checkpoint,
+            },
+            // A first state without checkpoint is as good as one with it.
+            Loss::Checkpoint if lost.previous_hash().is_none() => {
+                self.document = Some(lost);
+                return None;
+            }
+            Loss::Checkpoint => OwnFiles {
+                document: Found::Valid(lost),
+                checkpoint: Found::Nothing,
+            },
+            Loss::StateDamaged => OwnFiles {
+                document: damaged(),
+                checkpoint,
+            },
+            Loss::RolledBack(age) => match nth_last(&self.past, age + 1) {
+                Some(old) => OwnFiles {
+                    document: Found::Valid(old.clone()),
+                    checkpoint,
+                },
+                None => {
+                    self.document = Some(lost);
+                    return None;
+                }
+            },
+        })
+    }
+}
+
+/// By states and records.
+fn keys_named_by(evidence: &Evidence) -> Vec<Arc<TransitKey>> {
+    let own = evidence.own.document.valid().into_iter();
+    let states = own.chain(evidence.peers.iter().map(|peer| &peer.document));
+    let of_states = states.flat_map(|document| document.registry().records());
+    let of_records = evidence
+        .records
+        .iter()
+        .flat_map(|it| it.record.note().versions.values());
+    let of_states = of_states.map(|record| Arc::clone(&record.key));
+    let of_records = of_records.map(|version| Arc::clone(&version.key));
+    of_states.chain(of_records).collect()
+}
+
+/// 1 is the last.
+fn nth_last<T>(all: &[T], nth: usize) -> Option<&T> {
+    all.len().checked_sub(nth).and_then(|index| all.get(index))
+}

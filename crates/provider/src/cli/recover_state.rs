@@ -1,0 +1,124 @@
+//! `recover-state`: rebuilds a lost or damaged registry state from evidence.
+
+use std::{num::NonZeroU64, path::PathBuf};
+
+use clap::Args;
+use kms_domain::{
+    recovery::rebuild::PlanHash, registry::document::StateHash, transit::TransitVersion,
+};
+
+use super::{
+    Context, Failure, OutputFlag, etcd_source::EvidenceFlags, exit::Exit, progress::ProgressLine,
+};
+use crate::{
+    clock::{Clock as _, SystemClock},
+    recovery::{
+        recover_state::{self, Applied, Request},
+        recovery_report::RecoveryReport,
+        verify_pair::Watch,
+    },
+};
+
+/// Rebuild a lost or damaged registry state from evidence, after the key was rotated
+///
+/// Without --apply it shows a plan and its hash, and changes nothing. Evidence is etcd data, backup
+/// records and copies of peers' states; more of it is better. Every key_id in it must be a version
+/// of the key, and every encrypted DEK must decrypt. Exit code 4 when the evidence does not lead to
+/// a state that is safe to serve with, 5 when that could not be established.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    // First, so that it comes before the headings.
+    #[command(flatten)]
+    output: OutputFlag,
+    #[command(flatten)]
+    etcd: EvidenceFlags,
+    /// A record that record-backup wrote; repeatable
+    #[arg(long, value_name = "FILE", help_heading = "Evidence")]
+    record: Vec<PathBuf>,
+    /// A copy of a peer's state, its checkpoint beside it as FILE.checkpoint; repeatable
+    #[arg(long, value_name = "FILE", help_heading = "Evidence")]
+    peer_state: Vec<PathBuf>,
+    /// Try at most N distinct encrypted DEKs of each key_id [default: all]
+    #[arg(long, value_name = "N", help_heading = "Evidence")]
+    sample: Option<NonZeroU64>,
+    /// Your word that no node has promoted version N or one above it
+    #[arg(long, value_name = "N", value_parser = version, help_heading = "Evidence")]
+    assume_not_promoted: Option<TransitVersion>,
+    /// Give up a valid state
+    #[arg(long, requires = "expected_state_hash", help_heading = "Change")]
+    replace: bool,
+    /// The hash of the state to be given up
+    #[arg(
+        long,
+        value_name = "HASH",
+        requires = "replace",
+        value_parser = state_hash,
+        help_heading = "Change"
+    )]
+    expected_state_hash: Option<StateHash>,
+    /// Carry the plan out; the provider must be stopped
+    #[arg(long, requires = "expected_plan_hash", help_heading = "Change")]
+    apply: bool,
+    /// The planHash of the plan that was reviewed
+    #[arg(
+        long,
+        value_name = "HASH",
+        requires = "apply",
+        value_parser = plan_hash,
+        help_heading = "Change"
+    )]
+    expected_plan_hash: Option<PlanHash>,
+}
+
+impl Options {
+    pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        let config = context.load()?.config;
+        config.auth.jwt_file()?;
+        let request = Request {
+            etcd: self.etcd.sources()?,
+            prefix: self.etcd.prefix(),
+            records: self.record,
+            peers: self.peer_state,
+            sample: self.sample,
+            replace: self.expected_state_hash,
+            not_promoted: self.assume_not_promoted,
+        };
+        let progress = ProgressLine::new("reading etcd");
+        let watch = Watch {
+            reading: &|done| progress.show(done),
+            opening: &|_| (),
+        };
+        let now = SystemClock.now();
+        let report = match &self.expected_plan_hash {
+            None => {
+                let weighed = recover_state::plan(&config, &request, watch);
+                RecoveryReport::planned(&config, &weighed, &context.typed, now)
+            }
+            Some(reviewed) => {
+                match recover_state::apply(&config, &request, reviewed, now, watch)? {
+                    Applied::Rebuilt(weighed) => RecoveryReport::applied(&config, &weighed, now),
+                    Applied::Continued(done) => {
+                        let (document, journal) = *done;
+                        RecoveryReport::continued(&config, &document, &journal, now)
+                    }
+                    Applied::Refused(weighed) => RecoveryReport::refused(&config, &weighed, now),
+                }
+            }
+        };
+        drop(progress);
+        self.output.output.write(&report, context.out)?;
+        Ok(report.exit())
+    }
+}
+
+fn version(text: &str) -> Result<TransitVersion, &'static str> {
+    TransitVersion::parse(text).ok_or("must be a version of the key, from 1")
+}
+
+fn state_hash(text: &str) -> Result<StateHash, &'static str> {
+    StateHash::parse(text).map_err(|_| "must be krs1. and 43 characters, as inspect-state shows it")
+}
+
+fn plan_hash(text: &str) -> Result<PlanHash, &'static str> {
+    PlanHash::parse(text).map_err(|_| "must be rbp1. and 43 characters, as the plan shows it")
+}

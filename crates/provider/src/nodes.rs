@@ -1,0 +1,298 @@
+//! What the control-plane nodes show of themselves: through their metrics, their sockets or copies
+//! of their state files. Reads only, and asks no node for more than its Status.
+
+use std::{error::Error as _, fmt, path::PathBuf, time::Duration};
+
+use kms_domain::{
+    digest::TextHash,
+    recovery::nodes::{NodeView, Pending, StateView},
+    registry::{
+        anchor::Anchor,
+        document::{Document, Generation},
+    },
+};
+use tokio::task::JoinSet;
+
+use crate::{
+    probe::{KmsClient, ProbeError},
+    report::one_line,
+    state::{self, StateError, StatePath, Stored},
+};
+
+pub mod exposition;
+pub mod report;
+pub mod scrape;
+
+use exposition::NotMetrics;
+use scrape::{MetricsUrl, ScrapeError};
+
+/// The name that a report calls a node by: letters, digits, `.`, `-` and `_`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeName(String);
+
+/// A node and the one window to look at it through.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// What to call it.
+    pub name: NodeName,
+    /// Where to look.
+    pub window: Window,
+}
+
+/// Where a node can be seen.
+#[derive(Debug, Clone)]
+pub enum Window {
+    /// The metrics of a running provider.
+    Metrics(MetricsUrl),
+    /// The KMS socket of a running provider.
+    Socket(PathBuf),
+    /// A state file with its checkpoint.
+    State(StatePath),
+}
+
+/// What was seen of a node that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What the comparison is made of.
+    pub view: NodeView,
+    /// Of its state; each node counts its own.
+    pub generation: Option<u64>,
+    /// How checkpoint and state agree.
+    pub checkpoint: Option<&'static str>,
+    /// When the pending version was first seen, Unix seconds.
+    pub pending_since: Option<u64>,
+    /// The least time from there to the promotion, as configured.
+    pub expected_wait: Option<Duration>,
+    /// Why it does not serve.
+    pub reasons: Vec<String>,
+    /// The version of the program.
+    pub provider_version: Option<String>,
+    /// Why its state is refused.
+    pub refused: Option<String>,
+}
+
+/// Why a node was not seen.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// Its metrics did not come.
+    #[error(transparent)]
+    Scrape(#[from] ScrapeError),
+    /// Something else answers, or the answer is damaged.
+    #[error(transparent)]
+    Metrics(#[from] NotMetrics),
+    /// Its Status did not come.
+    #[error(transparent)]
+    Socket(#[from] ProbeError),
+    /// Its state file cannot be read here.
+    #[error(transparent)]
+    State(Box<StateError>),
+    /// The look itself broke off.
+    #[error("looking at the node was interrupted")]
+    Interrupted,
+}
+
+/// Why there is nothing to compare.
+#[derive(Debug, thiserror::Error)]
+pub enum NodesProblem {
+    /// One node agrees with itself.
+    #[error("at least two nodes are compared; name each with --metrics, --socket or --state")]
+    TooFew,
+    /// A report could not tell them apart.
+    #[error(
+        "two nodes are named {0}; a node is given once, with one of --metrics, --socket, --state"
+    )]
+    SameName(NodeName),
+}
+
+/// Requires two nodes or more, each under a name of its own.
+///
+/// # Errors
+/// [`NodesProblem`].
+pub fn require_comparable(nodes: &[Node]) -> Result<(), NodesProblem> {
+    let mut rest = nodes;
+    while let Some((node, others)) = rest.split_first() {
+        if others.iter().any(|other| other.name == node.name) {
+            return Err(NodesProblem::SameName(node.name.clone()));
+        }
+        rest = others;
+    }
+    match nodes.len() {
+        0 | 1 => Err(NodesProblem::TooFew),
+        _ => Ok(()),
+    }
+}
+
+impl NodeName {
+    /// Accepts what is safe to print.
+    ///
+    /// # Errors
+    /// Any other character, or not 1 to 63 of them.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if (1..=63).contains(&text.len()) && text.chars().all(allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("the name before '=' must be 1 to 63 letters, digits, '.', '-' or '_'")
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Window {
+    /// The word in reports.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Metrics(_) => "metrics",
+            Self::Socket(_) => "socket",
+            Self::State(_) => "state",
+        }
+    }
+
+    async fn look(self, limit: Duration) -> Result<Seen, LookError> {
+        match self {
+            Self::Metrics(url) => {
+                let text = scrape::get(&url, limit).await?;
+                Ok(exposition::read(&text)?)
+            }
+            Self::Socket(socket) => match KmsClient::new(&socket, limit)?.healthy(None).await {
+                Ok(healthy) => Ok(Seen {
+                    view: NodeView {
+                        active: Some(healthy.key_id.hash()),
+                        ready: Some(true),
+                        ..unseen()
+                    },
+                    ..Seen::nothing()
+                }),
+                // Status names no key then, and no reason either.
+                Err(ProbeError::Unhealthy) => Ok(Seen {
+                    view: NodeView {
+                        ready: Some(false),
+                        ..unseen()
+                    },
+                    ..Seen::nothing()
+                }),
+                Err(error) => Err(error.into()),
+            },
+            Self::State(path) => match state::inspect(&path) {
+                Ok(stored) => Ok(Seen::of_state(&stored)),
+                Err(error @ StateError::Unreadable(_)) => Err(LookError::State(Box::new(error))),
+                Err(error) => Ok(Seen {
+                    view: NodeView {
+                        state: StateView::Refused,
+                        ..unseen()
+                    },
+                    // The outer error repeats consequence and remedy.
+                    refused: Some(error.source().map_or_else(|| error.to_string(), one_line)),
+                    ..Seen::nothing()
+                }),
+            },
+        }
+    }
+}
+
+/// Looks at all nodes at once, so that they are seen at about the same moment; in their order.
+pub async fn look(nodes: &[Node], limit: Duration) -> Vec<Result<Seen, LookError>> {
+    let mut looks = JoinSet::new();
+    for (index, node) in nodes.iter().enumerate() {
+        let window = node.window.clone();
+        looks.spawn(async move { (index, window.look(limit).await) });
+    }
+    let mut seen: Vec<_> = nodes.iter().map(|_| Err(LookError::Interrupted)).collect();
+    while let Some(looked) = looks.join_next().await {
+        if let Ok((index, looked)) = looked
+            && let Some(place) = seen.get_mut(index)
+        {
+            *place = looked;
+        }
+    }
+    seen
+}
+
+/// A view that shows nothing.
+fn unseen() -> NodeView {
+    NodeView {
+        fingerprint: None,
+        active: None,
+        active_version: None,
+        pending: Pending::Unknown,
+        readable: None,
+        known: Vec::new(),
+        ready: None,
+        state: StateView::Unknown,
+    }
+}
+
+impl Seen {
+    fn nothing() -> Self {
+        Self {
+            view: unseen(),
+            generation: None,
+            checkpoint: None,
+            pending_since: None,
+            expected_wait: None,
+            reasons: Vec::new(),
+            provider_version: None,
+            refused: None,
+        }
+    }
+
+    fn of_state(stored: &Stored) -> Self {
+        let unanchored = Anchor::Missing {
+            first_generation: false,
+        };
+        let refused = (stored.anchor == unanchored).then(|| {
+            "the checkpoint is missing, so nothing shows that this state is the newest".to_owned()
+        });
+        let state = match (&stored.document, &refused) {
+            (None, _) => StateView::Absent,
+            (Some(_), Some(_)) => StateView::Refused,
+            (Some(_), None) => StateView::Usable,
+        };
+        let document = stored.document.as_ref();
+        let view = document.map_or_else(unseen, of_document);
+        Self {
+            view: NodeView { state, ..view },
+            generation: document.map(Document::generation).map(Generation::get),
+            checkpoint: Some(stored.checkpoint_status()),
+            pending_since: document
+                .and_then(|it| it.registry().pending())
+                .and_then(|pending| pending.bookkeeping.observed_at())
+                .map(|since| since.get()),
+            refused,
+            ..Self::nothing()
+        }
+    }
+}
+
+fn of_document(document: &Document) -> NodeView {
+    let registry = document.registry();
+    let active = registry.active();
+    let known = registry.records().iter().map(|record| {
+        let hash: TextHash = record.key.id_hash().clone();
+        (hash, record.key.version())
+    });
+    NodeView {
+        fingerprint: Some(document.fingerprint().clone()),
+        active: Some(active.id_hash().clone()),
+        active_version: Some(active.version()),
+        pending: match registry.pending() {
+            Some(pending) => Pending::Version(pending.key.version()),
+            None => Pending::No,
+        },
+        readable: Some(registry.readable()),
+        known: known.collect(),
+        ..unseen()
+    }
+}

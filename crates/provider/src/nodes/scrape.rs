@@ -1,0 +1,210 @@
+//! The metrics of one node: a single GET over plain HTTP, as the provider's listener answers it,
+//! bounded in time and size.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+/// More than fifty times what a provider shows.
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// Where metrics are: `http://host:port`, with the path `/metrics` unless it names another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsUrl {
+    host: String,
+    port: u16,
+    path: String,
+}
+
+/// Why no metrics came.
+#[derive(Debug, thiserror::Error)]
+pub enum ScrapeError {
+    /// Nobody listens there, or the name has no address.
+    #[error("no connection to {url}")]
+    Connect {
+        /// Where to.
+        url: MetricsUrl,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What answers does not speak HTTP, or broke off.
+    #[error("{url} does not answer as an HTTP server does")]
+    Http {
+        /// Who.
+        url: MetricsUrl,
+        /// Why.
+        #[source]
+        source: hyper::Error,
+    },
+    /// An answer without metrics.
+    #[error("{url} answered with HTTP status {}", status.as_u16())]
+    Status {
+        /// Who.
+        url: MetricsUrl,
+        /// Of the answer.
+        status: StatusCode,
+    },
+    /// The answer is no text of a fair size.
+    #[error("{url} answered with more than {MAX_BYTES} bytes, broke off, or not with text")]
+    Body {
+        /// Who.
+        url: MetricsUrl,
+    },
+    /// It took too long.
+    #[error("{url} did not answer in time")]
+    Timeout {
+        /// Who.
+        url: MetricsUrl,
+    },
+}
+
+impl MetricsUrl {
+    /// Reads what the command line names.
+    ///
+    /// # Errors
+    /// What is wrong with the text, and what would be right.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        const FORM: &str = "must be http://HOST:PORT, such as http://127.0.0.1:8081";
+        let uri: Uri = text.parse().map_err(|_| FORM)?;
+        let authority = uri.authority().ok_or(FORM)?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return Err(
+                    "must be http://: the provider serves metrics on loopback without TLS; forward \
+                     the port, for instance with ssh -L, and name its near end",
+                );
+            }
+            _ => return Err(FORM),
+        }
+        if authority.as_str().contains('@') || uri.query().is_some() {
+            return Err("must have no user and no query");
+        }
+        let host = authority.host();
+        let port = match authority.as_str().strip_prefix(host) {
+            Some("") => 80,
+            Some(port) => port
+                .strip_prefix(':')
+                .and_then(|port| port.parse().ok())
+                .ok_or(FORM)?,
+            None => return Err(FORM),
+        };
+        let host = host.strip_prefix('[').unwrap_or(host);
+        let host = host.strip_suffix(']').unwrap_or(host);
+        if host.is_empty() {
+            return Err(FORM);
+        }
+        let path = match uri.path() {
+            "" | "/" => "/metrics",
+            path => path,
+        };
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            path: path.to_owned(),
+        })
+    }
+
+    fn authority(&self) -> String {
+        let (host, port) = (&self.host, self.port);
+        match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        }
+    }
+}
+
+impl fmt::Display for MetricsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority(), self.path)
+    }
+}
+
+/// The text at `url`. Follows no redirect.
+///
+/// # Errors
+/// [`ScrapeError`].
+pub async fn get(url: &MetricsUrl, limit: Duration) -> Result<String, ScrapeError> {
+    match timeout(limit, exchange(url)).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err(ScrapeError::Timeout { url: url.clone() }),
+    }
+}
+
+async fn exchange(url: &MetricsUrl) -> Result<String, ScrapeError> {
+    let http = |source| ScrapeError::Http {
+        url: url.clone(),
+        source,
+    };
+    let unusable = || ScrapeError::Body { url: url.clone() };
+    let stream = TcpStream::connect((&*url.host, url.port)).await;
+    let stream = stream.map_err(|source| ScrapeError::Connect {
+        url: url.clone(),
+        source,
+    })?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+    let request = Request::get(&url.path)
+        .header(header::HOST, url.authority())
+        .header(
+            header::ACCEPT,
+            "application/openmetrics-text; version=1.0.0",
+        )
+        .body(Empty::<Bytes>::new())
+        .map_err(|_| unusable())?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(http)?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            let url = url.clone();
+            return Err(ScrapeError::Status { url, status });
+        }
+        let body = Limited::new(response.into_body(), MAX_BYTES);
+        let body = body.collect().await.map_err(|_| unusable())?.to_bytes();
+        String::from_utf8(body.into()).map_err(|_| unusable())
+    };
+    // The connection moves the bytes while the answer is waited for.
+    let mut connection = std::pin::pin!(connection);
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        _ended = &mut connection => answer.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_plain_http_with_a_host() {
+        for (text, shown) in [
+            ("http://127.0.0.1:8081", "http://127.0.0.1:8081/metrics"),
+            ("http://node-a:8081/", "http://node-a:8081/metrics"),
+            ("http://node-a/kms/metrics", "http://node-a:80/kms/metrics"),
+            ("http://[::1]:8081", "http://[::1]:8081/metrics"),
+        ] {
+            assert_eq!(MetricsUrl::parse(text).unwrap().to_string(), shown);
+        }
+        for bad in [
+            "",
+            "127.0.0.1:8081",
+            "/metrics",
+            "https://node-a:8081",
+            "unix:///run/x",
+            "http://",
+            "http://user@node-a:8081",
+            "http://node-a:8081/metrics?x=1",
+            "http://node-a:99999",
+            "http://node-a:",
+        ] {
+            assert!(MetricsUrl::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

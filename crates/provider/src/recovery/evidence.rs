@@ -1,0 +1,212 @@
+//! Reads what etcd and its backups hold, to learn which versions of the key their objects need. All
+//! sources are read to their ends, or there is no answer.
+
+use std::collections::BTreeMap;
+
+use etcd_snapshot::{
+    file::{Integrity, OnProgress, Progress},
+    revision::Revisions,
+};
+use kms_domain::recovery::{
+    evidence::{Evidence, Stored, Usage},
+    origin::Lineage,
+};
+
+use super::{
+    EtcdError, EtcdSource, Trust,
+    inventory::{Count, Group, Inventory, Protected, Wanted},
+};
+
+/// Where the objects are read from.
+#[derive(Debug)]
+pub struct EvidenceSources {
+    sources: Vec<EtcdSource>,
+    prefix: Option<String>,
+}
+
+/// Sources, and who watches the reading of them.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// All of them.
+    pub sources: &'a EvidenceSources,
+    /// How their reading comes on; each is an equal share.
+    pub on_progress: OnProgress<'a>,
+}
+
+/// What a source shows. None of its objects is kept.
+#[derive(Debug)]
+pub struct SourceRead {
+    /// The file or the servers.
+    pub name: String,
+    /// What vouches for it.
+    pub trust: Trust,
+    /// The etcd revision that it shows.
+    pub revision: i64,
+    /// Keys that were not looked at, since they are outside the prefix.
+    pub outside_prefix: u64,
+    /// What its objects need of the key.
+    pub evidence: Evidence,
+    /// Where this provider protects objects of a resource: those of the same resource that it does
+    /// not protect.
+    pub otherwise: BTreeMap<String, BTreeMap<Protected, u64>>,
+}
+
+/// A source gave no answer.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the evidence could not be read, so it is not known which versions of the key the objects in \
+     {source_name} need; nothing was changed and no data is lost. Mend the cause, or name a sound \
+     copy, and try again; do not retire a version on the strength of the other sources alone"
+)]
+pub struct EvidenceUnread {
+    /// The file or the servers.
+    pub source_name: String,
+    /// Why.
+    #[source]
+    pub cause: Box<EtcdError>,
+}
+
+impl EvidenceSources {
+    /// Takes what is to be read, below `prefix` alone if there is one. `None` without a source.
+    #[must_use]
+    pub fn new(sources: Vec<EtcdSource>, prefix: Option<String>) -> Option<Self> {
+        (!sources.is_empty()).then_some(Self { sources, prefix })
+    }
+}
+
+impl Asked<'_> {
+    /// Reads every source to its end.
+    ///
+    /// # Errors
+    /// [`EvidenceUnread`], with the first source that gives no answer.
+    pub fn read(&self, lineage: &Lineage) -> Result<Vec<SourceRead>, EvidenceUnread> {
+        let EvidenceSources { sources, prefix } = self.sources;
+        let wanted = Wanted {
+            revisions: Revisions::All,
+            prefix: prefix.clone(),
+            names: false,
+        };
+        let shares = u64::try_from(sources.len()).unwrap_or(u64::MAX);
+        let read = |(done, source): (u64, &EtcdSource)| {
+            let in_all = |progress: Progress| {
+                let before = progress.total.saturating_mul(done);
+                (self.on_progress)(Progress {
+                    done: before.saturating_add(progress.done),
+                    total: progress.total.saturating_mul(shares),
+                });
+            };
+            match Inventory::gather(source, &wanted, &in_all) {
+                Ok(inventory) => Ok(SourceRead::of(&inventory, lineage)),
+                Err(cause) => Err(EvidenceUnread {
+                    source_name: source.name(),
+                    cause: Box::new(cause),
+                }),
+            }
+        };
+        (0..).zip(sources).map(read).collect()
+    }
+}
+
+impl SourceRead {
+    fn of(inventory: &Inventory, lineage: &Lineage) -> Self {
+        let provider = lineage.scope().identity().provider_name.as_str();
+        let stored = inventory.groups.iter().map(|group| Stored {
+            own_name: group.provider == provider,
+            key_id: &group.key_id,
+            annotations: group.parsed.as_ref().map_err(|invalid| *invalid),
+            usage: usage(group),
+        });
+        Self {
+            name: inventory.source.clone(),
+            trust: inventory.trust,
+            revision: inventory.totals.revision,
+            outside_prefix: inventory.outside_prefix,
+            evidence: Evidence::new(lineage, stored, damaged(inventory)),
+            otherwise: otherwise(inventory, provider),
+        }
+    }
+
+    /// Whether it is a running etcd.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self.trust, Trust::Live { .. })
+    }
+
+    /// Why it may show something else than what was stored.
+    #[must_use]
+    pub fn doubt(&self) -> Option<String> {
+        match self.trust {
+            Trust::File {
+                damaged_meta: Some(page),
+                ..
+            } => Some(format!(
+                "meta page {page} is not sound, so what was written last may be missing"
+            )),
+            Trust::File {
+                integrity: Integrity::NoHash,
+                ..
+            } => Some(
+                "there is no SHA-256 at its end, so damage may have stayed unnoticed".to_owned(),
+            ),
+            Trust::File { .. } | Trust::Live { .. } => None,
+        }
+    }
+}
+
+fn usage(group: &Group) -> Usage {
+    let older = group.superseded.clone();
+    let newest = group.resources.iter().filter_map(|(resource, all)| {
+        let replaced = older.get(resource).copied().unwrap_or(0);
+        let newest = all.saturating_sub(replaced);
+        (newest > 0).then(|| (resource.clone(), newest))
+    });
+    Usage {
+        newest: newest.collect(),
+        older,
+    }
+}
+
+fn damaged(inventory: &Inventory) -> Usage {
+    let mut usage = Usage::default();
+    for (resource, rows) in &inventory.resources {
+        let Some(count) = rows.get(&Protected::Damaged) else {
+            continue;
+        };
+        for (counts, count) in [
+            (&mut usage.newest, newest(count)),
+            (&mut usage.older, count.superseded),
+        ] {
+            if count > 0 {
+                counts.insert(resource.clone(), count);
+            }
+        }
+    }
+    usage
+}
+
+fn otherwise(inventory: &Inventory, provider: &str) -> BTreeMap<String, BTreeMap<Protected, u64>> {
+    let own = Protected::KmsV2(provider.to_owned());
+    let mut found = BTreeMap::new();
+    for (resource, rows) in &inventory.resources {
+        if rows.get(&own).is_none_or(|count| newest(count) == 0) {
+            continue;
+        }
+        let others: BTreeMap<_, _> = rows
+            .iter()
+            .filter(|(protected, _)| match protected {
+                Protected::Damaged | Protected::NotAnObject => false,
+                protected => **protected != own,
+            })
+            .map(|(protected, count)| (protected.clone(), newest(count)))
+            .filter(|(_, objects)| *objects > 0)
+            .collect();
+        if !others.is_empty() {
+            found.insert(resource.clone(), others);
+        }
+    }
+    found
+}
+
+fn newest(count: &Count) -> u64 {
+    count.objects.saturating_sub(count.superseded)
+}

@@ -1,0 +1,255 @@
+//! Asks the questions in their order. What they judge is found out just before, so nothing is done
+//! beyond the first thing that is broken.
+
+use std::{sync::Arc, time::Duration};
+
+use etcd_snapshot::file::OnProgress;
+use kms_domain::key::TransitKey;
+use openbao_client::endpoint::Endpoint;
+use tokio::runtime::Runtime;
+
+use super::{
+    verdict::Verdict,
+    way::{FIRST, Gather, Step, WAY},
+};
+use crate::{
+    config::{Config, Environment, Loaded},
+    connection::{self, Connection, ConnectionError},
+    diagnose::{
+        facts::{Evidence, Facts},
+        node::Node,
+    },
+    probe::{KmsClient, ProbeError, RoundTrip},
+    process_identity::IdentityError,
+    recovery::{
+        EtcdSource,
+        verify_pair::{self, Depth, Watch},
+    },
+    report::{Check, Report},
+};
+
+/// What the walk has to go by, beside what the facts have already.
+pub struct Material<'a> {
+    /// Configuration and where it came from.
+    pub loaded: &'a Loaded,
+    /// The own user.
+    pub environment: &'a Environment,
+    /// The outcome of [`become_provider`](crate::diagnose::node::become_provider).
+    pub became: Result<(), IdentityError>,
+    /// etcd data to try the key on.
+    pub sources: Vec<EtcdSource>,
+    /// The prefix of the objects in it.
+    pub prefix: Option<String>,
+    /// How the reading comes on.
+    pub on_progress: OnProgress<'a>,
+}
+
+/// For three calls of a provider that is healthy.
+const TRIP_LIMIT: Duration = Duration::from_secs(15);
+
+/// Asks what can be asked without a configuration that can be used; `None` if there is one.
+pub fn begin(facts: &Facts, report: &mut Report) -> Option<(Verdict, Check)> {
+    let stopped = ask(&FIRST, facts, report)?;
+    for (_, steps) in WAY {
+        skip(steps, &stopped, report);
+    }
+    Some(stopped)
+}
+
+/// Goes on to the first thing that is broken; `None` if nothing is.
+pub fn walk(
+    runtime: &Runtime,
+    material: Material<'_>,
+    facts: &mut Facts,
+    report: &mut Report,
+) -> Option<(Verdict, Check)> {
+    let mut walk = Walk {
+        runtime,
+        material,
+        endpoint: None,
+        openbao: None,
+    };
+    let mut stopped = None;
+    for (gather, steps) in WAY {
+        match &stopped {
+            Some(stopped) => skip(steps, stopped, report),
+            None => {
+                walk.gather(gather, facts);
+                stopped = ask(steps, facts, report);
+            }
+        }
+    }
+    stopped
+}
+
+/// Asks one after the other. Those after a failure that decides are skipped.
+fn ask(steps: &[Step], facts: &Facts, report: &mut Report) -> Option<(Verdict, Check)> {
+    let mut stopped: Option<(Verdict, Check)> = None;
+    for Step { question, verdict } in steps {
+        if let Some(stopped) = &stopped {
+            report.push(question.skip(not_reached(stopped)));
+            continue;
+        }
+        let checks = (question.judge)(facts).unwrap_or_else(|| {
+            // A question of the way that nobody can answer must not count as answered.
+            vec![question.fail("there is no answer to judge").code("unasked")]
+        });
+        for check in checks {
+            if !check.failed() || stopped.is_some() {
+                report.push(check);
+                continue;
+            }
+            let means = match check.cause() {
+                Some("unasked") => Some(Verdict::NotEstablished),
+                _ => verdict(facts, &check),
+            };
+            match means {
+                Some(verdict) => {
+                    report.push(check.clone());
+                    stopped = Some((verdict, check));
+                }
+                None => report.push(check.as_warning()),
+            }
+        }
+    }
+    stopped
+}
+
+fn skip(steps: &[Step], stopped: &(Verdict, Check), report: &mut Report) {
+    for Step { question, .. } in steps {
+        report.push(question.skip(not_reached(stopped)));
+    }
+}
+
+fn not_reached((_, check): &(Verdict, Check)) -> String {
+    format!("not reached: the walk ended at {}", check.id())
+}
+
+/// What is found out on the way.
+struct Walk<'a> {
+    runtime: &'a Runtime,
+    material: Material<'a>,
+    endpoint: Option<Endpoint>,
+    openbao: Option<Connection>,
+}
+
+impl Walk<'_> {
+    fn config(&self) -> &Config {
+        &self.material.loaded.config
+    }
+
+    fn gather(&mut self, gather: Gather, facts: &mut Facts) {
+        match gather {
+            Gather::Node => self.look_around(facts),
+            Gather::Credential => self.runtime.block_on(facts.read_jwt(self.config())),
+            Gather::Server => facts.connection = Some(self.ask_server(facts)),
+            Gather::Key => self.ask_openbao(facts),
+            Gather::Etcd => self.try_etcd(facts),
+            Gather::Trials => self.try_key(facts),
+            Gather::Provider => self.ask_again(facts),
+            Gather::RoundTrip => self.call_provider(facts),
+        }
+    }
+
+    fn look_around(&mut self, facts: &mut Facts) {
+        let became = std::mem::replace(&mut self.material.became, Ok(()));
+        let Loaded { config, path, .. } = self.material.loaded;
+        let look = Node::look(config, path, self.material.environment, became);
+        facts.node = Some(self.runtime.block_on(look));
+        facts.stored = Some(config.state().load());
+    }
+
+    fn ask_server(&mut self, facts: &mut Facts) -> Result<(), ConnectionError> {
+        let config = self.config();
+        let deadline = config.openbao.timeout;
+        let endpoint = connection::endpoint(config)?;
+        self.runtime.block_on(async {
+            facts.ask_server(endpoint.clone(), deadline).await?;
+            match &facts.server {
+                Some(server) if server.status.as_ref().is_ok_and(|it| !it.sealed) => {
+                    facts.ask_leader(endpoint.clone(), deadline).await
+                }
+                _ => Ok(()),
+            }
+        })?;
+        self.endpoint = Some(endpoint);
+        Ok(())
+    }
+
+    fn ask_openbao(&mut self, facts: &mut Facts) {
+        let Some(endpoint) = self.endpoint.take() else {
+            return;
+        };
+        let config = self.config();
+        let openbao = self.runtime.block_on(async {
+            let openbao = Connection::new(config, endpoint)?;
+            facts.ask_openbao(config, &openbao).await;
+            Ok::<_, ConnectionError>(openbao)
+        });
+        match openbao {
+            Ok(openbao) => self.openbao = Some(openbao),
+            Err(error) => facts.connection = Some(Err(error)),
+        }
+    }
+
+    /// With a login of its own for each source.
+    fn try_etcd(&mut self, facts: &mut Facts) {
+        let mut evidence: Vec<Arc<TransitKey>> = Vec::new();
+        if let Some(registry) = facts.registry() {
+            let records = registry.records().iter();
+            evidence.extend(records.map(|record| Arc::clone(&record.key)));
+        }
+        if let Some(record) = &facts.record {
+            let versions = record.note().versions.values();
+            evidence.extend(versions.map(|version| Arc::clone(&version.key)));
+        }
+        let watch = Watch {
+            reading: self.material.on_progress,
+            opening: &|_| {},
+        };
+        for source in &self.material.sources {
+            let question = verify_pair::Question {
+                prefix: self.material.prefix.clone(),
+                evidence: evidence.clone(),
+                depth: Depth::Dek,
+                names: false,
+                sample: None,
+            };
+            facts.etcd.push(Evidence {
+                source: source.name(),
+                pair: verify_pair::verify(self.config(), source, question, watch),
+            });
+        }
+    }
+
+    fn try_key(&mut self, facts: &mut Facts) {
+        if let Some(openbao) = &self.openbao {
+            self.runtime.block_on(facts.try_key(openbao));
+        }
+    }
+
+    /// Status and state once more: a promotion may have come between them, or the provider may have
+    /// come up on the way.
+    fn ask_again(&mut self, facts: &mut Facts) {
+        let config = self.config();
+        if let Some(node) = &mut facts.node {
+            self.runtime.block_on(node.ask_again(config));
+        }
+        facts.stored = Some(config.state().load());
+    }
+
+    fn call_provider(&mut self, facts: &mut Facts) {
+        let socket = &self.config().server.socket_path;
+        let call = async || -> Result<RoundTrip, ProbeError> {
+            let mut client = KmsClient::new(socket, TRIP_LIMIT)?;
+            client.round_trip(None).await
+        };
+        facts.trip = Some(self.runtime.block_on(async {
+            match call().await {
+                // A promotion came between the two calls; it does not come again at once.
+                Err(ProbeError::KeyChanged) => call().await,
+                done => done,
+            }
+        }));
+    }
+}

@@ -1,0 +1,113 @@
+//! The disaster recovery runbook, page by page, on real servers. `testkit::runbook` explains how a
+//! page is carried out.
+
+mod configuration;
+mod emergency;
+mod issuer;
+mod key;
+mod nodes;
+mod restore_both;
+mod restore_openbao;
+mod state;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use testkit::runbook::{
+    Walk,
+    page::{Page, directory},
+};
+
+use crate::{
+    node::TIMING,
+    scene::{FIRST, Scene},
+};
+
+#[tokio::test]
+async fn a_healthy_node_passes_both_first_looks() {
+    let mut scene = Scene::new(TIMING).await;
+    scene.serve(FIRST).await;
+    scene.store(FIRST, "one").await;
+    Walk::of("README").to_end(&mut scene).await;
+}
+
+#[test]
+fn every_page_with_commands_is_carried_out_by_a_test() {
+    let tests = sources().into_iter().filter(|path| {
+        let text = path.to_string_lossy();
+        text.contains("runbook")
+    });
+    let mut walked = BTreeSet::new();
+    for source in tests {
+        let source = fs::read_to_string(source).unwrap();
+        let names = source.split("Walk::of(\"").skip(1);
+        walked.extend(names.map(|name| name.split('"').next().unwrap().to_owned()));
+    }
+    let with_commands = pages().into_iter();
+    let with_commands = with_commands.filter(|page| !Page::read(page).items().is_empty());
+    assert_eq!(walked, with_commands.collect());
+}
+
+#[test]
+fn the_first_page_leads_to_every_other_and_names_tests_that_exist() {
+    let first = Page::read("README");
+    for page in pages() {
+        let link = format!("({page}.md)");
+        assert!(page == "README" || first.text().contains(&link), "{page}");
+    }
+    let sources = sources().into_iter().map(fs::read_to_string);
+    let sources = sources.map(Result::unwrap).collect::<String>();
+    let (_, table) = first.text().split_once("| Shown by |").unwrap();
+    let named = table
+        .lines()
+        .skip(2)
+        .filter_map(|row| row.rsplit('|').nth(1));
+    for name in named.flat_map(|cell| cell.split(',')) {
+        let name = name.trim().trim_matches('`');
+        assert!(sources.contains(&format!("fn {name}(")), "{name}");
+    }
+}
+
+#[test]
+fn every_verdict_of_triage_has_a_page_to_go_to() {
+    let triage = fs::read_to_string(directory().join("../triage.md")).unwrap();
+    let (_, table) = triage.split_once("| Verdict | Data |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let first = Page::read("README");
+    let verdicts: Vec<_> = table
+        .lines()
+        .filter_map(|row| row.strip_prefix("| `")?.split('`').next())
+        .collect();
+    assert!(verdicts.contains(&"healthy") && verdicts.len() > 30);
+    for verdict in verdicts {
+        let named = first.text().contains(&format!("`{verdict}`"));
+        assert!(named, "{verdict}");
+    }
+}
+
+/// The names of all pages.
+fn pages() -> BTreeSet<String> {
+    let name = |path: PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    let files = fs::read_dir(directory()).unwrap();
+    files.map(|file| name(file.unwrap().path())).collect()
+}
+
+/// All files of the program's tests.
+fn sources() -> Vec<PathBuf> {
+    let mut sources = Vec::new();
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push(path);
+            }
+        }
+    }
+    sources
+}

@@ -1,0 +1,96 @@
+//! The issuer of the JWTs is gone: the token runs on, then nothing logs in, until its keys are
+//! pinned and a JWT is issued by hand, or until there is an emergency login.
+
+use std::fs;
+
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use serde_json::json;
+use testkit::{files, runbook::Walk, tenant::ISSUER};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinHandle,
+};
+
+use crate::{
+    machine::JWT,
+    node::TIMING,
+    scene::{FIRST, Scene},
+};
+
+#[tokio::test]
+async fn a_lost_issuer_is_outlived_and_replaced() {
+    let mut scene = Scene::new(TIMING).await;
+    let keys = KeySet::of(scene.tenant.public_key_pem()).await;
+    let mount = scene.tenant.jwt_mount.clone();
+    let config =
+        json!({"jwks_url": keys.url, "bound_issuer": ISSUER, "jwt_validation_pubkeys": []});
+    let path = format!("auth/{mount}/config");
+    scene.admin().write(&path, &config).await.unwrap();
+    scene.name_everywhere("kms-emergency", &format!("emergency-of-{mount}"));
+    scene.serve(FIRST).await;
+    scene.store(FIRST, "one").await;
+    fs::write(scene.backup("issuer.pub"), scene.tenant.public_key_pem()).unwrap();
+
+    let mut walk = Walk::of("issuer-loss");
+    walk.to_incident(&mut scene, "no new JWTs are issued").await;
+    keys.serving.abort();
+    let mut expired = scene.tenant.claims();
+    expired["exp"] = json!(expired["iat"].as_u64().unwrap() - 600);
+    let jwt = scene.tenant.jwt(&expired);
+    files::replace(&scene.machine(FIRST).path(JWT), jwt.as_bytes(), 0o640);
+    walk.to_incident(&mut scene, "the token ends").await;
+    scene.assert_readable(FIRST).await;
+    let revoke = format!("sys/leases/revoke-prefix/auth/{mount}");
+    let sync = json!({"sync": true});
+    scene.admin().write(&revoke, &sync).await.unwrap();
+    scene.wait_for_status(FIRST, "unhealthy").await;
+    scene
+        .assert_unreadable(FIRST, "transit authentication failed")
+        .await;
+
+    walk.to_incident(&mut scene, "a JWT was issued by hand")
+        .await;
+    let jwt = scene.tenant.jwt(&scene.tenant.claims());
+    let by_hand = scene.machine(FIRST).path("/root/identity.jwt");
+    files::replace(&by_hand, jwt.as_bytes(), 0o600);
+    walk.to_end(&mut scene).await;
+    scene.assert_readable(FIRST).await;
+}
+
+/// An issuer's keys, for whoever asks over HTTP.
+struct KeySet {
+    url: String,
+    serving: JoinHandle<()>,
+}
+
+impl KeySet {
+    async fn of(public_key_pem: &str) -> Self {
+        let lines = public_key_pem.lines().filter(|line| !line.starts_with('-'));
+        let der = STANDARD.decode(lines.collect::<String>()).unwrap();
+        let (x, y) = der[der.len() - 64..].split_at(32);
+        let coordinate = |bytes| URL_SAFE_NO_PAD.encode(bytes);
+        let keys = json!({"keys": [{
+            "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig",
+            "x": coordinate(x), "y": coordinate(y),
+        }]});
+        let body = keys.to_string();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                let _asked = stream.read(&mut request).await.unwrap();
+                let length = body.len();
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+                let answer = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        Self { url, serving }
+    }
+}

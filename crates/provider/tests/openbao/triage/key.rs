@@ -1,0 +1,178 @@
+//! Faults of the key: which of them lose data, and which only look as if.
+
+use openbao_lab::admin::{
+    Admin,
+    transit::{KeyConfig, NewKey},
+};
+use serde_json::{Value, json};
+use testkit::{
+    openbao::{OpenBao, shared_openbao},
+    tenant::KEY,
+};
+
+use super::case::triage;
+use crate::{
+    node::{Node, QUIET, TIMING},
+    upkeep::stopped_at,
+};
+
+async fn admin() -> Admin<'static> {
+    shared_openbao().await.admin()
+}
+
+/// What OpenBao tells of the key.
+async fn metadata(node: &Node) -> Value {
+    let path = format!("{}/keys/{KEY}", node.tenant.transit_mount);
+    let answer = admin().await.read(&path).await.unwrap();
+    let mut metadata: Value = answer.json().unwrap();
+    metadata["data"].take()
+}
+
+fn deletable() -> KeyConfig {
+    KeyConfig {
+        deletion_allowed: Some(true),
+        ..KeyConfig::default()
+    }
+}
+
+async fn delete_key(node: &Node) {
+    node.configure_key(deletable()).await;
+    let mount = &node.tenant.transit_mount;
+    admin().await.delete_key(mount, KEY).await.unwrap();
+}
+
+/// Makes a key of that name with another creation second than the one before.
+async fn recreate_key(node: &Node) {
+    let mount = &node.tenant.transit_mount;
+    let original = metadata(node).await["keys"]["1"].clone();
+    // Creation is recorded in whole seconds, so another second must be waited for.
+    while metadata(node).await["keys"]["1"] == original {
+        delete_key(node).await;
+        let new = NewKey::default();
+        admin().await.create_key(mount, KEY, &new).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_gone_is_lost_without_a_backup() {
+    let (node, _) = stopped_at(1).await;
+    node.configure_key(deletable()).await;
+    triage(&node, &[], "key_unusable")
+        .means("at_risk", 4, "transit.profile")
+        .next("deletion_allowed=false");
+    delete_key(&node).await;
+    triage(&node, &[], "key_lost")
+        .means("lost_without_backup", 4, "transit.metadata")
+        .next("compare transit.mountPath")
+        .next("restore a backup of OpenBao")
+        .next("verify-backup --etcd-snapshot FILE --depth data --config");
+}
+
+#[tokio::test]
+async fn a_key_that_is_soft_deleted_can_be_brought_back() {
+    let (node, _) = stopped_at(1).await;
+    let path = format!("{}/keys/{KEY}/soft-delete", node.tenant.transit_mount);
+    admin().await.delete(&path).await.unwrap();
+    triage(&node, &[], "key_unusable")
+        .means("at_risk", 4, "transit.profile")
+        .next("soft-delete-restore");
+}
+
+#[tokio::test]
+async fn a_key_that_was_made_anew_is_not_the_old_one() {
+    let (node, _) = stopped_at(1).await;
+    recreate_key(&node).await;
+    triage(&node, &[], "key_recreated")
+        .means("lost_without_backup", 4, "transit.version_restrictions")
+        .found("the key was made anew")
+        .next("systemctl stop bao-kms-provider")
+        .next("original key")
+        .warns_first("accept the key of today");
+}
+
+#[tokio::test]
+async fn a_key_that_was_made_anew_is_so_too_when_it_lacks_later_versions() {
+    let (node, _) = stopped_at(2).await;
+    recreate_key(&node).await;
+    triage(&node, &[], "key_recreated").means(
+        "lost_without_backup",
+        4,
+        "transit.version_restrictions",
+    );
+}
+
+#[tokio::test]
+async fn an_openbao_from_before_a_rotation_is_behind() {
+    let server = OpenBao::start().await;
+    let node = Node::on(&server, TIMING).await;
+    let provider = node.serve().await;
+    let before = node.tenant.path().join("before.snap");
+    server.save_snapshot(&before).await;
+    let mount = &node.tenant.transit_mount;
+    server.admin().rotate_key(mount, KEY).await.unwrap();
+    provider.encrypt_under(2).await;
+    provider.stop().await;
+    triage(&node, &[], "not_running");
+    server.return_to_snapshot(&before).await;
+    triage(&node, &[], "openbao_rolled_back")
+        .means("lost_without_backup", 4, "transit.version_restrictions")
+        .found("holds an older copy of the key")
+        .next("a later backup of OpenBao")
+        .warns_first("rotate the key to reach the missing numbers");
+}
+
+#[tokio::test]
+async fn a_hidden_version_comes_back_by_the_command_that_is_shown_and_a_trimmed_one_does_not() {
+    let (node, _) = stopped_at(2).await;
+    let mount = &node.tenant.transit_mount;
+    let hidden = KeyConfig {
+        min_decryption_version: Some(2),
+        min_encryption_version: Some(2),
+        ..KeyConfig::default()
+    };
+    node.configure_key(hidden).await;
+    let before = metadata(&node).await;
+    let lower = format!("bao write {mount}/keys/{KEY}/config min_decryption_version=1");
+    let said = triage(&node, &[], "versions_hidden");
+    said.means("none_lost", 4, "transit.version_restrictions")
+        .found("version 1 is hidden")
+        .next(&lower);
+    assert_eq!(metadata(&node).await, before, "the key was changed");
+    let path = format!("{mount}/keys/{KEY}/config");
+    let lowered = json!({"min_decryption_version": 1, "min_encryption_version": 0});
+    admin().await.write(&path, &lowered).await.unwrap();
+    triage(&node, &[], "not_running");
+
+    node.configure_key(hidden).await;
+    admin().await.trim_key(mount, KEY, 2).await.unwrap();
+    triage(&node, &[], "versions_lost")
+        .means("lost_without_backup", 4, "transit.version_restrictions")
+        .found("has been trimmed for good")
+        .next("a backup of OpenBao from before")
+        .warns_first("rotate the key to reach the missing numbers");
+}
+
+#[tokio::test]
+async fn an_active_version_that_may_not_encrypt_is_unblocked() {
+    let (node, _) = stopped_at(1).await;
+    node.rotate().await;
+    let blocked = KeyConfig {
+        min_encryption_version: Some(2),
+        ..KeyConfig::default()
+    };
+    node.configure_key(blocked).await;
+    triage(&node, &[], "encryption_blocked")
+        .means("none_lost", 4, "transit.version_restrictions")
+        .next("min_encryption_version=1");
+}
+
+#[tokio::test]
+async fn a_mount_that_would_replace_a_lost_key_is_set_right() {
+    let node = Node::new(QUIET).await;
+    let path = format!("{}/config/keys", node.tenant.transit_mount);
+    let body = json!({"disable_upsert": false});
+    admin().await.write(&path, &body).await.unwrap();
+    triage(&node, &[], "key_unusable")
+        .means("at_risk", 4, "transit.disable_upsert")
+        .next("disable_upsert=true");
+}

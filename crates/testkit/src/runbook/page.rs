@@ -1,0 +1,246 @@
+//! The form of a page.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What a page asks for, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// The test makes this happen.
+    Incident(String),
+    /// A command.
+    Step(Step),
+}
+
+/// A command with what it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Of the command, from 1.
+    pub line: usize,
+    /// Where it runs; empty for the only machine.
+    pub machine: String,
+    /// For a shell; may have several lines.
+    pub command: String,
+    /// Its exit code.
+    pub code: i32,
+    /// Patterns of the lines that it prints.
+    pub expected: Vec<String>,
+}
+
+/// A page that has been read.
+pub struct Page {
+    name: String,
+    text: String,
+    items: Vec<Item>,
+}
+
+const INCIDENT: &str = "<!-- incident: ";
+const EXIT: &str = "# exits with ";
+/// Commands belong into blocks that are carried out, not into prose.
+const PROGRAMS: [&str; 10] = [
+    "bao ",
+    "bao-kms-provider ",
+    "curl ",
+    "etcdctl ",
+    "etcdutl ",
+    "kubectl ",
+    "mv ",
+    "rm ",
+    "sudo ",
+    "systemctl ",
+];
+
+/// The directory of all pages.
+#[must_use]
+pub fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operate/disaster-recovery")
+}
+
+impl Page {
+    /// Reads `<name>.md`.
+    ///
+    /// # Panics
+    /// When there is none, or it is not well-formed.
+    #[must_use]
+    pub fn read(name: &str) -> Self {
+        let path = directory().join(name).with_extension("md");
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| {
+            panic!("{} cannot be read: {error}", path.display());
+        });
+        Self::parse(&format!("{name}.md"), &text)
+    }
+
+    fn parse(name: &str, text: &str) -> Self {
+        let mut items = Vec::new();
+        let mut block: Option<Block<'_>> = None;
+        for (index, line) in text.lines().enumerate() {
+            let place = format!("{name}:{}", index + 1);
+            match &mut block {
+                Some(open) => {
+                    if line.trim() == "```" {
+                        items.extend(block.take().into_iter().flat_map(Block::close));
+                    } else {
+                        open.line(&place, index + 1, line);
+                    }
+                }
+                None => {
+                    let trimmed = line.trim_start();
+                    if let Some(language) = trimmed.strip_prefix("```") {
+                        block = Some(Block {
+                            console: language == "console",
+                            indent: &line[..line.len() - trimmed.len()],
+                            steps: Vec::new(),
+                        });
+                    } else if let Some(incident) = trimmed.strip_prefix(INCIDENT) {
+                        let incident = incident.strip_suffix(" -->");
+                        let incident = incident.unwrap_or_else(|| panic!("{place}: {line}"));
+                        items.push(Item::Incident(incident.to_owned()));
+                    } else {
+                        assert_prose(&place, line);
+                    }
+                }
+            }
+        }
+        assert!(block.is_none(), "{name}: a block does not end");
+        Self {
+            name: name.to_owned(),
+            text: text.to_owned(),
+            items,
+        }
+    }
+
+    /// The file's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file's content.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Everything that the page asks for.
+    #[must_use]
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+}
+
+/// A fenced block that is being read.
+struct Block<'a> {
+    console: bool,
+    indent: &'a str,
+    steps: Vec<Step>,
+}
+
+impl Block<'_> {
+    fn line(&mut self, place: &str, number: usize, line: &str) {
+        let line = line.strip_prefix(self.indent).unwrap_or(line);
+        let prompt = prompt(line);
+        assert!(
+            self.console || prompt.is_none(),
+            "{place}: a command outside a block of `console` is never carried out"
+        );
+        if !self.console {
+            return;
+        }
+        if let Some(step) = self.steps.last_mut()
+            && step.expected.is_empty()
+            && step.command.ends_with('\\')
+        {
+            step.command.push('\n');
+            step.command.push_str(line);
+        } else if let Some((machine, command)) = prompt {
+            self.steps.push(Step {
+                line: number,
+                machine: machine.to_owned(),
+                command: command.to_owned(),
+                code: 0,
+                expected: Vec::new(),
+            });
+        } else {
+            let step = self.steps.last_mut();
+            let step = step.unwrap_or_else(|| panic!("{place}: output before the first command"));
+            step.expected.push(line.trim_end().to_owned());
+        }
+    }
+
+    fn close(self) -> impl Iterator<Item = Item> {
+        self.steps.into_iter().map(|mut step| {
+            while step.expected.last().is_some_and(String::is_empty) {
+                step.expected.pop();
+            }
+            if let Some((command, code)) = step.command.split_once(EXIT) {
+                step.code = code.trim().parse().unwrap();
+                step.command = command.trim_end().to_owned();
+            }
+            Item::Step(step)
+        })
+    }
+}
+
+/// The machine and the command of a line that begins with a prompt.
+fn prompt(line: &str) -> Option<(&str, &str)> {
+    let (machine, command) = line.split_once("$ ")?;
+    let named = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    machine.chars().all(named).then_some((machine, command))
+}
+
+fn assert_prose(place: &str, line: &str) {
+    for code in line.split('`').skip(1).step_by(2) {
+        let command = PROGRAMS.iter().find(|program| code.starts_with(**program));
+        assert!(
+            command.is_none(),
+            "{place}: `{code}` is a command in prose, which no test carries out; put it into a \
+             block of `console`, or name the program without arguments"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_outputs_codes_machines_and_incidents_are_read() {
+        let page = Page::parse(
+            "page.md",
+            "# Title\n\nProse with `code`.\n\n1. In a list:\n\n   ```console\n   $ one \\\n       \
+             two # exits with 4\n   out\n\n     indented\n\n   cp-2$ three\n   ```\n\n\
+             <!-- incident: it breaks -->\n\n```text\nno command\n```\n",
+        );
+        let step = |line, machine: &str, command: &str, code, expected: &[&str]| {
+            Item::Step(Step {
+                line,
+                machine: machine.to_owned(),
+                command: command.to_owned(),
+                code,
+                expected: expected.iter().map(|&line| line.to_owned()).collect(),
+            })
+        };
+        assert_eq!(
+            page.items(),
+            [
+                step(8, "", "one \\\n    two", 4, &["out", "", "  indented"]),
+                step(14, "cp-2", "three", 0, &[]),
+                Item::Incident("it breaks".to_owned()),
+            ]
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "never carried out")]
+    fn a_command_in_another_block_is_found() {
+        Page::parse("page.md", "```sh\n$ rm -rf /\n```\n");
+    }
+
+    #[test]
+    #[should_panic(expected = "a command in prose")]
+    fn a_command_in_prose_is_found() {
+        Page::parse("page.md", "Run `bao operator seal` now.\n");
+    }
+}

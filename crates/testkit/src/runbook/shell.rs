@@ -1,0 +1,207 @@
+//! The shell of one machine of a test.
+
+use std::{ffi::OsString, path::Path, process::Stdio};
+
+use tokio::process::Command;
+
+use super::terminal;
+
+/// Runs commands as they stand on a page, with the test's own places in the stead of the page's.
+#[derive(Debug, Clone, Default)]
+pub struct Shell {
+    /// What is written on the page, and what it is here.
+    names: Vec<(String, String)>,
+    environment: Vec<(OsString, OsString)>,
+    directory: Option<std::path::PathBuf>,
+}
+
+/// What a command left behind.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// `None` after a signal.
+    pub code: Option<i32>,
+    /// Both streams, as they came.
+    pub output: String,
+}
+
+impl Done {
+    /// A success that has nothing to say.
+    #[must_use]
+    pub fn silently() -> Self {
+        Self {
+            code: Some(0),
+            output: String::new(),
+        }
+    }
+}
+
+impl Shell {
+    /// Lets commands run in this directory.
+    #[must_use]
+    pub fn in_directory(directory: &Path) -> Self {
+        Self {
+            directory: Some(directory.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// Lets `page` on a page mean `here`.
+    pub fn name(&mut self, page: &str, here: impl ToString) {
+        self.names.retain(|(name, _)| name != page);
+        self.names.push((page.to_owned(), here.to_string()));
+        self.names
+            .sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+    }
+
+    /// Sets a variable of the environment, which is empty otherwise.
+    pub fn set(&mut self, variable: &str, value: impl Into<OsString>) {
+        self.environment.push((variable.into(), value.into()));
+    }
+
+    /// The first path in a command that is not the test's own: the command would touch the machine
+    /// that runs the test.
+    pub(super) fn foreign_path<'a>(&self, command: &'a str) -> Option<&'a str> {
+        let mut before = ' ';
+        for (at, c) in command.char_indices() {
+            let path = &command[at..];
+            let begins = before.is_whitespace() || "='\"@:>,".contains(before);
+            if c == '/'
+                && begins
+                && !path.starts_with("//")
+                && !path.starts_with("/dev/null")
+                && !self.names.iter().any(|(name, _)| is_at(path, name))
+            {
+                return path.split_whitespace().next();
+            }
+            before = c;
+        }
+        None
+    }
+
+    /// What a text of a page means here.
+    #[must_use]
+    pub fn as_here(&self, text: &str) -> String {
+        replace(
+            text,
+            self.names.iter().map(|(page, here)| (&**page, &**here)),
+        )
+    }
+
+    /// How the page would write a text.
+    #[must_use]
+    pub fn as_on_the_page(&self, text: &str) -> String {
+        let mut names: Vec<_> = self
+            .names
+            .iter()
+            .map(|(page, here)| (&**here, &**page))
+            .collect();
+        names.sort_by_key(|(here, _)| std::cmp::Reverse(here.len()));
+        replace(text, names.into_iter())
+    }
+
+    /// Runs a command of a page; `typed` answers the question that it asks at its terminal.
+    ///
+    /// # Panics
+    /// When there is no shell.
+    pub async fn run(&self, command: &str, typed: Option<&str>) -> Done {
+        let foreign = self.foreign_path(command);
+        assert!(
+            foreign.is_none(),
+            "{foreign:?} in `{command}` is not the test's own"
+        );
+        let terminal = typed.map(terminal::Terminal::with);
+        let mut shell = Command::new("/bin/sh");
+        shell
+            .arg("-c")
+            .arg(format!("exec 2>&1\n{}", self.as_here(command)))
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .kill_on_drop(true)
+            .stdin(match &terminal {
+                Some(terminal) => terminal.stdin(),
+                None => Stdio::null(),
+            });
+        if let Some(directory) = &self.directory {
+            shell.current_dir(directory);
+        }
+        let output = shell.output().await.unwrap();
+        Done {
+            code: output.status.code(),
+            output: String::from_utf8_lossy(&output.stdout).into_owned(),
+        }
+    }
+}
+
+/// Replaces each name where it stands first, the longest first; what was put in stays as it is.
+fn replace<'a>(text: &str, names: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> String {
+    let mut replaced = String::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        match names.clone().find(|(from, _)| is_at(rest, from)) {
+            Some((from, to)) => {
+                replaced.push_str(to);
+                rest = &rest[from.len()..];
+            }
+            None => {
+                replaced.push(c);
+                rest = &rest[c.len_utf8()..];
+            }
+        }
+    }
+    replaced
+}
+
+/// Whether the text begins with this name, and not with a longer one.
+fn is_at(text: &str, name: &str) -> bool {
+    text.strip_prefix(name)
+        .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_of_the_page_are_the_tests_and_back() {
+        let mut shell = Shell::default();
+        shell.name("/etc/a", "/tmp/etc/a");
+        shell.name("/etc", "/elsewhere");
+        shell.set("PATH", "/usr/bin:/bin");
+        shell.name("/etcd", "/etcd");
+        let done = shell.run("echo /etc/a/b /etc /etcd; echo bad >&2; exit 3", None);
+        let done = done.await;
+        assert_eq!(done.code, Some(3));
+        assert_eq!(done.output, "/tmp/etc/a/b /elsewhere /etcd\nbad\n");
+        assert_eq!(
+            shell.as_on_the_page(&done.output),
+            "/etc/a/b /etc /etcd\nbad\n"
+        );
+    }
+
+    #[test]
+    fn a_path_of_the_machine_that_runs_the_test_is_found() {
+        let mut shell = Shell::default();
+        shell.name("/etc/a", "/tmp/etc/a");
+        for own in [
+            "cp /etc/a/b x 2> /dev/null",
+            "get https://h/x x=@/etc/a",
+            "sed 's|/etc/a|c|'",
+        ] {
+            assert_eq!(shell.foreign_path(own), None);
+        }
+        for foreign in ["cp /etc/a /etc", "write x=@/root/y", "echo > '/root'"] {
+            assert!(shell.foreign_path(foreign).is_some(), "{foreign}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_asks_at_a_terminal_is_answered() {
+        let mut shell = Shell::default();
+        shell.set("PATH", "/usr/bin:/bin");
+        let done = shell.run(
+            "test -t 0 && read -r answer && echo \"$answer\"",
+            Some("yes"),
+        );
+        assert_eq!(done.await.output, "yes\n");
+    }
+}
