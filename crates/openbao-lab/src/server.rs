@@ -1,66 +1,31 @@
 //! One server: started, initialized, unsealed, stopped, started again.
 
-use std::{
-    fs::{self, File},
-    io,
-    path::{Path, PathBuf},
-    slice,
-    time::Duration,
-};
+use std::{io, path::PathBuf, slice, time::Duration};
 
-use openbao_client::{
-    endpoint::{Address, Endpoint, Roots, ServerName},
-    token::Token,
-};
+use openbao_client::{endpoint::Endpoint, token::Token};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
 use crate::{
     admin::{Admin, AdminError},
-    binary::BaoBinary,
     child::GuardedChild,
-    confinement::Confinement,
-    files, pki,
 };
 
 mod config;
+mod installation;
 pub mod restore;
 pub mod snapshot;
 
-use config::{Ports, Settings};
+pub use installation::Installation;
+
+use installation::PORT_ATTEMPTS;
 
 /// Generous, since several servers may start at once on a small machine.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// A server that is asked to stop needs about a second.
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
-const PORT_ATTEMPTS: u8 = 5;
-const LOG_TAIL_LINES: usize = 20;
-/// Where the server puts a snapshot that it is given, for instance.
-const TEMPORARY: &str = "tmp";
-
-/// A directory with all that a server needs, while none runs in it.
-pub struct Installation {
-    binary: BaoBinary,
-    /// Absolute, and text because it goes into the configuration.
-    directory: String,
-    settings: Settings,
-    /// Whether the server is kept from acting on anything outside.
-    confined: bool,
-    roots: Roots,
-    /// Kept from the first start on, so that clients find the server again.
-    ports: Option<Ports>,
-}
-
-/// What the server is started for.
-#[derive(Debug, Clone, Copy)]
-enum Mode {
-    /// To serve.
-    Service,
-    /// To have single entries of its storage changed while nothing in it runs.
-    Recovery,
-}
 
 /// Whether the server writes an audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,177 +116,6 @@ pub enum ServerError {
     /// The share was accepted, but its data needs more of them.
     #[error("OpenBao is still sealed: its data needs more unseal shares")]
     StillSealed,
-}
-
-impl Installation {
-    /// Prepares a private directory with a new CA and certificate. Data that an earlier server left
-    /// in it is kept.
-    ///
-    /// # Errors
-    /// When the directory is unusable or the certificates cannot be made.
-    pub fn prepare(binary: BaoBinary, directory: &Path, audit: Audit) -> Result<Self, ServerError> {
-        let directory = std::path::absolute(directory)
-            .map_err(at(directory))?
-            .into_os_string()
-            .into_string()
-            .map_err(|path| ServerError::PathNotText(path.into()))?;
-        let identity = pki::identity().map_err(ServerError::Certificates)?;
-        let installation = Self {
-            binary,
-            directory,
-            settings: Settings {
-                audit,
-                seal: None,
-                quorum_makes_root: false,
-            },
-            confined: false,
-            roots: roots(&identity.ca),
-            ports: None,
-        };
-        for name in ["raft", TEMPORARY] {
-            let path = installation.path(name);
-            files::private_directory(&path).map_err(at(&path))?;
-        }
-        installation.write("ca.crt", &identity.ca, files::public_file)?;
-        installation.write("server.crt", &identity.certificate, files::public_file)?;
-        installation.write("server.key", &identity.key, files::private_file)?;
-        Ok(installation)
-    }
-
-    /// Starts the server and waits until it answers; it is then uninitialized or sealed.
-    ///
-    /// # Errors
-    /// When it cannot be run, ends by itself or does not answer. Nothing is left running then.
-    pub async fn start(self) -> Result<Server, ServerError> {
-        self.start_as(Mode::Service).await
-    }
-
-    async fn start_as(mut self, mode: Mode) -> Result<Server, ServerError> {
-        for _ in 0..PORT_ATTEMPTS {
-            let ports = match self.ports {
-                Some(ports) => ports,
-                None => Ports::choose().map_err(ServerError::NoFreePorts)?,
-            };
-            let endpoint = endpoint(ports.api, self.roots.clone());
-            let mut child = self.spawn(ports, mode)?;
-            match self.wait_for_answer(&mut child, &endpoint, mode).await {
-                Ok(()) => {
-                    self.ports = Some(ports);
-                    return Ok(Server {
-                        child,
-                        installation: self,
-                        endpoint,
-                    });
-                }
-                Err(ServerError::Ended { log }) if log.contains("address already in use") => {
-                    sleep(POLL).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(ServerError::PortsTaken)
-    }
-
-    /// Where servers of its cluster find it, once it was started.
-    #[must_use]
-    pub fn cluster_port(&self) -> Option<u16> {
-        self.ports.map(|ports| ports.cluster)
-    }
-
-    fn spawn(&self, ports: Ports, mode: Mode) -> Result<GuardedChild, ServerError> {
-        let config = config::text(&self.directory, ports, &self.settings);
-        self.write("server.hcl", &config, files::private_file)?;
-        // Emptied, so that it tells about this start alone.
-        self.write("server.log", "", files::private_file)?;
-        let log = self.path("server.log");
-        let log = File::options().append(true).open(&log).map_err(at(&log))?;
-        let config = format!("-config={}/server.hcl", self.directory);
-        let arguments: &[&str] = match mode {
-            Mode::Service => &["server", &config],
-            Mode::Recovery => &["server", "-recovery", &config],
-        };
-        let temporary = self.path(TEMPORARY);
-        let environment = [("TMPDIR", temporary.as_os_str())];
-        let spawn = || GuardedChild::spawn_with(self.binary.path(), arguments, &environment, log);
-        let spawned = match self.confined {
-            false => spawn(),
-            true => {
-                let listen = vec![ports.api, ports.cluster];
-                Confinement::new(Path::new(&self.directory), listen)
-                    .run(spawn)
-                    .map_err(io::Error::from)
-                    .flatten()
-            }
-        };
-        spawned.map_err(|source| ServerError::Spawn {
-            program: self.binary.path().to_owned(),
-            source,
-        })
-    }
-
-    async fn wait_for_answer(
-        &self,
-        child: &mut GuardedChild,
-        endpoint: &Endpoint,
-        mode: Mode,
-    ) -> Result<(), ServerError> {
-        // In recovery mode there is hardly anything else.
-        let path = match mode {
-            Mode::Service => "sys/seal-status",
-            Mode::Recovery => "sys/generate-recovery-token/attempt",
-        };
-        let admin = Admin::new(endpoint.clone(), None)?;
-        let give_up = Instant::now() + READY_WITHIN;
-        loop {
-            let source = match admin.read(path).await {
-                Ok(_) => return Ok(()),
-                // There it answers even if it does not know how its data is sealed.
-                Err(AdminError::Call { source, .. })
-                    if matches!(mode, Mode::Recovery) && source.http_status().is_some() =>
-                {
-                    return Ok(());
-                }
-                Err(source) => source,
-            };
-            if child.exited().map_err(ServerError::Supervise)?.is_some() {
-                let log = self.log_tail();
-                return Err(ServerError::Ended { log });
-            }
-            if Instant::now() >= give_up {
-                return Err(self.not_ready("answer", source));
-            }
-            sleep(POLL).await;
-        }
-    }
-
-    fn not_ready(&self, awaited: &'static str, source: AdminError) -> ServerError {
-        ServerError::NotReady {
-            awaited,
-            log: self.log_tail(),
-            source: Box::new(source),
-        }
-    }
-
-    fn log_tail(&self) -> String {
-        let log = fs::read(self.path("server.log")).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        Path::new(&self.directory).join(name)
-    }
-
-    fn write(
-        &self,
-        name: &str,
-        content: &str,
-        write: fn(&Path, &[u8]) -> io::Result<()>,
-    ) -> Result<(), ServerError> {
-        let path = self.path(name);
-        write(&path, content.as_bytes()).map_err(at(&path))
-    }
 }
 
 impl Server {
@@ -493,26 +287,5 @@ impl UnsealKey {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
-    }
-}
-
-fn at(path: &Path) -> impl FnOnce(io::Error) -> ServerError {
-    let path = path.to_owned();
-    |source| ServerError::File { path, source }
-}
-
-#[expect(clippy::expect_used, reason = "a CA made a moment ago is usable")]
-fn roots(ca_pem: &str) -> Roots {
-    Roots::from_pem(ca_pem.as_bytes()).expect("one PEM certificate")
-}
-
-#[expect(clippy::expect_used, reason = "loopback and a port are an address")]
-fn endpoint(port: u16, roots: Roots) -> Endpoint {
-    let address = format!("https://127.0.0.1:{port}");
-    Endpoint {
-        address: Address::parse(&address).expect("an address with a port above zero"),
-        server_name: ServerName::parse("127.0.0.1").expect("an IP address"),
-        roots,
-        namespace: None,
     }
 }

@@ -26,6 +26,7 @@ use openbao_lab::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
+    files,
     openbao::{OpenBao, binary, shared_openbao},
     tenant::{KEY, ROLE, Tenant},
     wait::wait_until,
@@ -229,7 +230,7 @@ async fn a_copy_of_a_server_that_unseals_itself_needs_its_key_and_recovery_share
     let place = TempDir::new().unwrap();
     let file = place.path().join("raft.snap");
     let key_file = place.path().join("seal.key");
-    fs::write(&key_file, [9; 32]).unwrap();
+    files::replace(&key_file, &[9; 32], 0o600);
     let seal = StaticSeal {
         key_id: "one".to_owned(),
         key_file,

@@ -2,18 +2,18 @@
 //! snapshot is opened with the key in it. Afterwards nothing of the copy is left, whatever happened.
 //!
 //! Nothing here contacts what is in service. The unseal shares are in memory and go to the copy alone;
-//! its root token is revoked and never leaves the process, its data never leave a private directory
-//! that a shell removes should this process be killed. See `openbao_lab::server::restore` for what keeps the copy
-//! from acting on what it knows.
+//! its root token is revoked and never leaves the process; its data never leave a private directory
+//! that a shell removes should this process be killed. `openbao_lab::server::restore` says what keeps
+//! the copy from acting on what it knows.
 
+pub mod failure;
+mod inputs;
 pub mod isolation;
 pub mod metrics;
 pub mod report;
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -21,42 +21,33 @@ use std::{
 
 use etcd_snapshot::file::Progress;
 use kms_domain::recovery::record::NotedFile;
-use openbao_client::{
-    credential_file::{self, CredentialFileProblem, CredentialFileRules},
-    endpoint::Endpoint,
-};
+use openbao_client::endpoint::Endpoint;
 use openbao_lab::{
-    binary::{BaoNotFound, find_bao},
+    binary::find_bao,
     scratch::Scratch,
     server::{
         Installation, UnsealKey,
         restore::{RestoreError, StaticSeal},
-        snapshot::SnapshotError,
     },
 };
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use crate::{
     config::Config,
     connection::Access,
     recovery::{
         EtcdError, EtcdSource,
-        backup_record::{BackupError, note_source},
+        backup_record::note_source,
         verify_pair::{self, Depth, Pair, Question, Watch},
         witness::Witnesses,
     },
 };
+use failure::DrillError;
+use inputs::{checked, copy, share};
 use isolation::Isolation;
 
 /// Names the private directories of drills.
 const PREFIX: &str = "bao-kms-drill-";
-/// Group members may read, since a service manager hands credentials over in that way.
-const SHARE_RULES: CredentialFileRules = CredentialFileRules {
-    forbidden_mode: 0o137,
-    max_size: 4096,
-};
 /// Of the token that asks the copy; it goes with the copy.
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -148,85 +139,6 @@ pub enum Stage {
     Start,
     /// Does its key open what etcd holds?
     Verify,
-}
-
-/// Why a rehearsal did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum DrillError {
-    /// The copy could act on other systems.
-    #[error(
-        "nothing keeps the restored copy from other systems, and it would act on them with \
-         production's credentials: revoke leases that have ended, rotate passwords that are due"
-    )]
-    NotIsolated,
-    /// The copy could not be talked to.
-    #[error("this network namespace has no loopback, over which the copy would be asked")]
-    NoLoopback,
-    /// There is no OpenBao to restore into.
-    #[error(transparent)]
-    BaoNotFound(#[from] BaoNotFound),
-    /// The private directory.
-    #[error("cannot make a private directory in {}", path.display())]
-    WorkDir {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Something of an earlier drill is there for good.
-    #[error("cannot remove what an earlier drill has left in {}", path.display())]
-    Leftovers {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The OpenBao snapshot could not be copied to the private directory.
-    #[error("cannot read the OpenBao snapshot {} into the private directory", path.display())]
-    Snapshot {
-        /// The snapshot.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The etcd snapshot could not be opened.
-    #[error(transparent)]
-    Etcd(#[from] EtcdError),
-    /// The etcd snapshot could not be read.
-    #[error(transparent)]
-    Hash(#[from] BackupError),
-    /// A file with an unseal share or a seal's key.
-    #[error("the file {} cannot be used as an unseal key", path.display())]
-    Share {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        problem: ShareProblem,
-    },
-    /// There is no copy.
-    #[error(transparent)]
-    Restore(#[from] RestoreError),
-    /// A signal came.
-    #[error("the drill was {0} before its end")]
-    Interrupted(&'static str),
-    /// A defect.
-    #[error("a part of the drill ended without a result")]
-    Lost,
-}
-
-/// Why a file holds no unseal share.
-#[derive(Debug, thiserror::Error)]
-pub enum ShareProblem {
-    /// The file's own rules.
-    #[error(transparent)]
-    File(#[from] CredentialFileProblem),
-    /// Not one share.
-    #[error("it must hold one share, in Base64 or hexadecimal, and nothing else")]
-    NotAShare,
 }
 
 /// Rehearses until the end, a failure, or `stop`, and removes everything.
@@ -382,81 +294,4 @@ async fn aside<T: Send + 'static>(
 ) -> Result<T, DrillError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| DrillError::Lost)
-}
-
-/// The one share in a file.
-fn share(file: &Path) -> Result<UnsealKey, DrillError> {
-    let read = || {
-        let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        let content = credential_file::read(&path, SHARE_RULES)?;
-        let text = content.trim_ascii();
-        let known = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
-        let text = std::str::from_utf8(text)
-            .ok()
-            .filter(|text| !text.is_empty() && text.as_bytes().iter().all(known))
-            .ok_or(ShareProblem::NotAShare)?;
-        Ok(UnsealKey::new(Zeroizing::new(text.to_owned())))
-    };
-    read().map_err(|problem| DrillError::Share {
-        path: file.to_owned(),
-        problem,
-    })
-}
-
-/// The key of a seal is read by the copy itself; it must be as private as a share.
-fn checked(seal: StaticSeal) -> Result<StaticSeal, DrillError> {
-    let file = seal.key_file;
-    let key_file = std::path::absolute(&file).unwrap_or_else(|_| file.clone());
-    match credential_file::read(&key_file, SHARE_RULES) {
-        Ok(_key) => Ok(StaticSeal { key_file, ..seal }),
-        Err(problem) => Err(DrillError::Share {
-            path: file,
-            problem: problem.into(),
-        }),
-    }
-}
-
-/// Copies a file for this user alone; the copy is what the hash is of.
-fn copy(from: &Path, to: &Path) -> io::Result<NotedFile> {
-    let mut from = File::open(from)?;
-    let mut to = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(to)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 18];
-    let mut bytes = 0_u64;
-    loop {
-        let read = from.read(&mut buffer)?;
-        let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else {
-            break;
-        };
-        hash.update(part);
-        to.write_all(part)?;
-        bytes = bytes.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
-    }
-    Ok(NotedFile {
-        sha256: hash.finalize().into(),
-        bytes,
-    })
-}
-
-impl DrillError {
-    /// Whether the backup set is at fault: it cannot be restored with these shares.
-    #[must_use]
-    pub fn condemns(&self) -> bool {
-        match self {
-            Self::Restore(RestoreError::Snapshot(SnapshotError::Failed { said, .. })) => {
-                !said.contains("no space left on device")
-            }
-            Self::Restore(error) => matches!(
-                error,
-                RestoreError::WrongShares
-                    | RestoreError::MoreShares { .. }
-                    | RestoreError::OtherSeal { .. }
-            ),
-            _ => false,
-        }
-    }
 }

@@ -6,7 +6,7 @@
 //! member, itself: OpenBao keeps the members of the server that takes a snapshot, not the
 //! snapshot's.
 //!
-//! The states are types, in their order: [`Installation`], [`TakenOver`], [`Silenced`], [`Copy`].
+//! The states are types, in their order: [`Installation`], [`TakenOver`], [`Silenced`], [`Restored`].
 
 use std::{
     path::{Path, PathBuf},
@@ -23,7 +23,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{Audit, Installation, Mode, Server, ServerError, UnsealKey, snapshot::SnapshotError};
+use super::{
+    Audit, Installation, Server, ServerError, UnsealKey, installation::Mode,
+    snapshot::SnapshotError,
+};
 use crate::{
     admin::{Admin, AdminError},
     binary::BaoBinary,
@@ -49,7 +52,7 @@ pub struct Silenced {
 }
 
 /// The running copy.
-pub struct Copy {
+pub struct Restored {
     /// The server itself.
     pub server: Server,
     /// May do everything in it; made by the quorum of its shares.
@@ -189,7 +192,7 @@ impl Silenced {
     ///
     /// # Errors
     /// When OpenBao does not come up with these data.
-    pub async fn open(self, shares: &[UnsealKey]) -> Result<Copy, RestoreError> {
+    pub async fn open(self, shares: &[UnsealKey]) -> Result<Restored, RestoreError> {
         let unseals_itself = self.installation.settings.seal.is_some();
         let server = self.installation.start().await?;
         match unseals_itself {
@@ -197,11 +200,11 @@ impl Silenced {
             false => server.unseal_with(shares).await?,
         }
         let root_token = quorum(&server.anonymous()?, "sys/generate-root", shares).await?;
-        Ok(Copy { server, root_token })
+        Ok(Restored { server, root_token })
     }
 }
 
-impl Copy {
+impl Restored {
     /// Makes a token for the inspection of the copy, with a lease of `life`.
     ///
     /// # Errors

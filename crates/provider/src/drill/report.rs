@@ -1,6 +1,8 @@
 //! What a drill tells: for people the verdict first, then what to do, then step by step how it was
 //! established, then what `verify-backup` says of the restored pair.
 
+mod checks;
+
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
@@ -8,16 +10,16 @@ use std::{
 };
 
 use kms_domain::recovery::{pair::Verdict as PairVerdict, record::NotedFile};
-use openbao_lab::server::{restore::RestoreError, snapshot::SnapshotError};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{DrillError, Rehearsal, Setup, Stage};
+use super::{Rehearsal, Setup, failure::DrillError};
 use crate::{
     cli::exit::Exit,
     recovery::{pair_report::PairReport, verify_pair::Depth, witness::Witnesses},
-    report::{Check, ImpactClass, Render, Report, one_line},
+    report::{Render, Report, one_line},
 };
+use checks::checks;
 
 /// What a drill amounts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -127,44 +129,6 @@ pub struct Proven {
     pub transit_versions: Vec<u64>,
 }
 
-/// Identifier and title of a check. Stable.
-type Name = (&'static str, &'static str);
-
-const LEFTOVERS: Name = ("drill.leftovers", "Earlier drills have left nothing");
-const RECORD: Name = (
-    "openbao.record",
-    "The OpenBao snapshot is that of the record",
-);
-const REMOVED: Name = ("drill.removed", "Nothing of the copy is left");
-
-/// Each step as a check.
-const STAGES: [(Stage, Name); 6] = [
-    (
-        Stage::Isolation,
-        ("drill.isolation", "The copy cannot reach other systems"),
-    ),
-    (
-        Stage::Inputs,
-        ("drill.inputs", "Backups, shares and program are there"),
-    ),
-    (
-        Stage::Restore,
-        ("openbao.restore", "OpenBao takes the snapshot"),
-    ),
-    (
-        Stage::Unseal,
-        ("openbao.shares", "The shares open the snapshot"),
-    ),
-    (
-        Stage::Start,
-        ("openbao.start", "The copy is unsealed and serves"),
-    ),
-    (
-        Stage::Verify,
-        ("pair.verified", "Every object opens with the restored key"),
-    ),
-];
-
 impl DrillReport {
     /// The exit code of the command.
     #[must_use]
@@ -210,16 +174,14 @@ impl DrillReport {
         let mut report = Report::new("drill", now);
         report.identify(&config.fingerprint());
         let pair = verification.as_ref();
-        for (stage, name) in STAGES {
-            report.push(stage_check(rehearsal, pair, stage, name));
-            match stage {
-                Stage::Isolation => report.push(leftovers(rehearsal)),
-                Stage::Inputs => report.push(record(witnesses, rehearsal)),
-                Stage::Restore | Stage::Unseal | Stage::Start | Stage::Verify => {}
-            }
+        for check in checks(witnesses, rehearsal, pair) {
+            report.push(check);
         }
-        report.push(removed(rehearsal));
-        report.conclude(verdict.exit());
+        report.conclude(match (verdict.exit(), &rehearsal.not_removed) {
+            // Proven, and yet somebody has to look after what is left.
+            (Exit::Success, Some(_)) => Exit::Unclassified,
+            (exit, _) => exit,
+        });
         Self {
             verdict,
             summary: summary(verdict, rehearsal, pair),
@@ -248,154 +210,6 @@ fn verdict(rehearsal: &Rehearsal, pair: Option<&PairReport>) -> Verdict {
         },
         (Some(failure), None) if failure.condemns() => Verdict::NotRestorable,
         (_, None) => Verdict::Inconclusive,
-    }
-}
-
-fn stage_check(
-    rehearsal: &Rehearsal,
-    pair: Option<&PairReport>,
-    stage: Stage,
-    (id, title): Name,
-) -> Check {
-    if stage > rehearsal.stage {
-        return Check::skip(id, title, "the drill ended before");
-    }
-    if stage == rehearsal.stage
-        && let Some(failure) = &rehearsal.failure
-        && pair.is_none()
-    {
-        let check = Check::fail(id, title, one_line(failure));
-        return match next_step(failure) {
-            Some(step) => check.remediation(step),
-            None => check,
-        };
-    }
-    match stage {
-        Stage::Isolation => isolation(rehearsal, (id, title)),
-        Stage::Start => {
-            let version = rehearsal.version.as_deref().unwrap_or("unknown");
-            Check::pass(id, title).message(format!("OpenBao {version}"))
-        }
-        Stage::Unseal => match rehearsal.audit_devices {
-            None | Some(0) => Check::pass(id, title),
-            Some(devices) => {
-                let message = format!("its {devices} audit devices were removed from the copy");
-                Check::pass(id, title).message(message)
-            }
-        },
-        Stage::Verify => match pair {
-            Some(pair) if pair.verdict() == PairVerdict::Compatible => Check::pass(id, title),
-            Some(pair) => Check::fail(id, title, pair.summary())
-                .impact("a restore of these two backups would not bring all data back")
-                .impact_class(ImpactClass::DataRecovery),
-            None => Check::skip(id, title, "nothing was verified"),
-        },
-        Stage::Inputs | Stage::Restore => Check::pass(id, title),
-    }
-}
-
-fn isolation(rehearsal: &Rehearsal, (id, title): Name) -> Check {
-    let isolation = &rehearsal.isolation;
-    let network = match &isolation.interfaces {
-        Ok(interfaces) if interfaces.is_empty() => "there is no network but loopback".to_owned(),
-        Ok(interfaces) => {
-            let names: Vec<_> = interfaces.iter().map(String::as_str).collect();
-            format!("this machine's network is there ({})", names.join(", "))
-        }
-        Err(error) => format!("whether there is a network cannot be told ({error})"),
-    };
-    let confined = match &isolation.confined {
-        Ok(()) => "the kernel kept the copy from TCP connections and from other files".to_owned(),
-        Err(why) => format!("the kernel did not confine the copy: {why}"),
-    };
-    let message = format!("{network}; {confined}");
-    if isolation.holds() {
-        Check::pass(id, title).message(message)
-    } else {
-        Check::warn(id, title, message)
-            .impact("the copy may have revoked leases or rotated passwords in other systems")
-            .remediation(ISOLATE)
-    }
-}
-
-fn leftovers(rehearsal: &Rehearsal) -> Check {
-    let (id, title) = LEFTOVERS;
-    let Some(leftovers) = &rehearsal.leftovers else {
-        return Check::skip(id, title, "the drill ended before");
-    };
-    if leftovers.is_empty() {
-        return Check::pass(id, title);
-    }
-    let paths = leftovers.iter().map(|path| path.display().to_string());
-    let paths: Vec<_> = paths.collect();
-    Check::warn(id, title, format!("removed: {}", paths.join(", ")))
-        .impact("copies of OpenBao's encrypted data lay there since the machine went down")
-}
-
-fn record(witnesses: &Witnesses, rehearsal: &Rehearsal) -> Check {
-    let (id, title) = RECORD;
-    let Some(record) = &witnesses.record else {
-        return Check::skip(id, title, "no --record was given");
-    };
-    match (&record.note().openbao, &rehearsal.openbao) {
-        (None, _) => Check::skip(id, title, "the record names no OpenBao snapshot"),
-        (_, None) => Check::skip(id, title, "the drill ended before"),
-        (Some(noted), Some(found)) if noted.sha256 == found.sha256 => Check::pass(id, title),
-        (Some(noted), Some(_)) => {
-            let message = format!("the record has another one: {}", noted.sha256_hex());
-            Check::warn(id, title, message).remediation("compare the files of the backup set")
-        }
-    }
-}
-
-fn removed(rehearsal: &Rehearsal) -> Check {
-    let (id, title) = REMOVED;
-    match &rehearsal.not_removed {
-        None => Check::pass(id, title),
-        Some((path, error)) => Check::fail(id, title, format!("{}: {error}", path.display()))
-            .remediation("remove it; it holds a copy of OpenBao's encrypted data"),
-    }
-}
-
-const ISOLATE: &str = "run it with packaging/systemd/bao-kms-drill.service, or in another way without \
-     a network, such as: systemd-run --pipe -p PrivateNetwork=yes";
-
-/// What helps, and where OpenBao's own words do not say it.
-fn next_step(failure: &DrillError) -> Option<&'static str> {
-    match failure {
-        DrillError::NotIsolated => Some(
-            "run it with packaging/systemd/bao-kms-drill.service or in another way without a \
-             network, or on Linux 6.7 with Landlock; --allow-network only if no engine in this \
-             OpenBao holds credentials of other systems",
-        ),
-        DrillError::NoLoopback => Some("bring it up there: ip link set lo up"),
-        DrillError::Restore(RestoreError::WrongShares) => Some(
-            "take the shares that belonged to this OpenBao when the snapshot was made; if it \
-             unseals itself, those are its recovery keys, and its seal's key must fit too",
-        ),
-        DrillError::Restore(RestoreError::OtherSeal { .. }) => Some(
-            "give its key with --static-seal-key-file if it unseals itself with seal \"static\"; other \
-             seals, such as cloud services and HSMs, cannot be reached from a drill",
-        ),
-        DrillError::Restore(RestoreError::MoreShares { .. }) => {
-            Some("give more shares, each in a file of its own with --unseal-key-file")
-        }
-        DrillError::Restore(RestoreError::Snapshot(SnapshotError::Failed { .. })) => Some(
-            "copy the snapshot again and compare its hash, or take an earlier one; keep the \
-             damaged one until another is proven",
-        ),
-        DrillError::Restore(_) => {
-            Some("take the OpenBao program of the version that the snapshot is from")
-        }
-        DrillError::WorkDir { .. } | DrillError::Snapshot { .. } => {
-            Some("look at the path, its permissions, and the space below --work-dir")
-        }
-        DrillError::Leftovers { .. } => Some("remove it by hand"),
-        DrillError::Etcd(_) | DrillError::Hash(_) => Some("look at the path and its permissions"),
-        DrillError::BaoNotFound(_)
-        | DrillError::Share { .. }
-        | DrillError::Interrupted(_)
-        | DrillError::Lost => None,
     }
 }
 
@@ -428,7 +242,7 @@ fn next_steps(rehearsal: &Rehearsal, pair: Option<&PairReport>) -> Vec<String> {
     if pair.is_none()
         && let Some(failure) = &rehearsal.failure
     {
-        steps.extend(next_step(failure).map(str::to_owned));
+        steps.extend(failure.next_step().map(str::to_owned));
         steps.push("run the drill again".to_owned());
     }
     steps
@@ -564,10 +378,12 @@ impl Render for DrillReport {
 mod tests {
     use std::{collections::BTreeSet, sync::Arc, time::UNIX_EPOCH};
 
+    use openbao_lab::server::{restore::RestoreError, snapshot::SnapshotError};
+
     use super::*;
     use crate::{
         config::{Environment, Flags, load},
-        drill::{Durations, isolation::Isolation},
+        drill::{Durations, Stage, isolation::Isolation},
     };
 
     fn setup(allow_network: bool) -> Setup {
@@ -641,19 +457,21 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_condemns_no_backup_and_a_refused_snapshot_does() {
+    fn a_full_disk_or_a_lost_server_condemns_no_backup_and_a_refused_snapshot_does() {
         let failed = |said: &str| {
             let failed = SnapshotError::Failed {
                 action: "restore",
                 said: said.to_owned(),
             };
-            let failure = DrillError::Restore(RestoreError::Snapshot(failed));
+            let failure = DrillError::from(RestoreError::Snapshot(failed));
             told(&setup(true), &exposed(Stage::Restore, Some(failure)))
         };
-        let (exit, text) = failed("write /x: no space left on device");
+        let (exit, text) = failed("Code: 500. write /x: no space left on device");
         assert_eq!(exit, Exit::Runtime);
         assert!(text.contains("nothing disproven"), "{text}");
-        let (exit, text) = failed("failed to verify\nhash of state.bin");
+        let (exit, _) = failed("connection refused");
+        assert_eq!(exit, Exit::Runtime);
+        let (exit, text) = failed("Code: 500. hash mismatch of state.bin");
         assert_eq!(exit, Exit::CheckFailed);
         assert!(text.starts_with("drill: not-restorable\n"), "{text}");
         assert!(text.contains("[skip] openbao.shares"), "{text}");
