@@ -3,6 +3,7 @@
 
 use testkit::{
     control_plane::{ControlPlane, Kind, WITHIN, kms},
+    files,
     openbao::OpenBao,
     runbook::{Done, Shell, Site, Walk},
     tenant::Tenant,
@@ -52,7 +53,7 @@ impl ControlPlaneNode {
         }
         node.shell
             .name("https://127.0.0.1:6443", control_plane.endpoint());
-        std::fs::write(node.path(MANIFEST), "kind: Pod\n").unwrap();
+        files::replace(&node.path(MANIFEST), b"kind: Pod\n", 0o600);
         node.install(&tenant, TIMING);
         let started = node.systemctl("start").await;
         assert_eq!(started.code, Some(0), "{}", node.journal());

@@ -127,6 +127,8 @@ impl Machine {
     /// Lets the machine's operator and the pages reach this etcd.
     pub(crate) fn reach_etcd(&mut self, etcd: &Etcd) {
         self.shell.name("https://127.0.0.1:2379", etcd.endpoint());
+        let data = etcd.data_dir();
+        self.shell.name("/var/lib/etcd", data.display());
         self.shell.set("ETCDCTL_ENDPOINTS", etcd.endpoint());
         for (variable, name, page) in [
             ("ETCDCTL_CACERT", "ca.crt", "ca.crt"),

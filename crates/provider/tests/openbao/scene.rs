@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use testkit::{
     etcd::{Etcd, StoppedEtcd},
+    files,
     openbao::{OpenBao, StoppedOpenBao, shared_openbao},
     runbook::{Done, Shell, Site},
     stored::{Sealer, SourceType, random},
@@ -105,7 +106,7 @@ impl Scene {
         scene.log_in();
         let first = scene.machine(FIRST);
         for manifest in [ETCD_MANIFEST, API_SERVER_MANIFEST] {
-            fs::write(first.path(manifest), "kind: Pod\n").unwrap();
+            files::replace(&first.path(manifest), b"kind: Pod\n", 0o600);
         }
         scene
     }
@@ -134,9 +135,8 @@ impl Scene {
         machine.lose_disk().await;
         machine.provide_files(&tenant, timing);
         self.follow_manifests().await;
-        let data = self.machine(name).path("/var/lib/etcd");
-        if data.exists() {
-            fs::remove_dir_all(data).unwrap();
+        if let Store::Stopped(etcd) = &self.etcd {
+            fs::remove_dir_all(etcd.data_dir()).unwrap();
         }
     }
 
@@ -171,7 +171,7 @@ impl Scene {
     fn log_in(&self) {
         let token = self.openbao().secrets().root_token.expose();
         let home = self.machine(OPENBAO).path("/root");
-        testkit::files::replace(&home.join(".vault-token"), token.as_bytes(), 0o600);
+        files::replace(&home.join(".vault-token"), token.as_bytes(), 0o600);
     }
 
     /// Somebody will type this when a command that begins so asks for it.
@@ -309,6 +309,15 @@ impl Scene {
         }
     }
 
+    /// OpenBao forgets what it has in memory alone.
+    pub(crate) async fn restart_openbao(&mut self) {
+        self.stop_openbao().await;
+        self.start_openbao().await;
+        if let Server::Own(server) = &mut self.openbao {
+            server.unseal().await;
+        }
+    }
+
     /// OpenBao loses its disk.
     pub(crate) async fn lose_openbao(&mut self) {
         self.stop_openbao().await;
@@ -323,17 +332,8 @@ impl Scene {
     async fn follow_manifests(&mut self) {
         let wanted = self.machine(FIRST).path(ETCD_MANIFEST).exists();
         self.etcd = match std::mem::replace(&mut self.etcd, Store::Moving) {
-            Store::Running(etcd) if !wanted => {
-                let stopped = etcd.stop().await;
-                let here = self.machine(FIRST).path("/var/lib/etcd");
-                fs::rename(stopped.data_dir(), here).unwrap();
-                Store::Stopped(stopped)
-            }
-            Store::Stopped(stopped) if wanted => {
-                let here = self.machine(FIRST).path("/var/lib/etcd");
-                fs::rename(here, stopped.data_dir()).unwrap();
-                Store::Running(stopped.start().await)
-            }
+            Store::Running(etcd) if !wanted => Store::Stopped(etcd.stop().await),
+            Store::Stopped(stopped) if wanted => Store::Running(stopped.start().await),
             same => same,
         };
     }

@@ -1,8 +1,6 @@
 //! The issuer of the JWTs is gone: the token runs on, then nothing logs in, until its keys are
 //! pinned and a JWT is issued by hand, or until there is an emergency login.
 
-use std::fs;
-
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
@@ -23,7 +21,7 @@ use crate::{
 
 #[tokio::test]
 async fn a_lost_issuer_is_outlived_and_replaced() {
-    let mut scene = Scene::new(TIMING).await;
+    let mut scene = Scene::with_own_openbao(TIMING).await;
     let keys = KeySet::of(scene.tenant.public_key_pem()).await;
     let mount = scene.tenant.jwt_mount.clone();
     let config =
@@ -33,7 +31,8 @@ async fn a_lost_issuer_is_outlived_and_replaced() {
     scene.name_everywhere("kms-emergency", &format!("emergency-of-{mount}"));
     scene.serve(FIRST).await;
     scene.store(FIRST, "one").await;
-    fs::write(scene.backup("issuer.pub"), scene.tenant.public_key_pem()).unwrap();
+    let public_key = scene.tenant.public_key_pem().as_bytes();
+    files::replace(&scene.backup("issuer.pub"), public_key, 0o644);
 
     let mut walk = Walk::of("issuer-loss");
     walk.to_incident(&mut scene, "no new JWTs are issued").await;
@@ -52,8 +51,9 @@ async fn a_lost_issuer_is_outlived_and_replaced() {
         .assert_unreadable(FIRST, "transit authentication failed")
         .await;
 
-    walk.to_incident(&mut scene, "a JWT was issued by hand")
-        .await;
+    let restarted = "a JWT was issued by hand, and OpenBao was restarted";
+    walk.to_incident(&mut scene, restarted).await;
+    scene.restart_openbao().await;
     let jwt = scene.tenant.jwt(&scene.tenant.claims());
     let by_hand = scene.machine(FIRST).path("/root/identity.jwt");
     files::replace(&by_hand, jwt.as_bytes(), 0o600);

@@ -40,7 +40,8 @@ async fn a_replaced_node_takes_its_state_from_a_backup_a_peer_or_evidence() {
     fs::create_dir(scene.backup("cp-2")).unwrap();
     for (path, content) in pair(&scene, "cp-2") {
         let name = path.rsplit('/').next().unwrap();
-        fs::write(scene.backup(&format!("cp-2/{name}")), content).unwrap();
+        let file = scene.backup(&format!("cp-2/{name}"));
+        files::replace(&file, &content, 0o640);
     }
 
     scene.record("cp-1", "record.json").await;

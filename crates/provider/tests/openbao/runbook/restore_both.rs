@@ -33,7 +33,7 @@ async fn both_stores_come_back_as_a_pair_and_only_as_one() {
     let at_hand = scene.machine(FIRST).path("/root/unseal-share");
     scene.openbao().write_unseal_key(&at_hand);
     scene.lose_openbao().await;
-    scene.etcd().ctl(&["del", "--prefix", "/"]);
+    let _answer = scene.etcd().ctl(&["del", "--prefix", "/"]);
     walk.to_incident(&mut scene, "the new server has its own unseal key")
         .await;
     scene.will_type("bao operator unseal", walk.word("new-unseal-key"));
