@@ -267,28 +267,11 @@ impl Directory {
             Err(errno) => return Err(failed("examine", &path)(errno.into())),
         }
 
-        let temporary = temporary_name(name);
-        let temporary_path = self.path.join(&temporary);
-        self.remove_stale(name)?;
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o640);
-        let file = rustix::fs::openat(&self.descriptor, &temporary, flags, mode)
-            .map(File::from)
-            .map_err(|errno| failed("create", &temporary_path)(errno.into()))?;
-        disk.write(&file, content)
-            .map_err(failed("write", &temporary_path))?;
-        // The process umask has taken bits from the mode given at creation.
-        rustix::fs::fchmod(&file, mode)
-            .map_err(|errno| failed("set the mode of", &temporary_path)(errno.into()))?;
-        disk.sync(file.as_fd())
-            .map_err(failed("sync", &temporary_path))?;
-        drop(file);
-
-        disk.rename(self.descriptor.as_fd(), &temporary, name)
-            .map_err(failed("put the new content in place of", &path))?;
-        disk.sync(self.descriptor.as_fd())
-            .map_err(failed("sync the directory", &self.path))
+        let temporary = Temporary::of(self.descriptor.as_fd(), &path, name);
+        temporary.remove_stale()?;
+        let file = temporary.create()?;
+        temporary.fill(disk, &file, PRIVATE, content)?;
+        temporary.put_in_place(disk, name)
     }
 
     /// Leaves `content` under a name of its own, durably. What is there already is the same, or it is
@@ -316,14 +299,7 @@ impl Directory {
 
     /// Removes what a write that was cut short has left beside `name`.
     pub(super) fn remove_stale(&self, name: &OsStr) -> Result<(), DiskError> {
-        let temporary = temporary_name(name);
-        match rustix::fs::unlinkat(&self.descriptor, &temporary, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => {
-                let path = self.path.join(&temporary);
-                Err(failed("remove the stale", &path)(errno.into()))
-            }
-        }
+        Temporary::of(self.descriptor.as_fd(), &self.path.join(name), name).remove_stale()
     }
 
     /// Opens the lock file, creating it if it is absent.
@@ -350,7 +326,7 @@ impl Directory {
 /// [`DiskError::Exists`], or what the system refuses; the name then leads to nothing or to all of
 /// the content.
 pub fn create_new(path: &Path, content: &[u8]) -> Result<(), DiskError> {
-    let (directory, _, name) = parent_of(path)?;
+    let (directory, name) = parent_of(path)?;
     publish_new(&mut SystemDisk, directory.as_fd(), path, name, content)
 }
 
@@ -362,21 +338,12 @@ fn publish_new(
     name: &OsStr,
     content: &[u8],
 ) -> Result<(), DiskError> {
-    let temporary = temporary_name(name);
-    let temporary_path = path.with_file_name(&temporary);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::from_raw_mode(0o640);
-    let file = rustix::fs::openat(directory, &temporary, flags, mode)
-        .map(File::from)
-        .map_err(|errno| failed("create", &temporary_path)(errno.into()))?;
+    let temporary = Temporary::of(directory, path, name);
+    let file = temporary.create()?;
     let mut publish = || {
-        disk.write(&file, content)
-            .map_err(failed("write", &temporary_path))?;
-        rustix::fs::fchmod(&file, mode)
-            .map_err(|errno| failed("set the mode of", &temporary_path)(errno.into()))?;
-        disk.sync(file.as_fd())
-            .map_err(failed("sync", &temporary_path))?;
-        match rustix::fs::linkat(directory, &temporary, directory, name, AtFlags::empty()) {
+        temporary.fill(disk, &file, PRIVATE, content)?;
+        let new = &temporary.name;
+        match rustix::fs::linkat(directory, new, directory, name, AtFlags::empty()) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err(DiskError::Exists {
                 path: path.to_owned(),
@@ -385,8 +352,8 @@ fn publish_new(
         }
     };
     let published = publish();
-    rustix::fs::unlinkat(directory, &temporary, AtFlags::empty())
-        .map_err(|errno| failed("remove", &temporary_path)(errno.into()))?;
+    rustix::fs::unlinkat(directory, &temporary.name, AtFlags::empty())
+        .map_err(|errno| failed("remove", &temporary.path)(errno.into()))?;
     published?;
     disk.sync(directory)
         .map_err(failed("sync the directory of", path))
@@ -398,33 +365,79 @@ fn publish_new(
 /// # Errors
 /// What the system refuses; the name then leads to the old content or already to all of the new.
 pub fn replace_public(path: &Path, content: &[u8]) -> Result<(), DiskError> {
-    let (directory, parent, name) = parent_of(path)?;
-    let temporary = temporary_name(name);
-    let temporary_path = parent.join(&temporary);
-    // Of a process that was killed in the midst of this.
-    match rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(failed("remove the stale", &temporary_path)(errno.into())),
-    }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::from_raw_mode(0o644);
-    let file = rustix::fs::openat(&directory, &temporary, flags, mode)
-        .map(File::from)
-        .map_err(|errno| failed("create", &temporary_path)(errno.into()))?;
-    (&file)
-        .write_all(content)
-        .map_err(failed("write", &temporary_path))?;
-    rustix::fs::fchmod(&file, mode)
-        .map_err(|errno| failed("set the mode of", &temporary_path)(errno.into()))?;
-    rustix::fs::fsync(&file).map_err(|errno| failed("sync", &temporary_path)(errno.into()))?;
-    rustix::fs::renameat(&directory, &temporary, &directory, name)
-        .map_err(|errno| failed("put the new content in place of", path)(errno.into()))?;
-    rustix::fs::fsync(&directory)
-        .map_err(|errno| failed("sync the directory", parent)(errno.into()))
+    let (directory, name) = parent_of(path)?;
+    let temporary = Temporary::of(directory.as_fd(), path, name);
+    temporary.remove_stale()?;
+    let file = temporary.create()?;
+    temporary.fill(&mut SystemDisk, &file, PUBLIC, content)?;
+    temporary.put_in_place(&mut SystemDisk, name)
 }
 
-/// The open directory of a path, its own path, and the name in it.
-fn parent_of(path: &Path) -> Result<(OwnedFd, &Path, &OsStr), DiskError> {
+const PRIVATE: Mode = Mode::from_raw_mode(0o640);
+const PUBLIC: Mode = Mode::from_raw_mode(0o644);
+
+/// A write in progress: `.<name>.tmp` beside the file that it is for.
+struct Temporary<'d> {
+    directory: BorrowedFd<'d>,
+    name: OsString,
+    path: PathBuf,
+    target: &'d Path,
+}
+
+impl<'d> Temporary<'d> {
+    fn of(directory: BorrowedFd<'d>, target: &'d Path, name: &OsStr) -> Self {
+        let mut temporary = OsString::from(".");
+        temporary.push(name);
+        temporary.push(".tmp");
+        Self {
+            directory,
+            path: target.with_file_name(&temporary),
+            name: temporary,
+            target,
+        }
+    }
+
+    /// Of a process that was killed in the midst of a write.
+    fn remove_stale(&self) -> Result<(), DiskError> {
+        match rustix::fs::unlinkat(self.directory, &self.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed("remove the stale", &self.path)(errno.into())),
+        }
+    }
+
+    fn create(&self) -> Result<File, DiskError> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(self.directory, &self.name, flags, PRIVATE)
+            .map(File::from)
+            .map_err(|errno| failed("create", &self.path)(errno.into()))
+    }
+
+    fn fill(
+        &self,
+        disk: &mut dyn Disk,
+        file: &File,
+        mode: Mode,
+        content: &[u8],
+    ) -> Result<(), DiskError> {
+        disk.write(file, content)
+            .map_err(failed("write", &self.path))?;
+        // The process umask has taken bits from the mode given at creation.
+        rustix::fs::fchmod(file, mode)
+            .map_err(|errno| failed("set the mode of", &self.path)(errno.into()))?;
+        disk.sync(file.as_fd()).map_err(failed("sync", &self.path))
+    }
+
+    fn put_in_place(&self, disk: &mut dyn Disk, name: &OsStr) -> Result<(), DiskError> {
+        disk.rename(self.directory, &self.name, name)
+            .map_err(failed("put the new content in place of", self.target))?;
+        disk.sync(self.directory)
+            .map_err(failed("sync the directory of", self.target))
+    }
+}
+
+/// The open directory of a path, and the name in it.
+fn parent_of(path: &Path) -> Result<(OwnedFd, &OsStr), DiskError> {
     let name = path
         .file_name()
         .ok_or_else(|| failed("create", path)(io::ErrorKind::InvalidFilename.into()))?;
@@ -435,15 +448,7 @@ fn parent_of(path: &Path) -> Result<(OwnedFd, &Path, &OsStr), DiskError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty())
         .map_err(|errno| failed("open the directory", parent)(errno.into()))?;
-    Ok((directory, parent, name))
-}
-
-/// `.<name>.tmp`
-fn temporary_name(name: &OsStr) -> OsString {
-    let mut temporary = OsString::from(".");
-    temporary.push(name);
-    temporary.push(".tmp");
-    temporary
+    Ok((directory, name))
 }
 
 /// The first file rule that is broken: regular, no permission beyond `most`, one of `owners`, one
