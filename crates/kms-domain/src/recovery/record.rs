@@ -12,10 +12,10 @@ use crate::{
     key::{KeyScope, TransitKey},
     registry::{
         RecordState,
-        document::{Generation, StateHash},
+        document::{Document, Generation, StateHash},
     },
     scope::TransitKeyPath,
-    transit::TransitVersion,
+    transit::{KeyProfile, TransitVersion},
 };
 
 mod raw;
@@ -213,6 +213,49 @@ impl BackupRecord {
     #[must_use]
     pub fn active(&self) -> &Arc<TransitKey> {
         &self.active
+    }
+}
+
+impl NotedLimits {
+    /// As the key has them now.
+    #[must_use]
+    pub fn of(profile: &KeyProfile) -> Self {
+        Self {
+            latest: profile.latest(),
+            min_available: profile.min_available(),
+            min_decryption: profile.min_decryption(),
+            min_encryption: profile.min_encryption(),
+        }
+    }
+}
+
+impl NotedVersion {
+    /// Every version that the key lists or the state knows.
+    #[must_use]
+    pub fn all(
+        scope: &Arc<KeyScope>,
+        document: &Document,
+        profile: &KeyProfile,
+    ) -> BTreeMap<TransitVersion, Self> {
+        let listed = profile.listed().map(|(version, created_at)| {
+            let noted = Self {
+                key: Arc::new(TransitKey::new(Arc::clone(scope), version, created_at)),
+                decryptable: true,
+                state: None,
+            };
+            (version, noted)
+        });
+        let known = document.registry().records().iter().map(|record| {
+            let version = record.key.version();
+            let noted = Self {
+                key: Arc::clone(&record.key),
+                // A removed version may be gone, or another one by now.
+                decryptable: profile.created_at(version) == Some(record.key.created_at()),
+                state: Some(record.state),
+            };
+            (version, noted)
+        });
+        listed.chain(known).collect()
     }
 }
 

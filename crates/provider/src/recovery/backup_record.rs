@@ -17,7 +17,7 @@ use std::{
 use etcd_snapshot::{file::OnProgress, revision::Revisions};
 use jiff::Timestamp;
 use kms_domain::{
-    key::{KeyScope, TransitKey},
+    key::KeyScope,
     recovery::{
         origin::{Lineage, LiveKey, Origin},
         record::{
@@ -26,7 +26,7 @@ use kms_domain::{
         },
     },
     registry::document::Document,
-    transit::{KeyProfile, ProfileRefused, RegistryConflict, TransitVersion},
+    transit::{KeyProfile, ProfileRefused, RegistryConflict},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -134,7 +134,7 @@ pub fn gather(
     profile.require_retained(document.registry())?;
 
     let scope = Arc::new(KeyScope::new(config.scope.clone()));
-    let versions = versions(&scope, document, &profile);
+    let versions = NotedVersion::all(&scope, document, &profile);
     let (etcd, inventory, unmapped) = match set.etcd {
         None => (None, None, 0),
         Some(path) => {
@@ -156,7 +156,7 @@ pub fn gather(
         scope,
         path: config.key.clone(),
         state: state(document, &stored),
-        limits: limits(&profile),
+        limits: NotedLimits::of(&profile),
         versions,
         etcd,
         openbao: openbao.transpose()?,
@@ -207,47 +207,11 @@ fn note<F: Borrow<File>>(
     })
 }
 
-fn versions(
-    scope: &Arc<KeyScope>,
-    document: &Document,
-    profile: &KeyProfile,
-) -> BTreeMap<TransitVersion, NotedVersion> {
-    let listed = profile.listed().map(|(version, created_at)| {
-        let noted = NotedVersion {
-            key: Arc::new(TransitKey::new(Arc::clone(scope), version, created_at)),
-            decryptable: true,
-            state: None,
-        };
-        (version, noted)
-    });
-    let mut versions: BTreeMap<_, _> = listed.collect();
-    for record in document.registry().records() {
-        let version = record.key.version();
-        let noted = NotedVersion {
-            key: Arc::clone(&record.key),
-            // A removed version may be gone, or another one by now.
-            decryptable: profile.created_at(version) == Some(record.key.created_at()),
-            state: Some(record.state),
-        };
-        versions.insert(version, noted);
-    }
-    versions
-}
-
 fn state(document: &Document, stored: &Stored) -> NotedState {
     NotedState {
         generation: document.generation(),
         hash: document.hash().clone(),
         checkpoint: stored.checkpoint_status().to_owned(),
-    }
-}
-
-fn limits(profile: &KeyProfile) -> NotedLimits {
-    NotedLimits {
-        latest: profile.latest(),
-        min_available: profile.min_available(),
-        min_decryption: profile.min_decryption(),
-        min_encryption: profile.min_encryption(),
     }
 }
 

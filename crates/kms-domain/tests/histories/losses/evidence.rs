@@ -71,24 +71,6 @@ pub(crate) fn note(
     path: &TransitKeyPath,
 ) -> Option<BackupRecord> {
     profile.require_retained(document.registry()).ok()?;
-    let listed = profile.listed().map(|(version, created_at)| {
-        let noted = NotedVersion {
-            key: Arc::new(TransitKey::new(Arc::clone(scope), version, created_at)),
-            decryptable: true,
-            state: None,
-        };
-        (version, noted)
-    });
-    let mut versions: BTreeMap<_, _> = listed.collect();
-    for record in document.registry().records() {
-        let version = record.key.version();
-        let noted = NotedVersion {
-            key: Arc::clone(&record.key),
-            decryptable: profile.created_at(version) == Some(record.key.created_at()),
-            state: Some(record.state),
-        };
-        versions.insert(version, noted);
-    }
     let note = Note {
         recorded_at: "2024-05-15T20:00:00Z".to_owned(),
         plugin_version: "v0.0.0".to_owned(),
@@ -99,13 +81,8 @@ pub(crate) fn note(
             hash: document.hash().clone(),
             checkpoint: "current".to_owned(),
         },
-        limits: NotedLimits {
-            latest: profile.latest(),
-            min_available: profile.min_available(),
-            min_decryption: profile.min_decryption(),
-            min_encryption: profile.min_encryption(),
-        },
-        versions,
+        limits: NotedLimits::of(profile),
+        versions: NotedVersion::all(scope, document, profile),
         etcd: None,
         openbao: None,
     };
