@@ -11,7 +11,7 @@ use aws_lc_rs::{
         AES_128_GCM, AES_192_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce,
         UnboundKey,
     },
-    hkdf::{HKDF_SHA256, KeyType, Prk},
+    hmac::{self, HMAC_SHA256},
 };
 use zeroize::{Zeroize, Zeroizing};
 
@@ -22,7 +22,9 @@ pub struct DekSource(Source);
 
 enum Source {
     Key(LessSafeKey),
-    Seed(Prk),
+    /// The seed, hashed as far as it is the same for every object. Each start of an API server makes
+    /// one, so there are few.
+    Seed(Box<hmac::Key>),
 }
 
 /// A DEK source of a size that Kubernetes refuses.
@@ -87,7 +89,7 @@ impl DekSource {
                 Source::Key(key(algorithm, secret).ok_or(unusable)?)
             }
             DekSourceType::HkdfSeed if secret.len() < SEED => return Err(unusable),
-            DekSourceType::HkdfSeed => Source::Seed(Prk::new_less_safe(HKDF_SHA256, secret)),
+            DekSourceType::HkdfSeed => Source::Seed(Box::new(hmac::Key::new(HMAC_SHA256, secret))),
         };
         Ok(Self(source))
     }
@@ -123,20 +125,17 @@ impl DekSource {
             bytes: encrypted_data.len(),
             least: info_size.saturating_add(NONCE_LEN).saturating_add(TAG),
         };
-        let (info, rest) = encrypted_data
-            .split_at_checked(info_size)
-            .ok_or(too_short)?;
-        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>().ok_or(too_short)?;
-        let (ciphertext, tag) = rest.split_last_chunk::<TAG>().ok_or(too_short)?;
-
         let derived;
-        let key = match &self.0 {
-            Source::Key(key) => key,
+        let (key, rest) = match &self.0 {
+            Source::Key(key) => (key, encrypted_data),
             Source::Seed(seed) => {
+                let (info, rest) = encrypted_data.split_first_chunk().ok_or(too_short)?;
                 derived = derive(seed, info).ok_or(OpenError::NotAuthentic)?;
-                &derived
+                (&derived, rest)
             }
         };
+        let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>().ok_or(too_short)?;
+        let (ciphertext, tag) = rest.split_last_chunk::<TAG>().ok_or(too_short)?;
         let plaintext = scratch.room(ciphertext.len());
         let nonce = Nonce::assume_unique_for_key(*nonce);
         match key.open_separate_gather(nonce, Aad::from(etcd_key), ciphertext, tag, plaintext) {
@@ -173,21 +172,14 @@ fn key(algorithm: &'static Algorithm, bytes: &[u8]) -> Option<LessSafeKey> {
     UnboundKey::new(algorithm, bytes).ok().map(LessSafeKey::new)
 }
 
-/// HKDF-Expand without an extract step: the seed is the pseudo-random key.
-fn derive(seed: &Prk, info: &[u8]) -> Option<LessSafeKey> {
+/// HKDF-Expand without an extract step: the seed is the pseudo-random key. The 32 bytes are one
+/// block of the hash, and so one HMAC of the info and the number of the block.
+fn derive(seed: &hmac::Key, info: &[u8; INFO]) -> Option<LessSafeKey> {
+    let mut message = [1; INFO + 1];
+    message.first_chunk_mut()?.clone_from(info);
     let mut bytes = Zeroizing::new([0; 32]);
-    let infos = [info];
-    let expanded = seed.expand(&infos, Aes256).ok()?;
-    expanded.fill(bytes.as_mut_slice()).ok()?;
+    hmac::sign_to_buffer(seed, &message, bytes.as_mut_slice()).ok()?;
     key(&AES_256_GCM, bytes.as_slice())
-}
-
-struct Aes256;
-
-impl KeyType for Aes256 {
-    fn len(&self) -> usize {
-        32
-    }
 }
 
 #[cfg(test)]

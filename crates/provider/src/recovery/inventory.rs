@@ -213,6 +213,17 @@ impl Group {
         })
     }
 
+    /// The one of them that is equal to `seed`.
+    #[must_use]
+    pub fn find_seed(&self, seed: Seed<'_>) -> Option<Seed<'_>> {
+        let sources = self.seeds.get(&seed.kind)?;
+        let (encrypted, _) = sources.get_key_value(seed.encrypted)?;
+        Some(Seed {
+            kind: seed.kind,
+            encrypted,
+        })
+    }
+
     /// Their number.
     #[must_use]
     pub fn distinct_seeds(&self) -> usize {

@@ -307,7 +307,7 @@ impl Row {
         }
         add_counts(&mut self.unopened, &opened.unopened);
         let room = FEW.saturating_sub(self.unopened_names.len());
-        let names = opened.names.iter().take(room).cloned();
+        let names = opened.names.values().take(room).cloned();
         self.unopened_names.extend(names);
     }
 }

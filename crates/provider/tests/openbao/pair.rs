@@ -241,6 +241,36 @@ async fn a_hundred_thousand_objects_of_fifty_seeds_are_opened_soon() {
 }
 
 #[tokio::test]
+async fn of_many_objects_each_is_opened_once_and_the_same_few_are_named() {
+    let mut cluster = Cluster::new().await;
+    let sealer = cluster.sealer().await;
+    let key = |number: usize| format!("/registry/secrets/default/{number:05}");
+    let objects = (0..5000).map(|number| {
+        // Every tenth was sealed for the name after its own.
+        let sealed_for = key(number + usize::from(number % 10 == 0));
+        (key(number), sealer.value(&sealed_for, OBJECT))
+    });
+    bulk::put(&cluster.etcd, objects).await;
+    let large = [OBJECT, &[b' '; 300_000]].concat();
+    for name in ["large-1", "large-2"] {
+        let key = format!("/registry/configmaps/default/{name}");
+        let value = sealer.value("/registry/configmaps/default/large-1", &large);
+        cluster.etcd.put(&key, &value);
+    }
+    let options = ["--depth", "data", "--show-names"];
+    let (_, report) = cluster.verdict(4, "incompatible", &options);
+    let one = row(&report, 1);
+    let opened = json!({"proven": 4501, "failed": 501, "untried": 0});
+    assert_eq!(one["data"], opened);
+    let unopened = json!({"configmaps": 1, "secrets": 500});
+    assert_eq!(one["unopenedResources"], unopened);
+    let last_written = (0..9).map(|tens| key(4990 - 10 * tens));
+    let large = "/registry/configmaps/default/large-2".to_owned();
+    let named: Vec<_> = [large].into_iter().chain(last_written).collect();
+    assert_eq!(one["unopenedNames"], json!(named));
+}
+
+#[tokio::test]
 async fn an_openbao_from_before_a_rotation_lacks_the_newest_version() {
     let server = OpenBao::start().await;
     let mut cluster = Cluster::of(Node::on(&server, TIMING).await).await;

@@ -1,11 +1,22 @@
 //! The proof that objects are readable: each is opened with its decrypted DEK under its own etcd key.
+//!
+//! Opening takes longer than reading, so objects are handed on in batches to as many threads as
+//! there are cores, the one that reads included: it opens a batch itself while all others are busy.
+//! The batches are few and small, whatever etcd holds.
 
-use std::collections::{BTreeMap, HashMap};
+mod crew;
 
+use std::{
+    collections::{BTreeMap, HashMap},
+    thread,
+};
+
+use crew::Crew;
 use etcd_snapshot::{
     envelope::Envelope,
+    familiar::Familiar,
     file::OnProgress,
-    open::Scratch,
+    open::{DekSource, Scratch},
     revision::Object,
     value::{Protection, Resource},
 };
@@ -32,8 +43,8 @@ pub(super) struct OpenedGroup {
     pub(super) proof: Proof,
     /// Those that did not, by resource.
     pub(super) unopened: BTreeMap<String, u64>,
-    /// The keys of the first few of those, if wanted.
-    pub(super) names: Vec<String>,
+    /// The keys of the first few of those, if wanted, by their place among all objects.
+    pub(super) names: BTreeMap<u64, String>,
 }
 
 /// How many names of unopened objects are kept.
@@ -48,24 +59,56 @@ pub(super) struct Opening<'a> {
     pub(super) provider: &'a str,
 }
 
-impl Opening<'_> {
+/// An object whose DEK is known.
+#[derive(Clone, Copy)]
+struct Sealed<'a, 'o> {
+    group: GroupIndex,
+    source: &'a DekSource,
+    /// Its place among all.
+    number: u64,
+    key: &'o [u8],
+    data: &'o [u8],
+}
+
+/// What is the same for all objects of a seed.
+type Known<'a> = (GroupIndex, Option<&'a DekSource>);
+
+/// What is gathered in one reading.
+struct Gathering<'scope, 'a> {
+    crew: Crew<'scope, 'a>,
+    familiar: Familiar<Known<'a>>,
+    /// What is known without opening.
+    unopened: Opened,
+    objects: u64,
+}
+
+impl<'a> Opening<'a> {
     /// Opens every object in a second reading.
     pub(super) fn open_all(
         self,
         source: &EtcdSource,
         on_progress: OnProgress<'_>,
     ) -> Result<Opened, EtcdError> {
-        let mut scratch = Scratch::default();
-        let reading = source.read(
-            self.wanted.revisions,
-            on_progress,
-            Opened::default,
-            |opened, object| self.open(opened, object, &mut scratch),
-        )?;
-        Ok(reading.gathered)
+        thread::scope(|scope| {
+            let reading = source.read(
+                self.wanted.revisions,
+                on_progress,
+                || Gathering {
+                    crew: Crew::new(scope, self.wanted),
+                    familiar: Familiar::default(),
+                    unopened: Opened::default(),
+                    objects: 0,
+                },
+                |gathering, object| self.add(gathering, object),
+            )?;
+            let Gathering { crew, unopened, .. } = reading.gathered;
+            let mut opened = crew.finish();
+            opened.merge(unopened);
+            Ok(opened)
+        })
     }
 
-    fn open(self, opened: &mut Opened, object: Object<'_>, scratch: &mut Scratch) {
+    fn add(self, gathering: &mut Gathering<'_, 'a>, object: Object<'_>) {
         if !self.wanted.includes(object.key) {
             return;
         }
@@ -73,39 +116,91 @@ impl Opening<'_> {
             Protection::KmsV2 { provider, message } if provider == self.provider => message,
             _ => return,
         };
-        // What is damaged has been counted.
-        let Ok(envelope) = Envelope::parse(message) else {
-            return;
+        let (data, (group, source)) = match gathering.familiar.recognise(message) {
+            Some(known) => known,
+            None => {
+                // What is damaged has been counted.
+                let Ok(envelope) = Envelope::parse(message) else {
+                    return;
+                };
+                let Some(known) = self.know(&envelope) else {
+                    let appeared = &mut gathering.unopened.appeared;
+                    *appeared = appeared.saturating_add(1);
+                    return;
+                };
+                gathering.familiar.learn(message, &envelope, known);
+                (envelope.encrypted_data, known)
+            }
         };
-        let Some(index) = self.inventory.group_of(self.provider, &envelope) else {
-            opened.appeared = opened.appeared.saturating_add(1);
-            return;
-        };
-        let seed = Seed {
-            kind: envelope.dek_source_type,
-            encrypted: envelope.encrypted_dek_source,
-        };
-        let group = opened.groups.entry(index).or_default();
-        let Some(Ok(source)) = self.outcomes.get(&(index, seed)) else {
+        gathering.objects = gathering.objects.saturating_add(1);
+        let Some(source) = source else {
+            let group = gathering.unopened.groups.entry(group).or_default();
             group.proof.untried = group.proof.untried.saturating_add(1);
             return;
         };
-        match source.prove(object.key, envelope.encrypted_data, scratch) {
+        gathering.crew.add(Sealed {
+            group,
+            source,
+            number: gathering.objects,
+            key: object.key,
+            data,
+        });
+    }
+
+    /// `None` if there was no such object at the first reading.
+    fn know(self, envelope: &Envelope<'_>) -> Option<Known<'a>> {
+        let index = self.inventory.group_of(self.provider, envelope)?;
+        let group = self.inventory.groups.get(index.0)?;
+        let seed = group.find_seed(Seed {
+            kind: envelope.dek_source_type,
+            encrypted: envelope.encrypted_dek_source,
+        });
+        let outcome = seed.and_then(|seed| self.outcomes.get(&(index, seed)));
+        Some((index, outcome.and_then(|outcome| outcome.as_ref().ok())))
+    }
+}
+
+impl Opened {
+    fn open(&mut self, sealed: Sealed<'_, '_>, wanted: &Wanted, scratch: &mut Scratch) {
+        let group = self.groups.entry(sealed.group).or_default();
+        match sealed.source.prove(sealed.key, sealed.data, scratch) {
             Ok(_) => group.proof.proven = group.proof.proven.saturating_add(1),
-            Err(_) => group.add_unopened(object, self.wanted),
+            Err(_) => group.add_unopened(sealed, wanted),
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.appeared = self.appeared.saturating_add(other.appeared);
+        for (index, more) in other.groups {
+            let group = self.groups.entry(index).or_default();
+            group.proof.proven = group.proof.proven.saturating_add(more.proof.proven);
+            group.proof.failed = group.proof.failed.saturating_add(more.proof.failed);
+            group.proof.untried = group.proof.untried.saturating_add(more.proof.untried);
+            super::add_counts(&mut group.unopened, &more.unopened);
+            for (number, name) in more.names {
+                group.keep_name(number, name);
+            }
         }
     }
 }
 
 impl OpenedGroup {
-    fn add_unopened(&mut self, object: Object<'_>, wanted: &Wanted) {
+    fn add_unopened(&mut self, sealed: Sealed<'_, '_>, wanted: &Wanted) {
         self.proof.failed = self.proof.failed.saturating_add(1);
-        let resource = Resource::of(object.key, wanted.prefix.as_deref())
+        let resource = Resource::of(sealed.key, wanted.prefix.as_deref())
             .map_or_else(|| NO_RESOURCE.to_owned(), |resource| resource.to_string());
         let count = self.unopened.entry(resource).or_default();
         *count = count.saturating_add(1);
-        if wanted.names && self.names.len() < FEW {
-            self.names.push(object.key.escape_ascii().to_string());
+        if wanted.names {
+            self.keep_name(sealed.number, sealed.key.escape_ascii().to_string());
+        }
+    }
+
+    /// Which thread opens an object is chance, and its place is not.
+    fn keep_name(&mut self, number: u64, name: String) {
+        self.names.insert(number, name);
+        if self.names.len() > FEW {
+            self.names.pop_last();
         }
     }
 }
