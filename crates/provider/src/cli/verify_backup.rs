@@ -73,9 +73,11 @@ impl Options {
         };
         let verified = {
             let reading = ProgressLine::new("reading etcd");
+            let trying = ProgressLine::new("trying encrypted DEKs");
             let opening = ProgressLine::new("opening objects");
             let watch = Watch {
                 reading: &|done| reading.show(done),
+                trying: &|done| trying.show(done),
                 opening: &|done| opening.show(done),
             };
             verify_pair::verify(&config, &source, question, watch)

@@ -117,12 +117,14 @@ pub enum Unanswered {
     Item(#[source] Failure),
 }
 
-/// How the two readings of etcd come on.
+/// How the work comes on.
 #[derive(Clone, Copy)]
 pub struct Watch<'p> {
-    /// That of what is needed.
+    /// The reading of what is needed.
     pub reading: OnProgress<'p>,
-    /// That which opens the objects.
+    /// The trial of the encrypted DEKs, which it counts.
+    pub trying: OnProgress<'p>,
+    /// The reading that opens the objects.
     pub opening: OnProgress<'p>,
 }
 
@@ -167,7 +169,7 @@ pub fn verify(
         let lineage = Lineage::new(scope, live, evidence.iter().cloned());
         let mut trial = Trial::new(&inventory, &lineage);
         let unanswered = match unread {
-            None => trial.decrypt_all(openbao).await.err(),
+            None => trial.decrypt_all(openbao, watch.trying).await.err(),
             unread => unread,
         };
         (lineage, trial.outcomes, unanswered)

@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 
-use etcd_snapshot::open::DekSource;
+use etcd_snapshot::{
+    file::{OnProgress, Progress},
+    open::DekSource,
+};
 use kms_domain::{
     annotations::Annotations,
     ciphertext::TransitCiphertext,
@@ -61,9 +64,15 @@ impl<'i> Trial<'i> {
     }
 
     /// In batches; what OpenBao does not decide is left out of the outcomes.
-    pub(super) async fn decrypt_all(&mut self, openbao: &Connection) -> Result<(), Unanswered> {
+    pub(super) async fn decrypt_all(
+        &mut self,
+        openbao: &Connection,
+        on_progress: OnProgress<'_>,
+    ) -> Result<(), Unanswered> {
         let transit = &openbao.transit;
         let mut undecided = None;
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let mut tried = 0_u64;
         for portion in self.prepared.chunks(MAX_BATCH) {
             let items: Vec<&PreparedDecrypt> = portion.iter().map(|(.., it)| it).collect();
             let answers = openbao
@@ -86,6 +95,11 @@ impl<'i> Trial<'i> {
                 };
                 self.outcomes.insert((index, seed), outcome);
             }
+            tried = tried.saturating_add(count(portion.len()));
+            on_progress(Progress {
+                done: tried,
+                total: count(self.prepared.len()),
+            });
         }
         match undecided {
             None => Ok(()),
