@@ -10,7 +10,8 @@ fn main() -> ExitCode {
         &Environment::of_process(),
         // Results pass through unchanged: a filter for terminals would drop bytes of them.
         &mut std::io::stdout().lock(),
-        &mut anstream::stderr().lock(),
+        // Not locked: other threads tell on it how far they have come.
+        &mut anstream::stderr(),
     );
     exit.into()
 }

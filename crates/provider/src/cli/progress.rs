@@ -29,7 +29,7 @@ impl ProgressLine {
         let percent = part.checked_div(progress.total).unwrap_or(100).min(100);
         if shown.fetch_max(percent, Relaxed) < percent {
             // A terminal that is gone is no reason to stop.
-            write!(io::stderr(), "\r{}: {percent} %", self.what).ok();
+            write!(io::stderr(), "\r{}: {percent} %\x1b[K", self.what).ok();
         }
     }
 }

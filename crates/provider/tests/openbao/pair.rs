@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::PathBuf,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -268,6 +269,49 @@ async fn of_many_objects_each_is_opened_once_and_the_same_few_are_named() {
     let large = "/registry/configmaps/default/large-2".to_owned();
     let named: Vec<_> = [large].into_iter().chain(last_written).collect();
     assert_eq!(one["unopenedNames"], json!(named));
+}
+
+/// Runs the command with a terminal for its standard error and output, for a minute at most.
+fn on_a_terminal(command: &Command) -> String {
+    const PTY: &str =
+        "import pty, signal, sys; signal.alarm(60); sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    let mut python = Command::new("python3");
+    python.args(["-c", PTY]).arg(command.get_program());
+    python.args(command.get_args()).stdin(Stdio::null());
+    let done = Finished::from(python.output().unwrap());
+    assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
+    done.out
+}
+
+#[tokio::test]
+async fn a_terminal_shows_how_far_the_work_has_come_and_a_pipe_shows_nothing() {
+    let mut cluster = Cluster::new().await;
+    let mut sealers = Vec::new();
+    for _ in 0..300 {
+        sealers.push(cluster.sealer().await);
+    }
+    let objects = sealers.iter().enumerate().map(|(number, sealer)| {
+        let key = format!("/registry/secrets/default/{number}");
+        let value = sealer.value(&key, OBJECT);
+        (key, value)
+    });
+    bulk::put(&cluster.etcd, objects).await;
+    let (_, report) = cluster.verdict(0, "compatible", &["--depth", "data"]);
+    assert_eq!(row(&report, 1)["deks"]["proven"], 300);
+    assert_eq!(cluster.verify(&[]).err, "");
+
+    let snapshot = cluster.snapshot();
+    let file = snapshot.to_str().unwrap();
+    let verify = ["verify-backup", "--etcd-snapshot", file];
+    let shown = on_a_terminal(&cluster.node.program(&verify));
+    // Two threads tell how far the reading has come.
+    for part in [
+        "reading etcd: ",
+        "trying encrypted DEKs: 42 %",
+        "trying encrypted DEKs: 100 %",
+    ] {
+        assert!(shown.contains(&format!("\r{part}")), "{shown}");
+    }
 }
 
 #[tokio::test]
