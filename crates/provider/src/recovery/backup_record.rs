@@ -174,7 +174,7 @@ pub fn gather(
 /// [`BackupError::Unreadable`].
 pub fn note_source(source: &EtcdSource) -> Result<Option<NotedFile>, BackupError> {
     match source {
-        EtcdSource::File(SnapshotFile { path, file }) => note(path, || Ok(file)).map(Some),
+        EtcdSource::File(SnapshotFile { path, file, .. }) => note(path, || Ok(file)).map(Some),
         EtcdSource::Live(_) => Ok(None),
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::FileExt as _,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Instant,
@@ -274,6 +275,26 @@ async fn a_damaged_snapshot_is_no_evidence_and_says_where() {
     let scanned = scan(&["--etcd-snapshot", path, "--output", "json"]);
     assert_eq!(scanned.code, Some(4));
     assert_eq!(parsed(&scanned)["verdict"], "damaged");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_changes_between_two_readings_is_noticed() {
+    let etcd = Etcd::start().await;
+    etcd.put("/registry/secrets/default/one", OBJECT);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("snapshot.db");
+    etcd.save_snapshot(&path);
+    let source = EtcdSource::file(&path).unwrap();
+    let read = || Inventory::gather(&source, &wanted(), &|_| {});
+    for _ in 0..2 {
+        assert_eq!(read().unwrap().totals.keys, 1);
+    }
+    // The last byte of the database: no page that is in use has it.
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let end = file.metadata().unwrap().len() - 32;
+    file.write_all_at(b"x", end - 1).unwrap();
+    let error = read().unwrap_err();
+    assert!(error.is_damage(), "{error}");
 }
 
 #[test]
