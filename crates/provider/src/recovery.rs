@@ -6,6 +6,7 @@
 pub mod backup_record;
 pub mod drift;
 pub mod etcd_live;
+mod excerpt;
 pub mod inventory;
 pub mod pair_report;
 pub mod scan;
