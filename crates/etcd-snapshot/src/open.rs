@@ -22,7 +22,8 @@ pub struct DekSource(Source);
 
 enum Source {
     Key(LessSafeKey),
-    /// The seed, hashed as far as it is the same for every object.
+    /// The seed, hashed as far as it is the same for every object. Each start of an API server makes
+    /// one, so there are few.
     Seed(Box<hmac::Key>),
 }
 

@@ -8,6 +8,7 @@ pub mod drift;
 pub mod etcd_live;
 pub mod evidence;
 pub mod evidence_report;
+mod excerpt;
 pub mod inventory;
 pub mod pair_report;
 pub mod recover_state;

@@ -3,20 +3,22 @@
 
 mod advice;
 mod checks;
+mod key_ids;
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::HashSet,
     io::{self, Write},
     time::SystemTime,
 };
 
 use advice::{advice, limitations, open_question, recorded_backup};
 use checks::{DATA, DEKS, DRIFT, KEY, MAPPED, OBJECTS, STATE, checks, skipped};
+use key_ids::{KeyIdShown, lost};
 use kms_domain::{
     recovery::{
-        origin::{Gap, LiveKey, Origin},
-        pair::{Proof, Remedy, Verdict},
+        origin::LiveKey,
+        pair::{Remedy, Verdict},
         record::BackupRecord,
     },
     registry::document::Document,
@@ -27,8 +29,9 @@ use serde::Serialize;
 use super::{
     EtcdError,
     drift::Drift,
+    excerpt::{Excerpt, FEW_ROWS, FEW_WORDS, LeftOut, ROWS},
     scan,
-    verify_pair::{Depth, Pair, Row, SeedProblem},
+    verify_pair::{Depth, Pair},
 };
 use crate::{
     cli::exit::Exit,
@@ -71,6 +74,9 @@ pub struct PairReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     etcd: Option<EtcdShown>,
     key_ids: Vec<KeyIdShown>,
+    /// Absent if all are shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_ids_left_out: Option<LeftOut>,
     drift: Vec<Drift>,
     limitations: Vec<&'static str>,
 }
@@ -97,40 +103,6 @@ struct EtcdShown {
     /// Of those, not to be read with this OpenBao and this configuration.
     lost_objects: u64,
     damaged_values: u64,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct KeyIdShown {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    transit_version: Option<u64>,
-    key_id_hash: String,
-    /// `live`, `known`, or the code of what is wrong.
-    status: &'static str,
-    message: String,
-    objects: u64,
-    lost_objects: u64,
-    resources: BTreeMap<String, u64>,
-    deks: Tried,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    dek_problems: BTreeMap<&'static str, u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Tried>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    unopened_resources: BTreeMap<String, u64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    unopened_names: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_step: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    do_not: Option<&'static str>,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
-struct Tried {
-    proven: u64,
-    failed: u64,
-    untried: u64,
 }
 
 const KEEP_ETCD: &str = "do not delete or overwrite the encrypted data in etcd, whatever it is";
@@ -184,11 +156,8 @@ impl PairReport {
         for check in checks(facts) {
             report.push(check);
         }
-        let key_ids: Vec<_> = pair
-            .rows
-            .iter()
-            .map(|row| KeyIdShown::of(facts, row))
-            .collect();
+        let rows = Excerpt::of(&pair.rows, ROWS, |row| row.is_of_the_key());
+        let shown = rows.shown.iter().map(|row| KeyIdShown::of(facts, row));
         let etcd = EtcdShown {
             source: pair.inventory.source.clone(),
             revision: pair.inventory.totals.revision,
@@ -202,14 +171,10 @@ impl PairReport {
             .iter()
             .map(|remedy| format!("{}, then run verify-backup again", remedy.command))
             .collect();
-        for step in key_ids.iter().filter_map(|it| it.next_step.clone()) {
-            if !next_steps.contains(&step) {
-                next_steps.push(step);
-            }
-        }
+        let (advised, mut do_not): (Vec<_>, Vec<_>) = pair.rows.iter().filter_map(advice).unzip();
+        next_steps.extend(first_of_each(advised));
         next_steps.extend(recorded_backup(facts));
         next_steps.extend(open_question(facts));
-        let mut do_not: Vec<_> = key_ids.iter().filter_map(|it| it.do_not).collect();
         if pair.verdict != Verdict::Compatible {
             do_not.push(KEEP_ETCD);
         }
@@ -224,7 +189,8 @@ impl PairReport {
             do_not,
             remedies,
             report,
-            key_ids,
+            key_ids: shown.collect(),
+            key_ids_left_out: LeftOut::of(&rows.left_out, |row| row.finding.objects),
             drift: facts.drift.to_vec(),
             limitations: limitations(facts),
             etcd: Some(etcd),
@@ -263,6 +229,7 @@ impl PairReport {
             report,
             etcd: None,
             key_ids: Vec::new(),
+            key_ids_left_out: None,
             drift: Vec::new(),
             limitations: Vec::new(),
         }
@@ -329,155 +296,19 @@ fn remedies(facts: Facts<'_>) -> Vec<RemedyShown> {
     shown.collect()
 }
 
-/// Objects that certainly cannot be read as things are.
-fn lost(row: &Row) -> u64 {
-    match &row.finding.origin {
-        Origin::Gap(Gap::Hidden { .. } | Gap::Unknown { .. }) => 0,
-        Origin::Gap(_) => row.finding.objects,
-        Origin::Live(_) | Origin::Known(_) => {
-            let unopened = row.finding.data.map_or(0, |data| data.failed);
-            row.objects_of_failed_seeds.saturating_add(unopened)
-        }
+/// The first few of these steps, each once.
+fn first_of_each(steps: Vec<Cow<'static, str>>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    let each: Vec<_> = steps.iter().filter(|step| seen.insert(*step)).collect();
+    let mut first: Vec<_> = each.iter().map(ToString::to_string).collect();
+    first.truncate(FEW_WORDS);
+    let more = each.len().saturating_sub(FEW_WORDS);
+    if more > 0 {
+        first.push(format!(
+            "{more} more such steps are not shown: take these, then run verify-backup again"
+        ));
     }
-}
-
-impl KeyIdShown {
-    fn of(facts: Facts<'_>, row: &Row) -> Self {
-        let finding = &row.finding;
-        let (status, message) = match &finding.origin {
-            Origin::Live(_) => ("live", proven(row)),
-            Origin::Known(key) => {
-                let record = facts.record.map(BackupRecord::note);
-                let noted = record.and_then(|note| note.versions.get(&key.version()));
-                let source = match noted.filter(|noted| noted.key == *key) {
-                    Some(noted) if noted.decryptable => {
-                        "the record has it, and OpenBao could decrypt it when the record was made"
-                    }
-                    Some(_) => {
-                        "the record has it, but OpenBao could not decrypt it even when the record \
-                         was made"
-                    }
-                    None => "the state of this node has it",
-                };
-                (
-                    "known",
-                    format!("{source}; this OpenBao did not answer for it"),
-                )
-            }
-            Origin::Gap(gap) => (gap.code(), one_line(gap)),
-        };
-        let (next_step, do_not) = advice(row).unzip();
-        let problems = row.seed_problems.iter();
-        Self {
-            transit_version: row.version.map(|version| version.get()),
-            key_id_hash: row.key_id_hash.clone(),
-            status,
-            message,
-            objects: finding.objects,
-            lost_objects: lost(row),
-            resources: row.resources.clone(),
-            deks: Tried::of(finding.seeds),
-            dek_problems: problems
-                .map(|(problem, &count)| (problem.code(), count))
-                .collect(),
-            data: finding.data.map(Tried::of),
-            unopened_resources: row.unopened.clone(),
-            unopened_names: row.unopened_names.clone(),
-            next_step: next_step.map(Cow::into_owned),
-            do_not,
-        }
-    }
-
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let version = match self.transit_version {
-            Some(version) => format!("version {version}"),
-            None => "no version".to_owned(),
-        };
-        let resources: Vec<_> = self
-            .resources
-            .iter()
-            .map(|(resource, objects)| format!("{resource} {objects}"))
-            .collect();
-        writeln!(
-            out,
-            "{version}: [{}] {} objects ({}), keyIdHash={}",
-            self.status,
-            self.objects,
-            resources.join(", "),
-            self.key_id_hash
-        )?;
-        writeln!(out, "    {}", self.message)?;
-        if self.lost_objects > 0 {
-            writeln!(out, "    lost: {} objects", self.lost_objects)?;
-        }
-        for (resource, objects) in &self.unopened_resources {
-            writeln!(out, "    not opened: {resource} {objects}")?;
-        }
-        for name in &self.unopened_names {
-            writeln!(out, "    not opened: {name}")?;
-        }
-        Ok(())
-    }
-}
-
-fn proven(row: &Row) -> String {
-    let seeds = row.finding.seeds;
-    let all = seeds
-        .proven
-        .saturating_add(seeds.failed)
-        .saturating_add(seeds.untried);
-    let mut text = format!("{} of {all} encrypted DEKs decrypt", seeds.proven);
-    for (problem, count) in &row.seed_problems {
-        text.push_str(&format!("; {count} {}", problem.sentence()));
-    }
-    if seeds.untried > 0 {
-        text.push_str(&format!("; {} were not tried", seeds.untried));
-    }
-    if let Some(data) = row.finding.data {
-        let objects = row.finding.objects;
-        text.push_str(&format!("; {} of {objects} objects open", data.proven));
-        if data.failed > 0 {
-            text.push_str(&format!(
-                "; {} do not open with the DEK that they name: they were moved to another etcd \
-                 key, or changed",
-                data.failed
-            ));
-        }
-    }
-    text
-}
-
-impl Tried {
-    fn of(proof: Proof) -> Self {
-        Self {
-            proven: proof.proven,
-            failed: proof.failed,
-            untried: proof.untried,
-        }
-    }
-}
-
-impl SeedProblem {
-    fn code(self) -> &'static str {
-        match self {
-            Self::OtherCiphertext => "other_ciphertext",
-            Self::NotDecrypted => "not_decrypted",
-            Self::NoDek => "no_dek",
-        }
-    }
-
-    fn sentence(self) -> &'static str {
-        match self {
-            Self::OtherCiphertext => {
-                "are no ciphertext of that version: they were exchanged or damaged"
-            }
-            Self::NotDecrypted => {
-                "are refused by OpenBao: the key was made anew in the same second, or they or \
-                 their annotations were changed"
-            }
-            Self::NoDek => "decrypt to something that is no DEK",
-        }
-    }
+    first
 }
 
 impl Render for PairReport {
@@ -514,8 +345,17 @@ impl PairReport {
     /// Those of `out`.
     pub fn details(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out)?;
-        for key_id in &self.key_ids {
+        let key_ids = Excerpt::of(&self.key_ids, FEW_ROWS, |row| row.is_of_the_key());
+        for key_id in &key_ids.shown {
             key_id.text(out)?;
+        }
+        let left_out = LeftOut::of(&key_ids.left_out, |row| row.objects);
+        if let Some(more) = LeftOut::and(left_out, self.key_ids_left_out) {
+            writeln!(
+                out,
+                "and {} more key_ids of {} objects",
+                more.rows, more.objects
+            )?;
         }
         writeln!(out)?;
         self.report.checks_text(out)?;

@@ -1,6 +1,8 @@
 //! What etcd holds, as a report: which objects are protected and how, and which versions of the key
 //! must stay decryptable. Encrypts and decrypts nothing, and works without OpenBao.
 
+mod content;
+
 use std::{
     collections::BTreeSet,
     io::{self, Write},
@@ -11,15 +13,18 @@ use std::{
 use etcd_snapshot::file::{Integrity, OnProgress};
 use kms_domain::{
     key::KeyScope,
-    recovery::origin::{Lineage, LiveKey, Origin},
+    recovery::origin::{Lineage, LiveKey},
     transit::KeyProfile,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use content::{Content, KeyIdRow};
+
 use super::{
     EtcdError, EtcdSource, Trust,
-    inventory::{Count, DamagedValue, Group, Inventory, Protected, Wanted},
+    excerpt::few,
+    inventory::{Inventory, Protected, Wanted},
 };
 use crate::{
     cli::exit::Exit,
@@ -58,6 +63,9 @@ pub(super) const INTEGRITY: (&str, &str) = ("etcd.integrity", "Integrity of the 
 pub(super) const VALUES: (&str, &str) = ("etcd.values", "Stored values");
 const PROTECTION: (&str, &str) = ("etcd.protection", "Encryption at rest");
 pub(super) const KEY_IDS: (&str, &str) = ("etcd.key_ids", "Key IDs of this provider");
+
+/// What is a finding when it is not encrypted at all.
+const SECRETS: &str = "secrets";
 
 /// Reads `source` and, where there is a configuration, what it takes to tell the versions.
 #[must_use]
@@ -152,7 +160,7 @@ impl Scan {
         let key_ids: Vec<KeyIdRow> = inventory
             .groups
             .iter()
-            .map(|group| KeyIdRow::of(group, lineage.as_ref()))
+            .map(|group| KeyIdRow::of(group, config, lineage.as_ref()))
             .collect();
         self.report.push(known(&key_ids, config));
         self.content = Some(Content::of(inventory, key_ids));
@@ -221,7 +229,7 @@ fn protection(inventory: &Inventory) -> Check {
                 .filter(|(protected, _)| protected.encrypts())
                 .map(|(_, count)| count.objects)
                 .sum();
-            (resource == "secrets" || encrypted > 0)
+            (resource == SECRETS || encrypted > 0)
                 .then(|| format!("{plaintext} of {} {resource}", plaintext + encrypted))
         })
         .collect();
@@ -229,7 +237,7 @@ fn protection(inventory: &Inventory) -> Check {
         return Check::pass(id, title)
             .message("no secret, and no resource that is otherwise encrypted, is in plaintext");
     }
-    Check::warn(id, title, format!("in plaintext: {}", findings.join(", ")))
+    Check::warn(id, title, format!("in plaintext: {}", few(&findings, 0)))
         .impact("whoever reads etcd or a backup of it reads these objects")
         .remediation(
             "name the resources in the EncryptionConfiguration, then rewrite them: \
@@ -243,15 +251,15 @@ fn known(rows: &[KeyIdRow], config: Option<&Config>) -> Check {
     let Some(config) = config else {
         return Check::skip(id, title, "give --config to compare");
     };
-    let provider = config.scope.provider_name.as_str();
-    let ours = || rows.iter().filter(|row| row.provider == provider);
+    let provider = &config.scope.provider_name;
+    let ours = || rows.iter().filter(|row| row.is_ours);
     let strangers: Vec<&KeyIdRow> = ours().filter(|row| row.gap.is_some()).collect();
     let Some(first) = strangers.first() else {
         let versions: BTreeSet<u64> = ours().filter_map(|row| row.transit_version).collect();
         let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
         return Check::pass(id, title).message(match versions.is_empty() {
             true => format!("etcd holds nothing of provider {provider}"),
-            false => format!("needed Transit versions: {}", versions.join(", ")),
+            false => format!("needed Transit versions: {}", few(&versions, 0)),
         });
     };
     let reason = first.gap.as_deref().unwrap_or_default();
@@ -302,166 +310,6 @@ fn profile(config: &Config) -> Result<KeyProfile, String> {
     KeyProfile::check(&metadata, &config.key.key_name).map_err(|error| one_line(&error))
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct Content {
-    source: String,
-    integrity: &'static str,
-    revision: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    compacted_revision: Option<i64>,
-    keys: u64,
-    superseded_revisions: u64,
-    keys_outside_prefix: u64,
-    resources: Vec<ResourceRow>,
-    key_ids: Vec<KeyIdRow>,
-    damaged_values: u64,
-    /// The first few, if names are wanted.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    damaged_keys: Vec<String>,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct ResourceRow {
-    resource: String,
-    protection: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    provider: Option<String>,
-    #[serde(flatten)]
-    count: CountShown,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct KeyIdRow {
-    key_id_hash: String,
-    provider: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    transit_version: Option<u64>,
-    /// How the version is known; absent like the version.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    version_from: Option<&'static str>,
-    distinct_encrypted_deks: usize,
-    /// Why the version is none that is known here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gap_code: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gap: Option<String>,
-    #[serde(flatten)]
-    count: CountShown,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct CountShown {
-    objects: u64,
-    superseded: u64,
-    bytes: u64,
-    first_mod_revision: i64,
-    last_mod_revision: i64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    names: Vec<String>,
-}
-
-impl Content {
-    fn of(inventory: &Inventory, mut key_ids: Vec<KeyIdRow>) -> Self {
-        key_ids.sort_by(|a, b| {
-            let key = |row: &KeyIdRow| (row.provider.clone(), row.transit_version);
-            key(a)
-                .cmp(&key(b))
-                .then_with(|| a.key_id_hash.cmp(&b.key_id_hash))
-        });
-        let resources = inventory.resources.iter().flat_map(|(resource, rows)| {
-            rows.iter().map(|(protected, count)| ResourceRow {
-                resource: resource.clone(),
-                protection: protected.as_str(),
-                provider: protected.provider().map(str::to_owned),
-                count: CountShown::of(count),
-            })
-        });
-        // Names are kept only if they are wanted.
-        let named = inventory
-            .resources
-            .values()
-            .flat_map(|rows| rows.get(&Protected::Damaged))
-            .any(|count| !count.names.is_empty());
-        let damaged: &[DamagedValue] = if named { &inventory.damaged } else { &[] };
-        Self {
-            source: inventory.source.clone(),
-            integrity: inventory.trust.as_str(),
-            revision: inventory.totals.revision,
-            compacted_revision: inventory.totals.compacted,
-            keys: inventory.totals.keys,
-            superseded_revisions: inventory.totals.superseded,
-            keys_outside_prefix: inventory.outside_prefix,
-            resources: resources.collect(),
-            key_ids,
-            damaged_values: inventory.damaged_values,
-            damaged_keys: damaged.iter().map(|value| value.key.clone()).collect(),
-        }
-    }
-}
-
-impl KeyIdRow {
-    fn of(group: &Group, lineage: Option<&Lineage>) -> Self {
-        let annotations = group.parsed.as_ref();
-        let claimed = annotations.ok().map(|it| it.transit_version().get());
-        let mut row = Self {
-            key_id_hash: group.key_id_hash().to_string(),
-            provider: group.provider.clone(),
-            transit_version: claimed,
-            version_from: claimed.map(|_| "annotation"),
-            distinct_encrypted_deks: group.distinct_seeds(),
-            gap_code: None,
-            gap: None,
-            count: CountShown::of(&group.count),
-        };
-        let Some(lineage) = lineage else {
-            return row;
-        };
-        match lineage.origin(&group.key_id, annotations.map_err(|invalid| *invalid)) {
-            Origin::Live(key) | Origin::Known(key) => {
-                row.transit_version = Some(key.version().get());
-                row.version_from = Some("derived");
-            }
-            Origin::Gap(gap) => {
-                row.gap_code = Some(gap.code());
-                row.gap = Some(one_line(&gap));
-            }
-        }
-        row
-    }
-}
-
-impl CountShown {
-    fn of(count: &Count) -> Self {
-        Self {
-            objects: count.objects,
-            superseded: count.superseded,
-            bytes: count.bytes,
-            first_mod_revision: count.first_revision,
-            last_mod_revision: count.last_revision,
-            names: count.names.clone(),
-        }
-    }
-
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        write!(out, " objects={}", self.objects)?;
-        if self.superseded > 0 {
-            write!(out, " superseded={}", self.superseded)?;
-        }
-        writeln!(
-            out,
-            " bytes={} firstModRevision={} lastModRevision={}",
-            self.bytes, self.first_mod_revision, self.last_mod_revision
-        )?;
-        self.names
-            .iter()
-            .try_for_each(|name| writeln!(out, "  {name}"))
-    }
-}
-
 impl Render for Scan {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         self.report.text(out)?;
@@ -477,47 +325,5 @@ impl Render for Scan {
             Verdict::Inconclusive => "inconclusive",
         };
         writeln!(out, "verdict: {verdict}")
-    }
-}
-
-impl Content {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "source: {}", self.source)?;
-        writeln!(out, "integrity: {}", self.integrity)?;
-        writeln!(out, "revision: {}", self.revision)?;
-        if let Some(revision) = self.compacted_revision {
-            writeln!(out, "compactedRevision: {revision}")?;
-        }
-        writeln!(out, "keys: {}", self.keys)?;
-        writeln!(out, "supersededRevisions: {}", self.superseded_revisions)?;
-        if self.keys_outside_prefix > 0 {
-            writeln!(out, "keysOutsidePrefix: {}", self.keys_outside_prefix)?;
-        }
-        for row in &self.resources {
-            write!(out, "resource: {} {}", row.resource, row.protection)?;
-            if let Some(provider) = &row.provider {
-                write!(out, " provider={provider}")?;
-            }
-            row.count.text(out)?;
-        }
-        for row in &self.key_ids {
-            write!(out, "keyId: {} provider={}", row.key_id_hash, row.provider)?;
-            if let (Some(version), Some(from)) = (row.transit_version, row.version_from) {
-                write!(out, " transitVersion={version} versionFrom={from}")?;
-            }
-            if let Some(code) = row.gap_code {
-                write!(out, " gap={code}")?;
-            }
-            write!(
-                out,
-                " distinctEncryptedDeks={}",
-                row.distinct_encrypted_deks
-            )?;
-            row.count.text(out)?;
-        }
-        for key in &self.damaged_keys {
-            writeln!(out, "damaged: {key}")?;
-        }
-        Ok(())
     }
 }

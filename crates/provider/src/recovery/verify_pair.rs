@@ -299,6 +299,12 @@ fn rows(
 }
 
 impl Row {
+    /// Whether it is certain that the key had this version, not a claim of what etcd holds.
+    #[must_use]
+    pub fn is_of_the_key(&self) -> bool {
+        matches!(self.finding.origin, Origin::Live(_) | Origin::Known(_))
+    }
+
     fn add_group(&mut self, index: GroupIndex, group: &Group, outcomes: &Outcomes<'_>) {
         let finding = &mut self.finding;
         finding.objects = finding.objects.saturating_add(group.count.objects);

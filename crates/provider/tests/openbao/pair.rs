@@ -8,6 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use kms_domain::digest::TextHash;
 use openbao_lab::admin::transit::{KeyConfig, NewKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -607,6 +608,78 @@ async fn edited_annotations_and_exchanged_deks_never_open() {
         text.contains("do not: edit values or annotations"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn thousands_of_invented_key_ids_fill_no_report_and_leave_its_sums_exact() {
+    const INVENTED: u64 = 3000;
+    let mut cluster = Cluster::new().await;
+    cluster.store("good").await;
+    let real = cluster.sealer().await;
+    let objects = (0..INVENTED).map(|number| {
+        let mut invented = real.clone();
+        invented.key_id = format!("obk2.{}", TextHash::of(&number.to_string()));
+        let hash = TextHash::of(&invented.key_id).to_string();
+        for (name, value) in &mut invented.annotations {
+            match name.split_once('.').unwrap().0 {
+                "key-id-hash" => *value = hash.clone().into(),
+                "transit-key-version" => *value = (number + 2).to_string().into(),
+                _ => {}
+            }
+        }
+        let key = format!("/registry/r{number}/default/one");
+        let value = invented.value(&key, OBJECT);
+        (key, value)
+    });
+    bulk::put(&cluster.etcd, objects).await;
+
+    let (text, report) = cluster.verdict(4, "incompatible", &[]);
+    assert_eq!(row(&report, 1)["status"], "live");
+    let shown = report["keyIds"].as_array().unwrap();
+    assert_eq!(shown.len(), 1000);
+    assert_eq!(shown[1]["status"], "newer_than_latest");
+    let rest = INVENTED - 999;
+    assert_eq!(
+        report["keyIdsLeftOut"],
+        json!({"rows": rest, "objects": rest})
+    );
+    assert_eq!(report["etcd"]["objects"], INVENTED + 1);
+    assert_eq!(report["etcd"]["lostObjects"], INVENTED);
+    assert!(text.contains("version 1: [live] 1 objects"), "{text}");
+    assert!(
+        text.contains("\nand 2901 more key_ids of 2901 objects\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("\nnext: 2980 more such steps are not shown"),
+        "{text}"
+    );
+    assert!(text.len() < 100_000, "{text}");
+
+    let file = cluster.snapshot();
+    let scan = ["scan-etcd", "--etcd-snapshot", file.to_str().unwrap()];
+    let text = cluster.node.run(&scan).out;
+    for last in [
+        "\nresource: and 2901 more objects=2901\n",
+        "\nkeyId: and 2901 more objects=2901\n",
+    ] {
+        assert!(text.contains(last), "{text}");
+    }
+    assert!(text.contains("versionFrom=derived"), "{text}");
+    let report = cluster
+        .node
+        .run(&[&scan[..], &["--output", "json"]].concat());
+    let report = report.json();
+    assert_eq!(report["keys"], INVENTED + 1);
+    for (rows, left_out) in [
+        ("resources", "resourcesLeftOut"),
+        ("keyIds", "keyIdsLeftOut"),
+    ] {
+        let shown = report[rows].as_array().unwrap().iter();
+        let objects: u64 = shown.map(|row| row["objects"].as_u64().unwrap()).sum();
+        let left_out = report[left_out]["objects"].as_u64().unwrap();
+        assert_eq!(objects + left_out, INVENTED + 1, "{rows}");
+    }
 }
 
 #[tokio::test]

@@ -110,6 +110,7 @@ impl<'scope, 'a> Crew<'scope, 'a> {
     }
 
     fn hand_on(&mut self) {
+        // A new one while none has come back.
         let next = self.empty.try_recv().unwrap_or_default();
         let batch = std::mem::replace(&mut self.batch, next);
         if let Err(TrySendError::Full(mut batch) | TrySendError::Disconnected(mut batch)) =
