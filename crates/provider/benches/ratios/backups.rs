@@ -1,9 +1,11 @@
 //! The commands that read etcd snapshots, beside the program that every operator has for them.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
-    process::Command,
-    time::Instant,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -26,6 +28,8 @@ pub(crate) struct Extent {
     objects: usize,
     seeds: usize,
     rounds: usize,
+    /// Of the snapshots whose reading is watched for its memory.
+    keys: usize,
 }
 
 impl Extent {
@@ -33,16 +37,37 @@ impl Extent {
         objects: 20_000,
         seeds: 10,
         rounds: 5,
+        keys: 5_000,
     };
     pub(crate) const FULL: Self = Self {
         objects: 100_000,
         seeds: 50,
         rounds: 11,
+        keys: 50_000,
     };
 }
 
-/// Short, so that what counts is the number of objects and not their bytes.
-const OBJECT: &[u8] = b"k8s\0 the plaintext of an object";
+/// What there is in a snapshot.
+struct Content {
+    keys: usize,
+    seeds: usize,
+    /// Of each key.
+    revisions: usize,
+    /// Of each object's plaintext.
+    bytes: usize,
+}
+
+impl Content {
+    /// Short objects, so that what counts is their number and not their bytes.
+    fn short(keys: usize, seeds: usize) -> Self {
+        Self {
+            keys,
+            seeds,
+            revisions: 1,
+            bytes: 31,
+        }
+    }
+}
 
 /// One snapshot, read in turns by `etcdutl snapshot status`, `scan-etcd` and `verify-backup`.
 pub(crate) async fn read(
@@ -54,24 +79,16 @@ pub(crate) async fn read(
 ) {
     let directory = TempDir::new().unwrap();
     progress.say("filling etcd");
-    let snapshot = snapshot(stage, provider.client(), extent, directory.path()).await;
+    let content = Content::short(extent.objects, extent.seeds);
+    let snapshot = snapshot(stage, provider.client(), &content, directory.path()).await;
     let file = snapshot.to_str().unwrap();
-    let scan = ["scan-etcd", "--output=json", "--etcd-snapshot", file];
-    let verify = [
-        "verify-backup",
-        "--depth=data",
-        "--output=json",
-        "--etcd-snapshot",
-        file,
-    ];
     let (mut statuses, mut scans, mut verifies) = (Vec::new(), Vec::new(), Vec::new());
     // The first round warms up.
     for round in 0..=extent.rounds {
         progress.say(&format!("backups, round {round}"));
         let status = timed(|| drop(etcd::utl(&["snapshot", "status", file])));
-        // Without the configuration it asks nobody, as `etcdutl` does not.
-        let scan = timed(|| succeed(stage.plain_command().args(scan)));
-        let verify = timed(|| succeed(stage.command(verify[0]).args(&verify[1..])));
+        let scan = timed(|| succeed(&mut scan_etcd(stage, file)));
+        let verify = timed(|| succeed(&mut verify_backup(stage, file)));
         if round > 0 {
             statuses.push(status);
             scans.push(scan);
@@ -89,10 +106,93 @@ pub(crate) async fn read(
     report.push(row("verify_backup.data", &verifies, &scans).target(AtMost(3.0)));
 }
 
+/// Without the configuration it asks nobody, as `etcdutl` does not.
+fn scan_etcd(stage: &Stage, file: &str) -> Command {
+    let mut command = stage.plain_command();
+    command.args(["scan-etcd", "--output=json", "--etcd-snapshot", file]);
+    command
+}
+
+fn verify_backup(stage: &Stage, file: &str) -> Command {
+    let mut command = stage.command("verify-backup");
+    command.args(["--depth=data", "--output=json", "--etcd-snapshot", file]);
+    command
+}
+
+/// The most memory that the commands ever need: for a snapshot of small objects, for the same keys
+/// in twenty times as many bytes, and for ten times as many keys.
+pub(crate) async fn memory(
+    stage: &Stage,
+    provider: &Provider,
+    extent: &Extent,
+    progress: &Progress,
+    report: &mut Report,
+) {
+    let small = Content::short(extent.keys, extent.seeds);
+    let large = Content {
+        revisions: 2,
+        bytes: 10_000,
+        ..Content::short(extent.keys, extent.seeds)
+    };
+    let many = Content::short(extent.keys * 10, extent.seeds);
+    let (mut scans, mut verifies) = (Vec::new(), Vec::new());
+    for content in [&small, &large, &many] {
+        progress.say("filling etcd for the memory of the commands");
+        let directory = TempDir::new().unwrap();
+        let snapshot = snapshot(stage, provider.client(), content, directory.path()).await;
+        let file = snapshot.to_str().unwrap();
+        progress.say("memory of the commands");
+        scans.push(peak(&mut scan_etcd(stage, file)));
+        verifies.push(peak(&mut verify_backup(stage, file)));
+        tokio::task::yield_now().await;
+    }
+    for (command, peaks) in [("scan_etcd", scans), ("verify_backup.data", verifies)] {
+        let [small, large, many] = peaks[..] else {
+            return;
+        };
+        let row = Row::new(format!("{command}.memory"), large, "MiB");
+        report.push(row.beside(small, large / small).target(AtMost(1.1)));
+        let more = f64::from(u32::try_from(extent.keys * 9).unwrap());
+        let each = (many - small) * 1024.0 * 1024.0 / more;
+        report.push(Row::new(
+            format!("{command}.memory_of_a_key"),
+            each,
+            "bytes",
+        ));
+    }
+}
+
+/// The most memory that a command had while it ran, in MiB.
+fn peak(command: &mut Command) -> f64 {
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut most = 0.0_f64;
+    let ended = loop {
+        // What has ended has no such line.
+        let status = fs::read_to_string(&status).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        if let Some(line) = line {
+            let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+            most = most.max(kib / 1024.0);
+        }
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended;
+        }
+        thread::sleep(Duration::from_micros(200));
+    };
+    assert!(ended.success());
+    most
+}
+
 /// What `etcdctl snapshot save` makes of an etcd with so many Secrets. Etcd is gone then.
-async fn snapshot(stage: &Stage, client: KmsClient, extent: &Extent, directory: &Path) -> PathBuf {
+async fn snapshot(
+    stage: &Stage,
+    client: KmsClient,
+    content: &Content,
+    directory: &Path,
+) -> PathBuf {
     let mut sealers = Vec::new();
-    for _ in 0..extent.seeds {
+    for _ in 0..content.seeds {
         let answer = encrypted(client.clone()).await;
         let annotations = answer.annotations.into_iter();
         let mut annotations: Vec<_> = annotations
@@ -109,12 +209,16 @@ async fn snapshot(stage: &Stage, client: KmsClient, extent: &Extent, directory: 
         });
     }
     let etcd = Etcd::start().await;
-    let objects = (0..extent.objects).map(|number| {
-        let key = format!("/registry/secrets/default/{number:06}");
-        let value = sealers[number % sealers.len()].value(&key, OBJECT);
-        (key, value)
-    });
-    bulk::put(&etcd, objects).await;
+    let mut plaintext = b"k8s\0 the plaintext of an object".to_vec();
+    plaintext.resize(content.bytes, b'.');
+    for _ in 0..content.revisions {
+        let objects = (0..content.keys).map(|number| {
+            let key = format!("/registry/secrets/default/{number:06}");
+            let value = sealers[number % sealers.len()].value(&key, &plaintext);
+            (key, value)
+        });
+        bulk::put(&etcd, objects).await;
+    }
     let file = directory.join("etcd.db");
     etcd.save_snapshot(&file);
     file

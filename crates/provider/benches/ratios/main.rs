@@ -136,6 +136,7 @@ async fn measure(program: OsString, extent: &Extent) -> Report {
     figures::equal_decrypts(&provider, &calls, &mut report).await;
     figures::bad_neighbour(&provider, &mut report).await;
     backups::read(&stage, &provider, &extent.backups, &progress, &mut report).await;
+    backups::memory(&stage, &provider, &extent.backups, &progress, &mut report).await;
     progress.say("done");
     report
 }
