@@ -75,7 +75,7 @@ pub enum ProbeError {
     ApiVersion,
     /// The provider is not ready to encrypt.
     #[error(
-        "Status is not ok: new Secrets cannot be written, existing ones stay readable; see the reasons on the provider's /ready"
+        "Status is not ok: new Secrets cannot be written; whether existing ones can be read, `triage` tells"
     )]
     Unhealthy,
     /// Not a `key_id` of this provider.

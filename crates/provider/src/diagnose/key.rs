@@ -7,10 +7,12 @@ use kms_domain::{
     scope::TransitKeyPath,
     transit::{Finding, Impact, ProfileRefused, RegistryConflict, TransitVersion, VersionProblem},
 };
+use openbao_client::failure::FailureClass;
 use serde_json::{Value, json};
 
 use super::{Question, bao, facts::Facts};
 use crate::{
+    auth::CallFailure,
     config::Config,
     report::{Check, ImpactClass, one_line},
     watcher::deep::DeepError,
@@ -72,12 +74,19 @@ pub const RESTRICTIONS: Question = Question {
 const NO_SERVICE: &str =
     "kube-apiserver cannot read or write encrypted objects through this node; no data is lost";
 
+/// Only of an answer about the key itself: a login can meet the same class.
+const NO_KEY: &str = "the key is not in this OpenBao: what it has encrypted is lost unless an OpenBao \
+    that holds it, or a backup of one, can be found";
+
 fn metadata(facts: &Facts) -> Option<Check> {
     let check = match facts.metadata.as_ref()? {
         Ok(metadata) => METADATA
             .pass()
             .message(format!("newest version {}", metadata.latest_version))
             .detail("latestTransitVersion", metadata.latest_version),
+        Err(failure @ CallFailure::OpenBao(answer)) if answer.class() == FailureClass::NotFound => {
+            METADATA.unanswered(failure, ImpactClass::DataRecovery, NO_KEY)
+        }
         Err(failure) => {
             METADATA.unanswered(failure, ImpactClass::ApiServerAvailability, NO_SERVICE)
         }

@@ -1,6 +1,6 @@
 //! `compare-nodes` on real nodes of one OpenBao: what differs, and whether to go on.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use openbao_lab::admin::transit::{KeyConfig, NewKey};
 use rustix::process::Signal;
@@ -37,6 +37,10 @@ enum Seen<'a> {
 
 /// Nodes named `a`, `b` and so on, with further options.
 fn run(nodes: &[Seen<'_>], options: &[&str]) -> Finished {
+    command(nodes, options).output().unwrap().into()
+}
+
+fn command(nodes: &[Seen<'_>], options: &[&str]) -> Command {
     let mut command = program();
     command.arg("compare-nodes").args(options);
     for (name, node) in ('a'..).zip(nodes) {
@@ -47,7 +51,7 @@ fn run(nodes: &[Seen<'_>], options: &[&str]) -> Finished {
         };
         command.arg(option).arg(format!("{name}={place}"));
     }
-    command.output().unwrap().into()
+    command
 }
 
 /// The report, which must have this verdict and the exit code that goes with it.
@@ -238,7 +242,9 @@ async fn a_node_of_another_cluster_is_named_by_the_majority_or_the_configuration
     assert_eq!(findings(&undecided), [("a", both.clone()), ("b", both)]);
     let config = first.write_config();
     let options = ["--output", "json", "--config", config.to_str().unwrap()];
-    let decided = run(&[Metrics(&a), Metrics(&c)], &options);
+    let mut decided = command(&[Metrics(&a), Metrics(&c)], &options);
+    first.sockets.set_environment(&mut decided);
+    let decided = Finished::from(decided.output().unwrap());
     let decided: Value = serde_json::from_str(&decided.out).unwrap();
     let expected = [("a", vec![]), ("b", vec!["other_identity"])];
     assert_eq!(findings(&decided), expected);

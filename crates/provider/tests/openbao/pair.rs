@@ -18,13 +18,14 @@ use testkit::{
     openbao::{OpenBao, shared_openbao},
     stored::{Sealer, SourceType},
     tenant::KEY,
+    wait::wait_until,
 };
 
 use crate::{
     bulk,
     corpus::{Corpus, OBJECT, sealer},
     node::{Finished, Node, TIMING},
-    provider::Provider,
+    provider::{Provider, SOON},
     secrets::{files_below, spellings},
 };
 
@@ -279,6 +280,11 @@ fn on_a_terminal(command: &Command) -> String {
     let mut python = Command::new("python3");
     python.args(["-c", PTY]).arg(command.get_program());
     python.args(command.get_args()).stdin(Stdio::null());
+    python.envs(
+        command
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
     let done = Finished::from(python.output().unwrap());
     assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
     done.out
@@ -430,6 +436,7 @@ async fn a_lost_key_and_one_made_anew_are_told_apart() {
         deletion_allowed: Some(true),
         ..KeyConfig::default()
     };
+    let original = cluster.node.key_id().await["keyId"].clone();
     cluster.node.configure_key(deletable).await;
     let (_, report) = cluster.verdict(5, "inconclusive", &[]);
     assert_eq!(status(&report, "openbao.key"), "fail");
@@ -440,10 +447,22 @@ async fn a_lost_key_and_one_made_anew_are_told_apart() {
     assert_eq!(row(&report, 1)["status"], "no_key");
     assert!(text.contains("do not: create a key of that name"), "{text}");
 
-    admin
-        .create_key(mount, KEY, &NewKey::default())
-        .await
-        .unwrap();
+    // Creation is recorded in whole seconds, so another second must be waited for.
+    wait_until(SOON, "a key of another second", async || {
+        let new = NewKey::default();
+        admin.create_key(mount, KEY, &new).await.unwrap();
+        if cluster.node.key_id().await["keyId"] != original {
+            return true;
+        }
+        let deletable = KeyConfig {
+            deletion_allowed: Some(true),
+            ..KeyConfig::default()
+        };
+        cluster.node.configure_key(deletable).await;
+        admin.delete_key(mount, KEY).await.unwrap();
+        false
+    })
+    .await;
     let (text, report) = cluster.verdict(4, "incompatible", &record);
     assert_eq!(row(&report, 1)["status"], "other_creation");
     assert!(text.contains("by a record, state file or peer"), "{text}");
