@@ -33,9 +33,10 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
+    /// As many objects as in a full run: with fewer the start of a process would count most.
     pub(crate) const QUICK: Self = Self {
-        objects: 20_000,
-        seeds: 10,
+        objects: 100_000,
+        seeds: 50,
         rounds: 5,
         keys: 5_000,
     };
