@@ -251,12 +251,19 @@ impl ControlPlane {
         Ok(object.map(|object| kind.text(&object)))
     }
 
-    /// The names of all objects of the kind.
+    /// The names of all objects of the kind, asked for in chunks as `kubectl get` does: a list
+    /// without a limit waits for the watch cache, which never fills while an object cannot be read.
     ///
     /// # Errors
     /// Those of the API server.
+    ///
+    /// # Panics
+    /// When there is more than one chunk.
     pub async fn names(&self, kind: Kind) -> Result<Vec<String>, kube::Error> {
-        let objects = self.api(kind).list(&ListParams::default()).await?;
+        let chunk = ListParams::default().limit(500);
+        let objects = self.api(kind).list(&chunk).await?;
+        let more = objects.metadata.continue_.as_deref();
+        assert_eq!(more.unwrap_or_default(), "");
         Ok(objects.iter().map(ResourceExt::name_any).collect())
     }
 
