@@ -213,7 +213,10 @@ fn values(inventory: &Inventory) -> Check {
         ),
     )
     .impact("kube-apiserver cannot read these objects, and lists of their resources fail")
-    .remediation("find them with --show-names; restore them, or delete them from etcd")
+    .remediation(
+        "find them with --show-names and restore them from an earlier snapshot; delete none of them \
+         from etcd while no snapshot that holds it is kept",
+    )
 }
 
 /// Secrets that nothing protects, and resources of which only a part is protected.

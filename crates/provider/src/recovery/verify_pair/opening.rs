@@ -134,8 +134,7 @@ impl<'a> Opening<'a> {
         };
         gathering.objects = gathering.objects.saturating_add(1);
         let Some(source) = source else {
-            let group = gathering.unopened.groups.entry(group).or_default();
-            group.proof.untried = group.proof.untried.saturating_add(1);
+            gathering.unopened.leave(group);
             return;
         };
         gathering.crew.add(Sealed {
@@ -161,6 +160,12 @@ impl<'a> Opening<'a> {
 }
 
 impl Opened {
+    /// Counts an object that is not tried.
+    fn leave(&mut self, group: GroupIndex) {
+        let proof = &mut self.groups.entry(group).or_default().proof;
+        proof.untried = proof.untried.saturating_add(1);
+    }
+
     fn open(&mut self, sealed: Sealed<'_, '_>, wanted: &Wanted, scratch: &mut Scratch) {
         let group = self.groups.entry(sealed.group).or_default();
         match sealed.source.prove(sealed.key, sealed.data, scratch) {

@@ -161,8 +161,10 @@ impl<'a> Batch<'a> {
     /// Opens its objects and empties it.
     fn open(&mut self, opened: &mut Opened, wanted: &Wanted, scratch: &mut Scratch) {
         for entry in self.objects.drain(..) {
-            let Some((key, data)) = self.bytes.get(entry.key).zip(self.bytes.get(entry.data))
-            else {
+            let bytes = self.bytes.get(entry.key).zip(self.bytes.get(entry.data));
+            // An object without its bytes is one that was not tried, and is never left out.
+            let Some((key, data)) = bytes else {
+                opened.leave(entry.group);
                 continue;
             };
             let sealed = Sealed {
