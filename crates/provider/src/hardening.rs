@@ -81,8 +81,8 @@ pub fn harden(config: &Config) -> Result<Hardened, NotHardened> {
     })
 }
 
-/// For a command that holds secrets of others for a while: no memory image of it after a crash, and
-/// nobody but root reads its memory. A kernel that refuses changes nothing that could be mended.
+/// No memory image of this process or one that it starts after a crash, and nobody but root reads
+/// its memory. A kernel that refuses changes nothing that could be mended; `serve` says so.
 pub fn keep_memory_private() {
     forbid_core_dumps().ok();
     set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();

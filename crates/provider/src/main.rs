@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
-use provider::{cli, config::Environment};
+use provider::{cli, config::Environment, hardening};
 
 fn main() -> ExitCode {
+    // Of every command: a token, a DEK or an unseal share may be in it.
+    hardening::keep_memory_private();
     let exit = cli::run(
         std::env::args_os(),
         &Environment::of_process(),

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::{Clock as _, SystemClock},
     drill::{self, Setup, Told, metrics, report::DrillReport},
-    hardening, lifecycle,
+    lifecycle,
     recovery::witness::Witnesses,
     report::Output,
     state::disk::{self, DiskError},
@@ -90,7 +90,6 @@ impl Options {
             return Err(Failure::DrillReportFile(DiskError::Exists { path }));
         }
         lifecycle::prepare();
-        hardening::keep_memory_private();
 
         let witnesses = Witnesses::gather(&config, record);
         let seal = self.static_seal_key_file.zip(self.static_seal_key_id);

@@ -8,6 +8,7 @@ use std::{
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr, UnixDatagram},
     },
+    path::PathBuf,
 };
 
 use provider::{
@@ -19,13 +20,22 @@ use serde_json::{Value, json};
 use testkit::{files, wait::wait_until};
 
 use crate::{
+    load::node_behind_relay,
     login::revoke_tokens,
     node::{Node, QUIET, TIMING},
     provider::{Provider, SOON, to_decrypt},
+    relay::Line,
 };
 
 fn proc_file(provider: &Provider, name: &str) -> String {
     fs::read_to_string(format!("/proc/{}/{name}", provider.pid())).unwrap()
+}
+
+fn leaves_no_core(process: &Provider) -> bool {
+    let limits = proc_file(process, "limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core"));
+    let core: Vec<_> = core.unwrap().split_whitespace().skip(4).collect();
+    core[..2] == ["0", "0"]
 }
 
 /// The check of `doctor`, as the node's configuration and this process give it.
@@ -59,10 +69,7 @@ async fn every_thread_of_a_running_provider_has_given_up_what_it_does_not_need()
         assert_eq!(hardened[measure], "enforced", "{hardened}");
     }
     assert_eq!(hardened["memory_lock"], "disabled");
-    let limits = proc_file(&provider, "limits");
-    let core = limits.lines().find(|line| line.starts_with("Max core"));
-    let core: Vec<_> = core.unwrap().split_whitespace().skip(4).collect();
-    assert_eq!(core[..2], ["0", "0"]);
+    assert!(leaves_no_core(&provider));
 
     let tasks = fs::read_dir(format!("/proc/{}/task", provider.pid())).unwrap();
     let statuses: Vec<_> = tasks
@@ -83,6 +90,18 @@ async fn every_thread_of_a_running_provider_has_given_up_what_it_does_not_need()
     assert_eq!(check["status"], "pass", "{check}");
     assert_eq!(check["details"]["landlock"], hardened["landlock"]);
     assert_eq!(checked(&node, None)["status"], "skip");
+}
+
+#[tokio::test]
+async fn no_command_leaves_an_image_of_its_memory() {
+    let (node, relay) = node_behind_relay().await;
+    relay.set(Line::Held);
+    let directory = tempfile::tempdir().unwrap();
+    for command in ["verify-key", "rotation-plan", "doctor"] {
+        let command = node.program(&[command]);
+        let waiting = Provider::spawn(command, directory.path(), PathBuf::new());
+        wait_until(SOON, "the limit", async || leaves_no_core(&waiting)).await;
+    }
 }
 
 #[tokio::test]
