@@ -5,6 +5,7 @@
 
 use std::{
     error::Error,
+    fmt,
     io::{self, Write},
     time::SystemTime,
 };
@@ -49,6 +50,20 @@ pub fn one_line(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// A step that would make it worse, as text shows it. In data it is a whole sentence, which nobody
+/// takes for advice where it stands alone.
+pub struct DoNot<'a>(pub &'a str);
+
+impl fmt::Display for DoNot<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "do not: {}",
+            self.0.strip_prefix("do not ").unwrap_or(self.0)
+        )
+    }
 }
 
 impl Output {

@@ -295,6 +295,23 @@ impl Failure {
             Self::DrillReportFile(DiskError::Exists { .. }) => {
                 Some("name another file, or a directory, in which each drill makes one of its own")
             }
+            Self::Etcd(error) => match &**error {
+                EtcdError::Open { .. } => Some(
+                    "name a snapshot that is there and may be read; nothing was looked at or changed",
+                ),
+                EtcdError::Live(LiveError::NoAuthority { .. }) => Some(
+                    "name the CA that vouches for etcd, such as /etc/kubernetes/pki/etcd/ca.crt",
+                ),
+                EtcdError::Live(LiveError::File { .. } | LiveError::Tls(_)) => Some(
+                    "give the files that clients of etcd use, readable for this user; nothing was \
+                     looked at or changed",
+                ),
+                _ => None,
+            },
+            Self::RecordUnreadable { .. } => Some(
+                "name a record that is there and may be read, or verify without --record; nothing \
+                 was looked at or changed",
+            ),
             Self::RecordInvalid { .. } => Some(
                 "take the copy of another backup medium, or verify without --record; do not edit it",
             ),
@@ -314,10 +331,8 @@ impl Failure {
             | Self::RecordFile(_)
             | Self::DrillReportFile(_)
             | Self::DrillMetricsFile(_)
-            | Self::RecordUnreadable { .. }
             | Self::StateFile { .. }
             | Self::Nodes(_)
-            | Self::Etcd(_)
             | Self::Policy(_)
             | Self::ManualPages { .. } => None,
         }

@@ -226,7 +226,7 @@ impl Render for PlanReport {
         if let Some(not_checked) = self.not_checked {
             writeln!(out, "notChecked: {not_checked}")?;
         }
-        writeln!(out, "nextStep: {}", self.next_step)?;
+        writeln!(out, "next: {}", self.next_step)?;
         match &self.evidence {
             Some(evidence) => evidence.do_not_text(out),
             None => Ok(()),

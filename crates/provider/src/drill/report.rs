@@ -17,7 +17,7 @@ use super::{Rehearsal, Setup, failure::DrillError};
 use crate::{
     cli::exit::Exit,
     recovery::{pair_report::PairReport, verify_pair::Depth, witness::Witnesses},
-    report::{Render, Report, one_line},
+    report::{DoNot, Render, Report, one_line},
 };
 use checks::checks;
 
@@ -348,7 +348,7 @@ impl Render for DrillReport {
             writeln!(out, "next: {step}")?;
         }
         for not in &self.do_not {
-            writeln!(out, "do not: {}", not.trim_start_matches("do not "))?;
+            writeln!(out, "{}", DoNot(not))?;
         }
         writeln!(out)?;
         self.etcd_snapshot.text("etcd snapshot", out)?;

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::{LookError, Node, Seen};
 use crate::{
     cli::exit::Exit,
-    report::{Render, Report, one_line},
+    report::{DoNot, Render, Report, one_line},
 };
 
 mod words;
@@ -198,11 +198,7 @@ impl Render for NodesReport {
             writeln!(out, "next: {step}")?;
         }
         for not in &self.do_not {
-            writeln!(
-                out,
-                "do not: {}",
-                not.strip_prefix("do not ").unwrap_or(not)
-            )?;
+            writeln!(out, "{}", DoNot(not))?;
         }
         writeln!(out)?;
         for node in &self.nodes {

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     cli::exit::Exit,
     config::Config,
-    report::{Check, Render, Report, one_line},
+    report::{Check, DoNot, Render, Report, one_line},
 };
 
 /// Everything that the report is made of.
@@ -328,11 +328,7 @@ impl Render for PairReport {
             }
         }
         for not in &self.do_not {
-            writeln!(
-                out,
-                "do not: {}",
-                not.strip_prefix("do not ").unwrap_or(not)
-            )?;
+            writeln!(out, "{}", DoNot(not))?;
         }
         self.details(out)
     }

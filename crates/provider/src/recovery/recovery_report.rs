@@ -26,7 +26,7 @@ use super::recover_state::{Obstacle, Weighed};
 use crate::{
     cli::exit::Exit,
     config::Config,
-    report::{Render, Report},
+    report::{DoNot, Render, Report},
     state::rebuild::{Remains, journal_name},
 };
 
@@ -247,7 +247,7 @@ impl Render for RecoveryReport {
                 writeln!(out, "next: {step}")?;
             }
             for not in &self.do_not {
-                writeln!(out, "{not}")?;
+                writeln!(out, "{}", DoNot(not))?;
             }
         }
         for refusal in &self.refusals {

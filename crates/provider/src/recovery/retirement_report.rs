@@ -21,7 +21,10 @@ use super::{
         limits, rewrite, usage_of, uses,
     },
 };
-use crate::{cli::exit::Exit, report::Check};
+use crate::{
+    cli::exit::Exit,
+    report::{Check, DoNot},
+};
 
 /// What the evidence says of a plan.
 #[derive(Debug)]
@@ -296,10 +299,9 @@ impl EvidenceShown {
     /// # Errors
     /// Those of `out`.
     pub fn do_not_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.do_not.iter().try_for_each(|not| {
-            let not = not.strip_prefix("do not ").unwrap_or(not);
-            writeln!(out, "doNot: {not}")
-        })
+        self.do_not
+            .iter()
+            .try_for_each(|not| writeln!(out, "{}", DoNot(not)))
     }
 }
 

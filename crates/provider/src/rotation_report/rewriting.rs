@@ -24,7 +24,7 @@ use crate::{
         },
         scan,
     },
-    report::{Check, one_line},
+    report::{Check, DoNot, one_line},
 };
 
 /// What was read, and what this node and the key say it is to be measured by.
@@ -206,11 +206,10 @@ impl RewritingShown {
         }
         writeln!(out, "verdict: {}", self.verdict)?;
         writeln!(out, "summary: {}", self.summary)?;
-        writeln!(out, "nextStep: {}", self.next_step)?;
-        self.do_not.iter().try_for_each(|not| {
-            let not = not.strip_prefix("do not ").unwrap_or(not);
-            writeln!(out, "doNot: {not}")
-        })
+        writeln!(out, "next: {}", self.next_step)?;
+        self.do_not
+            .iter()
+            .try_for_each(|not| writeln!(out, "{}", DoNot(not)))
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cli::exit::Exit,
     diagnose::facts::Facts,
-    report::{Check, Render, Report},
+    report::{Check, DoNot, Render, Report},
 };
 
 /// The result of `triage`.
@@ -130,8 +130,7 @@ impl Render for TriageReport {
             writeln!(out, "next: {step}")?;
         }
         for not in &self.do_not {
-            let not = not.strip_prefix("do not ").unwrap_or(not);
-            writeln!(out, "do not: {not}")?;
+            writeln!(out, "{}", DoNot(not))?;
         }
         writeln!(out)?;
         match self.verdict {

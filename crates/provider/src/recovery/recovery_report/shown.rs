@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::{
     config::Config,
     recovery::recover_state::{Exhibited, Kind, Obstacle},
-    report::one_line,
+    report::{DoNot, one_line},
 };
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -143,7 +143,7 @@ impl RefusalShown {
         writeln!(out, "refused: [{}] {about}{}", self.code, self.message)?;
         writeln!(out, "    impact: {}", self.impact)?;
         writeln!(out, "    next: {}", self.next_step)?;
-        writeln!(out, "    {}", self.do_not)
+        writeln!(out, "    {}", DoNot(self.do_not))
     }
 }
 

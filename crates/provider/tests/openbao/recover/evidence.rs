@@ -54,7 +54,7 @@ async fn evidence_of_another_cluster_is_refused_and_named() {
     for said in [
         "transit.keyIdScope.transitMountId",
         "transit.mountPath is",
-        "do not edit the evidence to fit",
+        "do not: edit the evidence to fit",
     ] {
         assert!(text.contains(said), "{said}: {text}");
     }
@@ -76,7 +76,7 @@ async fn evidence_of_another_cluster_is_refused_and_named() {
 
     let (refused, text) = fleet.refused_by(&[]);
     assert_eq!(refused, [told("no_evidence", "")]);
-    assert!(text.contains("do not recreate the key"), "{text}");
+    assert!(text.contains("do not: recreate the key"), "{text}");
     provider.stop().await;
 }
 
