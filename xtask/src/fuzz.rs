@@ -16,7 +16,7 @@ use crate::process::{self, Error, say};
 const SECONDS: u32 = 60;
 
 /// The targets in fuzz/fuzz_targets, and what their first inputs are.
-const TARGETS: [(&str, Seeds); 11] = [
+const TARGETS: [(&str, Seeds); 13] = [
     ("annotations", Seeds::Annotations),
     ("authority", Seeds::Text(REQUEST)),
     ("backup_record", Seeds::Texts("record")),
@@ -24,14 +24,27 @@ const TARGETS: [(&str, Seeds); 11] = [
     ("config", Seeds::Files("crates/provider/tests/config")),
     ("etcd_key_value", Seeds::Binary),
     ("etcd_snapshot", Seeds::Binary),
+    ("exposition", Seeds::Text(METRICS)),
     ("key_id", Seeds::Texts("keyId")),
     ("kms_v2_value", Seeds::Binary),
+    ("recovery_journal", Seeds::Texts("journal")),
     ("state_document", Seeds::Texts("state")),
     ("transit_ciphertext", Seeds::Text("vault:v12:AAEC")),
 ];
 
 /// A size of reads, then a HEADERS frame with an `:authority` and a `:path`.
 const REQUEST: &str = "\x07\0\0\x1c\x01\x05\0\0\0\x01A\x11%2Frun%2Fkms.sock\x04\x07/Status";
+
+/// What a provider shows of itself, with a sample of each form.
+const METRICS: &str = "\
+openbao_kms_build_info{version=\"v1.2.3\"} 1
+openbao_kms_identity_info{fingerprint=\"cfg1.Ze5UkoNO92EB_k0jWZRyUHkO8pWXnrKeBxuflEHRwGc\"} 1
+openbao_kms_key_version 2
+openbao_kms_ready 0
+openbao_kms_readiness_reason{reason=\"starting\"} 1
+openbao_kms_rotation_expected_wait_seconds 1.5
+# EOF
+";
 
 enum Seeds {
     Text(&'static str),

@@ -14,9 +14,10 @@ type Check = (&'static str, fn() -> Result<(), Error>);
 
 /// Runs every check, also after one has failed, and names the failed ones at the end.
 pub(crate) fn run() -> Result<(), Error> {
-    let checks: [Check; 8] = [
+    let checks: [Check; 9] = [
         ("format", format),
         ("clippy", clippy),
+        ("fuzz targets", fuzz_targets),
         ("documentation", documentation),
         ("licences, bans and sources", || {
             deny(&["licenses", "bans", "sources"])
@@ -60,6 +61,18 @@ fn clippy() -> Result<(), Error> {
     process::run(&mut process::cargo(
         &[&what[..], &["--", "-D", "warnings"]].concat(),
     ))
+}
+
+/// They are a workspace of their own, and would fall behind the code unseen.
+fn fuzz_targets() -> Result<(), Error> {
+    let manifest = ["--manifest-path", "fuzz/Cargo.toml"];
+    let format = [&["fmt"], &manifest[..], &["--check"]].concat();
+    process::run(&mut process::cargo(&format))?;
+    // What the other checks have compiled is used again.
+    let options = ["--target-dir", "target", "--locked", "--", "-D", "warnings"];
+    let clippy = [&["clippy"], &manifest[..], &options].concat();
+    // Nothing is linked, so the fuzzer itself, which is C++, is not needed.
+    process::run(process::cargo(&clippy).env("CUSTOM_LIBFUZZER_PATH", "none/libfuzzer.a"))
 }
 
 fn documentation() -> Result<(), Error> {

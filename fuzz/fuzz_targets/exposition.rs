@@ -1,0 +1,14 @@
+//! What answers where a node's metrics should be: it is never shown as it came.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use provider::nodes::exposition;
+
+fuzz_target!(|text: &str| {
+    if let Ok(seen) = exposition::read(text) {
+        for word in seen.provider_version.iter().chain(&seen.reasons) {
+            let shown = |c: char| c.is_ascii_alphanumeric() || ".-_+".contains(c);
+            assert!(word.len() <= 64 && word.chars().all(shown), "{word:?}");
+        }
+    }
+});
