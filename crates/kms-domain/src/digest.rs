@@ -76,6 +76,18 @@ impl TextHash {
     }
 }
 
+/// Lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The SHA-256 of a content as `sha256sum` prints it.
+#[must_use]
+pub fn sha256_hex(content: &[u8]) -> String {
+    hex(&Sha256::digest(content))
+}
+
 pub(crate) fn text_of(prefix: &str, preimage: &[u8]) -> String {
     let mut text = prefix.to_owned();
     URL_SAFE_NO_PAD.encode_string(Sha256::digest(preimage), &mut text);

@@ -136,6 +136,14 @@ pub fn ask<T>(
     ask_as(config, Access::Configured, questions)
 }
 
+/// Asks for the key's metadata alone; nothing of it is judged yet.
+///
+/// # Errors
+/// [`ConnectionError`], before anything is sent; within it [`CallFailure`].
+pub fn ask_for_key(config: &Config) -> Result<Result<KeyMetadata, CallFailure>, ConnectionError> {
+    ask(config, async |openbao| openbao.key_metadata().await)
+}
+
 /// As [`ask`], of the OpenBao that `access` names.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
-use kms_domain::{key_id::KeyId, limits::MAX_MESSAGE_BYTES};
+use kms_domain::{digest::hex, key_id::KeyId, limits::MAX_MESSAGE_BYTES};
 use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code, Response, Status,
@@ -166,10 +166,7 @@ impl KmsClient {
         let deadline = Instant::now() + self.limit;
         let healthy = self.healthy_by(deadline, expected).await?;
         let plaintext = Bytes::from_owner(random::<32>()?);
-        let uid: String = random::<16>()?
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let uid = hex(random::<16>()?.as_slice());
 
         let start = Instant::now();
         let request = EncryptRequest {

@@ -175,7 +175,7 @@ fn plan_for(
     wanted: &Wanted,
     evidence: Option<Asked<'_>>,
 ) -> Result<Outcome, RetirementError> {
-    let metadata = connection::ask(config, async |openbao| openbao.key_metadata().await)??;
+    let metadata = connection::ask_for_key(config)??;
     let profile = KeyProfile::check(&metadata, &config.key.key_name)?;
     let plan = match wanted {
         Wanted::Retire { before } => plan_retirement(document, *before, &profile),

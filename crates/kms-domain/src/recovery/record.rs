@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    digest::{MalformedDigest, digest_type},
+    digest::{MalformedDigest, digest_type, hex},
     fingerprint::IdentityFingerprint,
     json::{self, JsonProblem},
     key::{KeyScope, TransitKey},
@@ -263,10 +263,7 @@ impl NotedFile {
     /// The hash as it is written.
     #[must_use]
     pub fn sha256_hex(&self) -> String {
-        self.sha256
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hex(&self.sha256)
     }
 }
 

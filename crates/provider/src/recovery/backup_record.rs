@@ -129,7 +129,7 @@ pub fn gather(
     let Some(document) = &stored.document else {
         return Err(BackupError::NoState(config.state_path.document()));
     };
-    let metadata = connection::ask(config, async |openbao| openbao.key_metadata().await)??;
+    let metadata = connection::ask_for_key(config)??;
     let profile = KeyProfile::check(&metadata, &config.key.key_name)?;
     profile.require_retained(document.registry())?;
 

@@ -233,7 +233,7 @@ fn beside(obstacles: &[Obstacle], refusals: &Refusals) -> Vec<Refusal> {
 }
 
 fn read_key(config: &Config) -> Result<KeyProfile, Obstacle> {
-    let metadata = connection::ask(config, async |openbao| openbao.key_metadata().await)?;
+    let metadata = connection::ask_for_key(config)?;
     let metadata = metadata.map_err(|failure| match failure {
         CallFailure::OpenBao(failure) if failure.class() == FailureClass::NotFound => {
             Obstacle::NoKey(config.key.clone())

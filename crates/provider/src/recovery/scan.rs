@@ -307,7 +307,7 @@ fn lineage(config: &Config, limitations: &mut Vec<String>) -> Lineage {
 }
 
 fn profile(config: &Config) -> Result<KeyProfile, String> {
-    let metadata = connection::ask(config, async |openbao| openbao.key_metadata().await)
+    let metadata = connection::ask_for_key(config)
         .map_err(|error| one_line(&error))?
         .map_err(|error| one_line(&error))?;
     KeyProfile::check(&metadata, &config.key.key_name).map_err(|error| one_line(&error))

@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 
 use kms_domain::{
     confirmed::Confirmed,
-    digest::TextHash,
+    digest::{TextHash, sha256_hex},
     recovery::{
         journal::{self, Journal, JournalError, Kept},
         rebuild::{Found, OwnFiles, PlanHash, RebuildPlan},
@@ -18,7 +18,6 @@ use kms_domain::{
         document::{Document, DocumentError, MAX_FILE_BYTES},
     },
 };
-use sha2::{Digest as _, Sha256};
 
 use super::{
     Anchor, LockedState, StateError, StatePath, StateReader,
@@ -168,10 +167,7 @@ impl Remains {
 
 impl Present {
     fn kept(&self) -> Kept {
-        let sha256: String = Sha256::digest(&self.content)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let sha256 = sha256_hex(&self.content);
         let file = self.name.to_string_lossy().into_owned();
         Kept {
             kept_as: format!("{file}.kept-{}", sha256.get(..16).unwrap_or_default()),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use kms_domain::{
+    digest::sha256_hex,
     key::TransitKey,
     recovery::{
         origin::Origin,
@@ -22,7 +23,6 @@ use kms_domain::{
     },
     transit::TransitVersion,
 };
-use sha2::{Digest as _, Sha256};
 
 use super::Obstacle;
 use crate::state::StatePath;
@@ -118,11 +118,10 @@ impl Exhibited {
         active: &TransitKey,
         state: (Generation, StateHash),
     ) -> Self {
-        let sha256 = Sha256::digest(bytes);
         Self {
             kind,
             name: name.to_owned(),
-            sha256: sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: sha256_hex(bytes),
             revision: 0,
             active: Some(active.version()),
             state: Some(state),
