@@ -104,6 +104,13 @@ pub struct EtcdEvidence {
     pub sample: Option<NonZeroU64>,
 }
 
+impl EtcdEvidence {
+    /// Whether it shows what etcd holds now.
+    fn is_running(&self) -> bool {
+        self.content.is_empty()
+    }
+}
+
 /// A backup record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordEvidence {

@@ -1,6 +1,7 @@
 //! What a plan does not know, for the one who reviews it.
 
 use super::VersionRange;
+use crate::transit::TransitVersion;
 
 /// Something that the evidence leaves open.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +39,19 @@ pub enum Limitation {
          older version again until it has promoted the newest one itself; no data is lost"
     )]
     Assumed(VersionRange),
+    /// Snapshots tell of their own time.
+    #[error(
+        "version {version}: OpenBao does not decrypt it, and nothing in {} needs it, so it is carried \
+         as removed. What was written to etcd since then is not shown: if an object needs it after \
+         all, restore-versions takes it back into use once OpenBao decrypts it",
+        .evidence.join(", ")
+    )]
+    UnneededThen {
+        /// The version.
+        version: TransitVersion,
+        /// The snapshots.
+        evidence: Vec<String>,
+    },
     /// Versions that cannot be carried, since their creation second is not known.
     #[error(
         "{0}: OpenBao does not decrypt it and no evidence tells when it was made, so the state does \
@@ -68,6 +82,7 @@ impl Limitation {
             Self::Sampled { .. } => "sampled",
             Self::Damaged { .. } => "damaged",
             Self::Assumed(_) => "assumed",
+            Self::UnneededThen { .. } => "unneeded_then",
             Self::LeftOut(_) => "left_out",
             Self::NoLowerBound => "no_lower_bound",
             Self::OtherChain(_) => "other_chain",

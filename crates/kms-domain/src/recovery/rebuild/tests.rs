@@ -326,15 +326,24 @@ fn what_openbao_does_not_decrypt_is_carried_as_removed_if_nothing_needs_it() {
         ..hides_two()
     };
     assert_eq!(codes(&from_peer), ["unaccounted"]);
-    let with_etcd = Evidence {
-        peers: retired(),
-        etcd: vec![etcd(&[3, 4])],
-        ..hides_two()
+    let running = EtcdEvidence {
+        content: String::new(),
+        ..etcd(&[3, 4])
     };
-    let plan = rebuild(&with_etcd).unwrap();
-    assert_eq!(states(&plan), [(4, Active), (3, Retired), (2, Removed)]);
     // Nothing tells when version 1 was made.
-    assert_eq!(limits(&plan), ["left_out", "other_chain"]);
+    for (source, left_open) in [
+        (running, &["left_out", "other_chain"][..]),
+        (etcd(&[3, 4]), &["unneeded_then", "left_out", "other_chain"]),
+    ] {
+        let with_etcd = Evidence {
+            peers: retired(),
+            etcd: vec![source],
+            ..hides_two()
+        };
+        let plan = rebuild(&with_etcd).unwrap();
+        assert_eq!(states(&plan), [(4, Active), (3, Retired), (2, Removed)]);
+        assert_eq!(limits(&plan), left_open);
+    }
     let removed = Evidence {
         peers: vec![peer(&[(4, Active), (2, Removed), (1, Removed)])],
         ..hides_two()

@@ -21,6 +21,8 @@ pub(super) struct Weighing<'e> {
     active: Option<TransitVersion>,
     assumed: Option<VersionRange>,
     left_out: Vec<VersionRange>,
+    /// Removed because no snapshot needs them, and nothing else tells.
+    unneeded_then: Vec<TransitVersion>,
     pub(super) refusals: Vec<Refusal>,
 }
 
@@ -34,6 +36,7 @@ impl<'e> Weighing<'e> {
             active: None,
             assumed: None,
             left_out: Vec::new(),
+            unneeded_then: Vec::new(),
             refusals: Vec::new(),
         };
         weighing.require_wanted();

@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    super::{
-        Limitation, Link, OWN_STATE, Previous, Rebuilt, Refusal, VersionRange, witness::Known,
-    },
+    super::{Limitation, Link, OWN_STATE, Previous, Rebuilt, Refusal, VersionRange},
     Weighing,
 };
 use crate::{
@@ -122,15 +120,17 @@ impl<'e> Weighing<'e> {
             }
         }
         keys.insert(active.version(), (Arc::clone(active), RecordState::Active));
-        let mut refusals = Vec::new();
+        let mut removed = Vec::new();
         for known in self.witnesses.iter().flat_map(|witness| &witness.known) {
             let version = known.key.version();
             if version < active.version() && !keys.contains_key(&version) {
-                refusals.extend(self.unaccounted(version));
+                removed.push(version);
                 keys.insert(version, (Arc::clone(known.key), RecordState::Removed));
             }
         }
-        self.refusals.extend(refusals);
+        for version in removed {
+            self.account_for(version);
+        }
         self.left_out = gaps(keys.keys().copied());
 
         let records = keys.into_values().map(|(key, state)| {
@@ -152,29 +152,34 @@ impl<'e> Weighing<'e> {
         (records, versions)
     }
 
-    /// A version that OpenBao does not decrypt is removed if no etcd needs it, or if it had been
-    /// removed elsewhere. What etcd needs has been refused by then.
-    fn unaccounted(&self, version: TransitVersion) -> Option<Refusal> {
-        if self.needed.contains_key(&version) || !self.etcd.is_empty() {
-            return None;
-        }
-        let said = || {
-            let about = move |known: &&Known<'_>| known.key.version() == version;
-            let witnesses = self.witnesses.iter();
-            witnesses.filter_map(move |witness| {
-                let known = witness.known.iter().find(about)?;
+    /// A version that OpenBao does not decrypt is removed if it had been removed elsewhere, or if no
+    /// etcd needs it. What etcd needs has been refused by then.
+    fn account_for(&mut self, version: TransitVersion) {
+        let said: Vec<_> = self
+            .witnesses
+            .iter()
+            .filter_map(|witness| {
+                let mut known = witness.known.iter();
+                let known = known.find(|known| known.key.version() == version)?;
                 Some((witness.name, known.state))
             })
-        };
-        if said().any(|(name, state)| state == Some(RecordState::Removed) && name != OWN_STATE) {
-            return None;
+            .collect();
+        let elsewhere = said
+            .iter()
+            .any(|(name, state)| *state == Some(RecordState::Removed) && *name != OWN_STATE);
+        if elsewhere || self.needed.contains_key(&version) {
+            return;
         }
-        let problem = self.evidence.key.decryptable(version).err()?;
-        let (evidence, _) = said().next()?;
-        Some(Refusal::Unaccounted {
-            evidence: evidence.to_owned(),
-            problem,
-        })
+        if !self.etcd.is_empty() {
+            if !self.etcd.iter().any(|source| source.is_running()) {
+                self.unneeded_then.push(version);
+            }
+        } else if let Some((evidence, _)) = said.first()
+            && let Err(problem) = self.evidence.key.decryptable(version)
+        {
+            let evidence = (*evidence).to_owned();
+            self.refuse(Refusal::Unaccounted { evidence, problem });
+        }
     }
 
     fn bookkeeping(&self, key: &Arc<TransitKey>) -> Option<Bookkeeping> {
@@ -249,6 +254,13 @@ impl<'e> Weighing<'e> {
             }
         }
         limitations.extend(self.assumed.map(Limitation::Assumed));
+        for version in &self.unneeded_then {
+            let names = self.etcd.iter().map(|source| source.name.clone());
+            limitations.push(Limitation::UnneededThen {
+                version: *version,
+                evidence: names.collect(),
+            });
+        }
         limitations.extend(self.left_out.iter().copied().map(Limitation::LeftOut));
         match link {
             Link::Replaced | Link::Checkpoint => {}
