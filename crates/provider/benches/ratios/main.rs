@@ -39,7 +39,7 @@ const PROGRAM: &str = "BAO_KMS_PROVIDER_BIN";
 /// Measure the provider against direct Transit calls
 #[derive(Parser)]
 struct Options {
-    /// End within about a minute
+    /// Measure each thing fewer times; a few minutes
     #[arg(long)]
     quick: bool,
     #[arg(long, value_enum, default_value_t)]
