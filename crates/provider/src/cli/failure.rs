@@ -309,8 +309,8 @@ impl Failure {
                 _ => None,
             },
             Self::RecordUnreadable { .. } => Some(
-                "name a record that is there and may be read, or verify without --record; nothing \
-                 was looked at or changed",
+                "name a record that is there and may be read, or leave --record out; nothing was \
+                 looked at or changed",
             ),
             Self::RecordInvalid { .. } => Some(
                 "take the copy of another backup medium, or verify without --record; do not edit it",

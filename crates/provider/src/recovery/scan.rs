@@ -214,8 +214,8 @@ fn values(inventory: &Inventory) -> Check {
     )
     .impact("kube-apiserver cannot read these objects, and lists of their resources fail")
     .remediation(
-        "find them with --show-names and restore them from an earlier snapshot; delete none of them \
-         from etcd while no snapshot that holds it is kept",
+        "find them with --show-names and restore them from an earlier snapshot; keep a snapshot that \
+         holds them as they are, and delete none of them before",
     )
 }
 

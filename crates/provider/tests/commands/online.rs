@@ -94,6 +94,43 @@ fn a_configuration_that_is_not_valid_exits_3() {
 }
 
 #[test]
+fn evidence_that_is_not_there_is_named_with_the_next_step() {
+    let directory = tempfile::tempdir().unwrap();
+    let scope = &vectors("key_id.json")["keys"][0]["scope"];
+    let config = write(directory.path(), "config.yaml", &config_for(scope));
+    let verify = ["verify-backup", "--config", config.to_str().unwrap()];
+    let here = config.to_str().unwrap();
+    let record = ["--etcd-snapshot", here, "--record", "/nonexistent/record"];
+    let etcd = ["--endpoints", "https://127.0.0.1:1"];
+    let authority = [&etcd[..], &["--cacert", "/nonexistent/ca"]].concat();
+    for (options, code, said) in [
+        (
+            &["--etcd-snapshot", "/nonexistent/db"][..],
+            5,
+            ["/nonexistent/db", "next: name a snapshot that is there"],
+        ),
+        (
+            &record,
+            5,
+            ["/nonexistent/record", "next: name a record that is there"],
+        ),
+        (&etcd, 2, ["https://127.0.0.1:1", "next: name the CA"]),
+        (
+            &authority,
+            5,
+            ["/nonexistent/ca", "next: give the files that clients"],
+        ),
+    ] {
+        let failed = run(&[&verify[..], options].concat());
+        assert_eq!(failed.code, code, "{}", failed.err);
+        assert_eq!(failed.out, "");
+        for said in said {
+            assert!(failed.err.contains(said), "{}", failed.err);
+        }
+    }
+}
+
+#[test]
 fn a_ca_bundle_that_is_not_there_is_no_mistake_of_the_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let scope = &vectors("key_id.json")["keys"][0]["scope"];
