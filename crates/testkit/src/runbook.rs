@@ -117,6 +117,9 @@ impl Walk {
 
     async fn carry_out(&mut self, site: &mut impl Site, step: &Step) {
         let place = format!("{}:{}", self.page.name(), step.line);
+        // Of what the page itself says: a ciphertext that is put in may look like a path.
+        let foreign = site.shell(&step.machine).foreign_path(&step.command);
+        assert_eq!(foreign, None, "{place}: this is not the test's own");
         let command = output::filled(&step.command, &self.words)
             .unwrap_or_else(|name| panic!("{place}: nothing has shown <{name}> yet"));
         let typed = site.typed(&command);
