@@ -224,14 +224,18 @@ impl StateReader {
     fn load_from(&self, directory: Option<&Directory>) -> Result<Stored, StateError> {
         let stored = load_pair(directory, &self.path)?;
         if let Some(document) = &stored.document {
-            fingerprint::require_identity(document, &self.scope, &self.key_path).map_err(
-                |problem| StateError::OtherConfiguration {
-                    path: self.path.document(),
-                    problem,
-                },
-            )?;
+            self.require_configured(document)?;
         }
         Ok(stored)
+    }
+
+    fn require_configured(&self, document: &Document) -> Result<(), StateError> {
+        fingerprint::require_identity(document, &self.scope, &self.key_path).map_err(|problem| {
+            StateError::OtherConfiguration {
+                path: self.path.document(),
+                problem,
+            }
+        })
     }
 }
 

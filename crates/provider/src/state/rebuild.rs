@@ -157,6 +157,18 @@ impl Remains {
         self.to_keep().map(Present::kept).collect()
     }
 
+    /// Whether the rebuild of this journal has left, or found, the checkpoint that is there beside
+    /// the document that it made.
+    fn has_checkpoint_of(&self, journal: &Journal, made: &Document, name: &OsStr) -> bool {
+        if let Found::Valid(checkpoint) = &self.files.checkpoint {
+            let anchor = Anchor::of(Some(made), Some(checkpoint));
+            return matches!(anchor, Ok(Anchor::Current | Anchor::Behind));
+        }
+        let present = self.present.iter().find(|present| !present.of_state);
+        let mut kept = journal.kept.iter();
+        present.map(Present::kept).as_ref() == kept.find(|kept| *kept.file == *name)
+    }
+
     /// The checkpoint of a state in service tells no more than the state.
     fn to_keep(&self) -> impl Iterator<Item = &Present> {
         let in_service = self.files.in_service().is_some();
@@ -254,8 +266,9 @@ impl LockedState {
         self.complete_on(disk, plan.next())
     }
 
-    /// Finishes a rebuild that was cut short after the state was written: whether the state in place
-    /// is the one that the journal of this plan names, and if so, which journal that is.
+    /// Finishes a rebuild that was cut short after the state was written, and says which one it was;
+    /// `None` when the files are not as this plan's rebuild leaves them. Its journal alone does not
+    /// show that: it stays when a provider has moved on, and an older state may be put back later.
     ///
     /// # Errors
     /// [`RebuildError`].
@@ -266,14 +279,19 @@ impl LockedState {
         let Some(journal) = self.journal(plan)? else {
             return Ok(None);
         };
-        let Found::Valid(document) = self.remains()?.files.document else {
+        let remains = self.remains()?;
+        let Found::Valid(document) = &remains.files.document else {
             return Ok(None);
         };
-        if *document.hash() != journal.state_hash {
+        let made_it = journal.plan == *plan
+            && journal.state_hash == *document.hash()
+            && self.reader.require_configured(document).is_ok();
+        let name = self.reader.path.checkpoint_name();
+        if !made_it || !remains.has_checkpoint_of(&journal, document, &name) {
             return Ok(None);
         }
-        self.complete_on(&mut SystemDisk, &document)?;
-        Ok(Some((journal, document)))
+        self.complete_on(&mut SystemDisk, document)?;
+        Ok(Some((journal, document.clone())))
     }
 
     /// The checkpoint last, then both are read as a provider would read them.

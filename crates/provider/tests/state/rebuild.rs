@@ -20,7 +20,7 @@ use kms_domain::{
     fingerprint::IdentityFingerprint,
     key::KeyScope,
     recovery::{
-        journal::Journal,
+        journal::{Journal, Kept},
         rebuild::{Evidence, Found, OwnFiles, PeerEvidence, RebuildPlan, rebuild},
     },
     registry::{
@@ -130,7 +130,7 @@ fn confirmed(own: OwnFiles) -> Confirmed<RebuildPlan> {
     plan.confirm(&hash).unwrap()
 }
 
-fn journal(plan: &RebuildPlan) -> Journal {
+fn journal(plan: &RebuildPlan, kept: Vec<Kept>) -> Journal {
     let next = plan.next();
     Journal {
         recovered_at: "2026-01-01T00:00:00Z".to_owned(),
@@ -143,7 +143,7 @@ fn journal(plan: &RebuildPlan) -> Journal {
         active: TransitVersion::FIRST,
         evidence: Vec::new(),
         not_promoted: None,
-        kept: Vec::new(),
+        kept,
         limitations: Vec::new(),
     }
 }
@@ -163,9 +163,10 @@ fn apply(
     if locked.complete_rebuild(reviewed.hash())?.is_some() {
         return Ok(());
     }
-    let own = locked.remains().unwrap().files;
-    let plan = plan(own).confirm(reviewed.hash()).unwrap();
-    locked.rebuild_on(disk, &plan, &journal(plan.plan()))
+    let remains = locked.remains().unwrap();
+    let kept = remains.kept();
+    let plan = plan(remains.files).confirm(reviewed.hash()).unwrap();
+    locked.rebuild_on(disk, &plan, &journal(plan.plan(), kept))
 }
 
 /// The pair of the plan, its journal, and every file from before.
@@ -320,7 +321,7 @@ fn nothing_is_written_over_files_that_the_plan_was_not_made_for() {
     node.put(Some(&moved_on), Some(&moved_on));
     let before = node.content();
     let locked = node.reader().lock().unwrap();
-    let refused = locked.rebuild(&stale, &journal(stale.plan()));
+    let refused = locked.rebuild(&stale, &journal(stale.plan(), Vec::new()));
     assert!(matches!(refused, Err(RebuildError::Changed { .. })));
     assert_eq!(node.content(), before);
 
@@ -330,7 +331,7 @@ fn nothing_is_written_over_files_that_the_plan_was_not_made_for() {
     let kept = node.reader().remains().unwrap().kept();
     node.put_text(&kept[0].kept_as, Some("somebody's".to_owned()));
     let locked = node.reader().lock().unwrap();
-    let refused = locked.rebuild(&plan, &journal(plan.plan()));
+    let refused = locked.rebuild(&plan, &journal(plan.plan(), kept));
     assert!(matches!(refused, Err(RebuildError::Disk(_))), "{refused:?}");
     let path = StatePath::parse(&node.file(DOCUMENT)).unwrap();
     let name = journal_name(&path, plan.plan().hash());
@@ -342,6 +343,35 @@ fn nothing_is_written_over_files_that_the_plan_was_not_made_for() {
         matches!(refused, Err(RebuildError::Journal { .. })),
         "{refused:?}"
     );
+}
+
+#[test]
+fn an_old_plan_does_not_take_back_what_was_accepted_after_it() {
+    for left in ALL {
+        let node = left.node();
+        let plan = plan(node.reader().remains().unwrap().files);
+        apply(node.directory(), &mut SystemDisk, &plan).unwrap();
+        let made = plan.next();
+        let newest = after(&after(made, 10), 11);
+        let other = document(7, Some(&first(1)), 12);
+        for (document, checkpoint) in [
+            // The state of the plan comes back from a backup, its checkpoint does not.
+            (made, Some(&newest)),
+            (made, Some(&other)),
+            (&newest, Some(&newest)),
+        ] {
+            node.put(Some(document), checkpoint);
+            let before = node.content();
+            let locked = node.reader().lock().unwrap();
+            let completed = locked.complete_rebuild(plan.hash()).unwrap();
+            assert!(completed.is_none(), "{left:?}");
+            assert_eq!(node.content(), before);
+        }
+        node.put(Some(made), None);
+        node.put_text(CHECKPOINT, Some("damaged since".to_owned()));
+        let locked = node.reader().lock().unwrap();
+        assert!(locked.complete_rebuild(plan.hash()).unwrap().is_none());
+    }
 }
 
 #[test]
