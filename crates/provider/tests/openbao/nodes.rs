@@ -12,12 +12,12 @@ use std::{
 
 use bytes::Bytes;
 use provider::kms::generated::{DecryptRequest, EncryptRequest};
-use testkit::tenant::Timing;
+use testkit::{tenant::Timing, wait::wait_until};
 use tokio::{sync::Barrier, task::JoinSet};
 
 use crate::{
     node::{Node, QUIET, TIMING},
-    provider::{Provider, to_decrypt},
+    provider::{Provider, SOON, to_decrypt},
 };
 
 /// Promotes as soon as the rules allow it.
@@ -104,23 +104,29 @@ async fn under_load_a_rotation_fails_no_call_and_changes_each_key_id_once() {
     for provider in &providers {
         new = provider.encrypt_under(2).await.key_id;
     }
+    wait_until(SOON, "readers of what is new", async || {
+        load.read.lock().unwrap().contains(&new)
+    })
+    .await;
     load.ending.store(true, Ordering::SeqCst);
 
     let both = [old.key_id, new];
     for key_ids in writers.join_all().await {
         assert_eq!(key_ids, both, "of one writer");
     }
-    let versions: BTreeSet<String> = readers.join_all().await.into_iter().flatten().collect();
-    assert_eq!(versions, both.iter().cloned().collect());
+    readers.join_all().await;
+    assert_eq!(*load.read.lock().unwrap(), both.iter().cloned().collect());
     for watch in watches {
         assert_eq!(watch.key_ids().await, both);
     }
 }
 
-/// What writers have stored for readers, and when to begin and to end.
+/// What writers have stored for readers, what those have read, and when to begin and to end.
 #[derive(Clone)]
 struct Load {
     stored: Arc<Mutex<Vec<DecryptRequest>>>,
+    /// The key_ids under which something was read.
+    read: Arc<Mutex<BTreeSet<String>>>,
     /// Every writer has written once.
     started: Arc<Barrier>,
     ending: Arc<AtomicBool>,
@@ -130,6 +136,7 @@ impl Load {
     fn new(first: DecryptRequest) -> Self {
         Self {
             stored: Arc::new(Mutex::new(vec![first; 64])),
+            read: Arc::default(),
             started: Arc::new(Barrier::new(3 * WORKERS + 1)),
             ending: Arc::default(),
         }
@@ -166,25 +173,23 @@ impl Load {
         }
     }
 
-    /// The key_ids under which one reader has read.
-    fn read(self, provider: &Provider) -> impl Future<Output = BTreeSet<String>> + use<> {
+    fn read(self, provider: &Provider) -> impl Future<Output = ()> + use<> {
         let mut client = provider.client();
         async move {
-            let mut key_ids = BTreeSet::new();
             for place in 0.. {
                 let last = self.ending.load(Ordering::SeqCst);
                 let request = {
                     let stored = self.stored.lock().unwrap();
                     stored[place % stored.len()].clone()
                 };
-                key_ids.insert(request.key_id.clone());
+                let key_id = request.key_id.clone();
                 let decrypted = client.decrypt(request).await.unwrap().into_inner();
                 assert_eq!(decrypted.plaintext, "seed");
+                self.read.lock().unwrap().insert(key_id);
                 if last {
                     break;
                 }
             }
-            key_ids
         }
     }
 }
