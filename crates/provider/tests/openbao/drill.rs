@@ -83,11 +83,25 @@ impl Backups {
     }
 
     /// A drill with these files of the set and a directory of its own.
-    fn start(&self, [etcd, openbao, share]: [&str; 3], more: &[&str]) -> Drill<'_> {
+    fn start(&self, set: [&str; 3], more: &[&str]) -> Drill<'_> {
+        self.start_in(self.work(), set, more)
+    }
+
+    /// An empty directory for one drill.
+    fn work(&self) -> PathBuf {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let work = self.path(&format!("work-{number}"));
         files::directory(&work, 0o700);
+        work
+    }
+
+    fn start_in(
+        &self,
+        work: PathBuf,
+        [etcd, openbao, share]: [&str; 3],
+        more: &[&str],
+    ) -> Drill<'_> {
         let mut command = self.node.program(&["drill", "--output", "json"]);
         for (option, path) in [
             ("--etcd-snapshot", self.path(etcd)),
@@ -383,10 +397,11 @@ async fn nothing_is_left_of_a_drill_that_is_killed_or_interrupted_at_any_moment(
     }
 
     // What a machine that lost power leaves, and what another drill still uses.
-    let drill = backups.start(SET, &[]);
-    let dead = drill.work.join("bao-kms-drill-dead");
+    let work = backups.work();
+    let dead = work.join("bao-kms-drill-dead");
     files::directory(&dead, 0o700);
     files::replace(&dead.join("openbao.snap"), b"left", 0o600);
+    let drill = backups.start_in(work, SET, &[]);
     let report = drill.ended(0, "compatible").await;
     let leftovers = check(&report, "drill.leftovers");
     assert_eq!(leftovers["status"], "warn");

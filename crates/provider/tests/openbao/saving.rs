@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, Permissions},
+    io::ErrorKind,
     os::unix::fs::PermissionsExt as _,
     time::Duration,
 };
@@ -28,14 +29,18 @@ enum Obstacle {
 
 impl Obstacle {
     fn put(self, node: &Node) {
-        match self {
-            Self::Document => fs::create_dir(node.state_dir().join(".key-registry.json.tmp")),
-            Self::Checkpoint => {
-                fs::create_dir(node.state_dir().join(".key-registry.json.checkpoint.tmp"))
+        let temporary = match self {
+            Self::Document => ".key-registry.json.tmp",
+            Self::Checkpoint => ".key-registry.json.checkpoint.tmp",
+            Self::Directory => {
+                let shared = Permissions::from_mode(0o770);
+                return fs::set_permissions(node.state_dir(), shared).unwrap();
             }
-            Self::Directory => fs::set_permissions(node.state_dir(), Permissions::from_mode(0o770)),
+        };
+        // A running provider may have a file of that name for a moment.
+        while let Err(error) = fs::create_dir(node.state_dir().join(temporary)) {
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         }
-        .unwrap();
     }
 
     fn remove(self, node: &Node) {
