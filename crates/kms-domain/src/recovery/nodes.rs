@@ -89,6 +89,8 @@ pub enum Finding {
     ReadsLess,
     /// It does not serve.
     NotReady,
+    /// All else is well, and its window does not show whether it serves.
+    ServingUnknown,
 }
 
 /// What a finding says about going on with the next node; the heaviest decides.
@@ -153,8 +155,17 @@ pub fn compare(nodes: &[Option<NodeView>], configured: Option<&IdentityFingerpri
     findings.extend(rotation(&comparable, &versions));
     findings.extend(reads_less(&comparable));
     findings.sort_by_key(|(index, _)| *index);
+    let mut verdict = verdict(&findings, &comparable);
+    // Nodes may be alike and all be stopped but for the one that is to be next.
+    if verdict == Verdict::Agree {
+        let unknown = comparable.iter().filter(|(_, node)| node.ready.is_none());
+        findings.extend(unknown.map(|(index, _)| (*index, Finding::ServingUnknown)));
+        if !findings.is_empty() {
+            verdict = Verdict::Inconclusive;
+        }
+    }
     Judgement {
-        verdict: verdict(&findings, &comparable),
+        verdict,
         findings,
         versions,
     }
@@ -354,7 +365,10 @@ impl Finding {
             }
             | Self::ReadsLess
             | Self::NotReady => Weight::Differs,
-            Self::NoAnswer | Self::UnknownKey | Self::Behind { waits: None, .. } => Weight::Open,
+            Self::NoAnswer
+            | Self::UnknownKey
+            | Self::ServingUnknown
+            | Self::Behind { waits: None, .. } => Weight::Open,
             Self::Waits(_)
             | Self::Behind {
                 waits: Some(true), ..
@@ -380,6 +394,7 @@ impl Finding {
             Self::UnknownKey => "unknown_key",
             Self::ReadsLess => "reads_less",
             Self::NotReady => "not_ready",
+            Self::ServingUnknown => "serving_unknown",
         }
     }
 }
@@ -615,6 +630,26 @@ mod tests {
             let nodes = [metrics(2), metrics(2), node].map(Some);
             assert_judged(&nodes, Verdict::Disagree, &[(2, finding)]);
         }
+    }
+
+    #[test]
+    fn nodes_that_agree_are_left_to_each_other_only_if_all_are_seen_to_serve() {
+        let mut copied = metrics(2);
+        copied.ready = None;
+        let nodes = [metrics(2), copied.clone()].map(Some);
+        let findings = [(1, Finding::ServingUnknown)];
+        assert_judged(&nodes, Verdict::Inconclusive, &findings);
+        // What is worse is told alone.
+        let mut behind = waiting(1, 2);
+        behind.ready = None;
+        let judged = compare(&[metrics(2), copied, behind].map(Some), None);
+        assert_eq!(judged.verdict, Verdict::Rotating);
+        assert!(
+            !judged
+                .findings
+                .iter()
+                .any(|(_, it)| *it == Finding::ServingUnknown)
+        );
     }
 
     #[test]

@@ -114,8 +114,7 @@ async fn three_nodes_agree_through_metrics_sockets_state_files_and_a_mixture() {
     for nodes in [
         [Metrics(&a), Metrics(&b), Metrics(&c)],
         [Socket(&first), Socket(&second), Socket(&third)],
-        [State(&first), State(&second), State(&third)],
-        [Metrics(&a), Socket(&second), State(&third)],
+        [Metrics(&a), Socket(&second), Metrics(&c)],
     ] {
         let report = compare(&nodes, "agree");
         for (node, codes) in findings(&report) {
@@ -126,9 +125,15 @@ async fn three_nodes_agree_through_metrics_sockets_state_files_and_a_mixture() {
     for check in ["nodes.identity", "nodes.state", "nodes.rotation"] {
         assert_eq!(status(&by_socket, check), "skip", "a socket does not tell");
     }
-    let by_state = compare(&[State(&first), State(&second)], "agree");
-    assert_eq!(status(&by_state, "nodes.ready"), "skip");
-    let mixed = compare(&[Metrics(&a), Socket(&second), State(&third)], "agree");
+    // What all know the same of says nothing of who serves.
+    let by_state = compare(&[State(&first), State(&second)], "inconclusive");
+    let unknown = vec!["serving_unknown"];
+    let expected = [("a", unknown.clone()), ("b", unknown.clone())];
+    assert_eq!(findings(&by_state), expected);
+    let nodes = [Metrics(&a), Socket(&second), State(&third)];
+    let mixed = compare(&nodes, "inconclusive");
+    let expected = [("a", vec![]), ("b", vec![]), ("c", unknown)];
+    assert_eq!(findings(&mixed), expected);
     let versions = mixed["nodes"].as_array().unwrap().iter();
     let versions: Vec<_> = versions.map(|it| &it["activeTransitVersion"]).collect();
     assert_eq!(versions, [1, 1, 1], "a socket's version is told by others");
@@ -301,8 +306,11 @@ async fn without_an_answer_of_every_node_nothing_is_agreed() {
         assert_eq!(answer["id"], "nodes.answer");
         assert_eq!(answer["status"], "fail");
     }
-    // Its state still tells.
-    compare(&[Metrics(&a), Metrics(&b), State(&third)], "agree");
+    // Its state still tells its key, and not that the node may be left to serve alone.
+    let nodes = [Metrics(&a), Metrics(&b), State(&third)];
+    let report = compare(&nodes, "inconclusive");
+    let expected = [("a", vec![]), ("b", vec![]), ("c", vec!["serving_unknown"])];
+    assert_eq!(findings(&report), expected);
 }
 
 #[tokio::test]

@@ -173,6 +173,12 @@ fn advice(finding: Finding) -> Advice {
             next: "run doctor on that node, and bring it back before the next one",
             do_not: &[KEEP_ETCD],
         },
+        Finding::ServingUnknown => Advice {
+            impact: "if its provider is stopped, the next node must not be; no data is lost",
+            class: ImpactClass::ApiServerAvailability,
+            next: "look at its metrics or its socket instead of its state",
+            do_not: &[],
+        },
     }
 }
 
@@ -206,7 +212,9 @@ impl Compared<'_> {
             }),
             self.check(ROTATION, pending, |it| it.weight() == Weight::Settles),
             self.check(READABLE, readable, |it| matches!(it, F::ReadsLess)),
-            self.check(READY, ready, |it| matches!(it, F::NotReady)),
+            self.check(READY, ready, |it| {
+                matches!(it, F::NotReady | F::ServingUnknown)
+            }),
             self.program(),
         ]
     }
@@ -427,6 +435,7 @@ impl Compared<'_> {
                 Some(seen) if !seen.reasons.is_empty() => seen.reasons.join(", "),
                 _ => "Status is not ok".to_owned(),
             },
+            Finding::ServingUnknown => "whether it serves is not known".to_owned(),
         };
         format!("{name}: {said}")
     }
@@ -479,7 +488,7 @@ mod tests {
         TransitVersion::new(number).unwrap()
     }
 
-    fn every_finding() -> [Finding; 14] {
+    fn every_finding() -> [Finding; 15] {
         let other_key = |decided| Finding::OtherKey {
             version: version(1),
             decided,
@@ -504,6 +513,7 @@ mod tests {
             Finding::UnknownKey,
             Finding::ReadsLess,
             Finding::NotReady,
+            Finding::ServingUnknown,
         ]
     }
 
