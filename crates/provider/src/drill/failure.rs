@@ -113,10 +113,11 @@ impl DrillError {
             RestoreError::Snapshot(SnapshotError::Failed { said, .. }) => {
                 said.contains("Code: ") && !said.contains("no space left on device")
             }
-            RestoreError::WrongShares
-            | RestoreError::MoreShares { .. }
-            | RestoreError::OtherSeal { .. } => true,
-            RestoreError::Server(_)
+            RestoreError::WrongShares => true,
+            // Too few shares, or a seal that is not rehearsed here: nothing was tried.
+            RestoreError::MoreShares { .. }
+            | RestoreError::OtherSeal { .. }
+            | RestoreError::Server(_)
             | RestoreError::Snapshot(_)
             | RestoreError::Call(_)
             | RestoreError::Answer { .. } => false,

@@ -471,6 +471,16 @@ mod tests {
         assert!(text.contains("nothing disproven"), "{text}");
         let (exit, _) = failed("connection refused");
         assert_eq!(exit, Exit::Runtime);
+        for untried in [
+            RestoreError::MoreShares {
+                needed: 3,
+                given: 1,
+            },
+            RestoreError::OtherSeal { static_seal: false },
+        ] {
+            let (exit, text) = told(&setup(true), &exposed(Stage::Unseal, Some(untried.into())));
+            assert_eq!(exit, Exit::Runtime, "{text}");
+        }
         let (exit, text) = failed("Code: 500. hash mismatch of state.bin");
         assert_eq!(exit, Exit::CheckFailed);
         assert!(text.starts_with("drill: not-restorable\n"), "{text}");

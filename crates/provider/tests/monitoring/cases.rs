@@ -788,6 +788,25 @@ pub(crate) const CASES: &[Case] = &[
             )],
         ],
     },
+    // A drill that has never come to a good end has no success to grow old.
+    Case {
+        alert: "OpenBaoKMSRestoreUnproven",
+        labels: r#"fingerprint="f""#,
+        firing: &[(
+            r#"openbao_kms_drill_last_run_timestamp_seconds{job="node",instance="n1",fingerprint="f"}"#,
+            "0x40",
+        )],
+        silent: &[&[
+            (
+                r#"openbao_kms_drill_last_run_timestamp_seconds{job="node",instance="n1",fingerprint="f"}"#,
+                "0x40",
+            ),
+            (
+                r#"openbao_kms_drill_last_success_timestamp_seconds{job="node",instance="n2",fingerprint="f"}"#,
+                "0x40",
+            ),
+        ]],
+    },
     Case {
         alert: "OpenBaoKMSRestoreUnproven",
         labels: r#"fingerprint="f""#,
