@@ -90,6 +90,26 @@ pub enum Trust {
 }
 
 impl Trust {
+    /// Why the reading may show something else than what was stored.
+    #[must_use]
+    pub fn doubt(self) -> Option<String> {
+        match self {
+            Self::File {
+                damaged_meta: Some(page),
+                ..
+            } => Some(format!(
+                "meta page {page} is not sound, so what was written last may be missing"
+            )),
+            Self::File {
+                integrity: Integrity::NoHash,
+                ..
+            } => Some(
+                "there is no SHA-256 at its end, so damage may have stayed unnoticed".to_owned(),
+            ),
+            Self::File { .. } | Self::Live { .. } => None,
+        }
+    }
+
     /// The word in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -88,6 +88,17 @@ pub fn judge(findings: &[Finding], damaged: u64) -> Verdict {
     }
 }
 
+impl Finding {
+    /// Where objects were opened, those that were neither opened nor found not to open are untried,
+    /// for whatever reason nobody came by them.
+    pub fn count_unopened(&mut self) {
+        if let Some(data) = &mut self.data {
+            let tried = data.proven.saturating_add(data.failed);
+            data.untried = self.objects.saturating_sub(tried);
+        }
+    }
+}
+
 /// What brings data back that is not lost, also where other data is.
 #[must_use]
 pub fn remedies(findings: &[Finding]) -> Vec<Remedy> {

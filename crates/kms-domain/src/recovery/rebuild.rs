@@ -13,7 +13,7 @@ mod refusal;
 mod weighing;
 mod witness;
 
-use std::{fmt, num::NonZeroU64, sync::Arc};
+use std::{collections::BTreeMap, fmt, num::NonZeroU64, sync::Arc};
 
 use serde::Serialize;
 
@@ -96,10 +96,14 @@ pub struct EtcdEvidence {
     pub name: String,
     /// What identifies the content: a file's hash. Empty for a running etcd, which moves on.
     pub content: String,
-    /// What was found of each `key_id` under the provider's name.
+    /// What was found of each `key_id` under the configured provider's name.
     pub findings: Vec<Finding>,
+    /// Objects of this key's versions under other provider names. Their DEKs are not tried.
+    pub under_other_names: BTreeMap<TransitVersion, u64>,
     /// Values that no API server can read; whose they are is unknown.
     pub damaged: u64,
+    /// Why it may not show everything, each a sentence.
+    pub doubts: Vec<String>,
     /// At most how many distinct DEKs of each `key_id` were tried; `None` for all.
     pub sample: Option<NonZeroU64>,
 }
@@ -194,12 +198,13 @@ pub fn rebuild(evidence: &Evidence) -> Result<RebuildPlan, Refusals> {
         let fingerprint = IdentityFingerprint::of(evidence.scope.identity(), &evidence.path);
         match Document::rebuilt(fingerprint, previous, records) {
             Ok(next) if weighing.refusals.is_empty() => {
+                let limitations = weighing.limitations(&link);
                 return Ok(RebuildPlan {
-                    hash: plan_hash(evidence, &next),
+                    hash: plan_hash(evidence, &next, &limitations),
                     next,
                     own: evidence.own.clone(),
                     active_shown_by: weighing.active_shown_by(),
-                    limitations: weighing.limitations(&link),
+                    limitations,
                     link,
                     versions,
                 });
@@ -323,8 +328,8 @@ impl fmt::Display for VersionRange {
 }
 
 /// What a running etcd holds changes all the time; which versions it needs is in the document's
-/// records as far as it matters.
-fn plan_hash(evidence: &Evidence, next: &Document) -> PlanHash {
+/// records as far as it matters, and of what it leaves open that it does so, not how much.
+fn plan_hash(evidence: &Evidence, next: &Document, limitations: &[Limitation]) -> PlanHash {
     #[derive(Serialize)]
     struct Material<'a> {
         domain: &'static str,
@@ -335,6 +340,7 @@ fn plan_hash(evidence: &Evidence, next: &Document) -> PlanHash {
         records: Vec<&'a str>,
         peers: Vec<&'a str>,
         not_promoted: Option<u64>,
+        limitations: Vec<&'static str>,
     }
     let own = &evidence.own;
     // That of a state in service is brought up to date on the way, which is no change of the plan.
@@ -362,6 +368,7 @@ fn plan_hash(evidence: &Evidence, next: &Document) -> PlanHash {
             .map(|peer| peer.document.hash().as_str())
             .collect(),
         not_promoted: evidence.not_promoted.map(TransitVersion::get),
+        limitations: limitations.iter().map(Limitation::code).collect(),
     };
     PlanHash::of_bytes(json::compact(&material).as_bytes())
 }

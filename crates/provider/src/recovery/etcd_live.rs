@@ -5,6 +5,7 @@ use std::{
     error::Error as _,
     fmt, fs, io,
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use etcd_snapshot::{
     revision::{Object, Totals},
 };
 use http::{Uri, uri::PathAndQuery};
-use tokio::runtime;
+use tokio::{runtime, time::timeout};
 use tonic::{
     Code, Request, Status,
     client::Grpc,
@@ -31,6 +32,8 @@ pub struct LiveEtcd {
     endpoints: Vec<EtcdEndpoint>,
     tls: ClientTlsConfig,
     prefix: String,
+    /// The revision of the first reading. A later one shows the same, unless it was compacted.
+    pinned: OnceLock<i64>,
 }
 
 /// The URL of a member: `https://HOST[:PORT]`, or `http://` on loopback.
@@ -113,6 +116,9 @@ pub enum LiveError {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of one page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The revision that stands for the newest one.
+const NEWEST: i64 = 0;
 /// Objects of one page.
 const PAGE: i64 = 500;
 /// Bytes of one page. Fewer objects are asked for when it has more.
@@ -197,6 +203,7 @@ impl LiveEtcd {
             endpoints,
             tls,
             prefix,
+            pinned: OnceLock::new(),
         };
         // Whether the files are any good shows now rather than with the first connection.
         for endpoint in &live.endpoints {
@@ -228,10 +235,14 @@ impl LiveEtcd {
             .map_err(LiveError::Runtime)?;
         let read = runtime.block_on(async {
             let mut reader = self.connect().await?;
+            let pinned = self.pinned.get().copied().unwrap_or(NEWEST);
             reader
-                .read_all(&self.prefix, on_progress, new, gather)
+                .read_all(&self.prefix, pinned, on_progress, new, gather)
                 .await
         });
+        if let Ok(reading) = &read {
+            self.pinned.get_or_init(|| reading.totals.revision);
+        }
         // A name lookup that hangs must not hold up the end.
         runtime.shutdown_background();
         read
@@ -298,6 +309,7 @@ impl Reader {
     async fn read_all<A>(
         &mut self,
         prefix: &str,
+        mut revision: i64,
         on_progress: OnProgress<'_>,
         mut new: impl FnMut() -> A,
         mut gather: impl FnMut(&mut A, Object<'_>),
@@ -305,7 +317,8 @@ impl Reader {
         for restarts in 0..=RESTARTS {
             let mut gathered = new();
             let mut each = |object: Object<'_>| gather(&mut gathered, object);
-            match self.read_once(prefix, on_progress, &mut each).await {
+            let read = self.read_once(prefix, revision, on_progress, &mut each);
+            match read.await {
                 Ok(totals) => {
                     return Ok(EtcdReading {
                         gathered,
@@ -313,7 +326,7 @@ impl Reader {
                         trust: Trust::Live { restarts },
                     });
                 }
-                Err(NoPage::Compacted) => {}
+                Err(NoPage::Compacted) => revision = NEWEST,
                 Err(NoPage::TooLarge) => {
                     return Err(self.answer("one object has more bytes than etcd can store"));
                 }
@@ -326,12 +339,13 @@ impl Reader {
     async fn read_once(
         &mut self,
         prefix: &str,
+        mut revision: i64,
         on_progress: OnProgress<'_>,
         gather: &mut dyn FnMut(Object<'_>),
     ) -> Result<Totals, NoPage> {
         let end = Bytes::from(format!("{prefix}0"));
         let mut next = Bytes::from(format!("{prefix}/"));
-        let (mut limit, mut revision, mut total, mut done) = (PAGE, 0, 0, 0);
+        let (mut limit, mut all, mut done) = (PAGE, None, 0);
         loop {
             let request = RangeRequest {
                 key: next.clone(),
@@ -347,13 +361,14 @@ impl Reader {
                 page => page?,
             };
             let broken = |broken| Err(NoPage::Other(self.answer(broken)));
-            if revision == 0 {
+            if revision == NEWEST {
                 revision = page.header.map_or(0, |header| header.revision);
-                total = u64::try_from(page.count).unwrap_or(0);
                 if revision <= 0 {
                     return broken("it has no revision");
                 }
             }
+            // Of the first page: the later ones count what is left.
+            let total = *all.get_or_insert_with(|| u64::try_from(page.count).unwrap_or(0));
             for object in &page.kvs {
                 if object.key < next || object.key >= end {
                     return broken("its keys are out of order or not those that were asked for");
@@ -396,7 +411,13 @@ impl Reader {
             return Err(other(one_line(&error)));
         }
         let codec = ProstCodec::default();
-        let answer = self.grpc.unary(Request::new(request), RANGE, codec).await;
+        let asked = self.grpc.unary(Request::new(request), RANGE, codec);
+        // The connection's own limit ends with the headers of the answer.
+        let Ok(answer) = timeout(PAGE_TIMEOUT, asked).await else {
+            return Err(other(format!(
+                "a page did not come within {PAGE_TIMEOUT:?}"
+            )));
+        };
         match answer {
             Ok(answer) => Ok(answer.into_inner()),
             // Both refusals have this code: one comes from etcd, the other from this client.

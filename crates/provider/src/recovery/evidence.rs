@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use etcd_snapshot::{
-    file::{Integrity, OnProgress, Progress},
+    file::{OnProgress, Progress},
     revision::Revisions,
 };
 use kms_domain::recovery::{
@@ -130,26 +130,6 @@ impl SourceRead {
     #[must_use]
     pub fn is_live(&self) -> bool {
         matches!(self.trust, Trust::Live { .. })
-    }
-
-    /// Why it may show something else than what was stored.
-    #[must_use]
-    pub fn doubt(&self) -> Option<String> {
-        match self.trust {
-            Trust::File {
-                damaged_meta: Some(page),
-                ..
-            } => Some(format!(
-                "meta page {page} is not sound, so what was written last may be missing"
-            )),
-            Trust::File {
-                integrity: Integrity::NoHash,
-                ..
-            } => Some(
-                "there is no SHA-256 at its end, so damage may have stayed unnoticed".to_owned(),
-            ),
-            Trust::File { .. } | Trust::Live { .. } => None,
-        }
     }
 }
 

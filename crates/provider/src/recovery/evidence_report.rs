@@ -229,7 +229,7 @@ pub fn checks_of_reading(sources: &[SourceRead]) -> Vec<Check> {
     let (id, title) = scan::INTEGRITY;
     let doubts: Vec<_> = sources
         .iter()
-        .filter_map(|source| Some(format!("{}: {}", source.name, source.doubt()?)))
+        .filter_map(|source| Some(format!("{}: {}", source.name, source.trust.doubt()?)))
         .collect();
     let integrity = match doubts.is_empty() {
         true => Check::pass(id, title),
@@ -399,7 +399,7 @@ pub fn limits(sources: &[SourceRead]) -> Vec<String> {
                 source.outside_prefix, source.name
             ));
         }
-        if let Some(doubt) = source.doubt() {
+        if let Some(doubt) = source.trust.doubt() {
             limits.push(format!("Of {}: {doubt}.", source.name));
         }
     }

@@ -15,7 +15,8 @@ use kms_domain::{
     annotations::{Annotations, AnnotationsInvalid},
     digest::TextHash,
 };
-use tally::{Tally, identity, name};
+pub(super) use tally::name;
+use tally::{Tally, identity};
 
 use super::{EtcdError, EtcdSource, Trust};
 

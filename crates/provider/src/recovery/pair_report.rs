@@ -31,7 +31,7 @@ use super::{
     drift::Drift,
     excerpt::{Excerpt, FEW_ROWS, FEW_WORDS, LeftOut, ROWS},
     scan,
-    verify_pair::{Depth, Pair},
+    verify_pair::{Depth, Pair, Unanswered},
 };
 use crate::{
     cli::exit::Exit,
@@ -177,6 +177,10 @@ impl PairReport {
         next_steps.extend(open_question(facts));
         if pair.verdict != Verdict::Compatible {
             do_not.push(KEEP_ETCD);
+        }
+        // The provider asks for another key where it may: here this one may be all there is.
+        if matches!(pair.unanswered, Some(Unanswered::Profile(_))) {
+            do_not.push("do not delete, rename or recreate the key: objects may need it");
         }
         do_not.sort_unstable();
         do_not.dedup();

@@ -286,11 +286,21 @@ fn look_at(
         pair.inventory.totals.revision.unsigned_abs(),
         &findings,
     );
+    let inventory = &pair.inventory;
+    let mut doubts: Vec<_> = inventory.trust.doubt().into_iter().collect();
+    if inventory.outside_prefix > 0 {
+        doubts.push(format!(
+            "{} keys are outside --etcd-prefix and were not looked at",
+            inventory.outside_prefix
+        ));
+    }
     let evidence = EtcdEvidence {
         name,
         content: sha256,
         findings,
-        damaged: pair.inventory.damaged_values,
+        under_other_names: verify_pair::under_other_names(inventory, &pair.lineage),
+        damaged: inventory.damaged_values,
+        doubts,
         sample: request.sample,
     };
     Ok((evidence, exhibited))

@@ -240,7 +240,9 @@ impl Findings {
         };
         told && self.sources.iter().all(|source| {
             let evidence = &source.evidence;
-            source.doubt().is_none() && evidence.unknown_objects() == 0 && evidence.objects() > 0
+            source.trust.doubt().is_none()
+                && evidence.unknown_objects() == 0
+                && evidence.objects() > 0
         })
     }
 

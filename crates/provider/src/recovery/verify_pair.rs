@@ -250,6 +250,26 @@ fn ours<'i>(
         .map(|(index, group)| (GroupIndex(index), group))
 }
 
+/// Objects that carry `key_id`s of this key under another provider name, by version. Only the
+/// configured name's objects are tried.
+pub(super) fn under_other_names(
+    inventory: &Inventory,
+    lineage: &Lineage,
+) -> BTreeMap<TransitVersion, u64> {
+    let provider = lineage.scope().identity().provider_name.as_str();
+    let mut found = BTreeMap::new();
+    for group in &inventory.groups {
+        if group.provider == provider || !lineage.knows(&group.key_id) {
+            continue;
+        }
+        if let Origin::Live(key) | Origin::Known(key) = origin(lineage, group) {
+            let count: &mut u64 = found.entry(key.version()).or_default();
+            *count = count.saturating_add(group.count.objects);
+        }
+    }
+    found
+}
+
 fn origin(lineage: &Lineage, group: &Group) -> Origin {
     let annotations = group.parsed.as_ref().map_err(|invalid| *invalid);
     lineage.origin(&group.key_id, annotations)
@@ -295,6 +315,9 @@ fn rows(
             row.add_opened(opened);
         }
     }
+    for row in rows.values_mut() {
+        row.finding.count_unopened();
+    }
     rows.into_values().collect()
 }
 
@@ -303,6 +326,18 @@ impl Row {
     #[must_use]
     pub fn is_of_the_key(&self) -> bool {
         matches!(self.finding.origin, Origin::Live(_) | Origin::Known(_))
+    }
+
+    /// Whether OpenBao has tried all of its DEKs and authenticated none: what another key of the same
+    /// number and second does.
+    #[must_use]
+    pub fn is_of_another_key(&self) -> bool {
+        let seeds = self.finding.seeds;
+        let mut problems = self.seed_problems.keys();
+        matches!(self.finding.origin, Origin::Live(_))
+            && (seeds.proven, seeds.untried) == (0, 0)
+            && seeds.failed > 0
+            && problems.all(|problem| *problem == SeedProblem::NotDecrypted)
     }
 
     fn add_group(&mut self, index: GroupIndex, group: &Group, outcomes: &Outcomes<'_>) {
@@ -329,7 +364,6 @@ impl Row {
         if let Some(data) = &mut self.finding.data {
             data.proven = data.proven.saturating_add(opened.proof.proven);
             data.failed = data.failed.saturating_add(opened.proof.failed);
-            data.untried = data.untried.saturating_add(opened.proof.untried);
         }
         add_counts(&mut self.unopened, &opened.unopened);
         let room = FEW.saturating_sub(self.unopened_names.len());

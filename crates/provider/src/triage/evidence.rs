@@ -236,7 +236,12 @@ fn etcd(evidence: &Evidence) -> Check {
             return failed.code(Verdict::EvidenceUnusable.as_str());
         }
     };
-    let found: Vec<_> = pair.rows.iter().filter_map(of_row).collect();
+    let decrypts = |row: &Row| row.finding.seeds.proven > 0;
+    let nothing_decrypts = !pair.rows.iter().any(decrypts);
+    let rows = pair.rows.iter();
+    let found: Vec<_> = rows
+        .filter_map(|row| of_row(row, nothing_decrypts))
+        .collect();
     let damaged = (pair.inventory.damaged_values > 0).then(|| {
         let values = pair.inventory.damaged_values;
         (
@@ -279,12 +284,13 @@ fn proven(source: &str, pair: &Pair) -> String {
     format!("{source}: all {seeds} encrypted DEKs of {objects} objects decrypt")
 }
 
-fn of_row(row: &Row) -> Option<(Verdict, String)> {
+/// `nothing_decrypts` of all that this key is to decrypt.
+fn of_row(row: &Row, nothing_decrypts: bool) -> Option<(Verdict, String)> {
     let finding = &row.finding;
     let objects = finding.objects;
     let seeds = finding.seeds;
     Some(match &finding.origin {
-        Origin::Live(_) if seeds.failed > 0 && seeds.proven == 0 => (
+        Origin::Live(_) if nothing_decrypts && row.is_of_another_key() => (
             Verdict::KeyRecreated,
             format!(
                 "the key decrypts nothing of {objects} objects that name it: it was made anew in the \
@@ -294,7 +300,7 @@ fn of_row(row: &Row) -> Option<(Verdict, String)> {
         Origin::Live(_) if seeds.failed > 0 => (
             Verdict::ObjectsDamaged,
             format!(
-                "{} objects have DEKs that do not decrypt, while others under the same version do",
+                "{} objects have DEKs that do not decrypt for another reason than the key",
                 row.objects_of_failed_seeds
             ),
         ),

@@ -187,6 +187,9 @@ async fn a_state_in_use_or_in_place_and_an_unsafe_directory_are_refused() {
     let (refused, text) = fleet.refused(&apply);
     assert_eq!(refused[0].0, "provider_running");
     assert!(text.contains("stop the provider of this node"), "{text}");
+    // Nothing else was looked at, and nothing is said to be well that was not.
+    assert!(text.contains("[fail] provider.stopped"), "{text}");
+    assert!(!text.contains("[pass]"), "{text}");
     provider.stop().await;
 
     fleet.apply(&replace(&hash), &plan);

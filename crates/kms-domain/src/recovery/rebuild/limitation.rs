@@ -33,6 +33,26 @@ pub enum Limitation {
         /// How many.
         values: u64,
     },
+    /// What was read may not be all.
+    #[error("{evidence}: {doubt}")]
+    Doubtful {
+        /// The source.
+        evidence: String,
+        /// Why.
+        doubt: String,
+    },
+    /// Nothing is opened under another name than the configured one.
+    #[error(
+        "{evidence}: {objects} objects that carry key_ids of this key are stored under another \
+         provider name; their DEKs were not tried. If an API server reads them by another name at \
+         this socket, run verify-backup with a configuration of that name too"
+    )]
+    UnderOtherNames {
+        /// The source.
+        evidence: String,
+        /// How many.
+        objects: u64,
+    },
     /// The operator's word.
     #[error(
         "that no node has promoted {0} is assumed, not shown: if one has, this node encrypts with an \
@@ -81,6 +101,8 @@ impl Limitation {
             Self::NoEtcd => "no_etcd",
             Self::Sampled { .. } => "sampled",
             Self::Damaged { .. } => "damaged",
+            Self::Doubtful { .. } => "doubtful",
+            Self::UnderOtherNames { .. } => "under_other_names",
             Self::Assumed(_) => "assumed",
             Self::UnneededThen { .. } => "unneeded_then",
             Self::LeftOut(_) => "left_out",

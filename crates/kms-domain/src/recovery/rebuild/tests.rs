@@ -55,7 +55,9 @@ fn etcd(versions: &[u64]) -> EtcdEvidence {
         name: "snapshot".to_owned(),
         content: "sha256".to_owned(),
         findings: versions.iter().map(live).collect(),
+        under_other_names: BTreeMap::new(),
         damaged: 0,
+        doubts: Vec::new(),
         sample: None,
     }
 }
@@ -354,6 +356,13 @@ fn what_openbao_does_not_decrypt_is_carried_as_removed_if_nothing_needs_it() {
         [(4, Active), (3, Retired), (2, Removed), (1, Removed)]
     );
     assert_eq!(limits(&plan), ["no_etcd", "other_chain"]);
+    // One that was made before the version was taken back into use does not outweigh the others.
+    let outdated = Evidence {
+        peers: vec![peer(&[(4, Active), (3, Retired), (2, Retired)])],
+        records: vec![record(&[(4, Some(Active)), (2, Some(Removed))])],
+        ..hides_two()
+    };
+    assert_eq!(codes(&outdated), ["unaccounted"]);
     let own_word = Evidence {
         peers: vec![peer(&[(4, Active)])],
         own: OwnFiles {
@@ -365,6 +374,51 @@ fn what_openbao_does_not_decrypt_is_carried_as_removed_if_nothing_needs_it() {
         ..hides_two()
     };
     assert_eq!(codes(&own_word), ["unaccounted"]);
+}
+
+#[test]
+fn objects_under_another_name_show_what_was_promoted_and_what_is_needed() {
+    let renamed = |version_number| EtcdEvidence {
+        under_other_names: BTreeMap::from([(version(version_number), 3)]),
+        ..etcd(&[2])
+    };
+    let evidence = Evidence {
+        etcd: vec![renamed(3)],
+        not_promoted: Some(version(3)),
+        ..nothing(3)
+    };
+    assert_eq!(codes(&evidence), ["assumption_wrong"]);
+    let evidence = Evidence {
+        not_promoted: None,
+        ..evidence
+    };
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(states(&plan)[0], (3, Active));
+    assert_eq!(limits(&plan), ["under_other_names", "no_lower_bound"]);
+    let hidden = Evidence {
+        key: vectors::sound_profile(2, 0, 2),
+        etcd: vec![renamed(1)],
+        peers: vec![peer(&[(2, Active), (1, Retired)])],
+        ..nothing(2)
+    };
+    assert_eq!(codes(&hidden), ["unaccounted"]);
+}
+
+#[test]
+fn what_was_read_in_doubt_is_said_and_is_part_of_the_plan() {
+    let sound = Evidence {
+        etcd: vec![etcd(&[2])],
+        ..nothing(2)
+    };
+    let mut doubtful = sound.clone();
+    doubtful.etcd[0].doubts = vec!["there is no hash".to_owned()];
+    let (sound, doubtful) = (rebuild(&sound).unwrap(), rebuild(&doubtful).unwrap());
+    assert_eq!(limits(&doubtful), ["doubtful", "no_lower_bound"]);
+    assert_eq!(
+        doubtful.limitations()[0].to_string(),
+        "snapshot: there is no hash"
+    );
+    assert_ne!(sound.hash(), doubtful.hash());
 }
 
 #[test]

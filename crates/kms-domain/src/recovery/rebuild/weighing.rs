@@ -147,6 +147,16 @@ impl<'e> Weighing<'e> {
 
     fn look_at(&mut self, source: &'e EtcdEvidence) {
         let name = || source.name.clone();
+        for (version, objects) in &source.under_other_names {
+            let objects = (source.name.as_str(), *objects);
+            self.needed.entry(*version).or_default().push(objects);
+            if let Err(problem) = self.evidence.key.decryptable(*version) {
+                self.refuse(Refusal::Unaccounted {
+                    evidence: name(),
+                    problem,
+                });
+            }
+        }
         if source.findings.is_empty() {
             let provider = &self.evidence.scope.identity().provider_name;
             self.refuse(Refusal::NoObjects {

@@ -58,7 +58,9 @@ pub(crate) fn of_etcd(
         content: name.clone(),
         name,
         findings: objects.into_values().map(finding).collect(),
+        under_other_names: BTreeMap::new(),
         damaged: 0,
+        doubts: Vec::new(),
         sample: None,
     }
 }

@@ -369,7 +369,7 @@ pub(super) fn identity(provider: &str, envelope: &Envelope<'_>) -> Vec<u8> {
 }
 
 /// A key as text, cut if it is long. Control characters, which could steer a terminal, are escaped.
-pub(super) fn name(key: &[u8]) -> String {
+pub(in crate::recovery) fn name(key: &[u8]) -> String {
     let cut = key.get(..NAME_BYTES).unwrap_or(key);
     if let Ok(text) = std::str::from_utf8(cut)
         && !text.contains(char::is_control)

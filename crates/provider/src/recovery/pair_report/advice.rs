@@ -24,7 +24,7 @@ pub(super) fn advice(row: &Row) -> Option<(Cow<'static, str>, &'static str)> {
     let gap = match &row.finding.origin {
         Origin::Gap(gap) => gap,
         Origin::Known(_) => return None,
-        Origin::Live(_) if seeds.failed > 0 && seeds.proven == 0 => {
+        Origin::Live(_) if row.is_of_another_key() => {
             return Some((ORIGINAL_KEY.into(), NO_RECREATED_KEY));
         }
         Origin::Live(_) => {
@@ -95,7 +95,10 @@ pub(super) fn recorded_backup(facts: Facts<'_>) -> Option<String> {
 pub(super) fn open_question(facts: Facts<'_>) -> Option<String> {
     let step = match facts.pair.unanswered.as_ref()? {
         Unanswered::Metadata(failure) | Unanswered::Decrypt(failure) => call_remedy(failure),
-        Unanswered::Profile(_) => Some("correct in OpenBao what the check openbao.key names"),
+        Unanswered::Profile(_) => Some(
+            "correct in OpenBao what the check openbao.key names; where it asks for another key, \
+             keep this one until nothing in etcd and in the backups needs it",
+        ),
         Unanswered::Connection(_) | Unanswered::Item(_) => None,
     };
     let step = step.unwrap_or("mend what the check openbao.key names");

@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     recovery::recover_state::{Exhibited, Kind, Obstacle, Weighed},
     report::{Check, ImpactClass, one_line},
-    state::rebuild::Remains,
+    state::{LockError, StateError, rebuild::Remains},
 };
 
 /// What the checks are made of.
@@ -19,6 +19,7 @@ pub(super) struct Checked<'a> {
 /// What a check is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Subject {
+    Provider,
     Directory,
     Remains,
     Key,
@@ -33,7 +34,8 @@ enum Subject {
 
 impl Subject {
     /// Those of every report. That of a plan is only told where it fails.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
+        Self::Provider,
         Self::Directory,
         Self::Remains,
         Self::Key,
@@ -47,6 +49,7 @@ impl Subject {
 
     fn name(self) -> (&'static str, &'static str) {
         match self {
+            Self::Provider => ("provider.stopped", "No process uses the state"),
             Self::Directory => ("state.directory", "The state directory can be used"),
             Self::Remains => ("state.remains", "What is left of the state may be replaced"),
             Self::Key => ("openbao.key", "The key is there and may be used"),
@@ -68,6 +71,7 @@ impl Subject {
 
     fn of_obstacle(obstacle: &Obstacle) -> Self {
         match obstacle {
+            Obstacle::State(StateError::Lock(LockError::Locked { .. })) => Self::Provider,
             Obstacle::State(_) => Self::Directory,
             Obstacle::Connection(_)
             | Obstacle::Metadata(_)
@@ -112,28 +116,13 @@ impl Subject {
 }
 
 pub(super) fn checks(checked: Checked<'_>) -> Vec<Check> {
-    let mut all = vec![provider(checked.weighed)];
-    all.extend(Subject::ALL.iter().map(|subject| check(checked, *subject)));
+    let subjects = Subject::ALL.iter();
+    let mut all: Vec<_> = subjects.map(|subject| check(checked, *subject)).collect();
     let of_plan = |it: &Obstacle| Subject::of_obstacle(it) == Subject::Plan;
     if checked.weighed.obstacles.iter().any(of_plan) {
         all.push(check(checked, Subject::Plan));
     }
     all
-}
-
-/// A plan only tells; the application takes the lock.
-fn provider(weighed: &Weighed) -> Check {
-    const ID: &str = "provider.stopped";
-    const TITLE: &str = "No process uses the state";
-    match &weighed.holder {
-        None => Check::pass(ID, TITLE),
-        Some(holder) => Check::warn(
-            ID,
-            TITLE,
-            format!("process {} ({}) holds it", holder.pid, holder.program),
-        )
-        .remediation("stop it before the plan is applied"),
-    }
 }
 
 fn check(checked: Checked<'_>, subject: Subject) -> Check {
@@ -176,10 +165,22 @@ fn about(evidence: &[String], text: &str) -> String {
 fn passed(checked: Checked<'_>, subject: Subject) -> Check {
     let weighed = checked.weighed;
     let (id, title) = subject.name();
-    // Nothing was weighed without the files and the key.
-    let weighed_all = weighed.remains.is_some() && weighed.key.is_some();
+    // Nothing was weighed without the files and the key, nor as a whole without all evidence.
+    let could_weigh = weighed.remains.is_some() && weighed.key.is_some();
+    let unread = |it: &Obstacle| Subject::of_obstacle(it) == Subject::Evidence;
+    let weighed_all = could_weigh && !weighed.obstacles.iter().any(unread);
     let skip = || Check::skip(id, title, "what comes before it failed");
     match subject {
+        // A plan only tells; the application takes the lock.
+        Subject::Provider => match &weighed.holder {
+            None => Check::pass(id, title),
+            Some(holder) => Check::warn(
+                id,
+                title,
+                format!("process {} ({}) holds it", holder.pid, holder.program),
+            )
+            .remediation("stop it before the plan is applied"),
+        },
         Subject::Directory => match &weighed.remains {
             Some(_) => {
                 let path = checked.config.state_path.directory();
@@ -202,7 +203,7 @@ fn passed(checked: Checked<'_>, subject: Subject) -> Check {
             )),
             None => skip(),
         },
-        Subject::Evidence => {
+        Subject::Evidence if could_weigh => {
             let read = weighed.exhibits.len();
             Check::pass(id, title).message(format!("{read} read"))
         }
@@ -218,7 +219,8 @@ fn passed(checked: Checked<'_>, subject: Subject) -> Check {
             )),
             None => skip(),
         },
-        Subject::Identity
+        Subject::Evidence
+        | Subject::Identity
         | Subject::Accounted
         | Subject::Mapped
         | Subject::Decrypts

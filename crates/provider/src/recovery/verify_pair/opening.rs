@@ -25,7 +25,7 @@ use kms_domain::recovery::pair::Proof;
 use super::trial::Outcomes;
 use crate::recovery::{
     EtcdError, EtcdSource,
-    inventory::{GroupIndex, Inventory, NO_RESOURCE, Seed, Wanted},
+    inventory::{GroupIndex, Inventory, NO_RESOURCE, Seed, Wanted, name},
 };
 
 /// What became of the objects.
@@ -39,7 +39,7 @@ pub(super) struct Opened {
 
 #[derive(Default)]
 pub(super) struct OpenedGroup {
-    /// How many opened.
+    /// How many opened, and how many did not.
     pub(super) proof: Proof,
     /// Those that did not, by resource.
     pub(super) unopened: BTreeMap<String, u64>,
@@ -134,7 +134,6 @@ impl<'a> Opening<'a> {
         };
         gathering.objects = gathering.objects.saturating_add(1);
         let Some(source) = source else {
-            gathering.unopened.leave(group);
             return;
         };
         gathering.crew.add(Sealed {
@@ -160,12 +159,6 @@ impl<'a> Opening<'a> {
 }
 
 impl Opened {
-    /// Counts an object that is not tried.
-    fn leave(&mut self, group: GroupIndex) {
-        let proof = &mut self.groups.entry(group).or_default().proof;
-        proof.untried = proof.untried.saturating_add(1);
-    }
-
     fn open(&mut self, sealed: Sealed<'_, '_>, wanted: &Wanted, scratch: &mut Scratch) {
         let group = self.groups.entry(sealed.group).or_default();
         match sealed.source.prove(sealed.key, sealed.data, scratch) {
@@ -180,7 +173,6 @@ impl Opened {
             let group = self.groups.entry(index).or_default();
             group.proof.proven = group.proof.proven.saturating_add(more.proof.proven);
             group.proof.failed = group.proof.failed.saturating_add(more.proof.failed);
-            group.proof.untried = group.proof.untried.saturating_add(more.proof.untried);
             super::add_counts(&mut group.unopened, &more.unopened);
             for (number, name) in more.names {
                 group.keep_name(number, name);
@@ -192,12 +184,15 @@ impl Opened {
 impl OpenedGroup {
     fn add_unopened(&mut self, sealed: Sealed<'_, '_>, wanted: &Wanted) {
         self.proof.failed = self.proof.failed.saturating_add(1);
-        let resource = Resource::of(sealed.key, wanted.prefix.as_deref())
-            .map_or_else(|| NO_RESOURCE.to_owned(), |resource| resource.to_string());
+        let resource = Resource::of(sealed.key, wanted.prefix.as_deref());
+        let resource = resource.map_or_else(
+            || NO_RESOURCE.to_owned(),
+            |resource| name(resource.to_string().as_bytes()),
+        );
         let count = self.unopened.entry(resource).or_default();
         *count = count.saturating_add(1);
         if wanted.names {
-            self.keep_name(sealed.number, sealed.key.escape_ascii().to_string());
+            self.keep_name(sealed.number, name(sealed.key));
         }
     }
 

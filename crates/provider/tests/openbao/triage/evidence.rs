@@ -158,14 +158,15 @@ async fn a_lost_state_leaves_hidden_and_trimmed_versions_to_the_evidence() {
 #[tokio::test]
 async fn values_that_were_exchanged_in_etcd_are_damaged_and_the_key_is_not() {
     let (node, provider, corpus) = served().await;
+    let unbound = async || {
+        let admin = shared_openbao().await.admin();
+        let body = json!({"plaintext": "c2VlZA=="});
+        let path = format!("{}/encrypt/{KEY}", node.tenant.transit_mount);
+        let answer: serde_json::Value = admin.write(&path, &body).await.unwrap().json().unwrap();
+        answer["data"]["ciphertext"].as_str().unwrap().to_owned()
+    };
     let mut exchanged = sealer(&node, &provider, testkit::stored::SourceType::HkdfSeed).await;
-    let mount = &node.tenant.transit_mount;
-    let admin = shared_openbao().await.admin();
-    let body = json!({"plaintext": "c2VlZA=="});
-    let path = format!("{mount}/encrypt/{KEY}");
-    let answer: serde_json::Value = admin.write(&path, &body).await.unwrap().json().unwrap();
-    let unbound = answer["data"]["ciphertext"].as_str().unwrap();
-    exchanged.encrypted_source = unbound.as_bytes().to_vec();
+    exchanged.encrypted_source = unbound().await.into_bytes();
     corpus.put(&exchanged, "secrets/default/exchanged");
     let live = corpus.live();
     let live: Vec<_> = live.iter().map(String::as_str).collect();
@@ -173,6 +174,22 @@ async fn values_that_were_exchanged_in_etcd_are_damaged_and_the_key_is_not() {
         .means("lost_without_backup", 4, "etcd.decrypt")
         .found("1 objects")
         .next("verify-backup --etcd-snapshot FILE --depth data --show-names");
+
+    // Not even if it is all that there is under its version: the key decrypts the others.
+    node.rotate().await;
+    provider.encrypt_under(2).await;
+    let kind = testkit::stored::SourceType::HkdfSeed;
+    let mut only = sealer(&node, &provider, kind).await;
+    only.encrypted_source = unbound().await.into_bytes();
+    corpus.put(&only, "secrets/default/only");
+    // The provider still writes down what it sees of the new version.
+    let again = node.run(&[&["triage"], &live[..]].concat());
+    assert_eq!(again.code, Some(4));
+    assert!(
+        again.out.starts_with("triage: objects_damaged\n"),
+        "{}",
+        again.out
+    );
 }
 
 #[tokio::test]

@@ -54,7 +54,10 @@ impl<'e> Weighing<'e> {
                 Origin::Live(key) => Some(key.version()),
                 Origin::Known(_) | Origin::Gap(_) => None,
             });
-            live.map(|version| (source.name.as_str(), version))
+            // Whatever its name, only this provider gave out these key_ids.
+            let elsewhere = source.under_other_names.keys().copied();
+            live.chain(elsewhere)
+                .map(|version| (source.name.as_str(), version))
         });
         said.chain(stored)
     }
@@ -152,8 +155,8 @@ impl<'e> Weighing<'e> {
         (records, versions)
     }
 
-    /// A version that OpenBao does not decrypt is removed if it had been removed elsewhere, or if no
-    /// etcd needs it. What etcd needs has been refused by then.
+    /// A version that OpenBao does not decrypt is removed if all others who know it have it removed,
+    /// or if no etcd needs it. What etcd needs has been refused by then.
     fn account_for(&mut self, version: TransitVersion) {
         let said: Vec<_> = self
             .witnesses
@@ -164,10 +167,14 @@ impl<'e> Weighing<'e> {
                 Some((witness.name, known.state))
             })
             .collect();
-        let elsewhere = said
+        // An older copy may be from before the version was taken back into use.
+        let mut others = said
             .iter()
-            .any(|(name, state)| *state == Some(RecordState::Removed) && *name != OWN_STATE);
-        if elsewhere || self.needed.contains_key(&version) {
+            .filter(|(name, _)| *name != OWN_STATE)
+            .peekable();
+        let removed = |(_, state): &(_, _)| *state == Some(RecordState::Removed);
+        let removed_by_all = others.peek().is_some() && others.all(removed);
+        if removed_by_all || self.needed.contains_key(&version) {
             return;
         }
         if !self.etcd.is_empty() {
@@ -244,6 +251,20 @@ impl<'e> Weighing<'e> {
                     evidence: evidence(),
                     sample: sample.get(),
                     untried,
+                });
+            }
+            for doubt in &source.doubts {
+                limitations.push(Limitation::Doubtful {
+                    evidence: evidence(),
+                    doubt: doubt.clone(),
+                });
+            }
+            let others = source.under_other_names.values();
+            let objects = others.fold(0, |sum: u64, more| sum.saturating_add(*more));
+            if objects > 0 {
+                limitations.push(Limitation::UnderOtherNames {
+                    evidence: evidence(),
+                    objects,
                 });
             }
             if source.damaged > 0 {

@@ -162,9 +162,8 @@ impl<'a> Batch<'a> {
     fn open(&mut self, opened: &mut Opened, wanted: &Wanted, scratch: &mut Scratch) {
         for entry in self.objects.drain(..) {
             let bytes = self.bytes.get(entry.key).zip(self.bytes.get(entry.data));
-            // An object without its bytes is one that was not tried, and is never left out.
+            // An object without its bytes counts as one that was not tried, like all that are not.
             let Some((key, data)) = bytes else {
-                opened.leave(entry.group);
                 continue;
             };
             let sealed = Sealed {
