@@ -45,7 +45,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::{
     build_info::BuildInfo,
     config::{Environment, Flags, LoadError, Loaded},
-    report::Output,
+    report::{Output, unless_unread},
 };
 use exit::Exit;
 use failure::Failure;
@@ -160,7 +160,7 @@ pub fn run(
         None => print_help(context.out),
     };
     let result = done.and_then(|exit| {
-        context.out.flush()?;
+        unless_unread(context.out.flush())?;
         Ok(exit)
     });
     result.unwrap_or_else(|failure| {

@@ -70,15 +70,27 @@ impl Output {
     /// Writes `result` in this form.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// Those of `out`, [`unless_unread`].
     pub fn write(self, result: &impl Render, out: &mut dyn Write) -> io::Result<()> {
-        match self {
+        let written = match self {
             Self::Text => result.text(out),
-            Self::Json => {
-                serde_json::to_writer_pretty(&mut *out, result)?;
-                writeln!(out)
-            }
-        }
+            Self::Json => serde_json::to_writer_pretty(&mut *out, result)
+                .map_err(io::Error::from)
+                .and_then(|()| writeln!(out)),
+        };
+        unless_unread(written)
+    }
+}
+
+/// A reader that has seen enough, such as `head`, changes nothing of what was found, so that the exit
+/// code still tells it.
+///
+/// # Errors
+/// Any that there was but for [`io::ErrorKind::BrokenPipe`].
+pub fn unless_unread(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
 }
 

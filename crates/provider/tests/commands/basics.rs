@@ -106,14 +106,22 @@ fn a_policy_that_would_grant_more_is_not_printed() {
 
 #[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
-    let mut child = Command::new(assert_cmd::cargo::cargo_bin("bao-kms-provider"))
-        .args(["config", "schema"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let finished = child.wait_with_output().unwrap();
-    assert_eq!(finished.status.code(), Some(0));
-    assert_eq!(finished.stderr, b"");
+    let nodes = "--metrics a=http://127.0.0.1:1 --metrics b=http://127.0.0.1:1";
+    for (command, code) in [
+        ("config schema".to_owned(), 0),
+        // Nor does it make a verdict a good one.
+        (format!("compare-nodes {nodes}"), 5),
+        (format!("compare-nodes {nodes} --output json"), 5),
+    ] {
+        let mut child = Command::new(assert_cmd::cargo::cargo_bin("bao-kms-provider"))
+            .args(command.split(' '))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let finished = child.wait_with_output().unwrap();
+        assert_eq!(finished.status.code(), Some(code), "{command}");
+        assert_eq!(finished.stderr, b"");
+    }
 }
