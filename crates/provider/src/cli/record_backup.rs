@@ -13,7 +13,10 @@ use serde::Serialize;
 use super::{Context, Failure, OutputFlag, exit::Exit, progress::ProgressLine};
 use crate::{
     clock::{Clock as _, SystemClock},
-    recovery::backup_record::{self, BackupSet, Noted},
+    recovery::{
+        backup_record::{self, BackupSet, Noted},
+        scan,
+    },
     report::{Check, Render, Report},
     state::disk,
 };
@@ -174,6 +177,7 @@ fn checks(noted: &Noted) -> Vec<Check> {
         checks.push(Check::skip(ID, TITLE, "no --etcd-snapshot was given"));
         return checks;
     };
+    checks.push(scan::integrity(inventory.trust));
     let etcd = record.note().etcd.as_ref();
     let needed: u64 = etcd.map_or(0, |etcd| etcd.required.values().sum());
     let provider = &record.note().scope.identity().provider_name;

@@ -168,7 +168,7 @@ impl Scan {
 }
 
 /// What vouches for the reading.
-pub(super) fn integrity(trust: Trust) -> Check {
+pub(crate) fn integrity(trust: Trust) -> Check {
     let (id, title) = INTEGRITY;
     match trust {
         Trust::File {

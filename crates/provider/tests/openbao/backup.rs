@@ -87,6 +87,16 @@ async fn a_record_tells_all_that_the_runbook_asks_for_and_is_never_overwritten()
     assert_eq!(fs::read(&out).unwrap(), text);
     let left = fs::read_dir(corpus.directory.path()).unwrap().count();
     assert_eq!(left, 3, "no temporary file stays behind");
+
+    // A snapshot that has lost its hash is noted, and not silently.
+    let whole = fs::read(&etcd).unwrap();
+    let cut = corpus.directory.path().join("cut.db");
+    files::replace(&cut, &whole[..whole.len() - 32], 0o640);
+    let out = corpus.directory.path().join("of-cut.json");
+    let text = record(&node, &out, &["--etcd-snapshot", cut.to_str().unwrap()]);
+    assert_eq!(text.code, Some(0), "{}", text.err);
+    let warned = "[warn] etcd.integrity: Integrity of the source - the file has no SHA-256";
+    assert!(text.out.contains(warned), "{}", text.out);
 }
 
 #[tokio::test]
