@@ -255,7 +255,8 @@ impl Rehearsal {
         };
         let question = Question {
             prefix: None,
-            evidence: witnesses.keys(),
+            claims: witnesses.claims(),
+            removed: witnesses.removed(),
             depth: Depth::Data,
             names: setup.names,
             sample: None,

@@ -4,9 +4,11 @@
 //! is a compatibility surface: members are added, never renamed or removed.
 
 use std::{
+    borrow::Cow,
     error::Error,
     fmt,
     io::{self, Write},
+    path::Path,
     time::SystemTime,
 };
 
@@ -478,11 +480,28 @@ impl Status {
     }
 }
 
+/// The path as one word of a shell, quoted where it needs to be.
+#[must_use]
+pub fn shell(path: &Path) -> Cow<'_, str> {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''")).into()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
+
+    #[test]
+    fn a_path_is_one_word_of_a_shell() {
+        assert_eq!(shell(Path::new("/etc/a-b_c.yaml")), "/etc/a-b_c.yaml");
+        assert_eq!(shell(Path::new("/a b/it's")), r"'/a b/it'\''s'");
+    }
 
     fn report() -> Report {
         let mut report = Report::new("doctor", UNIX_EPOCH);

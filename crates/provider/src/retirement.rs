@@ -8,8 +8,10 @@ use std::{path::PathBuf, sync::Arc};
 
 use kms_domain::{
     recovery::{
+        claims::VersionClaims,
         evidence::{Retirement, judge_retirement},
         origin::{Lineage, LiveKey},
+        rebuild::OWN_STATE,
     },
     registry::{
         document::{Document, StateHash},
@@ -199,11 +201,10 @@ fn find(
     evidence: Asked<'_>,
 ) -> Result<Findings, EvidenceUnread> {
     let registry = document.registry();
-    let records = registry.records().iter();
     let lineage = Lineage::new(
         Arc::clone(registry.scope()),
         LiveKey::Listed(profile),
-        records.map(|record| Arc::clone(&record.key)),
+        [VersionClaims::of_registry(OWN_STATE, registry)],
     );
     let sources = evidence.read(&lineage)?;
     let removed: Vec<_> = plan.removed().iter().map(|key| key.version()).collect();

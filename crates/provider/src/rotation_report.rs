@@ -13,7 +13,11 @@ use std::{
 use jiff::Timestamp;
 use kms_domain::{
     key::KeyScope,
-    recovery::origin::{Lineage, LiveKey},
+    recovery::{
+        claims::VersionClaims,
+        origin::{Lineage, LiveKey},
+        rebuild::OWN_STATE,
+    },
     registry::{
         Registry,
         anchor::Anchor,
@@ -260,11 +264,11 @@ fn rewriting(
     registry: Option<&Registry>,
     profile: Option<&KeyProfile>,
 ) -> RewritingShown {
-    let records = registry.map(Registry::records).unwrap_or_default();
+    let claims = registry.map(|it| VersionClaims::of_registry(OWN_STATE, it));
     let lineage = Lineage::new(
         Arc::new(KeyScope::new(config.scope.clone())),
         profile.map_or(LiveKey::Unknown, |it| LiveKey::Listed(it.clone())),
-        records.iter().map(|record| Arc::clone(&record.key)),
+        claims,
     );
     match asked.read(&lineage) {
         Ok(sources) => RewritingShown::of(Facts {

@@ -7,22 +7,14 @@
 
 use std::collections::BTreeMap;
 
-use super::origin::{Gap, Lineage};
-use crate::{
-    annotations::{Annotations, AnnotationsInvalid},
-    digest::TextHash,
-    transit::TransitVersion,
-};
+use super::origin::{Gap, Lineage, StoredKeyId};
+use crate::{digest::TextHash, transit::TransitVersion};
 
 /// Objects of one source that were encrypted in one and the same way.
 #[derive(Debug)]
 pub struct Stored<'a> {
-    /// Whether they are stored under the name of this provider.
-    pub own_name: bool,
-    /// What the plugin answered; not checked.
-    pub key_id: &'a str,
-    /// What it answered with it, read.
-    pub annotations: Result<&'a Annotations, AnnotationsInvalid>,
+    /// What they were encrypted with.
+    pub key_id: StoredKeyId<'a>,
     /// How many there are.
     pub usage: Usage,
 }
@@ -84,10 +76,9 @@ pub enum Rewriting {
 }
 
 impl Evidence {
-    /// Finds what each of `stored` needs. What stands under another provider's name concerns this
-    /// key only if it carries one of its `key_id`s.
+    /// Finds what each of `stored` needs, as far as it is of this key ([`Lineage::owns`]).
     ///
-    /// `damaged` are values of whichever provider that are no KMS v2 message.
+    /// `damaged` counts values under a name of this provider that are no KMS v2 message.
     pub fn new<'a>(
         lineage: &Lineage,
         stored: impl IntoIterator<Item = Stored<'a>>,
@@ -96,13 +87,17 @@ impl Evidence {
         let mut needs: BTreeMap<TransitVersion, Usage> = BTreeMap::new();
         let mut unaccounted: BTreeMap<(String, &'static str), Unaccounted> = BTreeMap::new();
         for stored in stored {
-            if !stored.own_name && !lineage.knows(stored.key_id) {
+            if !lineage.owns(stored.key_id) {
                 continue;
             }
-            match lineage.named(stored.key_id, stored.annotations) {
+            match lineage.named(stored.key_id) {
                 Ok(key) => needs.entry(key.version()).or_default().add(&stored.usage),
+                // Retiring here takes nothing from another provider. Trimming, which follows, does.
+                Err(Gap::OtherProvider { version, .. }) => {
+                    needs.entry(version).or_default().add(&stored.usage);
+                }
                 Err(gap) => {
-                    let key_id_hash = TextHash::of(stored.key_id);
+                    let key_id_hash = TextHash::of(stored.key_id.key_id);
                     unaccounted
                         .entry((key_id_hash.to_string(), gap.code()))
                         .or_insert_with(|| Unaccounted {
@@ -267,9 +262,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        annotations::PluginVersion,
+        annotations::{Annotations, PluginVersion},
         key::{KeyScope, TransitKey},
-        recovery::origin::LiveKey,
+        recovery::{claims::VersionClaims, origin::LiveKey},
+        scope::KeyLineageId,
         vectors,
     };
 
@@ -283,9 +279,12 @@ mod tests {
     /// The state has versions 1 to 3; OpenBao lists 3 and 4 and hides the others.
     fn lineage() -> Lineage {
         let live = vectors::profile(&[(3, 3), (4, 4)], 0, 3);
-        let known = (1..=3).map(|number| key(number, number));
+        let known = VersionClaims {
+            source: "the state".to_owned(),
+            keys: (1..=3).map(|number| key(number, number)).collect(),
+        };
         let scope = Arc::clone(key(1, 1).scope());
-        Lineage::new(scope, LiveKey::Listed(live), known)
+        Lineage::new(scope, LiveKey::Listed(live), [known])
     }
 
     /// Secrets of the version that `key` is, in a source.
@@ -327,9 +326,14 @@ mod tests {
             .iter()
             .zip(&annotations)
             .map(|(group, annotations)| Stored {
-                own_name: group.own_name,
-                key_id: group.key.id().as_str(),
-                annotations: Ok(annotations),
+                key_id: StoredKeyId {
+                    provider: match group.own_name {
+                        true => group.key.scope().identity().provider_name.as_str(),
+                        false => "another",
+                    },
+                    key_id: group.key.id().as_str(),
+                    annotations: Ok(annotations),
+                },
                 usage: usage(group.newest, group.older),
             });
         Evidence::new(&lineage(), stored, damaged)
@@ -397,14 +401,17 @@ mod tests {
     }
 
     #[test]
-    fn another_provider_counts_only_with_a_key_id_of_this_key() {
+    fn another_provider_counts_only_with_objects_of_this_key() {
         let other = |key| Group {
             own_name: false,
             key,
             ..group(1, 1, 0)
         };
-        let source = evidence(&[other(key(1, 9)), group(3, 1, 0)], none());
+        let foreign = other(of_another_lineage(&key(1, 1)));
+        let source = evidence(&[foreign, group(3, 1, 0)], none());
         assert_eq!(judged(&[1], &[source]), Retirement::Allowed);
+        let source = evidence(&[other(key(1, 9)), group(3, 1, 0)], none());
+        assert_eq!(judged(&[1], &[source]), Retirement::Unaccounted);
         let source = evidence(&[other(key(1, 1)), group(3, 1, 0)], none());
         assert_eq!(judged(&[1], &[source]), Retirement::Needed);
     }
@@ -441,16 +448,30 @@ mod tests {
         assert_eq!(judged(4, &[done()], none()), Rewriting::NotPromoted);
     }
 
+    fn of_another_lineage(key: &TransitKey) -> Arc<TransitKey> {
+        let mut identity = vectors::golden_scope();
+        identity.key_lineage_id = KeyLineageId::parse("other").unwrap();
+        let scope = Arc::new(KeyScope::new(identity));
+        Arc::new(TransitKey::new(scope, key.version(), key.created_at()))
+    }
+
     fn any_group() -> impl Strategy<Value = Group> {
         let numbers = || 1..=6_u64;
         let second = (numbers(), any::<bool>());
         let counts = (0..3_u64, 0..3_u64);
-        (any::<bool>(), numbers(), second, counts).prop_map(
-            |(own_name, number, (second, same), (newest, older))| Group {
-                own_name,
-                key: key(number, if same { number } else { second }),
-                newest,
-                older,
+        let names = (any::<bool>(), any::<bool>());
+        (names, numbers(), second, counts).prop_map(
+            |((own_name, own_lineage), number, (second, same), (newest, older))| {
+                let key = key(number, if same { number } else { second });
+                Group {
+                    own_name,
+                    key: match own_lineage {
+                        true => key,
+                        false => of_another_lineage(&key),
+                    },
+                    newest,
+                    older,
+                }
             },
         )
     }
@@ -467,19 +488,20 @@ mod tests {
                 .map(|groups| evidence(groups, usage(damaged, 0)))
                 .collect();
             let allowed = judged(&removed, &read) == Retirement::Allowed;
+            let lineage = |key: &TransitKey| key.scope().identity() == &vectors::golden_scope();
             let known = |key: &TransitKey| {
                 let number = key.version().get();
-                number <= 4 && key.created_at().get() == number
+                number <= 4 && key.created_at().get() == number && lineage(key)
             };
+            let ours = |group: &Group| group.own_name || lineage(&group.key);
             let harmless = |group: &Group| {
-                group.newest == 0
-                    || match known(&group.key) {
-                        true => !removed.contains(&group.key.version().get()),
-                        false => !group.own_name,
-                    }
+                let needed = removed.contains(&group.key.version().get());
+                // The live key lists it with another second, so it is another provider's.
+                let others = !group.own_name && [3, 4].contains(&group.key.version().get());
+                group.newest == 0 || !ours(group) || ((known(&group.key) || others) && !needed)
             };
             let speaks = |groups: &Vec<Group>| {
-                groups.iter().any(|group| group.newest > 0 && (group.own_name || known(&group.key)))
+                groups.iter().any(|group| group.newest > 0 && ours(group))
             };
             let expected = damaged == 0
                 && !sources.is_empty()

@@ -1,7 +1,9 @@
 //! May this etcd data and this OpenBao go into service together? The verdict from what was found.
 
-use super::origin::{Gap, Origin};
-use crate::transit::TransitVersion;
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::origin::{Claimed, Gap, Origin};
+use crate::{key::TransitKey, transit::TransitVersion};
 
 /// What was found about the objects of one `key_id` and one set of annotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,9 +32,10 @@ pub struct Proof {
 /// The answer to "is this a compatible pair?".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Everything that etcd holds under this provider decrypts.
+    /// Everything that etcd holds of this key decrypts.
     Compatible,
-    /// Everything will, once the [`remedies`] have been carried out.
+    /// Nothing shows a loss, and the [`remedies`] come first. Versions below
+    /// `min_decryption_version` are untested until it is lowered.
     CompatibleAfter,
     /// Some of it does not and will not decrypt with this OpenBao and this configuration.
     Incompatible,
@@ -40,23 +43,25 @@ pub enum Verdict {
     Inconclusive,
 }
 
-/// What makes a pair compatible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A step before the objects can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {
     /// Lower `min_decryption_version` to this version.
     LowerMinDecryption(TransitVersion),
+    /// Take these versions back into use on this node, whose state has them as removed; ascending.
+    RestoreVersions(Vec<TransitVersion>),
 }
 
-/// Judges what was found. The worst finding decides; objects of other providers play no part.
+/// Judges what was found. The worst finding decides; objects of other keys play no part.
 ///
-/// `damaged` values are those that no key of any provider opens; they may be of this one. Nothing
-/// found is no proof: the data may be that of another cluster.
+/// `damaged` counts the values of this provider that no key opens. Nothing found is no proof: the
+/// data may be that of another cluster.
 #[must_use]
-pub fn judge(findings: &[Finding], damaged: u64) -> Verdict {
+pub fn judge(findings: &[Finding], damaged: u64, remedies: &[Remedy]) -> Verdict {
     let lost = |finding: &Finding| match &finding.origin {
         Origin::Live(_)
         | Origin::Known(_)
-        | Origin::Gap(Gap::Hidden { .. } | Gap::Unknown { .. }) => {
+        | Origin::Gap(Gap::Hidden { .. } | Gap::OtherProvider { .. } | Gap::Unknown { .. }) => {
             finding.seeds.failed > 0 || finding.data.is_some_and(|data| data.failed > 0)
         }
         Origin::Gap(
@@ -66,6 +71,7 @@ pub fn judge(findings: &[Finding], damaged: u64) -> Verdict {
             | Gap::OtherScope { .. }
             | Gap::NewerThanLatest { .. }
             | Gap::Trimmed { .. }
+            | Gap::Recreated { .. }
             | Gap::OtherCreation { .. }
             | Gap::NoKey { .. },
         ) => true,
@@ -74,14 +80,22 @@ pub fn judge(findings: &[Finding], damaged: u64) -> Verdict {
         Origin::Live(_) => {
             finding.seeds.untried > 0 || finding.data.is_some_and(|data| data.untried > 0)
         }
-        Origin::Known(_) | Origin::Gap(Gap::Unknown { .. }) => true,
+        Origin::Known(_)
+        | Origin::Gap(
+            Gap::Unknown { .. }
+            | Gap::OtherProvider { .. }
+            | Gap::Hidden {
+                claimed: Claimed::OtherKey,
+                ..
+            },
+        ) => true,
         Origin::Gap(_) => false,
     };
     if damaged > 0 || findings.iter().any(lost) {
         Verdict::Incompatible
     } else if findings.is_empty() || findings.iter().any(undecided) {
         Verdict::Inconclusive
-    } else if remedies(findings).is_empty() {
+    } else if remedies.is_empty() {
         Verdict::Compatible
     } else {
         Verdict::CompatibleAfter
@@ -99,15 +113,34 @@ impl Finding {
     }
 }
 
-/// What brings data back that is not lost, also where other data is.
+/// The steps that come before data can be read that nothing shows to be lost, also where other data
+/// is lost; in the order in which they are taken. `removed` are the versions that this node's state
+/// has as removed: it refuses their `key_id`s whatever OpenBao decrypts.
 #[must_use]
-pub fn remedies(findings: &[Finding]) -> Vec<Remedy> {
-    let hidden = findings.iter().filter_map(|finding| match finding.origin {
-        Origin::Gap(Gap::Hidden { version, .. }) => Some(version),
-        Origin::Live(_) | Origin::Known(_) | Origin::Gap(_) => None,
-    });
-    let lowest = hidden.min();
-    lowest.map(Remedy::LowerMinDecryption).into_iter().collect()
+pub fn remedies(findings: &[Finding], removed: &[Arc<TransitKey>]) -> Vec<Remedy> {
+    let mut hidden = BTreeSet::new();
+    let mut refused = BTreeSet::new();
+    for finding in findings {
+        match &finding.origin {
+            Origin::Gap(Gap::Hidden {
+                version, claimed, ..
+            }) => {
+                hidden.insert(*version);
+                let removed = removed.iter().any(|key| key.version() == *version);
+                if removed && *claimed == Claimed::Yes {
+                    refused.insert(*version);
+                }
+            }
+            Origin::Live(key) | Origin::Known(key) if removed.contains(key) => {
+                refused.insert(key.version());
+            }
+            Origin::Live(_) | Origin::Known(_) | Origin::Gap(_) => {}
+        }
+    }
+    let lower = hidden.first().copied().map(Remedy::LowerMinDecryption);
+    let restore = (!refused.is_empty()).then(|| refused.into_iter().collect());
+    let restore = restore.map(Remedy::RestoreVersions);
+    lower.into_iter().chain(restore).collect()
 }
 
 impl Verdict {
@@ -126,7 +159,7 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{annotations::AnnotationsInvalid, vectors};
+    use crate::{annotations::AnnotationsInvalid, recovery::claims::OtherSecond, vectors};
 
     const PROVEN: Proof = Proof {
         proven: 2,
@@ -167,8 +200,12 @@ mod tests {
         gap(Gap::Hidden {
             version: vectors::version(number),
             minimum: 9,
-            known: false,
+            claimed: Claimed::No,
         })
+    }
+
+    fn judged(findings: &[Finding], damaged: u64) -> Verdict {
+        judge(findings, damaged, &remedies(findings, &[]))
     }
 
     fn trimmed() -> Finding {
@@ -184,6 +221,15 @@ mod tests {
         let known = || finding(known.clone(), Proof::default(), None);
         let unknown = gap(Gap::Unknown {
             version: vectors::version(1),
+        });
+        let other_provider = gap(Gap::OtherProvider {
+            version: vectors::version(1),
+            provider: "another".to_owned(),
+        });
+        let doubtful = gap(Gap::Hidden {
+            version: vectors::version(1),
+            minimum: 2,
+            claimed: Claimed::OtherKey,
         });
         for (claim, findings, verdict) in [
             (
@@ -209,6 +255,16 @@ mod tests {
             ),
             ("no key can be asked", vec![known()], Verdict::Inconclusive),
             ("nothing is known", vec![unknown], Verdict::Inconclusive),
+            (
+                "another provider may read it",
+                vec![live(PROVEN, None), other_provider],
+                Verdict::Inconclusive,
+            ),
+            (
+                "what is hidden may be of another key",
+                vec![live(PROVEN, None), doubtful],
+                Verdict::Inconclusive,
+            ),
             (
                 "a seed fails",
                 vec![live(FAILED, None), known()],
@@ -240,7 +296,7 @@ mod tests {
                 Verdict::CompatibleAfter,
             ),
         ] {
-            assert_eq!(judge(&findings, 0), verdict, "{claim}");
+            assert_eq!(judged(&findings, 0), verdict, "{claim}");
         }
     }
 
@@ -248,13 +304,33 @@ mod tests {
     fn the_lowest_hidden_version_brings_all_back_whatever_else_is_lost() {
         let found = [hidden(3), hidden(2), trimmed(), hidden(4)];
         let lowest = Remedy::LowerMinDecryption(vectors::version(2));
-        assert_eq!(remedies(&found), [lowest]);
-        assert_eq!(remedies(&[trimmed(), live(PROVEN, None)]), []);
+        assert_eq!(remedies(&found, &[]), [lowest]);
+        assert_eq!(remedies(&[trimmed(), live(PROVEN, None)], &[]), []);
+    }
+
+    #[test]
+    fn a_version_that_this_node_has_removed_comes_back_first() {
+        let removed = [vectors::key("golden, no namespace")];
+        let found = [live(PROVEN, None)];
+        let steps = remedies(&found, &removed);
+        assert_eq!(steps, [Remedy::RestoreVersions(vec![removed[0].version()])]);
+        assert_eq!(judge(&found, 0, &steps), Verdict::CompatibleAfter);
+        let hidden = |claimed| {
+            gap(Gap::Hidden {
+                version: removed[0].version(),
+                minimum: 9,
+                claimed,
+            })
+        };
+        let lower = Remedy::LowerMinDecryption(removed[0].version());
+        let both = [lower.clone(), steps[0].clone()];
+        assert_eq!(remedies(&[hidden(Claimed::Yes)], &removed), both);
+        assert_eq!(remedies(&[hidden(Claimed::No)], &removed), [lower]);
     }
 
     #[test]
     fn a_value_that_nothing_opens_is_a_loss() {
-        assert_eq!(judge(&[live(PROVEN, None)], 1), Verdict::Incompatible);
+        assert_eq!(judged(&[live(PROVEN, None)], 1), Verdict::Incompatible);
     }
 
     #[test]
@@ -275,6 +351,15 @@ mod tests {
                 minimum: 2,
             },
             Gap::NoKey { version },
+            Gap::Recreated {
+                version,
+                evidence: String::new(),
+                contradiction: OtherSecond {
+                    version,
+                    recorded: vectors::created_at(1),
+                    live: vectors::created_at(2),
+                },
+            },
             Gap::OtherCreation {
                 version,
                 live: vectors::created_at(1),
@@ -283,7 +368,7 @@ mod tests {
         ];
         for lost in lost {
             let code = lost.code();
-            assert_eq!(judge(&[gap(lost)], 0), Verdict::Incompatible, "{code}");
+            assert_eq!(judged(&[gap(lost)], 0), Verdict::Incompatible, "{code}");
         }
     }
 }

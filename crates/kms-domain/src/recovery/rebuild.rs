@@ -13,12 +13,12 @@ mod refusal;
 mod weighing;
 mod witness;
 
-use std::{collections::BTreeMap, fmt, num::NonZeroU64, sync::Arc};
+use std::{fmt, num::NonZeroU64, sync::Arc};
 
 use serde::Serialize;
 
 pub use limitation::Limitation;
-pub use refusal::{OtherSecond, PlanOutdated, Refusal, Refusals};
+pub use refusal::{PlanOutdated, Refusal, Refusals};
 
 use super::{pair::Finding, record::BackupRecord};
 use crate::{
@@ -96,11 +96,9 @@ pub struct EtcdEvidence {
     pub name: String,
     /// What identifies the content: a file's hash. Empty for a running etcd, which moves on.
     pub content: String,
-    /// What was found of each `key_id` under the configured provider's name.
+    /// What was found of each `key_id` of this key, under any provider name.
     pub findings: Vec<Finding>,
-    /// Objects of this key's versions under other provider names. Their DEKs are not tried.
-    pub under_other_names: BTreeMap<TransitVersion, u64>,
-    /// Values that no API server can read; whose they are is unknown.
+    /// Values of this provider that no API server can read.
     pub damaged: u64,
     /// Why it may not show everything, each a sentence.
     pub doubts: Vec<String>,

@@ -79,7 +79,8 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let config = Arc::new(context.load()?.config);
+        let loaded = context.load()?;
+        let config = Arc::new(loaded.config);
         let record = self.record.as_deref().map(read_record).transpose()?;
         // Found again on writing; this only spares the wait.
         if let Some(path) = &self.report
@@ -91,7 +92,7 @@ impl Options {
         }
         lifecycle::prepare();
 
-        let witnesses = Witnesses::gather(&config, record);
+        let witnesses = Witnesses::gather(&config, &loaded.path, record);
         let seal = self.static_seal_key_file.zip(self.static_seal_key_id);
         let setup = Setup {
             config: Arc::clone(&config),

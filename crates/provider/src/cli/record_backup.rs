@@ -181,11 +181,11 @@ fn checks(noted: &Noted) -> Vec<Check> {
     let etcd = record.note().etcd.as_ref();
     let needed: u64 = etcd.map_or(0, |etcd| etcd.required.values().sum());
     let provider = &record.note().scope.identity().provider_name;
-    let check = if noted.unmapped > 0 || inventory.damaged_values > 0 {
+    let check = if noted.unmapped > 0 || noted.damaged > 0 {
         let message = format!(
             "{} objects of provider {provider} need a version that the key does not have or is \
-             another key's; {} values in etcd are damaged",
-            noted.unmapped, inventory.damaged_values
+             another key's; {} values of this provider are damaged in etcd",
+            noted.unmapped, noted.damaged
         );
         Check::fail(ID, TITLE, message)
             .impact("restored as it is, this set loses those objects; the record was written")

@@ -45,15 +45,17 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let config = context.load()?.config;
+        let loaded = context.load()?;
+        let config = &loaded.config;
         config.auth.jwt_file()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
         let source = self.etcd.source()?;
-        let witnesses = Witnesses::gather(&config, record);
+        let witnesses = Witnesses::gather(config, &loaded.path, record);
         let depth = self.depth;
         let question = Question {
             prefix: self.etcd.prefix(),
-            evidence: witnesses.keys(),
+            claims: witnesses.claims(),
+            removed: witnesses.removed(),
             depth,
             sample: None,
             names: self.show_names,
@@ -67,12 +69,12 @@ impl Options {
                 trying: &|done| trying.show(done),
                 opening: &|done| opening.show(done),
             };
-            verify_pair::verify(&config, &source, question, watch)
+            verify_pair::verify(config, &source, question, watch)
         };
         let pair = match verified {
             Ok(pair) => pair,
             Err(error) => {
-                let report = PairReport::unread(&config, &error, SystemClock.now());
+                let report = PairReport::unread(config, &error, SystemClock.now());
                 self.output.output.write(&report, context.out)?;
                 return Ok(report.exit());
             }
@@ -87,7 +89,7 @@ impl Options {
             None => None,
         };
         let now = SystemClock.now();
-        let report = witnesses.report(&config, &pair, depth, snapshot.as_ref(), false, now);
+        let report = witnesses.report(config, &pair, depth, snapshot.as_ref(), false, now);
         self.output.output.write(&report, context.out)?;
         Ok(report.exit())
     }

@@ -426,7 +426,7 @@ mod tests {
     }
 
     fn told(setup: &Setup, rehearsal: &Rehearsal) -> (Exit, String) {
-        let witnesses = Witnesses::gather(&setup.config, None);
+        let witnesses = Witnesses::gather(&setup.config, Path::new("config.yaml"), None);
         let report = DrillReport::new(setup, &witnesses, rehearsal, UNIX_EPOCH);
         let mut text = Vec::new();
         report.text(&mut text).unwrap();

@@ -19,7 +19,9 @@ use jiff::Timestamp;
 use kms_domain::{
     key::KeyScope,
     recovery::{
-        origin::{Lineage, LiveKey, Origin},
+        claims::VersionClaims,
+        origin::{Gap, Lineage, LiveKey, Origin},
+        rebuild::OWN_STATE,
         record::{
             BackupRecord, Note, NotedEtcd, NotedFile, NotedLimits, NotedState, NotedVersion,
             RecordProblem,
@@ -58,8 +60,10 @@ pub struct Noted {
     pub record: BackupRecord,
     /// What etcd holds, if it was read.
     pub inventory: Option<Inventory>,
-    /// Objects under this provider's name that the live key does not decrypt.
+    /// Objects of this key, under any provider name, that the live key does not decrypt.
     pub unmapped: u64,
+    /// Values of this provider that are damaged in etcd.
+    pub damaged: u64,
 }
 
 /// Why there is nothing to note.
@@ -135,15 +139,18 @@ pub fn gather(
 
     let scope = Arc::new(KeyScope::new(config.scope.clone()));
     let versions = NotedVersion::all(&scope, document, &profile);
-    let (etcd, inventory, unmapped) = match set.etcd {
-        None => (None, None, 0),
+    let (etcd, inventory, unmapped, damaged) = match set.etcd {
+        None => (None, None, 0, 0),
         Some(path) => {
-            let known = versions.values().map(|version| Arc::clone(&version.key));
+            let known = VersionClaims::of_registry(OWN_STATE, document.registry());
             let live = LiveKey::Listed(profile.clone());
-            let lineage = Lineage::new(Arc::clone(&scope), live, known);
+            let lineage = Lineage::new(Arc::clone(&scope), live, [known]);
             let source = EtcdSource::file(path)?;
             let (etcd, inventory, unmapped) = note_etcd(&source, &lineage, on_progress)?;
-            (etcd, Some(inventory), unmapped)
+            let names = inventory.names_of_key(&lineage);
+            let damaged = inventory.damaged_under(|name| names.contains(name));
+            let damaged = damaged.fold(0, |sum: u64, (_, it)| sum.saturating_add(it.objects));
+            (etcd, Some(inventory), unmapped, damaged)
         }
     };
     let openbao = set.openbao.map(|path| note(path, || File::open(path)));
@@ -165,6 +172,7 @@ pub fn gather(
         record,
         inventory,
         unmapped,
+        damaged,
     })
 }
 
@@ -228,15 +236,14 @@ fn note_etcd(
     let inventory = Inventory::gather(source, &wanted, on_progress)?;
     let mut required = BTreeMap::new();
     let mut unmapped = 0_u64;
-    let provider = lineage.scope().identity().provider_name.as_str();
-    let ours = inventory.groups.iter();
-    for group in ours.filter(|group| group.provider == provider) {
-        match lineage.origin(
-            &group.key_id,
-            group.parsed.as_ref().map_err(|invalid| *invalid),
-        ) {
+    for (_, group) in inventory.of_key(lineage) {
+        match lineage.origin(group.stored()) {
             Origin::Live(key) => {
                 let objects: &mut u64 = required.entry(key.version()).or_default();
+                *objects = objects.saturating_add(group.count.objects);
+            }
+            Origin::Gap(Gap::OtherProvider { version, .. }) => {
+                let objects: &mut u64 = required.entry(version).or_default();
                 *objects = objects.saturating_add(group.count.objects);
             }
             Origin::Known(_) | Origin::Gap(_) => {

@@ -111,17 +111,17 @@ impl SourceRead {
     fn of(inventory: &Inventory, lineage: &Lineage) -> Self {
         let provider = lineage.scope().identity().provider_name.as_str();
         let stored = inventory.groups.iter().map(|group| Stored {
-            own_name: group.provider == provider,
-            key_id: &group.key_id,
-            annotations: group.parsed.as_ref().map_err(|invalid| *invalid),
+            key_id: group.stored(),
             usage: usage(group),
         });
+        let names = inventory.names_of_key(lineage);
+        let damaged = damaged(inventory, |name| names.contains(name));
         Self {
             name: inventory.source.clone(),
             trust: inventory.trust,
             revision: inventory.totals.revision,
             outside_prefix: inventory.outside_prefix,
-            evidence: Evidence::new(lineage, stored, damaged(inventory)),
+            evidence: Evidence::new(lineage, stored, damaged),
             otherwise: otherwise(inventory, provider),
         }
     }
@@ -146,18 +146,16 @@ fn usage(group: &Group) -> Usage {
     }
 }
 
-fn damaged(inventory: &Inventory) -> Usage {
+fn damaged(inventory: &Inventory, of: impl Fn(&str) -> bool) -> Usage {
     let mut usage = Usage::default();
-    for (resource, rows) in &inventory.resources {
-        let Some(count) = rows.get(&Protected::Damaged) else {
-            continue;
-        };
-        for (counts, count) in [
+    for (resource, count) in inventory.damaged_under(of) {
+        for (counts, more) in [
             (&mut usage.newest, newest(count)),
             (&mut usage.older, count.superseded),
         ] {
-            if count > 0 {
-                counts.insert(resource.clone(), count);
+            if more > 0 {
+                let sum: &mut u64 = counts.entry(resource.to_owned()).or_default();
+                *sum = sum.saturating_add(more);
             }
         }
     }
@@ -174,7 +172,7 @@ fn otherwise(inventory: &Inventory, provider: &str) -> BTreeMap<String, BTreeMap
         let others: BTreeMap<_, _> = rows
             .iter()
             .filter(|(protected, _)| match protected {
-                Protected::Damaged | Protected::NotAnObject => false,
+                Protected::Damaged(_) | Protected::NotAnObject => false,
                 protected => **protected != own,
             })
             .map(|(protected, count)| (protected.clone(), newest(count)))

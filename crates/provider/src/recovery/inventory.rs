@@ -3,7 +3,7 @@
 
 mod tally;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use etcd_snapshot::{
     envelope::{DekSourceType, Envelope, EnvelopeError},
@@ -14,6 +14,7 @@ use etcd_snapshot::{
 use kms_domain::{
     annotations::{Annotations, AnnotationsInvalid},
     digest::TextHash,
+    recovery::origin::{Lineage, StoredKeyId},
 };
 pub(super) use tally::name;
 use tally::{Tally, identity};
@@ -81,8 +82,8 @@ pub enum Protected {
     Plaintext,
     /// No API object.
     NotAnObject,
-    /// A KMS v2 message that the API server would refuse.
-    Damaged,
+    /// A message under this name of a KMS v2 plugin that the API server would refuse.
+    Damaged(String),
 }
 
 /// Objects added up.
@@ -190,6 +191,40 @@ impl Inventory {
         })
     }
 
+    /// The objects of the key, under any provider name.
+    pub fn of_key<'i, 'l>(
+        &'i self,
+        lineage: &'l Lineage,
+    ) -> impl Iterator<Item = (GroupIndex, &'i Group)> + use<'i, 'l> {
+        let groups = self.groups.iter().enumerate();
+        groups
+            .filter(|(_, group)| lineage.owns(group.stored()))
+            .map(|(index, group)| (GroupIndex(index), group))
+    }
+
+    /// The provider names under which objects of the key are stored, the configured one included.
+    #[must_use]
+    pub fn names_of_key<'a>(&'a self, lineage: &'a Lineage) -> BTreeSet<&'a str> {
+        let configured = lineage.scope().identity().provider_name.as_str();
+        let stored = self.of_key(lineage).map(|(_, group)| &*group.provider);
+        stored.chain([configured]).collect()
+    }
+
+    /// The damaged values by resource, as far as `of` wants their provider name.
+    pub fn damaged_under<'i>(
+        &'i self,
+        of: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = (&'i str, &'i Count)> {
+        let rows = self.resources.iter().flat_map(|(resource, rows)| {
+            let rows = rows.iter();
+            rows.map(move |(protected, count)| (&**resource, protected, count))
+        });
+        rows.filter_map(move |(resource, protected, count)| match protected {
+            Protected::Damaged(provider) if of(provider) => Some((resource, count)),
+            _ => None,
+        })
+    }
+
     /// The group that a later reading's object belongs to; `None` if it was not there before.
     #[must_use]
     pub fn group_of(&self, provider: &str, envelope: &Envelope<'_>) -> Option<GroupIndex> {
@@ -199,6 +234,16 @@ impl Inventory {
 }
 
 impl Group {
+    /// What names the key of its objects.
+    #[must_use]
+    pub fn stored(&self) -> StoredKeyId<'_> {
+        StoredKeyId {
+            provider: &self.provider,
+            key_id: &self.key_id,
+            annotations: self.parsed.as_ref().map_err(|invalid| *invalid),
+        }
+    }
+
     /// The hash that stands for the `key_id` in reports and metrics.
     #[must_use]
     pub fn key_id_hash(&self) -> TextHash {
@@ -247,7 +292,7 @@ impl Protected {
             Self::Unknown => "unknown",
             Self::Plaintext => "plaintext",
             Self::NotAnObject => "not-an-object",
-            Self::Damaged => "damaged",
+            Self::Damaged(_) => "damaged",
         }
     }
 
@@ -255,12 +300,10 @@ impl Protected {
     #[must_use]
     pub fn provider(&self) -> Option<&str> {
         match self {
-            Self::KmsV2(provider) | Self::KmsV1(provider) => Some(provider),
-            Self::Local(_)
-            | Self::Unknown
-            | Self::Plaintext
-            | Self::NotAnObject
-            | Self::Damaged => None,
+            Self::KmsV2(provider) | Self::KmsV1(provider) | Self::Damaged(provider) => {
+                Some(provider)
+            }
+            Self::Local(_) | Self::Unknown | Self::Plaintext | Self::NotAnObject => None,
         }
     }
 

@@ -7,17 +7,18 @@ mod key_ids;
 
 use std::{
     borrow::Cow,
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     io::{self, Write},
+    path::Path,
     time::SystemTime,
 };
 
 use advice::{advice, limitations, open_question, recorded_backup};
 use checks::{DATA, DEKS, DRIFT, KEY, MAPPED, OBJECTS, STATE, checks, skipped};
-use key_ids::{KeyIdShown, lost};
+use key_ids::{KeyIdShown, lost, untested};
 use kms_domain::{
     recovery::{
-        origin::LiveKey,
+        origin::{LiveKey, Origin},
         pair::{Remedy, Verdict},
         record::BackupRecord,
     },
@@ -31,12 +32,12 @@ use super::{
     drift::Drift,
     excerpt::{Excerpt, FEW_ROWS, FEW_WORDS, LeftOut, ROWS},
     scan,
-    verify_pair::{Depth, Pair, Unanswered},
+    verify_pair::{Depth, Pair, Row, Unanswered},
 };
 use crate::{
     cli::exit::Exit,
     config::Config,
-    report::{Check, DoNot, Render, Report, one_line},
+    report::{Check, DoNot, Render, Report, one_line, shell},
 };
 
 /// Everything that the report is made of.
@@ -44,6 +45,8 @@ use crate::{
 pub struct Facts<'a> {
     /// Whose names and key were compared.
     pub config: &'a Config,
+    /// The file that it was read from, for the commands that are printed.
+    pub config_path: &'a Path,
     /// What was found.
     pub pair: &'a Pair,
     /// How far the proof was asked to go.
@@ -98,11 +101,19 @@ struct EtcdShown {
     source: String,
     revision: i64,
     keys: u64,
-    /// Under this provider's name.
+    /// Of this key, under any provider name.
     objects: u64,
+    /// Of those, under other provider names than the configured one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    under_other_names: BTreeMap<String, u64>,
     /// Of those, not to be read with this OpenBao and this configuration.
     lost_objects: u64,
+    /// Of those, under versions below `min_decryption_version`, which were not tried.
+    untested_objects: u64,
+    /// Of this provider.
     damaged_values: u64,
+    /// Of other providers, which are no part of the verdict.
+    damaged_values_of_others: u64,
 }
 
 const KEEP_ETCD: &str = "do not delete or overwrite the encrypted data in etcd, whatever it is";
@@ -163,8 +174,11 @@ impl PairReport {
             revision: pair.inventory.totals.revision,
             keys: pair.inventory.totals.keys,
             objects: pair.rows.iter().map(|row| row.finding.objects).sum(),
+            under_other_names: pair.under_other_names.clone(),
             lost_objects: pair.rows.iter().map(lost).sum(),
-            damaged_values: pair.inventory.damaged_values,
+            untested_objects: pair.rows.iter().map(untested).sum(),
+            damaged_values: pair.damaged,
+            damaged_values_of_others: pair.damaged_elsewhere,
         };
         let remedies = remedies(facts);
         let mut next_steps: Vec<String> = remedies
@@ -240,6 +254,17 @@ impl PairReport {
     }
 }
 
+/// Objects that were neither proven nor found to be lost.
+fn open(row: &Row) -> u64 {
+    let finding = &row.finding;
+    let objects = finding.objects.saturating_sub(lost(row));
+    match &finding.origin {
+        Origin::Known(_) | Origin::Gap(_) => objects,
+        Origin::Live(_) if finding.seeds.untried > 0 => objects,
+        Origin::Live(_) => finding.data.map_or(0, |data| data.untried.min(objects)),
+    }
+}
+
 fn summary(facts: Facts<'_>, etcd: &EtcdShown) -> String {
     let provider = facts.config.scope.provider_name.as_str();
     let objects = etcd.objects;
@@ -248,28 +273,42 @@ fn summary(facts: Facts<'_>, etcd: &EtcdShown) -> String {
             "all {objects} objects of provider {provider} can be read with this OpenBao and this \
              configuration"
         ),
-        Verdict::CompatibleAfter => format!(
-            "no object is lost: all {objects} of provider {provider} can be read with this OpenBao \
-             once the steps below are done"
-        ),
-        Verdict::Incompatible => {
-            let lost = etcd.lost_objects;
-            let damaged = match etcd.damaged_values {
-                0 => String::new(),
-                values => format!(", and {values} values are damaged in etcd itself"),
-            };
-            format!(
+        Verdict::CompatibleAfter => match etcd.untested_objects {
+            0 => format!(
+                "no object is lost: all {objects} of provider {provider} can be read with this \
+                 OpenBao once the steps below are done"
+            ),
+            untested => format!(
+                "{untested} of {objects} objects of provider {provider} need versions of the key \
+                 below min_decryption_version, which are untested until the steps below are done{}",
+                match objects.saturating_sub(untested) {
+                    0 => String::new(),
+                    others => format!("; the other {others} can be read"),
+                }
+            ),
+        },
+        Verdict::Incompatible => match (etcd.lost_objects, etcd.damaged_values) {
+            (0, damaged) => format!(
+                "{damaged} values of provider {provider} are damaged in etcd itself, and no key \
+                 opens them; do not put this pair into service"
+            ),
+            (lost, damaged) => format!(
                 "{lost} of {objects} objects of provider {provider} cannot be read with this \
-                 OpenBao and this configuration{damaged}; do not put this pair into service"
-            )
-        }
+                 OpenBao and this configuration{}; do not put this pair into service",
+                match damaged {
+                    0 => String::new(),
+                    values => format!(", and {values} more are damaged in etcd itself"),
+                }
+            ),
+        },
         Verdict::Inconclusive if objects == 0 => format!(
             "etcd holds no object of provider {provider}, so there is nothing to compare: is it \
              the right snapshot, and the right configuration?"
         ),
         Verdict::Inconclusive => format!(
-            "not established for {objects} objects of provider {provider}; nothing shows that any \
-             of them is lost"
+            "not established for {} of {objects} objects of provider {provider}; none of them was \
+             found to be lost",
+            facts.pair.rows.iter().map(open).sum::<u64>()
         ),
     }
 }
@@ -289,14 +328,31 @@ fn remedies(facts: Facts<'_>) -> Vec<RemedyShown> {
         LiveKey::Listed(profile) => Some(command(profile.min_decryption())),
         LiveKey::Missing | LiveKey::Unknown => None,
     };
-    let shown = facts.pair.remedies.iter().map(|remedy| match remedy {
-        Remedy::LowerMinDecryption(version) => RemedyShown {
-            code: "lower_min_decryption_version",
-            transit_version: version.get(),
-            command: command(version.get()),
-            revert: revert.clone(),
-        },
-    });
+    let shown = facts
+        .pair
+        .remedies
+        .iter()
+        .filter_map(|remedy| match remedy {
+            Remedy::LowerMinDecryption(version) => Some(RemedyShown {
+                code: "lower_min_decryption_version",
+                transit_version: version.get(),
+                command: command(version.get()),
+                revert: revert.clone(),
+            }),
+            Remedy::RestoreVersions(versions) => {
+                let numbers: Vec<_> = versions.iter().map(ToString::to_string).collect();
+                Some(RemedyShown {
+                    code: "restore_versions",
+                    transit_version: versions.first()?.get(),
+                    command: format!(
+                        "bao-kms-provider restore-versions --config {} --versions {}",
+                        shell(facts.config_path),
+                        numbers.join(",")
+                    ),
+                    revert: None,
+                })
+            }
+        });
     shown.collect()
 }
 

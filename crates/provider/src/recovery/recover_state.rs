@@ -13,11 +13,14 @@ pub use exhibit::{Exhibited, Kind};
 use exhibit::{read_peer, read_record};
 use jiff::Timestamp;
 use kms_domain::{
-    key::{KeyScope, TransitKey},
+    key::KeyScope,
     recovery::{
+        claims::VersionClaims,
         journal::{Exhibit, Journal},
         origin::LiveKey,
-        rebuild::{EtcdEvidence, Evidence, PlanHash, RebuildPlan, Refusal, Refusals, rebuild},
+        rebuild::{
+            EtcdEvidence, Evidence, OWN_STATE, PlanHash, RebuildPlan, Refusal, Refusals, rebuild,
+        },
     },
     registry::document::{Document, StateHash},
     transit::{KeyProfile, TransitVersion},
@@ -180,20 +183,17 @@ fn weigh(
         return weighed;
     };
 
-    let said = peers.iter().map(|peer| &peer.document);
-    let said = said.chain(remains.files.document.valid());
-    let said = said.flat_map(|document| document.registry().records());
-    let noted = records
-        .iter()
-        .flat_map(|it| it.record.note().versions.values());
-    let known: Vec<Arc<TransitKey>> = said
-        .map(|record| Arc::clone(&record.key))
-        .chain(noted.map(|version| Arc::clone(&version.key)))
-        .collect();
+    let own = remains.files.document.valid();
+    let own = own.map(|it| VersionClaims::of_registry(OWN_STATE, it.registry()));
+    let of_peers = peers.iter();
+    let of_peers = of_peers.map(|it| VersionClaims::of_registry(&*it.name, it.document.registry()));
+    let of_records = records.iter();
+    let of_records = of_records.map(|it| VersionClaims::of_record(&*it.name, &it.record));
+    let claims: Vec<_> = of_peers.chain(own).chain(of_records).collect();
     let own = remains.files.clone();
     let mut etcd = Vec::new();
     for source in &request.etcd {
-        match look_at(config, request, source, &known, &key, watch) {
+        match look_at(config, request, source, &claims, &key, watch) {
             Ok((evidence, exhibited)) => {
                 etcd.push(evidence);
                 weighed.exhibits.push(exhibited);
@@ -248,14 +248,15 @@ fn look_at(
     config: &Config,
     request: &Request,
     source: &EtcdSource,
-    known: &[Arc<TransitKey>],
+    claims: &[VersionClaims],
     key: &KeyProfile,
     watch: Watch<'_>,
 ) -> Result<(EtcdEvidence, Exhibited), Obstacle> {
     let name = source.name();
     let question = Question {
         prefix: request.prefix.clone(),
-        evidence: known.to_vec(),
+        claims: claims.to_vec(),
+        removed: Vec::new(),
         depth: Depth::Dek,
         sample: request.sample,
         names: false,
@@ -298,8 +299,7 @@ fn look_at(
         name,
         content: sha256,
         findings,
-        under_other_names: verify_pair::under_other_names(inventory, &pair.lineage),
-        damaged: inventory.damaged_values,
+        damaged: pair.damaged,
         doubts,
         sample: request.sample,
     };

@@ -13,7 +13,11 @@ use std::{
 use etcd_snapshot::file::{Integrity, OnProgress};
 use kms_domain::{
     key::KeyScope,
-    recovery::origin::{Lineage, LiveKey},
+    recovery::{
+        claims::VersionClaims,
+        origin::{Lineage, LiveKey},
+        rebuild::OWN_STATE,
+    },
     transit::KeyProfile,
 };
 use schemars::JsonSchema;
@@ -298,12 +302,8 @@ fn lineage(config: &Config, limitations: &mut Vec<String>) -> Lineage {
             None
         }
     };
-    let evidence: Vec<_> = stored
-        .iter()
-        .flat_map(|document| document.registry().records())
-        .map(|record| Arc::clone(&record.key))
-        .collect();
-    Lineage::new(scope, live, evidence)
+    let claims = stored.map(|it| VersionClaims::of_registry(OWN_STATE, it.registry()));
+    Lineage::new(scope, live, claims)
 }
 
 fn profile(config: &Config) -> Result<KeyProfile, String> {

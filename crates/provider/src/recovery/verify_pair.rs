@@ -17,6 +17,7 @@ use etcd_snapshot::{file::OnProgress, revision::Revisions};
 use kms_domain::{
     key::{KeyScope, TransitKey},
     recovery::{
+        claims::VersionClaims,
         origin::{Lineage, LiveKey, Origin},
         pair::{Finding, Proof, Remedy, Verdict, judge, remedies},
     },
@@ -55,11 +56,17 @@ pub struct Pair {
     pub lineage: Lineage,
     /// Why OpenBao did not answer everything.
     pub unanswered: Option<Unanswered>,
-    /// The objects under this provider's name, by what they need; version by version.
+    /// The objects of the key under any provider name, by what they need; version by version.
     pub rows: Vec<Row>,
+    /// Objects of the key under other provider names than the configured one, by name.
+    pub under_other_names: BTreeMap<String, u64>,
+    /// Damaged values under provider names that hold objects of the key. No API server reads them.
+    pub damaged: u64,
+    /// Damaged values under names of other providers, which are no part of the verdict.
+    pub damaged_elsewhere: u64,
     /// Objects that were not there when etcd was read first.
     pub appeared: u64,
-    /// What brings hidden data back.
+    /// The steps before the objects can be read.
     pub remedies: Vec<Remedy>,
     /// Over all rows.
     pub verdict: Verdict,
@@ -134,8 +141,10 @@ pub struct Watch<'p> {
 pub struct Question {
     /// As the API server has it; see [`Wanted::prefix`].
     pub prefix: Option<String>,
-    /// The keys that the state, a record or a peer tell of.
-    pub evidence: Vec<Arc<TransitKey>>,
+    /// The versions that the state, a record or a peer name.
+    pub claims: Vec<VersionClaims>,
+    /// The versions that this node's state has as removed, so that it refuses their objects.
+    pub removed: Vec<Arc<TransitKey>>,
     /// How far the proof goes.
     pub depth: Depth,
     /// At most how many distinct encrypted DEKs of each `key_id` are tried; `None` for all.
@@ -170,7 +179,8 @@ pub fn verify_with(
 ) -> Result<Pair, EtcdError> {
     let Question {
         prefix,
-        evidence,
+        claims,
+        removed,
         depth,
         sample,
         names,
@@ -184,7 +194,7 @@ pub fn verify_with(
     let asked = connection::ask_as(config, access, async |openbao| {
         let (live, unread) = read_key(config, openbao).await;
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
-        let lineage = Lineage::new(scope, live, evidence.iter().cloned());
+        let lineage = Lineage::new(scope, live, claims.iter().cloned());
         let mut trial = Trial::new(&inventory, &lineage, sample);
         let unanswered = match unread {
             None => trial.decrypt_all(openbao, watch.trying).await.err(),
@@ -194,7 +204,7 @@ pub fn verify_with(
     });
     let (lineage, outcomes, unanswered) = asked.unwrap_or_else(|error| {
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
-        let lineage = Lineage::new(scope, LiveKey::Unknown, evidence);
+        let lineage = Lineage::new(scope, LiveKey::Unknown, claims);
         (lineage, HashMap::new(), Some(error.into()))
     });
     let opened = match depth {
@@ -202,9 +212,9 @@ pub fn verify_with(
         Depth::Data => {
             let opening = Opening {
                 inventory: &inventory,
+                lineage: &lineage,
                 outcomes: &outcomes,
                 wanted: &wanted,
-                provider: config.scope.provider_name.as_str(),
             };
             Some(opening.open_all(source, watch.opening)?)
         }
@@ -212,15 +222,23 @@ pub fn verify_with(
     let rows = rows(&inventory, &lineage, &outcomes, opened.as_ref());
     let findings: Vec<_> = rows.iter().map(|row| row.finding.clone()).collect();
     let appeared = opened.map_or(0, |opened| opened.appeared);
-    let verdict = judge(&findings, inventory.damaged_values);
+    let remedies = remedies(&findings, &removed);
+    let names = inventory.names_of_key(&lineage);
+    let damaged = inventory.damaged_under(|name| names.contains(name));
+    let damaged = damaged.fold(0, |sum: u64, (_, count)| sum.saturating_add(count.objects));
+    let verdict = judge(&findings, damaged, &remedies);
+    let under_other_names = under_other_names(&inventory, &lineage);
     drop(outcomes);
     Ok(Pair {
+        damaged,
+        damaged_elsewhere: inventory.damaged_values.saturating_sub(damaged),
         inventory,
         lineage,
         unanswered,
         rows,
+        under_other_names,
         appeared,
-        remedies: remedies(&findings),
+        remedies,
         verdict,
     })
 }
@@ -239,40 +257,16 @@ async fn read_key(config: &Config, openbao: &Connection) -> (LiveKey, Option<Una
     }
 }
 
-fn ours<'i>(
-    inventory: &'i Inventory,
-    lineage: &Lineage,
-) -> impl Iterator<Item = (GroupIndex, &'i Group)> {
-    let provider = lineage.scope().identity().provider_name.clone();
-    let groups = inventory.groups.iter().enumerate();
-    groups
-        .filter(move |(_, group)| group.provider == provider.as_str())
-        .map(|(index, group)| (GroupIndex(index), group))
-}
-
-/// Objects that carry `key_id`s of this key under another provider name, by version. Only the
-/// configured name's objects are tried.
-pub(super) fn under_other_names(
-    inventory: &Inventory,
-    lineage: &Lineage,
-) -> BTreeMap<TransitVersion, u64> {
-    let provider = lineage.scope().identity().provider_name.as_str();
+fn under_other_names(inventory: &Inventory, lineage: &Lineage) -> BTreeMap<String, u64> {
+    let configured = lineage.scope().identity().provider_name.as_str();
     let mut found = BTreeMap::new();
-    for group in &inventory.groups {
-        if group.provider == provider || !lineage.knows(&group.key_id) {
-            continue;
-        }
-        if let Origin::Live(key) | Origin::Known(key) = origin(lineage, group) {
-            let count: &mut u64 = found.entry(key.version()).or_default();
+    for (_, group) in inventory.of_key(lineage) {
+        if group.provider != configured {
+            let count: &mut u64 = found.entry(group.provider.clone()).or_default();
             *count = count.saturating_add(group.count.objects);
         }
     }
     found
-}
-
-fn origin(lineage: &Lineage, group: &Group) -> Origin {
-    let annotations = group.parsed.as_ref().map_err(|invalid| *invalid);
-    lineage.origin(&group.key_id, annotations)
 }
 
 /// Versions first, in ascending order; then what names none.
@@ -284,8 +278,8 @@ fn rows(
 ) -> Vec<Row> {
     let mut rows: BTreeMap<(bool, Option<TransitVersion>, String, &'static str), Row> =
         BTreeMap::new();
-    for (index, group) in ours(inventory, lineage) {
-        let origin = origin(lineage, group);
+    for (index, group) in inventory.of_key(lineage) {
+        let origin = lineage.origin(group.stored());
         let (version, word) = match &origin {
             Origin::Live(key) => (Some(key.version()), "live"),
             Origin::Known(key) => (Some(key.version()), "known"),

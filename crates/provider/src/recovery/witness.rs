@@ -1,11 +1,20 @@
 //! What tells, beside etcd and OpenBao, which versions of the key there were: the state of this node
 //! and the record of a backup set. Neither proves anything; they tell hidden versions apart.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use kms_domain::{
     key::TransitKey,
-    recovery::record::{BackupRecord, NotedFile},
+    recovery::{
+        claims::VersionClaims,
+        rebuild::OWN_STATE,
+        record::{BackupRecord, NotedFile},
+    },
+    registry::{RecordState, Registry},
 };
 
 use super::{
@@ -19,9 +28,14 @@ use crate::{
     state::{self, StateError, Stored},
 };
 
+/// How the record is called where versions are named.
+pub const THE_RECORD: &str = "the backup record";
+
 /// What there is of them.
 #[derive(Debug)]
 pub struct Witnesses {
+    /// The configuration file of this node.
+    pub config_path: PathBuf,
     /// The state, if it is valid.
     pub stored: Result<Stored, StateError>,
     /// The record, if one was given.
@@ -31,28 +45,35 @@ pub struct Witnesses {
 impl Witnesses {
     /// Reads the state of this node.
     #[must_use]
-    pub fn gather(config: &Config, record: Option<BackupRecord>) -> Self {
+    pub fn gather(config: &Config, config_path: &Path, record: Option<BackupRecord>) -> Self {
         Self {
+            config_path: config_path.to_owned(),
             stored: state::inspect(&config.state_path),
             record,
         }
     }
 
-    /// The keys that they tell of.
+    /// The versions that they name.
     #[must_use]
-    pub fn keys(&self) -> Vec<Arc<TransitKey>> {
-        let mut keys = Vec::new();
-        if let Ok(stored) = &self.stored
-            && let Some(document) = &stored.document
-        {
-            let records = document.registry().records().iter();
-            keys.extend(records.map(|record| record.key.clone()));
-        }
-        if let Some(record) = &self.record {
-            let versions = record.note().versions.values();
-            keys.extend(versions.map(|version| version.key.clone()));
-        }
-        keys
+    pub fn claims(&self) -> Vec<VersionClaims> {
+        let state = self.registry();
+        let state = state.map(|it| VersionClaims::of_registry(OWN_STATE, it));
+        let record = self.record.as_ref();
+        let record = record.map(|it| VersionClaims::of_record(THE_RECORD, it));
+        state.into_iter().chain(record).collect()
+    }
+
+    /// The versions whose `key_id`s this node refuses, since its state has them as removed.
+    #[must_use]
+    pub fn removed(&self) -> Vec<Arc<TransitKey>> {
+        let records = self.registry().into_iter().flat_map(Registry::records);
+        let removed = records.filter(|record| record.state == RecordState::Removed);
+        removed.map(|record| Arc::clone(&record.key)).collect()
+    }
+
+    fn registry(&self) -> Option<&Registry> {
+        let document = self.stored.as_ref().ok()?.document.as_ref()?;
+        Some(document.registry())
     }
 
     /// Puts what was verified with these witnesses into words. `snapshot` is the etcd snapshot that
@@ -80,6 +101,7 @@ impl Witnesses {
         });
         let facts = Facts {
             config,
+            config_path: &self.config_path,
             pair,
             depth,
             state: document.ok_or(&*no_state),

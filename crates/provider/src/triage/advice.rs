@@ -1,12 +1,12 @@
 //! The next safe steps, with the paths and addresses of this node, and the steps that must not be taken.
 
-use std::{borrow::Cow, path::Path};
+use std::path::Path;
 
 use super::{evidence::lowest_hidden, verdict::Verdict};
 use crate::{
     config::Config,
     diagnose::{bao, facts::Facts},
-    report::Check,
+    report::{Check, shell},
 };
 
 /// Whom the advice is for.
@@ -78,9 +78,10 @@ fn of_verdict(verdict: Verdict) -> &'static [&'static str] {
             "do not rotate the key to reach the missing numbers: new versions decrypt nothing of the \
              old ones",
         ],
-        Verdict::VersionsHidden => {
-            &["do not lower min_available_version or restore anything: the versions are there"]
-        }
+        Verdict::VersionsHidden => &[
+            "do not delete a backup of OpenBao or etcd before the versions were tried: a key that \
+             was recreated under the same name looks the same below the limit",
+        ],
         Verdict::StateLocked => &["do not delete the lock file: it frees nothing"],
         Verdict::StateLost | Verdict::StateExchanged => {
             &["do not restart a provider that still serves before its state is back"]
@@ -332,25 +333,4 @@ fn configure(config: &Config, settings: &str) -> String {
         key.mount_path,
         key.key_name
     )
-}
-
-/// As one word of a shell.
-fn shell(path: &Path) -> Cow<'_, str> {
-    let text = path.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text;
-    }
-    format!("'{}'", text.replace('\'', r"'\''")).into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_one_word_of_a_shell() {
-        assert_eq!(shell(Path::new("/etc/a-b_c.yaml")), "/etc/a-b_c.yaml");
-        assert_eq!(shell(Path::new("/a b/it's")), r"'/a b/it'\''s'");
-    }
 }

@@ -3,8 +3,9 @@
 use kms_domain::{
     key::TransitKey,
     recovery::{
+        claims::VersionClaims,
         origin::{Gap, Origin},
-        pair::Remedy,
+        pair::{Remedy, Verdict as PairVerdict},
         record::BackupRecord,
     },
     registry::{RecordState, Registry},
@@ -21,6 +22,7 @@ use crate::{
     recovery::{
         drift,
         verify_pair::{Pair, Row},
+        witness::THE_RECORD,
     },
     report::{Check, one_line},
     state::StateError,
@@ -41,6 +43,18 @@ pub const RECORD: Question = Question {
     needs: &[],
     judge: |facts| Some(vec![record(facts)?]),
 };
+
+/// Whether etcd data or a record shows that the live key is the one that data was encrypted with.
+#[must_use]
+pub fn shows_the_key(facts: &Facts) -> bool {
+    let recorded = || {
+        let (Some(record), Some(profile)) = (&facts.record, facts.usable_key()) else {
+            return false;
+        };
+        VersionClaims::of_record(THE_RECORD, record).agrees(profile)
+    };
+    facts.etcd.iter().any(decrypts_all) || recorded()
+}
 
 /// The key decrypts what etcd holds. The code is a verdict's word.
 pub const ETCD: Question = Question {
@@ -79,9 +93,10 @@ pub fn lowest_hidden(facts: &Facts) -> Option<TransitVersion> {
         .filter(|key| gone(profile, key) == Some(Verdict::VersionsHidden))
         .map(|key| key.version());
     let pairs = facts.etcd.iter().filter_map(|it| it.pair.as_ref().ok());
-    let needed = pairs.flat_map(|pair| &pair.remedies).map(|remedy| {
-        let Remedy::LowerMinDecryption(version) = remedy;
-        *version
+    let remedies = pairs.flat_map(|pair| &pair.remedies);
+    let needed = remedies.filter_map(|remedy| match remedy {
+        Remedy::LowerMinDecryption(version) => Some(*version),
+        Remedy::RestoreVersions(_) => None,
     });
     hidden.chain(needed).min()
 }
@@ -167,6 +182,7 @@ fn record(facts: &Facts) -> Option<Check> {
         .filter(|key| gone(profile, key) == Some(verdict))
         .map(|key| key.version().to_string())
         .collect();
+    let outweighed = facts.etcd.iter().any(decrypts_all);
     let message = format!(
         "the record of {} has {}, and this OpenBao {}",
         record.note().recorded_at,
@@ -178,7 +194,19 @@ fn record(facts: &Facts) -> Option<Check> {
             _ => "has them no more",
         }
     );
-    Some(RECORD.fail(message).code(verdict.as_str()))
+    Some(match outweighed {
+        true => RECORD.warn(format!(
+            "{message}; the etcd data that was tried needs none of that, a restore of the recorded \
+             set may"
+        )),
+        false => RECORD.fail(message).code(verdict.as_str()),
+    })
+}
+
+/// Whether all that the source holds of the key decrypts.
+fn decrypts_all(evidence: &Evidence) -> bool {
+    let pair = evidence.pair.as_ref();
+    pair.is_ok_and(|pair| pair.verdict == PairVerdict::Compatible)
 }
 
 fn versions(numbers: &[String]) -> String {
@@ -242,12 +270,9 @@ fn etcd(evidence: &Evidence) -> Check {
     let found: Vec<_> = rows
         .filter_map(|row| of_row(row, nothing_decrypts))
         .collect();
-    let damaged = (pair.inventory.damaged_values > 0).then(|| {
-        let values = pair.inventory.damaged_values;
-        (
-            Verdict::ObjectsDamaged,
-            format!("{values} KMS v2 values are damaged"),
-        )
+    let damaged = (pair.damaged > 0).then(|| {
+        let message = format!("{} values of this provider are damaged", pair.damaged);
+        (Verdict::ObjectsDamaged, message)
     });
     let open = pair
         .unanswered
@@ -324,8 +349,8 @@ fn of_gap(gap: &Gap) -> Verdict {
         Gap::NewerThanLatest { .. } => Verdict::OpenbaoRolledBack,
         Gap::Trimmed { .. } => Verdict::VersionsLost,
         Gap::Hidden { .. } => Verdict::VersionsHidden,
-        Gap::OtherCreation { .. } => Verdict::KeyRecreated,
+        Gap::OtherCreation { .. } | Gap::Recreated { .. } => Verdict::KeyRecreated,
         Gap::NoKey { .. } => Verdict::KeyLost,
-        Gap::Unknown { .. } => Verdict::NotEstablished,
+        Gap::OtherProvider { .. } | Gap::Unknown { .. } => Verdict::NotEstablished,
     }
 }

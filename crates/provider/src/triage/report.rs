@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     advice::{Case, do_not, next_steps},
+    evidence::shows_the_key,
     verdict::{DataImpact, Verdict},
 };
 use crate::{
@@ -69,10 +70,7 @@ impl TriageReport {
             verdict,
             summary: verdict.headline(),
             found: stopped_at.map(|check| check.found().to_owned()),
-            data: Data {
-                impact: verdict.data(),
-                meaning: verdict.meaning(),
-            },
+            data: Data::of(verdict, facts),
             next_steps: next_steps(verdict, &case),
             do_not: do_not(verdict),
             stopped_at: stopped_at.map(Check::id),
@@ -87,6 +85,24 @@ impl TriageReport {
         self.report.exit()
     }
 }
+
+impl Data {
+    fn of(verdict: Verdict, facts: &Facts) -> Self {
+        if verdict.depends_on_the_key() && !shows_the_key(facts) {
+            return Self {
+                impact: DataImpact::Unknown,
+                meaning: KEY_NOT_SHOWN,
+            };
+        }
+        Self {
+            impact: verdict.data(),
+            meaning: verdict.meaning(),
+        }
+    }
+}
+
+const KEY_NOT_SHOWN: &str = "not known: OpenBao has a key of that name, and nothing that was looked \
+    at shows that it is the one that data was encrypted with. Give --etcd-snapshot or --endpoints";
 
 /// What the verdict does not say.
 fn limitations(verdict: Verdict, facts: &Facts) -> Vec<&'static str> {

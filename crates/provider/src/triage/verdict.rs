@@ -276,7 +276,6 @@ impl Verdict {
             | Self::ClockWrong
             | Self::LoginRefused
             | Self::PolicyInsufficient
-            | Self::VersionsHidden
             | Self::EncryptionBlocked
             | Self::StateLost
             | Self::StateCorrupt
@@ -294,10 +293,18 @@ impl Verdict {
             | Self::OpenbaoRolledBack
             | Self::VersionsLost
             | Self::ObjectsDamaged => DataImpact::LostWithoutBackup,
-            Self::NotPermitted | Self::EvidenceUnusable | Self::NotEstablished => {
-                DataImpact::Unknown
-            }
+            Self::VersionsHidden
+            | Self::NotPermitted
+            | Self::EvidenceUnusable
+            | Self::NotEstablished => DataImpact::Unknown,
         }
+    }
+
+    /// Whether nothing is lost by it only if the live key is the one that data was encrypted with,
+    /// which the state can no longer show.
+    #[must_use]
+    pub fn depends_on_the_key(self) -> bool {
+        matches!(self, Self::StateLost | Self::StateCorrupt)
     }
 
     /// The same in a sentence. Of what comes later in the walk nothing is claimed.
@@ -357,8 +364,8 @@ impl Verdict {
                  OpenBao from before they were deleted; the rest can be read"
             }
             Self::VersionsHidden => {
-                "nothing is lost: the versions are there, and decrypt again once \
-                 min_decryption_version is lowered"
+                "not known: OpenBao neither lists nor uses versions below min_decryption_version, so \
+                 whether they are the original ones is untested until the limit is lowered"
             }
             Self::KeyUnusable => {
                 "nothing is lost yet, but as the key is set up it could be, so the provider does not \

@@ -1,10 +1,10 @@
 //! Asks the questions in their order. What they judge is found out just before, so nothing is done
 //! beyond the first thing that is broken.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use etcd_snapshot::file::OnProgress;
-use kms_domain::key::TransitKey;
+use kms_domain::recovery::{claims::VersionClaims, rebuild::OWN_STATE};
 use openbao_client::endpoint::Endpoint;
 use tokio::runtime::Runtime;
 
@@ -24,6 +24,7 @@ use crate::{
     recovery::{
         EtcdSource,
         verify_pair::{self, Depth, Watch},
+        witness::THE_RECORD,
     },
     report::{Check, Report},
 };
@@ -194,15 +195,11 @@ impl Walk<'_> {
 
     /// With a login of its own for each source.
     fn try_etcd(&mut self, facts: &mut Facts) {
-        let mut evidence: Vec<Arc<TransitKey>> = Vec::new();
-        if let Some(registry) = facts.registry() {
-            let records = registry.records().iter();
-            evidence.extend(records.map(|record| Arc::clone(&record.key)));
-        }
-        if let Some(record) = &facts.record {
-            let versions = record.note().versions.values();
-            evidence.extend(versions.map(|version| Arc::clone(&version.key)));
-        }
+        let state = facts.registry();
+        let state = state.map(|it| VersionClaims::of_registry(OWN_STATE, it));
+        let record = facts.record.as_ref();
+        let record = record.map(|it| VersionClaims::of_record(THE_RECORD, it));
+        let claims: Vec<_> = state.into_iter().chain(record).collect();
         let watch = Watch {
             reading: self.material.on_progress,
             trying: &|_| {},
@@ -211,7 +208,8 @@ impl Walk<'_> {
         for source in &self.material.sources {
             let question = verify_pair::Question {
                 prefix: self.material.prefix.clone(),
-                evidence: evidence.clone(),
+                claims: claims.clone(),
+                removed: Vec::new(),
                 depth: Depth::Dek,
                 names: false,
                 sample: None,

@@ -184,18 +184,21 @@ pub(super) const WAY: [(Gather, &[Step]); 8] = [
                     Some(lost_to_state(facts).unwrap_or(Verdict::EncryptionBlocked))
                 },
             },
+        ],
+    ),
+    (
+        Gather::Etcd,
+        &[
+            Step {
+                question: evidence::ETCD,
+                verdict: by_code,
+            },
+            // What etcd holds tells more than an older record of what it needed.
             Step {
                 question: evidence::RECORD,
                 verdict: by_code,
             },
         ],
-    ),
-    (
-        Gather::Etcd,
-        &[Step {
-            question: evidence::ETCD,
-            verdict: by_code,
-        }],
     ),
     (
         Gather::Trials,

@@ -41,13 +41,12 @@ pub enum Limitation {
         /// Why.
         doubt: String,
     },
-    /// Nothing is opened under another name than the configured one.
+    /// Objects that this configuration cannot judge.
     #[error(
-        "{evidence}: {objects} objects that carry key_ids of this key are stored under another \
-         provider name; their DEKs were not tried. If an API server reads them by another name at \
-         this socket, run verify-backup with a configuration of that name too"
+        "{evidence}: {objects} objects are of another provider of this key; their DEKs were not \
+         tried. Run verify-backup with the configuration of that provider too"
     )]
-    UnderOtherNames {
+    OtherProvider {
         /// The source.
         evidence: String,
         /// How many.
@@ -102,7 +101,7 @@ impl Limitation {
             Self::Sampled { .. } => "sampled",
             Self::Damaged { .. } => "damaged",
             Self::Doubtful { .. } => "doubtful",
-            Self::UnderOtherNames { .. } => "under_other_names",
+            Self::OtherProvider { .. } => "other_provider",
             Self::Assumed(_) => "assumed",
             Self::UnneededThen { .. } => "unneeded_then",
             Self::LeftOut(_) => "left_out",

@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::{PlanHash, VersionRange};
 use crate::{
-    recovery::origin::Gap,
+    recovery::{claims::OtherSecond, origin::Gap},
     registry::{
         anchor::Rollback,
         document::{Generation, ProgressProblem, StateHash},
@@ -210,18 +210,6 @@ pub enum Refusal {
     /// The document cannot be made.
     #[error("the state document cannot be made: {0}")]
     Document(ProgressProblem),
-}
-
-/// One number for two versions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("version {version} was created at {recorded}, the live one at {live}")]
-pub struct OtherSecond {
-    /// The number.
-    pub version: TransitVersion,
-    /// In the evidence.
-    pub recorded: CreatedAt,
-    /// In OpenBao.
-    pub live: CreatedAt,
 }
 
 /// The plan that was reviewed is not the one that would be carried out.

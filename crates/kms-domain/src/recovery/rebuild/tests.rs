@@ -55,7 +55,6 @@ fn etcd(versions: &[u64]) -> EtcdEvidence {
         name: "snapshot".to_owned(),
         content: "sha256".to_owned(),
         findings: versions.iter().map(live).collect(),
-        under_other_names: BTreeMap::new(),
         damaged: 0,
         doubts: Vec::new(),
         sample: None,
@@ -377,31 +376,30 @@ fn what_openbao_does_not_decrypt_is_carried_as_removed_if_nothing_needs_it() {
 }
 
 #[test]
-fn objects_under_another_name_show_what_was_promoted_and_what_is_needed() {
-    let renamed = |version_number| EtcdEvidence {
-        under_other_names: BTreeMap::from([(version(version_number), 3)]),
-        ..etcd(&[2])
+fn another_provider_of_the_key_shows_what_is_needed_and_no_promotion() {
+    let others = |number| {
+        let mut source = etcd(&[2]);
+        source
+            .findings
+            .push(finding(Origin::Gap(Gap::OtherProvider {
+                version: version(number),
+                provider: "another".to_owned(),
+            })));
+        source
     };
     let evidence = Evidence {
-        etcd: vec![renamed(3)],
-        not_promoted: Some(version(3)),
+        etcd: vec![others(3)],
         ..nothing(3)
     };
-    assert_eq!(codes(&evidence), ["assumption_wrong"]);
-    let evidence = Evidence {
-        not_promoted: None,
-        ..evidence
-    };
-    let plan = rebuild(&evidence).unwrap();
-    assert_eq!(states(&plan)[0], (3, Active));
-    assert_eq!(limits(&plan), ["under_other_names", "no_lower_bound"]);
-    let hidden = Evidence {
-        key: vectors::sound_profile(2, 0, 2),
-        etcd: vec![renamed(1)],
-        peers: vec![peer(&[(2, Active), (1, Retired)])],
+    assert_eq!(codes(&evidence), ["undecided"]);
+    let needed = Evidence {
+        etcd: vec![others(1)],
         ..nothing(2)
     };
-    assert_eq!(codes(&hidden), ["unaccounted"]);
+    let plan = rebuild(&needed).unwrap();
+    assert_eq!(states(&plan), [(2, Active), (1, Retired)]);
+    assert_eq!(plan.versions()[1].objects, [("snapshot".to_owned(), 3)]);
+    assert_eq!(limits(&plan), ["other_provider", "no_lower_bound"]);
 }
 
 #[test]

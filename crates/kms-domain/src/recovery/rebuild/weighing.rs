@@ -5,10 +5,16 @@ mod outcome;
 use std::collections::BTreeMap;
 
 use super::{
-    EtcdEvidence, Evidence, OtherSecond, Refusal, VersionRange,
+    EtcdEvidence, Evidence, Refusal, VersionRange,
     witness::{Known, Witness},
 };
-use crate::{recovery::origin::Origin, transit::TransitVersion};
+use crate::{
+    recovery::{
+        claims::OtherSecond,
+        origin::{Gap, Origin},
+    },
+    transit::TransitVersion,
+};
 
 /// The evidence that stands, and what stands against a plan.
 pub(super) struct Weighing<'e> {
@@ -113,14 +119,8 @@ impl<'e> Weighing<'e> {
             let mut versions = Vec::new();
             for known in &witness.known {
                 let (version, recorded) = (known.key.version(), known.key.created_at());
-                if let Some(live) = profile.created_at(version) {
-                    if live != recorded {
-                        versions.push(OtherSecond {
-                            version,
-                            recorded,
-                            live,
-                        });
-                    }
+                versions.extend(OtherSecond::of(profile, known.key));
+                if profile.created_at(version).is_some() {
                     continue;
                 }
                 let (other, first) = first_known.entry(version).or_insert((witness.name, *known));
@@ -147,16 +147,6 @@ impl<'e> Weighing<'e> {
 
     fn look_at(&mut self, source: &'e EtcdEvidence) {
         let name = || source.name.clone();
-        for (version, objects) in &source.under_other_names {
-            let objects = (source.name.as_str(), *objects);
-            self.needed.entry(*version).or_default().push(objects);
-            if let Err(problem) = self.evidence.key.decryptable(*version) {
-                self.refuse(Refusal::Unaccounted {
-                    evidence: name(),
-                    problem,
-                });
-            }
-        }
         if source.findings.is_empty() {
             let provider = &self.evidence.scope.identity().provider_name;
             self.refuse(Refusal::NoObjects {
@@ -174,6 +164,9 @@ impl<'e> Weighing<'e> {
                     if let Some(version) = gap.version() {
                         let objects = (source.name.as_str(), finding.objects);
                         self.needed.entry(version).or_default().push(objects);
+                    }
+                    if matches!(gap, Gap::OtherProvider { .. }) {
+                        continue;
                     }
                     self.refuse(Refusal::Undecryptable {
                         evidence: name(),

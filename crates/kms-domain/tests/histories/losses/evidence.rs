@@ -7,7 +7,8 @@ use kms_domain::{
     key::{KeyScope, TransitKey},
     prepare::preview,
     recovery::{
-        origin::{Lineage, LiveKey, Origin},
+        claims::VersionClaims,
+        origin::{Lineage, LiveKey, Origin, StoredKeyId},
         pair::{Finding, Proof},
         rebuild::{EtcdEvidence, PeerEvidence, RecordEvidence},
         record::{BackupRecord, Note, NotedLimits, NotedState, NotedVersion},
@@ -29,7 +30,7 @@ pub(crate) fn of_etcd(
     transit: &Transit,
     profile: &KeyProfile,
     scope: &Arc<KeyScope>,
-    known: impl IntoIterator<Item = Arc<TransitKey>>,
+    known: impl IntoIterator<Item = VersionClaims>,
 ) -> EtcdEvidence {
     let live = LiveKey::Listed(profile.clone());
     let lineage = Lineage::new(Arc::clone(scope), live, known);
@@ -40,7 +41,11 @@ pub(crate) fn of_etcd(
     let plugin_version = PluginVersion::new("v0.0.0").unwrap();
     let finding = |(key, objects): (&Arc<TransitKey>, u64)| {
         let annotations = preview(key, &plugin_version).annotations;
-        let origin = lineage.origin(key.id().as_str(), Ok(&annotations));
+        let origin = lineage.origin(StoredKeyId {
+            provider: key.scope().identity().provider_name.as_str(),
+            key_id: key.id().as_str(),
+            annotations: Ok(&annotations),
+        });
         let mut seeds = Proof::default();
         match (&origin, transit.decrypts(key)) {
             (Origin::Live(_), true) => seeds.proven = 1,
@@ -58,7 +63,6 @@ pub(crate) fn of_etcd(
         content: name.clone(),
         name,
         findings: objects.into_values().map(finding).collect(),
-        under_other_names: BTreeMap::new(),
         damaged: 0,
         doubts: Vec::new(),
         sample: None,

@@ -12,6 +12,7 @@ use kms_domain::{
     digest::TextHash,
     key::{KeyScope, TransitKey},
     recovery::{
+        claims::VersionClaims,
         rebuild::{Evidence, Found, OwnFiles, RebuildPlan, Refusal, Refusals, rebuild},
         record::BackupRecord,
     },
@@ -270,7 +271,7 @@ impl World {
                 &self.transit,
                 &evidence.key,
                 &self.scope,
-                keys_named_by(&evidence),
+                claims(&evidence),
             );
             evidence.etcd.push(found);
         }
@@ -338,7 +339,7 @@ impl World {
     }
 
     fn require_promises_kept(&self, index: usize, evidence: &Evidence, plan: &RebuildPlan) {
-        for key in keys_named_by(evidence) {
+        for key in claims(evidence).into_iter().flat_map(|it| it.keys) {
             assert!(
                 self.transit.decrypts(&key) || evidence.key.created_at(key.version()).is_none(),
                 "evidence_of_another_key_is_never_accepted: version {}",
@@ -491,16 +492,12 @@ impl Node {
 }
 
 /// By states and records.
-fn keys_named_by(evidence: &Evidence) -> Vec<Arc<TransitKey>> {
+fn claims(evidence: &Evidence) -> Vec<VersionClaims> {
     let own = evidence.own.document.valid().into_iter();
     let states = own.chain(evidence.peers.iter().map(|peer| &peer.document));
-    let of_states = states.flat_map(|document| document.registry().records());
-    let of_records = evidence
-        .records
-        .iter()
-        .flat_map(|it| it.record.note().versions.values());
-    let of_states = of_states.map(|record| Arc::clone(&record.key));
-    let of_records = of_records.map(|version| Arc::clone(&version.key));
+    let of_states = states.map(|it| VersionClaims::of_registry("a state", it.registry()));
+    let records = evidence.records.iter();
+    let of_records = records.map(|it| VersionClaims::of_record("a record", &it.record));
     of_states.chain(of_records).collect()
 }
 

@@ -109,7 +109,7 @@ impl Tally {
                     Ok(protected) => protected,
                     Err(error) => {
                         self.add_damaged(resource, error, object);
-                        self.protected(Protected::Damaged)
+                        self.protected(Protected::Damaged(name(provider.as_bytes())))
                     }
                 }
             }
@@ -493,7 +493,8 @@ mod tests {
         let cut = &cut[..cut.len() - 3];
         let tally = tally(None, &[("/registry/secrets/a/\x1b[2J", cut, 2, false)]);
         assert_eq!(tally.damaged_values, 1);
-        assert_eq!(tally.resources["secrets"][&Protected::Damaged].objects, 1);
+        let damaged = Protected::Damaged("ours".to_owned());
+        assert_eq!(tally.resources["secrets"][&damaged].objects, 1);
         assert!(tally.groups.is_empty());
         let escaped = r"/registry/secrets/a/\u{1b}[2J";
         assert_eq!(tally.damaged[0].key, escaped);

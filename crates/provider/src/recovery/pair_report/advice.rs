@@ -9,7 +9,7 @@ use kms_domain::{
     transit::CreatedAt,
 };
 
-use super::Facts;
+use super::{Facts, key_ids::untested};
 use crate::{
     diagnose::call_remedy,
     recovery::{
@@ -57,7 +57,17 @@ pub(super) fn advice(row: &Row) -> Option<(Cow<'static, str>, &'static str)> {
              which nothing needs the trimmed versions",
             "do not trim any further",
         ),
-        Gap::OtherCreation { .. } => (ORIGINAL_KEY, NO_RECREATED_KEY),
+        Gap::OtherCreation { .. } | Gap::Recreated { .. } => (ORIGINAL_KEY, NO_RECREATED_KEY),
+        Gap::OtherProvider { provider, .. } => {
+            let next = format!(
+                "verify with the configuration of the provider that writes under the name \
+                 {provider:?}: this one cannot tell whether its objects decrypt"
+            );
+            return Some((
+                next.into(),
+                "do not trim or retire versions of the key before",
+            ));
+        }
         Gap::NoKey { .. } => (
             "compare transit.mountPath and transit.keyName with what was configured; if they are \
              right, restore an OpenBao backup that has the key",
@@ -77,6 +87,7 @@ pub(super) fn recorded_backup(facts: Facts<'_>) -> Option<String> {
             Origin::Gap(
                 Gap::NewerThanLatest { .. }
                     | Gap::Trimmed { .. }
+                    | Gap::Recreated { .. }
                     | Gap::OtherCreation { .. }
                     | Gap::NoKey { .. }
             )
@@ -145,14 +156,10 @@ pub(super) fn limitations(facts: Facts<'_>) -> Vec<&'static str> {
         "The etcd file carries no hash, so damage that leaves its structure whole goes unnoticed.",
     );
     add(
-        pair.rows.iter().any(|row| {
-            matches!(
-                row.finding.origin,
-                Origin::Gap(Gap::Hidden { known: false, .. })
-            )
-        }),
-        "OpenBao does not list hidden versions, so whether they are the ones that are needed shows \
-         only after min_decryption_version was lowered: verify again then.",
+        pair.rows.iter().any(|row| untested(row) > 0),
+        "OpenBao neither lists nor uses versions below min_decryption_version, so they are untested, \
+         whatever a record or a state says of them: a key that was recreated under the same name \
+         looks the same. Lower the limit and verify again.",
     );
     add(
         pair.unanswered.is_some() && facts.record.is_some(),
@@ -184,8 +191,8 @@ pub(super) fn limitations(facts: Facts<'_>) -> Vec<&'static str> {
     );
     add(
         true,
-        "Only objects of this provider were judged; what is stored in plain or by other providers \
-         does not depend on this OpenBao. scan-etcd lists it.",
+        "Only objects of this key were judged; what is stored in plain or by other providers does \
+         not depend on it. scan-etcd lists it.",
     );
     all
 }

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use kms_domain::{
     fingerprint::require_identity,
     recovery::{
+        claims::OtherSecond,
         origin::{Gap, LiveKey, Origin},
         pair::Proof,
+        rebuild::OWN_STATE,
     },
 };
 
@@ -15,6 +17,7 @@ use crate::{
     recovery::{
         scan,
         verify_pair::{Depth, Pair, Row},
+        witness::THE_RECORD,
     },
     report::{Check, one_line},
 };
@@ -59,12 +62,17 @@ fn objects_check(facts: Facts<'_>) -> Check {
     let ours: u64 = facts.pair.rows.iter().map(|row| row.finding.objects).sum();
     let keys = inventory.totals.keys;
     let provider = facts.config.scope.provider_name.as_str();
-    if inventory.damaged_values > 0 {
-        let damaged = inventory.damaged_values;
-        Check::fail(id, title, format!("{damaged} KMS v2 values are damaged"))
-            .impact("the API server refuses them, and with them every list of their resource")
-            .remediation("run scan-etcd, which names them; restore an earlier etcd snapshot")
-    } else if ours == 0 {
+    let pair = facts.pair;
+    if pair.damaged > 0 {
+        let damaged = pair.damaged;
+        Check::fail(
+            id,
+            title,
+            format!("{damaged} values of this provider are damaged"),
+        )
+        .impact("the API server refuses them, and with them every list of their resource")
+        .remediation("list them with scan-etcd --show-names; restore an earlier etcd snapshot")
+    } else if ours == pair.under_other_names.values().sum::<u64>() {
         let others: BTreeSet<_> = inventory.groups.iter().map(|it| &*it.provider).collect();
         let others: Vec<_> = others.into_iter().take(FEW).collect();
         let others = match others.is_empty() {
@@ -77,8 +85,26 @@ fn objects_check(facts: Facts<'_>) -> Check {
         Check::warn(id, title, message).remediation(
             "compare with transit.keyIdScope.providerName, or take the snapshot of this cluster",
         )
-    } else {
+    } else if pair.damaged_elsewhere > 0 {
+        let damaged = pair.damaged_elsewhere;
+        let message = format!(
+            "{ours} of {keys} keys; {damaged} values under other provider names are damaged, which \
+             does not concern this key"
+        );
+        Check::warn(id, title, message)
+            .impact("the API server refuses them, and with them every list of their resource")
+            .remediation(
+                "list them with scan-etcd --show-names, and ask the owner of that provider",
+            )
+    } else if pair.under_other_names.is_empty() {
         Check::pass(id, title).message(format!("{ours} of {keys} keys"))
+    } else {
+        let names = pair.under_other_names.iter().take(FEW);
+        let names: Vec<_> = names
+            .map(|(name, count)| format!("{count} under {name}"))
+            .collect();
+        let message = format!("{ours} of {keys} keys, of them {}", names.join(", "));
+        Check::pass(id, title).message(message)
     }
 }
 
@@ -104,13 +130,29 @@ fn state_check(facts: Facts<'_>) -> Check {
     match facts.state {
         Err(cause) => Check::skip(id, title, cause),
         Ok(document) => match require_identity(document, &config.scope, &config.key) {
-            Ok(()) => Check::pass(id, title),
+            Ok(()) => match contradiction(facts.pair, OWN_STATE) {
+                Some(other) => Check::fail(id, title, other.to_string()).impact(OTHER_KEY),
+                None => Check::pass(id, title),
+            },
             Err(other) => Check::warn(id, title, other.to_string()).remediation(
                 "if this node's state is the right one, change the configuration back",
             ),
         },
     }
 }
+
+/// The first version by which `source` shows that the live key is another one.
+fn contradiction(pair: &Pair, source: &str) -> Option<OtherSecond> {
+    let LiveKey::Listed(profile) = pair.lineage.live() else {
+        return None;
+    };
+    let mut claims = pair.lineage.claims().iter();
+    let claims = claims.find(|claims| claims.source == source)?;
+    claims.other_seconds(profile).next()
+}
+
+const OTHER_KEY: &str = "the live key is another one than that: what the one encrypted the other does \
+    not decrypt";
 
 fn mapped_check(pair: &Pair) -> Check {
     let (id, title) = MAPPED;
@@ -120,7 +162,8 @@ fn mapped_check(pair: &Pair) -> Check {
     };
     let open = objects(|it| matches!(it, Origin::Known(_) | Origin::Gap(Gap::Unknown { .. })));
     let live = objects(|it| matches!(it, Origin::Live(_)));
-    let gaps = objects(|it| matches!(it, Origin::Gap(_)));
+    let other_provider = objects(|it| matches!(it, Origin::Gap(Gap::OtherProvider { .. })));
+    let gaps = objects(|it| matches!(it, Origin::Gap(_))).saturating_sub(other_provider);
     if pair.rows.is_empty() {
         Check::skip(id, title, "there are none")
     } else if open > 0 {
@@ -131,6 +174,12 @@ fn mapped_check(pair: &Pair) -> Check {
             title,
             format!("{gaps} objects need what the key does not give"),
         )
+    } else if other_provider > 0 {
+        let message = format!(
+            "{other_provider} objects under other provider names have key_ids that this configuration \
+             does not give"
+        );
+        Check::skip(id, title, message)
     } else {
         let key_ids = pair.rows.len();
         Check::pass(id, title).message(format!("{key_ids} key_ids of {live} objects"))
@@ -173,6 +222,10 @@ fn drift_check(facts: Facts<'_>) -> Check {
             title,
             "nothing that was compared differs, but the key could not be compared",
         ),
+        (Some(_), _) if contradiction(facts.pair, THE_RECORD).is_some() => {
+            let other = contradiction(facts.pair, THE_RECORD).map(|other| other.to_string());
+            Check::fail(id, title, other.unwrap_or_default()).impact(OTHER_KEY)
+        }
         (Some(record), []) => {
             Check::pass(id, title).message(format!("made at {}", record.note().recorded_at))
         }

@@ -1,4 +1,4 @@
-//! What a report shows of each `key_id` under the provider's name.
+//! What a report shows of each `key_id` of the key.
 
 use std::{
     borrow::Cow,
@@ -159,12 +159,20 @@ impl KeyIdShown {
 /// Objects that certainly cannot be read as things are.
 pub(super) fn lost(row: &Row) -> u64 {
     match &row.finding.origin {
-        Origin::Gap(Gap::Hidden { .. } | Gap::Unknown { .. }) => 0,
+        Origin::Gap(Gap::Hidden { .. } | Gap::OtherProvider { .. } | Gap::Unknown { .. }) => 0,
         Origin::Gap(_) => row.finding.objects,
         Origin::Live(_) | Origin::Known(_) => {
             let unopened = row.finding.data.map_or(0, |data| data.failed);
             row.objects_of_failed_seeds.saturating_add(unopened)
         }
+    }
+}
+
+/// Objects of versions that OpenBao does not use as things are, so that nothing was tried.
+pub(super) fn untested(row: &Row) -> u64 {
+    match &row.finding.origin {
+        Origin::Gap(Gap::Hidden { .. }) => row.finding.objects,
+        Origin::Live(_) | Origin::Known(_) | Origin::Gap(_) => 0,
     }
 }
 

@@ -70,7 +70,7 @@ pub(super) struct KeyIdRow {
     pub(super) gap: Option<String>,
     #[serde(flatten)]
     count: CountShown,
-    /// Of the configured provider.
+    /// Of the configured key.
     #[serde(skip)]
     pub(super) is_ours: bool,
 }
@@ -114,8 +114,10 @@ impl Content {
         let named = inventory
             .resources
             .values()
-            .flat_map(|rows| rows.get(&Protected::Damaged))
-            .any(|count| !count.names.is_empty());
+            .flat_map(|rows| rows.iter())
+            .any(|(protected, count)| {
+                matches!(protected, Protected::Damaged(_)) && !count.names.is_empty()
+            });
         let damaged: &[DamagedValue] = if named { &inventory.damaged } else { &[] };
         Self {
             source: inventory.source.clone(),
@@ -148,12 +150,15 @@ impl KeyIdRow {
             gap_code: None,
             gap: None,
             count: CountShown::of(&group.count),
-            is_ours: config.is_some_and(|it| group.provider == it.scope.provider_name.as_str()),
+            is_ours: lineage.map_or_else(
+                || config.is_some_and(|it| group.provider == it.scope.provider_name.as_str()),
+                |lineage| lineage.owns(group.stored()),
+            ),
         };
         let Some(lineage) = lineage else {
             return row;
         };
-        match lineage.origin(&group.key_id, annotations.map_err(|invalid| *invalid)) {
+        match lineage.origin(group.stored()) {
             Origin::Live(key) | Origin::Known(key) => {
                 row.transit_version = Some(key.version().get());
                 row.version_from = Some("derived");

@@ -20,7 +20,13 @@ use etcd_snapshot::{
     revision::Object,
     value::{Protection, Resource},
 };
-use kms_domain::recovery::pair::Proof;
+use kms_domain::{
+    annotations::Annotations,
+    recovery::{
+        origin::{Lineage, StoredKeyId},
+        pair::Proof,
+    },
+};
 
 use super::trial::Outcomes;
 use crate::recovery::{
@@ -54,9 +60,9 @@ pub(super) const FEW: usize = 10;
 #[derive(Clone, Copy)]
 pub(super) struct Opening<'a> {
     pub(super) inventory: &'a Inventory,
+    pub(super) lineage: &'a Lineage,
     pub(super) outcomes: &'a Outcomes<'a>,
     pub(super) wanted: &'a Wanted,
-    pub(super) provider: &'a str,
 }
 
 /// An object whose DEK is known.
@@ -70,8 +76,13 @@ struct Sealed<'a, 'o> {
     data: &'o [u8],
 }
 
-/// What is the same for all objects of a seed.
-type Known<'a> = (GroupIndex, Option<&'a DekSource>);
+/// What is the same for all objects of a seed under one provider name.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    provider: &'a str,
+    group: GroupIndex,
+    source: Option<&'a DekSource>,
+}
 
 /// What is gathered in one reading.
 struct Gathering<'scope, 'a> {
@@ -112,20 +123,22 @@ impl<'a> Opening<'a> {
         if !self.wanted.includes(object.key) {
             return;
         }
-        let message = match Protection::of(object.value) {
-            Protection::KmsV2 { provider, message } if provider == self.provider => message,
-            _ => return,
+        let Protection::KmsV2 { provider, message } = Protection::of(object.value) else {
+            return;
         };
-        let (data, (group, source)) = match gathering.familiar.recognise(message) {
+        let familiar = gathering.familiar.recognise(message);
+        let (data, known) = match familiar.filter(|(_, known)| known.provider == provider) {
             Some(known) => known,
             None => {
                 // What is damaged has been counted.
                 let Ok(envelope) = Envelope::parse(message) else {
                     return;
                 };
-                let Some(known) = self.know(&envelope) else {
-                    let appeared = &mut gathering.unopened.appeared;
-                    *appeared = appeared.saturating_add(1);
+                let Some(known) = self.know(provider, &envelope) else {
+                    if self.is_of_key(provider, &envelope) {
+                        let appeared = &mut gathering.unopened.appeared;
+                        *appeared = appeared.saturating_add(1);
+                    }
                     return;
                 };
                 gathering.familiar.learn(message, &envelope, known);
@@ -133,11 +146,11 @@ impl<'a> Opening<'a> {
             }
         };
         gathering.objects = gathering.objects.saturating_add(1);
-        let Some(source) = source else {
+        let Some(source) = known.source else {
             return;
         };
         gathering.crew.add(Sealed {
-            group,
+            group: known.group,
             source,
             number: gathering.objects,
             key: object.key,
@@ -146,15 +159,28 @@ impl<'a> Opening<'a> {
     }
 
     /// `None` if there was no such object at the first reading.
-    fn know(self, envelope: &Envelope<'_>) -> Option<Known<'a>> {
-        let index = self.inventory.group_of(self.provider, envelope)?;
+    fn know(self, provider: &str, envelope: &Envelope<'_>) -> Option<Known<'a>> {
+        let index = self.inventory.group_of(provider, envelope)?;
         let group = self.inventory.groups.get(index.0)?;
         let seed = group.find_seed(Seed {
             kind: envelope.dek_source_type,
             encrypted: envelope.encrypted_dek_source,
         });
         let outcome = seed.and_then(|seed| self.outcomes.get(&(index, seed)));
-        Some((index, outcome.and_then(|outcome| outcome.as_ref().ok())))
+        Some(Known {
+            provider: &group.provider,
+            group: index,
+            source: outcome.and_then(|outcome| outcome.as_ref().ok()),
+        })
+    }
+
+    fn is_of_key(self, provider: &str, envelope: &Envelope<'_>) -> bool {
+        let annotations = Annotations::parse(envelope.annotations.iter().copied());
+        self.lineage.owns(StoredKeyId {
+            provider,
+            key_id: envelope.key_id,
+            annotations: annotations.as_ref().map_err(|invalid| *invalid),
+        })
     }
 }
 

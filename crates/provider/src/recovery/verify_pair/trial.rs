@@ -20,7 +20,7 @@ use openbao_client::{
 };
 use zeroize::Zeroizing;
 
-use super::{SeedProblem, Unanswered, origin, ours};
+use super::{SeedProblem, Unanswered};
 use crate::{
     connection::Connection,
     recovery::inventory::{GroupIndex, Inventory, Seed},
@@ -50,8 +50,8 @@ impl<'i> Trial<'i> {
         let most = sample.map_or(u64::MAX, NonZeroU64::get);
         // Groups that differ in no more than the version of the program share a key_id.
         let mut tried: HashMap<&str, u64> = HashMap::new();
-        for (index, group) in ours(inventory, lineage) {
-            let Origin::Live(key) = origin(lineage, group) else {
+        for (index, group) in inventory.of_key(lineage) {
+            let Origin::Live(key) = lineage.origin(group.stored()) else {
                 continue;
             };
             let Ok(annotations) = &group.parsed else {

@@ -210,11 +210,15 @@ fn after_gap(gap: &Gap) -> String {
         Gap::Hidden { version, .. } => {
             format!("lower min_decryption_version to {version} or less, and make a new plan")
         }
-        Gap::OtherCreation { .. } => {
+        Gap::OtherCreation { .. } | Gap::Recreated { .. } => {
             "restore the OpenBao storage that has the original key; or, if this etcd is another \
              cluster's, give this cluster's"
                 .to_owned()
         }
+        Gap::OtherProvider { provider, .. } => format!(
+            "run verify-backup with the configuration of the provider that writes under the name \
+             {provider:?}: it tells whether these objects decrypt"
+        ),
         Gap::NoKey { .. } | Gap::Unknown { .. } => {
             "point the configuration at the OpenBao that has the key".to_owned()
         }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     key::TransitKey,
-    recovery::origin::Origin,
+    recovery::origin::{Gap, Origin},
     registry::{Bookkeeping, Record, RecordState, rotation},
     transit::{TransitVersion, VersionProblem},
 };
@@ -45,7 +45,7 @@ impl<'e> Weighing<'e> {
     }
 
     /// What each piece of evidence shows as promoted. Only one version at a time was active, but
-    /// data is a trace of each that ever was.
+    /// data is a trace of each that ever was, under any name that the `key_id` was stored with.
     fn promoted(&self) -> impl Iterator<Item = (&'e str, TransitVersion)> {
         let said = self.witnesses.iter();
         let said = said.map(|witness| (witness.name, witness.active.version()));
@@ -54,10 +54,7 @@ impl<'e> Weighing<'e> {
                 Origin::Live(key) => Some(key.version()),
                 Origin::Known(_) | Origin::Gap(_) => None,
             });
-            // Whatever its name, only this provider gave out these key_ids.
-            let elsewhere = source.under_other_names.keys().copied();
-            live.chain(elsewhere)
-                .map(|version| (source.name.as_str(), version))
+            live.map(|version| (source.name.as_str(), version))
         });
         said.chain(stored)
     }
@@ -259,10 +256,13 @@ impl<'e> Weighing<'e> {
                     doubt: doubt.clone(),
                 });
             }
-            let others = source.under_other_names.values();
-            let objects = others.fold(0, |sum: u64, more| sum.saturating_add(*more));
+            let others = source.findings.iter().filter(|finding| {
+                let origin = &finding.origin;
+                matches!(origin, Origin::Gap(Gap::OtherProvider { .. }))
+            });
+            let objects = others.fold(0, |sum: u64, it| sum.saturating_add(it.objects));
             if objects > 0 {
-                limitations.push(Limitation::UnderOtherNames {
+                limitations.push(Limitation::OtherProvider {
                     evidence: evidence(),
                     objects,
                 });

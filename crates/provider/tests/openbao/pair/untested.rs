@@ -1,0 +1,180 @@
+//! Objects of which a verdict must claim neither safety nor loss: versions that OpenBao hides, other
+//! provider names, damage that is not this provider's, versions that this node has removed.
+
+use rustix::process::Signal;
+
+use super::*;
+
+const GARBAGE: &[u8] = b"k8s:enc:kms:v2:lab-kms2:qqqqqqqqqqqqqqqqqqqq";
+
+fn hiding() -> KeyConfig {
+    KeyConfig {
+        min_decryption_version: Some(2),
+        ..KeyConfig::default()
+    }
+}
+
+impl Cluster {
+    /// The key is deleted and created again under its name, in another second.
+    async fn recreate_key(&self) {
+        let admin = shared_openbao().await.admin();
+        let mount = &self.node.tenant.transit_mount;
+        let original = self.node.key_id().await["keyId"].clone();
+        wait_until(SOON, "a key of another second", async || {
+            let deletable = KeyConfig {
+                deletion_allowed: Some(true),
+                ..KeyConfig::default()
+            };
+            self.node.configure_key(deletable).await;
+            admin.delete_key(mount, KEY).await.unwrap();
+            let new = NewKey::default();
+            admin.create_key(mount, KEY, &new).await.unwrap();
+            self.node.key_id().await["keyId"] != original
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_hidden_version_of_a_recreated_key_is_untested_and_then_lost() {
+    let mut cluster = Cluster::new().await;
+    cluster.store("one").await;
+    let record = cluster.record();
+    let record = ["--record", record.to_str().unwrap()];
+    cluster.recreate_key().await;
+    cluster.node.rotate().await;
+    cluster.node.configure_key(hiding()).await;
+    for options in [&[][..], &record[..]] {
+        let (text, report) = cluster.verdict(4, "compatible-after", options);
+        assert!(!text.contains("no object is lost"), "{text}");
+        assert!(text.contains("are untested until"), "{text}");
+        assert!(text.contains("limitation: OpenBao neither lists"), "{text}");
+        assert_eq!(report["etcd"]["untestedObjects"], 1);
+    }
+    let lowered = KeyConfig {
+        min_decryption_version: Some(1),
+        ..KeyConfig::default()
+    };
+    cluster.node.configure_key(lowered).await;
+    let (_, report) = cluster.verdict(4, "incompatible", &[]);
+    assert_eq!(row(&report, 1)["status"], "other_creation");
+}
+
+#[tokio::test]
+async fn a_state_that_names_another_second_proves_another_key_below_the_limit_too() {
+    let cluster = Cluster::with_two_versions().await;
+    let record = cluster.record();
+    cluster.recreate_key().await;
+    cluster.node.rotate().await;
+    cluster.node.configure_key(hiding()).await;
+    let (text, report) = cluster.verdict(4, "incompatible", &[]);
+    assert_eq!(row(&report, 1)["status"], "recreated");
+    assert_eq!(row(&report, 2)["status"], "other_creation");
+    assert_eq!(report["etcd"]["lostObjects"], 3);
+    assert_eq!(status(&report, "registry.state"), "fail");
+    assert!(
+        text.contains("the state of this node, version 2 was created at"),
+        "{text}"
+    );
+    // The record shows it as well as the state, where there is none.
+    let (state, checkpoint) = (cluster.node.state_file(), cluster.node.checkpoint());
+    for file in [state, checkpoint] {
+        fs::remove_file(file).unwrap();
+    }
+    let record = ["--record", record.to_str().unwrap()];
+    let (_, report) = cluster.verdict(4, "incompatible", &record);
+    assert_eq!(row(&report, 1)["status"], "recreated");
+    assert_eq!(status(&report, "record.drift"), "fail");
+}
+
+#[tokio::test]
+async fn damage_under_another_name_is_a_warning_and_under_this_one_a_loss() {
+    let mut cluster = Cluster::new().await;
+    cluster.store("one").await;
+    cluster.etcd.put("/registry/secrets/f/x", GARBAGE);
+    let (text, report) = cluster.verdict(0, "compatible", &["--depth", "data"]);
+    assert_eq!(status(&report, "etcd.objects"), "warn");
+    assert!(
+        text.contains("1 values under other provider names are damaged"),
+        "{text}"
+    );
+    assert_eq!(report["etcd"]["damagedValues"], 0);
+    assert_eq!(report["etcd"]["damagedValuesOfOthers"], 1);
+
+    fs::remove_file(cluster.snapshot()).unwrap();
+    let own = [b"k8s:enc:kms:v2:kms-test:", &GARBAGE[24..]].concat();
+    cluster.etcd.put("/registry/secrets/f/y", &own);
+    let (text, report) = cluster.verdict(4, "incompatible", &["--depth", "data"]);
+    assert!(
+        text.contains("1 values of provider kms-test are damaged"),
+        "{text}"
+    );
+    assert!(!text.contains("0 of 1 objects"), "{text}");
+    assert_eq!(report["etcd"]["damagedValues"], 1);
+}
+
+#[tokio::test]
+async fn objects_under_a_second_name_count_although_their_version_is_gone() {
+    let mut cluster = Cluster::new().await;
+    let events = Sealer {
+        provider: "kms-test-events".to_owned(),
+        ..cluster.sealer().await
+    };
+    for name in ["one", "two", "three"] {
+        cluster.put(&events, name, name);
+    }
+    cluster.node.rotate().await;
+    cluster.provider.encrypt_under(2).await;
+    cluster.store("four").await;
+    let record = cluster.record();
+    let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    assert_eq!(
+        record["etcd"]["requiredVersions"],
+        json!([{"transitVersion": 1, "objects": 3}, {"transitVersion": 2, "objects": 1}]),
+        "{record:#}"
+    );
+    let (text, report) = cluster.verdict(0, "compatible", &["--depth", "data"]);
+    assert!(text.contains("of them 3 under kms-test-events"), "{text}");
+    assert_eq!(row(&report, 1)["data"]["proven"], 3);
+
+    let limits = KeyConfig {
+        min_encryption_version: Some(2),
+        ..hiding()
+    };
+    cluster.node.configure_key(limits).await;
+    let mount = &cluster.node.tenant.transit_mount;
+    let admin = shared_openbao().await.admin();
+    admin.trim_key(mount, KEY, 2).await.unwrap();
+    // Without a state nothing but the annotations name the version.
+    for file in [cluster.node.state_file(), cluster.node.checkpoint()] {
+        fs::remove_file(file).unwrap();
+    }
+    let (_, report) = cluster.verdict(4, "incompatible", &[]);
+    assert_eq!(row(&report, 1)["status"], "trimmed");
+    assert_eq!(report["etcd"]["lostObjects"], 3);
+}
+
+#[tokio::test]
+async fn a_version_that_this_node_has_removed_is_restored_first() {
+    let cluster = Cluster::with_two_versions().await;
+    let retire = ["retire-versions", "--before-version", "2"];
+    let plan = [&retire[..], &["--output", "json"]].concat();
+    let plan = cluster.node.run(&plan).json();
+    let hash = plan["stateHash"].as_str().unwrap();
+    let apply = [&retire[..], &["--apply", "--expected-state-hash", hash]].concat();
+    cluster.provider.signal(Signal::TERM);
+    wait_until(
+        SOON,
+        "a retirement once the provider has ended",
+        async || cluster.node.run(&apply).code == Some(0),
+    )
+    .await;
+
+    let (text, report) = cluster.verdict(4, "compatible-after", &["--depth", "data"]);
+    assert!(text.contains("no object is lost"), "{text}");
+    let remedy = &report["remedies"][0];
+    assert_eq!(remedy["code"], "restore_versions");
+    let command = remedy["command"].as_str().unwrap();
+    assert!(text.contains(command), "{text}");
+    assert!(command.ends_with(" --versions 1"), "{command}");
+}
