@@ -129,6 +129,9 @@ pub(crate) fn differing_names(one: &IdentityScope, other: &IdentityScope) -> Vec
         .collect()
 }
 
+/// The configuration key of [`IdentityScope::provider_name`].
+pub(crate) const PROVIDER_NAME: &str = "transit.keyIdScope.providerName";
+
 fn names(scope: &IdentityScope) -> [(&'static str, &str); 6] {
     let IdentityScope {
         provider_name,
@@ -140,7 +143,7 @@ fn names(scope: &IdentityScope) -> [(&'static str, &str); 6] {
     } = scope;
     let namespace = openbao_namespace.as_ref();
     [
-        ("transit.keyIdScope.providerName", provider_name.as_str()),
+        (PROVIDER_NAME, provider_name.as_str()),
         ("transit.keyIdScope.clusterId", cluster_id.as_str()),
         ("openbao.instanceId", openbao_instance_id.as_str()),
         (

@@ -11,7 +11,7 @@ use super::claims::{OtherSecond, VersionClaims};
 use crate::{
     annotations::{AnnotationMismatch, Annotations, AnnotationsInvalid},
     digest::MalformedDigest,
-    fingerprint::differing_names,
+    fingerprint::{PROVIDER_NAME, differing_names},
     key::{KeyScope, TransitKey},
     key_id::KeyId,
     transit::{CreatedAt, KeyProfile, TransitVersion},
@@ -286,6 +286,13 @@ impl Lineage {
         if let Some(key) = key {
             annotations.require_match(key).map_err(Gap::Foreign)?;
             let names = differing_names(self.scope.identity(), key.scope().identity());
+            let stored_name = key.scope().identity().provider_name.as_str() == stored.provider;
+            if names == [PROVIDER_NAME] && stored_name {
+                return Err(Gap::OtherProvider {
+                    version,
+                    provider: stored.provider.to_owned(),
+                });
+            }
             if !names.is_empty() {
                 return Err(Gap::OtherScope { names });
             }

@@ -13,7 +13,7 @@ use std::{
     time::SystemTime,
 };
 
-use advice::{advice, limitations, open_question, recorded_backup};
+use advice::{advice, damage_advice, limitations, open_question, recorded_backup};
 use checks::{DATA, DEKS, DRIFT, KEY, MAPPED, OBJECTS, STATE, checks, skipped};
 use key_ids::{KeyIdShown, lost, untested};
 use kms_domain::{
@@ -185,7 +185,9 @@ impl PairReport {
             .iter()
             .map(|remedy| format!("{}, then run verify-backup again", remedy.command))
             .collect();
-        let (advised, mut do_not): (Vec<_>, Vec<_>) = pair.rows.iter().filter_map(advice).unzip();
+        let damaged = (pair.damaged > 0).then(damage_advice);
+        let advised = pair.rows.iter().filter_map(advice).chain(damaged);
+        let (advised, mut do_not): (Vec<_>, Vec<_>) = advised.unzip();
         next_steps.extend(first_of_each(advised));
         next_steps.extend(recorded_backup(facts));
         next_steps.extend(open_question(facts));

@@ -6,6 +6,7 @@ use kms_domain::{
         claims::VersionClaims,
         origin::{Gap, Origin},
         pair::{Remedy, Verdict as PairVerdict},
+        rebuild::OWN_STATE,
         record::BackupRecord,
     },
     registry::{RecordState, Registry},
@@ -44,16 +45,23 @@ pub const RECORD: Question = Question {
     judge: |facts| Some(vec![record(facts)?]),
 };
 
-/// Whether etcd data or a record shows that the live key is the one that data was encrypted with.
+/// Whether state, record or etcd data shows that the live key is the one that data was encrypted
+/// with.
 #[must_use]
 pub fn shows_the_key(facts: &Facts) -> bool {
-    let recorded = || {
-        let (Some(record), Some(profile)) = (&facts.record, facts.usable_key()) else {
-            return false;
-        };
-        VersionClaims::of_record(THE_RECORD, record).agrees(profile)
-    };
-    facts.etcd.iter().any(decrypts_all) || recorded()
+    let claims = claims(facts);
+    let agrees = |profile| claims.iter().any(|claims| claims.agrees(profile));
+    facts.etcd.iter().any(decrypts_all) || facts.usable_key().is_some_and(agrees)
+}
+
+/// The versions that the state and the record name.
+#[must_use]
+pub fn claims(facts: &Facts) -> Vec<VersionClaims> {
+    let state = facts.registry();
+    let state = state.map(|it| VersionClaims::of_registry(OWN_STATE, it));
+    let record = facts.record.as_ref();
+    let record = record.map(|it| VersionClaims::of_record(THE_RECORD, it));
+    state.into_iter().chain(record).collect()
 }
 
 /// The key decrypts what etcd holds. The code is a verdict's word.

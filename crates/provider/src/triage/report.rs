@@ -88,14 +88,16 @@ impl TriageReport {
 
 impl Data {
     fn of(verdict: Verdict, facts: &Facts) -> Self {
-        if verdict.depends_on_the_key() && !shows_the_key(facts) {
+        let impact = verdict.data();
+        // Only the name of the key and its version numbers were seen.
+        if impact == DataImpact::NoneLost && verdict.rests_on_the_key() && !shows_the_key(facts) {
             return Self {
                 impact: DataImpact::Unknown,
                 meaning: KEY_NOT_SHOWN,
             };
         }
         Self {
-            impact: verdict.data(),
+            impact,
             meaning: verdict.meaning(),
         }
     }

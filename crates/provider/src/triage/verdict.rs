@@ -300,11 +300,20 @@ impl Verdict {
         }
     }
 
-    /// Whether nothing is lost by it only if the live key is the one that data was encrypted with,
-    /// which the state can no longer show.
+    /// Whether the walk has passed the key by then, so that a claim about the data rests on it.
     #[must_use]
-    pub fn depends_on_the_key(self) -> bool {
-        matches!(self, Self::StateLost | Self::StateCorrupt)
+    pub fn rests_on_the_key(self) -> bool {
+        matches!(
+            self,
+            Self::Healthy
+                | Self::EncryptionBlocked
+                | Self::StateLost
+                | Self::StateCorrupt
+                | Self::CheckpointLost
+                | Self::NotRunning
+                | Self::SocketUnusable
+                | Self::ProviderUnhealthy
+        )
     }
 
     /// The same in a sentence. Of what comes later in the walk nothing is claimed.

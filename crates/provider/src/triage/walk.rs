@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use etcd_snapshot::file::OnProgress;
-use kms_domain::recovery::{claims::VersionClaims, rebuild::OWN_STATE};
 use openbao_client::endpoint::Endpoint;
 use tokio::runtime::Runtime;
 
 use super::{
+    evidence,
     verdict::Verdict,
     way::{FIRST, Gather, Step, WAY},
 };
@@ -24,7 +24,6 @@ use crate::{
     recovery::{
         EtcdSource,
         verify_pair::{self, Depth, Watch},
-        witness::THE_RECORD,
     },
     report::{Check, Report},
 };
@@ -195,11 +194,7 @@ impl Walk<'_> {
 
     /// With a login of its own for each source.
     fn try_etcd(&mut self, facts: &mut Facts) {
-        let state = facts.registry();
-        let state = state.map(|it| VersionClaims::of_registry(OWN_STATE, it));
-        let record = facts.record.as_ref();
-        let record = record.map(|it| VersionClaims::of_record(THE_RECORD, it));
-        let claims: Vec<_> = state.into_iter().chain(record).collect();
+        let claims = evidence::claims(facts);
         let watch = Watch {
             reading: self.material.on_progress,
             trying: &|_| {},

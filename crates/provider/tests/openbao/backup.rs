@@ -60,10 +60,11 @@ async fn a_record_tells_all_that_the_runbook_asks_for_and_is_never_overwritten()
     assert_eq!(noted["openbaoSnapshot"]["sha256"], json!(sha256(&openbao)));
     let bytes = fs::metadata(&openbao).unwrap().len();
     assert_eq!(noted["openbaoSnapshot"]["bytes"], bytes);
-    // One seed of version 1 was overwritten under version 2, one object was deleted.
+    // One seed of version 1 was overwritten under version 2, one object was deleted, and one is
+    // stored under another provider name.
     assert_eq!(
         noted["etcdSnapshot"]["requiredVersions"],
-        json!([{"transitVersion": 1, "objects": 3}, {"transitVersion": 2, "objects": 2}])
+        json!([{"transitVersion": 1, "objects": 3}, {"transitVersion": 2, "objects": 3}])
     );
     let versions: Vec<_> = noted["versions"].as_array().unwrap().iter().collect();
     assert_eq!(versions.len(), 2);

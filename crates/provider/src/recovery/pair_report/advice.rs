@@ -79,6 +79,11 @@ pub(super) fn advice(row: &Row) -> Option<(Cow<'static, str>, &'static str)> {
     Some((next.into(), not))
 }
 
+/// What to do, and what not to do, about values of this provider that are damaged in etcd.
+pub(super) fn damage_advice() -> (Cow<'static, str>, &'static str) {
+    (EARLIER_ETCD.into(), NO_AAD_BYPASS)
+}
+
 /// Which OpenBao backup it is that another key or version must come from.
 pub(super) fn recorded_backup(facts: Facts<'_>) -> Option<String> {
     let needs_another_key = |row: &Row| {

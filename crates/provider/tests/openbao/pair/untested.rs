@@ -2,10 +2,18 @@
 //! provider names, damage that is not this provider's, versions that this node has removed.
 
 use rustix::process::Signal;
+use testkit::openbao::binary;
 
 use super::*;
 
 const GARBAGE: &[u8] = b"k8s:enc:kms:v2:lab-kms2:qqqqqqqqqqqqqqqqqqqq";
+
+/// State and checkpoint are gone.
+fn lose_state(node: &Node) {
+    for file in [node.state_file(), node.checkpoint()] {
+        fs::remove_file(file).unwrap();
+    }
+}
 
 fn hiding() -> KeyConfig {
     KeyConfig {
@@ -33,6 +41,40 @@ impl Cluster {
         })
         .await;
     }
+
+    /// A report of another command about the same etcd, as JSON, and its text.
+    fn report(&self, node: &Node, command: &[&str], code: i32) -> (String, Value) {
+        let snapshot = self.snapshot();
+        let of = [command, &["--etcd-snapshot", snapshot.to_str().unwrap()]].concat();
+        let text = node.run(&of);
+        assert_eq!(text.code, Some(code), "{}{}", text.out, text.err);
+        let json = node.run(&[&of[..], &["--output", "json"]].concat());
+        assert_eq!(json.code, Some(code), "{}{}", json.out, json.err);
+        (text.out, serde_json::from_str(&json.out).unwrap())
+    }
+
+    /// What a drill says of the key as it is now.
+    async fn drill(&self, code: i32) -> (String, Value) {
+        let server = shared_openbao().await;
+        let path = |name: &str| self.directory.path().join(name);
+        let (backup, share, work) = (path("openbao.snap"), path("share"), path("work"));
+        server.save_snapshot(&backup).await;
+        server.write_unseal_key(&share);
+        files::directory(&work, 0o700);
+        let bao = binary();
+        let options = [
+            ("--openbao-snapshot", backup.as_path()),
+            ("--unseal-key-file", &share),
+            ("--work-dir", &work),
+            ("--bao", bao.path()),
+        ];
+        let options = options.map(|(option, path)| [option, path.to_str().unwrap()]);
+        let command = [&["drill"], &options.concat()[..]].concat();
+        let done = self.report(&self.node, &command, code);
+        // The share is a secret, and no output of the commands that follow.
+        fs::remove_file(share).unwrap();
+        done
+    }
 }
 
 #[tokio::test]
@@ -51,6 +93,18 @@ async fn a_hidden_version_of_a_recreated_key_is_untested_and_then_lost() {
         assert!(text.contains("limitation: OpenBao neither lists"), "{text}");
         assert_eq!(report["etcd"]["untestedObjects"], 1);
     }
+    let (text, report) = cluster.drill(4).await;
+    assert_eq!(report["verdict"], "compatible-after");
+    assert!(!text.contains("no object is lost"), "{text}");
+    let (text, report) = cluster.report(&cluster.node, &["triage"], 4);
+    assert_eq!(report["verdict"], "versions_hidden");
+    assert_eq!(report["data"]["impact"], "unknown");
+    assert!(!text.contains("nothing is lost"), "{text}");
+    assert!(!text.contains("restore anything"), "{text}");
+    let stateless = cluster.node.peer(TIMING);
+    let (text, report) = cluster.report(&stateless, &["recover-state"], 4);
+    assert!(report["planHash"].is_null(), "{report:#}");
+    assert!(text.contains("min_decryption_version 2 hides"), "{text}");
     let lowered = KeyConfig {
         min_decryption_version: Some(1),
         ..KeyConfig::default()
@@ -77,10 +131,7 @@ async fn a_state_that_names_another_second_proves_another_key_below_the_limit_to
         "{text}"
     );
     // The record shows it as well as the state, where there is none.
-    let (state, checkpoint) = (cluster.node.state_file(), cluster.node.checkpoint());
-    for file in [state, checkpoint] {
-        fs::remove_file(file).unwrap();
-    }
+    lose_state(&cluster.node);
     let record = ["--record", record.to_str().unwrap()];
     let (_, report) = cluster.verdict(4, "incompatible", &record);
     assert_eq!(row(&report, 1)["status"], "recreated");
@@ -100,6 +151,13 @@ async fn damage_under_another_name_is_a_warning_and_under_this_one_a_loss() {
     );
     assert_eq!(report["etcd"]["damagedValues"], 0);
     assert_eq!(report["etcd"]["damagedValuesOfOthers"], 1);
+    let (_, report) = cluster.drill(0).await;
+    assert_eq!(report["verdict"], "compatible");
+    let (_, report) = cluster.report(&cluster.node, &["triage"], 0);
+    assert_eq!(report["verdict"], "healthy");
+    let stateless = cluster.node.peer(TIMING);
+    let (text, report) = cluster.report(&stateless, &["recover-state"], 0);
+    assert!(report["planHash"].is_string(), "{text}");
 
     fs::remove_file(cluster.snapshot()).unwrap();
     let own = [b"k8s:enc:kms:v2:kms-test:", &GARBAGE[24..]].concat();
@@ -129,7 +187,7 @@ async fn objects_under_a_second_name_count_although_their_version_is_gone() {
     let record = cluster.record();
     let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
     assert_eq!(
-        record["etcd"]["requiredVersions"],
+        record["etcdSnapshot"]["requiredVersions"],
         json!([{"transitVersion": 1, "objects": 3}, {"transitVersion": 2, "objects": 1}]),
         "{record:#}"
     );
@@ -146,9 +204,7 @@ async fn objects_under_a_second_name_count_although_their_version_is_gone() {
     let admin = shared_openbao().await.admin();
     admin.trim_key(mount, KEY, 2).await.unwrap();
     // Without a state nothing but the annotations name the version.
-    for file in [cluster.node.state_file(), cluster.node.checkpoint()] {
-        fs::remove_file(file).unwrap();
-    }
+    lose_state(&cluster.node);
     let (_, report) = cluster.verdict(4, "incompatible", &[]);
     assert_eq!(row(&report, 1)["status"], "trimmed");
     assert_eq!(report["etcd"]["lostObjects"], 3);

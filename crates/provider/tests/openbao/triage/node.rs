@@ -266,15 +266,15 @@ async fn a_state_that_is_gone_after_a_rotation_is_restored_or_recovered() {
     fs::remove_file(node.state_file()).unwrap();
     let state = node.state_file().display().to_string();
     let said = triage(&node, &[], "state_lost");
-    // The checkpoint is there.
-    said.means("none_lost", 4, "registry.state")
+    // The checkpoint is there, and nothing shows that the key is the original one.
+    said.means("unknown", 4, "registry.state")
         .found("there is no state document")
         .next(&format!("put {state} and {state}.checkpoint back together"))
         .next("recover-state --etcd-snapshot FILE --config")
         .warns_first("restart a provider that still serves");
     fs::remove_file(node.checkpoint()).unwrap();
     let said = triage(&node, &[], "state_lost");
-    said.means("none_lost", 4, "registry.state")
+    said.means("unknown", 4, "registry.state")
         .found("rotated to version 2")
         .next("recover-state");
     assert!(
@@ -293,7 +293,7 @@ async fn a_state_that_vanishes_under_its_provider_is_lost_though_it_serves() {
     fs::remove_file(node.state_file()).unwrap();
     fs::remove_file(node.checkpoint()).unwrap();
     triage(&node, &[], "state_lost")
-        .means("none_lost", 4, "registry.state")
+        .means("unknown", 4, "registry.state")
         .found("still serves from memory")
         .warns_first("restart a provider that still serves");
     restore(&node, &files);
@@ -313,7 +313,7 @@ async fn a_state_that_is_older_damaged_or_unanchored_is_not_believed() {
         .warns_first("--accept-missing-checkpoint");
     files::replace(&node.state_file(), b"{}", 0o640);
     triage(&node, &[], "state_corrupt")
-        .means("none_lost", 4, "registry.state")
+        .means("unknown", 4, "registry.state")
         .next("recover-state");
     restore(&node, &newest);
     fs::remove_file(node.checkpoint()).unwrap();

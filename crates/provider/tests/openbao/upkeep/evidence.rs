@@ -157,7 +157,11 @@ async fn objects_that_nobody_can_account_for_forbid_a_retirement_and_those_of_ot
         key_id: format!("obk2.{}", "A".repeat(43)),
         ..own.clone()
     };
-    corpus.put(&stranger("another"), "secrets/default/theirs");
+    let theirs = Sealer {
+        annotations: vec![("version.example.org".to_owned(), b"1".into())],
+        ..stranger("another")
+    };
+    corpus.put(&theirs, "secrets/default/theirs");
     let fine = corpus.snapshot("fine.db");
     let (code, plan) = planned(&node, &snapshots(&[&fine]));
     assert_eq!(code, Some(0), "{plan:#}");
