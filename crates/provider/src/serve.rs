@@ -83,7 +83,7 @@ pub enum ServeError {
     Bind(#[from] BindError),
     /// OpenBao, or the key in it, cannot be used.
     #[error(
-        "the provider cannot start serving, so kube-apiserver cannot read or write encrypted objects through this node; no data is lost: do not delete anything from etcd"
+        "the provider cannot start serving, so kube-apiserver cannot read or write encrypted objects through this node; no data was changed: do not delete anything from etcd"
     )]
     Bootstrap(#[from] BootstrapError),
     /// The socket could not be bound.

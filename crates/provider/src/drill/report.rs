@@ -27,7 +27,7 @@ use checks::checks;
 pub enum Verdict {
     /// The backups were restored, and every object opened.
     Compatible,
-    /// They were restored, and no object is lost, but something must be done before all open.
+    /// They were restored, nothing shows a loss, and steps are needed before all objects open.
     CompatibleAfter,
     /// They were restored, and some objects do not open.
     Incompatible,
