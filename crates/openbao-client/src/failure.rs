@@ -14,7 +14,8 @@ use crate::{
 pub enum FailureClass {
     /// OpenBao is sealed.
     Sealed,
-    /// Transit could not authenticate the ciphertext: other associated data, or other key material.
+    /// Transit could not authenticate the ciphertext: other associated data, other key material, or
+    /// bytes that no key made.
     DecryptFailed,
     /// Transit has no key of that name (said by encrypt and decrypt).
     KeyMissing,
@@ -173,10 +174,18 @@ impl Failure {
         Self::new(operation, class).status(status)
     }
 
-    /// Whether OpenBao would not read the request at all, perhaps because it is too large.
-    pub(crate) fn refuses_request(&self) -> bool {
-        self.class == FailureClass::InvalidRequest
-            || self.status == Some(StatusCode::PAYLOAD_TOO_LARGE.as_u16())
+    /// Whether a request with fewer items may be answered: this one is too large, or OpenBao refused
+    /// it as a whole, which may concern a single one of its items.
+    pub(crate) fn may_concern_one_item(&self) -> bool {
+        let too_large = Some(StatusCode::PAYLOAD_TOO_LARGE.as_u16());
+        let refused = matches!(
+            self.class,
+            FailureClass::InvalidRequest
+                | FailureClass::DecryptFailed
+                | FailureClass::VersionTooOld
+                | FailureClass::VersionTooNew
+        );
+        self.status == too_large || (refused && self.status.is_some())
     }
 
     /// Classifies an error of the connection by the types in its chain of causes.
@@ -285,6 +294,12 @@ const TEXTS: &[(StatusCode, &str, FailureClass)] = &[
         StatusCode::BAD_REQUEST,
         "version is too new",
         FailureClass::VersionTooNew,
+    ),
+    // After the version, whose text begins alike. Bytes of no ciphertext cannot be authenticated.
+    (
+        StatusCode::BAD_REQUEST,
+        "invalid ciphertext",
+        FailureClass::DecryptFailed,
     ),
     (
         StatusCode::BAD_REQUEST,

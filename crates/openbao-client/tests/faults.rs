@@ -570,3 +570,39 @@ async fn a_batch_that_openbao_will_not_read_is_halved_until_one_item_is_refused(
         .collect();
     assert_eq!(sizes, [4, 2, 1, 1, 1, 1]);
 }
+
+#[tokio::test]
+async fn a_refusal_of_many_is_the_answer_to_none_of_them() {
+    for (text, class) in [
+        (
+            "cipher: message authentication failed",
+            FailureClass::DecryptFailed,
+        ),
+        ("invalid ciphertext length", FailureClass::DecryptFailed),
+        (
+            "invalid ciphertext: version is too new",
+            FailureClass::VersionTooNew,
+        ),
+        (
+            "disallowed by policy (too old)",
+            FailureClass::VersionTooOld,
+        ),
+        ("of an unknown kind", FailureClass::InvalidRequest),
+    ] {
+        let refused = || Reply::Json(400, serde_json::json!({"errors": [text]}).to_string());
+        let good = |count| results(200, &vec![serde_json::json!({"plaintext": "eA=="}); count]);
+        // The second of four.
+        let script = [refused(), refused(), good(1), refused(), good(1), good(1)];
+        let fake = FakeOpenBao::start(script).await;
+        let results = transit(&fake).decrypt_batch(&token(), &items(4)).await;
+        let classes = results.ok().unwrap().into_iter();
+        let classes: Vec<_> = classes.map(|r| r.err().map(|f| f.class())).collect();
+        assert_eq!(classes, [None, Some(class), None, None], "{text}");
+    }
+    // Without the key no item can have another answer.
+    let no_key = "{\"errors\":[\"encryption key not found\"]}".to_owned();
+    let fake = FakeOpenBao::start([Reply::Json(400, no_key)]).await;
+    let failed = transit(&fake).decrypt_batch(&token(), &items(4)).await;
+    assert_eq!(failed.err().unwrap().class(), FailureClass::KeyMissing);
+    assert_eq!(fake.seen().len(), 1);
+}

@@ -75,7 +75,9 @@ impl<'i> Trial<'i> {
         trial
     }
 
-    /// In batches; what OpenBao does not decide is left out of the outcomes.
+    /// In batches; what OpenBao does not decide is left out of the outcomes. Only the answer to one
+    /// ciphertext, that it does not authenticate, decides against a DEK: any other refusal may have
+    /// a cause that all of them share.
     pub(super) async fn decrypt_all(
         &mut self,
         openbao: &Connection,
@@ -92,13 +94,12 @@ impl<'i> Trial<'i> {
                 .call(async |token| transit.decrypt_batch(&token, &items).await)
                 .await
                 .map_err(Unanswered::Decrypt)?;
+            let decided = self.outcomes.len();
             for (&(index, seed, _), answer) in portion.iter().zip(answers) {
                 let outcome = match answer {
                     Ok(plaintext) => source(&plaintext, seed),
                     Err(failure) => match failure.class() {
-                        FailureClass::DecryptFailed | FailureClass::InvalidRequest => {
-                            Err(SeedProblem::NotDecrypted)
-                        }
+                        FailureClass::DecryptFailed => Err(SeedProblem::NotDecrypted),
                         _ => {
                             undecided.get_or_insert(failure);
                             continue;
@@ -106,6 +107,10 @@ impl<'i> Trial<'i> {
                     },
                 };
                 self.outcomes.insert((index, seed), outcome);
+            }
+            if self.outcomes.len() == decided {
+                // OpenBao refuses each of them; the rest would only repeat it.
+                break;
             }
             tried = tried.saturating_add(count(portion.len()));
             on_progress(Progress {
