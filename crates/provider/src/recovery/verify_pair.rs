@@ -125,6 +125,18 @@ pub enum Unanswered {
     Item(#[source] Failure),
 }
 
+impl Unanswered {
+    /// The class of the request that failed; `None` without a request, or without a login.
+    #[must_use]
+    pub fn class(&self) -> Option<FailureClass> {
+        match self {
+            Self::Metadata(failure) | Self::Decrypt(failure) => failure.class(),
+            Self::Item(failure) => Some(failure.class()),
+            Self::Connection(_) | Self::Profile(_) => None,
+        }
+    }
+}
+
 /// How the work comes on.
 #[derive(Clone, Copy)]
 pub struct Watch<'p> {

@@ -63,6 +63,9 @@ fn of_verdict(verdict: Verdict) -> &'static [&'static str] {
             "do not run `bao operator init` but as the first step of restoring a snapshot into it: \
              a key that is made in the new OpenBao decrypts nothing",
         ],
+        Verdict::NotOpenbao => {
+            &["do not restore OpenBao and do not create a key: nothing is known about either"]
+        }
         Verdict::OpenbaoUntrusted => &[
             "do not take over the CA from whatever answers at the address, and do not turn \
              verification off",
@@ -198,6 +201,14 @@ fn with_config(verdict: Verdict, case: &Case<'_>, config: &Config) -> Vec<String
         }
         Verdict::OpenbaoUnreachable => own()
             .chain([of_server(config, "status")])
+            .collect(),
+        Verdict::NotOpenbao => own()
+            .chain([format!(
+                "see which software answers: curl --include --cacert {} {}/v1/sys/seal-status (OpenBao \
+                 sends JSON with `sealed`)",
+                shell(&config.openbao.ca_cert_file),
+                config.openbao.address
+            )])
             .collect(),
         Verdict::OpenbaoSealed => vec![format!(
             "run `{}` until the threshold is reached, or mend its auto-unseal",

@@ -12,6 +12,7 @@ use kms_domain::{
     registry::{RecordState, Registry},
     transit::{KeyProfile, TransitVersion},
 };
+use openbao_client::failure::FailureClass;
 
 use super::verdict::Verdict;
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     },
     recovery::{
         drift,
-        verify_pair::{Pair, Row},
+        verify_pair::{Pair, Row, Unanswered},
         witness::THE_RECORD,
     },
     report::{Check, one_line},
@@ -251,7 +252,7 @@ fn gone(profile: &KeyProfile, key: &TransitKey) -> Option<Verdict> {
 }
 
 /// Which finding decides where there are several.
-const ORDER: [Verdict; 9] = [
+const ORDER: [Verdict; 10] = [
     Verdict::KeyLost,
     Verdict::KeyRecreated,
     Verdict::OpenbaoRolledBack,
@@ -259,6 +260,7 @@ const ORDER: [Verdict; 9] = [
     Verdict::IdentityChanged,
     Verdict::ObjectsDamaged,
     Verdict::VersionsHidden,
+    Verdict::NotOpenbao,
     Verdict::NotEstablished,
     Verdict::EvidenceUnusable,
 ];
@@ -285,7 +287,7 @@ fn etcd(evidence: &Evidence) -> Check {
     let open = pair
         .unanswered
         .as_ref()
-        .map(|unanswered| (Verdict::NotEstablished, one_line(unanswered)));
+        .map(|unanswered| (of_unanswered(unanswered), one_line(unanswered)));
     let nothing = pair.rows.is_empty().then(|| {
         let keys = pair.inventory.totals.keys;
         let message = format!(
@@ -308,6 +310,13 @@ fn etcd(evidence: &Evidence) -> Check {
             .fail(format!("{source}: {message}"))
             .code(verdict.as_str()),
         None => ETCD.pass().message(proven(source, pair)),
+    }
+}
+
+fn of_unanswered(unanswered: &Unanswered) -> Verdict {
+    match unanswered.class() {
+        Some(FailureClass::NotOpenBao) => Verdict::NotOpenbao,
+        _ => Verdict::NotEstablished,
     }
 }
 

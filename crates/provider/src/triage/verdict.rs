@@ -39,6 +39,8 @@ pub enum Verdict {
     AuthMaterialUnusable,
     /// No answer from OpenBao.
     OpenbaoUnreachable,
+    /// Software other than OpenBao answered.
+    NotOpenbao,
     /// OpenBao does not prove to be the configured one.
     OpenbaoUntrusted,
     /// OpenBao has no storage.
@@ -108,7 +110,7 @@ impl DataImpact {
 
 impl Verdict {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Healthy,
         Self::ConfigLost,
         Self::ConfigInvalid,
@@ -117,6 +119,7 @@ impl Verdict {
         Self::StateLocked,
         Self::AuthMaterialUnusable,
         Self::OpenbaoUnreachable,
+        Self::NotOpenbao,
         Self::OpenbaoUntrusted,
         Self::OpenbaoUninitialized,
         Self::OpenbaoSealed,
@@ -157,6 +160,7 @@ impl Verdict {
             Self::StateLocked => "state_locked",
             Self::AuthMaterialUnusable => "auth_material_unusable",
             Self::OpenbaoUnreachable => "openbao_unreachable",
+            Self::NotOpenbao => "not_openbao",
             Self::OpenbaoUntrusted => "openbao_untrusted",
             Self::OpenbaoUninitialized => "openbao_uninitialized",
             Self::OpenbaoSealed => "openbao_sealed",
@@ -214,6 +218,7 @@ impl Verdict {
                 "the JWT is missing, unreadable, expired, or has other claims than configured"
             }
             Self::OpenbaoUnreachable => "OpenBao does not answer",
+            Self::NotOpenbao => "the response is not from OpenBao",
             Self::OpenbaoUntrusted => {
                 "OpenBao's certificate is not one that the configured CA vouches for"
             }
@@ -293,7 +298,8 @@ impl Verdict {
             | Self::OpenbaoRolledBack
             | Self::VersionsLost
             | Self::ObjectsDamaged => DataImpact::LostWithoutBackup,
-            Self::VersionsHidden
+            Self::NotOpenbao
+            | Self::VersionsHidden
             | Self::NotPermitted
             | Self::EvidenceUnusable
             | Self::NotEstablished => DataImpact::Unknown,
@@ -351,6 +357,10 @@ impl Verdict {
             | Self::OpenbaoNoLeader => {
                 "unreachable is not lost: the key lies in OpenBao's storage, and objects can be read \
                  again as soon as OpenBao answers"
+            }
+            Self::NotOpenbao => {
+                "not known: a proxy, an ingress or a web server answered in OpenBao's place. Nothing \
+                 shows that anything is lost"
             }
             Self::OpenbaoUninitialized => {
                 "this server holds no key at all: either it is the wrong one and nothing is lost, or \
@@ -424,7 +434,10 @@ impl Verdict {
         match self {
             Self::Healthy => Exit::Success,
             Self::ConfigLost | Self::ConfigInvalid | Self::IdentityChanged => Exit::Configuration,
-            Self::NotPermitted | Self::EvidenceUnusable | Self::NotEstablished => Exit::Runtime,
+            Self::NotOpenbao
+            | Self::NotPermitted
+            | Self::EvidenceUnusable
+            | Self::NotEstablished => Exit::Runtime,
             Self::NodeMisconfigured
             | Self::StateLocked
             | Self::AuthMaterialUnusable

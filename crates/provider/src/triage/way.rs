@@ -128,6 +128,7 @@ pub(super) const WAY: [(Gather, &[Step]); 8] = [
                     Some(match check.cause() {
                         Some("not_initialized") => Verdict::OpenbaoUninitialized,
                         Some("sealed") => Verdict::OpenbaoSealed,
+                        Some("not_openbao") => Verdict::NotOpenbao,
                         Some("tls_failed") => Verdict::OpenbaoUntrusted,
                         _ => Verdict::OpenbaoUnreachable,
                     })
@@ -278,6 +279,7 @@ fn of_path(failure: &CallFailure) -> Option<Verdict> {
     Some(match failure.class()? {
         FailureClass::Sealed => Verdict::OpenbaoSealed,
         FailureClass::TlsFailed => Verdict::OpenbaoUntrusted,
+        FailureClass::NotOpenBao => Verdict::NotOpenbao,
         FailureClass::RateLimited
         | FailureClass::Unavailable
         | FailureClass::DnsFailed

@@ -7,6 +7,7 @@
     reason = "functions that only tests call may fail like tests"
 )]
 
+mod answers;
 mod backup;
 mod benchmark;
 mod bulk;
@@ -31,6 +32,7 @@ mod outage;
 mod pair;
 mod process;
 mod provider;
+mod proxy;
 mod recover;
 mod relay;
 mod requests;
