@@ -254,10 +254,7 @@ impl EtcdError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Snapshot { source, .. } => !matches!(
-                source,
-                SnapshotError::Unreadable { .. } | SnapshotError::NoThread(_)
-            ),
+            Self::Snapshot { source, .. } => source.is_damage(),
             Self::TooVaried { .. } => true,
             Self::Open { .. } | Self::Live(_) => false,
         }
