@@ -107,7 +107,7 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
         let size = source
             .size()
             .map_err(|source| SnapshotError::Unreadable { offset: 0, source })?;
-        if !is_bbolt(source, size)? {
+        if !is_database(source)? {
             return Err(SnapshotError::NotBbolt);
         }
         let (present, hash) = match size % SECTOR {
@@ -273,9 +273,14 @@ struct Meta {
 }
 
 /// Whether any trace of a bbolt database is there: the magic number of either meta page, or the
-/// header of the first.
-fn is_bbolt<S: ReadAt + ?Sized>(source: &S, size: u64) -> Result<bool, SnapshotError> {
+/// header of the first. The first 65 KiB tell.
+///
+/// # Errors
+/// [`SnapshotError::Unreadable`].
+pub fn is_database<S: ReadAt + ?Sized>(source: &S) -> Result<bool, SnapshotError> {
     const START: usize = HEADER + size_of::<u32>();
+    let unreadable = |source| SnapshotError::Unreadable { offset: 0, source };
+    let size = source.size().map_err(unreadable)?;
     let needed = u64::try_from(START).unwrap_or(u64::MAX);
     let seconds = PAGE_SIZES.map(|page_size| (1, u64::from(page_size)));
     for (page, offset) in [(0, 0)].into_iter().chain(seconds) {

@@ -6,6 +6,7 @@
 //! that a shell removes should this process be killed. `openbao_lab::server::restore` says what keeps
 //! the copy from acting on what it knows.
 
+pub mod age;
 pub mod failure;
 mod inputs;
 pub mod isolation;
@@ -20,7 +21,7 @@ use std::{
 };
 
 use etcd_snapshot::file::Progress;
-use kms_domain::recovery::record::NotedFile;
+use kms_domain::recovery::record::{BackupRecord, NotedFile};
 use openbao_client::endpoint::Endpoint;
 use openbao_lab::{
     binary::find_bao,
@@ -37,11 +38,12 @@ use crate::{
     connection::Access,
     recovery::{
         EtcdError, EtcdSource,
-        backup_record::note_source,
+        backup_record::{note_as_recorded, note_source},
         verify_pair::{self, Depth, Pair, Question, Watch},
         witness::Witnesses,
     },
 };
+use age::Made;
 use failure::DrillError;
 use inputs::{checked, copy, share};
 use isolation::Isolation;
@@ -72,6 +74,8 @@ pub struct Setup {
     pub allow_network: bool,
     /// Name the first few objects that do not open.
     pub names: bool,
+    /// How old the backups may be.
+    pub max_age: Option<Duration>,
 }
 
 /// Who is told how it comes on.
@@ -97,8 +101,14 @@ pub struct Rehearsal {
     pub leftovers: Option<Vec<PathBuf>>,
     /// The hash of the very etcd snapshot that was read.
     pub etcd: Option<NotedFile>,
+    /// The same, or that of the database in it where the record has that one.
+    pub etcd_as_recorded: Option<NotedFile>,
+    /// When the etcd snapshot was made.
+    pub etcd_made: Option<Made>,
     /// That of the OpenBao snapshot.
     pub openbao: Option<NotedFile>,
+    /// When the OpenBao snapshot was made.
+    pub openbao_made: Option<Made>,
     /// The version of the program that the copy ran.
     pub version: Option<String>,
     /// How many audit devices were removed from the copy.
@@ -155,7 +165,10 @@ pub async fn rehearse(
         isolation: Isolation::found(),
         leftovers: None,
         etcd: None,
+        etcd_as_recorded: None,
+        etcd_made: None,
         openbao: None,
+        openbao_made: None,
         version: None,
         audit_devices: None,
         durations: Durations::default(),
@@ -206,17 +219,27 @@ impl Rehearsal {
         let etcd = EtcdSource::file(&setup.etcd_snapshot)?;
         let snapshot = scratch.path().join("openbao.snap");
         let (from, to) = (setup.openbao_snapshot.clone(), snapshot.clone());
-        let (etcd, noted, copied) = aside(move || {
-            let noted = note_source(&etcd);
+        let record = witnesses.record.clone();
+        let (etcd, looked_at, copied) = aside(move || {
+            let looked_at = look_at(&etcd, record.as_ref());
             let copied = copy(&from, &to);
-            (etcd, noted, copied)
+            (etcd, looked_at, copied)
         })
         .await?;
-        self.etcd = noted?;
-        self.openbao = Some(copied.map_err(|source| DrillError::Snapshot {
-            path: setup.openbao_snapshot.clone(),
-            source,
-        })?);
+        let looked_at = looked_at?;
+        self.etcd = looked_at.given;
+        self.etcd_as_recorded = looked_at.as_recorded;
+        self.etcd_made = looked_at.made;
+        let path = setup.openbao_snapshot.clone();
+        let copied = match copied {
+            Ok(copied) => copied,
+            Err(source) => return Err(DrillError::Snapshot { path, source }),
+        };
+        self.openbao = Some(copied.file);
+        self.openbao_made = copied.made;
+        if let Err(problem) = copied.inspected {
+            return Err(DrillError::NotRestorable { path, problem });
+        }
 
         self.stage = Stage::Restore;
         step("restoring OpenBao into a private directory");
@@ -287,6 +310,35 @@ impl Rehearsal {
         })?);
         Ok(scratch)
     }
+}
+
+/// An etcd snapshot before anything is started with it.
+#[derive(Default)]
+struct LookedAt {
+    given: Option<NotedFile>,
+    as_recorded: Option<NotedFile>,
+    made: Option<Made>,
+}
+
+/// Unpacks the snapshot, and tells when it was made: by the record if that has its hash.
+fn look_at(etcd: &EtcdSource, record: Option<&BackupRecord>) -> Result<LookedAt, DrillError> {
+    let EtcdSource::File(snapshot) = etcd else {
+        return Ok(LookedAt::default());
+    };
+    snapshot.database()?;
+    let given = note_source(etcd)?;
+    let recorded = record.and_then(|record| Some((record, &record.note().etcd.as_ref()?.file)));
+    let as_recorded = match (given.clone(), recorded) {
+        (Some(given), Some((_, recorded))) => Some(note_as_recorded(etcd, given, recorded)?),
+        (given, _) => given,
+    };
+    let is_recorded = recorded.filter(|(_, recorded)| as_recorded.as_ref() == Some(*recorded));
+    let by_record = is_recorded.and_then(|(record, _)| Made::by_record(record));
+    Ok(LookedAt {
+        given,
+        as_recorded,
+        made: by_record.or_else(|| Made::by_file(snapshot.given())),
+    })
 }
 
 /// Long work on a thread of its own, so that a signal is noticed meanwhile.

@@ -13,7 +13,8 @@ use crate::recovery::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Etcd")]
 pub(super) struct EtcdFlags {
-    /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member
+    /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member; also as the
+    /// only file of a gzip, zip, zstd or tar archive
     #[arg(
         long,
         value_name = "FILE",
@@ -29,7 +30,8 @@ pub(super) struct EtcdFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Etcd")]
 pub(super) struct EvidenceFlags {
-    /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member; repeatable
+    /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member; also as the
+    /// only file of a gzip, zip, zstd or tar archive; repeatable
     #[arg(long, value_name = "FILE")]
     etcd_snapshot: Vec<PathBuf>,
     #[command(flatten)]
@@ -110,7 +112,7 @@ impl EvidenceFlags {
 }
 
 /// With one slash before it and none at its end, whatever was typed, as kube-apiserver takes it.
-fn prefix(text: &str) -> Result<String, &'static str> {
+pub(super) fn prefix(text: &str) -> Result<String, &'static str> {
     match text.trim_matches('/') {
         "" => Err("must name a prefix, such as /registry"),
         prefix => Ok(format!("/{prefix}")),

@@ -1,6 +1,7 @@
 //! Why a command ends without a result, and what the person at the terminal is told.
 
 use std::{
+    borrow::Cow,
     error::Error,
     io::{self, Write},
     path::PathBuf,
@@ -214,7 +215,9 @@ impl Failure {
             Self::Backup(error) => match &**error {
                 BackupError::Connection(_)
                 | BackupError::Metadata(_)
+                | BackupError::Unanswered(_)
                 | BackupError::Unreadable { .. } => Exit::Runtime,
+                BackupError::OpenBao { problem, .. } if !problem.is_damage() => Exit::Runtime,
                 BackupError::Etcd(error) if !error.is_damage() => Exit::Runtime,
                 _ => Exit::CheckFailed,
             },
@@ -257,7 +260,26 @@ impl Failure {
         }
     }
 
-    fn next_step(&self) -> Option<&'static str> {
+    fn next_step(&self) -> Option<Cow<'static, str>> {
+        let etcd = match self {
+            Self::Etcd(error) => error.next_step(),
+            Self::Backup(error) => match &**error {
+                BackupError::Etcd(error) => error.next_step(),
+                _ => None,
+            },
+            Self::Retirement(error) => match &**error {
+                RetirementError::Evidence(unread) => unread.cause.next_step(),
+                _ => None,
+            },
+            _ => None,
+        };
+        match etcd {
+            Some(step) => Some(step.into()),
+            None => self.fixed_next_step().map(Cow::Borrowed),
+        }
+    }
+
+    fn fixed_next_step(&self) -> Option<&'static str> {
         match self {
             Self::Config(LoadError::Unreadable { source, .. }) => match source.kind() {
                 io::ErrorKind::NotFound => {
@@ -287,6 +309,7 @@ impl Failure {
             Self::Backup(error) => match &**error {
                 BackupError::Metadata(failure) => call_remedy(failure),
                 BackupError::State(StateError::Unreadable(_)) => Some(OWN_USER),
+                BackupError::OpenBao { problem, .. } => Some(problem.next_step()),
                 _ => None,
             },
             Self::RecordFile(DiskError::Exists { .. }) => {

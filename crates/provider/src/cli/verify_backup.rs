@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::{Clock as _, SystemClock},
     recovery::{
-        backup_record::note_source,
+        backup_record::{note_as_recorded, note_source},
         pair_report::PairReport,
         verify_pair::{self, Depth, Question, Watch},
         witness::Witnesses,
@@ -85,7 +85,9 @@ impl Options {
             .as_ref()
             .and_then(|it| it.note().etcd.as_ref());
         let snapshot = match noted {
-            Some(_) => note_source(&source)?,
+            Some(noted) => note_source(&source)?
+                .map(|given| note_as_recorded(&source, given, &noted.file))
+                .transpose()?,
             None => None,
         };
         let now = SystemClock.now();

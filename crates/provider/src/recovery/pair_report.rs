@@ -228,14 +228,18 @@ impl PairReport {
         for name in [OBJECTS, KEY, STATE, MAPPED, DEKS, DATA, DRIFT] {
             report.push(skipped(name));
         }
-        let (verdict, next_step) = match error.is_damage() {
-            true => (
+        let (verdict, next_steps) = match (error.is_damage(), error.next_step()) {
+            (true, _) => (
                 Verdict::Incompatible,
-                "copy the snapshot again and compare its hash, or take an earlier one",
+                vec!["copy the snapshot again and compare its hash, or take an earlier one".into()],
             ),
-            false => (
+            (false, None) => (
                 Verdict::Inconclusive,
-                "mend the cause and run verify-backup again",
+                vec!["mend the cause and run verify-backup again".into()],
+            ),
+            (false, Some(step)) => (
+                Verdict::Inconclusive,
+                vec![step, "run verify-backup again".into()],
             ),
         };
         report.conclude(exit(verdict));
@@ -243,7 +247,7 @@ impl PairReport {
             verdict: verdict.as_str(),
             judged: verdict,
             summary: "etcd gave no answer, so nothing was compared".to_owned(),
-            next_steps: vec![next_step.to_owned()],
+            next_steps,
             do_not: vec!["do not restore etcd from a snapshot that was not read to its end"],
             remedies: Vec::new(),
             report,

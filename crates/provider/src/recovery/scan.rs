@@ -120,9 +120,13 @@ impl Scan {
                 "check that etcd answers at --endpoints, and that --cacert, --cert and --key are \
                  those of its clients; or read a snapshot",
             ),
-            EtcdError::Open { .. } | EtcdError::Snapshot { .. } | EtcdError::TooVaried { .. } => {
-                failed
-            }
+            EtcdError::Open { .. }
+            | EtcdError::Snapshot { .. }
+            | EtcdError::Form { .. }
+            | EtcdError::TooVaried { .. } => match error.next_step() {
+                Some(step) => failed.remediation(step),
+                None => failed,
+            },
         };
         self.report.push(failed);
         for (id, title) in [INTEGRITY, VALUES, PROTECTION, KEY_IDS] {

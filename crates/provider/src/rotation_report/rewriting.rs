@@ -153,7 +153,9 @@ impl RewritingShown {
             under_old_versions: Vec::new(),
             checks: vec![Check::fail(id, title, one_line(error))],
             sources: Vec::new(),
-            next_step: "mend the cause, or name a sound copy, and verify again".to_owned(),
+            next_step: error.cause.next_step().unwrap_or_else(|| {
+                "mend the cause, or name a sound copy, and verify again".to_owned()
+            }),
             do_not: vec![KEEP],
             is_proven: false,
             limitations: "Nothing is known of the objects, since a source could not be read."

@@ -18,6 +18,7 @@ mod crash;
 mod discovery;
 mod doctor;
 mod drill;
+mod forms;
 mod hardening;
 mod key;
 mod lanes;

@@ -203,7 +203,15 @@ impl Obstacle {
 
     /// What to do now.
     #[must_use]
-    pub fn next_step(&self) -> &'static str {
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::Etcd { error, .. } => error.next_step(),
+            _ => None,
+        }
+        .unwrap_or_else(|| self.fixed_next_step().to_owned())
+    }
+
+    fn fixed_next_step(&self) -> &'static str {
         match self {
             Self::State(StateError::Lock(LockError::Locked { .. })) => {
                 "stop the provider of this node and run the same command again"

@@ -119,7 +119,7 @@ impl RefusalShown {
             evidence: obstacle.evidence().into_iter().collect(),
             message: one_line(obstacle),
             impact: obstacle.consequence(),
-            next_step: obstacle.next_step().to_owned(),
+            next_step: obstacle.next_step(),
             do_not: obstacle.do_not(),
         }
     }
