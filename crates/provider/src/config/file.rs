@@ -250,7 +250,7 @@ pub(super) struct TransitSection {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct KeyIdScopeSection {
     /// The provider's name in the API server's EncryptionConfiguration.
-    #[schemars(required, with = "Identifier")]
+    #[schemars(required, with = "KmsName")]
     pub(super) provider_name: Option<String>,
     /// The protected cluster.
     #[schemars(required, with = "Identifier")]
@@ -389,6 +389,7 @@ text_schema! {
     AbsolutePath: "^/",
     HttpsUrl: "^[Hh][Tt][Tt][Pp][Ss]://[^/?#@]+([/?]|$)",
     Identifier: r"^\S([^\u0000\t\r\n]*\S)?$",
+    KmsName: r"^[^\s:]([^:\u0000\t\r\n]*[^\s:])?$",
     OptionalIdentifier: r"^(\S([^\u0000\t\r\n]*\S)?)?$",
     NamespaceText: r"^([^/%\u0000\t\r\n]+(/[^/%\u0000\t\r\n]+)*)?$",
     MountPathText: r"^[^/\s%?#\\]+(/[^/\s%?#\\]+)*$",
