@@ -10,7 +10,7 @@ use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::process::{Command, ExitStatus};
 
 use crate::process::{self, Error, say};
-use crate::tools::{self, OLD_CLIENT, Tool};
+use crate::tools::{self, OF_OURS, Tool};
 use tally::{Server, Tally};
 
 /// How far a run goes.
@@ -35,10 +35,8 @@ pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
     };
     let whole = options.is_empty();
     let mut options = options.to_vec();
-    let without_old_client = reach == Reach::Kubernetes && !has_old_client(&tools);
-    if without_old_client {
-        skip_old_client(&mut options);
-    }
+    let skipped = without_program(reach, &tools);
+    skip(&skipped, &mut options);
     let mut tally = Tally::default();
 
     let mut suite = suite(reach, &options);
@@ -50,8 +48,8 @@ pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
     }
 
     say(&format!("\n{tally}"));
-    if without_old_client {
-        say("NOT RUN, for want of Go: the tests with a client of Kubernetes 1.31 and older");
+    for module in &skipped {
+        say(&format!("NOT RUN, for want of Go: the tests of {module}"));
     }
     outcome?;
     if tally.ran() == 0 {
@@ -98,16 +96,22 @@ fn suite(reach: Reach, options: &[&str]) -> Command {
     )
 }
 
-fn has_old_client(tools: &[Tool]) -> bool {
-    tools.iter().any(|tool| tool.variable == OLD_CLIENT)
+/// Modules of tests whose program only Go makes, and that is not there.
+fn without_program(reach: Reach, tools: &[Tool]) -> Vec<&'static str> {
+    let missing = |variable| tools.iter().all(|tool| tool.variable != variable);
+    let modules = OF_OURS
+        .into_iter()
+        .filter(|(_, variable)| missing(*variable));
+    let modules = modules.map(|(module, _)| module);
+    modules.filter(|_| reach == Reach::Kubernetes).collect()
 }
 
-/// Leaves out the tests of the module `old_client`, whose program only Go makes.
-fn skip_old_client(options: &mut Vec<&str>) {
-    if !options.contains(&"--") {
+/// Leaves out the tests of some modules.
+fn skip<'a>(modules: &[&'a str], options: &mut Vec<&'a str>) {
+    if !modules.is_empty() && !options.contains(&"--") {
         options.push("--");
     }
-    options.extend(["--skip", "old_client::"]);
+    options.extend(modules.iter().flat_map(|module| ["--skip", module]));
 }
 
 /// Runs the program to its end, passes its output on as it comes and counts the results in it.
