@@ -39,8 +39,9 @@ pub(super) struct File {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ServerSection {
-    /// The gRPC socket: below /run/openbao-kms or /var/run/openbao-kms; for a user other than root
-    /// also below $XDG_RUNTIME_DIR/openbao-kms. At most 107 bytes.
+    /// The gRPC socket, in a directory below /run or /var/run; for a user other than root also below
+    /// $XDG_RUNTIME_DIR. The provider's user must own its directory; nobody but that user and root
+    /// may write to it or to one between it and /run. At most 107 bytes.
     #[schemars(with = "Option<AbsolutePath>")]
     pub(super) socket_path: Option<String>,
     /// Mode of the socket in octal: nothing for others, no execute bit.
