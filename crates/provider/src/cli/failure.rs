@@ -79,7 +79,10 @@ pub(super) enum Failure {
         source: io::Error,
     },
     /// The backup record is not one, or was changed.
-    #[error("the backup record {} cannot be believed; nothing was verified", path.display())]
+    #[error("the backup record {} {}; nothing was verified", path.display(), match problem {
+        RecordError::NewerRelease(_) => "cannot be read by this release",
+        _ => "cannot be believed",
+    })]
     RecordInvalid {
         /// The file.
         path: PathBuf,
@@ -219,6 +222,10 @@ impl Failure {
                 _ => Exit::CheckFailed,
             },
             Self::RecordUnreadable { .. } => Exit::Runtime,
+            Self::RecordInvalid {
+                problem: RecordError::NewerRelease(_),
+                ..
+            } => Exit::Runtime,
             Self::RecordInvalid { .. } => Exit::CheckFailed,
             Self::Output(_)
             | Self::RecordFile(_)
@@ -312,6 +319,10 @@ impl Failure {
                 "name a record that is there and may be read, or leave --record out; nothing was \
                  looked at or changed",
             ),
+            Self::RecordInvalid {
+                problem: RecordError::NewerRelease(_),
+                ..
+            } => Some("use the release that wrote it, or go on without --record; do not edit it"),
             Self::RecordInvalid { .. } => Some(
                 "take the copy of another backup medium, or verify without --record; do not edit it",
             ),

@@ -56,6 +56,9 @@ pub(super) struct Options {
         help_heading = "Change"
     )]
     expected_state_hash: Option<StateHash>,
+    /// Give up a state or checkpoint that a newer release wrote
+    #[arg(long, help_heading = "Change")]
+    replace_newer_release: bool,
     /// Carry the plan out; the provider must be stopped
     #[arg(long, requires = "expected_plan_hash", help_heading = "Change")]
     apply: bool,
@@ -81,6 +84,7 @@ impl Options {
             peers: self.peer_state,
             sample: self.sample,
             replace: self.expected_state_hash,
+            replace_newer_release: self.replace_newer_release,
             not_promoted: self.assume_not_promoted,
         };
         let reading = ProgressLine::new("reading etcd");

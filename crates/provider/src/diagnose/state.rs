@@ -1,7 +1,5 @@
 //! May the registry state be believed, does it belong here, and if there is none, may there be?
 
-use std::error::Error;
-
 use kms_domain::{
     bootstrap::{BootstrapDenied, bootstrap},
     registry::anchor::Anchor,
@@ -11,9 +9,9 @@ use kms_domain::{
 
 use super::{Question, facts::Facts};
 use crate::{
-    report::{Check, ImpactClass, one_line},
+    report::{Check, ImpactClass},
     state::{
-        StateError, StatePath, Stored,
+        NEWER_RELEASE, StateError, StatePath, Stored,
         disk::{DiskError, Flaw},
     },
 };
@@ -131,7 +129,7 @@ fn refused(path: &StatePath, error: &StateError) -> Check {
             "other_release",
             ImpactClass::DataRecovery,
             unknown,
-            "use the release that wrote it".to_owned(),
+            NEWER_RELEASE.to_owned(),
         ),
         StateError::Unreadable(error) => (
             "unreadable",
@@ -147,10 +145,8 @@ fn refused(path: &StatePath, error: &StateError) -> Check {
             ("unreadable", class, unknown, TOGETHER.to_owned())
         }
     };
-    // The outer error repeats consequence and remedy, its causes tell the rule that is broken.
-    let found = error.source().map_or_else(|| error.to_string(), one_line);
     STATE
-        .fail(found)
+        .fail(error.finding())
         .code(code)
         .impact(impact)
         .impact_class(class)

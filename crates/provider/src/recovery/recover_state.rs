@@ -59,6 +59,8 @@ pub struct Request {
     pub sample: Option<NonZeroU64>,
     /// The valid state that is to be given up.
     pub replace: Option<StateHash>,
+    /// Whether files that a newer release wrote are given up like damaged ones.
+    pub replace_newer_release: bool,
     /// The operator's word that no node has promoted this version or one above it.
     pub not_promoted: Option<TransitVersion>,
 }
@@ -151,6 +153,10 @@ fn weigh(
     watch: Watch<'_>,
 ) -> Weighed {
     let mut weighed = Weighed::default();
+    let remains = match request.replace_newer_release {
+        true => remains,
+        false => remains.and_then(Remains::require_known_release),
+    };
     match remains {
         Ok(remains) => weighed.remains = Some(remains),
         Err(error) => weighed.obstacles.push(Obstacle::State(error)),

@@ -90,6 +90,9 @@ fn of_verdict(verdict: Verdict) -> &'static [&'static str] {
             "do not start with --accept-missing-checkpoint before the state was compared with a peer",
         ],
         Verdict::IdentityChanged => &["do not delete the state so that it fits the configuration"],
+        Verdict::StateOtherRelease => {
+            &["do not edit, delete or rebuild what the newer release wrote"]
+        }
         _ => &[],
     }
 }
@@ -300,6 +303,7 @@ fn with_config(verdict: Verdict, case: &Case<'_>, config: &Config) -> Vec<String
         | Verdict::LoginRefused
         | Verdict::KeyUnusable
         | Verdict::EncryptionBlocked
+        | Verdict::StateOtherRelease
         | Verdict::StateExchanged => own().collect(),
     }
 }

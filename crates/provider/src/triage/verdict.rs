@@ -73,6 +73,8 @@ pub enum Verdict {
     StateLost,
     /// State or checkpoint is not valid.
     StateCorrupt,
+    /// A newer release wrote state or checkpoint.
+    StateOtherRelease,
     /// The state is an older one, or of another history.
     StateRolledBack,
     /// Nothing shows that the state is the newest.
@@ -108,7 +110,7 @@ impl DataImpact {
 
 impl Verdict {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Healthy,
         Self::ConfigLost,
         Self::ConfigInvalid,
@@ -134,6 +136,7 @@ impl Verdict {
         Self::ObjectsDamaged,
         Self::StateLost,
         Self::StateCorrupt,
+        Self::StateOtherRelease,
         Self::StateRolledBack,
         Self::CheckpointLost,
         Self::StateExchanged,
@@ -174,6 +177,7 @@ impl Verdict {
             Self::ObjectsDamaged => "objects_damaged",
             Self::StateLost => "state_lost",
             Self::StateCorrupt => "state_corrupt",
+            Self::StateOtherRelease => "state_other_release",
             Self::StateRolledBack => "state_rolled_back",
             Self::CheckpointLost => "checkpoint_lost",
             Self::StateExchanged => "state_exchanged",
@@ -237,6 +241,9 @@ impl Verdict {
             Self::ObjectsDamaged => "values in etcd are damaged or were changed",
             Self::StateLost => "the registry state of this node is gone",
             Self::StateCorrupt => "the registry state or its checkpoint is not valid",
+            Self::StateOtherRelease => {
+                "a newer release of the provider wrote the registry state or its checkpoint"
+            }
             Self::StateRolledBack => {
                 "the registry state is older than its checkpoint, or of another history"
             }
@@ -279,6 +286,7 @@ impl Verdict {
             | Self::EncryptionBlocked
             | Self::StateLost
             | Self::StateCorrupt
+            | Self::StateOtherRelease
             | Self::CheckpointLost
             | Self::NotRunning
             | Self::SocketUnusable
@@ -395,6 +403,9 @@ impl Verdict {
             Self::StateCorrupt => {
                 "nothing is lost: the files say only which versions are in use, and the key is there"
             }
+            Self::StateOtherRelease => {
+                "nothing is lost: the release that wrote the state reads it, and the key is there"
+            }
             Self::StateRolledBack => {
                 "nothing is lost yet: the provider refuses this state, since keys in use may be \
                  missing from it"
@@ -446,6 +457,7 @@ impl Verdict {
             | Self::ObjectsDamaged
             | Self::StateLost
             | Self::StateCorrupt
+            | Self::StateOtherRelease
             | Self::StateRolledBack
             | Self::CheckpointLost
             | Self::StateExchanged

@@ -327,6 +327,7 @@ fn of_state(facts: &Facts, check: &Check) -> Verdict {
             _ => Verdict::StateRolledBack,
         },
         (Some(Err(StateError::OtherConfiguration { .. })), _) => Verdict::IdentityChanged,
+        (Some(Err(StateError::OtherRelease { .. })), _) => Verdict::StateOtherRelease,
         (_, Some("absent" | "absent_in_use")) => Verdict::StateLost,
         (_, Some("checkpoint_missing")) => Verdict::CheckpointLost,
         (_, Some("corrupt_state" | "corrupt_checkpoint")) => Verdict::StateCorrupt,

@@ -103,6 +103,9 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
     let verify = ["verify-backup", "--config", config.to_str().unwrap()];
     let here = config.to_str().unwrap();
     let record = ["--etcd-snapshot", here, "--record", "/nonexistent/record"];
+    let newer = r#"{"new": [], "schemaVersion": "bao-kms-provider/backup-record/v9"}"#;
+    let newer = write(directory.path(), "newer.json", newer);
+    let newer = ["--etcd-snapshot", here, "--record", newer.to_str().unwrap()];
     let etcd = ["--endpoints", "https://127.0.0.1:1"];
     let authority = [&etcd[..], &["--cacert", "/nonexistent/ca"]].concat();
     for (options, code, said) in [
@@ -115,6 +118,14 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
             &record,
             5,
             ["/nonexistent/record", "next: name a record that is there"],
+        ),
+        (
+            &newer,
+            5,
+            [
+                "written by a newer release (schema \"bao-kms-provider/backup-record/v9\")",
+                "next: use the release that wrote it",
+            ],
         ),
         (&etcd, 2, ["https://127.0.0.1:1", "next: name the CA"]),
         (

@@ -74,7 +74,10 @@ pub enum Obstacle {
         source: io::Error,
     },
     /// A backup record that is none, or was changed.
-    #[error("it is no backup record that can be believed")]
+    #[error("{}", match problem {
+        RecordError::NewerRelease(_) => NEWER,
+        _ => "it is no backup record that can be believed",
+    })]
     Record {
         /// The file.
         path: PathBuf,
@@ -83,7 +86,10 @@ pub enum Obstacle {
         problem: RecordError,
     },
     /// A peer's state that is none, or was changed.
-    #[error("it is no state that can be believed")]
+    #[error("{}", match problem {
+        DocumentError::NewerRelease(_) => NEWER,
+        _ => "it is no state that can be believed",
+    })]
     PeerDocument {
         /// The file.
         path: PathBuf,
@@ -92,7 +98,10 @@ pub enum Obstacle {
         problem: DocumentError,
     },
     /// A peer's checkpoint that is none.
-    #[error("it is no checkpoint that can be believed")]
+    #[error("{}", match problem {
+        CheckpointError::NewerRelease(_) => NEWER,
+        _ => "it is no checkpoint that can be believed",
+    })]
     PeerCheckpoint {
         /// The file.
         path: PathBuf,
@@ -111,11 +120,31 @@ pub enum Obstacle {
     Outdated(PlanOutdated),
 }
 
+const NEWER: &str = "this release cannot read it";
+
 impl Obstacle {
+    /// Whether a newer release wrote evidence that was given.
+    fn is_newer_evidence(&self) -> bool {
+        matches!(
+            self,
+            Self::Record {
+                problem: RecordError::NewerRelease(_),
+                ..
+            } | Self::PeerDocument {
+                problem: DocumentError::NewerRelease(_),
+                ..
+            } | Self::PeerCheckpoint {
+                problem: CheckpointError::NewerRelease(_),
+                ..
+            }
+        )
+    }
+
     /// The stable word for reports.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
+            newer if newer.is_newer_evidence() => "other_release",
             Self::State(StateError::Lock(LockError::Locked { .. })) => "provider_running",
             Self::State(StateError::NoDirectory { .. }) => "no_directory",
             Self::State(StateError::OtherRelease { .. }) => "other_release",
@@ -159,6 +188,7 @@ impl Obstacle {
     #[must_use]
     pub fn is_undecided(&self) -> bool {
         match self {
+            newer if newer.is_newer_evidence() => true,
             Self::Connection(_)
             | Self::Metadata(_)
             | Self::Unanswered { .. }
@@ -184,6 +214,10 @@ impl Obstacle {
             Self::State(StateError::Lock(LockError::Locked { .. })) => {
                 "a state that is in use must not be exchanged; nothing was changed"
             }
+            Self::State(StateError::OtherRelease { .. }) => {
+                "it may tell of keys that a state rebuilt by this release would not know; nothing was \
+                 changed"
+            }
             Self::State(_) => "a state there would not be used, or could be exchanged by others",
             Self::Connection(_) | Self::Metadata(_) | Self::Unanswered { .. } | Self::KeyMoved => {
                 "nothing shows that the key decrypts what is stored"
@@ -193,6 +227,7 @@ impl Obstacle {
             Self::Etcd { .. } | Self::Unhashed { .. } | Self::Unreadable { .. } => {
                 "what it would show is unknown"
             }
+            newer if newer.is_newer_evidence() => "what it would show is unknown",
             Self::Record { .. } | Self::PeerDocument { .. } | Self::PeerCheckpoint { .. } => {
                 "it was changed or damaged, so nothing that it says is taken for true"
             }
@@ -211,7 +246,10 @@ impl Obstacle {
             Self::State(StateError::NoDirectory { .. }) => {
                 "create it with mode 0750, owned by the user that runs the provider"
             }
-            Self::State(StateError::OtherRelease { .. }) => "use the release that wrote it",
+            Self::State(StateError::OtherRelease { .. }) => {
+                "use the release that wrote it; only to give up what it knew, add \
+                 --replace-newer-release"
+            }
             Self::State(_) => {
                 "run as the provider's user, and mend the modes and owners that are named"
             }
@@ -227,6 +265,9 @@ impl Obstacle {
                 "copy the snapshot again and compare its hash, or take another"
             }
             Self::Unreadable { .. } => "name a file that is there and may be read",
+            newer if newer.is_newer_evidence() => {
+                "use the release that wrote it, or give other evidence"
+            }
             Self::Record { .. } => "take the copy of another backup medium",
             Self::PeerDocument { .. } | Self::PeerCheckpoint { .. } => {
                 "copy state and checkpoint again, from a peer that serves"
