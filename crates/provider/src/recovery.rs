@@ -11,10 +11,12 @@ pub mod evidence_report;
 mod excerpt;
 pub mod inventory;
 pub mod pair_report;
+pub mod prefix;
 pub mod recover_state;
 pub mod recovery_report;
 pub mod retirement_report;
 pub mod scan;
+pub mod unread;
 pub mod verify_pair;
 pub mod witness;
 
@@ -33,6 +35,7 @@ use etcd_snapshot::{
 };
 
 use etcd_live::{LiveError, LiveEtcd};
+use unread::Unread;
 
 /// Where the objects come from.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub struct EtcdReading<A> {
     pub totals: Totals,
     /// What vouches for it.
     pub trust: Trust,
+    /// Keys of a running etcd that were left unread.
+    pub unread: Option<Unread>,
 }
 
 /// What vouches for a reading.
@@ -216,6 +221,7 @@ impl EtcdSource {
                             integrity: reading.integrity,
                             damaged_meta: snapshot.damaged_meta(),
                         },
+                        unread: None,
                     })
                 };
                 read().map_err(|source| EtcdError::Snapshot {

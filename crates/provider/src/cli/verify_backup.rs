@@ -9,7 +9,10 @@ use clap::Args;
 use kms_domain::recovery::record::{BackupRecord, MAX_FILE_BYTES};
 
 use super::{
-    Context, Failure, OutputFlag, etcd_source::EtcdFlags, exit::Exit, progress::ProgressLine,
+    Context, Failure, OutputFlag,
+    etcd_source::{EtcdFlags, UnreadFlags},
+    exit::Exit,
+    progress::ProgressLine,
 };
 use crate::{
     clock::{Clock as _, SystemClock},
@@ -30,6 +33,8 @@ use crate::{
 pub(super) struct Options {
     #[command(flatten)]
     etcd: EtcdFlags,
+    #[command(flatten)]
+    unread: UnreadFlags,
     /// The record that record-backup wrote for this set
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -49,7 +54,7 @@ impl Options {
         let config = &loaded.config;
         config.auth.jwt_file()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
-        let source = self.etcd.source()?;
+        let source = self.etcd.source(Some(&self.unread))?;
         let witnesses = Witnesses::gather(config, &loaded.path, record);
         let depth = self.depth;
         let question = Question {

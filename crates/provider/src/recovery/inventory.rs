@@ -9,7 +9,7 @@ use etcd_snapshot::{
     envelope::{DekSourceType, Envelope, EnvelopeError},
     file::OnProgress,
     revision::{Object, Revisions, Totals},
-    value::LocalCipher,
+    value::{LocalCipher, Resource},
 };
 use kms_domain::{
     annotations::{Annotations, AnnotationsInvalid},
@@ -19,27 +19,61 @@ use kms_domain::{
 pub(super) use tally::name;
 use tally::{Tally, identity};
 
-use super::{EtcdError, EtcdSource, Trust};
+use super::{
+    EtcdError, EtcdSource, Trust,
+    prefix::{self, DEFAULT},
+    unread::Unread,
+};
 
-/// Which objects are counted, and what of them is kept.
+/// Which revisions are counted, and what of them is kept. Every key is: an object that this key
+/// protects needs it, whichever API server it belongs to.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// The newest of each key, or all that compaction has left.
     pub revisions: Revisions,
-    /// The `--etcd-prefix` of the API server, with a slash before it. Keys elsewhere are no objects
-    /// of that API server and only counted. `None` takes the first part of each key for the prefix.
+    /// The `--etcd-prefix` of the API server in question, with a slash before it; `None` if every API
+    /// server of this etcd is.
     pub prefix: Option<String>,
     /// Keep the names of the first few objects of every row.
     pub names: bool,
 }
 
 impl Wanted {
-    /// Whether the key is one of that API server.
-    #[must_use]
-    pub fn includes(&self, key: &[u8]) -> bool {
-        let prefix = self.prefix.as_deref();
-        prefix.is_none_or(|prefix| is_below(key, prefix))
+    /// The prefix whose resources go by their names alone.
+    fn known_prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap_or(DEFAULT)
     }
+
+    /// Appends the name of the resource that `key` is of: `secrets`, or outside the known prefix
+    /// `secrets below /openshift.io`, or [`NO_RESOURCE`].
+    pub(super) fn append_resource(&self, key: &[u8], text: &mut Vec<u8>) {
+        let known = self.known_prefix();
+        if let Some(resource) = Resource::of(key, Some(known)) {
+            resource.append_to(text);
+            return;
+        }
+        let prefix = std::str::from_utf8(prefix::of_key(key, known)).ok();
+        let elsewhere = prefix.filter(|prefix| prefix.starts_with('/'));
+        let resource = elsewhere.and_then(|prefix| Resource::of(key, Some(prefix)));
+        match elsewhere.zip(resource) {
+            Some((prefix, resource)) => {
+                resource.append_to(text);
+                text.extend_from_slice(BELOW.as_bytes());
+                text.extend_from_slice(prefix.as_bytes());
+            }
+            None => text.extend_from_slice(NO_RESOURCE.as_bytes()),
+        }
+    }
+}
+
+/// Between a resource and its prefix. No resource has a slash in its name.
+const BELOW: &str = " below ";
+
+/// The resource of a row without its prefix.
+#[must_use]
+pub fn without_prefix(resource: &str) -> &str {
+    let split = resource.split_once(" below /");
+    split.map_or(resource, |(resource, _)| resource)
 }
 
 /// All of it, of one reading to the end.
@@ -59,8 +93,14 @@ pub struct Inventory {
     pub damaged: Vec<DamagedValue>,
     /// How many of them there are; `damaged` has the first few.
     pub damaged_values: u64,
-    /// Keys outside the wanted prefix.
-    pub outside_prefix: u64,
+    /// Newest keys that were read below the wanted prefix, else below `/registry`.
+    pub keys_below: u64,
+    /// All others, by prefix.
+    pub keys_elsewhere: BTreeMap<String, u64>,
+    /// The prefix that was wanted.
+    pub prefix: Option<String>,
+    /// Keys that were left unread.
+    pub unread: Option<Unread>,
     index: HashMap<Vec<u8>, GroupIndex>,
 }
 
@@ -186,7 +226,10 @@ impl Inventory {
             groups: sums.groups,
             damaged: sums.damaged,
             damaged_values: sums.damaged_values,
-            outside_prefix: sums.outside_prefix,
+            keys_below: sums.keys_below,
+            keys_elsewhere: sums.keys_elsewhere,
+            prefix: wanted.prefix.clone(),
+            unread: reading.unread,
             index: sums.index,
         })
     }
@@ -223,6 +266,26 @@ impl Inventory {
             Protected::Damaged(provider) if of(provider) => Some((resource, count)),
             _ => None,
         })
+    }
+
+    /// Whether the resource of this row belongs to the API server in question.
+    #[must_use]
+    pub fn concerns(&self, resource: &str) -> bool {
+        self.prefix.is_none() || without_prefix(resource) == resource
+    }
+
+    /// Whether keys were left unread without the operator's word that they need no version.
+    #[must_use]
+    pub fn has_open_keys(&self) -> bool {
+        self.unread.as_ref().is_some_and(|it| !it.is_allowed())
+    }
+
+    /// Keys that were read by prefix, the one in question first.
+    pub fn prefixes(&self) -> impl Iterator<Item = (&str, u64)> {
+        let known = self.prefix.as_deref().unwrap_or(DEFAULT);
+        let elsewhere = self.keys_elsewhere.iter();
+        let elsewhere = elsewhere.map(|(prefix, keys)| (prefix.as_str(), *keys));
+        [(known, self.keys_below)].into_iter().chain(elsewhere)
     }
 
     /// The group that a later reading's object belongs to; `None` if it was not there before.
@@ -335,9 +398,4 @@ impl Count {
         self.names.push(name);
         kept
     }
-}
-
-fn is_below(key: &[u8], prefix: &str) -> bool {
-    key.strip_prefix(prefix.as_bytes())
-        .is_some_and(|rest| rest.starts_with(b"/"))
 }

@@ -32,6 +32,7 @@ use super::{
     drift::Drift,
     excerpt::{Excerpt, FEW_ROWS, FEW_WORDS, LeftOut, ROWS},
     scan,
+    unread::Unread,
     verify_pair::{Depth, Pair, Row, Unanswered},
 };
 use crate::{
@@ -164,7 +165,8 @@ impl PairReport {
         let Facts { config, pair, .. } = facts;
         let mut report = Report::new("verify-backup", now);
         report.identify(&config.fingerprint());
-        for check in checks(facts) {
+        let unread = pair.inventory.unread.as_ref().map(Unread::check);
+        for check in checks(facts).into_iter().chain(unread) {
             report.push(check);
         }
         let rows = Excerpt::of(&pair.rows, ROWS, |row| row.is_of_the_key());
@@ -191,6 +193,7 @@ impl PairReport {
         next_steps.extend(first_of_each(advised));
         next_steps.extend(recorded_backup(facts));
         next_steps.extend(open_question(facts));
+        next_steps.extend(unread_keys(facts));
         if pair.verdict != Verdict::Compatible {
             do_not.push(KEEP_ETCD);
         }
@@ -307,12 +310,24 @@ fn summary(facts: Facts<'_>, etcd: &EtcdShown) -> String {
             "etcd holds no object of provider {provider}, so there is nothing to compare: is it \
              the right snapshot, and the right configuration?"
         ),
-        Verdict::Inconclusive => format!(
-            "not established for {} of {objects} objects of provider {provider}; none of them was \
-             found to be lost",
-            facts.pair.rows.iter().map(open).sum::<u64>()
-        ),
+        Verdict::Inconclusive => {
+            let unread = match facts.pair.inventory.has_open_keys() {
+                true => ", and objects among the keys that were left unread are unknown",
+                false => "",
+            };
+            format!(
+                "not established for {} of {objects} objects of provider {provider}; none of them \
+                 was found to be lost{unread}",
+                facts.pair.rows.iter().map(open).sum::<u64>()
+            )
+        }
     }
+}
+
+fn unread_keys(facts: Facts<'_>) -> Option<String> {
+    let unread = facts.pair.inventory.unread.as_ref()?;
+    let (remedy, allow) = (unread.remedy(), unread.allow());
+    (!unread.is_allowed()).then(|| format!("{remedy}; {allow}; then run verify-backup again"))
 }
 
 fn remedies(facts: Facts<'_>) -> Vec<RemedyShown> {

@@ -49,7 +49,7 @@ use crate::{
 pub struct Request {
     /// Etcd data, a file or a running one.
     pub etcd: Vec<EtcdSource>,
-    /// As the API server has it; see [`Question::prefix`].
+    /// Of the API server in question; see [`Question::prefix`].
     pub prefix: Option<String>,
     /// Files that record-backup wrote.
     pub records: Vec<PathBuf>,
@@ -289,11 +289,14 @@ fn look_at(
     );
     let inventory = &pair.inventory;
     let mut doubts: Vec<_> = inventory.trust.doubt().into_iter().collect();
-    if inventory.outside_prefix > 0 {
-        doubts.push(format!(
-            "{} keys are outside --etcd-prefix and were not looked at",
-            inventory.outside_prefix
-        ));
+    if let Some(unread) = &inventory.unread {
+        if !unread.is_allowed() {
+            return Err(Obstacle::Unread {
+                name,
+                unread: unread.clone(),
+            });
+        }
+        doubts.push(unread.describe());
     }
     let evidence = EtcdEvidence {
         name,

@@ -139,7 +139,7 @@ pub struct Watch<'p> {
 /// What is asked.
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// As the API server has it; see [`Wanted::prefix`].
+    /// Of the API server in question; see [`Wanted::prefix`].
     pub prefix: Option<String>,
     /// The versions that the state, a record or a peer name.
     pub claims: Vec<VersionClaims>,
@@ -226,7 +226,13 @@ pub fn verify_with(
     let names = inventory.names_of_key(&lineage);
     let damaged = inventory.damaged_under(|name| names.contains(name));
     let damaged = damaged.fold(0, |sum: u64, (_, count)| sum.saturating_add(count.objects));
-    let verdict = judge(&findings, damaged, &remedies);
+    let verdict = match judge(&findings, damaged, &remedies) {
+        // Any object may be among keys that were left unread.
+        Verdict::Compatible | Verdict::CompatibleAfter if inventory.has_open_keys() => {
+            Verdict::Inconclusive
+        }
+        verdict => verdict,
+    };
     let under_other_names = under_other_names(&inventory, &lineage);
     drop(outcomes);
     Ok(Pair {

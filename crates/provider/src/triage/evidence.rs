@@ -294,10 +294,15 @@ fn etcd(evidence: &Evidence) -> Check {
         );
         (Verdict::EvidenceUnusable, message)
     });
+    let unread = pair.inventory.unread.as_ref();
+    let unread = unread
+        .filter(|unread| !unread.is_allowed())
+        .map(|unread| (Verdict::NotEstablished, unread.describe()));
     let all: Vec<_> = found
         .into_iter()
         .chain(damaged)
         .chain(open)
+        .chain(unread)
         .chain(nothing)
         .collect();
     let decides = ORDER

@@ -29,6 +29,7 @@ mod node;
 mod nodes;
 mod outage;
 mod pair;
+mod prefix;
 mod process;
 mod provider;
 mod recover;

@@ -9,11 +9,12 @@ use etcd_snapshot::{
     envelope::{Envelope, EnvelopeError},
     familiar::Familiar,
     revision::Object,
-    value::{Protection, Resource},
+    value::Protection,
 };
 use kms_domain::annotations::Annotations;
 
-use super::{Count, DamagedValue, FEW, Group, GroupIndex, NO_RESOURCE, Protected, Wanted};
+use super::{Count, DamagedValue, FEW, Group, GroupIndex, Protected, Wanted};
+use crate::recovery::prefix;
 
 /// What is being gathered.
 #[derive(Default)]
@@ -31,7 +32,9 @@ pub(super) struct Tally {
     familiar: Familiar<Place>,
     damaged: Vec<DamagedValue>,
     damaged_values: u64,
-    outside_prefix: u64,
+    keys_below: u64,
+    /// By the prefix, as it is stored.
+    keys_elsewhere: HashMap<Vec<u8>, u64>,
     /// Bytes, roughly, of all that is kept, and how many they may be.
     kept: usize,
     room: usize,
@@ -44,7 +47,8 @@ pub(super) struct Sums {
     pub(super) index: HashMap<Vec<u8>, GroupIndex>,
     pub(super) damaged: Vec<DamagedValue>,
     pub(super) damaged_values: u64,
-    pub(super) outside_prefix: u64,
+    pub(super) keys_below: u64,
+    pub(super) keys_elsewhere: BTreeMap<String, u64>,
 }
 
 struct ResourceTally {
@@ -94,15 +98,14 @@ impl Tally {
     }
 
     pub(super) fn add(&mut self, wanted: &Wanted, object: Object<'_>) {
-        if !wanted.includes(object.key) {
-            self.outside_prefix = self.outside_prefix.saturating_add(1);
-            return;
-        }
         // It is an error by now; only the reading has yet to end.
         if self.is_full() {
             return;
         }
-        let resource = self.resource_of(object.key, wanted.prefix.as_deref());
+        if !object.superseded {
+            self.count_key(object.key, wanted.known_prefix());
+        }
+        let resource = self.resource_of(object.key, wanted);
         let protected = match Protection::of(object.value) {
             Protection::KmsV2 { provider, message } => {
                 match self.add_to_group(wanted, resource, provider, message, object) {
@@ -133,14 +136,26 @@ impl Tally {
         self.keep(kept);
     }
 
+    fn count_key(&mut self, key: &[u8], known: &str) {
+        if prefix::is_below(key, known) {
+            self.keys_below = self.keys_below.saturating_add(1);
+            return;
+        }
+        let prefix = prefix::of_key(key, known);
+        let prefix = prefix.get(..NAME_BYTES).unwrap_or(prefix);
+        if let Some(keys) = self.keys_elsewhere.get_mut(prefix) {
+            *keys = keys.saturating_add(1);
+            return;
+        }
+        self.keep(prefix.len().saturating_mul(2).saturating_add(ROW_BYTES));
+        self.keys_elsewhere.insert(prefix.to_vec(), 1);
+    }
+
     /// The resource that the key names.
-    fn resource_of(&mut self, key: &[u8], prefix: Option<&str>) -> ResourceIndex {
+    fn resource_of(&mut self, key: &[u8], wanted: &Wanted) -> ResourceIndex {
         let mut stored = std::mem::take(&mut self.resource_name);
         stored.clear();
-        match Resource::of(key, prefix) {
-            Some(resource) => resource.append_to(&mut stored),
-            None => stored.extend_from_slice(NO_RESOURCE.as_bytes()),
-        }
+        wanted.append_resource(key, &mut stored);
         stored.truncate(NAME_BYTES);
         let last = self.resources.get(self.last_resource.0);
         if last.is_none_or(|last| last.name.as_bytes() != stored) {
@@ -310,13 +325,19 @@ impl Tally {
             });
             (tally.name, rows.collect())
         });
+        let mut keys_elsewhere: BTreeMap<String, u64> = BTreeMap::new();
+        for (prefix, keys) in self.keys_elsewhere {
+            let sum = keys_elsewhere.entry(name(&prefix)).or_default();
+            *sum = sum.saturating_add(keys);
+        }
         Sums {
             resources: resources.collect(),
             groups,
             index: self.index,
             damaged: self.damaged,
             damaged_values: self.damaged_values,
-            outside_prefix: self.outside_prefix,
+            keys_below: self.keys_below,
+            keys_elsewhere,
         }
     }
 }
@@ -397,7 +418,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::recovery::inventory::KEPT_BYTES;
+    use crate::recovery::inventory::{KEPT_BYTES, NO_RESOURCE, without_prefix};
 
     fn envelope<'a>(key_id: &'a str, source: &'a [u8], kind: DekSourceType) -> Vec<u8> {
         let field = |number: u8, bytes: &[u8]| {
@@ -501,17 +522,50 @@ mod tests {
     }
 
     #[test]
-    fn keys_outside_a_wanted_prefix_are_only_counted() {
-        let objects: [(&str, &[u8], i64, bool); 3] = [
+    fn objects_under_every_prefix_count_and_show_whose_they_are() {
+        let ours = envelope("k1", b"vault:v1:a", DekSourceType::HkdfSeed);
+        let objects: [(&str, &[u8], i64, bool); 6] = [
             ("/registry/secrets/a/1", b"k8s\0", 2, false),
-            ("/registry-2/secrets/a/1", b"k8s\0", 3, false),
-            ("no-slash", b"k8s\0", 4, false),
+            ("/registry-2/secrets/a/1", &ours, 3, false),
+            ("/registry-2/secrets/a/1", &ours, 2, true),
+            ("/registry-2/x.io/widgets/a/1", &ours, 4, false),
+            ("no/slash/before", &ours, 5, false),
+            ("/registry", &ours, 6, false),
         ];
-        let below = tally(Some("/registry"), &objects);
-        assert_eq!((below.outside_prefix, below.resources.len()), (2, 1));
-        let all = tally(None, &objects);
-        assert_eq!(all.outside_prefix, 0);
-        assert_eq!(all.resources[NO_RESOURCE][&Protected::Plaintext].objects, 1);
+        for (wanted, below, [main, other, widgets]) in [
+            (
+                None,
+                1,
+                [
+                    "secrets",
+                    "secrets below /registry-2",
+                    "widgets.x.io below /registry-2",
+                ],
+            ),
+            (
+                Some("/registry-2"),
+                2,
+                ["secrets below /registry", "secrets", "widgets.x.io"],
+            ),
+        ] {
+            let all = tally(wanted, &objects);
+            assert_eq!(all.groups[0].count.objects, 5);
+            let resources: Vec<_> = all.groups[0].resources.iter().collect();
+            let mut expected = [
+                (&NO_RESOURCE.to_owned(), &2),
+                (&other.to_owned(), &2),
+                (&widgets.to_owned(), &1),
+            ];
+            expected.sort_unstable();
+            assert_eq!(resources, expected);
+            assert_eq!(all.resources[main][&Protected::Plaintext].objects, 1);
+            assert_eq!(all.keys_below, below);
+            let elsewhere: u64 = all.keys_elsewhere.values().sum();
+            assert_eq!(below + elsewhere, 5, "{:?}", all.keys_elsewhere);
+            assert_eq!(all.keys_elsewhere["no"], 1);
+        }
+        assert_eq!(without_prefix("secrets below /registry-2"), "secrets");
+        assert_eq!(without_prefix("widgets.x.io"), "widgets.x.io");
     }
 
     #[test]

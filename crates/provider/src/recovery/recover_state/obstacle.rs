@@ -12,7 +12,7 @@ use kms_domain::{
 use crate::{
     auth::CallFailure,
     connection::ConnectionError,
-    recovery::{EtcdError, backup_record::BackupError, verify_pair::Unanswered},
+    recovery::{EtcdError, backup_record::BackupError, unread::Unread, verify_pair::Unanswered},
     state::{LockError, StateError},
 };
 
@@ -45,6 +45,14 @@ pub enum Obstacle {
         /// Why.
         #[source]
         error: Box<EtcdError>,
+    },
+    /// A running etcd has keys that were not read.
+    #[error("{}", .unread.describe())]
+    Unread {
+        /// The servers.
+        name: String,
+        /// The keys.
+        unread: Unread,
     },
     /// OpenBao did not try every DEK.
     #[error("OpenBao did not answer for what it holds")]
@@ -125,6 +133,7 @@ impl Obstacle {
             Self::Profile(_) => "key_profile",
             Self::KeyMoved => "key_moved",
             Self::Etcd { .. } | Self::Unhashed { .. } => "etcd_unread",
+            Self::Unread { .. } => "keys_unread",
             Self::Unreadable { .. } => "unreadable",
             Self::Record { .. } => "record_invalid",
             Self::PeerDocument { .. } | Self::PeerCheckpoint { .. } => "peer_invalid",
@@ -138,6 +147,7 @@ impl Obstacle {
     pub fn evidence(&self) -> Option<String> {
         match self {
             Self::Etcd { name, .. }
+            | Self::Unread { name, .. }
             | Self::Unanswered { name, .. }
             | Self::Unhashed { name, .. } => Some(name.clone()),
             Self::Unreadable { path, .. }
@@ -164,6 +174,7 @@ impl Obstacle {
             | Self::Unanswered { .. }
             | Self::KeyMoved
             | Self::Unhashed { .. }
+            | Self::Unread { .. }
             | Self::Unreadable { .. } => true,
             Self::Etcd { error, .. } => !error.is_damage(),
             Self::State(_)
@@ -190,9 +201,10 @@ impl Obstacle {
             }
             Self::NoKey(_) => "nothing that is stored can be decrypted with it",
             Self::Profile(_) => "no provider would serve with this key",
-            Self::Etcd { .. } | Self::Unhashed { .. } | Self::Unreadable { .. } => {
-                "what it would show is unknown"
-            }
+            Self::Etcd { .. }
+            | Self::Unhashed { .. }
+            | Self::Unread { .. }
+            | Self::Unreadable { .. } => "what it would show is unknown",
             Self::Record { .. } | Self::PeerDocument { .. } | Self::PeerCheckpoint { .. } => {
                 "it was changed or damaged, so nothing that it says is taken for true"
             }
@@ -226,6 +238,15 @@ impl Obstacle {
             Self::Etcd { .. } | Self::Unhashed { .. } => {
                 "copy the snapshot again and compare its hash, or take another"
             }
+            Self::Unread { unread, .. } if unread.keys.is_some() => {
+                "leave out --etcd-prefix-only, or name the prefixes with --allow-unread-prefixes if \
+                 none of their objects is encrypted with this key"
+            }
+            Self::Unread { .. } => {
+                "read as an etcd user that may read every key (--cert, --key), or read a snapshot; \
+                 or name the other prefixes with --allow-unread-prefixes if none of their objects \
+                 is encrypted with this key"
+            }
             Self::Unreadable { .. } => "name a file that is there and may be read",
             Self::Record { .. } => "take the copy of another backup medium",
             Self::PeerDocument { .. } | Self::PeerCheckpoint { .. } => {
@@ -247,6 +268,7 @@ impl Obstacle {
             Self::Connection(_) | Self::Metadata(_) | Self::Unanswered { .. } | Self::KeyMoved => {
                 "do not rotate the key meanwhile"
             }
+            Self::Unread { .. } => "do not leave a version out on the strength of a part of etcd",
             Self::Etcd { .. }
             | Self::Unhashed { .. }
             | Self::Unreadable { .. }

@@ -80,6 +80,7 @@ impl Subject {
             | Obstacle::KeyMoved => Self::Key,
             Obstacle::Unanswered { .. } => Self::Decrypts,
             Obstacle::Etcd { .. }
+            | Obstacle::Unread { .. }
             | Obstacle::Unhashed { .. }
             | Obstacle::Unreadable { .. }
             | Obstacle::Record { .. }
