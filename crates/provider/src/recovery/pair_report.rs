@@ -29,7 +29,7 @@ use serde::Serialize;
 
 use super::{
     EtcdError,
-    drift::Drift,
+    drift::{Comparison, Drift},
     excerpt::{Excerpt, FEW_ROWS, FEW_WORDS, LeftOut, ROWS},
     scan,
     unread::Unread,
@@ -57,7 +57,7 @@ pub struct Facts<'a> {
     /// The record that was given.
     pub record: Option<&'a BackupRecord>,
     /// What has changed since it was written.
-    pub drift: &'a [Drift],
+    pub compared: &'a Comparison,
     /// Whether OpenBao is a copy that was made from a snapshot just now.
     pub rehearsed: bool,
 }
@@ -82,6 +82,8 @@ pub struct PairReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     key_ids_left_out: Option<LeftOut>,
     drift: Vec<Drift>,
+    /// The members of the record that were not compared.
+    not_compared: Vec<String>,
     limitations: Vec<&'static str>,
 }
 
@@ -214,7 +216,8 @@ impl PairReport {
             report,
             key_ids: shown.collect(),
             key_ids_left_out: LeftOut::of(&rows.left_out, |row| row.finding.objects),
-            drift: facts.drift.to_vec(),
+            drift: facts.compared.drift.clone(),
+            not_compared: facts.compared.not_compared.clone(),
             limitations: limitations(facts),
             etcd: Some(etcd),
         }
@@ -254,6 +257,7 @@ impl PairReport {
             key_ids: Vec::new(),
             key_ids_left_out: None,
             drift: Vec::new(),
+            not_compared: Vec::new(),
             limitations: Vec::new(),
         }
     }
