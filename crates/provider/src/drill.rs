@@ -260,6 +260,7 @@ impl Rehearsal {
             depth: Depth::Data,
             names: setup.names,
             sample: None,
+            superseded: false,
         };
         let verified = aside(move || {
             let watch = Watch {

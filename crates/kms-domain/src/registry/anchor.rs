@@ -10,6 +10,7 @@ use super::document::{Document, Generation, MAX_FILE_BYTES, StateHash};
 use crate::{
     digest::MalformedDigest,
     json::{self, JsonProblem},
+    transit::{KeyProfile, TransitVersion},
 };
 
 const SCHEMA: &str = "keyregistry.openbao-kms/checkpoint/v1alpha1";
@@ -211,6 +212,14 @@ impl Checkpoint {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// Whether the history needs rotations, and the key was never rotated. A key at version 1 makes
+    /// generation 1; later generations come from rotations or from earlier rebuilds, so this is a
+    /// strong doubt about the key and no proof.
+    #[must_use]
+    pub fn needs_rotations_of(&self, key: &KeyProfile) -> bool {
+        self.generation != Generation::FIRST && key.latest() == TransitVersion::FIRST
     }
 
     /// The hash of the document of that generation.

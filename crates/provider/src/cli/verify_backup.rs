@@ -59,6 +59,7 @@ impl Options {
             depth,
             sample: None,
             names: self.show_names,
+            superseded: false,
         };
         let verified = {
             let reading = ProgressLine::new("reading etcd");

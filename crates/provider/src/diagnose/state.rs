@@ -4,7 +4,7 @@ use std::error::Error;
 
 use kms_domain::{
     bootstrap::{BootstrapDenied, bootstrap},
-    registry::anchor::Anchor,
+    registry::anchor::{Anchor, Rollback},
     scope::{IdentityScope, TransitKeyPath},
     transit::KeyProfile,
 };
@@ -209,7 +209,11 @@ pub fn caution(anchor: Anchor) -> Option<(&'static str, &'static str)> {
 fn judge(facts: &Facts, obstacle: Obstacle) -> Option<Check> {
     let (config, stored) = (facts.config()?, facts.stored.as_ref()?);
     if !matches!(stored, Ok(stored) if stored.anchor == Anchor::Absent) {
-        return Some(existing(&config.state_path, stored, obstacle));
+        let check = existing(&config.state_path, stored, obstacle);
+        return Some(match needs_rotations(facts, stored) {
+            Some(doubt) => check.impact(doubt),
+            None => check,
+        });
     }
     let Some(profile) = facts.usable_key() else {
         let check = STATE
@@ -233,6 +237,26 @@ fn judge(facts: &Facts, obstacle: Obstacle) -> Option<Check> {
             .detail("bootstrapEligible", false),
     };
     Some(check.code("absent"))
+}
+
+/// What a checkpoint without its state says against the key.
+fn needs_rotations(facts: &Facts, stored: &Result<Stored, StateError>) -> Option<String> {
+    let Err(StateError::RolledBack {
+        problem: Rollback::DocumentLost { checkpoint },
+        ..
+    }) = stored
+    else {
+        return None;
+    };
+    let key = facts.usable_key()?;
+    checkpoint.needs_rotations_of(key).then(|| {
+        format!(
+            "generation {} needs rotations, but the key is at version 1: unless recover-state made \
+             those generations, the key was recreated or OpenBao restored to a point before its \
+             rotations, and objects under the rotated versions cannot be read with it",
+            checkpoint.generation()
+        )
+    })
 }
 
 /// Why a first state may be made.

@@ -1,9 +1,13 @@
 //! What etcd holds, added up: per resource how its objects are protected, and per `key_id` what must
 //! stay decryptable. No object is kept, so memory grows with what is different, not with the file.
 
+mod superseded;
 mod tally;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use etcd_snapshot::{
     envelope::{DekSourceType, Envelope, EnvelopeError},
@@ -16,8 +20,9 @@ use kms_domain::{
     digest::TextHash,
     recovery::origin::{Lineage, StoredKeyId},
 };
+use superseded::Superseded;
 pub(super) use tally::name;
-use tally::{Tally, identity};
+use tally::{ResourceIndex, Tally, identity};
 
 use super::{EtcdError, EtcdSource, Trust};
 
@@ -55,6 +60,8 @@ pub struct Inventory {
     pub resources: BTreeMap<String, BTreeMap<Protected, Count>>,
     /// What KMS v2 protects, by what is needed to decrypt it; in no order.
     pub groups: Vec<Group>,
+    /// The same of superseded revisions, where they were read beside the newest; without seeds.
+    pub superseded: Vec<Group>,
     /// Values that the API server itself would refuse.
     pub damaged: Vec<DamagedValue>,
     /// How many of them there are; `damaged` has the first few.
@@ -120,9 +127,22 @@ pub struct Group {
     pub resources: BTreeMap<String, u64>,
     /// Of those, the ones that a later revision replaced or deleted.
     pub superseded: BTreeMap<String, u64>,
-    /// The place of each in `objects_of_seeds`.
+    /// The place of each in `uses`.
     seeds: BTreeMap<DekSourceType, BTreeMap<Vec<u8>, usize>>,
-    objects_of_seeds: Vec<u64>,
+    uses: Vec<SeedUse>,
+    /// Of seeds whose objects are of several resources: the objects of all but the first resource.
+    uses_elsewhere: BTreeMap<(usize, ResourceIndex), u64>,
+    /// The keys of the first few objects of a seed, if wanted and while there is room.
+    names_of_seeds: BTreeMap<usize, Vec<String>>,
+    resource_names: Arc<[String]>,
+}
+
+/// The objects of one seed. Nearly all seeds have objects of one resource.
+#[derive(Debug, Clone, Copy, Default)]
+struct SeedUse {
+    objects: u64,
+    /// The resource of the first object.
+    resource: ResourceIndex,
 }
 
 /// The place of a group in [`Inventory::groups`].
@@ -167,14 +187,43 @@ impl Inventory {
         wanted: &Wanted,
         on_progress: OnProgress<'_>,
     ) -> Result<Self, EtcdError> {
+        Self::read(source, wanted, wanted.revisions, on_progress)
+    }
+
+    /// Reads the newest revisions of `source` and, in the same pass, what its superseded revisions
+    /// are protected with.
+    ///
+    /// # Errors
+    /// As [`Inventory::gather`].
+    pub fn gather_with_superseded(
+        source: &EtcdSource,
+        wanted: &Wanted,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Self, EtcdError> {
+        let newest = Wanted {
+            revisions: Revisions::Newest,
+            ..wanted.clone()
+        };
+        Self::read(source, &newest, Revisions::All, on_progress)
+    }
+
+    fn read(
+        source: &EtcdSource,
+        wanted: &Wanted,
+        revisions: Revisions,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Self, EtcdError> {
         let reading = source.read(
-            wanted.revisions,
+            revisions,
             on_progress,
-            || Tally::with_room_for(KEPT_BYTES),
-            |tally, object| tally.add(wanted, object),
+            || (Tally::with_room_for(KEPT_BYTES), Superseded::default()),
+            |(tally, superseded), object| match wanted.revisions {
+                Revisions::Newest if object.superseded => superseded.add(wanted, object),
+                Revisions::Newest | Revisions::All => tally.add(wanted, object),
+            },
         )?;
-        let tally = reading.gathered;
-        if tally.is_full() {
+        let (tally, superseded) = reading.gathered;
+        if tally.is_full() || superseded.kept() > KEPT_BYTES {
             return Err(EtcdError::TooVaried { limit: KEPT_BYTES });
         }
         let sums = tally.finish();
@@ -184,6 +233,7 @@ impl Inventory {
             totals: reading.totals,
             resources: sums.resources,
             groups: sums.groups,
+            superseded: superseded.finish(),
             damaged: sums.damaged,
             damaged_values: sums.damaged_values,
             outside_prefix: sums.outside_prefix,
@@ -255,10 +305,44 @@ impl Group {
         self.seeds.iter().flat_map(move |(&kind, sources)| {
             sources.iter().filter_map(move |(encrypted, &place)| {
                 let seed = Seed { kind, encrypted };
-                let objects = self.objects_of_seeds.get(place)?;
-                Some((seed, *objects))
+                Some((seed, self.uses.get(place)?.objects))
             })
         })
+    }
+
+    /// The objects of a seed by resource.
+    #[must_use]
+    pub fn resources_of(&self, seed: Seed<'_>) -> BTreeMap<String, u64> {
+        let Some((place, used)) = self
+            .place_of(seed)
+            .and_then(|place| Some((place, self.uses.get(place)?)))
+        else {
+            return BTreeMap::new();
+        };
+        let all = (place, ResourceIndex::FIRST)..=(place, ResourceIndex::LAST);
+        let elsewhere = self.uses_elsewhere.range(all);
+        let elsewhere = elsewhere.map(|((_, resource), objects)| (*resource, *objects));
+        let elsewhere: Vec<_> = elsewhere.collect();
+        let counted = elsewhere.iter().map(|(_, objects)| *objects);
+        let here = counted.fold(used.objects, u64::saturating_sub);
+        let all = elsewhere.into_iter().chain([(used.resource, here)]);
+        all.filter_map(|(resource, objects)| {
+            let name = self.resource_names.get(resource.place())?;
+            Some((name.clone(), objects))
+        })
+        .collect()
+    }
+
+    /// The keys of the first few objects of a seed, if they were wanted.
+    #[must_use]
+    pub fn names_of(&self, seed: Seed<'_>) -> &[String] {
+        let names = self.place_of(seed);
+        let names = names.and_then(|place| self.names_of_seeds.get(&place));
+        names.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn place_of(&self, seed: Seed<'_>) -> Option<usize> {
+        self.seeds.get(&seed.kind)?.get(seed.encrypted).copied()
     }
 
     /// The one of them that is equal to `seed`.
@@ -275,7 +359,7 @@ impl Group {
     /// Their number.
     #[must_use]
     pub fn distinct_seeds(&self) -> usize {
-        self.objects_of_seeds.len()
+        self.uses.len()
     }
 }
 

@@ -85,8 +85,10 @@ pub struct Row {
     pub resources: BTreeMap<String, u64>,
     /// Why seeds failed, and how many.
     pub seed_problems: BTreeMap<SeedProblem, u64>,
-    /// Objects of the seeds that failed.
-    pub objects_of_failed_seeds: u64,
+    /// Objects of the seeds that failed, by resource.
+    pub refused: BTreeMap<String, u64>,
+    /// The keys of the first few objects that cannot be decrypted, if wanted.
+    pub undecryptable_names: Vec<String>,
     /// Objects that did not open though their DEK did, by resource.
     pub unopened: BTreeMap<String, u64>,
     /// The keys of the first few of those, if wanted.
@@ -151,6 +153,8 @@ pub struct Question {
     pub sample: Option<NonZeroU64>,
     /// Keep the names of the first few objects that do not open.
     pub names: bool,
+    /// Look at what superseded revisions were written under, too.
+    pub superseded: bool,
 }
 
 /// Compares all of `source` with the configured key.
@@ -184,13 +188,17 @@ pub fn verify_with(
         depth,
         sample,
         names,
+        superseded,
     } = question;
     let wanted = Wanted {
         revisions: Revisions::Newest,
         prefix,
         names,
     };
-    let inventory = Inventory::gather(source, &wanted, watch.reading)?;
+    let inventory = match superseded {
+        true => Inventory::gather_with_superseded(source, &wanted, watch.reading)?,
+        false => Inventory::gather(source, &wanted, watch.reading)?,
+    };
     let asked = connection::ask_as(config, access, async |openbao| {
         let (live, unread) = read_key(config, openbao).await;
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
@@ -269,6 +277,13 @@ fn under_other_names(inventory: &Inventory, lineage: &Lineage) -> BTreeMap<Strin
     found
 }
 
+/// The versions that superseded revisions of the key's objects were written under.
+pub(super) fn superseded(inventory: &Inventory, lineage: &Lineage) -> Vec<Origin> {
+    let stored = inventory.superseded.iter().map(Group::stored);
+    let owned = stored.filter(|stored| lineage.owns(*stored));
+    owned.map(|stored| lineage.origin(stored)).collect()
+}
+
 /// Versions first, in ascending order; then what names none.
 fn rows(
     inventory: &Inventory,
@@ -300,7 +315,8 @@ fn rows(
                 },
                 resources: BTreeMap::new(),
                 seed_problems: BTreeMap::new(),
-                objects_of_failed_seeds: 0,
+                refused: BTreeMap::new(),
+                undecryptable_names: Vec::new(),
                 unopened: BTreeMap::new(),
                 unopened_names: Vec::new(),
             });
@@ -339,7 +355,11 @@ impl Row {
         finding.objects = finding.objects.saturating_add(group.count.objects);
         add_counts(&mut self.resources, &group.resources);
         let seeds = &mut finding.seeds;
-        for (seed, objects) in group.seeds() {
+        let mut names: Vec<&[String]> = Vec::new();
+        if matches!(finding.origin, Origin::Gap(_)) {
+            names.push(&group.count.names);
+        }
+        for (seed, _) in group.seeds() {
             match outcomes.get(&(index, seed)) {
                 None => seeds.untried = seeds.untried.saturating_add(1),
                 Some(Ok(_)) => seeds.proven = seeds.proven.saturating_add(1),
@@ -347,11 +367,20 @@ impl Row {
                     seeds.failed = seeds.failed.saturating_add(1);
                     let count = self.seed_problems.entry(*problem).or_default();
                     *count = count.saturating_add(1);
-                    self.objects_of_failed_seeds =
-                        self.objects_of_failed_seeds.saturating_add(objects);
+                    add_counts(&mut self.refused, &group.resources_of(seed));
+                    names.push(group.names_of(seed));
                 }
             }
         }
+        let room = FEW.saturating_sub(self.undecryptable_names.len());
+        let names = names.into_iter().flatten().take(room).cloned();
+        self.undecryptable_names.extend(names);
+    }
+
+    /// Objects of the seeds that failed.
+    #[must_use]
+    pub fn objects_of_failed_seeds(&self) -> u64 {
+        self.refused.values().copied().fold(0, u64::saturating_add)
     }
 
     fn add_opened(&mut self, opened: &OpenedGroup) {

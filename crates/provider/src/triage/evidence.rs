@@ -334,7 +334,7 @@ fn of_row(row: &Row, nothing_decrypts: bool) -> Option<(Verdict, String)> {
             Verdict::ObjectsDamaged,
             format!(
                 "{} objects have DEKs that do not decrypt for another reason than the key",
-                row.objects_of_failed_seeds
+                row.objects_of_failed_seeds()
             ),
         ),
         Origin::Live(_) if seeds.untried > 0 => (

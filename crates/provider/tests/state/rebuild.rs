@@ -101,7 +101,8 @@ fn peer() -> PeerEvidence {
 
 fn profile() -> KeyProfile {
     let metadata = json!({
-        "type": "aes256-gcm96", "latest_version": 1, "keys": {"1": 1_700_000_060},
+        "type": "aes256-gcm96", "latest_version": 2,
+        "keys": {"1": 1_700_000_060, "2": 1_700_000_120},
         "supports_encryption": true, "supports_decryption": true,
     });
     let metadata = serde_json::from_value(metadata).unwrap();
@@ -119,7 +120,8 @@ fn plan(own: OwnFiles) -> RebuildPlan {
         etcd: Vec::new(),
         records: Vec::new(),
         peers: vec![peer()],
-        not_promoted: None,
+        not_promoted: TransitVersion::new(2),
+        accepted: None,
     })
     .unwrap()
 }

@@ -3,7 +3,10 @@
 //! Most objects have what others have: the resource, what protects it, and what decrypts it. So each
 //! of these has a number, by which it is counted, and is written out once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use etcd_snapshot::{
     envelope::{Envelope, EnvelopeError},
@@ -13,7 +16,7 @@ use etcd_snapshot::{
 };
 use kms_domain::annotations::Annotations;
 
-use super::{Count, DamagedValue, FEW, Group, GroupIndex, NO_RESOURCE, Protected, Wanted};
+use super::{Count, DamagedValue, FEW, Group, GroupIndex, NO_RESOURCE, Protected, SeedUse, Wanted};
 
 /// What is being gathered.
 #[derive(Default)]
@@ -65,12 +68,22 @@ struct GroupTally {
 #[derive(Debug, Clone, Copy)]
 struct Place {
     group: GroupIndex,
-    /// In [`Group::objects_of_seeds`].
+    /// In [`Group::uses`].
     seed: usize,
 }
 
+/// The place of a resource's name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct ResourceIndex(usize);
+pub(super) struct ResourceIndex(usize);
+
+impl ResourceIndex {
+    pub(super) const FIRST: Self = Self(0);
+    pub(super) const LAST: Self = Self(usize::MAX);
+
+    pub(super) fn place(self) -> usize {
+        self.0
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct ProtectedIndex(usize);
@@ -78,7 +91,7 @@ struct ProtectedIndex(usize);
 /// Of a kept name, so that long keys do not fill the memory.
 const NAME_BYTES: usize = 512;
 /// Bytes, roughly, of a row or a map's entry beside what it owns.
-const ROW_BYTES: usize = 100;
+pub(super) const ROW_BYTES: usize = 100;
 
 impl Tally {
     pub(super) fn with_room_for(room: usize) -> Self {
@@ -218,8 +231,10 @@ impl Tally {
         };
         let group = &mut tally.group;
         let mut kept = group.count.add(object, wanted.names);
-        if let Some(objects) = group.objects_of_seeds.get_mut(place.seed) {
-            *objects = objects.saturating_add(1);
+        kept = kept.saturating_add(group.use_seed(place.seed, resource));
+        // Names of seeds, of which there may be as many as objects, never end the count.
+        if wanted.names && self.kept < self.room / 2 {
+            kept = kept.saturating_add(group.name_seed(place.seed, object));
         }
         kept = kept.saturating_add(increment(&mut tally.resources, resource));
         if object.superseded {
@@ -240,8 +255,8 @@ impl Tally {
         let seed = match sources.get(envelope.encrypted_dek_source) {
             Some(seed) => *seed,
             None => {
-                let seed = found.objects_of_seeds.len();
-                found.objects_of_seeds.push(0);
+                let seed = found.uses.len();
+                found.uses.push(SeedUse::default());
                 let source = envelope.encrypted_dek_source;
                 sources.insert(source.to_vec(), seed);
                 self.keep(source.len().saturating_add(ROW_BYTES));
@@ -295,7 +310,9 @@ impl Tally {
             let name = names.get(resource.0)?;
             Some(((*name).to_owned(), objects))
         };
+        let resource_names: Arc<[String]> = names.iter().map(|name| (*name).to_owned()).collect();
         let groups = self.groups.into_iter().map(|tally| Group {
+            resource_names: Arc::clone(&resource_names),
             resources: tally.resources.into_iter().filter_map(named).collect(),
             superseded: tally.superseded.into_iter().filter_map(named).collect(),
             ..tally.group
@@ -322,9 +339,9 @@ impl Tally {
 }
 
 /// The bytes, roughly, that the entry takes if it is new.
-fn increment(counts: &mut BTreeMap<ResourceIndex, u64>, resource: ResourceIndex) -> usize {
+fn increment<K: Ord>(counts: &mut BTreeMap<K, u64>, counted: K) -> usize {
     let before = counts.len();
-    let count = counts.entry(resource).or_default();
+    let count = counts.entry(counted).or_default();
     *count = count.saturating_add(1);
     counts
         .len()
@@ -333,7 +350,34 @@ fn increment(counts: &mut BTreeMap<ResourceIndex, u64>, resource: ResourceIndex)
 }
 
 impl Group {
-    fn new(provider: &str, envelope: &Envelope<'_>) -> Self {
+    /// Returns how many bytes it kept, roughly.
+    fn use_seed(&mut self, seed: usize, resource: ResourceIndex) -> usize {
+        let Some(used) = self.uses.get_mut(seed) else {
+            return 0;
+        };
+        if used.objects == 0 {
+            used.resource = resource;
+        }
+        used.objects = used.objects.saturating_add(1);
+        if used.resource == resource {
+            return 0;
+        }
+        increment(&mut self.uses_elsewhere, (seed, resource))
+    }
+
+    /// Returns how many bytes it kept, roughly.
+    fn name_seed(&mut self, seed: usize, object: Object<'_>) -> usize {
+        let names = self.names_of_seeds.entry(seed).or_default();
+        if names.len() >= FEW {
+            return 0;
+        }
+        let name = name(object.key);
+        let kept = name.len().saturating_add(ROW_BYTES);
+        names.push(name);
+        kept
+    }
+
+    pub(super) fn new(provider: &str, envelope: &Envelope<'_>) -> Self {
         let annotations = envelope.annotations.iter();
         Self {
             provider: name(provider.as_bytes()),
@@ -347,7 +391,10 @@ impl Group {
             resources: BTreeMap::new(),
             superseded: BTreeMap::new(),
             seeds: BTreeMap::new(),
-            objects_of_seeds: Vec::new(),
+            uses: Vec::new(),
+            uses_elsewhere: BTreeMap::new(),
+            names_of_seeds: BTreeMap::new(),
+            resource_names: Arc::default(),
         }
     }
 }
@@ -460,6 +507,26 @@ mod tests {
         assert_eq!(one.distinct_seeds(), 3);
         let counts: Vec<u64> = one.seeds().map(|(_, objects)| objects).collect();
         assert_eq!(counts, [1, 2, 1]);
+        let of_seeds: Vec<_> = one
+            .seeds()
+            .map(|(seed, _)| (one.resources_of(seed), one.names_of(seed).to_vec()))
+            .collect();
+        let of = |resource: &str, names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            let objects = u64::try_from(names.len()).unwrap();
+            (BTreeMap::from([(resource.to_owned(), objects)]), names)
+        };
+        assert_eq!(
+            of_seeds,
+            [
+                of("configmaps", &["/registry/configmaps/a/3"]),
+                of(
+                    "secrets",
+                    &["/registry/secrets/a/1", "/registry/secrets/a/2"]
+                ),
+                of("secrets", &["/registry/secrets/a/1"]),
+            ]
+        );
         assert_eq!((two.key_id.as_str(), two.count.objects), ("k2", 1));
         let secrets = &tally.resources["secrets"];
         let ours = &secrets[&Protected::KmsV2("ours".to_owned())];
@@ -470,6 +537,18 @@ mod tests {
             secrets[&Protected::Plaintext].names,
             ["/registry/secrets/a/5"]
         );
+    }
+
+    #[test]
+    fn a_seed_counts_its_objects_by_resource() {
+        let value = envelope("k1", b"vault:v1:a", DekSourceType::HkdfSeed);
+        let keys = ["secrets/a/1", "leases/b/1", "secrets/a/2", "leases/b/2"];
+        let keys = keys.map(|key| format!("/registry/{key}"));
+        let objects: Vec<_> = keys.iter().map(|key| (&**key, &*value, 2, false)).collect();
+        let found = tally(None, &objects).groups;
+        let (seed, _) = found[0].seeds().next().unwrap();
+        let expected = [("secrets".to_owned(), 2), ("leases".to_owned(), 2)];
+        assert_eq!(found[0].resources_of(seed), BTreeMap::from(expected));
     }
 
     #[test]

@@ -186,8 +186,14 @@ async fn hidden_trimmed_and_recreated_versions_are_told_apart() {
     fleet.lost.configure_key(encryption).await;
     admin.trim_key(&mount, KEY, 2).await.unwrap();
     let (refused, text) = fleet.refused(&snapshot);
-    assert_eq!(refused, [told("trimmed", "etcd.db")]);
+    let accepted = told("unreadable_objects", "");
+    assert_eq!(refused, [told("trimmed", "etcd.db"), accepted]);
     assert!(text.contains("from before version 1 was trimmed"), "{text}");
+    // The hidden one was not offered; the trimmed one is no longer needed once it is accepted.
+    let accept = ["--accept-unreadable".to_owned(), "1".to_owned()];
+    let plan = fleet.plan(&[&snapshot[..], &accept].concat());
+    assert_eq!(plan["unreadable"][0]["cause"], "trimmed");
+    assert_eq!(plan["unreadable"][0]["transitVersion"], 1);
     let plan = fleet.plan(&both);
     let applied = fleet.apply(&both, &plan);
     assert_eq!(applied["versions"][2]["state"], "removed");
