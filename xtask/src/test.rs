@@ -22,12 +22,16 @@ pub(crate) enum Reach {
     Kubernetes,
 }
 
-/// Runs the suite with the pinned OpenBao and an etcd; `options` go to `cargo test`.
+/// The module of every test that is too long for each run. Such a test is ignored there.
+const LONG: &str = "long::";
+
+/// Runs the suite with the pinned OpenBao and an etcd; `options` go to `cargo test`. With `long` the
+/// ignored tests of modules named `long` follow.
 ///
 /// The whole suite, which is a run without options, must have met a real OpenBao. When it runs as
 /// root, the tests of the program against OpenBao run once more as an ordinary user, because root
 /// passes every permission check. A run with Kubernetes must have met a real kube-apiserver.
-pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
+pub(crate) fn run(reach: Reach, long: bool, options: &[&str]) -> Result<(), Error> {
     let openbao = tools::openbao()?;
     let tools = match reach {
         Reach::Plain => tools::etcd()?,
@@ -41,12 +45,22 @@ pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
     }
     let mut tally = Tally::default();
 
-    let mut suite = suite(reach, &options);
-    suite.env("BAO_BIN", &openbao);
-    suite.envs(tools.iter().map(|tool| (tool.variable, &tool.path)));
-    let mut outcome = stream(suite, &mut tally);
+    let with_tools = |mut suite: Command| {
+        suite.env("BAO_BIN", &openbao);
+        suite.envs(tools.iter().map(|tool| (tool.variable, &tool.path)));
+        suite
+    };
+    let mut outcome = stream(with_tools(suite(reach, &options)), &mut tally);
     if whole && outcome.is_ok() && ordinary_user::is_root() {
         outcome = ordinary_user::run_again(reach, &openbao, &tools, &mut tally);
+    }
+    if long && outcome.is_ok() {
+        if !options.contains(&"--") {
+            options.push("--");
+        }
+        options.extend(["--ignored", "--nocapture", LONG]);
+        tally.begin_long();
+        outcome = stream(with_tools(suite(reach, &options)), &mut tally);
     }
 
     say(&format!("\n{tally}"));
@@ -64,6 +78,12 @@ pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
             "no test ran against a real OpenBao; they are expected in test programs named `openbao`"
                 .into(),
         ));
+    }
+    if long && tally.long() == 0 {
+        return Err(Error::Refused(format!(
+            "no long test ran; they are ignored tests in modules named `{}`",
+            LONG.trim_end_matches(':')
+        )));
     }
     if reach == Reach::Kubernetes && tally.against(Server::KubeApiserver) == 0 {
         return Err(Error::Refused(
