@@ -178,12 +178,6 @@ pub(super) const WAY: [(Gather, &[Step]); 8] = [
                 question: key::PROFILE,
                 verdict: |facts, _| Some(of_profile(facts.profile.as_ref()?.as_ref().err()?)),
             },
-            Step {
-                question: key::RESTRICTIONS,
-                verdict: |facts, _| {
-                    Some(lost_to_state(facts).unwrap_or(Verdict::EncryptionBlocked))
-                },
-            },
         ],
     ),
     (
@@ -197,6 +191,13 @@ pub(super) const WAY: [(Gather, &[Step]); 8] = [
             Step {
                 question: evidence::RECORD,
                 verdict: by_code,
+            },
+            // A limit for encryption must not hide a loss that stored objects show.
+            Step {
+                question: key::RESTRICTIONS,
+                verdict: |facts, _| {
+                    Some(lost_to_state(facts).unwrap_or(Verdict::EncryptionBlocked))
+                },
             },
         ],
     ),
