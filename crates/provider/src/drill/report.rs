@@ -379,11 +379,13 @@ mod tests {
     use std::{collections::BTreeSet, sync::Arc, time::UNIX_EPOCH};
 
     use openbao_lab::server::{restore::RestoreError, snapshot::SnapshotError};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::{
         config::{Environment, Flags, load},
         drill::{Durations, Stage, isolation::Isolation},
+        report::claims::{self, Counted},
     };
 
     fn setup(allow_network: bool) -> Setup {
@@ -485,5 +487,30 @@ mod tests {
         assert_eq!(exit, Exit::CheckFailed);
         assert!(text.starts_with("drill: not-restorable\n"), "{text}");
         assert!(text.contains("[skip] openbao.shares"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_restore_is_called_whole_only_if_nothing_is_lost_and_nothing_untested(
+            pair in claims::any_pair(),
+        ) {
+            let counted = Counted::of(&pair);
+            let mut rehearsal = exposed(Stage::Verify, None);
+            rehearsal.verified = Some(Ok(pair));
+            let (exit, text) = told(&setup(true), &rehearsal);
+            let headline: Vec<_> = text.lines().take(2).collect();
+            if claims::denies_loss(headline[1]) || exit == Exit::Success {
+                prop_assert_eq!(counted, Counted::default(), "{}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_drill_without_a_verdict_says_nothing_of_a_loss() {
+        for failure in [None, Some(DrillError::Lost), Some(DrillError::NotIsolated)] {
+            let (_, text) = told(&setup(true), &exposed(Stage::Restore, failure));
+            let headline: Vec<_> = text.lines().take(2).collect();
+            assert!(!claims::denies_loss(headline[1]), "{text}");
+        }
     }
 }

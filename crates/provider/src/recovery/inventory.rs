@@ -191,6 +191,27 @@ impl Inventory {
         })
     }
 
+    /// Of an etcd without keys.
+    #[cfg(test)]
+    pub(crate) fn empty() -> Self {
+        Self {
+            source: "etcd".to_owned(),
+            trust: Trust::Live { restarts: 0 },
+            totals: Totals {
+                revision: 1,
+                compacted: None,
+                keys: 0,
+                superseded: 0,
+            },
+            resources: BTreeMap::new(),
+            groups: Vec::new(),
+            damaged: Vec::new(),
+            damaged_values: 0,
+            outside_prefix: 0,
+            index: HashMap::new(),
+        }
+    }
+
     /// The objects of the key, under any provider name.
     pub fn of_key<'i, 'l>(
         &'i self,

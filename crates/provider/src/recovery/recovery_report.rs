@@ -161,12 +161,12 @@ impl RecoveryReport {
         let (verdict, summary) = if undecided {
             (
                 "inconclusive",
-                "not established, so nothing was changed; no data is lost by that",
+                "not established, so nothing was changed",
             )
         } else {
             (
                 "refused",
-                "no state was made; nothing was changed, and no data is lost by that",
+                "no state was made, and nothing was changed",
             )
         };
         let mut report = Self::of(config, weighed, verdict, summary.to_owned(), now);

@@ -329,7 +329,7 @@ impl Verdict {
                  same names are configured as before"
             }
             Self::IdentityChanged => {
-                "nothing is lost, but nothing can be read under other names, and what is written \
+                "nothing is lost yet, but nothing can be read under other names, and what is written \
                  under them cannot be read under the right ones"
             }
             Self::NodeMisconfigured
@@ -353,8 +353,8 @@ impl Verdict {
                  again as soon as OpenBao answers"
             }
             Self::OpenbaoUninitialized => {
-                "this server holds no key at all: either it is the wrong one and nothing is lost, or \
-                 its storage is gone and only a backup of OpenBao brings the data back"
+                "this server holds no key at all: either it is the wrong one, or its storage is gone \
+                 and only a backup of OpenBao brings the data back"
             }
             Self::KeyLost => {
                 "what was encrypted with the key cannot be read without a backup of OpenBao that has \
