@@ -159,15 +159,9 @@ impl RecoveryReport {
         let obstacles = &weighed.obstacles;
         let undecided = weighed.refusals.is_empty() && obstacles.iter().all(Obstacle::is_undecided);
         let (verdict, summary) = if undecided {
-            (
-                "inconclusive",
-                "not established, so nothing was changed",
-            )
+            ("inconclusive", "not established, so nothing was changed")
         } else {
-            (
-                "refused",
-                "no state was made, and nothing was changed",
-            )
+            ("refused", "no state was made, and nothing was changed")
         };
         let mut report = Self::of(config, weighed, verdict, summary.to_owned(), now);
         for refusal in &report.refusals {
