@@ -19,6 +19,7 @@ mod discovery;
 mod doctor;
 mod drill;
 mod hardening;
+mod histories;
 mod key;
 mod lanes;
 mod load;
