@@ -29,9 +29,10 @@ Usage: cargo xtask <command>
                   Fetch the pinned test tools into target/tools and check their SHA-256;
                   if asked, build kube-apiserver and what belongs to it, which needs Go
   demo [--keep]   Build a release and show its main job on a real OpenBao
-  test [--kubernetes] [-- ARGS]
+  test [--kubernetes] [--long] [-- ARGS]
                   Run the whole suite, with the tests of a real kube-apiserver if asked, and count
-                  what ran against real servers;
+                  the tests that ran against real servers; --long then runs the tests that take
+                  many minutes;
                   ARGS go to `cargo test`, as in `test -- -p kms-domain -- a_name`
   lint            Check format, clippy, documentation, dependencies and generated code
   proto [--check] Generate the code for the protobuf service, or compare it with what is committed
@@ -67,10 +68,7 @@ fn run(args: &[&str]) -> Result<(), Error> {
             tools::packaged().and_then(|()| tools::kubernetes().map(drop))
         }
         ("demo", [] | ["--keep"]) => demo::run(options),
-        ("test", []) => test::run(Reach::Plain, &[]),
-        ("test", ["--", options @ ..]) => test::run(Reach::Plain, options),
-        ("test", ["--kubernetes"]) => test::run(Reach::Kubernetes, &[]),
-        ("test", ["--kubernetes", "--", options @ ..]) => test::run(Reach::Kubernetes, options),
+        ("test", _) => run_tests(options),
         ("lint", []) => lint::run(),
         ("proto", [] | ["--check"]) => proto::run(options),
         ("fuzz", _) => fuzz::run(options),
@@ -81,6 +79,20 @@ fn run(args: &[&str]) -> Result<(), Error> {
         }
         _ => Err(Error::Usage(format!("no such command: {}", args.join(" ")))),
     }
+}
+
+fn run_tests(options: &[&str]) -> Result<(), Error> {
+    let end = options.iter().position(|option| *option == "--");
+    let (flags, after) = options.split_at(end.unwrap_or(options.len()));
+    let (mut reach, mut long) = (Reach::Plain, false);
+    for flag in flags {
+        match *flag {
+            "--kubernetes" => reach = Reach::Kubernetes,
+            "--long" => long = true,
+            other => return Err(Error::Usage(format!("no such option of test: {other}"))),
+        }
+    }
+    test::run(reach, long, after.get(1..).unwrap_or_default())
 }
 
 /// The failure and its causes, one a line.

@@ -10,7 +10,7 @@ use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::process::{Command, ExitStatus};
 
 use crate::process::{self, Error, say};
-use crate::tools::{self, OLD_CLIENT, Tool};
+use crate::tools::{self, OF_OURS, Tool};
 use tally::{Server, Tally};
 
 /// How far a run goes.
@@ -22,12 +22,16 @@ pub(crate) enum Reach {
     Kubernetes,
 }
 
-/// Runs the suite with the pinned OpenBao and an etcd; `options` go to `cargo test`.
+/// The module of every test that is too long for each run. Such a test is ignored there.
+const LONG: &str = "long::";
+
+/// Runs the suite with the pinned OpenBao and an etcd; `options` go to `cargo test`. With `long` the
+/// ignored tests of modules named `long` follow.
 ///
 /// The whole suite, which is a run without options, must have met a real OpenBao. When it runs as
 /// root, the tests of the program against OpenBao run once more as an ordinary user, because root
 /// passes every permission check. A run with Kubernetes must have met a real kube-apiserver.
-pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
+pub(crate) fn run(reach: Reach, long: bool, options: &[&str]) -> Result<(), Error> {
     let openbao = tools::openbao()?;
     let tools = match reach {
         Reach::Plain => tools::etcd()?,
@@ -35,23 +39,31 @@ pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
     };
     let whole = options.is_empty();
     let mut options = options.to_vec();
-    let without_old_client = reach == Reach::Kubernetes && !has_old_client(&tools);
-    if without_old_client {
-        skip_old_client(&mut options);
-    }
+    let skipped = without_program(reach, &tools);
+    skip(&skipped, &mut options);
     let mut tally = Tally::default();
 
-    let mut suite = suite(reach, &options);
-    suite.env("BAO_BIN", &openbao);
-    suite.envs(tools.iter().map(|tool| (tool.variable, &tool.path)));
-    let mut outcome = stream(suite, &mut tally);
+    let with_tools = |mut suite: Command| {
+        suite.env("BAO_BIN", &openbao);
+        suite.envs(tools.iter().map(|tool| (tool.variable, &tool.path)));
+        suite
+    };
+    let mut outcome = stream(with_tools(suite(reach, &options)), &mut tally);
     if whole && outcome.is_ok() && ordinary_user::is_root() {
         outcome = ordinary_user::run_again(reach, &openbao, &tools, &mut tally);
     }
+    if long && outcome.is_ok() {
+        if !options.contains(&"--") {
+            options.push("--");
+        }
+        options.extend(["--ignored", "--nocapture", LONG]);
+        tally.begin_long();
+        outcome = stream(with_tools(suite(reach, &options)), &mut tally);
+    }
 
     say(&format!("\n{tally}"));
-    if without_old_client {
-        say("NOT RUN, for want of Go: the tests with a client of Kubernetes 1.31 and older");
+    for module in &skipped {
+        say(&format!("NOT RUN, for want of Go: the tests of {module}"));
     }
     outcome?;
     if tally.ran() == 0 {
@@ -64,6 +76,12 @@ pub(crate) fn run(reach: Reach, options: &[&str]) -> Result<(), Error> {
             "no test ran against a real OpenBao; they are expected in test programs named `openbao`"
                 .into(),
         ));
+    }
+    if long && tally.long() == 0 {
+        return Err(Error::Refused(format!(
+            "no long test ran; they are ignored tests in modules named `{}`",
+            LONG.trim_end_matches(':')
+        )));
     }
     if reach == Reach::Kubernetes && tally.against(Server::KubeApiserver) == 0 {
         return Err(Error::Refused(
@@ -98,16 +116,22 @@ fn suite(reach: Reach, options: &[&str]) -> Command {
     )
 }
 
-fn has_old_client(tools: &[Tool]) -> bool {
-    tools.iter().any(|tool| tool.variable == OLD_CLIENT)
+/// Modules of tests whose program only Go makes, and that is not there.
+fn without_program(reach: Reach, tools: &[Tool]) -> Vec<&'static str> {
+    let missing = |variable| tools.iter().all(|tool| tool.variable != variable);
+    let modules = OF_OURS
+        .into_iter()
+        .filter(|(_, variable)| missing(*variable));
+    let modules = modules.map(|(module, _)| module);
+    modules.filter(|_| reach == Reach::Kubernetes).collect()
 }
 
-/// Leaves out the tests of the module `old_client`, whose program only Go makes.
-fn skip_old_client(options: &mut Vec<&str>) {
-    if !options.contains(&"--") {
+/// Leaves out the tests of some modules.
+fn skip<'a>(modules: &[&'a str], options: &mut Vec<&'a str>) {
+    if !modules.is_empty() && !options.contains(&"--") {
         options.push("--");
     }
-    options.extend(["--skip", "old_client::"]);
+    options.extend(modules.iter().flat_map(|module| ["--skip", module]));
 }
 
 /// Runs the program to its end, passes its output on as it comes and counts the results in it.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::process::{self, Error, say};
 
-pub(crate) use kubernetes::OLD_CLIENT;
+pub(crate) use kubernetes::OF_OURS;
 
 /// The version of OpenBao that the tests run against.
 pub(crate) const OPENBAO_VERSION: &str = packages::OPENBAO.version;

@@ -16,10 +16,13 @@ pub enum SnapshotError {
     /// The hash is computed on a second thread.
     #[error("cannot start a thread to verify the snapshot")]
     NoThread(#[source] io::Error),
+    /// Nothing in the file is of a bbolt database.
+    #[error("the file is not an etcd snapshot: neither of its first pages is one of bbolt's")]
+    NotBbolt,
     /// No database has this length, with or without a hash after it.
     #[error(
         "{size} bytes are neither a whole database nor one with its 32-byte hash: the file is cut \
-         off, or is no etcd snapshot"
+         off"
     )]
     Length {
         /// Length of the file in bytes.
@@ -32,7 +35,7 @@ pub enum SnapshotError {
     )]
     WrongHash,
     /// Neither copy of the page that leads to all others is sound.
-    #[error("neither meta page is sound: the file is damaged, or is no etcd snapshot")]
+    #[error("neither meta page is sound: the file is damaged")]
     NoMeta,
     /// The file ends before its database does.
     #[error("the database has {stated} bytes and the file only {present}: it is cut off")]
@@ -53,11 +56,32 @@ pub enum SnapshotError {
         damage: Damage,
     },
     /// The database is sound but not etcd's.
-    #[error("there is no bucket `{bucket}`: this is not the database of an etcd v3 server")]
+    #[error(
+        "the file is a sound bbolt database without a bucket `{bucket}`, so it is another \
+         program's and not an etcd snapshot"
+    )]
     NotEtcd {
         /// The missing bucket.
         bucket: &'static str,
     },
+}
+
+impl SnapshotError {
+    /// Whether the file is a bbolt database with wrong bytes. A file of another form, or one that
+    /// could not be read, says nothing of the data.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } | Self::NoThread(_) | Self::NotBbolt | Self::NotEtcd { .. } => {
+                false
+            }
+            Self::Length { .. }
+            | Self::WrongHash
+            | Self::NoMeta
+            | Self::CutOff { .. }
+            | Self::Damaged { .. } => true,
+        }
+    }
 }
 
 /// A place in the file, to blame for what is found there.

@@ -14,7 +14,7 @@ use aws_lc_rs::digest::{self, SHA256, SHA256_OUTPUT_LEN};
 
 use crate::{
     damage::{Place, SnapshotError},
-    page::{HEADER, u32_at, u64_at},
+    page::{ByteOrder, HEADER, Header},
     tree::{Bucket, Geometry, Walk},
 };
 
@@ -102,11 +102,14 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
     /// Reads the meta pages.
     ///
     /// # Errors
-    /// A file that is cut off, or no bbolt database.
+    /// A file of another form than bbolt's, or one that is cut off.
     pub fn open(source: &'s S, on_progress: OnProgress<'s>) -> Result<Self, SnapshotError> {
         let size = source
             .size()
             .map_err(|source| SnapshotError::Unreadable { offset: 0, source })?;
+        if !is_database(source)? {
+            return Err(SnapshotError::NotBbolt);
+        }
         let (present, hash) = match size % SECTOR {
             0 => (size, Hash::Absent),
             HASH => (size.saturating_sub(HASH), Hash::Unchecked),
@@ -147,7 +150,8 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
 
     /// Runs `read` with a walk and the bucket of buckets, and the first time, if there is a hash,
     /// compares it meanwhile: the hash takes longer than the reading. What was read is returned only
-    /// if the hash is right. If both fail the reading's error is returned, as it names a page.
+    /// if the hash is right. If both fail the reading's error is returned, as it names a page; but a
+    /// missing bucket makes another program's database only where the hash is right.
     pub(crate) fn verified<T>(
         &self,
         read: impl FnOnce(&mut Walk<'_, S>, &Bucket) -> Result<T, SnapshotError>,
@@ -163,7 +167,7 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
             total,
         };
         let mut walk = Walk::new(self.source, self.meta.geometry, &meter);
-        let root = Bucket::new(self.meta.root, self.meta.place);
+        let root = Bucket::new(self.meta.root, self.meta.geometry.order, self.meta.place);
         let value = if unchecked {
             let stop = AtomicBool::new(false);
             let (source, present) = (self.source, self.present);
@@ -172,13 +176,17 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
                     .spawn_scoped(scope, || verify(source, present, &meter, &stop))
                     .map_err(SnapshotError::NoThread)?;
                 let value = read(&mut walk, &root);
-                stop.store(value.is_err(), Relaxed);
+                let damaged = value.as_ref().is_err_and(SnapshotError::is_damage);
+                stop.store(damaged, Relaxed);
                 let verified = match verifying.join() {
                     Ok(verified) => verified,
                     Err(panic) => std::panic::resume_unwind(panic),
                 };
-                let value = value?;
+                if damaged {
+                    return value;
+                }
                 verified?;
+                let value = value?;
                 self.hash.set(Hash::Right);
                 Ok(value)
             })?
@@ -264,6 +272,35 @@ struct Meta {
     transaction: u64,
 }
 
+/// Whether any trace of a bbolt database is there: the magic number of either meta page, or the
+/// header of the first. The first 65 KiB tell.
+///
+/// # Errors
+/// [`SnapshotError::Unreadable`].
+pub fn is_database<S: ReadAt + ?Sized>(source: &S) -> Result<bool, SnapshotError> {
+    const START: usize = HEADER + size_of::<u32>();
+    let unreadable = |source| SnapshotError::Unreadable { offset: 0, source };
+    let size = source.size().map_err(unreadable)?;
+    let needed = u64::try_from(START).unwrap_or(u64::MAX);
+    let seconds = PAGE_SIZES.map(|page_size| (1, u64::from(page_size)));
+    for (page, offset) in [(0, 0)].into_iter().chain(seconds) {
+        if offset.saturating_add(needed) > size {
+            continue;
+        }
+        let mut bytes = [0; START];
+        read_at(source, &mut bytes, offset)?;
+        let is_trace = |order: ByteOrder| {
+            let header = Header::read(&bytes, order);
+            order.u32_at(&bytes, HEADER) == Some(MAGIC)
+                || page == 0 && header.is_some_and(|header| header.is_meta(page))
+        };
+        if ByteOrder::ALL.into_iter().any(is_trace) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Bytes of a meta page after its header.
 const META: usize = 64;
 const MAGIC: u32 = 0xED0C_DAED;
@@ -322,18 +359,19 @@ fn meta_at<S: ReadAt + ?Sized>(
 fn parse_meta(page: &[u8], place: Place) -> Option<Meta> {
     let meta = page.get(HEADER..)?;
     let (summed, checksum) = meta.split_at_checked(META - 8)?;
-    let sound = u32_at(meta, 0)? == MAGIC
-        && u32_at(meta, 4)? == VERSION
-        && u64_at(checksum, 0)? == fnv1a(summed);
-    let page_size = u32_at(meta, 8)?;
+    let mut orders = ByteOrder::ALL.into_iter();
+    let order = orders.find(|order| order.u32_at(meta, 0) == Some(MAGIC))?;
+    let sound = order.u32_at(meta, 4)? == VERSION && order.u64_at(checksum, 0)? == fnv1a(summed);
+    let page_size = order.u32_at(meta, 8)?;
     (sound && PAGE_SIZES.contains(&page_size)).then_some(Meta {
         place,
         geometry: Geometry {
             page_size,
-            pages: u64_at(meta, 40)?,
+            pages: order.u64_at(meta, 40)?,
+            order,
         },
-        root: u64_at(meta, 16)?,
-        transaction: u64_at(meta, 48)?,
+        root: order.u64_at(meta, 16)?,
+        transaction: order.u64_at(meta, 48)?,
     })
 }
 
@@ -387,12 +425,65 @@ mod tests {
                 present: 2048
             })
         ));
+        assert!(matches!(read(b"short"), Err(SnapshotError::NotBbolt)));
         assert!(matches!(
-            read(b"short"),
-            Err(SnapshotError::Length { size: 5 })
+            read(&good()[..1000]),
+            Err(SnapshotError::Length { size: 1000 })
         ));
-        assert!(matches!(read(&[0; 4096]), Err(SnapshotError::NoMeta)));
-        assert!(matches!(read(b""), Err(SnapshotError::NoMeta)));
+    }
+
+    #[test]
+    fn a_file_without_a_trace_of_bbolt_is_not_called_damaged() {
+        let no_trace = |file: &[u8]| {
+            let error = read(file).unwrap_err();
+            assert!(matches!(error, SnapshotError::NotBbolt), "{error}");
+            assert!(!error.is_damage());
+        };
+        for file in [&b""[..], b"short", &[0; 4096], &[0; 4096 + 32]] {
+            no_trace(file);
+        }
+        let mut file = good();
+        file[..16].fill(b'x');
+        assert_eq!(
+            damaged_meta(&file),
+            None,
+            "the header of a meta page is not read"
+        );
+        file[16] ^= 1;
+        assert_eq!(damaged_meta(&file), Some(0));
+        file[PAGE + 16] ^= 1;
+        no_trace(&file);
+        // The header of page 0 alone is a trace.
+        file[..16].copy_from_slice(&good()[..16]);
+        assert!(read(&file).unwrap_err().is_damage());
+    }
+
+    #[test]
+    fn a_database_of_another_program_is_not_called_damaged_unless_its_hash_is_wrong() {
+        let other = leaf(2, &[(1, b"data".into(), vec![0; 32])]);
+        let other = with_hash(database(&[other]));
+        let error = read(&other).unwrap_err();
+        assert!(
+            matches!(error, SnapshotError::NotEtcd { bucket: "key" }),
+            "{error}"
+        );
+        assert!(!error.is_damage());
+        let mut other = other;
+        let last = other.len() - 1;
+        other[last] ^= 1;
+        assert!(matches!(read(&other), Err(SnapshotError::WrongHash)));
+    }
+
+    #[test]
+    fn every_changed_bit_of_a_big_endian_file_is_noticed_too() {
+        let little = with_hash(good());
+        let good = testkit::big_endian::big_endian(&little);
+        assert_eq!(read(&good).unwrap(), read(&little).unwrap());
+        for bit in 0..good.len() * 8 {
+            let mut changed = good.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&changed).is_err(), "bit {bit}");
+        }
     }
 
     #[test]

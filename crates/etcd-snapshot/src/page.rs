@@ -9,6 +9,7 @@ const ELEMENT: usize = 16;
 
 const BRANCH: u16 = 0x01;
 const LEAF: u16 = 0x02;
+const META: u16 = 0x04;
 /// The one flag of a leaf element.
 const IS_BUCKET: u32 = 0x01;
 
@@ -23,12 +24,53 @@ pub(crate) struct Header {
 
 impl Header {
     /// `None` if there are too few bytes.
-    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &[u8], order: ByteOrder) -> Option<Self> {
         Some(Self {
-            id: u64_at(bytes, 0)?,
-            flags: u16_at(bytes, 8)?,
-            count: u16_at(bytes, 10)?,
-            overflow: u32_at(bytes, 12)?,
+            id: order.u64_at(bytes, 0)?,
+            flags: order.u16_at(bytes, 8)?,
+            count: order.u16_at(bytes, 10)?,
+            overflow: order.u32_at(bytes, 12)?,
+        })
+    }
+
+    /// Whether it is the header that bbolt writes for meta page `id`.
+    pub(crate) fn is_meta(&self, id: u64) -> bool {
+        self.id == id && self.flags == META && self.count == 0 && self.overflow == 0
+    }
+}
+
+/// Byte order of the machine that wrote the database; every integer of bbolt is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ByteOrder {
+    Little,
+    /// s390x.
+    Big,
+}
+
+impl ByteOrder {
+    pub(crate) const ALL: [Self; 2] = [Self::Little, Self::Big];
+
+    pub(crate) fn u16_at(self, bytes: &[u8], at: usize) -> Option<u16> {
+        let bytes = *bytes.get(at..)?.first_chunk()?;
+        Some(match self {
+            Self::Little => u16::from_le_bytes(bytes),
+            Self::Big => u16::from_be_bytes(bytes),
+        })
+    }
+
+    pub(crate) fn u32_at(self, bytes: &[u8], at: usize) -> Option<u32> {
+        let bytes = *bytes.get(at..)?.first_chunk()?;
+        Some(match self {
+            Self::Little => u32::from_le_bytes(bytes),
+            Self::Big => u32::from_be_bytes(bytes),
+        })
+    }
+
+    pub(crate) fn u64_at(self, bytes: &[u8], at: usize) -> Option<u64> {
+        let bytes = *bytes.get(at..)?.first_chunk()?;
+        Some(match self {
+            Self::Little => u64::from_le_bytes(bytes),
+            Self::Big => u64::from_be_bytes(bytes),
         })
     }
 }
@@ -38,6 +80,7 @@ impl Header {
 pub(crate) struct Page<'a> {
     /// With all its overflow.
     bytes: &'a [u8],
+    order: ByteOrder,
     /// Where the page begins.
     place: Place,
     pub(crate) kind: Kind,
@@ -72,8 +115,13 @@ pub(crate) struct Leaf<'a> {
 impl<'a> Page<'a> {
     /// The page that has all of `bytes` and begins at `place`. The order of its keys and the
     /// position of every element are checked here, so that reading one needs no other.
-    pub(crate) fn parse(bytes: &'a [u8], place: Place) -> Result<Self, SnapshotError> {
-        let header = Header::read(bytes).ok_or_else(|| place.is(Damage::ElementOutsidePage))?;
+    pub(crate) fn parse(
+        bytes: &'a [u8],
+        order: ByteOrder,
+        place: Place,
+    ) -> Result<Self, SnapshotError> {
+        let header =
+            Header::read(bytes, order).ok_or_else(|| place.is(Damage::ElementOutsidePage))?;
         let kind = match header.flags {
             BRANCH => Kind::Branch,
             LEAF => Kind::Leaf,
@@ -81,6 +129,7 @@ impl<'a> Page<'a> {
         };
         let page = Self {
             bytes,
+            order,
             place,
             kind,
             count: header.count.into(),
@@ -139,20 +188,21 @@ impl<'a> Page<'a> {
         };
         let outside = || place.is(Damage::ElementOutsidePage);
         let element = self.bytes.get(at..).ok_or_else(outside)?;
+        let order = self.order;
         let (pos, key_size, value_size, child, flags) = match self.kind {
             Kind::Branch => (
-                u32_at(element, 0),
-                u32_at(element, 4),
+                order.u32_at(element, 0),
+                order.u32_at(element, 4),
                 Some(0),
-                u64_at(element, 8),
+                order.u64_at(element, 8),
                 Some(0),
             ),
             Kind::Leaf => (
-                u32_at(element, 4),
-                u32_at(element, 8),
-                u32_at(element, 12),
+                order.u32_at(element, 4),
+                order.u32_at(element, 8),
+                order.u32_at(element, 12),
                 Some(0),
-                u32_at(element, 0),
+                order.u32_at(element, 0),
             ),
         };
         let (Some(pos), Some(key_size), Some(value_size), Some(child), Some(flags)) =
@@ -197,16 +247,4 @@ struct Raw<'a> {
 
 fn advance(from: usize, by: u32) -> Option<usize> {
     from.checked_add(usize::try_from(by).ok()?)
-}
-
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }

@@ -5,7 +5,7 @@
 use crate::{
     damage::{Damage, Place, SnapshotError},
     file::{Meter, ReadAt, read_at},
-    page::{Header, Kind, Leaf, Page, u64_at},
+    page::{ByteOrder, Header, Kind, Leaf, Page},
 };
 
 /// A real tree of this many levels would need more pages than any file has.
@@ -28,6 +28,8 @@ pub(crate) struct Geometry {
     pub(crate) page_size: u32,
     /// Pages of the database, all of them within the file.
     pub(crate) pages: u64,
+    /// Of every integer in them.
+    pub(crate) order: ByteOrder,
 }
 
 /// A bucket as its parent names it.
@@ -38,8 +40,12 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    pub(crate) fn new(root: u64, place: Place) -> Self {
-        let mut bytes = root.to_le_bytes().to_vec();
+    pub(crate) fn new(root: u64, order: ByteOrder, place: Place) -> Self {
+        let root = match order {
+            ByteOrder::Little => root.to_le_bytes(),
+            ByteOrder::Big => root.to_be_bytes(),
+        };
+        let mut bytes = root.to_vec();
         bytes.resize(INLINE, 0);
         Self { bytes, place }
     }
@@ -119,7 +125,8 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
             .bytes
             .split_at_checked(INLINE)
             .ok_or_else(malformed)?;
-        let root = u64_at(header, 0).ok_or_else(malformed)?;
+        let order = self.geometry.order;
+        let root = order.u64_at(header, 0).ok_or_else(malformed)?;
         if root != 0 {
             return self.page(root, &[], Range(None, None), 0, visit);
         }
@@ -127,8 +134,8 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
             offset: bucket.place.offset.saturating_add(16),
             ..bucket.place
         };
-        let header = Header::read(inline).ok_or_else(malformed)?;
-        let page = Page::parse(inline, place)?;
+        let header = Header::read(inline, order).ok_or_else(malformed)?;
+        let page = Page::parse(inline, order, place)?;
         if header.id != 0 || header.overflow != 0 || page.kind == Kind::Branch {
             return Err(malformed());
         }
@@ -152,7 +159,7 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
         let bytes = self.read(id, ahead, &mut buffer)?;
         let held = bytes.len();
         self.held = self.held.saturating_add(held);
-        let page = Page::parse(bytes, place)?;
+        let page = Page::parse(bytes, self.geometry.order, place)?;
         match page.kind {
             // The only leaf without entries is the root of an empty bucket.
             _ if page.count == 0 && (depth > 0 || page.kind == Kind::Branch) => {
@@ -259,7 +266,8 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
             read_at(self.source, buffer, place.offset)?;
         }
         let first = if ahead.is_empty() { &*buffer } else { ahead };
-        let header = Header::read(first).ok_or_else(|| place.is(Damage::ElementOutsidePage))?;
+        let header = Header::read(first, self.geometry.order)
+            .ok_or_else(|| place.is(Damage::ElementOutsidePage))?;
         if header.id != id {
             return Err(place.is(Damage::WrongNumber { stated: header.id }));
         }

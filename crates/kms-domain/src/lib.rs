@@ -15,7 +15,7 @@
 //! | How is that kept, and is it ours and the newest? | [`registry::document`], [`registry::anchor`], [`fingerprint`] |
 //! | May this node encrypt? | [`health`] |
 //! | What do stored objects and backups need of the key? | [`recovery`] |
-//! | How are digests and JSON spelled? | [`digest`], [`json`] |
+//! | How are digests and JSON spelled, and which release wrote a file? | [`digest`], [`json`], [`schema`] |
 //!
 //! Invariants, each held by a type:
 //!
@@ -53,6 +53,7 @@ pub mod limits;
 pub mod prepare;
 pub mod recovery;
 pub mod registry;
+pub mod schema;
 pub mod scope;
 pub mod transit;
 #[cfg(test)]

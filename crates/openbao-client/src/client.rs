@@ -24,6 +24,7 @@ use crate::{
     endpoint::{Address, Endpoint},
     failure::{Failure, FailureClass},
     request::{Operation, Outcome, Request, RequestEvent, RequestHook, RequestId},
+    responder::responder,
 };
 
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
@@ -126,6 +127,7 @@ impl Client {
         let status = response.status();
         let date = response.headers().get(header::DATE);
         let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let responder = responder(response.headers());
         let limit = if status.is_success() {
             operation.answer_limit()
         } else {
@@ -135,7 +137,8 @@ impl Client {
         let said = Envelope::read(&body);
         let request_id = said.request_id();
         // A batch of which an item failed has the status of a refusal and the results of all.
-        let batch = operation == Operation::TransitBatchDecrypt && said.data.is_some();
+        let batch = operation == Operation::TransitBatchDecrypt
+            && said.data.is_some_and(|data| data.batch_results.is_some());
         if status.is_success() || batch {
             return Ok(Answer {
                 operation,
@@ -143,10 +146,13 @@ impl Client {
                 body,
                 request_id,
                 date,
+                responder,
             });
         }
-        let errors = said.errors.unwrap_or_default();
-        Err(Failure::from_answer(operation, status, errors).request_id(request_id))
+        Err(match said.errors {
+            Some(errors) => Failure::from_answer(operation, status, errors).request_id(request_id),
+            None => Failure::foreign(operation, status, responder),
+        })
     }
 
     fn http_request(&self, request: Request<'_>) -> Result<http::Request<Full<Bytes>>, Failure> {
@@ -189,6 +195,7 @@ pub struct Answer {
     body: Zeroizing<Vec<u8>>,
     request_id: Option<RequestId>,
     date: Option<SystemTime>,
+    responder: Option<Box<str>>,
 }
 
 impl Answer {
@@ -213,10 +220,10 @@ impl Answer {
     /// The whole body as JSON.
     ///
     /// # Errors
-    /// [`FailureClass::InvalidAnswer`] when it has another shape, or when there is none.
+    /// [`FailureClass::NotOpenBao`] when it is not what OpenBao sends, or when there is none;
+    /// [`FailureClass::InvalidAnswer`] when OpenBao's envelope has content of another shape.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body)
-            .map_err(|_| self.invalid("it is not the JSON that was expected"))
+        object(&self.body).ok_or_else(|| self.unexpected())
     }
 
     /// The `data` member, which holds the result of most calls.
@@ -231,6 +238,28 @@ impl Answer {
         self.json::<Data<T>>().map(|answer| answer.data)
     }
 
+    /// Without the envelope of its operation it is a success of other software.
+    fn unexpected(&self) -> Failure {
+        let said = Envelope::read(&self.body);
+        let from_openbao = match self.operation {
+            Operation::JwtLogin | Operation::TokenRenewSelf => said.auth.is_some(),
+            Operation::TransitMetadataRead
+            | Operation::TransitDisableUpsertRead
+            | Operation::TransitEncrypt
+            | Operation::TransitDecrypt
+            | Operation::TransitBatchDecrypt
+            | Operation::CapabilitiesSelf => said.data.is_some(),
+            // Their content is the whole body.
+            Operation::SealStatus | Operation::Leader => false,
+            Operation::Admin => true,
+        };
+        if from_openbao {
+            self.invalid("it is not the JSON that was expected")
+        } else {
+            Failure::foreign(self.operation, self.status, self.responder.clone())
+        }
+    }
+
     pub(crate) fn invalid(&self, what: &'static str) -> Failure {
         Failure::new(self.operation, FailureClass::InvalidAnswer)
             .status(self.status)
@@ -243,18 +272,32 @@ impl Answer {
     }
 }
 
-/// What any answer may carry beside its content.
+/// What the answers of OpenBao are made of. `errors` is a list of texts, also where it has none to
+/// tell; each answer with another status than 2xx has it, but for a batch and `sys/health`.
 #[derive(Default, Deserialize)]
 struct Envelope {
     request_id: Option<String>,
     errors: Option<Vec<String>>,
-    data: Option<IgnoredAny>,
+    data: Option<Content>,
+    auth: Option<Content>,
+}
+
+#[derive(Deserialize)]
+struct Content {
+    batch_results: Option<IgnoredAny>,
+}
+
+/// A JSON object, as all answers of OpenBao are. Derived structures would read an array of their
+/// members too.
+fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+    let object = body.trim_ascii_start().starts_with(b"{");
+    object.then(|| serde_json::from_slice(body).ok()).flatten()
 }
 
 impl Envelope {
-    /// A body of another shape has neither.
+    /// A body of another shape has nothing of it.
     fn read(body: &[u8]) -> Self {
-        serde_json::from_slice(body).unwrap_or_default()
+        object(body).unwrap_or_default()
     }
 
     fn request_id(&self) -> Option<RequestId> {

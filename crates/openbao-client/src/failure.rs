@@ -1,4 +1,7 @@
 //! Why a request brought no usable answer: one bounded class, never a text of the server.
+//!
+//! A status counts only together with OpenBao's own error body: a proxy, an ingress or a web server
+//! that answers in OpenBao's place has statuses too, and knows nothing about the key.
 
 use std::{error::Error, fmt, io};
 
@@ -14,7 +17,8 @@ use crate::{
 pub enum FailureClass {
     /// OpenBao is sealed.
     Sealed,
-    /// Transit could not authenticate the ciphertext: other associated data, or other key material.
+    /// Transit could not authenticate the ciphertext: other associated data, other key material, or
+    /// bytes that no key made.
     DecryptFailed,
     /// Transit has no key of that name (said by encrypt and decrypt).
     KeyMissing,
@@ -24,18 +28,22 @@ pub enum FailureClass {
     VersionTooNew,
     /// The version is below the key's `min_encryption_version`.
     VersionBelowMinimum,
-    /// Any other 400.
+    /// Any other 400 of OpenBao.
     InvalidRequest,
-    /// 401.
+    /// 401 of OpenBao.
     Unauthenticated,
-    /// 403: a token that is revoked or expired, or a policy that does not allow the request.
+    /// 403 of OpenBao: a token that is revoked or expired, or a policy that does not allow the request.
     PermissionDenied,
-    /// 404.
+    /// 404 of OpenBao.
     NotFound,
-    /// 429.
+    /// 429 of OpenBao.
     RateLimited,
-    /// 5xx, a redirect, an answer above its size limit, or one that broke off.
+    /// 5xx of OpenBao or of a proxy, a redirect, an answer above its size limit, or one that broke
+    /// off.
     Unavailable,
+    /// A 4xx without OpenBao's error body, or a success without OpenBao's envelope: software other
+    /// than OpenBao answered. Says nothing about key, token or policy.
+    NotOpenBao,
     /// The server could not prove its identity, or TLS itself failed.
     TlsFailed,
     /// The host name has no address.
@@ -46,7 +54,7 @@ pub enum FailureClass {
     InvalidAnswer,
     /// The deadline of the request passed.
     Timeout,
-    /// Any other status.
+    /// Any other status of OpenBao.
     Unknown,
 }
 
@@ -67,6 +75,7 @@ impl FailureClass {
             Self::NotFound => "not_found",
             Self::RateLimited => "rate_limited",
             Self::Unavailable => "unavailable",
+            Self::NotOpenBao => "not_openbao",
             Self::TlsFailed => "tls_failed",
             Self::DnsFailed => "dns_failed",
             Self::ConnectionFailed => "connection_failed",
@@ -94,6 +103,7 @@ impl FailureClass {
             Self::NotFound => "the path does not exist",
             Self::RateLimited => "OpenBao limits the rate of requests",
             Self::Unavailable => "OpenBao is not available",
+            Self::NotOpenBao => NOT_OPENBAO,
             Self::TlsFailed => "no trusted TLS connection",
             Self::DnsFailed => "the host name cannot be resolved",
             Self::ConnectionFailed => "the connection failed",
@@ -104,15 +114,19 @@ impl FailureClass {
     }
 }
 
+const NOT_OPENBAO: &str = "the response is not from OpenBao";
+
 /// A request that brought no usable answer.
 ///
-/// Neither `Display` nor `Debug` shows addresses, tokens, payloads or texts of the server.
+/// Neither `Display` nor `Debug` shows addresses, tokens, payloads or texts of the server. Of software
+/// that is not OpenBao they show media type and product name, bounded.
 #[derive(Debug, Clone)]
 pub struct Failure {
     operation: Operation,
     class: FailureClass,
     status: Option<u16>,
     detail: Option<&'static str>,
+    responder: Option<Box<str>>,
     pub(crate) request_id: Option<RequestId>,
     server_errors: ServerErrors,
 }
@@ -126,6 +140,7 @@ impl Failure {
             class,
             status: None,
             detail: None,
+            responder: None,
             request_id: None,
             server_errors: ServerErrors::default(),
         }
@@ -153,13 +168,32 @@ impl Failure {
         errors: Vec<String>,
     ) -> Self {
         let mut failure = Self::new(operation, class_of(status, &errors)).status(status);
-        if status.is_redirection() {
-            failure.detail = Some("a redirect, which is never followed");
-        }
         if operation == Operation::Admin {
             failure.server_errors = ServerErrors::bounded(errors);
         }
         failure
+    }
+
+    /// Classifies an answer without OpenBao's body. A redirect or a 5xx of a proxy means what one of
+    /// OpenBao's means: nobody did the work. Every other status is the proxy's own opinion.
+    pub(crate) fn foreign(
+        operation: Operation,
+        status: StatusCode,
+        responder: Option<Box<str>>,
+    ) -> Self {
+        let (class, detail) = if status.is_redirection() {
+            let redirect = "a redirect, which is never followed";
+            (FailureClass::Unavailable, Some(redirect))
+        } else if status.is_server_error() {
+            (FailureClass::Unavailable, Some(NOT_OPENBAO))
+        } else {
+            (FailureClass::NotOpenBao, None)
+        };
+        Self {
+            detail,
+            responder,
+            ..Self::new(operation, class).status(status)
+        }
     }
 
     /// Classifies one item of a batch by its own text. The status is that of the whole batch, so
@@ -173,10 +207,18 @@ impl Failure {
         Self::new(operation, class).status(status)
     }
 
-    /// Whether OpenBao would not read the request at all, perhaps because it is too large.
-    pub(crate) fn refuses_request(&self) -> bool {
-        self.class == FailureClass::InvalidRequest
-            || self.status == Some(StatusCode::PAYLOAD_TOO_LARGE.as_u16())
+    /// Whether a request with fewer items may be answered: this one is too large, or OpenBao refused
+    /// it as a whole, which may concern a single one of its items.
+    pub(crate) fn may_concern_one_item(&self) -> bool {
+        let too_large = Some(StatusCode::PAYLOAD_TOO_LARGE.as_u16());
+        let refused = matches!(
+            self.class,
+            FailureClass::InvalidRequest
+                | FailureClass::DecryptFailed
+                | FailureClass::VersionTooOld
+                | FailureClass::VersionTooNew
+        );
+        self.status == too_large || (refused && self.status.is_some())
     }
 
     /// Classifies an error of the connection by the types in its chain of causes.
@@ -229,6 +271,9 @@ impl fmt::Display for Failure {
         if let Some(detail) = self.detail {
             write!(f, ": {detail}")?;
         }
+        if let Some(responder) = &self.responder {
+            write!(f, ": {responder}")?;
+        }
         if let Some(status) = self.status {
             write!(f, " (HTTP {status})")?;
         }
@@ -240,7 +285,7 @@ impl Error for Failure {}
 
 /// Texts of the server, which `Debug` does not show.
 #[derive(Clone, Default)]
-struct ServerErrors(Vec<String>);
+struct ServerErrors(Box<[String]>);
 
 impl ServerErrors {
     fn bounded(mut errors: Vec<String>) -> Self {
@@ -248,7 +293,7 @@ impl ServerErrors {
         for text in &mut errors {
             *text = text.chars().take(512).collect();
         }
-        Self(errors)
+        Self(errors.into())
     }
 }
 
@@ -285,6 +330,12 @@ const TEXTS: &[(StatusCode, &str, FailureClass)] = &[
         StatusCode::BAD_REQUEST,
         "version is too new",
         FailureClass::VersionTooNew,
+    ),
+    // After the version, whose text begins alike. Bytes of no ciphertext cannot be authenticated.
+    (
+        StatusCode::BAD_REQUEST,
+        "invalid ciphertext",
+        FailureClass::DecryptFailed,
     ),
     (
         StatusCode::BAD_REQUEST,
@@ -425,6 +476,44 @@ mod tests {
         assert_eq!(
             class(403, &["encryption key not found"]),
             FailureClass::PermissionDenied
+        );
+    }
+
+    #[test]
+    fn a_status_without_the_body_of_openbao_says_nothing_about_key_token_or_policy() {
+        for (status, expected) in [
+            (200, FailureClass::NotOpenBao),
+            (302, FailureClass::Unavailable),
+            (400, FailureClass::NotOpenBao),
+            (401, FailureClass::NotOpenBao),
+            (403, FailureClass::NotOpenBao),
+            (404, FailureClass::NotOpenBao),
+            (405, FailureClass::NotOpenBao),
+            (413, FailureClass::NotOpenBao),
+            (429, FailureClass::NotOpenBao),
+            (472, FailureClass::NotOpenBao),
+            (500, FailureClass::Unavailable),
+            (502, FailureClass::Unavailable),
+            (503, FailureClass::Unavailable),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let failure = Failure::foreign(Operation::TransitDecrypt, status, None);
+            assert_eq!(failure.class(), expected, "{status}");
+            assert!(!failure.rejects_token());
+        }
+        let shown = |status, responder: &str| {
+            let of = Operation::TransitMetadataRead;
+            Failure::foreign(of, status, Some(responder.into())).to_string()
+        };
+        assert_eq!(
+            shown(StatusCode::NOT_FOUND, "text/html from nginx/1.27"),
+            "transit_metadata_read failed: the response is not from OpenBao: text/html from \
+             nginx/1.27 (HTTP 404)"
+        );
+        assert_eq!(
+            shown(StatusCode::BAD_GATEWAY, "text/html"),
+            "transit_metadata_read failed: OpenBao is not available: the response is not from \
+             OpenBao: text/html (HTTP 502)"
         );
     }
 

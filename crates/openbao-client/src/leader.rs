@@ -29,6 +29,8 @@ pub async fn leader(client: &Client, deadline: Duration) -> Result<Leader, Failu
     #[derive(Deserialize)]
     struct Body {
         ha_enabled: bool,
+        // Left out by a server without a cluster.
+        #[serde(default)]
         is_self: bool,
         #[serde(default)]
         leader_address: String,

@@ -6,6 +6,7 @@
 //! hyper, rustls and the allocator lie outside its reach.
 
 mod connect;
+mod responder;
 
 pub mod client;
 pub mod credential_file;

@@ -116,6 +116,7 @@ impl LoginOutcome {
             FailureClass::Sealed
             | FailureClass::RateLimited
             | FailureClass::Unavailable
+            | FailureClass::NotOpenBao
             | FailureClass::TlsFailed
             | FailureClass::DnsFailed
             | FailureClass::ConnectionFailed

@@ -165,7 +165,7 @@ fn wiped_json(value: &impl Serialize) -> serde_json::Result<Bytes> {
 
 /// OpenBao's own name of a request, fit for logs: 1 to 128 of `A-Z a-z 0-9 - _ . :`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId(String);
+pub struct RequestId(Box<str>);
 
 impl RequestId {
     /// `None` for a text outside the rule; surrounding white space is dropped first.
@@ -176,7 +176,7 @@ impl RequestId {
             && text
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte));
-        fits.then(|| Self(text.to_owned()))
+        fits.then(|| Self(text.into()))
     }
 
     /// The checked text.

@@ -154,11 +154,12 @@ impl Transit {
     /// OpenBao's order is believed, as its plaintexts are: a `reference` with each item would
     /// only defend against a server that mixes up what it may as well make up.
     ///
-    /// A request that OpenBao will not read is made again with half the items, down to one. All
-    /// plaintexts stay in memory until the end: give very many in portions.
+    /// A request that is refused as a whole, for its size or for one of its items, is made again with
+    /// half the items, down to one: a refusal of many is the answer to none of them. All plaintexts
+    /// stay in memory until the end: give very many in portions.
     ///
     /// # Errors
-    /// The classified failure of the first request that failed as a whole.
+    /// The classified failure of the first request that failed for a cause that all items share.
     pub async fn decrypt_batch<T: Borrow<PreparedDecrypt>>(
         &self,
         token: &Token,
@@ -170,7 +171,7 @@ impl Transit {
             let portion = &rest[..most.min(rest.len())];
             match self.decrypt_portion(token, portion).await {
                 Ok(answered) => results.extend(answered),
-                Err(refusal) if refusal.refuses_request() => match portion.len() {
+                Err(refusal) if refusal.may_concern_one_item() => match portion.len() {
                     1 => results.push(Err(refusal)),
                     many => most = many / 2,
                 },

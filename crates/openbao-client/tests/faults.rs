@@ -20,12 +20,14 @@ use openbao_client::{
     client::{Answer, Client},
     endpoint::{Address, Endpoint, ServerName},
     failure::{Failure, FailureClass},
+    leader::{Leader, leader},
     login::{
         Login, LoginFailure, LoginOutcome,
         jwt::{ClaimRules, JwtRole},
         jwt_file::JwtFile,
     },
     request::{Operation, Outcome, Request, RequestEvent, RequestHook},
+    seal_status::seal_status,
     token::Token,
     transit::Transit,
 };
@@ -166,7 +168,7 @@ async fn an_answer_may_be_as_large_as_its_limit_and_no_larger() {
         if status == 200 {
             assert!(within.is_ok());
         } else {
-            assert_eq!(within.err(), Some(FailureClass::InvalidRequest));
+            assert_eq!(within.err(), Some(FailureClass::NotOpenBao));
         }
         let beyond = client.send(read(), LONG).await.err().unwrap();
         assert_eq!(beyond.class(), FailureClass::Unavailable);
@@ -205,15 +207,71 @@ async fn rate_limits_have_their_own_class() {
     assert_eq!(class_of(&fake, LONG).await, FailureClass::RateLimited);
 }
 
+/// Bodies of proxies, ingresses and web servers; none is OpenBao's.
+const FOREIGN: [&str; 12] = [
+    "<html>Vault is sealed, encryption key not found</html>",
+    "404 page not found\n",
+    "{\"message\":\"no Route matched with those values\"}",
+    "",
+    "[]",
+    "null",
+    "{}",
+    "{\"errors\":\"permission denied\"}",
+    "{\"errors\":null}",
+    "{\"errors\":[{\"code\":\"encryption key not found\"}]}",
+    "[null,[\"encryption key not found\"],null,null]",
+    "{\"errors\":[\"message authentication failed\"]",
+];
+
 #[tokio::test]
-async fn a_body_that_is_no_json_leaves_the_status_to_decide() {
-    for (status, class) in [
-        (503, FailureClass::Unavailable),
-        (400, FailureClass::InvalidRequest),
-    ] {
-        let fake = FakeOpenBao::start([Reply::Json(status, "<html>sealed".to_owned())]).await;
-        assert_eq!(class_of(&fake, LONG).await, class);
+async fn a_status_without_the_body_of_openbao_says_nothing_about_key_token_or_policy() {
+    let fake = FakeOpenBao::start([]).await;
+    let transit = transit(&fake);
+    let directory = tempfile::tempdir().unwrap();
+    let login = jwt_file(&fake, directory.path());
+    let token = token();
+    let data = AssociatedData::status_probe();
+    let ciphertext = TransitCiphertext::parse(b"vault:v1:AAEC").unwrap();
+    for status in [200, 204, 400, 401, 403, 404, 405, 429, 472, 500, 502, 503] {
+        let expected = match status {
+            500.. => FailureClass::Unavailable,
+            _ => FailureClass::NotOpenBao,
+        };
+        for body in FOREIGN {
+            // A 204 has no body.
+            let body = if status == 204 { "" } else { body };
+            fake.then((0..7).map(|_| Reply::Web(status, body.to_owned())));
+            let LoginFailure::OpenBao(refused) =
+                login.log_in(UNIX_EPOCH, LONG).await.err().unwrap()
+            else {
+                panic!("{status} {body}");
+            };
+            assert_eq!(LoginOutcome::of_class(refused.class()), LoginOutcome::Error);
+            let failures = [
+                transit.key_metadata(&token).await.err(),
+                transit.upsert_disabled(&token).await.err(),
+                transit.decrypt(&token, &ciphertext, &data).await.err(),
+                transit.decrypt_batch(&token, &items(2)).await.err(),
+                seal_status(&client(fake.endpoint()), LONG).await.err(),
+                login.renew(&token, LONG, LONG).await.err(),
+                Some(refused),
+            ];
+            for failure in failures {
+                let failure = failure.unwrap();
+                assert_eq!(failure.class(), expected, "{status} {body}: {failure}");
+                assert!(!failure.rejects_token());
+                let said = "the response is not from OpenBao: text/html from nginx/1.27.1 (HTTP ";
+                assert!(failure.to_string().contains(said), "{failure}");
+            }
+        }
     }
+}
+
+#[tokio::test]
+async fn a_server_without_a_cluster_does_the_work_itself() {
+    let fake = FakeOpenBao::start([Reply::ok("{\"ha_enabled\":false}")]).await;
+    let leader = leader(&client(fake.endpoint()), LONG).await;
+    assert_eq!(leader.unwrap(), Leader::Itself);
 }
 
 #[tokio::test]
@@ -330,9 +388,6 @@ async fn an_encryption_names_version_and_associated_data() {
 #[tokio::test]
 async fn a_success_of_another_shape_is_an_invalid_answer() {
     for body in [
-        "",
-        "null",
-        "{}",
         "{\"data\":{}}",
         "{\"data\":{\"ciphertext\":\"AAEC\",\"plaintext\":\"A\"}}",
         "{\"data\":{\"ciphertext\":\"vault:v0:AAEC\",\"plaintext\":\"\\u0041\"}}",
@@ -422,7 +477,6 @@ async fn openbao_is_not_asked_with_a_jwt_that_cannot_work() {
 #[tokio::test]
 async fn a_login_without_a_usable_token_is_an_invalid_answer() {
     for body in [
-        "{\"auth\":null}",
         "{\"auth\":{\"client_token\":\"\",\"lease_duration\":1}}",
         "{\"auth\":{\"client_token\":\"a b\",\"lease_duration\":1}}",
         "{\"auth\":{\"client_token\":\"s.x\",\"lease_duration\":-1}}",
@@ -554,7 +608,8 @@ async fn an_item_without_a_known_text_has_the_class_of_the_batch() {
 async fn a_batch_that_openbao_will_not_read_is_halved_until_one_item_is_refused() {
     let refused = || Reply::Json(400, "{\"errors\":[\"refused JSON input\"]}".to_owned());
     let good = |count| results(200, &vec![serde_json::json!({"plaintext": "eA=="}); count]);
-    let too_large = Reply::Json(413, "{\"errors\":[\"too large\"]}".to_owned());
+    // As a proxy limits the size of requests.
+    let too_large = Reply::Web(413, "<html>".to_owned());
     let fake =
         FakeOpenBao::start([too_large, refused(), good(1), refused(), good(1), good(1)]).await;
     let results = transit(&fake).decrypt_batch(&token(), &items(4)).await;
@@ -569,4 +624,40 @@ async fn a_batch_that_openbao_will_not_read_is_halved_until_one_item_is_refused(
         .map(|seen| seen.body.matches("vault:").count())
         .collect();
     assert_eq!(sizes, [4, 2, 1, 1, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_refusal_of_many_is_the_answer_to_none_of_them() {
+    for (text, class) in [
+        (
+            "cipher: message authentication failed",
+            FailureClass::DecryptFailed,
+        ),
+        ("invalid ciphertext length", FailureClass::DecryptFailed),
+        (
+            "invalid ciphertext: version is too new",
+            FailureClass::VersionTooNew,
+        ),
+        (
+            "disallowed by policy (too old)",
+            FailureClass::VersionTooOld,
+        ),
+        ("of an unknown kind", FailureClass::InvalidRequest),
+    ] {
+        let refused = || Reply::Json(400, serde_json::json!({"errors": [text]}).to_string());
+        let good = |count| results(200, &vec![serde_json::json!({"plaintext": "eA=="}); count]);
+        // The second of four.
+        let script = [refused(), refused(), good(1), refused(), good(1), good(1)];
+        let fake = FakeOpenBao::start(script).await;
+        let results = transit(&fake).decrypt_batch(&token(), &items(4)).await;
+        let classes = results.ok().unwrap().into_iter();
+        let classes: Vec<_> = classes.map(|r| r.err().map(|f| f.class())).collect();
+        assert_eq!(classes, [None, Some(class), None, None], "{text}");
+    }
+    // Without the key no item can have another answer.
+    let no_key = "{\"errors\":[\"encryption key not found\"]}".to_owned();
+    let fake = FakeOpenBao::start([Reply::Json(400, no_key)]).await;
+    let failed = transit(&fake).decrypt_batch(&token(), &items(4)).await;
+    assert_eq!(failed.err().unwrap().class(), FailureClass::KeyMissing);
+    assert_eq!(fake.seen().len(), 1);
 }

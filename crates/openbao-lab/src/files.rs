@@ -1,15 +1,31 @@
 //! Files and directories with exact modes.
 
 use std::{
-    fs::{DirBuilder, OpenOptions, Permissions},
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
+/// Makes a directory with exactly this mode, whatever the umask is.
+///
+/// # Errors
+/// When something is at the path already, its parent is missing, or the disk fails.
+pub fn create_directory(path: &Path, mode: u32) -> io::Result<()> {
+    // Until the mode is set, the directory is this user's alone.
+    DirBuilder::new().mode(0o700).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
 /// Makes the directory and its missing parents, for this user alone.
 pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        private_directory(parent)?;
+    }
+    create_directory(path, 0o700)
 }
 
 /// Writes a file that only this user can read.
@@ -32,4 +48,26 @@ fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     // An older file keeps its mode, and the umask may have cut ours.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_has_its_mode_whatever_the_umask_and_its_parents_are_private() {
+        let place = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        // The usual umasks all take the group's right to write.
+        let open = place.path().join("open");
+        create_directory(&open, 0o2770).unwrap();
+        assert_eq!(mode(&open), 0o2770);
+        assert!(create_directory(&open, 0o700).is_err(), "it is left alone");
+        let deep = place.path().join("a/b");
+        private_directory(&deep).unwrap();
+        private_directory(&deep).unwrap();
+        assert_eq!([mode(&deep), mode(&place.path().join("a"))], [0o700; 2]);
+    }
 }

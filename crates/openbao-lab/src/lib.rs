@@ -10,13 +10,13 @@
 //! For a copy of production data, which is never to act on anything outside, there are
 //! [`server::restore`], [`confinement`] and [`scratch`].
 
-mod files;
 mod pki;
 
 pub mod admin;
 pub mod binary;
 pub mod child;
 pub mod confinement;
+pub mod files;
 pub mod jwt;
 pub mod port;
 pub mod scratch;

@@ -1,15 +1,14 @@
 //! A private directory that is gone when it is dropped, and when this process ends in whatever way.
 
 use std::{
-    fs::{self, DirBuilder, File, TryLockError},
+    fs::{self, File, TryLockError},
     io::{self, Write as _},
-    os::unix::{
-        fs::{DirBuilderExt as _, MetadataExt as _},
-        process::CommandExt as _,
-    },
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
+
+use crate::files::create_directory;
 
 /// Waits for a line, or for the kernel to close the pipe because we died. Then servers in the
 /// directory are only just being killed and may still write, so it looks twice. A signal to all
@@ -49,7 +48,7 @@ impl Scratch {
             filled.map_err(|_| io::Error::other("no random bytes"))?;
             let name = format!("{prefix}{:016x}", u64::from_ne_bytes(random));
             let path = parent.join(name);
-            match DirBuilder::new().mode(0o700).create(&path) {
+            match create_directory(&path, 0o700) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made?,
             }
@@ -178,7 +177,7 @@ mod tests {
     const PREFIX: &str = "scratch-test-";
 
     fn make(path: &Path, mode: u32) {
-        DirBuilder::new().mode(mode).create(path).unwrap();
+        create_directory(path, mode).unwrap();
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl CallFailure {
                 class @ (FailureClass::Sealed
                 | FailureClass::RateLimited
                 | FailureClass::Unavailable
+                | FailureClass::NotOpenBao
                 | FailureClass::TlsFailed
                 | FailureClass::DnsFailed
                 | FailureClass::ConnectionFailed) => Some(class),

@@ -116,6 +116,7 @@ enum Command {
 /// What every command may use.
 struct Context<'a> {
     flags: Flags,
+    arguments: Vec<OsString>,
     /// The command line, to be typed again.
     typed: String,
     environment: &'a Environment,
@@ -145,12 +146,13 @@ pub fn run(
 ) -> Exit {
     let arguments: Vec<_> = arguments.into_iter().collect();
     let typed = typed(&arguments);
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(answer) => return show(&answer, out, err),
     };
     let mut context = Context {
         flags: cli.flags.into(),
+        arguments,
         typed,
         environment,
         out,
@@ -168,6 +170,27 @@ pub fn run(
         failure.write(err).ok();
         failure.exit()
     })
+}
+
+/// Leaves out these flags, each with its value if it takes one.
+fn without(arguments: &[OsString], left_out: &[(&str, bool)]) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_string_lossy();
+        let (name, has_value) = match text.split_once('=') {
+            Some((name, _)) => (name, true),
+            None => (&*text, false),
+        };
+        match left_out.iter().find(|(flag, _)| *flag == name) {
+            None => kept.push(argument.clone()),
+            Some((_, true)) if !has_value => {
+                arguments.next();
+            }
+            Some(_) => {}
+        }
+    }
+    kept
 }
 
 /// The program by its usual name, then the arguments as a shell takes them.
@@ -221,6 +244,11 @@ impl Context<'_> {
     fn load(&self) -> Result<Loaded, LoadError> {
         crate::config::load(&self.flags, self.environment)
     }
+
+    /// The command line without these flags, each with its value if it takes one.
+    fn typed_without(&self, left_out: &[(&str, bool)]) -> String {
+        typed(&without(&self.arguments, left_out))
+    }
 }
 
 impl From<GlobalFlags> for Flags {
@@ -270,6 +298,27 @@ mod tests {
         assert_eq!(
             line(&["x", "--etcd-snapshot", "/a b/it's", "", "$(id)"]),
             r"bao-kms-provider --etcd-snapshot '/a b/it'\''s' '' '$(id)'"
+        );
+    }
+
+    #[test]
+    fn flags_are_left_out_with_their_values() {
+        let line = [
+            "x",
+            "--apply",
+            "--sample",
+            "3",
+            "--record",
+            "a",
+            "--hash=h",
+            "--apply=x",
+            "-v",
+        ];
+        let line: Vec<_> = line.iter().map(OsString::from).collect();
+        let flags = [("--apply", false), ("--sample", true), ("--hash", true)];
+        assert_eq!(
+            typed(&without(&line, &flags)),
+            "bao-kms-provider --record a -v"
         );
     }
 }

@@ -5,7 +5,7 @@
 use std::{
     fmt, fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,6 +13,7 @@ use std::{
 use openbao_lab::{
     admin::{Admin, AdminError, login::JwtRole, transit::NewKey},
     binary::BaoBinary,
+    files::create_directory,
     jwt::{JwtError, JwtIssuer},
     server::{Audit, Installation, Server, ServerError},
 };
@@ -205,7 +206,7 @@ struct LabDirectory {
 
 impl LabDirectory {
     fn create(chosen: Option<PathBuf>, sockets: &Path) -> Result<Self, LabError> {
-        let own = sockets.join(format!("lab-{}", std::process::id()));
+        let own = sockets.join(format!("openbao-kms-lab-{}", std::process::id()));
         let path = match chosen {
             Some(chosen) => resolved(&chosen)?,
             None => own.clone(),
@@ -252,27 +253,14 @@ impl Drop for LabDirectory {
     }
 }
 
-/// The first approved place for sockets of this user, made if it is not there.
+/// Where a directory of this user may hold a socket. Never the directory of an installed provider.
 fn socket_root(environment: &Environment) -> Result<PathBuf, LabError> {
-    let root = if environment.effective_uid == 0 {
-        PathBuf::from("/run/openbao-kms")
-    } else {
-        environment
-            .user_socket_directory()
-            .ok_or(LabError::NoRuntimeDirectory)?
-    };
-    match make_directory(
-        &root,
-        if environment.effective_uid == 0 {
-            0o755
-        } else {
-            0o700
-        },
-    ) {
-        Err(LabError::File { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {}
-        made => made?,
+    match environment.effective_uid {
+        0 => Ok(PathBuf::from("/run")),
+        _ => environment
+            .runtime_directory()
+            .ok_or(LabError::NoRuntimeDirectory),
     }
-    Ok(root)
 }
 
 /// The absolute path, with links in its existing part followed, so that none leads to `/etc`.
@@ -289,13 +277,10 @@ fn resolved(path: &Path) -> Result<PathBuf, LabError> {
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<(), LabError> {
-    fs::DirBuilder::new()
-        .mode(mode)
-        .create(path)
-        .map_err(|source| LabError::File {
-            path: path.to_owned(),
-            source,
-        })
+    create_directory(path, mode).map_err(|source| LabError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), LabError> {
@@ -304,7 +289,11 @@ fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), LabError> {
         .create_new(true)
         .mode(mode)
         .open(path)
-        .and_then(|mut file| file.write_all(content))
+        .and_then(|mut file| {
+            // The umask has taken bits from the mode given at creation.
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+            file.write_all(content)
+        })
         .map_err(|source| LabError::File {
             path: path.to_owned(),
             source,

@@ -132,6 +132,10 @@ fn class_remedy(class: FailureClass) -> Option<&'static str> {
             "check that OpenBao runs and answers at openbao.address from this node: network, \
              firewall, DNS, active node",
         ),
+        FailureClass::NotOpenBao => Some(
+            "point openbao.address at OpenBao, or correct the route of the proxy, ingress or load \
+             balancer that answered in its place",
+        ),
         FailureClass::TlsFailed => Some(
             "compare openbao.caCertFile and openbao.tlsServerName with the certificate that the \
              server shows: openssl s_client -connect HOST:PORT",

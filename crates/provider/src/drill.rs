@@ -6,6 +6,7 @@
 //! that a shell removes should this process be killed. `openbao_lab::server::restore` says what keeps
 //! the copy from acting on what it knows.
 
+pub mod age;
 pub mod failure;
 mod inputs;
 pub mod isolation;
@@ -20,14 +21,18 @@ use std::{
 };
 
 use etcd_snapshot::file::Progress;
-use kms_domain::recovery::record::NotedFile;
+use kms_domain::{
+    recovery::record::{BackupRecord, NotedFile},
+    transit::TransitVersion,
+};
 use openbao_client::endpoint::Endpoint;
 use openbao_lab::{
+    admin::{Admin, transit::KeyConfig},
     binary::find_bao,
     scratch::Scratch,
     server::{
         Installation, UnsealKey,
-        restore::{RestoreError, StaticSeal},
+        restore::{RestoreError, Restored, StaticSeal},
     },
 };
 use tokio::time::Instant;
@@ -37,11 +42,12 @@ use crate::{
     connection::Access,
     recovery::{
         EtcdError, EtcdSource,
-        backup_record::note_source,
+        backup_record::{note_as_recorded, note_source},
         verify_pair::{self, Depth, Pair, Question, Watch},
         witness::Witnesses,
     },
 };
+use age::Made;
 use failure::DrillError;
 use inputs::{checked, copy, share};
 use isolation::Isolation;
@@ -72,6 +78,8 @@ pub struct Setup {
     pub allow_network: bool,
     /// Name the first few objects that do not open.
     pub names: bool,
+    /// How old the backups may be.
+    pub max_age: Option<Duration>,
 }
 
 /// Who is told how it comes on.
@@ -97,8 +105,14 @@ pub struct Rehearsal {
     pub leftovers: Option<Vec<PathBuf>>,
     /// The hash of the very etcd snapshot that was read.
     pub etcd: Option<NotedFile>,
+    /// The same, or that of the database in it where the record has that one.
+    pub etcd_as_recorded: Option<NotedFile>,
+    /// When the etcd snapshot was made.
+    pub etcd_made: Option<Made>,
     /// That of the OpenBao snapshot.
     pub openbao: Option<NotedFile>,
+    /// When the OpenBao snapshot was made.
+    pub openbao_made: Option<Made>,
     /// The version of the program that the copy ran.
     pub version: Option<String>,
     /// How many audit devices were removed from the copy.
@@ -155,7 +169,10 @@ pub async fn rehearse(
         isolation: Isolation::found(),
         leftovers: None,
         etcd: None,
+        etcd_as_recorded: None,
+        etcd_made: None,
         openbao: None,
+        openbao_made: None,
         version: None,
         audit_devices: None,
         durations: Durations::default(),
@@ -206,17 +223,27 @@ impl Rehearsal {
         let etcd = EtcdSource::file(&setup.etcd_snapshot)?;
         let snapshot = scratch.path().join("openbao.snap");
         let (from, to) = (setup.openbao_snapshot.clone(), snapshot.clone());
-        let (etcd, noted, copied) = aside(move || {
-            let noted = note_source(&etcd);
+        let record = witnesses.record.clone();
+        let (etcd, looked_at, copied) = aside(move || {
+            let looked_at = look_at(&etcd, record.as_ref());
             let copied = copy(&from, &to);
-            (etcd, noted, copied)
+            (etcd, looked_at, copied)
         })
         .await?;
-        self.etcd = noted?;
-        self.openbao = Some(copied.map_err(|source| DrillError::Snapshot {
-            path: setup.openbao_snapshot.clone(),
-            source,
-        })?);
+        let looked_at = looked_at?;
+        self.etcd = looked_at.given;
+        self.etcd_as_recorded = looked_at.as_recorded;
+        self.etcd_made = looked_at.made;
+        let path = setup.openbao_snapshot.clone();
+        let copied = match copied {
+            Ok(copied) => copied,
+            Err(source) => return Err(DrillError::Snapshot { path, source }),
+        };
+        self.openbao = Some(copied.file);
+        self.openbao_made = copied.made;
+        if let Err(problem) = copied.inspected {
+            return Err(DrillError::NotRestorable { path, problem });
+        }
 
         self.stage = Stage::Restore;
         step("restoring OpenBao into a private directory");
@@ -245,14 +272,6 @@ impl Rehearsal {
         self.stage = Stage::Verify;
         step("opening every object");
         let begun = Instant::now();
-        let config = Arc::clone(&setup.config);
-        let access = Access::Given {
-            endpoint: Endpoint {
-                namespace: config.scope.openbao_namespace.clone(),
-                ..copy.server.endpoint()
-            },
-            grant: copy.grant(TOKEN_LIFE).await?,
-        };
         let question = Question {
             prefix: None,
             claims: witnesses.claims(),
@@ -260,16 +279,28 @@ impl Rehearsal {
             depth: Depth::Data,
             names: setup.names,
             sample: None,
+            superseded: false,
         };
-        let verified = aside(move || {
-            let watch = Watch {
-                reading: &*reading,
-                trying: &|_| {},
-                opening: &*opening,
-            };
-            verify_pair::verify_with(&config, access, &etcd, question, watch)
+        let trial = Arc::new(Trial {
+            config: Arc::clone(&setup.config),
+            etcd,
+            question,
+            reading,
+            opening,
         });
-        self.verified = Some(verified.await?);
+        let mut verified = trial.run(&copy).await?;
+        // The limit is a setting of the copy, so the versions below it can be tried.
+        if let Ok(pair) = &mut verified
+            && let Some(minimum) = pair.lowered_minimum()
+        {
+            step("opening the objects of versions below min_decryption_version");
+            trial.lower_minimum(&copy, minimum).await?;
+            match trial.run(&copy).await? {
+                Ok(lowered) => *pair = lowered.after_lowering(minimum),
+                Err(error) => verified = Err(error),
+            }
+        }
+        self.verified = Some(verified);
         self.durations.verify = Some(begun.elapsed());
         copy.close().await?;
         Ok(())
@@ -287,6 +318,90 @@ impl Rehearsal {
         })?);
         Ok(scratch)
     }
+}
+
+/// The verification of the copy.
+struct Trial {
+    config: Arc<Config>,
+    etcd: EtcdSource,
+    question: Question,
+    reading: Box<dyn Fn(Progress) + Send + Sync>,
+    opening: Box<dyn Fn(Progress) + Send + Sync>,
+}
+
+impl Trial {
+    async fn run(self: &Arc<Self>, copy: &Restored) -> Result<Result<Pair, EtcdError>, DrillError> {
+        let access = Access::Given {
+            endpoint: self.endpoint(copy),
+            grant: copy.grant(TOKEN_LIFE).await?,
+        };
+        let trial = Arc::clone(self);
+        aside(move || {
+            let watch = Watch {
+                reading: &*trial.reading,
+                trying: &|_| {},
+                opening: &*trial.opening,
+            };
+            let question = trial.question.clone();
+            verify_pair::verify_with(&trial.config, access, &trial.etcd, question, watch)
+        })
+        .await
+    }
+
+    /// Lowers `min_decryption_version` in the copy.
+    async fn lower_minimum(
+        &self,
+        copy: &Restored,
+        minimum: TransitVersion,
+    ) -> Result<(), RestoreError> {
+        let grant = copy.grant(TOKEN_LIFE).await?;
+        let admin = Admin::new(self.endpoint(copy), Some(&grant.token))?;
+        let lowered = KeyConfig {
+            min_decryption_version: Some(minimum.get()),
+            ..KeyConfig::default()
+        };
+        let key = &self.config.key;
+        admin
+            .configure_key(key.mount_path.as_str(), key.key_name.as_str(), lowered)
+            .await?;
+        Ok(())
+    }
+
+    fn endpoint(&self, copy: &Restored) -> Endpoint {
+        Endpoint {
+            namespace: self.config.scope.openbao_namespace.clone(),
+            ..copy.server.endpoint()
+        }
+    }
+}
+
+/// An etcd snapshot before anything is started with it.
+#[derive(Default)]
+struct LookedAt {
+    given: Option<NotedFile>,
+    as_recorded: Option<NotedFile>,
+    made: Option<Made>,
+}
+
+/// Unpacks the snapshot, and tells when it was made: by the record if that has its hash.
+fn look_at(etcd: &EtcdSource, record: Option<&BackupRecord>) -> Result<LookedAt, DrillError> {
+    let EtcdSource::File(snapshot) = etcd else {
+        return Ok(LookedAt::default());
+    };
+    snapshot.database()?;
+    let given = note_source(etcd)?;
+    let recorded = record.and_then(|record| Some((record, &record.note().etcd.as_ref()?.file)));
+    let as_recorded = match (given.clone(), recorded) {
+        (Some(given), Some((_, recorded))) => Some(note_as_recorded(etcd, given, recorded)?),
+        (given, _) => given,
+    };
+    let is_recorded = recorded.filter(|(_, recorded)| as_recorded.as_ref() == Some(*recorded));
+    let by_record = is_recorded.and_then(|(record, _)| Made::by_record(record));
+    Ok(LookedAt {
+        given,
+        as_recorded,
+        made: by_record.or_else(|| Made::by_file(snapshot.given())),
+    })
 }
 
 /// Long work on a thread of its own, so that a signal is noticed meanwhile.

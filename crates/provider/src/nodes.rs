@@ -1,12 +1,18 @@
 //! What the control-plane nodes show of themselves: through their metrics, their sockets or copies
 //! of their state files. Reads only, and asks no node for more than its Status.
 
-use std::{error::Error as _, fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt, fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use kms_domain::{
     digest::TextHash,
     recovery::nodes::{NodeView, Pending, StateView},
     registry::{
+        RecordState,
         anchor::Anchor,
         document::{Document, Generation},
     },
@@ -14,8 +20,8 @@ use kms_domain::{
 use tokio::task::JoinSet;
 
 use crate::{
+    kms::socket::mark,
     probe::{KmsClient, ProbeError},
-    report::one_line,
     state::{self, StateError, StatePath, Stored},
 };
 
@@ -69,6 +75,8 @@ pub struct Seen {
     pub provider_version: Option<String>,
     /// Why its state is refused.
     pub refused: Option<String>,
+    /// Whether its window shows that it is no other node that was looked at.
+    pub told_apart: bool,
 }
 
 /// Why a node was not seen.
@@ -164,40 +172,62 @@ impl Window {
         match self {
             Self::Metrics(url) => {
                 let text = scrape::get(&url, limit).await?;
-                Ok(exposition::read(&text)?)
+                let mut seen = exposition::read(&text)?;
+                seen.view.marks.push(url.mark());
+                Ok(seen)
             }
-            Self::Socket(socket) => match KmsClient::new(&socket, limit)?.healthy(None).await {
-                Ok(healthy) => Ok(Seen {
-                    view: NodeView {
-                        active: Some(healthy.key_id.hash()),
-                        ready: Some(true),
-                        ..unseen()
-                    },
-                    ..Seen::nothing()
-                }),
-                // Status names no key then, and no reason either.
-                Err(ProbeError::Unhealthy) => Ok(Seen {
-                    view: NodeView {
-                        ready: Some(false),
-                        ..unseen()
-                    },
-                    ..Seen::nothing()
-                }),
-                Err(error) => Err(error.into()),
-            },
-            Self::State(path) => match state::inspect(&path) {
-                Ok(stored) => Ok(Seen::of_state(&stored)),
-                Err(error @ StateError::Unreadable(_)) => Err(LookError::State(Box::new(error))),
-                Err(error) => Ok(Seen {
-                    view: NodeView {
-                        state: StateView::Refused,
-                        ..unseen()
-                    },
-                    // The outer error repeats consequence and remedy.
-                    refused: Some(error.source().map_or_else(|| error.to_string(), one_line)),
-                    ..Seen::nothing()
-                }),
-            },
+            Self::Socket(socket) => {
+                let mut seen = Self::ask(&socket, limit).await?;
+                seen.view.marks.extend(mark(&socket));
+                seen.told_apart = !seen.view.marks.is_empty();
+                Ok(seen)
+            }
+            Self::State(path) => {
+                let found = fs::metadata(path.document()).ok();
+                let mark =
+                    |it: fs::Metadata| TextHash::of(&format!("file {} {}", it.dev(), it.ino()));
+                let mut seen = Self::read(&path)?;
+                seen.view.marks.extend(found.map(mark));
+                seen.told_apart = true;
+                Ok(seen)
+            }
+        }
+    }
+
+    async fn ask(socket: &Path, limit: Duration) -> Result<Seen, LookError> {
+        match KmsClient::new(socket, limit)?.healthy(None).await {
+            Ok(healthy) => Ok(Seen {
+                view: NodeView {
+                    active: Some(healthy.key_id.hash()),
+                    ready: Some(true),
+                    ..unseen()
+                },
+                ..Seen::nothing()
+            }),
+            // Status names no key then, and no reason either.
+            Err(ProbeError::Unhealthy) => Ok(Seen {
+                view: NodeView {
+                    ready: Some(false),
+                    ..unseen()
+                },
+                ..Seen::nothing()
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn read(path: &StatePath) -> Result<Seen, LookError> {
+        match state::inspect(path) {
+            Ok(stored) => Ok(Seen::of_state(&stored)),
+            Err(error @ StateError::Unreadable(_)) => Err(LookError::State(Box::new(error))),
+            Err(error) => Ok(Seen {
+                view: NodeView {
+                    state: StateView::Refused,
+                    ..unseen()
+                },
+                refused: Some(error.finding()),
+                ..Seen::nothing()
+            }),
         }
     }
 }
@@ -231,6 +261,9 @@ fn unseen() -> NodeView {
         known: Vec::new(),
         ready: None,
         state: StateView::Unknown,
+        reads: Vec::new(),
+        removed: Vec::new(),
+        marks: Vec::new(),
     }
 }
 
@@ -245,6 +278,7 @@ impl Seen {
             reasons: Vec::new(),
             provider_version: None,
             refused: None,
+            told_apart: false,
         }
     }
 
@@ -283,6 +317,8 @@ fn of_document(document: &Document) -> NodeView {
         let hash: TextHash = record.key.id_hash().clone();
         (hash, record.key.version())
     });
+    let removed = registry.records().iter();
+    let removed = removed.filter(|record| record.state == RecordState::Removed);
     NodeView {
         fingerprint: Some(document.fingerprint().clone()),
         active: Some(active.id_hash().clone()),
@@ -293,6 +329,8 @@ fn of_document(document: &Document) -> NodeView {
         },
         readable: Some(registry.readable()),
         known: known.collect(),
+        reads: registry.retained().map(|it| it.key.version()).collect(),
+        removed: removed.map(|it| it.key.version()).collect(),
         ..unseen()
     }
 }

@@ -9,35 +9,45 @@ pub mod etcd_live;
 pub mod evidence;
 pub mod evidence_report;
 mod excerpt;
+pub mod form;
 pub mod inventory;
 pub mod pair_report;
+pub mod prefix;
+pub mod raft_snapshot;
 pub mod recover_state;
 pub mod recovery_report;
 pub mod retirement_report;
 pub mod scan;
+mod tar_files;
+pub mod unpacked;
+pub mod unread;
 pub mod verify_pair;
 pub mod witness;
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
 
 use etcd_snapshot::{
     damage::SnapshotError,
-    file::{Integrity, OnProgress, Snapshot},
+    file::{Integrity, OnProgress, Snapshot, is_database},
     revision::{Object, Revisions, Totals},
 };
 
 use etcd_live::{LiveError, LiveEtcd};
+use rustix::fs::OFlags;
+use unpacked::{UnpackError, unpack};
+use unread::Unread;
 
 /// Where the objects come from.
 #[derive(Debug)]
 pub enum EtcdSource {
-    /// What `etcdctl snapshot save` wrote, or the `member/snap/db` of a stopped member.
+    /// What `etcdctl snapshot save` wrote, or the `member/snap/db` of a stopped member; also in a
+    /// gzip, zip, zstd or tar archive.
     File(SnapshotFile),
     /// A running etcd, read at one revision.
     Live(LiveEtcd),
@@ -48,6 +58,8 @@ pub enum EtcdSource {
 pub struct SnapshotFile {
     path: PathBuf,
     file: File,
+    /// The database in the file, if that is an archive, and the file as it was when it was unpacked.
+    unpacked: OnceLock<(File, Stamp)>,
     /// The file as it was when its hash was found to be right. A later reading need not compute the
     /// hash again while it is the same.
     verified: OnceLock<Stamp>,
@@ -70,6 +82,8 @@ pub struct EtcdReading<A> {
     pub totals: Totals,
     /// What vouches for it.
     pub trust: Trust,
+    /// Keys of a running etcd that were left unread.
+    pub unread: Option<Unread>,
 }
 
 /// What vouches for a reading.
@@ -146,6 +160,15 @@ pub enum EtcdError {
         /// Where it is damaged.
         source: SnapshotError,
     },
+    /// The file has another form, or is an archive that gives no snapshot.
+    #[error("the etcd snapshot {} was not read", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// The form, or why it was not unpacked.
+        #[source]
+        problem: UnpackError,
+    },
     /// A running etcd could not be read to its end.
     #[error(transparent)]
     Live(#[from] LiveError),
@@ -161,15 +184,16 @@ pub enum EtcdError {
 }
 
 impl EtcdSource {
-    /// Opens a snapshot file.
+    /// Opens a snapshot file. Its form is looked at when it is read.
     ///
     /// # Errors
     /// [`EtcdError::Open`].
     pub fn file(path: &Path) -> Result<Self, EtcdError> {
-        match File::open(path) {
+        match open(path) {
             Ok(file) => Ok(Self::File(SnapshotFile {
                 path: path.to_owned(),
                 file,
+                unpacked: OnceLock::new(),
                 verified: OnceLock::new(),
             })),
             Err(source) => Err(EtcdError::Open {
@@ -193,11 +217,9 @@ impl EtcdSource {
         gather: impl FnMut(&mut A, Object<'_>),
     ) -> Result<EtcdReading<A>, EtcdError> {
         match self {
-            Self::File(SnapshotFile {
-                path,
-                file,
-                verified,
-            }) => {
+            Self::File(snapshot) => {
+                let file = snapshot.database()?;
+                let SnapshotFile { path, verified, .. } = snapshot;
                 let read = || {
                     let stamp = Stamp::of(file)
                         .map_err(|source| SnapshotError::Unreadable { offset: 0, source })?;
@@ -216,6 +238,7 @@ impl EtcdSource {
                             integrity: reading.integrity,
                             damaged_meta: snapshot.damaged_meta(),
                         },
+                        unread: None,
                     })
                 };
                 read().map_err(|source| EtcdError::Snapshot {
@@ -238,6 +261,54 @@ impl EtcdSource {
     }
 }
 
+impl SnapshotFile {
+    /// The file as it was given, packed or not.
+    pub(crate) fn given(&self) -> &File {
+        &self.file
+    }
+
+    /// The database: the file itself, or what was unpacked from it.
+    ///
+    /// # Errors
+    /// [`EtcdError::Form`], or [`EtcdError::Snapshot`] when the file cannot be read.
+    pub(crate) fn database(&self) -> Result<&File, EtcdError> {
+        let form = |problem| EtcdError::Form {
+            path: self.path.clone(),
+            problem,
+        };
+        let now = Stamp::of(&self.file).map_err(|error| form(UnpackError::Read(error)))?;
+        if let Some((database, then)) = self.unpacked.get() {
+            return match now == *then {
+                true => Ok(database),
+                false => Err(form(UnpackError::Changed)),
+            };
+        }
+        let plain = self.file.metadata().is_ok_and(|it| it.is_file())
+            && is_database(&self.file).map_err(|source| EtcdError::Snapshot {
+                path: self.path.clone(),
+                source,
+            })?;
+        if plain {
+            return Ok(&self.file);
+        }
+        let database = unpack(&self.file).map_err(form)?;
+        if Stamp::of(&self.file).ok() != Some(now) {
+            return Err(form(UnpackError::Changed));
+        }
+        let (database, _) = self.unpacked.get_or_init(|| (database, now));
+        Ok(database)
+    }
+}
+
+/// Opens a file of a backup set without waiting for the writer of a pipe.
+///
+/// # Errors
+/// When there is no such file, or it may not be read.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
 impl Stamp {
     fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
@@ -254,12 +325,20 @@ impl EtcdError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Snapshot { source, .. } => !matches!(
-                source,
-                SnapshotError::Unreadable { .. } | SnapshotError::NoThread(_)
-            ),
+            Self::Snapshot { source, .. } => source.is_damage(),
             Self::TooVaried { .. } => true,
-            Self::Open { .. } | Self::Live(_) => false,
+            Self::Open { .. } | Self::Form { .. } | Self::Live(_) => false,
+        }
+    }
+
+    /// What helps with a file of another form: a command that unpacks it where there is one.
+    #[must_use]
+    pub fn next_step(&self) -> Option<String> {
+        match self {
+            Self::Form { path, problem } => problem.next_step(path),
+            Self::Open { .. } | Self::Snapshot { .. } | Self::Live(_) | Self::TooVaried { .. } => {
+                None
+            }
         }
     }
 }

@@ -3,6 +3,9 @@
 //! A command makes one value; `--output` chooses between its text for people and its JSON, which
 //! is a compatibility surface: members are added, never renamed or removed.
 
+#[cfg(test)]
+pub(crate) mod claims;
+
 use std::{
     borrow::Cow,
     error::Error,

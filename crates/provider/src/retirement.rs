@@ -14,6 +14,7 @@ use kms_domain::{
         rebuild::OWN_STATE,
     },
     registry::{
+        anchor::Anchor,
         document::{Document, StateHash},
         retire::{Plan, PlanOutdated, PlanRefused, plan_restoration, plan_retirement},
     },
@@ -166,9 +167,17 @@ impl Outcome {
     }
 }
 
+/// The state to plan for: the one that a writer would accept, so that no plan is reviewed and no
+/// evidence read in vain.
 fn document(config: &Config, stored: Stored) -> Result<Document, RetirementError> {
-    let path = config.state_path.document();
-    stored.document.ok_or(RetirementError::NoState(path))
+    let (state, checkpoint) = (config.state_path.document(), config.state_path.checkpoint());
+    let unanchored = Anchor::Missing {
+        first_generation: false,
+    };
+    if stored.anchor == unanchored {
+        return Err(StateError::CheckpointMissing { state, checkpoint }.into());
+    }
+    stored.document.ok_or(RetirementError::NoState(state))
 }
 
 fn plan_for(

@@ -5,6 +5,7 @@
 
 use std::{
     future::Future,
+    path::PathBuf,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -35,7 +36,7 @@ use crate::{
     kms::{
         Kms,
         generated::key_management_service_server::KeyManagementServiceServer,
-        socket::{Socket, SocketError, SocketSettings},
+        socket::{Socket, SocketError, SocketSettings, mark},
     },
     state::{
         MissingCheckpoint, StateError, StateWriter,
@@ -185,6 +186,7 @@ pub async fn serve_on(
         session: session.clone(),
         jwt_life,
         metrics: Arc::clone(&metrics),
+        socket: config.server.socket_path.clone(),
     };
     listen(config, &stopping, gauges, &mut tasks).await?;
 
@@ -320,6 +322,7 @@ struct Gauges {
     session: Session,
     jwt_life: JwtLife,
     metrics: Arc<Metrics>,
+    socket: PathBuf,
 }
 
 impl Gauges {
@@ -330,6 +333,7 @@ impl Gauges {
             jwt_ttl: self.jwt_life.remaining(),
             // This build has no login with a certificate.
             certificate_ttl: Duration::ZERO,
+            socket: mark(&self.socket),
         };
         Answer {
             status: StatusCode::OK,

@@ -14,7 +14,7 @@ mod lock;
 mod path;
 pub mod rebuild;
 
-use std::{ffi::OsStr, path::PathBuf};
+use std::{error::Error as _, ffi::OsStr, path::PathBuf};
 
 pub use commit::{CommitError, StateWriter};
 use disk::{Directory, Disk, DiskError, SystemDisk};
@@ -24,11 +24,14 @@ use kms_domain::{
         anchor::{Anchor, Checkpoint, CheckpointError, Rollback},
         document::{Document, DocumentError, MAX_FILE_BYTES},
     },
+    schema::NewerSchema,
     scope::{IdentityScope, TransitKeyPath},
 };
 use lock::Lock;
 pub use lock::{Holder, LockError};
 pub use path::{StatePath, StatePathProblem};
+
+use crate::report::one_line;
 
 /// Reads the state of one configuration and cannot write. Takes no lock, since every file is
 /// replaced as a whole.
@@ -156,16 +159,16 @@ pub enum StateError {
         /// The checkpoint.
         checkpoint: PathBuf,
     },
-    /// Not to be taken for damage: another release may read more out of it.
+    /// Not to be taken for damage: that release reads it.
     #[error(
-        "{} was not written by this release: {problem}; nothing was changed. Use the release that          wrote it; only if none other ever ran here, move the file away and try again",
+        "{} was {schema}; nothing was changed and no data is lost. {NEWER_RELEASE}",
         path.display()
     )]
     OtherRelease {
         /// The state file or its checkpoint.
         path: PathBuf,
         /// What it says of itself.
-        problem: String,
+        schema: NewerSchema,
     },
     /// The checkpoint of an accepted state could not be written; the state is unchanged.
     #[error("the checkpoint could not be brought up to date; the next start tries again")]
@@ -175,6 +178,36 @@ pub enum StateError {
 /// The advice for everything that only evidence from elsewhere can mend.
 const RESTORE: &str = "Rebuild them with recover-state from a peer's state, a backup record or etcd \
     data, while the provider is stopped; do not edit them and do not delete the checkpoint";
+
+/// The advice for a file that a newer release wrote.
+pub(crate) const NEWER_RELEASE: &str = "Use that release or a later one; do not edit or delete the \
+    file. Only to give up what that release knew, rebuild the state with recover-state \
+    --replace-newer-release";
+
+impl StateError {
+    /// What is wrong, without consequence and remedy.
+    #[must_use]
+    pub fn finding(&self) -> String {
+        match self {
+            Self::OtherRelease { path, schema } => format!("{} was {schema}", path.display()),
+            other => other.source().map_or_else(|| other.to_string(), one_line),
+        }
+    }
+
+    fn of_checkpoint(path: PathBuf, problem: CheckpointError) -> Self {
+        match problem {
+            CheckpointError::NewerRelease(schema) => Self::OtherRelease { path, schema },
+            problem => Self::CorruptCheckpoint { path, problem },
+        }
+    }
+
+    fn of_document(path: PathBuf, problem: DocumentError) -> Self {
+        match problem {
+            DocumentError::NewerRelease(schema) => Self::OtherRelease { path, schema },
+            problem => Self::CorruptDocument { path, problem },
+        }
+    }
+}
 
 impl StateReader {
     /// Opens nothing yet.
@@ -358,25 +391,20 @@ struct Pair {
 
 impl Pair {
     fn read(directory: &Directory, path: &StatePath) -> Result<Self, StateError> {
+        // One byte more than a valid file has is enough to refuse it like any other damage.
         let read = |name: &OsStr| {
             directory
-                .read(name, MAX_FILE_BYTES as u64)
+                .read_start(name, MAX_FILE_BYTES as u64 + 1)
                 .map_err(StateError::Unreadable)
         };
         let checkpoint = read(&path.checkpoint_name())?
             .map(|bytes| Checkpoint::decode(&bytes))
             .transpose()
-            .map_err(|problem| StateError::CorruptCheckpoint {
-                path: path.checkpoint(),
-                problem,
-            })?;
+            .map_err(|problem| StateError::of_checkpoint(path.checkpoint(), problem))?;
         let document = read(path.document_name())?
             .map(|bytes| Document::decode(&bytes))
             .transpose()
-            .map_err(|problem| StateError::CorruptDocument {
-                path: path.document(),
-                problem,
-            })?;
+            .map_err(|problem| StateError::of_document(path.document(), problem))?;
         Ok(Self {
             document,
             checkpoint,

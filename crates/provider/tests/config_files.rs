@@ -24,7 +24,7 @@ use tempfile::TempDir;
 fn a_node_as_it_should_be_has_no_problem() {
     let node = Node::new();
     assert_eq!(node.check(), []);
-    let _listener = UnixListener::bind(node.path("openbao-kms/kms.sock")).unwrap();
+    let _listener = UnixListener::bind(node.path("sockets/kms/kms.sock")).unwrap();
     assert_eq!(node.check(), []);
 }
 
@@ -37,8 +37,9 @@ fn modes_that_let_others_read_or_write_are_refused_with_the_command_that_mends_t
         ("identity.jwt", 0o644, "auth.jwt.jwtFile"),
         ("identity.jwt", 0o650, "auth.jwt.jwtFile"),
         ("state", 0o770, "state.path"),
-        ("openbao-kms", 0o720, "server.socketPath"),
-        ("openbao-kms", 0o750, "server.socketPath"),
+        ("sockets/kms", 0o720, "server.socketPath"),
+        ("sockets", 0o702, "server.socketPath"),
+        ("", 0o750, "server.socketPath"),
     ] {
         let node = Node::new();
         set_mode(&node.path(name), mode);
@@ -76,7 +77,7 @@ fn what_is_missing_or_of_another_kind_is_refused() {
         assert!(problem.rule.contains("symbolic link"), "{}", problem.rule);
     }
     let node = Node::new();
-    write(&node.path("openbao-kms/kms.sock"), b"");
+    write(&node.path("sockets/kms/kms.sock"), b"");
     assert!(node.only_problem().rule.contains("not a socket"));
 }
 
@@ -131,7 +132,7 @@ fn every_problem_is_reported_at_once() {
         "ca.crt",
         "identity.jwt",
         "state",
-        "openbao-kms",
+        "sockets/kms",
     ] {
         set_mode(&node.path(name), 0o777);
     }
@@ -151,7 +152,7 @@ impl Node {
         let root = directory.path().display();
         let text = format!(
             "configVersion: v1alpha1\n\
-             server: {{socketGroup: \"990\", socketPath: {root}/openbao-kms/kms.sock}}\n\
+             server: {{socketGroup: \"990\", socketPath: {root}/sockets/kms/kms.sock}}\n\
              openbao:\n  address: https://bao.example\n  caCertFile: {root}/ca.crt\n  \
              tlsServerName: bao.example\n  instanceId: i\n\
              auth: {{jwt: {{mountPath: auth/jwt, role: kms, jwtFile: {root}/identity.jwt}}}}\n\
@@ -169,7 +170,8 @@ impl Node {
             write(&path, content);
             set_mode(&path, mode);
         }
-        for (name, mode) in [("openbao-kms", 0o700), ("state", 0o750)] {
+        set_mode(directory.path(), 0o700);
+        for (name, mode) in [("sockets", 0o755), ("sockets/kms", 0o750), ("state", 0o750)] {
             let path = directory.path().join(name);
             fs::create_dir(&path).unwrap();
             set_mode(&path, mode);
@@ -220,7 +222,7 @@ fn user_of(directory: &TempDir) -> u32 {
         return user.as_raw();
     }
     let stranger = 61_234;
-    for name in ["openbao-kms", "state"] {
+    for name in ["", "sockets/kms", "state"] {
         chown(directory.path().join(name), Some(stranger), None).unwrap();
     }
     stranger

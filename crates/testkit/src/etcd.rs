@@ -116,6 +116,34 @@ impl Etcd {
         let _progress = self.ctl(&["snapshot", "save", file.to_str().unwrap()]);
     }
 
+    /// Switches access control on: from now on the bearer of the client certificate may read and write
+    /// the keys below `prefix` alone.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn restrict_to(&self, prefix: &str) {
+        let below = format!("{prefix}/");
+        for arguments in [
+            &["user", "add", "root", "--no-password"][..],
+            &["user", "grant-role", "root", "root"],
+            &["role", "add", "limited"],
+            &[
+                "role",
+                "grant-permission",
+                "--prefix=true",
+                "limited",
+                "readwrite",
+                &below,
+            ],
+            // The common name of the certificate.
+            &["user", "add", "client", "--no-password"],
+            &["user", "grant-role", "client", "limited"],
+            &["auth", "enable"],
+        ] {
+            let _done = self.ctl(arguments);
+        }
+    }
+
     /// Stops etcd properly.
     ///
     /// # Panics

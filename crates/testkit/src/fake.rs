@@ -1,6 +1,7 @@
 //! A scripted OpenBao over real TLS, for faults that a real server does not show on demand.
 //!
-//! Each request takes the next [`Reply`] of the script; a request beyond its end gets a 500.
+//! Each request takes the next [`Reply`] of the script; a request beyond its end gets a 500. In front
+//! of a real server it is a proxy: requests that meet a [`Rule`] get its reply, the server all others.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,6 +11,7 @@
 use std::{
     collections::VecDeque,
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     service::service_fn,
@@ -28,12 +30,18 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use openbao_client::endpoint::{Address, Endpoint, Roots, ServerName};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName as TlsName, pem::PemObject},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::openbao::OpenBao;
 
 /// The one name in the fake's certificate.
 pub const SERVER_NAME: &str = "openbao.test";
@@ -43,6 +51,8 @@ pub const SERVER_NAME: &str = "openbao.test";
 pub enum Reply {
     /// An answer with this status and body.
     Json(u16, String),
+    /// An answer of a web server in OpenBao's place, with this status and body.
+    Web(u16, String),
     /// A 200 with this body, and this text as the server's `Date`.
     Dated(String, String),
     /// A redirect to this place.
@@ -64,6 +74,17 @@ impl Reply {
     pub fn ok(json: impl ToString) -> Self {
         Self::Json(200, json.to_string())
     }
+}
+
+/// Which requests a proxy answers itself, and how.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// The path ends so.
+    pub path: String,
+    /// The body holds this.
+    pub holds: String,
+    /// The answer to each of them.
+    pub reply: Reply,
 }
 
 /// How the fake treats new connections.
@@ -99,6 +120,9 @@ pub struct FakeOpenBao {
 }
 
 struct Shared {
+    /// The server behind a proxy.
+    server: Option<Upstream>,
+    rules: Mutex<Vec<Rule>>,
     script: Mutex<VecDeque<Reply>>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
@@ -112,11 +136,27 @@ impl FakeOpenBao {
 
     /// As [`Self::start`], with a choice of handshake.
     pub async fn start_with(handshake: Handshake, script: impl IntoIterator<Item = Reply>) -> Self {
+        Self::serve(handshake, None, script.into_iter().collect()).await
+    }
+
+    /// A proxy in front of a server, which passes everything on until a rule says otherwise.
+    pub async fn in_front_of(server: &OpenBao) -> Self {
+        let server = Upstream::of(server);
+        Self::serve(Handshake::Good, Some(server), VecDeque::new()).await
+    }
+
+    async fn serve(
+        handshake: Handshake,
+        server: Option<Upstream>,
+        script: VecDeque<Reply>,
+    ) -> Self {
         let (ca_pem, tls) = pki(handshake);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
-            script: Mutex::new(script.into_iter().collect()),
+            server,
+            rules: Mutex::default(),
+            script: Mutex::new(script),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
         });
@@ -149,6 +189,11 @@ impl FakeOpenBao {
     /// Appends to the script.
     pub fn then(&self, replies: impl IntoIterator<Item = Reply>) {
         lock(&self.shared.script).extend(replies);
+    }
+
+    /// From now on these rules hold and no others.
+    pub fn rules(&self, rules: impl IntoIterator<Item = Rule>) {
+        *lock(&self.shared.rules) = rules.into_iter().collect();
     }
 
     /// The requests so far.
@@ -232,16 +277,32 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let seen = Seen {
-        method: parts.method,
+        method: parts.method.clone(),
         target: parts.uri.to_string(),
-        headers: parts.headers,
+        headers: parts.headers.clone(),
         body: String::from_utf8_lossy(&body).into_owned(),
     };
+    let ruled = lock(&shared.rules)
+        .iter()
+        .find(|rule| seen.target.ends_with(&rule.path) && seen.body.contains(&rule.holds))
+        .map(|rule| rule.reply.clone());
     lock(&shared.seen).push(seen);
-    let reply = lock(&shared.script).pop_front();
+    let reply = match (ruled, &shared.server) {
+        (Some(reply), _) => Some(reply),
+        (None, Some(server)) => return server.ask(Request::from_parts(parts, body)).await,
+        (None, None) => lock(&shared.script).pop_front(),
+    };
     let (status, body) = match reply {
         None => (500, Script::whole("no more replies".to_owned())),
         Some(Reply::Json(status, text)) => (status, Script::whole(text)),
+        Some(Reply::Web(status, text)) => {
+            let mut response = Response::new(Script::whole(text));
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, "text/html".parse().unwrap());
+            headers.insert(header::SERVER, "nginx/1.27.1".parse().unwrap());
+            return Ok(response);
+        }
         Some(Reply::Dated(text, date)) => {
             let mut response = Response::new(Script::whole(text));
             let date = date.parse().unwrap();
@@ -266,6 +327,49 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
     Ok(response)
 }
 
+/// The server behind a proxy, reached by its IP address.
+struct Upstream {
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+}
+
+impl Upstream {
+    fn of(server: &OpenBao) -> Self {
+        let mut roots = RootCertStore::empty();
+        let ca = CertificateDer::from_pem_file(server.ca_file()).unwrap();
+        roots.add(ca).unwrap();
+        let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let address = server.endpoint().address;
+        Self {
+            address: SocketAddr::new(address.ip().unwrap(), address.port()),
+            tls: Arc::new(tls),
+        }
+    }
+
+    /// On a connection of its own.
+    async fn ask(&self, request: Request<Bytes>) -> io::Result<Response<Script>> {
+        let tcp = TcpStream::connect(self.address).await?;
+        let name = TlsName::from(self.address.ip());
+        let tls = TlsConnector::from(Arc::clone(&self.tls));
+        let tls = TokioIo::new(tls.connect(name, tcp).await?);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(tls)
+            .await
+            .map_err(io::Error::other)?;
+        tokio::spawn(connection);
+        let response = sender
+            .send_request(request.map(Full::new))
+            .await
+            .map_err(io::Error::other)?;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        Ok(Response::from_parts(parts, Script::of(body)))
+    }
+}
+
 /// A body that ends as told.
 struct Script {
     pieces: VecDeque<Bytes>,
@@ -282,9 +386,13 @@ enum End {
 
 impl Script {
     fn whole(text: String) -> Self {
+        Self::of(text.into())
+    }
+
+    fn of(bytes: Bytes) -> Self {
         Self {
-            announced: u64::try_from(text.len()).ok(),
-            pieces: [Bytes::from(text)].into(),
+            announced: u64::try_from(bytes.len()).ok(),
+            pieces: [bytes].into(),
             end: End::Proper,
         }
     }

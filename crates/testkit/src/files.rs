@@ -36,8 +36,8 @@ fn set_mode(file: &File, mode: u32) {
 
 /// A private directory where the provider may put its socket; removed on drop.
 ///
-/// The provider accepts sockets only below `/run/openbao-kms`, or below `openbao-kms` in the
-/// runtime directory of an ordinary user, who gets a runtime directory for the test.
+/// The provider accepts sockets in directories below `/run`, and below the runtime directory of an
+/// ordinary user, who gets one for the test. Never in the directory of an installed provider.
 pub struct SocketDir {
     directory: TempDir,
     /// `None` for root.
@@ -51,16 +51,15 @@ impl SocketDir {
     /// When it cannot be made.
     #[must_use]
     pub fn new() -> Self {
-        let runtime = (!rustix::process::geteuid().is_root()).then(|| TempDir::new().unwrap());
+        let private = || {
+            let mode = Permissions::from_mode(0o700);
+            let made = tempfile::Builder::new().permissions(mode).tempdir();
+            made.unwrap()
+        };
+        let runtime = (!rustix::process::geteuid().is_root()).then(private);
         let parent = runtime.as_ref().map_or(Path::new("/run"), TempDir::path);
-        let parent = parent.join("openbao-kms");
-        // Other tests make it at the same time; it stays, since they may be using it.
-        if fs::create_dir(&parent).is_ok() {
-            let mode = if runtime.is_some() { 0o700 } else { 0o755 };
-            set_mode(&File::open(&parent).unwrap(), mode);
-        }
         let directory = tempfile::Builder::new()
-            .prefix("test-")
+            .prefix("obk-test-")
             .permissions(Permissions::from_mode(0o750))
             .tempdir_in(parent)
             .unwrap();

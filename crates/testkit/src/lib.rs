@@ -6,6 +6,7 @@
 
 mod daemon;
 
+pub mod big_endian;
 #[cfg(feature = "kubernetes")]
 pub mod control_plane;
 pub mod etcd;

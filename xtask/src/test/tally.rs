@@ -10,6 +10,8 @@ pub(super) struct Tally {
     all: Counts,
     openbao: Counts,
     kube_apiserver: Counts,
+    /// Those of a run of the long tests alone.
+    long: Option<Counts>,
     /// What the program named last tests against, if anything.
     server: Option<Server>,
 }
@@ -39,6 +41,9 @@ impl Tally {
             self.enter(None);
         } else if let Some(counts) = line.strip_prefix("test result: ").and_then(Counts::parse) {
             self.all.add(counts);
+            if let Some(long) = &mut self.long {
+                long.add(counts);
+            }
             match self.server {
                 Some(Server::OpenBao) => self.openbao.add(counts),
                 Some(Server::KubeApiserver) => self.kube_apiserver.add(counts),
@@ -52,8 +57,17 @@ impl Tally {
         self.server = server;
     }
 
+    /// Says that all further results are of long tests.
+    pub(super) fn begin_long(&mut self) {
+        self.long = Some(Counts::default());
+    }
+
     pub(super) fn ran(&self) -> u64 {
         self.all.ran()
+    }
+
+    pub(super) fn long(&self) -> u64 {
+        self.long.map_or(0, Counts::ran)
     }
 
     pub(super) fn against(&self, server: Server) -> u64 {
@@ -71,8 +85,9 @@ impl fmt::Display for Tally {
             failed,
             ignored,
         } = self.all;
-        if ignored > 0 {
-            writeln!(f, "{ignored} ignored, so not run")?;
+        let not_run = ignored.saturating_sub(self.long());
+        if not_run > 0 {
+            writeln!(f, "{not_run} ignored, so not run")?;
         }
         writeln!(f, "{passed} passed, {failed} failed")?;
         write!(
@@ -81,8 +96,12 @@ impl fmt::Display for Tally {
             self.openbao.ran()
         )?;
         match self.kube_apiserver.ran() {
-            0 => Ok(()),
-            ran => write!(f, "\n{ran} of them against a real kube-apiserver"),
+            0 => {}
+            ran => write!(f, "\n{ran} of them against a real kube-apiserver")?,
+        }
+        match self.long {
+            None => Ok(()),
+            Some(long) => write!(f, "\n{} of them long", long.ran()),
         }
     }
 }
@@ -182,6 +201,19 @@ mod tests {
                  6 of them against a real kube-apiserver"
             )
         );
+    }
+
+    #[test]
+    fn long_tests_are_counted_after_the_suite() {
+        let mut tally = tally(
+            "Running tests/openbao/main.rs (target/debug/deps/openbao-1)\n\
+             test result: ok. 4 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n",
+        );
+        tally.begin_long();
+        tally.read("Running tests/openbao/main.rs (target/debug/deps/openbao-1)");
+        tally.read("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 4 filtered out");
+        assert_eq!((tally.ran(), tally.long()), (5, 1));
+        assert!(tally.to_string().ends_with("\n1 of them long"), "{tally}");
     }
 
     #[test]

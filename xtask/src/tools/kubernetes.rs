@@ -1,4 +1,4 @@
-//! kube-apiserver, the etcd of its release and a test client, built with Go from the modules that
+//! kube-apiserver, the etcd of its release and two programs of our own, built with Go from the modules that
 //! `tests/control-plane/go.mod` pins and go.sum vouches for.
 //!
 //! The environment can name ready programs instead, so that the tests run with official ones and
@@ -15,7 +15,7 @@ use crate::process::{self, Error, say};
 /// Names a directory with a ready kube-apiserver and etcd, and perhaps more of the programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-const PROGRAMS: [Program; 5] = [
+const PROGRAMS: [Program; 6] = [
     Program {
         name: "kube-apiserver",
         variable: "KUBE_APISERVER",
@@ -42,14 +42,24 @@ const PROGRAMS: [Program; 5] = [
     },
     Program {
         name: "old-client",
-        variable: OLD_CLIENT,
+        variable: "OLD_CLIENT",
         package: "./old-client",
         source: include_str!("../../../tests/control-plane/old-client/main.go"),
     },
+    Program {
+        name: "encryption-config",
+        variable: "ENCRYPTION_CONFIG",
+        package: "./encryption-config",
+        source: include_str!("../../../tests/control-plane/encryption-config/main.go"),
+    },
 ];
 
-/// The variable of the client of old API servers, which only Go makes.
-pub(crate) const OLD_CLIENT: &str = "OLD_CLIENT";
+/// Modules of the tests that need a program of ours, with its variable. Only Go makes these
+/// programs.
+pub(crate) const OF_OURS: [(&str, &str); 2] = [
+    ("old_client::", "OLD_CLIENT"),
+    ("encryption_config::", "ENCRYPTION_CONFIG"),
+];
 
 struct Program {
     name: &'static str,
@@ -60,7 +70,14 @@ struct Program {
     source: &'static str,
 }
 
-/// Finds or builds each program, and returns all but perhaps the client of old API servers.
+impl Program {
+    /// Nobody publishes such a program.
+    fn is_ours(&self) -> bool {
+        !self.source.is_empty()
+    }
+}
+
+/// Finds or builds each program, and returns all but perhaps those of ours.
 ///
 /// Instant when nothing has changed. A second run at the same time waits for the first.
 pub(super) fn provide() -> Result<Vec<Tool>, Error> {
@@ -86,9 +103,11 @@ pub(super) fn provide() -> Result<Vec<Tool>, Error> {
         match go::problem() {
             None => build(&missing, &home)?,
             // Without Go the rest is still worth running.
-            Some(_) if missing.iter().all(|program| program.variable == OLD_CLIENT) => {
-                say("NOT BUILT, for want of Go: the client of Kubernetes 1.31 and older");
-                tools.retain(|tool| tool.variable != OLD_CLIENT);
+            Some(_) if missing.iter().all(|program| program.is_ours()) => {
+                for Program { name, variable, .. } in missing {
+                    say(&format!("NOT BUILT, for want of Go: {name}"));
+                    tools.retain(|tool| tool.variable != *variable);
+                }
             }
             Some(problem) => return Err(no_go(problem, &missing)),
         }
@@ -152,8 +171,8 @@ fn ldflags() -> String {
 fn no_go(problem: &str, missing: &[&Program]) -> Error {
     let variables: Vec<_> = missing
         .iter()
+        .filter(|program| !program.is_ours())
         .map(|program| program.variable)
-        .filter(|&variable| variable != OLD_CLIENT)
         .collect();
     Error::Refused(format!(
         "Go {} is needed to build Kubernetes {} for the tests, and {problem}; install it (any Go from \

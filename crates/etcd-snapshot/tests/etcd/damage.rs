@@ -4,7 +4,10 @@ use std::{fs, path::Path};
 
 use etcd_snapshot::{damage::SnapshotError, file::Integrity};
 use tempfile::TempDir;
-use testkit::etcd::{Etcd, utl};
+use testkit::{
+    big_endian::big_endian,
+    etcd::{Etcd, utl},
+};
 
 use crate::reading::read;
 
@@ -79,6 +82,23 @@ async fn no_damaged_copy_gives_another_answer() {
             }
             copy[at] = raw[at];
         }
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_big_endian_machine_gives_the_same_answer() {
+    let (raw, saved) = small().await;
+    for file in [raw, saved] {
+        let swapped = big_endian(&file);
+        assert_ne!(swapped, file);
+        assert_eq!(read(&swapped[..]).unwrap(), read(&file[..]).unwrap());
+        let mut damaged = swapped.clone();
+        // The position of the first element of page 2.
+        for page in (2..swapped.len() / PAGE).map(|page| page * PAGE) {
+            damaged[page + 16 + 7] ^= 1;
+        }
+        let error = read(&damaged[..]).unwrap_err();
+        assert!(error.is_damage(), "{error}");
     }
 }
 

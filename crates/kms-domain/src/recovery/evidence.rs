@@ -34,6 +34,7 @@ pub struct Evidence {
     needs: BTreeMap<TransitVersion, Usage>,
     unaccounted: Vec<Unaccounted>,
     damaged: Usage,
+    unread_keys: bool,
 }
 
 /// Objects of this provider that name no version that is known here.
@@ -54,6 +55,8 @@ pub enum Retirement {
     Allowed,
     /// There is no source, or one without an object of this provider: it may be of another cluster.
     Inconclusive,
+    /// A source was not read to the last key, and nobody allows that.
+    Unread,
     /// There are objects of which nobody can tell what they need.
     Unaccounted,
     /// Objects need them.
@@ -114,6 +117,17 @@ impl Evidence {
             needs,
             unaccounted: unaccounted.into_values().collect(),
             damaged,
+            unread_keys: false,
+        }
+    }
+
+    /// The same of a source that has more keys than were read, without the operator's word that none
+    /// of their objects needs this key.
+    #[must_use]
+    pub fn with_unread_keys(self) -> Self {
+        Self {
+            unread_keys: true,
+            ..self
         }
     }
 
@@ -196,6 +210,8 @@ pub fn judge_retirement<'e>(
             Retirement::Needed
         } else if source.unknown_objects() > 0 {
             Retirement::Unaccounted
+        } else if source.unread_keys {
+            Retirement::Unread
         } else if source.objects() == 0 {
             Retirement::Inconclusive
         } else {
@@ -234,6 +250,7 @@ impl Retirement {
         match self {
             Self::Allowed => "allowed",
             Self::Inconclusive => "inconclusive",
+            Self::Unread => "unread",
             Self::Unaccounted => "unaccounted",
             Self::Needed => "needed",
         }
@@ -424,6 +441,17 @@ mod tests {
         let clean = evidence(&[group(3, 1, 0)], none());
         assert_eq!(judged(&[1], &[clean, empty()]), Retirement::Inconclusive);
         assert_eq!(judged(&[], &[empty()]), Retirement::Allowed);
+    }
+
+    #[test]
+    fn a_source_with_unread_keys_allows_nothing() {
+        let limited = |groups: &[Group]| evidence(groups, none()).with_unread_keys();
+        let clean = || evidence(&[group(3, 1, 0)], none());
+        let unread = [clean(), limited(&[group(3, 1, 0)]), clean()];
+        assert_eq!(judged(&[1], &unread), Retirement::Unread);
+        let needed = limited(&[group(1, 1, 0)]);
+        assert_eq!(judged(&[1], &[needed]), Retirement::Needed);
+        assert_eq!(judged(&[], &[limited(&[])]), Retirement::Allowed);
     }
 
     #[test]

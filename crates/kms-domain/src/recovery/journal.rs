@@ -12,13 +12,12 @@ use crate::{
     fingerprint::IdentityFingerprint,
     json::{self, JsonProblem},
     registry::document::{Generation, StateHash},
+    schema::{self, JOURNAL as SCHEMA, NewerSchema},
     transit::TransitVersion,
 };
 
 /// The largest file that is read.
 pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
-
-const SCHEMA: &str = "bao-kms-provider/recovery-journal/v1";
 
 digest_type!(
     /// `rcj1.` and a digest of everything else in the journal.
@@ -92,9 +91,12 @@ pub enum JournalError {
     /// Not this format.
     #[error("the file is not a recovery journal")]
     Json(#[source] JsonProblem),
-    /// A format that this program does not know.
-    #[error("the schema version {0:?} is not known")]
-    UnknownSchema(String),
+    /// No damage: that release reads it.
+    #[error("the journal was {0}")]
+    NewerRelease(NewerSchema),
+    /// The schema of another format.
+    #[error("the journal has the schema {0:?} instead of {SCHEMA:?}")]
+    OtherFormat(String),
     /// A hash or fingerprint has no valid form.
     #[error("{member} is malformed")]
     Digest {
@@ -141,9 +143,10 @@ impl Journal {
         if bytes.len() > MAX_FILE_BYTES {
             return Err(JournalError::TooLarge(bytes.len()));
         }
+        schema::refuse_newer(bytes).map_err(JournalError::NewerRelease)?;
         let mut raw: RawJournal = json::read(bytes).map_err(JournalError::Json)?;
         if raw.schema_version != SCHEMA {
-            return Err(JournalError::UnknownSchema(raw.schema_version));
+            return Err(JournalError::OtherFormat(raw.schema_version));
         }
         let stated = std::mem::take(&mut raw.journal_hash);
         let stated = digest("journalHash", JournalHash::parse(&stated))?;
@@ -321,12 +324,18 @@ mod tests {
     }
 
     #[test]
-    fn another_schema_is_named() {
-        let newer = journal().encode().replace("journal/v1", "journal/v2");
-        assert!(matches!(
-            Journal::decode(newer.as_bytes()),
-            Err(JournalError::UnknownSchema(schema)) if schema.ends_with("v2")
-        ));
+    fn a_newer_release_is_named_whatever_else_it_writes() {
+        for more in ["", "\"new\": {\"more\": 1},", "\"planHash\": 7,"] {
+            let newer = journal().encode().replace("journal/v1", "journal/v2");
+            let newer = newer.replacen('{', &format!("{{{more}"), 1);
+            assert!(matches!(
+                Journal::decode(newer.as_bytes()),
+                Err(JournalError::NewerRelease(schema)) if schema.to_string().contains("/v2\"")
+            ));
+        }
+        let own = journal().encode().replacen('{', "{\"new\": 1,", 1);
+        let refused = Journal::decode(own.as_bytes());
+        assert!(matches!(refused, Err(JournalError::Json(_))));
     }
 
     proptest! {

@@ -26,6 +26,13 @@ pub struct NodeView {
     pub ready: Option<bool>,
     /// Whether its state can be started with.
     pub state: StateView,
+    /// Versions that it is seen to read; all of them only where its state was seen.
+    pub reads: Vec<TransitVersion>,
+    /// Versions that an operator took out of use there; only a state shows them.
+    pub removed: Vec<TransitVersion>,
+    /// Names of its socket, its state file or its address. No two nodes share one; two looks that
+    /// do are looks at one node.
+    pub marks: Vec<TextHash>,
 }
 
 /// Whether a version waits for its promotion on a node.
@@ -57,6 +64,11 @@ pub enum StateView {
 pub enum Finding {
     /// There was no answer.
     NoAnswer,
+    /// Another look is at this very node, so that it is compared with itself.
+    SameNode {
+        /// The position of the other look.
+        other: usize,
+    },
     /// It is configured for another cluster, key or provider name.
     OtherIdentity,
     /// No majority is configured alike, so nobody can say which one is right.
@@ -85,7 +97,7 @@ pub enum Finding {
     Waits(TransitVersion),
     /// Its active key is not that of the others, and nobody can tell its version.
     UnknownKey,
-    /// It does not read versions that others with the same active version read.
+    /// It does not read versions that others read.
     ReadsLess,
     /// It does not serve.
     NotReady,
@@ -136,11 +148,19 @@ pub fn compare(nodes: &[Option<NodeView>], configured: Option<&IdentityFingerpri
     for (index, node) in nodes.iter().enumerate() {
         findings.extend(alone(node.as_ref()).map(|finding| (index, finding)));
     }
-    let foreign = identities(nodes, configured);
-    let comparable: Vec<(usize, &NodeView)> = nodes
-        .iter()
-        .enumerate()
-        .filter_map(|(index, node)| Some((index, node.as_ref()?)))
+    let same = same_nodes(nodes);
+    // A node has one voice, however often it was looked at.
+    let counted: Vec<(usize, &NodeView)> = answers(nodes)
+        .filter(|(index, _)| {
+            let repeats = |(at, earlier): &(usize, usize)| at == index && earlier < at;
+            !same.iter().any(repeats)
+        })
+        .collect();
+    let found = |&(index, other): &(usize, usize)| (index, Finding::SameNode { other });
+    findings.extend(same.iter().map(found));
+    let foreign = identities(&counted, configured);
+    let comparable: Vec<(usize, &NodeView)> = counted
+        .into_iter()
         .filter(|(index, _)| !foreign.iter().any(|(other, _)| other == index))
         .collect();
     findings.extend(foreign);
@@ -187,14 +207,28 @@ fn alone(node: Option<&NodeView>) -> impl Iterator<Item = Finding> {
     found.into_iter().flatten()
 }
 
+fn answers(nodes: &[Option<NodeView>]) -> impl Iterator<Item = (usize, &NodeView)> {
+    let nodes = nodes.iter().enumerate();
+    nodes.filter_map(|(index, node)| Some((index, node.as_ref()?)))
+}
+
+/// Each look at a node that there is another look at, with the first of the others.
+fn same_nodes(nodes: &[Option<NodeView>]) -> Vec<(usize, usize)> {
+    let other = |(index, node): (usize, &NodeView)| {
+        let shared = |other: &NodeView| other.marks.iter().any(|mark| node.marks.contains(mark));
+        let mut others = answers(nodes).filter(|(at, other)| *at != index && shared(other));
+        others.next().map(|(other, _)| (index, other))
+    };
+    answers(nodes).filter_map(other).collect()
+}
+
 fn identities(
-    nodes: &[Option<NodeView>],
+    counted: &[(usize, &NodeView)],
     configured: Option<&IdentityFingerprint>,
 ) -> Vec<(usize, Finding)> {
-    let shown: Vec<(usize, &IdentityFingerprint)> = nodes
+    let shown: Vec<(usize, &IdentityFingerprint)> = counted
         .iter()
-        .enumerate()
-        .filter_map(|(index, node)| Some((index, node.as_ref()?.fingerprint.as_ref()?)))
+        .filter_map(|(index, node)| Some((*index, node.fingerprint.as_ref()?)))
         .collect();
     let right = configured.or_else(|| majority(shown.iter().map(|(_, shown)| *shown)));
     shown
@@ -317,15 +351,11 @@ fn rotation(
     comparable.iter().filter_map(stage).collect()
 }
 
-/// What the node that reads most reads, the others with the same active version should read too.
+/// A version that one node reads, every other one should read too, unless it has not met it yet.
 fn reads_less(comparable: &[(usize, &NodeView)]) -> Vec<(usize, Finding)> {
     let less = |(index, node): &(usize, &NodeView)| {
-        let (active, own) = (node.active_version?, node.readable?);
-        let mut peers = comparable
-            .iter()
-            .filter(|(_, peer)| peer.active_version == Some(active))
-            .filter_map(|(_, peer)| peer.readable);
-        let less = peers.any(|peer| own.count < peer.count || own.oldest > peer.oldest);
+        let than = |(_, peer): &(usize, &NodeView)| node.reads_less_than(peer);
+        let less = comparable.iter().any(than);
         less.then_some((*index, Finding::ReadsLess))
     };
     comparable.iter().filter_map(less).collect()
@@ -350,6 +380,22 @@ fn verdict(findings: &[(usize, Finding)], comparable: &[(usize, &NodeView)]) -> 
     }
 }
 
+impl NodeView {
+    /// Whether this node lacks a version that the peer reads, as far as both show.
+    fn reads_less_than(&self, peer: &Self) -> bool {
+        if self.removed.iter().any(|gone| peer.reads.contains(gone)) {
+            return true;
+        }
+        let (Some(own), Some(others)) = (self.readable, peer.readable) else {
+            return false;
+        };
+        // A newer version on one of them changes the count, and never the oldest.
+        let same_active =
+            self.active_version.is_some() && self.active_version == peer.active_version;
+        own.oldest > others.oldest || same_active && own.count < others.count
+    }
+}
+
 impl Finding {
     /// How much it weighs.
     #[must_use]
@@ -366,6 +412,7 @@ impl Finding {
             | Self::ReadsLess
             | Self::NotReady => Weight::Differs,
             Self::NoAnswer
+            | Self::SameNode { .. }
             | Self::UnknownKey
             | Self::ServingUnknown
             | Self::Behind { waits: None, .. } => Weight::Open,
@@ -381,6 +428,7 @@ impl Finding {
     pub fn code(self) -> &'static str {
         match self {
             Self::NoAnswer => "no_answer",
+            Self::SameNode { .. } => "same_node",
             Self::OtherIdentity => "other_identity",
             Self::IdentityUndecided => "identity_undecided",
             Self::OtherKey { .. } => "other_key",
@@ -441,6 +489,9 @@ mod tests {
             known: vec![(key, version(active))],
             ready: Some(true),
             state: StateView::Usable,
+            reads: vec![version(1), version(active)],
+            removed: Vec::new(),
+            marks: Vec::new(),
         }
     }
 
@@ -463,7 +514,15 @@ mod tests {
             known: Vec::new(),
             ready: Some(true),
             state: StateView::Unknown,
+            reads: Vec::new(),
+            removed: Vec::new(),
+            marks: Vec::new(),
         }
+    }
+
+    fn marked(mut node: NodeView, marks: &[&str]) -> NodeView {
+        node.marks = marks.iter().map(|mark| hash(mark)).collect();
+        node
     }
 
     #[track_caller]
@@ -612,6 +671,60 @@ mod tests {
             Verdict::Rotating,
             "it reads less by rotation"
         );
+    }
+
+    #[test]
+    fn a_version_removed_on_one_node_and_read_by_another_is_missing_whatever_is_active() {
+        // As the states of two nodes that read equally many versions.
+        let state = |reads: &[u64], removed: &[u64]| NodeView {
+            reads: reads.iter().copied().map(version).collect(),
+            removed: removed.iter().copied().map(version).collect(),
+            readable: Some(Readable {
+                oldest: version(1),
+                count: 2,
+            }),
+            ..metrics(3)
+        };
+        let nodes = [state(&[1, 3], &[2]), state(&[1, 2, 3], &[])].map(Some);
+        assert_judged(&nodes, Verdict::Disagree, &[(0, Finding::ReadsLess)]);
+        let nodes = [state(&[1, 3], &[2]), state(&[1, 3], &[2])].map(Some);
+        assert_judged(&nodes, Verdict::Agree, &[]);
+        // In the middle of a rotation, seen by metrics alone.
+        let mut less = metrics(3);
+        less.readable = Some(Readable {
+            oldest: version(2),
+            count: 2,
+        });
+        let judged = compare(&[less, waiting(2, 3)].map(Some), None);
+        assert_eq!(judged.verdict, Verdict::Disagree);
+        assert!(judged.findings.contains(&(0, Finding::ReadsLess)));
+    }
+
+    #[test]
+    fn a_node_that_is_looked_at_twice_agrees_with_nobody_and_has_one_voice() {
+        let same = |other| Finding::SameNode { other };
+        let twice = [
+            marked(metrics(2), &["socket 1", "address 1"]),
+            marked(socket("key 2"), &["socket 1"]),
+        ];
+        let found = [(0, same(1)), (1, same(0))];
+        assert_judged(&twice.map(Some), Verdict::Inconclusive, &found);
+
+        let mut foreign = marked(metrics(2), &["socket 1"]);
+        foreign.fingerprint = Some(fingerprint('b'));
+        let nodes = [
+            foreign.clone(),
+            foreign,
+            marked(metrics(2), &["socket 2"]),
+            marked(metrics(2), &["socket 3"]),
+        ];
+        let judged = compare(&nodes.map(Some), None);
+        let found = [(0, same(1)), (0, Finding::OtherIdentity), (1, same(0))];
+        assert_eq!(judged.findings, found);
+        assert_eq!(judged.verdict, Verdict::Disagree);
+
+        let nodes = [&["socket 1"], &["socket 2"]].map(|it| Some(marked(metrics(2), it)));
+        assert_judged(&nodes, Verdict::Agree, &[]);
     }
 
     #[test]

@@ -173,7 +173,8 @@ pub enum Claimed {
     No,
     /// One has the `key_id`, and nothing that it says differs from the live key.
     Yes,
-    /// None has the `key_id`, and one of them is of another key than the live one.
+    /// Those that have the `key_id`, or all of them if none has it, differ from the live key in
+    /// other versions. The live key was recreated, or is an older copy that was rotated again.
     OtherKey,
 }
 
@@ -366,6 +367,9 @@ impl Lineage {
                 version,
                 minimum: profile.min_decryption(),
                 claimed: match recorded {
+                    Some(created_at) if self.in_doubt(profile, version, created_at) => {
+                        Claimed::OtherKey
+                    }
                     Some(_) => Claimed::Yes,
                     None if of_other_key() => Claimed::OtherKey,
                     None => Claimed::No,
@@ -374,27 +378,48 @@ impl Lineage {
         }
     }
 
-    /// The source that has the version and is of another key than the live one, unless another
-    /// source has it that is of the live key.
+    /// The source that has the version and differs from the live key at that version or below, unless
+    /// another source has it that agrees with the live key. A difference above it proves nothing: an
+    /// older OpenBao that was rotated again has the original versions below.
     fn recreated(
         &self,
         profile: &KeyProfile,
         version: TransitVersion,
         created_at: CreatedAt,
     ) -> Option<(String, OtherSecond)> {
-        let has_it = |claims: &&VersionClaims| {
-            let mut keys = claims.keys.iter();
-            keys.any(|key| key.version() == version && key.created_at() == created_at)
-        };
-        let sources = self.own_claims().filter(has_it);
+        let mut sources = self.sources_of(version, created_at);
         if sources.clone().any(|claims| claims.agrees(profile)) {
             return None;
         }
-        let mut contradicting = sources.filter_map(|claims| {
-            let contradiction = claims.other_seconds(profile).next()?;
+        sources.find_map(|claims| {
+            let mut contradictions = claims.other_seconds(profile);
+            let contradiction = contradictions.find(|it| it.version <= version)?;
             Some((claims.source.clone(), contradiction))
-        });
-        contradicting.next()
+        })
+    }
+
+    /// Whether each source that has the version and can be compared differs from the live key.
+    fn in_doubt(
+        &self,
+        profile: &KeyProfile,
+        version: TransitVersion,
+        created_at: CreatedAt,
+    ) -> bool {
+        let mut sources = self.sources_of(version, created_at);
+        let agreed = sources.clone().any(|claims| claims.agrees(profile));
+        !agreed && sources.any(|claims| claims.contradicts(profile))
+    }
+
+    /// The sources of the configured names that have this very version.
+    fn sources_of(
+        &self,
+        version: TransitVersion,
+        created_at: CreatedAt,
+    ) -> impl Iterator<Item = &VersionClaims> + Clone {
+        self.own_claims().filter(move |claims| {
+            let mut keys = claims.keys.iter();
+            keys.any(|key| key.version() == version && key.created_at() == created_at)
+        })
     }
 
     /// Those that were made under the configured names.
@@ -544,8 +569,8 @@ mod tests {
     #[test]
     fn a_claim_that_differs_from_the_live_key_disproves_what_it_names() {
         let told = |all: Vec<VersionClaims>| Lineage::new(scope(), live().live().clone(), all);
-        let contradicting = || claims([key(2, 2), key(3, 30)]);
-        let found = gap(&told(vec![contradicting()]), &key(2, 2));
+        let contradicting = || claims([key(2, 2), key(3, 30), key(6, 6)]);
+        let found = gap(&told(vec![contradicting()]), &key(6, 6));
         let Gap::Recreated {
             version,
             evidence,
@@ -554,20 +579,22 @@ mod tests {
         else {
             panic!("{found:?}")
         };
-        assert_eq!((version.get(), evidence.as_str()), (2, "the record"));
+        assert_eq!((version.get(), evidence.as_str()), (6, "the record"));
         let shown = "version 3 was created at 30, the live one at 3";
         assert_eq!(contradiction.to_string(), shown);
-        // Also of a version that is trimmed, or that the live key has not reached.
-        let wide = told(vec![claims([key(1, 1), key(6, 6), key(3, 30)])]);
-        for gone in [key(1, 1), key(6, 6)] {
-            assert_eq!(gap(&wide, &gone).code(), "recreated");
-        }
+        let hidden = |found: Gap| {
+            let Gap::Hidden { claimed, .. } = found else {
+                panic!("{found:?}")
+            };
+            claimed
+        };
+        // Below the difference the versions may be the original ones.
+        let doubted = gap(&told(vec![contradicting()]), &key(2, 2));
+        assert_eq!(hidden(doubted), Claimed::OtherKey);
+        let trimmed = told(vec![claims([key(1, 1), key(3, 30)])]);
+        assert_eq!(gap(&trimmed, &key(1, 1)).code(), "trimmed");
         // An older record may be of the key before; a state that agrees outweighs it.
         let agreeing = claims([key(2, 2), key(3, 3)]);
-        let hidden = |found: Gap| match found {
-            Gap::Hidden { claimed, .. } => claimed,
-            found => panic!("{found:?}"),
-        };
         let both = told(vec![contradicting(), agreeing]);
         assert_eq!(hidden(gap(&both, &key(2, 2))), Claimed::Yes);
         // A version that nothing names is in doubt, not disproved.

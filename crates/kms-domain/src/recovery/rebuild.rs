@@ -10,6 +10,7 @@
 
 mod limitation;
 mod refusal;
+mod unreadable;
 mod weighing;
 mod witness;
 
@@ -19,8 +20,9 @@ use serde::Serialize;
 
 pub use limitation::Limitation;
 pub use refusal::{PlanOutdated, Refusal, Refusals};
+pub use unreadable::{EtcdFinding, Unreadable};
 
-use super::{pair::Finding, record::BackupRecord};
+use super::{origin::Origin, record::BackupRecord};
 use crate::{
     confirmed::Confirmed,
     digest::{TextHash, digest_type},
@@ -64,6 +66,8 @@ pub struct Evidence {
     pub peers: Vec<PeerEvidence>,
     /// The operator's word that no node has promoted this version or one above it.
     pub not_promoted: Option<TransitVersion>,
+    /// The number of [`Unreadable`] objects, over all of `etcd`, that the operator accepts.
+    pub accepted: Option<NonZeroU64>,
 }
 
 /// What is at `state.path` and beside it.
@@ -96,8 +100,11 @@ pub struct EtcdEvidence {
     pub name: String,
     /// What identifies the content: a file's hash. Empty for a running etcd, which moves on.
     pub content: String,
-    /// What was found of each `key_id` of this key, under any provider name.
-    pub findings: Vec<Finding>,
+    /// The objects of each `key_id` of this key in their newest revisions, under any provider name.
+    pub findings: Vec<EtcdFinding>,
+    /// The versions that replaced and deleted revisions were written under. They show promotions;
+    /// nothing needs to decrypt them.
+    pub superseded: Vec<Origin>,
     /// Values of this provider that no API server can read.
     pub damaged: u64,
     /// Why it may not show everything, each a sentence.
@@ -110,6 +117,12 @@ impl EtcdEvidence {
     /// Whether it shows what etcd holds now.
     fn is_running(&self) -> bool {
         self.content.is_empty()
+    }
+
+    /// Whether DEKs were left out on purpose.
+    fn is_sampled(&self) -> bool {
+        let untried = |found: &EtcdFinding| found.finding.seeds.untried > 0;
+        self.sample.is_some() && self.findings.iter().any(untried)
     }
 }
 
@@ -142,6 +155,7 @@ pub struct RebuildPlan {
     link: Link,
     active_shown_by: Vec<String>,
     versions: Vec<Rebuilt>,
+    unreadable: Vec<Unreadable>,
     limitations: Vec<Limitation>,
 }
 
@@ -190,6 +204,7 @@ pub const OWN_STATE: &str = "the state of this node";
 pub fn rebuild(evidence: &Evidence) -> Result<RebuildPlan, Refusals> {
     let mut weighing = Weighing::of(evidence);
     let active = weighing.active();
+    weighing.account_for_the_rest();
     let registry = active.map(|active| weighing.records(&active));
     let link = weighing.link();
     if let (Some((records, versions)), Some((link, previous))) = (registry, link) {
@@ -198,10 +213,11 @@ pub fn rebuild(evidence: &Evidence) -> Result<RebuildPlan, Refusals> {
             Ok(next) if weighing.refusals.is_empty() => {
                 let limitations = weighing.limitations(&link);
                 return Ok(RebuildPlan {
-                    hash: plan_hash(evidence, &next, &limitations),
+                    hash: plan_hash(evidence, &next, &weighing.accepted, &limitations),
                     next,
                     own: evidence.own.clone(),
                     active_shown_by: weighing.active_shown_by(),
+                    unreadable: weighing.accepted,
                     limitations,
                     link,
                     versions,
@@ -282,6 +298,12 @@ impl RebuildPlan {
         &self.versions
     }
 
+    /// Objects that stay unreadable, as the operator accepted.
+    #[must_use]
+    pub fn unreadable(&self) -> &[Unreadable] {
+        &self.unreadable
+    }
+
     /// What the evidence leaves open.
     #[must_use]
     pub fn limitations(&self) -> &[Limitation] {
@@ -327,7 +349,12 @@ impl fmt::Display for VersionRange {
 
 /// What a running etcd holds changes all the time; which versions it needs is in the document's
 /// records as far as it matters, and of what it leaves open that it does so, not how much.
-fn plan_hash(evidence: &Evidence, next: &Document, limitations: &[Limitation]) -> PlanHash {
+fn plan_hash(
+    evidence: &Evidence,
+    next: &Document,
+    unreadable: &[Unreadable],
+    limitations: &[Limitation],
+) -> PlanHash {
     #[derive(Serialize)]
     struct Material<'a> {
         domain: &'static str,
@@ -338,6 +365,9 @@ fn plan_hash(evidence: &Evidence, next: &Document, limitations: &[Limitation]) -
         records: Vec<&'a str>,
         peers: Vec<&'a str>,
         not_promoted: Option<u64>,
+        /// Version, cause and number of accepted objects.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        unreadable: Vec<(Option<u64>, &'static str, u64)>,
         limitations: Vec<&'static str>,
     }
     let own = &evidence.own;
@@ -366,6 +396,13 @@ fn plan_hash(evidence: &Evidence, next: &Document, limitations: &[Limitation]) -
             .map(|peer| peer.document.hash().as_str())
             .collect(),
         not_promoted: evidence.not_promoted.map(TransitVersion::get),
+        unreadable: unreadable
+            .iter()
+            .map(|it| {
+                let version = it.version.map(TransitVersion::get);
+                (version, it.cause, it.objects())
+            })
+            .collect(),
         limitations: limitations.iter().map(Limitation::code).collect(),
     };
     PlanHash::of_bytes(json::compact(&material).as_bytes())

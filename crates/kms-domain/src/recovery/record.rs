@@ -14,6 +14,7 @@ use crate::{
         RecordState,
         document::{Document, Generation, StateHash},
     },
+    schema::{self, NewerSchema, RECORD as SCHEMA},
     scope::TransitKeyPath,
     transit::{KeyProfile, TransitVersion},
 };
@@ -127,9 +128,12 @@ pub enum RecordError {
     /// Not this format.
     #[error("the file is not a backup record")]
     Json(#[source] JsonProblem),
-    /// A format that this program does not know.
-    #[error("the schema version {0:?} is not known")]
-    UnknownSchema(String),
+    /// No damage: that release reads it.
+    #[error("the record was {0}")]
+    NewerRelease(NewerSchema),
+    /// The schema of another format.
+    #[error("the record has the schema {0:?} instead of {SCHEMA:?}")]
+    OtherFormat(String),
     /// The hash has no valid form.
     #[error("recordHash is malformed")]
     Hash(#[source] MalformedDigest),
@@ -171,9 +175,10 @@ impl BackupRecord {
         if bytes.len() > MAX_FILE_BYTES {
             return Err(RecordError::TooLarge(bytes.len()));
         }
+        schema::refuse_newer(bytes).map_err(RecordError::NewerRelease)?;
         let mut raw: RawRecord = json::read(bytes).map_err(RecordError::Json)?;
-        if raw.schema_version != raw::SCHEMA {
-            return Err(RecordError::UnknownSchema(raw.schema_version));
+        if raw.schema_version != SCHEMA {
+            return Err(RecordError::OtherFormat(raw.schema_version));
         }
         let stated = std::mem::take(&mut raw.record_hash);
         let stated = RecordHash::parse(&stated).map_err(RecordError::Hash)?;
@@ -458,13 +463,23 @@ mod tests {
     }
 
     #[test]
-    fn another_schema_is_named_and_no_bytes_panic() {
+    fn a_newer_release_is_named_whatever_else_it_writes() {
         let text = BackupRecord::new(two_versions()).unwrap().encode();
-        let newer = text.replace("backup-record/v1", "backup-record/v2");
-        assert!(matches!(
-            BackupRecord::decode(newer.as_bytes()),
-            Err(RecordError::UnknownSchema(schema)) if schema.ends_with("v2")
-        ));
+        for more in ["", "\"new\": {\"more\": 1},", "\"versions\": 7,"] {
+            let newer = text.replace("backup-record/v1", "backup-record/v2");
+            let newer = newer.replacen('{', &format!("{{{more}"), 1);
+            assert!(matches!(
+                BackupRecord::decode(newer.as_bytes()),
+                Err(RecordError::NewerRelease(schema)) if schema.to_string().contains("/v2\"")
+            ));
+        }
+        let own = text.replacen('{', "{\"new\": 1,", 1);
+        let refused = BackupRecord::decode(own.as_bytes());
+        assert!(matches!(refused, Err(RecordError::Json(_))));
+    }
+
+    #[test]
+    fn an_oversize_file_is_refused_unread() {
         let large = vec![b' '; MAX_FILE_BYTES + 1];
         assert!(matches!(
             BackupRecord::decode(&large),

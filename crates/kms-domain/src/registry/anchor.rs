@@ -10,9 +10,9 @@ use super::document::{Document, Generation, MAX_FILE_BYTES, StateHash};
 use crate::{
     digest::MalformedDigest,
     json::{self, JsonProblem},
+    schema::{self, CHECKPOINT as SCHEMA, NewerSchema},
+    transit::{KeyProfile, TransitVersion},
 };
-
-const SCHEMA: &str = "keyregistry.openbao-kms/checkpoint/v1alpha1";
 
 /// The generation and hash of the last accepted document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,18 +21,21 @@ pub struct Checkpoint {
     hash: StateHash,
 }
 
-/// Why bytes are not a checkpoint. Every one means corruption.
+/// Why bytes are not a checkpoint. All but the schema of another release mean corruption.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// Larger than any checkpoint.
-    #[error("the checkpoint has {0} bytes, more than the limit of {MAX_FILE_BYTES}")]
+    #[error("the checkpoint has {0} bytes or more, beyond the limit of {MAX_FILE_BYTES}")]
     TooLarge(usize),
     /// Not this format's JSON.
     #[error("the checkpoint cannot be read")]
     Json(#[source] JsonProblem),
-    /// Another schema.
+    /// No damage: that release reads it.
+    #[error("the checkpoint was {0}")]
+    NewerRelease(NewerSchema),
+    /// The schema of another format.
     #[error("the checkpoint has the schema {0:?} instead of {SCHEMA:?}")]
-    UnknownSchema(String),
+    OtherFormat(String),
     /// `generation` is 0.
     #[error("the checkpoint's generation must be at least 1")]
     Generation,
@@ -187,9 +190,10 @@ impl Checkpoint {
         if bytes.len() > MAX_FILE_BYTES {
             return Err(CheckpointError::TooLarge(bytes.len()));
         }
+        schema::refuse_newer(bytes).map_err(CheckpointError::NewerRelease)?;
         let raw: RawCheckpoint = json::read(bytes).map_err(CheckpointError::Json)?;
         if raw.schema_version != SCHEMA {
-            return Err(CheckpointError::UnknownSchema(raw.schema_version));
+            return Err(CheckpointError::OtherFormat(raw.schema_version));
         }
         Ok(Self {
             generation: Generation::new(raw.generation).ok_or(CheckpointError::Generation)?,
@@ -211,6 +215,14 @@ impl Checkpoint {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// Whether the history needs rotations, and the key was never rotated. A key at version 1 makes
+    /// generation 1; later generations come from rotations or from earlier rebuilds, so this is a
+    /// strong doubt about the key and no proof.
+    #[must_use]
+    pub fn needs_rotations_of(&self, key: &KeyProfile) -> bool {
+        self.generation != Generation::FIRST && key.latest() == TransitVersion::FIRST
     }
 
     /// The hash of the document of that generation.

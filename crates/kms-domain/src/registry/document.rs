@@ -15,6 +15,7 @@ use crate::{
     fingerprint::IdentityFingerprint,
     json::{self, JsonProblem},
     key_id::KeyId,
+    schema::{self, LEGACY_STATE as LEGACY_SCHEMA, NewerSchema, STATE as SCHEMA},
 };
 
 mod progress;
@@ -27,9 +28,6 @@ use record::{RawRecord, read_records};
 
 /// A larger state or checkpoint file is refused unread; a record has less than 1 KiB.
 pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
-
-const SCHEMA: &str = "keyregistry.openbao-kms/v1alpha2";
-const LEGACY_SCHEMA: &str = "keyregistry.openbao-kms/v1alpha1";
 
 digest_type!(
     /// `krs1.` and the digest of a document's content.
@@ -51,11 +49,11 @@ pub struct Document {
     registry: Arc<Registry>,
 }
 
-/// Why bytes are not a state document. All but the legacy schema mean corruption.
+/// Why bytes are not a state document. All but the schema of another release mean corruption.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
     /// Larger than [`MAX_FILE_BYTES`].
-    #[error("the state document has {0} bytes, more than the limit of {MAX_FILE_BYTES}")]
+    #[error("the state document has {0} bytes or more, beyond the limit of {MAX_FILE_BYTES}")]
     TooLarge(usize),
     /// Not this format's JSON.
     #[error("the state document cannot be read")]
@@ -67,9 +65,12 @@ pub enum DocumentError {
          and checkpoint"
     )]
     LegacySchema,
-    /// Another schema.
+    /// No damage: that release reads it.
+    #[error("the state document was {0}")]
+    NewerRelease(NewerSchema),
+    /// The schema of another format.
     #[error("the state document has the schema {0:?} instead of {SCHEMA:?}")]
-    UnknownSchema(String),
+    OtherFormat(String),
     /// `identityFingerprint` has no valid form.
     #[error("identityFingerprint is malformed")]
     Fingerprint(#[source] MalformedDigest),
@@ -135,11 +136,12 @@ impl Document {
         if bytes.len() > MAX_FILE_BYTES {
             return Err(DocumentError::TooLarge(bytes.len()));
         }
+        schema::refuse_newer(bytes).map_err(DocumentError::NewerRelease)?;
         let mut raw: RawDocument = json::read(bytes).map_err(DocumentError::Json)?;
         match raw.schema_version.as_str() {
             SCHEMA => {}
             LEGACY_SCHEMA => return Err(DocumentError::LegacySchema),
-            _ => return Err(DocumentError::UnknownSchema(raw.schema_version)),
+            _ => return Err(DocumentError::OtherFormat(raw.schema_version)),
         }
         let fingerprint = IdentityFingerprint::parse(&raw.identity_fingerprint)
             .map_err(DocumentError::Fingerprint)?;

@@ -14,7 +14,7 @@ use proptest::{
     test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestRunner},
 };
 
-use self::world::World;
+use self::{evidence::Harm, world::World};
 
 mod evidence;
 mod world;
@@ -41,6 +41,14 @@ pub(crate) enum Event {
     },
     /// A storage migration through one node.
     RewriteAll(usize),
+    Delete(u8),
+    /// The stored bytes of an object change.
+    Harm {
+        object: u8,
+        harm: Harm,
+    },
+    /// Etcd drops replaced and deleted revisions.
+    Compact,
     Retire {
         node: usize,
         before: u64,
@@ -63,6 +71,8 @@ pub(crate) struct Incident {
     pub(crate) pair: Option<usize>,
     /// Whether the operator says that a version was not promoted, where that is true.
     pub(crate) assures: bool,
+    /// Whether the operator accepts objects that stay unreadable.
+    pub(crate) accepts: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +134,10 @@ fn event() -> impl Strategy<Value = Event> {
         10 => Just(Event::Settle),
         14 => (node(), 0..5u8).prop_map(|(node, object)| Event::Write { node, object }),
         3 => node().prop_map(Event::RewriteAll),
+        2 => (0..5u8).prop_map(Event::Delete),
+        2 => (0..5u8, select(vec![Harm::Dek, Harm::Annotations]))
+            .prop_map(|(object, harm)| Event::Harm { object, harm }),
+        1 => Just(Event::Compact),
         2 => (node(), 0..6u64).prop_map(|(node, before)| Event::Retire { node, before }),
         5 => Just(Event::SaveEtcd),
         5 => node().prop_map(Event::SaveRecord),
@@ -142,13 +156,17 @@ fn incident() -> impl Strategy<Value = Incident> {
     ];
     // Mostly fresh.
     let age = || option::weighted(0.5, select(vec![0, 0, 0, 1, 2, 3]));
-    let parts = (0..NODES, loss, age(), age(), age(), any::<bool>());
-    parts.prop_map(|(node, loss, etcd, record, pair, assures)| Incident {
-        node,
-        loss,
-        etcd,
-        record,
-        pair,
-        assures,
-    })
+    let answers = any::<(bool, bool)>();
+    let parts = (0..NODES, loss, age(), age(), age(), answers);
+    parts.prop_map(
+        |(node, loss, etcd, record, pair, (assures, accepts))| Incident {
+            node,
+            loss,
+            etcd,
+            record,
+            pair,
+            assures,
+            accepts,
+        },
+    )
 }

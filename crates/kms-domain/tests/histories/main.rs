@@ -30,6 +30,7 @@ mod disk;
 mod invariants;
 mod losses;
 mod node;
+mod pairs;
 mod regressions;
 mod transit;
 

@@ -72,7 +72,7 @@ async fn every_item_has_its_own_result_whatever_its_neighbours_have() {
         Err(FailureClass::DecryptFailed),
         Err(FailureClass::VersionTooNew),
         Ok(b"second".to_vec()),
-        Err(FailureClass::InvalidRequest),
+        Err(FailureClass::DecryptFailed),
         Ok(b"first".to_vec()),
     ];
     assert_eq!(outcomes(&corner, &items).await, expected);

@@ -308,6 +308,29 @@ async fn a_token_that_cannot_be_renewed_is_replaced_by_a_login() {
     }
 }
 
+/// A proxy's 403 says nothing about the token.
+#[tokio::test(start_paused = true)]
+async fn a_response_that_is_not_from_openbao_leaves_the_token_in_use() {
+    let not_openbao = || failure(FailureClass::NotOpenBao);
+    let refused = Step::Fail(LoginFailure::OpenBao(not_openbao()));
+    let f = fixture(&[Step::Good(HOUR), refused], &[unavailable()]);
+    for _ in 0..3 {
+        let call = f.session.call(|_| async { Err::<(), _>(not_openbao()) });
+        let failed = call.await.err().unwrap();
+        assert_eq!(failed.class(), Some(FailureClass::NotOpenBao));
+    }
+    assert_eq!(f.script.logins(), 1);
+    // Neither does one that answers renewal and login.
+    sleep(HOUR - 4 * MINUTE).await;
+    assert_eq!(f.token().await, "t1");
+    sleep(5 * SECOND).await;
+    assert_eq!(f.token().await, "t1");
+    let failed = f.session.status().failure.unwrap();
+    assert_eq!(failed.outcome(), LoginOutcome::Error);
+    let call = CallFailure::Auth(failed);
+    assert_eq!(call.class(), Some(FailureClass::NotOpenBao));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failed_login_is_not_repeated_at_once() {
     let f = fixture(&[unavailable(), unavailable(), Step::Good(HOUR)], &[]);

@@ -4,7 +4,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use clap::Args;
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     clock::{Clock as _, SystemClock},
+    config::positive_duration,
     drill::{self, Setup, Told, metrics, report::DrillReport},
     lifecycle,
     recovery::witness::Witnesses,
@@ -28,7 +29,7 @@ use crate::{
 ///
 /// Restores the OpenBao snapshot into a private OpenBao on loopback, unseals it, and opens every
 /// object of the etcd snapshot with the key in it. Contacts nothing that is in service. Exit code 0 when
-/// everything opened, 4 when the backups do not restore all data, 5 when that could not be established.
+/// everything opened, 4 when the backups do not restore all data or are too old, 5 when that could not be established.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// What `etcdctl snapshot save` wrote
@@ -67,6 +68,9 @@ pub(super) struct Options {
     /// Name the first few objects that do not open
     #[arg(long)]
     show_names: bool,
+    /// How old both snapshots may be, such as 26h
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    max_age: Option<Duration>,
     /// Write the report as JSON to a new file, or to one named after the time in a directory
     #[arg(long, value_name = "PATH")]
     report: Option<PathBuf>,
@@ -104,6 +108,7 @@ impl Options {
             work_dir: self.work_dir,
             allow_network: self.allow_network,
             names: self.show_names,
+            max_age: self.max_age,
         };
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(Failure::Runtime)?;

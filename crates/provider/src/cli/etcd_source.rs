@@ -6,14 +6,16 @@ use clap::Args;
 
 use crate::recovery::{
     EtcdError, EtcdSource,
-    etcd_live::{EtcdEndpoint, LiveEtcd, TlsFiles},
+    etcd_live::{Bounds, EtcdEndpoint, LiveEtcd, TlsFiles},
+    prefix,
 };
 
 /// Exactly one source.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Etcd")]
 pub(super) struct EtcdFlags {
-    /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member
+    /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member; also as the
+    /// only file of a gzip, zip, zstd or tar archive
     #[arg(
         long,
         value_name = "FILE",
@@ -29,11 +31,14 @@ pub(super) struct EtcdFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Etcd")]
 pub(super) struct EvidenceFlags {
-    /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member; repeatable
+    /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member; also as the
+    /// only file of a gzip, zip, zstd or tar archive; repeatable
     #[arg(long, value_name = "FILE")]
     etcd_snapshot: Vec<PathBuf>,
     #[command(flatten)]
     live: LiveFlags,
+    #[command(flatten)]
+    unread: UnreadFlags,
 }
 
 /// A running etcd.
@@ -56,9 +61,27 @@ struct LiveFlags {
     /// Private key of --cert
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// As given to kube-apiserver [default: /registry of a running etcd, all keys of a snapshot]
-    #[arg(long, value_name = "PREFIX", value_parser = prefix)]
+    /// As given to kube-apiserver, to tell its objects from those of other API servers; all are read
+    #[arg(long, value_name = "PREFIX", value_parser = prefix::parse)]
     etcd_prefix: Option<String>,
+    /// Leave keys of the running etcd outside --etcd-prefix (default /registry) unread
+    #[arg(long, requires = "endpoints")]
+    etcd_prefix_only: bool,
+}
+
+/// Keys that may stay unread.
+#[derive(Debug, Args)]
+pub(super) struct UnreadFlags {
+    /// Your word that no object below these prefixes is encrypted with this key, where keys of the
+    /// running etcd are left unread
+    #[arg(
+        long,
+        value_name = "PREFIX,...",
+        value_delimiter = ',',
+        value_parser = prefix::parse,
+        requires = "endpoints"
+    )]
+    allow_unread_prefixes: Vec<String>,
 }
 
 impl EtcdFlags {
@@ -66,10 +89,10 @@ impl EtcdFlags {
     ///
     /// # Errors
     /// Those of [`EtcdSource::file`] and [`LiveEtcd::new`].
-    pub(super) fn source(&self) -> Result<EtcdSource, EtcdError> {
+    pub(super) fn source(&self, unread: Option<&UnreadFlags>) -> Result<EtcdSource, EtcdError> {
         match &self.etcd_snapshot {
             Some(path) => EtcdSource::file(path),
-            None => self.live.source(),
+            None => self.live.source(unread),
         }
     }
 
@@ -80,14 +103,22 @@ impl EtcdFlags {
 }
 
 impl LiveFlags {
-    fn source(&self) -> Result<EtcdSource, EtcdError> {
+    fn source(&self, unread: Option<&UnreadFlags>) -> Result<EtcdSource, EtcdError> {
         let client = self.cert.clone().zip(self.key.clone());
         let files = self
             .cacert
             .clone()
             .map(|authority| TlsFiles { authority, client });
-        let prefix = self.etcd_prefix.as_deref().unwrap_or("/registry");
-        let live = LiveEtcd::new(self.endpoints.clone(), files.as_ref(), prefix.to_owned())?;
+        let allowed = unread.map(|unread| unread.allow_unread_prefixes.clone());
+        let bounds = Bounds {
+            prefix: self
+                .etcd_prefix
+                .clone()
+                .unwrap_or(prefix::DEFAULT.to_owned()),
+            prefix_only: self.etcd_prefix_only,
+            allowed: allowed.unwrap_or_default(),
+        };
+        let live = LiveEtcd::new(self.endpoints.clone(), files.as_ref(), bounds)?;
         Ok(EtcdSource::Live(live))
     }
 }
@@ -99,20 +130,12 @@ impl EvidenceFlags {
     /// Those of [`EtcdSource::file`] and [`LiveEtcd::new`].
     pub(super) fn sources(&self) -> Result<Vec<EtcdSource>, EtcdError> {
         let files = self.etcd_snapshot.iter().map(|path| EtcdSource::file(path));
-        let live = (!self.live.endpoints.is_empty()).then(|| self.live.source());
+        let live = (!self.live.endpoints.is_empty()).then(|| self.live.source(Some(&self.unread)));
         files.chain(live).collect()
     }
 
     /// The prefix that was asked for.
     pub(super) fn prefix(&self) -> Option<String> {
         self.live.etcd_prefix.clone()
-    }
-}
-
-/// With one slash before it and none at its end, whatever was typed, as kube-apiserver takes it.
-fn prefix(text: &str) -> Result<String, &'static str> {
-    match text.trim_matches('/') {
-        "" => Err("must name a prefix, such as /registry"),
-        prefix => Ok(format!("/{prefix}")),
     }
 }

@@ -1,6 +1,7 @@
 //! Why a command ends without a result, and what the person at the terminal is told.
 
 use std::{
+    borrow::Cow,
     error::Error,
     io::{self, Write},
     path::PathBuf,
@@ -79,7 +80,10 @@ pub(super) enum Failure {
         source: io::Error,
     },
     /// The backup record is not one, or was changed.
-    #[error("the backup record {} cannot be believed; nothing was verified", path.display())]
+    #[error("the backup record {} {}; nothing was verified", path.display(), match problem {
+        RecordError::NewerRelease(_) => "cannot be read by this release",
+        _ => "cannot be believed",
+    })]
     RecordInvalid {
         /// The file.
         path: PathBuf,
@@ -214,11 +218,17 @@ impl Failure {
             Self::Backup(error) => match &**error {
                 BackupError::Connection(_)
                 | BackupError::Metadata(_)
+                | BackupError::Unanswered(_)
                 | BackupError::Unreadable { .. } => Exit::Runtime,
+                BackupError::OpenBao { problem, .. } if !problem.is_damage() => Exit::Runtime,
                 BackupError::Etcd(error) if !error.is_damage() => Exit::Runtime,
                 _ => Exit::CheckFailed,
             },
             Self::RecordUnreadable { .. } => Exit::Runtime,
+            Self::RecordInvalid {
+                problem: RecordError::NewerRelease(_),
+                ..
+            } => Exit::Runtime,
             Self::RecordInvalid { .. } => Exit::CheckFailed,
             Self::Output(_)
             | Self::RecordFile(_)
@@ -257,7 +267,26 @@ impl Failure {
         }
     }
 
-    fn next_step(&self) -> Option<&'static str> {
+    fn next_step(&self) -> Option<Cow<'static, str>> {
+        let etcd = match self {
+            Self::Etcd(error) => error.next_step(),
+            Self::Backup(error) => match &**error {
+                BackupError::Etcd(error) => error.next_step(),
+                _ => None,
+            },
+            Self::Retirement(error) => match &**error {
+                RetirementError::Evidence(unread) => unread.cause.next_step(),
+                _ => None,
+            },
+            _ => None,
+        };
+        match etcd {
+            Some(step) => Some(step.into()),
+            None => self.fixed_next_step().map(Cow::Borrowed),
+        }
+    }
+
+    fn fixed_next_step(&self) -> Option<&'static str> {
         match self {
             Self::Config(LoadError::Unreadable { source, .. }) => match source.kind() {
                 io::ErrorKind::NotFound => {
@@ -287,6 +316,7 @@ impl Failure {
             Self::Backup(error) => match &**error {
                 BackupError::Metadata(failure) => call_remedy(failure),
                 BackupError::State(StateError::Unreadable(_)) => Some(OWN_USER),
+                BackupError::OpenBao { problem, .. } => Some(problem.next_step()),
                 _ => None,
             },
             Self::RecordFile(DiskError::Exists { .. }) => {
@@ -312,6 +342,10 @@ impl Failure {
                 "name a record that is there and may be read, or leave --record out; nothing was \
                  looked at or changed",
             ),
+            Self::RecordInvalid {
+                problem: RecordError::NewerRelease(_),
+                ..
+            } => Some("use the release that wrote it, or go on without --record; do not edit it"),
             Self::RecordInvalid { .. } => Some(
                 "take the copy of another backup medium, or verify without --record; do not edit it",
             ),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use kms_domain::recovery::record::{BackupRecord, NotedFile};
+use kms_domain::recovery::{pair::Proof, record::NotedFile};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -15,7 +15,10 @@ use crate::{
     clock::{Clock as _, SystemClock},
     recovery::{
         backup_record::{self, BackupSet, Noted},
+        prefix,
+        raft_snapshot::RaftSnapshot,
         scan,
+        verify_pair::{Pair, Watch},
     },
     report::{Check, Render, Report},
     state::disk,
@@ -24,17 +27,21 @@ use crate::{
 /// Write down what a backup set of etcd and OpenBao belongs to
 ///
 /// Run it on a node that serves, when the snapshots have been made, and keep the file with them.
-/// Nothing else is written or changed. Exit code 4 when the state, the key or the etcd snapshot do
-/// not fit together, 5 when OpenBao or a file cannot be read.
+/// Nothing else is written or changed. Exit code 4 when the state, the key or the snapshots do not fit
+/// together, 5 when OpenBao or a file cannot be read, or a file is no snapshot.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// The new file; one that exists is never overwritten
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// The etcd snapshot of the set: its hash, revision and required versions are noted
+    /// The etcd snapshot of the set: its hash, revision and required versions are noted, and its DEKs
+    /// are tried
     #[arg(long, value_name = "FILE")]
     etcd_snapshot: Option<PathBuf>,
-    /// The OpenBao snapshot of the set: its hash is noted
+    /// As given to kube-apiserver [default: all keys of the snapshot]
+    #[arg(long, value_name = "PREFIX", value_parser = prefix::parse, requires = "etcd_snapshot")]
+    etcd_prefix: Option<String>,
+    /// The OpenBao snapshot of the set: the hashes in it are verified, and its own is noted
     #[arg(long, value_name = "FILE")]
     openbao_snapshot: Option<PathBuf>,
     #[command(flatten)]
@@ -53,13 +60,20 @@ impl Options {
         }
         let set = BackupSet {
             etcd: self.etcd_snapshot.as_deref(),
+            etcd_prefix: self.etcd_prefix.as_deref(),
             openbao: self.openbao_snapshot.as_deref(),
         };
         let now = SystemClock.now();
-        let progress = ProgressLine::new("reading etcd");
-        let noted = backup_record::gather(&config, set, now, &|done| progress.show(done));
-        drop(progress);
-        let noted = noted?;
+        let noted = {
+            let reading = ProgressLine::new("reading etcd");
+            let trying = ProgressLine::new("trying encrypted DEKs");
+            let watch = Watch {
+                reading: &|done| reading.show(done),
+                trying: &|done| trying.show(done),
+                opening: &|_| {},
+            };
+            backup_record::gather(&config, set, now, watch)
+        }?;
         disk::create_new(&self.out, noted.record.encode().as_bytes())
             .map_err(Failure::RecordFile)?;
 
@@ -121,7 +135,7 @@ const NO_ETCD: &str = "No etcd snapshot was named, so the record does not tell w
      set must be able to decrypt.";
 const NO_OPENBAO: &str =
     "No OpenBao snapshot was named, so the record does not tell which one belongs to the set.";
-const NOT_OPENED: &str = "Of the OpenBao snapshot only the hash was taken: it is encrypted, and \
+const NOT_OPENED: &str = "Of the OpenBao snapshot only the hashes were verified: it is encrypted, and \
      what is in it shows only when it is restored.";
 
 impl Summary {
@@ -169,38 +183,98 @@ impl Summary {
 }
 
 fn checks(noted: &Noted) -> Vec<Check> {
-    let record: &BackupRecord = &noted.record;
-    let mut checks = vec![checkpoint(&record.note().state.checkpoint)];
-    const ID: &str = "etcd.versions";
-    const TITLE: &str = "The key decrypts what the etcd snapshot holds";
-    let Some(inventory) = &noted.inventory else {
-        checks.push(Check::skip(ID, TITLE, "no --etcd-snapshot was given"));
-        return checks;
-    };
-    checks.push(scan::integrity(inventory.trust));
-    let etcd = record.note().etcd.as_ref();
+    let mut checks = vec![checkpoint(&noted.record.note().state.checkpoint)];
+    match &noted.pair {
+        None => checks.extend(
+            [VERSIONS, DEKS]
+                .map(|(id, title)| Check::skip(id, title, "no --etcd-snapshot was given")),
+        ),
+        Some(pair) => {
+            checks.push(scan::integrity(pair.inventory.trust));
+            checks.push(versions(noted, pair));
+            checks.push(deks(pair));
+        }
+    }
+    checks.push(openbao(noted.openbao));
+    checks
+}
+
+/// Identifier and title of a check. Stable.
+type Name = (&'static str, &'static str);
+
+const VERSIONS: Name = (
+    "etcd.versions",
+    "The key has the versions that the etcd snapshot needs",
+);
+const DEKS: Name = (
+    "deks.decrypt",
+    "Every encrypted DEK of the etcd snapshot decrypts",
+);
+const OPENBAO: Name = (
+    "openbao.snapshot",
+    "The OpenBao snapshot has the hashes that are in it",
+);
+const LOSES: &str = "restored as it is, this set loses those objects; the record was written";
+const VERIFY: &str = "run verify-backup with this snapshot: it names each cause and remedy";
+
+fn versions(noted: &Noted, pair: &Pair) -> Check {
+    let (id, title) = VERSIONS;
+    let note = noted.record.note();
+    let etcd = note.etcd.as_ref();
     let needed: u64 = etcd.map_or(0, |etcd| etcd.required.values().sum());
-    let provider = &record.note().scope.identity().provider_name;
-    let check = if noted.unmapped > 0 || noted.damaged > 0 {
+    let provider = &note.scope.identity().provider_name;
+    let damaged = pair.damaged;
+    if noted.unmapped > 0 || damaged > 0 {
         let message = format!(
             "{} objects of provider {provider} need a version that the key does not have or is \
-             another key's; {} values of this provider are damaged in etcd",
-            noted.unmapped, noted.damaged
+             another key's; {damaged} values of this provider are damaged in etcd",
+            noted.unmapped
         );
-        Check::fail(ID, TITLE, message)
-            .impact("restored as it is, this set loses those objects; the record was written")
-            .remediation("run verify-backup with this snapshot: it names each cause and remedy")
+        Check::fail(id, title, message)
+            .impact(LOSES)
+            .remediation(VERIFY)
     } else if needed == 0 {
         let message = format!("the snapshot holds no object of provider {provider}");
-        Check::warn(ID, TITLE, message).remediation(
+        Check::warn(id, title, message).remediation(
             "if secrets are encrypted in this cluster, this is another cluster's snapshot",
         )
     } else {
-        let message = format!("{needed} objects, none of which was decrypted to prove it");
-        Check::pass(ID, TITLE).message(message)
+        Check::pass(id, title).message(format!("{needed} objects"))
+    }
+}
+
+fn deks(pair: &Pair) -> Check {
+    let (id, title) = DEKS;
+    let sum = |count: fn(&Proof) -> u64| {
+        let counts = pair.rows.iter().map(|row| count(&row.finding.seeds));
+        counts.fold(0, u64::saturating_add)
     };
-    checks.push(check);
-    checks
+    let (proven, failed) = (sum(|it| it.proven), sum(|it| it.failed));
+    if failed > 0 {
+        let objects = pair.rows.iter().map(|row| row.objects_of_failed_seeds());
+        let objects = objects.fold(0, u64::saturating_add);
+        let message = format!("{failed} encrypted DEKs of {objects} objects do not decrypt");
+        Check::fail(id, title, message)
+            .impact(LOSES)
+            .remediation(VERIFY)
+    } else if proven == 0 {
+        Check::skip(id, title, "there is none that the key should decrypt")
+    } else {
+        Check::pass(id, title).message(format!("{proven} encrypted DEKs"))
+    }
+}
+
+fn openbao(snapshot: Option<RaftSnapshot>) -> Check {
+    let (id, title) = OPENBAO;
+    match snapshot {
+        None => Check::skip(id, title, "no --openbao-snapshot was given"),
+        Some(RaftSnapshot { sealed: true, .. }) => Check::pass(id, title),
+        Some(RaftSnapshot { sealed: false, .. }) => {
+            Check::warn(id, title, "it has no SHA256SUMS.sealed")
+                .impact("OpenBao restores it with -force alone, since it cannot tell who wrote it")
+                .remediation("save another one: bao operator raft snapshot save FILE")
+        }
+    }
 }
 
 fn checkpoint(status: &str) -> Check {

@@ -14,7 +14,7 @@ use crate::{
     clock::{Clock as _, SystemClock},
     recovery::{
         recover_state::{self, Applied, Request},
-        recovery_report::RecoveryReport,
+        recovery_report::{RecoveryReport, Typed},
         verify_pair::Watch,
     },
 };
@@ -23,7 +23,8 @@ use crate::{
 ///
 /// Without --apply it shows a plan and its hash, and changes nothing. Evidence is etcd data, backup
 /// records and copies of peers' states; more of it is better. Every key_id in it must be a version
-/// of the key, and every encrypted DEK must decrypt. Exit code 4 when the evidence does not lead to
+/// of the key, and every encrypted DEK must decrypt, but for objects that are accepted as unreadable.
+/// Exit code 4 when the evidence does not lead to
 /// a state that is safe to serve with, 5 when that could not be established.
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -44,6 +45,17 @@ pub(super) struct Options {
     /// Your word that no node has promoted version N or one above it
     #[arg(long, value_name = "N", value_parser = version, help_heading = "Evidence")]
     assume_not_promoted: Option<TransitVersion>,
+    /// Accept that exactly N objects in etcd stay unreadable, as shown by a plan that was refused
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "sample",
+        help_heading = "Evidence"
+    )]
+    accept_unreadable: Option<NonZeroU64>,
+    /// Name the first few objects that stay unreadable
+    #[arg(long, help_heading = "Evidence")]
+    show_names: bool,
     /// Give up a valid state
     #[arg(long, requires = "expected_state_hash", help_heading = "Change")]
     replace: bool,
@@ -56,6 +68,9 @@ pub(super) struct Options {
         help_heading = "Change"
     )]
     expected_state_hash: Option<StateHash>,
+    /// Give up a state or checkpoint that a newer release wrote
+    #[arg(long, help_heading = "Change")]
+    replace_newer_release: bool,
     /// Carry the plan out; the provider must be stopped
     #[arg(long, requires = "expected_plan_hash", help_heading = "Change")]
     apply: bool,
@@ -81,7 +96,19 @@ impl Options {
             peers: self.peer_state,
             sample: self.sample,
             replace: self.expected_state_hash,
+            replace_newer_release: self.replace_newer_release,
             not_promoted: self.assume_not_promoted,
+            accepted: self.accept_unreadable,
+            names: self.show_names,
+        };
+        let typed = Typed {
+            whole: context.typed.clone(),
+            planning: context.typed_without(&[
+                ("--apply", false),
+                ("--expected-plan-hash", true),
+                ("--sample", true),
+                ("--accept-unreadable", true),
+            ]),
         };
         let reading = ProgressLine::new("reading etcd");
         let trying = ProgressLine::new("trying encrypted DEKs");
@@ -94,7 +121,7 @@ impl Options {
         let report = match &self.expected_plan_hash {
             None => {
                 let weighed = recover_state::plan(&config, &request, watch);
-                RecoveryReport::planned(&config, &weighed, &context.typed, now)
+                RecoveryReport::planned(&config, &weighed, &typed, now)
             }
             Some(reviewed) => {
                 match recover_state::apply(&config, &request, reviewed, now, watch)? {
@@ -103,7 +130,9 @@ impl Options {
                         let (document, journal) = *done;
                         RecoveryReport::continued(&config, &document, &journal, now)
                     }
-                    Applied::Refused(weighed) => RecoveryReport::refused(&config, &weighed, now),
+                    Applied::Refused(weighed) => {
+                        RecoveryReport::refused(&config, &weighed, &typed, now)
+                    }
                 }
             }
         };

@@ -16,7 +16,7 @@ use crate::{
 /// Reads a snapshot or a running etcd, and decrypts nothing. With --config the version of each
 /// key_id is derived from the key's metadata or the state; without, or if neither can be used, it
 /// is what the annotations claim. Exit code 4 when the snapshot or a stored value is damaged, 5
-/// when etcd cannot be read.
+/// when etcd cannot be read or has no key below --etcd-prefix.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
@@ -37,7 +37,7 @@ impl Options {
             Some(_) => Some(context.load()?.config),
             None => None,
         };
-        let source = self.etcd.source()?;
+        let source = self.etcd.source(None)?;
         let wanted = Wanted {
             revisions: match self.all_revisions {
                 true => Revisions::All,

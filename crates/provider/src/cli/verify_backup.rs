@@ -9,12 +9,15 @@ use clap::Args;
 use kms_domain::recovery::record::{BackupRecord, MAX_FILE_BYTES};
 
 use super::{
-    Context, Failure, OutputFlag, etcd_source::EtcdFlags, exit::Exit, progress::ProgressLine,
+    Context, Failure, OutputFlag,
+    etcd_source::{EtcdFlags, UnreadFlags},
+    exit::Exit,
+    progress::ProgressLine,
 };
 use crate::{
     clock::{Clock as _, SystemClock},
     recovery::{
-        backup_record::note_source,
+        backup_record::{note_as_recorded, note_source},
         pair_report::PairReport,
         verify_pair::{self, Depth, Question, Watch},
         witness::Witnesses,
@@ -30,6 +33,8 @@ use crate::{
 pub(super) struct Options {
     #[command(flatten)]
     etcd: EtcdFlags,
+    #[command(flatten)]
+    unread: UnreadFlags,
     /// The record that record-backup wrote for this set
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -49,7 +54,7 @@ impl Options {
         let config = &loaded.config;
         config.auth.jwt_file()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
-        let source = self.etcd.source()?;
+        let source = self.etcd.source(Some(&self.unread))?;
         let witnesses = Witnesses::gather(config, &loaded.path, record);
         let depth = self.depth;
         let question = Question {
@@ -59,6 +64,7 @@ impl Options {
             depth,
             sample: None,
             names: self.show_names,
+            superseded: false,
         };
         let verified = {
             let reading = ProgressLine::new("reading etcd");
@@ -85,7 +91,9 @@ impl Options {
             .as_ref()
             .and_then(|it| it.note().etcd.as_ref());
         let snapshot = match noted {
-            Some(_) => note_source(&source)?,
+            Some(noted) => note_source(&source)?
+                .map(|given| note_as_recorded(&source, given, &noted.file))
+                .transpose()?,
             None => None,
         };
         let now = SystemClock.now();

@@ -230,10 +230,10 @@ fn transit(
     let mount_path = resolver.text("transit.mountPath", section.mount_path, MountPath::parse);
     let key_name = resolver.text("transit.keyName", section.key_name, KeyName::parse);
     let names = section.key_id_scope.unwrap_or_default();
-    let provider_name = resolver.text(
+    let provider = resolver.text(
         "transit.keyIdScope.providerName",
         names.provider_name,
-        ProviderName::parse,
+        provider_name,
     );
     let cluster_id = resolver.text(
         "transit.keyIdScope.clusterId",
@@ -251,7 +251,7 @@ fn transit(
         KeyLineageId::parse,
     );
     let scope = IdentityScope {
-        provider_name: provider_name?,
+        provider_name: provider?,
         cluster_id: cluster_id?,
         openbao_instance_id: openbao_instance_id?,
         openbao_namespace: openbao_namespace?,
@@ -263,6 +263,17 @@ fn transit(
         key_name: key_name?,
     };
     Some((scope, key))
+}
+
+/// Kubernetes refuses a colon in the name of a KMS v2 plugin, so nothing is stored under such a name.
+/// The formats of `kms-domain` allow it.
+fn provider_name(text: &str) -> Result<ProviderName, Broken> {
+    if text.contains(':') {
+        let rule =
+            "must not contain a colon, which kube-apiserver refuses in the name of a KMS v2 plugin";
+        return Err(Broken::rule(rule));
+    }
+    Ok(ProviderName::parse(text)?)
 }
 
 fn bootstrap(resolver: &mut Resolver, section: BootstrapSection) -> Option<Bootstrap> {

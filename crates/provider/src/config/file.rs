@@ -39,8 +39,9 @@ pub(super) struct File {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ServerSection {
-    /// The gRPC socket: below /run/openbao-kms or /var/run/openbao-kms; for a user other than root
-    /// also below $XDG_RUNTIME_DIR/openbao-kms. At most 107 bytes.
+    /// The gRPC socket, in a directory below /run or /var/run; for a user other than root also below
+    /// $XDG_RUNTIME_DIR. The provider's user must own its directory; nobody but that user and root
+    /// may write to it or to one between it and /run. At most 107 bytes.
     #[schemars(with = "Option<AbsolutePath>")]
     pub(super) socket_path: Option<String>,
     /// Mode of the socket in octal: nothing for others, no execute bit.
@@ -250,7 +251,7 @@ pub(super) struct TransitSection {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct KeyIdScopeSection {
     /// The provider's name in the API server's EncryptionConfiguration.
-    #[schemars(required, with = "Identifier")]
+    #[schemars(required, with = "KmsName")]
     pub(super) provider_name: Option<String>,
     /// The protected cluster.
     #[schemars(required, with = "Identifier")]
@@ -389,6 +390,7 @@ text_schema! {
     AbsolutePath: "^/",
     HttpsUrl: "^[Hh][Tt][Tt][Pp][Ss]://[^/?#@]+([/?]|$)",
     Identifier: r"^\S([^\u0000\t\r\n]*\S)?$",
+    KmsName: r"^[^\s:]([^:\u0000\t\r\n]*[^\s:])?$",
     OptionalIdentifier: r"^(\S([^\u0000\t\r\n]*\S)?)?$",
     NamespaceText: r"^([^/%\u0000\t\r\n]+(/[^/%\u0000\t\r\n]+)*)?$",
     MountPathText: r"^[^/\s%?#\\]+(/[^/\s%?#\\]+)*$",

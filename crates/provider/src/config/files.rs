@@ -198,10 +198,19 @@ fn socket(path: &Path, environment: &Environment) -> Result<(), Finding> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let metadata = directory(parent, NOT_WRITABLE)?;
     owned(parent, &metadata, environment)?;
-    // This directory is nobody's but the user's, so nothing of it is open to others.
-    if let Some(private) = environment.user_socket_directory()
-        && path.starts_with(&private)
-    {
+    // Another user who can replace a directory on the way could put a socket of their own there.
+    let roots = environment.socket_roots();
+    let root = roots.iter().find(|root| parent.starts_with(root));
+    let above = parent.ancestors().skip(1);
+    for directory_above in above.take_while(|it| root.is_none_or(|root| it != root)) {
+        let metadata = directory(directory_above, NOT_WRITABLE)?;
+        if metadata.uid() != 0 {
+            owned(directory_above, &metadata, environment)?;
+        }
+    }
+    // Unlike /run this one is nobody's but the user's, so nothing of it is open to others.
+    let private = environment.runtime_directory();
+    if let Some(private) = private.filter(|private| root == Some(private)) {
         let metadata = directory(&private, 0o077)?;
         owned(&private, &metadata, environment)?;
     }

@@ -108,10 +108,19 @@ impl Environment {
     /// For a user other than root, the private runtime directory that the session manager made.
     /// That it is private is checked with the other files.
     #[must_use]
-    pub fn user_socket_directory(&self) -> Option<PathBuf> {
+    pub fn runtime_directory(&self) -> Option<PathBuf> {
         let runtime = self.variable("XDG_RUNTIME_DIR")?;
-        (self.effective_uid != 0 && runtime.starts_with('/'))
-            .then(|| PathBuf::from(runtime).join("openbao-kms"))
+        (self.effective_uid != 0 && runtime.starts_with('/')).then(|| PathBuf::from(runtime))
+    }
+
+    /// The directories below which a directory may hold the socket: those that are empty after
+    /// boot, so that no socket outlives the machine's uptime.
+    pub(super) fn socket_roots(&self) -> Vec<PathBuf> {
+        ["/run", "/var/run"]
+            .into_iter()
+            .map(PathBuf::from)
+            .chain(self.runtime_directory())
+            .collect()
     }
 
     /// An empty variable counts as unset.

@@ -10,9 +10,6 @@ use openbao_client::endpoint::{Address, AddressProblem, ServerName};
 
 use super::{Listener, SocketGroup, SocketMode, origin::Environment, problem::Broken};
 
-/// The socket's directory must be one of these or below it, since a package or unit prepares them.
-const SOCKET_DIRECTORIES: [&str; 2] = ["/run/openbao-kms", "/var/run/openbao-kms"];
-
 /// `sun_path` holds 108 bytes, the last of which is NUL.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -99,31 +96,21 @@ pub(super) fn socket_path(text: &str, environment: &Environment) -> Result<PathB
             "must not be longer than {MAX_SOCKET_PATH} bytes, the limit of the system"
         )));
     }
-    let directories = socket_directories(environment);
+    // The directories on the way are judged with the other files: a path tells nothing of them.
+    let roots = environment.socket_roots();
     let directory = path.parent().unwrap_or(Path::new("/"));
-    if text.ends_with('/')
-        || !directories
+    let below = |root: &PathBuf| directory.starts_with(root) && directory != root;
+    if text.ends_with('/') || !roots.iter().any(below) {
+        let names: Vec<_> = roots
             .iter()
-            .any(|approved| directory.starts_with(approved))
-    {
-        let names: Vec<_> = directories
-            .iter()
-            .map(|path| path.display().to_string())
+            .map(|root| root.display().to_string())
             .collect();
         return Err(Broken::rule(format!(
-            "must be a file below {}",
+            "must be a file in a directory below {}",
             names.join(" or ")
         )));
     }
     Ok(path)
-}
-
-fn socket_directories(environment: &Environment) -> Vec<PathBuf> {
-    SOCKET_DIRECTORIES
-        .into_iter()
-        .map(PathBuf::from)
-        .chain(environment.user_socket_directory())
-        .collect()
 }
 
 pub(super) fn socket_mode(text: &str) -> Result<SocketMode, Broken> {
@@ -270,10 +257,11 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_lies_in_an_approved_directory() {
+    fn a_socket_lies_in_a_directory_below_run() {
         let nobody = Environment::default();
         for good in [
             "/run/openbao-kms/kms.sock",
+            "/run/openbao-kms-2/kms.sock",
             "/var/run/openbao-kms/a/b.sock",
             "//run/./openbao-kms//kms.sock",
         ] {
@@ -283,9 +271,10 @@ mod tests {
             "",
             "run/openbao-kms/kms.sock",
             "/run/kms.sock",
-            "/run/openbao-kms",
+            "/run/./kms.sock",
+            "/var/run/openbao-kms",
             "/run/openbao-kms/",
-            "/run/openbao-kms-x/kms.sock",
+            "/runtime/openbao-kms/kms.sock",
             "/run/openbao-kms/../kms.sock",
             "/tmp/kms.sock",
         ] {
@@ -298,10 +287,10 @@ mod tests {
 
     #[test]
     fn the_runtime_directory_of_a_user_is_approved_for_that_user_alone() {
-        let path = "/run/user/1000/openbao-kms/kms.sock";
-        assert!(socket_path(path, &user("/run/user/1000", 1000)).is_ok());
-        assert!(socket_path(path, &user("/run/user/1000", 0)).is_err());
-        assert!(socket_path(path, &user("run/user/1000", 1000)).is_err());
+        let path = "/home/ann/.run/openbao-kms/kms.sock";
+        assert!(socket_path(path, &user("/home/ann/.run", 1000)).is_ok());
+        assert!(socket_path(path, &user("/home/ann/.run", 0)).is_err());
+        assert!(socket_path(path, &user("home/ann/.run", 1000)).is_err());
         assert!(socket_path(path, &Environment::default()).is_err());
     }
 

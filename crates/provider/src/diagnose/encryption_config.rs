@@ -6,10 +6,15 @@
 //! name only if it is plain.
 
 mod document;
+mod endpoint;
+mod json;
 mod ours;
 mod resource;
 mod rules;
+mod scalar;
+mod value;
 mod writers;
+mod yaml;
 
 use std::{
     fmt,
@@ -52,9 +57,12 @@ pub fn check_file(path: &Path, config: &Config) -> Vec<Check> {
         Ok(bytes) => bytes,
         Err(unread) => return vec![unread.check(path)],
     };
-    match str::from_utf8(&bytes) {
-        Ok(text) => check(text, config),
-        Err(_) => vec![Unread::NotText.check(path)],
+    match decode(&bytes) {
+        Some(text) => check(&text, config),
+        None => {
+            let message = format!("{} is neither UTF-8 nor UTF-16 text", path.display());
+            vec![refused("malformed", message).remediation("save the file as UTF-8")]
+        }
     }
 }
 
@@ -88,11 +96,27 @@ pub fn check(text: &str, config: &Config) -> Vec<Check> {
     checks
 }
 
+/// kube-apiserver reads UTF-8, and UTF-16 with its mark.
+fn decode(bytes: &[u8]) -> Option<Zeroizing<String>> {
+    let number: fn([u8; 2]) -> u16 = match bytes.get(..2) {
+        Some([0xff, 0xfe]) => u16::from_le_bytes,
+        Some([0xfe, 0xff]) => u16::from_be_bytes,
+        _ => {
+            return str::from_utf8(bytes)
+                .ok()
+                .map(|text| Zeroizing::new(text.to_owned()));
+        }
+    };
+    let (units, rest) = bytes.get(2..)?.as_chunks::<2>();
+    let units: Zeroizing<Vec<_>> = Zeroizing::new(units.iter().copied().map(number).collect());
+    let text = String::from_utf16(&units).ok()?;
+    rest.is_empty().then_some(Zeroizing::new(text))
+}
+
 /// Why there is no text to judge.
 enum Unread {
     Failed(io::Error),
     TooLarge,
-    NotText,
 }
 
 /// Room for the largest file is there from the start, so that no smaller buffer with a part of it
@@ -134,7 +158,6 @@ impl Unread {
                 format!("{path} is larger than {MAX_FILE_BYTES} bytes"),
                 NEXT,
             ),
-            Self::NotText => ("malformed", format!("{path} is not UTF-8 text"), NEXT),
         };
         Check::fail(ID, TITLE, message)
             .code(code)
@@ -149,7 +172,8 @@ impl Unread {
 struct Place {
     entry: usize,
     provider: Option<usize>,
-    line: u64,
+    /// `None` in a JSON file.
+    line: Option<u64>,
 }
 
 impl fmt::Display for Place {
@@ -158,7 +182,10 @@ impl fmt::Display for Place {
         if let Some(provider) = self.provider {
             write!(f, ".providers[{provider}]")?;
         }
-        write!(f, " (line {})", self.line)
+        if let Some(line) = self.line {
+            write!(f, " (line {line})")?;
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use openbao_client::{endpoint::Address, failure::FailureClass, leader::Leader};
+use openbao_client::{
+    endpoint::Address,
+    failure::{Failure, FailureClass},
+    leader::Leader,
+};
 use serde_json::json;
 
 use super::{Question, class_remedy, facts::Facts};
@@ -81,7 +85,7 @@ fn reachable(facts: &Facts) -> Option<Vec<Check>> {
         ),
         Ok(_) => REACHABLE.pass(),
         // Something in between, or a server that keeps its seal status to itself.
-        Err(failure) if answered(failure.class()) => REACHABLE
+        Err(failure) if answered(failure) => REACHABLE
             .warn(format!(
                 "{address} answers, but does not tell whether it is sealed: {failure}"
             ))
@@ -119,16 +123,18 @@ fn active_server(facts: &Facts) -> Option<Check> {
     })
 }
 
-fn answered(class: FailureClass) -> bool {
-    matches!(
-        class,
+fn answered(failure: &Failure) -> bool {
+    match failure.class() {
         FailureClass::InvalidRequest
-            | FailureClass::Unauthenticated
-            | FailureClass::PermissionDenied
-            | FailureClass::NotFound
-            | FailureClass::RateLimited
-            | FailureClass::Unknown
-    )
+        | FailureClass::Unauthenticated
+        | FailureClass::PermissionDenied
+        | FailureClass::NotFound
+        | FailureClass::RateLimited
+        | FailureClass::Unknown => true,
+        // A proxy may refuse this path and pass on those that the provider needs.
+        FailureClass::NotOpenBao => failure.http_status().is_some_and(|it| it >= 400),
+        _ => false,
+    }
 }
 
 fn clock(facts: &Facts) -> Option<Vec<Check>> {

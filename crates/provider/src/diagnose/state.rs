@@ -1,19 +1,17 @@
 //! May the registry state be believed, does it belong here, and if there is none, may there be?
 
-use std::error::Error;
-
 use kms_domain::{
     bootstrap::{BootstrapDenied, bootstrap},
-    registry::anchor::Anchor,
+    registry::anchor::{Anchor, Rollback},
     scope::{IdentityScope, TransitKeyPath},
     transit::KeyProfile,
 };
 
 use super::{Question, facts::Facts};
 use crate::{
-    report::{Check, ImpactClass, one_line},
+    report::{Check, ImpactClass},
     state::{
-        StateError, StatePath, Stored,
+        NEWER_RELEASE, StateError, StatePath, Stored,
         disk::{DiskError, Flaw},
     },
 };
@@ -131,7 +129,7 @@ fn refused(path: &StatePath, error: &StateError) -> Check {
             "other_release",
             ImpactClass::DataRecovery,
             unknown,
-            "use the release that wrote it".to_owned(),
+            NEWER_RELEASE.to_owned(),
         ),
         StateError::Unreadable(error) => (
             "unreadable",
@@ -147,10 +145,8 @@ fn refused(path: &StatePath, error: &StateError) -> Check {
             ("unreadable", class, unknown, TOGETHER.to_owned())
         }
     };
-    // The outer error repeats consequence and remedy, its causes tell the rule that is broken.
-    let found = error.source().map_or_else(|| error.to_string(), one_line);
     STATE
-        .fail(found)
+        .fail(error.finding())
         .code(code)
         .impact(impact)
         .impact_class(class)
@@ -209,7 +205,11 @@ pub fn caution(anchor: Anchor) -> Option<(&'static str, &'static str)> {
 fn judge(facts: &Facts, obstacle: Obstacle) -> Option<Check> {
     let (config, stored) = (facts.config()?, facts.stored.as_ref()?);
     if !matches!(stored, Ok(stored) if stored.anchor == Anchor::Absent) {
-        return Some(existing(&config.state_path, stored, obstacle));
+        let check = existing(&config.state_path, stored, obstacle);
+        return Some(match needs_rotations(facts, stored) {
+            Some(doubt) => check.impact(doubt),
+            None => check,
+        });
     }
     let Some(profile) = facts.usable_key() else {
         let check = STATE
@@ -233,6 +233,26 @@ fn judge(facts: &Facts, obstacle: Obstacle) -> Option<Check> {
             .detail("bootstrapEligible", false),
     };
     Some(check.code("absent"))
+}
+
+/// What a checkpoint without its state says against the key.
+fn needs_rotations(facts: &Facts, stored: &Result<Stored, StateError>) -> Option<String> {
+    let Err(StateError::RolledBack {
+        problem: Rollback::DocumentLost { checkpoint },
+        ..
+    }) = stored
+    else {
+        return None;
+    };
+    let key = facts.usable_key()?;
+    checkpoint.needs_rotations_of(key).then(|| {
+        format!(
+            "generation {} needs rotations, but the key is at version 1: unless recover-state made \
+             those generations, the key was recreated or OpenBao restored to a point before its \
+             rotations, and objects under the rotated versions cannot be read with it",
+            checkpoint.generation()
+        )
+    })
 }
 
 /// Why a first state may be made.

@@ -1,6 +1,6 @@
 //! Why a drill did not come to its end, whether that speaks against the backups, and what helps.
 
-use std::{io, path::PathBuf};
+use std::{borrow::Cow, io, path::PathBuf};
 
 use openbao_client::credential_file::CredentialFileProblem;
 use openbao_lab::{
@@ -8,7 +8,7 @@ use openbao_lab::{
     server::{restore::RestoreError, snapshot::SnapshotError},
 };
 
-use crate::recovery::{EtcdError, backup_record::BackupError};
+use crate::recovery::{EtcdError, backup_record::BackupError, raft_snapshot::RaftSnapshotError};
 
 /// Why a rehearsal did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,15 @@ pub enum DrillError {
         #[source]
         source: io::Error,
     },
+    /// The OpenBao snapshot is none, or its hashes are wrong.
+    #[error("the OpenBao snapshot {} cannot be restored", path.display())]
+    NotRestorable {
+        /// The snapshot.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        problem: RaftSnapshotError,
+    },
     /// The etcd snapshot could not be opened.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
@@ -85,7 +94,7 @@ pub enum ShareProblem {
     #[error(transparent)]
     File(#[from] CredentialFileProblem),
     /// Not one share.
-    #[error("it must hold one share, in Base64 or hexadecimal, and nothing else")]
+    #[error("it must hold one share of 16 to 33 bytes, in Base64 or hexadecimal, and nothing else")]
     NotAShare,
 }
 
@@ -105,8 +114,10 @@ impl DrillError {
     /// Whether the backup set is at fault: it cannot be restored with these shares.
     #[must_use]
     pub fn condemns(&self) -> bool {
-        let Self::Restore(error) = self else {
-            return false;
+        let error = match self {
+            Self::Restore(error) => error,
+            Self::NotRestorable { problem, .. } => return problem.is_damage(),
+            _ => return false,
         };
         match &**error {
             // Only what OpenBao answered is about the snapshot.
@@ -126,7 +137,14 @@ impl DrillError {
 
     /// What helps, where the message does not say it.
     #[must_use]
-    pub fn next_step(&self) -> Option<&'static str> {
+    pub fn next_step(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Etcd(error) if error.next_step().is_some() => error.next_step().map(Cow::Owned),
+            error => error.fixed_next_step().map(Cow::Borrowed),
+        }
+    }
+
+    fn fixed_next_step(&self) -> Option<&'static str> {
         match self {
             Self::NotIsolated => Some(
                 "run it with packaging/systemd/bao-kms-drill.service or in another way without a \
@@ -135,6 +153,7 @@ impl DrillError {
             ),
             Self::NoLoopback => Some("bring it up there: ip link set lo up"),
             Self::Restore(error) => Some(restore_step(error)),
+            Self::NotRestorable { problem, .. } => Some(problem.next_step()),
             Self::WorkDir { .. } | Self::Snapshot { .. } => {
                 Some("look at the path, its permissions, and the space below --work-dir")
             }

@@ -1,19 +1,28 @@
 //! What a drill is given, as far as it is read here: shares, a seal's key, the OpenBao snapshot.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Read as _, Write as _},
+    ops::RangeInclusive,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kms_domain::recovery::record::NotedFile;
 use openbao_client::credential_file::{self, CredentialFileRules};
 use openbao_lab::server::{UnsealKey, restore::StaticSeal};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::failure::{DrillError, ShareProblem};
+use super::{
+    age::Made,
+    failure::{DrillError, ShareProblem},
+};
+use crate::recovery::{
+    open,
+    raft_snapshot::{self, RaftSnapshotError},
+};
 
 /// Group members may read, since a service manager hands credentials over in that way.
 const SHARE_RULES: CredentialFileRules = CredentialFileRules {
@@ -21,16 +30,28 @@ const SHARE_RULES: CredentialFileRules = CredentialFileRules {
     max_size: 4096,
 };
 
+/// What OpenBao takes for a share: a key, and a byte more where it was split.
+const SHARE_BYTES: RangeInclusive<usize> = 16..=33;
+
+/// How many bytes a share spells, in the order in which OpenBao tries: hexadecimal, then Base64.
+fn length(share: &str) -> Option<usize> {
+    let digits = share.len();
+    if digits.is_multiple_of(2) && share.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Some(digits / 2);
+    }
+    let decoded = STANDARD.decode(share).map(Zeroizing::new).ok()?;
+    Some(decoded.len())
+}
+
 /// The one share in a file.
 pub(super) fn share(file: &Path) -> Result<UnsealKey, DrillError> {
     let read = || {
         let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         let content = credential_file::read(&path, SHARE_RULES)?;
         let text = content.trim_ascii();
-        let known = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
         let text = std::str::from_utf8(text)
             .ok()
-            .filter(|text| !text.is_empty() && text.as_bytes().iter().all(known))
+            .filter(|text| length(text).is_some_and(|length| SHARE_BYTES.contains(&length)))
             .ok_or(ShareProblem::NotAShare)?;
         Ok(UnsealKey::new(Zeroizing::new(text.to_owned())))
     };
@@ -53,10 +74,20 @@ pub(super) fn checked(seal: StaticSeal) -> Result<StaticSeal, DrillError> {
     }
 }
 
-/// Copies a file for this user alone; the copy is what the hash is of.
-pub(super) fn copy(from: &Path, to: &Path) -> io::Result<NotedFile> {
-    let mut from = File::open(from)?;
+/// A raft snapshot in the private directory.
+pub(super) struct Copied {
+    pub(super) file: NotedFile,
+    /// By its own time, or that of the file it was copied from.
+    pub(super) made: Option<Made>,
+    /// Whether its hashes are right.
+    pub(super) inspected: Result<(), RaftSnapshotError>,
+}
+
+/// Copies a file for this user alone; the copy is what is inspected and what the hash is of.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<Copied> {
+    let mut from = open(from)?;
     let mut to = fs::OpenOptions::new()
+        .read(true)
         .write(true)
         .create_new(true)
         .mode(0o600)
@@ -73,8 +104,39 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<NotedFile> {
         to.write_all(part)?;
         bytes = bytes.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
     }
-    Ok(NotedFile {
-        sha256: hash.finalize().into(),
-        bytes,
+    let inspected = raft_snapshot::inspect(&to);
+    let created = inspected.as_ref().ok().and_then(|it| it.created);
+    Ok(Copied {
+        file: NotedFile {
+            sha256: hash.finalize().into(),
+            bytes,
+        },
+        made: Made::by_archive(created).or_else(|| Made::by_file(&from)),
+        inspected: inspected.map(|_| ()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_what_openbao_can_decode() {
+        for (share, bytes) in [
+            ("00".repeat(33), Some(33)),
+            (STANDARD.encode([7; 33]), Some(33)),
+            (STANDARD.encode([7; 32]), Some(32)),
+            // Without padding, for URLs, with an odd digit, with a letter beyond.
+            (
+                STANDARD.encode([7; 32]).trim_end_matches('=').to_owned(),
+                None,
+            ),
+            ("-_".repeat(22), None),
+            ("0".repeat(65), None),
+            ("not a share".to_owned(), None),
+        ] {
+            assert_eq!(length(&share), bytes, "{share}");
+        }
+        assert!(!SHARE_BYTES.contains(&length("c2hhcmU=").unwrap()));
+    }
 }

@@ -17,9 +17,10 @@ const VERDICT: &str = "openbao_kms_drill_last_verdict";
 const SUCCESS: &str = "openbao_kms_drill_last_success_timestamp_seconds";
 const OBJECTS: &str = "openbao_kms_drill_proven_objects";
 const VERSIONS: &str = "openbao_kms_drill_proven_versions";
+const MADE: &str = "openbao_kms_drill_backup_timestamp_seconds";
 
 /// With the words for `# HELP`.
-const HELP: [(&str, &str); 6] = [
+const HELP: [(&str, &str); 7] = [
     (RUN, "When the last drill ended."),
     (DURATION, "How long it took."),
     (VERDICT, "Its verdict: 1 for one of them, 0 for the others."),
@@ -29,6 +30,7 @@ const HELP: [(&str, &str); 6] = [
         VERSIONS,
         "Versions of the Transit key that were needed for it.",
     ),
+    (MADE, "When the backup was made that the last drill took."),
 ];
 
 /// Larger than any file of this module's own.
@@ -61,8 +63,7 @@ fn read(path: &Path) -> String {
 }
 
 fn text(report: &DrillReport, labels: &str, before: &str, now: SystemTime) -> String {
-    let seconds = now.duration_since(SystemTime::UNIX_EPOCH);
-    let now = seconds.map_or(0, |since| since.as_secs());
+    let now = unix(now);
     let mut lines = vec![
         format!("{RUN}{{{labels}}} {now}"),
         format!("{DURATION}{{{labels}}} {}", report.total_seconds()),
@@ -71,6 +72,10 @@ fn text(report: &DrillReport, labels: &str, before: &str, now: SystemTime) -> St
         let is = u8::from(verdict == report.verdict());
         let verdict = verdict.as_str();
         lines.push(format!("{VERDICT}{{{labels},verdict=\"{verdict}\"}} {is}"));
+    }
+    for (store, made) in report.made() {
+        let made = unix(made);
+        lines.push(format!("{MADE}{{{labels},store=\"{store}\"}} {made}"));
     }
     if report.verdict() == Verdict::Compatible {
         let proven = report.proven();
@@ -97,6 +102,11 @@ fn text(report: &DrillReport, labels: &str, before: &str, now: SystemTime) -> St
         }
     }
     text
+}
+
+fn unix(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// The value in an earlier file, if it is one.

@@ -4,16 +4,22 @@
 mod checks;
 
 use std::{
+    borrow::Cow,
     io::{self, Write},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
+use jiff::Timestamp;
 use kms_domain::recovery::{pair::Verdict as PairVerdict, record::NotedFile};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Rehearsal, Setup, failure::DrillError};
+use super::{
+    Rehearsal, Setup,
+    age::{Age, Ages, Hours, Made},
+    failure::DrillError,
+};
 use crate::{
     cli::exit::Exit,
     recovery::{pair_report::PairReport, verify_pair::Depth, witness::Witnesses},
@@ -27,7 +33,9 @@ use checks::checks;
 pub enum Verdict {
     /// The backups were restored, and every object opened.
     Compatible,
-    /// They were restored, nothing shows a loss, and steps are needed before all objects open.
+    /// The same, but one of them is older than `--max-age`.
+    Outdated,
+    /// They were restored, and all objects open once steps were taken, as the drill did in its copy.
     CompatibleAfter,
     /// They were restored, and some objects do not open.
     Incompatible,
@@ -39,8 +47,9 @@ pub enum Verdict {
 
 impl Verdict {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Compatible,
+        Self::Outdated,
         Self::CompatibleAfter,
         Self::Incompatible,
         Self::NotRestorable,
@@ -52,6 +61,7 @@ impl Verdict {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Compatible => "compatible",
+            Self::Outdated => "outdated",
             Self::CompatibleAfter => "compatible-after",
             Self::Incompatible => "incompatible",
             Self::NotRestorable => "not-restorable",
@@ -62,7 +72,9 @@ impl Verdict {
     fn exit(self) -> Exit {
         match self {
             Self::Compatible => Exit::Success,
-            Self::CompatibleAfter | Self::Incompatible | Self::NotRestorable => Exit::CheckFailed,
+            Self::Outdated | Self::CompatibleAfter | Self::Incompatible | Self::NotRestorable => {
+                Exit::CheckFailed
+            }
             Self::Inconclusive => Exit::Runtime,
         }
     }
@@ -97,6 +109,20 @@ struct InputShown {
     /// Of what was read; absent when it was not.
     #[serde(flatten)]
     file: Option<FileShown>,
+    #[serde(flatten)]
+    age: Option<AgeShown>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct AgeShown {
+    #[serde(skip)]
+    made: SystemTime,
+    /// RFC 3339.
+    made_at: String,
+    age_seconds: u64,
+    /// What tells: `archive` (the raft snapshot itself), `record` or `modification-time`.
+    age_source: &'static str,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -142,6 +168,17 @@ impl DrillReport {
         self.verdict
     }
 
+    /// When each backup was made, by store, as far as it is known.
+    #[must_use]
+    pub fn made(&self) -> Vec<(&'static str, SystemTime)> {
+        let inputs = [
+            ("etcd", &self.etcd_snapshot),
+            ("openbao", &self.openbao_snapshot),
+        ];
+        let made = inputs.map(|(store, input)| Some((store, input.age.as_ref()?.made)));
+        made.into_iter().flatten().collect()
+    }
+
     /// What was seen to open.
     #[must_use]
     pub fn proven(&self) -> &Proven {
@@ -165,16 +202,25 @@ impl DrillReport {
         let config = &setup.config;
         let verification = rehearsal.verified.as_ref().map(|verified| match verified {
             Ok(pair) => {
-                let etcd = rehearsal.etcd.as_ref();
+                let etcd = rehearsal.etcd_as_recorded.as_ref();
                 witnesses.report(config, pair, Depth::Data, etcd, true, now)
             }
             Err(error) => PairReport::unread(config, error, now),
         });
-        let verdict = verdict(rehearsal, verification.as_ref());
+        let age = |store, made: Option<Made>| made.map(|made| Age::of(store, made, now));
+        let ages = Ages {
+            most: setup.max_age,
+            etcd: age("etcd", rehearsal.etcd_made),
+            openbao: age("OpenBao", rehearsal.openbao_made),
+        };
+        let verdict = match verdict(rehearsal, verification.as_ref()) {
+            Verdict::Compatible if ages.too_old().next().is_some() => Verdict::Outdated,
+            verdict => verdict,
+        };
         let mut report = Report::new("drill", now);
         report.identify(&config.fingerprint());
         let pair = verification.as_ref();
-        for check in checks(witnesses, rehearsal, pair) {
+        for check in checks(witnesses, rehearsal, &ages, pair) {
             report.push(check);
         }
         report.conclude(match (verdict.exit(), &rehearsal.not_removed) {
@@ -185,11 +231,15 @@ impl DrillReport {
         Self {
             verdict,
             summary: summary(verdict, rehearsal, pair),
-            next_steps: next_steps(rehearsal, pair),
+            next_steps: next_steps(verdict, rehearsal, pair),
             do_not: do_not(verdict, pair),
             report,
-            etcd_snapshot: InputShown::of(&setup.etcd_snapshot, rehearsal.etcd.as_ref()),
-            openbao_snapshot: InputShown::of(&setup.openbao_snapshot, rehearsal.openbao.as_ref()),
+            etcd_snapshot: InputShown::of(&setup.etcd_snapshot, rehearsal.etcd.as_ref(), ages.etcd),
+            openbao_snapshot: InputShown::of(
+                &setup.openbao_snapshot,
+                rehearsal.openbao.as_ref(),
+                ages.openbao,
+            ),
             openbao_version: rehearsal.version.clone(),
             durations: DurationsShown::of(rehearsal),
             proven: Proven::of(rehearsal),
@@ -215,6 +265,10 @@ fn verdict(rehearsal: &Rehearsal, pair: Option<&PairReport>) -> Verdict {
 
 fn summary(verdict: Verdict, rehearsal: &Rehearsal, pair: Option<&PairReport>) -> String {
     match (verdict, pair, &rehearsal.failure) {
+        (Verdict::Outdated, Some(pair), _) => format!(
+            "OpenBao came back, but a backup is too old; {}",
+            pair.summary()
+        ),
         (_, Some(pair), _) => format!("OpenBao came back; {}", pair.summary()),
         (Verdict::NotRestorable, None, Some(failure)) => format!(
             "OpenBao does not come back from this snapshot with these shares, so nothing in etcd \
@@ -237,12 +291,15 @@ fn first_line(failure: &DrillError) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-fn next_steps(rehearsal: &Rehearsal, pair: Option<&PairReport>) -> Vec<String> {
+fn next_steps(verdict: Verdict, rehearsal: &Rehearsal, pair: Option<&PairReport>) -> Vec<String> {
     let mut steps: Vec<String> = pair.map_or_else(Vec::new, |pair| pair.next_steps().to_vec());
+    if verdict == Verdict::Outdated {
+        steps.push("back up both stores now, etcd first, and run the drill again".to_owned());
+    }
     if pair.is_none()
         && let Some(failure) = &rehearsal.failure
     {
-        steps.extend(failure.next_step().map(str::to_owned));
+        steps.extend(failure.next_step().map(Cow::into_owned));
         steps.push("run the drill again".to_owned());
     }
     steps
@@ -304,9 +361,18 @@ impl Proven {
 }
 
 impl InputShown {
-    fn of(path: &Path, file: Option<&NotedFile>) -> Self {
+    fn of(path: &Path, file: Option<&NotedFile>, age: Option<Age>) -> Self {
         Self {
             path: path.to_owned(),
+            age: age.map(|age| AgeShown {
+                made: age.made.at,
+                made_at: Timestamp::try_from(age.made.at)
+                    .unwrap_or_default()
+                    .strftime("%Y-%m-%dT%H:%M:%SZ")
+                    .to_string(),
+                age_seconds: age.age.as_secs(),
+                age_source: age.made.source.as_str(),
+            }),
             file: file.map(|file| FileShown {
                 sha256: file.sha256_hex(),
                 bytes: file.bytes,
@@ -315,15 +381,15 @@ impl InputShown {
     }
 
     fn text(&self, name: &str, out: &mut dyn Write) -> io::Result<()> {
-        let path = self.path.display();
-        match &self.file {
-            Some(file) => writeln!(
-                out,
-                "{name}: {path} sha256={} bytes={}",
-                file.sha256, file.bytes
-            ),
-            None => writeln!(out, "{name}: {path}"),
+        write!(out, "{name}: {}", self.path.display())?;
+        if let Some(file) = &self.file {
+            write!(out, " sha256={} bytes={}", file.sha256, file.bytes)?;
         }
+        if let Some(age) = &self.age {
+            let hours = Hours(Duration::from_secs(age.age_seconds));
+            write!(out, " age={hours} (by {})", age.age_source)?;
+        }
+        writeln!(out)
     }
 }
 
@@ -379,11 +445,13 @@ mod tests {
     use std::{collections::BTreeSet, sync::Arc, time::UNIX_EPOCH};
 
     use openbao_lab::server::{restore::RestoreError, snapshot::SnapshotError};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::{
         config::{Environment, Flags, load},
         drill::{Durations, Stage, isolation::Isolation},
+        report::claims::{self, Counted},
     };
 
     fn setup(allow_network: bool) -> Setup {
@@ -402,6 +470,7 @@ mod tests {
             work_dir: "/tmp".into(),
             allow_network,
             names: false,
+            max_age: None,
         }
     }
 
@@ -416,7 +485,10 @@ mod tests {
             },
             leftovers: None,
             etcd: None,
+            etcd_as_recorded: None,
+            etcd_made: None,
             openbao: None,
+            openbao_made: None,
             version: None,
             audit_devices: None,
             durations: Durations::default(),
@@ -485,5 +557,30 @@ mod tests {
         assert_eq!(exit, Exit::CheckFailed);
         assert!(text.starts_with("drill: not-restorable\n"), "{text}");
         assert!(text.contains("[skip] openbao.shares"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_restore_is_called_whole_only_if_nothing_is_lost_and_nothing_untested(
+            pair in claims::any_pair(),
+        ) {
+            let counted = Counted::of(&pair);
+            let mut rehearsal = exposed(Stage::Verify, None);
+            rehearsal.verified = Some(Ok(pair));
+            let (exit, text) = told(&setup(true), &rehearsal);
+            let headline: Vec<_> = text.lines().take(2).collect();
+            if claims::denies_loss(headline[1]) || exit == Exit::Success {
+                prop_assert_eq!(counted, Counted::default(), "{}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_drill_without_a_verdict_says_nothing_of_a_loss() {
+        for failure in [None, Some(DrillError::Lost), Some(DrillError::NotIsolated)] {
+            let (_, text) = told(&setup(true), &exposed(Stage::Restore, failure));
+            let headline: Vec<_> = text.lines().take(2).collect();
+            assert!(!claims::denies_loss(headline[1]), "{text}");
+        }
     }
 }

@@ -180,6 +180,7 @@ fn transit_row(class: FailureClass, method: Method) -> (Code, &'static str, &'st
         ),
         FailureClass::Sealed => (Code::Unavailable, UNAVAILABLE, "openbao_sealed"),
         FailureClass::Unavailable => (Code::Unavailable, UNAVAILABLE, "openbao_unavailable"),
+        FailureClass::NotOpenBao => (Code::Unavailable, UNAVAILABLE, "not_openbao"),
         FailureClass::TlsFailed => (Code::Unavailable, UNAVAILABLE, "openbao_tls_failed"),
         FailureClass::DnsFailed => (Code::Unavailable, UNAVAILABLE, "openbao_dns_failed"),
         FailureClass::ConnectionFailed => {
@@ -246,7 +247,7 @@ pub fn code_name(code: Code) -> &'static str {
 mod tests {
     use super::{verdict::Verdict, *};
 
-    const EVERY_CLASS: [FailureClass; 18] = [
+    const EVERY_CLASS: [FailureClass; 19] = [
         FailureClass::Sealed,
         FailureClass::DecryptFailed,
         FailureClass::KeyMissing,
@@ -259,6 +260,7 @@ mod tests {
         FailureClass::NotFound,
         FailureClass::RateLimited,
         FailureClass::Unavailable,
+        FailureClass::NotOpenBao,
         FailureClass::TlsFailed,
         FailureClass::DnsFailed,
         FailureClass::ConnectionFailed,

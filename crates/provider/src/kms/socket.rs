@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use kms_domain::digest::TextHash;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
@@ -104,6 +105,18 @@ pub enum SocketError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Names one socket among those of all machines, whatever path leads to it; `None` where there is
+/// none. Device and inode alone recur on a machine of the same kind, so its second of birth, to the
+/// nanosecond, is part of the name.
+#[must_use]
+pub fn mark(path: &Path) -> Option<TextHash> {
+    let found = fs::metadata(path).ok()?;
+    let (seconds, nanoseconds) = (found.mtime(), found.mtime_nsec());
+    let name = format!("{} {} {seconds} {nanoseconds}", found.dev(), found.ino());
+    let socket = found.file_type().is_socket();
+    socket.then(|| TextHash::of(&format!("socket {name}")))
 }
 
 /// A bound socket; removed from the file system when dropped, if it is still ours.
@@ -343,6 +356,12 @@ mod tests {
         assert!(socket.reclaimed());
         let mode = fs::symlink_metadata(&settings.path).unwrap().mode();
         assert_eq!(mode & 0o777, 0o660);
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&settings.path, &link).unwrap();
+        let own = mark(&settings.path);
+        assert!(own.is_some());
+        assert_eq!(mark(&link), own);
+        assert_eq!(mark(directory.path()), None);
         let second = Socket::bind(&settings).await;
         assert!(
             matches!(second, Err(SocketError::InUse { .. })),
@@ -350,6 +369,9 @@ mod tests {
         );
         drop(socket);
         assert!(!settings.path.exists(), "a clean stop removes the socket");
+        let next = Socket::bind(&settings).await.unwrap();
+        assert_ne!(mark(&settings.path), own);
+        drop(next);
     }
 
     #[tokio::test]

@@ -62,6 +62,7 @@ pub fn read(text: &str) -> Result<Seen, NotMetrics> {
     let count = samples.number("readable_key_versions")?;
     let expected_wait: Option<f64> = samples.number("rotation_expected_wait_seconds")?;
     let ready: Option<u64> = samples.number("ready")?;
+    let socket = samples.hash("socket_info")?;
     let known = [
         active.clone().zip(active_version),
         pending_hash.zip(pending_version),
@@ -86,7 +87,14 @@ pub fn read(text: &str) -> Result<Seen, NotMetrics> {
                 _ => StateView::Unknown,
             },
             active,
+            reads: [oldest, active_version, pending_version]
+                .into_iter()
+                .flatten()
+                .collect(),
+            removed: Vec::new(),
+            marks: socket.iter().cloned().collect(),
         },
+        told_apart: socket.is_some(),
         generation,
         checkpoint: match (generation, anchored) {
             (Some(0), _) => Some("absent"),

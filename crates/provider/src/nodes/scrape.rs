@@ -8,6 +8,7 @@ use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use kms_domain::digest::TextHash;
 use tokio::{net::TcpStream, time::timeout};
 
 /// More than fifty times what a provider shows.
@@ -109,6 +110,16 @@ impl MetricsUrl {
             port,
             path: path.to_owned(),
         })
+    }
+
+    /// Names the place, so that one place under two names is recognised.
+    #[must_use]
+    pub(super) fn mark(&self) -> TextHash {
+        let host = match &*self.host {
+            "localhost" => "127.0.0.1",
+            host => host,
+        };
+        TextHash::of(&format!("address {host} {} {}", self.port, self.path))
     }
 
     fn authority(&self) -> String {

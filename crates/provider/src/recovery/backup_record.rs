@@ -5,7 +5,6 @@
 //! restores by the record would take one of the two for granted.
 
 use std::{
-    borrow::Borrow,
     collections::BTreeMap,
     fs::File,
     io::{self, Read as _, Seek as _},
@@ -14,13 +13,12 @@ use std::{
     time::SystemTime,
 };
 
-use etcd_snapshot::{file::OnProgress, revision::Revisions};
 use jiff::Timestamp;
 use kms_domain::{
     key::KeyScope,
     recovery::{
         claims::VersionClaims,
-        origin::{Gap, Lineage, LiveKey, Origin},
+        origin::{Gap, Origin},
         rebuild::OWN_STATE,
         record::{
             BackupRecord, Note, NotedEtcd, NotedFile, NotedLimits, NotedState, NotedVersion,
@@ -33,8 +31,9 @@ use kms_domain::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    EtcdError, EtcdSource, SnapshotFile,
-    inventory::{Inventory, Wanted},
+    EtcdError, EtcdSource, SnapshotFile, open,
+    raft_snapshot::{self, RaftSnapshot, RaftSnapshotError},
+    verify_pair::{self, Depth, Pair, Question, Unanswered, Watch},
 };
 use crate::{
     auth::CallFailure,
@@ -49,7 +48,9 @@ use crate::{
 pub struct BackupSet<'a> {
     /// What `etcdctl snapshot save` wrote.
     pub etcd: Option<&'a Path>,
-    /// What `bao operator raft snapshot save` wrote; only its hash is taken.
+    /// The prefix of the API server in it; see [`Question::prefix`].
+    pub etcd_prefix: Option<&'a str>,
+    /// What `bao operator raft snapshot save` wrote.
     pub openbao: Option<&'a Path>,
 }
 
@@ -58,12 +59,12 @@ pub struct BackupSet<'a> {
 pub struct Noted {
     /// To be written.
     pub record: BackupRecord,
-    /// What etcd holds, if it was read.
-    pub inventory: Option<Inventory>,
-    /// Objects of this key, under any provider name, that the live key does not decrypt.
+    /// What etcd holds and the live key decrypts of it, if it was read.
+    pub pair: Option<Pair>,
+    /// Objects of this key, under any provider name, that need no version that the live key has.
     pub unmapped: u64,
-    /// Values of this provider that are damaged in etcd.
-    pub damaged: u64,
+    /// What shows in the OpenBao snapshot without a key, if one was named.
+    pub openbao: Option<RaftSnapshot>,
 }
 
 /// Why there is nothing to note.
@@ -102,6 +103,24 @@ pub enum BackupError {
     /// The etcd snapshot gives no answer.
     #[error("the etcd snapshot cannot be part of a backup set; no record was written")]
     Etcd(#[from] EtcdError),
+    /// OpenBao did not try the DEKs of the etcd snapshot.
+    #[error(
+        "OpenBao did not decrypt the DEKs of the etcd snapshot, so that a record would not tell \
+         whether the set belongs together; no record was written"
+    )]
+    Unanswered(#[source] Box<Unanswered>),
+    /// The OpenBao snapshot is none, or is damaged.
+    #[error(
+        "the OpenBao snapshot {} cannot be part of a backup set; no record was written",
+        path.display()
+    )]
+    OpenBao {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        problem: RaftSnapshotError,
+    },
     /// A file of the set could not be read.
     #[error("cannot read {}, a file of the backup set", path.display())]
     Unreadable {
@@ -127,7 +146,7 @@ pub fn gather(
     config: &Config,
     set: BackupSet<'_>,
     now: SystemTime,
-    on_progress: OnProgress<'_>,
+    watch: Watch<'_>,
 ) -> Result<Noted, BackupError> {
     let stored = config.state().load()?;
     let Some(document) = &stored.document else {
@@ -139,21 +158,24 @@ pub fn gather(
 
     let scope = Arc::new(KeyScope::new(config.scope.clone()));
     let versions = NotedVersion::all(&scope, document, &profile);
-    let (etcd, inventory, unmapped, damaged) = match set.etcd {
-        None => (None, None, 0, 0),
+    let openbao = set.openbao.map(note_openbao).transpose()?;
+    let (etcd, pair, unmapped) = match set.etcd {
+        None => (None, None, 0),
         Some(path) => {
-            let known = VersionClaims::of_registry(OWN_STATE, document.registry());
-            let live = LiveKey::Listed(profile.clone());
-            let lineage = Lineage::new(Arc::clone(&scope), live, [known]);
-            let source = EtcdSource::file(path)?;
-            let (etcd, inventory, unmapped) = note_etcd(&source, &lineage, on_progress)?;
-            let names = inventory.names_of_key(&lineage);
-            let damaged = inventory.damaged_under(|name| names.contains(name));
-            let damaged = damaged.fold(0, |sum: u64, (_, it)| sum.saturating_add(it.objects));
-            (etcd, Some(inventory), unmapped, damaged)
+            let question = Question {
+                prefix: set.etcd_prefix.map(str::to_owned),
+                claims: vec![VersionClaims::of_registry(OWN_STATE, document.registry())],
+                removed: Vec::new(),
+                depth: Depth::Dek,
+                sample: None,
+                superseded: false,
+                names: false,
+            };
+            let (etcd, pair, unmapped) = note_etcd(config, path, question, watch)?;
+            (etcd, Some(pair), unmapped)
         }
     };
-    let openbao = set.openbao.map(|path| note(path, || File::open(path)));
+    let (openbao, inspected) = openbao.unzip();
     let record = BackupRecord::new(Note {
         recorded_at: Timestamp::try_from(now)
             .unwrap_or_default()
@@ -166,34 +188,64 @@ pub fn gather(
         limits: NotedLimits::of(&profile),
         versions,
         etcd,
-        openbao: openbao.transpose()?,
+        openbao,
     })?;
     Ok(Noted {
         record,
-        inventory,
+        pair,
         unmapped,
-        damaged,
+        openbao: inspected,
     })
 }
 
-/// Length and hash of the very file that `source` reads; `None` of a running etcd.
+/// Length and hash of a raft snapshot whose content has the hashes that are in it.
+fn note_openbao(path: &Path) -> Result<(NotedFile, RaftSnapshot), BackupError> {
+    let file = open(path).map_err(|source| BackupError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let inspected = raft_snapshot::inspect(&file).map_err(|problem| BackupError::OpenBao {
+        path: path.to_owned(),
+        problem,
+    })?;
+    Ok((note(path, &file)?, inspected))
+}
+
+/// Length and hash of the very file that `source` was given, packed or not; `None` of a running etcd.
 ///
 /// # Errors
 /// [`BackupError::Unreadable`].
 pub fn note_source(source: &EtcdSource) -> Result<Option<NotedFile>, BackupError> {
     match source {
-        EtcdSource::File(SnapshotFile { path, file, .. }) => note(path, || Ok(file)).map(Some),
+        EtcdSource::File(SnapshotFile { path, file, .. }) => note(path, file).map(Some),
         EtcdSource::Live(_) => Ok(None),
     }
 }
 
-fn note<F: Borrow<File>>(
-    path: &Path,
-    open: impl FnOnce() -> io::Result<F>,
+/// What to compare with `recorded`: `given`, the file of `source`, or the database in it, where that
+/// is the one that was recorded and was packed later.
+///
+/// # Errors
+/// [`BackupError::Unreadable`].
+pub fn note_as_recorded(
+    source: &EtcdSource,
+    given: NotedFile,
+    recorded: &NotedFile,
 ) -> Result<NotedFile, BackupError> {
-    let read = || {
-        let file = open()?;
-        let mut file: &File = file.borrow();
+    if let EtcdSource::File(SnapshotFile { path, unpacked, .. }) = source
+        && given != *recorded
+        && let Some((database, _)) = unpacked.get()
+    {
+        let content = note(path, database)?;
+        if content == *recorded {
+            return Ok(content);
+        }
+    }
+    Ok(given)
+}
+
+fn note(path: &Path, mut file: &File) -> Result<NotedFile, BackupError> {
+    let mut read = || {
         file.rewind()?;
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 1 << 18];
@@ -224,37 +276,33 @@ fn state(document: &Document, stored: &Stored) -> NotedState {
 }
 
 fn note_etcd(
-    source: &EtcdSource,
-    lineage: &Lineage,
-    on_progress: OnProgress<'_>,
-) -> Result<(Option<NotedEtcd>, Inventory, u64), BackupError> {
-    let wanted = Wanted {
-        revisions: Revisions::Newest,
-        prefix: None,
-        names: false,
-    };
-    let inventory = Inventory::gather(source, &wanted, on_progress)?;
+    config: &Config,
+    path: &Path,
+    question: Question,
+    watch: Watch<'_>,
+) -> Result<(Option<NotedEtcd>, Pair, u64), BackupError> {
+    let source = EtcdSource::file(path)?;
+    let mut pair = verify_pair::verify(config, &source, question, watch)?;
+    if let Some(unanswered) = pair.unanswered.take() {
+        return Err(BackupError::Unanswered(Box::new(unanswered)));
+    }
     let mut required = BTreeMap::new();
     let mut unmapped = 0_u64;
-    for (_, group) in inventory.of_key(lineage) {
-        match lineage.origin(group.stored()) {
-            Origin::Live(key) => {
-                let objects: &mut u64 = required.entry(key.version()).or_default();
-                *objects = objects.saturating_add(group.count.objects);
-            }
+    for row in &pair.rows {
+        let objects = row.finding.objects;
+        let sum: &mut u64 = match &row.finding.origin {
+            Origin::Live(key) => required.entry(key.version()).or_default(),
             Origin::Gap(Gap::OtherProvider { version, .. }) => {
-                let objects: &mut u64 = required.entry(version).or_default();
-                *objects = objects.saturating_add(group.count.objects);
+                required.entry(*version).or_default()
             }
-            Origin::Known(_) | Origin::Gap(_) => {
-                unmapped = unmapped.saturating_add(group.count.objects);
-            }
-        }
+            Origin::Known(_) | Origin::Gap(_) => &mut unmapped,
+        };
+        *sum = sum.saturating_add(objects);
     }
-    let etcd = note_source(source)?.map(|file| NotedEtcd {
+    let etcd = note_source(&source)?.map(|file| NotedEtcd {
         file,
-        revision: inventory.totals.revision.unsigned_abs(),
+        revision: pair.inventory.totals.revision.unsigned_abs(),
         required,
     });
-    Ok((etcd, inventory, unmapped))
+    Ok((etcd, pair, unmapped))
 }

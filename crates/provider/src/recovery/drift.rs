@@ -8,6 +8,7 @@ use kms_domain::{
         origin::LiveKey,
         record::{BackupRecord, NotedEtcd, NotedFile},
     },
+    registry::document::Document,
     scope::{IdentityScope, TransitKeyPath},
     transit::KeyProfile,
 };
@@ -16,6 +17,15 @@ use serde::Serialize;
 
 use super::verify_pair::Pair;
 use crate::{build_info::BuildInfo, config::Config, state::Stored};
+
+/// The recorded facts, held against today's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Those that are others now.
+    pub drift: Vec<Drift>,
+    /// The members of the record without a fact of today to compare with.
+    pub not_compared: Vec<String>,
+}
 
 /// One recorded fact that is another one now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -28,8 +38,8 @@ pub struct Drift {
     pub found: String,
 }
 
-/// Compares what can be compared: the state only if it is valid, the key only if OpenBao told, the
-/// etcd snapshot only if it is a file, whose hash is `snapshot`.
+/// Compares what can be compared: the state only if there is a valid one, the key only if OpenBao
+/// told, the hash and size of the etcd snapshot, which are in `snapshot`, only if it is a file.
 #[must_use]
 pub fn drift(
     record: &BackupRecord,
@@ -37,7 +47,7 @@ pub fn drift(
     stored: Option<&Stored>,
     pair: &Pair,
     snapshot: Option<&NotedFile>,
-) -> Vec<Drift> {
+) -> Comparison {
     let note = record.note();
     let mut all = Comparison::default();
     all.add(
@@ -50,33 +60,44 @@ pub fn drift(
     for ((field, recorded), (_, found)) in recorded.into_iter().zip(found) {
         all.add(field, recorded, found);
     }
-    if let Some(stored) = stored
-        && let Some(document) = &stored.document
-    {
-        let active = document.registry().active();
-        let recorded = record.active();
-        all.add("activeTransitVersion", recorded.version(), active.version());
-        all.add("activeKeyIdHash", recorded.id_hash(), active.id_hash());
-        all.add(
-            "state.generation",
-            note.state.generation,
-            document.generation(),
-        );
-        all.add("state.hash", &note.state.hash, document.hash());
-        all.add(
-            "state.checkpoint",
-            &note.state.checkpoint,
-            stored.checkpoint_status(),
-        );
+    match stored.and_then(|stored| Some((stored, stored.document.as_ref()?))) {
+        Some((stored, document)) => all.add_state(record, stored, document),
+        None => all.not_compared.extend(STATE.map(str::to_owned)),
     }
-    if let LiveKey::Listed(profile) = pair.lineage.live() {
-        all.add_key(record, profile);
+    match pair.lineage.live() {
+        LiveKey::Listed(profile) => all.add_key(record, profile),
+        LiveKey::Missing | LiveKey::Unknown => {
+            let versions = note.versions.keys();
+            let versions = versions.map(|version| format!("versions[{version}]"));
+            all.not_compared.extend(KEY.map(str::to_owned));
+            all.not_compared.extend(versions);
+        }
     }
     if let Some(etcd) = &note.etcd {
         all.add_etcd(etcd, pair, snapshot);
     }
-    all.0
+    all
 }
+
+/// The members of a record that the state of this node tells.
+const STATE: [&str; 5] = [
+    "activeTransitVersion",
+    "activeKeyIdHash",
+    "state.generation",
+    "state.hash",
+    "state.checkpoint",
+];
+
+/// Those that the key's metadata tells, beside its versions.
+const KEY: [&str; 4] = [
+    "transit.latestVersion",
+    "transit.minAvailableVersion",
+    "transit.minDecryptionVersion",
+    "transit.minEncryptionVersion",
+];
+
+/// Those that only a file tells.
+const FILE: [&str; 2] = ["etcdSnapshot.sha256", "etcdSnapshot.bytes"];
 
 /// What must not differ, by the members of a record.
 pub(crate) fn names<'s>(
@@ -96,14 +117,11 @@ pub(crate) fn names<'s>(
     ]
 }
 
-#[derive(Default)]
-struct Comparison(Vec<Drift>);
-
 impl Comparison {
     fn add(&mut self, field: impl ToString, recorded: impl ToString, found: impl ToString) {
         let (recorded, found) = (recorded.to_string(), found.to_string());
         if recorded != found {
-            self.0.push(Drift {
+            self.drift.push(Drift {
                 field: field.to_string(),
                 recorded,
                 found,
@@ -111,29 +129,25 @@ impl Comparison {
         }
     }
 
+    fn add_state(&mut self, record: &BackupRecord, stored: &Stored, document: &Document) {
+        let [version, key_id, generation, hash, checkpoint] = STATE;
+        let (recorded, active) = (record.active(), document.registry().active());
+        self.add(version, recorded.version(), active.version());
+        self.add(key_id, recorded.id_hash(), active.id_hash());
+        let recorded = &record.note().state;
+        self.add(generation, recorded.generation, document.generation());
+        self.add(hash, &recorded.hash, document.hash());
+        self.add(checkpoint, &recorded.checkpoint, stored.checkpoint_status());
+    }
+
     fn add_key(&mut self, record: &BackupRecord, profile: &KeyProfile) {
         let note = record.note();
         let limits = &note.limits;
-        self.add("transit.latestVersion", limits.latest, profile.latest());
-        for (field, recorded, found) in [
-            (
-                "minAvailableVersion",
-                limits.min_available,
-                profile.min_available(),
-            ),
-            (
-                "minDecryptionVersion",
-                limits.min_decryption,
-                profile.min_decryption(),
-            ),
-            (
-                "minEncryptionVersion",
-                limits.min_encryption,
-                profile.min_encryption(),
-            ),
-        ] {
-            self.add(format!("transit.{field}"), recorded, found);
-        }
+        let [latest, available, decryption, encryption] = KEY;
+        self.add(latest, limits.latest, profile.latest());
+        self.add(available, limits.min_available, profile.min_available());
+        self.add(decryption, limits.min_decryption, profile.min_decryption());
+        self.add(encryption, limits.min_encryption, profile.min_encryption());
         for (version, noted) in &note.versions {
             let live = profile.created_at(*version);
             if let Some(live) = live {
@@ -147,10 +161,13 @@ impl Comparison {
     }
 
     fn add_etcd(&mut self, etcd: &NotedEtcd, pair: &Pair, snapshot: Option<&NotedFile>) {
-        if let Some(file) = snapshot {
-            let hash = "etcdSnapshot.sha256";
-            self.add(hash, etcd.file.sha256_hex(), file.sha256_hex());
-            self.add("etcdSnapshot.bytes", etcd.file.bytes, file.bytes);
+        let [hash, bytes] = FILE;
+        match snapshot {
+            Some(file) => {
+                self.add(hash, etcd.file.sha256_hex(), file.sha256_hex());
+                self.add(bytes, etcd.file.bytes, file.bytes);
+            }
+            None => self.not_compared.extend(FILE.map(str::to_owned)),
         }
         let revision = pair.inventory.totals.revision;
         self.add("etcdSnapshot.revision", etcd.revision, revision);

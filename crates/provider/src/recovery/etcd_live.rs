@@ -1,7 +1,11 @@
-//! Reads a running etcd: every object below a prefix, of one revision, in pages. It only ever asks
-//! for a range, and an answer that does not hold together is an error.
+//! Reads a running etcd: every key, of one revision, in pages. It only ever asks for a range, and an
+//! answer that does not hold together is an error.
+//!
+//! Where etcd's access control permits its user no more than the keys below a prefix, or the
+//! operator wants no others read, those are read, and the others are counted if that is permitted.
 
 use std::{
+    collections::BTreeMap,
     error::Error as _,
     fmt, fs, io,
     path::{Path, PathBuf},
@@ -24,16 +28,32 @@ use tonic::{
 use tonic_prost::ProstCodec;
 use zeroize::Zeroizing;
 
-use super::{EtcdReading, Trust};
+use super::{
+    EtcdReading, Trust,
+    inventory::name,
+    prefix::{self, is_below},
+    unread::Unread,
+};
 use crate::report::one_line;
 
 /// Members of one etcd and how to get in.
 pub struct LiveEtcd {
     endpoints: Vec<EtcdEndpoint>,
     tls: ClientTlsConfig,
-    prefix: String,
+    bounds: Bounds,
     /// The revision of the first reading. A later one shows the same, unless it was compacted.
     pinned: OnceLock<i64>,
+}
+
+/// Which keys are read.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// The keys below it are read in any case; as [`prefix::parse`] makes it.
+    pub prefix: String,
+    /// Leave all others unread. Else they are left unread only if etcd refuses them.
+    pub prefix_only: bool,
+    /// The prefixes that the operator allows to stay unread.
+    pub allowed: Vec<String>,
 }
 
 /// The URL of a member: `https://HOST[:PORT]`, or `http://` on loopback.
@@ -127,6 +147,8 @@ const PAGE_BYTES: usize = 64 << 20;
 const RESTARTS: u32 = 5;
 /// Characters of a server's message that are shown.
 const MESSAGE: usize = 300;
+/// At most how many prefixes of unread keys are listed, at two calls each.
+const LISTED: usize = 100;
 const RANGE: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.KV/Range");
 
 impl EtcdEndpoint {
@@ -169,20 +191,20 @@ impl fmt::Debug for LiveEtcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveEtcd")
             .field("endpoints", &self.endpoints)
-            .field("prefix", &self.prefix)
+            .field("bounds", &self.bounds)
             .finish_non_exhaustive()
     }
 }
 
 impl LiveEtcd {
-    /// Takes `prefix` without a slash at its end and reads the files of TLS. Connects to nothing.
+    /// Reads the files of TLS. Connects to nothing.
     ///
     /// # Errors
     /// [`LiveError::NoAuthority`], [`LiveError::File`] or [`LiveError::Tls`].
     pub fn new(
         endpoints: Vec<EtcdEndpoint>,
         files: Option<&TlsFiles>,
-        prefix: String,
+        bounds: Bounds,
     ) -> Result<Self, LiveError> {
         let needs_tls = endpoints.iter().find(|endpoint| endpoint.is_https());
         if let (Some(endpoint), None) = (needs_tls, files) {
@@ -202,7 +224,7 @@ impl LiveEtcd {
         let live = Self {
             endpoints,
             tls,
-            prefix,
+            bounds,
             pinned: OnceLock::new(),
         };
         // Whether the files are any good shows now rather than with the first connection.
@@ -216,10 +238,15 @@ impl LiveEtcd {
     #[must_use]
     pub fn name(&self) -> String {
         let names: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
-        format!("{} below {}/", names.join(","), self.prefix)
+        let names = names.join(",");
+        match self.bounds.prefix_only {
+            true => format!("{names} below {}/", self.bounds.prefix),
+            false => names,
+        }
     }
 
-    /// Lets `gather` put every object into what `new` makes; progress counts objects.
+    /// Lets `gather` put every object within the bounds into what `new` makes; progress counts
+    /// objects.
     ///
     /// # Errors
     /// Whatever keeps the reading from its end.
@@ -237,7 +264,7 @@ impl LiveEtcd {
             let mut reader = self.connect().await?;
             let pinned = self.pinned.get().copied().unwrap_or(NEWEST);
             reader
-                .read_all(&self.prefix, pinned, on_progress, new, gather)
+                .read_all(&self.bounds, pinned, on_progress, new, gather)
                 .await
         });
         if let Ok(reading) = &read {
@@ -302,13 +329,15 @@ enum NoPage {
     Compacted,
     /// The page has more than [`PAGE_BYTES`].
     TooLarge,
+    /// Etcd does not permit its user this range.
+    Denied(LiveError),
     Other(LiveError),
 }
 
 impl Reader {
     async fn read_all<A>(
         &mut self,
-        prefix: &str,
+        bounds: &Bounds,
         mut revision: i64,
         on_progress: OnProgress<'_>,
         mut new: impl FnMut() -> A,
@@ -317,41 +346,133 @@ impl Reader {
         for restarts in 0..=RESTARTS {
             let mut gathered = new();
             let mut each = |object: Object<'_>| gather(&mut gathered, object);
-            let read = self.read_once(prefix, revision, on_progress, &mut each);
+            let read = self.read_within(bounds, revision, on_progress, &mut each);
             match read.await {
-                Ok(totals) => {
+                Ok((totals, unread)) => {
                     return Ok(EtcdReading {
                         gathered,
                         totals,
                         trust: Trust::Live { restarts },
+                        unread,
                     });
                 }
                 Err(NoPage::Compacted) => revision = NEWEST,
                 Err(NoPage::TooLarge) => {
                     return Err(self.answer("one object has more bytes than etcd can store"));
                 }
-                Err(NoPage::Other(error)) => return Err(error),
+                Err(NoPage::Denied(error) | NoPage::Other(error)) => return Err(error),
             }
         }
         Err(LiveError::Compacted)
     }
 
+    /// Counts all keys, which shows whether they may be read, and reads those within the bounds at
+    /// the same revision.
+    async fn read_within(
+        &mut self,
+        bounds: &Bounds,
+        revision: i64,
+        on_progress: OnProgress<'_>,
+        gather: &mut dyn FnMut(Object<'_>),
+    ) -> Result<(Totals, Option<Unread>), NoPage> {
+        let (revision, all) = match self.count(&Keys::all(), revision).await {
+            Ok((keys, revision)) => (revision, Some(keys)),
+            Err(NoPage::Denied(_)) => (revision, None),
+            Err(error) => return Err(error),
+        };
+        if all.is_some() && !bounds.prefix_only {
+            let read = self.read_once(Keys::all(), revision, on_progress, gather);
+            return Ok((read.await?, None));
+        }
+        let below = Keys::below(bounds.prefix.as_bytes());
+        let totals = self.read_once(below, revision, on_progress, gather).await?;
+        let outside = all.map(|all| all.saturating_sub(totals.keys));
+        if outside == Some(0) {
+            return Ok((totals, None));
+        }
+        let prefixes = match outside {
+            Some(_) => self.prefixes(&bounds.prefix, totals.revision).await?,
+            None => BTreeMap::new(),
+        };
+        let unread = Unread {
+            below: bounds.prefix.clone(),
+            keys: outside,
+            prefixes,
+            allowed: bounds.allowed.clone(),
+        };
+        Ok((totals, Some(unread)))
+    }
+
+    /// The first prefixes of keys that are not below `known`, with the number of their keys.
+    async fn prefixes(
+        &mut self,
+        known: &str,
+        revision: i64,
+    ) -> Result<BTreeMap<String, u64>, NoPage> {
+        let mut found: BTreeMap<String, u64> = BTreeMap::new();
+        let mut rest = Keys::all();
+        // One of them may be the known prefix, which is passed over.
+        for _ in 0..=LISTED {
+            let request = RangeRequest {
+                limit: 1,
+                keys_only: true,
+                ..rest.request(revision)
+            };
+            let page = self.page(request).await?;
+            let Some(KeyValue { key, .. }) = page.kvs.first() else {
+                break;
+            };
+            if !rest.contain(key) {
+                return Err(NoPage::Other(self.answer(OUT_OF_ORDER)));
+            }
+            if is_below(key, known) {
+                rest.start = Keys::below(known.as_bytes()).end;
+                continue;
+            }
+            let prefix = prefix::of_key(key, known);
+            let (keys, next) = if prefix.len() == key.len() {
+                (1, after(key))
+            } else {
+                let below = Keys::below(prefix);
+                let (keys, _) = self.count(&below, revision).await?;
+                (keys, below.end)
+            };
+            let sum = found.entry(name(prefix)).or_default();
+            *sum = sum.saturating_add(keys);
+            rest.start = next;
+        }
+        Ok(found)
+    }
+
+    /// How many keys there are at the revision, and which one it is if it was to be the newest.
+    async fn count(&mut self, keys: &Keys, revision: i64) -> Result<(u64, i64), NoPage> {
+        let request = RangeRequest {
+            count_only: true,
+            ..keys.request(revision)
+        };
+        let page = self.page(request).await?;
+        let revision = match revision {
+            NEWEST => page.header.map_or(0, |header| header.revision),
+            pinned => pinned,
+        };
+        match u64::try_from(page.count) {
+            Ok(count) if revision > 0 => Ok((count, revision)),
+            _ => Err(NoPage::Other(self.answer("it has no revision or no count"))),
+        }
+    }
+
     async fn read_once(
         &mut self,
-        prefix: &str,
+        mut keys: Keys,
         mut revision: i64,
         on_progress: OnProgress<'_>,
         gather: &mut dyn FnMut(Object<'_>),
     ) -> Result<Totals, NoPage> {
-        let end = Bytes::from(format!("{prefix}0"));
-        let mut next = Bytes::from(format!("{prefix}/"));
         let (mut limit, mut all, mut done) = (PAGE, None, 0);
         loop {
             let request = RangeRequest {
-                key: next.clone(),
-                range_end: end.clone(),
                 limit,
-                revision,
+                ..keys.request(revision)
             };
             let page = match self.page(request).await {
                 Err(NoPage::TooLarge) if limit > 1 => {
@@ -370,8 +491,8 @@ impl Reader {
             // Of the first page: the later ones count what is left.
             let total = *all.get_or_insert_with(|| u64::try_from(page.count).unwrap_or(0));
             for object in &page.kvs {
-                if object.key < next || object.key >= end {
-                    return broken("its keys are out of order or not those that were asked for");
+                if !keys.contain(&object.key) {
+                    return broken(OUT_OF_ORDER);
                 }
                 if object.mod_revision <= 0 || object.mod_revision > revision {
                     return broken("an object is of another revision");
@@ -382,8 +503,7 @@ impl Reader {
                     revision: object.mod_revision,
                     superseded: false,
                 });
-                // The least key after this one.
-                next = [&object.key[..], &[0]].concat().into();
+                keys.start = after(&object.key);
                 done += 1;
             }
             on_progress(Progress { done, total });
@@ -406,17 +526,16 @@ impl Reader {
 
     async fn page(&mut self, request: RangeRequest) -> Result<RangeResponse, NoPage> {
         let endpoint = self.endpoint.clone();
-        let other = |cause| NoPage::Other(LiveError::Call { endpoint, cause });
+        let failed = |cause| LiveError::Call { endpoint, cause };
         if let Err(error) = self.grpc.ready().await {
-            return Err(other(one_line(&error)));
+            return Err(NoPage::Other(failed(one_line(&error))));
         }
         let codec = ProstCodec::default();
         let asked = self.grpc.unary(Request::new(request), RANGE, codec);
         // The connection's own limit ends with the headers of the answer.
         let Ok(answer) = timeout(PAGE_TIMEOUT, asked).await else {
-            return Err(other(format!(
-                "a page did not come within {PAGE_TIMEOUT:?}"
-            )));
+            let cause = format!("a page did not come within {PAGE_TIMEOUT:?}");
+            return Err(NoPage::Other(failed(cause)));
         };
         match answer {
             Ok(answer) => Ok(answer.into_inner()),
@@ -427,7 +546,10 @@ impl Reader {
                     false => Err(NoPage::TooLarge),
                 }
             }
-            Err(status) => Err(other(said(&status))),
+            Err(status) if status.code() == Code::PermissionDenied => {
+                Err(NoPage::Denied(failed(said(&status))))
+            }
+            Err(status) => Err(NoPage::Other(failed(said(&status)))),
         }
     }
 
@@ -437,6 +559,54 @@ impl Reader {
             broken,
         }
     }
+}
+
+const OUT_OF_ORDER: &str = "its keys are out of order or not those that were asked for";
+
+/// Keys from a first one on, up to another that is not among them.
+struct Keys {
+    start: Bytes,
+    /// The least byte stands for no end, as in etcd's protocol.
+    end: Bytes,
+}
+
+/// What etcd's protocol takes for the first key and for no end.
+const NUL: Bytes = Bytes::from_static(&[0]);
+
+impl Keys {
+    fn all() -> Self {
+        Self {
+            start: NUL,
+            end: NUL,
+        }
+    }
+
+    /// Those of the API server with this prefix. The byte after a slash ends them, so `/registry-2`
+    /// and `/registry2` are not below `/registry`.
+    fn below(prefix: &[u8]) -> Self {
+        Self {
+            start: [prefix, b"/"].concat().into(),
+            end: [prefix, b"0"].concat().into(),
+        }
+    }
+
+    fn contain(&self, key: &[u8]) -> bool {
+        self.start <= *key && (self.end == NUL || self.end > *key)
+    }
+
+    fn request(&self, revision: i64) -> RangeRequest {
+        RangeRequest {
+            key: self.start.clone(),
+            range_end: self.end.clone(),
+            revision,
+            ..RangeRequest::default()
+        }
+    }
+}
+
+/// The least key after this one.
+fn after(key: &[u8]) -> Bytes {
+    [key, &[0]].concat().into()
 }
 
 /// What the other side said, or what became of the connection.
@@ -460,6 +630,10 @@ struct RangeRequest {
     limit: i64,
     #[prost(int64, tag = "4")]
     revision: i64,
+    #[prost(bool, tag = "8")]
+    keys_only: bool,
+    #[prost(bool, tag = "9")]
+    count_only: bool,
 }
 
 /// `etcdserverpb.RangeResponse`.
@@ -525,7 +699,12 @@ mod tests {
     #[test]
     fn https_needs_an_authority() {
         let endpoint = EtcdEndpoint::parse("https://127.0.0.1:1").unwrap();
-        let refused = LiveEtcd::new(vec![endpoint], None, "/registry".to_owned());
+        let bounds = Bounds {
+            prefix: prefix::DEFAULT.to_owned(),
+            prefix_only: false,
+            allowed: Vec::new(),
+        };
+        let refused = LiveEtcd::new(vec![endpoint], None, bounds);
         assert!(matches!(refused, Err(LiveError::NoAuthority { .. })));
     }
 }

@@ -15,6 +15,7 @@ use kms_domain::recovery::{
 use super::{
     EtcdError, EtcdSource, Trust,
     inventory::{Count, Group, Inventory, Protected, Wanted},
+    unread::Unread,
 };
 
 /// Where the objects are read from.
@@ -42,8 +43,8 @@ pub struct SourceRead {
     pub trust: Trust,
     /// The etcd revision that it shows.
     pub revision: i64,
-    /// Keys that were not looked at, since they are outside the prefix.
-    pub outside_prefix: u64,
+    /// Keys of a running etcd that were left unread.
+    pub unread: Option<Unread>,
     /// What its objects need of the key.
     pub evidence: Evidence,
     /// Where this provider protects objects of a resource: those of the same resource that it does
@@ -67,7 +68,8 @@ pub struct EvidenceUnread {
 }
 
 impl EvidenceSources {
-    /// Takes what is to be read, below `prefix` alone if there is one. `None` without a source.
+    /// Takes what is to be read; `prefix` is that of the API server whose resources go by their names
+    /// alone. `None` without a source.
     #[must_use]
     pub fn new(sources: Vec<EtcdSource>, prefix: Option<String>) -> Option<Self> {
         (!sources.is_empty()).then_some(Self { sources, prefix })
@@ -116,12 +118,17 @@ impl SourceRead {
         });
         let names = inventory.names_of_key(lineage);
         let damaged = damaged(inventory, |name| names.contains(name));
+        let evidence = Evidence::new(lineage, stored, damaged);
+        let unread = inventory.unread.clone();
         Self {
             name: inventory.source.clone(),
             trust: inventory.trust,
             revision: inventory.totals.revision,
-            outside_prefix: inventory.outside_prefix,
-            evidence: Evidence::new(lineage, stored, damaged),
+            evidence: match &unread {
+                Some(unread) if !unread.is_allowed() => evidence.with_unread_keys(),
+                _ => evidence,
+            },
+            unread,
             otherwise: otherwise(inventory, provider),
         }
     }

@@ -14,7 +14,7 @@ use kms_domain::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{evidence::SourceRead, scan};
+use super::{evidence::SourceRead, inventory::without_prefix, scan, unread::Unread};
 use crate::report::{Check, one_line};
 
 /// One source.
@@ -33,6 +33,9 @@ pub struct SourceShown {
     unaccounted_objects: u64,
     /// The first few kinds of those.
     unaccounted: Vec<UnaccountedShown>,
+    /// Keys that were not read; absent if all were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<Unread>,
     /// Values that Kubernetes itself would refuse, by resource.
     damaged_values: BTreeMap<String, u64>,
     /// Objects that rewriting alone does not put under this provider, of resources that it protects.
@@ -126,6 +129,7 @@ impl SourceShown {
                 .take(FEW)
                 .map(UnaccountedShown::of)
                 .collect(),
+            unread: read.unread.clone(),
             damaged_values: evidence.damaged().newest.clone(),
             otherwise_protected: otherwise.collect(),
         }
@@ -169,6 +173,9 @@ impl SourceShown {
                 row.code,
                 row.reason
             )?;
+        }
+        if let Some(unread) = &self.unread {
+            writeln!(out, "  unread: {}", unread.describe())?;
         }
         if !self.damaged_values.is_empty() {
             writeln!(out, "  damaged values: {}", counted(&self.damaged_values))?;
@@ -240,6 +247,11 @@ pub fn checks_of_reading(sources: &[SourceRead]) -> Vec<Check> {
     vec![read, integrity]
 }
 
+/// Keys that the sources have and that were left unread.
+pub fn unread_keys(sources: &[SourceRead]) -> impl Iterator<Item = &Unread> {
+    sources.iter().filter_map(|source| source.unread.as_ref())
+}
+
 const OBJECTS: (&str, &str) = ("etcd.objects", "Objects of this provider");
 
 /// Whether what the sources hold can be told to the last object.
@@ -265,9 +277,8 @@ pub fn checks_of_objects<'s>(
                 "without an object of provider {provider} it shows nothing about the key"
             ))
             .remediation(
-                "check that it is of this cluster, --etcd-prefix, and \
-                 transit.keyIdScope.providerName; leave out a snapshot from before the provider \
-                 was in use",
+                "check that it is of this cluster, and transit.keyIdScope.providerName; leave out a \
+                 snapshot from before the provider was in use",
             ),
     };
 
@@ -359,13 +370,19 @@ pub fn usage_of(
     sources.filter_map(move |source| Some((source, source.evidence.needs().get(&version)?)))
 }
 
-/// The way to put all objects of these resources under the active version.
+/// The way to put all objects of these resources under the active version. Those below another
+/// prefix are of another API server.
 #[must_use]
 pub fn rewrite<'r>(resources: impl IntoIterator<Item = &'r str>) -> String {
     let resources: Vec<_> = resources.into_iter().collect();
+    let elsewhere = |resource: &&str| without_prefix(resource) != *resource;
+    let through = match resources.iter().any(elsewhere) {
+        true => " at the API server with that prefix",
+        false => "",
+    };
     format!(
         "rewrite {} under the active version, each with \
-         `kubectl get RESOURCE --all-namespaces -o json | kubectl replace -f -`",
+         `kubectl get RESOURCE --all-namespaces -o json | kubectl replace -f -`{through}",
         resources.join(", ")
     )
 }
@@ -393,10 +410,11 @@ pub fn limits(sources: &[SourceRead]) -> Vec<String> {
         ),
     }
     for source in sources {
-        if source.outside_prefix > 0 {
+        if let Some(unread) = &source.unread {
             limits.push(format!(
-                "{} keys of {} are outside --etcd-prefix and were not looked at.",
-                source.outside_prefix, source.name
+                "Of {}: {}; objects of this provider among them are not counted.",
+                source.name,
+                unread.describe()
             ));
         }
         if let Some(doubt) = source.trust.doubt() {

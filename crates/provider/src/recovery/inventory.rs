@@ -1,45 +1,84 @@
 //! What etcd holds, added up: per resource how its objects are protected, and per `key_id` what must
 //! stay decryptable. No object is kept, so memory grows with what is different, not with the file.
 
+mod superseded;
 mod tally;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use etcd_snapshot::{
     envelope::{DekSourceType, Envelope, EnvelopeError},
     file::OnProgress,
     revision::{Object, Revisions, Totals},
-    value::LocalCipher,
+    value::{LocalCipher, Resource},
 };
 use kms_domain::{
     annotations::{Annotations, AnnotationsInvalid},
     digest::TextHash,
     recovery::origin::{Lineage, StoredKeyId},
 };
+use superseded::Superseded;
 pub(super) use tally::name;
-use tally::{Tally, identity};
+use tally::{ResourceIndex, Tally, identity};
 
-use super::{EtcdError, EtcdSource, Trust};
+use super::{
+    EtcdError, EtcdSource, Trust,
+    prefix::{self, DEFAULT},
+    unread::Unread,
+};
 
-/// Which objects are counted, and what of them is kept.
+/// Which revisions are counted, and what of them is kept. Every key is: an object that this key
+/// protects needs it, whichever API server it belongs to.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// The newest of each key, or all that compaction has left.
     pub revisions: Revisions,
-    /// The `--etcd-prefix` of the API server, with a slash before it. Keys elsewhere are no objects
-    /// of that API server and only counted. `None` takes the first part of each key for the prefix.
+    /// The `--etcd-prefix` of the API server in question, with a slash before it; `None` if every API
+    /// server of this etcd is.
     pub prefix: Option<String>,
     /// Keep the names of the first few objects of every row.
     pub names: bool,
 }
 
 impl Wanted {
-    /// Whether the key is one of that API server.
-    #[must_use]
-    pub fn includes(&self, key: &[u8]) -> bool {
-        let prefix = self.prefix.as_deref();
-        prefix.is_none_or(|prefix| is_below(key, prefix))
+    /// The prefix whose resources go by their names alone.
+    fn known_prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap_or(DEFAULT)
     }
+
+    /// Appends the name of the resource that `key` is of: `secrets`, or outside the known prefix
+    /// `secrets below /openshift.io`, or [`NO_RESOURCE`].
+    pub(super) fn append_resource(&self, key: &[u8], text: &mut Vec<u8>) {
+        let known = self.known_prefix();
+        if let Some(resource) = Resource::of(key, Some(known)) {
+            resource.append_to(text);
+            return;
+        }
+        let prefix = std::str::from_utf8(prefix::of_key(key, known)).ok();
+        let elsewhere = prefix.filter(|prefix| prefix.starts_with('/'));
+        let resource = elsewhere.and_then(|prefix| Resource::of(key, Some(prefix)));
+        match elsewhere.zip(resource) {
+            Some((prefix, resource)) => {
+                resource.append_to(text);
+                text.extend_from_slice(BELOW.as_bytes());
+                text.extend_from_slice(prefix.as_bytes());
+            }
+            None => text.extend_from_slice(NO_RESOURCE.as_bytes()),
+        }
+    }
+}
+
+/// Between a resource and its prefix. No resource has a slash in its name.
+const BELOW: &str = " below ";
+
+/// The resource of a row without its prefix.
+#[must_use]
+pub fn without_prefix(resource: &str) -> &str {
+    let split = resource.split_once(" below /");
+    split.map_or(resource, |(resource, _)| resource)
 }
 
 /// All of it, of one reading to the end.
@@ -55,12 +94,20 @@ pub struct Inventory {
     pub resources: BTreeMap<String, BTreeMap<Protected, Count>>,
     /// What KMS v2 protects, by what is needed to decrypt it; in no order.
     pub groups: Vec<Group>,
+    /// The same of superseded revisions, where they were read beside the newest; without seeds.
+    pub superseded: Vec<Group>,
     /// Values that the API server itself would refuse.
     pub damaged: Vec<DamagedValue>,
     /// How many of them there are; `damaged` has the first few.
     pub damaged_values: u64,
-    /// Keys outside the wanted prefix.
-    pub outside_prefix: u64,
+    /// Newest keys that were read below the wanted prefix, else below `/registry`.
+    pub keys_below: u64,
+    /// All others, by prefix.
+    pub keys_elsewhere: BTreeMap<String, u64>,
+    /// The prefix that was wanted.
+    pub prefix: Option<String>,
+    /// Keys that were left unread.
+    pub unread: Option<Unread>,
     index: HashMap<Vec<u8>, GroupIndex>,
 }
 
@@ -120,9 +167,22 @@ pub struct Group {
     pub resources: BTreeMap<String, u64>,
     /// Of those, the ones that a later revision replaced or deleted.
     pub superseded: BTreeMap<String, u64>,
-    /// The place of each in `objects_of_seeds`.
+    /// The place of each in `uses`.
     seeds: BTreeMap<DekSourceType, BTreeMap<Vec<u8>, usize>>,
-    objects_of_seeds: Vec<u64>,
+    uses: Vec<SeedUse>,
+    /// Of seeds whose objects are of several resources: the objects of all but the first resource.
+    uses_elsewhere: BTreeMap<(usize, ResourceIndex), u64>,
+    /// The keys of the first few objects of a seed, if wanted and while there is room.
+    names_of_seeds: BTreeMap<usize, Vec<String>>,
+    resource_names: Arc<[String]>,
+}
+
+/// The objects of one seed. Nearly all seeds have objects of one resource.
+#[derive(Debug, Clone, Copy, Default)]
+struct SeedUse {
+    objects: u64,
+    /// The resource of the first object.
+    resource: ResourceIndex,
 }
 
 /// The place of a group in [`Inventory::groups`].
@@ -167,14 +227,43 @@ impl Inventory {
         wanted: &Wanted,
         on_progress: OnProgress<'_>,
     ) -> Result<Self, EtcdError> {
+        Self::read(source, wanted, wanted.revisions, on_progress)
+    }
+
+    /// Reads the newest revisions of `source` and, in the same pass, what its superseded revisions
+    /// are protected with.
+    ///
+    /// # Errors
+    /// As [`Inventory::gather`].
+    pub fn gather_with_superseded(
+        source: &EtcdSource,
+        wanted: &Wanted,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Self, EtcdError> {
+        let newest = Wanted {
+            revisions: Revisions::Newest,
+            ..wanted.clone()
+        };
+        Self::read(source, &newest, Revisions::All, on_progress)
+    }
+
+    fn read(
+        source: &EtcdSource,
+        wanted: &Wanted,
+        revisions: Revisions,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Self, EtcdError> {
         let reading = source.read(
-            wanted.revisions,
+            revisions,
             on_progress,
-            || Tally::with_room_for(KEPT_BYTES),
-            |tally, object| tally.add(wanted, object),
+            || (Tally::with_room_for(KEPT_BYTES), Superseded::default()),
+            |(tally, superseded), object| match wanted.revisions {
+                Revisions::Newest if object.superseded => superseded.add(object),
+                Revisions::Newest | Revisions::All => tally.add(wanted, object),
+            },
         )?;
-        let tally = reading.gathered;
-        if tally.is_full() {
+        let (tally, superseded) = reading.gathered;
+        if tally.is_full() || superseded.kept() > KEPT_BYTES {
             return Err(EtcdError::TooVaried { limit: KEPT_BYTES });
         }
         let sums = tally.finish();
@@ -184,11 +273,40 @@ impl Inventory {
             totals: reading.totals,
             resources: sums.resources,
             groups: sums.groups,
+            superseded: superseded.finish(),
             damaged: sums.damaged,
             damaged_values: sums.damaged_values,
-            outside_prefix: sums.outside_prefix,
+            keys_below: sums.keys_below,
+            keys_elsewhere: sums.keys_elsewhere,
+            prefix: wanted.prefix.clone(),
+            unread: reading.unread,
             index: sums.index,
         })
+    }
+
+    /// Of an etcd without keys.
+    #[cfg(test)]
+    pub(crate) fn empty() -> Self {
+        Self {
+            source: "etcd".to_owned(),
+            trust: Trust::Live { restarts: 0 },
+            totals: Totals {
+                revision: 1,
+                compacted: None,
+                keys: 0,
+                superseded: 0,
+            },
+            resources: BTreeMap::new(),
+            groups: Vec::new(),
+            superseded: Vec::new(),
+            damaged: Vec::new(),
+            damaged_values: 0,
+            keys_below: 0,
+            keys_elsewhere: BTreeMap::new(),
+            prefix: None,
+            unread: None,
+            index: HashMap::new(),
+        }
     }
 
     /// The objects of the key, under any provider name.
@@ -211,10 +329,7 @@ impl Inventory {
     }
 
     /// The damaged values by resource, as far as `of` wants their provider name.
-    pub fn damaged_under<'i>(
-        &'i self,
-        of: impl Fn(&str) -> bool,
-    ) -> impl Iterator<Item = (&'i str, &'i Count)> {
+    pub fn damaged_under(&self, of: impl Fn(&str) -> bool) -> impl Iterator<Item = (&str, &Count)> {
         let rows = self.resources.iter().flat_map(|(resource, rows)| {
             let rows = rows.iter();
             rows.map(move |(protected, count)| (&**resource, protected, count))
@@ -223,6 +338,26 @@ impl Inventory {
             Protected::Damaged(provider) if of(provider) => Some((resource, count)),
             _ => None,
         })
+    }
+
+    /// Whether the resource of this row belongs to the API server in question.
+    #[must_use]
+    pub fn concerns(&self, resource: &str) -> bool {
+        self.prefix.is_none() || without_prefix(resource) == resource
+    }
+
+    /// Whether keys were left unread without the operator's word that they need no version.
+    #[must_use]
+    pub fn has_open_keys(&self) -> bool {
+        self.unread.as_ref().is_some_and(|it| !it.is_allowed())
+    }
+
+    /// Keys that were read by prefix, the one in question first.
+    pub fn prefixes(&self) -> impl Iterator<Item = (&str, u64)> {
+        let known = self.prefix.as_deref().unwrap_or(DEFAULT);
+        let elsewhere = self.keys_elsewhere.iter();
+        let elsewhere = elsewhere.map(|(prefix, keys)| (prefix.as_str(), *keys));
+        [(known, self.keys_below)].into_iter().chain(elsewhere)
     }
 
     /// The group that a later reading's object belongs to; `None` if it was not there before.
@@ -255,10 +390,44 @@ impl Group {
         self.seeds.iter().flat_map(move |(&kind, sources)| {
             sources.iter().filter_map(move |(encrypted, &place)| {
                 let seed = Seed { kind, encrypted };
-                let objects = self.objects_of_seeds.get(place)?;
-                Some((seed, *objects))
+                Some((seed, self.uses.get(place)?.objects))
             })
         })
+    }
+
+    /// The objects of a seed by resource.
+    #[must_use]
+    pub fn resources_of(&self, seed: Seed<'_>) -> BTreeMap<String, u64> {
+        let Some((place, used)) = self
+            .place_of(seed)
+            .and_then(|place| Some((place, self.uses.get(place)?)))
+        else {
+            return BTreeMap::new();
+        };
+        let all = (place, ResourceIndex::FIRST)..=(place, ResourceIndex::LAST);
+        let elsewhere = self.uses_elsewhere.range(all);
+        let elsewhere = elsewhere.map(|((_, resource), objects)| (*resource, *objects));
+        let elsewhere: Vec<_> = elsewhere.collect();
+        let counted = elsewhere.iter().map(|(_, objects)| *objects);
+        let here = counted.fold(used.objects, u64::saturating_sub);
+        let all = elsewhere.into_iter().chain([(used.resource, here)]);
+        all.filter_map(|(resource, objects)| {
+            let name = self.resource_names.get(resource.place())?;
+            Some((name.clone(), objects))
+        })
+        .collect()
+    }
+
+    /// The keys of the first few objects of a seed, if they were wanted.
+    #[must_use]
+    pub fn names_of(&self, seed: Seed<'_>) -> &[String] {
+        let names = self.place_of(seed);
+        let names = names.and_then(|place| self.names_of_seeds.get(&place));
+        names.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn place_of(&self, seed: Seed<'_>) -> Option<usize> {
+        self.seeds.get(&seed.kind)?.get(seed.encrypted).copied()
     }
 
     /// The one of them that is equal to `seed`.
@@ -275,7 +444,7 @@ impl Group {
     /// Their number.
     #[must_use]
     pub fn distinct_seeds(&self) -> usize {
-        self.objects_of_seeds.len()
+        self.uses.len()
     }
 }
 
@@ -335,9 +504,4 @@ impl Count {
         self.names.push(name);
         kept
     }
-}
-
-fn is_below(key: &[u8], prefix: &str) -> bool {
-    key.strip_prefix(prefix.as_bytes())
-        .is_some_and(|rest| rest.starts_with(b"/"))
 }

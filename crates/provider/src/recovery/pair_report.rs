@@ -29,9 +29,10 @@ use serde::Serialize;
 
 use super::{
     EtcdError,
-    drift::Drift,
+    drift::{Comparison, Drift},
     excerpt::{Excerpt, FEW_ROWS, FEW_WORDS, LeftOut, ROWS},
     scan,
+    unread::Unread,
     verify_pair::{Depth, Pair, Row, Unanswered},
 };
 use crate::{
@@ -56,7 +57,7 @@ pub struct Facts<'a> {
     /// The record that was given.
     pub record: Option<&'a BackupRecord>,
     /// What has changed since it was written.
-    pub drift: &'a [Drift],
+    pub compared: &'a Comparison,
     /// Whether OpenBao is a copy that was made from a snapshot just now.
     pub rehearsed: bool,
 }
@@ -81,6 +82,8 @@ pub struct PairReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     key_ids_left_out: Option<LeftOut>,
     drift: Vec<Drift>,
+    /// The members of the record that were not compared.
+    not_compared: Vec<String>,
     limitations: Vec<&'static str>,
 }
 
@@ -164,7 +167,8 @@ impl PairReport {
         let Facts { config, pair, .. } = facts;
         let mut report = Report::new("verify-backup", now);
         report.identify(&config.fingerprint());
-        for check in checks(facts) {
+        let unread = pair.inventory.unread.as_ref().map(Unread::check);
+        for check in checks(facts).into_iter().chain(unread) {
             report.push(check);
         }
         let rows = Excerpt::of(&pair.rows, ROWS, |row| row.is_of_the_key());
@@ -191,6 +195,7 @@ impl PairReport {
         next_steps.extend(first_of_each(advised));
         next_steps.extend(recorded_backup(facts));
         next_steps.extend(open_question(facts));
+        next_steps.extend(unread_keys(facts));
         if pair.verdict != Verdict::Compatible {
             do_not.push(KEEP_ETCD);
         }
@@ -211,7 +216,8 @@ impl PairReport {
             report,
             key_ids: shown.collect(),
             key_ids_left_out: LeftOut::of(&rows.left_out, |row| row.finding.objects),
-            drift: facts.drift.to_vec(),
+            drift: facts.compared.drift.clone(),
+            not_compared: facts.compared.not_compared.clone(),
             limitations: limitations(facts),
             etcd: Some(etcd),
         }
@@ -228,14 +234,18 @@ impl PairReport {
         for name in [OBJECTS, KEY, STATE, MAPPED, DEKS, DATA, DRIFT] {
             report.push(skipped(name));
         }
-        let (verdict, next_step) = match error.is_damage() {
-            true => (
+        let (verdict, next_steps) = match (error.is_damage(), error.next_step()) {
+            (true, _) => (
                 Verdict::Incompatible,
-                "copy the snapshot again and compare its hash, or take an earlier one",
+                vec!["copy the snapshot again and compare its hash, or take an earlier one".into()],
             ),
-            false => (
+            (false, None) => (
                 Verdict::Inconclusive,
-                "mend the cause and run verify-backup again",
+                vec!["mend the cause and run verify-backup again".into()],
+            ),
+            (false, Some(step)) => (
+                Verdict::Inconclusive,
+                vec![step, "run verify-backup again".into()],
             ),
         };
         report.conclude(exit(verdict));
@@ -243,7 +253,7 @@ impl PairReport {
             verdict: verdict.as_str(),
             judged: verdict,
             summary: "etcd gave no answer, so nothing was compared".to_owned(),
-            next_steps: vec![next_step.to_owned()],
+            next_steps,
             do_not: vec!["do not restore etcd from a snapshot that was not read to its end"],
             remedies: Vec::new(),
             report,
@@ -251,6 +261,7 @@ impl PairReport {
             key_ids: Vec::new(),
             key_ids_left_out: None,
             drift: Vec::new(),
+            not_compared: Vec::new(),
             limitations: Vec::new(),
         }
     }
@@ -307,12 +318,24 @@ fn summary(facts: Facts<'_>, etcd: &EtcdShown) -> String {
             "etcd holds no object of provider {provider}, so there is nothing to compare: is it \
              the right snapshot, and the right configuration?"
         ),
-        Verdict::Inconclusive => format!(
-            "not established for {} of {objects} objects of provider {provider}; none of them was \
-             found to be lost",
-            facts.pair.rows.iter().map(open).sum::<u64>()
-        ),
+        Verdict::Inconclusive => {
+            let unread = match facts.pair.inventory.has_open_keys() {
+                true => ", and objects among the keys that were left unread are unknown",
+                false => "",
+            };
+            format!(
+                "not established for {} of {objects} objects of provider {provider}; none of them \
+                 was found to be lost{unread}",
+                facts.pair.rows.iter().map(open).sum::<u64>()
+            )
+        }
     }
+}
+
+fn unread_keys(facts: Facts<'_>) -> Option<String> {
+    let unread = facts.pair.inventory.unread.as_ref()?;
+    let (remedy, allow) = (unread.remedy(), unread.allow());
+    (!unread.is_allowed()).then(|| format!("{remedy}; {allow}; then run verify-backup again"))
 }
 
 fn remedies(facts: Facts<'_>) -> Vec<RemedyShown> {
@@ -339,7 +362,10 @@ fn remedies(facts: Facts<'_>) -> Vec<RemedyShown> {
                 code: "lower_min_decryption_version",
                 transit_version: version.get(),
                 command: command(version.get()),
-                revert: revert.clone(),
+                // In a copy that was made for the trial it is lowered already.
+                revert: revert
+                    .clone()
+                    .filter(|revert| *revert != command(version.get())),
             }),
             Remedy::RestoreVersions(versions) => {
                 let numbers: Vec<_> = versions.iter().map(ToString::to_string).collect();

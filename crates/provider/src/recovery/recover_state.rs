@@ -17,9 +17,10 @@ use kms_domain::{
     recovery::{
         claims::VersionClaims,
         journal::{Exhibit, Journal},
-        origin::LiveKey,
+        origin::{LiveKey, Origin},
         rebuild::{
-            EtcdEvidence, Evidence, OWN_STATE, PlanHash, RebuildPlan, Refusal, Refusals, rebuild,
+            EtcdEvidence, EtcdFinding, Evidence, OWN_STATE, PlanHash, RebuildPlan, Refusal,
+            Refusals, Unreadable, rebuild,
         },
     },
     registry::document::{Document, StateHash},
@@ -31,7 +32,7 @@ use openbao_client::failure::FailureClass;
 use super::{
     EtcdSource,
     backup_record::note_source,
-    verify_pair::{self, Depth, Question, Watch},
+    verify_pair::{self, Depth, Question, Row, Watch},
 };
 use crate::{
     auth::CallFailure,
@@ -49,7 +50,7 @@ use crate::{
 pub struct Request {
     /// Etcd data, a file or a running one.
     pub etcd: Vec<EtcdSource>,
-    /// As the API server has it; see [`Question::prefix`].
+    /// Of the API server in question; see [`Question::prefix`].
     pub prefix: Option<String>,
     /// Files that record-backup wrote.
     pub records: Vec<PathBuf>,
@@ -59,8 +60,14 @@ pub struct Request {
     pub sample: Option<NonZeroU64>,
     /// The valid state that is to be given up.
     pub replace: Option<StateHash>,
+    /// Whether files that a newer release wrote are given up like damaged ones.
+    pub replace_newer_release: bool,
     /// The operator's word that no node has promoted this version or one above it.
     pub not_promoted: Option<TransitVersion>,
+    /// The number of unreadable objects that the operator accepts.
+    pub accepted: Option<NonZeroU64>,
+    /// Keep the names of the first few unreadable objects.
+    pub names: bool,
 }
 
 /// What was looked at, and what came of it.
@@ -72,6 +79,8 @@ pub struct Weighed {
     pub obstacles: Vec<Obstacle>,
     /// What stands against a plan in the evidence itself.
     pub refusals: Vec<Refusal>,
+    /// Objects that stay unreadable, whether or not they are accepted.
+    pub unreadable: Vec<Unreadable>,
     /// The plan, if nothing does.
     pub plan: Option<RebuildPlan>,
     /// What is left of the state.
@@ -151,6 +160,10 @@ fn weigh(
     watch: Watch<'_>,
 ) -> Weighed {
     let mut weighed = Weighed::default();
+    let remains = match request.replace_newer_release {
+        true => remains,
+        false => remains.and_then(Remains::require_known_release),
+    };
     match remains {
         Ok(remains) => weighed.remains = Some(remains),
         Err(error) => weighed.obstacles.push(Obstacle::State(error)),
@@ -211,7 +224,13 @@ fn weigh(
         records,
         peers,
         not_promoted: request.not_promoted,
+        accepted: request.accepted,
     };
+    weighed.unreadable = evidence
+        .etcd
+        .iter()
+        .flat_map(EtcdEvidence::unreadable)
+        .collect();
     match rebuild(&evidence) {
         Ok(plan) if weighed.obstacles.is_empty() => weighed.plan = Some(plan),
         Ok(_) => {}
@@ -259,7 +278,8 @@ fn look_at(
         removed: Vec::new(),
         depth: Depth::Dek,
         sample: request.sample,
-        names: false,
+        names: request.names,
+        superseded: true,
     };
     let pair =
         verify_pair::verify(config, source, question, watch).map_err(|error| Obstacle::Etcd {
@@ -280,30 +300,42 @@ fn look_at(
         error: Box::new(error),
     })?;
     let sha256 = file.map(|file| file.sha256_hex()).unwrap_or_default();
-    let findings: Vec<_> = pair.rows.into_iter().map(|row| row.finding).collect();
-    let exhibited = Exhibited::etcd(
-        &name,
-        &sha256,
-        pair.inventory.totals.revision.unsigned_abs(),
-        &findings,
-    );
     let inventory = &pair.inventory;
+    let superseded = verify_pair::superseded(inventory, &pair.lineage);
+    let findings: Vec<_> = pair.rows.into_iter().map(found).collect();
+    let revision = inventory.totals.revision.unsigned_abs();
+    let exhibited = Exhibited::etcd(&name, &sha256, revision, &findings, &superseded);
     let mut doubts: Vec<_> = inventory.trust.doubt().into_iter().collect();
-    if inventory.outside_prefix > 0 {
-        doubts.push(format!(
-            "{} keys are outside --etcd-prefix and were not looked at",
-            inventory.outside_prefix
-        ));
+    if let Some(unread) = &inventory.unread {
+        if !unread.is_allowed() {
+            return Err(Obstacle::Unread {
+                name,
+                unread: unread.clone(),
+            });
+        }
+        doubts.push(unread.describe());
     }
     let evidence = EtcdEvidence {
         name,
         content: sha256,
         findings,
+        superseded,
         damaged: pair.damaged,
         doubts,
         sample: request.sample,
     };
     Ok((evidence, exhibited))
+}
+
+fn found(row: Row) -> EtcdFinding {
+    EtcdFinding {
+        unreadable: match &row.finding.origin {
+            Origin::Gap(_) => row.resources,
+            Origin::Live(_) | Origin::Known(_) => row.refused,
+        },
+        names: row.undecryptable_names,
+        finding: row.finding,
+    }
 }
 
 fn journal(

@@ -14,13 +14,13 @@ use checks::{Checked, checks};
 use kms_domain::{
     recovery::{
         journal::Journal,
-        rebuild::{Link, PlanHash, RebuildPlan},
+        rebuild::{Link, PlanHash, RebuildPlan, Refusal, Unreadable},
     },
     registry::document::Document,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
-use shown::{EvidenceShown, KeptShown, RefusalShown, StateShown, VersionShown};
+use shown::{EvidenceShown, KeptShown, RefusalShown, StateShown, UnreadableShown, VersionShown};
 
 use super::recover_state::{Obstacle, Weighed};
 use crate::{
@@ -52,10 +52,21 @@ pub struct RecoveryReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<StateShown>,
     versions: Vec<VersionShown>,
+    /// Objects that stay unreadable; a plan has only those that were accepted.
+    unreadable: Vec<UnreadableShown>,
     kept_files: Vec<KeptShown>,
     #[serde(skip_serializing_if = "Option::is_none")]
     journal: Option<PathBuf>,
     limitations: Vec<String>,
+}
+
+/// The command line that asked for a report.
+#[derive(Debug)]
+pub struct Typed {
+    /// All of it.
+    pub whole: String,
+    /// Without the flags that apply a plan, sample, or accept unreadable objects.
+    pub planning: String,
 }
 
 const AFTER: &str = "start the provider; then compare `inspect-state` and the active key_id with \
@@ -69,11 +80,11 @@ impl RecoveryReport {
         self.report.exit()
     }
 
-    /// Before anything was changed; `typed` is the command line that asked for it.
+    /// Before anything was changed.
     #[must_use]
-    pub fn planned(config: &Config, weighed: &Weighed, typed: &str, now: SystemTime) -> Self {
+    pub fn planned(config: &Config, weighed: &Weighed, typed: &Typed, now: SystemTime) -> Self {
         match &weighed.plan {
-            None => Self::refused(config, weighed, now),
+            None => Self::refused(config, weighed, typed, now),
             Some(plan) => {
                 let stop = match &weighed.holder {
                     Some(holder) => format!(
@@ -85,12 +96,14 @@ impl RecoveryReport {
                 let hash = plan.hash();
                 let apply = format!(
                     "review evidence, versions and limitations; then, {stop}run \
-                     `{typed} --apply --expected-plan-hash {hash}`"
+                     `{} --apply --expected-plan-hash {hash}`",
+                    typed.whole
                 );
                 let summary = format!(
-                    "this node can have a state again, with version {} active; nothing was changed \
+                    "this node can have a state again, with version {} active{}; nothing was changed \
                      yet",
-                    plan.next().registry().active().version()
+                    plan.next().registry().active().version(),
+                    but_unreadable(plan)
                 );
                 let mut report = Self::of(config, weighed, "planned", summary, now);
                 report.add_plan(config, weighed, plan);
@@ -105,7 +118,8 @@ impl RecoveryReport {
     /// When the state is in place.
     #[must_use]
     pub fn applied(config: &Config, weighed: &Weighed, now: SystemTime) -> Self {
-        let summary = "the state and its checkpoint are in place".to_owned();
+        let unreadable = weighed.plan.as_ref().map_or(String::new(), but_unreadable);
+        let summary = format!("the state and its checkpoint are in place{unreadable}");
         let mut report = Self::of(config, weighed, "applied", summary, now);
         if let Some(plan) = &weighed.plan {
             report.add_plan(config, weighed, plan);
@@ -155,21 +169,20 @@ impl RecoveryReport {
 
     /// When nothing was or can be done.
     #[must_use]
-    pub fn refused(config: &Config, weighed: &Weighed, now: SystemTime) -> Self {
+    pub fn refused(config: &Config, weighed: &Weighed, typed: &Typed, now: SystemTime) -> Self {
         let obstacles = &weighed.obstacles;
         let undecided = weighed.refusals.is_empty() && obstacles.iter().all(Obstacle::is_undecided);
         let (verdict, summary) = if undecided {
-            (
-                "inconclusive",
-                "not established, so nothing was changed; no data is lost by that",
-            )
+            ("inconclusive", "not established, so nothing was changed")
         } else {
-            (
-                "refused",
-                "no state was made; nothing was changed, and no data is lost by that",
-            )
+            ("refused", "no state was made, and nothing was changed")
         };
         let mut report = Self::of(config, weighed, verdict, summary.to_owned(), now);
+        let refusals = weighed.refusals.iter();
+        let refusals = refusals.map(|it| RefusalShown::refusal(it, accepting(it, weighed, typed)));
+        report.refusals.extend(refusals);
+        let unreadable = weighed.unreadable.iter();
+        report.unreadable = unreadable.map(UnreadableShown::of).collect();
         for refusal in &report.refusals {
             if !report.next_steps.contains(&refusal.next_step) {
                 report.next_steps.push(refusal.next_step.clone());
@@ -197,18 +210,18 @@ impl RecoveryReport {
             report.push(check);
         }
         let obstacles = weighed.obstacles.iter().map(RefusalShown::obstacle);
-        let refusals = weighed.refusals.iter().map(RefusalShown::refusal);
         Self {
             verdict,
             summary,
             next_steps: Vec::new(),
             do_not: Vec::new(),
             report,
-            refusals: obstacles.chain(refusals).collect(),
+            refusals: obstacles.collect(),
             evidence: weighed.exhibits.iter().map(EvidenceShown::of).collect(),
             plan_hash: None,
             state: None,
             versions: Vec::new(),
+            unreadable: Vec::new(),
             kept_files: Vec::new(),
             journal: None,
             limitations: Vec::new(),
@@ -226,10 +239,50 @@ impl RecoveryReport {
         self.plan_hash = Some(plan.hash().to_string());
         self.state = Some(StateShown::of(config, plan.next(), Some(follows), shown_by));
         self.versions = plan.versions().iter().map(VersionShown::rebuilt).collect();
+        // With names, which a plan has like its evidence.
+        self.unreadable = plan.unreadable().iter().map(UnreadableShown::of).collect();
         let kept = weighed.remains.iter().flat_map(Remains::kept);
         self.kept_files = kept.map(|kept| KeptShown::of(&kept)).collect();
         self.journal = Some(journal_path(config, plan.hash()));
         self.limitations = plan.limitations().iter().map(ToString::to_string).collect();
+    }
+}
+
+/// The headline's part about accepted objects.
+fn but_unreadable(plan: &RebuildPlan) -> String {
+    let unreadable = plan.unreadable().iter().map(Unreadable::objects);
+    match unreadable.fold(0, u64::saturating_add) {
+        0 => String::new(),
+        objects => format!("; {objects} objects stay unreadable, as accepted"),
+    }
+}
+
+/// The next step of a refusal that concerns the acceptance of unreadable objects, as a command.
+fn accepting(refusal: &Refusal, weighed: &Weighed, typed: &Typed) -> Option<String> {
+    let planning = &typed.planning;
+    match refusal {
+        Refusal::Unreadable { sampled: true, .. } => Some(format!(
+            "try all encrypted DEKs, which tells the exact number: `{planning}`"
+        )),
+        Refusal::Unreadable { objects, .. } => {
+            let others = weighed
+                .refusals
+                .iter()
+                .any(|it| !it.is_settled_by_acceptance());
+            Some(match others || !weighed.obstacles.is_empty() {
+                true => format!(
+                    "settle the other refusals first; if the {objects} objects are lost for good, \
+                     the next plan offers to accept them"
+                ),
+                false => format!(
+                    "restore the storage or the backup that has them; only if they are lost for \
+                     good, review the lines `unreadable` and make the plan without them: \
+                     `{planning} --accept-unreadable {objects}`"
+                ),
+            })
+        }
+        Refusal::AcceptanceIdle { .. } => Some(format!("make a new plan: `{planning}`")),
+        _ => None,
     }
 }
 
@@ -265,6 +318,9 @@ impl Render for RecoveryReport {
         }
         for version in &self.versions {
             version.text(out)?;
+        }
+        for unreadable in &self.unreadable {
+            unreadable.text(out)?;
         }
         for kept in &self.kept_files {
             writeln!(out, "kept: {} as {}", kept.file, kept.kept_as)?;

@@ -18,8 +18,9 @@ use super::{
     evidence::SourceRead,
     evidence_report::{
         SourceShown, States, check_of_withdrawn, checks_of_objects, checks_of_reading, counted,
-        limits, rewrite, usage_of, uses,
+        limits, rewrite, unread_keys, usage_of, uses,
     },
+    unread::Unread,
 };
 use crate::{
     cli::exit::Exit,
@@ -73,7 +74,7 @@ impl Findings {
         match self.verdict {
             Retirement::Allowed => Exit::Success,
             Retirement::Needed | Retirement::Unaccounted => Exit::CheckFailed,
-            Retirement::Inconclusive => Exit::Runtime,
+            Retirement::Inconclusive | Retirement::Unread => Exit::Runtime,
         }
     }
 
@@ -82,6 +83,7 @@ impl Findings {
     pub fn shown(&self, plan: &Plan) -> EvidenceShown {
         let provider = &plan.next().registry().scope().identity().provider_name;
         let mut checks = checks_of_reading(&self.sources);
+        checks.extend(unread_keys(&self.sources).map(Unread::check));
         checks.extend(checks_of_objects(&self.sources, provider.as_str()));
         checks.push(self.needed(plan.removed()));
         checks.push(self.older(plan.removed()));
@@ -154,9 +156,16 @@ impl Findings {
                     .to_owned()
             }
             Retirement::Inconclusive => {
-                "name the etcd and the snapshots of this cluster, with the --etcd-prefix of its \
-                 API server; leave out a snapshot from before this provider was in use"
+                "name the etcd and the snapshots of this cluster; leave out a snapshot from before \
+                 this provider was in use"
                     .to_owned()
+            }
+            Retirement::Unread => {
+                let steps: Vec<_> = unread_keys(&self.sources)
+                    .filter(|unread| !unread.is_allowed())
+                    .map(|unread| format!("{}; {}", unread.remedy(), unread.allow()))
+                    .collect();
+                steps.join("; ")
             }
         };
         Some(format!("{step}; then plan again with the same evidence"))
@@ -236,11 +245,12 @@ impl Findings {
     fn is_proven(&self) -> bool {
         let told = match self.verdict {
             Retirement::Allowed | Retirement::Needed => true,
-            Retirement::Unaccounted | Retirement::Inconclusive => false,
+            Retirement::Unaccounted | Retirement::Unread | Retirement::Inconclusive => false,
         };
         told && self.sources.iter().all(|source| {
             let evidence = &source.evidence;
             source.trust.doubt().is_none()
+                && source.unread.is_none()
                 && evidence.unknown_objects() == 0
                 && evidence.objects() > 0
         })
@@ -256,6 +266,10 @@ impl Findings {
             Retirement::Unaccounted => {
                 "it cannot be told what some objects need, so --apply is refused; nothing was \
                  changed and no data is lost by it"
+            }
+            Retirement::Unread => {
+                "etcd holds keys that were not read, so it is not established that no object needs \
+                 the versions and --apply is refused; nothing was changed"
             }
             Retirement::Inconclusive => {
                 "a source shows nothing about the key, so it is not established that nobody needs \
@@ -273,7 +287,7 @@ impl Findings {
                 MINIMUM,
                 "do not apply without the evidence: the versions are known to be needed",
             ],
-            Retirement::Unaccounted | Retirement::Inconclusive => vec![
+            Retirement::Unaccounted | Retirement::Unread | Retirement::Inconclusive => vec![
                 MINIMUM,
                 "do not apply without the evidence: nothing else shows that nobody needs them",
             ],

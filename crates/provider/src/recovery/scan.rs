@@ -28,7 +28,7 @@ use content::{Content, KeyIdRow};
 use super::{
     EtcdError, EtcdSource, Trust,
     excerpt::few,
-    inventory::{Inventory, Protected, Wanted},
+    inventory::{Inventory, Protected, Wanted, without_prefix},
 };
 use crate::{
     cli::exit::Exit,
@@ -56,9 +56,11 @@ pub struct Scan {
 pub enum Verdict {
     /// Everything was read, and is what Kubernetes writes.
     Complete,
+    /// The same of the keys below a prefix; others were left unread.
+    Limited,
     /// Something is damaged.
     Damaged,
-    /// Etcd could not be read.
+    /// Etcd could not be read, or has no key of the API server in question.
     Inconclusive,
 }
 
@@ -68,8 +70,12 @@ pub(super) const VALUES: (&str, &str) = ("etcd.values", "Stored values");
 const PROTECTION: (&str, &str) = ("etcd.protection", "Encryption at rest");
 pub(super) const KEY_IDS: (&str, &str) = ("etcd.key_ids", "Key IDs of this provider");
 
-/// What is a finding when it is not encrypted at all.
-const SECRETS: &str = "secrets";
+const PREFIX: (&str, &str) = ("etcd.prefix", "Keys below the prefix");
+
+/// Whether these objects are a finding when they are not encrypted at all.
+fn is_secrets(resource: &str) -> bool {
+    without_prefix(resource) == "secrets"
+}
 
 /// Reads `source` and, where there is a configuration, what it takes to tell the versions.
 #[must_use]
@@ -94,7 +100,7 @@ pub fn scan(
         Err(error) => scan.not_read(&error),
     }
     scan.report.conclude(match scan.verdict {
-        Verdict::Complete => Exit::Success,
+        Verdict::Complete | Verdict::Limited => Exit::Success,
         Verdict::Damaged => Exit::CheckFailed,
         Verdict::Inconclusive => Exit::Runtime,
     });
@@ -120,9 +126,13 @@ impl Scan {
                 "check that etcd answers at --endpoints, and that --cacert, --cert and --key are \
                  those of its clients; or read a snapshot",
             ),
-            EtcdError::Open { .. } | EtcdError::Snapshot { .. } | EtcdError::TooVaried { .. } => {
-                failed
-            }
+            EtcdError::Open { .. }
+            | EtcdError::Snapshot { .. }
+            | EtcdError::Form { .. }
+            | EtcdError::TooVaried { .. } => match error.next_step() {
+                Some(step) => failed.remediation(step),
+                None => failed,
+            },
         };
         self.report.push(failed);
         for (id, title) in [INTEGRITY, VALUES, PROTECTION, KEY_IDS] {
@@ -142,9 +152,7 @@ impl Scan {
         self.report.push(Check::pass(id, title).message(read));
         self.report.push(integrity(inventory.trust));
         self.report.push(values(inventory));
-        if inventory.damaged_values > 0 {
-            self.verdict = Verdict::Damaged;
-        }
+        self.verdict = self.judge(inventory);
         self.report.push(protection(inventory));
 
         let lineage = config.map(|config| lineage(config, &mut self.limitations));
@@ -169,6 +177,52 @@ impl Scan {
         self.report.push(known(&key_ids, config));
         self.content = Some(Content::of(inventory, key_ids));
     }
+
+    fn judge(&mut self, inventory: &Inventory) -> Verdict {
+        let no_keys = no_keys(inventory);
+        let verdict = match (inventory.damaged_values, &no_keys, &inventory.unread) {
+            (1.., ..) => Verdict::Damaged,
+            (0, Some(_), _) => Verdict::Inconclusive,
+            (0, None, Some(_)) => Verdict::Limited,
+            (0, None, None) => Verdict::Complete,
+        };
+        if let Some(check) = no_keys {
+            self.report.push(check);
+        }
+        if let Some(unread) = &inventory.unread {
+            self.report.push(unread.warning());
+        }
+        verdict
+    }
+}
+
+/// An API server has keys as long as it runs, so a prefix without one is another's.
+fn no_keys(inventory: &Inventory) -> Option<Check> {
+    let (id, title) = PREFIX;
+    let (prefix, below) = inventory.prefixes().next()?;
+    if below > 0 || (inventory.prefix.is_none() && !inventory.keys_elsewhere.is_empty()) {
+        return None;
+    }
+    let others: Vec<_> = inventory
+        .keys_elsewhere
+        .iter()
+        .map(|(prefix, keys)| format!("{prefix} {keys}"))
+        .collect();
+    let message = match others.is_empty() {
+        true => format!("there is no key below {prefix}, nor any other that was read"),
+        false => format!(
+            "there is no key below {prefix}; keys by prefix: {}",
+            few(&others, 0)
+        ),
+    };
+    Some(
+        Check::fail(id, title, message)
+            .impact("nothing is established about the API server with this prefix")
+            .remediation(
+                "compare with the --etcd-prefix in the manifest of kube-apiserver (without it: \
+                 /registry), and with its --etcd-servers",
+            ),
+    )
 }
 
 /// What vouches for the reading.
@@ -229,6 +283,7 @@ fn protection(inventory: &Inventory) -> Check {
     let findings: Vec<String> = inventory
         .resources
         .iter()
+        .filter(|(resource, _)| inventory.concerns(resource))
         .filter_map(|(resource, rows)| {
             let plaintext = rows.get(&Protected::Plaintext)?.objects;
             let encrypted: u64 = rows
@@ -236,7 +291,7 @@ fn protection(inventory: &Inventory) -> Check {
                 .filter(|(protected, _)| protected.encrypts())
                 .map(|(_, count)| count.objects)
                 .sum();
-            (resource == SECRETS || encrypted > 0)
+            (is_secrets(resource) || encrypted > 0)
                 .then(|| format!("{plaintext} of {} {resource}", plaintext + encrypted))
         })
         .collect();
@@ -324,6 +379,7 @@ impl Render for Scan {
         }
         let verdict = match self.verdict {
             Verdict::Complete => "complete",
+            Verdict::Limited => "limited",
             Verdict::Damaged => "damaged",
             Verdict::Inconclusive => "inconclusive",
         };

@@ -72,6 +72,27 @@ pub struct Pair {
     pub verdict: Verdict,
 }
 
+impl Pair {
+    /// The version that `min_decryption_version` must be lowered to before all can be tried.
+    #[must_use]
+    pub fn lowered_minimum(&self) -> Option<TransitVersion> {
+        self.remedies.iter().find_map(|remedy| match remedy {
+            Remedy::LowerMinDecryption(version) => Some(*version),
+            Remedy::RestoreVersions(_) => None,
+        })
+    }
+
+    /// The same for a key whose `min_decryption_version` was lowered for the trial alone: lowering
+    /// it remains the first step, and the objects below it are tried.
+    #[must_use]
+    pub fn after_lowering(mut self, minimum: TransitVersion) -> Self {
+        self.remedies.insert(0, Remedy::LowerMinDecryption(minimum));
+        let findings: Vec<_> = self.rows.iter().map(|row| row.finding.clone()).collect();
+        self.verdict = verdict(&self.inventory, &findings, self.damaged, &self.remedies);
+        self
+    }
+}
+
 /// The objects of one `key_id` with the same origin.
 #[derive(Debug)]
 pub struct Row {
@@ -85,8 +106,10 @@ pub struct Row {
     pub resources: BTreeMap<String, u64>,
     /// Why seeds failed, and how many.
     pub seed_problems: BTreeMap<SeedProblem, u64>,
-    /// Objects of the seeds that failed.
-    pub objects_of_failed_seeds: u64,
+    /// Objects of the seeds that failed, by resource.
+    pub refused: BTreeMap<String, u64>,
+    /// The keys of the first few objects that cannot be decrypted, if wanted.
+    pub undecryptable_names: Vec<String>,
     /// Objects that did not open though their DEK did, by resource.
     pub unopened: BTreeMap<String, u64>,
     /// The keys of the first few of those, if wanted.
@@ -125,6 +148,18 @@ pub enum Unanswered {
     Item(#[source] Failure),
 }
 
+impl Unanswered {
+    /// The class of the request that failed; `None` without a request, or without a login.
+    #[must_use]
+    pub fn class(&self) -> Option<FailureClass> {
+        match self {
+            Self::Metadata(failure) | Self::Decrypt(failure) => failure.class(),
+            Self::Item(failure) => Some(failure.class()),
+            Self::Connection(_) | Self::Profile(_) => None,
+        }
+    }
+}
+
 /// How the work comes on.
 #[derive(Clone, Copy)]
 pub struct Watch<'p> {
@@ -139,7 +174,7 @@ pub struct Watch<'p> {
 /// What is asked.
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// As the API server has it; see [`Wanted::prefix`].
+    /// Of the API server in question; see [`Wanted::prefix`].
     pub prefix: Option<String>,
     /// The versions that the state, a record or a peer name.
     pub claims: Vec<VersionClaims>,
@@ -151,6 +186,8 @@ pub struct Question {
     pub sample: Option<NonZeroU64>,
     /// Keep the names of the first few objects that do not open.
     pub names: bool,
+    /// Look at what superseded revisions were written under, too.
+    pub superseded: bool,
 }
 
 /// Compares all of `source` with the configured key.
@@ -184,13 +221,17 @@ pub fn verify_with(
         depth,
         sample,
         names,
+        superseded,
     } = question;
     let wanted = Wanted {
         revisions: Revisions::Newest,
         prefix,
         names,
     };
-    let inventory = Inventory::gather(source, &wanted, watch.reading)?;
+    let inventory = match superseded {
+        true => Inventory::gather_with_superseded(source, &wanted, watch.reading)?,
+        false => Inventory::gather(source, &wanted, watch.reading)?,
+    };
     let asked = connection::ask_as(config, access, async |openbao| {
         let (live, unread) = read_key(config, openbao).await;
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
@@ -226,7 +267,7 @@ pub fn verify_with(
     let names = inventory.names_of_key(&lineage);
     let damaged = inventory.damaged_under(|name| names.contains(name));
     let damaged = damaged.fold(0, |sum: u64, (_, count)| sum.saturating_add(count.objects));
-    let verdict = judge(&findings, damaged, &remedies);
+    let verdict = verdict(&inventory, &findings, damaged, &remedies);
     let under_other_names = under_other_names(&inventory, &lineage);
     drop(outcomes);
     Ok(Pair {
@@ -241,6 +282,21 @@ pub fn verify_with(
         remedies,
         verdict,
     })
+}
+
+fn verdict(
+    inventory: &Inventory,
+    findings: &[Finding],
+    damaged: u64,
+    remedies: &[Remedy],
+) -> Verdict {
+    match judge(findings, damaged, remedies) {
+        // Any object may be among keys that were left unread.
+        Verdict::Compatible | Verdict::CompatibleAfter if inventory.has_open_keys() => {
+            Verdict::Inconclusive
+        }
+        verdict => verdict,
+    }
 }
 
 async fn read_key(config: &Config, openbao: &Connection) -> (LiveKey, Option<Unanswered>) {
@@ -267,6 +323,13 @@ fn under_other_names(inventory: &Inventory, lineage: &Lineage) -> BTreeMap<Strin
         }
     }
     found
+}
+
+/// The versions that superseded revisions of the key's objects were written under.
+pub(super) fn superseded(inventory: &Inventory, lineage: &Lineage) -> Vec<Origin> {
+    let stored = inventory.superseded.iter().map(Group::stored);
+    let owned = stored.filter(|stored| lineage.owns(*stored));
+    owned.map(|stored| lineage.origin(stored)).collect()
 }
 
 /// Versions first, in ascending order; then what names none.
@@ -300,7 +363,8 @@ fn rows(
                 },
                 resources: BTreeMap::new(),
                 seed_problems: BTreeMap::new(),
-                objects_of_failed_seeds: 0,
+                refused: BTreeMap::new(),
+                undecryptable_names: Vec::new(),
                 unopened: BTreeMap::new(),
                 unopened_names: Vec::new(),
             });
@@ -339,7 +403,11 @@ impl Row {
         finding.objects = finding.objects.saturating_add(group.count.objects);
         add_counts(&mut self.resources, &group.resources);
         let seeds = &mut finding.seeds;
-        for (seed, objects) in group.seeds() {
+        let mut names: Vec<&[String]> = Vec::new();
+        if matches!(finding.origin, Origin::Gap(_)) {
+            names.push(&group.count.names);
+        }
+        for (seed, _) in group.seeds() {
             match outcomes.get(&(index, seed)) {
                 None => seeds.untried = seeds.untried.saturating_add(1),
                 Some(Ok(_)) => seeds.proven = seeds.proven.saturating_add(1),
@@ -347,11 +415,20 @@ impl Row {
                     seeds.failed = seeds.failed.saturating_add(1);
                     let count = self.seed_problems.entry(*problem).or_default();
                     *count = count.saturating_add(1);
-                    self.objects_of_failed_seeds =
-                        self.objects_of_failed_seeds.saturating_add(objects);
+                    add_counts(&mut self.refused, &group.resources_of(seed));
+                    names.push(group.names_of(seed));
                 }
             }
         }
+        let room = FEW.saturating_sub(self.undecryptable_names.len());
+        let names = names.into_iter().flatten().take(room).cloned();
+        self.undecryptable_names.extend(names);
+    }
+
+    /// Objects of the seeds that failed.
+    #[must_use]
+    pub fn objects_of_failed_seeds(&self) -> u64 {
+        self.refused.values().copied().fold(0, u64::saturating_add)
     }
 
     fn add_opened(&mut self, opened: &OpenedGroup) {

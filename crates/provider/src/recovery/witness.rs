@@ -96,9 +96,9 @@ impl Witnesses {
         };
         let stored = stored.ok();
         let document = stored.and_then(|stored| stored.document.as_ref());
-        let drift = self.record.as_ref().map_or_else(Vec::new, |record| {
-            drift(record, config, stored, pair, snapshot)
-        });
+        let record = self.record.as_ref();
+        let compared = record.map(|record| drift(record, config, stored, pair, snapshot));
+        let compared = compared.unwrap_or_default();
         let facts = Facts {
             config,
             config_path: &self.config_path,
@@ -106,7 +106,7 @@ impl Witnesses {
             depth,
             state: document.ok_or(&*no_state),
             record: self.record.as_ref(),
-            drift: &drift,
+            compared: &compared,
             rehearsed,
         };
         PairReport::new(facts, now)

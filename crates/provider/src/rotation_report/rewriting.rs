@@ -21,8 +21,10 @@ use crate::{
         evidence::{EvidenceUnread, SourceRead},
         evidence_report::{
             SourceShown, check_of_withdrawn, checks_of_objects, checks_of_reading, counted, states,
+            unread_keys,
         },
         scan,
+        unread::Unread,
     },
     report::{Check, DoNot, one_line},
 };
@@ -100,6 +102,7 @@ impl RewritingShown {
         } = facts;
         let states = registry.map(states).unwrap_or_default();
         let mut checks = checks_of_reading(sources);
+        checks.extend(unread_keys(sources).map(Unread::warning));
         let decisive = facts.decisive();
         checks.extend(checks_of_objects(decisive, provider));
         checks.push(facts.check());
@@ -125,7 +128,7 @@ impl RewritingShown {
                 .collect(),
             next_step: facts.next_step(judged),
             do_not: match judged {
-                Some(Rewriting::Finished) => Vec::new(),
+                Some(Rewriting::Finished) if facts.unread().is_none() => Vec::new(),
                 _ => vec![KEEP],
             },
             is_proven,
@@ -153,7 +156,9 @@ impl RewritingShown {
             under_old_versions: Vec::new(),
             checks: vec![Check::fail(id, title, one_line(error))],
             sources: Vec::new(),
-            next_step: "mend the cause, or name a sound copy, and verify again".to_owned(),
+            next_step: error.cause.next_step().unwrap_or_else(|| {
+                "mend the cause, or name a sound copy, and verify again".to_owned()
+            }),
             do_not: vec![KEEP],
             is_proven: false,
             limitations: "Nothing is known of the objects, since a source could not be read."
@@ -219,6 +224,11 @@ impl<'a> Facts<'a> {
         let latest = || self.sources.iter().max_by_key(|source| source.revision);
         let live = self.sources.iter().find(|source| source.is_live());
         live.or_else(latest)
+    }
+
+    /// Keys of it that were left unread.
+    fn unread(&self) -> Option<&'a Unread> {
+        self.decisive()?.unread.as_ref()
     }
 
     /// `None` where there is nothing to judge, or nothing to measure it by.
@@ -323,7 +333,10 @@ impl<'a> Facts<'a> {
         };
         let sound = |source: &SourceRead| {
             let evidence = &source.evidence;
-            source.is_live() && evidence.unknown_objects() == 0 && evidence.objects() > 0
+            source.is_live()
+                && source.unread.is_none()
+                && evidence.unknown_objects() == 0
+                && evidence.objects() > 0
         };
         told && self.profile.is_some() && self.decisive().is_some_and(sound)
     }

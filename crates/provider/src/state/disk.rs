@@ -146,7 +146,9 @@ pub enum Flaw {
     #[error("has further hard links, so that it can be changed through another name; remove those")]
     HardLinked,
     /// Bigger than any file this program writes.
-    #[error("is larger than {0} bytes, the most that is read; it was not written by this program")]
+    #[error(
+        "is larger than {0} bytes, the most that is read; it was not written by this program: move it away, but keep it"
+    )]
     TooLarge(u64),
 }
 
@@ -225,6 +227,18 @@ impl Directory {
 
     /// The content of a file of at most `limit` bytes; `None` if there is nothing.
     pub(super) fn read(&self, name: &OsStr, limit: u64) -> Result<Option<Vec<u8>>, DiskError> {
+        let content = self.read_start(name, limit.saturating_add(1))?;
+        let fits = |content: &Vec<u8>| u64::try_from(content.len()).is_ok_and(|it| it <= limit);
+        match content {
+            Some(content) if !fits(&content) => {
+                Err(flawed(&self.path.join(name), Flaw::TooLarge(limit)))
+            }
+            content => Ok(content),
+        }
+    }
+
+    /// The first `most` bytes of a file, or all if it has less; `None` if there is nothing.
+    pub(super) fn read_start(&self, name: &OsStr, most: u64) -> Result<Option<Vec<u8>>, DiskError> {
         let path = self.path.join(name);
         // Without NONBLOCK, a FIFO in place of the file would stop the process here.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -240,14 +254,10 @@ impl Directory {
         }
         let mut content = Vec::new();
         File::from(descriptor)
-            .take(limit.saturating_add(1))
+            .take(most)
             .read_to_end(&mut content)
             .map_err(failed("read", &path))?;
-        if u64::try_from(content.len()).is_ok_and(|length| length <= limit) {
-            Ok(Some(content))
-        } else {
-            Err(flawed(&path, Flaw::TooLarge(limit)))
-        }
+        Ok(Some(content))
     }
 
     /// Replaces a file as a whole and durably: on success the new content survives a power loss,

@@ -15,14 +15,18 @@ use kms_domain::{
     },
     registry::{
         anchor::{Checkpoint, CheckpointError},
-        document::{Document, DocumentError, MAX_FILE_BYTES},
+        document::{Document, DocumentError},
     },
+    schema::NewerSchema,
 };
 
 use super::{
     Anchor, LockedState, StateError, StatePath, StateReader,
     disk::{Directory, Disk, DiskError, SystemDisk},
 };
+
+/// The most of a damaged file that is hashed and kept: far more than a valid one has.
+const MAX_KEPT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What is left of a state: files that are valid by themselves, or whose bytes are known.
 #[derive(Debug)]
@@ -33,6 +37,9 @@ pub struct Remains {
     pub document_problem: Option<DocumentError>,
     /// Why the checkpoint is damaged, if it is.
     pub checkpoint_problem: Option<CheckpointError>,
+    /// The state or the checkpoint was written by a newer release; it counts as damaged only for an
+    /// operator who gives it up.
+    pub newer_release: Option<StateError>,
     present: Vec<Present>,
 }
 
@@ -60,11 +67,18 @@ pub enum RebuildError {
     /// The files cannot be read.
     #[error(transparent)]
     State(#[from] StateError),
-    /// A journal of this plan is there, and is not one. Nothing was written.
+    /// A journal of this plan is there, and is not one, or a newer release wrote it. Nothing was
+    /// written.
     #[error(
         "{} is in the place of this recovery's journal and cannot be read as one; nothing was \
-         written. Move it away and run the same command again",
-        path.display()
+         written. {}",
+        path.display(),
+        match problem {
+            JournalError::NewerRelease(_) => {
+                "Run recover-state of the release that wrote it; do not edit or delete the file"
+            }
+            _ => "Move it away and run the same command again",
+        }
     )]
     Journal {
         /// The file.
@@ -96,8 +110,7 @@ impl StateReader {
     /// What is left, without judging whether it belongs together.
     ///
     /// # Errors
-    /// When a directory is missing, unsafe or unreadable, or a file is, or another release wrote
-    /// it.
+    /// When a directory is missing, unsafe or unreadable, or a file is.
     pub fn remains(&self) -> Result<Remains, StateError> {
         let directory = Directory::open(self.path.directory()).map_err(StateError::Unreadable)?;
         let directory = directory.ok_or_else(|| StateError::NoDirectory {
@@ -112,7 +125,7 @@ impl Remains {
         let mut present = Vec::new();
         let mut read = |name: &OsStr| {
             let content = directory
-                .read(name, MAX_FILE_BYTES as u64)
+                .read(name, MAX_KEPT_BYTES)
                 .map_err(StateError::Unreadable)?;
             if let Some(content) = &content {
                 present.push(Present {
@@ -127,20 +140,19 @@ impl Remains {
         let (checkpoint, checkpoint_problem) = found(checkpoint, Checkpoint::decode);
         let document = read(path.document_name())?;
         let (document, document_problem) = found(document, Document::decode);
-        // It may hold more than this release understands.
-        if let Some(problem @ DocumentError::UnknownSchema(_)) = document_problem {
-            return Err(StateError::OtherRelease {
-                path: path.document(),
-                problem: problem.to_string(),
-            });
-        }
-        if let Some(problem @ CheckpointError::UnknownSchema(_)) = checkpoint_problem {
-            return Err(StateError::OtherRelease {
-                path: path.checkpoint(),
-                problem: problem.to_string(),
-            });
-        }
+        let newer = |path, schema: &NewerSchema| StateError::OtherRelease {
+            path,
+            schema: schema.clone(),
+        };
+        let newer_release = match (&document_problem, &checkpoint_problem) {
+            (Some(DocumentError::NewerRelease(schema)), _) => Some(newer(path.document(), schema)),
+            (_, Some(CheckpointError::NewerRelease(schema))) => {
+                Some(newer(path.checkpoint(), schema))
+            }
+            _ => None,
+        };
         Ok(Self {
+            newer_release,
             files: OwnFiles {
                 document,
                 checkpoint,
@@ -149,6 +161,17 @@ impl Remains {
             checkpoint_problem,
             present,
         })
+    }
+
+    /// Refuses what a newer release wrote: it may hold more than this release understands.
+    ///
+    /// # Errors
+    /// [`StateError::OtherRelease`].
+    pub fn require_known_release(mut self) -> Result<Self, StateError> {
+        match self.newer_release.take() {
+            Some(newer) => Err(newer),
+            None => Ok(self),
+        }
     }
 
     /// The files that a rebuild would put others in place of, and the names they are kept under.

@@ -4,6 +4,7 @@
 use std::{fmt, time::Duration};
 
 use kms_domain::{
+    digest::TextHash,
     health::{Health, Reason},
     key::TransitKey,
     registry::rotation::RotationState,
@@ -27,6 +28,8 @@ pub struct Readings {
     pub jwt_ttl: Option<Duration>,
     /// Remaining life of the client certificate; zero without one.
     pub certificate_ttl: Duration,
+    /// Name of the socket among those of all machines; `None` before it is bound.
+    pub socket: Option<TextHash>,
 }
 
 const ROTATION_STATES: [RotationState; 3] = [
@@ -46,6 +49,9 @@ impl Collector for Readings {
             let help = "Remaining life of the JWT for the next login";
             gauges.one("jwt_ttl_seconds", help, ttl.as_secs_f64())?;
         }
+        let help = "Tells this process from every other one";
+        let socket = self.socket.iter().map(|socket| (socket.as_str(), 1));
+        gauges.labelled("socket_info", help, "hash", socket)?;
         let ttl = self.certificate_ttl.as_secs_f64();
         gauges.one("certificate_ttl_seconds", "Remaining certificate life", ttl)
     }

@@ -63,6 +63,9 @@ fn of_verdict(verdict: Verdict) -> &'static [&'static str] {
             "do not run `bao operator init` but as the first step of restoring a snapshot into it: \
              a key that is made in the new OpenBao decrypts nothing",
         ],
+        Verdict::NotOpenbao => {
+            &["do not restore OpenBao and do not create a key: nothing is known about either"]
+        }
         Verdict::OpenbaoUntrusted => &[
             "do not take over the CA from whatever answers at the address, and do not turn \
              verification off",
@@ -90,6 +93,9 @@ fn of_verdict(verdict: Verdict) -> &'static [&'static str] {
             "do not start with --accept-missing-checkpoint before the state was compared with a peer",
         ],
         Verdict::IdentityChanged => &["do not delete the state so that it fits the configuration"],
+        Verdict::StateOtherRelease => {
+            &["do not edit, delete or rebuild what the newer release wrote"]
+        }
         _ => &[],
     }
 }
@@ -199,6 +205,14 @@ fn with_config(verdict: Verdict, case: &Case<'_>, config: &Config) -> Vec<String
         Verdict::OpenbaoUnreachable => own()
             .chain([of_server(config, "status")])
             .collect(),
+        Verdict::NotOpenbao => own()
+            .chain([format!(
+                "see which software answers: curl --include --cacert {} {}/v1/sys/seal-status (OpenBao \
+                 sends JSON with `sealed`)",
+                shell(&config.openbao.ca_cert_file),
+                config.openbao.address
+            )])
+            .collect(),
         Verdict::OpenbaoSealed => vec![format!(
             "run `{}` until the threshold is reached, or mend its auto-unseal",
             of_server(config, "operator unseal")
@@ -300,6 +314,7 @@ fn with_config(verdict: Verdict, case: &Case<'_>, config: &Config) -> Vec<String
         | Verdict::LoginRefused
         | Verdict::KeyUnusable
         | Verdict::EncryptionBlocked
+        | Verdict::StateOtherRelease
         | Verdict::StateExchanged => own().collect(),
     }
 }

@@ -12,6 +12,7 @@ use kms_domain::{
     registry::{RecordState, Registry},
     transit::{KeyProfile, TransitVersion},
 };
+use openbao_client::failure::FailureClass;
 
 use super::verdict::Verdict;
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     },
     recovery::{
         drift,
-        verify_pair::{Pair, Row},
+        verify_pair::{Pair, Row, Unanswered},
         witness::THE_RECORD,
     },
     report::{Check, one_line},
@@ -197,7 +198,7 @@ fn record(facts: &Facts) -> Option<Check> {
         versions(&missing),
         match verdict {
             Verdict::KeyRecreated => "has others, made at another time, under the same numbers",
-            Verdict::OpenbaoRolledBack => "is from before they were made",
+            Verdict::OpenbaoRolledBack => "is from a time before",
             Verdict::VersionsHidden => "hides them by min_decryption_version",
             _ => "has them no more",
         }
@@ -251,7 +252,7 @@ fn gone(profile: &KeyProfile, key: &TransitKey) -> Option<Verdict> {
 }
 
 /// Which finding decides where there are several.
-const ORDER: [Verdict; 9] = [
+const ORDER: [Verdict; 10] = [
     Verdict::KeyLost,
     Verdict::KeyRecreated,
     Verdict::OpenbaoRolledBack,
@@ -259,6 +260,7 @@ const ORDER: [Verdict; 9] = [
     Verdict::IdentityChanged,
     Verdict::ObjectsDamaged,
     Verdict::VersionsHidden,
+    Verdict::NotOpenbao,
     Verdict::NotEstablished,
     Verdict::EvidenceUnusable,
 ];
@@ -285,7 +287,7 @@ fn etcd(evidence: &Evidence) -> Check {
     let open = pair
         .unanswered
         .as_ref()
-        .map(|unanswered| (Verdict::NotEstablished, one_line(unanswered)));
+        .map(|unanswered| (of_unanswered(unanswered), one_line(unanswered)));
     let nothing = pair.rows.is_empty().then(|| {
         let keys = pair.inventory.totals.keys;
         let message = format!(
@@ -294,10 +296,15 @@ fn etcd(evidence: &Evidence) -> Check {
         );
         (Verdict::EvidenceUnusable, message)
     });
+    let unread = pair.inventory.unread.as_ref();
+    let unread = unread
+        .filter(|unread| !unread.is_allowed())
+        .map(|unread| (Verdict::NotEstablished, unread.describe()));
     let all: Vec<_> = found
         .into_iter()
         .chain(damaged)
         .chain(open)
+        .chain(unread)
         .chain(nothing)
         .collect();
     let decides = ORDER
@@ -308,6 +315,13 @@ fn etcd(evidence: &Evidence) -> Check {
             .fail(format!("{source}: {message}"))
             .code(verdict.as_str()),
         None => ETCD.pass().message(proven(source, pair)),
+    }
+}
+
+fn of_unanswered(unanswered: &Unanswered) -> Verdict {
+    match unanswered.class() {
+        Some(FailureClass::NotOpenBao) => Verdict::NotOpenbao,
+        _ => Verdict::NotEstablished,
     }
 }
 
@@ -334,7 +348,7 @@ fn of_row(row: &Row, nothing_decrypts: bool) -> Option<(Verdict, String)> {
             Verdict::ObjectsDamaged,
             format!(
                 "{} objects have DEKs that do not decrypt for another reason than the key",
-                row.objects_of_failed_seeds
+                row.objects_of_failed_seeds()
             ),
         ),
         Origin::Live(_) if seeds.untried > 0 => (

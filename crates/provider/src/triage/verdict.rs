@@ -39,6 +39,8 @@ pub enum Verdict {
     AuthMaterialUnusable,
     /// No answer from OpenBao.
     OpenbaoUnreachable,
+    /// Software other than OpenBao answered.
+    NotOpenbao,
     /// OpenBao does not prove to be the configured one.
     OpenbaoUntrusted,
     /// OpenBao has no storage.
@@ -73,6 +75,8 @@ pub enum Verdict {
     StateLost,
     /// State or checkpoint is not valid.
     StateCorrupt,
+    /// A newer release wrote state or checkpoint.
+    StateOtherRelease,
     /// The state is an older one, or of another history.
     StateRolledBack,
     /// Nothing shows that the state is the newest.
@@ -108,7 +112,7 @@ impl DataImpact {
 
 impl Verdict {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::Healthy,
         Self::ConfigLost,
         Self::ConfigInvalid,
@@ -117,6 +121,7 @@ impl Verdict {
         Self::StateLocked,
         Self::AuthMaterialUnusable,
         Self::OpenbaoUnreachable,
+        Self::NotOpenbao,
         Self::OpenbaoUntrusted,
         Self::OpenbaoUninitialized,
         Self::OpenbaoSealed,
@@ -134,6 +139,7 @@ impl Verdict {
         Self::ObjectsDamaged,
         Self::StateLost,
         Self::StateCorrupt,
+        Self::StateOtherRelease,
         Self::StateRolledBack,
         Self::CheckpointLost,
         Self::StateExchanged,
@@ -157,6 +163,7 @@ impl Verdict {
             Self::StateLocked => "state_locked",
             Self::AuthMaterialUnusable => "auth_material_unusable",
             Self::OpenbaoUnreachable => "openbao_unreachable",
+            Self::NotOpenbao => "not_openbao",
             Self::OpenbaoUntrusted => "openbao_untrusted",
             Self::OpenbaoUninitialized => "openbao_uninitialized",
             Self::OpenbaoSealed => "openbao_sealed",
@@ -174,6 +181,7 @@ impl Verdict {
             Self::ObjectsDamaged => "objects_damaged",
             Self::StateLost => "state_lost",
             Self::StateCorrupt => "state_corrupt",
+            Self::StateOtherRelease => "state_other_release",
             Self::StateRolledBack => "state_rolled_back",
             Self::CheckpointLost => "checkpoint_lost",
             Self::StateExchanged => "state_exchanged",
@@ -214,6 +222,7 @@ impl Verdict {
                 "the JWT is missing, unreadable, expired, or has other claims than configured"
             }
             Self::OpenbaoUnreachable => "OpenBao does not answer",
+            Self::NotOpenbao => "the response is not from OpenBao",
             Self::OpenbaoUntrusted => {
                 "OpenBao's certificate is not one that the configured CA vouches for"
             }
@@ -237,6 +246,9 @@ impl Verdict {
             Self::ObjectsDamaged => "values in etcd are damaged or were changed",
             Self::StateLost => "the registry state of this node is gone",
             Self::StateCorrupt => "the registry state or its checkpoint is not valid",
+            Self::StateOtherRelease => {
+                "a newer release of the provider wrote the registry state or its checkpoint"
+            }
             Self::StateRolledBack => {
                 "the registry state is older than its checkpoint, or of another history"
             }
@@ -279,6 +291,7 @@ impl Verdict {
             | Self::EncryptionBlocked
             | Self::StateLost
             | Self::StateCorrupt
+            | Self::StateOtherRelease
             | Self::CheckpointLost
             | Self::NotRunning
             | Self::SocketUnusable
@@ -293,7 +306,8 @@ impl Verdict {
             | Self::OpenbaoRolledBack
             | Self::VersionsLost
             | Self::ObjectsDamaged => DataImpact::LostWithoutBackup,
-            Self::VersionsHidden
+            Self::NotOpenbao
+            | Self::VersionsHidden
             | Self::NotPermitted
             | Self::EvidenceUnusable
             | Self::NotEstablished => DataImpact::Unknown,
@@ -329,7 +343,7 @@ impl Verdict {
                  same names are configured as before"
             }
             Self::IdentityChanged => {
-                "nothing is lost, but nothing can be read under other names, and what is written \
+                "nothing is lost yet, but nothing can be read under other names, and what is written \
                  under them cannot be read under the right ones"
             }
             Self::NodeMisconfigured
@@ -352,9 +366,13 @@ impl Verdict {
                 "unreachable is not lost: the key lies in OpenBao's storage, and objects can be read \
                  again as soon as OpenBao answers"
             }
+            Self::NotOpenbao => {
+                "not known: a proxy, an ingress or a web server answered in OpenBao's place. Nothing \
+                 shows that anything is lost"
+            }
             Self::OpenbaoUninitialized => {
-                "this server holds no key at all: either it is the wrong one and nothing is lost, or \
-                 its storage is gone and only a backup of OpenBao brings the data back"
+                "this server holds no key at all: either it is the wrong one, or its storage is gone \
+                 and only a backup of OpenBao brings the data back"
             }
             Self::KeyLost => {
                 "what was encrypted with the key cannot be read without a backup of OpenBao that has \
@@ -395,6 +413,9 @@ impl Verdict {
             Self::StateCorrupt => {
                 "nothing is lost: the files say only which versions are in use, and the key is there"
             }
+            Self::StateOtherRelease => {
+                "nothing is lost: the release that wrote the state reads it, and the key is there"
+            }
             Self::StateRolledBack => {
                 "nothing is lost yet: the provider refuses this state, since keys in use may be \
                  missing from it"
@@ -424,7 +445,10 @@ impl Verdict {
         match self {
             Self::Healthy => Exit::Success,
             Self::ConfigLost | Self::ConfigInvalid | Self::IdentityChanged => Exit::Configuration,
-            Self::NotPermitted | Self::EvidenceUnusable | Self::NotEstablished => Exit::Runtime,
+            Self::NotOpenbao
+            | Self::NotPermitted
+            | Self::EvidenceUnusable
+            | Self::NotEstablished => Exit::Runtime,
             Self::NodeMisconfigured
             | Self::StateLocked
             | Self::AuthMaterialUnusable
@@ -446,6 +470,7 @@ impl Verdict {
             | Self::ObjectsDamaged
             | Self::StateLost
             | Self::StateCorrupt
+            | Self::StateOtherRelease
             | Self::StateRolledBack
             | Self::CheckpointLost
             | Self::StateExchanged

@@ -208,6 +208,7 @@ impl Walk<'_> {
                 depth: Depth::Dek,
                 names: false,
                 sample: None,
+                superseded: false,
             };
             facts.etcd.push(Evidence {
                 source: source.name(),

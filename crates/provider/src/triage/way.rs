@@ -128,6 +128,7 @@ pub(super) const WAY: [(Gather, &[Step]); 8] = [
                     Some(match check.cause() {
                         Some("not_initialized") => Verdict::OpenbaoUninitialized,
                         Some("sealed") => Verdict::OpenbaoSealed,
+                        Some("not_openbao") => Verdict::NotOpenbao,
                         Some("tls_failed") => Verdict::OpenbaoUntrusted,
                         _ => Verdict::OpenbaoUnreachable,
                     })
@@ -178,12 +179,6 @@ pub(super) const WAY: [(Gather, &[Step]); 8] = [
                 question: key::PROFILE,
                 verdict: |facts, _| Some(of_profile(facts.profile.as_ref()?.as_ref().err()?)),
             },
-            Step {
-                question: key::RESTRICTIONS,
-                verdict: |facts, _| {
-                    Some(lost_to_state(facts).unwrap_or(Verdict::EncryptionBlocked))
-                },
-            },
         ],
     ),
     (
@@ -197,6 +192,13 @@ pub(super) const WAY: [(Gather, &[Step]); 8] = [
             Step {
                 question: evidence::RECORD,
                 verdict: by_code,
+            },
+            // A limit for encryption must not hide a loss that stored objects show.
+            Step {
+                question: key::RESTRICTIONS,
+                verdict: |facts, _| {
+                    Some(lost_to_state(facts).unwrap_or(Verdict::EncryptionBlocked))
+                },
             },
         ],
     ),
@@ -278,6 +280,7 @@ fn of_path(failure: &CallFailure) -> Option<Verdict> {
     Some(match failure.class()? {
         FailureClass::Sealed => Verdict::OpenbaoSealed,
         FailureClass::TlsFailed => Verdict::OpenbaoUntrusted,
+        FailureClass::NotOpenBao => Verdict::NotOpenbao,
         FailureClass::RateLimited
         | FailureClass::Unavailable
         | FailureClass::DnsFailed
@@ -327,6 +330,7 @@ fn of_state(facts: &Facts, check: &Check) -> Verdict {
             _ => Verdict::StateRolledBack,
         },
         (Some(Err(StateError::OtherConfiguration { .. })), _) => Verdict::IdentityChanged,
+        (Some(Err(StateError::OtherRelease { .. })), _) => Verdict::StateOtherRelease,
         (_, Some("absent" | "absent_in_use")) => Verdict::StateLost,
         (_, Some("checkpoint_missing")) => Verdict::CheckpointLost,
         (_, Some("corrupt_state" | "corrupt_checkpoint")) => Verdict::StateCorrupt,

@@ -183,6 +183,41 @@ fn with_a_configuration_the_state_must_belong_to_it() {
 }
 
 #[test]
+fn what_a_newer_release_wrote_is_no_damage_and_a_huge_file_is() {
+    let initial = pair("initial");
+    let newer = |text: &str| {
+        let text = text.replace("/v1alpha1", "/v9").replace("/v1alpha2", "/v9");
+        text.replacen('{', "{\"new\": {}, ", 1)
+    };
+    let (state, checkpoint) = (newer(&initial.state), newer(&initial.checkpoint));
+    let huge = "x".repeat(5 << 20);
+    for (state, checkpoint, code) in [
+        (&state, &initial.checkpoint, "other_release"),
+        (&initial.state, &checkpoint, "other_release"),
+        (&huge, &initial.checkpoint, "corrupt_state"),
+        (&initial.state, &huge, "corrupt_checkpoint"),
+    ] {
+        let node = Node::with(Some(state), Some(checkpoint));
+        let shown = node.inspect(&["--output", "json"]);
+        assert_eq!(shown.code, 4, "{}", shown.out);
+        let shown = shown.json();
+        let check = &shown["checks"][0];
+        assert_eq!(check["details"]["code"], code, "{check:#}");
+        let remedy = check["remediation"].as_str().unwrap();
+        let newer =
+            remedy.contains("Use that release") && remedy.contains("--replace-newer-release");
+        assert_eq!(newer, code == "other_release", "{remedy}");
+        assert!(remedy.contains("recover-state"), "{remedy}");
+        let said = check["message"].as_str().unwrap();
+        assert_eq!(
+            said.contains("written by a newer release (schema"),
+            newer,
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn without_a_file_the_configured_state_is_inspected() {
     let initial = pair("initial");
     let node = Node::with(Some(&initial.state), Some(&initial.checkpoint));

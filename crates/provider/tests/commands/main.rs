@@ -109,9 +109,9 @@ fn config_for(scope: &serde_json::Value) -> String {
     format!(
         "configVersion: v1alpha1\n\
          server: {{socketGroup: \"990\"}}\n\
-         openbao:\n  address: https://bao.example:8200\n  caCertFile: /etc/openbao-kms/tls/ca.crt\n  \
+         openbao:\n  address: https://bao.example:8200\n  caCertFile: /nonexistent/ca.crt\n  \
          tlsServerName: bao.example\n  instanceId: {}\n  namespace: {}\n\
-         auth: {{jwt: {{mountPath: auth/jwt, role: kms, jwtFile: /var/lib/openbao-kms/identity.jwt}}}}\n\
+         auth: {{jwt: {{mountPath: auth/jwt, role: kms, jwtFile: /nonexistent/identity.jwt}}}}\n\
          transit:\n  mountPath: transit\n  keyName: kubernetes-etcd\n  keyIdScope:\n    \
          providerName: {}\n    clusterId: {}\n    transitMountId: {}\n    keyLineageId: {}\n",
         text("openbaoInstanceId"),

@@ -97,10 +97,15 @@ fn a_configuration_that_is_not_valid_exits_3() {
 fn evidence_that_is_not_there_is_named_with_the_next_step() {
     let directory = tempfile::tempdir().unwrap();
     let scope = &vectors("key_id.json")["keys"][0]["scope"];
-    let config = write(directory.path(), "config.yaml", &config_for(scope));
+    let state = directory.path().join("key-registry.json");
+    let text = format!("{}state:\n  path: {}\n", config_for(scope), state.display());
+    let config = write(directory.path(), "config.yaml", &text);
     let verify = ["verify-backup", "--config", config.to_str().unwrap()];
     let here = config.to_str().unwrap();
     let record = ["--etcd-snapshot", here, "--record", "/nonexistent/record"];
+    let newer = r#"{"new": [], "schemaVersion": "bao-kms-provider/backup-record/v9"}"#;
+    let newer = write(directory.path(), "newer.json", newer);
+    let newer = ["--etcd-snapshot", here, "--record", newer.to_str().unwrap()];
     let etcd = ["--endpoints", "https://127.0.0.1:1"];
     let authority = [&etcd[..], &["--cacert", "/nonexistent/ca"]].concat();
     for (options, code, said) in [
@@ -113,6 +118,14 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
             &record,
             5,
             ["/nonexistent/record", "next: name a record that is there"],
+        ),
+        (
+            &newer,
+            5,
+            [
+                "written by a newer release (schema \"bao-kms-provider/backup-record/v9\")",
+                "next: use the release that wrote it",
+            ],
         ),
         (&etcd, 2, ["https://127.0.0.1:1", "next: name the CA"]),
         (
@@ -135,7 +148,7 @@ fn a_ca_bundle_that_is_not_there_is_no_mistake_of_the_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let scope = &vectors("key_id.json")["keys"][0]["scope"];
     let place = directory.path().display();
-    let text = config_for(scope).replace("/etc/openbao-kms", &place.to_string());
+    let text = config_for(scope).replace("/nonexistent", &place.to_string());
     let text = format!("{text}state:\n  path: {place}/key-registry.json\n");
     let config = write(directory.path(), "config.yaml", &text);
     let config = ["--config", config.to_str().unwrap()];

@@ -10,6 +10,7 @@
 
 mod cluster;
 mod enabling;
+mod encryption_config;
 mod mistakes;
 mod old_client;
 mod outages;

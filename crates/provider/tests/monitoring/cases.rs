@@ -788,6 +788,24 @@ pub(crate) const CASES: &[Case] = &[
             )],
         ],
     },
+    Case {
+        alert: "OpenBaoKMSBackupOutdated",
+        labels: r#"fingerprint="f""#,
+        firing: &[(
+            r#"openbao_kms_drill_last_verdict{job="node",instance="n1",fingerprint="f",verdict="outdated"}"#,
+            "0x10 1x30",
+        )],
+        silent: &[&[
+            (
+                r#"openbao_kms_drill_last_verdict{job="node",instance="n1",fingerprint="f",verdict="outdated"}"#,
+                "1x10 0x30",
+            ),
+            (
+                r#"openbao_kms_drill_last_verdict{job="node",instance="n1",fingerprint="f",verdict="incompatible"}"#,
+                "0x10 1x30",
+            ),
+        ]],
+    },
     // A drill that has never come to a good end has no success to grow old.
     Case {
         alert: "OpenBaoKMSRestoreUnproven",

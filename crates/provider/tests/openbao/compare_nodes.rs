@@ -155,6 +155,91 @@ async fn three_nodes_agree_through_metrics_sockets_state_files_and_a_mixture() {
 }
 
 #[tokio::test]
+async fn one_node_under_several_names_agrees_with_nobody() {
+    let first = Node::new(QUIET).await;
+    let second = first.peer(QUIET);
+    let [a, b] = [first.serve().await, second.serve().await];
+    use Seen::{Metrics, Socket, State};
+    for nodes in [
+        [Metrics(&a), Metrics(&a)],
+        [Socket(&first), Socket(&first)],
+        [Metrics(&a), Socket(&first)],
+        [State(&first), State(&first)],
+    ] {
+        let report = compare(&nodes, "inconclusive");
+        let same = vec!["same_node"];
+        assert_eq!(findings(&report), [("a", same.clone()), ("b", same)]);
+        assert_eq!(status(&report, "nodes.distinct"), "fail");
+        let said = "a node is given more than once: a, b; it is not known";
+        let summary = report["summary"].as_str().unwrap();
+        assert!(summary.starts_with(said), "{summary}");
+    }
+    let report = compare(&[Metrics(&a), Metrics(&b), Socket(&second)], "inconclusive");
+    assert_eq!(findings(&report)[0].1, [""; 0]);
+    assert_eq!(findings(&report)[2].1, ["same_node"]);
+
+    // Another path, another address, and an equal copy of what another node has.
+    let place = tempfile::tempdir().unwrap();
+    let link = place.path().join("link");
+    std::os::unix::fs::symlink(first.sockets.path(), &link).unwrap();
+    let socket = format!("--socket=b={}", link.join("kms.sock").display());
+    let metrics = a.metrics().await;
+    let forwarded = format!("--metrics=b={}", server(ok(&metrics), true).await);
+    let local = a.metrics_url().replace("127.0.0.1", "localhost");
+    let older = |text: &str| {
+        let lines = text.lines().filter(|line| !line.contains("socket_info"));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let before = [older(&metrics), older(&b.metrics().await)].map(|text| server(ok(&text), true));
+    let [one, other] = before;
+    let before = [one.await, other.await].map(|url| format!("--metrics={{}}={url}"));
+    let own = format!("--metrics=a={}", a.metrics_url());
+    let by_socket = format!("--socket=a={}", first.sockets.socket().display());
+    for (nodes, verdict) in [
+        ([by_socket, socket], "inconclusive"),
+        ([own.clone(), forwarded], "inconclusive"),
+        ([own, format!("--metrics=b={local}")], "inconclusive"),
+        (
+            [before[0].replace("{}", "a"), before[1].replace("{}", "b")],
+            "agree",
+        ),
+    ] {
+        let mut command = program();
+        command.args(["compare-nodes", "--output", "json"]);
+        command.args(&nodes);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let compared: Finished = output.await.unwrap().into();
+        let report: Value = serde_json::from_str(&compared.out).unwrap();
+        assert_eq!(report["verdict"], verdict, "{nodes:?}: {report:#}");
+        let limitations = report["limitations"].to_string();
+        let older = limitations.contains("as older releases have them");
+        assert_eq!(older, verdict == "agree", "{limitations}");
+        if verdict == "inconclusive" {
+            assert_eq!(findings(&report)[0].1, ["same_node"]);
+        }
+    }
+
+    let copy = |node: &Node, name: &str| {
+        let directory = place.path().join(name);
+        files::directory(&directory, 0o750);
+        for file in [node.state_file(), node.checkpoint()] {
+            let content = fs::read(&file).unwrap();
+            files::replace(&directory.join(file.file_name().unwrap()), &content, 0o640);
+        }
+        format!(
+            "--state={name}={}",
+            directory.join("key-registry.json").display()
+        )
+    };
+    let mut command = program();
+    command.args(["compare-nodes", "--output", "json"]);
+    command.arg(copy(&first, "a")).arg(copy(&first, "b"));
+    let compared: Finished = command.output().unwrap().into();
+    let report: Value = serde_json::from_str(&compared.out).unwrap();
+    assert_eq!(status(&report, "nodes.distinct"), "pass", "{report:#}");
+}
+
+#[tokio::test]
 async fn during_a_rotation_the_nodes_behind_are_waited_for() {
     let first = Node::new(TIMING).await;
     let (second, third) = (first.peer(PATIENT), first.peer(PATIENT));
@@ -213,7 +298,7 @@ async fn a_node_that_was_set_back_is_behind_and_does_not_know_it() {
     c.stop().await;
     let report = compare(&[Metrics(&a), Metrics(&b), State(&third)], "disagree");
     assert_eq!(findings(&report), behind);
-    let version = &report["checks"].as_array().unwrap()[4];
+    let version = &report["checks"].as_array().unwrap()[5];
     assert_eq!(version["id"], "nodes.version");
     let said = version["message"].as_str().unwrap();
     let expected = "c: version 1, behind version 2 of others and does not know of version 2";
@@ -355,7 +440,7 @@ async fn versions_retired_on_one_node_and_a_state_that_nothing_anchors_are_found
     let expected = [("a", vec![]), ("b", vec!["reads_less"])];
     assert_eq!(findings(&report), expected);
     let checks = report["checks"].to_string();
-    let said = "b: it reads versions from 2 on, others from 1 on";
+    let said = "b: it has version 1 as removed, which others read";
     assert!(checks.contains(said), "{checks}");
 
     let checkpoint = fs::read(second.checkpoint()).unwrap();
@@ -393,15 +478,16 @@ async fn server(answer: Vec<u8>, close: bool) -> String {
     format!("http://{address}")
 }
 
+fn ok(body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
+}
+
 #[tokio::test]
 async fn what_is_no_provider_is_no_answer_and_nothing_of_it_is_shown() {
     let node = Node::new(QUIET).await;
     let provider = node.serve().await;
     let metrics = provider.metrics().await;
-    let ok = |body: &str| {
-        let length = body.len();
-        format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
-    };
     let hash = "openbao_kms_status_key_id_hash{hash=\"";
     let forged = metrics.replace(hash, &format!("{hash}\u{1b}[31mforged"));
     assert_ne!(forged, metrics);

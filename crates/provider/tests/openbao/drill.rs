@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -243,6 +244,8 @@ async fn backups_that_belong_together_are_proven_and_nothing_in_service_notices(
         "record-backup",
         "--out",
         &path("record.json"),
+        "--etcd-snapshot",
+        &path("etcd.db"),
         "--openbao-snapshot",
         &path("openbao.snap"),
     ]);
@@ -319,6 +322,14 @@ async fn what_does_not_come_back_is_told_from_what_could_not_be_tried() {
     );
     files::replace(&backups.path("open"), b"c2hhcmU=", 0o644);
     files::replace(&backups.path("empty"), b"\n", 0o600);
+    files::replace(&backups.path("short"), b"c2hhcmU=", 0o600);
+    files::replace(
+        &backups.path("unpadded"),
+        b"c2hhcmUgdGhhdCBpcyBsb25n\nbm93",
+        0o600,
+    );
+    files::replace(&backups.path("page.snap"), b"<html>502</html>", 0o600);
+    files::replace(&backups.path("etcd.xz"), b"\xfd7zXZ\0\0\x04", 0o600);
 
     let tried = |set, code, verdict| backups.drill(set, &[], code, verdict);
     let (share, openbao, etcd) = tokio::join!(
@@ -337,11 +348,10 @@ async fn what_does_not_come_back_is_told_from_what_could_not_be_tried() {
     assert_eq!(check(&share, "openbao.restore")["status"], "pass");
     let said = check(&share, "openbao.shares")["message"].clone();
     assert!(said.as_str().unwrap().contains("do not open"), "{said}");
-    let said = check(&openbao, "openbao.restore")["message"].clone();
-    assert!(
-        said.as_str().unwrap().contains("could not restore"),
-        "{said}"
-    );
+    // Its hashes tell before anything is started.
+    let said = check(&openbao, "drill.inputs")["message"].clone();
+    assert!(said.as_str().unwrap().contains("is damaged"), "{said}");
+    assert_eq!(check(&openbao, "openbao.restore")["status"], "skip");
     assert_eq!(check(&etcd, "openbao.start")["status"], "pass");
     assert_eq!(check(&etcd, "pair.verified")["status"], "fail");
 
@@ -351,6 +361,19 @@ async fn what_does_not_come_back_is_told_from_what_could_not_be_tried() {
         (["etcd.db", "openbao.snap", "none"], &[], "does not exist"),
         (["etcd.db", "openbao.snap", "open"], &[], "has mode 0644"),
         (["etcd.db", "openbao.snap", "empty"], &[], "one share"),
+        (["etcd.db", "openbao.snap", "short"], &[], "one share"),
+        (["etcd.db", "openbao.snap", "unpadded"], &[], "one share"),
+        (
+            ["etcd.db", "page.snap", "share"],
+            &[],
+            "an HTML or XML page",
+        ),
+        (
+            ["etcd.db", "etcd.db", "share"],
+            &[],
+            "such as an etcd snapshot",
+        ),
+        (["etcd.xz", "openbao.snap", "share"], &[], "an xz archive"),
         (SET, &["--bao", "/nonexistent/bao"], "/nonexistent/bao"),
     ] {
         let report = backups.drill(set, more, 5, "inconclusive").await;
@@ -364,6 +387,53 @@ async fn what_does_not_come_back_is_told_from_what_could_not_be_tried() {
             .metrics()
             .contains_key("last_success_timestamp_seconds")
     );
+}
+
+#[tokio::test]
+async fn backups_that_are_too_old_are_proven_and_reported() {
+    let server = shared_openbao().await;
+    let backups = Backups::of(server).await;
+    let path = |name: &str| backups.path(name).display().to_string();
+    let recorded = backups.node.run(&[
+        "record-backup",
+        "--out",
+        &path("record.json"),
+        "--etcd-snapshot",
+        &path("etcd.db"),
+    ]);
+    assert_eq!(recorded.code, Some(0), "{}", recorded.err);
+    let three_days = Duration::from_secs(3 * 86_400);
+    for name in ["etcd.db", "openbao.snap"] {
+        let file = fs::File::open(backups.path(name)).unwrap();
+        let made = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(made - three_days).unwrap();
+    }
+
+    let old = backups
+        .drill(SET, &["--max-age", "26h"], 4, "outdated")
+        .await;
+    assert_eq!(old["etcdSnapshot"]["ageSource"], "modification-time");
+    let age = old["etcdSnapshot"]["ageSeconds"].as_u64().unwrap();
+    assert!(age >= three_days.as_secs(), "{age}");
+    // The archive itself tells when OpenBao wrote it.
+    assert_eq!(old["openbaoSnapshot"]["ageSource"], "archive");
+    let check_of_age = check(&old, "drill.age");
+    assert_eq!(check_of_age["status"], "fail");
+    let message = check_of_age["message"].as_str().unwrap();
+    assert!(message.contains("etcd snapshot 72."), "{message}");
+    assert!(!message.contains("OpenBao"), "{message}");
+    assert_eq!(old["verification"]["verdict"], "compatible");
+    let metrics = backups.metrics();
+    assert!(metrics.contains_key("backup_timestamp_seconds"));
+    assert!(!metrics.contains_key("last_success_timestamp_seconds"));
+
+    let record = path("record.json");
+    let more = ["--max-age", "26h", "--record", &record];
+    let young = backups.drill(SET, &more, 0, "compatible").await;
+    assert_eq!(young["etcdSnapshot"]["ageSource"], "record");
+    assert_eq!(check(&young, "drill.age")["status"], "pass");
+    let unasked = backups.drill(SET, &[], 0, "compatible").await;
+    assert_eq!(check(&unasked, "drill.age")["status"], "skip");
 }
 
 #[tokio::test]

@@ -88,7 +88,10 @@ async fn a_key_that_must_not_be_used_ends_the_start_at_once() {
         let mount = &node.tenant.transit_mount;
         admin().await.create_key(mount, KEY, &key).await.unwrap();
         let refused = node.refused().await;
-        refused.assert_refused(5, &["the key must not be used", said, "no data is lost"]);
+        refused.assert_refused(
+            5,
+            &["the key must not be used", said, "no data was changed"],
+        );
         let probes = refused.err.matches(r#""message":"status.probe""#).count();
         assert_eq!(probes, 1, "waiting does not mend it: {}", refused.err);
         assert!(!node.state_file().exists());

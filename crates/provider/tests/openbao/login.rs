@@ -50,7 +50,7 @@ async fn a_jwt_that_cannot_work_is_said_to_be_so_and_never_sent() {
     ] {
         node.tenant.write_jwt(&changed(&good, name, value));
         let refused = node.refused().await;
-        refused.assert_refused(5, &[said, "login failed", "no data is lost"]);
+        refused.assert_refused(5, &[said, "login failed", "no data was changed"]);
         assert!(!refused.err.contains("jwt_login"), "{}", refused.err);
     }
     assert!(!node.state_file().exists());

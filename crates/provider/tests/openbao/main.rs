@@ -7,6 +7,7 @@
     reason = "functions that only tests call may fail like tests"
 )]
 
+mod answers;
 mod backup;
 mod benchmark;
 mod bulk;
@@ -18,7 +19,9 @@ mod crash;
 mod discovery;
 mod doctor;
 mod drill;
+mod forms;
 mod hardening;
+mod histories;
 mod key;
 mod lanes;
 mod load;
@@ -29,8 +32,10 @@ mod node;
 mod nodes;
 mod outage;
 mod pair;
+mod prefix;
 mod process;
 mod provider;
+mod proxy;
 mod recover;
 mod relay;
 mod requests;

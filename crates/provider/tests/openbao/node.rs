@@ -12,7 +12,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use openbao_lab::admin::transit::KeyConfig;
+use openbao_lab::admin::transit::{KeyConfig, NewKey};
 use provider::kms::generated::DecryptRequest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -21,9 +21,10 @@ use testkit::{
     openbao::{OpenBao, shared_openbao},
     schema::assert_published,
     tenant::{KEY, Tenant, Timing},
+    wait::wait_until,
 };
 
-use crate::provider::Provider;
+use crate::provider::{Provider, SOON};
 
 /// Probes often, and is patient with a machine that runs many tests at once.
 pub(crate) const TIMING: Timing = Timing {
@@ -194,6 +195,32 @@ impl Node {
         let admin = shared_openbao().await.admin();
         let mount = &self.tenant.transit_mount;
         admin.configure_key(mount, KEY, config).await.unwrap();
+    }
+
+    /// Deletes the key and creates another one of its name, in a later second than those of all its
+    /// versions: a version of the same number and second could not be told apart.
+    pub(crate) async fn recreate_key(&self) {
+        let admin = shared_openbao().await.admin();
+        let mount = &self.tenant.transit_mount;
+        let newest = async || {
+            let path = format!("{mount}/keys/{KEY}");
+            let metadata: Value = admin.read(&path).await.unwrap().json().unwrap();
+            let keys = metadata["data"]["keys"].as_object().unwrap().values();
+            keys.map(|second| second.as_u64().unwrap()).max().unwrap()
+        };
+        let before = newest().await;
+        wait_until(SOON, "a key of another second", async || {
+            let deletable = KeyConfig {
+                deletion_allowed: Some(true),
+                ..KeyConfig::default()
+            };
+            self.configure_key(deletable).await;
+            admin.delete_key(mount, KEY).await.unwrap();
+            let new = NewKey::default();
+            admin.create_key(mount, KEY, &new).await.unwrap();
+            newest().await > before
+        })
+        .await;
     }
 
     /// Grants what `policy openbao` prints, after a change.

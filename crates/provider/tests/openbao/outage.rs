@@ -30,7 +30,7 @@ fn other_ca() -> String {
 async fn a_start_without_openbao_ends_with_the_cause() {
     let mut node = Node::new(IMPATIENT).await;
     let good = node.config.clone();
-    let lasting = ["no data is lost", "do not delete anything from etcd"];
+    let lasting = ["no data was changed", "do not delete anything from etcd"];
 
     node.config["openbao"]["address"] = json!("https://127.0.0.1:1");
     let refused = node.refused().await;

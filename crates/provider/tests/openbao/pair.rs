@@ -526,7 +526,20 @@ async fn every_name_that_differs_is_told() {
         "{text}"
     );
     cluster.node.config = right;
-    cluster.verdict(0, "compatible", &record);
+    let (text, report) = cluster.verdict(0, "compatible", &record);
+    // This node has no state yet.
+    let missing = [
+        "activeTransitVersion",
+        "activeKeyIdHash",
+        "state.generation",
+        "state.hash",
+        "state.checkpoint",
+    ];
+    assert_eq!(report["notCompared"], json!(missing));
+    assert_eq!(report["drift"], json!([]));
+    assert_eq!(status(&report, "record.drift"), "skip");
+    let listed = format!("; not compared: {}", missing.join(", "));
+    assert!(text.contains(&listed), "{text}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod evidence;
 mod fleet;
+mod unreadable;
 
 use std::fs;
 

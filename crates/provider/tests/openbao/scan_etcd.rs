@@ -12,7 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use etcd_snapshot::revision::Revisions;
 use provider::recovery::{
     EtcdSource, Trust,
-    etcd_live::{EtcdEndpoint, LiveEtcd, TlsFiles},
+    etcd_live::{Bounds, EtcdEndpoint, LiveEtcd, TlsFiles},
     inventory::{Inventory, Protected, Wanted},
 };
 use serde_json::{Value, json};
@@ -352,7 +352,12 @@ fn live(etcd: &Etcd) -> EtcdSource {
         client: Some((etcd.file("client.crt"), etcd.file("client.key"))),
     };
     let endpoint = EtcdEndpoint::parse(etcd.endpoint()).unwrap();
-    let live = LiveEtcd::new(vec![endpoint], Some(&files), "/registry".to_owned());
+    let bounds = Bounds {
+        prefix: "/registry".to_owned(),
+        prefix_only: false,
+        allowed: Vec::new(),
+    };
+    let live = LiveEtcd::new(vec![endpoint], Some(&files), bounds);
     EtcdSource::Live(live.unwrap())
 }
 
@@ -446,6 +451,7 @@ async fn large_objects_are_asked_for_in_smaller_pages() {
 #[tokio::test]
 async fn an_etcd_that_does_not_let_us_in_is_named_with_the_reason() {
     let etcd = Etcd::start().await;
+    etcd.put("/registry/secrets/default/one", OBJECT);
     let stranger = Etcd::start().await;
     let path = |etcd: &Etcd, name: &str| etcd.file(name).display().to_string();
     let (authority, other) = (path(&etcd, "ca.crt"), path(&stranger, "ca.crt"));

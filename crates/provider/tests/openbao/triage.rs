@@ -1,7 +1,7 @@
 //! `triage` on faults that are really made: for each, what it says is broken, what it means for the
 //! data, what to do and what not to do; and that it changed nothing.
 
-mod case;
+pub(crate) mod case;
 mod evidence;
 mod key;
 mod node;

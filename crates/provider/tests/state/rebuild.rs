@@ -101,7 +101,8 @@ fn peer() -> PeerEvidence {
 
 fn profile() -> KeyProfile {
     let metadata = json!({
-        "type": "aes256-gcm96", "latest_version": 1, "keys": {"1": 1_700_000_060},
+        "type": "aes256-gcm96", "latest_version": 2,
+        "keys": {"1": 1_700_000_060, "2": 1_700_000_120},
         "supports_encryption": true, "supports_decryption": true,
     });
     let metadata = serde_json::from_value(metadata).unwrap();
@@ -119,7 +120,8 @@ fn plan(own: OwnFiles) -> RebuildPlan {
         etcd: Vec::new(),
         records: Vec::new(),
         peers: vec![peer()],
-        not_promoted: None,
+        not_promoted: TransitVersion::new(2),
+        accepted: None,
     })
     .unwrap()
 }
@@ -376,11 +378,33 @@ fn an_old_plan_does_not_take_back_what_was_accepted_after_it() {
 
 #[test]
 fn what_another_release_wrote_is_not_taken_for_damage() {
-    let node = Node::new();
-    let text = first(1).encode();
-    node.put_text(DOCUMENT, Some(text.replace("v1alpha2", "v9")));
-    let refused = node.reader().remains();
-    assert!(matches!(refused, Err(StateError::OtherRelease { .. })));
+    let newer = |text: String| {
+        let text = text.replace("/v1alpha1", "/v9").replace("/v1alpha2", "/v9");
+        text.replacen('{', "{\"new\": {\"generation\": []},", 1)
+    };
+    let state = first(1);
+    let files = [
+        (newer(state.encode()), Checkpoint::of(&state).encode()),
+        (state.encode(), newer(Checkpoint::of(&state).encode())),
+    ];
+    for (state, checkpoint) in files {
+        let node = Node::new();
+        node.put_text(DOCUMENT, Some(state));
+        node.put_text(CHECKPOINT, Some(checkpoint));
+        let before = node.content();
+        let refused = node.reader().load().unwrap_err();
+        assert!(matches!(refused, StateError::OtherRelease { .. }));
+        let said = "written by a newer release (schema \"keyregistry.openbao-kms/";
+        assert!(refused.to_string().contains(said), "{refused}");
+        assert!(refused.finding().ends_with("/v9\")"), "{refused}");
+        let remains = node.reader().remains().unwrap();
+        let kept = remains.kept();
+        let refused = remains.require_known_release();
+        assert!(matches!(refused, Err(StateError::OtherRelease { .. })));
+        // Who gives it up has a copy of it.
+        assert_eq!(kept.len(), 2);
+        assert_eq!(node.content(), before);
+    }
     let node = Node::with(Some(&first(1)), None);
     node.put_text(CHECKPOINT, Some("{}".to_owned()));
     let remains = node.reader().remains().unwrap();
@@ -388,6 +412,20 @@ fn what_another_release_wrote_is_not_taken_for_damage() {
     assert_eq!(remains.files.checkpoint, Found::Damaged { content });
     let document: Option<&Document> = remains.files.document.valid();
     assert_eq!(document, Some(&first(1)));
+}
+
+#[test]
+fn a_file_that_is_far_too_large_is_damaged_and_kept_like_any_other() {
+    let node = Node::with(Some(&first(1)), None);
+    let large = "x".repeat(5 * 1024 * 1024);
+    node.put_text(DOCUMENT, Some(large.clone()));
+    let refused = node.reader().load().unwrap_err();
+    assert!(matches!(refused, StateError::CorruptDocument { .. }));
+    assert!(refused.to_string().contains("recover-state"), "{refused}");
+    let remains = node.reader().remains().unwrap();
+    let content = TextHash::of(&large);
+    assert_eq!(remains.files.document, Found::Damaged { content });
+    assert_eq!(remains.kept().len(), 1);
 }
 
 /// The disk of the machine, until a moment of its use.

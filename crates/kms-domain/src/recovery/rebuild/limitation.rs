@@ -1,7 +1,7 @@
 //! What a plan does not know, for the one who reviews it.
 
-use super::VersionRange;
-use crate::transit::TransitVersion;
+use super::{Unreadable, VersionRange};
+use crate::{registry::document::Generation, transit::TransitVersion};
 
 /// Something that the evidence leaves open.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +52,38 @@ pub enum Limitation {
         /// How many.
         objects: u64,
     },
+    /// What the operator has accepted.
+    #[error(
+        "{}: {} objects{} stay unreadable ({}), as accepted: {}. They need the OpenBao storage or the \
+         etcd backup that has them",
+        .0.evidence,
+        .0.objects(),
+        .0.version.map_or(String::new(), |version| format!(" of version {version}")),
+        .0.cause,
+        resources(.0)
+    )]
+    Unreadable(Unreadable),
+    /// Objects were written under a version that the key does not have.
+    #[error(
+        "{evidence}: version {version} was promoted, but the key's latest version is {latest}: OpenBao \
+         was restored to a point before that rotation. The next rotation makes other versions of the \
+         same numbers"
+    )]
+    LostPromotion {
+        /// The source.
+        evidence: String,
+        /// The highest such version.
+        version: TransitVersion,
+        /// Of the live key.
+        latest: TransitVersion,
+    },
+    /// A history that needs rotations beside a key without any.
+    #[error(
+        "the checkpoint of this node accepts generation {0}, but the key was never rotated: unless \
+         recover-state made those generations (its journals are beside the state), the key was \
+         rotated, and this OpenBao is of a point before that"
+    )]
+    NeverRotated(Generation),
     /// The operator's word.
     #[error(
         "that no node has promoted {0} is assumed, not shown: if one has, this node encrypts with an \
@@ -102,6 +134,9 @@ impl Limitation {
             Self::Damaged { .. } => "damaged",
             Self::Doubtful { .. } => "doubtful",
             Self::OtherProvider { .. } => "other_provider",
+            Self::Unreadable(_) => "unreadable",
+            Self::LostPromotion { .. } => "lost_promotion",
+            Self::NeverRotated(_) => "never_rotated",
             Self::Assumed(_) => "assumed",
             Self::UnneededThen { .. } => "unneeded_then",
             Self::LeftOut(_) => "left_out",
@@ -109,4 +144,12 @@ impl Limitation {
             Self::OtherChain(_) => "other_chain",
         }
     }
+}
+
+fn resources(unreadable: &Unreadable) -> String {
+    let resources = unreadable.resources.iter();
+    let counts: Vec<_> = resources
+        .map(|(resource, objects)| format!("{resource} {objects}"))
+        .collect();
+    counts.join(", ")
 }

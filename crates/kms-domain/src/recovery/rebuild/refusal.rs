@@ -3,9 +3,9 @@
 
 mod advice;
 
-use std::fmt;
+use std::{fmt, num::NonZeroU64};
 
-use super::{PlanHash, VersionRange};
+use super::{PlanHash, VersionRange, unreadable::NOT_DECRYPTED};
 use crate::{
     recovery::{claims::OtherSecond, origin::Gap},
     registry::{
@@ -107,6 +107,53 @@ pub enum Refusal {
         version: TransitVersion,
         /// How many.
         deks: u64,
+    },
+    /// Unreadable objects whose number is not accepted, or is not the one that was accepted.
+    #[error(
+        "{objects} objects stay unreadable with this OpenBao and this configuration{}",
+        .accepted.map_or(String::new(), |accepted| format!(", but {accepted} were accepted"))
+    )]
+    Unreadable {
+        /// The number of objects, over all etcd evidence. A lower bound if DEKs were sampled.
+        objects: u64,
+        /// As asked.
+        accepted: Option<NonZeroU64>,
+        /// Whether DEKs were left out, so that the number may be higher.
+        sampled: bool,
+    },
+    /// No object stays unreadable.
+    #[error("{accepted} unreadable objects were accepted, but no object stays unreadable")]
+    AcceptanceIdle {
+        /// As asked.
+        accepted: NonZeroU64,
+    },
+    /// Unreadable objects were accepted, and nothing proves the version that would encrypt.
+    #[error(
+        "unreadable objects cannot be accepted, since no encrypted DEK in etcd proves {}",
+        .active.map_or("a version of the key".to_owned(), |active| {
+            format!("version {active}, the version to be active")
+        })
+    )]
+    ActiveUnproven {
+        /// The highest version that is shown as promoted.
+        active: Option<TransitVersion>,
+    },
+    /// A node or record has left the version for a higher one.
+    #[error("it has version {active}, the version to be active, as removed")]
+    ActiveRemoved {
+        /// The evidence.
+        evidence: String,
+        /// The version.
+        active: TransitVersion,
+    },
+    /// A history that needs rotations beside a key without any, and no DEK proves the key.
+    #[error(
+        "the checkpoint of this node accepts generation {generation}, but the key is at version 1 \
+         and was never rotated, and no etcd data shows that it decrypts what is stored"
+    )]
+    NeverRotated {
+        /// Of the checkpoint.
+        generation: Generation,
     },
     /// Evidence of a version that this OpenBao has never made.
     #[error("it knows version {version}, but the key's latest version is {latest}")]
@@ -248,8 +295,13 @@ impl Refusal {
             Self::PeerUnanchored { .. } => "peer_unanchored",
             Self::NoObjects { .. } => "no_objects",
             Self::Undecryptable { gap, .. } => gap.code(),
-            Self::NotDecrypted { .. } => "not_decrypted",
+            Self::NotDecrypted { .. } => NOT_DECRYPTED,
             Self::Untried { .. } => "untried",
+            Self::Unreadable { .. } => "unreadable_objects",
+            Self::AcceptanceIdle { .. } => "acceptance_idle",
+            Self::ActiveUnproven { .. } => "active_unproven",
+            Self::ActiveRemoved { .. } => "active_removed",
+            Self::NeverRotated { .. } => "never_rotated",
             Self::AboveLatest { .. } => "newer_than_latest",
             Self::Recreated { .. } => "other_creation",
             Self::Contradiction { .. } => "contradiction",
@@ -281,13 +333,50 @@ impl Refusal {
             | Self::Unaccounted { evidence, .. }
             | Self::ActiveUnusable { evidence, .. }
             | Self::ActiveBlocked { evidence, .. }
+            | Self::ActiveRemoved { evidence, .. }
             | Self::AssumptionWrong { evidence, .. } => std::slice::from_ref(evidence),
             Self::NoEvidence
             | Self::StateInPlace { .. }
             | Self::OtherState { .. }
             | Self::NothingToReplace { .. }
             | Self::AssumptionIdle { .. }
+            | Self::Unreadable { .. }
+            | Self::AcceptanceIdle { .. }
+            | Self::ActiveUnproven { .. }
+            | Self::NeverRotated { .. }
             | Self::Document(_) => &[],
+        }
+    }
+
+    /// Whether accepting the unreadable objects settles it.
+    #[must_use]
+    pub fn is_settled_by_acceptance(&self) -> bool {
+        match self {
+            Self::Undecryptable { gap, .. } => gap.is_lasting(),
+            Self::NotDecrypted { .. } | Self::Unreadable { .. } => true,
+            Self::NoEvidence
+            | Self::StateInPlace { .. }
+            | Self::OtherState { .. }
+            | Self::NothingToReplace { .. }
+            | Self::OtherIdentity { .. }
+            | Self::PeerNoPair { .. }
+            | Self::PeerUnanchored { .. }
+            | Self::NoObjects { .. }
+            | Self::Untried { .. }
+            | Self::AboveLatest { .. }
+            | Self::Recreated { .. }
+            | Self::Contradiction { .. }
+            | Self::Unaccounted { .. }
+            | Self::ActiveUnusable { .. }
+            | Self::ActiveBlocked { .. }
+            | Self::ActiveUnproven { .. }
+            | Self::ActiveRemoved { .. }
+            | Self::NeverRotated { .. }
+            | Self::Undecided { .. }
+            | Self::AssumptionWrong { .. }
+            | Self::AssumptionIdle { .. }
+            | Self::AcceptanceIdle { .. }
+            | Self::Document(_) => false,
         }
     }
 }

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     recovery::{
-        origin::{Gap, Origin},
-        pair::Proof,
+        origin::{Claimed, Gap, Origin},
+        pair::{Finding, Proof},
         record::{Note, NotedLimits, NotedState, NotedVersion},
     },
     registry::Record,
@@ -33,19 +33,51 @@ fn nothing(latest: u64) -> Evidence {
         records: Vec::new(),
         peers: Vec::new(),
         not_promoted: None,
+        accepted: None,
     }
 }
 
-fn finding(origin: Origin) -> Finding {
-    let proven = 1;
-    Finding {
-        origin,
-        objects: 3,
-        seeds: Proof {
-            proven,
-            ..Proof::default()
+/// Three objects; unreadable ones where `origin` is a gap.
+fn finding(origin: Origin) -> EtcdFinding {
+    let (proven, unreadable) = match &origin {
+        Origin::Gap(_) => (0, BTreeMap::from([("secrets".to_owned(), 3)])),
+        Origin::Live(_) | Origin::Known(_) => (1, BTreeMap::new()),
+    };
+    EtcdFinding {
+        finding: Finding {
+            origin,
+            objects: 3,
+            seeds: Proof {
+                proven,
+                ..Proof::default()
+            },
+            data: None,
         },
-        data: None,
+        unreadable,
+        names: Vec::new(),
+    }
+}
+
+fn gap(gap: Gap) -> EtcdFinding {
+    finding(Origin::Gap(gap))
+}
+
+/// Objects of the version, `refused` of which have a DEK that OpenBao refuses.
+fn partly_refused(number: u64, proven: u64, refused: u64) -> EtcdFinding {
+    let mut found = finding(Origin::Live(key(number)));
+    found.finding.seeds = Proof {
+        proven,
+        failed: 1,
+        untried: 0,
+    };
+    found.unreadable = BTreeMap::from([("secrets".to_owned(), refused)]);
+    found
+}
+
+fn accepting(evidence: &Evidence, number: u64) -> Evidence {
+    Evidence {
+        accepted: NonZeroU64::new(number),
+        ..evidence.clone()
     }
 }
 
@@ -55,6 +87,7 @@ fn etcd(versions: &[u64]) -> EtcdEvidence {
         name: "snapshot".to_owned(),
         content: "sha256".to_owned(),
         findings: versions.iter().map(live).collect(),
+        superseded: Vec::new(),
         damaged: 0,
         doubts: Vec::new(),
         sample: None,
@@ -433,11 +466,12 @@ fn what_etcd_needs_must_decrypt() {
         peers: vec![peer(&[(2, Active), (1, Removed)])],
         ..nothing(2)
     };
-    assert_eq!(codes(&evidence), ["trimmed"]);
+    assert_eq!(codes(&evidence), ["trimmed", "unreadable_objects"]);
 
     let seeds = |seeds, sample| {
         let mut source = etcd(&[2]);
-        source.findings[0].seeds = seeds;
+        source.findings[0].finding.seeds = seeds;
+        source.findings[0].unreadable = BTreeMap::from([("secrets".to_owned(), 1)]);
         source.sample = sample;
         let etcd = vec![source];
         rebuild(&Evidence { etcd, ..nothing(2) })
@@ -548,6 +582,288 @@ fn the_active_version_must_decrypt_and_encrypt() {
         ..blocked
     };
     assert_eq!(codes(&hidden), ["active_unusable"]);
+}
+
+#[test]
+fn an_unusable_active_version_hides_no_further_reason() {
+    let evidence = Evidence {
+        key: vectors::sound_profile(4, 0, 4),
+        peers: vec![peer(&[(3, Active), (2, Retired), (1, Removed)])],
+        ..nothing(4)
+    };
+    assert_eq!(
+        codes(&evidence),
+        ["undecided", "active_unusable", "unaccounted"]
+    );
+}
+
+#[test]
+fn unreadable_objects_block_a_rebuild_until_their_exact_number_is_accepted() {
+    let trimmed = Gap::Trimmed {
+        version: version(1),
+        minimum: 2,
+    };
+    let other_key = Gap::OtherCreation {
+        version: version(3),
+        live: created_at(3),
+        recorded: None,
+    };
+    let mut source = etcd(&[2]);
+    source.findings.extend([
+        partly_refused(3, 1, 2),
+        gap(trimmed),
+        gap(other_key),
+        gap(Gap::OtherScope { names: Vec::new() }),
+    ]);
+    let evidence = Evidence {
+        key: vectors::sound_profile(3, 2, 2),
+        etcd: vec![source],
+        peers: vec![peer(&[(3, Active), (2, Retired), (1, Retired)])],
+        ..nothing(3)
+    };
+    let each = ["not_decrypted", "trimmed", "other_creation", "other_scope"];
+    let refused = [&each[..], &["unreadable_objects"]].concat();
+    assert_eq!(codes(&evidence), refused);
+    for wrong in [1, 10, 12] {
+        assert_eq!(codes(&accepting(&evidence, wrong)), refused, "{wrong}");
+    }
+    let refusals = rebuild(&accepting(&evidence, 1)).unwrap_err();
+    assert!(refusals.all().iter().all(Refusal::is_settled_by_acceptance));
+    let said = refusals.to_string();
+    assert!(said.contains("11 objects stay unreadable"), "{said}");
+    assert!(said.contains("but 1 were accepted"), "{said}");
+
+    let plan = rebuild(&accepting(&evidence, 11)).unwrap();
+    // What was needed of a version that is gone does not keep it in use.
+    assert_eq!(states(&plan), [(3, Active), (2, Retired), (1, Removed)]);
+    // The live version 3 is not the one that was written under as another key's.
+    assert_eq!(plan.versions()[0].objects, [("snapshot".to_owned(), 3)]);
+    let limited = ["unreadable"; 4].into_iter().chain(["other_chain"]);
+    assert_eq!(limits(&plan), limited.collect::<Vec<_>>());
+    let counts: Vec<_> = plan.unreadable().iter().map(|it| it.objects()).collect();
+    assert_eq!(counts.iter().sum::<u64>(), 11);
+    let said = plan.limitations().iter().map(ToString::to_string);
+    assert!(said.collect::<String>().contains(
+        "snapshot: 2 objects of version 3 stay unreadable (not_decrypted), as accepted: secrets 2"
+    ));
+
+    // The same number of other objects is another plan.
+    let mut moved = evidence.clone();
+    moved.etcd[0].findings[1] = partly_refused(3, 1, 3);
+    moved.etcd[0].findings[2].unreadable = BTreeMap::from([("secrets".to_owned(), 2)]);
+    let moved = rebuild(&accepting(&moved, 11)).unwrap();
+    assert_eq!(moved.next(), plan.next());
+    assert_ne!(moved.hash(), plan.hash());
+}
+
+#[test]
+fn objects_are_accepted_only_beside_proof_of_the_active_version() {
+    let all_refused = |number| {
+        let mut source = etcd(&[]);
+        source.findings = vec![partly_refused(number, 0, 3)];
+        Evidence {
+            etcd: vec![source],
+            ..nothing(2)
+        }
+    };
+    // Without proof it is not offered either.
+    assert_eq!(codes(&all_refused(2)), ["not_decrypted"]);
+    assert_eq!(
+        codes(&accepting(&all_refused(2), 3)),
+        ["not_decrypted", "active_unproven"]
+    );
+    // A peer alone does not prove the key.
+    let with_peer = Evidence {
+        peers: vec![peer(&[(2, Active), (1, Retired)])],
+        ..accepting(&all_refused(2), 3)
+    };
+    assert_eq!(codes(&with_peer), ["not_decrypted", "active_unproven"]);
+    // A DEK of a lower version proves the key, not that the version was promoted.
+    let mut lower = accepting(&all_refused(2), 3);
+    lower.etcd[0].findings.push(finding(Origin::Live(key(1))));
+    assert_eq!(codes(&lower), ["not_decrypted", "active_unproven"]);
+    // Both together suffice.
+    lower.peers = with_peer.peers;
+    let plan = rebuild(&lower).unwrap();
+    assert_eq!(states(&plan), [(2, Active), (1, Retired)]);
+}
+
+#[test]
+fn nothing_is_accepted_that_is_hidden_or_was_not_tried_or_is_not_there() {
+    let hidden = Gap::Hidden {
+        version: version(1),
+        minimum: 2,
+        claimed: Claimed::Yes,
+    };
+    let mut source = etcd(&[2]);
+    source.findings.push(gap(hidden));
+    let mut evidence = Evidence {
+        key: vectors::sound_profile(2, 0, 2),
+        etcd: vec![source],
+        ..nothing(2)
+    };
+    assert_eq!(codes(&evidence), ["hidden"]);
+    assert_eq!(
+        codes(&accepting(&evidence, 3)),
+        ["hidden", "acceptance_idle"]
+    );
+    // Beside others it stays refused.
+    evidence.etcd[0].findings.push(partly_refused(2, 1, 1));
+    assert_eq!(codes(&accepting(&evidence, 1)), ["hidden"]);
+
+    let mut sampled = Evidence {
+        etcd: vec![etcd(&[2])],
+        ..nothing(2)
+    };
+    sampled.etcd[0].findings[0] = partly_refused(2, 1, 1);
+    sampled.etcd[0].findings[0].finding.seeds.untried = 1;
+    sampled.etcd[0].sample = NonZeroU64::new(2);
+    let refusals = rebuild(&sampled).unwrap_err();
+    assert!(matches!(
+        refusals.all(),
+        [
+            Refusal::NotDecrypted { .. },
+            Refusal::Unreadable { sampled: true, .. }
+        ]
+    ));
+    assert_eq!(codes(&accepting(&sampled, 1)), ["untried"]);
+}
+
+#[test]
+fn a_version_that_openbao_has_lost_is_accepted_unless_a_state_or_record_names_it() {
+    let newer = Gap::NewerThanLatest {
+        version: version(3),
+        latest: version(2),
+        recorded: None,
+    };
+    let mut source = etcd(&[2]);
+    source.findings.push(gap(newer));
+    let mut evidence = Evidence {
+        etcd: vec![source],
+        ..nothing(2)
+    };
+    assert_eq!(
+        codes(&evidence),
+        ["newer_than_latest", "unreadable_objects"]
+    );
+    let plan = rebuild(&accepting(&evidence, 3)).unwrap();
+    assert_eq!(states(&plan), [(2, Active), (1, Retired)]);
+    assert_eq!(
+        limits(&plan),
+        ["unreadable", "lost_promotion", "no_lower_bound"]
+    );
+    evidence.peers = vec![peer(&[(3, Active), (2, Retired)])];
+    assert_eq!(
+        codes(&accepting(&evidence, 3)),
+        ["newer_than_latest", "newer_than_latest", "active_unproven"]
+    );
+}
+
+#[test]
+fn another_keys_objects_make_no_version_active() {
+    let other_key = Gap::OtherCreation {
+        version: version(3),
+        live: created_at(3),
+        recorded: None,
+    };
+    let mut source = etcd(&[2]);
+    source.findings.push(gap(other_key));
+    let evidence = Evidence {
+        etcd: vec![source],
+        not_promoted: Some(version(3)),
+        ..nothing(3)
+    };
+    let plan = rebuild(&accepting(&evidence, 3)).unwrap();
+    assert_eq!(states(&plan)[0], (2, Active));
+}
+
+#[test]
+fn a_removed_or_left_version_never_becomes_active() {
+    let mut evidence = Evidence {
+        etcd: vec![etcd(&[2])],
+        peers: vec![peer(&[(3, Active), (2, Removed)])],
+        not_promoted: Some(version(3)),
+        ..nothing(3)
+    };
+    assert_eq!(codes(&evidence), ["assumption_wrong"]);
+    evidence.not_promoted = None;
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(states(&plan)[0], (3, Active));
+    // The same of a record.
+    evidence.not_promoted = Some(version(3));
+    evidence.peers.clear();
+    evidence.records = vec![record(&[(3, Some(Active)), (2, Some(Removed))])];
+    assert_eq!(codes(&evidence), ["assumption_wrong"]);
+    // A state that removed the version and names a lower one as active contradicts itself.
+    evidence.records = vec![record(&[(2, Some(Removed)), (1, Some(Active))])];
+    evidence.peers = vec![peer(&[(2, Removed), (1, Active)])];
+    assert_eq!(codes(&evidence), ["active_removed", "active_removed"]);
+}
+
+#[test]
+fn a_superseded_revision_shows_a_promotion() {
+    let mut source = etcd(&[2]);
+    source.superseded = vec![Origin::Live(key(3))];
+    let mut evidence = Evidence {
+        etcd: vec![source],
+        not_promoted: Some(version(3)),
+        ..nothing(3)
+    };
+    assert_eq!(codes(&evidence), ["assumption_wrong"]);
+    evidence.not_promoted = None;
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(states(&plan)[0], (3, Active));
+    assert_eq!(plan.active_shown_by(), ["snapshot"]);
+    // It need not decrypt, and is of no version that could be active.
+    evidence.key = vectors::sound_profile(2, 0, 1);
+    let lost = |number| {
+        Origin::Gap(Gap::NewerThanLatest {
+            version: version(number),
+            latest: version(2),
+            recorded: None,
+        })
+    };
+    evidence.etcd[0].superseded = vec![lost(3), lost(4)];
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(states(&plan)[0], (2, Active));
+    assert_eq!(limits(&plan), ["lost_promotion", "no_lower_bound"]);
+    assert!(
+        plan.limitations()[0]
+            .to_string()
+            .contains("version 4 was promoted")
+    );
+}
+
+#[test]
+fn a_history_that_needs_rotations_is_noted_beside_a_key_that_was_never_rotated() {
+    let fingerprint = document(&[(1, Active)]).fingerprint().clone();
+    let records = document(&[(1, Active)]).registry().records().to_vec();
+    let hash = document(&[(1, Active)]).hash().clone();
+    let after = |generation| {
+        let previous = Some((Generation::new(generation).unwrap(), hash.clone()));
+        Document::rebuilt(fingerprint.clone(), previous, records.clone()).unwrap()
+    };
+    let left = |document: &Document| OwnFiles {
+        document: Found::Nothing,
+        checkpoint: Found::Valid(Checkpoint::of(document)),
+    };
+    let mut evidence = Evidence {
+        own: left(&after(4)),
+        peers: vec![peer(&[(1, Active)])],
+        ..nothing(1)
+    };
+    assert_eq!(codes(&evidence), ["never_rotated"]);
+    evidence.etcd = vec![etcd(&[1])];
+    let plan = rebuild(&evidence).unwrap();
+    assert_eq!(limits(&plan), ["never_rotated"]);
+    assert!(
+        plan.limitations()[0]
+            .to_string()
+            .contains("accepts generation 5")
+    );
+    evidence.own = left(&document(&[(1, Active)]));
+    evidence.etcd.clear();
+    assert_eq!(limits(&rebuild(&evidence).unwrap()), ["no_etcd"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod outcome;
 use std::collections::BTreeMap;
 
 use super::{
-    EtcdEvidence, Evidence, Refusal, VersionRange,
+    EtcdEvidence, Evidence, Refusal, Unreadable, VersionRange,
     witness::{Known, Witness},
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
         claims::OtherSecond,
         origin::{Gap, Origin},
     },
+    registry::document::Generation,
     transit::TransitVersion,
 };
 
@@ -24,8 +25,13 @@ pub(super) struct Weighing<'e> {
     etcd: Vec<&'e EtcdEvidence>,
     /// By version: objects in each etcd that need it, decryptable or not.
     needed: BTreeMap<TransitVersion, Vec<(&'e str, u64)>>,
+    /// The highest version that is shown as promoted.
     active: Option<TransitVersion>,
     assumed: Option<VersionRange>,
+    /// Unreadable objects that the operator has accepted.
+    pub(super) accepted: Vec<Unreadable>,
+    /// The generation of a checkpoint beside a key that was never rotated.
+    never_rotated: Option<Generation>,
     left_out: Vec<VersionRange>,
     /// Removed because no snapshot needs them, and nothing else tells.
     unneeded_then: Vec<TransitVersion>,
@@ -41,6 +47,8 @@ impl<'e> Weighing<'e> {
             needed: BTreeMap::new(),
             active: None,
             assumed: None,
+            accepted: Vec::new(),
+            never_rotated: None,
             left_out: Vec::new(),
             unneeded_then: Vec::new(),
             refusals: Vec::new(),
@@ -62,8 +70,21 @@ impl<'e> Weighing<'e> {
         weighing.hear(records.iter().map(|it| Witness::record(it, evidence)));
         weighing.require_same_key();
         for source in etcd {
+            match source.findings.is_empty() {
+                true => weighing.refuse(Refusal::NoObjects {
+                    evidence: source.name.clone(),
+                    provider: evidence.scope.identity().provider_name.to_string(),
+                }),
+                false => weighing.etcd.push(source),
+            }
+        }
+        weighing.require_rotations();
+        weighing.active = weighing.promoted().map(|(_, version)| version).max();
+        let not_accepted = weighing.accept();
+        for source in weighing.etcd.clone() {
             weighing.look_at(source);
         }
+        weighing.refusals.extend(not_accepted);
         weighing
     }
 
@@ -145,48 +166,113 @@ impl<'e> Weighing<'e> {
         self.refusals.extend(refusals);
     }
 
-    fn look_at(&mut self, source: &'e EtcdEvidence) {
-        let name = || source.name.clone();
-        if source.findings.is_empty() {
-            let provider = &self.evidence.scope.identity().provider_name;
-            self.refuse(Refusal::NoObjects {
-                evidence: name(),
-                provider: provider.to_string(),
-            });
+    /// The checkpoint of this node may tell of rotations that the key has not had.
+    fn require_rotations(&mut self) {
+        let Evidence { own, key, .. } = self.evidence;
+        let checkpoint = own.checkpoint.valid();
+        let Some(checkpoint) = checkpoint.filter(|it| it.needs_rotations_of(key)) else {
+            return;
+        };
+        if own.in_service().is_some() {
             return;
         }
-        self.etcd.push(source);
-        for finding in &source.findings {
-            let version = match &finding.origin {
+        let generation = checkpoint.generation();
+        let proven = self.decrypting().next().is_some();
+        match proven {
+            true => self.never_rotated = Some(generation),
+            false => self.refuse(Refusal::NeverRotated { generation }),
+        }
+    }
+
+    /// Versions under which at least one encrypted DEK decrypts.
+    fn decrypting(&self) -> impl Iterator<Item = TransitVersion> {
+        let findings = self.etcd.iter().flat_map(|source| &source.findings);
+        findings.filter_map(|found| match &found.finding.origin {
+            Origin::Live(key) if found.finding.seeds.proven > 0 => Some(key.version()),
+            Origin::Live(_) | Origin::Known(_) | Origin::Gap(_) => None,
+        })
+    }
+
+    /// Accepts what stays unreadable if the operator has named its exact number, and says else why
+    /// not.
+    fn accept(&mut self) -> Option<Refusal> {
+        let accepted = self.evidence.accepted;
+        let unreadable: Vec<_> = self.etcd.iter().flat_map(|it| it.unreadable()).collect();
+        let counts = unreadable.iter().map(Unreadable::objects);
+        let objects = counts.fold(0, u64::saturating_add);
+        if unreadable.is_empty() {
+            return accepted.map(|accepted| Refusal::AcceptanceIdle { accepted });
+        }
+        if !self.active_is_proven() {
+            let active = self.active;
+            return accepted.map(|_| Refusal::ActiveUnproven { active });
+        }
+        if accepted.is_some_and(|accepted| accepted.get() == objects) {
+            self.accepted = unreadable;
+            return None;
+        }
+        let sampled = self.etcd.iter().any(|source| source.is_sampled());
+        Some(Refusal::Unreadable {
+            objects,
+            accepted,
+            sampled,
+        })
+    }
+
+    /// Whether a DEK decrypts under the version that would be active. Where etcd has none of that
+    /// version, a state or record that has it as active vouches for it, if the key decrypts a DEK of
+    /// another version.
+    fn active_is_proven(&self) -> bool {
+        let listed = |version: &TransitVersion| self.evidence.key.created_at(*version).is_some();
+        let Some(active) = self.active.filter(listed) else {
+            return false;
+        };
+        let mut witnesses = self.witnesses.iter();
+        let named = witnesses.any(|witness| witness.active.version() == active);
+        self.decrypting().any(|version| named || version == active)
+    }
+
+    /// Refuses what does not decrypt, unless it is accepted.
+    fn look_at(&mut self, source: &'e EtcdEvidence) {
+        let name = || source.name.clone();
+        let accepted = !self.accepted.is_empty();
+        for found in &source.findings {
+            let finding = &found.finding;
+            let (version, gap) = match &finding.origin {
                 // Without a look at the live key there is no evidence at all.
-                Origin::Live(key) | Origin::Known(key) => key.version(),
-                Origin::Gap(gap) => {
-                    if let Some(version) = gap.version() {
-                        let objects = (source.name.as_str(), finding.objects);
-                        self.needed.entry(version).or_default().push(objects);
-                    }
-                    if matches!(gap, Gap::OtherProvider { .. }) {
-                        continue;
-                    }
+                Origin::Live(key) | Origin::Known(key) => (Some(key.version()), None),
+                // The live version of that number is not the one that they need.
+                Origin::Gap(gap @ Gap::OtherCreation { .. }) => (None, Some(gap)),
+                Origin::Gap(gap) => (gap.version(), Some(gap)),
+            };
+            if let Some(version) = version {
+                let objects = (source.name.as_str(), finding.objects);
+                self.needed.entry(version).or_default().push(objects);
+            }
+            if let Some(gap) = gap {
+                let of_others = matches!(gap, Gap::OtherProvider { .. });
+                let settled = of_others || (accepted && gap.is_lasting());
+                if !settled {
                     self.refuse(Refusal::Undecryptable {
                         evidence: name(),
                         objects: finding.objects,
                         gap: gap.clone(),
                     });
-                    continue;
                 }
-            };
-            let objects = (source.name.as_str(), finding.objects);
-            self.needed.entry(version).or_default().push(objects);
+                continue;
+            }
+            let Some(version) = version else { continue };
             let seeds = finding.seeds;
-            if seeds.failed > 0 {
+            if seeds.failed > 0 && !accepted {
                 self.refuse(Refusal::NotDecrypted {
                     evidence: name(),
                     version,
                     deks: seeds.failed,
                 });
             }
-            let enough = source.sample.is_some() && seeds.proven > 0;
+            // The number that is accepted must be of all objects.
+            let sampled = source.sample.is_some() && self.evidence.accepted.is_none();
+            let enough = sampled && seeds.proven > 0;
             let none = seeds.proven == 0 && seeds.failed == 0;
             if (seeds.untried > 0 && !enough) || none {
                 self.refuse(Refusal::Untried {

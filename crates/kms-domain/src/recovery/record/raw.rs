@@ -14,14 +14,13 @@ use crate::{
         RecordState,
         document::{Generation, StateHash},
     },
+    schema::RECORD as SCHEMA,
     scope::{
         ClusterId, IdentityScope, KeyLineageId, KeyName, MountPath, NameProblem, Namespace,
         OpenBaoInstanceId, ProviderName, TransitKeyPath, TransitMountId,
     },
     transit::{CreatedAt, TransitVersion},
 };
-
-pub(super) const SCHEMA: &str = "bao-kms-provider/backup-record/v1";
 
 /// Which rule the contents of a record break.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,25 +3,67 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use kms_domain::{
-    annotations::PluginVersion,
+    annotations::{Annotations, PluginVersion},
     key::{KeyScope, TransitKey},
     prepare::preview,
     recovery::{
         claims::VersionClaims,
         origin::{Lineage, LiveKey, Origin, StoredKeyId},
         pair::{Finding, Proof},
-        rebuild::{EtcdEvidence, PeerEvidence, RecordEvidence},
+        rebuild::{EtcdEvidence, EtcdFinding, PeerEvidence, RecordEvidence},
         record::{BackupRecord, Note, NotedLimits, NotedState, NotedVersion},
     },
     registry::{anchor::Checkpoint, document::Document},
     scope::TransitKeyPath,
-    transit::KeyProfile,
+    transit::{CreatedAt, KeyProfile, TransitVersion},
 };
 
 use crate::transit::Transit;
 
-/// Objects by name, each with the key that encrypted it last.
-pub(crate) type Etcd = BTreeMap<u8, Arc<TransitKey>>;
+/// What an etcd holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Etcd {
+    /// By name.
+    pub(crate) objects: BTreeMap<u8, Stored>,
+    /// The keys of replaced and deleted revisions that compaction has left.
+    pub(crate) superseded: Vec<Arc<TransitKey>>,
+}
+
+/// An object.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    /// The key that encrypted it.
+    pub(crate) key: Arc<TransitKey>,
+    pub(crate) harm: Option<Harm>,
+}
+
+/// What happened to the stored bytes of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Harm {
+    /// No key decrypts its DEK any more.
+    Dek,
+    /// It has the annotations of another key_id.
+    Annotations,
+}
+
+impl Stored {
+    /// Whether it can be read now.
+    pub(crate) fn opens(&self, transit: &Transit) -> bool {
+        self.harm.is_none() && transit.decrypts(&self.key)
+    }
+}
+
+impl Etcd {
+    pub(crate) fn put(&mut self, name: u8, key: Arc<TransitKey>) {
+        self.delete(name);
+        self.objects.insert(name, Stored { key, harm: None });
+    }
+
+    pub(crate) fn delete(&mut self, name: u8) {
+        let replaced = self.objects.remove(&name);
+        self.superseded.extend(replaced.map(|stored| stored.key));
+    }
+}
 
 /// What reading `etcd` and trying each DEK of it finds.
 pub(crate) fn of_etcd(
@@ -34,35 +76,66 @@ pub(crate) fn of_etcd(
 ) -> EtcdEvidence {
     let live = LiveKey::Listed(profile.clone());
     let lineage = Lineage::new(Arc::clone(scope), live, known);
-    let mut objects: BTreeMap<&str, (&Arc<TransitKey>, u64)> = BTreeMap::new();
-    for key in etcd.values() {
-        objects.entry(key.id().as_str()).or_insert((key, 0)).1 += 1;
-    }
     let plugin_version = PluginVersion::new("v0.0.0").unwrap();
-    let finding = |(key, objects): (&Arc<TransitKey>, u64)| {
-        let annotations = preview(key, &plugin_version).annotations;
-        let origin = lineage.origin(StoredKeyId {
+    let annotations = |key: &TransitKey| preview(key, &plugin_version).annotations;
+    let origin = |key: &TransitKey, annotations: &Annotations| {
+        lineage.origin(StoredKeyId {
             provider: key.scope().identity().provider_name.as_str(),
             key_id: key.id().as_str(),
-            annotations: Ok(&annotations),
-        });
-        let mut seeds = Proof::default();
-        match (&origin, transit.decrypts(key)) {
-            (Origin::Live(_), true) => seeds.proven = 1,
-            (Origin::Live(_), false) => seeds.failed = 1,
-            (Origin::Known(_) | Origin::Gap(_), _) => seeds.untried = 1,
-        }
-        Finding {
-            origin,
-            objects,
-            seeds,
-            data: None,
+            annotations: Ok(annotations),
+        })
+    };
+    let another = TransitKey::new(
+        Arc::clone(scope),
+        TransitVersion::new(u64::MAX >> 1).unwrap(),
+        CreatedAt::new(1).unwrap(),
+    );
+    // By key_id and whether the annotations are its own.
+    let mut groups: BTreeMap<(&str, bool), Vec<&Stored>> = BTreeMap::new();
+    for stored in etcd.objects.values() {
+        let foreign = stored.harm == Some(Harm::Annotations);
+        let group = (stored.key.id().as_str(), foreign);
+        groups.entry(group).or_default().push(stored);
+    }
+    let finding = |((_, foreign), group): ((&str, bool), Vec<&Stored>)| {
+        let origin = match foreign {
+            true => origin(&group[0].key, &annotations(&another)),
+            false => origin(&group[0].key, &annotations(&group[0].key)),
+        };
+        let closed = group.iter().filter(|stored| !stored.opens(transit));
+        let closed = u64::try_from(closed.count()).unwrap();
+        let objects = u64::try_from(group.len()).unwrap();
+        let seeds = match &origin {
+            Origin::Live(_) => Proof {
+                proven: (closed < objects).into(),
+                failed: (closed > 0).into(),
+                untried: 0,
+            },
+            Origin::Known(_) | Origin::Gap(_) => Proof {
+                untried: 1,
+                ..Proof::default()
+            },
+        };
+        EtcdFinding {
+            finding: Finding {
+                origin,
+                objects,
+                seeds,
+                data: None,
+            },
+            unreadable: BTreeMap::from([("secrets".to_owned(), closed)]),
+            names: Vec::new(),
         }
     };
     EtcdEvidence {
         content: name.clone(),
         name,
-        findings: objects.into_values().map(finding).collect(),
+        findings: groups.into_iter().map(finding).collect(),
+        superseded: etcd
+            .superseded
+            .iter()
+            .map(|key| origin(key, &annotations(key)))
+            .collect(),
         damaged: 0,
         doubts: Vec::new(),
         sample: None,

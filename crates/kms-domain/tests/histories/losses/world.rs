@@ -1,11 +1,7 @@
 //! Three nodes, their etcd, their key, and the backups that were made. A node's process is reduced
 //! to what it commits; how it commits is the other histories' matter.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, num::NonZeroU64, sync::Arc, time::Duration};
 
 use kms_domain::{
     bootstrap::bootstrap,
@@ -13,7 +9,7 @@ use kms_domain::{
     key::{KeyScope, TransitKey},
     recovery::{
         claims::VersionClaims,
-        rebuild::{Evidence, Found, OwnFiles, RebuildPlan, Refusal, Refusals, rebuild},
+        rebuild::{Evidence, Found, Limitation, OwnFiles, RebuildPlan, Refusal, Refusals, rebuild},
         record::BackupRecord,
     },
     registry::{
@@ -32,7 +28,7 @@ use kms_domain::{
 
 use super::{
     Event, Incident, Loss, NODES,
-    evidence::{self, Etcd},
+    evidence::{self, Etcd, Harm, Stored},
 };
 use crate::transit::Transit;
 
@@ -47,6 +43,9 @@ pub(crate) const CASES: &[&str] = &[
     "rebuilt on an assurance",
     "rebuilt with a removed version",
     "rebuilt before a pending version",
+    "rebuilt with unreadable objects",
+    "rebuilt on an assurance with unreadable objects",
+    "lost_promotion",
     "no_evidence",
     "no_objects",
     "undecided",
@@ -54,6 +53,10 @@ pub(crate) const CASES: &[&str] = &[
     "newer_than_latest",
     "hidden",
     "trimmed",
+    "not_decrypted",
+    "annotation_mismatch",
+    "unreadable_objects",
+    "never_rotated",
     "unaccounted",
     "active_unusable",
 ];
@@ -107,7 +110,7 @@ impl World {
             past: Vec::new(),
             changes: 1,
             nodes: Default::default(),
-            etcd: BTreeMap::new(),
+            etcd: Etcd::default(),
             snapshots: Vec::new(),
             records: Vec::new(),
             pairs: Vec::new(),
@@ -132,9 +135,16 @@ impl World {
             Event::Settle => (0..4).for_each(|_| (0..NODES).for_each(|node| self.probe(node))),
             Event::Write { node, object } => self.write(node, object),
             Event::RewriteAll(node) => {
-                let objects: Vec<_> = self.etcd.keys().copied().collect();
+                let objects: Vec<_> = self.etcd.objects.keys().copied().collect();
                 objects.iter().for_each(|object| self.write(node, *object));
             }
+            Event::Delete(object) => self.etcd.delete(object),
+            Event::Harm { object, harm } => {
+                if let Some(stored) = self.etcd.objects.get_mut(&object) {
+                    stored.harm = Some(harm);
+                }
+            }
+            Event::Compact => self.etcd.superseded.clear(),
             Event::Retire { node, before } => self.retire(node, before),
             Event::SaveEtcd => self.snapshots.push(self.etcd.clone()),
             Event::SaveRecord(node) => {
@@ -199,7 +209,7 @@ impl World {
         };
         let key = document.registry().active();
         if self.transit.decrypts(key) && self.transit.round_trips(key.version()) {
-            self.etcd.insert(object, Arc::clone(key));
+            self.etcd.put(object, Arc::clone(key));
         }
     }
 
@@ -226,10 +236,10 @@ impl World {
             return;
         };
         let evidence = self.evidence(&incident, own, profile);
-        match self.recover(&evidence, incident.assures) {
-            Ok((plan, assured)) => {
-                self.note_success(&evidence, &plan, assured);
-                self.require_promises_kept(index, &evidence, &plan);
+        match self.recover(&evidence, &incident) {
+            Ok((plan, granted)) => {
+                self.note_success(&evidence, &plan, &granted);
+                self.require_promises_kept(index, &incident, &evidence, &plan);
                 self.nodes[index].commit(plan.next().clone());
                 self.require_it_goes_on(index);
             }
@@ -241,6 +251,13 @@ impl World {
         }
     }
 
+    fn etcd_of(&self, incident: &Incident) -> Option<&Etcd> {
+        incident.etcd.and_then(|age| match age {
+            0 => Some(&self.etcd),
+            age => nth_last(&self.snapshots, age),
+        })
+    }
+
     fn evidence(&self, incident: &Incident, own: OwnFiles, key: KeyProfile) -> Evidence {
         let pair = incident.pair.and_then(|age| match age {
             0 => self.nodes[(incident.node + 1) % NODES].document.as_ref(),
@@ -249,10 +266,6 @@ impl World {
         let record = incident
             .record
             .and_then(|age| nth_last(&self.records, age + 1));
-        let etcd = incident.etcd.and_then(|age| match age {
-            0 => Some(&self.etcd),
-            age => nth_last(&self.snapshots, age),
-        });
         let mut evidence = Evidence {
             scope: Arc::clone(&self.scope),
             path: self.path.clone(),
@@ -263,8 +276,9 @@ impl World {
             records: record.into_iter().map(evidence::of_record).collect(),
             peers: pair.into_iter().map(evidence::of_pair).collect(),
             not_promoted: None,
+            accepted: None,
         };
-        if let Some(etcd) = etcd {
+        if let Some(etcd) = self.etcd_of(incident) {
             let found = evidence::of_etcd(
                 etcd,
                 "etcd".to_owned(),
@@ -278,32 +292,43 @@ impl World {
         evidence
     }
 
-    /// As an operator would: what the refusal asks for is answered if the answer is true.
-    fn recover(&self, evidence: &Evidence, assures: bool) -> Result<(RebuildPlan, bool), Refusals> {
+    /// As an operator would: what the refusals ask for is answered if the answer is true.
+    fn recover(
+        &self,
+        evidence: &Evidence,
+        incident: &Incident,
+    ) -> Result<(RebuildPlan, Evidence), Refusals> {
         let refusals = match rebuild(evidence) {
-            Ok(plan) => return Ok((plan, false)),
+            Ok(plan) => return Ok((plan, evidence.clone())),
             Err(refusals) => refusals,
         };
-        let open = refusals.all().iter().find_map(|refusal| match refusal {
-            Refusal::Undecided { versions, .. } => Some(versions.first),
-            _ => None,
-        });
-        let Some(first) = open.filter(|_| assures) else {
-            return Err(refusals);
-        };
-        let reported = self.nodes.iter().filter_map(|node| node.reported.as_ref());
-        let mut usable = reported.filter(|key| self.transit.decrypts(key));
-        if usable.any(|key| key.version() >= first) {
-            return Err(refusals);
+        let mut granted = evidence.clone();
+        for refusal in refusals.all() {
+            match refusal {
+                Refusal::Undecided { versions, .. } if incident.assures => {
+                    granted.not_promoted = Some(versions.first);
+                }
+                Refusal::Unreadable { objects, .. } if incident.accepts => {
+                    granted.accepted = NonZeroU64::new(*objects);
+                }
+                _ => {}
+            }
         }
-        let evidence = Evidence {
-            not_promoted: Some(first),
-            ..evidence.clone()
-        };
-        rebuild(&evidence).map(|plan| (plan, true))
+        if let Some(first) = granted.not_promoted {
+            let reported = self.nodes.iter().filter_map(|node| node.reported.as_ref());
+            let mut usable = reported.filter(|key| self.transit.decrypts(key));
+            if usable.any(|key| key.version() >= first) {
+                return Err(refusals);
+            }
+        }
+        rebuild(&granted).map(|plan| (plan, granted))
     }
 
-    fn note_success(&mut self, evidence: &Evidence, plan: &RebuildPlan, assured: bool) {
+    fn note_success(&mut self, evidence: &Evidence, plan: &RebuildPlan, granted: &Evidence) {
+        let assured = granted.not_promoted.is_some();
+        let accepted = granted.accepted.is_some();
+        let limitations = plan.limitations().iter().map(Limitation::code);
+        self.reached.extend(limitations);
         let counts = (
             evidence.etcd.len(),
             evidence.records.len(),
@@ -327,6 +352,11 @@ impl World {
             ),
             (assured, "rebuilt on an assurance"),
             (removed, "rebuilt with a removed version"),
+            (accepted, "rebuilt with unreadable objects"),
+            (
+                accepted && assured,
+                "rebuilt on an assurance with unreadable objects",
+            ),
             (
                 next.active().version() < evidence.key.latest(),
                 "rebuilt before a pending version",
@@ -338,7 +368,13 @@ impl World {
         }
     }
 
-    fn require_promises_kept(&self, index: usize, evidence: &Evidence, plan: &RebuildPlan) {
+    fn require_promises_kept(
+        &self,
+        index: usize,
+        incident: &Incident,
+        evidence: &Evidence,
+        plan: &RebuildPlan,
+    ) {
         for key in claims(evidence).into_iter().flat_map(|it| it.keys) {
             assert!(
                 self.transit.decrypts(&key) || evidence.key.created_at(key.version()).is_none(),
@@ -369,15 +405,40 @@ impl World {
                 key.version()
             );
         }
+        let etcd = self.etcd_of(incident);
+        let superseded = etcd.into_iter().flat_map(|etcd| &etcd.superseded);
+        for key in superseded.filter(|key| self.transit.decrypts(key)) {
+            assert!(
+                active >= key.version(),
+                "no_trace_of_a_promotion_is_undercut: {active} after {}",
+                key.version()
+            );
+        }
         let found = discover(next, &evidence.key, &RULES, 1);
         let found =
             found.unwrap_or_else(|refused| panic!("a_good_key_is_never_refused: {refused}"));
         let found = found.as_ref().map_or(next, |found| found.next());
-        for key in self.etcd.values().filter(|key| self.transit.decrypts(key)) {
+        let looked_at = etcd.into_iter().flat_map(|etcd| etcd.objects.values());
+        let closed = looked_at.clone().filter(|it| !it.opens(&self.transit));
+        let accepted = plan.unreadable().iter().map(|it| it.objects());
+        assert_eq!(
+            accepted.sum::<u64>(),
+            closed.count() as u64,
+            "exactly_the_unreadable_objects_are_accepted"
+        );
+        let named = looked_at
+            .clone()
+            .filter(|it| it.harm != Some(Harm::Annotations));
+        assert!(
+            !named.clone().any(|it| hides(&evidence.key, &it.key)),
+            "an_object_of_a_hidden_version_is_never_given_up"
+        );
+        for stored in self.etcd.objects.values().chain(looked_at) {
             assert!(
-                matches!(found.registry().lookup(key.id()), Lookup::Known(_)),
+                !stored.opens(&self.transit)
+                    || matches!(found.registry().lookup(stored.key.id()), Lookup::Known(_)),
                 "every_object_that_can_be_read_is_found: version {}",
-                key.version()
+                stored.key.version()
             );
         }
         let own = &evidence.own;
@@ -411,7 +472,8 @@ impl World {
         );
     }
 
-    /// Evidence that is fresh, and of a key that lacks nothing, is enough.
+    /// Evidence that is fresh, and of a key that lacks nothing, is enough. Objects that are lost do
+    /// not change that once they are accepted.
     fn require_refusal_was_needed(
         &self,
         incident: &Incident,
@@ -431,9 +493,16 @@ impl World {
                     && retained.all(|record| self.transit.decrypts(&record.key))
             }
             (Some(0), None, _) => {
-                let mut keys = self.etcd.values();
-                let newest = keys.clone().any(|key| key.id() == newest.id());
-                newest && keys.all(|key| self.transit.decrypts(key))
+                let mut objects = self.etcd.objects.values();
+                let settled = |stored: &Stored| {
+                    stored.opens(&self.transit)
+                        || incident.accepts
+                            && (stored.harm == Some(Harm::Annotations)
+                                || !hides(&evidence.key, &stored.key))
+                };
+                let newest =
+                    |stored: &Stored| stored.key.id() == newest.id() && stored.opens(&self.transit);
+                objects.clone().any(newest) && objects.all(settled)
             }
             _ => false,
         };
@@ -489,6 +558,11 @@ impl Node {
             },
         })
     }
+}
+
+/// Whether lowering `min_decryption_version` may make the version readable.
+fn hides(profile: &KeyProfile, key: &TransitKey) -> bool {
+    (profile.min_available()..profile.min_decryption()).contains(&key.version().get())
 }
 
 /// By states and records.

@@ -1,40 +1,53 @@
 //! The file as `apiserver.config.k8s.io/v1` defines it: which keys exist and of which type.
 //!
-//! A key's name and secret are measured while they are read and not kept. Copies that the YAML
-//! parser makes of them are out of our reach; they are never shown.
+//! kube-apiserver decodes strictly: names of keys are case-sensitive, unknown and repeated keys are
+//! errors, and a number or a boolean is no text. `null` is as good as an absent value.
+//!
+//! A key's name and secret are measured and not kept. Copies that the YAML parser makes of them
+//! are out of our reach; they are never shown.
 
-use std::{fmt, path::Path, time::Duration};
+use std::time::Duration;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde::{
-    Deserialize,
-    de::{self, Visitor},
-};
-use serde_saphyr::{
-    Error, Spanned,
-    options::{DuplicateKeyPolicy, MergeKeyPolicy},
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{GeneralPurpose, GeneralPurposeConfig},
 };
 use zeroize::Zeroizing;
 
+use super::{
+    endpoint::{self, Refused},
+    json, scalar,
+    value::{At, Key as Name, Malformed, Node, Value},
+    yaml,
+};
 use crate::config::positive_duration;
 
-/// The one document of such a file.
+/// Base64 as Go decodes it: the bits that the last character has to spare may have any value.
+pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
+/// The document of such a file that kube-apiserver reads.
 pub(super) struct Document {
-    pub(super) api_version: Option<String>,
-    pub(super) kind: Option<String>,
+    pub(super) api_version: String,
+    pub(super) kind: String,
     pub(super) entries: Vec<Entry>,
+    /// The line where another document follows.
+    pub(super) rest: Option<u64>,
 }
 
 /// Some resources, and what encrypts them.
 pub(super) struct Entry {
-    pub(super) line: u64,
+    pub(super) line: Option<u64>,
     pub(super) resources: Vec<String>,
     pub(super) providers: Vec<Element>,
 }
 
 /// One element of a list of providers: in a good file of exactly one kind.
 pub(super) struct Element {
-    pub(super) line: u64,
+    pub(super) line: Option<u64>,
     pub(super) kinds: Vec<Provider>,
 }
 
@@ -52,23 +65,18 @@ pub(super) enum Provider {
 }
 
 /// A plugin behind a socket.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Kms {
-    api_version: Option<String>,
-    name: Option<String>,
-    endpoint: Option<String>,
-    #[serde(rename = "cachesize")]
-    pub(super) cache_size: Option<i64>,
-    timeout: Option<String>,
+    api_version: String,
+    name: String,
+    endpoint: String,
+    pub(super) cache_size: Option<i32>,
+    timeout: Option<Zeroizing<String>>,
 }
 
 /// A key in the file; its content is not kept.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Key {
-    pub(super) name: Option<Measured>,
-    pub(super) secret: Option<Measured>,
+    pub(super) name: Measured,
+    pub(super) secret: Measured,
 }
 
 /// What may be known of a secret text.
@@ -92,181 +100,194 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Kms {
     pub(super) fn name(&self) -> &str {
-        self.name.as_deref().unwrap_or_default()
+        &self.name
     }
 
     /// `None` if there is no such version. Without a word it is v1.
     pub(super) fn version(&self) -> Option<KmsVersion> {
-        match self.api_version.as_deref().unwrap_or_default() {
+        match self.api_version.as_str() {
             "" | "v1" => Some(KmsVersion::V1),
             "v2" => Some(KmsVersion::V2),
             _ => None,
         }
     }
 
-    /// The socket; `None` unless the endpoint is `unix:` with a path and without a host.
-    pub(super) fn socket(&self) -> Option<&Path> {
-        let path = self.endpoint.as_deref()?.strip_prefix("unix:")?;
-        let path = path.strip_prefix("//").unwrap_or(path);
-        // These would end the path or stand for other characters.
-        let plain = !path.contains(['%', '?', '#']) && !path.contains(char::is_control);
-        (path.starts_with('/') && path.len() > 1 && plain).then_some(Path::new(path))
+    /// The path of the socket that kube-apiserver dials.
+    ///
+    /// # Errors
+    /// The reason why kube-apiserver refuses the endpoint.
+    pub(super) fn socket(&self) -> Result<Vec<u8>, Refused> {
+        endpoint::socket(&self.endpoint)
     }
 
-    /// How long kube-apiserver waits for an answer.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The time that kube-apiserver waits for an answer.
     ///
     /// # Errors
     /// The broken rule, without the value.
     pub(super) fn timeout(&self) -> Result<Duration, String> {
         let timeout = self.timeout.as_deref();
-        timeout.map_or(Ok(DEFAULT_TIMEOUT), positive_duration)
+        timeout.map_or(Ok(DEFAULT_TIMEOUT), |text| positive_duration(text))
     }
 }
 
-/// Why a text is no such document. Its content is not repeated.
-#[derive(Debug)]
-pub(super) struct Malformed {
-    /// Line and column, both from 1.
-    at: Option<(u64, u64)>,
-    rule: String,
-}
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((line, column)) = self.at {
-            write!(f, "line {line}, column {column}: ")?;
-        }
-        f.write_str(&self.rule)
-    }
-}
-
-/// Reads one document with no other keys than those of the format.
+/// Reads the document, with no other keys than those of the format.
 pub(super) fn parse(text: &str) -> Result<Document, Malformed> {
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_documents: 1,
-            max_events: 16_384,
-            max_nodes: 8_192,
-            max_depth: 16,
-            max_anchors: 16,
-            max_aliases: 64,
-            max_total_scalar_bytes: 256 * 1024,
-        },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 1024 },
-        duplicate_keys: DuplicateKeyPolicy::Error,
-        merge_keys: MergeKeyPolicy::Error,
-        strict_booleans: true,
-        // kube-apiserver does not take a number where it expects text.
-        no_schema: true,
-        reject_unsupported_tags: true,
-        with_snippet: false,
+    let (root, rest) = if json::is_json(text) {
+        (json::parse(text)?, None)
+    } else {
+        let stream = yaml::parse(text)?;
+        (stream.root, stream.rest)
     };
-    let raw: Raw =
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| malformed(&error))?;
-    let entries = raw.resources.unwrap_or_default();
+    let [api_version, kind, entries] = fields(root, ["apiVersion", "kind", "resources"])?;
     Ok(Document {
-        api_version: raw.api_version,
-        kind: raw.kind,
-        entries: entries.into_iter().map(RawEntry::placed).collect(),
+        api_version: text_of(api_version)?,
+        kind: text_of(kind)?,
+        entries: list_of(entries, entry)?,
+        rest: rest.map(|at| at.line),
     })
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Raw {
-    api_version: Option<String>,
-    kind: Option<String>,
-    resources: Option<Vec<Spanned<RawEntry>>>,
+fn entry(node: Node) -> Result<Entry, Malformed> {
+    let line = line(&node);
+    let [resources, providers] = fields(node, ["resources", "providers"])?;
+    Ok(Entry {
+        line,
+        resources: list_of(resources, |node| text_of(Some(node)))?,
+        providers: list_of(providers, element)?,
+    })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawEntry {
-    resources: Option<Vec<String>>,
-    providers: Option<Vec<Spanned<RawProvider>>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawProvider {
-    kms: Option<Kms>,
-    identity: Option<Nothing>,
-    aescbc: Option<Keys>,
-    aesgcm: Option<Keys>,
-    secretbox: Option<Keys>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Keys {
-    keys: Option<Vec<Key>>,
-}
-
-impl RawEntry {
-    fn placed(entry: Spanned<Self>) -> Entry {
-        let Self {
-            resources,
-            providers,
-        } = entry.value;
-        let element = |provider: Spanned<RawProvider>| Element {
-            line: provider.referenced.line(),
-            kinds: provider.value.kinds(),
-        };
-        let providers = providers.unwrap_or_default();
-        Entry {
-            line: entry.referenced.line(),
-            resources: resources.unwrap_or_default(),
-            providers: providers.into_iter().map(element).collect(),
+fn element(node: Node) -> Result<Element, Malformed> {
+    let line = line(&node);
+    let [kms_node, identity, aescbc, aesgcm, secretbox] =
+        fields(node, ["kms", "identity", "aescbc", "aesgcm", "secretbox"])?;
+    let mut kinds = Vec::new();
+    if let Some(node) = kms_node {
+        kinds.push(Provider::Kms(kms(node)?));
+    }
+    if let Some(node) = identity {
+        let [] = fields(node, [])?;
+        kinds.push(Provider::Identity);
+    }
+    for (kind, sizes, node) in [
+        ("aescbc", &[16, 24, 32][..], aescbc),
+        ("aesgcm", &[16, 24, 32], aesgcm),
+        ("secretbox", &[32], secretbox),
+    ] {
+        if let Some(node) = node {
+            let [keys] = fields(node, ["keys"])?;
+            let keys = list_of(keys, key)?;
+            kinds.push(Provider::Local { kind, sizes, keys });
         }
     }
+    Ok(Element { line, kinds })
 }
 
-impl RawProvider {
-    fn kinds(self) -> Vec<Provider> {
-        let local = |kind, sizes, keys: Option<Keys>| {
-            keys.map(|keys| Provider::Local {
-                kind,
-                sizes,
-                keys: keys.keys.unwrap_or_default(),
-            })
+fn kms(node: Node) -> Result<Kms, Malformed> {
+    let [api_version, name, endpoint, cache_size, timeout] = fields(
+        node,
+        ["apiVersion", "name", "endpoint", "cachesize", "timeout"],
+    )?;
+    let cache_size = match cache_size {
+        None => None,
+        Some(Node {
+            value: Value::Number(Some(size)),
+            ..
+        }) => Some(size),
+        Some(other) => return Err(wrong_type(other.at)),
+    };
+    let timeout = timeout.map(secret_text).transpose()?;
+    Ok(Kms {
+        api_version: text_of(api_version)?,
+        name: text_of(name)?,
+        endpoint: text_of(endpoint)?,
+        cache_size,
+        timeout,
+    })
+}
+
+fn key(node: Node) -> Result<Key, Malformed> {
+    let [name, secret] = fields(node, ["name", "secret"])?;
+    let measured = |part: Option<Node>| {
+        let text = part.map(secret_text).transpose()?;
+        Ok(text.map_or(Measured::Empty, |text| Measured::of(&text)))
+    };
+    Ok(Key {
+        name: measured(name)?,
+        secret: measured(secret)?,
+    })
+}
+
+/// The values of an object, by its keys. A value that is null is absent, and an object that is null
+/// has none.
+fn fields<const N: usize>(node: Node, known: [&str; N]) -> Result<[Option<Node>; N], Malformed> {
+    let entries = match node.value {
+        Value::Map(entries) => entries,
+        Value::Null => Vec::new(),
+        _ => return Err(wrong_type(node.at)),
+    };
+    let mut found = [const { None }; N];
+    let mut seen = [false; N];
+    for (Name { at, name }, node) in entries {
+        let mut places = known.iter().zip(found.iter_mut().zip(&mut seen));
+        let place = places.find(|(known, _)| name.as_deref().is_some_and(|name| name == *known));
+        let Some((_, (slot, seen))) = place else {
+            let rule = match known.len() {
+                0 => "a key where there is none".to_owned(),
+                _ => format!("unknown key; known here: {}", known.join(", ")),
+            };
+            return Err(Malformed::new(at, rule));
         };
-        let kinds = [
-            self.kms.map(Provider::Kms),
-            self.identity.map(|Nothing {}| Provider::Identity),
-            local("aescbc", &[16, 24, 32], self.aescbc),
-            local("aesgcm", &[16, 24, 32], self.aesgcm),
-            local("secretbox", &[32], self.secretbox),
-        ];
-        kinds.into_iter().flatten().collect()
+        if std::mem::replace(seen, true) {
+            return Err(Malformed::new(at, "a key that is written twice"));
+        }
+        *slot = Some(node).filter(|node| !matches!(node.value, Value::Null));
+    }
+    Ok(found)
+}
+
+fn list_of<T>(
+    node: Option<Node>,
+    element: impl FnMut(Node) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    match node {
+        None => Ok(Vec::new()),
+        Some(Node {
+            value: Value::List(elements),
+            ..
+        }) => elements.into_iter().map(element).collect(),
+        Some(other) => Err(wrong_type(other.at)),
     }
 }
 
-impl<'de> Deserialize<'de> for Measured {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Measure)
+/// A text; an absent one is empty.
+fn text_of(node: Option<Node>) -> Result<String, Malformed> {
+    let text = node.map(secret_text).transpose()?;
+    Ok(text.map_or_else(String::new, |text| text.to_string()))
+}
+
+fn secret_text(node: Node) -> Result<Zeroizing<String>, Malformed> {
+    match node.value {
+        Value::Text(text) => Ok(text),
+        Value::Null => Ok(Zeroizing::default()),
+        Value::Bool | Value::Number(_) => Err(Malformed::new(
+            node.at,
+            "a number or a boolean where a text must stand; put it in quotes if it is one",
+        )),
+        Value::List(_) | Value::Map(_) => Err(wrong_type(node.at)),
     }
 }
 
-struct Measure;
+fn wrong_type(at: Option<At>) -> Malformed {
+    Malformed::new(at, "a value of another type than it must have here")
+}
 
-impl Visitor<'_> for Measure {
-    type Value = Measured;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Measured, E> {
-        Ok(Measured::of(text))
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Measured, E> {
-        Ok(Measured::of(&Zeroizing::new(text)))
-    }
+fn line(node: &Node) -> Option<u64> {
+    node.at.map(|at| at.line)
 }
 
 impl Measured {
@@ -274,39 +295,9 @@ impl Measured {
         if text.is_empty() {
             return Self::Empty;
         }
-        let bytes = STANDARD.decode(text).map(Zeroizing::new);
+        let bytes = BASE64
+            .decode(&*scalar::without_breaks(text))
+            .map(Zeroizing::new);
         bytes.map_or(Self::Other, |bytes| Self::Base64(bytes.len()))
-    }
-}
-
-/// The parser's own message may quote the file, so only what cannot is taken from it.
-fn malformed(error: &Error) -> Malformed {
-    let location = error.location().filter(|location| location.line() > 0);
-    let rule = match error {
-        Error::SerdeUnknownField { expected, .. } => {
-            format!("unknown key; known here: {}", expected.join(", "))
-        }
-        Error::SerdeInvalidType { .. }
-        | Error::SerdeInvalidValue { .. }
-        | Error::InvalidScalar { .. }
-        | Error::Unexpected { .. } => "a value of another type than it must have here".to_owned(),
-        Error::QuotingRequired { .. } => {
-            "a number or a boolean where a text must stand; put it in quotes if it is one"
-                .to_owned()
-        }
-        Error::DuplicateMappingKey { .. } => "a key that is written twice".to_owned(),
-        Error::MultipleDocuments { .. } => "more than one YAML document".to_owned(),
-        Error::MergeKeyNotAllowed { .. } => "a merge key (<<)".to_owned(),
-        Error::Budget { .. }
-        | Error::AliasReplayLimitExceeded { .. }
-        | Error::AliasExpansionLimitExceeded { .. } => {
-            "more keys, values or aliases than any real file has".to_owned()
-        }
-        Error::Eof { .. } => "the file is empty, or ends too early".to_owned(),
-        _ => "this is not YAML: look at indentation, quotes and tabs near here".to_owned(),
-    };
-    Malformed {
-        at: location.map(|location| (location.line(), location.column())),
-        rule,
     }
 }

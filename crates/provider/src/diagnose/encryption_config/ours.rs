@@ -1,11 +1,12 @@
 //! Does the file lead to this provider: by its name, with v2, at its socket, and with patience
 //! enough?
 
-use std::time::Duration;
+use std::{os::unix::ffi::OsStrExt as _, time::Duration};
 
 use super::{
     ID, Place, TITLE,
     document::{Document, Kms, KmsVersion},
+    endpoint::is_same_file,
 };
 use crate::{
     config::Config,
@@ -18,11 +19,10 @@ const MARGIN: Duration = Duration::from_millis(500);
 
 pub(super) fn check(document: &Document, config: &Config) -> Vec<Check> {
     let name = config.scope.provider_name.as_str();
-    let socket = config.server.socket_path.as_path();
     let (named, others): (Vec<_>, Vec<_>) = document.kms().partition(|(_, kms)| kms.name() == name);
     let aliases = others
         .iter()
-        .filter(|(_, kms)| kms.socket() == Some(socket));
+        .filter(|(_, kms)| kms.socket().is_ok_and(|found| is_ours(&found, config)));
     let mut checks: Vec<_> = match (named.is_empty(), aliases.clone().next()) {
         (true, None) => vec![missing(name)],
         (true, Some(_)) => aliases
@@ -36,6 +36,10 @@ pub(super) fn check(document: &Document, config: &Config) -> Vec<Check> {
         checks.extend(leads_here(place, kms, config));
     }
     checks
+}
+
+fn is_ours(socket: &[u8], config: &Config) -> bool {
+    is_same_file(socket, config.server.socket_path.as_os_str().as_bytes())
 }
 
 /// A name from the file, if it is short and plain enough to be one.
@@ -113,8 +117,8 @@ fn leads_here(place: Place, kms: &Kms, config: &Config) -> Vec<Check> {
             .remediation("write apiVersion: v2 in its kms entry"),
         );
     }
-    if let Some(found) = kms.socket()
-        && found != socket
+    if let Ok(found) = kms.socket()
+        && !is_ours(&found, config)
     {
         checks.push(
             Check::fail(
@@ -122,8 +126,9 @@ fn leads_here(place: Place, kms: &Kms, config: &Config) -> Vec<Check> {
                 TITLE,
                 format!(
                     "{place}: kms.endpoint leads to another socket than server.socketPath, which \
-                     is {}",
-                    socket.display()
+                     is {}{}",
+                    socket.display(),
+                    cause(kms.endpoint(), &found)
                 ),
             )
             .code("provider_endpoint")
@@ -139,6 +144,20 @@ fn leads_here(place: Place, kms: &Kms, config: &Config) -> Vec<Check> {
         checks.extend(patience(place, timeout, config.openbao.timeout));
     }
     checks
+}
+
+/// The cause of another path that is easily overlooked in the endpoint.
+fn cause(endpoint: &str, found: &[u8]) -> &'static str {
+    let host = |rest: &str| rest.starts_with("//") && !rest.starts_with("///");
+    match found {
+        [] => ": no slash follows unix:, so there is no path at all",
+        [b'@', ..] => ": /@ stands for a socket without a file",
+        [.., b'/'] => ": the slash at its end makes it the path of a directory",
+        _ if endpoint.split_once(':').is_some_and(|(_, rest)| host(rest)) => {
+            ": with two slashes after unix: the path begins at the third"
+        }
+        _ => "",
+    }
 }
 
 fn patience(place: Place, theirs: Duration, own: Duration) -> Option<Check> {

@@ -47,16 +47,19 @@ const CORE: [&str; 15] = [
 ];
 
 impl<'a> Resource<'a> {
-    /// `None` for a text that names no resource; it may be anything, so it is not to be shown.
-    pub(super) fn parse(text: &'a str) -> Option<Self> {
+    fn parse(text: &'a str) -> Self {
+        let (name, group) = text.split_once('.').unwrap_or((text, ""));
+        Self { name, group }
+    }
+
+    /// Whether it can be a name. Otherwise it may be anything, so it is not shown.
+    fn is_plausible(self) -> bool {
         let allowed = |byte: u8| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.*/".contains(&byte)
         };
-        if matches!(text, "" | "*") || text.len() > 253 || !text.bytes().all(allowed) {
-            return None;
-        }
-        let (name, group) = text.split_once('.').unwrap_or((text, ""));
-        Some(Self { name, group })
+        let mut bytes = self.name.bytes().chain(self.group.bytes());
+        let length = self.name.len() + self.group.len();
+        (1..253).contains(&length) && bytes.all(allowed)
     }
 
     /// Whether the rule of `self` is also one for `other`.
@@ -71,6 +74,9 @@ impl<'a> Resource<'a> {
 
 impl fmt::Display for Resource<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.is_plausible() {
+            return f.write_str("(a name that is not shown)");
+        }
         f.write_str(self.name)?;
         // Without its dot the wildcard of the core group would be another text.
         if self.name == "*" || !self.group.is_empty() {
@@ -101,12 +107,17 @@ pub(super) fn check(document: &Document) -> Vec<Check> {
 }
 
 impl Entry {
-    /// Those that can be named.
+    /// Those that kube-apiserver takes for names.
     pub(super) fn resources(&self) -> impl Iterator<Item = Resource<'_>> {
-        self.resources
-            .iter()
-            .filter_map(|text| Resource::parse(text))
+        let texts = self.resources.iter().map(String::as_str);
+        texts
+            .filter(|text| *text != "*" && !has_capital(text))
+            .map(Resource::parse)
     }
+}
+
+fn has_capital(text: &str) -> bool {
+    text.to_lowercase() != text
 }
 
 /// The first rule that a name breaks.
@@ -115,7 +126,7 @@ fn name_rules(place: Place, index: usize, text: &str) -> Option<Check> {
         let message = format!("{place}: resources[{index}] {why}");
         Some(refused("resource_name", message).remediation(remedy))
     };
-    if text.chars().any(char::is_uppercase) {
+    if has_capital(text) {
         return bad(
             "has a capital letter",
             "write the plural name of the resource in small letters, such as secrets",
@@ -127,13 +138,7 @@ fn name_rules(place: Place, index: usize, text: &str) -> Option<Check> {
             "write '*.' for everything in the core group or '*.*' for everything",
         );
     }
-    let Some(resource) = Resource::parse(text) else {
-        return unknown(
-            place,
-            index,
-            "cannot be a resource's name (it is not shown)",
-        );
-    };
+    let resource = Resource::parse(text);
     match (resource.name, resource.group) {
         ("apiserveripinfo" | "serviceipallocations" | "servicenodeportallocations", "") => bad(
             "has no API, so it cannot be encrypted",
@@ -150,6 +155,11 @@ fn name_rules(place: Place, index: usize, text: &str) -> Option<Check> {
         (name, "*") if name != "*" => bad(
             "stands for one resource in all groups",
             "name the group, or write '*.*' for everything",
+        ),
+        _ if !resource.is_plausible() => unknown(
+            place,
+            index,
+            "cannot be a resource's name (it is not shown)",
         ),
         (name, "") if name != "*" && !CORE.contains(&name) => unknown(
             place,
@@ -213,22 +223,29 @@ fn across(
     resource: Resource<'_>,
     earlier: &[(Place, Resource<'_>)],
 ) -> Option<Check> {
-    let (first, rule) = earlier.iter().find(|(_, rule)| rule.covers(resource))?;
-    if *rule == resource && resource.name != "*" {
-        let message = format!("{place} lists {resource}, for which {first} has providers already");
-        let check = Check::warn(ID, TITLE, message)
-            .code("resource_split")
-            .impact(
-                "kube-apiserver joins the two lists of providers: the first entry's first one \
-                 encrypts, and those of the second entry only decrypt",
-            )
-            .impact_class(ImpactClass::Diagnosis)
-            .remediation("write the resource once, with all of its providers in one list");
+    let covering = |(_, rule): &&(Place, Resource<'_>)| rule.covers(resource);
+    // A wildcard masks the resource even if an entry for itself comes first.
+    let mask = earlier
+        .iter()
+        .filter(covering)
+        .find(|(_, rule)| rule.name == "*");
+    if let Some((first, rule)) = mask {
+        let message =
+            format!("{place} lists {resource}, which can never apply: {first} has {rule}");
+        let check = refused("resource_masked", message).remediation(
+            "move the entry with the more exact name before the one with the wildcard, or remove it",
+        );
         return Some(check);
     }
-    let message = format!("{place} lists {resource}, which can never apply: {first} has {rule}");
-    let check = refused("resource_masked", message).remediation(
-        "move the entry with the more exact name before the one with the wildcard, or remove it",
-    );
+    let (first, _) = earlier.iter().find(covering)?;
+    let message = format!("{place} lists {resource}, for which {first} has providers already");
+    let check = Check::warn(ID, TITLE, message)
+        .code("resource_split")
+        .impact(
+            "kube-apiserver joins the two lists of providers: the first entry's first one \
+             encrypts, and those of the second entry only decrypt",
+        )
+        .impact_class(ImpactClass::Diagnosis)
+        .remediation("write the resource once, with all of its providers in one list");
     Some(check)
 }

@@ -12,19 +12,11 @@ use crate::report::{Check, ImpactClass};
 const API_VERSION: &str = "apiserver.config.k8s.io/v1";
 const KIND: &str = "EncryptionConfiguration";
 
+/// The same format under the name that an early page of documentation gave to it.
+const OLD_HEADER: [(&str, &str); 2] = [("v1", "EncryptionConfig"), ("/v1", "EncryptionConfig")];
+
 pub(super) fn check(document: &Document) -> Vec<Check> {
-    let mut checks = Vec::new();
-    for (key, found, expected) in [
-        ("apiVersion", &document.api_version, API_VERSION),
-        ("kind", &document.kind, KIND),
-    ] {
-        if found.as_deref() != Some(expected) {
-            checks.push(
-                refused("header", format!("{key} is not {expected}"))
-                    .remediation(format!("write {key}: {expected}")),
-            );
-        }
-    }
+    let mut checks = header(document);
     if document.entries.is_empty() {
         checks.push(
             refused(
@@ -65,6 +57,37 @@ pub(super) fn check(document: &Document) -> Vec<Check> {
     checks
 }
 
+fn header(document: &Document) -> Vec<Check> {
+    let header = (document.api_version.as_str(), document.kind.as_str());
+    let mut checks = Vec::new();
+    if !OLD_HEADER.contains(&header) {
+        for (key, found, expected) in [
+            ("apiVersion", header.0, API_VERSION),
+            ("kind", header.1, KIND),
+        ] {
+            if found != expected {
+                checks.push(
+                    refused("header", format!("{key} is not {expected}"))
+                        .remediation(format!("write {key}: {expected}")),
+                );
+            }
+        }
+    }
+    if let Some(line) = document.rest {
+        let message = format!("line {line}: the file goes on after its first YAML document");
+        checks.push(
+            Check::warn(ID, TITLE, message)
+                .code("second_document")
+                .impact("kube-apiserver reads the first document and ignores what follows it")
+                .impact_class(ImpactClass::Diagnosis)
+                .remediation(
+                    "move the entries that must apply into the first document, and remove the rest",
+                ),
+        );
+    }
+    checks
+}
+
 fn element_rules(place: Place, Element { kinds, .. }: &Element) -> Vec<Check> {
     let mut checks = Vec::new();
     if kinds.len() != 1 {
@@ -102,26 +125,25 @@ fn key_rules(place: Place, kind: &str, sizes: &[usize], keys: &[Key]) -> Vec<Che
         checks.push(problem("key_missing", " has no keys".to_owned()));
     }
     for (index, key) in keys.iter().enumerate() {
-        let absent = |part: Option<Measured>| part.is_none_or(|part| part == Measured::Empty);
         for (name, part) in [("name", key.name), ("secret", key.secret)] {
-            if absent(part) {
+            if part == Measured::Empty {
                 let what = format!(".keys[{index}] has no {name}");
                 checks.push(problem("key_incomplete", what));
             }
         }
         match key.secret {
-            Some(Measured::Other) => {
+            Measured::Other => {
                 let what = format!(".keys[{index}].secret is not base64 (it is not shown)");
                 checks.push(problem("key_secret", what));
             }
-            Some(Measured::Base64(length)) if !sizes.contains(&length) => {
+            Measured::Base64(length) if !sizes.contains(&length) => {
                 let allowed: Vec<_> = sizes.iter().map(ToString::to_string).collect();
                 let allowed = allowed.join(", ");
                 let what =
                     format!(".keys[{index}].secret has {length} bytes, allowed is {allowed}");
                 checks.push(problem("key_secret", what));
             }
-            _ => {}
+            Measured::Base64(_) | Measured::Empty => {}
         }
     }
     checks
@@ -162,31 +184,21 @@ fn kms_rules(place: Place, kms: &Kms) -> Vec<Check> {
                 );
             }
         }
-        Some(KmsVersion::V1) => checks.push(
-            Check::warn(
-                ID,
-                TITLE,
-                format!("{place}: kms speaks v1, which is also meant when apiVersion is absent"),
-            )
-            .code("kms_v1")
-            .impact(
-                "kube-apiserver refuses v1 from 1.29 on unless its feature gate KMSv1 is set; this \
-                 provider does not speak it",
-            )
-            .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(
-                "for this provider write apiVersion: v2; another plugin's v1 entry must stay until \
-                 everything that it wrote is rewritten",
-            ),
-        ),
+        Some(KmsVersion::V1) => {
+            if kms.cache_size == Some(0) {
+                checks.push(
+                    refused("kms_cachesize", format!("{place}: kms.cachesize is 0"))
+                        .remediation("write a number above zero, or a negative one for no cache"),
+                );
+            }
+            checks.push(v1(place));
+        }
     }
-    if kms.socket().is_none() {
+    if let Err(refusal) = kms.socket() {
         checks.push(
-            refused(
-                "kms_endpoint",
-                format!("{place}: kms.endpoint is not unix: with a path and without a host"),
-            )
-            .remediation("write endpoint: unix:// and the absolute path, so with three slashes"),
+            refused("kms_endpoint", format!("{place}: kms.endpoint {refusal}")).remediation(
+                "write endpoint: unix:// and the absolute path, so with three slashes",
+            ),
         );
     }
     if let Err(rule) = kms.timeout() {
@@ -198,25 +210,53 @@ fn kms_rules(place: Place, kms: &Kms) -> Vec<Check> {
     checks
 }
 
-/// One name must lead to one plugin.
-fn repeated_names(document: &Document) -> Vec<Check> {
-    let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (place, kms) in document.kms().filter(|(_, kms)| !kms.name().is_empty()) {
-        places
-            .entry(kms.name())
-            .or_default()
-            .push(place.to_string());
-    }
-    places.retain(|_, places| places.len() > 1);
-    let repeated = |places: Vec<String>| {
-        refused(
-            "kms_name_repeated",
-            format!("one kms name is used by {}", places.join(" and ")),
+fn v1(place: Place) -> Check {
+    let message = format!("{place}: kms speaks v1, which is also meant when apiVersion is absent");
+    Check::warn(ID, TITLE, message)
+        .code("kms_v1")
+        .impact(
+            "kube-apiserver refuses v1 from 1.29 on unless its feature gate KMSv1 is set; this \
+             provider does not speak it",
         )
+        .impact_class(ImpactClass::ApiServerAvailability)
         .remediation(
+            "for this provider write apiVersion: v2; another plugin's v1 entry must stay until \
+             everything that it wrote is rewritten",
+        )
+}
+
+/// One name must lead to one plugin. kube-apiserver compares a v2 plugin with all before it, and a
+/// v1 plugin only if it reloads the file while it runs.
+fn repeated_names(document: &Document) -> Vec<Check> {
+    let mut uses: BTreeMap<&str, Vec<(Place, Option<KmsVersion>)>> = BTreeMap::new();
+    for (place, kms) in document.kms().filter(|(_, kms)| !kms.name().is_empty()) {
+        uses.entry(kms.name())
+            .or_default()
+            .push((place, kms.version()));
+    }
+    uses.retain(|_, uses| uses.len() > 1);
+    let repeated = |uses: Vec<(Place, Option<KmsVersion>)>| {
+        let places: Vec<_> = uses.iter().map(|(place, _)| place.to_string()).collect();
+        let message = format!("one kms name is used by {}", places.join(" and "));
+        let later = uses.iter().skip(1);
+        let check = if later
+            .map(|(_, version)| version)
+            .all(|it| *it == Some(KmsVersion::V1))
+        {
+            Check::warn(ID, TITLE, message)
+                .impact(
+                    "kube-apiserver refuses a repeated name of v1 if \
+                     --encryption-provider-config-automatic-reload is set",
+                )
+                .impact_class(ImpactClass::ApiServerAvailability)
+                .code("kms_name_repeated")
+        } else {
+            refused("kms_name_repeated", message)
+        };
+        check.remediation(
             "put the resources of these entries into one entry, so that the provider is listed \
              once",
         )
     };
-    places.into_values().map(repeated).collect()
+    uses.into_values().map(repeated).collect()
 }

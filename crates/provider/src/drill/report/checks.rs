@@ -3,7 +3,10 @@
 use kms_domain::recovery::pair::Verdict;
 
 use crate::{
-    drill::{Rehearsal, Stage},
+    drill::{
+        Rehearsal, Stage,
+        age::{Ages, Hours},
+    },
     recovery::{pair_report::PairReport, witness::Witnesses},
     report::{Check, ImpactClass, one_line},
 };
@@ -16,6 +19,7 @@ const RECORD: Name = (
     "openbao.record",
     "The OpenBao snapshot is that of the record",
 );
+const AGE: Name = ("drill.age", "The backups are young enough");
 const REMOVED: Name = ("drill.removed", "Nothing of the copy is left");
 
 /// Each step as a check.
@@ -53,6 +57,7 @@ const ISOLATE: &str = "run it with packaging/systemd/bao-kms-drill.service, or i
 pub(super) fn checks(
     witnesses: &Witnesses,
     rehearsal: &Rehearsal,
+    ages: &Ages,
     pair: Option<&PairReport>,
 ) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -60,7 +65,10 @@ pub(super) fn checks(
         checks.push(stage_check(rehearsal, pair, stage, name));
         match stage {
             Stage::Isolation => checks.push(leftovers(rehearsal)),
-            Stage::Inputs => checks.push(record(witnesses, rehearsal)),
+            Stage::Inputs => {
+                checks.push(record(witnesses, rehearsal));
+                checks.push(age(ages));
+            }
             Stage::Restore | Stage::Unseal | Stage::Start | Stage::Verify => {}
         }
     }
@@ -168,6 +176,26 @@ fn record(witnesses: &Witnesses, rehearsal: &Rehearsal) -> Check {
         (Some(noted), Some(_)) => {
             let message = format!("the record has another one: {}", noted.sha256_hex());
             Check::warn(id, title, message).remediation("compare the files of the backup set")
+        }
+    }
+}
+
+fn age(ages: &Ages) -> Check {
+    let (id, title) = AGE;
+    let Some(most) = ages.most else {
+        return Check::skip(id, title, "no --max-age was given");
+    };
+    let too_old: Vec<_> = ages.too_old().map(|age| age.to_string()).collect();
+    match (&*too_old, &ages.etcd, &ages.openbao) {
+        ([], Some(_), Some(_)) => Check::pass(id, title),
+        ([], ..) => Check::skip(id, title, "the drill ended before"),
+        (too_old, ..) => {
+            let most = Hours(most);
+            let message = format!("older than {most}: {}", too_old.join("; "));
+            Check::fail(id, title, message)
+                .impact("a restore would lose what was written since")
+                .impact_class(ImpactClass::DataRecovery)
+                .remediation("see why the backup job has put no newer snapshots there")
         }
     }
 }

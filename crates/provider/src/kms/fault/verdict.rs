@@ -139,6 +139,10 @@ fn transit_verdict(class: FailureClass) -> (Verdict, &'static str) {
             NoDataLost,
             "OpenBao is not reachable or does not work; no data is lost; mend OpenBao or the way to it",
         ),
+        FailureClass::NotOpenBao => (
+            NoDataLost,
+            "the response is not from OpenBao; no data is lost; check openbao.address and the proxy in front of it",
+        ),
         FailureClass::InvalidAnswer => (
             NoDataLost,
             "what answered is not OpenBao, or not a version in use; no data is lost; check openbao.address",

@@ -17,6 +17,7 @@ use crate::{
 type Name = (&'static str, &'static str);
 
 const ANSWER: Name = ("nodes.answer", "Every node answers");
+const DISTINCT: Name = ("nodes.distinct", "Every node is given once");
 const IDENTITY: Name = (
     "nodes.identity",
     "All nodes are configured for the same cluster and key",
@@ -72,6 +73,12 @@ fn advice(finding: Finding) -> Advice {
             impact: "whether it agrees is not known; nothing shows that data is lost",
             class: ImpactClass::Diagnosis,
             next: "bring the node or the way to it back, or compare its state file, and run compare-nodes again",
+            do_not: &[],
+        },
+        Finding::SameNode { .. } => Advice {
+            impact: "a node that is compared with itself shows nothing of another one; nothing shows that data is lost",
+            class: ImpactClass::Diagnosis,
+            next: "give each node once, by an address, socket or state file of its own (does a forwarded port lead to the wrong node?), and run compare-nodes again",
             do_not: &[],
         },
         Finding::OtherIdentity => Advice {
@@ -183,7 +190,7 @@ fn advice(finding: Finding) -> Advice {
 }
 
 impl Compared<'_> {
-    pub(super) fn checks(&self) -> [Check; 9] {
+    pub(super) fn checks(&self) -> [Check; 10] {
         use Finding as F;
         let identity = match self.configured {
             Some(_) => Told::by(1, |seen| seen.view.fingerprint.is_some()),
@@ -197,6 +204,9 @@ impl Compared<'_> {
         [
             self.check(ANSWER, Told::by(0, |_| true), |it| {
                 matches!(it, F::NoAnswer)
+            }),
+            self.check(DISTINCT, Told::by(2, |seen| seen.told_apart), |it| {
+                matches!(it, F::SameNode { .. })
             }),
             self.check(IDENTITY, identity, |it| {
                 matches!(it, F::OtherIdentity | F::IdentityUndecided)
@@ -302,6 +312,13 @@ impl Compared<'_> {
                 format!("stop before the next node; to be mended first: {names}")
             }
             Verdict::Inconclusive => {
+                let same = self.names(|it| matches!(it, Finding::SameNode { .. }));
+                if !same.is_empty() {
+                    return format!(
+                        "a node is given more than once: {same}; it is not known whether it is safe \
+                         to go on with the next node"
+                    );
+                }
                 let open = self.names(|it| it.weight() == Weight::Open);
                 match open.is_empty() {
                     true => "too few nodes name their key; it is not known whether it is safe to \
@@ -349,7 +366,19 @@ impl Compared<'_> {
         let window = |kind| self.nodes.iter().any(|node| node.window.kind() == kind);
         let mut limitations =
             vec!["generations are not compared: each node counts the steps of its own state"];
+        let metrics = self.nodes.iter().zip(self.seen);
+        let mut metrics = metrics.filter(|(node, _)| node.window.kind() == "metrics");
+        if metrics.any(|(_, seen)| seen.as_ref().is_ok_and(|seen| !seen.told_apart)) {
+            limitations.push(
+                "metrics without openbao_kms_socket_info, as older releases have them, do not show \
+                 whether two addresses lead to one node",
+            );
+        }
         if window("socket") {
+            limitations.push(
+                "a forwarded socket is another one than the node's own: whether it leads to a node \
+                 that is given already is not known",
+            );
             limitations.push(
                 "a socket tells the active key and whether its node serves: whether a version waits \
                  for its promotion there is not known",
@@ -396,6 +425,7 @@ impl Compared<'_> {
             Finding::NoAnswer => seen
                 .and_then(|seen| seen.as_ref().err())
                 .map_or_else(|| "there is no answer".to_owned(), |error| one_line(error)),
+            Finding::SameNode { other } => format!("the same node as {}", self.name(other)),
             Finding::OtherIdentity if self.configured.is_some() => {
                 "its identity is not that of this configuration".to_owned()
             }
@@ -466,6 +496,23 @@ impl Compared<'_> {
         let Some(own) = self.seen.get(index).and_then(readable) else {
             return "it reads fewer versions than others".to_owned();
         };
+        let views = || {
+            self.seen
+                .iter()
+                .filter_map(|it| Some(&it.as_ref().ok()?.view))
+        };
+        let removed = self.seen.get(index).and_then(|it| it.as_ref().ok());
+        let removed = removed.into_iter().flat_map(|it| &it.view.removed);
+        let missing: Vec<_> = removed
+            .filter(|version| views().any(|view| view.reads.contains(version)))
+            .map(ToString::to_string)
+            .collect();
+        if !missing.is_empty() {
+            return format!(
+                "it has version {} as removed, which others read",
+                missing.join(", ")
+            );
+        }
         let oldest = self.seen.iter().filter_map(readable).map(|it| it.oldest);
         let oldest: Option<TransitVersion> = oldest.min();
         match oldest {
@@ -488,7 +535,7 @@ mod tests {
         TransitVersion::new(number).unwrap()
     }
 
-    fn every_finding() -> [Finding; 15] {
+    fn every_finding() -> [Finding; 16] {
         let other_key = |decided| Finding::OtherKey {
             version: version(1),
             decided,
@@ -500,6 +547,7 @@ mod tests {
         };
         [
             Finding::NoAnswer,
+            Finding::SameNode { other: 0 },
             Finding::OtherIdentity,
             Finding::IdentityUndecided,
             other_key(true),
@@ -524,7 +572,7 @@ mod tests {
             assert!(PAGE.contains(&row), "{finding:?}");
         }
         for (id, _) in [
-            ANSWER, IDENTITY, KEY, STATE, VERSION, ROTATION, READABLE, READY, PROGRAM,
+            ANSWER, DISTINCT, IDENTITY, KEY, STATE, VERSION, ROTATION, READABLE, READY, PROGRAM,
         ] {
             assert!(PAGE.contains(&format!("\n| `{id}` | ")), "{id}");
         }

@@ -3,17 +3,21 @@
 //! Most objects have what others have: the resource, what protects it, and what decrypts it. So each
 //! of these has a number, by which it is counted, and is written out once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use etcd_snapshot::{
     envelope::{Envelope, EnvelopeError},
     familiar::Familiar,
     revision::Object,
-    value::{Protection, Resource},
+    value::Protection,
 };
 use kms_domain::annotations::Annotations;
 
-use super::{Count, DamagedValue, FEW, Group, GroupIndex, NO_RESOURCE, Protected, Wanted};
+use super::{Count, DamagedValue, FEW, Group, GroupIndex, Protected, SeedUse, Wanted};
+use crate::recovery::prefix;
 
 /// What is being gathered.
 #[derive(Default)]
@@ -31,7 +35,9 @@ pub(super) struct Tally {
     familiar: Familiar<Place>,
     damaged: Vec<DamagedValue>,
     damaged_values: u64,
-    outside_prefix: u64,
+    keys_below: u64,
+    /// By the prefix, as it is stored.
+    keys_elsewhere: HashMap<Vec<u8>, u64>,
     /// Bytes, roughly, of all that is kept, and how many they may be.
     kept: usize,
     room: usize,
@@ -44,7 +50,8 @@ pub(super) struct Sums {
     pub(super) index: HashMap<Vec<u8>, GroupIndex>,
     pub(super) damaged: Vec<DamagedValue>,
     pub(super) damaged_values: u64,
-    pub(super) outside_prefix: u64,
+    pub(super) keys_below: u64,
+    pub(super) keys_elsewhere: BTreeMap<String, u64>,
 }
 
 struct ResourceTally {
@@ -65,12 +72,22 @@ struct GroupTally {
 #[derive(Debug, Clone, Copy)]
 struct Place {
     group: GroupIndex,
-    /// In [`Group::objects_of_seeds`].
+    /// In [`Group::uses`].
     seed: usize,
 }
 
+/// The place of a resource's name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct ResourceIndex(usize);
+pub(super) struct ResourceIndex(usize);
+
+impl ResourceIndex {
+    pub(super) const FIRST: Self = Self(0);
+    pub(super) const LAST: Self = Self(usize::MAX);
+
+    pub(super) fn place(self) -> usize {
+        self.0
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct ProtectedIndex(usize);
@@ -78,7 +95,7 @@ struct ProtectedIndex(usize);
 /// Of a kept name, so that long keys do not fill the memory.
 const NAME_BYTES: usize = 512;
 /// Bytes, roughly, of a row or a map's entry beside what it owns.
-const ROW_BYTES: usize = 100;
+pub(super) const ROW_BYTES: usize = 100;
 
 impl Tally {
     pub(super) fn with_room_for(room: usize) -> Self {
@@ -94,15 +111,14 @@ impl Tally {
     }
 
     pub(super) fn add(&mut self, wanted: &Wanted, object: Object<'_>) {
-        if !wanted.includes(object.key) {
-            self.outside_prefix = self.outside_prefix.saturating_add(1);
-            return;
-        }
         // It is an error by now; only the reading has yet to end.
         if self.is_full() {
             return;
         }
-        let resource = self.resource_of(object.key, wanted.prefix.as_deref());
+        if !object.superseded {
+            self.count_key(object.key, wanted.known_prefix());
+        }
+        let resource = self.resource_of(object.key, wanted);
         let protected = match Protection::of(object.value) {
             Protection::KmsV2 { provider, message } => {
                 match self.add_to_group(wanted, resource, provider, message, object) {
@@ -133,14 +149,26 @@ impl Tally {
         self.keep(kept);
     }
 
+    fn count_key(&mut self, key: &[u8], known: &str) {
+        if prefix::is_below(key, known) {
+            self.keys_below = self.keys_below.saturating_add(1);
+            return;
+        }
+        let prefix = prefix::of_key(key, known);
+        let prefix = prefix.get(..NAME_BYTES).unwrap_or(prefix);
+        if let Some(keys) = self.keys_elsewhere.get_mut(prefix) {
+            *keys = keys.saturating_add(1);
+            return;
+        }
+        self.keep(prefix.len().saturating_mul(2).saturating_add(ROW_BYTES));
+        self.keys_elsewhere.insert(prefix.to_vec(), 1);
+    }
+
     /// The resource that the key names.
-    fn resource_of(&mut self, key: &[u8], prefix: Option<&str>) -> ResourceIndex {
+    fn resource_of(&mut self, key: &[u8], wanted: &Wanted) -> ResourceIndex {
         let mut stored = std::mem::take(&mut self.resource_name);
         stored.clear();
-        match Resource::of(key, prefix) {
-            Some(resource) => resource.append_to(&mut stored),
-            None => stored.extend_from_slice(NO_RESOURCE.as_bytes()),
-        }
+        wanted.append_resource(key, &mut stored);
         stored.truncate(NAME_BYTES);
         let last = self.resources.get(self.last_resource.0);
         if last.is_none_or(|last| last.name.as_bytes() != stored) {
@@ -218,8 +246,10 @@ impl Tally {
         };
         let group = &mut tally.group;
         let mut kept = group.count.add(object, wanted.names);
-        if let Some(objects) = group.objects_of_seeds.get_mut(place.seed) {
-            *objects = objects.saturating_add(1);
+        kept = kept.saturating_add(group.use_seed(place.seed, resource));
+        // Names of seeds, of which there may be as many as objects, never end the count.
+        if wanted.names && self.kept < self.room / 2 {
+            kept = kept.saturating_add(group.name_seed(place.seed, object));
         }
         kept = kept.saturating_add(increment(&mut tally.resources, resource));
         if object.superseded {
@@ -240,8 +270,8 @@ impl Tally {
         let seed = match sources.get(envelope.encrypted_dek_source) {
             Some(seed) => *seed,
             None => {
-                let seed = found.objects_of_seeds.len();
-                found.objects_of_seeds.push(0);
+                let seed = found.uses.len();
+                found.uses.push(SeedUse::default());
                 let source = envelope.encrypted_dek_source;
                 sources.insert(source.to_vec(), seed);
                 self.keep(source.len().saturating_add(ROW_BYTES));
@@ -295,7 +325,9 @@ impl Tally {
             let name = names.get(resource.0)?;
             Some(((*name).to_owned(), objects))
         };
+        let resource_names: Arc<[String]> = names.iter().map(|name| (*name).to_owned()).collect();
         let groups = self.groups.into_iter().map(|tally| Group {
+            resource_names: Arc::clone(&resource_names),
             resources: tally.resources.into_iter().filter_map(named).collect(),
             superseded: tally.superseded.into_iter().filter_map(named).collect(),
             ..tally.group
@@ -310,21 +342,27 @@ impl Tally {
             });
             (tally.name, rows.collect())
         });
+        let mut keys_elsewhere: BTreeMap<String, u64> = BTreeMap::new();
+        for (prefix, keys) in self.keys_elsewhere {
+            let sum = keys_elsewhere.entry(name(&prefix)).or_default();
+            *sum = sum.saturating_add(keys);
+        }
         Sums {
             resources: resources.collect(),
             groups,
             index: self.index,
             damaged: self.damaged,
             damaged_values: self.damaged_values,
-            outside_prefix: self.outside_prefix,
+            keys_below: self.keys_below,
+            keys_elsewhere,
         }
     }
 }
 
 /// The bytes, roughly, that the entry takes if it is new.
-fn increment(counts: &mut BTreeMap<ResourceIndex, u64>, resource: ResourceIndex) -> usize {
+fn increment<K: Ord>(counts: &mut BTreeMap<K, u64>, counted: K) -> usize {
     let before = counts.len();
-    let count = counts.entry(resource).or_default();
+    let count = counts.entry(counted).or_default();
     *count = count.saturating_add(1);
     counts
         .len()
@@ -333,7 +371,34 @@ fn increment(counts: &mut BTreeMap<ResourceIndex, u64>, resource: ResourceIndex)
 }
 
 impl Group {
-    fn new(provider: &str, envelope: &Envelope<'_>) -> Self {
+    /// Returns how many bytes it kept, roughly.
+    fn use_seed(&mut self, seed: usize, resource: ResourceIndex) -> usize {
+        let Some(used) = self.uses.get_mut(seed) else {
+            return 0;
+        };
+        if used.objects == 0 {
+            used.resource = resource;
+        }
+        used.objects = used.objects.saturating_add(1);
+        if used.resource == resource {
+            return 0;
+        }
+        increment(&mut self.uses_elsewhere, (seed, resource))
+    }
+
+    /// Returns how many bytes it kept, roughly.
+    fn name_seed(&mut self, seed: usize, object: Object<'_>) -> usize {
+        let names = self.names_of_seeds.entry(seed).or_default();
+        if names.len() >= FEW {
+            return 0;
+        }
+        let name = name(object.key);
+        let kept = name.len().saturating_add(ROW_BYTES);
+        names.push(name);
+        kept
+    }
+
+    pub(super) fn new(provider: &str, envelope: &Envelope<'_>) -> Self {
         let annotations = envelope.annotations.iter();
         Self {
             provider: name(provider.as_bytes()),
@@ -347,7 +412,10 @@ impl Group {
             resources: BTreeMap::new(),
             superseded: BTreeMap::new(),
             seeds: BTreeMap::new(),
-            objects_of_seeds: Vec::new(),
+            uses: Vec::new(),
+            uses_elsewhere: BTreeMap::new(),
+            names_of_seeds: BTreeMap::new(),
+            resource_names: Arc::default(),
         }
     }
 }
@@ -397,7 +465,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::recovery::inventory::KEPT_BYTES;
+    use crate::recovery::inventory::{KEPT_BYTES, NO_RESOURCE, without_prefix};
 
     fn envelope<'a>(key_id: &'a str, source: &'a [u8], kind: DekSourceType) -> Vec<u8> {
         let field = |number: u8, bytes: &[u8]| {
@@ -460,6 +528,26 @@ mod tests {
         assert_eq!(one.distinct_seeds(), 3);
         let counts: Vec<u64> = one.seeds().map(|(_, objects)| objects).collect();
         assert_eq!(counts, [1, 2, 1]);
+        let of_seeds: Vec<_> = one
+            .seeds()
+            .map(|(seed, _)| (one.resources_of(seed), one.names_of(seed).to_vec()))
+            .collect();
+        let of = |resource: &str, names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            let objects = u64::try_from(names.len()).unwrap();
+            (BTreeMap::from([(resource.to_owned(), objects)]), names)
+        };
+        assert_eq!(
+            of_seeds,
+            [
+                of("configmaps", &["/registry/configmaps/a/3"]),
+                of(
+                    "secrets",
+                    &["/registry/secrets/a/1", "/registry/secrets/a/2"]
+                ),
+                of("secrets", &["/registry/secrets/a/1"]),
+            ]
+        );
         assert_eq!((two.key_id.as_str(), two.count.objects), ("k2", 1));
         let secrets = &tally.resources["secrets"];
         let ours = &secrets[&Protected::KmsV2("ours".to_owned())];
@@ -470,6 +558,18 @@ mod tests {
             secrets[&Protected::Plaintext].names,
             ["/registry/secrets/a/5"]
         );
+    }
+
+    #[test]
+    fn a_seed_counts_its_objects_by_resource() {
+        let value = envelope("k1", b"vault:v1:a", DekSourceType::HkdfSeed);
+        let keys = ["secrets/a/1", "leases/b/1", "secrets/a/2", "leases/b/2"];
+        let keys = keys.map(|key| format!("/registry/{key}"));
+        let objects: Vec<_> = keys.iter().map(|key| (&**key, &*value, 2, false)).collect();
+        let found = tally(None, &objects).groups;
+        let (seed, _) = found[0].seeds().next().unwrap();
+        let expected = [("secrets".to_owned(), 2), ("leases".to_owned(), 2)];
+        assert_eq!(found[0].resources_of(seed), BTreeMap::from(expected));
     }
 
     #[test]
@@ -501,17 +601,50 @@ mod tests {
     }
 
     #[test]
-    fn keys_outside_a_wanted_prefix_are_only_counted() {
-        let objects: [(&str, &[u8], i64, bool); 3] = [
+    fn objects_under_every_prefix_count_and_show_whose_they_are() {
+        let ours = envelope("k1", b"vault:v1:a", DekSourceType::HkdfSeed);
+        let objects: [(&str, &[u8], i64, bool); 6] = [
             ("/registry/secrets/a/1", b"k8s\0", 2, false),
-            ("/registry-2/secrets/a/1", b"k8s\0", 3, false),
-            ("no-slash", b"k8s\0", 4, false),
+            ("/registry-2/secrets/a/1", &ours, 3, false),
+            ("/registry-2/secrets/a/1", &ours, 2, true),
+            ("/registry-2/x.io/widgets/a/1", &ours, 4, false),
+            ("no/slash/before", &ours, 5, false),
+            ("/registry", &ours, 6, false),
         ];
-        let below = tally(Some("/registry"), &objects);
-        assert_eq!((below.outside_prefix, below.resources.len()), (2, 1));
-        let all = tally(None, &objects);
-        assert_eq!(all.outside_prefix, 0);
-        assert_eq!(all.resources[NO_RESOURCE][&Protected::Plaintext].objects, 1);
+        for (wanted, below, [main, other, widgets]) in [
+            (
+                None,
+                1,
+                [
+                    "secrets",
+                    "secrets below /registry-2",
+                    "widgets.x.io below /registry-2",
+                ],
+            ),
+            (
+                Some("/registry-2"),
+                2,
+                ["secrets below /registry", "secrets", "widgets.x.io"],
+            ),
+        ] {
+            let all = tally(wanted, &objects);
+            assert_eq!(all.groups[0].count.objects, 5);
+            let resources: Vec<_> = all.groups[0].resources.iter().collect();
+            let mut expected = [
+                (&NO_RESOURCE.to_owned(), &2),
+                (&other.to_owned(), &2),
+                (&widgets.to_owned(), &1),
+            ];
+            expected.sort_unstable();
+            assert_eq!(resources, expected);
+            assert_eq!(all.resources[main][&Protected::Plaintext].objects, 1);
+            assert_eq!(all.keys_below, below);
+            let elsewhere: u64 = all.keys_elsewhere.values().sum();
+            assert_eq!(below + elsewhere, 5, "{:?}", all.keys_elsewhere);
+            assert_eq!(all.keys_elsewhere["no"], 1);
+        }
+        assert_eq!(without_prefix("secrets below /registry-2"), "secrets");
+        assert_eq!(without_prefix("widgets.x.io"), "widgets.x.io");
     }
 
     #[test]

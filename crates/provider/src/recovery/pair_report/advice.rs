@@ -190,6 +190,10 @@ pub(super) fn limitations(facts: Facts<'_>) -> Vec<&'static str> {
          after it.",
     );
     add(
+        pair.inventory.unread.is_some(),
+        "Keys outside the prefix were left unread: objects among them were not judged.",
+    );
+    add(
         pair.appeared > 0,
         "etcd changed between its two readings: objects under key_ids that are new since the \
          first were not judged.",

@@ -15,6 +15,8 @@ use kms_domain::{
 use super::Facts;
 use crate::{
     recovery::{
+        drift::Comparison,
+        excerpt::few,
         scan,
         verify_pair::{Depth, Pair, Row},
         witness::THE_RECORD,
@@ -215,25 +217,33 @@ fn proof_check((id, title): Name, pair: &Pair, of: fn(&Row) -> Option<Proof>) ->
 
 fn drift_check(facts: Facts<'_>) -> Check {
     let (id, title) = DRIFT;
-    match (facts.record, facts.drift) {
-        (None, _) => Check::skip(id, title, "no --record was given"),
-        (Some(_), []) if !matches!(facts.pair.lineage.live(), LiveKey::Listed(_)) => Check::skip(
-            id,
-            title,
-            "nothing that was compared differs, but the key could not be compared",
-        ),
-        (Some(_), _) if contradiction(facts.pair, THE_RECORD).is_some() => {
-            let other = contradiction(facts.pair, THE_RECORD).map(|other| other.to_string());
-            Check::fail(id, title, other.unwrap_or_default()).impact(OTHER_KEY)
+    let Some(record) = facts.record else {
+        return Check::skip(id, title, "no --record was given");
+    };
+    if let Some(other) = contradiction(facts.pair, THE_RECORD) {
+        return Check::fail(id, title, other.to_string()).impact(OTHER_KEY);
+    }
+    let at = &record.note().recorded_at;
+    let Comparison {
+        drift,
+        not_compared,
+    } = facts.compared;
+    let fields: Vec<_> = drift.iter().map(|it| it.field.as_str()).collect();
+    let missing = few(not_compared, 0);
+    match (fields.is_empty(), not_compared.is_empty()) {
+        (true, true) => Check::pass(id, title).message(format!("made at {at}")),
+        (true, false) => {
+            let message =
+                format!("no compared fact has changed since {at}; not compared: {missing}");
+            Check::skip(id, title, message)
         }
-        (Some(record), []) => {
-            Check::pass(id, title).message(format!("made at {}", record.note().recorded_at))
-        }
-        (Some(record), drift) => {
-            let fields: Vec<_> = drift.iter().map(|it| it.field.as_str()).collect();
-            let at = &record.note().recorded_at;
-            let message = format!("since {at} these have: {}", fields.join(", "));
-            Check::warn(id, title, message)
+        (false, compared_all) => {
+            let message = format!("changed since {at}: {}", fields.join(", "));
+            let missing = match compared_all {
+                true => String::new(),
+                false => format!("; not compared: {missing}"),
+            };
+            Check::warn(id, title, format!("{message}{missing}"))
         }
     }
 }

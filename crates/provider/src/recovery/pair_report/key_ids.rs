@@ -163,7 +163,7 @@ pub(super) fn lost(row: &Row) -> u64 {
         Origin::Gap(_) => row.finding.objects,
         Origin::Live(_) | Origin::Known(_) => {
             let unopened = row.finding.data.map_or(0, |data| data.failed);
-            row.objects_of_failed_seeds.saturating_add(unopened)
+            row.objects_of_failed_seeds().saturating_add(unopened)
         }
     }
 }

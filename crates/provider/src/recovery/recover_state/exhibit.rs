@@ -13,8 +13,8 @@ use kms_domain::{
     key::TransitKey,
     recovery::{
         origin::Origin,
-        pair::{Finding, Proof},
-        rebuild::{PeerEvidence, RecordEvidence},
+        pair::Proof,
+        rebuild::{EtcdFinding, PeerEvidence, RecordEvidence},
         record::{self, BackupRecord},
     },
     registry::{
@@ -75,11 +75,21 @@ impl Kind {
 }
 
 impl Exhibited {
-    pub(super) fn etcd(name: &str, sha256: &str, revision: u64, findings: &[Finding]) -> Self {
+    pub(super) fn etcd(
+        name: &str,
+        sha256: &str,
+        revision: u64,
+        findings: &[EtcdFinding],
+        superseded: &[Origin],
+    ) -> Self {
         let mut objects: BTreeMap<TransitVersion, u64> = BTreeMap::new();
-        let mut active = None;
+        let promoted = superseded.iter().filter_map(|origin| match origin {
+            Origin::Live(key) => Some(key.version()),
+            Origin::Known(_) | Origin::Gap(_) => None,
+        });
+        let mut active = promoted.max();
         let mut deks = Proof::default();
-        for finding in findings {
+        for EtcdFinding { finding, .. } in findings {
             let seeds = finding.seeds;
             deks.proven = deks.proven.saturating_add(seeds.proven);
             deks.failed = deks.failed.saturating_add(seeds.failed);

@@ -12,7 +12,7 @@ use kms_domain::{
 use crate::{
     auth::CallFailure,
     connection::ConnectionError,
-    recovery::{EtcdError, backup_record::BackupError, verify_pair::Unanswered},
+    recovery::{EtcdError, backup_record::BackupError, unread::Unread, verify_pair::Unanswered},
     state::{LockError, StateError},
 };
 
@@ -46,6 +46,14 @@ pub enum Obstacle {
         #[source]
         error: Box<EtcdError>,
     },
+    /// A running etcd has keys that were not read.
+    #[error("{}", .unread.describe())]
+    Unread {
+        /// The servers.
+        name: String,
+        /// The keys.
+        unread: Unread,
+    },
     /// OpenBao did not try every DEK.
     #[error("OpenBao did not answer for what it holds")]
     Unanswered {
@@ -74,7 +82,10 @@ pub enum Obstacle {
         source: io::Error,
     },
     /// A backup record that is none, or was changed.
-    #[error("it is no backup record that can be believed")]
+    #[error("{}", match problem {
+        RecordError::NewerRelease(_) => NEWER,
+        _ => "it is no backup record that can be believed",
+    })]
     Record {
         /// The file.
         path: PathBuf,
@@ -83,7 +94,10 @@ pub enum Obstacle {
         problem: RecordError,
     },
     /// A peer's state that is none, or was changed.
-    #[error("it is no state that can be believed")]
+    #[error("{}", match problem {
+        DocumentError::NewerRelease(_) => NEWER,
+        _ => "it is no state that can be believed",
+    })]
     PeerDocument {
         /// The file.
         path: PathBuf,
@@ -92,7 +106,10 @@ pub enum Obstacle {
         problem: DocumentError,
     },
     /// A peer's checkpoint that is none.
-    #[error("it is no checkpoint that can be believed")]
+    #[error("{}", match problem {
+        CheckpointError::NewerRelease(_) => NEWER,
+        _ => "it is no checkpoint that can be believed",
+    })]
     PeerCheckpoint {
         /// The file.
         path: PathBuf,
@@ -111,11 +128,31 @@ pub enum Obstacle {
     Outdated(PlanOutdated),
 }
 
+const NEWER: &str = "this release cannot read it";
+
 impl Obstacle {
+    /// Whether a newer release wrote evidence that was given.
+    fn is_newer_evidence(&self) -> bool {
+        matches!(
+            self,
+            Self::Record {
+                problem: RecordError::NewerRelease(_),
+                ..
+            } | Self::PeerDocument {
+                problem: DocumentError::NewerRelease(_),
+                ..
+            } | Self::PeerCheckpoint {
+                problem: CheckpointError::NewerRelease(_),
+                ..
+            }
+        )
+    }
+
     /// The stable word for reports.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
+            newer if newer.is_newer_evidence() => "other_release",
             Self::State(StateError::Lock(LockError::Locked { .. })) => "provider_running",
             Self::State(StateError::NoDirectory { .. }) => "no_directory",
             Self::State(StateError::OtherRelease { .. }) => "other_release",
@@ -125,6 +162,7 @@ impl Obstacle {
             Self::Profile(_) => "key_profile",
             Self::KeyMoved => "key_moved",
             Self::Etcd { .. } | Self::Unhashed { .. } => "etcd_unread",
+            Self::Unread { .. } => "keys_unread",
             Self::Unreadable { .. } => "unreadable",
             Self::Record { .. } => "record_invalid",
             Self::PeerDocument { .. } | Self::PeerCheckpoint { .. } => "peer_invalid",
@@ -138,6 +176,7 @@ impl Obstacle {
     pub fn evidence(&self) -> Option<String> {
         match self {
             Self::Etcd { name, .. }
+            | Self::Unread { name, .. }
             | Self::Unanswered { name, .. }
             | Self::Unhashed { name, .. } => Some(name.clone()),
             Self::Unreadable { path, .. }
@@ -159,11 +198,13 @@ impl Obstacle {
     #[must_use]
     pub fn is_undecided(&self) -> bool {
         match self {
+            newer if newer.is_newer_evidence() => true,
             Self::Connection(_)
             | Self::Metadata(_)
             | Self::Unanswered { .. }
             | Self::KeyMoved
             | Self::Unhashed { .. }
+            | Self::Unread { .. }
             | Self::Unreadable { .. } => true,
             Self::Etcd { error, .. } => !error.is_damage(),
             Self::State(_)
@@ -184,15 +225,21 @@ impl Obstacle {
             Self::State(StateError::Lock(LockError::Locked { .. })) => {
                 "a state that is in use must not be exchanged; nothing was changed"
             }
+            Self::State(StateError::OtherRelease { .. }) => {
+                "it may tell of keys that a state rebuilt by this release would not know; nothing was \
+                 changed"
+            }
             Self::State(_) => "a state there would not be used, or could be exchanged by others",
             Self::Connection(_) | Self::Metadata(_) | Self::Unanswered { .. } | Self::KeyMoved => {
                 "nothing shows that the key decrypts what is stored"
             }
             Self::NoKey(_) => "nothing that is stored can be decrypted with it",
             Self::Profile(_) => "no provider would serve with this key",
-            Self::Etcd { .. } | Self::Unhashed { .. } | Self::Unreadable { .. } => {
-                "what it would show is unknown"
-            }
+            Self::Etcd { .. }
+            | Self::Unhashed { .. }
+            | Self::Unread { .. }
+            | Self::Unreadable { .. } => "what it would show is unknown",
+            newer if newer.is_newer_evidence() => "what it would show is unknown",
             Self::Record { .. } | Self::PeerDocument { .. } | Self::PeerCheckpoint { .. } => {
                 "it was changed or damaged, so nothing that it says is taken for true"
             }
@@ -203,7 +250,15 @@ impl Obstacle {
 
     /// What to do now.
     #[must_use]
-    pub fn next_step(&self) -> &'static str {
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::Etcd { error, .. } => error.next_step(),
+            _ => None,
+        }
+        .unwrap_or_else(|| self.fixed_next_step().to_owned())
+    }
+
+    fn fixed_next_step(&self) -> &'static str {
         match self {
             Self::State(StateError::Lock(LockError::Locked { .. })) => {
                 "stop the provider of this node and run the same command again"
@@ -211,7 +266,10 @@ impl Obstacle {
             Self::State(StateError::NoDirectory { .. }) => {
                 "create it with mode 0750, owned by the user that runs the provider"
             }
-            Self::State(StateError::OtherRelease { .. }) => "use the release that wrote it",
+            Self::State(StateError::OtherRelease { .. }) => {
+                "use the release that wrote it; only to give up what it knew, add \
+                 --replace-newer-release"
+            }
             Self::State(_) => {
                 "run as the provider's user, and mend the modes and owners that are named"
             }
@@ -226,7 +284,19 @@ impl Obstacle {
             Self::Etcd { .. } | Self::Unhashed { .. } => {
                 "copy the snapshot again and compare its hash, or take another"
             }
+            Self::Unread { unread, .. } if unread.keys.is_some() => {
+                "leave out --etcd-prefix-only, or name the prefixes with --allow-unread-prefixes if \
+                 none of their objects is encrypted with this key"
+            }
+            Self::Unread { .. } => {
+                "read as an etcd user that may read every key (--cert, --key), or read a snapshot; \
+                 or name the other prefixes with --allow-unread-prefixes if none of their objects \
+                 is encrypted with this key"
+            }
             Self::Unreadable { .. } => "name a file that is there and may be read",
+            newer if newer.is_newer_evidence() => {
+                "use the release that wrote it, or give other evidence"
+            }
             Self::Record { .. } => "take the copy of another backup medium",
             Self::PeerDocument { .. } | Self::PeerCheckpoint { .. } => {
                 "copy state and checkpoint again, from a peer that serves"
@@ -247,6 +317,7 @@ impl Obstacle {
             Self::Connection(_) | Self::Metadata(_) | Self::Unanswered { .. } | Self::KeyMoved => {
                 "do not rotate the key meanwhile"
             }
+            Self::Unread { .. } => "do not leave a version out on the strength of a part of etcd",
             Self::Etcd { .. }
             | Self::Unhashed { .. }
             | Self::Unreadable { .. }

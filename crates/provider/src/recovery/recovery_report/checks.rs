@@ -1,6 +1,6 @@
 //! What was asked of the node, the key and the evidence, check by check.
 
-use kms_domain::recovery::rebuild::{Found, OWN_STATE, Refusal};
+use kms_domain::recovery::rebuild::{Found, OWN_STATE, RebuildPlan, Refusal, Unreadable};
 
 use crate::{
     config::Config,
@@ -80,6 +80,7 @@ impl Subject {
             | Obstacle::KeyMoved => Self::Key,
             Obstacle::Unanswered { .. } => Self::Decrypts,
             Obstacle::Etcd { .. }
+            | Obstacle::Unread { .. }
             | Obstacle::Unhashed { .. }
             | Obstacle::Unreadable { .. }
             | Obstacle::Record { .. }
@@ -101,12 +102,17 @@ impl Subject {
             | Refusal::PeerUnanchored { .. }
             | Refusal::AboveLatest { .. }
             | Refusal::Recreated { .. }
-            | Refusal::Contradiction { .. } => Self::Identity,
+            | Refusal::Contradiction { .. }
+            | Refusal::NeverRotated { .. } => Self::Identity,
             Refusal::Undecryptable { .. } => Self::Mapped,
             Refusal::NotDecrypted { .. } | Refusal::Untried { .. } => Self::Decrypts,
-            Refusal::Unaccounted { .. } => Self::Accounted,
+            Refusal::Unaccounted { .. }
+            | Refusal::Unreadable { .. }
+            | Refusal::AcceptanceIdle { .. } => Self::Accounted,
             Refusal::ActiveUnusable { .. }
             | Refusal::ActiveBlocked { .. }
+            | Refusal::ActiveUnproven { .. }
+            | Refusal::ActiveRemoved { .. }
             | Refusal::Undecided { .. }
             | Refusal::AssumptionWrong { .. }
             | Refusal::AssumptionIdle { .. }
@@ -208,7 +214,14 @@ fn passed(checked: Checked<'_>, subject: Subject) -> Check {
             Check::pass(id, title).message(format!("{read} read"))
         }
         Subject::Mapped | Subject::Decrypts if weighed_all => match has_etcd(&weighed.exhibits) {
-            true => Check::pass(id, title),
+            true => match accepted(weighed, subject) {
+                0 => Check::pass(id, title),
+                objects => Check::warn(
+                    id,
+                    title,
+                    format!("{objects} objects stay unreadable, as accepted"),
+                ),
+            },
             false => Check::skip(id, title, "no etcd data was given"),
         },
         Subject::Identity | Subject::Accounted if weighed_all => Check::pass(id, title),
@@ -226,6 +239,18 @@ fn passed(checked: Checked<'_>, subject: Subject) -> Check {
         | Subject::Decrypts
         | Subject::Plan => skip(),
     }
+}
+
+/// Objects in a plan that fail the check and are accepted.
+fn accepted(weighed: &Weighed, subject: Subject) -> u64 {
+    let unreadable = weighed.plan.iter().flat_map(RebuildPlan::unreadable);
+    let of_subject = unreadable.filter(|it| match it.is_refused() {
+        true => subject == Subject::Decrypts,
+        false => subject == Subject::Mapped,
+    });
+    of_subject
+        .map(Unreadable::objects)
+        .fold(0, u64::saturating_add)
 }
 
 fn has_etcd(exhibits: &[Exhibited]) -> bool {

@@ -10,16 +10,20 @@ use kms_domain::{
     key::TransitKey,
     recovery::{
         journal::{Exhibit, Kept},
-        rebuild::{Rebuilt, Refusal},
+        rebuild::{Rebuilt, Refusal, Unreadable},
     },
     registry::{RecordState, document::Document},
+    transit::TransitVersion,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     config::Config,
-    recovery::recover_state::{Exhibited, Kind, Obstacle},
+    recovery::{
+        evidence_report::counted,
+        recover_state::{Exhibited, Kind, Obstacle},
+    },
     report::{DoNot, one_line},
 };
 
@@ -104,6 +108,24 @@ pub(super) struct VersionShown {
     removed_by: Vec<String>,
 }
 
+/// Objects that stay unreadable, of one version and cause.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct UnreadableShown {
+    /// The name of the etcd source.
+    evidence: String,
+    /// The version that they need; absent where they name none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transit_version: Option<u64>,
+    /// A code of refusals, such as `trimmed` or `not_decrypted`.
+    cause: &'static str,
+    objects: u64,
+    resources: BTreeMap<String, u64>,
+    /// The keys of the first few, with --show-names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    names: Vec<String>,
+}
+
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct KeptShown {
@@ -119,18 +141,19 @@ impl RefusalShown {
             evidence: obstacle.evidence().into_iter().collect(),
             message: one_line(obstacle),
             impact: obstacle.consequence(),
-            next_step: obstacle.next_step().to_owned(),
+            next_step: obstacle.next_step(),
             do_not: obstacle.do_not(),
         }
     }
 
-    pub(super) fn refusal(refusal: &Refusal) -> Self {
+    /// With `next_step` instead of the refusal's own, if there is one.
+    pub(super) fn refusal(refusal: &Refusal, next_step: Option<String>) -> Self {
         Self {
             code: refusal.code(),
             evidence: refusal.evidence().to_vec(),
             message: refusal.to_string(),
             impact: refusal.consequence(),
-            next_step: refusal.next_step(),
+            next_step: next_step.unwrap_or_else(|| refusal.next_step()),
             do_not: refusal.do_not(),
         }
     }
@@ -299,6 +322,35 @@ impl VersionShown {
             write!(out, ", kept though it is removed by {by}: it decrypts")?;
         }
         writeln!(out)
+    }
+}
+
+impl UnreadableShown {
+    pub(super) fn of(unreadable: &Unreadable) -> Self {
+        Self {
+            evidence: unreadable.evidence.clone(),
+            transit_version: unreadable.version.map(TransitVersion::get),
+            cause: unreadable.cause,
+            objects: unreadable.objects(),
+            resources: unreadable.resources.clone(),
+            names: unreadable.names.clone(),
+        }
+    }
+
+    pub(super) fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        write!(
+            out,
+            "unreadable: {} objects in {}",
+            self.objects, self.evidence
+        )?;
+        if let Some(version) = self.transit_version {
+            write!(out, ", version={version}")?;
+        }
+        writeln!(out, ", cause={}: {}", self.cause, counted(&self.resources))?;
+        for name in &self.names {
+            writeln!(out, "    {name}")?;
+        }
+        Ok(())
     }
 }
 

@@ -6,12 +6,13 @@ use kms_domain::recovery::origin::{Lineage, Origin};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::SECRETS;
+use super::is_secrets;
 use crate::{
     config::Config,
     recovery::{
         excerpt::{Excerpt, FEW_ROWS, LeftOut, ROWS},
         inventory::{Count, DamagedValue, Group, Inventory, Protected},
+        unread::Unread,
     },
     report::one_line,
 };
@@ -26,7 +27,14 @@ pub(super) struct Content {
     compacted_revision: Option<i64>,
     keys: u64,
     superseded_revisions: u64,
-    keys_outside_prefix: u64,
+    /// Keys by prefix, the one in question, or `/registry`, first.
+    prefixes: Vec<PrefixRow>,
+    /// Absent if all are shown; its objects are keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefixes_left_out: Option<LeftOut>,
+    /// Keys that were not read; absent if all were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<Unread>,
     resources: Vec<ResourceRow>,
     /// Absent if all are shown.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,6 +47,12 @@ pub(super) struct Content {
     /// The first few, if names are wanted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damaged_keys: Vec<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct PrefixRow {
+    prefix: String,
+    keys: u64,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -100,7 +114,9 @@ impl Content {
             rows.iter()
                 .map(move |(protected, count)| (resource, protected, count))
         });
-        let resources = Excerpt::of(resources, ROWS, |(resource, ..)| *resource == SECRETS);
+        let resources = Excerpt::of(resources, ROWS, |(resource, ..)| is_secrets(resource));
+        let prefixes = inventory.prefixes().map(PrefixRow::of);
+        let prefixes = Excerpt::of(prefixes, ROWS, |_| false);
         let shown = resources
             .shown
             .into_iter()
@@ -126,7 +142,9 @@ impl Content {
             compacted_revision: inventory.totals.compacted,
             keys: inventory.totals.keys,
             superseded_revisions: inventory.totals.superseded,
-            keys_outside_prefix: inventory.outside_prefix,
+            prefixes_left_out: LeftOut::of(&prefixes.left_out, |row| row.keys),
+            prefixes: prefixes.shown,
+            unread: inventory.unread.clone(),
             resources: shown.collect(),
             resources_left_out: LeftOut::of(&resources.left_out, |(.., count)| count.objects),
             key_ids: key_ids.shown,
@@ -241,10 +259,13 @@ impl Content {
         }
         writeln!(out, "keys: {}", self.keys)?;
         writeln!(out, "supersededRevisions: {}", self.superseded_revisions)?;
-        if self.keys_outside_prefix > 0 {
-            writeln!(out, "keysOutsidePrefix: {}", self.keys_outside_prefix)?;
+        if self.prefixes.len() > 1 {
+            self.prefixes_text(out)?;
         }
-        let resources = Excerpt::of(&self.resources, FEW_ROWS, |row| row.resource == SECRETS);
+        if let Some(unread) = &self.unread {
+            writeln!(out, "unread: {}", unread.describe())?;
+        }
+        let resources = Excerpt::of(&self.resources, FEW_ROWS, |row| is_secrets(&row.resource));
         for row in &resources.shown {
             write!(out, "resource: {} {}", row.resource, row.protection)?;
             if let Some(provider) = &row.provider {
@@ -276,5 +297,26 @@ impl Content {
             writeln!(out, "damaged: {key}")?;
         }
         Ok(())
+    }
+
+    fn prefixes_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let prefixes = Excerpt::of(&self.prefixes, FEW_ROWS, |_| false);
+        for PrefixRow { prefix, keys } in &prefixes.shown {
+            writeln!(out, "prefix: {prefix} keys={keys}")?;
+        }
+        let left_out = LeftOut::of(&prefixes.left_out, |row| row.keys);
+        match LeftOut::and(left_out, self.prefixes_left_out) {
+            Some(more) => writeln!(out, "prefix: and {} more keys={}", more.rows, more.objects),
+            None => Ok(()),
+        }
+    }
+}
+
+impl PrefixRow {
+    fn of((prefix, keys): (&str, u64)) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            keys,
+        }
     }
 }

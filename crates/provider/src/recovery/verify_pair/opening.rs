@@ -18,7 +18,7 @@ use etcd_snapshot::{
     file::OnProgress,
     open::{DekSource, Scratch},
     revision::Object,
-    value::{Protection, Resource},
+    value::Protection,
 };
 use kms_domain::{
     annotations::Annotations,
@@ -31,7 +31,7 @@ use kms_domain::{
 use super::trial::Outcomes;
 use crate::recovery::{
     EtcdError, EtcdSource,
-    inventory::{GroupIndex, Inventory, NO_RESOURCE, Seed, Wanted, name},
+    inventory::{GroupIndex, Inventory, Seed, Wanted, name},
 };
 
 /// What became of the objects.
@@ -120,9 +120,6 @@ impl<'a> Opening<'a> {
     }
 
     fn add(self, gathering: &mut Gathering<'_, 'a>, object: Object<'_>) {
-        if !self.wanted.includes(object.key) {
-            return;
-        }
         let Protection::KmsV2 { provider, message } = Protection::of(object.value) else {
             return;
         };
@@ -210,12 +207,9 @@ impl Opened {
 impl OpenedGroup {
     fn add_unopened(&mut self, sealed: Sealed<'_, '_>, wanted: &Wanted) {
         self.proof.failed = self.proof.failed.saturating_add(1);
-        let resource = Resource::of(sealed.key, wanted.prefix.as_deref());
-        let resource = resource.map_or_else(
-            || NO_RESOURCE.to_owned(),
-            |resource| name(resource.to_string().as_bytes()),
-        );
-        let count = self.unopened.entry(resource).or_default();
+        let mut resource = Vec::new();
+        wanted.append_resource(sealed.key, &mut resource);
+        let count = self.unopened.entry(name(&resource)).or_default();
         *count = count.saturating_add(1);
         if wanted.names {
             self.keep_name(sealed.number, name(sealed.key));

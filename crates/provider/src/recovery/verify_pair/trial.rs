@@ -1,7 +1,7 @@
 //! The proof that a version is the one that encrypted: OpenBao decrypts a DEK from etcd, under the
 //! associated data that binds it.
 
-use std::{collections::HashMap, num::NonZeroU64};
+use std::{collections::HashMap, num::NonZeroU64, sync::Arc};
 
 use etcd_snapshot::{
     file::{OnProgress, Progress},
@@ -31,10 +31,19 @@ pub(super) type Outcomes<'i> = HashMap<(GroupIndex, Seed<'i>), Result<DekSource,
 
 /// A trial decrypt of every distinct encrypted DEK that a live version should decrypt.
 pub(super) struct Trial<'i> {
-    /// Those that OpenBao is to be asked for.
-    prepared: Vec<(GroupIndex, Seed<'i>, PreparedDecrypt)>,
+    /// Those that OpenBao is to be asked for. A request of each takes a thousand bytes or two, so it is
+    /// made when its batch is due.
+    due: Vec<Due<'i>>,
     /// Of those that were tried.
     pub(super) outcomes: Outcomes<'i>,
+}
+
+/// One of them, with what binds it.
+struct Due<'i> {
+    group: GroupIndex,
+    seed: Seed<'i>,
+    key: Arc<TransitKey>,
+    annotations: &'i Annotations,
 }
 
 impl<'i> Trial<'i> {
@@ -44,7 +53,7 @@ impl<'i> Trial<'i> {
         sample: Option<NonZeroU64>,
     ) -> Self {
         let mut trial = Self {
-            prepared: Vec::new(),
+            due: Vec::new(),
             outcomes: HashMap::new(),
         };
         let most = sample.map_or(u64::MAX, NonZeroU64::get);
@@ -63,19 +72,26 @@ impl<'i> Trial<'i> {
                     break;
                 }
                 *tried = tried.saturating_add(1);
-                match prepare(&key, annotations, seed) {
-                    Some(prepared) => trial.prepared.push((index, seed, prepared)),
-                    None => {
-                        let refused = Err(SeedProblem::OtherCiphertext);
-                        trial.outcomes.insert((index, seed), refused);
-                    }
+                let due = Due {
+                    group: index,
+                    seed,
+                    key: Arc::clone(&key),
+                    annotations,
+                };
+                if due.prepare().is_some() {
+                    trial.due.push(due);
+                } else {
+                    let refused = Err(SeedProblem::OtherCiphertext);
+                    trial.outcomes.insert((index, seed), refused);
                 }
             }
         }
         trial
     }
 
-    /// In batches; what OpenBao does not decide is left out of the outcomes.
+    /// In batches; what OpenBao does not decide is left out of the outcomes. Only the answer to one
+    /// ciphertext, that it does not authenticate, decides against a DEK: any other refusal may have
+    /// a cause that all of them share.
     pub(super) async fn decrypt_all(
         &mut self,
         openbao: &Connection,
@@ -85,20 +101,21 @@ impl<'i> Trial<'i> {
         let mut undecided = None;
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let mut tried = 0_u64;
-        for portion in self.prepared.chunks(MAX_BATCH) {
-            let items: Vec<&PreparedDecrypt> = portion.iter().map(|(.., it)| it).collect();
+        let total = count(self.due.len());
+        for portion in self.due.chunks(MAX_BATCH) {
+            let items: Vec<_> = portion.iter().filter_map(Due::prepare).collect();
             let answers = openbao
                 .session
                 .call(async |token| transit.decrypt_batch(&token, &items).await)
                 .await
                 .map_err(Unanswered::Decrypt)?;
-            for (&(index, seed, _), answer) in portion.iter().zip(answers) {
+            let decided = self.outcomes.len();
+            for (due, answer) in portion.iter().zip(answers) {
+                let (index, seed) = (due.group, due.seed);
                 let outcome = match answer {
                     Ok(plaintext) => source(&plaintext, seed),
                     Err(failure) => match failure.class() {
-                        FailureClass::DecryptFailed | FailureClass::InvalidRequest => {
-                            Err(SeedProblem::NotDecrypted)
-                        }
+                        FailureClass::DecryptFailed => Err(SeedProblem::NotDecrypted),
                         _ => {
                             undecided.get_or_insert(failure);
                             continue;
@@ -107,11 +124,12 @@ impl<'i> Trial<'i> {
                 };
                 self.outcomes.insert((index, seed), outcome);
             }
+            if self.outcomes.len() == decided {
+                // OpenBao refuses each of them; the rest would only repeat it.
+                break;
+            }
             tried = tried.saturating_add(count(portion.len()));
-            on_progress(Progress {
-                done: tried,
-                total: count(self.prepared.len()),
-            });
+            on_progress(Progress { done: tried, total });
         }
         match undecided {
             None => Ok(()),
@@ -120,9 +138,11 @@ impl<'i> Trial<'i> {
     }
 }
 
-fn prepare(key: &TransitKey, annotations: &Annotations, seed: Seed<'_>) -> Option<PreparedDecrypt> {
-    let ciphertext = TransitCiphertext::parse(seed.encrypted).ok()?;
-    prepare_proof(key, annotations, ciphertext).ok()
+impl Due<'_> {
+    fn prepare(&self) -> Option<PreparedDecrypt> {
+        let ciphertext = TransitCiphertext::parse(self.seed.encrypted).ok()?;
+        prepare_proof(&self.key, self.annotations, ciphertext).ok()
+    }
 }
 
 fn source(plaintext: &Plaintext, seed: Seed<'_>) -> Result<DekSource, SeedProblem> {

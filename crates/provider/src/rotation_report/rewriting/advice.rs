@@ -24,7 +24,10 @@ impl Facts<'_> {
 
     pub(super) fn summary(&self, judged: Option<Rewriting>) -> String {
         let at = match self.decisive() {
-            Some(source) if source.is_live() => "in the running etcd".to_owned(),
+            Some(source) if source.is_live() => match self.unread() {
+                Some(unread) => format!("below {} in the running etcd", unread.below),
+                None => "in the running etcd".to_owned(),
+            },
             Some(source) => format!(
                 "in {}, which is of etcd revision {}",
                 source.name, source.revision
@@ -75,11 +78,13 @@ impl Facts<'_> {
                     .to_owned()
             }
             Some(Rewriting::Inconclusive) => {
-                "name the etcd of this cluster, with the --etcd-prefix of its API server, and \
-                 compare transit.keyIdScope.providerName with the EncryptionConfiguration"
+                "name the etcd of this cluster, and compare transit.keyIdScope.providerName with the EncryptionConfiguration"
                     .to_owned()
             }
-            Some(Rewriting::Finished) => self.retire(),
+            Some(Rewriting::Finished) => match self.unread() {
+                Some(unread) => format!("{}; then verify again", unread.remedy()),
+                None => self.retire(),
+            },
         }
     }
 

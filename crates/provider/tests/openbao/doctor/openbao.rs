@@ -115,7 +115,7 @@ impl Drop for Scripted {
 async fn a_server_whose_clock_is_wrong() {
     let unsealed = json!({"initialized": true, "sealed": false}).to_string();
     let far = "Fri, 01 Jan 2038 00:00:00 GMT".to_owned();
-    let refused = || Reply::Json(400, "{}".to_owned());
+    let refused = || Reply::Json(400, json!({"errors": ["refused"]}).to_string());
     let fake = Scripted::start(vec![
         Reply::Dated(unsealed.clone(), far),
         refused(),

@@ -16,7 +16,7 @@ use crate::{
     node::Node,
 };
 
-use super::fleet::{FAST, Fleet, copy_of, option, record_of};
+use super::fleet::{FAST, Fleet, contents, copy_of, option, record_of};
 
 fn told(code: &str, evidence: &str) -> (String, String) {
     (code.to_owned(), evidence.to_owned())
@@ -81,6 +81,30 @@ async fn evidence_of_another_cluster_is_refused_and_named() {
 }
 
 #[tokio::test]
+async fn what_a_newer_release_wrote_is_replaced_only_on_request_and_kept() {
+    let fleet = Fleet::new(1, 2).await;
+    let evidence = fleet.peer_state("peer.json").to_vec();
+    let text = fs::read_to_string(fleet.lost.state_file()).unwrap();
+    let newer = text.replace("/v1alpha2", "/v9");
+    let newer = newer.replacen('{', "{\"new\": {\"of\": 2}, ", 1);
+    files::replace(&fleet.lost.state_file(), newer.as_bytes(), 0o640);
+    let (refused, text) = fleet.refused(&evidence);
+    assert_eq!(refused, [told("other_release", "")]);
+    for said in [
+        "written by a newer release (schema",
+        "--replace-newer-release",
+    ] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let given_up = [&evidence[..], &["--replace-newer-release".to_owned()]].concat();
+    let plan = fleet.plan(&given_up);
+    fleet.apply(&given_up, &plan);
+    let mut kept = contents(&fleet.lost.state_dir()).into_iter();
+    assert!(kept.any(|(_, content)| content == newer.as_bytes()));
+    fleet.assert_recovered().await;
+}
+
+#[tokio::test]
 async fn tampered_halved_and_own_files_are_refused_and_named() {
     let fleet = Fleet::new(1, 2).await;
     let own = option("--peer-state", &fleet.lost.state_file());
@@ -118,13 +142,40 @@ async fn tampered_halved_and_own_files_are_refused_and_named() {
     let [_, whole] = fleet.snapshot("whole.db");
     let whole = fs::read(whole).unwrap();
     files::replace(&cut, &whole[..whole.len() - 4096], 0o640);
-    let all = [record, peer, alone, behind, option("--etcd-snapshot", &cut)].concat();
+    let newer = |file: &str| {
+        let text = fs::read_to_string(file).unwrap();
+        let text = text
+            .replace("/v1alpha2\"", "/v9\"")
+            .replace("/v1\"", "/v9\"");
+        let text = text.replacen('{', "{\"new\": 1, ", 1);
+        files::replace(Path::new(file), text.as_bytes(), 0o640);
+    };
+    let newer_record = fleet.record("newer-record.json");
+    newer(&newer_record[1]);
+    let newer_peer = fleet.peer_state("newer-peer.json");
+    newer(&newer_peer[1]);
+    let evidence = [&newer_record[..], &newer_peer[..]].concat();
+    let evidence: Vec<_> = evidence.iter().map(String::as_str).collect();
+    let alone_newer = fleet.recover(&evidence);
+    assert_eq!(alone_newer.code, Some(5), "{}", alone_newer.out);
+    let all = [
+        record,
+        newer_record,
+        peer,
+        newer_peer,
+        alone,
+        behind,
+        option("--etcd-snapshot", &cut),
+    ]
+    .concat();
     let (refused, text) = fleet.refused(&all);
     assert_eq!(
         refused,
         [
             told("record_invalid", "record.json"),
+            told("other_release", "newer-record.json"),
             told("peer_invalid", "peer.json"),
+            told("other_release", "newer-peer.json"),
             told("etcd_unread", "cut.db"),
             told("peer_unanchored", "alone.json"),
             told("peer_no_pair", "behind.json"),
@@ -186,8 +237,14 @@ async fn hidden_trimmed_and_recreated_versions_are_told_apart() {
     fleet.lost.configure_key(encryption).await;
     admin.trim_key(&mount, KEY, 2).await.unwrap();
     let (refused, text) = fleet.refused(&snapshot);
-    assert_eq!(refused, [told("trimmed", "etcd.db")]);
+    let accepted = told("unreadable_objects", "");
+    assert_eq!(refused, [told("trimmed", "etcd.db"), accepted]);
     assert!(text.contains("from before version 1 was trimmed"), "{text}");
+    // The hidden one was not offered; the trimmed one is no longer needed once it is accepted.
+    let accept = ["--accept-unreadable".to_owned(), "1".to_owned()];
+    let plan = fleet.plan(&[&snapshot[..], &accept].concat());
+    assert_eq!(plan["unreadable"][0]["cause"], "trimmed");
+    assert_eq!(plan["unreadable"][0]["transitVersion"], 1);
     let plan = fleet.plan(&both);
     let applied = fleet.apply(&both, &plan);
     assert_eq!(applied["versions"][2]["state"], "removed");

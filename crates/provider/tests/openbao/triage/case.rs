@@ -25,14 +25,14 @@ const NEVER: [&str; 8] = [
 ];
 
 /// What `triage` said.
-pub(super) struct Said {
-    pub(super) text: String,
-    pub(super) json: Value,
+pub(crate) struct Said {
+    pub(crate) text: String,
+    pub(crate) json: Value,
 }
 
 /// Runs it in both forms, which must say the same; nothing may have changed after it.
 #[track_caller]
-pub(super) fn triage(node: &Node, options: &[&str], verdict: &str) -> Said {
+pub(crate) fn triage(node: &Node, options: &[&str], verdict: &str) -> Said {
     let before = files(node);
     let of = [&["triage"], options].concat();
     let text = node.run(&of);
@@ -43,7 +43,7 @@ pub(super) fn triage(node: &Node, options: &[&str], verdict: &str) -> Said {
 
 /// Judges both forms of one run.
 #[track_caller]
-pub(super) fn said(text: &Finished, json: &Finished, verdict: &str) -> Said {
+pub(crate) fn said(text: &Finished, json: &Finished, verdict: &str) -> Said {
     assert_eq!(json.err, "");
     let report: Value = serde_json::from_str(&json.out).unwrap();
     assert_published(&report);
@@ -68,7 +68,7 @@ pub(super) fn said(text: &Finished, json: &Finished, verdict: &str) -> Said {
 impl Said {
     /// Requires what it means: for the data, and for who runs the command.
     #[track_caller]
-    pub(super) fn means(&self, impact: &str, code: u8, stopped_at: &str) -> &Self {
+    pub(crate) fn means(&self, impact: &str, code: u8, stopped_at: &str) -> &Self {
         assert_eq!(self.json["data"]["impact"], impact, "{}", self.text);
         assert_eq!(self.json["exitCode"], code, "{}", self.text);
         let line = format!("\ndata: {impact} - ");
@@ -87,14 +87,14 @@ impl Said {
 
     /// Requires that one step to take says this.
     #[track_caller]
-    pub(super) fn next(&self, words: &str) -> &Self {
+    pub(crate) fn next(&self, words: &str) -> &Self {
         assert!(self.has("nextSteps", words), "{words}: {}", self.text);
         self
     }
 
     /// Requires that the first of what not to do says this.
     #[track_caller]
-    pub(super) fn warns_first(&self, words: &str) -> &Self {
+    pub(crate) fn warns_first(&self, words: &str) -> &Self {
         let first = self.json["doNot"][0].as_str().unwrap();
         assert!(first.contains(words), "{words}: {first}");
         self
@@ -102,14 +102,14 @@ impl Said {
 
     /// Requires that what is broken is told in these words.
     #[track_caller]
-    pub(super) fn found(&self, words: &str) -> &Self {
+    pub(crate) fn found(&self, words: &str) -> &Self {
         let found = self.json["found"].as_str().unwrap();
         assert!(found.contains(words), "{words}: {found}");
         self
     }
 
     /// The status of a check.
-    pub(super) fn status(&self, id: &str) -> &str {
+    pub(crate) fn status(&self, id: &str) -> &str {
         let checks = self.json["checks"].as_array().unwrap().iter();
         let mut checks = checks.filter(|check| check["id"] == id);
         checks.next().unwrap()["status"].as_str().unwrap()

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use openbao_lab::admin::transit::{KeyConfig, NewKey};
+use openbao_lab::admin::transit::KeyConfig;
 use serde_json::json;
 use testkit::{etcd::Etcd, files, openbao::shared_openbao, tenant::KEY};
 
@@ -80,16 +80,7 @@ async fn a_key_made_anew_is_found_without_state_by_what_etcd_holds() {
     let record = record(&node, snapshot);
     provider.stop().await;
     let _state = take_state(&node);
-    let deletable = KeyConfig {
-        deletion_allowed: Some(true),
-        ..KeyConfig::default()
-    };
-    node.configure_key(deletable).await;
-    let mount = &node.tenant.transit_mount;
-    let admin = shared_openbao().await.admin();
-    admin.delete_key(mount, KEY).await.unwrap();
-    let new = NewKey::default();
-    admin.create_key(mount, KEY, &new).await.unwrap();
+    node.recreate_key().await;
 
     let blind = triage(&node, &[], "not_running");
     assert_eq!(blind.json["data"]["impact"], "unknown");

@@ -315,6 +315,16 @@ async fn a_state_that_is_older_damaged_or_unanchored_is_not_believed() {
     triage(&node, &[], "state_corrupt")
         .means("unknown", 4, "registry.state")
         .next("recover-state");
+    let newer = String::from_utf8(newest[0].clone()).unwrap();
+    let newer = newer
+        .replace("/v1alpha2", "/v9")
+        .replacen('{', "{\"new\": 1, ", 1);
+    files::replace(&node.state_file(), newer.as_bytes(), 0o640);
+    triage(&node, &[], "state_other_release")
+        .means("none_lost", 4, "registry.state")
+        .found("written by a newer release")
+        .next("Use that release")
+        .warns_first("do not edit, delete or rebuild");
     restore(&node, &newest);
     fs::remove_file(node.checkpoint()).unwrap();
     triage(&node, &[], "checkpoint_lost")

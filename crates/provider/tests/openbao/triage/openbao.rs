@@ -165,7 +165,7 @@ async fn a_clock_that_is_wrong_is_named_when_the_login_fails() {
     let run = [
         Reply::Dated(unsealed, far),
         Reply::ok(alone),
-        Reply::Json(400, "{}".to_owned()),
+        Reply::Json(400, json!({"errors": ["refused"]}).to_string()),
     ];
     let twice = run.iter().cloned().chain(run.iter().cloned());
     let fake = Scripted::start(twice.collect()).await;

@@ -187,6 +187,24 @@ async fn an_interrupted_save_is_completed_before_a_plan_is_applied() {
 }
 
 #[tokio::test]
+async fn a_missing_checkpoint_is_refused_before_anything_is_asked() {
+    let (mut node, _) = stopped_at(2).await;
+    let hash = planned(&node, RETIRE);
+    std::fs::remove_file(node.checkpoint()).unwrap();
+    node.config["openbao"]["address"] = json!("https://127.0.0.1:1");
+    let refused = [
+        node.run(RETIRE),
+        node.run(RESTORE),
+        apply(&node, RETIRE, &hash),
+    ];
+    for refused in refused {
+        let said = ["is missing", "recover-state", "--accept-missing-checkpoint"];
+        refused.assert_refused(4, &said);
+    }
+    assert!(!node.checkpoint().exists());
+}
+
+#[tokio::test]
 async fn nothing_is_planned_without_openbao() {
     let (mut node, _) = stopped_at(2).await;
     node.config["openbao"]["address"] = json!("https://127.0.0.1:1");

@@ -26,11 +26,33 @@ impl Refusal {
                 "it shows nothing about the key: it is another cluster's, or was made before this \
                  cluster used the provider"
             }
+            Self::Undecryptable {
+                gap: Gap::Hidden { .. },
+                ..
+            } => {
+                "they cannot be read while the minimum hides the version, and whether the key decrypts \
+                 them is untested"
+            }
             Self::Undecryptable { .. } | Self::NotDecrypted { .. } => {
                 "with this OpenBao and this configuration those objects stay unreadable, so they \
                  are not the ones that they were written with"
             }
             Self::Untried { .. } => "nothing proves that the key decrypts them",
+            Self::Unreadable { .. } => {
+                "the node can serve all other objects; these cannot be read by any node that uses \
+                 this OpenBao, with or without the plan"
+            }
+            Self::AcceptanceIdle { .. } => "none: every object of the evidence decrypts",
+            Self::ActiveUnproven { .. } => {
+                "the node would encrypt with a version that may not be the one of the stored objects"
+            }
+            Self::ActiveRemoved { .. } => {
+                "its node has left the version for a higher one, so the key_id would flip back"
+            }
+            Self::NeverRotated { .. } => {
+                "the key was recreated, or OpenBao was restored to a point before its rotations; \
+                 objects written under the rotated versions cannot be read with it"
+            }
             Self::AboveLatest { .. } => {
                 "OpenBao holds an older copy of the key; what was written since cannot be read \
                  until the newer one is back"
@@ -103,6 +125,29 @@ impl Refusal {
             Self::Untried { .. } => {
                 "try again; to try only some on purpose, give --sample".to_owned()
             }
+            Self::Unreadable { .. } => {
+                "restore the storage or the backup that has them; if they are lost for good, accept \
+                 their exact number"
+                    .to_owned()
+            }
+            Self::AcceptanceIdle { .. } => {
+                "leave out --accept-unreadable and make a new plan".to_owned()
+            }
+            Self::ActiveUnproven { .. } => {
+                "restore the OpenBao storage that has the original key; or add the state of a peer \
+                 that serves, or etcd data of which a DEK of that version decrypts"
+                    .to_owned()
+            }
+            Self::ActiveRemoved { .. } => {
+                "find the version that the peers encrypt with (compare-nodes), and give the state of \
+                 a peer that serves"
+                    .to_owned()
+            }
+            Self::NeverRotated { .. } => {
+                "restore the OpenBao storage from after the rotations; if recover-state made those \
+                 generations (its journals are beside the state), add etcd data to the evidence"
+                    .to_owned()
+            }
             Self::AboveLatest { version, .. } => {
                 format!("restore the OpenBao storage that has version {version}")
             }
@@ -170,10 +215,17 @@ impl Refusal {
             | Self::NotDecrypted { .. }
             | Self::AboveLatest { .. }
             | Self::Recreated { .. }
+            | Self::ActiveUnproven { .. }
+            | Self::NeverRotated { .. }
             | Self::ActiveUnusable { .. } => {
                 "do not rotate, trim or recreate the key, and do not delete the data in etcd"
             }
             Self::Untried { .. } => "do not sample where there is time to try all",
+            Self::Unreadable { .. } => {
+                "do not accept objects that a backup still has, and do not delete them from etcd"
+            }
+            Self::AcceptanceIdle { .. } => "do not accept a number that no plan has shown",
+            Self::ActiveRemoved { .. } => "do not leave that evidence out to get on",
             Self::Contradiction { .. } => "do not pick the evidence that happens to be accepted",
             Self::Unaccounted { .. } => "do not trim the key",
             Self::ActiveBlocked { .. } => "do not rotate the key to get past it",

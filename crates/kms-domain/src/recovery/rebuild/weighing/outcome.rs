@@ -1,9 +1,14 @@
 //! What the weighed evidence amounts to: the active version, the records, the place in the chain.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
-    super::{Limitation, Link, OWN_STATE, Previous, Rebuilt, Refusal, VersionRange},
+    super::{
+        Limitation, Link, OWN_STATE, Previous, Rebuilt, Refusal, VersionRange, witness::Known,
+    },
     Weighing,
 };
 use crate::{
@@ -18,11 +23,16 @@ impl<'e> Weighing<'e> {
     /// question.
     pub(in crate::recovery::rebuild) fn active(&mut self) -> Option<Arc<TransitKey>> {
         let profile = &self.evidence.key;
-        let active = self.promoted().map(|(_, version)| version).max()?;
-        self.active = Some(active);
+        let active = self.active?;
         self.require_nothing_beyond(active);
         let shown_by = || self.active_shown_by().into_iter().next();
         let evidence = shown_by().unwrap_or_default();
+        for removed_by in self.removed_by(active) {
+            self.refuse(Refusal::ActiveRemoved {
+                evidence: removed_by,
+                active,
+            });
+        }
         if profile.blocks_encryption(active) {
             self.refuse(Refusal::ActiveBlocked {
                 evidence: evidence.clone(),
@@ -45,25 +55,40 @@ impl<'e> Weighing<'e> {
     }
 
     /// What each piece of evidence shows as promoted. Only one version at a time was active, but
-    /// data is a trace of each that ever was, under any name that the `key_id` was stored with.
-    fn promoted(&self) -> impl Iterator<Item = (&'e str, TransitVersion)> {
+    /// data is a trace of each that ever was, under any name that the `key_id` was stored with, and so
+    /// is data that was replaced or deleted since.
+    pub(super) fn promoted(&self) -> impl Iterator<Item = (&'e str, TransitVersion)> {
         let said = self.witnesses.iter();
         let said = said.map(|witness| (witness.name, witness.active.version()));
         let stored = self.etcd.iter().flat_map(|source| {
-            let live = source.findings.iter().filter_map(|it| match &it.origin {
-                Origin::Live(key) => Some(key.version()),
-                Origin::Known(_) | Origin::Gap(_) => None,
-            });
-            live.map(|version| (source.name.as_str(), version))
+            let newest = source.findings.iter().map(|found| &found.finding.origin);
+            newest
+                .chain(&source.superseded)
+                .filter_map(|origin| match origin {
+                    Origin::Live(key) => Some((source.name.as_str(), key.version())),
+                    Origin::Known(_) | Origin::Gap(_) => None,
+                })
         });
         said.chain(stored)
+    }
+
+    /// Whoever has taken the version out of use has left it for a higher one.
+    fn removed_by(&self, version: TransitVersion) -> Vec<String> {
+        let removes = |known: &Known<'_>| {
+            known.key.version() == version && known.state == Some(RecordState::Removed)
+        };
+        let witnesses = self.witnesses.iter();
+        let witnesses = witnesses.filter(|witness| witness.known.iter().any(removes));
+        witnesses.map(|witness| witness.name.to_owned()).collect()
     }
 
     pub(in crate::recovery::rebuild) fn active_shown_by(&self) -> Vec<String> {
         let shown = self
             .promoted()
             .filter(|(_, version)| Some(*version) == self.active);
-        shown.map(|(name, _)| name.to_owned()).collect()
+        let mut names: Vec<_> = shown.map(|(name, _)| name.to_owned()).collect();
+        names.dedup();
+        names
     }
 
     /// Nothing tells whether a version beyond all evidence is in use. If it is, a node with an older
@@ -120,16 +145,12 @@ impl<'e> Weighing<'e> {
             }
         }
         keys.insert(active.version(), (Arc::clone(active), RecordState::Active));
-        let mut removed = Vec::new();
         for known in self.witnesses.iter().flat_map(|witness| &witness.known) {
             let version = known.key.version();
-            if version < active.version() && !keys.contains_key(&version) {
-                removed.push(version);
-                keys.insert(version, (Arc::clone(known.key), RecordState::Removed));
+            if version < active.version() {
+                let removed = || (Arc::clone(known.key), RecordState::Removed);
+                keys.entry(version).or_insert_with(removed);
             }
-        }
-        for version in removed {
-            self.account_for(version);
         }
         self.left_out = gaps(keys.keys().copied());
 
@@ -152,8 +173,24 @@ impl<'e> Weighing<'e> {
         (records, versions)
     }
 
+    /// Accounts for every known version below the active one that OpenBao does not list, whether or
+    /// not the active one can be used: one run tells all.
+    pub(in crate::recovery::rebuild) fn account_for_the_rest(&mut self) {
+        let profile = &self.evidence.key;
+        let known = self.witnesses.iter().flat_map(|witness| &witness.known);
+        let known = known.map(|known| known.key.version());
+        // Those above the latest are told of each piece of evidence already.
+        let unlisted: BTreeSet<_> = known
+            .filter(|version| Some(*version) < self.active && *version <= profile.latest())
+            .filter(|version| profile.created_at(*version).is_none())
+            .collect();
+        for version in unlisted {
+            self.account_for(version);
+        }
+    }
+
     /// A version that OpenBao does not decrypt is removed if all others who know it have it removed,
-    /// or if no etcd needs it. What etcd needs has been refused by then.
+    /// or if no etcd needs it. What etcd needs has been refused or accepted by then.
     fn account_for(&mut self, version: TransitVersion) {
         let said: Vec<_> = self
             .witnesses
@@ -234,6 +271,24 @@ impl<'e> Weighing<'e> {
         })
     }
 
+    /// The highest version above the key's latest under which objects were written.
+    fn lost_promotion(&self) -> Option<Limitation> {
+        let above = self.etcd.iter().flat_map(|source| {
+            let newest = source.findings.iter().map(|found| &found.finding.origin);
+            let origins = newest.chain(&source.superseded);
+            origins.filter_map(move |origin| match origin {
+                Origin::Gap(Gap::NewerThanLatest { version, .. }) => Some((*version, source)),
+                Origin::Live(_) | Origin::Known(_) | Origin::Gap(_) => None,
+            })
+        });
+        let (version, source) = above.max_by_key(|(version, _)| *version)?;
+        Some(Limitation::LostPromotion {
+            evidence: source.name.clone(),
+            version,
+            latest: self.evidence.key.latest(),
+        })
+    }
+
     pub(in crate::recovery::rebuild) fn limitations(&self, link: &Link) -> Vec<Limitation> {
         let mut limitations = Vec::new();
         if self.etcd.is_empty() {
@@ -241,7 +296,7 @@ impl<'e> Weighing<'e> {
         }
         for source in &self.etcd {
             let evidence = || source.name.clone();
-            let untried = source.findings.iter().map(|it| it.seeds.untried);
+            let untried = source.findings.iter().map(|it| it.finding.seeds.untried);
             let untried = untried.fold(0, u64::saturating_add);
             if let Some(sample) = source.sample.filter(|_| untried > 0) {
                 limitations.push(Limitation::Sampled {
@@ -256,11 +311,11 @@ impl<'e> Weighing<'e> {
                     doubt: doubt.clone(),
                 });
             }
-            let others = source.findings.iter().filter(|finding| {
-                let origin = &finding.origin;
+            let others = source.findings.iter().filter(|found| {
+                let origin = &found.finding.origin;
                 matches!(origin, Origin::Gap(Gap::OtherProvider { .. }))
             });
-            let objects = others.fold(0, |sum: u64, it| sum.saturating_add(it.objects));
+            let objects = others.fold(0, |sum: u64, it| sum.saturating_add(it.finding.objects));
             if objects > 0 {
                 limitations.push(Limitation::OtherProvider {
                     evidence: evidence(),
@@ -274,6 +329,10 @@ impl<'e> Weighing<'e> {
                 });
             }
         }
+        let accepted = self.accepted.iter().cloned();
+        limitations.extend(accepted.map(Limitation::Unreadable));
+        limitations.extend(self.lost_promotion());
+        limitations.extend(self.never_rotated.map(Limitation::NeverRotated));
         limitations.extend(self.assumed.map(Limitation::Assumed));
         for version in &self.unneeded_then {
             let names = self.etcd.iter().map(|source| source.name.clone());

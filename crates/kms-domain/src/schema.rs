@@ -1,0 +1,154 @@
+//! The `schemaVersion` of a file, read before anything else in it: a file of a newer release may
+//! differ in every other member, and is no damage.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+/// State document.
+pub(crate) const STATE: &str = "keyregistry.openbao-kms/v1alpha2";
+/// State document from before state was bound to a configuration.
+pub(crate) const LEGACY_STATE: &str = "keyregistry.openbao-kms/v1alpha1";
+/// Checkpoint of a state document.
+pub(crate) const CHECKPOINT: &str = "keyregistry.openbao-kms/checkpoint/v1alpha1";
+/// Backup record.
+pub(crate) const RECORD: &str = "bao-kms-provider/backup-record/v1";
+/// Recovery journal.
+pub(crate) const JOURNAL: &str = "bao-kms-provider/recovery-journal/v1";
+
+/// Characters of a schema version that are shown; those of this release have less.
+const MAX_SHOWN: usize = 64;
+
+/// A schema version that this release does not know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct NewerSchema(String);
+
+impl fmt::Display for NewerSchema {
+    /// Control characters are escaped and a long text is cut: it may come from anywhere.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: String = self.0.chars().take(MAX_SHOWN).collect();
+        let cut = if shown.len() < self.0.len() {
+            "..."
+        } else {
+            ""
+        };
+        write!(f, "written by a newer release (schema {shown:?}{cut})")
+    }
+}
+
+/// Refuses a file whose schema version belongs to no format of this release. A file of another
+/// format of this release, without a schema version, or with one that is no text, passes: strict
+/// reading tells what is wrong with it.
+pub(crate) fn refuse_newer(bytes: &[u8]) -> Result<(), NewerSchema> {
+    match schema_version(bytes) {
+        Some(schema)
+            if ![STATE, LEGACY_STATE, CHECKPOINT, RECORD, JOURNAL].contains(&schema.as_str()) =>
+        {
+            Err(NewerSchema(schema))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The first member of that name, whatever stands around it, and whether or not the file goes on
+/// as JSON behind it.
+fn schema_version(bytes: &[u8]) -> Option<String> {
+    let mut found = None;
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    // Not every reading that finds it comes to the end of the file.
+    drop(json.deserialize_map(FirstMember(&mut found)));
+    found
+}
+
+struct FirstMember<'a>(&'a mut Option<String>);
+
+impl<'de> Visitor<'de> for FirstMember<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(name) = members.next_key::<String>()? {
+            if name == "schemaVersion" {
+                return members.next_value_seed(Text(self.0));
+            }
+            members.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
+struct Text<'a>(&'a mut Option<String>);
+
+impl<'de> DeserializeSeed<'de> for Text<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Text<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        *self.0 = Some(text.to_owned());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_a_schema_of_no_format_of_this_release_is_newer() {
+        for newer in [
+            r#"{"schemaVersion":"keyregistry.openbao-kms/v1beta1"}"#,
+            r#"{"a":[{"schemaVersion":1}],"b":1e999,"schemaVersion":"x","generation":"one"}"#,
+            r#" {"schemaVersion":"x","then":"the file breaks off"#,
+            r#"{"schemaVersion":"x","schemaVersion":"keyregistry.openbao-kms/v1alpha2"}"#,
+        ] {
+            assert!(refuse_newer(newer.as_bytes()).is_err(), "{newer}");
+        }
+        for other in [
+            r#"{"schemaVersion":"keyregistry.openbao-kms/v1alpha2","more":1}"#,
+            r#"{"schemaVersion":"keyregistry.openbao-kms/v1alpha1"}"#,
+            r#"{"schemaVersion":"bao-kms-provider/backup-record/v1"}"#,
+            r#"{"schemaVersion":2}"#,
+            r#"{"schemaVersion":null}"#,
+            r#"{"inner":{"schemaVersion":"x"}}"#,
+            r#"["schemaVersion","x"]"#,
+            r#"{"schemaVersion":"x"#,
+            "",
+        ] {
+            assert_eq!(refuse_newer(other.as_bytes()), Ok(()), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_short_and_without_control_characters() {
+        let shown = NewerSchema(format!("a\n\u{1b}[31m{}", "x".repeat(1000))).to_string();
+        assert!(!shown.contains(char::is_control), "{shown}");
+        assert!(shown.ends_with("x\"...)") && shown.len() < 120, "{shown}");
+        assert_eq!(
+            NewerSchema("b/v2".to_owned()).to_string(),
+            r#"written by a newer release (schema "b/v2")"#
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(bytes: Vec<u8>) {
+            drop(refuse_newer(&bytes));
+        }
+    }
+}
