@@ -17,15 +17,17 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{envelope::DekSourceType, value::Encoding};
 
-/// What the plugin's Decrypt returns for an encrypted DEK source.
+/// What the plugin's Decrypt returns for an encrypted DEK source. Only its bytes are kept, wiped when
+/// they are dropped: a prepared key takes twenty times as many, and a cluster may have a DEK for each
+/// object.
 pub struct DekSource(Source);
 
 enum Source {
-    Key(LessSafeKey),
-    /// The seed, hashed as far as it is the same for every object. Each start of an API server makes
-    /// one, so there are few.
-    Seed(Box<hmac::Key>),
+    Key(&'static Algorithm, Secret),
+    Seed(Secret),
 }
+
+type Secret = Zeroizing<Box<[u8]>>;
 
 /// A DEK source of a size that Kubernetes refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +69,7 @@ const INFO: usize = 32;
 const TAG: usize = 16;
 
 impl DekSource {
-    /// Takes what Decrypt returned; its bytes are wiped when they are dropped.
+    /// Copies what Decrypt returned.
     ///
     /// # Errors
     /// A key that is not one of AES, or a seed of fewer than 32 bytes.
@@ -86,10 +88,10 @@ impl DekSource {
                     32 => &AES_256_GCM,
                     _ => return Err(unusable),
                 };
-                Source::Key(key(algorithm, secret).ok_or(unusable)?)
+                Source::Key(algorithm, Zeroizing::new(secret.as_slice().into()))
             }
             DekSourceType::HkdfSeed if secret.len() < SEED => return Err(unusable),
-            DekSourceType::HkdfSeed => Source::Seed(Box::new(hmac::Key::new(HMAC_SHA256, secret))),
+            DekSourceType::HkdfSeed => Source::Seed(Zeroizing::new(secret.as_slice().into())),
         };
         Ok(Self(source))
     }
@@ -118,22 +120,21 @@ impl DekSource {
         scratch: &'b mut Scratch,
     ) -> Result<&'b mut [u8], OpenError> {
         let info_size = match &self.0 {
-            Source::Key(_) => 0,
+            Source::Key(..) => 0,
             Source::Seed(_) => INFO,
         };
         let too_short = OpenError::TooShort {
             bytes: encrypted_data.len(),
             least: info_size.saturating_add(NONCE_LEN).saturating_add(TAG),
         };
-        let derived;
         let (key, rest) = match &self.0 {
-            Source::Key(key) => (key, encrypted_data),
+            Source::Key(algorithm, bytes) => (key(algorithm, bytes), encrypted_data),
             Source::Seed(seed) => {
                 let (info, rest) = encrypted_data.split_first_chunk().ok_or(too_short)?;
-                derived = derive(seed, info).ok_or(OpenError::NotAuthentic)?;
-                (&derived, rest)
+                (derive(scratch.prepared(seed), info), rest)
             }
         };
+        let key = key.ok_or(OpenError::NotAuthentic)?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>().ok_or(too_short)?;
         let (ciphertext, tag) = rest.split_last_chunk::<TAG>().ok_or(too_short)?;
         let plaintext = scratch.room(ciphertext.len());
@@ -148,17 +149,30 @@ impl DekSource {
     }
 }
 
-/// Room for plaintext, reused from one object to the next and wiped after each.
+/// Reused from one object to the next.
 #[derive(Default)]
-pub struct Scratch(Zeroizing<Vec<u8>>);
+pub struct Scratch {
+    /// Room for plaintext, wiped after each object.
+    plaintext: Zeroizing<Vec<u8>>,
+    /// The last seed, hashed as far as it is the same for every object: many objects in a row have
+    /// the same one.
+    seed: Option<(Secret, hmac::Key)>,
+}
 
 impl Scratch {
     /// The first `size` bytes. The rest, which a large object has left, need no wiping again.
     fn room(&mut self, size: usize) -> &mut [u8] {
-        if self.0.len() < size {
-            self.0.resize(size, 0);
+        if self.plaintext.len() < size {
+            self.plaintext.resize(size, 0);
         }
-        self.0.get_mut(..size).unwrap_or_default()
+        self.plaintext.get_mut(..size).unwrap_or_default()
+    }
+
+    fn prepared(&mut self, seed: &Secret) -> &hmac::Key {
+        let prepared = self.seed.take().filter(|(last, _)| last == seed);
+        let prepare = || (seed.clone(), hmac::Key::new(HMAC_SHA256, seed));
+        let (_, key) = self.seed.insert(prepared.unwrap_or_else(prepare));
+        key
     }
 }
 
@@ -233,7 +247,7 @@ mod tests {
                 source.prove(ETCD_KEY, data, &mut scratch),
                 Ok(Encoding::Protobuf)
             );
-            assert!(scratch.0.iter().all(|byte| *byte == 0));
+            assert!(scratch.plaintext.iter().all(|byte| *byte == 0));
         }
         let value = bytes(SEED_VALUE);
         let annotations = message(&value).annotations;
@@ -259,7 +273,7 @@ mod tests {
                 let mut changed = data.to_vec();
                 changed[bit / 8] ^= 1 << (bit % 8);
                 assert_eq!(source.prove(ETCD_KEY, &changed, &mut scratch), closed);
-                assert!(scratch.0.iter().all(|byte| *byte == 0));
+                assert!(scratch.plaintext.iter().all(|byte| *byte == 0));
             }
         }
     }
@@ -312,7 +326,8 @@ mod tests {
     fn secrets_are_not_shown() {
         let source = DekSource::new(&secret(0, 32), DekSourceType::HkdfSeed).unwrap();
         assert_eq!(format!("{source:?}"), "DekSource(..)");
-        let scratch = Scratch(secret(0, 32));
+        let mut scratch = Scratch::default();
+        scratch.prepared(&Zeroizing::new(secret(0, 32).as_slice().into()));
         assert_eq!(format!("{scratch:?}"), "Scratch(..)");
     }
 }

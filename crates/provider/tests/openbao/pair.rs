@@ -8,6 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use kms_domain::digest::TextHash;
 use openbao_lab::admin::transit::{KeyConfig, NewKey};
@@ -17,7 +18,7 @@ use testkit::{
     etcd::Etcd,
     files,
     openbao::{OpenBao, shared_openbao},
-    stored::{Sealer, SourceType},
+    stored::{Sealer, SourceType, random},
     tenant::KEY,
     wait::wait_until,
 };
@@ -269,10 +270,28 @@ async fn of_many_objects_each_is_opened_once_and_the_same_few_are_named() {
 
 /// Runs the command with a terminal for its standard error and output, for a minute at most.
 fn on_a_terminal(command: &Command) -> String {
-    const PTY: &str =
-        "import pty, signal, sys; signal.alarm(60); sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    through_python(
+        "import pty, signal, sys; signal.alarm(60); sys.exit(pty.spawn(sys.argv[1:]) >> 8)",
+        command,
+    )
+}
+
+/// Runs the command, and returns the most memory that it had, in bytes.
+fn peak_memory(command: &Command) -> u64 {
+    let kibibytes = through_python(
+        "import resource, subprocess, sys\n\
+         done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)\n\
+         print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n\
+         sys.exit(done.returncode)",
+        command,
+    );
+    kibibytes.trim().parse::<u64>().unwrap() << 10
+}
+
+/// What the script prints that runs the command; both must succeed.
+fn through_python(script: &str, command: &Command) -> String {
     let mut python = Command::new("python3");
-    python.args(["-c", PTY]).arg(command.get_program());
+    python.args(["-c", script]).arg(command.get_program());
     python.args(command.get_args()).stdin(Stdio::null());
     python.envs(
         command
@@ -313,6 +332,55 @@ async fn a_terminal_shows_how_far_the_work_has_come_and_a_pipe_shows_nothing() {
     ] {
         assert!(shown.contains(&format!("\r{part}")), "{shown}");
     }
+}
+
+/// Kubernetes 1.25 made a DEK for each write, so a cluster may have as many as objects.
+#[tokio::test]
+async fn each_of_thousands_of_deks_costs_little_memory() {
+    const BATCH: usize = 100;
+    const FEW: usize = 1_000;
+    const MANY: usize = 11_000;
+    let mut cluster = Cluster::new().await;
+    let sealer = cluster.sealer().await;
+    let associated_data = cluster.node.key_id().await["associatedDataBase64"].clone();
+    let path = format!("{}/encrypt/{KEY}", cluster.node.tenant.transit_mount);
+    let admin = shared_openbao().await.admin();
+    let mut peaks = Vec::new();
+    for (first, end) in [(0, FEW), (FEW, MANY)] {
+        for start in (first..end).step_by(BATCH) {
+            let sources: Vec<[u8; 32]> = (0..BATCH).map(|_| random()).collect();
+            let item = |source| {
+                json!({
+                    "plaintext": STANDARD.encode(source),
+                    "associated_data": associated_data,
+                })
+            };
+            let batch = json!({"batch_input": sources.iter().map(item).collect::<Vec<_>>()});
+            let answer: Value = admin.write(&path, &batch).await.unwrap().json().unwrap();
+            let answers = answer["data"]["batch_results"].as_array().unwrap();
+            let objects = sources.iter().zip(answers).enumerate();
+            let objects = objects.map(|(number, (source, answer))| {
+                let key = format!("/registry/secrets/default/{}", start + number);
+                let ciphertext = answer["ciphertext"].as_str().unwrap();
+                let of_its_own = Sealer {
+                    source: *source,
+                    encrypted_source: ciphertext.as_bytes().to_vec(),
+                    ..sealer.clone()
+                };
+                let value = of_its_own.value(&key, OBJECT);
+                (key, value)
+            });
+            bulk::put(&cluster.etcd, objects).await;
+        }
+        let file = cluster.directory.path().join(format!("{end}.db"));
+        cluster.etcd.save_snapshot(&file);
+        let verify = ["verify-backup", "--depth", "data", "--etcd-snapshot"];
+        let verify = [&verify[..], &[file.to_str().unwrap()]].concat();
+        peaks.push(peak_memory(&cluster.node.program(&verify)));
+    }
+    let more = u64::try_from(MANY - FEW).unwrap();
+    let each = peaks[1].saturating_sub(peaks[0]) / more;
+    assert!(each < 1024, "{each} bytes for each DEK: {peaks:?}");
 }
 
 #[tokio::test]
