@@ -682,6 +682,12 @@ fn objects_are_accepted_only_beside_proof_of_the_active_version() {
     let mut lower = accepting(&all_refused(2), 3);
     lower.etcd[0].findings.push(finding(Origin::Live(key(1))));
     assert_eq!(codes(&lower), ["not_decrypted", "active_unproven"]);
+    // A revision that was replaced since shows that.
+    lower.etcd[0].superseded = vec![Origin::Live(key(2))];
+    assert_eq!(
+        states(&rebuild(&lower).unwrap()),
+        [(2, Active), (1, Retired)]
+    );
     // Both together suffice.
     lower.peers = with_peer.peers;
     let plan = rebuild(&lower).unwrap();

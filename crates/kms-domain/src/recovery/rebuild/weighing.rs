@@ -220,15 +220,19 @@ impl<'e> Weighing<'e> {
     }
 
     /// Whether a DEK decrypts under the version that would be active. Where etcd has none of that
-    /// version, a state or record that has it as active vouches for it, if the key decrypts a DEK of
-    /// another version.
+    /// version, a state or record that has it as active or a superseded revision shows its promotion,
+    /// if the key decrypts a DEK of another version.
     fn active_is_proven(&self) -> bool {
         let listed = |version: &TransitVersion| self.evidence.key.created_at(*version).is_some();
         let Some(active) = self.active.filter(listed) else {
             return false;
         };
         let mut witnesses = self.witnesses.iter();
-        let named = witnesses.any(|witness| witness.active.version() == active);
+        let told = witnesses.any(|witness| witness.active.version() == active);
+        let mut superseded = self.etcd.iter().flat_map(|source| &source.superseded);
+        let written =
+            superseded.any(|origin| matches!(origin, Origin::Live(key) if key.version() == active));
+        let named = told || written;
         self.decrypting().any(|version| named || version == active)
     }
 

@@ -68,6 +68,26 @@ pub(super) fn all() -> Vec<(&'static str, Scenario)> {
             ),
         ),
         (
+            "the only object of the version that a replaced revision shows as promoted is damaged",
+            history(
+                [
+                    Serve,
+                    two_objects(false),
+                    Rotate,
+                    Serve,
+                    Write {
+                        second_name: false,
+                        resource: 2,
+                        fresh_dek: true,
+                        latest: true,
+                        objects: 1,
+                    },
+                    Action::Damage(Damage::Annotations, 0),
+                ],
+                StateLoss::Both,
+            ),
+        ),
+        (
             "the state of the node has a needed version removed",
             history(
                 [
