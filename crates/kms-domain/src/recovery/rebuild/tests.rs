@@ -648,7 +648,7 @@ fn unreadable_objects_block_a_rebuild_until_their_exact_number_is_accepted() {
     ));
 
     // The same number of other objects is another plan.
-    let mut moved = evidence.clone();
+    let mut moved = evidence;
     moved.etcd[0].findings[1] = partly_refused(3, 1, 3);
     moved.etcd[0].findings[2].unreadable = BTreeMap::from([("secrets".to_owned(), 2)]);
     let moved = rebuild(&accepting(&moved, 11)).unwrap();
