@@ -117,6 +117,13 @@ impl Node {
         command
     }
 
+    /// Runs a command line of a report, which names the configuration itself.
+    pub(crate) fn run_printed(&self, arguments: &[&str]) -> Finished {
+        let mut command = program();
+        self.sockets.set_environment(&mut command);
+        command.args(arguments).output().unwrap().into()
+    }
+
     /// Writes the configuration; JSON is YAML too.
     pub(crate) fn write_config(&self) -> PathBuf {
         let path = self.directory.path().join("config.yaml");

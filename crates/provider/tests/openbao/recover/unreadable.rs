@@ -14,10 +14,7 @@ use testkit::{
 };
 
 use super::fleet::{FAST, Fleet};
-use crate::{
-    corpus::{OBJECT, sealer},
-    node::{Finished, program},
-};
+use crate::corpus::{OBJECT, sealer};
 
 /// With another byte in its ciphertext.
 fn damaged(sealer: &Sealer) -> Sealer {
@@ -38,10 +35,6 @@ fn printed<'a>(text: &'a str, flag: &str) -> Vec<&'a str> {
     let mut commands = commands.filter(|command| command.contains(flag));
     let command = commands.next().unwrap_or_else(|| panic!("{flag}: {text}"));
     command.split(' ').skip(1).collect()
-}
-
-fn run(arguments: &[&str]) -> Finished {
-    program().args(arguments).output().unwrap().into()
 }
 
 #[tokio::test]
@@ -103,14 +96,17 @@ async fn unreadable_objects_are_given_up_by_their_exact_number() {
     assert_eq!(codes(&refused).last(), Some(&"unreadable_objects"));
     assert!(text.contains("but 2 were accepted"), "{text}");
     let sampled = ["--sample".to_owned(), "9".to_owned()];
-    let usage = run(&["recover-state", "--sample", "1", "--accept-unreadable", "3"]);
+    let usage =
+        fleet
+            .lost
+            .run_printed(&["recover-state", "--sample", "1", "--accept-unreadable", "3"]);
     assert_eq!(usage.code, Some(2), "{}", usage.err);
     let (refused, _) = fleet.refused(&[&live[..], &sampled].concat());
     assert_eq!(codes(&refused).last(), Some(&"unreadable_objects"));
 
     let accepting = printed(&text, "--accept-unreadable");
     assert_eq!(accepting.last(), Some(&"3"), "{accepting:?}");
-    let planned = run(&accepting);
+    let planned = fleet.lost.run_printed(&accepting);
     assert_eq!(planned.code, Some(0), "{}{}", planned.out, planned.err);
     assert!(
         planned
@@ -124,7 +120,9 @@ async fn unreadable_objects_are_given_up_by_their_exact_number() {
         assert!(planned.out.contains(check), "{check}: {}", planned.out);
     }
     let applied = printed(&planned.out, "--apply");
-    let applied = run(&[&applied[..], &["--output", "json"]].concat());
+    let applied = fleet
+        .lost
+        .run_printed(&[&applied[..], &["--output", "json"]].concat());
     let applied: Value = serde_json::from_str(&applied.out).unwrap();
     assert_eq!(applied["verdict"], "applied", "{applied:#}");
     let counts = applied["unreadable"].as_array().unwrap().iter();
@@ -149,7 +147,7 @@ async fn unreadable_objects_are_given_up_by_their_exact_number() {
     fleet.lose_state();
     let (refused, text) = fleet.refused(&[&live[..], &wrong].concat());
     assert_eq!(codes(&refused), ["acceptance_idle"]);
-    let planned = run(&printed(&text, "recover-state"));
+    let planned = fleet.lost.run_printed(&printed(&text, "recover-state"));
     assert_eq!(planned.code, Some(0), "{}{}", planned.out, planned.err);
 }
 
