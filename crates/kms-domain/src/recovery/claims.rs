@@ -1,7 +1,8 @@
 //! The versions of the key that records and state files name, compared with the live key.
 //!
 //! A claim proves nothing about key material. It can disprove: a live version of the same number with
-//! another creation second is a version of another key.
+//! another creation second is a version of another key, and so is each later one. Earlier versions may
+//! be the original ones, since a restored OpenBao whose key is rotated again differs in this way.
 
 use std::sync::Arc;
 
@@ -70,13 +71,13 @@ impl VersionClaims {
     }
 
     /// The versions that the live key lists with another creation second. Each proves that the live
-    /// key is another one.
+    /// key is another one from that version on.
     pub fn other_seconds(&self, profile: &KeyProfile) -> impl Iterator<Item = OtherSecond> {
         let keys = self.keys.iter();
         keys.filter_map(|key| OtherSecond::of(profile, key))
     }
 
-    /// Whether a version shows that the live key is another one.
+    /// Whether a version shows that the live key is another one from that version on.
     #[must_use]
     pub fn contradicts(&self, profile: &KeyProfile) -> bool {
         self.other_seconds(profile).next().is_some()

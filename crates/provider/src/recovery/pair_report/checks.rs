@@ -143,18 +143,18 @@ fn state_check(facts: Facts<'_>) -> Check {
     }
 }
 
-/// The first version by which `source` shows that the live key is another one.
+/// The lowest version by which `source` shows that the live key is another one from there on.
 fn contradiction(pair: &Pair, source: &str) -> Option<OtherSecond> {
     let LiveKey::Listed(profile) = pair.lineage.live() else {
         return None;
     };
     let mut claims = pair.lineage.claims().iter();
     let claims = claims.find(|claims| claims.source == source)?;
-    claims.other_seconds(profile).next()
+    claims.other_seconds(profile).min_by_key(|it| it.version)
 }
 
-const OTHER_KEY: &str = "the live key is another one than that: what the one encrypted the other does \
-    not decrypt";
+const OTHER_KEY: &str = "from that version on the live key is another one: it was recreated, or OpenBao \
+    was restored and the key rotated again. It does not decrypt what the recorded versions encrypted";
 
 fn mapped_check(pair: &Pair) -> Check {
     let (id, title) = MAPPED;
