@@ -72,7 +72,7 @@ struct LiveFlags {
 /// Keys that may stay unread.
 #[derive(Debug, Args)]
 pub(super) struct UnreadFlags {
-    /// Your word that no object below these prefixes is encrypted with this key, where keys of the
+    /// Assert that no object below these prefixes is encrypted with this key, where keys of the
     /// running etcd are left unread
     #[arg(
         long,

@@ -42,7 +42,7 @@ pub(super) struct Options {
     /// Try at most N distinct encrypted DEKs of each key_id [default: all]
     #[arg(long, value_name = "N", help_heading = "Evidence")]
     sample: Option<NonZeroU64>,
-    /// Your word that no node has promoted version N or one above it
+    /// Assert that no node has promoted version N or one above it
     #[arg(long, value_name = "N", value_parser = version, help_heading = "Evidence")]
     assume_not_promoted: Option<TransitVersion>,
     /// Accept that exactly N objects in etcd stay unreadable, as shown by a plan that was refused
