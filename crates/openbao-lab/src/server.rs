@@ -17,7 +17,7 @@ mod installation;
 pub mod restore;
 pub mod snapshot;
 
-pub use installation::Installation;
+pub use installation::{Installation, LONE_NODE};
 
 use installation::PORT_ATTEMPTS;
 
@@ -179,6 +179,62 @@ impl Server {
         }
     }
 
+    /// Makes a new, uninitialized server a member of the cluster of `leader`, which must be active,
+    /// and waits until it serves as a standby. `key` is the one unseal share of the cluster.
+    ///
+    /// # Errors
+    /// When the leader is out of reach, or refuses, or the server does not become a standby.
+    pub async fn join(&self, leader: &Self, key: &UnsealKey) -> Result<(), ServerError> {
+        let ca_file = leader.ca_file();
+        let ca = std::fs::read_to_string(&ca_file).map_err(|source| ServerError::File {
+            path: ca_file,
+            source,
+        })?;
+        let leader = leader.endpoint.address.to_string();
+        let asked = serde_json::json!({"leader_api_addr": leader, "leader_ca_cert": ca});
+        let admin = self.anonymous()?;
+        admin.write("sys/storage/raft/join", &asked).await?;
+        self.unseal_standby(key).await
+    }
+
+    /// Unseals a member of a cluster of several, and waits until it has an active server: itself or
+    /// another one.
+    ///
+    /// # Errors
+    /// When the share is wrong, or the cluster has no active server.
+    pub async fn unseal_standby(&self, key: &UnsealKey) -> Result<(), ServerError> {
+        let admin = self.anonymous()?;
+        let give_up = Instant::now() + READY_WITHIN;
+        let share = serde_json::json!({"key": key.expose()});
+        // A server that joins takes the share only once the leader has answered.
+        admin.write("sys/unseal", &share).await?;
+        while !knows_an_active_server(&admin).await {
+            if Instant::now() >= give_up {
+                // Any state but active has an error status.
+                return match admin.read("sys/health").await {
+                    Ok(_) => Ok(()),
+                    Err(source) => Err(self.installation.not_ready("become a standby", source)),
+                };
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Ends the server's process at once, as a crash does. The installation can be started again.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn kill(self) -> Result<Installation, ServerError> {
+        let Self {
+            mut child,
+            installation,
+            ..
+        } = self;
+        child.kill().map_err(ServerError::Supervise)?;
+        Ok(installation)
+    }
+
     async fn wait_until_active(&self) -> Result<(), ServerError> {
         let admin = self.anonymous()?;
         let give_up = Instant::now() + READY_WITHIN;
@@ -269,6 +325,16 @@ impl Server {
     pub fn audit_log(&self) -> PathBuf {
         self.installation.path(config::AUDIT_LOG)
     }
+}
+
+async fn knows_an_active_server(admin: &Admin<'_>) -> bool {
+    #[derive(Deserialize)]
+    struct Leader {
+        leader_address: String,
+    }
+    let leader = admin.read("sys/leader").await.ok();
+    let leader = leader.and_then(|answer| answer.json::<Leader>().ok());
+    leader.is_some_and(|leader| !leader.leader_address.is_empty())
 }
 
 #[derive(Deserialize)]

@@ -333,3 +333,39 @@ fn processes(directory: &Path) -> usize {
         .filter(|arguments| String::from_utf8_lossy(arguments).contains(directory))
         .count()
 }
+
+#[tokio::test]
+async fn three_servers_are_a_cluster_that_outlives_the_loss_of_its_leader() {
+    let [first, second, third] = OpenBao::start_cluster().await;
+    assert!(first.is_active().await);
+    first
+        .admin()
+        .write_policy("kept", "path \"a\" {}")
+        .await
+        .unwrap();
+    let first = first.kill();
+    wait_until(SOON, "a new leader", async || {
+        second.is_active().await || third.is_active().await
+    })
+    .await;
+    let kept = third.admin().read("sys/policies/acl/kept").await.unwrap();
+    assert_eq!(
+        kept.data::<Value>().unwrap()["policy"],
+        "path \"a\" {}",
+        "a standby passes calls on"
+    );
+
+    let mut first = first.start_sealed().await;
+    first.unseal_member().await;
+    let leader = if second.is_active().await {
+        &second
+    } else {
+        &third
+    };
+    leader.step_down().await;
+    wait_until(SOON, "another leader", async || {
+        !leader.is_active().await
+            && (first.is_active().await || second.is_active().await || third.is_active().await)
+    })
+    .await;
+}

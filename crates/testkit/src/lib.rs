@@ -14,6 +14,7 @@ pub mod fake;
 pub mod files;
 pub mod openbao;
 pub mod pki;
+pub mod relay;
 pub mod runbook;
 pub mod schema;
 pub mod stored;

@@ -7,32 +7,36 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
 };
 
 use openbao_client::endpoint::Endpoint;
 use openbao_lab::{
     admin::Admin,
     binary::{BaoBinary, TOOLS_PATH, find_bao},
-    server::{Audit, Installation, Secrets, Server},
+    server::{Audit, Installation, LONE_NODE, Secrets, Server},
 };
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::files;
+use crate::{files, wait::wait_until};
 
 /// A running, unsealed OpenBao of its own.
 pub struct OpenBao {
     // The server goes first, so that its directory is quiet when it is removed.
     server: Server,
-    secrets: Secrets,
+    /// Shared by the members of a cluster.
+    secrets: Arc<Secrets>,
     directory: TempDir,
 }
 
 /// The same while it is stopped.
 pub struct StoppedOpenBao {
     installation: Installation,
-    secrets: Secrets,
+    secrets: Arc<Secrets>,
     directory: TempDir,
 }
 
@@ -128,9 +132,65 @@ impl OpenBao {
         checked(server.unseal(&secrets.unseal_key).await);
         Self {
             server,
-            secrets,
+            secrets: Arc::new(secrets),
             directory,
         }
+    }
+
+    /// Starts a cluster of three: the first is active, the others are standbys. Each has a
+    /// certificate of a CA of its own; [`cluster_ca`] trusts all of them.
+    ///
+    /// # Panics
+    /// As [`Self::start`], and when a member does not join.
+    pub async fn start_cluster() -> [Self; 3] {
+        let first = Self::start().await;
+        let admin = first.admin();
+        // A new member has a vote only once it was healthy for this long, by default ten seconds.
+        let soon = json!({"server_stabilization_time": "500ms"});
+        let autopilot = "sys/storage/raft/autopilot/configuration";
+        checked(admin.write(autopilot, &soon).await);
+        let second = first.start_peer("second").await;
+        let third = first.start_peer("third").await;
+        wait_until(Duration::from_secs(60), "three votes", async || {
+            let members = checked(admin.read("sys/storage/raft/configuration").await);
+            let members: Value = checked(members.data());
+            let members = members["config"]["servers"].as_array();
+            members.is_some_and(|members| {
+                members
+                    .iter()
+                    .filter(|member| member["voter"] == true)
+                    .count()
+                    == 3
+            })
+        })
+        .await;
+        [first, second, third]
+    }
+
+    async fn start_peer(&self, node_id: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        let installation = Installation::prepare(binary(), directory.path(), Audit::Off);
+        let server = checked(checked(installation).named(node_id).start().await);
+        checked(server.join(&self.server, &self.secrets.unseal_key).await);
+        Self {
+            server,
+            secrets: Arc::clone(&self.secrets),
+            directory,
+        }
+    }
+
+    /// Whether this server is the one of its cluster that does the work.
+    pub async fn is_active(&self) -> bool {
+        // Any state but active has an error status.
+        self.admin().read("sys/health").await.is_ok()
+    }
+
+    /// Has the active server of a cluster give up its part to another one.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub async fn step_down(&self) {
+        checked(self.admin().write("sys/step-down", &json!({})).await);
     }
 
     /// Calls with the root token, for use in the current async runtime.
@@ -232,6 +292,27 @@ impl OpenBao {
         checked(self.server.return_to_snapshot(token, file).await);
     }
 
+    /// Unseals a member of a cluster and waits until the cluster has an active server.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub async fn unseal_member(&mut self) {
+        checked(self.server.unseal_standby(&self.secrets.unseal_key).await);
+    }
+
+    /// Kills the server's process; its address refuses connections from now on.
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    #[must_use]
+    pub fn kill(self) -> StoppedOpenBao {
+        StoppedOpenBao {
+            installation: checked(self.server.kill()),
+            secrets: self.secrets,
+            directory: self.directory,
+        }
+    }
+
     /// Stops the server; its address refuses connections from now on.
     ///
     /// # Panics
@@ -290,7 +371,7 @@ impl StoppedOpenBao {
             serde_json::json!({"id": id, "address": address, "non_voter": false})
         };
         let port = self.installation.cluster_port().unwrap_or_default();
-        let peers = serde_json::json!([peer("lab", port), peer("gone", 1)]);
+        let peers = serde_json::json!([peer(LONE_NODE, port), peer("gone", 1)]);
         let file = self.directory.path().join("raft/raft/peers.json");
         files::replace(&file, peers.to_string().as_bytes(), 0o600);
         let server = self.start_sealed().await;
@@ -321,6 +402,16 @@ impl StoppedOpenBao {
         server.unseal().await;
         server
     }
+}
+
+/// The CAs of all members of a cluster as one PEM text.
+///
+/// # Panics
+/// When one cannot be read.
+#[must_use]
+pub fn cluster_ca(members: &[OpenBao]) -> String {
+    let ca = |member: &OpenBao| fs::read_to_string(member.ca_file()).unwrap();
+    members.iter().map(ca).collect()
 }
 
 /// The value, or a failed test that shows every cause.

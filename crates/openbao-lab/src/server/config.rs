@@ -30,6 +30,8 @@ impl Ports {
 /// What differs from server to server.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    /// Its name in its cluster.
+    pub(crate) node_id: String,
     pub(crate) audit: Audit,
     /// What unseals it in place of shares.
     pub(crate) seal: Option<StaticSeal>,
@@ -66,7 +68,7 @@ pub(crate) fn text(directory: &str, ports: Ports, settings: &Settings) -> String
 cluster_addr = "https://127.0.0.1:{cluster}"
 storage "raft" {{
   path = {data}
-  node_id = "lab"
+  node_id = {node_id}
   performance_multiplier = "1"
 }}
 listener "tcp" {{
@@ -78,6 +80,7 @@ listener "tcp" {{
 {generate_root}}}
 {audit}{seal}"#,
         data = file("raft"),
+        node_id = quoted(Path::new(&settings.node_id)),
         certificate = file("server.crt"),
         key = file("server.key"),
     )

@@ -22,6 +22,8 @@ use crate::{
 };
 
 pub(super) const PORT_ATTEMPTS: u8 = 5;
+/// The name of a server without peers.
+pub const LONE_NODE: &str = "lab";
 const LOG_TAIL_LINES: usize = 20;
 /// Where the server puts a snapshot that it is given, for instance.
 const TEMPORARY: &str = "tmp";
@@ -65,6 +67,7 @@ impl Installation {
             binary,
             directory,
             settings: Settings {
+                node_id: LONE_NODE.to_owned(),
                 audit,
                 seal: None,
                 quorum_makes_root: false,
@@ -81,6 +84,13 @@ impl Installation {
         installation.write("server.crt", &identity.certificate, files::public_file)?;
         installation.write("server.key", &identity.key, files::private_file)?;
         Ok(installation)
+    }
+
+    /// Gives the server a name of its own, for a cluster of several. Set before its first start.
+    #[must_use]
+    pub fn named(mut self, node_id: &str) -> Self {
+        node_id.clone_into(&mut self.settings.node_id);
+        self
     }
 
     /// Starts the server and waits until it answers; it is then uninitialized or sealed.

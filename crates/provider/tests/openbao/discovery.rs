@@ -3,13 +3,17 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use provider::kms::generated::DecryptRequest;
 use serde_json::json;
-use testkit::{openbao::shared_openbao, tenant::KEY, wait::wait_until};
+use testkit::{
+    openbao::shared_openbao,
+    relay::{Line, Relay},
+    tenant::KEY,
+    wait::wait_until,
+};
 use tonic::Code;
 
 use crate::{
     node::{Node, QUIET},
     provider::{Call, Provider, SOON, assert_decrypt_refused, to_decrypt},
-    relay::{Line, Relay},
 };
 
 const IN_FLIGHT: &str = r#"grpc_in_flight{method="decrypt"}"#;

@@ -17,14 +17,13 @@ use provider::{
 };
 use rustix::process::Pid;
 use serde_json::{Value, json};
-use testkit::{files, wait::wait_until};
+use testkit::{files, relay::Line, wait::wait_until};
 
 use crate::{
     load::node_behind_relay,
     login::revoke_tokens,
     node::{Node, QUIET, TIMING},
     provider::{Provider, SOON, to_decrypt},
-    relay::Line,
 };
 
 fn proc_file(provider: &Provider, name: &str) -> String {

@@ -6,7 +6,12 @@ use bytes::Bytes;
 use provider::kms::generated::{DecryptRequest, EncryptRequest};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use testkit::{openbao::shared_openbao, tenant::KEY, wait::wait_until};
+use testkit::{
+    openbao::shared_openbao,
+    relay::{Line, Relay},
+    tenant::KEY,
+    wait::wait_until,
+};
 use tonic::{Code, Request};
 
 use crate::{
@@ -14,7 +19,6 @@ use crate::{
     login::revoke_tokens,
     node::Node,
     provider::{Call, Provider, SOON, assert_decrypt_refused, to_decrypt},
-    relay::{Line, Relay},
 };
 
 /// As many calls as the provider takes at once.

@@ -3,13 +3,16 @@
 use provider::kms::generated::StatusRequest;
 use rustix::process::Signal;
 use serde_json::json;
-use testkit::{openbao::shared_openbao, wait::wait_until};
+use testkit::{
+    openbao::shared_openbao,
+    relay::{Line, Relay},
+    wait::wait_until,
+};
 use tonic::Code;
 
 use crate::{
     node::{Node, QUIET},
     provider::{Provider, SOON, assert_decrypt_refused, to_decrypt},
-    relay::{Line, Relay},
 };
 
 const IN_FLIGHT: &str = r#"grpc_in_flight{method="decrypt"}"#;

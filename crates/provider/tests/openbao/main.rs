@@ -37,7 +37,6 @@ mod process;
 mod provider;
 mod proxy;
 mod recover;
-mod relay;
 mod requests;
 mod rollback;
 mod rotation;

@@ -7,12 +7,16 @@ use std::{
 };
 
 use serde_json::json;
-use testkit::{openbao::shared_openbao, tenant::Timing, wait::wait_until};
+use testkit::{
+    openbao::shared_openbao,
+    relay::{Line, Relay},
+    tenant::Timing,
+    wait::wait_until,
+};
 
 use crate::{
     node::{Node, QUIET, TIMING},
     provider::{Provider, SOON, to_decrypt},
-    relay::{Line, Relay},
 };
 
 /// A version that is found waits for longer than the test.

@@ -8,6 +8,7 @@ use serde_json::json;
 use testkit::{
     files,
     openbao::{OpenBao, shared_openbao},
+    relay::{Line, Relay},
     tenant::Timing,
     wait::wait_until,
 };
@@ -16,7 +17,6 @@ use tonic::Code;
 use crate::{
     node::{IMPATIENT, Node, TIMING},
     provider::{SOON, assert_decrypt_refused, to_decrypt},
-    relay::{Line, Relay},
 };
 
 /// A certificate that signed nothing of ours.

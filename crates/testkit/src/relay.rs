@@ -1,0 +1,272 @@
+//! A TCP proxy between a provider and a real server, with the faults of a network. TLS passes
+//! through unchanged.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot set up its relay has failed"
+)]
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use openbao_client::endpoint::Endpoint;
+use rustix::net::sockopt::set_socket_linger;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::sleep,
+};
+
+/// What happens to bytes on the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// They pass.
+    Open,
+    /// They are kept until the line opens.
+    Held,
+    /// They are lost, and nobody is told: the other side has vanished without a FIN. New
+    /// connections are accepted and lost as well.
+    Silent,
+    /// Requests pass, answers are lost.
+    HalfOpen,
+    /// Each piece passes this much later.
+    Delayed(Duration),
+    /// They pass one by one, this far apart.
+    Slow(Duration),
+    /// Connections are closed, old and new.
+    Cut,
+    /// Connections are reset, old and new.
+    Reset,
+}
+
+/// Closed when dropped.
+pub struct Relay {
+    /// The `https` address to give to a provider.
+    pub address: String,
+    rules: watch::Sender<Rules>,
+    server: Arc<Mutex<String>>,
+    accepting: JoinHandle<()>,
+}
+
+/// Connections are numbered from 0 on.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    accepted: u64,
+    line: Line,
+    /// Connections below this number have a line of their own.
+    former: Option<(u64, Line)>,
+}
+
+impl Rules {
+    fn of(&self, connection: u64) -> Line {
+        match self.former {
+            Some((below, line)) if connection < below => line,
+            _ => self.line,
+        }
+    }
+}
+
+impl Relay {
+    /// An open line to `server`, whose address must be an IP address with a port.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub async fn to(server: &Endpoint) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = format!("https://{}", listener.local_addr().unwrap());
+        let (rules, watched) = watch::channel(Rules {
+            accepted: 0,
+            line: Line::Open,
+            former: None,
+        });
+        let server = Arc::new(Mutex::new(authority(server)));
+        Self {
+            address,
+            accepting: tokio::spawn(accept(
+                listener,
+                Arc::clone(&server),
+                rules.clone(),
+                watched,
+            )),
+            rules,
+            server,
+        }
+    }
+
+    /// From now on all connections have this line.
+    pub fn set(&self, line: Line) {
+        self.rules.send_modify(|rules| {
+            rules.line = line;
+            rules.former = None;
+        });
+    }
+
+    /// From now on the connections that exist have this line, and new ones an open one: a server
+    /// behind a load balancer went bad, and the balancer knows.
+    pub fn set_former(&self, line: Line) {
+        self.rules.send_modify(|rules| {
+            rules.line = Line::Open;
+            rules.former = Some((rules.accepted, line));
+        });
+    }
+
+    /// New connections go to this server; those that exist stay where they are.
+    pub fn lead_to(&self, server: &Endpoint) {
+        *lock(&self.server) = authority(server);
+    }
+
+    /// Connections accepted so far.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.rules.borrow().accepted
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+fn authority(server: &Endpoint) -> String {
+    let address = server.address.to_string();
+    address.trim_start_matches("https://").to_owned()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn accept(
+    listener: TcpListener,
+    server: Arc<Mutex<String>>,
+    rules: watch::Sender<Rules>,
+    watched: watch::Receiver<Rules>,
+) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        let mut number = 0;
+        rules.send_modify(|rules| {
+            number = rules.accepted;
+            rules.accepted += 1;
+        });
+        let line = Follow {
+            rules: watched.clone(),
+            number,
+        };
+        let server = lock(&server).clone();
+        connections.spawn(connection(client, server, line));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn connection(client: TcpStream, server: String, mut line: Follow) {
+    match line.now() {
+        Line::Cut => return,
+        Line::Reset => return reset(&client),
+        Line::Silent => {
+            // Until the line is another one, which the client will hardly await.
+            line.becomes(|line| line != Line::Silent).await;
+            return;
+        }
+        Line::Open | Line::Held | Line::HalfOpen | Line::Delayed(_) | Line::Slow(_) => {}
+    }
+    let Ok(server) = TcpStream::connect(&server).await else {
+        return;
+    };
+    let (mut asked, mut answered) = (line.clone(), line.clone());
+    let mut client = client;
+    let mut server = server;
+    {
+        let (client_read, client_write) = client.split();
+        let (server_read, server_write) = server.split();
+        tokio::select! {
+            () = pass(client_read, server_write, Direction::Request, &mut asked) => {}
+            () = pass(server_read, client_write, Direction::Answer, &mut answered) => {}
+            () = line.becomes(|line| matches!(line, Line::Cut | Line::Reset)) => {}
+        }
+    }
+    if line.now() == Line::Reset {
+        reset(&client);
+    }
+}
+
+/// Closing the connection sends a reset, since nothing may linger.
+fn reset(client: &TcpStream) {
+    set_socket_linger(client, Some(Duration::ZERO)).ok();
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Request,
+    Answer,
+}
+
+/// The line of one connection as it changes.
+#[derive(Clone)]
+struct Follow {
+    rules: watch::Receiver<Rules>,
+    number: u64,
+}
+
+impl Follow {
+    fn now(&self) -> Line {
+        self.rules.borrow().of(self.number)
+    }
+
+    /// For ever when the relay has ended: its connections end with it.
+    async fn becomes(&mut self, wanted: impl Fn(Line) -> bool) {
+        let number = self.number;
+        let ended = {
+            let changed = self.rules.wait_for(|rules| wanted(rules.of(number))).await;
+            changed.is_err()
+        };
+        if ended {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Until one side closes.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    direction: Direction,
+    line: &mut Follow,
+) {
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        line.becomes(|line| line != Line::Held).await;
+        let piece = bytes.get(..count).unwrap_or_default();
+        let passed = match (line.now(), direction) {
+            (Line::Silent, _) | (Line::HalfOpen, Direction::Answer) => Ok(()),
+            (Line::Slow(apart), _) => one_by_one(piece, &mut to, apart).await,
+            (Line::Delayed(later), _) => {
+                sleep(later).await;
+                to.write_all(piece).await
+            }
+            _ => to.write_all(piece).await,
+        };
+        if passed.is_err() {
+            return;
+        }
+    }
+    // A server that vanished says nothing of its end either.
+    line.becomes(|line| line != Line::Silent).await;
+}
+
+async fn one_by_one(
+    piece: &[u8],
+    to: &mut (impl AsyncWrite + Unpin),
+    apart: Duration,
+) -> std::io::Result<()> {
+    for byte in piece {
+        sleep(apart).await;
+        to.write_all(std::slice::from_ref(byte)).await?;
+    }
+    Ok(())
+}
