@@ -14,6 +14,7 @@ pub mod hardening;
 pub mod kms;
 pub mod lifecycle;
 pub mod nodes;
+pub mod plain_http;
 pub mod policy;
 pub mod probe;
 pub mod process_identity;

@@ -21,16 +21,18 @@ use tokio::task::JoinSet;
 
 use crate::{
     kms::socket::mark,
+    plain_http::{self, GetError, HttpUrl},
     probe::{KmsClient, ProbeError},
     state::{self, StateError, StatePath, Stored},
 };
 
 pub mod exposition;
 pub mod report;
-pub mod scrape;
 
 use exposition::NotMetrics;
-use scrape::{MetricsUrl, ScrapeError};
+
+/// The form of metrics that is read here.
+const ACCEPT: &str = "application/openmetrics-text; version=1.0.0";
 
 /// The name that a report calls a node by: letters, digits, `.`, `-` and `_`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub struct Node {
 #[derive(Debug, Clone)]
 pub enum Window {
     /// The metrics of a running provider.
-    Metrics(MetricsUrl),
+    Metrics(HttpUrl),
     /// The KMS socket of a running provider.
     Socket(PathBuf),
     /// A state file with its checkpoint.
@@ -84,7 +86,7 @@ pub struct Seen {
 pub enum LookError {
     /// Its metrics did not come.
     #[error(transparent)]
-    Scrape(#[from] ScrapeError),
+    Scrape(#[from] GetError),
     /// Something else answers, or the answer is damaged.
     #[error(transparent)]
     Metrics(#[from] NotMetrics),
@@ -171,7 +173,7 @@ impl Window {
     async fn look(self, limit: Duration) -> Result<Seen, LookError> {
         match self {
             Self::Metrics(url) => {
-                let text = scrape::get(&url, limit).await?;
+                let text = plain_http::get(&url, ACCEPT, limit).await?;
                 let mut seen = exposition::read(&text)?;
                 seen.view.marks.push(url.mark());
                 Ok(seen)

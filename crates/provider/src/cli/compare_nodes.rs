@@ -9,7 +9,8 @@ use super::{Context, Failure, OutputFlag, exit::Exit, inspect_state::state_path}
 use crate::{
     clock::{Clock as _, SystemClock},
     config::positive_duration,
-    nodes::{self, Node, NodeName, Window, report::NodesReport, scrape::MetricsUrl},
+    nodes::{self, Node, NodeName, Window, report::NodesReport},
+    plain_http::HttpUrl,
 };
 
 /// Compare control-plane nodes, and say whether it is safe to go on with the next one
@@ -70,7 +71,7 @@ impl Options {
 
 fn metrics(text: &str) -> Result<Node, &'static str> {
     let (name, url) = named(text)?;
-    let window = Window::Metrics(MetricsUrl::parse(url)?);
+    let window = Window::Metrics(HttpUrl::parse(url)?);
     Ok(Node { name, window })
 }
 

@@ -6,6 +6,7 @@ use super::{evidence::lowest_hidden, verdict::Verdict};
 use crate::{
     config::Config,
     diagnose::{bao, facts::Facts},
+    plain_http::HttpUrl,
     report::{Check, shell},
 };
 
@@ -320,13 +321,9 @@ fn with_config(verdict: Verdict, case: &Case<'_>, config: &Config) -> Vec<String
 }
 
 fn ready(config: &Config) -> Option<String> {
-    let (host, port) = config.server.health.as_ref()?.bind_to();
-    let host = match host {
-        "::" | "0.0.0.0" => "127.0.0.1".to_owned(),
-        name if name.contains(':') => format!("[{name}]"),
-        name => name.to_owned(),
-    };
-    Some(format!("see its reasons: curl http://{host}:{port}/ready"))
+    let listener = config.server.health.as_ref()?.bind_to();
+    let url = HttpUrl::local(listener, "/ready");
+    Some(format!("see its reasons: curl {url}"))
 }
 
 /// A command for an administrator about the server itself, which no namespace knows.

@@ -1,5 +1,4 @@
-//! The metrics of one node: a single GET over plain HTTP, as the provider's listener answers it,
-//! bounded in time and size.
+//! A single GET over plain HTTP, as the listeners of a provider answer it, bounded in time and size.
 
 use std::{fmt, time::Duration};
 
@@ -14,22 +13,22 @@ use tokio::{net::TcpStream, time::timeout};
 /// More than fifty times what a provider shows.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// Where metrics are: `http://host:port`, with the path `/metrics` unless it names another.
+/// `http://host:port/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MetricsUrl {
+pub struct HttpUrl {
     host: String,
     port: u16,
     path: String,
 }
 
-/// Why no metrics came.
+/// Why no text came.
 #[derive(Debug, thiserror::Error)]
-pub enum ScrapeError {
+pub enum GetError {
     /// Nobody listens there, or the name has no address.
     #[error("no connection to {url}")]
     Connect {
         /// Where to.
-        url: MetricsUrl,
+        url: HttpUrl,
         /// Why.
         #[source]
         source: std::io::Error,
@@ -38,16 +37,16 @@ pub enum ScrapeError {
     #[error("{url} does not answer as an HTTP server does")]
     Http {
         /// Who.
-        url: MetricsUrl,
+        url: HttpUrl,
         /// Why.
         #[source]
         source: hyper::Error,
     },
-    /// An answer without metrics.
+    /// An answer with another status than 200.
     #[error("{url} answered with HTTP status {}", status.as_u16())]
     Status {
         /// Who.
-        url: MetricsUrl,
+        url: HttpUrl,
         /// Of the answer.
         status: StatusCode,
     },
@@ -55,18 +54,34 @@ pub enum ScrapeError {
     #[error("{url} answered with more than {MAX_BYTES} bytes, broke off, or not with text")]
     Body {
         /// Who.
-        url: MetricsUrl,
+        url: HttpUrl,
     },
     /// It took too long.
     #[error("{url} did not answer in time")]
     Timeout {
         /// Who.
-        url: MetricsUrl,
+        url: HttpUrl,
     },
 }
 
-impl MetricsUrl {
-    /// Reads what the command line names.
+impl HttpUrl {
+    /// A listener of this configuration, seen from its own node.
+    #[must_use]
+    pub fn local((host, port): (&str, u16), path: &str) -> Self {
+        // An address that means all addresses is none to connect to.
+        let host = match host {
+            "" | "0.0.0.0" => "127.0.0.1",
+            "::" | "[::]" => "::1",
+            host => host,
+        };
+        Self {
+            host: host.to_owned(),
+            port,
+            path: path.to_owned(),
+        }
+    }
+
+    /// Reads what the command line names; without a path it is that of metrics.
     ///
     /// # Errors
     /// What is wrong with the text, and what would be right.
@@ -114,7 +129,7 @@ impl MetricsUrl {
 
     /// Names the place, so that one place under two names is recognised.
     #[must_use]
-    pub(super) fn mark(&self) -> TextHash {
+    pub(crate) fn mark(&self) -> TextHash {
         let host = match &*self.host {
             "localhost" => "127.0.0.1",
             host => host,
@@ -131,41 +146,38 @@ impl MetricsUrl {
     }
 }
 
-impl fmt::Display for MetricsUrl {
+impl fmt::Display for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "http://{}{}", self.authority(), self.path)
     }
 }
 
-/// The text at `url`. Follows no redirect.
+/// The text at `url`, in the form that `accept` names. Follows no redirect.
 ///
 /// # Errors
-/// [`ScrapeError`].
-pub async fn get(url: &MetricsUrl, limit: Duration) -> Result<String, ScrapeError> {
-    match timeout(limit, exchange(url)).await {
+/// [`GetError`].
+pub async fn get(url: &HttpUrl, accept: &'static str, limit: Duration) -> Result<String, GetError> {
+    match timeout(limit, exchange(url, accept)).await {
         Ok(answer) => answer,
-        Err(_elapsed) => Err(ScrapeError::Timeout { url: url.clone() }),
+        Err(_elapsed) => Err(GetError::Timeout { url: url.clone() }),
     }
 }
 
-async fn exchange(url: &MetricsUrl) -> Result<String, ScrapeError> {
-    let http = |source| ScrapeError::Http {
+async fn exchange(url: &HttpUrl, accept: &'static str) -> Result<String, GetError> {
+    let http = |source| GetError::Http {
         url: url.clone(),
         source,
     };
-    let unusable = || ScrapeError::Body { url: url.clone() };
+    let unusable = || GetError::Body { url: url.clone() };
     let stream = TcpStream::connect((&*url.host, url.port)).await;
-    let stream = stream.map_err(|source| ScrapeError::Connect {
+    let stream = stream.map_err(|source| GetError::Connect {
         url: url.clone(),
         source,
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     let request = Request::get(&url.path)
         .header(header::HOST, url.authority())
-        .header(
-            header::ACCEPT,
-            "application/openmetrics-text; version=1.0.0",
-        )
+        .header(header::ACCEPT, accept)
         .body(Empty::<Bytes>::new())
         .map_err(|_| unusable())?;
     let answer = async {
@@ -173,7 +185,7 @@ async fn exchange(url: &MetricsUrl) -> Result<String, ScrapeError> {
         let status = response.status();
         if status != StatusCode::OK {
             let url = url.clone();
-            return Err(ScrapeError::Status { url, status });
+            return Err(GetError::Status { url, status });
         }
         let body = Limited::new(response.into_body(), MAX_BYTES);
         let body = body.collect().await.map_err(|_| unusable())?.to_bytes();
@@ -201,7 +213,7 @@ mod tests {
             ("http://node-a/kms/metrics", "http://node-a:80/kms/metrics"),
             ("http://[::1]:8081", "http://[::1]:8081/metrics"),
         ] {
-            assert_eq!(MetricsUrl::parse(text).unwrap().to_string(), shown);
+            assert_eq!(HttpUrl::parse(text).unwrap().to_string(), shown);
         }
         for bad in [
             "",
@@ -215,7 +227,7 @@ mod tests {
             "http://node-a:99999",
             "http://node-a:",
         ] {
-            assert!(MetricsUrl::parse(bad).is_err(), "{bad:?}");
+            assert!(HttpUrl::parse(bad).is_err(), "{bad:?}");
         }
     }
 }
