@@ -4,10 +4,12 @@
 
 use std::{
     error::Error,
-    fs,
+    fs::{self, File},
+    io::Read as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -43,6 +45,12 @@ pub struct StoppedOpenBao {
 /// A server that is hung: connections are accepted, and nothing is answered. It goes on when this
 /// is dropped.
 pub struct HungOpenBao(Pid);
+
+/// The audit log of a server as a pipe. A server whose audit log cannot be written answers nothing.
+pub struct AuditPipe(Arc<Mutex<()>>);
+
+/// Keeps the audit log from being read. Reading goes on when this is dropped.
+pub struct BlockedAudit<'a>(#[expect(dead_code, reason = "held")] MutexGuard<'a, ()>);
 
 /// A server that has no storage yet.
 pub struct UninitializedOpenBao {
@@ -119,6 +127,16 @@ impl OpenBao {
             server: checked(checked(installation).start().await),
             _directory: directory,
         }
+    }
+
+    /// As [`Self::start`], with an audit log that can be blocked.
+    ///
+    /// # Panics
+    /// As there, and when no pipe can be made.
+    pub async fn start_with_audit_pipe() -> (Self, AuditPipe) {
+        let directory = TempDir::new().unwrap();
+        let pipe = AuditPipe::make(&directory.path().join("audit.log"));
+        (Self::start_in(directory).await, pipe)
     }
 
     async fn start_in(directory: TempDir) -> Self {
@@ -323,6 +341,30 @@ impl OpenBao {
             secrets: self.secrets,
             directory: self.directory,
         }
+    }
+}
+
+impl AuditPipe {
+    /// The reader ends with the server, which holds the other end.
+    fn make(path: &Path) -> Self {
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
+        let gate = Arc::new(Mutex::new(()));
+        let (path, passing) = (path.to_owned(), Arc::clone(&gate));
+        thread::spawn(move || {
+            let mut pipe = File::open(path).unwrap();
+            let mut read = [0; 4096];
+            while let Ok(1..) = pipe.read(&mut read) {
+                drop(passing.lock());
+            }
+        });
+        Self(gate)
+    }
+
+    /// The server blocks once the pipe is full.
+    #[must_use]
+    pub fn block(&self) -> BlockedAudit<'_> {
+        BlockedAudit(self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

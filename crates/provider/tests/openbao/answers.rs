@@ -295,3 +295,70 @@ async fn a_batch_that_is_refused_for_one_ciphertext_fails_that_call_alone() {
     let batches = asked.filter(|seen| seen.body.matches("vault:").count() > 1);
     assert!(batches.count() > 0, "nothing gathered");
 }
+
+/// Each costs the calls that meet it, and nothing afterwards.
+#[tokio::test]
+async fn after_any_failed_answer_the_next_good_one_is_used() {
+    let mut node = Node::new(QUIET).await;
+    let proxy = Proxy::of(&mut node).await;
+    node.config["openbao"]["timeout"] = serde_json::json!("1s");
+    let provider = node.serve().await;
+    let encrypted = provider.encrypt(b"seed").await.unwrap();
+    let own = |status, text: &str| {
+        let errors = serde_json::json!({"errors": [text]});
+        Reply::Json(status, errors.to_string())
+    };
+    let begun = r#"{"data":{"#.to_owned();
+    for (reply, code, said) in [
+        (
+            own(429, "request path rate limit quota exceeded"),
+            Code::ResourceExhausted,
+            "transit rate limited",
+        ),
+        (
+            Reply::Redirect(307, "https://127.0.0.1:1/v1/elsewhere".to_owned()),
+            Code::Unavailable,
+            "transit unavailable",
+        ),
+        (
+            own(500, "internal error"),
+            Code::Unavailable,
+            "transit unavailable",
+        ),
+        (
+            own(503, "OpenBao is sealed"),
+            Code::Unavailable,
+            "transit unavailable",
+        ),
+        (
+            Reply::Filler(200, 4 << 20),
+            Code::Unavailable,
+            "transit unavailable",
+        ),
+        (
+            Reply::Cut(begun.clone()),
+            Code::Unavailable,
+            "transit unavailable",
+        ),
+        (Reply::Close, Code::Unavailable, "transit unavailable"),
+        (
+            Reply::Stall(begun),
+            Code::DeadlineExceeded,
+            "request timed out",
+        ),
+        (Reply::Hang, Code::DeadlineExceeded, "request timed out"),
+    ] {
+        proxy.answers(DECRYPT, reply.clone());
+        let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{reply:?}: {refused:?}");
+        assert_decrypt_refused(&refused, said, "no data is lost");
+        proxy.answers(ENCRYPT, reply.clone());
+        let refused = provider.encrypt(b"seed").await.err().unwrap();
+        assert_eq!(refused.code(), code, "{reply:?}: {refused:?}");
+        proxy.passes();
+        let decrypted = provider.decrypt(to_decrypt(&encrypted)).await;
+        assert_eq!(decrypted.unwrap(), &b"seed"[..], "{reply:?}");
+        provider.encrypt(b"seed").await.unwrap();
+    }
+    assert_eq!(provider.reasons().await, [""; 0]);
+}

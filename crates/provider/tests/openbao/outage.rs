@@ -180,3 +180,32 @@ async fn a_sealed_or_restarted_openbao_is_followed_without_a_restart() {
     provider.wait_for_reasons(&[]).await;
     assert_eq!(provider.status().await.key_id, encrypted.key_id);
 }
+
+#[tokio::test]
+async fn an_audit_log_that_blocks_costs_the_calls_meanwhile_and_nothing_afterwards() {
+    let (server, audit) = OpenBao::start_with_audit_pipe().await;
+    let mut node = Node::on(&server, TIMING).await;
+    node.config["openbao"]["timeout"] = json!("1s");
+    let provider = node.serve().await;
+    let encrypted = provider.encrypt(b"seed").await.unwrap();
+    let blocked = audit.block();
+    wait_until(SOON, "a call without an answer", async || {
+        let refused = provider.decrypt(to_decrypt(&encrypted)).await;
+        refused.is_err_and(|refused| {
+            assert_decrypt_refused(&refused, "request timed out", "no data is lost");
+            true
+        })
+    })
+    .await;
+    wait_until(SOON, "an unhealthy status", async || {
+        provider.status().await.healthz == "unhealthy"
+    })
+    .await;
+    drop(blocked);
+    wait_until(SOON, "an answer", async || {
+        provider.decrypt(to_decrypt(&encrypted)).await.is_ok()
+    })
+    .await;
+    provider.wait_for_reasons(&[]).await;
+    provider.encrypt(b"seed").await.unwrap();
+}
