@@ -1,4 +1,7 @@
 //! Sends one request and waits for its answer, within a deadline and a size.
+//!
+//! A request whose connection broke before its answer began is sent once more, on a fresh
+//! connection and within the same deadline, unless it sets up a server.
 
 use std::{
     sync::Arc,
@@ -13,18 +16,18 @@ use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
 };
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::{
-    connect::{CONNECTIONS, Pool, pool},
-    endpoint::{Address, Endpoint},
+    connect::{Host, tls},
+    endpoint::{Address, Endpoint, Roots},
     failure::{Failure, FailureClass},
+    pool::{Lease, MAX_AGE, Pool},
     request::{Operation, Outcome, Request, RequestEvent, RequestHook, RequestId},
     responder::responder,
+    turns::{Purpose, Turns},
+    view::{AddressView, ClientView, TurnsView},
 };
 
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
@@ -38,8 +41,7 @@ pub struct Client(Arc<Inner>);
 
 struct Inner {
     pool: Pool,
-    /// One for each request that may use a connection at the same time.
-    turns: Semaphore,
+    turns: Turns,
     address: Address,
     namespace: Option<HeaderValue>,
     hook: RequestHook,
@@ -62,22 +64,65 @@ impl Client {
     /// # Errors
     /// When the namespace cannot be sent, or TLS cannot be set up.
     pub fn new(endpoint: Endpoint, hook: RequestHook) -> Result<Self, ClientProblem> {
+        Self::with_max_age(endpoint, hook, MAX_AGE)
+    }
+
+    /// As [`Self::new`], with connections that are given up at about this age, for tests.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_max_age(
+        endpoint: Endpoint,
+        hook: RequestHook,
+        max_age: Duration,
+    ) -> Result<Self, ClientProblem> {
         let namespace = endpoint
             .namespace
             .map(|namespace| HeaderValue::from_bytes(namespace.as_str().as_bytes()))
             .transpose()
             .map_err(|_| ClientProblem::Namespace)?;
+        let host = Host::new(&endpoint.address, &endpoint.server_name);
+        let tls = tls(endpoint.roots).map_err(ClientProblem::Tls)?;
         Ok(Self(Arc::new(Inner {
-            pool: pool(endpoint.roots, &endpoint.server_name).map_err(ClientProblem::Tls)?,
-            turns: Semaphore::new(CONNECTIONS),
+            pool: Pool::new(host, tls, max_age),
+            turns: Turns::new(),
             address: endpoint.address,
             namespace,
             hook,
         })))
     }
 
-    /// Sends the request once; any 2xx is an [`Answer`]. Waits for its turn first when as many
-    /// requests as there may be connections are under way.
+    /// Trusts these roots alone from now on. Free connections are closed, the others after the
+    /// answer that they wait for.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up; the earlier roots stay.
+    pub fn replace_roots(&self, roots: Roots) -> Result<(), ClientProblem> {
+        self.0
+            .pool
+            .replace_tls(tls(roots).map_err(ClientProblem::Tls)?);
+        Ok(())
+    }
+
+    /// The connections and turns at this moment. Does not wait.
+    #[must_use]
+    pub fn view(&self) -> ClientView {
+        let turns = Purpose::ALL.map(|purpose| TurnsView {
+            purpose,
+            in_use: self.0.turns.in_use(purpose),
+            limit: purpose.turns(),
+        });
+        ClientView {
+            addresses: vec![AddressView {
+                address: self.0.address.to_string(),
+                peers: self.0.pool.view(),
+            }],
+            turns: turns.into(),
+        }
+    }
+
+    /// Sends the request; any 2xx is an [`Answer`]. Waits for its turn first when as many requests
+    /// of its purpose as there may be are under way.
     ///
     /// # Errors
     /// The classified failure, also when `deadline` passes first.
@@ -93,82 +138,80 @@ impl Client {
         read: impl FnOnce(Answer) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let operation = request.operation;
+        let end = Instant::now() + deadline;
         let mut observation = Observation::begin(operation, &self.0.hook);
-        let result = match timeout(deadline, self.exchange(request)).await {
-            Ok(Ok(answer)) => {
-                observation.event.request_id.clone_from(&answer.request_id);
-                observation.event.date = answer.date;
-                read(answer)
-            }
-            Ok(Err(failure)) => Err(failure),
-            Err(_) => Err(Failure::new(operation, FailureClass::Timeout)),
+        let timed_out = || Failure::new(operation, FailureClass::Timeout);
+        let turn = timeout_at(end, self.0.turns.take(request.purpose)).await;
+        let Ok(_turn) = turn else {
+            return observation.end(Err(timed_out()));
         };
-        observation.event.outcome = Outcome::Ok;
-        if let Err(failure) = &result {
-            observation.event.outcome = Outcome::Failed(failure.class());
-            if let Some(request_id) = &failure.request_id {
-                observation.event.request_id = Some(request_id.clone());
-            }
+        let mut exchanged = self.exchange(&request, end, false).await;
+        if let Err(stop) = &exchanged
+            && stop.again
+        {
+            observation.failed(&stop.failure);
+            observation = Observation::begin(operation, &self.0.hook);
+            exchanged = self.exchange(&request, end, true).await;
         }
-        result
+        let (answer, lease) = match exchanged {
+            Ok(exchanged) => exchanged,
+            Err(stop) => return observation.end(Err(stop.failure)),
+        };
+        observation.event.request_id.clone_from(&answer.request_id);
+        observation.event.date = answer.date;
+        let status = answer.status;
+        let result = read(answer);
+        match &result {
+            Err(failure) if failure.class().condemns_peer() => lease.failed(failure.class()),
+            _ if status.is_server_error() => lease.failed(FailureClass::Unavailable),
+            _ => lease.keep(),
+        }
+        observation.end(result)
     }
 
-    async fn exchange(&self, request: Request<'_>) -> Result<Answer, Failure> {
+    /// One HTTP request. The connection is judged together with the content of the answer.
+    async fn exchange(
+        &self,
+        request: &Request<'_>,
+        end: Instant,
+        fresh: bool,
+    ) -> Result<(Answer, Lease), Stop> {
         let operation = request.operation;
-        let request = self.http_request(request)?;
-        // Never closed, so there is always a turn to wait for.
-        let _turn = self.0.turns.acquire().await;
-        let response = self
-            .0
-            .pool
-            .request(request)
-            .await
-            .map_err(|error| Failure::from_transport(operation, &error))?;
-        let status = response.status();
-        let date = response.headers().get(header::DATE);
-        let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-        let responder = responder(response.headers());
-        let limit = if status.is_success() {
-            operation.answer_limit()
-        } else {
-            operation.refusal_limit()
+        let timed_out = || Failure::new(operation, FailureClass::Timeout);
+        let http = self.http_request(request)?;
+        let mut lease = match timeout_at(end, self.0.pool.checkout(fresh)).await {
+            Ok(Ok(lease)) => lease,
+            Ok(Err(error)) => return Err(Failure::from_transport(operation, &*error).into()),
+            Err(_) => return Err(timed_out().into()),
         };
-        let body = read_body(response.into_body(), limit, operation, status).await?;
-        let said = Envelope::read(&body);
-        let request_id = said.request_id();
-        // A batch of which an item failed has the status of a refusal and the results of all.
-        let batch = operation == Operation::TransitBatchDecrypt
-            && said.data.is_some_and(|data| data.batch_results.is_some());
-        if status.is_success() || batch {
-            return Ok(Answer {
-                operation,
-                status,
-                body,
-                request_id,
-                date,
-                responder,
-            });
+        let answered = timeout_at(end, answer_of(operation, http, &mut lease)).await;
+        let stop = match answered {
+            Ok(Ok(answer)) => return Ok((answer, lease)),
+            Ok(Err(stop)) => stop,
+            Err(_) => timed_out().into(),
+        };
+        if stop.failure.class().condemns_peer() {
+            lease.failed(stop.failure.class());
+        } else {
+            lease.keep();
         }
-        Err(match said.errors {
-            Some(errors) => Failure::from_answer(operation, status, errors).request_id(request_id),
-            None => Failure::foreign(operation, status, responder),
-        })
+        Err(stop)
     }
 
-    fn http_request(&self, request: Request<'_>) -> Result<http::Request<Full<Bytes>>, Failure> {
+    fn http_request(&self, request: &Request<'_>) -> Result<http::Request<Full<Bytes>>, Failure> {
         let unsendable =
             |what| Failure::new(request.operation, FailureClass::InvalidRequest).detail(what);
-        let url = self.0.address.url(&request.path);
-        let url = url.map_err(|_| unsendable("the path is too long"))?;
-        let body = request
-            .body
-            .map_err(|_| unsendable("the body cannot be written as JSON"))?;
+        let target = self.0.address.target(&request.path);
+        let target = target.map_err(|_| unsendable("the path is too long"))?;
+        let body = request.body.as_ref();
+        let body = body.map_err(|_| unsendable("the body cannot be written as JSON"))?;
 
         let has_body = !body.is_empty();
-        let mut http = http::Request::new(Full::new(body));
-        *http.method_mut() = request.method;
-        *http.uri_mut() = url;
+        let mut http = http::Request::new(Full::new(body.clone()));
+        *http.method_mut() = request.method.clone();
+        *http.uri_mut() = target;
         let headers = http.headers_mut();
+        headers.insert(header::HOST, self.0.address.host_header());
         headers.insert(IS_REQUEST, HeaderValue::from_static("true"));
         if let Some(namespace) = &self.0.namespace {
             headers.insert(NAMESPACE, namespace.clone());
@@ -186,6 +229,64 @@ impl Client {
         }
         Ok(http)
     }
+}
+
+/// Why an HTTP request brought no answer.
+struct Stop {
+    failure: Failure,
+    /// It can be sent once more.
+    again: bool,
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            again: false,
+        }
+    }
+}
+
+/// Sends the request on this connection and reads the whole answer.
+async fn answer_of(
+    operation: Operation,
+    http: http::Request<Full<Bytes>>,
+    lease: &mut Lease,
+) -> Result<Answer, Stop> {
+    let response = lease.send(http).await.map_err(|broken| Stop {
+        again: broken.unsent || (broken.unanswered() && operation.may_be_repeated()),
+        failure: Failure::from_transport(operation, &broken.error),
+    })?;
+    let status = response.status();
+    let date = response.headers().get(header::DATE);
+    let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+    let responder = responder(response.headers());
+    let limit = if status.is_success() {
+        operation.answer_limit()
+    } else {
+        operation.refusal_limit()
+    };
+    let body = read_body(response.into_body(), limit, operation, status).await?;
+    let said = Envelope::read(&body);
+    let request_id = said.request_id();
+    // A batch of which an item failed has the status of a refusal and the results of all.
+    let batch = operation == Operation::TransitBatchDecrypt
+        && said.data.is_some_and(|data| data.batch_results.is_some());
+    if status.is_success() || batch {
+        return Ok(Answer {
+            operation,
+            status,
+            body,
+            request_id,
+            date,
+            responder,
+        });
+    }
+    let failure = match said.errors {
+        Some(errors) => Failure::from_answer(operation, status, errors).request_id(request_id),
+        None => Failure::foreign(operation, status, responder),
+    };
+    Err(failure.into())
 }
 
 /// An answer with content. The body is wiped when the answer is dropped.
@@ -359,6 +460,21 @@ impl<'a> Observation<'a> {
                 date: None,
             },
         }
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        self.event.outcome = Outcome::Failed(failure.class());
+        if let Some(request_id) = &failure.request_id {
+            self.event.request_id = Some(request_id.clone());
+        }
+    }
+
+    fn end<T>(mut self, result: Result<T, Failure>) -> Result<T, Failure> {
+        self.event.outcome = Outcome::Ok;
+        if let Err(failure) = &result {
+            self.failed(failure);
+        }
+        result
     }
 }
 

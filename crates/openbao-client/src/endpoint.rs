@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use http::{Uri, uri::Authority};
+use http::{HeaderValue, Uri, uri::Authority};
 use kms_domain::scope::Namespace;
 use rustls::{RootCertStore, pki_types::CertificateDer};
 use rustls_pki_types::pem::PemObject;
@@ -108,8 +108,7 @@ impl Address {
     /// The host, when it is an address; otherwise it has to be looked up.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
-        let host = self.authority.host();
-        host.trim_matches(['[', ']']).parse().ok()
+        self.host().parse().ok()
     }
 
     /// The port to connect to.
@@ -118,8 +117,20 @@ impl Address {
         self.authority.port_u16().unwrap_or(443)
     }
 
-    /// The URL of an API path, which is percent-encoded here.
-    pub(crate) fn url(&self, path: &str) -> Result<Uri, http::Error> {
+    /// Without brackets around an IPv6 address.
+    pub(crate) fn host(&self) -> &str {
+        self.authority.host().trim_matches(['[', ']'])
+    }
+
+    /// Host and port as the server is told.
+    pub(crate) fn host_header(&self) -> HeaderValue {
+        // An authority holds visible ASCII characters alone.
+        HeaderValue::from_str(self.authority.as_str())
+            .unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+
+    /// Path and query of a request for an API path, which is percent-encoded here.
+    pub(crate) fn target(&self, path: &str) -> Result<Uri, http::Error> {
         let mut target = format!("{}/v1/", self.prefix);
         for byte in path.bytes() {
             if byte.is_ascii_alphanumeric() || b"-._~/!$&'()*+,;=:@".contains(&byte) {
@@ -128,11 +139,7 @@ impl Address {
                 target.push_str(&format!("%{byte:02X}"));
             }
         }
-        Uri::builder()
-            .scheme("https")
-            .authority(self.authority.clone())
-            .path_and_query(target)
-            .build()
+        Uri::builder().path_and_query(target).build()
     }
 }
 
@@ -218,26 +225,30 @@ mod tests {
 
     #[test]
     fn an_address_keeps_host_port_and_prefix() {
-        for (text, shown, url) in [
+        for (text, shown, host, target) in [
             (
                 "https://bao.example:8200",
                 "https://bao.example:8200",
-                "https://bao.example:8200/v1/transit/keys/k",
+                "bao.example:8200",
+                "/v1/transit/keys/k",
             ),
             (
                 "HTTPS://bao.example/",
                 "https://bao.example",
-                "https://bao.example/v1/transit/keys/k",
+                "bao.example",
+                "/v1/transit/keys/k",
             ),
             (
                 "https://[::1]:8200/proxy/bao/",
                 "https://[::1]:8200/proxy/bao",
-                "https://[::1]:8200/proxy/bao/v1/transit/keys/k",
+                "[::1]:8200",
+                "/proxy/bao/v1/transit/keys/k",
             ),
         ] {
             let address = Address::parse(text).unwrap();
             assert_eq!(address.to_string(), shown);
-            assert_eq!(address.url("transit/keys/k").unwrap().to_string(), url);
+            assert_eq!(address.host_header(), host);
+            assert_eq!(address.target("transit/keys/k").unwrap(), target);
         }
     }
 
@@ -280,7 +291,7 @@ mod tests {
     #[test]
     fn a_path_cannot_leave_its_place_in_the_url() {
         let address = Address::parse("https://bao").unwrap();
-        let url = address.url("mount <1>?a#b%2f\"ä/keys").unwrap();
+        let url = address.target("mount <1>?a#b%2f\"ä/keys").unwrap();
         assert_eq!(url.path(), "/v1/mount%20%3C1%3E%3Fa%23b%252f%22%C3%A4/keys");
         assert_eq!(url.query(), None);
     }

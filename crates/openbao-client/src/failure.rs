@@ -85,6 +85,22 @@ impl FailureClass {
         }
     }
 
+    /// Whether it lies with the peer or the connection, so that another one is worth a try.
+    pub(crate) fn condemns_peer(self) -> bool {
+        matches!(
+            self,
+            Self::Sealed
+                | Self::Unavailable
+                | Self::NotOpenBao
+                | Self::TlsFailed
+                | Self::DnsFailed
+                | Self::ConnectionFailed
+                | Self::InvalidAnswer
+                | Self::Timeout
+                | Self::Unknown
+        )
+    }
+
     fn sentence(self) -> &'static str {
         match self {
             Self::Sealed => "OpenBao is sealed",
@@ -372,7 +388,10 @@ fn class_of(status: StatusCode, errors: &[String]) -> FailureClass {
     }
 }
 
-fn transport_class(error: &(dyn Error + 'static)) -> (FailureClass, Option<&'static str>) {
+/// The class of an error of the connection, by the types in its chain of causes.
+pub(crate) fn transport_class(
+    error: &(dyn Error + 'static),
+) -> (FailureClass, Option<&'static str>) {
     let mut socket = None;
     let mut next = Some(error);
     while let Some(error) = next {

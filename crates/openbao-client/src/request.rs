@@ -11,7 +11,7 @@ use http::Method;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::{failure::FailureClass, token::Token};
+use crate::{failure::FailureClass, token::Token, turns::Purpose};
 
 const ERROR_BODY_LIMIT: usize = 64 << 10;
 
@@ -61,6 +61,26 @@ impl Operation {
         }
     }
 
+    /// The purpose of such a request, unless it is made for another.
+    fn purpose(self) -> Purpose {
+        match self {
+            Self::TransitEncrypt | Self::Admin => Purpose::Encrypt,
+            Self::TransitDecrypt | Self::TransitBatchDecrypt => Purpose::Decrypt,
+            Self::TransitMetadataRead
+            | Self::TransitDisableUpsertRead
+            | Self::CapabilitiesSelf
+            | Self::SealStatus
+            | Self::Leader => Purpose::Probe,
+            Self::JwtLogin | Self::TokenRenewSelf => Purpose::Login,
+        }
+    }
+
+    /// Whether a second one does no harm when OpenBao may have done the first. An encryption names
+    /// its version, and a token of a login that got lost expires.
+    pub(crate) fn may_be_repeated(self) -> bool {
+        self != Self::Admin
+    }
+
     /// The largest answer accepted, in bytes. A key with very many versions has long metadata.
     pub(crate) fn answer_limit(self) -> usize {
         match self {
@@ -95,6 +115,7 @@ impl fmt::Display for Operation {
 /// A request to an API path below `/v1/`.
 pub struct Request<'a> {
     pub(crate) operation: Operation,
+    pub(crate) purpose: Purpose,
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) token: Option<&'a Token>,
@@ -109,6 +130,7 @@ impl<'a> Request<'a> {
     pub fn new(operation: Operation, method: Method, path: impl Into<String>) -> Self {
         Self {
             operation,
+            purpose: operation.purpose(),
             method,
             path: path.into(),
             token: None,
@@ -126,6 +148,13 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn post(operation: Operation, path: impl Into<String>) -> Self {
         Self::new(operation, Method::POST, path)
+    }
+
+    /// Made for this purpose.
+    #[must_use]
+    pub fn purpose(mut self, purpose: Purpose) -> Self {
+        self.purpose = purpose;
+        self
     }
 
     /// Sends the token along.
@@ -216,7 +245,8 @@ pub struct RequestEvent {
     pub operation: Operation,
     /// How it ended.
     pub outcome: Outcome,
-    /// From the first step, connecting included, to the parsed answer.
+    /// From the first step, waiting for a turn and connecting included, to the parsed answer; of a
+    /// repetition from the failure before it.
     pub duration: Duration,
     /// OpenBao's name of the request, when the answer had a usable one.
     pub request_id: Option<RequestId>,
@@ -224,7 +254,7 @@ pub struct RequestEvent {
     pub date: Option<SystemTime>,
 }
 
-/// Told of every HTTP request exactly once. Must return quickly.
+/// Told of every HTTP request exactly once, of a repetition separately. Must return quickly.
 pub type RequestHook = Arc<dyn Fn(&RequestEvent) + Send + Sync>;
 
 #[cfg(test)]

@@ -22,19 +22,21 @@ use crate::{
     failure::Failure,
     request::{Operation, Request},
     token::Token,
+    turns::Purpose,
 };
 
 /// Items of one batch. OpenBao takes no more than 249: its limit on strings in a request, 1,000 as
 /// shipped, counts names too.
 pub const MAX_BATCH: usize = 128;
 
-/// One Transit key, and how long a call may take. Nothing is repeated here.
+/// One Transit key, and how long a call may take.
 #[derive(Clone)]
 pub struct Transit {
     client: Client,
     mount: String,
     key: String,
     timeout: Duration,
+    purpose: Option<Purpose>,
 }
 
 /// What Transit made of a plaintext.
@@ -66,6 +68,16 @@ impl Transit {
             mount: path.mount_path.to_string(),
             key: path.key_name.to_string(),
             timeout,
+            purpose: None,
+        }
+    }
+
+    /// The same key for probes, whose requests do not wait for those of calls.
+    #[must_use]
+    pub fn for_probes(&self) -> Self {
+        Self {
+            purpose: Some(Purpose::Probe),
+            ..self.clone()
         }
     }
 
@@ -299,9 +311,12 @@ impl Transit {
 
     async fn send<T>(
         &self,
-        request: Request<'_>,
+        mut request: Request<'_>,
         read: impl FnOnce(&Answer) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        if let Some(purpose) = self.purpose {
+            request = request.purpose(purpose);
+        }
         self.client
             .send_and_read(request, self.timeout, |answer| read(&answer))
             .await

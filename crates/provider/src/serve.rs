@@ -194,7 +194,7 @@ pub async fn serve_on(
     let settled = ledger.settled();
     let parts = Parts {
         session: session.clone(),
-        transit: transit.clone(),
+        transit: transit.for_probes(),
         scope: config.scope.clone(),
         path: config.key.clone(),
         ledger,

@@ -381,6 +381,7 @@ struct Script {
 enum End {
     Proper,
     Break,
+    Broken,
     Silence,
 }
 
@@ -424,12 +425,18 @@ impl Body for Script {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match (self.pieces.pop_front(), self.end) {
             (Some(piece), _) => Poll::Ready(Some(Ok(Frame::data(piece)))),
             (None, End::Proper) => Poll::Ready(None),
-            (None, End::Break) => Poll::Ready(Some(Err(io::Error::other("scripted")))),
+            // What was sent so far reaches the client first.
+            (None, End::Break) => {
+                self.end = End::Broken;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            (None, End::Broken) => Poll::Ready(Some(Err(io::Error::other("scripted")))),
             (None, End::Silence) => Poll::Pending,
         }
     }
