@@ -178,6 +178,14 @@ impl ServerName {
 #[derive(Debug, Clone)]
 pub struct Roots(RootCertStore);
 
+impl PartialEq for Roots {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.roots == other.0.roots
+    }
+}
+
+impl Eq for Roots {}
+
 /// Why bytes cannot be a set of roots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RootsProblem {
@@ -212,6 +220,13 @@ impl Roots {
             return Err(RootsProblem::NoCertificate);
         }
         Ok(Self(store))
+    }
+
+    /// How many there are; at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(crate) fn into_store(self) -> RootCertStore {

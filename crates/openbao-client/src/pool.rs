@@ -48,7 +48,7 @@ const MAX_PEERS: usize = 8;
 const MAX_REMEMBERED: usize = 32;
 /// A request that was given up after this long without its answer tells as much as one whose
 /// deadline passed: callers often give up a moment before the deadline.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// The connections to one address. Clones share them.
 #[derive(Clone)]

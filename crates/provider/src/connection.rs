@@ -2,6 +2,7 @@
 //! few questions to it and end.
 
 mod given;
+pub mod trust;
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 

@@ -19,7 +19,7 @@ use kms_domain::{
     limits::MAX_MESSAGE_BYTES,
     registry::{anchor::Anchor, rotation::RotationRules},
 };
-use openbao_client::{client::Client, request::RequestHook, transit::Transit};
+use openbao_client::{request::RequestHook, transit::Transit};
 use tokio::{
     sync::oneshot,
     task::{self, JoinSet},
@@ -32,7 +32,10 @@ use crate::{
     build_info::BuildInfo,
     clock::{Clock, SystemClock},
     config::{Config, GroupProblem, UnsupportedAuth},
-    connection::{self, ConnectionError},
+    connection::{
+        self, ConnectionError,
+        trust::{Followed, followed},
+    },
     kms::{
         Kms,
         generated::key_management_service_server::KeyManagementServiceServer,
@@ -153,7 +156,11 @@ pub async fn serve_on(
     let correlation = Arc::new(Correlation::begin(correlation, &*clock));
     // Dropped on every way out, which ends what it runs.
     let mut tasks = JoinSet::new();
-    let client = client(config, hooks::request_hook(&metrics, &correlation)).await?;
+    let hook = hooks::request_hook(&metrics, &correlation);
+    let Followed {
+        client, following, ..
+    } = client(config, hook, &metrics).await?;
+    tasks.spawn(following);
     let (session, session_task) = connection::session(
         config,
         client.clone(),
@@ -281,12 +288,18 @@ async fn open_state(
     Ok(state)
 }
 
-async fn client(config: &Config, hook: RequestHook) -> Result<Client, ServeError> {
+async fn client(
+    config: &Config,
+    hook: RequestHook,
+    metrics: &Arc<Metrics>,
+) -> Result<Followed<impl Future<Output = ()> + Send + 'static>, ServeError> {
+    let path = config.openbao.ca_cert_file.clone();
     let config = config.clone();
     let endpoint = task::spawn_blocking(move || connection::endpoint(&config))
         .await
         .map_err(|_| ServeError::Ended("reading of the CA bundle"))??;
-    Ok(Client::new(endpoint, hook).map_err(ConnectionError::Client)?)
+    let followed = followed(endpoint, path, hook, Arc::clone(metrics));
+    Ok(followed.map_err(ConnectionError::Client)?)
 }
 
 /// Opens the health and metrics listeners and answers on them.

@@ -69,6 +69,7 @@ pub struct Metrics {
     openbao_requests: Counters<2>,
     openbao_duration: Histograms,
     clock_offset: Gauge<f64, AtomicU64>,
+    trust_reloads: Counters<1>,
     logins: Counters<1>,
     renewals: Counters<1>,
     metadata_probes: Counters<1>,
@@ -98,6 +99,7 @@ impl Metrics {
             openbao_requests: Family::default(),
             openbao_duration: histograms(),
             clock_offset: Gauge::default(),
+            trust_reloads: Family::default(),
             logins: Family::default(),
             renewals: Family::default(),
             metadata_probes: Family::default(),
@@ -144,6 +146,7 @@ impl Metrics {
             drop(self.logins.get_or_create(&status));
             drop(self.renewals.get_or_create(&status));
         }
+        drop(self.trust_reloads.get_or_create(&[("status", "ok")]));
         for probes in [&self.metadata_probes, &self.deep_probes] {
             drop(probes.get_or_create(&[("status", "ok")]));
         }
@@ -242,6 +245,9 @@ impl Metrics {
         let help = "Time of an HTTP request to OpenBao";
         let duration = self.openbao_duration.clone();
         r.register("openbao_duration_seconds", help, duration);
+        let help =
+            "Looks at openbao.caCertFile that found other roots, or a reason to keep those in use";
+        r.register("trust_reloads", help, self.trust_reloads.clone());
         let help = "How far OpenBao's clock is ahead of ours, give or take a second";
         let offset = self.clock_offset.clone();
         r.register("openbao_clock_offset_seconds", help, offset);
@@ -331,6 +337,13 @@ impl Metrics {
             Err(behind) => -behind.duration().as_secs_f64(),
         };
         self.clock_offset.set(offset);
+    }
+
+    /// The CA bundle changed, or cannot be used any more.
+    pub fn trust_reload(&self, status: &'static str) {
+        self.trust_reloads
+            .get_or_create(&[("status", status)])
+            .inc();
     }
 
     /// A login ended.

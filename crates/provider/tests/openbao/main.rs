@@ -48,3 +48,4 @@ mod secrets;
 mod serving;
 mod triage;
 mod upkeep;
+mod wire;
