@@ -20,6 +20,15 @@ pub struct Endpoint {
     pub namespace: Option<Namespace>,
 }
 
+/// Another address of the same OpenBao cluster, reached with the same roots and namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failover {
+    /// Where to connect.
+    pub address: Address,
+    /// The name asked for in the handshake and required of the certificate.
+    pub server_name: ServerName,
+}
+
 /// An `https` address: host, optional port, optional path prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
@@ -115,6 +124,16 @@ impl Address {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.authority.port_u16().unwrap_or(443)
+    }
+
+    /// Whether both lead to the same place, without a name lookup.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let same_host = match (self.ip(), other.ip()) {
+            (Some(a), Some(b)) => a.to_canonical() == b.to_canonical(),
+            _ => self.host().eq_ignore_ascii_case(other.host()),
+        };
+        same_host && self.port() == other.port() && self.prefix == other.prefix
     }
 
     /// Without brackets around an IPv6 address.
@@ -277,6 +296,20 @@ mod tests {
             let address = Address::parse(text).unwrap();
             let ip = ip.map(|ip| ip.parse().unwrap());
             assert_eq!((address.ip(), address.port()), (ip, port), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_place_has_several_spellings() {
+        let address = |text| Address::parse(text).unwrap();
+        for (a, b, same) in [
+            ("https://bao", "https://BAO:443/", true),
+            ("https://bao", "https://bao:8200", false),
+            ("https://bao/a", "https://bao/b", false),
+            ("https://[::ffff:10.0.0.1]", "https://10.0.0.1", true),
+            ("https://10.0.0.1", "https://bao", false),
+        ] {
+            assert_eq!(address(a).is_same_place(&address(b)), same, "{a} {b}");
         }
     }
 

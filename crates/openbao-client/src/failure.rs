@@ -85,8 +85,7 @@ impl FailureClass {
         }
     }
 
-    /// Whether it lies with the peer or the connection, so that another one is worth a try.
-    pub(crate) fn condemns_peer(self) -> bool {
+    fn condemns_peer(self) -> bool {
         matches!(
             self,
             Self::Sealed
@@ -130,6 +129,7 @@ impl FailureClass {
     }
 }
 
+const LAGS: &str = "a standby that lags behind the active server answered";
 const NOT_OPENBAO: &str = "the response is not from OpenBao";
 
 /// A request that brought no usable answer.
@@ -160,6 +160,21 @@ impl Failure {
             request_id: None,
             server_errors: ServerErrors::default(),
         }
+    }
+
+    /// A read-enabled standby knows less of the key than the active server.
+    pub(crate) fn lagging(operation: Operation) -> Self {
+        Self::new(operation, FailureClass::Unavailable).detail(LAGS)
+    }
+
+    /// Whether another server may know better, though this one works.
+    pub(crate) fn is_lagging(&self) -> bool {
+        self.detail == Some(LAGS)
+    }
+
+    /// Whether it lies with the peer or the connection, so that another one is worth a try.
+    pub(crate) fn condemns_peer(&self) -> bool {
+        self.class.condemns_peer() && !self.is_lagging()
     }
 
     pub(crate) fn detail(mut self, detail: &'static str) -> Self {

@@ -33,7 +33,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     connect::{BoxError, Host, LookupFailed},
-    failure::{FailureClass, transport_class},
+    failure::{Failure, FailureClass, transport_class},
     view::PeerView,
 };
 
@@ -91,6 +91,8 @@ struct Kept {
     peer: SocketAddr,
     retires: Instant,
     generation: u64,
+    /// The cluster that the peer named on this connection.
+    cluster: Option<Arc<str>>,
     sender: SendRequest<Full<Bytes>>,
 }
 
@@ -217,6 +219,7 @@ impl Pool {
             peer,
             retires,
             generation,
+            cluster: None,
             sender,
         }))
     }
@@ -309,6 +312,12 @@ impl Lease {
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, Broken> {
+        if let Err(error) = self.kept.sender.ready().await {
+            return Err(Broken {
+                error,
+                unsent: true,
+            });
+        }
         self.silence.asked = Some(Instant::now());
         let sent = self.kept.sender.try_send_request(request).await;
         sent.map_err(|mut broken| Broken {
@@ -317,12 +326,30 @@ impl Lease {
         })
     }
 
+    /// The cluster that the peer named on this connection.
+    pub(crate) fn cluster(&self) -> Option<&Arc<str>> {
+        self.kept.cluster.as_ref()
+    }
+
+    pub(crate) fn belongs_to(&mut self, cluster: Arc<str>) {
+        self.kept.cluster = Some(cluster);
+    }
+
     /// The answer was read to its end, and is OpenBao's own: the next request may have the
     /// connection.
     pub(crate) fn keep(self) {
         let Self { kept, mut silence } = self;
         silence.asked = None;
         silence.pool.state().returned(kept);
+    }
+
+    /// The request failed: with a verdict of OpenBao the connection is good.
+    pub(crate) fn settle(self, failure: &Failure) {
+        if failure.condemns_peer() {
+            self.failed(failure.class());
+        } else {
+            self.keep();
+        }
     }
 
     /// The peer failed the request.
@@ -419,7 +446,7 @@ impl State {
 }
 
 /// Five to seven sixths of `age`.
-fn jittered(age: Duration) -> Duration {
+pub(crate) fn jittered(age: Duration) -> Duration {
     let mut random = [0];
     // Without random numbers all connections live for the shortest time.
     let [random] = getrandom(&mut random[..], GetRandomFlags::empty()).map_or([0], |_| random);

@@ -38,6 +38,8 @@ pub enum Operation {
     SealStatus,
     /// Ask which server of the cluster is active; needs no token.
     Leader,
+    /// Ask for the part of a server in its cluster; needs no token. Of several addresses only.
+    Health,
     /// Set up a server: the lab mode and tests only, never a running provider.
     Admin,
 }
@@ -57,6 +59,7 @@ impl Operation {
             Self::CapabilitiesSelf => "capabilities_self",
             Self::SealStatus => "seal_status",
             Self::Leader => "leader",
+            Self::Health => "health",
             Self::Admin => "admin",
         }
     }
@@ -70,7 +73,8 @@ impl Operation {
             | Self::TransitDisableUpsertRead
             | Self::CapabilitiesSelf
             | Self::SealStatus
-            | Self::Leader => Purpose::Probe,
+            | Self::Leader
+            | Self::Health => Purpose::Probe,
             Self::JwtLogin | Self::TokenRenewSelf => Purpose::Login,
         }
     }
@@ -92,7 +96,8 @@ impl Operation {
             | Self::TransitDecrypt
             | Self::CapabilitiesSelf
             | Self::SealStatus
-            | Self::Leader => 256 << 10,
+            | Self::Leader
+            | Self::Health => 256 << 10,
         }
     }
 

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     client::{Answer, Client},
-    failure::Failure,
+    failure::{Failure, FailureClass},
     request::{Operation, Request},
     token::Token,
     turns::Purpose,
@@ -246,7 +246,15 @@ impl Transit {
                 (_, Some(text)) => plaintext(answer, text),
                 (_, None) => Err(answer.invalid("it holds neither plaintext nor error")),
             };
-            Ok(outputs.into_iter().map(result).collect())
+            let results: Vec<_> = outputs.into_iter().map(result).collect();
+            let too_new = |result: &Result<Plaintext, Failure>| {
+                let failure = result.as_ref().err();
+                failure.is_some_and(|failure| failure.class() == FailureClass::VersionTooNew)
+            };
+            if !answer.is_from_active() && results.iter().any(too_new) {
+                return Err(answer.lags());
+            }
+            Ok(results)
         })
         .await
     }
@@ -258,8 +266,25 @@ impl Transit {
     /// no such key.
     pub async fn key_metadata(&self, token: &Token) -> Result<KeyMetadata, Failure> {
         let request = Request::get(Operation::TransitMetadataRead, self.path("keys"));
-        self.send(request.token(token), |answer| answer.data())
-            .await
+        self.send(request.token(token), |answer| {
+            let metadata: KeyMetadata = answer.data()?;
+            if self.client.is_current(answer, metadata.latest_version) {
+                Ok(metadata)
+            } else {
+                Err(answer.lags())
+            }
+        })
+        .await
+    }
+
+    /// As of [`Client::confirm_cluster`].
+    pub fn confirm_cluster(&self) {
+        self.client.confirm_cluster();
+    }
+
+    /// As of [`Client::refuse_cluster`].
+    pub fn refuse_cluster(&self) {
+        self.client.refuse_cluster();
     }
 
     /// Whether the mount refuses to make a key that an encryption names. If not said, it does not.
@@ -312,7 +337,7 @@ impl Transit {
     async fn send<T>(
         &self,
         mut request: Request<'_>,
-        read: impl FnOnce(&Answer) -> Result<T, Failure>,
+        mut read: impl FnMut(&Answer) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         if let Some(purpose) = self.purpose {
             request = request.purpose(purpose);

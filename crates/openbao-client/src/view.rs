@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{failure::FailureClass, turns::Purpose};
+use crate::{addresses::Role, failure::FailureClass, turns::Purpose};
 
 /// The connections and turns of a client at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct ClientView {
 pub struct AddressView {
     /// As configured.
     pub address: String,
+    /// The part of its server in the cluster; `None` for the only address.
+    pub role: Option<Role>,
     /// The peers behind it that have a connection or a failure.
     pub peers: Vec<PeerView>,
 }

@@ -17,7 +17,7 @@ use kms_domain::{
     transit::TransitVersion,
 };
 use openbao_client::{
-    client::{Answer, Client},
+    client::{Answer, Client, ClientOptions},
     endpoint::{Address, Endpoint, ServerName},
     failure::{Failure, FailureClass},
     leader::{Leader, leader},
@@ -275,8 +275,11 @@ async fn one_request_without_an_answer_discards_every_free_connection_to_its_pee
 #[tokio::test]
 async fn a_connection_ends_at_its_age_whether_free_or_in_use() {
     let fake = FakeOpenBao::start([Reply::ok("{}"), Reply::ok("{}")]).await;
-    let age = Duration::from_millis(300);
-    let client = Client::with_max_age(fake.endpoint(), Arc::new(|_| {}), age).unwrap();
+    let options = ClientOptions {
+        max_age: Duration::from_millis(300),
+        ..ClientOptions::default()
+    };
+    let client = Client::with(fake.endpoint(), Arc::new(|_| {}), options).unwrap();
     client.send(read(), LONG).await.ok().unwrap();
     let peers = || client.view().addresses.remove(0).peers;
     wait_until(LONG, "the end of the connection", async || {

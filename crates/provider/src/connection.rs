@@ -8,7 +8,8 @@ use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use kms_domain::transit::KeyMetadata;
 use openbao_client::{
-    client::{Client, ClientProblem},
+    addresses::Role,
+    client::{Client, ClientOptions, ClientProblem},
     endpoint::{Endpoint, Roots, RootsProblem},
     login::{Grant, jwt::JwtRole, jwt_file::JwtFile},
     transit::Transit,
@@ -96,6 +97,25 @@ pub fn endpoint(config: &Config) -> Result<Endpoint, ConnectionError> {
         roots,
         namespace: config.scope.openbao_namespace.clone(),
     })
+}
+
+/// The further addresses of the cluster, with log lines about them.
+#[must_use]
+pub fn failover(config: &Config) -> ClientOptions {
+    ClientOptions {
+        failover: config.openbao.failover.clone(),
+        address_hook: Arc::new(|address, role| match role {
+            Role::WrongCluster => {
+                let address = tracing::field::display(address);
+                tracing::warn!(address, "openbao.wrong_cluster");
+            }
+            _ => {
+                let address = tracing::field::display(address);
+                tracing::info!(address, "openbao.active");
+            }
+        }),
+        ..ClientOptions::default()
+    }
 }
 
 /// A session, and the task that must run for it to get a token.

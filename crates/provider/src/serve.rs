@@ -293,12 +293,15 @@ async fn client(
     hook: RequestHook,
     metrics: &Arc<Metrics>,
 ) -> Result<Followed<impl Future<Output = ()> + Send + 'static>, ServeError> {
-    let path = config.openbao.ca_cert_file.clone();
+    let (options, path) = (
+        connection::failover(config),
+        config.openbao.ca_cert_file.clone(),
+    );
     let config = config.clone();
     let endpoint = task::spawn_blocking(move || connection::endpoint(&config))
         .await
         .map_err(|_| ServeError::Ended("reading of the CA bundle"))??;
-    let followed = followed(endpoint, path, hook, Arc::clone(metrics));
+    let followed = followed(endpoint, options, path, hook, Arc::clone(metrics));
     Ok(followed.map_err(ConnectionError::Client)?)
 }
 

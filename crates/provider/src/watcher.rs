@@ -9,7 +9,7 @@ use kms_domain::{
     health::{DeepOutcome, MetadataFailure, MetadataOutcome, Reason},
     registry::{
         Lookup, Registry,
-        rotation::{ActivationWait, RotationRules, discover},
+        rotation::{ActivationWait, RotationRefused, RotationRules, discover},
     },
     scope::{IdentityScope, TransitKeyPath},
     transit::KeyProfile,
@@ -203,6 +203,13 @@ impl Watcher {
     /// One metadata probe, published. The activation wait follows what is durable and published.
     async fn probe_metadata(&mut self) -> Result<(), MetadataError> {
         let result = self.look().await;
+        match &result {
+            Ok(()) => self.parts.transit.confirm_cluster(),
+            Err(MetadataError::Rotation(RotationRefused::Conflict(_))) => {
+                self.parts.transit.refuse_cluster();
+            }
+            Err(_) => {}
+        }
         self.conclude_metadata(result.as_ref().err());
         if result
             .as_ref()

@@ -19,6 +19,8 @@ pub(super) fn of(path: &str) -> Option<Value> {
         "server.maxConcurrentStatus" => json!(16),
         "server.maxConcurrentEncrypt" => json!(2 * TURNS),
         "server.maxConcurrentDecrypt" => json!(4 * TURNS),
+        // One server, or a load balancer in front of several.
+        "openbao.failoverAddresses" => json!([]),
         // The root namespace.
         "openbao.namespace" => json!(""),
         // Below the 3s after which the API server gives up.

@@ -17,7 +17,7 @@ use std::{
 
 use kms_domain::digest::TextHash;
 use openbao_client::{
-    client::{Client, ClientProblem},
+    client::{Client, ClientOptions, ClientProblem},
     endpoint::{Endpoint, Roots, RootsProblem},
     failure::FailureClass,
     request::{Outcome, RequestEvent, RequestHook},
@@ -71,19 +71,20 @@ impl TrustReader {
     }
 }
 
-/// A client for this endpoint, whose roots follow `path`.
+/// A client for this endpoint and its further addresses, whose roots follow `path`.
 ///
 /// # Errors
-/// As of [`Client::new`].
+/// As of [`Client::with`].
 pub fn followed(
     endpoint: Endpoint,
+    options: ClientOptions,
     path: PathBuf,
     hook: RequestHook,
     metrics: Arc<Metrics>,
 ) -> Result<Followed<impl Future<Output = ()> + Send + 'static>, ClientProblem> {
     let distrusted = Arc::new(Notify::new());
     let roots = endpoint.roots.clone();
-    let client = Client::new(endpoint, noticing(hook, Arc::clone(&distrusted)))?;
+    let client = Client::with(endpoint, noticing(hook, Arc::clone(&distrusted)), options)?;
     let (publish, view) = watch::channel(TrustView::default());
     let follower = Follower {
         path,

@@ -60,11 +60,18 @@ impl Boundary {
             credential,
             processes,
         ];
-        let address = &config.openbao.address;
-        let mut connect = vec![address.port()];
+        let failover = config.openbao.failover.iter().map(|place| &place.address);
+        let addresses: Vec<_> = [&config.openbao.address]
+            .into_iter()
+            .chain(failover)
+            .collect();
+        let mut connect: Vec<_> = addresses.iter().map(|address| address.port()).collect();
+        connect.sort_unstable();
+        connect.dedup();
+        let named = addresses.iter().any(|address| address.ip().is_none());
         let listeners = [&config.server.metrics, &config.server.health];
         let listeners = || listeners.into_iter().flatten();
-        if address.ip().is_none() || listeners().any(|listener| listener.has_name()) {
+        if named || listeners().any(|listener| listener.has_name()) {
             // The files of the resolver are replaced while this runs: a rule on each would end
             // with the file.
             read.push("/etc".into());
@@ -345,6 +352,25 @@ mod tests {
         assert!(!address.read.iter().any(|path| path == etc));
         assert_eq!(address.connect.len(), 1);
         assert_eq!(address.listen, [8081, 8082]);
+    }
+
+    #[test]
+    fn every_address_of_openbao_can_be_connected_to() {
+        let boundary = boundary_of(|text| {
+            let first = "https://vault-a.harbor.test:8200";
+            let both =
+                "https://10.0.0.1:8200\n  failoverAddresses:\n  - address: https://10.0.0.2:8300";
+            text.replace(first, both)
+        });
+        let addresses = boundary.unwrap();
+        assert_eq!(addresses.connect, [8200, 8300]);
+        let name = boundary_of(|text| {
+            let first = "https://vault-a.harbor.test:8200";
+            let both =
+                "https://10.0.0.1:8200\n  failoverAddresses:\n  - address: https://b.test:8200";
+            text.replace(first, both)
+        });
+        assert_eq!(name.unwrap().connect, [8200, DNS_PORT]);
     }
 
     #[test]
