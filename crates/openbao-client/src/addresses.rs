@@ -214,7 +214,9 @@ impl Addresses {
             {
                 let known = self.known();
                 let active = known.active(tried);
-                if active.is_some() || !known.looking {
+                // Which cluster is the right one shows only when all have answered.
+                let found = active.filter(|_| known.cluster.is_some());
+                if found.is_some() || !known.looking {
                     return active.or_else(|| known.best(tried));
                 }
             }
@@ -222,9 +224,27 @@ impl Addresses {
                 timeout_at(now + patience, looks.changed()).await,
                 Ok(Ok(()))
             ) {
-                return self.known().best(tried);
+                let known = self.known();
+                return known.active(tried).or_else(|| known.best(tried));
             }
         }
+    }
+
+    /// Before a cluster is confirmed, an address of another one than that of `at`.
+    pub(crate) fn in_another_cluster(&self, at: usize, tried: &[usize]) -> Option<usize> {
+        let known = self.known();
+        let left = known
+            .servers
+            .get(at)
+            .and_then(|server| server.cluster.as_ref());
+        let other = |at: &usize| {
+            let server = known.servers.get(*at);
+            let cluster = server.and_then(|server| server.cluster.as_ref());
+            cluster.is_some() && cluster != left
+        };
+        known
+            .best_of(tried, other)
+            .filter(|_| known.cluster.is_none())
     }
 
     /// Whether another address is left to try.
@@ -357,7 +377,7 @@ impl Addresses {
             return;
         };
         let news = match role {
-            Role::Active => known.announced.replace(at) != Some(at),
+            Role::Active if known.is_ours(at) => known.announced.replace(at) != Some(at),
             Role::WrongCluster => before != Some(Role::WrongCluster),
             _ => false,
         };
@@ -409,17 +429,39 @@ impl Known {
         }
     }
 
+    /// The confirmed cluster; before that the one of most addresses, of the first for a draw.
+    fn ours(&self) -> Option<&Arc<str>> {
+        let named = || {
+            let servers = self.servers.iter();
+            let clusters = servers.filter_map(|server| server.cluster.as_ref());
+            clusters.filter(|cluster| self.accepts(cluster))
+        };
+        let addresses = |of: &Arc<str>| named().filter(|cluster| *cluster == of).count();
+        let most = || named().rev().max_by_key(|cluster| addresses(cluster));
+        self.cluster.as_ref().or_else(most)
+    }
+
+    fn is_ours(&self, at: usize) -> bool {
+        let server = self.servers.get(at);
+        server.is_some_and(|server| server.cluster.as_ref() == self.ours())
+    }
+
     fn active(&self, tried: &[usize]) -> Option<usize> {
         let now = Instant::now();
         let mut servers = self.servers.iter().enumerate();
         let active = servers.find(|(at, server)| {
-            self.role(server) == Role::Active && !server.is_avoided(now) && !tried.contains(at)
+            let is_active = self.role(server) == Role::Active && self.is_ours(*at);
+            is_active && !server.is_avoided(now) && !tried.contains(at)
         });
         active.map(|(at, _)| at)
     }
 
     /// The address with the best prospects.
     fn best(&self, tried: &[usize]) -> Option<usize> {
+        self.best_of(tried, |_| true)
+    }
+
+    fn best_of(&self, tried: &[usize], wanted: impl Fn(&usize) -> bool) -> Option<usize> {
         let now = Instant::now();
         let servers = self.servers.iter().enumerate();
         let usable = servers.filter_map(|(at, server)| {
@@ -431,8 +473,10 @@ impl Known {
                 Role::Sealed => 4,
                 Role::WrongCluster => return None,
             };
-            (!tried.contains(&at)).then_some((server.is_avoided(now), rank, at))
+            let foreign = server.cluster.is_some() && !self.is_ours(at);
+            let usable = !tried.contains(&at) && wanted(&at);
+            usable.then_some((server.is_avoided(now), foreign, rank, at))
         });
-        usable.min().map(|(_, _, at)| at)
+        usable.min().map(|(_, _, _, at)| at)
     }
 }

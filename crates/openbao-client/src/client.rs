@@ -255,7 +255,8 @@ impl Client {
     }
 
     /// Where to send a request that failed at `at`: to any other address if that one could not do
-    /// the work; to the active server if a standby refused it, whose copy may lag.
+    /// the work; to the active server if a standby refused it, whose copy may lag; to another
+    /// cluster if it was not confirmed yet which of them is the right one.
     async fn elsewhere(
         &self,
         at: usize,
@@ -268,6 +269,8 @@ impl Client {
             None
         } else if failure.condemns_peer() || failure.is_lagging() {
             self.choose(tried, end).await
+        } else if let Some(other) = addresses.in_another_cluster(at, tried) {
+            Some(other)
         } else if addresses.is_active(at) {
             None
         } else {

@@ -295,6 +295,28 @@ async fn a_cluster_with_another_key_is_left_for_one_that_may_be_ours() {
 }
 
 #[tokio::test]
+async fn a_foreign_server_does_not_keep_a_start_from_the_right_cluster() {
+    let denied = || Reply::Json(403, json!({"errors": ["permission denied"]}).to_string());
+    let foreign = server(ACTIVE, "foreign").await;
+    foreign.rules([health(ACTIVE, "foreign"), rule("keys/key", denied())]);
+    let standby = server(STANDBY, "ours").await;
+    let ours = server(ACTIVE, "ours").await;
+    ours.then([metadata(1), metadata(1)]);
+    // Most addresses are ours, so the foreign one is not asked; with one of each it is asked first.
+    for (servers, asked) in [
+        (vec![&foreign, &standby, &ours], 0),
+        (vec![&foreign, &ours], 1),
+    ] {
+        let (client, _) = client(&servers, LONG);
+        let transit = transit(&client, DEADLINE);
+        transit.key_metadata(&token()).await.unwrap();
+        assert_eq!(calls(&foreign), asked);
+        transit.confirm_cluster();
+        assert_eq!(roles(&client)[0], Role::WrongCluster);
+    }
+}
+
+#[tokio::test]
 async fn a_standby_that_lags_is_not_believed() {
     let active = server(ACTIVE, "ours").await;
     let standby = server(STANDBY, "ours").await;

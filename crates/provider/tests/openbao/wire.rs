@@ -1,20 +1,20 @@
 //! Connections of a running provider: bad ones are left, the trusted roots are followed.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
 use testkit::{
     files,
-    openbao::shared_openbao,
+    openbao::{OpenBao, cluster_ca, shared_openbao},
     relay::{Line, Relay},
     wait::wait_until,
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tonic::Code;
 
 use crate::{
-    node::{Node, QUIET},
+    node::{Node, QUIET, TIMING},
     provider::{Provider, SOON, to_decrypt},
 };
 
@@ -102,5 +102,115 @@ async fn a_replaced_ca_bundle_is_used_and_an_unusable_one_is_not() {
     let events = provider.events("openbao.trust_kept");
     let reasons: Vec<_> = events.map(|event| event["reason"].clone()).collect();
     assert_eq!(reasons, ["no_certificate"]);
+    provider.assert_running();
+}
+
+/// The addresses of these servers as a list of the configuration.
+fn failover(servers: &[&OpenBao]) -> serde_json::Value {
+    let addresses = servers.iter().map(|server| server.endpoint().address);
+    addresses
+        .map(|address| json!({"address": address.to_string()}))
+        .collect()
+}
+
+/// The server that does the work, once there is one.
+async fn active(members: &[OpenBao]) -> usize {
+    let mut found = None;
+    wait_until(SOON, "an active server", async || {
+        for (at, member) in members.iter().enumerate() {
+            if member.is_active().await {
+                found = Some(at);
+            }
+        }
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+/// Encrypts and decrypts again and again; from a second after now on each call must succeed.
+async fn assert_serving(provider: &Provider) {
+    let begun = Instant::now();
+    let mut calls = 0;
+    while calls < 20 || begun.elapsed() < Duration::from_secs(3) {
+        let started = begun.elapsed();
+        let encrypted = provider.encrypt(b"seed").await;
+        let outcome = match &encrypted {
+            Ok(encrypted) => provider.decrypt(to_decrypt(encrypted)).await.map(drop),
+            Err(refused) => Err(refused.clone()),
+        };
+        let settled = started > Duration::from_secs(1);
+        assert!(outcome.is_ok() || !settled, "{started:?}: {outcome:?}");
+        calls += u32::from(settled);
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_is_served_from_member_by_member_and_another_one_is_refused() {
+    let mut members = Vec::from(OpenBao::start_cluster().await);
+    let foreign = OpenBao::start().await;
+    let mut node = Node::on(&members[0], TIMING).await;
+    let bundle = cluster_ca(&members) + &fs::read_to_string(foreign.ca_file()).unwrap();
+    files::replace(&node.tenant.ca_file(), bundle.as_bytes(), 0o644);
+    let [first, second, third] = &members[..] else {
+        unreachable!()
+    };
+    node.config["openbao"]["address"] = json!(second.endpoint().address.to_string());
+    node.config["openbao"]["failoverAddresses"] = failover(&[&foreign, third, first]);
+    node.config["openbao"]["timeout"] = json!("2s");
+    let mut provider = node.serve().await;
+    provider.wait_for_event("openbao.wrong_cluster").await;
+    let told = provider.events("openbao.wrong_cluster").next().unwrap();
+    assert_eq!(told["address"], foreign.endpoint().address.to_string());
+    let told = provider.events("openbao.active").last().unwrap();
+    assert_eq!(told["address"], first.endpoint().address.to_string());
+    let stored = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
+    assert_serving(&provider).await;
+
+    // The active server is killed, and the next one gives up its part.
+    drop(members.remove(0).kill());
+    let next = active(&members).await;
+    assert_serving(&provider).await;
+    assert_eq!(
+        &provider.decrypt(stored.clone()).await.unwrap()[..],
+        b"seed"
+    );
+
+    members[next].step_down().await;
+    active(&members).await;
+    assert_serving(&provider).await;
+    assert_eq!(&provider.decrypt(stored).await.unwrap()[..], b"seed");
+    let asked = fs::read_to_string(foreign.audit_log()).unwrap();
+    assert!(!asked.contains(&node.tenant.transit_mount), "{asked}");
+    provider.assert_running();
+}
+
+#[tokio::test]
+async fn a_hung_active_server_costs_no_call_longer_than_its_deadline() {
+    let members = OpenBao::start_cluster().await;
+    let mut node = Node::on(&members[0], TIMING).await;
+    files::replace(
+        &node.tenant.ca_file(),
+        cluster_ca(&members).as_bytes(),
+        0o644,
+    );
+    let [first, second, third] = &members;
+    node.config["openbao"]["address"] = json!(first.endpoint().address.to_string());
+    node.config["openbao"]["failoverAddresses"] = failover(&[second, third]);
+    node.config["openbao"]["timeout"] = json!("2s");
+    let mut provider = node.serve().await;
+    provider.encrypt(b"seed").await.unwrap();
+
+    let hung = first.hang();
+    wait_until(SOON, "a call without the hung server", async || {
+        let begun = Instant::now();
+        let served = provider.encrypt(b"seed").await.is_ok();
+        assert!(begun.elapsed() < Duration::from_millis(2500));
+        served
+    })
+    .await;
+    assert_serving(&provider).await;
+    drop(hung);
+    assert_serving(&provider).await;
     provider.assert_running();
 }
