@@ -187,9 +187,8 @@ impl Client {
         let addresses = &self.0.addresses;
         let mut tried = Vec::new();
         let mut repeated = false;
-        let mut at = match self.choose(&tried, end).await {
-            Some(at) => at,
-            None => return observation.end(Err(addresses.unusable(operation))),
+        let Some(mut at) = self.choose(&tried, end).await else {
+            return observation.end(Err(addresses.unusable(operation)));
         };
         loop {
             let may_move = operation.may_be_repeated();
