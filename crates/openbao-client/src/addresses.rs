@@ -277,6 +277,10 @@ impl Addresses {
         let cluster: Option<Arc<str>> = cluster.map(Into::into);
         server.role = role;
         server.cluster.clone_from(&cluster);
+        if role == Role::Active && known.announced != Some(at) {
+            // What it failed before it became the active server tells nothing about it now.
+            known.works(at);
+        }
         let accepted = cluster.filter(|id| known.accepts(id));
         self.announce(known, at, before);
         self.looks.send_replace(());
@@ -300,8 +304,11 @@ impl Addresses {
         let mut known = self.known();
         if let Some(server) = known.servers.get_mut(at) {
             server.fails(class);
-            server.avoided = Some(now + jittered(server.pause));
-            server.pause = LONGEST_PAUSE.min(server.pause * 2);
+            // Requests that fail together count once.
+            if !server.is_avoided(now) {
+                server.avoided = Some(now + jittered(server.pause));
+                server.pause = LONGEST_PAUSE.min(server.pause * 2);
+            }
         }
         known.next_look = known.next_look.min(now + PAUSE / 4);
     }
@@ -315,10 +322,7 @@ impl Addresses {
         if operation == Operation::TransitMetadataRead {
             known.metadata_from = at;
         }
-        if let Some(server) = known.servers.get_mut(at) {
-            server.avoided = None;
-            server.pause = PAUSE;
-        }
+        known.works(at);
     }
 
     /// Whether a connection to this cluster carries requests; `None` is one that was not asked.
@@ -416,6 +420,13 @@ impl Known {
         ours && !self.refused.contains(cluster)
     }
 
+    fn works(&mut self, at: usize) {
+        if let Some(server) = self.servers.get_mut(at) {
+            server.avoided = None;
+            server.pause = PAUSE;
+        }
+    }
+
     fn may_be_used(&self, server: &Server) -> bool {
         let cluster = server.cluster.as_ref();
         cluster.is_none_or(|cluster| self.accepts(cluster))
@@ -465,18 +476,101 @@ impl Known {
         let now = Instant::now();
         let servers = self.servers.iter().enumerate();
         let usable = servers.filter_map(|(at, server)| {
-            let rank = match self.role(server) {
-                Role::Active => 0,
-                Role::Standby => 1,
-                Role::Unknown => 2,
-                Role::Down => 3,
-                Role::Sealed => 4,
+            let (unfit, rank) = match self.role(server) {
+                Role::Active => (false, 0),
+                Role::Standby => (false, 1),
+                Role::Unknown => (false, 2),
+                Role::Down => (true, 0),
+                Role::Sealed => (true, 1),
                 Role::WrongCluster => return None,
             };
+            let avoided = server.is_avoided(now);
             let foreign = server.cluster.is_some() && !self.is_ours(at);
             let usable = !tried.contains(&at) && wanted(&at);
-            usable.then_some((server.is_avoided(now), foreign, rank, at))
+            usable.then_some((unfit, avoided, foreign, rank, at))
         });
-        usable.min().map(|(_, _, _, at)| at)
+        usable.min().map(|(.., at)| at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        connect::{Host, tls},
+        endpoint::{Roots, ServerName},
+        pool::MAX_AGE,
+    };
+
+    /// Three addresses of one cluster: active, standby, standby.
+    fn cluster() -> Addresses {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        let ca = ca.self_signed(&key).unwrap().pem();
+        let tls = tls(Roots::from_pem(ca.as_bytes()).unwrap()).unwrap();
+        let targets = (1..=3).map(|port| {
+            let address = Address::parse(&format!("https://127.0.0.1:{port}")).unwrap();
+            let host = Host::new(&address, &ServerName::parse("bao").unwrap());
+            let pool = Pool::new(host, tls.clone(), MAX_AGE);
+            Target { address, pool }
+        });
+        let addresses = Addresses::new(targets.collect(), Arc::new(|_, _| {}));
+        for (at, standby) in [(0, false), (1, true), (2, true)] {
+            addresses.answered(at, health(standby));
+        }
+        addresses.confirm();
+        addresses
+    }
+
+    fn health(standby: bool) -> Health {
+        Health {
+            initialized: true,
+            sealed: false,
+            standby,
+            performance_standby: false,
+            cluster_id: Some("ours".to_owned()),
+        }
+    }
+
+    #[test]
+    fn an_active_server_that_failed_a_request_is_avoided_though_it_looks_well() {
+        let addresses = cluster();
+        assert_eq!(addresses.active(&[]), Some(0));
+        addresses.failed(0, FailureClass::Timeout);
+        assert_eq!(addresses.known().best(&[]), Some(1));
+        addresses.answered(0, health(false));
+        assert_eq!(addresses.active(&[]), None);
+        assert_eq!(addresses.known().best(&[]), Some(1));
+        // Rather an avoided server that looks well than one that does not.
+        addresses.unanswered(1, FailureClass::ConnectionFailed);
+        addresses.unanswered(2, FailureClass::ConnectionFailed);
+        assert_eq!(addresses.known().best(&[]), Some(0));
+        addresses.succeeded(0, Operation::TransitDecrypt);
+        assert_eq!(addresses.active(&[]), Some(0));
+    }
+
+    #[test]
+    fn a_server_that_becomes_active_is_used_at_once() {
+        let addresses = cluster();
+        for at in [0, 1] {
+            addresses.failed(at, FailureClass::Unavailable);
+        }
+        addresses.answered(1, health(false));
+        assert_eq!(addresses.active(&[]), Some(1));
+    }
+
+    #[test]
+    fn a_pause_doubles_with_each_failure_after_it_up_to_its_limit() {
+        let addresses = cluster();
+        let pause = || addresses.known().servers[0].pause;
+        for expected in [500, 1000, 2000, 4000, 4000] {
+            for _ in 0..48 {
+                addresses.failed(0, FailureClass::Timeout);
+            }
+            assert_eq!(pause(), Duration::from_millis(expected));
+            addresses.known().servers[0].avoided = Some(Instant::now());
+        }
+        addresses.succeeded(0, Operation::TransitDecrypt);
+        assert_eq!(pause(), PAUSE);
     }
 }
