@@ -6,6 +6,7 @@
 use std::{error::Error, fmt, io};
 
 use http::StatusCode;
+use rustix::io::Errno;
 
 use crate::{
     connect::LookupFailed,
@@ -418,7 +419,7 @@ pub(crate) fn transport_class(
         }
         // The source of an I/O error leaves out the error that it wraps.
         let wrapped = error.downcast_ref::<io::Error>().and_then(|error| {
-            socket = Some(error.kind());
+            socket = Some(socket_detail(error));
             error.get_ref()
         });
         next = match wrapped {
@@ -427,7 +428,7 @@ pub(crate) fn transport_class(
         };
     }
     match socket {
-        Some(kind) => (FailureClass::ConnectionFailed, socket_detail(kind)),
+        Some(detail) => (FailureClass::ConnectionFailed, detail),
         None => (
             FailureClass::Unavailable,
             Some("the answer broke off or is not HTTP"),
@@ -460,8 +461,19 @@ fn tls_detail(error: &rustls::Error) -> &'static str {
     }
 }
 
-fn socket_detail(kind: io::ErrorKind) -> Option<&'static str> {
-    match kind {
+/// Whether this process lacks something, which tells nothing about the peer.
+pub(crate) fn is_own_fault(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    errno.is_some_and(|errno| {
+        [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS].contains(&errno)
+    })
+}
+
+fn socket_detail(error: &io::Error) -> Option<&'static str> {
+    if is_own_fault(error) {
+        return Some("no file descriptor or memory is left on this node");
+    }
+    match error.kind() {
         io::ErrorKind::ConnectionRefused => Some("refused"),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Some("reset by the peer"),
         io::ErrorKind::UnexpectedEof => Some("closed by the peer"),
@@ -474,6 +486,21 @@ fn socket_detail(kind: io::ErrorKind) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_without_descriptors_does_not_accuse_the_peer() {
+        for (errno, own) in [
+            (Errno::MFILE, true),
+            (Errno::NOBUFS, true),
+            (Errno::CONNREFUSED, false),
+        ] {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            assert_eq!(is_own_fault(&error), own, "{errno}");
+            let (class, detail) = transport_class(&error);
+            assert_eq!(class, FailureClass::ConnectionFailed);
+            assert_eq!(detail.is_some_and(|it| it.contains("descriptor")), own);
+        }
+    }
 
     fn class(status: u16, errors: &[&str]) -> FailureClass {
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();

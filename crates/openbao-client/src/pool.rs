@@ -33,7 +33,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     connect::{BoxError, Host, LookupFailed},
-    failure::{Failure, FailureClass, transport_class},
+    failure::{Failure, FailureClass, is_own_fault, transport_class},
     view::PeerView,
 };
 
@@ -275,7 +275,9 @@ async fn attempt(
     };
     let connected = pool.host.connect(peer, tls).await;
     silence.asked = None;
-    if let Err(failure) = &connected {
+    if let Err(failure) = &connected
+        && !is_own_fault(failure)
+    {
         pool.state().failed(peer, transport_class(failure).0);
     }
     connected.map(|stream| (peer, stream))
