@@ -3,7 +3,7 @@
 //! With one address there is no choice, and nothing is asked for it. With several, each is asked
 //! `sys/health`: all of them when no active server is known, and every new connection before its
 //! first request. The active server is preferred. A server that failed a request is avoided for a
-//! moment that doubles up to [`LONGEST_PAUSE`]. A server of another cluster is never used.
+//! moment that doubles up to four seconds. A server of another cluster is never used.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
