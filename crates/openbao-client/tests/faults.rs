@@ -4,7 +4,7 @@
 
 use std::{
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, UNIX_EPOCH},
 };
@@ -24,7 +24,7 @@ use openbao_client::{
     login::{
         Login, LoginFailure, LoginOutcome,
         jwt::{ClaimRules, JwtRole},
-        jwt_file::JwtFile,
+        jwt_file::{JwtFile, JwtSource},
     },
     request::{Operation, Outcome, Request, RequestEvent, RequestHook},
     seal_status::seal_status,
@@ -412,25 +412,29 @@ async fn a_success_of_another_shape_is_an_invalid_answer() {
 
 /// A JWT that expires in 1000 s after the epoch, in a private file.
 fn jwt_file(fake: &FakeOpenBao, directory: &Path) -> JwtFile {
-    let path = directory.join("jwt");
+    let path = jwt_path(directory);
     let mut file = std::fs::File::create(&path).unwrap();
     std::io::Write::write_all(&mut file, b"e30.eyJleHAiOjEwMDB9.c2ln\n").unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let rules = ClaimRules {
+        expected_issuer: None,
+        expected_audience: Vec::new(),
+        expected_subject: None,
+        clock_skew_leeway: Duration::ZERO,
+        min_remaining: Duration::from_secs(60),
+    };
     JwtFile {
         role: JwtRole {
             client: client(fake.endpoint()),
             mount_path: MountPath::parse("auth/k8s-jwt").unwrap(),
             role: KeyName::parse("provider").unwrap(),
         },
-        path,
-        rules: ClaimRules {
-            expected_issuer: None,
-            expected_audience: Vec::new(),
-            expected_subject: None,
-            clock_skew_leeway: Duration::ZERO,
-            min_remaining: Duration::from_secs(60),
-        },
+        source: JwtSource::new(path, rules),
     }
+}
+
+fn jwt_path(directory: &Path) -> PathBuf {
+    directory.join("jwt")
 }
 
 #[tokio::test]
@@ -468,7 +472,7 @@ async fn openbao_is_not_asked_with_a_jwt_that_cannot_work() {
         let failure = login.log_in(at(now), LONG).await.err().unwrap();
         assert_eq!(failure.outcome(), outcome);
     }
-    std::fs::remove_file(&login.path).unwrap();
+    std::fs::remove_file(jwt_path(directory.path())).unwrap();
     let failure = login.log_in(at(0), LONG).await.err().unwrap();
     assert_eq!(failure.outcome(), LoginOutcome::JwtInvalid);
     assert!(fake.seen().is_empty());

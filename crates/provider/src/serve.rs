@@ -154,16 +154,16 @@ pub async fn serve_on(
     // Dropped on every way out, which ends what it runs.
     let mut tasks = JoinSet::new();
     let client = client(config, hooks::request_hook(&metrics, &correlation)).await?;
+    let jwt = connection::jwt_source(config)?;
     let (session, session_task) = connection::session(
         config,
+        jwt.clone(),
         client.clone(),
         Arc::clone(&clock),
         hooks::auth_hook(&metrics),
     )?;
     tasks.spawn(session_task.run());
-    let (jwt, file) = config.auth.jwt_file()?;
-    let rules = jwt.claims.clone();
-    let (jwt_life, following) = follow(file.to_owned(), rules, config.status.probe_interval);
+    let (jwt_life, following) = follow(jwt, config.status.probe_interval);
     tasks.spawn(following);
     let transit = Transit::new(client, &config.key, config.openbao.timeout);
 
