@@ -30,9 +30,9 @@ pub enum FailureClass {
     VersionBelowMinimum,
     /// Any other 400 of OpenBao.
     InvalidRequest,
-    /// 401 of OpenBao.
+    /// OpenBao rejects the token itself: it is revoked, expired or unknown.
     Unauthenticated,
-    /// 403 of OpenBao: a token that is revoked or expired, or a policy that does not allow the request.
+    /// Any other 403 of OpenBao: the policy does not allow the request. Says nothing against the token.
     PermissionDenied,
     /// 404 of OpenBao.
     NotFound,
@@ -97,9 +97,7 @@ impl FailureClass {
             }
             Self::InvalidRequest => "OpenBao refused the request as invalid",
             Self::Unauthenticated => "OpenBao did not accept the token",
-            Self::PermissionDenied => {
-                "the token is not valid any more or its policy does not allow it"
-            }
+            Self::PermissionDenied => "the policy of the token does not allow it",
             Self::NotFound => "the path does not exist",
             Self::RateLimited => "OpenBao limits the rate of requests",
             Self::Unavailable => "OpenBao is not available",
@@ -167,7 +165,16 @@ impl Failure {
         status: StatusCode,
         errors: Vec<String>,
     ) -> Self {
-        let mut failure = Self::new(operation, class_of(status, &errors)).status(status);
+        let class = match class_of(status, &errors) {
+            FailureClass::PermissionDenied
+                if operation != Operation::JwtLogin
+                    && errors.iter().any(|it| token_invalid(it)) =>
+            {
+                FailureClass::Unauthenticated
+            }
+            class => class,
+        };
+        let mut failure = Self::new(operation, class).status(status);
         if operation == Operation::Admin {
             failure.server_errors = ServerErrors::bounded(errors);
         }
@@ -248,13 +255,11 @@ impl Failure {
         self.status
     }
 
-    /// Whether the token itself may be at fault, so that another one is worth a try.
+    /// Whether OpenBao says that the token itself is not valid: every call with it fails. A policy
+    /// that denies one request does not count.
     #[must_use]
     pub fn rejects_token(&self) -> bool {
-        matches!(
-            self.class,
-            FailureClass::Unauthenticated | FailureClass::PermissionDenied
-        )
+        self.class == FailureClass::Unauthenticated
     }
 
     /// What the server said, kept for [`Operation::Admin`] alone: at most 8 texts of at most 512
@@ -348,6 +353,13 @@ const TEXTS: &[(StatusCode, &str, FailureClass)] = &[
         FailureClass::VersionBelowMinimum,
     ),
 ];
+
+/// Whether the text of a 403 is about the token. A policy's denial wraps the same words in a list:
+/// `1 error occurred:\n\t* permission denied\n\n`.
+fn token_invalid(error: &str) -> bool {
+    let error = error.trim().to_lowercase();
+    error == "permission denied" || error.contains("invalid token")
+}
 
 fn class_of(status: StatusCode, errors: &[String]) -> FailureClass {
     let said = |text: &str| {
@@ -477,6 +489,24 @@ mod tests {
             class(403, &["encryption key not found"]),
             FailureClass::PermissionDenied
         );
+    }
+
+    #[test]
+    fn a_dead_token_is_told_from_a_policy_that_denies() {
+        let class = |operation, text: &str| {
+            let forbidden = StatusCode::FORBIDDEN;
+            Failure::from_answer(operation, forbidden, vec![text.to_owned()]).class()
+        };
+        let (call, login) = (Operation::TransitDecrypt, Operation::JwtLogin);
+        let policy = "1 error occurred:\n\t* permission denied\n\n";
+        let token = "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n";
+        assert_eq!(class(call, policy), FailureClass::PermissionDenied);
+        for text in ["permission denied", "Permission denied\n", token] {
+            assert_eq!(class(call, text), FailureClass::Unauthenticated, "{text:?}");
+            // A login has no token that could be at fault.
+            assert_eq!(class(login, text), FailureClass::PermissionDenied);
+        }
+        assert_eq!(class(call, ""), FailureClass::PermissionDenied);
     }
 
     #[test]

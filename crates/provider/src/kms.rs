@@ -42,7 +42,7 @@ use crate::{
     config::Limits,
     telemetry::{correlation::Correlation, metrics::Metrics},
     view::ViewReader,
-    watcher::discovery::{Discovery, DiscoveryFailed},
+    watcher::discovery::Discovery,
 };
 
 pub mod authority;
@@ -292,7 +292,7 @@ impl Shared {
         let discovered = self.discovery.ask(key_id.clone()).await;
         match (self.lookup(&key_id), discovered) {
             (Lookup::Known(key), _) => Ok((key, slot(&self.decrypt_slots)?)),
-            (_, Err(DiscoveryFailed)) => Err(Fault::DiscoveryFailed),
+            (_, Err(failed)) => Err(Fault::Discovery(failed)),
             (Lookup::Withdrawn, Ok(())) => Err(Fault::Withdrawn),
             (Lookup::Unknown, Ok(())) => Err(Fault::UnknownKeyId),
         }

@@ -258,7 +258,7 @@ impl Watcher {
             .registry()
             .map(|registry| registry.lookup(&wanted.key_id));
         let result = match known {
-            None => Err(DiscoveryFailed),
+            None => Err(DiscoveryFailed::Refused),
             Some(Lookup::Known(_) | Lookup::Withdrawn) => Ok(()),
             Some(Lookup::Unknown) => match self.limiter.recent(Instant::now()) {
                 Some(recent) => recent,
@@ -281,7 +281,7 @@ impl Watcher {
             self.look_for_more().await
         };
         self.conclude_metadata(result.as_ref().err());
-        result.map_err(|_| DiscoveryFailed)
+        result.map_err(|failure| failure.of_discovery())
     }
 
     async fn look_for_more(&mut self) -> Result<(), MetadataError> {

@@ -9,7 +9,7 @@ use kms_domain::{
 };
 use openbao_client::transit::Transit;
 
-use super::ledger::LedgerError;
+use super::{discovery::DiscoveryFailed, ledger::LedgerError};
 use crate::auth::{CallFailure, Session};
 
 /// Why a metadata probe failed.
@@ -99,6 +99,22 @@ impl MetadataError {
     #[must_use]
     pub fn leaves_the_registry_valid(&self) -> bool {
         matches!(self, Self::EncryptionBlocked { .. })
+    }
+
+    /// What a decrypt that waits for a discovery is told.
+    #[must_use]
+    pub fn of_discovery(&self) -> DiscoveryFailed {
+        match self {
+            Self::UpsertRead { .. } | Self::Read { .. } | Self::CutOff | Self::BreakerOpen => {
+                DiscoveryFailed::Unanswered
+            }
+            Self::Save(_) | Self::Deferred(_) => DiscoveryFailed::Unsaved,
+            Self::UpsertAllowed { .. }
+            | Self::Profile(_)
+            | Self::Rotation(_)
+            | Self::Bootstrap(_)
+            | Self::EncryptionBlocked { .. } => DiscoveryFailed::Refused,
+        }
     }
 
     /// What failed underneath, for the breaker and for the error class; `None` for a finding.

@@ -13,7 +13,7 @@ use testkit::{tenant::Timing, wait::wait_until};
 
 use crate::{
     node::{Node, TIMING},
-    provider::{SOON, to_decrypt},
+    provider::{SOON, assert_decrypt_refused, to_decrypt},
 };
 
 /// Something in the way of a write. It stops root too, whom no file mode stops.
@@ -75,6 +75,10 @@ async fn take_up_despite(obstacle: Obstacle) {
     provider.assert_encrypt_refused().await;
     assert_eq!(provider.decrypt(to_decrypt(&old)).await.unwrap(), "old");
     assert_eq!(provider.events("key.pending").count(), 0, "{obstacle:?}");
+    let stored = node.stored_by_peer(2, b"by a peer").await;
+    let refused = provider.decrypt(stored).await.unwrap_err();
+    let said = "new key versions could not be saved on this node; no data is lost";
+    assert_decrypt_refused(&refused, "key metadata refresh failed", said);
 
     obstacle.remove(&node);
     provider.wait_for_reasons(&[]).await;
