@@ -33,7 +33,8 @@ use self::{
         DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest,
         StatusResponse, key_management_service_server::KeyManagementService,
     },
-    lanes::Lanes,
+    hedge::Hedges,
+    lanes::{Lanes, LanesStatus},
     panic::caught,
 };
 use crate::{
@@ -56,6 +57,7 @@ pub mod fault;
 )]
 #[rustfmt::skip]
 pub mod generated;
+pub mod hedge;
 pub mod lanes;
 pub mod panic;
 pub mod socket;
@@ -109,6 +111,7 @@ struct Shared {
     transit: Transit,
     session: Session,
     lanes: Lanes,
+    encrypt_hedges: Arc<Hedges>,
     metrics: Arc<Metrics>,
     correlation: Arc<Correlation>,
     plugin_version: PluginVersion,
@@ -140,7 +143,12 @@ impl Kms {
         Self(Arc::new(Shared {
             view,
             discovery,
-            lanes: Lanes::new(transit.clone(), session.clone()),
+            lanes: Lanes::new(
+                transit.clone(),
+                session.clone(),
+                Hedges::new(metrics.hedges(Method::Decrypt)),
+            ),
+            encrypt_hedges: Hedges::new(metrics.hedges(Method::Encrypt)),
             transit,
             session,
             metrics,
@@ -151,6 +159,12 @@ impl Kms {
             encrypt_slots: Semaphore::new(limits.encrypt),
             decrypt_slots: Semaphore::new(limits.decrypt),
         }))
+    }
+
+    /// The decrypts on their way to Transit.
+    #[must_use]
+    pub fn lanes(&self) -> LanesStatus {
+        self.0.lanes.status()
     }
 }
 
@@ -225,15 +239,15 @@ impl Shared {
                 Health::Unhealthy(_) => return Err(Fault::Unhealthy),
             };
             let prepared = prepare_encrypt(active, &self.plugin_version);
-            let encrypted = self
-                .session
-                .call(async |token| {
+            let asking = self.encrypt_hedges.race(|| {
+                self.session.call(async |token| {
                     let aad = &prepared.associated_data;
                     self.transit
                         .encrypt(&token, prepared.version, plaintext, aad)
                         .await
                 })
-                .await?;
+            });
+            let encrypted = asking.await?;
             respond_encrypted(&prepared, &encrypted)
         })
         .await

@@ -10,10 +10,11 @@ use openbao_client::{
     },
     transit::Transit,
 };
+use prometheus_client::metrics::counter::Counter;
 use provider::{
     auth::{Session, SessionSettings},
     clock::SystemClock,
-    kms::lanes::Lanes,
+    kms::{hedge::Hedges, lanes::Lanes},
 };
 
 use crate::{load::Call, stage::Stage};
@@ -43,7 +44,11 @@ pub(crate) fn with_and_without(
     let clock = Arc::new(SystemClock);
     let (session, logging_in) = Session::new(TIMES, Box::new(login), clock, Arc::new(|_| {}));
     tokio::spawn(logging_in.run());
-    let lanes = Lanes::new(transit.clone(), session.clone());
+    let lanes = Lanes::new(
+        transit.clone(),
+        session.clone(),
+        Hedges::new(Counter::default()),
+    );
     let with: Call = {
         let prepared = Arc::clone(prepared);
         Arc::new(move |number| {

@@ -68,6 +68,7 @@ pub struct Metrics {
     grpc_rejections: Counters<1>,
     openbao_requests: Counters<2>,
     openbao_duration: Histograms,
+    hedges: Counters<1>,
     clock_offset: Gauge<f64, AtomicU64>,
     logins: Counters<1>,
     renewals: Counters<1>,
@@ -97,6 +98,7 @@ impl Metrics {
             grpc_rejections: Family::default(),
             openbao_requests: Family::default(),
             openbao_duration: histograms(),
+            hedges: Family::default(),
             clock_offset: Gauge::default(),
             logins: Family::default(),
             renewals: Family::default(),
@@ -132,6 +134,9 @@ impl Metrics {
                 let class = ("error_class", error_class);
                 drop(self.grpc_errors.get_or_create(&[name, class]));
             }
+        }
+        for method in [Method::Encrypt, Method::Decrypt] {
+            drop(self.hedges(method));
         }
         for reason in AAD_REASONS {
             drop(self.aad_errors.get_or_create(&[("reason", reason)]));
@@ -242,6 +247,8 @@ impl Metrics {
         let help = "Time of an HTTP request to OpenBao";
         let duration = self.openbao_duration.clone();
         r.register("openbao_duration_seconds", help, duration);
+        let help = "Requests to OpenBao made because another was overdue";
+        r.register("openbao_hedges", help, self.hedges.clone());
         let help = "How far OpenBao's clock is ahead of ours, give or take a second";
         let offset = self.clock_offset.clone();
         r.register("openbao_clock_offset_seconds", help, offset);
@@ -268,6 +275,13 @@ impl Metrics {
         r.register("state_checkpoint_current", help, current);
         let help = "Dead sockets removed when binding";
         r.register("socket_restarts", help, self.socket_restarts.clone());
+    }
+
+    /// The counter of requests that are made because another of this method is overdue.
+    #[must_use]
+    pub fn hedges(&self, method: Method) -> Counter {
+        self.hedges
+            .get_or_create_owned(&[("method", method.as_str())])
     }
 
     /// A KMS call begins.

