@@ -47,6 +47,7 @@ use crate::{
         endpoints::{self, Answer, BindError, OPEN_METRICS},
         health, hooks,
         jwt_life::{JwtLife, follow},
+        log,
         metrics::Metrics,
         readings::Readings,
     },
@@ -334,6 +335,7 @@ impl Gauges {
             // This build has no login with a certificate.
             certificate_ttl: Duration::ZERO,
             socket: mark(&self.socket),
+            log_lines_dropped: log::dropped_lines(),
         };
         Answer {
             status: StatusCode::OK,

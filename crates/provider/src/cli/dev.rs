@@ -63,6 +63,7 @@ impl Options {
             let lab = Lab::set_up(bao, self.dir.clone(), context.environment, told).await?;
             let logging = &lab.loaded.config.logging;
             log::start(logging.level, logging.format);
+            log::write_lines().map_err(Failure::Runtime)?;
             tracing::warn!(
                 directory = %lab.directory().display(),
                 problem = "its keys are not safe and go away with it",
@@ -77,6 +78,7 @@ impl Options {
             done
         });
         runtime.shutdown_background();
+        log::flush();
         done.map(|()| Exit::Success)
     }
 

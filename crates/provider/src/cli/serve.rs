@@ -56,25 +56,45 @@ impl Options {
             );
         }
         let manager = ServiceManager::of(context.environment);
-        harden(config)?.log();
+        let hardened = harden(config);
+        // Not before: a thread keeps to the sandbox only if it starts within it.
+        log::write_lines().map_err(Failure::Runtime)?;
         let missing = if self.accept_missing_checkpoint {
             MissingCheckpoint::Accept
         } else {
             MissingCheckpoint::Refuse
         };
-        let served = block_on_serve(config, missing, &manager).map_err(Failure::Runtime)?;
-        let reason = served.as_ref().err().map(ServeError::reason);
-        let served = served.map_err(Failure::from);
-        let exit = served
-            .as_ref()
-            .map_or_else(Failure::exit, |()| Exit::Success);
-        let exit_code = exit.code();
-        match reason {
-            None => tracing::info!(exit_code, "serve.shutdown"),
-            Some(reason) => tracing::error!(exit_code, reason, "serve.shutdown"),
-        }
-        served.map(|()| exit)
+        let served = hardened.map_err(Failure::from).and_then(|hardened| {
+            hardened.log();
+            block_on_serve(config, missing, &manager).map_err(Failure::Runtime)
+        });
+        let exit = end(served);
+        log::flush();
+        Ok(exit)
     }
+}
+
+/// Logs the end, and writes a failure through the log, whose reader may have stalled.
+fn end(served: Result<Result<(), ServeError>, Failure>) -> Exit {
+    let reason = match &served {
+        Ok(Err(error)) => Some(error.reason()),
+        _ => None,
+    };
+    let failure = served.and_then(|served| Ok(served?)).err();
+    let exit = failure.as_ref().map_or(Exit::Success, Failure::exit);
+    let exit_code = exit.code();
+    match (reason, &failure) {
+        (Some(reason), _) => tracing::error!(exit_code, reason, "serve.shutdown"),
+        (None, None) => tracing::info!(exit_code, "serve.shutdown"),
+        (None, Some(_)) => {}
+    }
+    if let Some(failure) = failure {
+        let mut text = Vec::new();
+        // A vector takes every byte.
+        failure.write(&mut text).ok();
+        log::write_text(&text);
+    }
+    exit
 }
 
 /// One thread: the work is waiting for OpenBao, and blocking work has threads of its own.

@@ -12,7 +12,7 @@ use kms_domain::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _},
-    metrics::{MetricType, gauge::ConstGauge},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
 use crate::view::Snapshot;
@@ -30,6 +30,8 @@ pub struct Readings {
     pub certificate_ttl: Duration,
     /// Name of the socket among those of all machines; `None` before it is bound.
     pub socket: Option<TextHash>,
+    /// Log lines that were dropped since the start.
+    pub log_lines_dropped: u64,
 }
 
 const ROTATION_STATES: [RotationState; 3] = [
@@ -53,7 +55,15 @@ impl Collector for Readings {
         let socket = self.socket.iter().map(|socket| (socket.as_str(), 1));
         gauges.labelled("socket_info", help, "hash", socket)?;
         let ttl = self.certificate_ttl.as_secs_f64();
-        gauges.one("certificate_ttl_seconds", "Remaining certificate life", ttl)
+        gauges.one("certificate_ttl_seconds", "Remaining certificate life", ttl)?;
+        let dropped = ConstCounter::new(self.log_lines_dropped);
+        let help = "Log lines dropped, since standard error was not read in time";
+        dropped.encode(gauges.0.encode_descriptor(
+            "log_lines_dropped",
+            help,
+            None,
+            dropped.metric_type(),
+        )?)
     }
 }
 

@@ -206,6 +206,7 @@ async fn serve_until(moment: u32) {
         .unwrap()
         .config;
     log::start(config.logging.level, config.logging.format);
+    log::write_lines().unwrap();
     lifecycle::prepare();
     let disk = Box::new(FatalDisk {
         moment: 0,

@@ -46,5 +46,6 @@ mod scan_etcd;
 mod scene;
 mod secrets;
 mod serving;
+mod stalled_log;
 mod triage;
 mod upkeep;

@@ -24,7 +24,7 @@ use testkit::{
     wait::wait_until,
 };
 
-use crate::provider::{Provider, SOON};
+use crate::provider::{LogReader, Provider, SOON};
 
 /// Probes often, and is patient with a machine that runs many tests at once.
 pub(crate) const TIMING: Timing = Timing {
@@ -148,6 +148,13 @@ impl Node {
     /// Starts `command` as this node's provider.
     pub(crate) fn spawn_as(&self, command: Command) -> Provider {
         Provider::spawn(command, self.directory.path(), self.sockets.socket())
+    }
+
+    /// Starts `serve` with a reader of its log that may stall.
+    pub(crate) fn spawn_with_reader(&self) -> (Provider, LogReader) {
+        let command = self.program(&["serve"]);
+        let directory = self.directory.path();
+        Provider::spawn_with_reader(command, directory, self.sockets.socket())
     }
 
     /// Starts `serve` and waits until the socket accepts calls.
