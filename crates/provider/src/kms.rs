@@ -46,6 +46,7 @@ use crate::{
 };
 
 pub mod authority;
+pub mod clients;
 pub mod deadline;
 pub mod fault;
 #[expect(
@@ -58,6 +59,8 @@ pub mod fault;
 pub mod generated;
 pub mod lanes;
 pub mod panic;
+pub mod receive;
+pub mod server;
 pub mod socket;
 
 /// The API version that Status reports.
@@ -85,6 +88,17 @@ impl Method {
             Self::Status => "status",
             Self::Encrypt => "encrypt",
             Self::Decrypt => "decrypt",
+        }
+    }
+
+    /// The call that an HTTP path names.
+    #[must_use]
+    pub fn of_path(path: &str) -> Option<Self> {
+        match path.strip_prefix("/v2.KeyManagementService/")? {
+            "Status" => Some(Self::Status),
+            "Encrypt" => Some(Self::Encrypt),
+            "Decrypt" => Some(Self::Decrypt),
+            _ => None,
         }
     }
 
@@ -154,6 +168,18 @@ impl Kms {
     }
 }
 
+impl Kms {
+    /// Accounts for a call whose request was not received, and gives the answer to it.
+    #[must_use]
+    pub fn refuse(&self, method: Method, fault: Fault) -> Status {
+        Account::open(&self.0, method, "").close(Some(fault));
+        match method {
+            Method::Decrypt => fault.decrypt_status(b""),
+            Method::Status | Method::Encrypt => fault.status(method),
+        }
+    }
+}
+
 #[async_trait]
 impl KeyManagementService for Kms {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -170,7 +196,7 @@ impl KeyManagementService for Kms {
     ) -> Result<Response<EncryptResponse>, Status> {
         let shared = &*self.0;
         let limit = deadline::remaining(request.metadata(), shared.call_limit);
-        // The plaintext is a slice of the HTTP/2 buffer, which lies outside our reach.
+        // The plaintext is a slice of tonic's buffer, which lies outside our reach.
         let EncryptRequest { plaintext, uid } = request.into_inner();
         shared
             .answer(Method::Encrypt, &uid, shared.encrypt(&plaintext, limit))

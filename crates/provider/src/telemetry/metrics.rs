@@ -22,12 +22,12 @@ use prometheus_client::{
 };
 use tonic::Code;
 
-use super::{process::Process, readings::Readings};
+use super::{accept::AcceptFailure, process::Process, readings::Readings};
 use crate::{
     build_info::BuildInfo,
     clock::{Clock as _, SystemClock},
     config::{self, Config, Method as Auth},
-    kms::{Method, fault::code_name},
+    kms::{Method, clients::Eviction, fault::code_name},
 };
 
 const PREFIX: &str = "openbao_kms";
@@ -80,6 +80,19 @@ pub struct Metrics {
     key_id_errors: Counters<1>,
     panics: Counters<1>,
     socket_restarts: Counter,
+    evictions: Evictions,
+    accept_failures: Counters<1>,
+}
+
+/// Counts the connections that the provider closes.
+#[derive(Debug, Clone, Default)]
+pub struct Evictions(Counters<1>);
+
+impl Evictions {
+    /// A connection is closed for this reason.
+    pub fn count(&self, reason: Eviction) {
+        self.0.get_or_create(&[("reason", reason.as_str())]).inc();
+    }
 }
 
 impl Metrics {
@@ -109,6 +122,8 @@ impl Metrics {
             key_id_errors: Family::default(),
             panics: Family::default(),
             socket_restarts: Counter::default(),
+            evictions: Evictions::default(),
+            accept_failures: Family::default(),
         };
         metrics.begin_at_zero();
         metrics.register_constants(build, config);
@@ -143,6 +158,14 @@ impl Metrics {
             let status = [("status", outcome.label())];
             drop(self.logins.get_or_create(&status));
             drop(self.renewals.get_or_create(&status));
+        }
+        for eviction in Eviction::ALL {
+            let reason = [("reason", eviction.as_str())];
+            drop(self.evictions.0.get_or_create(&reason));
+        }
+        for failure in AcceptFailure::ALL {
+            let reason = [("reason", failure.as_str())];
+            drop(self.accept_failures.get_or_create(&reason));
         }
         for probes in [&self.metadata_probes, &self.deep_probes] {
             drop(probes.get_or_create(&[("status", "ok")]));
@@ -266,8 +289,13 @@ impl Metrics {
         let help = "1 while state and checkpoint on disk are those in use";
         let current = self.state_checkpoint_current.clone();
         r.register("state_checkpoint_current", help, current);
-        let help = "Dead sockets removed when binding";
+        let help = "Sockets bound in place of a dead one, or again since their file was gone";
         r.register("socket_restarts", help, self.socket_restarts.clone());
+        let help = "Connections to the socket that the provider closed";
+        r.register("socket_evictions", help, self.evictions.0.clone());
+        let help = "Connections to the socket that could not be accepted";
+        let failures = self.accept_failures.clone();
+        r.register("socket_accept_failures", help, failures);
     }
 
     /// A KMS call begins.
@@ -376,9 +404,22 @@ impl Metrics {
         self.state_checkpoint_current.set(0);
     }
 
-    /// A dead socket was removed.
+    /// A dead socket was removed, or the socket was bound again.
     pub fn socket_restart(&self) {
         self.socket_restarts.inc();
+    }
+
+    /// The counter of closed connections, for those that serve them.
+    #[must_use]
+    pub fn evictions(&self) -> Evictions {
+        self.evictions.clone()
+    }
+
+    /// A connection could not be accepted.
+    pub fn accept_failed(&self, failure: AcceptFailure) {
+        self.accept_failures
+            .get_or_create(&[("reason", failure.as_str())])
+            .inc();
     }
 
     fn note_success(&self, event: &'static str, status: &'static str) {

@@ -30,6 +30,8 @@ pub struct Readings {
     pub certificate_ttl: Duration,
     /// Name of the socket among those of all machines; `None` before it is bound.
     pub socket: Option<TextHash>,
+    /// Connections to the socket.
+    pub connections: usize,
     /// Log lines that were dropped since the start.
     pub log_lines_dropped: u64,
 }
@@ -56,6 +58,9 @@ impl Collector for Readings {
         gauges.labelled("socket_info", help, "hash", socket)?;
         let ttl = self.certificate_ttl.as_secs_f64();
         gauges.one("certificate_ttl_seconds", "Remaining certificate life", ttl)?;
+        let connections = u64::try_from(self.connections).unwrap_or(u64::MAX);
+        let help = "Connections to the socket";
+        gauges.one("socket_connections", help, connections)?;
         let dropped = ConstCounter::new(self.log_lines_dropped);
         let help = "Log lines dropped, since standard error was not read in time";
         dropped.encode(gauges.0.encode_descriptor(

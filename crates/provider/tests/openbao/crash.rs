@@ -212,9 +212,16 @@ async fn serve_until(moment: u32) {
         moment: 0,
         fatal: moment,
     });
-    serve_on(disk, &config, MissingCheckpoint::Refuse, || {}, pending())
-        .await
-        .unwrap();
+    serve_on(
+        disk,
+        &config,
+        MissingCheckpoint::Refuse,
+        None,
+        || {},
+        pending(),
+    )
+    .await
+    .unwrap();
 }
 
 /// The disk of the machine, until a moment of its use.

@@ -420,6 +420,11 @@ impl Provider {
         value.unwrap().parse().unwrap()
     }
 
+    /// Where `/live` and `/ready` are served.
+    pub(crate) fn health_address(&self) -> String {
+        self.address("health.listening")
+    }
+
     /// Where `/metrics` is served.
     pub(crate) fn metrics_url(&self) -> String {
         format!("http://{}", self.address("metrics.listening"))
