@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, Permissions},
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixListener, process::CommandExt as _},
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -380,6 +380,18 @@ async fn a_socket_that_was_removed_is_missed() {
         .next("systemctl restart bao-kms-provider");
     assert_eq!(said.status("provider.process"), "pass");
     assert_eq!(said.status("provider.socket"), "warn");
+}
+
+#[tokio::test]
+async fn a_provider_that_does_not_run_is_told_from_its_socket_unit() {
+    let (node, _) = stopped_at(1).await;
+    let socket = node.sockets.socket();
+    let _kept_by_systemd = UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, Permissions::from_mode(0o660)).unwrap();
+    triage(&node, &[], "not_running")
+        .means("none_lost", 4, "kms.status")
+        .found("systemd's socket unit may keep the socket")
+        .next("systemctl start bao-kms-provider");
 }
 
 /// Stopped by a signal and continued when dropped, so that it can end.
