@@ -18,7 +18,7 @@ pub fn prepare() {
     }));
 }
 
-/// What a hangup means: a terminal that was closed, or a habit of operators.
+/// Effect of SIGHUP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hangup {
     /// A command ends with its terminal.

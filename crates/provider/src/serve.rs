@@ -186,7 +186,7 @@ async fn start_and_run(
     };
     let (state, metrics, correlation, client) = tokio::select! {
         opened = opening => opened?,
-        // Whatever thread hangs in a disk is left to the end of the process.
+        // A thread that hangs in a disk ends with the process.
         () = &mut stop => return Ok(()),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

@@ -16,8 +16,8 @@ use crate::{
     telemetry::log,
 };
 
-/// For disks and name lookups. Work on a disk that hangs keeps its thread, so that the limit is
-/// above what is tried at once, and below `TasksMax=` of the unit.
+/// Threads for disks and name lookups. A hanging disk keeps its threads, so the limit is above the
+/// number of tasks at once, and below `TasksMax=` of the unit.
 const BLOCKING_THREADS: usize = 64;
 
 /// Serve Kubernetes KMS v2 on the configured socket until a signal comes

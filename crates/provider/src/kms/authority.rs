@@ -17,7 +17,7 @@
 
 use std::mem;
 
-/// What every connection begins with, `PRI * HTTP/2.0` and so on; h2 hangs up on anything else.
+/// The connection preface, `PRI * HTTP/2.0` and so on; h2 closes a connection with any other.
 pub const PREFACE_BYTES: usize = 24;
 
 /// What every frame begins with (RFC 9113 section 4.1).

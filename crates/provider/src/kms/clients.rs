@@ -19,7 +19,7 @@ use crate::{
     telemetry::accept::AcceptFailure,
 };
 
-/// What a call costs beside its headers and its message.
+/// Bytes of a call beside its headers and its message.
 const CALL_BYTES: usize = 2 * 1024;
 
 /// Why a connection was closed by the provider.
@@ -84,7 +84,7 @@ struct Record {
     changed: Arc<Notify>,
 }
 
-/// What the socket's side of the provider is like at the moment.
+/// State of the socket and its clients, for `/why` and `/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SocketStatus {
     /// Whether systemd keeps the socket; else this process has bound it.

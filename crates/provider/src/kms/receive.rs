@@ -26,7 +26,7 @@ use super::{
 
 /// Time from a request's headers to its last byte.
 const RECEIVE: Duration = Duration::from_secs(3);
-/// What gRPC puts before a message: whether it is compressed, and its length.
+/// gRPC's prefix of a message: a flag for compression, and the length.
 pub const FRAMING_BYTES: usize = 5;
 
 /// Answers one request.
@@ -53,7 +53,7 @@ pub async fn answer(request: Request<Incoming>, kms: &Kms, client: &Client) -> R
             answer.map(|body| Held::new(body, Some(call)))
         }
         Ok(Err(Unreceived::Refused(fault))) => refused(fault),
-        // Nobody is left to be answered.
+        // The client has closed the stream.
         Ok(Err(Unreceived::Gone)) => {
             let answer: Response<tonic::body::Body> = Status::cancelled("").into_http();
             answer.map(|body| Held::new(body, None))

@@ -67,7 +67,7 @@ impl Server<'_> {
         }
         drain.send_replace(true);
         let ended = async { while connections.join_next().await.is_some() {} };
-        // What is left is cut.
+        // Calls that are still under way are cut.
         timeout(DRAIN, ended).await.ok();
     }
 
@@ -161,7 +161,7 @@ impl Server<'_> {
                 }
             };
             let evicted = tokio::select! {
-                // Whether a client goes away politely is its own affair.
+                // The client has closed the connection, in order or not.
                 _ = connection.as_mut() => return,
                 evicted = client.evicted() => Some(evicted),
                 () = preface => {
@@ -190,7 +190,7 @@ impl Server<'_> {
     }
 }
 
-/// What the log has been told of a file that is gone.
+/// Log lines that were written about a missing file.
 #[derive(Default)]
 struct SocketFile {
     missed: bool,

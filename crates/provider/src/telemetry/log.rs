@@ -72,7 +72,7 @@ pub fn start(level: LogLevel, format: LogFormat) {
 /// # Errors
 /// When the system has no thread or descriptor left.
 pub fn write_lines() -> io::Result<()> {
-    // A handle of its own: whoever waits for the writer must not also hold the lock of `io::stderr`.
+    // A handle of its own: a write that hangs must not hold the lock of `io::stderr`.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let writer = thread::Builder::new().name("log".to_owned());
     writer

@@ -46,7 +46,7 @@ pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
 /// A decryption under way.
 pub(crate) type Call = JoinHandle<Result<Bytes, Status>>;
 
-/// Whoever reads a provider's standard error.
+/// The reader of a provider's standard error.
 pub(crate) struct LogReader(Arc<AtomicBool>);
 
 impl LogReader {
