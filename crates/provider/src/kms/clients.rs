@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use kms_domain::limits::MAX_MESSAGE_BYTES;
@@ -22,10 +22,13 @@ use crate::{
 /// Bytes of a call beside its headers and its message.
 const CALL_BYTES: usize = 2 * 1024;
 
+/// Time for a client to take an answer.
+pub const TAKE: Duration = Duration::from_secs(3);
+
 /// Why a connection was closed by the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Eviction {
-    /// All connections were taken, and this one had no call.
+    /// All connections were taken, and no call of this one was being answered.
     Full,
     /// The bytes of unanswered requests were taken, and this one held most of them.
     Memory,
@@ -78,7 +81,11 @@ struct Record {
     opened: Instant,
     /// When its last call ended; `None` before the first one.
     used: Option<Instant>,
-    calls: usize,
+    receiving: usize,
+    running: usize,
+    sending: usize,
+    /// When the last of its calls got an answer.
+    answered: Option<Instant>,
     bytes: usize,
     evicted: Option<Eviction>,
     changed: Arc<Notify>,
@@ -142,8 +149,10 @@ impl Clients {
         }
     }
 
-    /// Whether another client may connect. If not, the connection without calls that was used
-    /// longest ago is evicted, one that has never made a call first.
+    /// Whether another client may connect. If not, of the connections without a call that is being
+    /// answered, the one that was used longest ago is evicted, one that has never made a call first.
+    /// Requests that do not end, and answers that are not taken, protect no connection: the calls
+    /// that are answered at once are fewer than the connections.
     #[must_use]
     pub fn has_room(&self) -> bool {
         let mut table = self.0.lock();
@@ -155,7 +164,7 @@ impl Clients {
             let idle = table
                 .records
                 .iter()
-                .filter(|(_, record)| record.calls == 0)
+                .filter(|(_, record)| record.may_leave())
                 .min_by_key(|(_, record)| (record.used, record.opened))
                 .map(|(id, _)| *id);
             if let Some(id) = idle {
@@ -180,7 +189,10 @@ impl Clients {
         let record = Record {
             opened: Instant::now(),
             used: None,
-            calls: 0,
+            receiving: 0,
+            running: 0,
+            sending: 0,
+            answered: None,
             bytes: 0,
             evicted: None,
             changed: Arc::clone(&changed),
@@ -199,6 +211,21 @@ impl Clients {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Record {
+    fn count(&mut self, phase: Phase) -> &mut usize {
+        match phase {
+            Phase::Receiving => &mut self.receiving,
+            Phase::Running => &mut self.running,
+            Phase::Sending => &mut self.sending,
+        }
+    }
+
+    fn may_leave(&self) -> bool {
+        let overdue = self.answered.is_none_or(|at| at.elapsed() > TAKE);
+        self.running == 0 && (self.sending == 0 || overdue)
     }
 }
 
@@ -269,13 +296,14 @@ impl Client {
     /// Begins a call with so many bytes of headers; `None` when the client is to be closed.
     #[must_use]
     pub fn call(&self, header_bytes: usize) -> Option<Call> {
+        let mut table = self.0.clients.0.lock();
+        table.records.get_mut(&self.0.id)?.receiving += 1;
+        drop(table);
         let call = Call {
             client: self.clone(),
+            phase: Phase::Receiving,
             bytes: 0,
         };
-        let mut table = self.0.clients.0.lock();
-        table.records.get_mut(&self.0.id)?.calls += 1;
-        drop(table);
         call.hold(CALL_BYTES + header_bytes)
     }
 
@@ -294,12 +322,18 @@ impl Client {
     pub fn is_used(&self) -> bool {
         let table = self.0.clients.0.lock();
         let record = table.records.get(&self.0.id);
-        record.is_some_and(|record| record.used.is_some() || record.calls > 0)
+        record.is_some_and(|record| record.used.is_some() || record.running + record.sending > 0)
     }
 
-    /// Completes when it has no call.
+    /// Completes when it has no call, but for answers that it has not taken.
     pub async fn idle(&self) {
-        self.wait_for(|record| (record.calls == 0).then_some(()))
+        self.wait_for(|record| (record.receiving + record.running == 0).then_some(()))
+            .await;
+    }
+
+    /// Completes when it has taken its answers.
+    pub async fn taken(&self) {
+        self.wait_for(|record| (record.sending == 0).then_some(()))
             .await;
     }
 
@@ -335,7 +369,19 @@ impl Drop for Entry {
 #[derive(Debug)]
 pub struct Call {
     client: Client,
+    phase: Phase,
     bytes: usize,
+}
+
+/// How far a call has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Its request is not complete.
+    Receiving,
+    /// It is being answered.
+    Running,
+    /// Its answer is on the way.
+    Sending,
 }
 
 impl Call {
@@ -353,18 +399,35 @@ impl Call {
     }
 }
 
+impl Call {
+    /// Enters the next phase.
+    #[must_use]
+    pub fn now(mut self, phase: Phase) -> Self {
+        let mut table = self.client.0.clients.0.lock();
+        if let Some(record) = table.records.get_mut(&self.client.0.id) {
+            *record.count(self.phase) -= 1;
+            *record.count(phase) += 1;
+            if phase == Phase::Sending {
+                record.answered = Some(Instant::now());
+            }
+            record.changed.notify_waiters();
+        }
+        drop(table);
+        self.phase = phase;
+        self
+    }
+}
+
 impl Drop for Call {
     fn drop(&mut self) {
         let mut table = self.client.0.clients.0.lock();
         let Some(record) = table.records.get_mut(&self.client.0.id) else {
             return;
         };
-        record.calls -= 1;
+        *record.count(self.phase) -= 1;
         record.bytes -= self.bytes;
         record.used = Some(Instant::now());
-        if record.calls == 0 {
-            record.changed.notify_waiters();
-        }
+        record.changed.notify_waiters();
         if record.evicted.is_none() {
             table.bytes -= self.bytes;
         }
@@ -373,8 +436,6 @@ impl Drop for Call {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::advance;
 
     use super::*;
@@ -399,7 +460,7 @@ mod tests {
         };
         let (used, calling, unused) = (enter().await, enter().await, enter().await);
         drop(used.call(0));
-        let call = calling.call(0).unwrap();
+        let call = calling.call(0).unwrap().now(Phase::Running);
         assert!(!clients.has_room());
         assert_eq!(evicted(&unused), Some(Eviction::Full));
         assert!(!clients.has_room(), "one at a time");
@@ -408,20 +469,36 @@ mod tests {
         clients.left().await;
         assert!(clients.has_room());
 
-        let _another = enter().await.call(0).unwrap();
+        let _another = enter().await.call(0).unwrap().now(Phase::Running);
         assert!(!clients.has_room());
         assert_eq!(used.evicted().await, Eviction::Full);
         assert!(used.is_used());
         drop(used);
-        let _third = enter().await.call(0).unwrap();
+        let third = enter().await;
+        let answering = third.call(0).unwrap().now(Phase::Running);
         assert!(!clients.has_room(), "all have calls");
         assert_eq!(evicted(&calling), None);
+        let untaken = answering.now(Phase::Sending);
+        third.idle().await;
+        assert!(!clients.has_room(), "the answer is on its way");
+        assert_eq!(evicted(&third), None);
+        advance(TAKE + Duration::from_millis(1)).await;
+        assert!(!clients.has_room());
+        assert_eq!(evicted(&third), Some(Eviction::Full));
+        drop((untaken, third));
+
+        let unfinished = enter().await;
+        let receiving = unfinished.call(0).unwrap();
+        assert!(!clients.has_room());
+        assert_eq!(evicted(&unfinished), Some(Eviction::Full));
+        drop((receiving, unfinished));
+        let _last = enter().await.call(0).unwrap().now(Phase::Running);
         drop(call);
         calling.idle().await;
         assert!(!clients.has_room());
         assert_eq!(evicted(&calling), Some(Eviction::Full));
         let status = clients.status();
-        assert_eq!((status.connected, status.evicted), (3, 3));
+        assert_eq!((status.connected, status.evicted), (3, 5));
     }
 
     #[tokio::test]

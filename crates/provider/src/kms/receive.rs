@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Kms, Method,
-    clients::{Call, Client},
+    clients::{Call, Client, Phase},
     fault::Fault,
     generated::key_management_service_server::KeyManagementServiceServer,
 };
@@ -49,7 +49,9 @@ pub async fn answer(request: Request<Incoming>, kms: &Kms, client: &Client) -> R
     match timeout(RECEIVE, receive(body, call)).await {
         Ok(Ok((message, call))) => {
             let request = Request::from_parts(head, Full::new(message));
+            let call = call.now(Phase::Running);
             let answer = respond(request, kms).await;
+            let call = call.now(Phase::Sending);
             answer.map(|body| Held::new(body, Some(call)))
         }
         Ok(Err(Unreceived::Refused(fault))) => refused(fault),

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Kms,
-    clients::{Client, Clients, Eviction},
+    clients::{Client, Clients, Eviction, TAKE},
     receive::{self, Held},
     socket::{Connection, Socket, SocketError},
 };
@@ -38,7 +38,7 @@ const MAX_HEADER_BYTES: u32 = 16 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Pause when the kernel has no descriptor for us, instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// While all connections have calls, how often one is looked for that has none.
+/// While all connections have calls, how often one is looked for that may leave.
 const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the socket's file is looked at.
 const FILE_INTERVAL: Duration = Duration::from_secs(2);
@@ -176,9 +176,12 @@ impl Server<'_> {
                     return;
                 }
             }
+            // An answer is overdue when its connection is evicted.
+            let take = if evicted.is_some() { LINGER } else { TAKE };
             connection.as_mut().graceful_shutdown();
             let idle = async {
                 client.idle().await;
+                timeout(take, client.taken()).await.ok();
                 sleep(LINGER).await;
                 client.idle().await;
             };

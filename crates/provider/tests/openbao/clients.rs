@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{SendStream, client::SendRequest};
+use h2::{
+    SendStream,
+    client::{ResponseFuture, SendRequest},
+};
 use http::Request;
 use testkit::wait::wait_until;
 use tokio::task::{JoinHandle, JoinSet};
@@ -39,8 +42,9 @@ async fn speak(socket: &Path) -> (SendRequest<Bytes>, JoinHandle<()>) {
     (requests, end)
 }
 
-fn decrypt_request() -> Request<()> {
-    Request::post("http://localhost/v2.KeyManagementService/Decrypt")
+fn request(method: &str) -> Request<()> {
+    let uri = format!("http://localhost/v2.KeyManagementService/{method}");
+    Request::post(uri)
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(())
@@ -51,7 +55,7 @@ fn decrypt_request() -> Request<()> {
 async fn begin(requests: SendRequest<Bytes>) -> Result<SendStream<Bytes>, h2::Error> {
     const MESSAGE: usize = 60 << 10;
     let mut requests = requests.ready().await?;
-    let (_answer, mut body) = requests.send_request(decrypt_request(), false)?;
+    let (_answer, mut body) = requests.send_request(request("Decrypt"), false)?;
     let mut bytes = vec![b'x'; 5 + MESSAGE - 1];
     bytes[0] = 0;
     bytes[1..5].copy_from_slice(&u32::try_from(MESSAGE).unwrap().to_be_bytes());
@@ -175,6 +179,42 @@ async fn a_request_that_does_not_end_is_refused_and_counted() {
         provider.metric(refused).await == 1.0
     })
     .await;
+}
+
+/// A connection that makes a call and takes no byte of its answer.
+async fn take_nothing(socket: &Path) -> (ResponseFuture, JoinHandle<()>) {
+    let stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0);
+    let (requests, connection) = builder.handshake(stream).await.unwrap();
+    let end = tokio::spawn(async move { drop(connection.await) });
+    let mut requests = requests.ready().await.unwrap();
+    let (answer, mut body) = requests.send_request(request("Status"), false).unwrap();
+    let empty = Bytes::from_static(&[0; 5]);
+    body.send_data(empty, true).unwrap();
+    (answer, end)
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_keep_nobody_out_and_delay_no_stop() {
+    let node = Node::new(QUIET).await;
+    let provider = node.serve().await;
+    let socket = node.sockets.socket();
+    let mut untaken = Vec::new();
+    for _ in 0..256 {
+        untaken.push(take_nothing(&socket).await);
+    }
+    let answered = r#"grpc_requests_total{method="status",status="ok"}"#;
+    wait_until(SOON, "answers to all", async || {
+        provider.metric(answered).await >= 256.0
+    })
+    .await;
+    assert_eq!(soon(provider.status()).await.healthz, "ok");
+    let asked = Instant::now();
+    let stopped = provider.stop().await;
+    assert_eq!(stopped.code, Some(0), "{}", stopped.err);
+    // What calls under way may take.
+    assert!(asked.elapsed() < Duration::from_secs(15));
 }
 
 #[tokio::test]
