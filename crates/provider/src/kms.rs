@@ -299,9 +299,7 @@ impl Shared {
     }
 
     fn lookup(&self, key_id: &KeyId) -> Lookup {
-        self.view
-            .registry()
-            .map_or(Lookup::Unknown, |registry| registry.lookup(key_id))
+        self.view.lookup(key_id)
     }
 
     /// Runs one call to its end, whatever that is, and accounts for it. Status has an empty `uid`.

@@ -51,7 +51,7 @@ use crate::{
         readings::Readings,
     },
     view::{self, View, ViewReader},
-    watcher::{BootstrapError, Pace, Parts, Watcher, ledger::Ledger},
+    watcher::{BootstrapError, Pace, Parts, Watcher, calls::CallOutcomes, ledger::Ledger},
 };
 
 /// How long calls under way may take to finish once a stop is asked for.
@@ -153,7 +153,9 @@ pub async fn serve_on(
     let correlation = Arc::new(Correlation::begin(correlation, &*clock));
     // Dropped on every way out, which ends what it runs.
     let mut tasks = JoinSet::new();
-    let client = client(config, hooks::request_hook(&metrics, &correlation)).await?;
+    let calls = Arc::new(CallOutcomes::default());
+    let hook = calls.observed(hooks::request_hook(&metrics, &correlation));
+    let client = client(config, hook).await?;
     let (session, session_task) = connection::session(
         config,
         client.clone(),
@@ -200,6 +202,7 @@ pub async fn serve_on(
         ledger,
         clock,
         metrics: Arc::clone(&metrics),
+        calls,
     };
     let (mut watcher, discovery) = Watcher::new(parts, pace(config), loaded, publish);
     let mut stop = pin!(stop);

@@ -371,9 +371,9 @@ impl Metrics {
         self.note_success("state_save", "ok");
     }
 
-    /// A state could not be made durable: the disk may hold a part of it.
-    pub fn state_unsaved(&self) {
-        self.state_checkpoint_current.set(0);
+    /// Whether the disk takes changes of the state and holds the one in use.
+    pub fn state_current(&self, current: bool) {
+        self.state_checkpoint_current.set(i64::from(current));
     }
 
     /// A dead socket was removed.

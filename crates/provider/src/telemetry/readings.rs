@@ -74,11 +74,16 @@ impl Readings {
         let codes = reasons.iter().map(|reason| (Reason::code(*reason), 1));
         let help = "1 for every reason not to be ready";
         gauges.labelled("readiness_reason", help, "reason", codes)?;
-        let degraded = u64::from(view.persistence_degraded);
-        let help = "1 while an observation could not be saved";
+        let degraded = u64::from(view.persistence.is_some());
+        let help = "1 while the state on disk cannot be saved or is not the one in use";
         gauges.one("rotation_persistence_degraded", help, degraded)?;
-        let open = u64::from(view.breaker_open);
-        gauges.one("circuit_breaker_state", "1 while a probe backs off", open)
+        let faults = view.persistence.iter();
+        let faults = faults.map(|degraded| (degraded.fault.as_str(), 1));
+        let help = "1 for the cause of degraded persistence";
+        gauges.labelled("persistence_error", help, "error", faults)?;
+        let open = u64::from(view.breaker_open());
+        let help = "1 after three failed probes in a row, until a success";
+        gauges.one("circuit_breaker_state", help, open)
     }
 
     fn encode_key(&self, gauges: &mut Gauges<'_>) -> fmt::Result {

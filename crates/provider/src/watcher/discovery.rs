@@ -84,6 +84,11 @@ impl Limiter {
         (now.duration_since(*started) < self.interval).then_some(*result)
     }
 
+    /// A probe has read the metadata: an earlier failure is no answer any more.
+    pub fn recovered(&mut self) {
+        self.last = self.last.filter(|(_, result)| result.is_ok());
+    }
+
     /// A discovery that began at `started` has ended.
     pub fn ended(&mut self, started: Instant, result: Result<(), DiscoveryFailed>) {
         self.last = Some((started, result));
@@ -104,5 +109,12 @@ mod tests {
         assert_eq!(limiter.recent(Instant::now()), Some(Err(DiscoveryFailed)));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(limiter.recent(Instant::now()), None);
+
+        limiter.ended(Instant::now(), Err(DiscoveryFailed));
+        limiter.recovered();
+        assert_eq!(limiter.recent(Instant::now()), None);
+        limiter.ended(Instant::now(), Ok(()));
+        limiter.recovered();
+        assert_eq!(limiter.recent(Instant::now()), Some(Ok(())));
     }
 }

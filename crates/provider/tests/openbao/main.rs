@@ -17,6 +17,7 @@ mod corpus;
 mod correlation;
 mod crash;
 mod discovery;
+mod disk;
 mod doctor;
 mod drill;
 mod forms;
