@@ -33,6 +33,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{Config, GroupProblem, UnsupportedAuth},
     connection::{self, ConnectionError},
+    hardening::files::{FilesView, follow as follow_files},
     kms::{
         Kms,
         generated::key_management_service_server::KeyManagementServiceServer,
@@ -167,6 +168,8 @@ pub async fn serve_on(
     let rules = jwt.claims.clone();
     let (jwt_life, following) = follow(file.to_owned(), rules, config.status.probe_interval);
     tasks.spawn(following);
+    let (files, following) = follow_files(config, Arc::clone(&clock), config.status.probe_interval);
+    tasks.spawn(following);
     let transit = Transit::new(client, &config.key, config.openbao.timeout);
 
     if let Some(document) = state.committed() {
@@ -187,6 +190,7 @@ pub async fn serve_on(
         view: view.clone(),
         session: session.clone(),
         jwt_life,
+        files,
         metrics: Arc::clone(&metrics),
         socket: config.server.socket_path.clone(),
     };
@@ -324,6 +328,7 @@ struct Gauges {
     view: ViewReader,
     session: Session,
     jwt_life: JwtLife,
+    files: FilesView,
     metrics: Arc<Metrics>,
     socket: PathBuf,
 }
@@ -337,6 +342,7 @@ impl Gauges {
             // This build has no login with a certificate.
             certificate_ttl: Duration::ZERO,
             socket: mark(&self.socket),
+            files: self.files.latest(),
         };
         Answer {
             status: StatusCode::OK,

@@ -15,7 +15,7 @@ use prometheus_client::{
     metrics::{MetricType, gauge::ConstGauge},
 };
 
-use crate::view::Snapshot;
+use crate::{hardening::files::FileView, view::Snapshot};
 
 /// The values of one scrape.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Readings {
     pub certificate_ttl: Duration,
     /// Name of the socket among those of all machines; `None` before it is bound.
     pub socket: Option<TextHash>,
+    /// The files that are read again while this runs.
+    pub files: Vec<FileView>,
 }
 
 const ROTATION_STATES: [RotationState; 3] = [
@@ -52,6 +54,10 @@ impl Collector for Readings {
         let help = "Tells this process from every other one";
         let socket = self.socket.iter().map(|socket| (socket.as_str(), 1));
         gauges.labelled("socket_info", help, "hash", socket)?;
+        let unreadable = self.files.iter().filter(|file| file.fault.is_some());
+        let unreadable = unreadable.map(|file| (file.setting, 1));
+        let help = "1 for every file that this process cannot open now";
+        gauges.labelled("file_unreadable", help, "setting", unreadable)?;
         let ttl = self.certificate_ttl.as_secs_f64();
         gauges.one("certificate_ttl_seconds", "Remaining certificate life", ttl)
     }

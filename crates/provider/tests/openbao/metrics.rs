@@ -96,10 +96,12 @@ async fn a_scrape_holds_what_the_documentation_lists_and_nothing_else() {
     relay.set(Line::Cut);
     let aside = node.state_dir().with_extension("aside");
     rustix::fs::rename(node.state_dir(), aside).unwrap();
+    std::fs::remove_file(node.tenant.jwt_file()).unwrap();
     wait_until(SOON, "what shows in need alone", async || {
         now(&provider, "jwt_ttl_seconds").await
             && now(&provider, "readiness_reason{").await
             && now(&provider, "persistence_error{").await
+            && now(&provider, "file_unreadable{").await
     })
     .await;
     let metrics = provider.metrics().await;
