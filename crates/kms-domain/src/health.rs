@@ -87,7 +87,7 @@ pub enum MetadataFailure {
     StatePublishFailed,
     /// Transit refuses to encrypt with the active version.
     EncryptionBlocked,
-    /// The probe was skipped after repeated failures.
+    /// Three probes in a row or more could not call OpenBao.
     CircuitBreakerOpen,
     /// Anything else.
     ProbeFailed,
@@ -100,7 +100,7 @@ pub enum DeepFailure {
     Failed,
     /// An answer of impossible size or version.
     Invalid,
-    /// The probe was skipped after repeated failures.
+    /// Three probes in a row or more could not call OpenBao.
     CircuitBreakerOpen,
 }
 
@@ -135,7 +135,7 @@ pub enum Reason {
     DeepProbeFailed,
     /// See [`DeepFailure::Invalid`].
     DeepProbeInvalid,
-    /// Either probe is being skipped.
+    /// Three probes of a kind in a row or more could not call OpenBao.
     CircuitBreakerOpen,
     /// See [`MetadataFailure::ProbeFailed`].
     ProbeFailed,

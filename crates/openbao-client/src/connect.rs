@@ -1,118 +1,170 @@
-//! TLS connections to the one endpoint, with errors that keep their type.
+//! New TLS connections to one host: name lookup, TCP, handshake, with errors that keep their type.
 
 use std::{
-    future::Future,
     io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::Uri;
-use http_body_util::Full;
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, MaybeHttpsStream};
-use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{
-            HttpConnector,
-            dns::{GaiAddrs, GaiResolver, Name},
-        },
-    },
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+use rustix::net::sockopt;
+use rustls::{ClientConfig, crypto::aws_lc_rs, pki_types};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    sync::watch,
+    time::timeout,
 };
-use rustls::{ClientConfig, crypto::aws_lc_rs};
-use tokio::net::TcpStream;
-use tower_service::Service;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::endpoint::{Roots, ServerName};
+use crate::endpoint::{Address, Roots, ServerName};
 
-/// Name lookup, TCP and TLS together. A request has its own, usually shorter deadline; this one
-/// ends attempts which the pool goes on with after their request found another connection.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// In use and idle together, but for those that are being opened or closed. Each costs a handshake
-/// and some 60 KiB; more of them make OpenBao hardly faster.
-pub(crate) const CONNECTIONS: usize = 16;
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// TCP and TLS to one peer. A request has its own, usually shorter deadline.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Sent bytes that stay unacknowledged for longer break the connection, at the longest
+/// `openbao.timeout` that kube-apiserver's 3 s leave room for.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(3);
+/// A silent connection is examined after this, and again this often.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_COUNT: u32 = 3;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Pending<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-pub(crate) type Pool = Client<Connector, Full<Bytes>>;
-
-/// A pool of HTTP/1.1 connections; none is opened yet.
-///
-/// A request that finds its kept connection closed before a byte of it was written goes out on a
-/// fresh one. That is the only repetition: no request reaches the server twice.
-pub(crate) fn pool(roots: Roots, server_name: &ServerName) -> Result<Pool, rustls::Error> {
-    let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+/// The TLS settings of a client that trusts these roots alone.
+pub(crate) fn tls(roots: Roots) -> Result<TlsConnector, rustls::Error> {
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_root_certificates(roots.into_store())
         .with_no_client_auth();
-    let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_keepalive(Some(TCP_KEEPALIVE));
-    let https = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_only()
-        .with_server_name_resolver(FixedServerNameResolver::new(server_name.to_rustls()))
-        .enable_http1()
-        .wrap_connector(tcp);
-    Ok(Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(CONNECTIONS)
-        .build(Connector(https)))
+    Ok(Arc::new(config).into())
 }
 
-/// Opens a connection within [`SETUP_TIMEOUT`].
-#[derive(Clone)]
-pub(crate) struct Connector(HttpsConnector<HttpConnector<Resolver>>);
-
-impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
-    type Error = BoxError;
-    type Future = Pending<Self::Response, Self::Error>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = self.0.call(uri);
-        Box::pin(async move {
-            match tokio::time::timeout(SETUP_TIMEOUT, connecting).await {
-                Ok(connected) => connected,
-                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-            }
-        })
-    }
-}
-
-/// The system's resolver, asked on a blocking thread.
-#[derive(Clone)]
-pub(crate) struct Resolver(GaiResolver);
-
-/// Name lookup failed; hyper-util's own error does not say so by type.
-#[derive(Debug, thiserror::Error)]
+/// The name lookup brought no address.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("name lookup failed")]
-pub(crate) struct LookupFailed(#[source] io::Error);
+pub(crate) struct LookupFailed;
 
-impl Service<Name> for Resolver {
-    type Response = GaiAddrs;
-    type Error = LookupFailed;
-    type Future = Pending<Self::Response, Self::Error>;
+type Found = Result<Vec<SocketAddr>, LookupFailed>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx).map_err(LookupFailed)
+/// One host, by address or by name.
+pub(crate) struct Host {
+    ip: Option<IpAddr>,
+    name: String,
+    port: u16,
+    server_name: pki_types::ServerName<'static>,
+    /// The lookup under way.
+    lookup: Mutex<Option<watch::Receiver<Option<Found>>>>,
+}
+
+impl Host {
+    pub(crate) fn new(address: &Address, server_name: &ServerName) -> Self {
+        Self {
+            ip: address.ip(),
+            name: address.host().to_owned(),
+            port: address.port(),
+            server_name: server_name.to_rustls(),
+            lookup: Mutex::default(),
+        }
     }
 
-    fn call(&mut self, name: Name) -> Self::Future {
-        let lookup = self.0.call(name);
-        Box::pin(async move { lookup.await.map_err(LookupFailed) })
+    /// Every address of the host at this moment, at least one. Requests that need an answer at
+    /// the same time share one lookup, so that a resolver that hangs holds one thread.
+    pub(crate) async fn peers(&self) -> Found {
+        if let Some(ip) = self.ip {
+            return Ok(vec![SocketAddr::new(ip, self.port)]);
+        }
+        let mut lookup = self.lookup();
+        match lookup.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(found)) => found.clone(),
+            Ok(None) | Err(_) => Err(LookupFailed),
+        }
+    }
+
+    fn lookup(&self) -> watch::Receiver<Option<Found>> {
+        let mut slot = self.lookup.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lookup) = &*slot
+            && lookup.borrow().is_none()
+            && lookup.has_changed().is_ok()
+        {
+            return lookup.clone();
+        }
+        let (found, lookup) = watch::channel(None);
+        let (name, port) = (self.name.clone(), self.port);
+        tokio::spawn(async move {
+            let peers = lookup_host((name, port)).await;
+            let peers: Vec<_> = peers.map(Iterator::collect).unwrap_or_default();
+            found.send_replace(Some(if peers.is_empty() {
+                Err(LookupFailed)
+            } else {
+                Ok(peers)
+            }));
+        });
+        *slot = Some(lookup.clone());
+        lookup
+    }
+
+    /// A TLS connection to one peer of this host.
+    pub(crate) async fn connect(
+        &self,
+        peer: SocketAddr,
+        tls: TlsConnector,
+    ) -> Result<TlsStream<TcpStream>, io::Error> {
+        let connecting = async {
+            let tcp = TcpStream::connect(peer).await?;
+            watch_over(&tcp)?;
+            tls.connect(self.server_name.clone(), tcp).await
+        };
+        timeout(SETUP_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// Lets the kernel find a peer that vanished without a FIN.
+fn watch_over(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let unacknowledged = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(tcp, unacknowledged)?;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(tcp, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(tcp, KEEPALIVE_COUNT)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_looks_for_a_peer_that_vanished() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        watch_over(&tcp).unwrap();
+        assert_eq!(sockopt::tcp_user_timeout(&tcp).unwrap(), 3000);
+        assert!(sockopt::socket_keepalive(&tcp).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&tcp).unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(sockopt::tcp_keepintvl(&tcp).unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(sockopt::tcp_keepcnt(&tcp).unwrap(), KEEPALIVE_COUNT);
+    }
+
+    #[tokio::test]
+    async fn requests_at_the_same_time_share_a_lookup_and_later_ones_look_again() {
+        let address = Address::parse("https://localhost:8200").unwrap();
+        let host = Host::new(&address, &ServerName::parse("localhost").unwrap());
+        let (first, second) = (host.lookup(), host.lookup());
+        assert!(first.same_channel(&second));
+        assert!(
+            host.peers()
+                .await
+                .unwrap()
+                .iter()
+                .all(|peer| peer.port() == 8200)
+        );
+        assert!(!host.lookup().same_channel(&first));
     }
 }

@@ -52,6 +52,29 @@ pub enum CredentialFileProblem {
         /// The largest size in bytes.
         limit: usize,
     },
+    /// A reading takes longer than its limit, as on a mount whose server is gone.
+    #[error("the file system below it does not answer; check its mount")]
+    Hangs,
+}
+
+impl CredentialFileProblem {
+    /// The bounded word for logs.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::AbsolutePathRequired => "file_path_relative",
+            Self::Missing => "file_missing",
+            Self::Unreadable(Errno::ACCESS | Errno::PERM) => "file_not_permitted",
+            Self::Unreadable(Errno::MFILE | Errno::NFILE) => "no_descriptors",
+            Self::Unreadable(_) => "file_unreadable",
+            Self::Symlink => "file_symlink",
+            Self::NotRegular => "file_not_regular",
+            Self::UnsafePermissions { .. } => "file_mode",
+            Self::Changed => "file_changed",
+            Self::TooLarge { .. } => "file_too_large",
+            Self::Hangs => "file_hangs",
+        }
+    }
 }
 
 /// Reads the whole file. Blocks, so keep it off the runtime's thread.

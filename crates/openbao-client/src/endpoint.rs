@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use http::{Uri, uri::Authority};
+use http::{HeaderValue, Uri, uri::Authority};
 use kms_domain::scope::Namespace;
 use rustls::{RootCertStore, pki_types::CertificateDer};
 use rustls_pki_types::pem::PemObject;
@@ -18,6 +18,15 @@ pub struct Endpoint {
     pub roots: Roots,
     /// Sent with every request; `None` is the root namespace.
     pub namespace: Option<Namespace>,
+}
+
+/// Another address of the same OpenBao cluster, reached with the same roots and namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failover {
+    /// Where to connect.
+    pub address: Address,
+    /// The name asked for in the handshake and required of the certificate.
+    pub server_name: ServerName,
 }
 
 /// An `https` address: host, optional port, optional path prefix.
@@ -108,8 +117,7 @@ impl Address {
     /// The host, when it is an address; otherwise it has to be looked up.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
-        let host = self.authority.host();
-        host.trim_matches(['[', ']']).parse().ok()
+        self.host().parse().ok()
     }
 
     /// The port to connect to.
@@ -118,8 +126,30 @@ impl Address {
         self.authority.port_u16().unwrap_or(443)
     }
 
-    /// The URL of an API path, which is percent-encoded here.
-    pub(crate) fn url(&self, path: &str) -> Result<Uri, http::Error> {
+    /// Whether both lead to the same place, without a name lookup.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let same_host = match (self.ip(), other.ip()) {
+            (Some(a), Some(b)) => a.to_canonical() == b.to_canonical(),
+            _ => self.host().eq_ignore_ascii_case(other.host()),
+        };
+        same_host && self.port() == other.port() && self.prefix == other.prefix
+    }
+
+    /// Without brackets around an IPv6 address.
+    pub(crate) fn host(&self) -> &str {
+        self.authority.host().trim_matches(['[', ']'])
+    }
+
+    /// Host and port as the server is told.
+    pub(crate) fn host_header(&self) -> HeaderValue {
+        // An authority holds visible ASCII characters alone.
+        HeaderValue::from_str(self.authority.as_str())
+            .unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+
+    /// Path and query of a request for an API path, which is percent-encoded here.
+    pub(crate) fn target(&self, path: &str) -> Result<Uri, http::Error> {
         let mut target = format!("{}/v1/", self.prefix);
         for byte in path.bytes() {
             if byte.is_ascii_alphanumeric() || b"-._~/!$&'()*+,;=:@".contains(&byte) {
@@ -128,11 +158,7 @@ impl Address {
                 target.push_str(&format!("%{byte:02X}"));
             }
         }
-        Uri::builder()
-            .scheme("https")
-            .authority(self.authority.clone())
-            .path_and_query(target)
-            .build()
+        Uri::builder().path_and_query(target).build()
     }
 }
 
@@ -171,6 +197,14 @@ impl ServerName {
 #[derive(Debug, Clone)]
 pub struct Roots(RootCertStore);
 
+impl PartialEq for Roots {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.roots == other.0.roots
+    }
+}
+
+impl Eq for Roots {}
+
 /// Why bytes cannot be a set of roots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RootsProblem {
@@ -207,6 +241,13 @@ impl Roots {
         Ok(Self(store))
     }
 
+    /// How many there are; at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn into_store(self) -> RootCertStore {
         self.0
     }
@@ -218,26 +259,30 @@ mod tests {
 
     #[test]
     fn an_address_keeps_host_port_and_prefix() {
-        for (text, shown, url) in [
+        for (text, shown, host, target) in [
             (
                 "https://bao.example:8200",
                 "https://bao.example:8200",
-                "https://bao.example:8200/v1/transit/keys/k",
+                "bao.example:8200",
+                "/v1/transit/keys/k",
             ),
             (
                 "HTTPS://bao.example/",
                 "https://bao.example",
-                "https://bao.example/v1/transit/keys/k",
+                "bao.example",
+                "/v1/transit/keys/k",
             ),
             (
                 "https://[::1]:8200/proxy/bao/",
                 "https://[::1]:8200/proxy/bao",
-                "https://[::1]:8200/proxy/bao/v1/transit/keys/k",
+                "[::1]:8200",
+                "/proxy/bao/v1/transit/keys/k",
             ),
         ] {
             let address = Address::parse(text).unwrap();
             assert_eq!(address.to_string(), shown);
-            assert_eq!(address.url("transit/keys/k").unwrap().to_string(), url);
+            assert_eq!(address.host_header(), host);
+            assert_eq!(address.target("transit/keys/k").unwrap(), target);
         }
     }
 
@@ -251,6 +296,20 @@ mod tests {
             let address = Address::parse(text).unwrap();
             let ip = ip.map(|ip| ip.parse().unwrap());
             assert_eq!((address.ip(), address.port()), (ip, port), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_place_has_several_spellings() {
+        let address = |text| Address::parse(text).unwrap();
+        for (a, b, same) in [
+            ("https://bao", "https://BAO:443/", true),
+            ("https://bao", "https://bao:8200", false),
+            ("https://bao/a", "https://bao/b", false),
+            ("https://[::ffff:10.0.0.1]", "https://10.0.0.1", true),
+            ("https://10.0.0.1", "https://bao", false),
+        ] {
+            assert_eq!(address(a).is_same_place(&address(b)), same, "{a} {b}");
         }
     }
 
@@ -280,7 +339,7 @@ mod tests {
     #[test]
     fn a_path_cannot_leave_its_place_in_the_url() {
         let address = Address::parse("https://bao").unwrap();
-        let url = address.url("mount <1>?a#b%2f\"ä/keys").unwrap();
+        let url = address.target("mount <1>?a#b%2f\"ä/keys").unwrap();
         assert_eq!(url.path(), "/v1/mount%20%3C1%3E%3Fa%23b%252f%22%C3%A4/keys");
         assert_eq!(url.query(), None);
     }

@@ -6,6 +6,7 @@
 use std::{error::Error, fmt, io};
 
 use http::StatusCode;
+use rustix::io::Errno;
 
 use crate::{
     connect::LookupFailed,
@@ -30,9 +31,9 @@ pub enum FailureClass {
     VersionBelowMinimum,
     /// Any other 400 of OpenBao.
     InvalidRequest,
-    /// 401 of OpenBao.
+    /// OpenBao rejects the token itself: it is revoked, expired or unknown.
     Unauthenticated,
-    /// 403 of OpenBao: a token that is revoked or expired, or a policy that does not allow the request.
+    /// Any other 403 of OpenBao: the policy does not allow the request. Says nothing against the token.
     PermissionDenied,
     /// 404 of OpenBao.
     NotFound,
@@ -85,6 +86,21 @@ impl FailureClass {
         }
     }
 
+    fn condemns_peer(self) -> bool {
+        matches!(
+            self,
+            Self::Sealed
+                | Self::Unavailable
+                | Self::NotOpenBao
+                | Self::TlsFailed
+                | Self::DnsFailed
+                | Self::ConnectionFailed
+                | Self::InvalidAnswer
+                | Self::Timeout
+                | Self::Unknown
+        )
+    }
+
     fn sentence(self) -> &'static str {
         match self {
             Self::Sealed => "OpenBao is sealed",
@@ -97,9 +113,7 @@ impl FailureClass {
             }
             Self::InvalidRequest => "OpenBao refused the request as invalid",
             Self::Unauthenticated => "OpenBao did not accept the token",
-            Self::PermissionDenied => {
-                "the token is not valid any more or its policy does not allow it"
-            }
+            Self::PermissionDenied => "the policy of the token does not allow it",
             Self::NotFound => "the path does not exist",
             Self::RateLimited => "OpenBao limits the rate of requests",
             Self::Unavailable => "OpenBao is not available",
@@ -114,6 +128,7 @@ impl FailureClass {
     }
 }
 
+const LAGS: &str = "a standby that lags behind the active server answered";
 const NOT_OPENBAO: &str = "the response is not from OpenBao";
 
 /// A request that brought no usable answer.
@@ -146,6 +161,21 @@ impl Failure {
         }
     }
 
+    /// A read-enabled standby knows less of the key than the active server.
+    pub(crate) fn lagging(operation: Operation) -> Self {
+        Self::new(operation, FailureClass::Unavailable).detail(LAGS)
+    }
+
+    /// Whether another server may know better, though this one works.
+    pub(crate) fn is_lagging(&self) -> bool {
+        self.detail == Some(LAGS)
+    }
+
+    /// Whether it lies with the peer or the connection, so that another one is worth a try.
+    pub(crate) fn condemns_peer(&self) -> bool {
+        self.class.condemns_peer() && !self.is_lagging()
+    }
+
     pub(crate) fn detail(mut self, detail: &'static str) -> Self {
         self.detail = Some(detail);
         self
@@ -167,7 +197,16 @@ impl Failure {
         status: StatusCode,
         errors: Vec<String>,
     ) -> Self {
-        let mut failure = Self::new(operation, class_of(status, &errors)).status(status);
+        let class = match class_of(status, &errors) {
+            FailureClass::PermissionDenied
+                if operation != Operation::JwtLogin
+                    && errors.iter().any(|it| token_invalid(it)) =>
+            {
+                FailureClass::Unauthenticated
+            }
+            class => class,
+        };
+        let mut failure = Self::new(operation, class).status(status);
         if operation == Operation::Admin {
             failure.server_errors = ServerErrors::bounded(errors);
         }
@@ -248,13 +287,11 @@ impl Failure {
         self.status
     }
 
-    /// Whether the token itself may be at fault, so that another one is worth a try.
+    /// Whether OpenBao says that the token itself is not valid: every call with it fails. A policy
+    /// that denies one request does not count.
     #[must_use]
     pub fn rejects_token(&self) -> bool {
-        matches!(
-            self.class,
-            FailureClass::Unauthenticated | FailureClass::PermissionDenied
-        )
+        self.class == FailureClass::Unauthenticated
     }
 
     /// What the server said, kept for [`Operation::Admin`] alone: at most 8 texts of at most 512
@@ -349,6 +386,13 @@ const TEXTS: &[(StatusCode, &str, FailureClass)] = &[
     ),
 ];
 
+/// Whether the text of a 403 is about the token. A policy's denial wraps the same words in a list:
+/// `1 error occurred:\n\t* permission denied\n\n`.
+fn token_invalid(error: &str) -> bool {
+    let error = error.trim().to_lowercase();
+    error == "permission denied" || error.contains("invalid token")
+}
+
 fn class_of(status: StatusCode, errors: &[String]) -> FailureClass {
     let said = |text: &str| {
         errors
@@ -372,7 +416,10 @@ fn class_of(status: StatusCode, errors: &[String]) -> FailureClass {
     }
 }
 
-fn transport_class(error: &(dyn Error + 'static)) -> (FailureClass, Option<&'static str>) {
+/// The class of an error of the connection, by the types in its chain of causes.
+pub(crate) fn transport_class(
+    error: &(dyn Error + 'static),
+) -> (FailureClass, Option<&'static str>) {
     let mut socket = None;
     let mut next = Some(error);
     while let Some(error) = next {
@@ -384,7 +431,7 @@ fn transport_class(error: &(dyn Error + 'static)) -> (FailureClass, Option<&'sta
         }
         // The source of an I/O error leaves out the error that it wraps.
         let wrapped = error.downcast_ref::<io::Error>().and_then(|error| {
-            socket = Some(error.kind());
+            socket = Some(socket_detail(error));
             error.get_ref()
         });
         next = match wrapped {
@@ -393,7 +440,7 @@ fn transport_class(error: &(dyn Error + 'static)) -> (FailureClass, Option<&'sta
         };
     }
     match socket {
-        Some(kind) => (FailureClass::ConnectionFailed, socket_detail(kind)),
+        Some(detail) => (FailureClass::ConnectionFailed, detail),
         None => (
             FailureClass::Unavailable,
             Some("the answer broke off or is not HTTP"),
@@ -426,8 +473,19 @@ fn tls_detail(error: &rustls::Error) -> &'static str {
     }
 }
 
-fn socket_detail(kind: io::ErrorKind) -> Option<&'static str> {
-    match kind {
+/// Whether this process lacks something, which tells nothing about the peer.
+pub(crate) fn is_own_fault(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    errno.is_some_and(|errno| {
+        [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS].contains(&errno)
+    })
+}
+
+fn socket_detail(error: &io::Error) -> Option<&'static str> {
+    if is_own_fault(error) {
+        return Some("no file descriptor or memory is left on this node");
+    }
+    match error.kind() {
         io::ErrorKind::ConnectionRefused => Some("refused"),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Some("reset by the peer"),
         io::ErrorKind::UnexpectedEof => Some("closed by the peer"),
@@ -440,6 +498,21 @@ fn socket_detail(kind: io::ErrorKind) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_without_descriptors_does_not_accuse_the_peer() {
+        for (errno, own) in [
+            (Errno::MFILE, true),
+            (Errno::NOBUFS, true),
+            (Errno::CONNREFUSED, false),
+        ] {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            assert_eq!(is_own_fault(&error), own, "{errno}");
+            let (class, detail) = transport_class(&error);
+            assert_eq!(class, FailureClass::ConnectionFailed);
+            assert_eq!(detail.is_some_and(|it| it.contains("descriptor")), own);
+        }
+    }
 
     fn class(status: u16, errors: &[&str]) -> FailureClass {
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -477,6 +550,24 @@ mod tests {
             class(403, &["encryption key not found"]),
             FailureClass::PermissionDenied
         );
+    }
+
+    #[test]
+    fn a_dead_token_is_told_from_a_policy_that_denies() {
+        let class = |operation, text: &str| {
+            let forbidden = StatusCode::FORBIDDEN;
+            Failure::from_answer(operation, forbidden, vec![text.to_owned()]).class()
+        };
+        let (call, login) = (Operation::TransitDecrypt, Operation::JwtLogin);
+        let policy = "1 error occurred:\n\t* permission denied\n\n";
+        let token = "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n";
+        assert_eq!(class(call, policy), FailureClass::PermissionDenied);
+        for text in ["permission denied", "Permission denied\n", token] {
+            assert_eq!(class(call, text), FailureClass::Unauthenticated, "{text:?}");
+            // A login has no token that could be at fault.
+            assert_eq!(class(login, text), FailureClass::PermissionDenied);
+        }
+        assert_eq!(class(call, ""), FailureClass::PermissionDenied);
     }
 
     #[test]

@@ -1,13 +1,17 @@
-//! OpenBao over HTTPS: one classified request at a time, Transit, logins.
+//! OpenBao over HTTPS: classified requests, Transit, logins.
 //!
-//! The crate opens TLS connections to one configured server, trusts one configured set of roots,
-//! follows no redirect, reads no proxy variable and repeats no request that reached the server.
+//! The crate opens TLS connections to the configured addresses of one cluster, trusts one configured
+//! set of roots, follows no redirect and reads no proxy variable. It repeats a request only when a
+//! second execution does no harm: once when the connection broke before the answer began, and at
+//! another address when one could not do the work.
 //! Tokens, JWTs and plaintext live in wiping storage and never enter an error. Copies made inside
 //! hyper, rustls and the allocator lie outside its reach.
 
 mod connect;
+mod pool;
 mod responder;
 
+pub mod addresses;
 pub mod client;
 pub mod credential_file;
 pub mod endpoint;
@@ -18,6 +22,8 @@ pub mod request;
 pub mod seal_status;
 pub mod token;
 pub mod transit;
+pub mod turns;
+pub mod view;
 
 #[cfg(test)]
 mod tests {

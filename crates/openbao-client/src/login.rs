@@ -144,6 +144,16 @@ impl LoginFailure {
         }
     }
 
+    /// The bounded word that tells the causes of one outcome apart.
+    #[must_use]
+    pub fn detail(&self) -> &'static str {
+        match self {
+            Self::JwtFile(problem) => problem.code(),
+            Self::Jwt(problem) => problem.code(),
+            Self::OpenBao(failure) => failure.class().label(),
+        }
+    }
+
     /// The life that the credential has left, where that is why it was not used.
     #[must_use]
     pub fn credential_remaining(&self) -> Option<Duration> {

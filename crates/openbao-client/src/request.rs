@@ -11,7 +11,7 @@ use http::Method;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::{failure::FailureClass, token::Token};
+use crate::{failure::FailureClass, token::Token, turns::Purpose};
 
 const ERROR_BODY_LIMIT: usize = 64 << 10;
 
@@ -38,6 +38,8 @@ pub enum Operation {
     SealStatus,
     /// Ask which server of the cluster is active; needs no token.
     Leader,
+    /// Ask for the part of a server in its cluster; needs no token. Of several addresses only.
+    Health,
     /// Set up a server: the lab mode and tests only, never a running provider.
     Admin,
 }
@@ -57,8 +59,30 @@ impl Operation {
             Self::CapabilitiesSelf => "capabilities_self",
             Self::SealStatus => "seal_status",
             Self::Leader => "leader",
+            Self::Health => "health",
             Self::Admin => "admin",
         }
+    }
+
+    /// The purpose of such a request, unless it is made for another.
+    fn purpose(self) -> Purpose {
+        match self {
+            Self::TransitEncrypt | Self::Admin => Purpose::Encrypt,
+            Self::TransitDecrypt | Self::TransitBatchDecrypt => Purpose::Decrypt,
+            Self::TransitMetadataRead
+            | Self::TransitDisableUpsertRead
+            | Self::CapabilitiesSelf
+            | Self::SealStatus
+            | Self::Leader
+            | Self::Health => Purpose::Probe,
+            Self::JwtLogin | Self::TokenRenewSelf => Purpose::Login,
+        }
+    }
+
+    /// Whether a second one does no harm when OpenBao may have done the first. An encryption names
+    /// its version, and a token of a login that got lost expires.
+    pub(crate) fn may_be_repeated(self) -> bool {
+        self != Self::Admin
     }
 
     /// The largest answer accepted, in bytes. A key with very many versions has long metadata.
@@ -72,7 +96,8 @@ impl Operation {
             | Self::TransitDecrypt
             | Self::CapabilitiesSelf
             | Self::SealStatus
-            | Self::Leader => 256 << 10,
+            | Self::Leader
+            | Self::Health => 256 << 10,
         }
     }
 
@@ -95,6 +120,7 @@ impl fmt::Display for Operation {
 /// A request to an API path below `/v1/`.
 pub struct Request<'a> {
     pub(crate) operation: Operation,
+    pub(crate) purpose: Purpose,
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) token: Option<&'a Token>,
@@ -109,6 +135,7 @@ impl<'a> Request<'a> {
     pub fn new(operation: Operation, method: Method, path: impl Into<String>) -> Self {
         Self {
             operation,
+            purpose: operation.purpose(),
             method,
             path: path.into(),
             token: None,
@@ -126,6 +153,13 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn post(operation: Operation, path: impl Into<String>) -> Self {
         Self::new(operation, Method::POST, path)
+    }
+
+    /// Made for this purpose.
+    #[must_use]
+    pub fn purpose(mut self, purpose: Purpose) -> Self {
+        self.purpose = purpose;
+        self
     }
 
     /// Sends the token along.
@@ -216,7 +250,8 @@ pub struct RequestEvent {
     pub operation: Operation,
     /// How it ended.
     pub outcome: Outcome,
-    /// From the first step, connecting included, to the parsed answer.
+    /// From the first step, waiting for a turn and connecting included, to the parsed answer; of a
+    /// repetition from the failure before it.
     pub duration: Duration,
     /// OpenBao's name of the request, when the answer had a usable one.
     pub request_id: Option<RequestId>,
@@ -224,7 +259,7 @@ pub struct RequestEvent {
     pub date: Option<SystemTime>,
 }
 
-/// Told of every HTTP request exactly once. Must return quickly.
+/// Told of every HTTP request exactly once, of a repetition separately. Must return quickly.
 pub type RequestHook = Arc<dyn Fn(&RequestEvent) + Send + Sync>;
 
 #[cfg(test)]

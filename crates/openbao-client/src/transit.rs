@@ -19,22 +19,24 @@ use zeroize::Zeroizing;
 
 use crate::{
     client::{Answer, Client},
-    failure::Failure,
+    failure::{Failure, FailureClass},
     request::{Operation, Request},
     token::Token,
+    turns::Purpose,
 };
 
 /// Items of one batch. OpenBao takes no more than 249: its limit on strings in a request, 1,000 as
 /// shipped, counts names too.
 pub const MAX_BATCH: usize = 128;
 
-/// One Transit key, and how long a call may take. Nothing is repeated here.
+/// One Transit key, and how long a call may take.
 #[derive(Clone)]
 pub struct Transit {
     client: Client,
     mount: String,
     key: String,
     timeout: Duration,
+    purpose: Option<Purpose>,
 }
 
 /// What Transit made of a plaintext.
@@ -66,6 +68,16 @@ impl Transit {
             mount: path.mount_path.to_string(),
             key: path.key_name.to_string(),
             timeout,
+            purpose: None,
+        }
+    }
+
+    /// The same key for probes, whose requests do not wait for those of calls.
+    #[must_use]
+    pub fn for_probes(&self) -> Self {
+        Self {
+            purpose: Some(Purpose::Probe),
+            ..self.clone()
         }
     }
 
@@ -234,7 +246,15 @@ impl Transit {
                 (_, Some(text)) => plaintext(answer, text),
                 (_, None) => Err(answer.invalid("it holds neither plaintext nor error")),
             };
-            Ok(outputs.into_iter().map(result).collect())
+            let results: Vec<_> = outputs.into_iter().map(result).collect();
+            let too_new = |result: &Result<Plaintext, Failure>| {
+                let failure = result.as_ref().err();
+                failure.is_some_and(|failure| failure.class() == FailureClass::VersionTooNew)
+            };
+            if !answer.is_from_active() && results.iter().any(too_new) {
+                return Err(answer.lags());
+            }
+            Ok(results)
         })
         .await
     }
@@ -246,8 +266,25 @@ impl Transit {
     /// no such key.
     pub async fn key_metadata(&self, token: &Token) -> Result<KeyMetadata, Failure> {
         let request = Request::get(Operation::TransitMetadataRead, self.path("keys"));
-        self.send(request.token(token), |answer| answer.data())
-            .await
+        self.send(request.token(token), |answer| {
+            let metadata: KeyMetadata = answer.data()?;
+            if self.client.is_current(answer, metadata.latest_version) {
+                Ok(metadata)
+            } else {
+                Err(answer.lags())
+            }
+        })
+        .await
+    }
+
+    /// As of [`Client::confirm_cluster`].
+    pub fn confirm_cluster(&self) {
+        self.client.confirm_cluster();
+    }
+
+    /// As of [`Client::refuse_cluster`].
+    pub fn refuse_cluster(&self) {
+        self.client.refuse_cluster();
     }
 
     /// Whether the mount refuses to make a key that an encryption names. If not said, it does not.
@@ -299,9 +336,12 @@ impl Transit {
 
     async fn send<T>(
         &self,
-        request: Request<'_>,
-        read: impl FnOnce(&Answer) -> Result<T, Failure>,
+        mut request: Request<'_>,
+        mut read: impl FnMut(&Answer) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        if let Some(purpose) = self.purpose {
+            request = request.purpose(purpose);
+        }
         self.client
             .send_and_read(request, self.timeout, |answer| read(&answer))
             .await

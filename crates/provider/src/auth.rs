@@ -1,8 +1,11 @@
-//! The OpenBao token: got, kept alive, replaced when refused, and lent to every call.
+//! The OpenBao token: got, kept alive, replaced when rejected, and lent to every call.
 //!
 //! One task makes all logins and renewals, one at a time; [`Session`] lends the token it has and
 //! asks the task for another. There is no timer: the background probes ask often enough. Tokens
 //! live in memory alone.
+//!
+//! A token stays in use until a login has granted another, or OpenBao has rejected that token as
+//! invalid. Its age only decides when to ask for another: a clock that jumps ends no token.
 
 mod lease;
 mod pause;
@@ -22,15 +25,19 @@ use openbao_client::{
 };
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
-pub use self::state::{AuthState, AuthStatus};
+pub use self::state::{AuthState, AuthStatus, PastFailure};
 use self::{
     lease::{LiveToken, Moment},
-    state::{Rejected, State, Wanted},
+    pause::Cause,
+    state::{State, Wanted},
 };
 use crate::clock::Clock;
+
+/// Tokens that one call tries: its deadline may allow for a second revocation.
+const TOKENS_OF_A_CALL: usize = 3;
 
 /// The times of the token's life.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +98,9 @@ pub enum AuthFailure {
     /// The attempt took too long.
     #[error("no token within auth.loginTimeout")]
     Timeout,
+    /// OpenBao rejected a fresh token, as it did the one before.
+    #[error("OpenBao rejects the tokens that it grants")]
+    Rejected,
     /// Nobody makes logins any more.
     #[error("the provider is stopping")]
     Stopped,
@@ -103,8 +113,53 @@ impl AuthFailure {
         match self {
             Self::Login(failure) => failure.outcome(),
             Self::Renewal(failure) => LoginOutcome::of_class(failure.class()),
-            Self::ShortLease { .. } => LoginOutcome::AuthFailed,
+            Self::ShortLease { .. } | Self::Rejected => LoginOutcome::AuthFailed,
             Self::Timeout | Self::Stopped => LoginOutcome::Error,
+        }
+    }
+
+    /// The bounded word that tells the causes of one outcome apart.
+    #[must_use]
+    pub fn detail(&self) -> &'static str {
+        match self {
+            Self::Login(failure) => failure.detail(),
+            Self::Renewal(failure) => failure.class().label(),
+            Self::ShortLease { .. } => "short_lease",
+            Self::Timeout => "timeout",
+            Self::Rejected => "token_rejected",
+            Self::Stopped => "stopping",
+        }
+    }
+
+    fn cause(&self) -> Cause {
+        match self {
+            Self::ShortLease { .. } | Self::Rejected => Cause::Refused,
+            Self::Login(LoginFailure::JwtFile(_) | LoginFailure::Jwt(_))
+            | Self::Timeout
+            | Self::Stopped => Cause::Absent,
+            Self::Login(LoginFailure::OpenBao(failure)) | Self::Renewal(failure) => {
+                match failure.class() {
+                    FailureClass::Sealed
+                    | FailureClass::Unavailable
+                    | FailureClass::NotOpenBao
+                    | FailureClass::TlsFailed
+                    | FailureClass::DnsFailed
+                    | FailureClass::ConnectionFailed
+                    | FailureClass::InvalidAnswer
+                    | FailureClass::Timeout => Cause::Absent,
+                    FailureClass::DecryptFailed
+                    | FailureClass::KeyMissing
+                    | FailureClass::VersionTooOld
+                    | FailureClass::VersionTooNew
+                    | FailureClass::VersionBelowMinimum
+                    | FailureClass::InvalidRequest
+                    | FailureClass::Unauthenticated
+                    | FailureClass::PermissionDenied
+                    | FailureClass::NotFound
+                    | FailureClass::RateLimited
+                    | FailureClass::Unknown => Cause::Refused,
+                }
+            }
         }
     }
 
@@ -113,7 +168,11 @@ impl AuthFailure {
     pub fn openbao(&self) -> Option<&Failure> {
         match self {
             Self::Login(LoginFailure::OpenBao(failure)) | Self::Renewal(failure) => Some(failure),
-            Self::Login(_) | Self::ShortLease { .. } | Self::Timeout | Self::Stopped => None,
+            Self::Login(_)
+            | Self::ShortLease { .. }
+            | Self::Timeout
+            | Self::Rejected
+            | Self::Stopped => None,
         }
     }
 }
@@ -178,6 +237,8 @@ pub struct AuthEvent<'a> {
     pub action: AuthAction,
     /// The label to count.
     pub outcome: LoginOutcome,
+    /// The cause within an outcome that is not `Ok`, one of a bounded set of words.
+    pub detail: Option<&'static str>,
     /// The cause of an outcome that is not `Ok`. Its chain holds no secret and no server text.
     pub failure: Option<&'a (dyn Error + 'static)>,
     /// From start to end.
@@ -212,8 +273,8 @@ impl Session {
         (Self { shared, attempts }, task)
     }
 
-    /// A live token: the current one at once, or the one that the shared attempt brings. Dropping
-    /// the future ends this wait alone.
+    /// A token: the current one at once, or the one that the shared attempt brings. Dropping the
+    /// future ends this wait alone.
     ///
     /// # Errors
     /// The failure of the attempt; while attempts are paused, that of the last one at once.
@@ -231,8 +292,8 @@ impl Session {
         }
     }
 
-    /// Makes a call with the token. If OpenBao refuses the token, makes it once more with another,
-    /// unless replacements are paused: a 403 may as well mean that the policy denies the call.
+    /// Makes a call with the token. If OpenBao rejects that as invalid, makes the call again with
+    /// another. A call that the policy denies fails at once.
     ///
     /// # Errors
     /// [`CallFailure::Auth`] without a token, otherwise the failure of the last call.
@@ -240,23 +301,29 @@ impl Session {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let token = self.token().await.map_err(CallFailure::Auth)?;
-        let refusal = match operation(token.clone()).await {
-            Err(failure) if failure.rejects_token() => failure,
-            result => return Ok(result?),
-        };
-        match self.shared.reject(&token) {
-            Rejected::Paused => return Err(refusal.into()),
-            Rejected::Replace => {}
+        let mut tried = 0;
+        loop {
+            let token = self.token().await.map_err(CallFailure::Auth)?;
+            tried += 1;
+            match operation(token.clone()).await {
+                Err(failure) if failure.rejects_token() => {
+                    self.shared.rejected(&token);
+                    if tried == TOKENS_OF_A_CALL {
+                        return Err(failure.into());
+                    }
+                }
+                Err(failure) => {
+                    if failure.class() == FailureClass::PermissionDenied {
+                        self.shared.denied(&token);
+                    }
+                    return Err(failure.into());
+                }
+                Ok(answer) => {
+                    self.shared.state().worked(&token);
+                    return Ok(answer);
+                }
+            }
         }
-        let replacement = self.token().await.map_err(CallFailure::Auth)?;
-        let result = operation(replacement.clone()).await;
-        if let Err(failure) = &result
-            && failure.rejects_token()
-        {
-            self.shared.state().discard(&replacement);
-        }
-        Ok(result?)
     }
 
     /// For diagnostics and metrics. Readiness follows the probes instead.
@@ -289,23 +356,42 @@ impl Shared {
         wanted
     }
 
-    fn reject(&self, token: &Arc<Token>) -> Rejected {
+    fn rejected(&self, token: &Arc<Token>) {
         let now = self.now();
-        self.state().reject(token, now)
+        self.state().rejected(token, now);
     }
 
-    /// A renewal if the token has life for it, else or failing that a login.
+    fn denied(&self, token: &Arc<Token>) {
+        let now = self.now();
+        if self.state().denied(token, now) {
+            self.wanted.notify_one();
+        }
+    }
+
+    /// A renewal if the token can be renewed, else or failing that a login.
     async fn attempt(&self) {
-        let deadline = Instant::now() + self.settings.login_timeout;
-        let renewable = self.state().renewable(self.now());
-        if let Some(token) = renewable
-            && let Ok(renewed) = self.renew(&token).await
+        let renewable = self.state().renewable();
+        let next_login = self.state().next_login();
+        if renewable.is_none()
+            && let Some(at) = next_login
         {
-            let now = self.now();
-            if self.state().renewed(&token, renewed, now) {
-                return;
+            sleep_until(at).await;
+        }
+        let deadline = Instant::now() + self.settings.login_timeout;
+        if let Some(token) = renewable {
+            match self.renew(&token).await {
+                Ok(renewed) => {
+                    let now = self.now();
+                    if self.state().renewed(&token, renewed, now) {
+                        return;
+                    }
+                    // Rejected while it was renewed: only a login helps.
+                }
+                Err(AuthFailure::Renewal(failure)) if failure.rejects_token() => {
+                    self.rejected(&token);
+                }
+                Err(_) => {}
             }
-            // Refused while it was renewed: only a login helps.
         }
         let result = self.log_in(deadline).await;
         let now = self.now();
@@ -363,6 +449,7 @@ impl Shared {
         (self.hook)(&AuthEvent {
             action,
             outcome: failure.map_or(LoginOutcome::Ok, AuthFailure::outcome),
+            detail: failure.map(AuthFailure::detail),
             failure: failure.map(|failure| failure as &(dyn Error + 'static)),
             duration: started.elapsed.elapsed(),
         });

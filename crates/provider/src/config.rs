@@ -31,7 +31,7 @@ use kms_domain::{
     scope::{IdentityScope, KeyName, MountPath, TransitKeyPath},
 };
 use openbao_client::{
-    endpoint::{Address, ServerName},
+    endpoint::{Address, Failover, ServerName},
     login::jwt::ClaimRules,
 };
 
@@ -128,6 +128,8 @@ pub struct Limits {
 pub struct OpenBao {
     /// The https address.
     pub address: Address,
+    /// Further addresses of the same cluster, for `serve`.
+    pub failover: Vec<Failover>,
     /// PEM file with the only trusted roots; absolute.
     pub ca_cert_file: PathBuf,
     /// Asked for and required in the handshake.

@@ -2,14 +2,20 @@
 //! few questions to it and end.
 
 mod given;
+pub mod trust;
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use kms_domain::transit::KeyMetadata;
 use openbao_client::{
-    client::{Client, ClientProblem},
+    addresses::Role,
+    client::{Client, ClientOptions, ClientProblem},
     endpoint::{Endpoint, Roots, RootsProblem},
-    login::{Grant, jwt::JwtRole, jwt_file::JwtFile},
+    login::{
+        Grant,
+        jwt::JwtRole,
+        jwt_file::{JwtFile, JwtSource},
+    },
     transit::Transit,
 };
 use tokio::{runtime, task::JoinSet};
@@ -97,25 +103,53 @@ pub fn endpoint(config: &Config) -> Result<Endpoint, ConnectionError> {
     })
 }
 
+/// The further addresses of the cluster, with log lines about them.
+#[must_use]
+pub fn failover(config: &Config) -> ClientOptions {
+    ClientOptions {
+        failover: config.openbao.failover.clone(),
+        address_hook: Arc::new(|address, role| match role {
+            Role::WrongCluster => {
+                let address = tracing::field::display(address);
+                tracing::warn!(address, "openbao.wrong_cluster");
+            }
+            _ => {
+                let address = tracing::field::display(address);
+                tracing::info!(address, "openbao.active");
+            }
+        }),
+        ..ClientOptions::default()
+    }
+}
+
+/// The JWT file, to be shared by all that read it.
+///
+/// # Errors
+/// When this build has no such login.
+pub fn jwt_source(config: &Config) -> Result<JwtSource, UnsupportedAuth> {
+    let (jwt, file) = config.auth.jwt_file()?;
+    Ok(JwtSource::new(file.to_owned(), jwt.claims.clone()))
+}
+
 /// A session, and the task that must run for it to get a token.
 ///
 /// # Errors
 /// When this build has no such login.
 pub fn session(
     config: &Config,
+    source: JwtSource,
     client: Client,
     clock: Arc<dyn Clock>,
     hook: AuthHook,
 ) -> Result<(Session, SessionTask), UnsupportedAuth> {
-    let (jwt, file) = config.auth.jwt_file()?;
+    let (jwt, _) = config.auth.jwt_file()?;
     let login = JwtFile {
         role: JwtRole {
             client,
             mount_path: jwt.mount_path.clone(),
             role: jwt.role.clone(),
         },
-        path: file.to_owned(),
-        rules: jwt.claims.clone(),
+        source,
     };
     let settings = SessionSettings {
         login_before_token_expiry: config.auth.login_before_token_expiry,
@@ -181,7 +215,9 @@ impl Connection {
     pub fn new(config: &Config, endpoint: Endpoint) -> Result<Self, ConnectionError> {
         let client = Client::new(endpoint, Arc::new(|_| {}))?;
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
-        let (session, task) = session(config, client.clone(), Arc::new(SystemClock), hook)?;
+        let source = jwt_source(config)?;
+        let clock = Arc::new(SystemClock);
+        let (session, task) = session(config, source, client.clone(), clock, hook)?;
         Ok(Self::with(config, client, session, task))
     }
 

@@ -6,6 +6,7 @@
 
 pub mod boundary;
 mod capabilities;
+pub mod files;
 
 use rustix::{
     io,
@@ -76,7 +77,7 @@ pub fn harden(config: &Config) -> Result<Hardened, NotHardened> {
         capabilities: capabilities::drop_all(config),
         no_new_privileges: refused_or_enforced(set_no_new_privs(true)),
         landlock: wanted_only("hardening.landlock", wanted.landlock, || {
-            boundary::enforce(Boundary::of(config).as_ref())
+            boundary::enforce_on_process(Boundary::of(config).as_ref())
         })?,
     })
 }

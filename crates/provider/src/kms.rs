@@ -33,7 +33,8 @@ use self::{
         DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest,
         StatusResponse, key_management_service_server::KeyManagementService,
     },
-    lanes::Lanes,
+    hedge::Hedges,
+    lanes::{Lanes, LanesStatus},
     panic::caught,
 };
 use crate::{
@@ -42,10 +43,11 @@ use crate::{
     config::Limits,
     telemetry::{correlation::Correlation, metrics::Metrics},
     view::ViewReader,
-    watcher::discovery::{Discovery, DiscoveryFailed},
+    watcher::discovery::Discovery,
 };
 
 pub mod authority;
+pub mod clients;
 pub mod deadline;
 pub mod fault;
 #[expect(
@@ -56,8 +58,11 @@ pub mod fault;
 )]
 #[rustfmt::skip]
 pub mod generated;
+pub mod hedge;
 pub mod lanes;
 pub mod panic;
+pub mod receive;
+pub mod server;
 pub mod socket;
 
 /// The API version that Status reports.
@@ -88,6 +93,17 @@ impl Method {
         }
     }
 
+    /// The call that an HTTP path names.
+    #[must_use]
+    pub fn of_path(path: &str) -> Option<Self> {
+        match path.strip_prefix("/v2.KeyManagementService/")? {
+            "Status" => Some(Self::Status),
+            "Encrypt" => Some(Self::Encrypt),
+            "Decrypt" => Some(Self::Decrypt),
+            _ => None,
+        }
+    }
+
     /// The name in log lines.
     #[must_use]
     pub fn operation(self) -> &'static str {
@@ -109,6 +125,7 @@ struct Shared {
     transit: Transit,
     session: Session,
     lanes: Lanes,
+    encrypt_hedges: Arc<Hedges>,
     metrics: Arc<Metrics>,
     correlation: Arc<Correlation>,
     plugin_version: PluginVersion,
@@ -140,7 +157,12 @@ impl Kms {
         Self(Arc::new(Shared {
             view,
             discovery,
-            lanes: Lanes::new(transit.clone(), session.clone()),
+            lanes: Lanes::new(
+                transit.clone(),
+                session.clone(),
+                Hedges::new(metrics.hedges(Method::Decrypt)),
+            ),
+            encrypt_hedges: Hedges::new(metrics.hedges(Method::Encrypt)),
             transit,
             session,
             metrics,
@@ -151,6 +173,24 @@ impl Kms {
             encrypt_slots: Semaphore::new(limits.encrypt),
             decrypt_slots: Semaphore::new(limits.decrypt),
         }))
+    }
+
+    /// The decrypts on their way to Transit.
+    #[must_use]
+    pub fn lanes(&self) -> LanesStatus {
+        self.0.lanes.status()
+    }
+}
+
+impl Kms {
+    /// Accounts for a call whose request was not received, and gives the answer to it.
+    #[must_use]
+    pub fn refuse(&self, method: Method, fault: Fault) -> Status {
+        Account::open(&self.0, method, "").close(Some(fault));
+        match method {
+            Method::Decrypt => fault.decrypt_status(b""),
+            Method::Status | Method::Encrypt => fault.status(method),
+        }
     }
 }
 
@@ -170,7 +210,7 @@ impl KeyManagementService for Kms {
     ) -> Result<Response<EncryptResponse>, Status> {
         let shared = &*self.0;
         let limit = deadline::remaining(request.metadata(), shared.call_limit);
-        // The plaintext is a slice of the HTTP/2 buffer, which lies outside our reach.
+        // The plaintext is a slice of tonic's buffer, which lies outside our reach.
         let EncryptRequest { plaintext, uid } = request.into_inner();
         shared
             .answer(Method::Encrypt, &uid, shared.encrypt(&plaintext, limit))
@@ -225,15 +265,15 @@ impl Shared {
                 Health::Unhealthy(_) => return Err(Fault::Unhealthy),
             };
             let prepared = prepare_encrypt(active, &self.plugin_version);
-            let encrypted = self
-                .session
-                .call(async |token| {
+            let asking = self.encrypt_hedges.race(|| {
+                self.session.call(async |token| {
                     let aad = &prepared.associated_data;
                     self.transit
                         .encrypt(&token, prepared.version, plaintext, aad)
                         .await
                 })
-                .await?;
+            });
+            let encrypted = asking.await?;
             respond_encrypted(&prepared, &encrypted)
         })
         .await
@@ -292,16 +332,14 @@ impl Shared {
         let discovered = self.discovery.ask(key_id.clone()).await;
         match (self.lookup(&key_id), discovered) {
             (Lookup::Known(key), _) => Ok((key, slot(&self.decrypt_slots)?)),
-            (_, Err(DiscoveryFailed)) => Err(Fault::DiscoveryFailed),
+            (_, Err(failed)) => Err(Fault::Discovery(failed)),
             (Lookup::Withdrawn, Ok(())) => Err(Fault::Withdrawn),
             (Lookup::Unknown, Ok(())) => Err(Fault::UnknownKeyId),
         }
     }
 
     fn lookup(&self, key_id: &KeyId) -> Lookup {
-        self.view
-            .registry()
-            .map_or(Lookup::Unknown, |registry| registry.lookup(key_id))
+        self.view.lookup(key_id)
     }
 
     /// Runs one call to its end, whatever that is, and accounts for it. Status has an empty `uid`.

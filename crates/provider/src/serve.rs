@@ -1,12 +1,14 @@
 //! The daemon: builds its parts in start order, runs them, and takes them down again.
 //!
 //! Order of a start: lock and state, health and metrics listeners, probes, and only then the
-//! socket, so that an API server never meets a provider that cannot answer.
+//! socket, so that an API server never meets a provider that cannot answer. A socket that systemd
+//! has passed is there before: connections wait in it.
 
 use std::{
     future::Future,
+    os::unix::net::UnixListener,
     path::PathBuf,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,54 +17,49 @@ use std::{
 };
 
 use http::StatusCode;
-use kms_domain::{
-    limits::MAX_MESSAGE_BYTES,
-    registry::{anchor::Anchor, rotation::RotationRules},
-};
-use openbao_client::{client::Client, request::RequestHook, transit::Transit};
-use tokio::{
-    sync::oneshot,
-    task::{self, JoinSet},
-    time::timeout,
-};
-use tonic::transport::Server;
+use kms_domain::registry::{anchor::Anchor, rotation::RotationRules};
+use openbao_client::{request::RequestHook, transit::Transit};
+use tokio::{task, time::timeout};
 
 use crate::{
     auth::Session,
     build_info::BuildInfo,
     clock::{Clock, SystemClock},
     config::{Config, GroupProblem, UnsupportedAuth},
-    connection::{self, ConnectionError},
+    connection::{
+        self, ConnectionError,
+        trust::{Followed, followed},
+    },
+    descriptors::Connections,
+    hardening::files::{FilesView, follow as follow_files},
     kms::{
         Kms,
-        generated::key_management_service_server::KeyManagementServiceServer,
+        clients::Clients,
+        panic::caught,
+        server::Server,
         socket::{Socket, SocketError, SocketSettings, mark},
     },
     state::{
         MissingCheckpoint, StateError, StateWriter,
         disk::{Disk, SystemDisk},
     },
+    supervisor::{PartEnded, Supervisor, watch},
     telemetry::{
         correlation::Correlation,
         endpoints::{self, Answer, BindError, OPEN_METRICS},
         health, hooks,
         jwt_life::{JwtLife, follow},
+        log,
         metrics::Metrics,
         readings::Readings,
     },
     view::{self, View, ViewReader},
-    watcher::{BootstrapError, Pace, Parts, Watcher, ledger::Ledger},
+    watcher::{BootstrapError, Pace, Parts, Watcher, calls::CallOutcomes, ledger::Ledger},
 };
 
-/// How long calls under way may take to finish once a stop is asked for.
-const DRAIN: Duration = Duration::from_secs(15);
-
-/// Calls at once on one connection; the limits of the service are lower.
-const MAX_STREAMS: u32 = 1024;
-/// kube-apiserver sends some hundred bytes.
-const MAX_HEADER_BYTES: u32 = 16 * 1024;
-/// Finds clients that vanished without closing.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+/// How long a stop waits for a thread that still writes the state. A commit is a chain of renames, so
+/// that the next start completes or ignores what is left of it.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// Why the daemon ends without being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -90,12 +87,9 @@ pub enum ServeError {
     /// The socket could not be bound.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The gRPC server ended by itself.
-    #[error("the KMS server failed")]
-    Server(#[from] tonic::transport::Error),
     /// A part of the daemon ended by itself.
-    #[error("the {0} ended unexpectedly")]
-    Ended(&'static str),
+    #[error(transparent)]
+    Ended(#[from] PartEnded),
 }
 
 impl ServeError {
@@ -108,20 +102,31 @@ impl ServeError {
             Self::Bind(_) => "listener",
             Self::Bootstrap(failure) => failure.reason().code(),
             Self::Socket(_) => "socket",
-            Self::Server(_) | Self::Ended(_) => "part_ended",
+            Self::Ended(_) => "part_ended",
+        }
+    }
+
+    /// The part that has ended, for the log.
+    #[must_use]
+    pub fn part(&self) -> Option<&'static str> {
+        match self {
+            Self::Ended(ended) => Some(ended.part),
+            _ => None,
         }
     }
 }
 
 /// Serves until `stop` completes. `ready` is called once, when the socket accepts calls.
 ///
-/// The process must run with a umask of 077. The state lock is held until this returns.
+/// `passed` is the socket of a service manager; without one, the provider binds its own. The
+/// process must run with a umask of 077. The state lock is held until this returns.
 ///
 /// # Errors
 /// [`ServeError`]; nothing that the provider owns is left half done.
 pub async fn serve(
     config: &Config,
     missing_checkpoint: MissingCheckpoint,
+    passed: Option<UnixListener>,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
@@ -129,6 +134,7 @@ pub async fn serve(
         Box::new(SystemDisk),
         config,
         missing_checkpoint,
+        passed,
         ready,
         stop,
     )
@@ -143,28 +149,72 @@ pub async fn serve_on(
     disk: Box<dyn Disk>,
     config: &Config,
     missing_checkpoint: MissingCheckpoint,
+    passed: Option<UnixListener>,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let state = open_state(disk, config, missing_checkpoint).await?;
+    let serving = start_and_run(disk, config, missing_checkpoint, passed, ready, stop);
+    match caught(serving).await {
+        Ok(ended) => ended,
+        Err(_kind) => Err(panicked("serving thread")),
+    }
+}
+
+async fn start_and_run(
+    disk: Box<dyn Disk>,
+    config: &Config,
+    missing_checkpoint: MissingCheckpoint,
+    passed: Option<UnixListener>,
+    ready: impl FnOnce(),
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let stopping = Arc::new(AtomicBool::new(false));
+    let mut stop = pin!(async {
+        stop.await;
+        stopping.store(true, Ordering::Relaxed);
+    });
+    let settings = SocketSettings {
+        path: config.server.socket_path.clone(),
+        mode: config.server.socket_mode.bits(),
+        gid: config.server.socket_group.gid()?,
+    };
+    let passed = passed.map(|listener| Socket::activated(listener, &settings));
+    let passed = passed.transpose()?;
+    let opening = async {
+        let state = open_state(disk, config, missing_checkpoint).await?;
+        let metrics = Arc::new(Metrics::new(&BuildInfo::CURRENT, config));
+        let correlation = config.logging.debug_correlation.as_ref();
+        let correlation = Arc::new(Correlation::begin(correlation, &SystemClock));
+        let calls = Arc::new(CallOutcomes::default());
+        let hook = calls.observed(hooks::request_hook(&metrics, &correlation));
+        let client = client(config, hook, &metrics).await?;
+        Ok::<_, ServeError>((state, metrics, correlation, calls, client))
+    };
+    let (state, metrics, correlation, calls, client) = tokio::select! {
+        opened = opening => opened?,
+        // A thread that hangs in a disk ends with the process.
+        () = &mut stop => return Ok(()),
+    };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let metrics = Arc::new(Metrics::new(&BuildInfo::CURRENT, config));
-    let correlation = config.logging.debug_correlation.as_ref();
-    let correlation = Arc::new(Correlation::begin(correlation, &*clock));
     // Dropped on every way out, which ends what it runs.
-    let mut tasks = JoinSet::new();
-    let client = client(config, hooks::request_hook(&metrics, &correlation)).await?;
+    let mut parts = Supervisor::default();
+    let Followed {
+        client, following, ..
+    } = client;
+    parts.spawn("CA bundle watcher", following);
+    let jwt = connection::jwt_source(config)?;
     let (session, session_task) = connection::session(
         config,
+        jwt.clone(),
         client.clone(),
         Arc::clone(&clock),
         hooks::auth_hook(&metrics),
     )?;
-    tasks.spawn(session_task.run());
-    let (jwt, file) = config.auth.jwt_file()?;
-    let rules = jwt.claims.clone();
-    let (jwt_life, following) = follow(file.to_owned(), rules, config.status.probe_interval);
-    tasks.spawn(following);
+    parts.spawn("login", session_task.run());
+    let (jwt_life, following) = follow(jwt, config.status.probe_interval);
+    parts.spawn("JWT watcher", following);
+    let (files, following) = follow_files(config, Arc::clone(&clock), config.status.probe_interval);
+    parts.spawn("file watcher", following);
     let transit = Transit::new(client, &config.key, config.openbao.timeout);
 
     if let Some(document) = state.committed() {
@@ -180,46 +230,55 @@ pub async fn serve_on(
         Arc::clone(&clock),
         config.status.max_staleness,
     );
-    let stopping = Arc::new(AtomicBool::new(false));
+    let connections = Connections::permitted();
+    let clients = Clients::new(connections.kms, config.server.limits);
     let gauges = Gauges {
         view: view.clone(),
         session: session.clone(),
         jwt_life,
+        files,
         metrics: Arc::clone(&metrics),
         socket: config.server.socket_path.clone(),
+        clients: clients.clone(),
     };
-    listen(config, &stopping, gauges, &mut tasks).await?;
+    listen(config, connections.http, &stopping, gauges, &mut parts).await?;
 
     let ledger = Ledger::new(state);
     let settled = ledger.settled();
-    let parts = Parts {
+    let watched = Parts {
         session: session.clone(),
-        transit: transit.clone(),
+        transit: transit.for_probes(),
         scope: config.scope.clone(),
         path: config.key.clone(),
         ledger,
         clock,
         metrics: Arc::clone(&metrics),
+        calls,
     };
-    let (mut watcher, discovery) = Watcher::new(parts, pace(config), loaded, publish);
-    let mut stop = pin!(stop);
+    let (mut watcher, discovery) = Watcher::new(watched, pace(config), loaded, publish);
+    let bootstrap = watcher.bootstrap(
+        config.bootstrap.grace_timeout,
+        config.bootstrap.retry_interval,
+    );
     tokio::select! {
-        started = watcher.bootstrap(
-            config.bootstrap.grace_timeout,
-            config.bootstrap.retry_interval,
-        ) => started?,
+        started = bootstrap => started?,
+        ended = parts.part_ended() => {
+            settle(settled).await;
+            return Err(ended.into());
+        }
         () = &mut stop => {
-            settled.await;
+            settle(settled).await;
             return Ok(());
         }
     }
 
-    let socket = Socket::bind(&SocketSettings {
-        path: config.server.socket_path.clone(),
-        mode: config.server.socket_mode.bits(),
-        gid: config.server.socket_group.gid()?,
-    })
-    .await?;
+    let socket = match passed {
+        Some(socket) => {
+            clients.set_activated();
+            socket
+        }
+        None => Socket::bind(&settings).await?,
+    };
     if socket.reclaimed() {
         metrics.socket_restart();
         tracing::warn!("socket.stale_removed");
@@ -229,24 +288,40 @@ pub async fn serve_on(
         discovery,
         transit,
         session,
-        metrics,
+        Arc::clone(&metrics),
         correlation,
         BuildInfo::CURRENT.plugin_version(),
         config.openbao.timeout,
         config.server.limits,
     );
+    let server = Server {
+        kms,
+        clients,
+        limits: config.server.limits,
+        metrics: &metrics,
+    };
     // Holds the state lock, which is released last.
-    let watching = pin!(watcher.run());
+    let mut watching = pin!(watch("prober", watcher.run()));
     tracing::info!("serve.ready");
     ready();
-    let stop = async {
-        stop.await;
-        stopping.store(true, Ordering::Relaxed);
+    let serving = watch("KMS server", server.run(socket, &mut stop));
+    let ended = tokio::select! {
+        ended = serving => ended,
+        ended = &mut watching => ended,
+        ended = parts.part_ended() => ended,
     };
-    let ended = run(socket, kms, watching, stop).await;
-    settled.await;
-    drop(tasks);
-    ended
+    settle(settled).await;
+    match stopping.load(Ordering::Relaxed) {
+        true => Ok(()),
+        false => Err(ended.into()),
+    }
+}
+
+/// Waits for a thread that still works on the state, unless its disk hangs.
+async fn settle(settled: impl Future<Output = ()>) {
+    if timeout(SETTLE, settled).await.is_err() {
+        tracing::warn!("state.unfinished");
+    }
 }
 
 fn pace(config: &Config) -> Pace {
@@ -270,9 +345,7 @@ async fn open_state(
 ) -> Result<StateWriter, ServeError> {
     let reader = config.state();
     let opening = task::spawn_blocking(move || reader.lock()?.start_writing_on(disk, missing));
-    let state = opening
-        .await
-        .map_err(|_| ServeError::Ended("state store"))??;
+    let state = opening.await.map_err(|_| panicked("state store"))??;
     match state.found() {
         Anchor::Absent | Anchor::Current => {}
         Anchor::Behind => tracing::warn!(reason = "behind", "state.checkpoint_rewritten"),
@@ -281,37 +354,53 @@ async fn open_state(
     Ok(state)
 }
 
-async fn client(config: &Config, hook: RequestHook) -> Result<Client, ServeError> {
+fn panicked(part: &'static str) -> ServeError {
+    let panicked = true;
+    ServeError::Ended(PartEnded { part, panicked })
+}
+
+async fn client(
+    config: &Config,
+    hook: RequestHook,
+    metrics: &Arc<Metrics>,
+) -> Result<Followed<impl Future<Output = ()> + Send + 'static + use<>>, ServeError> {
+    let (options, path) = (
+        connection::failover(config),
+        config.openbao.ca_cert_file.clone(),
+    );
     let config = config.clone();
     let endpoint = task::spawn_blocking(move || connection::endpoint(&config))
         .await
-        .map_err(|_| ServeError::Ended("reading of the CA bundle"))??;
-    Ok(Client::new(endpoint, hook).map_err(ConnectionError::Client)?)
+        .map_err(|_| panicked("CA bundle reader"))??;
+    let followed = followed(endpoint, options, path, hook, Arc::clone(metrics));
+    Ok(followed.map_err(ConnectionError::Client)?)
 }
 
 /// Opens the health and metrics listeners and answers on them.
 async fn listen(
     config: &Config,
+    max_connections: usize,
     stopping: &Arc<AtomicBool>,
     gauges: Gauges,
-    tasks: &mut JoinSet<()>,
+    parts: &mut Supervisor,
 ) -> Result<(), BindError> {
     if let Some(at) = &config.server.health {
         let listener = endpoints::bind("server.healthAddress", at.bind_to()).await?;
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "health.listening");
         let (view, stopping) = (gauges.view.clone(), Arc::clone(stopping));
-        tasks.spawn(endpoints::serve(listener, move |path| {
-            health::answer(path, &view, stopping.load(Ordering::Relaxed))
-        }));
+        let answer =
+            move |path: &str| health::answer(path, &view, stopping.load(Ordering::Relaxed));
+        let serving = endpoints::serve(listener, "health", max_connections, answer);
+        parts.spawn("health listener", serving);
     }
     if let Some(at) = &config.server.metrics {
         let listener = endpoints::bind("server.metricsAddress", at.bind_to()).await?;
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "metrics.listening");
-        tasks.spawn(endpoints::serve(listener, move |path| {
-            (path == "/metrics").then(|| gauges.answer())
-        }));
+        let answer = move |path: &str| (path == "/metrics").then(|| gauges.answer());
+        let serving = endpoints::serve(listener, "metrics", max_connections, answer);
+        parts.spawn("metrics listener", serving);
     }
     Ok(())
 }
@@ -321,8 +410,10 @@ struct Gauges {
     view: ViewReader,
     session: Session,
     jwt_life: JwtLife,
+    files: FilesView,
     metrics: Arc<Metrics>,
     socket: PathBuf,
+    clients: Clients,
 }
 
 impl Gauges {
@@ -334,47 +425,14 @@ impl Gauges {
             // This build has no login with a certificate.
             certificate_ttl: Duration::ZERO,
             socket: mark(&self.socket),
+            connections: self.clients.status().connected,
+            log_lines_dropped: log::dropped_lines(),
+            files: self.files.latest(),
         };
         Answer {
             status: StatusCode::OK,
             content_type: OPEN_METRICS,
             body: self.metrics.render(readings),
         }
-    }
-}
-
-/// Serves the socket until `stop`, then lets calls under way finish.
-async fn run(
-    socket: Socket,
-    kms: Kms,
-    watching: Pin<&mut impl Future<Output = ()>>,
-    stop: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    let service = KeyManagementServiceServer::new(kms)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let (drain, drained) = oneshot::channel::<()>();
-    let mut serving = pin!(
-        Server::builder()
-            .max_concurrent_streams(MAX_STREAMS)
-            .http2_max_header_list_size(MAX_HEADER_BYTES)
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .serve_with_incoming_shutdown(service, socket.incoming(), async {
-                // The sender's end counts as well: either way it is time to stop.
-                drop(drained.await);
-            })
-    );
-    tokio::select! {
-        ended = &mut serving => {
-            ended?;
-            return Err(ServeError::Ended("KMS server"));
-        }
-        () = watching => return Err(ServeError::Ended("prober")),
-        () = stop => {}
-    }
-    drop(drain);
-    match timeout(DRAIN, serving).await {
-        Ok(ended) => Ok(ended?),
-        Err(_cut) => Ok(()),
     }
 }

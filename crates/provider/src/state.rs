@@ -10,6 +10,7 @@
 
 mod commit;
 pub mod disk;
+mod fault;
 mod lock;
 mod path;
 pub mod rebuild;
@@ -18,6 +19,7 @@ use std::{error::Error as _, ffi::OsStr, path::PathBuf};
 
 pub use commit::{CommitError, StateWriter};
 use disk::{Directory, Disk, DiskError, SystemDisk};
+pub use fault::StorageFault;
 use kms_domain::{
     fingerprint::{self, OtherIdentity},
     registry::{
@@ -191,6 +193,25 @@ impl StateError {
         match self {
             Self::OtherRelease { path, schema } => format!("{} was {schema}", path.display()),
             other => other.source().map_or_else(|| other.to_string(), one_line),
+        }
+    }
+
+    /// The bounded cause, for log and metrics.
+    #[must_use]
+    pub fn fault(&self) -> StorageFault {
+        match self {
+            Self::NoDirectory { .. } => StorageFault::DirectoryGone,
+            Self::Lock(LockError::Unusable(problem))
+            | Self::Unreadable(problem)
+            | Self::Repair(problem) => problem.fault(),
+            Self::Lock(LockError::System { source, .. }) => StorageFault::of(source),
+            Self::Lock(LockError::Locked { .. })
+            | Self::CorruptCheckpoint { .. }
+            | Self::CorruptDocument { .. }
+            | Self::RolledBack { .. }
+            | Self::OtherConfiguration { .. }
+            | Self::CheckpointMissing { .. }
+            | Self::OtherRelease { .. } => StorageFault::ForeignState,
         }
     }
 

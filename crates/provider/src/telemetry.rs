@@ -1,5 +1,6 @@
 //! What the provider tells about itself: log lines, metrics, and the health endpoints.
 
+pub mod accept;
 pub mod correlation;
 pub mod endpoints;
 pub mod health;

@@ -1,6 +1,7 @@
 //! What the probes know, published whole: readers always see one consistent [`View`].
 //!
-//! Memory never runs ahead of disk: whoever publishes a registry has committed it first.
+//! No version encrypts before it is on disk: whoever publishes a registry has committed it first.
+//! Versions that the disk does not take are published for decryption alone.
 
 use std::{
     fmt,
@@ -12,12 +13,13 @@ use std::{
 };
 
 use kms_domain::{
-    health::{DeepOutcome, Freshness, Health, MetadataOutcome, assess},
-    registry::Registry,
+    health::{DeepOutcome, Freshness, Health, MetadataOutcome, Reason, assess},
+    key_id::KeyId,
+    registry::{Lookup, Registry},
 };
 use tokio::{sync::watch, time::Instant};
 
-use crate::clock::Clock;
+use crate::{clock::Clock, state::StorageFault};
 
 /// An immutable state of affairs.
 #[derive(Debug, Clone)]
@@ -32,12 +34,41 @@ pub struct View {
     pub metadata_class: Option<&'static str>,
     /// The error class of the last deep probe, if it failed.
     pub deep_class: Option<&'static str>,
-    /// An observation could not be saved; it is made again.
-    pub persistence_degraded: bool,
-    /// Either probe is being skipped after repeated failures.
-    pub breaker_open: bool,
+    /// The committed registry with the newer versions of the key that the disk does not take. For
+    /// decryption alone: nothing is encrypted under a version that is not on disk.
+    pub unsaved: Option<Arc<Registry>>,
+    /// The disk does not take a change of the state, or does not hold the state in use.
+    pub persistence: Option<PersistenceDegraded>,
+    /// Three metadata probes in a row have failed.
+    pub metadata_breaker_open: bool,
+    /// Three deep probes in a row have failed.
+    pub deep_breaker_open: bool,
+    /// The last metadata probe that failed; kept after a success.
+    pub metadata_failure: Option<ProbeFailure>,
+    /// The last deep probe that failed; kept after a success.
+    pub deep_failure: Option<ProbeFailure>,
     /// When the last metadata probe finished.
     observed: Option<Arc<Observed>>,
+}
+
+/// What keeps the state from being saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PersistenceDegraded {
+    /// The bounded cause.
+    pub fault: StorageFault,
+    /// When this cause was first seen, by the wall clock.
+    pub since: SystemTime,
+}
+
+/// A probe that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeFailure {
+    /// By the wall clock.
+    pub at: SystemTime,
+    /// The reason on `/ready`.
+    pub reason: Reason,
+    /// The error class: of the call that failed, or the reason's word.
+    pub class: &'static str,
 }
 
 /// The end of a metadata probe, by both clocks.
@@ -59,10 +90,33 @@ impl View {
             deep: DeepOutcome::Pending,
             metadata_class: None,
             deep_class: None,
-            persistence_degraded: false,
-            breaker_open: false,
+            unsaved: None,
+            persistence: None,
+            metadata_breaker_open: false,
+            deep_breaker_open: false,
+            metadata_failure: None,
+            deep_failure: None,
             observed: None,
         }
+    }
+
+    /// Finds the key of a `key_id` to decrypt. The committed registry decides first; only a version
+    /// that it does not know is looked up among the unsaved ones.
+    #[must_use]
+    pub fn lookup(&self, key_id: &KeyId) -> Lookup {
+        for registry in self.registry.iter().chain(&self.unsaved) {
+            match registry.lookup(key_id) {
+                Lookup::Unknown => {}
+                found => return found,
+            }
+        }
+        Lookup::Unknown
+    }
+
+    /// Either probe has failed three times in a row.
+    #[must_use]
+    pub fn breaker_open(&self) -> bool {
+        self.metadata_breaker_open || self.deep_breaker_open
     }
 
     /// Restarts the age: a metadata probe has finished now, well or not.
@@ -162,10 +216,10 @@ impl ViewReader {
         }
     }
 
-    /// The latest registry, whatever its health.
+    /// Finds the key of a `key_id` to decrypt, whatever the health of the view.
     #[must_use]
-    pub fn registry(&self) -> Option<Arc<Registry>> {
-        self.latest.borrow().registry.clone()
+    pub fn lookup(&self, key_id: &KeyId) -> Lookup {
+        self.latest.borrow().lookup(key_id)
     }
 }
 

@@ -3,13 +3,13 @@
 //! One task owns this, so probes and discoveries never overlap. A failed probe changes health
 //! alone: what the registry knows stays readable.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use kms_domain::{
-    health::{DeepOutcome, MetadataFailure, MetadataOutcome, Reason},
+    health::{DeepFailure, DeepOutcome, MetadataFailure, MetadataOutcome, Reason},
     registry::{
         Lookup, Registry,
-        rotation::{ActivationWait, RotationRules, discover},
+        rotation::{ActivationWait, RotationRefused, RotationRules, discover},
     },
     scope::{IdentityScope, TransitKeyPath},
     transit::KeyProfile,
@@ -22,24 +22,34 @@ use tokio::{
 
 use self::{
     breaker::Breaker,
+    calls::CallOutcomes,
     deep::DeepError,
     discovery::{Discovery, DiscoveryFailed, Limiter, Wanted},
-    ledger::Ledger,
+    ledger::{Ledger, LedgerError},
     metadata::{MetadataError, read_profile},
 };
 use crate::{
     auth::{CallFailure, Session},
     clock::Clock,
+    state::StorageFault,
     telemetry::metrics::Metrics,
-    view::{View, ViewWriter},
+    view::{PersistenceDegraded, ProbeFailure, View, ViewWriter},
 };
 
 pub mod breaker;
+pub mod calls;
 pub mod deep;
 pub mod discovery;
 pub mod ledger;
 pub mod metadata;
 mod step;
+
+/// How long a failed call of a request waits for a success of another: under loss one follows at
+/// once, and nothing is probed.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Between two warnings about the same failure of a probe.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
 
 /// How often to look, and how slowly to follow.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +82,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Counts probes.
     pub metrics: Arc<Metrics>,
+    /// How the calls of requests end.
+    pub calls: Arc<CallOutcomes>,
 }
 
 /// Why the provider cannot start serving.
@@ -99,6 +111,18 @@ pub struct Watcher {
     observed: Instant,
     metadata_breaker: Breaker,
     deep_breaker: Breaker,
+    next_metadata: Instant,
+    next_deep: Instant,
+    /// When to find out why calls of requests fail.
+    suspected: Option<Instant>,
+    /// A success of a request has hastened the next probe.
+    half_open: bool,
+    /// The last probe that calls of requests have hastened.
+    hastened: Option<Instant>,
+    /// What the last look at the disk found wrong.
+    on_disk: Option<StorageFault>,
+    metadata_log: ProbeLog,
+    deep_log: ProbeLog,
 }
 
 impl Watcher {
@@ -119,6 +143,14 @@ impl Watcher {
             observed: now,
             metadata_breaker: Breaker::default(),
             deep_breaker: Breaker::default(),
+            next_metadata: now,
+            next_deep: now,
+            suspected: None,
+            half_open: false,
+            hastened: None,
+            on_disk: None,
+            metadata_log: ProbeLog::default(),
+            deep_log: ProbeLog::default(),
         };
         (watcher, discovery)
     }
@@ -155,54 +187,97 @@ impl Watcher {
 
     /// Probes and discovers for ever.
     pub async fn run(mut self) {
-        let mut next_metadata = Instant::now() + self.pace.metadata;
-        let mut next_deep = Instant::now() + self.pace.deep;
+        self.next_metadata = Instant::now() + self.pace.metadata;
+        self.next_deep = Instant::now() + self.pace.deep;
         loop {
+            if self.backs_off() && !self.half_open {
+                self.parts.calls.await_success();
+            }
+            let next = self.next_metadata.min(self.next_deep);
+            let next = self.suspected.map_or(next, |suspected| suspected.min(next));
             tokio::select! {
-                () = sleep_until(next_metadata.min(next_deep)) => {}
-                Some(wanted) = self.wanted.recv() => {
-                    self.serve_discovery(wanted).await;
-                    continue;
-                }
-            }
-            if Instant::now() >= next_metadata {
-                let found = self.watch_metadata().await;
-                next_metadata = Instant::now() + self.pace.metadata;
-                // A healthy key is not kept waiting for its turn.
-                if found && self.view.deep != DeepOutcome::Passed {
-                    next_deep = Instant::now();
-                }
-            }
-            if Instant::now() >= next_deep {
-                self.watch_deep().await;
-                next_deep = Instant::now() + self.pace.deep;
+                () = sleep_until(next) => self.probe_due().await,
+                Some(wanted) = self.wanted.recv() => self.serve_discovery(wanted).await,
+                () = self.parts.calls.changed() => self.follow_calls(),
             }
         }
     }
 
-    async fn watch_metadata(&mut self) -> bool {
-        if self.metadata_breaker.is_open(Instant::now()) {
-            self.conclude_metadata(Some(&MetadataError::BreakerOpen));
-            return false;
+    /// Makes the probes whose time has come. While OpenBao cannot be asked for metadata, the deep
+    /// probe waits: one cheap call a second is enough to see it return.
+    async fn probe_due(&mut self) {
+        let now = Instant::now();
+        let suspected = self.suspected.take_if(|at| *at <= now).is_some()
+            // A success since then leaves nothing to look into.
+            && self.parts.calls.are_failing();
+        if suspected || mem::take(&mut self.half_open) {
+            self.hastened = Some(now);
         }
-        self.probe_metadata().await.is_ok()
+        if suspected || now >= self.next_metadata {
+            // Its outcome is published; the schedule goes on either way.
+            let found = self.probe_metadata().await.is_ok();
+            let regular = Instant::now() + self.pace.metadata;
+            self.next_metadata = match self.metadata_breaker.retry_at() {
+                Some(retry) if self.metadata_breaker.is_open() => retry,
+                Some(retry) => retry.min(regular),
+                None => regular,
+            };
+            // A healthy key is not kept waiting for its turn, nor is a doubt left open.
+            let wanted = suspected || self.view.deep != DeepOutcome::Passed;
+            if found && wanted && self.deep_breaker.retry_at().is_none() {
+                self.next_deep = Instant::now();
+            }
+        }
+        if Instant::now() >= self.next_deep {
+            self.next_deep = match self.metadata_breaker.retry_at() {
+                Some(retry) => retry,
+                None => {
+                    drop(self.probe_deep().await);
+                    let regular = Instant::now() + self.pace.deep;
+                    self.deep_breaker.retry_at().unwrap_or(regular)
+                }
+            };
+        }
     }
 
-    async fn watch_deep(&mut self) {
-        if self.encryptable().is_none() {
-            return;
+    /// Whether a probe fails and is repeated sooner than its interval.
+    fn backs_off(&self) -> bool {
+        self.metadata_breaker.retry_at().is_some() || self.deep_breaker.retry_at().is_some()
+    }
+
+    /// Calls of requests have begun to fail, or succeed again: a probe finds out at once, at most
+    /// one a second for this reason.
+    fn follow_calls(&mut self) {
+        let now = Instant::now();
+        let soonest = self
+            .hastened
+            .map_or(now, |last| now.max(last + breaker::PAUSE));
+        if self.parts.calls.are_failing() {
+            if !self.backs_off() {
+                self.suspected = Some(soonest.max(now + SETTLE));
+            }
+        } else if self.backs_off() && !self.half_open {
+            self.half_open = true;
+            for (breaker, next) in [
+                (&mut self.metadata_breaker, &mut self.next_metadata),
+                (&mut self.deep_breaker, &mut self.next_deep),
+            ] {
+                breaker.half_open(soonest);
+                *next = breaker.retry_at().map_or(*next, |retry| retry.min(*next));
+            }
         }
-        if self.deep_breaker.is_open(Instant::now()) {
-            self.conclude_deep(Some(&DeepError::BreakerOpen));
-            return;
-        }
-        // Its outcome is published; the schedule goes on either way.
-        drop(self.probe_deep().await);
     }
 
     /// One metadata probe, published. The activation wait follows what is durable and published.
     async fn probe_metadata(&mut self) -> Result<(), MetadataError> {
         let result = self.look().await;
+        match &result {
+            Ok(()) => self.parts.transit.confirm_cluster(),
+            Err(MetadataError::Rotation(RotationRefused::Conflict(_))) => {
+                self.parts.transit.refuse_cluster();
+            }
+            Err(_) => {}
+        }
         self.conclude_metadata(result.as_ref().err());
         if result
             .as_ref()
@@ -214,13 +289,25 @@ impl Watcher {
             self.wait
                 .observed(registry, self.pace.rules.required_observations, elapsed);
         }
-        result
+        match result {
+            Err(MetadataError::Deferred(_)) => Ok(()),
+            result => result,
+        }
     }
 
-    /// Finishes what was left undone, reads the key, and takes the step that follows.
+    /// Finishes what was left undone, compares the disk, reads the key, and takes the step that
+    /// follows.
     async fn look(&mut self) -> Result<(), MetadataError> {
         let left = self.complete_commit().await;
-        let profile = self.read().await?;
+        let confirmed = self.parts.ledger.confirm();
+        let profile = self.read().await;
+        let confirmed = confirmed.await;
+        self.on_disk = left
+            .as_ref()
+            .and(confirmed.as_ref())
+            .err()
+            .map(LedgerError::fault);
+        let profile = profile?;
         if let Err(unsaved) = left {
             return Err(self.unsaved(&profile, unsaved).await);
         }
@@ -236,11 +323,28 @@ impl Watcher {
             session,
             transit,
             path,
+            calls,
             ..
         } = &self.parts;
-        match read_profile(session, transit, path).await {
+        let began = Instant::now();
+        let backs_off = self.metadata_breaker.retry_at().is_some();
+        if backs_off {
+            calls.await_success();
+        }
+        let recovered = async {
+            while {
+                calls.changed().await;
+                calls.are_failing()
+            } {}
+        };
+        let answer = tokio::select! {
+            answer = read_profile(session, transit, path) => answer,
+            // This reading began during an outage that is over, and may wait for a dead connection.
+            () = recovered, if backs_off => read_profile(session, transit, path).await,
+        };
+        match answer {
             Err(failure) if failure.call().is_some() => {
-                self.metadata_breaker.failed(Instant::now());
+                self.metadata_breaker.failed(began, Instant::now());
                 Err(failure)
             }
             answered => {
@@ -252,16 +356,13 @@ impl Watcher {
 
     /// Answers one decrypt that found its key_id unknown.
     async fn serve_discovery(&mut self, wanted: Wanted) {
-        let known = self
-            .parts
-            .ledger
-            .registry()
-            .map(|registry| registry.lookup(&wanted.key_id));
-        let result = match known {
-            None => Err(DiscoveryFailed),
-            Some(Lookup::Known(_) | Lookup::Withdrawn) => Ok(()),
-            Some(Lookup::Unknown) => match self.limiter.recent(Instant::now()) {
+        let result = match self.view.lookup(&wanted.key_id) {
+            _ if self.view.registry.is_none() => Err(DiscoveryFailed::Refused),
+            Lookup::Known(_) | Lookup::Withdrawn => Ok(()),
+            Lookup::Unknown => match self.limiter.recent(Instant::now()) {
                 Some(recent) => recent,
+                // The probes ask every second already.
+                None if self.metadata_breaker.is_open() => Err(DiscoveryFailed::Unanswered),
                 None => {
                     let started = Instant::now();
                     let result = self.discover().await;
@@ -273,19 +374,18 @@ impl Watcher {
         wanted.answer(result);
     }
 
-    /// A metadata probe that neither counts nor promotes.
+    /// A metadata probe that neither counts nor promotes. Versions that cannot be saved are found.
     async fn discover(&mut self) -> Result<(), DiscoveryFailed> {
-        let result = if self.metadata_breaker.is_open(Instant::now()) {
-            Err(MetadataError::BreakerOpen)
-        } else {
-            self.look_for_more().await
-        };
+        let result = self.look_for_more().await;
         self.conclude_metadata(result.as_ref().err());
-        result.map_err(|_| DiscoveryFailed)
+        result.or_else(|failure| failure.of_discovery())
     }
 
     async fn look_for_more(&mut self) -> Result<(), MetadataError> {
         let left = self.complete_commit().await;
+        if let Err(unsaved) = &left {
+            self.on_disk = Some(unsaved.fault());
+        }
         // Only the reading is cut off: a commit under way must be seen to its end.
         let limit = self.pace.discovery_limit;
         let profile = timeout(limit, self.read())
@@ -310,12 +410,14 @@ impl Watcher {
             return Ok(());
         };
         let active = registry.probe_key();
+        let began = Instant::now();
         let result = deep::probe(&self.parts.session, &self.parts.transit, &active).await;
         match &result {
             Ok(()) => self.deep_breaker.succeeded(),
-            Err(_) => self.deep_breaker.failed(Instant::now()),
+            Err(_) => self.deep_breaker.failed(began, Instant::now()),
         }
-        self.conclude_deep(result.as_ref().err());
+        self.record_deep(result.as_ref().err());
+        self.publish_view();
         result
     }
 
@@ -329,43 +431,129 @@ impl Watcher {
     }
 
     fn conclude_metadata(&mut self, failure: Option<&MetadataError>) {
-        let reason = failure.map(|failure| failure.failure().into());
-        let class = class_of(reason, failure.and_then(MetadataError::call));
-        self.view.persistence_degraded = matches!(failure, Some(MetadataError::Deferred(_)));
-        (self.view.metadata, self.view.metadata_class) = match failure {
-            None | Some(MetadataError::Deferred(_)) => (MetadataOutcome::Verified, None),
-            Some(failure) => (MetadataOutcome::Failed(failure.failure()), class),
-        };
-        self.view.mark_observed(&*self.parts.clock);
-        self.parts.metrics.metadata_probe(class.unwrap_or("ok"));
-        if let Some(MetadataError::Save(_) | MetadataError::Deferred(_)) = failure {
-            self.parts.metrics.state_unsaved();
+        let unsaved = failure.and_then(MetadataError::unsaved);
+        let unsaved = unsaved.map(LedgerError::fault);
+        self.show_persistence(unsaved.or(self.on_disk));
+        if failure.is_none() {
+            self.view.unsaved = None;
+            self.limiter.recovered();
         }
-        log_probe("metadata", reason, class);
-        self.publish_view();
-    }
-
-    fn conclude_deep(&mut self, failure: Option<&DeepError>) {
-        self.record_deep(failure);
+        let found = failure.map(|failure| {
+            let call = failure.call();
+            let failure = match call {
+                Some(_) if self.metadata_breaker.is_open() => MetadataFailure::CircuitBreakerOpen,
+                _ => failure.failure(),
+            };
+            (failure, self.failed_probe(failure.into(), call))
+        });
+        (self.view.metadata, self.view.metadata_class) = match found {
+            Some((finding, failed)) if !matches!(failure, Some(MetadataError::Deferred(_))) => {
+                (MetadataOutcome::Failed(finding), Some(failed.class))
+            }
+            _ => (MetadataOutcome::Verified, None),
+        };
+        let failed = found.map(|(_, failed)| failed);
+        self.view.metadata_failure = failed.or(self.view.metadata_failure);
+        self.view.mark_observed(&*self.parts.clock);
+        let status = failed.map_or("ok", |failed| failed.class);
+        self.parts.metrics.metadata_probe(status);
+        self.metadata_log.probe("metadata", failed, unsaved);
         self.publish_view();
     }
 
     fn record_deep(&mut self, failure: Option<&DeepError>) {
-        let reason = failure.map(|failure| failure.failure().into());
-        let class = class_of(reason, failure.and_then(DeepError::call));
-        self.view.deep = failure.map_or(DeepOutcome::Passed, |failure| {
-            DeepOutcome::Failed(failure.failure())
+        let found = failure.map(|failure| {
+            let call = failure.call();
+            let failure = match call {
+                Some(_) if self.deep_breaker.is_open() => DeepFailure::CircuitBreakerOpen,
+                _ => failure.failure(),
+            };
+            (failure, self.failed_probe(failure.into(), call))
         });
-        self.view.deep_class = class;
-        self.parts.metrics.deep_probe(class.unwrap_or("ok"));
-        log_probe("deep", reason, class);
+        self.view.deep = found.map_or(DeepOutcome::Passed, |(failure, _)| {
+            DeepOutcome::Failed(failure)
+        });
+        let failed = found.map(|(_, failed)| failed);
+        self.view.deep_class = failed.map(|failed| failed.class);
+        self.view.deep_failure = failed.or(self.view.deep_failure);
+        let status = failed.map_or("ok", |failed| failed.class);
+        self.parts.metrics.deep_probe(status);
+        self.deep_log.probe("deep", failed, None);
+    }
+
+    fn failed_probe(&self, reason: Reason, call: Option<&CallFailure>) -> ProbeFailure {
+        ProbeFailure {
+            at: self.parts.clock.now(),
+            reason,
+            class: class_of(reason, call),
+        }
+    }
+
+    /// Shows and logs the state of the disk when it changes.
+    fn show_persistence(&mut self, fault: Option<StorageFault>) {
+        if self.view.persistence.map(|shown| shown.fault) != fault {
+            match fault {
+                Some(fault) => tracing::warn!(detail = fault.as_str(), "state.degraded"),
+                None => tracing::info!("state.restored"),
+            }
+            let since = self.parts.clock.now();
+            self.view.persistence = fault.map(|fault| PersistenceDegraded { fault, since });
+        }
+        let current = fault.is_none() && self.parts.ledger.document().is_some();
+        self.parts.metrics.state_current(current);
     }
 
     fn publish_view(&mut self) {
-        let now = Instant::now();
-        self.view.breaker_open =
-            self.metadata_breaker.is_open(now) || self.deep_breaker.is_open(now);
+        self.view.metadata_breaker_open = self.metadata_breaker.is_open();
+        self.view.deep_breaker_open = self.deep_breaker.is_open();
         self.publish.publish(self.view.clone());
+    }
+}
+
+/// What was last logged of one kind of probe. A failure that stays the same is a warning every 30 s
+/// and no more, although it is probed every second.
+#[derive(Debug, Default)]
+struct ProbeLog(Option<(&'static str, &'static str, Option<StorageFault>, Instant)>);
+
+impl ProbeLog {
+    fn probe(
+        &mut self,
+        probe_kind: &'static str,
+        failed: Option<ProbeFailure>,
+        fault: Option<StorageFault>,
+    ) {
+        let Some(ProbeFailure { reason, class, .. }) = failed else {
+            self.0 = None;
+            tracing::debug!(probe_kind, status = "ok", "status.probe");
+            return;
+        };
+        let (reason, error_class) = (reason.code(), class);
+        let detail = fault.map(StorageFault::as_str);
+        let now = Instant::now();
+        let is_news = self.0.is_none_or(|(was, class, detail, at)| {
+            (was, class, detail) != (reason, error_class, fault)
+                || now.duration_since(at) >= SAY_AGAIN
+        });
+        if is_news {
+            self.0 = Some((reason, error_class, fault, now));
+            tracing::warn!(
+                probe_kind,
+                status = "failed",
+                reason,
+                error_class,
+                detail,
+                "status.probe"
+            );
+        } else {
+            tracing::debug!(
+                probe_kind,
+                status = "failed",
+                reason,
+                error_class,
+                detail,
+                "status.probe"
+            );
+        }
     }
 }
 
@@ -388,31 +576,20 @@ impl BootstrapError {
         }
     }
 
-    /// Whether waiting may mend it: OpenBao did not answer, or not with what it will answer.
+    /// Whether waiting may mend it: OpenBao did not answer, or not with what it will answer, or the
+    /// disk is slow.
     fn may_pass(&self) -> bool {
-        self.call().is_some()
+        let slow_disk = matches!(
+            self,
+            Self::Metadata(MetadataError::Save(LedgerError::NoAnswer))
+        );
+        self.call().is_some() || slow_disk
     }
 }
 
 /// The class of what failed below a probe; the reason itself for a finding.
-fn class_of(reason: Option<Reason>, call: Option<&CallFailure>) -> Option<&'static str> {
-    let reason = reason?.code();
-    Some(call.map_or(reason, |call| {
+fn class_of(reason: Reason, call: Option<&CallFailure>) -> &'static str {
+    call.map_or(reason.code(), |call| {
         call.class().map_or("auth_failed", FailureClass::label)
-    }))
-}
-
-fn log_probe(probe_kind: &'static str, reason: Option<Reason>, error_class: Option<&'static str>) {
-    match reason.map(Reason::code) {
-        None => tracing::debug!(probe_kind, status = "ok", "status.probe"),
-        Some(reason) => {
-            tracing::warn!(
-                probe_kind,
-                status = "failed",
-                reason,
-                error_class,
-                "status.probe"
-            );
-        }
-    }
+    })
 }

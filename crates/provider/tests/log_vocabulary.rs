@@ -37,7 +37,7 @@ fn names(cell: &str) -> BTreeSet<String> {
 fn documented() -> Vocabulary {
     let page = include_str!("../../../docs/observability.md");
     let (_, section) = page.split_once("## Logs").unwrap();
-    let (section, _) = section.split_once("\n## ").unwrap();
+    let (section, _) = section.split_once("\n##").unwrap();
     let mut vocabulary = Vocabulary::new();
     for row in section.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();

@@ -15,7 +15,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
@@ -83,6 +83,8 @@ pub struct Rule {
     pub path: String,
     /// The body holds this.
     pub holds: String,
+    /// The percentage of them that it meets, chosen at random; 100 meets all.
+    pub percent: u64,
     /// The answer to each of them.
     pub reply: Reply,
 }
@@ -125,6 +127,10 @@ struct Shared {
     rules: Mutex<Vec<Rule>>,
     script: Mutex<VecDeque<Reply>>,
     seen: Mutex<Vec<Seen>>,
+    /// Requests that met a rule.
+    ruled: AtomicUsize,
+    /// State of the generator of choices, which are the same in every run.
+    choice: AtomicU64,
     connections: AtomicUsize,
 }
 
@@ -158,6 +164,8 @@ impl FakeOpenBao {
             rules: Mutex::default(),
             script: Mutex::new(script),
             seen: Mutex::default(),
+            ruled: AtomicUsize::new(0),
+            choice: AtomicU64::new(1),
             connections: AtomicUsize::new(0),
         });
         let server = tokio::spawn(accept(listener, handshake, tls, shared.clone()));
@@ -202,10 +210,28 @@ impl FakeOpenBao {
         lock(&self.shared.seen).clone()
     }
 
+    /// The requests so far that met a rule.
+    #[must_use]
+    pub fn ruled(&self) -> usize {
+        self.shared.ruled.load(Ordering::SeqCst)
+    }
+
     /// TCP connections accepted so far.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Shared {
+    fn chooses(&self, percent: u64) -> bool {
+        let next = |state: u64| {
+            let state = state.wrapping_mul(6_364_136_223_846_793_005);
+            Some(state.wrapping_add(1_442_695_040_888_963_407))
+        };
+        let (set, get) = (Ordering::SeqCst, Ordering::SeqCst);
+        let state = self.choice.fetch_update(set, get, next);
+        state.is_ok_and(|state| (state >> 33) % 100 < percent)
     }
 }
 
@@ -285,7 +311,11 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
     let ruled = lock(&shared.rules)
         .iter()
         .find(|rule| seen.target.ends_with(&rule.path) && seen.body.contains(&rule.holds))
+        .filter(|rule| shared.chooses(rule.percent))
         .map(|rule| rule.reply.clone());
+    if ruled.is_some() {
+        shared.ruled.fetch_add(1, Ordering::SeqCst);
+    }
     lock(&shared.seen).push(seen);
     let reply = match (ruled, &shared.server) {
         (Some(reply), _) => Some(reply),
@@ -381,6 +411,7 @@ struct Script {
 enum End {
     Proper,
     Break,
+    Broken,
     Silence,
 }
 
@@ -424,12 +455,18 @@ impl Body for Script {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match (self.pieces.pop_front(), self.end) {
             (Some(piece), _) => Poll::Ready(Some(Ok(Frame::data(piece)))),
             (None, End::Proper) => Poll::Ready(None),
-            (None, End::Break) => Poll::Ready(Some(Err(io::Error::other("scripted")))),
+            // What was sent so far reaches the client first.
+            (None, End::Break) => {
+                self.end = End::Broken;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            (None, End::Broken) => Poll::Ready(Some(Err(io::Error::other("scripted")))),
             (None, End::Silence) => Poll::Pending,
         }
     }

@@ -69,8 +69,7 @@ pub struct Transition {
 pub enum Change {
     /// Versions were found, or a pending one was overtaken.
     Discovered,
-    /// Only the count or the stable time of the pending version. A loss of it costs time and
-    /// nothing else, so a failed commit may be deferred.
+    /// Only the count or the stable time of the pending version.
     Counted,
     /// The pending version is now the active one.
     Promoted,

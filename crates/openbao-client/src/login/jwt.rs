@@ -91,6 +91,24 @@ pub enum JwtProblem {
     },
 }
 
+impl JwtProblem {
+    /// The bounded word for logs and reports.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Malformed(_) => "malformed",
+            Self::NotYetValid(_) => "not_yet_valid",
+            Self::IssuedInFuture(_) => "issued_in_future",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Subject => "subject",
+            Self::Expired { .. } => "expired",
+            Self::NearExpiry { .. } => "near_expiry",
+        }
+    }
+}
+
 impl Jwt {
     /// Takes the text apart; outer white space is dropped.
     ///

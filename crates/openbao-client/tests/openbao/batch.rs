@@ -112,7 +112,7 @@ async fn what_refuses_all_items_is_one_failure() {
     let transit = corner.transit();
     let nobody = transit.decrypt_batch(&token("s.nobody"), &items).await;
     let nobody = nobody.err().unwrap();
-    assert_eq!(nobody.class(), FailureClass::PermissionDenied);
+    assert_eq!(nobody.class(), FailureClass::Unauthenticated);
     assert!(nobody.rejects_token());
 
     let config = format!("{}/config", corner.path("keys"));

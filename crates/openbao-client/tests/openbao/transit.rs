@@ -124,7 +124,7 @@ async fn a_missing_key_or_mount_is_told_apart_from_a_refusal() {
 }
 
 #[tokio::test]
-async fn a_policy_that_denies_and_a_bad_token_look_the_same() {
+async fn a_policy_that_denies_is_told_from_a_bad_token() {
     let corner = Corner::new().await;
     let encrypt = corner.path("encrypt");
     let rules = format!("path \"{encrypt}\" {{ capabilities = [\"update\"] }}");
@@ -138,14 +138,16 @@ async fn a_policy_that_denies_and_a_bad_token_look_the_same() {
         .decrypt(&limited, &encrypted.ciphertext, &data)
         .await;
     let denied = transit.key_metadata(&limited).await;
-    let unknown = transit.key_metadata(&token("s.nobody")).await;
-    for failure in [
-        decrypted.err().unwrap(),
-        denied.unwrap_err(),
-        unknown.unwrap_err(),
-    ] {
+    for failure in [decrypted.err().unwrap(), denied.unwrap_err()] {
         assert_eq!(failure.class(), FailureClass::PermissionDenied);
-        assert!(failure.rejects_token());
+        assert!(!failure.rejects_token());
+    }
+    let revoke = json!({"token": limited.expose()});
+    corner.write("auth/token/revoke", &revoke).await;
+    for dead in [&limited, &token("s.nobody")] {
+        let unknown = transit.key_metadata(dead).await.unwrap_err();
+        assert_eq!(unknown.class(), FailureClass::Unauthenticated);
+        assert!(unknown.rejects_token());
     }
 }
 

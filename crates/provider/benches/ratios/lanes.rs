@@ -6,14 +6,15 @@ use kms_domain::prepare::PreparedDecrypt;
 use openbao_client::{
     login::{
         jwt::{ClaimRules, JwtRole},
-        jwt_file::JwtFile,
+        jwt_file::{JwtFile, JwtSource},
     },
     transit::Transit,
 };
+use prometheus_client::metrics::counter::Counter;
 use provider::{
     auth::{Session, SessionSettings},
     clock::SystemClock,
-    kms::lanes::Lanes,
+    kms::{hedge::Hedges, lanes::Lanes},
 };
 
 use crate::{load::Call, stage::Stage};
@@ -31,21 +32,23 @@ pub(crate) fn with_and_without(
     transit: Transit,
     prepared: &Arc<Vec<PreparedDecrypt>>,
 ) -> (Call, Call) {
-    let login = JwtFile {
-        role,
-        path: stage.tenant.jwt_file(),
-        rules: ClaimRules {
-            expected_issuer: None,
-            expected_audience: Vec::new(),
-            expected_subject: None,
-            clock_skew_leeway: Duration::ZERO,
-            min_remaining: Duration::ZERO,
-        },
+    let rules = ClaimRules {
+        expected_issuer: None,
+        expected_audience: Vec::new(),
+        expected_subject: None,
+        clock_skew_leeway: Duration::ZERO,
+        min_remaining: Duration::ZERO,
     };
+    let source = JwtSource::new(stage.tenant.jwt_file(), rules);
+    let login = JwtFile { role, source };
     let clock = Arc::new(SystemClock);
     let (session, logging_in) = Session::new(TIMES, Box::new(login), clock, Arc::new(|_| {}));
     tokio::spawn(logging_in.run());
-    let lanes = Lanes::new(transit.clone(), session.clone());
+    let lanes = Lanes::new(
+        transit.clone(),
+        session.clone(),
+        Hedges::new(Counter::default()),
+    );
     let with: Call = {
         let prepared = Arc::clone(prepared);
         Arc::new(move |number| {

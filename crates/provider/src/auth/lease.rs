@@ -37,6 +37,11 @@ impl LiveToken {
         }
     }
 
+    /// When it was asked for.
+    pub(super) fn since(&self) -> Instant {
+        self.since.elapsed
+    }
+
     pub(super) fn granted(&self) -> Duration {
         self.lease.duration
     }
@@ -45,7 +50,8 @@ impl LiveToken {
         self.lease.renewable
     }
 
-    /// Zero when the token is over.
+    /// By our clocks, for the choice of when to replace the token; OpenBao alone ends it. Zero once
+    /// the lease should be over.
     pub(super) fn remaining(&mut self, now: Moment) -> Duration {
         let elapsed = now.elapsed.saturating_duration_since(self.since.elapsed);
         let wall = now.wall.duration_since(self.since.wall).unwrap_or_default();

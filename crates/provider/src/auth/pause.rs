@@ -1,4 +1,4 @@
-//! How often a login may be tried: after failures, and after refused tokens.
+//! How often a login may be tried: after failures, and after calls that a policy denies.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -7,6 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
+/// After a failure without a refusal; after the first refusal too.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
@@ -14,22 +15,54 @@ const FIRST_RECOVERY: Duration = Duration::from_secs(5);
 const LONGEST_RECOVERY: Duration = Duration::from_secs(5 * 60);
 const RECOVERY_FORGOTTEN: Duration = Duration::from_secs(10 * 60);
 
-/// The pause after a failed attempt: 1 s doubling to 60 s, each spread by a quarter so that the
-/// nodes of a cluster do not come back together.
+/// Cause of a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// OpenBao refused the login: another try at once ends alike.
+    Refused,
+    /// OpenBao was not asked, or did not do the work. It may be back at any moment.
+    Absent,
+}
+
+/// The pause after a failed attempt: 1 s, doubling to 60 s while OpenBao refuses. Each is spread by a
+/// quarter so that the nodes of a cluster do not come back together.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
-    until: Option<Instant>,
+    refusals: u32,
+    pause: Option<(Instant, Cause)>,
 }
 
 impl Backoff {
+    /// A login granted a token.
     pub(super) fn succeeded(&mut self) {
-        *self = Self::default();
+        self.failures = 0;
+        self.pause = None;
     }
 
-    pub(super) fn failed(&mut self, now: Instant) {
-        self.until = Some(now + spread(retry_pause(self.failures), random_unit()));
+    /// OpenBao accepted the token in a call.
+    pub(super) fn token_worked(&mut self) {
+        self.refusals = 0;
+        if matches!(self.pause, Some((_, Cause::Absent))) {
+            self.pause = None;
+        }
+    }
+
+    /// Ends the pause, whatever its cause.
+    pub(super) fn permit(&mut self) {
+        self.pause = None;
+    }
+
+    pub(super) fn failed(&mut self, now: Instant, cause: Cause) {
+        let pause = match cause {
+            Cause::Refused => retry_pause(self.refusals),
+            Cause::Absent => FIRST_RETRY,
+        };
+        if cause == Cause::Refused {
+            self.refusals = self.refusals.saturating_add(1);
+        }
         self.failures = self.failures.saturating_add(1);
+        self.pause = Some((now + spread(pause, random_unit()), cause));
     }
 
     /// Attempts that failed in a row.
@@ -39,13 +72,14 @@ impl Backoff {
 
     /// The rest of the pause; `None` when an attempt may start.
     pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
-        let rest = self.until?.saturating_duration_since(now);
+        let (until, _) = self.pause?;
+        let rest = until.saturating_duration_since(now);
         (!rest.is_zero()).then_some(rest)
     }
 }
 
-fn retry_pause(failures: u32) -> Duration {
-    let factor = 2_u32.saturating_pow(failures);
+fn retry_pause(refusals: u32) -> Duration {
+    let factor = 2_u32.saturating_pow(refusals);
     FIRST_RETRY.saturating_mul(factor).min(LONGEST_RETRY)
 }
 
@@ -61,18 +95,18 @@ fn random_unit() -> f64 {
     f64::from(high) / f64::from(u32::MAX)
 }
 
-/// Limits logins that answer a refused token: 403 also says that the policy denies a call, and
-/// then no login helps. The first comes at once, the next after 5 s doubling to 5 min.
+/// Limits logins that follow a policy's denial: a new token may have other policies, but seldom has.
+/// The first comes at once, the next after 5 s doubling to 5 min.
 #[derive(Debug, Default)]
 pub(super) struct RecoveryLimit {
-    last_refusal: Option<Instant>,
+    last_denial: Option<Instant>,
     next: Option<(Instant, Duration)>,
 }
 
 impl RecoveryLimit {
-    /// Notes a refusal; says whether the token may be replaced now.
-    pub(super) fn refused(&mut self, now: Instant) -> bool {
-        let last = self.last_refusal.replace(now);
+    /// Notes a denial; says whether a login may follow now.
+    pub(super) fn denied(&mut self, now: Instant) -> bool {
+        let last = self.last_denial.replace(now);
         if last.is_some_and(|last| now - last >= RECOVERY_FORGOTTEN) {
             self.next = None;
         }
@@ -98,6 +132,32 @@ mod tests {
     }
 
     #[test]
+    fn only_refusals_are_spaced_ever_wider() {
+        let now = Instant::now();
+        let mut backoff = Backoff::default();
+        let longest = Duration::from_millis(1250);
+        for failure in 1..=100 {
+            backoff.failed(now, Cause::Absent);
+            assert!(backoff.remaining(now).unwrap() <= longest, "{failure}");
+        }
+        assert_eq!(backoff.failures(), 100);
+        for _ in 0..7 {
+            backoff.failed(now, Cause::Refused);
+        }
+        backoff.succeeded();
+        // A grant alone does not show that the token is accepted.
+        backoff.failed(now, Cause::Refused);
+        assert!(backoff.remaining(now).unwrap() > 30 * FIRST_RETRY);
+        backoff.token_worked();
+        assert!(backoff.remaining(now).is_some(), "OpenBao still refuses");
+        backoff.failed(now, Cause::Absent);
+        backoff.token_worked();
+        assert_eq!(backoff.remaining(now), None);
+        backoff.failed(now, Cause::Refused);
+        assert!(backoff.remaining(now).unwrap() <= longest);
+    }
+
+    #[test]
     fn the_spread_is_a_quarter_and_capped() {
         let pause = Duration::from_secs(8);
         assert_eq!(spread(pause, 0.0), Duration::from_secs(6));
@@ -115,14 +175,14 @@ mod tests {
         let mut limit = RecoveryLimit::default();
         let mut allowed = Vec::new();
         for second in 0..1500 {
-            if limit.refused(at(second)) {
+            if limit.denied(at(second)) {
                 allowed.push(second);
             }
         }
         assert_eq!(allowed, [0, 5, 15, 35, 75, 155, 315, 615, 915, 1215]);
-        // 1499 was the last refusal.
-        assert!(limit.refused(at(2099)));
-        assert!(!limit.refused(at(2103)));
-        assert!(limit.refused(at(2104)));
+        // 1499 was the last denial.
+        assert!(limit.denied(at(2099)));
+        assert!(!limit.denied(at(2103)));
+        assert!(limit.denied(at(2104)));
     }
 }

@@ -1,11 +1,13 @@
 //! What the session knows, and what follows from it. No waiting, no clock of its own.
 
 use std::{
+    mem,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use openbao_client::token::Token;
+use openbao_client::{login::LoginOutcome, token::Token};
+use tokio::time::Instant;
 
 use super::{
     AuthFailure,
@@ -13,14 +15,17 @@ use super::{
     pause::{Backoff, RecoveryLimit},
 };
 
+/// Least time from a login that granted a token to the next.
+const BETWEEN_LOGINS: Duration = Duration::from_secs(1);
+
 /// The health of authentication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthState {
-    /// No attempt has ended yet, or its token was refused or is over.
+    /// No attempt has ended yet, or OpenBao rejected its token.
     Unknown,
-    /// A live token, and no failure since.
+    /// A token, and no failure since.
     Authenticated,
-    /// The last attempt failed; an older token may still live.
+    /// The last attempt failed; an older token may still work.
     Unhealthy,
 }
 
@@ -29,7 +34,8 @@ pub enum AuthState {
 pub struct AuthStatus {
     /// The health of authentication.
     pub state: AuthState,
-    /// The life left of the token; `None` without a live one.
+    /// The life left of the token by our clocks; zero for one that is tried beyond its lease. `None`
+    /// without a token.
     pub token_remaining: Option<Duration>,
     /// When the credential of the last login expires, by the wall clock.
     pub credential_expires: Option<SystemTime>,
@@ -39,10 +45,23 @@ pub struct AuthStatus {
     pub last_renewal: Option<SystemTime>,
     /// Why the last attempt failed, if it did.
     pub failure: Option<AuthFailure>,
+    /// The last failure, also when a later attempt succeeded.
+    pub last_failure: Option<PastFailure>,
     /// Attempts that failed in a row.
     pub consecutive_failures: u32,
     /// The rest of the pause after a failed attempt.
     pub retry_in: Option<Duration>,
+}
+
+/// A failed login in bounded words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PastFailure {
+    /// By the wall clock.
+    pub at: SystemTime,
+    /// The label of metrics and logs.
+    pub outcome: LoginOutcome,
+    /// The cause within the outcome.
+    pub detail: &'static str,
 }
 
 /// What a reader gets.
@@ -53,22 +72,23 @@ pub(super) enum Wanted {
     Wait,
 }
 
-/// What follows from a refused token.
-pub(super) enum Rejected {
-    /// Ask for a token: it is another one, now or after the attempt.
-    Replace,
-    /// Too soon after the last replacement; the token stays, since the policy may be the cause.
-    Paused,
-}
-
 pub(super) struct State {
     refresh_ahead: Duration,
     current: Option<LiveToken>,
+    /// OpenBao accepted the current token in a call.
+    worked: bool,
+    /// The token before was rejected before it had worked.
+    rejected_unused: bool,
     /// An attempt is asked for or running.
     attempting: bool,
+    /// The next attempt must not renew.
+    login_only: bool,
     backoff: Backoff,
     recovery: RecoveryLimit,
+    /// Start of the last login that granted a token.
+    granted: Option<Instant>,
     failure: Option<AuthFailure>,
+    last_failure: Option<PastFailure>,
     credential_expires: Option<SystemTime>,
     last_login: Option<SystemTime>,
     last_renewal: Option<SystemTime>,
@@ -79,57 +99,83 @@ impl State {
         Self {
             refresh_ahead,
             current: None,
+            worked: false,
+            rejected_unused: false,
             attempting: false,
+            login_only: false,
             backoff: Backoff::default(),
             recovery: RecoveryLimit::default(),
+            granted: None,
             failure: None,
+            last_failure: None,
             credential_expires: None,
             last_login: None,
             last_renewal: None,
         }
     }
 
-    /// The answer for a reader, and whether an attempt must start for it. The pause after a failed
-    /// attempt gives those who waited for it the failure.
+    /// The answer for a reader, and whether an attempt must start for it. The age of a token decides
+    /// only about the attempt. The pause after a failed attempt gives those without a token the
+    /// failure.
     pub(super) fn want(&mut self, now: Moment) -> (Wanted, bool) {
         let paused = self.backoff.remaining(now.elapsed).is_some();
-        let live = self.live(now).map(|(token, left)| (token.clone(), left));
-        let (wanted, start) = match (live, &self.failure) {
-            (Some((token, left)), _) => {
-                (Wanted::Token(token), left <= self.refresh_ahead && !paused)
+        let (wanted, due) = match (&mut self.current, &self.failure) {
+            (Some(current), _) => {
+                let due = current.remaining(now) <= self.refresh_ahead;
+                (Wanted::Token(current.token.clone()), due)
             }
-            (None, Some(failure)) if paused => (Wanted::Failed(failure.clone()), false),
+            (None, Some(failure)) if paused && !self.attempting => {
+                (Wanted::Failed(failure.clone()), false)
+            }
             (None, _) => (Wanted::Wait, true),
         };
-        let start = start && !self.attempting;
-        self.attempting |= start;
-        (wanted, start)
+        (wanted, due && self.start(now))
     }
 
-    /// Drops the refused token if it is the current one and may be replaced now. A refusal of an
-    /// older token only means that there is, or will be, another.
-    pub(super) fn reject(&mut self, token: &Arc<Token>, now: Moment) -> Rejected {
+    /// OpenBao accepted the token.
+    pub(super) fn worked(&mut self, token: &Arc<Token>) {
         if self.is_current(token) {
-            if !self.recovery.refused(now.elapsed) {
-                return Rejected::Paused;
-            }
-            self.current = None;
+            self.worked = true;
+            self.rejected_unused = false;
+            self.backoff.token_worked();
         }
-        Rejected::Replace
     }
 
-    /// Drops a replacement that was refused as well; the next reader asks for another.
-    pub(super) fn discard(&mut self, token: &Arc<Token>) {
-        if self.is_current(token) {
-            self.current = None;
+    /// Drops a token that OpenBao rejected as invalid. A login may follow, unless OpenBao rejects one
+    /// fresh token after the other: then that is a failure with its pause.
+    pub(super) fn rejected(&mut self, token: &Arc<Token>, now: Moment) {
+        if !self.is_current(token) {
+            return;
         }
+        self.current = None;
+        let in_a_row = !self.worked && mem::replace(&mut self.rejected_unused, true);
+        if in_a_row {
+            self.fail(AuthFailure::Rejected, now);
+        } else {
+            self.backoff.permit();
+        }
+    }
+
+    /// A policy denied a call, so the token stays. Says whether an attempt must start, since a new
+    /// token may have other policies.
+    pub(super) fn denied(&mut self, token: &Arc<Token>, now: Moment) -> bool {
+        self.worked(token);
+        let permitted = self.is_current(token) && self.recovery.denied(now.elapsed);
+        let start = permitted && self.start(now);
+        self.login_only |= start;
+        start
     }
 
     /// The token that an attempt should renew.
-    pub(super) fn renewable(&mut self, now: Moment) -> Option<Arc<Token>> {
-        self.live(now)?;
-        let current = self.current.as_ref()?;
+    pub(super) fn renewable(&mut self) -> Option<Arc<Token>> {
+        let login_only = mem::take(&mut self.login_only);
+        let current = self.current.as_ref().filter(|_| !login_only)?;
         current.renewable().then(|| current.token.clone())
+    }
+
+    /// The earliest moment for another login, however often tokens are revoked.
+    pub(super) fn next_login(&self) -> Option<Instant> {
+        Some(self.granted? + BETWEEN_LOGINS)
     }
 
     /// Ends an attempt with a renewal, unless the token that was renewed has been dropped.
@@ -150,6 +196,8 @@ impl State {
     ) {
         match result {
             Ok((live, credential_expires)) => {
+                self.granted = Some(live.since());
+                self.worked = false;
                 self.credential_expires = Some(credential_expires);
                 self.last_login = Some(now.wall);
                 self.succeeded(live);
@@ -161,14 +209,14 @@ impl State {
                     self.credential_expires = Some(now.wall + remaining);
                 }
                 self.attempting = false;
-                self.backoff.failed(now.elapsed);
-                self.failure = Some(failure);
+                self.fail(failure, now);
             }
         }
     }
 
     pub(super) fn status(&mut self, now: Moment) -> AuthStatus {
-        let token_remaining = self.live(now).map(|(_, left)| left);
+        let current = self.current.as_mut();
+        let token_remaining = current.map(|current| current.remaining(now));
         let state = match (&self.failure, token_remaining) {
             (Some(_), _) => AuthState::Unhealthy,
             (None, Some(_)) => AuthState::Authenticated,
@@ -181,6 +229,7 @@ impl State {
             last_login: self.last_login,
             last_renewal: self.last_renewal,
             failure: self.failure.clone(),
+            last_failure: self.last_failure,
             consecutive_failures: self.backoff.failures(),
             retry_in: self.backoff.remaining(now.elapsed),
         }
@@ -193,10 +242,21 @@ impl State {
         self.backoff.succeeded();
     }
 
-    fn live(&mut self, now: Moment) -> Option<(&Arc<Token>, Duration)> {
-        let current = self.current.as_mut()?;
-        let left = current.remaining(now);
-        (!left.is_zero()).then_some((&current.token, left))
+    fn fail(&mut self, failure: AuthFailure, now: Moment) {
+        self.backoff.failed(now.elapsed, failure.cause());
+        self.last_failure = Some(PastFailure {
+            at: now.wall,
+            outcome: failure.outcome(),
+            detail: failure.detail(),
+        });
+        self.failure = Some(failure);
+    }
+
+    /// Asks for an attempt, unless one is asked for already or must wait.
+    fn start(&mut self, now: Moment) -> bool {
+        let start = !self.attempting && self.backoff.remaining(now.elapsed).is_none();
+        self.attempting |= start;
+        start
     }
 
     fn is_current(&self, token: &Arc<Token>) -> bool {

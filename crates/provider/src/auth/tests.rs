@@ -7,6 +7,7 @@ use std::{
 };
 
 use openbao_client::{
+    credential_file::CredentialFileProblem,
     failure::FailureClass,
     login::{Pending, jwt::JwtProblem},
     request::Operation,
@@ -111,7 +112,10 @@ impl Login for ScriptedLogin {
         assert_eq!(increment, SETTINGS.token_renewal_increment);
         Box::pin(async {
             self.script.renewal_count.fetch_add(1, Ordering::SeqCst);
-            let refusal = |_| failure(FailureClass::Unavailable);
+            let refusal = |failed| match failed {
+                LoginFailure::OpenBao(failure) => failure,
+                LoginFailure::JwtFile(_) | LoginFailure::Jwt(_) => unreachable!(),
+            };
             let lease = play(&self.script.renewals).await.map_err(refusal)?;
             let text = Zeroizing::new(token.expose().to_owned());
             Ok(Renewal {
@@ -199,7 +203,7 @@ impl Fixture {
             .to_owned()
     }
 
-    /// Calls; tokens of these names are refused. Returns the tokens that were tried.
+    /// Calls; tokens of these names are rejected. Returns the tokens that were tried.
     async fn call(&self, refused: &[&str]) -> (Vec<String>, Result<(), CallFailure>) {
         let tried = Mutex::new(Vec::new());
         let result = self
@@ -210,7 +214,7 @@ impl Fixture {
                     tried.lock().unwrap().push(token.expose().to_owned());
                     yield_now().await;
                     if refused.contains(&token.expose()) {
-                        Err(failure(FailureClass::PermissionDenied))
+                        Err(failure(FailureClass::Unauthenticated))
                     } else {
                         Ok(())
                     }
@@ -220,6 +224,7 @@ impl Fixture {
         (tried.into_inner().unwrap(), result)
     }
 
+    /// A call that the policy denies.
     async fn denied(&self) -> Vec<String> {
         let tried = Mutex::new(Vec::new());
         let result = self
@@ -332,8 +337,9 @@ async fn a_response_that_is_not_from_openbao_leaves_the_token_in_use() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_login_is_not_repeated_at_once() {
-    let f = fixture(&[unavailable(), unavailable(), Step::Good(HOUR)], &[]);
+async fn a_refused_login_is_repeated_ever_more_rarely() {
+    let refused = Step::Fail(LoginFailure::OpenBao(failure(FailureClass::InvalidRequest)));
+    let f = fixture(&[refused.clone(), refused, Step::Good(HOUR)], &[]);
     assert!(f.session.token().await.is_err());
     let before = Instant::now();
     for _ in 0..100 {
@@ -344,6 +350,12 @@ async fn a_failed_login_is_not_repeated_at_once() {
     let status = f.session.status();
     assert_eq!(status.state, AuthState::Unhealthy);
     assert_eq!(status.consecutive_failures, 1);
+    let failed = PastFailure {
+        at: f.clock.now(),
+        outcome: LoginOutcome::AuthFailed,
+        detail: "invalid_request",
+    };
+    assert_eq!(status.last_failure, Some(failed));
     let pause = status.retry_in.unwrap();
     assert!(
         pause >= SECOND * 3 / 4 && pause <= SECOND * 5 / 4,
@@ -362,27 +374,68 @@ async fn a_failed_login_is_not_repeated_at_once() {
     let status = f.session.status();
     assert_eq!(status.state, AuthState::Authenticated);
     assert_eq!((status.consecutive_failures, status.retry_in), (0, None));
+    assert!(status.last_failure.is_some(), "it is told afterwards too");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_early_refresh_keeps_the_token_to_its_end() {
-    let script = vec![unavailable(); 100];
+async fn after_any_outage_a_login_is_tried_within_two_seconds() {
+    let file = LoginFailure::JwtFile(CredentialFileProblem::Missing);
+    let absent = [
+        FailureClass::ConnectionFailed,
+        FailureClass::Sealed,
+        FailureClass::Unavailable,
+        FailureClass::NotOpenBao,
+        FailureClass::TlsFailed,
+        FailureClass::DnsFailed,
+    ];
+    let absent = absent.map(|class| LoginFailure::OpenBao(failure(class)));
+    for cause in absent.into_iter().chain([file]) {
+        let f = fixture(&vec![Step::Fail(cause); 60], &[]);
+        while f.script.logins() < 60 {
+            assert!(f.session.token().await.is_err());
+            sleep(SECOND / 10).await;
+        }
+        // It is back.
+        let before = Instant::now();
+        while f.session.token().await.is_err() {
+            sleep(SECOND / 10).await;
+        }
+        // The scripted login takes a second of it.
+        assert!(before.elapsed() <= 3 * SECOND, "{:?}", before.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_succeeds_ends_the_pause_of_an_outage() {
+    let f = fixture(&[Step::Good(HOUR), unavailable()], &[]);
+    f.token().await;
+    sleep(HOUR - 4 * MINUTE).await;
+    f.token().await;
+    sleep(SECOND).await;
+    yield_now().await;
+    assert!(f.session.status().retry_in.is_some());
+    f.call(&[]).await.1.unwrap();
+    assert_eq!(f.session.status().retry_in, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_offered_until_openbao_rejects_it() {
+    let script = vec![unavailable(); 1000];
     let f = fixture(&[&[Step::Good(HOUR)], &script[..]].concat(), &[]);
     f.token().await;
     sleep(HOUR - 4 * MINUTE).await;
-    for _ in 0..23 {
-        assert_eq!(f.token().await, "t1");
+    for _ in 0..40 {
+        assert_eq!(f.call(&[]).await.0, ["t1"]);
         sleep(10 * SECOND).await;
     }
     assert_eq!(f.state(), AuthState::Unhealthy);
-    // Pauses of 1 to 60 s, not an attempt for each reader.
-    assert!(
-        (5..=11).contains(&f.script.logins()),
-        "{}",
-        f.script.logins()
-    );
-    sleep(MINUTE).await;
-    assert!(f.session.token().await.is_err());
+    assert_eq!(f.session.status().token_remaining, Some(Duration::ZERO));
+    // Not an attempt for each reader.
+    assert!(f.script.logins() <= 42, "{}", f.script.logins());
+    let (tried, result) = f.call(&["t1"]).await;
+    assert_eq!(tried, ["t1"]);
+    assert!(matches!(result, Err(CallFailure::Auth(_))));
+    assert!(f.session.token().await.is_err(), "never again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -409,7 +462,7 @@ async fn a_lease_must_outlast_the_refresh_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_is_replaced_and_the_call_repeated_once() {
+async fn a_rejected_token_is_replaced_and_the_call_repeated() {
     let f = fixture(&[], &[]);
     let (tried, result) = f.call(&["t1"]).await;
     assert_eq!(tried, ["t1", "t2"]);
@@ -418,11 +471,11 @@ async fn a_refused_token_is_replaced_and_the_call_repeated_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_refused_together_share_one_replacement() {
+async fn callers_rejected_together_share_one_replacement() {
     let f = fixture(&[], &[]);
     f.token().await;
-    let refused = ["t1"];
-    let calls = tokio::join!(f.call(&refused), f.call(&refused), f.call(&refused));
+    let rejected = ["t1"];
+    let calls = tokio::join!(f.call(&rejected), f.call(&rejected), f.call(&rejected));
     for (tried, result) in [calls.0, calls.1, calls.2] {
         assert_eq!(tried, ["t1", "t2"]);
         assert!(result.is_ok());
@@ -431,76 +484,144 @@ async fn callers_refused_together_share_one_replacement() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_refusal_of_an_older_token_uses_the_current_one() {
+async fn a_late_rejection_of_an_older_token_uses_the_current_one() {
     let f = fixture(&[], &[]);
     let old = f.session.token().await.ok().unwrap();
     f.call(&["t1"]).await.1.unwrap();
-    assert!(matches!(f.session.shared.reject(&old), Rejected::Replace));
+    f.session.shared.rejected(&old);
     assert_eq!(f.token().await, "t2");
     assert_eq!(f.script.logins(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_replacement_is_dropped_and_the_call_not_repeated() {
+async fn tokens_that_are_revoked_again_and_again_fail_no_call() {
     let f = fixture(&[], &[]);
-    assert_eq!(f.denied().await, ["t1", "t2"]);
-    // The next call does not fall back to either.
-    let (tried, result) = f.call(&[]).await;
-    assert_eq!(tried, ["t3"]);
+    for number in 1..=60 {
+        let current = format!("t{number}");
+        let (tried, result) = f.call(&[&current]).await;
+        assert_eq!(tried, [current, format!("t{}", number + 1)]);
+        assert!(result.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fresh_tokens_that_openbao_rejects_are_a_failure_and_cause_no_storm() {
+    let f = fixture(&[], &[]);
+    let before = Instant::now();
+    let never = || {
+        f.session
+            .call(|_| async { Err::<(), _>(failure(FailureClass::Unauthenticated)) })
+    };
+    let failed = never().await.err().unwrap();
+    assert!(matches!(failed, CallFailure::Auth(AuthFailure::Rejected)));
+    while before.elapsed() < HOUR {
+        assert!(never().await.is_err());
+        sleep(SECOND).await;
+    }
+    assert!(f.script.logins() <= 90, "{}", f.script.logins());
+    // The first token that works ends it.
+    sleep(MINUTE).await;
+    f.call(&[]).await.1.unwrap();
+    let current = f.token().await;
+    let (tried, result) = f.call(&[&current]).await;
+    assert_eq!(tried.len(), 2);
     assert!(result.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_denies_one_call_does_not_cause_a_storm_of_logins() {
+async fn a_policy_that_denies_one_call_drops_no_token_and_causes_no_storm_of_logins() {
     let f = fixture(&[], &[]);
+    f.token().await;
     for _ in 0..600 {
-        f.denied().await;
+        let before = Instant::now();
+        assert_eq!(f.denied().await.len(), 1, "repeated for nothing");
         // Calls that the policy allows go on all the while.
         assert!(f.call(&[]).await.1.is_ok());
+        assert_eq!(Instant::now(), before);
         sleep(SECOND).await;
     }
-    // Replacements after about 0, 5, 15, 35, 75, 155, 315 and 615 s, each with a login after it.
-    assert!(f.script.logins() <= 17, "{}", f.script.logins());
+    // After about 0, 5, 15, 35, 75, 155 and 315 s: a new token may have other policies.
+    assert_eq!(f.script.logins(), 8);
+    assert_eq!(f.token().await, "t8");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_of_a_refused_token_is_not_used() {
+async fn a_denial_while_logins_fail_leaves_the_token_in_use() {
+    let expired = Step::Fail(LoginFailure::Jwt(JwtProblem::Expired { since: HOUR }));
+    let f = fixture(
+        &[&[Step::Good(HOUR)][..], &vec![expired; 100]].concat(),
+        &[],
+    );
+    f.token().await;
+    for _ in 0..60 {
+        f.denied().await;
+        let (tried, result) = f.call(&[]).await;
+        assert_eq!(tried, ["t1"]);
+        assert!(result.is_ok());
+        sleep(SECOND).await;
+    }
+    assert_eq!(f.session.status().last_failure.unwrap().detail, "expired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_finds_the_token_dead_drops_it() {
+    let dead = Step::Fail(LoginFailure::OpenBao(failure(
+        FailureClass::Unauthenticated,
+    )));
+    let f = fixture(&[Step::Renewable(HOUR), unavailable()], &[dead]);
+    f.token().await;
+    sleep(HOUR - 4 * MINUTE).await;
+    f.token().await;
+    sleep(3 * SECOND / 2).await;
+    assert_eq!((f.script.logins(), f.script.renewals()), (2, 1));
+    // The call waits for the login under way instead of using it.
+    assert!(f.session.token().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_of_a_rejected_token_is_not_used() {
     let f = fixture(&[Step::Renewable(HOUR)], &[Step::Renewable(HOUR)]);
     f.token().await;
     sleep(HOUR - 4 * MINUTE).await;
     let old = f.session.token().await.ok().unwrap();
     yield_now().await;
     assert_eq!(f.script.renewals(), 1);
-    f.session.shared.reject(&old);
+    f.session.shared.rejected(&old);
     assert_eq!(f.token().await, "t2");
     assert_eq!((f.script.logins(), f.script.renewals()), (2, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_after_a_renewal_reaches_the_renewed_token() {
+async fn a_rejection_after_a_renewal_reaches_the_renewed_token() {
     let f = fixture(&[Step::Renewable(HOUR)], &[Step::Renewable(HOUR)]);
     f.token().await;
     sleep(HOUR - 4 * MINUTE).await;
     let old = f.session.token().await.ok().unwrap();
     sleep(2 * SECOND).await;
     assert_eq!(f.script.renewals(), 1);
-    f.session.shared.reject(&old);
+    f.session.shared.rejected(&old);
     assert_eq!(f.token().await, "t2");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_wall_clock_can_only_shorten_a_lease() {
-    let f = fixture(&[], &[]);
+async fn a_wall_clock_that_jumps_ends_no_token_and_never_lengthens_a_lease() {
+    let script = vec![unavailable(); 100];
+    let f = fixture(&[&[Step::Good(HOUR)], &script[..]].concat(), &[]);
     f.token().await;
     f.clock.step_back(10 * HOUR);
     sleep(MINUTE).await;
     let left = HOUR - MINUTE - SECOND;
     assert_eq!(f.session.status().token_remaining, Some(left));
     f.clock.step_forward(10 * HOUR + 2 * HOUR);
-    assert_eq!(f.state(), AuthState::Unknown);
+    let before = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(f.call(&[]).await.0, ["t1"]);
+    }
+    assert_eq!(Instant::now(), before, "waited for a login");
     f.clock.step_back(2 * HOUR);
-    assert_eq!(f.state(), AuthState::Unknown);
-    assert_eq!(f.token().await, "t2");
+    sleep(10 * SECOND).await;
+    assert_eq!(f.call(&[]).await.0, ["t1"]);
+    assert!(f.script.logins() > 1, "no login ahead");
 }
 
 #[tokio::test(start_paused = true)]

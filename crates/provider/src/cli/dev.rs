@@ -15,7 +15,7 @@ use tokio::{runtime, sync::oneshot};
 use super::{Context, Failure, OutputFlag, exit::Exit};
 use crate::{
     dev::Lab,
-    lifecycle,
+    lifecycle::{self, Hangup},
     probe::{KmsClient, ProbeError, RoundTrip},
     report::Render,
     serve::serve,
@@ -55,7 +55,7 @@ impl Options {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(Failure::Runtime)?;
         let done = runtime.block_on(async {
-            let stop = lifecycle::stop_signal().map_err(Failure::Runtime)?;
+            let stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
             let told = |step: std::fmt::Arguments<'_>| {
                 // Progress is a courtesy.
                 drop(writeln!(anstream::stderr(), "lab: {step}"));
@@ -63,6 +63,7 @@ impl Options {
             let lab = Lab::set_up(bao, self.dir.clone(), context.environment, told).await?;
             let logging = &lab.loaded.config.logging;
             log::start(logging.level, logging.format);
+            log::write_lines().map_err(Failure::Runtime)?;
             tracing::warn!(
                 directory = %lab.directory().display(),
                 problem = "its keys are not safe and go away with it",
@@ -77,6 +78,7 @@ impl Options {
             done
         });
         runtime.shutdown_background();
+        log::flush();
         done.map(|()| Exit::Success)
     }
 
@@ -99,7 +101,13 @@ impl Options {
         let ready = || {
             let _sent = ready.send(());
         };
-        let serving = serve(&lab.loaded.config, MissingCheckpoint::Refuse, ready, stop);
+        let serving = serve(
+            &lab.loaded.config,
+            MissingCheckpoint::Refuse,
+            None,
+            ready,
+            stop,
+        );
         let trying = async {
             let tried = match is_ready.await {
                 Ok(()) => round_trip(&lab.socket).await,
@@ -135,6 +143,7 @@ impl Options {
         serve(
             &lab.loaded.config,
             MissingCheckpoint::Refuse,
+            None,
             ready,
             async {
                 stop.await;

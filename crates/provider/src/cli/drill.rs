@@ -19,7 +19,7 @@ use crate::{
     clock::{Clock as _, SystemClock},
     config::positive_duration,
     drill::{self, Setup, Told, metrics, report::DrillReport},
-    lifecycle,
+    lifecycle::{self, Hangup},
     recovery::witness::Witnesses,
     report::Output,
     state::disk::{self, DiskError},
@@ -113,7 +113,7 @@ impl Options {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(Failure::Runtime)?;
         let rehearsal = runtime.block_on(async {
-            let stop = lifecycle::stop_signal().map_err(Failure::Runtime)?;
+            let stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
             Ok::<_, Failure>(drill::rehearse(&setup, &witnesses, told(), stop).await)
         });
         // After a signal, objects may still be on their way through a thread.

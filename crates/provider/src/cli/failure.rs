@@ -17,6 +17,7 @@ use crate::{
     dev::LabError,
     diagnose::call_remedy,
     hardening::NotHardened,
+    lifecycle::activation::ActivationError,
     nodes::NodesProblem,
     policy::UnsafePolicyPath,
     probe::ProbeError,
@@ -46,6 +47,9 @@ pub(super) enum Failure {
     /// The process is not as hardened as it has to be.
     #[error(transparent)]
     NotHardened(#[from] NotHardened),
+    /// The sockets that systemd has passed cannot be used.
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
     /// The registry state cannot be looked at.
     #[error(transparent)]
     State(Box<StateError>),
@@ -200,7 +204,7 @@ impl Failure {
             Self::Config(_) | Self::UnsupportedAuth(_) | Self::OtherConfiguration(_) => {
                 Exit::Configuration
             }
-            Self::Serve(_) | Self::NotHardened(_) => Exit::Runtime,
+            Self::Serve(_) | Self::NotHardened(_) | Self::Activation(_) => Exit::Runtime,
             Self::Etcd(error) => match &**error {
                 EtcdError::Live(LiveError::NoAuthority { .. }) => Exit::Usage,
                 _ => Exit::Runtime,
@@ -368,6 +372,7 @@ impl Failure {
             | Self::StateFile { .. }
             | Self::Nodes(_)
             | Self::Policy(_)
+            | Self::Activation(_)
             | Self::ManualPages { .. } => None,
         }
     }

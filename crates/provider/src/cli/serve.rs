@@ -1,6 +1,6 @@
 //! `serve`: the daemon.
 
-use std::io;
+use std::{io, os::unix::net::UnixListener};
 
 use clap::Args;
 use tokio::runtime;
@@ -10,11 +10,15 @@ use crate::{
     build_info::BuildInfo,
     config::{Config, LoadError, SocketGroup, files},
     hardening::harden,
-    lifecycle::{self, service_manager::ServiceManager},
+    lifecycle::{self, Hangup, activation::passed_listener, service_manager::ServiceManager},
     serve::{ServeError, serve},
     state::MissingCheckpoint,
     telemetry::log,
 };
+
+/// Threads for disks and name lookups. A hanging disk keeps its threads, so the limit is above the
+/// number of tasks at once, and below `TasksMax=` of the unit.
+const BLOCKING_THREADS: usize = 64;
 
 /// Serve Kubernetes KMS v2 on the configured socket until a signal comes
 #[derive(Debug, Args)]
@@ -40,6 +44,7 @@ impl Options {
         *group = SocketGroup::Id(group.gid().map_err(ServeError::Group)?);
         let config = &loaded.config;
 
+        let passed = passed_listener(context.environment)?;
         log::start(config.logging.level, config.logging.format);
         lifecycle::prepare();
         tracing::info!(
@@ -56,38 +61,61 @@ impl Options {
             );
         }
         let manager = ServiceManager::of(context.environment);
-        harden(config)?.log();
+        let hardened = harden(config);
+        // Not before: a thread keeps to the sandbox only if it starts within it.
+        log::write_lines().map_err(Failure::Runtime)?;
         let missing = if self.accept_missing_checkpoint {
             MissingCheckpoint::Accept
         } else {
             MissingCheckpoint::Refuse
         };
-        let served = block_on_serve(config, missing, &manager).map_err(Failure::Runtime)?;
-        let reason = served.as_ref().err().map(ServeError::reason);
-        let served = served.map_err(Failure::from);
-        let exit = served
-            .as_ref()
-            .map_or_else(Failure::exit, |()| Exit::Success);
-        let exit_code = exit.code();
-        match reason {
-            None => tracing::info!(exit_code, "serve.shutdown"),
-            Some(reason) => tracing::error!(exit_code, reason, "serve.shutdown"),
-        }
-        served.map(|()| exit)
+        let served = hardened.map_err(Failure::from).and_then(|hardened| {
+            hardened.log();
+            let served = block_on_serve(config, missing, passed, &manager);
+            served.map_err(Failure::Runtime)
+        });
+        let exit = end(served);
+        log::flush();
+        Ok(exit)
     }
+}
+
+/// Logs the end, and writes a failure through the log, whose reader may have stalled.
+fn end(served: Result<Result<(), ServeError>, Failure>) -> Exit {
+    let (reason, part) = match &served {
+        Ok(Err(error)) => (Some(error.reason()), error.part()),
+        _ => (None, None),
+    };
+    let failure = served.and_then(|served| Ok(served?)).err();
+    let exit = failure.as_ref().map_or(Exit::Success, Failure::exit);
+    let exit_code = exit.code();
+    match (reason, &failure) {
+        (Some(reason), _) => tracing::error!(exit_code, reason, part, "serve.shutdown"),
+        (None, None) => tracing::info!(exit_code, "serve.shutdown"),
+        (None, Some(_)) => {}
+    }
+    if let Some(failure) = failure {
+        let mut text = Vec::new();
+        // A vector takes every byte.
+        failure.write(&mut text).ok();
+        log::write_text(&text);
+    }
+    exit
 }
 
 /// One thread: the work is waiting for OpenBao, and blocking work has threads of its own.
 fn block_on_serve(
     config: &Config,
     missing: MissingCheckpoint,
+    passed: Option<UnixListener>,
     manager: &ServiceManager,
 ) -> io::Result<Result<(), ServeError>> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()?;
     let served = runtime.block_on(async {
-        let stop = lifecycle::stop_signal()?;
+        let stop = lifecycle::stop_signal(Hangup::IsIgnored)?;
         let stop = async {
             let reason = stop.await;
             manager.stopping();
@@ -96,7 +124,7 @@ fn block_on_serve(
         manager.starting(config.bootstrap.grace_timeout);
         // Both in this task: a watchdog is fed only while the serving gets its turn.
         tokio::select! {
-            served = serve(config, missing, || manager.ready(), stop) => Ok(served),
+            served = serve(config, missing, passed, || manager.ready(), stop) => Ok(served),
             never = manager.keep_alive() => match never {},
         }
     });

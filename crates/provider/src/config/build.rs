@@ -11,6 +11,8 @@ use kms_domain::scope::{
     ProviderName, TransitKeyPath, TransitMountId,
 };
 
+use openbao_client::endpoint::{Address, Failover, ServerName};
+
 use super::{
     Bootstrap, Config, DebugCorrelation, Enforcement, Hardening, Limits, Listener, LogFormat,
     LogLevel, Logging, OpenBao, Problem, Rotation, Server, Setting, Status,
@@ -18,9 +20,9 @@ use super::{
     document::Document,
     duration,
     file::{
-        BootstrapSection, DebugCorrelationSection, File, HardeningSection, LoggingSection,
-        OpenBaoSection, RotationSection, ServerSection, StateSection, StatusSection,
-        TransitSection,
+        BootstrapSection, DebugCorrelationSection, FailoverSection, File, HardeningSection,
+        LoggingSection, OpenBaoSection, RotationSection, ServerSection, StateSection,
+        StatusSection, TransitSection,
     },
     origin::{Environment, Flags, Origin},
     problem::Broken,
@@ -36,6 +38,9 @@ const LONGEST_CORRELATION: Duration = Duration::from_secs(60 * 60);
 
 /// The directory that the packaged service may write, besides that of the socket.
 const SERVICE_STATE_DIRECTORY: &str = "/var/lib/openbao-kms";
+
+/// Beside `openbao.address`; all of them are asked at the same time.
+const MAX_FAILOVER: usize = 8;
 
 const PARALLEL_CALLS: std::ops::RangeInclusive<i64> = 1..=1024;
 
@@ -202,6 +207,7 @@ fn server(
 /// Without the two settings that belong to the identity.
 fn openbao(resolver: &mut Resolver, section: OpenBaoSection) -> Option<OpenBao> {
     let address = resolver.text("openbao.address", section.address, values::address);
+    let failover = failover(resolver, section.failover_addresses, address.as_ref());
     let ca_cert_file = resolver.text(
         "openbao.caCertFile",
         section.ca_cert_file,
@@ -213,12 +219,55 @@ fn openbao(resolver: &mut Resolver, section: OpenBaoSection) -> Option<OpenBao> 
         values::server_name,
     );
     let timeout = resolver.text("openbao.timeout", section.timeout, duration::parse_positive);
+    let server_name = server_name?;
+    let failover = failover?.into_iter().map(|(address, own_name)| Failover {
+        address,
+        server_name: own_name.unwrap_or_else(|| server_name.clone()),
+    });
     Some(OpenBao {
         address: address?,
+        failover: failover.collect(),
         ca_cert_file: ca_cert_file?,
-        server_name: server_name?,
+        server_name,
         timeout: timeout?,
     })
+}
+
+/// Addresses with the server names that are written.
+fn failover(
+    resolver: &mut Resolver,
+    sections: Option<Vec<FailoverSection>>,
+    first: Option<&Address>,
+) -> Option<Vec<(Address, Option<ServerName>)>> {
+    let path = "openbao.failoverAddresses";
+    let places = resolver.sections(path, sections, |resolver, path, section| {
+        let given = section.address.as_deref();
+        let address = resolver.entry(format!("{path}.address"), given, values::address);
+        let server_name = match &section.tls_server_name {
+            None => Some(None),
+            Some(text) => {
+                let path = format!("{path}.tlsServerName");
+                let parsed = resolver.entry(path, Some(text), values::server_name);
+                parsed.map(Some)
+            }
+        };
+        Some((address?, server_name?))
+    })?;
+    let mut seen: Vec<_> = first.into_iter().collect();
+    for (address, _) in &places {
+        if seen.iter().any(|other| address.is_same_place(other)) {
+            let rule = format!("names {address} twice, or it is openbao.address");
+            resolver.reject(path, rule, "keep one of them");
+            return None;
+        }
+        seen.push(address);
+    }
+    if places.len() > MAX_FAILOVER {
+        let rule = format!("must not hold more than {MAX_FAILOVER} addresses");
+        resolver.reject(path, rule, "keep the voting members of the cluster");
+        return None;
+    }
+    Some(places)
 }
 
 fn transit(

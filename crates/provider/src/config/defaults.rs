@@ -1,5 +1,6 @@
 //! Every default, in the spelling of the file, with its reason.
 
+use openbao_client::turns::TURNS;
 use serde_json::{Value, json};
 
 /// The default of a setting; `None` for one that must be written.
@@ -13,10 +14,13 @@ pub(super) fn of(path: &str) -> Option<Value> {
         "server.metricsAddress" => json!("127.0.0.1:8081"),
         "server.healthAddress" => json!("127.0.0.1:8082"),
         // Reading a secret after an API server restart needs many decrypts at once, writing few
-        // encrypts, and the API server asks for Status once a minute.
+        // encrypts, and the API server asks for Status once a minute. Half of the encrypts have a
+        // connection while the others wait; decrypts share requests.
         "server.maxConcurrentStatus" => json!(16),
-        "server.maxConcurrentEncrypt" => json!(32),
-        "server.maxConcurrentDecrypt" => json!(64),
+        "server.maxConcurrentEncrypt" => json!(2 * TURNS),
+        "server.maxConcurrentDecrypt" => json!(4 * TURNS),
+        // One server, or a load balancer in front of several.
+        "openbao.failoverAddresses" => json!([]),
         // The root namespace.
         "openbao.namespace" => json!(""),
         // Below the 3s after which the API server gives up.

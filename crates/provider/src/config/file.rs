@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::choice::{
     AuthMethod, CertSourceName, ClientAuthMethod, ConfigVersion, Enforcement, JwtSourceName,
@@ -74,6 +74,10 @@ pub(super) struct OpenBaoSection {
     /// An https URL without user information, query or fragment; a path prefix is kept.
     #[schemars(required, with = "HttpsUrl")]
     pub(super) address: Option<String>,
+    /// Further addresses of the same OpenBao cluster, at most 8: the active server among all of them
+    /// is preferred, and a server of another cluster is refused.
+    #[schemars(length(max = 8))]
+    pub(super) failover_addresses: Option<Vec<FailoverSection>>,
     /// PEM file with the only certificates that may vouch for OpenBao.
     #[schemars(required, with = "AbsolutePath")]
     pub(super) ca_cert_file: Option<String>,
@@ -91,6 +95,20 @@ pub(super) struct OpenBaoSection {
     /// Deadline of one OpenBao request and of one KMS call; longer than 0s.
     #[schemars(with = "Option<DurationText>")]
     pub(super) timeout: Option<String>,
+}
+
+/// A further address of the same OpenBao cluster.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct FailoverSection {
+    /// As openbao.address.
+    #[schemars(required, with = "HttpsUrl")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) address: Option<String>,
+    /// Name that its certificate must be valid for; openbao.tlsServerName when not written.
+    #[schemars(with = "Option<RequiredText>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls_server_name: Option<String>,
 }
 
 /// How the provider logs in to OpenBao.

@@ -131,6 +131,44 @@ impl Resolver {
         whole.then_some(parsed)
     }
 
+    /// A list of sections; `parse` reads each one at its path.
+    pub(super) fn sections<S: Serialize, T>(
+        &mut self,
+        path: &'static str,
+        given: Option<Vec<S>>,
+        parse: impl Fn(&mut Self, &str, S) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let value = given.as_ref().map(serde_json::to_value);
+        self.take(path, value.transpose().ok()?)?;
+        let sections = given.unwrap_or_default().into_iter().enumerate();
+        let parsed: Vec<_> = sections
+            .map(|(index, section)| parse(self, &format!("{path}[{index}]"), section))
+            .collect();
+        parsed.into_iter().collect()
+    }
+
+    /// A text within a section of a list.
+    pub(super) fn entry<T, E: Into<Broken>>(
+        &mut self,
+        path: String,
+        given: Option<&str>,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let origin = self.positions.get(&path).cloned();
+        let Some(text) = given else {
+            let rule = Broken::rule("must be written; it has no default");
+            self.broken(path, origin, None, rule);
+            return None;
+        };
+        match parse(text) {
+            Ok(parsed) => Some(parsed),
+            Err(broken) => {
+                self.broken(path, origin, Some(text), broken.into());
+                None
+            }
+        }
+    }
+
     /// A setting that follows from another one.
     pub(super) fn infer(&mut self, path: &'static str, value: &str, from: &'static str) {
         self.settings.push(Setting {

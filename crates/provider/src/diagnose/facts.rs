@@ -16,7 +16,7 @@ use openbao_client::{
     endpoint::Endpoint,
     failure::Failure,
     leader::{Leader, leader},
-    login::{LoginFailure, jwt_file},
+    login::{LoginFailure, jwt_file::JwtSource},
     seal_status::{SealStatus, seal_status},
 };
 
@@ -146,8 +146,8 @@ impl Facts {
     /// Reads the JWT as a login would.
     pub async fn read_jwt(&mut self, config: &Config) {
         if let Ok((jwt, file)) = config.auth.jwt_file() {
-            let read = jwt_file::read(file.to_owned(), &jwt.claims, SystemClock.now()).await;
-            self.jwt = Some(read.map(drop));
+            let source = JwtSource::new(file.to_owned(), jwt.claims.clone());
+            self.jwt = Some(source.read(SystemClock.now()).await.map(drop));
         }
     }
 

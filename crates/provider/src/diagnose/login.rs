@@ -1,6 +1,7 @@
 //! Can this node log in to OpenBao?
 
 use openbao_client::{
+    credential_file::CredentialFileProblem,
     failure::FailureClass,
     login::{LoginFailure, jwt::JwtProblem},
 };
@@ -47,23 +48,25 @@ fn jwt(facts: &Facts) -> Option<Vec<Check>> {
         Ok(()) => return Some(vec![JWT.pass()]),
         Err(failure) => failure,
     };
-    let (code, remedy) = match failure {
+    let remedy = match failure {
         LoginFailure::Jwt(problem) => claims(problem),
-        LoginFailure::JwtFile(_) | LoginFailure::OpenBao(_) => (
-            "unreadable",
-            "make it a regular file, mode 0640, that the provider's user can read",
-        ),
+        LoginFailure::JwtFile(CredentialFileProblem::Hangs) => {
+            "mount the file system below it again, or keep the file on a local one"
+        }
+        LoginFailure::JwtFile(_) | LoginFailure::OpenBao(_) => {
+            "make it a regular file, mode 0640, that the provider's user can read"
+        }
     };
     let failed = JWT
         .fail(format!("{file}: {}", one_line(failure)))
-        .code(code)
+        .code(failure.detail())
         .impact(IMPACT)
         .impact_class(ImpactClass::ApiServerAvailability)
         .remediation(remedy);
     Some(vec![failed])
 }
 
-fn claims(problem: &JwtProblem) -> (&'static str, &'static str) {
+fn claims(problem: &JwtProblem) -> &'static str {
     const RENEW: &str = "have a new JWT issued and put it in place of this one by rename; then \
         find out why whatever renews it on this node has stopped";
     const CLOCK: &str = "compare the clocks of this node, of the issuer and of OpenBao, and set \
@@ -71,15 +74,12 @@ fn claims(problem: &JwtProblem) -> (&'static str, &'static str) {
     const CLAIM: &str = "have a JWT issued with the configured claims, or correct the setting if \
         the role in OpenBao says otherwise";
     match problem {
-        JwtProblem::Empty => ("empty", RENEW),
-        JwtProblem::Malformed(_) => ("malformed", RENEW),
-        JwtProblem::NotYetValid(_) => ("not_yet_valid", CLOCK),
-        JwtProblem::IssuedInFuture(_) => ("issued_in_future", CLOCK),
-        JwtProblem::Issuer => ("issuer", CLAIM),
-        JwtProblem::Audience => ("audience", CLAIM),
-        JwtProblem::Subject => ("subject", CLAIM),
-        JwtProblem::Expired { .. } => ("expired", RENEW),
-        JwtProblem::NearExpiry { .. } => ("near_expiry", RENEW),
+        JwtProblem::Empty
+        | JwtProblem::Malformed(_)
+        | JwtProblem::Expired { .. }
+        | JwtProblem::NearExpiry { .. } => RENEW,
+        JwtProblem::NotYetValid(_) | JwtProblem::IssuedInFuture(_) => CLOCK,
+        JwtProblem::Issuer | JwtProblem::Audience | JwtProblem::Subject => CLAIM,
     }
 }
 

@@ -371,6 +371,16 @@ fn live(facts: &Facts) -> Option<Vec<Check>> {
         (Live::Closed(error), _) => LIVE
             .skip(format!("this user cannot connect to {socket}: {error}"))
             .code("closed"),
+        // systemd accepts for a provider that is stopped.
+        (Live::Failed(error), Ok(None)) => fail(
+            format!(
+                "{socket}: {error}; nobody holds the lock on the state, so systemd's socket unit \
+                 may keep the socket of a provider that does not run"
+            ),
+            "not_running",
+            "run `systemctl start bao-kms-provider`; if it runs already, in a container, see the \
+             reasons on its /ready",
+        ),
         (Live::Failed(error), _) => fail(
             format!("{socket}: {error}"),
             "unhealthy",

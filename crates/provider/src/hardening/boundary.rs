@@ -2,11 +2,14 @@
 //! it to them.
 //!
 //! Rules are on directories: a file that is renamed into one is covered, the file that it replaces
-//! would not be.
+//! would not be. A rule stays with the directory's inode, so it is put where a renewal does not
+//! replace the directory itself, see [`stable_directory`].
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    os::unix::fs::MetadataExt as _,
+    path::{Component, Path, PathBuf},
+    sync::OnceLock,
 };
 
 use landlock::{
@@ -46,7 +49,7 @@ impl Boundary {
     pub fn of(config: &Config) -> Option<Self> {
         let credential = match &config.auth.method {
             Method::Jwt(jwt) => match &jwt.source {
-                JwtSource::File(path) => directory(path),
+                JwtSource::File(path) => stable_directory(path),
                 JwtSource::OAuth2(_) => return None,
             },
             Method::Cert(_) => return None,
@@ -56,15 +59,22 @@ impl Boundary {
         // since Landlock also forbids to trace them.
         let processes = PathBuf::from("/proc");
         let mut read = vec![
-            directory(&config.openbao.ca_cert_file),
+            stable_directory(&config.openbao.ca_cert_file),
             credential,
             processes,
         ];
-        let address = &config.openbao.address;
-        let mut connect = vec![address.port()];
+        let failover = config.openbao.failover.iter().map(|place| &place.address);
+        let addresses: Vec<_> = [&config.openbao.address]
+            .into_iter()
+            .chain(failover)
+            .collect();
+        let mut connect: Vec<_> = addresses.iter().map(|address| address.port()).collect();
+        connect.sort_unstable();
+        connect.dedup();
+        let named = addresses.iter().any(|address| address.ip().is_none());
         let listeners = [&config.server.metrics, &config.server.health];
         let listeners = || listeners.into_iter().flatten();
-        if address.ip().is_none() || listeners().any(|listener| listener.has_name()) {
+        if named || listeners().any(|listener| listener.has_name()) {
             // The files of the resolver are replaced while this runs: a rule on each would end
             // with the file.
             read.push("/etc".into());
@@ -119,8 +129,21 @@ impl Boundary {
     }
 }
 
+/// Restricts the calling thread of the daemon, which has no other yet, and says how far that went.
+pub(super) fn enforce_on_process(boundary: Option<&Boundary>) -> Outcome {
+    let rules = boundary.iter().flat_map(|boundary| &boundary.read);
+    // While every path is the one that its rule is made from.
+    let readable = rules.filter_map(|path| inode(path)).collect();
+    let outcome = enforce(boundary);
+    if matches!(outcome, Outcome::Enforced | Outcome::Partial(_)) {
+        // A process is restricted once.
+        READABLE.set(readable).ok();
+    }
+    outcome
+}
+
 /// Restricts the calling thread and says how far that went.
-pub(super) fn enforce(boundary: Option<&Boundary>) -> Outcome {
+fn enforce(boundary: Option<&Boundary>) -> Outcome {
     let Some(boundary) = boundary else {
         return Outcome::Refused(
             "this login needs files and connections that the configuration does not name"
@@ -162,6 +185,95 @@ fn judge(ruleset: &RulesetStatus, kernel: LandlockStatus) -> Outcome {
 
 fn directory(of: &Path) -> PathBuf {
     of.parent().unwrap_or(Path::new("/")).to_owned()
+}
+
+/// The directory to put a rule on, so that `file` stays readable when it is renewed:
+///
+/// - the one that holds a link to its neighbour, if the path leads through such a link: the volumes
+///   of the kubelet are renewed by pointing `..data` to another directory beside it;
+/// - the parent of the file's directory, if that has no other entry: an agent that makes its
+///   directory anew is followed, and no other file becomes readable;
+/// - otherwise the file's directory.
+///
+/// Directories that many share are never opened whole for this.
+fn stable_directory(file: &Path) -> PathBuf {
+    let own = directory(file);
+    let mut reached = PathBuf::new();
+    for component in own.components() {
+        let next = reached.join(component);
+        if fs::read_link(&next).is_ok_and(|target| is_neighbour(&target))
+            && let Ok(holder) = fs::canonicalize(&reached)
+            && !is_shared(&holder)
+        {
+            return holder;
+        }
+        reached = next;
+    }
+    let resolved = fs::canonicalize(&own).unwrap_or_else(|_| own.clone());
+    match resolved.parent() {
+        Some(parent) if !is_shared(parent) && holds_only(parent, &resolved) => parent.to_owned(),
+        _ => own,
+    }
+}
+
+/// Whether a link leads to an entry of the directory that it lies in.
+fn is_neighbour(target: &Path) -> bool {
+    let mut components = target.components();
+    matches!(components.next(), Some(Component::Normal(_))) && components.next().is_none()
+}
+
+/// Whether the directory is one of the system's, with files of many programs.
+fn is_shared(directory: &Path) -> bool {
+    const SHARED: [&str; 9] = [
+        "/run/user",
+        "/run/secrets",
+        "/usr/lib",
+        "/usr/local",
+        "/var/cache",
+        "/var/lib",
+        "/var/log",
+        "/var/run",
+        "/var/tmp",
+    ];
+    // The root and what lies directly in it: `/etc`, `/run`, `/tmp`.
+    directory.components().count() <= 2 || SHARED.iter().any(|it| directory == Path::new(it))
+}
+
+fn holds_only(directory: &Path, entry: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|entries| {
+        entries
+            .into_iter()
+            .all(|found| found.is_ok_and(|found| found.path() == entry))
+    })
+}
+
+/// What tells directories apart, whatever their path.
+type Inode = (u64, u64);
+
+fn inode(path: &Path) -> Option<Inode> {
+    let facts = fs::metadata(path).ok()?;
+    Some((facts.dev(), facts.ino()))
+}
+
+/// The directories with a rule for reading, once the process is restricted.
+static READABLE: OnceLock<Vec<Inode>> = OnceLock::new();
+
+/// Whether this process is restricted and `file` now lies outside of all directories that it may
+/// read in. Only a restart helps then. Blocks on the file system.
+#[must_use]
+pub fn is_outside(file: &Path) -> bool {
+    READABLE
+        .get()
+        .is_some_and(|readable| is_outside_of(readable, file))
+}
+
+fn is_outside_of(readable: &[Inode], file: &Path) -> bool {
+    // A file that is not there is missing, wherever its directory leads.
+    let Ok(directory) = fs::canonicalize(directory(file)) else {
+        return false;
+    };
+    let mut above = directory.ancestors().filter_map(inode);
+    !above.any(|inode| readable.contains(&inode))
 }
 
 #[cfg(test)]
@@ -332,6 +444,61 @@ mod tests {
         Boundary::of(&loaded.unwrap().config)
     }
 
+    /// A file in nested directories of their own.
+    fn file_below(root: &Path, path: &str) -> PathBuf {
+        let file = root.join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        File::create(&file).unwrap();
+        file
+    }
+
+    #[test]
+    fn the_rule_is_on_a_directory_that_a_renewal_leaves_in_place() {
+        let root = tempdir().unwrap();
+        let root = fs::canonicalize(root.path()).unwrap();
+        let link = |target: &str, path: &str| {
+            std::os::unix::fs::symlink(target, root.join(path)).unwrap();
+        };
+        file_below(&root, "volume/..first/sub/jwt");
+        file_below(&root, "agent/own/jwt");
+        file_below(&root, "mixed/own/jwt");
+        file_below(&root, "mixed/other");
+        link("..first", "volume/..data");
+        link("../agent", "mixed/elsewhere");
+        for (file, directory) in [
+            ("volume/..data/jwt", "volume"),
+            ("volume/..data/sub/jwt", "volume"),
+            ("agent/own/jwt", "agent"),
+            ("mixed/own/jwt", "mixed/own"),
+            ("mixed/elsewhere/own/jwt", "agent"),
+        ] {
+            let found = stable_directory(&root.join(file));
+            assert_eq!(found, root.join(directory), "{file}");
+        }
+        for shared in ["/", "/etc", "/run", "/var/lib", "/tmp"] {
+            assert!(is_shared(Path::new(shared)), "{shared}");
+        }
+        assert!(!is_shared(Path::new("/run/agent")));
+        assert!(!is_shared(Path::new("/var/lib/openbao-kms")));
+    }
+
+    #[test]
+    fn a_directory_made_anew_is_outside_and_one_below_a_rule_is_not() {
+        let root = tempdir().unwrap();
+        let [inner, outer] = ["own/jwt", "other/jwt"].map(|path| file_below(root.path(), path));
+        let rule = |path: &Path| vec![inode(path).unwrap()];
+        let own = rule(inner.parent().unwrap());
+        let all = rule(root.path());
+        assert!(!is_outside_of(&own, &inner));
+        assert!(is_outside_of(&own, &outer));
+        rustix::fs::rename(root.path().join("own"), root.path().join("aside")).unwrap();
+        assert!(!is_outside_of(&own, &inner), "missing, not outside");
+        file_below(root.path(), "own/jwt");
+        assert!(is_outside_of(&own, &inner));
+        assert!(!is_outside_of(&all, &inner));
+        assert!(!is_outside(&inner), "this process is not restricted");
+    }
+
     #[test]
     fn an_address_needs_no_resolver_and_a_name_does() {
         let etc = Path::new("/etc");
@@ -345,6 +512,25 @@ mod tests {
         assert!(!address.read.iter().any(|path| path == etc));
         assert_eq!(address.connect.len(), 1);
         assert_eq!(address.listen, [8081, 8082]);
+    }
+
+    #[test]
+    fn every_address_of_openbao_can_be_connected_to() {
+        let boundary = boundary_of(|text| {
+            let first = "https://vault-a.harbor.test:8200";
+            let both =
+                "https://10.0.0.1:8200\n  failoverAddresses:\n  - address: https://10.0.0.2:8300";
+            text.replace(first, both)
+        });
+        let addresses = boundary.unwrap();
+        assert_eq!(addresses.connect, [8200, 8300]);
+        let name = boundary_of(|text| {
+            let first = "https://vault-a.harbor.test:8200";
+            let both =
+                "https://10.0.0.1:8200\n  failoverAddresses:\n  - address: https://b.test:8200";
+            text.replace(first, both)
+        });
+        assert_eq!(name.unwrap().connect, [8200, DNS_PORT]);
     }
 
     #[test]

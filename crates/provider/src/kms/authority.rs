@@ -17,8 +17,8 @@
 
 use std::mem;
 
-/// `PRI * HTTP/2.0` and so on; h2 hangs up on anything else.
-const PREFACE_BYTES: usize = 24;
+/// The connection preface, `PRI * HTTP/2.0` and so on; h2 closes a connection with any other.
+pub const PREFACE_BYTES: usize = 24;
 
 /// What every frame begins with (RFC 9113 section 4.1).
 const HEAD_BYTES: usize = 9;

@@ -6,11 +6,17 @@
 //! fixed but for the number of a key version.
 
 use kms_domain::{annotations::AnnotationsInvalid, limits::LimitExceeded, prepare::DecryptRefused};
-use openbao_client::failure::FailureClass;
+use openbao_client::{
+    failure::FailureClass,
+    login::{LoginFailure, jwt::JwtProblem},
+};
 use tonic::{Code, Status};
 
 use super::{Method, panic::PanicKind};
-use crate::auth::CallFailure;
+use crate::{
+    auth::{AuthFailure, CallFailure},
+    watcher::discovery::DiscoveryFailed,
+};
 
 mod verdict;
 
@@ -38,7 +44,7 @@ pub enum Fault {
     /// As many calls of this kind as permitted are under way.
     Concurrency,
     /// Whether a `key_id` exists could not be found out.
-    DiscoveryFailed,
+    Discovery(DiscoveryFailed),
     /// A well-formed `key_id` that is in no record.
     UnknownKeyId,
     /// The `key_id` of a version that was taken out here.
@@ -51,8 +57,18 @@ pub enum Fault {
     Panic(PanicKind),
     /// Transit's answer breaks a rule of ours, such as the version asked for.
     InvalidTransitAnswer,
-    /// No token could be had, and OpenBao itself is not the cause.
+    /// OpenBao refuses the login, or the token.
     Login,
+    /// OpenBao grants tokens whose lease is too short.
+    ShortLease,
+    /// The JWT file was not read; OpenBao was not asked.
+    JwtFile,
+    /// The JWT is out of its time by the node's clock; OpenBao was not asked.
+    JwtDates,
+    /// The JWT is malformed or has other claims than configured; OpenBao was not asked.
+    JwtClaims,
+    /// The provider stops.
+    Stopping,
     /// A Transit call, or the login before it, failed.
     Transit(FailureClass),
 }
@@ -121,7 +137,7 @@ impl Fault {
                 "kms request concurrency limit reached",
                 "concurrency_limit",
             ),
-            Self::DiscoveryFailed => (
+            Self::Discovery(_) => (
                 Code::Unavailable,
                 "key metadata refresh failed",
                 "key_metadata_refresh_failed",
@@ -137,11 +153,12 @@ impl Fault {
             Self::Unhealthy => (Code::FailedPrecondition, "status unhealthy", "status_stale"),
             Self::Panic(_) => (Code::Internal, "kms request failed", "panic"),
             Self::InvalidTransitAnswer => (Code::Internal, "kms request failed", "unknown"),
-            Self::Login => (
+            Self::Login | Self::ShortLease | Self::JwtFile | Self::JwtDates | Self::JwtClaims => (
                 Code::Unauthenticated,
                 "transit authentication failed",
                 "auth_failed",
             ),
+            Self::Stopping => (Code::Unavailable, "provider stopping", "stopping"),
             Self::Transit(class) => transit_row(class, method),
         }
     }
@@ -215,7 +232,37 @@ impl From<DecryptRefused> for Fault {
 
 impl From<CallFailure> for Fault {
     fn from(failure: CallFailure) -> Self {
-        failure.class().map_or(Self::Login, Self::Transit)
+        match (failure.class(), failure) {
+            (Some(class), _) => Self::Transit(class),
+            (None, CallFailure::OpenBao(_)) => Self::Login,
+            (None, CallFailure::Auth(failure)) => Self::of_login(&failure),
+        }
+    }
+}
+
+impl Fault {
+    /// Without a failed request whose class says more.
+    fn of_login(failure: &AuthFailure) -> Self {
+        match failure {
+            AuthFailure::Login(LoginFailure::JwtFile(_)) => Self::JwtFile,
+            AuthFailure::Login(LoginFailure::Jwt(problem)) => match problem {
+                JwtProblem::NotYetValid(_)
+                | JwtProblem::IssuedInFuture(_)
+                | JwtProblem::Expired { .. }
+                | JwtProblem::NearExpiry { .. } => Self::JwtDates,
+                JwtProblem::Empty
+                | JwtProblem::Malformed(_)
+                | JwtProblem::Issuer
+                | JwtProblem::Audience
+                | JwtProblem::Subject => Self::JwtClaims,
+            },
+            AuthFailure::ShortLease { .. } => Self::ShortLease,
+            AuthFailure::Stopped => Self::Stopping,
+            AuthFailure::Login(LoginFailure::OpenBao(_))
+            | AuthFailure::Renewal(_)
+            | AuthFailure::Timeout
+            | AuthFailure::Rejected => Self::Login,
+        }
     }
 }
 
@@ -245,6 +292,12 @@ pub fn code_name(code: Code) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use openbao_client::{
+        credential_file::CredentialFileProblem, failure::Failure, request::Operation,
+    };
+
     use super::{verdict::Verdict, *};
 
     const EVERY_CLASS: [FailureClass; 19] = [
@@ -292,13 +345,20 @@ mod tests {
             Fault::Mismatch,
             Fault::ResponseTooLarge,
             Fault::Concurrency,
-            Fault::DiscoveryFailed,
+            Fault::Discovery(DiscoveryFailed::Unanswered),
+            Fault::Discovery(DiscoveryFailed::Refused),
+            Fault::Discovery(DiscoveryFailed::Busy),
             Fault::UnknownKeyId,
             Fault::Withdrawn,
             Fault::NoActiveKey,
             Fault::Unhealthy,
             Fault::InvalidTransitAnswer,
             Fault::Login,
+            Fault::ShortLease,
+            Fault::JwtFile,
+            Fault::JwtDates,
+            Fault::JwtClaims,
+            Fault::Stopping,
         ];
         local.into_iter().chain(EVERY_CLASS.map(Fault::Transit))
     }
@@ -344,6 +404,22 @@ mod tests {
             let damaged = fault.verdict().0 == Verdict::MayBeDamaged;
             assert_eq!(advice.contains("damaged"), damaged, "{advice}");
         }
+    }
+
+    #[test]
+    fn openbao_is_named_only_where_it_was_asked() {
+        let login = |failure| Fault::from(CallFailure::Auth(AuthFailure::Login(failure)));
+        let file = LoginFailure::JwtFile(CredentialFileProblem::Missing);
+        let expired = LoginFailure::Jwt(JwtProblem::Expired {
+            since: Duration::ZERO,
+        });
+        let audience = LoginFailure::Jwt(JwtProblem::Audience);
+        for fault in [login(file), login(expired), login(audience)] {
+            let (_, advice) = fault.verdict();
+            assert!(!advice.contains("OpenBao"), "{fault:?}: {advice}");
+        }
+        let refused = Failure::new(Operation::JwtLogin, FailureClass::InvalidRequest);
+        assert_eq!(login(LoginFailure::OpenBao(refused)), Fault::Login);
     }
 
     #[test]

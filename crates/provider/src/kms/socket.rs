@@ -8,7 +8,6 @@ use std::{
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,20 +16,16 @@ use kms_domain::digest::TextHash;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time,
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 
-use super::authority::Repair;
+use super::{
+    authority::{PREFACE_BYTES, Repair},
+    clients::Client,
+};
 
 /// How long an existing socket gets to show whether somebody listens on it.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(250);
-/// Connections served at once. An API server uses one per KMS entry.
-const MAX_CONNECTIONS: usize = 256;
-/// Pause when the kernel has no descriptor for us, instead of spinning.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the socket is and who may use it.
 #[derive(Debug, Clone)]
@@ -80,7 +75,11 @@ pub enum SocketError {
         path: PathBuf,
     },
     /// Another provider answers there.
-    #[error("another process serves {}: stop it first; two providers on one socket would take turns", path.display())]
+    #[error(
+        "another process serves {}: stop it first; two providers on one socket would take turns. If \
+         it is systemd's socket unit, start the provider with `systemctl start bao-kms-provider`",
+        path.display()
+    )]
     InUse {
         /// The path.
         path: PathBuf,
@@ -93,6 +92,19 @@ pub enum SocketError {
         /// What dialling it gave.
         #[source]
         source: io::Error,
+    },
+    /// The listener that systemd has passed is not the configured one.
+    #[error(
+        "the socket that systemd passed cannot be used for {}: {rule}; nothing was served, no data \
+         is lost. Correct the socket unit, then run `systemctl daemon-reload` and `systemctl \
+         restart bao-kms-provider.socket bao-kms-provider.service`",
+        path.display()
+    )]
+    Activated {
+        /// The configured path.
+        path: PathBuf,
+        /// The rule that it breaks.
+        rule: String,
     },
     /// Binding, or setting mode and group, failed.
     #[error("cannot {attempt} {}", path.display())]
@@ -107,6 +119,22 @@ pub enum SocketError {
     },
 }
 
+impl SocketError {
+    /// The bounded word for the log.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Directory { .. } => "directory",
+            Self::UnsafeDirectory { .. } => "unsafe_directory",
+            Self::NotASocket { .. } => "not_a_socket",
+            Self::InUse { .. } => "in_use",
+            Self::Undecided { .. } => "undecided",
+            Self::Activated { .. } => "activated",
+            Self::Bind { .. } => "bind",
+        }
+    }
+}
+
 /// Names one socket among those of all machines, whatever path leads to it; `None` where there is
 /// none. Device and inode alone recur on a machine of the same kind, so its second of birth, to the
 /// nanosecond, is part of the name.
@@ -119,12 +147,14 @@ pub fn mark(path: &Path) -> Option<TextHash> {
     socket.then(|| TextHash::of(&format!("socket {name}")))
 }
 
-/// A bound socket; removed from the file system when dropped, if it is still ours.
+/// The listening socket. One that this process has bound is removed from the file system when it is
+/// dropped; one that systemd has passed stays.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
-    path: PathBuf,
-    inode: u64,
+    settings: SocketSettings,
+    /// Device and inode of the file that this process has bound; `None` with a passed listener.
+    own_file: Option<(u64, u64)>,
     reclaimed: bool,
 }
 
@@ -138,7 +168,7 @@ impl Socket {
     /// See [`SocketError`]; whatever lies at the path is kept, except a dead socket.
     pub async fn bind(settings: &SocketSettings) -> Result<Self, SocketError> {
         let path = settings.path.clone();
-        check_directory(path.parent().unwrap_or(Path::new("/")))?;
+        check_directory(&path, &[own_uid()])?;
         let reclaimed = reclaim(&path).await?;
         let failed = |attempt| {
             let path = path.clone();
@@ -149,13 +179,11 @@ impl Socket {
             }
         };
         let listener = UnixListener::bind(&path).map_err(failed("bind"))?;
-        let inode = fs::symlink_metadata(&path)
-            .map_err(failed("look at"))?
-            .ino();
+        let bound = fs::symlink_metadata(&path).map_err(failed("look at"))?;
         let socket = Self {
             listener,
-            path: path.clone(),
-            inode,
+            settings: settings.clone(),
+            own_file: Some((bound.dev(), bound.ino())),
             reclaimed,
         };
         chown(&path, None, Some(settings.gid)).map_err(failed("set the group of"))?;
@@ -164,59 +192,111 @@ impl Socket {
         Ok(socket)
     }
 
+    /// Takes the listener that systemd has passed, which must be the configured one.
+    ///
+    /// # Errors
+    /// [`SocketError::Activated`] or one about the directory.
+    pub fn activated(
+        listener: std::os::unix::net::UnixListener,
+        settings: &SocketSettings,
+    ) -> Result<Self, SocketError> {
+        let path = &settings.path;
+        check_directory(path, &[own_uid(), 0])?;
+        let refused = |rule: String| SocketError::Activated {
+            path: path.clone(),
+            rule,
+        };
+        let failed = |error: io::Error| refused(error.to_string());
+        let listens = rustix::net::sockopt::socket_acceptconn(&listener);
+        if !listens.map_err(|errno| failed(errno.into()))? {
+            return Err(refused("it does not listen".to_owned()));
+        }
+        let address = listener.local_addr().map_err(failed)?;
+        if address.as_pathname() != Some(path) {
+            let found = match address.as_pathname() {
+                Some(found) => found.display().to_string(),
+                None => "an address without a path".to_owned(),
+            };
+            return Err(refused(format!("ListenStream= is {found}")));
+        }
+        let found = fs::symlink_metadata(path).map_err(failed)?;
+        let (mode, expected) = (found.mode() & 0o7777, settings.mode);
+        if mode != expected {
+            let rule = format!("SocketMode= must be {expected:04o}, found {mode:04o}");
+            return Err(refused(rule));
+        }
+        let (gid, expected) = (found.gid(), settings.gid);
+        if gid != expected {
+            let rule = format!("SocketGroup= must be group {expected}, found {gid}");
+            return Err(refused(rule));
+        }
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Self {
+            listener: UnixListener::from_std(listener).map_err(failed)?,
+            settings: settings.clone(),
+            own_file: None,
+            reclaimed: false,
+        })
+    }
+
     /// Whether a dead socket was removed to bind this one.
     #[must_use]
     pub fn reclaimed(&self) -> bool {
         self.reclaimed
     }
 
-    /// Connections as they come, until the stream is dropped; the socket is removed with it.
+    /// Whether systemd keeps the socket.
     #[must_use]
-    pub fn incoming(self) -> ReceiverStream<io::Result<Connection>> {
-        let (send, receive) = mpsc::channel(1);
-        tokio::spawn(async move {
-            tokio::select! {
-                () = self.accept(&send) => {}
-                () = send.closed() => {}
-            }
-        });
-        ReceiverStream::new(receive)
+    pub fn is_activated(&self) -> bool {
+        self.own_file.is_none()
     }
 
-    async fn accept(&self, connections: &mpsc::Sender<io::Result<Connection>>) {
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    if connections
-                        .send(Ok(Connection {
-                            stream,
-                            repair: Repair::new(),
-                            _slot: slot,
-                        }))
-                        .await
-                        .is_err()
-                    {
-                        return;
-                    }
-                }
-                Err(_out_of_descriptors) => time::sleep(ACCEPT_PAUSE).await,
-            }
-        }
+    /// The next connection. Dropping the future loses none.
+    ///
+    /// # Errors
+    /// Those of `accept(2)`.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+
+    /// Whether clients find this socket at its path.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        fs::symlink_metadata(&self.settings.path).is_ok_and(|found| match self.own_file {
+            Some(own) => own == (found.dev(), found.ino()),
+            None => found.file_type().is_socket(),
+        })
+    }
+
+    /// Binds the path again, since the file that this process has bound is gone.
+    ///
+    /// # Errors
+    /// As for [`Socket::bind`]; this socket then stays as it is.
+    pub async fn bind_again(&mut self) -> Result<(), SocketError> {
+        let again = Self::bind(&self.settings).await?;
+        // The new file may have the inode of the old one, which is not to be removed by its end.
+        self.own_file = None;
+        *self = again;
+        Ok(())
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode);
-        if ours {
+        if !self.is_activated() && self.is_in_place() {
             // A socket left behind is reclaimed at the next start.
-            drop(fs::remove_file(&self.path));
+            drop(fs::remove_file(&self.settings.path));
         }
     }
 }
 
-fn check_directory(path: &Path) -> Result<(), SocketError> {
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The directory of the socket, which one of `owners` must own.
+fn check_directory(socket: &Path, owners: &[u32]) -> Result<(), SocketError> {
+    let path = socket.parent().unwrap_or(Path::new("/"));
     let failed = |source| SocketError::Directory {
         path: path.to_owned(),
         source,
@@ -226,7 +306,7 @@ fn check_directory(path: &Path) -> Result<(), SocketError> {
         "it must be a directory and not a symbolic link"
     } else if found.mode() & 0o022 != 0 {
         "group and others must not be able to write"
-    } else if found.uid() != rustix::process::geteuid().as_raw() {
+    } else if !owners.contains(&found.uid()) {
         "the provider's own user must own it"
     } else {
         return Ok(());
@@ -273,18 +353,27 @@ async fn reclaim(path: &Path) -> Result<bool, SocketError> {
     }
 }
 
-/// One client connection, holding its slot.
+/// The bytes of one client connection.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
     repair: Repair,
-    _slot: OwnedSemaphorePermit,
+    client: Client,
+    /// Bytes of the HTTP/2 preface that have not come.
+    preface_left: usize,
 }
 
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
+impl Connection {
+    /// A connection of which nothing has been read yet.
+    #[must_use]
+    pub fn new(stream: UnixStream, client: Client) -> Self {
+        Self {
+            stream,
+            repair: Repair::new(),
+            client,
+            preface_left: PREFACE_BYTES,
+        }
+    }
 }
 
 impl AsyncRead for Connection {
@@ -297,6 +386,13 @@ impl AsyncRead for Connection {
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if let Some(bytes) = buffer.filled_mut().get_mut(before..) {
             self.repair.pass(bytes);
+            let count = bytes.len();
+            if self.preface_left > 0 && count > 0 {
+                self.preface_left = self.preface_left.saturating_sub(count);
+                if self.preface_left == 0 {
+                    self.client.sent_preface();
+                }
+            }
         }
         read
     }
@@ -372,6 +468,68 @@ mod tests {
         let next = Socket::bind(&settings).await.unwrap();
         assert_ne!(mark(&settings.path), own);
         drop(next);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_gone_or_replaced_is_bound_again_and_a_live_one_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path());
+        let mut socket = Socket::bind(&settings).await.unwrap();
+        assert!(socket.is_in_place());
+        fs::remove_file(&settings.path).unwrap();
+        assert!(!socket.is_in_place());
+        socket.bind_again().await.unwrap();
+        assert!(socket.is_in_place());
+        let connected = UnixStream::connect(&settings.path).await.unwrap();
+        socket.accept().await.unwrap();
+        drop(connected);
+
+        let aside = directory.path().join("aside");
+        let other = std::os::unix::net::UnixListener::bind(&aside).unwrap();
+        rustix::fs::rename(&aside, &settings.path).unwrap();
+        assert!(!socket.is_in_place());
+        let refused = socket.bind_again().await;
+        assert!(
+            matches!(refused, Err(SocketError::InUse { .. })),
+            "{refused:?}"
+        );
+        drop(other);
+        socket.bind_again().await.unwrap();
+        assert!(socket.is_in_place() && socket.reclaimed());
+        drop(socket);
+        assert!(!settings.path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_passed_listener_is_taken_as_configured_and_its_file_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path());
+        let listen = |path: &Path| std::os::unix::net::UnixListener::bind(path).unwrap();
+        let kept = listen(&settings.path);
+        fs::set_permissions(&settings.path, fs::Permissions::from_mode(0o660)).unwrap();
+        let passed = || kept.try_clone().unwrap();
+        let socket = Socket::activated(passed(), &settings).unwrap();
+        assert!(socket.is_activated() && socket.is_in_place());
+        let _connected = UnixStream::connect(&settings.path).await.unwrap();
+        socket.accept().await.unwrap();
+        drop(socket);
+        assert!(settings.path.exists());
+
+        let refused = |listener, settings: &SocketSettings| {
+            let refused = Socket::activated(listener, settings).unwrap_err();
+            assert!(matches!(refused, SocketError::Activated { .. }));
+            refused.to_string()
+        };
+        let other = listen(&directory.path().join("other"));
+        assert!(refused(other, &settings).contains("ListenStream= is"));
+        let wider = SocketSettings {
+            mode: 0o600,
+            ..settings.clone()
+        };
+        assert!(refused(passed(), &wider).contains("SocketMode= must be 0600, found 0660"));
+        let gid = settings.gid + 1;
+        let other_group = SocketSettings { gid, ..settings };
+        assert!(refused(passed(), &other_group).contains("SocketGroup= must be"));
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use kms_domain::{
 };
 
 use super::{
-    Pair, StateError, StatePath,
+    Pair, StateError, StatePath, StorageFault,
     disk::{Directory, Disk, DiskError},
     lock::Lock,
 };
@@ -65,6 +65,19 @@ pub enum CommitError {
         #[source]
         problem: DiskError,
     },
+}
+
+impl CommitError {
+    /// The bounded cause, for log, `/ready` and metrics.
+    #[must_use]
+    pub fn fault(&self) -> StorageFault {
+        match self {
+            Self::Unfinished(_) | Self::NotTheNext(_) => StorageFault::Io,
+            Self::Examine(problem) => problem.fault(),
+            Self::Foreign { .. } => StorageFault::ForeignState,
+            Self::Store { problem, .. } => problem.fault(),
+        }
+    }
 }
 
 impl StateWriter {

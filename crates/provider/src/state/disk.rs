@@ -24,6 +24,8 @@ use rustix::{
     process::geteuid,
 };
 
+use super::StorageFault;
+
 /// The calls of a durable write that a test cannot make fail by arranging files.
 pub trait Disk: Send {
     /// Writes all of `bytes` at the file's position.
@@ -101,6 +103,19 @@ pub enum DiskError {
         #[source]
         source: io::Error,
     },
+}
+
+impl DiskError {
+    /// The bounded cause, for log, `/ready` and metrics.
+    #[must_use]
+    pub fn fault(&self) -> StorageFault {
+        match self {
+            Self::Unsafe { .. } => StorageFault::UnsafeFiles,
+            Self::DirectoryReplaced { .. } => StorageFault::DirectoryGone,
+            Self::Exists { .. } => StorageFault::ForeignState,
+            Self::System { source, .. } => StorageFault::of(source),
+        }
+    }
 }
 
 /// A broken file rule, worded to follow a path.
@@ -312,15 +327,23 @@ impl Directory {
         Temporary::of(self.descriptor.as_fd(), &self.path.join(name), name).remove_stale()
     }
 
-    /// Opens the lock file, creating it if it is absent.
+    /// Opens the lock file, creating it if it is absent. On a read-only file system an existing one
+    /// is opened for reading: the kernel's lock needs no more.
     pub(super) fn open_lock(&self, name: &OsStr) -> Result<OwnedFd, DiskError> {
         self.require_own()?;
         let path = self.path.join(name);
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let descriptor =
-            rustix::fs::openat(&self.descriptor, name, flags, Mode::from_raw_mode(0o600))
-                .map_err(|errno| not_opened(&path, errno))?;
+        let open =
+            |flags| rustix::fs::openat(&self.descriptor, name, flags, Mode::from_raw_mode(0o600));
+        let descriptor = match open(flags) {
+            // Without an existing file, the first error tells more.
+            Err(Errno::ROFS) => {
+                open(flags - OFlags::RDWR - OFlags::CREATE).map_err(|_| Errno::ROFS)
+            }
+            opened => opened,
+        }
+        .map_err(|errno| not_opened(&path, errno))?;
         let facts = facts_of(&descriptor, &path)?;
         match file_flaw(&facts, 0o700, &[geteuid().as_raw()]) {
             Some(flaw) => Err(flawed(&path, flaw)),

@@ -1,22 +1,26 @@
 //! The health and metrics listeners: plain HTTP on loopback, answered from memory.
 //!
-//! A connection carries one request and lives for seconds at most, so a slow or idle client
-//! cannot hold anything.
+//! A connection carries one request and lives for seconds at most. When all are taken, a new one
+//! takes the place of the oldest, so slow or idle clients cannot keep out others.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore, time};
+use tokio::{
+    net::TcpListener,
+    task::{self, AbortHandle},
+    time,
+};
+
+use super::accept::AcceptFailures;
 
 /// Time to send the request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for a whole connection.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections served at once; further ones wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 32;
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The content type of `/live` and `/ready`.
 pub const JSON: &str = "application/json";
@@ -62,26 +66,34 @@ pub async fn bind(
     TcpListener::bind((host, port)).await.map_err(failed)
 }
 
-/// Answers GET and HEAD for the paths that `answer` knows, until the task is aborted.
-pub async fn serve<F>(listener: TcpListener, answer: F)
+/// Answers GET and HEAD for the paths that `answer` knows, until the task is aborted. At most
+/// `max_connections` are open at once. The log calls the listener `name`.
+pub async fn serve<F>(listener: TcpListener, name: &'static str, max_connections: usize, answer: F)
 where
     F: Fn(&str) -> Option<Answer> + Send + Sync + 'static,
 {
     let answer = Arc::new(answer);
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut failures = AcceptFailures::of(name);
+    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-            return;
-        };
         let stream = match listener.accept().await {
             Ok((stream, _peer)) => stream,
-            Err(_out_of_descriptors) => {
+            Err(error) => {
+                failures.note(&error);
                 time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
+        connections.retain(|connection| !connection.is_finished());
+        while connections.len() >= max_connections
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+            // Its descriptor is free once it has had its turn.
+            task::yield_now().await;
+        }
         let answer = Arc::clone(&answer);
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let answer = Arc::clone(&answer);
                 async move { Ok::<_, Infallible>(respond(&request, &*answer)) }
@@ -93,8 +105,8 @@ where
                 .serve_connection(TokioIo::new(stream), service);
             // A client that goes away or dawdles is its own affair.
             drop(time::timeout(CONNECTION_TIMEOUT, connection).await);
-            drop(slot);
         });
+        connections.push_back(connection.abort_handle());
     }
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct Ready<'a> {
     deep_error_class: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     persistence_degraded: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    persistence_error: Option<&'static str>,
 }
 
 fn ready(snapshot: &Snapshot, stopping: bool) -> Answer {
@@ -80,7 +82,11 @@ fn ready(snapshot: &Snapshot, stopping: bool) -> Answer {
         reasons,
         metadata_error_class: snapshot.view.metadata_class,
         deep_error_class: snapshot.view.deep_class,
-        persistence_degraded: snapshot.view.persistence_degraded,
+        persistence_degraded: snapshot.view.persistence.is_some(),
+        persistence_error: snapshot
+            .view
+            .persistence
+            .map(|degraded| degraded.fault.as_str()),
     };
     let body = serde_json::to_string(&body).unwrap_or_else(|_| {
         r#"{"status":"unavailable","reasons":["diagnostics_unavailable"]}"#.to_owned()

@@ -15,13 +15,17 @@ use crate::{
 pub fn auth_hook(metrics: &Arc<Metrics>) -> AuthHook {
     let metrics = Arc::clone(metrics);
     Arc::new(move |event: &AuthEvent<'_>| {
-        let status = event.outcome.label();
+        let (status, detail) = (event.outcome.label(), event.detail);
         let duration_ms = event.duration.as_secs_f64() * 1e3;
         match (event.action, event.failure.is_none()) {
             (AuthAction::Login, true) => tracing::info!(status, duration_ms, "auth.login"),
-            (AuthAction::Login, false) => tracing::warn!(status, duration_ms, "auth.login"),
+            (AuthAction::Login, false) => {
+                tracing::warn!(status, detail, duration_ms, "auth.login");
+            }
             (AuthAction::Renewal, true) => tracing::debug!(status, duration_ms, "auth.renewal"),
-            (AuthAction::Renewal, false) => tracing::warn!(status, duration_ms, "auth.renewal"),
+            (AuthAction::Renewal, false) => {
+                tracing::warn!(status, detail, duration_ms, "auth.renewal");
+            }
         }
         match event.action {
             AuthAction::Login => metrics.login(status),

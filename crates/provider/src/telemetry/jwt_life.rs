@@ -1,16 +1,9 @@
 //! Looks at the JWT file between logins: a token that is renewed outlives the JWT that bought it,
 //! so a file that nobody renews any more would show only when the next login fails.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use openbao_client::login::{
-    LoginFailure,
-    jwt::{ClaimRules, Jwt},
-    jwt_file::read,
-};
+use openbao_client::login::{LoginFailure, jwt::Jwt, jwt_file::JwtSource};
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
@@ -34,8 +27,7 @@ impl JwtLife {
 
 /// The reader, and the work that looks at the file again and again.
 pub fn follow(
-    path: PathBuf,
-    rules: ClaimRules,
+    source: JwtSource,
     every: Duration,
 ) -> (JwtLife, impl Future<Output = ()> + Send + 'static) {
     let (sender, latest) = watch::channel(None);
@@ -45,7 +37,7 @@ pub fn follow(
         loop {
             pace.tick().await;
             let now = SystemClock.now();
-            let ends = ends(read(path.clone(), &rules, now).await, now);
+            let ends = ends(source.read(now).await, now);
             sender.send_replace(Some(ends));
         }
     };

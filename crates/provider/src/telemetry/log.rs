@@ -3,8 +3,21 @@
 //!
 //! Only events of this crate are written, so the vocabulary is bounded; secrets never get here,
 //! since no event has a field for one.
+//!
+//! A line is queued in memory and written by a thread of its own: a reader that stalls, or a disk
+//! that hangs, delays the log and nothing else. A queue that is full drops lines and counts them.
 
-use std::{fmt, io};
+use std::{
+    collections::VecDeque,
+    fmt,
+    fs::File,
+    io::{self, ErrorKind, Write},
+    mem,
+    os::fd::AsFd as _,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use tracing::{
@@ -26,7 +39,18 @@ use crate::{
     config::{LogFormat, LogLevel},
 };
 
-/// Starts logging for the whole process. A second call changes nothing.
+/// Bytes of lines that wait for the writer; as many may be with the writer itself.
+const MAX_QUEUED_BYTES: usize = 512 * 1024;
+/// Between two tries to write to a non-blocking standard error.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// How long the last lines may take.
+const FLUSH: Duration = Duration::from_secs(1);
+
+static QUEUE: Queue = Queue::new();
+
+/// Queues lines from now on, for the whole process; [`write_lines`] starts the writing. A second
+/// call changes nothing.
 pub fn start(level: LogLevel, format: LogFormat) {
     let level = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
@@ -35,11 +59,166 @@ pub fn start(level: LogLevel, format: LogFormat) {
         LogLevel::Error => LevelFilter::ERROR,
     };
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(|| Enqueue)
         .event_format(Lines { format })
         .with_filter(Targets::new().with_target(env!("CARGO_CRATE_NAME"), level));
     // The only failure is a subscriber that is set already.
     drop(tracing_subscriber::registry().with(lines).try_init());
+}
+
+/// Starts the thread that writes queued lines to standard error. It has the restrictions of the
+/// calling thread, so `serve` calls this once it is hardened.
+///
+/// # Errors
+/// When the system has no thread or descriptor left.
+pub fn write_lines() -> io::Result<()> {
+    // A handle of its own: a write that hangs must not hold the lock of `io::stderr`.
+    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    let writer = thread::Builder::new().name("log".to_owned());
+    writer
+        .spawn(move || write_forever(&QUEUE, stderr))
+        .map(drop)
+}
+
+/// Queues text that is no event, such as the message of a failed command.
+pub fn write_text(text: &[u8]) {
+    QUEUE.push(text);
+}
+
+/// Waits until all queued lines are written, for a second at most. To be called before the process
+/// ends.
+pub fn flush() {
+    QUEUE.flush(FLUSH);
+}
+
+/// Lines that were dropped since the start of the process.
+#[must_use]
+pub fn dropped_lines() -> u64 {
+    QUEUE.lock().dropped
+}
+
+/// The end of the queue that events are put into.
+struct Enqueue;
+
+impl Write for Enqueue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        QUEUE.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lines on their way to the writer. The lock is never held while one is written.
+struct Queue {
+    pending: Mutex<Pending>,
+    filled: Condvar,
+    written: Condvar,
+}
+
+struct Pending {
+    lines: VecDeque<Box<[u8]>>,
+    bytes: usize,
+    /// Since the start.
+    dropped: u64,
+    /// Of these, the number that a line has told.
+    told: u64,
+    /// Whether the writer is busy with lines that it has taken.
+    writing: bool,
+}
+
+impl Queue {
+    const fn new() -> Self {
+        Self {
+            pending: Mutex::new(Pending {
+                lines: VecDeque::new(),
+                bytes: 0,
+                dropped: 0,
+                told: 0,
+                writing: false,
+            }),
+            filled: Condvar::new(),
+            written: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut pending = self.lock();
+        if pending.bytes + line.len() > MAX_QUEUED_BYTES {
+            pending.dropped += 1;
+            return;
+        }
+        pending.bytes += line.len();
+        pending.lines.push_back(line.into());
+        drop(pending);
+        self.filled.notify_one();
+    }
+
+    /// Waits for lines. The number is that of lines which were dropped after these.
+    fn take(&self) -> (VecDeque<Box<[u8]>>, u64) {
+        let mut pending = self.lock();
+        pending.writing = false;
+        while pending.lines.is_empty() {
+            self.written.notify_all();
+            pending = self
+                .filled
+                .wait(pending)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        pending.writing = true;
+        pending.bytes = 0;
+        let untold = pending.dropped - pending.told;
+        pending.told = pending.dropped;
+        (mem::take(&mut pending.lines), untold)
+    }
+
+    fn count_unwritten(&self) {
+        let mut pending = self.lock();
+        pending.dropped += 1;
+    }
+
+    fn flush(&self, limit: Duration) {
+        let unwritten = |pending: &mut Pending| pending.writing || !pending.lines.is_empty();
+        let waited = self
+            .written
+            .wait_timeout_while(self.lock(), limit, unwritten);
+        drop(waited);
+    }
+}
+
+fn write_forever(queue: &Queue, mut stderr: impl Write) {
+    loop {
+        let (lines, dropped) = queue.take();
+        if dropped > 0 {
+            // The queue has just been emptied, so this line finds its place behind those taken.
+            tracing::warn!(lines = dropped, "log.dropped");
+        }
+        for line in lines {
+            if write_whole(&mut stderr, &line).is_err() {
+                queue.count_unwritten();
+            }
+        }
+    }
+}
+
+/// Like `write_all`, also on a standard error that another process has made non-blocking.
+fn write_whole(stderr: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
+    while !line.is_empty() {
+        match stderr.write(line) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => line = line.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 struct Lines {
@@ -126,5 +305,57 @@ impl Visit for Fields {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.put(field, format!("{value:?}").into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, mpsc};
+
+    use super::*;
+
+    /// Blocks in each write until it is told to go on.
+    struct Stalled(mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Stalled {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.recv().map_err(|_| ErrorKind::BrokenPipe)?;
+            self.1.lock().unwrap().extend_from_slice(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stalls_costs_lines_but_neither_time_nor_memory() {
+        static QUEUE: Queue = Queue::new();
+        let (go_on, stalled) = mpsc::channel();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let stderr = Stalled(stalled, Arc::clone(&written));
+        let line = [b'x'; 1024];
+        QUEUE.push(b"first");
+        thread::spawn(|| write_forever(&QUEUE, stderr));
+        while QUEUE.lock().bytes > 0 {
+            thread::yield_now();
+        }
+        for _ in 0..600 {
+            QUEUE.push(&line);
+        }
+        assert_eq!(QUEUE.lock().dropped, 600 - 512);
+        QUEUE.flush(Duration::from_millis(10));
+        assert!(written.lock().unwrap().is_empty());
+
+        (0..513).for_each(|_| go_on.send(()).unwrap());
+        QUEUE.flush(Duration::from_secs(60));
+        assert_eq!(written.lock().unwrap().len(), 5 + 512 * 1024);
+        assert_eq!(QUEUE.lock().told, 600 - 512);
+
+        drop(go_on);
+        QUEUE.push(b"to nobody");
+        QUEUE.flush(Duration::from_secs(60));
+        assert_eq!(QUEUE.lock().dropped, 600 - 512 + 1);
     }
 }

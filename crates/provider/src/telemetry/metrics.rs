@@ -22,12 +22,12 @@ use prometheus_client::{
 };
 use tonic::Code;
 
-use super::{process::Process, readings::Readings};
+use super::{accept::AcceptFailure, process::Process, readings::Readings};
 use crate::{
     build_info::BuildInfo,
     clock::{Clock as _, SystemClock},
     config::{self, Config, Method as Auth},
-    kms::{Method, fault::code_name},
+    kms::{Method, clients::Eviction, fault::code_name},
 };
 
 const PREFIX: &str = "openbao_kms";
@@ -68,7 +68,9 @@ pub struct Metrics {
     grpc_rejections: Counters<1>,
     openbao_requests: Counters<2>,
     openbao_duration: Histograms,
+    hedges: Counters<1>,
     clock_offset: Gauge<f64, AtomicU64>,
+    trust_reloads: Counters<1>,
     logins: Counters<1>,
     renewals: Counters<1>,
     metadata_probes: Counters<1>,
@@ -80,6 +82,19 @@ pub struct Metrics {
     key_id_errors: Counters<1>,
     panics: Counters<1>,
     socket_restarts: Counter,
+    evictions: Evictions,
+    accept_failures: Counters<1>,
+}
+
+/// Counts the connections that the provider closes.
+#[derive(Debug, Clone, Default)]
+pub struct Evictions(Counters<1>);
+
+impl Evictions {
+    /// A connection is closed for this reason.
+    pub fn count(&self, reason: Eviction) {
+        self.0.get_or_create(&[("reason", reason.as_str())]).inc();
+    }
 }
 
 impl Metrics {
@@ -97,7 +112,9 @@ impl Metrics {
             grpc_rejections: Family::default(),
             openbao_requests: Family::default(),
             openbao_duration: histograms(),
+            hedges: Family::default(),
             clock_offset: Gauge::default(),
+            trust_reloads: Family::default(),
             logins: Family::default(),
             renewals: Family::default(),
             metadata_probes: Family::default(),
@@ -109,6 +126,8 @@ impl Metrics {
             key_id_errors: Family::default(),
             panics: Family::default(),
             socket_restarts: Counter::default(),
+            evictions: Evictions::default(),
+            accept_failures: Family::default(),
         };
         metrics.begin_at_zero();
         metrics.register_constants(build, config);
@@ -133,6 +152,9 @@ impl Metrics {
                 drop(self.grpc_errors.get_or_create(&[name, class]));
             }
         }
+        for method in [Method::Encrypt, Method::Decrypt] {
+            drop(self.hedges(method));
+        }
         for reason in AAD_REASONS {
             drop(self.aad_errors.get_or_create(&[("reason", reason)]));
         }
@@ -143,6 +165,15 @@ impl Metrics {
             let status = [("status", outcome.label())];
             drop(self.logins.get_or_create(&status));
             drop(self.renewals.get_or_create(&status));
+        }
+        drop(self.trust_reloads.get_or_create(&[("status", "ok")]));
+        for eviction in Eviction::ALL {
+            let reason = [("reason", eviction.as_str())];
+            drop(self.evictions.0.get_or_create(&reason));
+        }
+        for failure in AcceptFailure::ALL {
+            let reason = [("reason", failure.as_str())];
+            drop(self.accept_failures.get_or_create(&reason));
         }
         for probes in [&self.metadata_probes, &self.deep_probes] {
             drop(probes.get_or_create(&[("status", "ok")]));
@@ -242,6 +273,11 @@ impl Metrics {
         let help = "Time of an HTTP request to OpenBao";
         let duration = self.openbao_duration.clone();
         r.register("openbao_duration_seconds", help, duration);
+        let help =
+            "Looks at openbao.caCertFile that found other roots, or a reason to keep those in use";
+        r.register("trust_reloads", help, self.trust_reloads.clone());
+        let help = "Requests to OpenBao made because another was overdue";
+        r.register("openbao_hedges", help, self.hedges.clone());
         let help = "How far OpenBao's clock is ahead of ours, give or take a second";
         let offset = self.clock_offset.clone();
         r.register("openbao_clock_offset_seconds", help, offset);
@@ -266,8 +302,20 @@ impl Metrics {
         let help = "1 while state and checkpoint on disk are those in use";
         let current = self.state_checkpoint_current.clone();
         r.register("state_checkpoint_current", help, current);
-        let help = "Dead sockets removed when binding";
+        let help = "Sockets bound in place of a dead one, or again since their file was gone";
         r.register("socket_restarts", help, self.socket_restarts.clone());
+        let help = "Connections to the socket that the provider closed";
+        r.register("socket_evictions", help, self.evictions.0.clone());
+        let help = "Connections to the socket that could not be accepted";
+        let failures = self.accept_failures.clone();
+        r.register("socket_accept_failures", help, failures);
+    }
+
+    /// The counter of requests that are made because another of this method is overdue.
+    #[must_use]
+    pub fn hedges(&self, method: Method) -> Counter {
+        self.hedges
+            .get_or_create_owned(&[("method", method.as_str())])
     }
 
     /// A KMS call begins.
@@ -333,6 +381,13 @@ impl Metrics {
         self.clock_offset.set(offset);
     }
 
+    /// The CA bundle changed, or cannot be used any more.
+    pub fn trust_reload(&self, status: &'static str) {
+        self.trust_reloads
+            .get_or_create(&[("status", status)])
+            .inc();
+    }
+
     /// A login ended.
     pub fn login(&self, status: &'static str) {
         self.logins.get_or_create(&[("status", status)]).inc();
@@ -371,14 +426,27 @@ impl Metrics {
         self.note_success("state_save", "ok");
     }
 
-    /// A state could not be made durable: the disk may hold a part of it.
-    pub fn state_unsaved(&self) {
-        self.state_checkpoint_current.set(0);
+    /// Whether the disk takes changes of the state and holds the one in use.
+    pub fn state_current(&self, current: bool) {
+        self.state_checkpoint_current.set(i64::from(current));
     }
 
-    /// A dead socket was removed.
+    /// A dead socket was removed, or the socket was bound again.
     pub fn socket_restart(&self) {
         self.socket_restarts.inc();
+    }
+
+    /// The counter of closed connections, for those that serve them.
+    #[must_use]
+    pub fn evictions(&self) -> Evictions {
+        self.evictions.clone()
+    }
+
+    /// A connection could not be accepted.
+    pub fn accept_failed(&self, failure: AcceptFailure) {
+        self.accept_failures
+            .get_or_create(&[("reason", failure.as_str())])
+            .inc();
     }
 
     fn note_success(&self, event: &'static str, status: &'static str) {

@@ -12,10 +12,10 @@ use kms_domain::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _},
-    metrics::{MetricType, gauge::ConstGauge},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use crate::view::Snapshot;
+use crate::{hardening::files::FileView, view::Snapshot};
 
 /// The values of one scrape.
 #[derive(Debug)]
@@ -30,6 +30,12 @@ pub struct Readings {
     pub certificate_ttl: Duration,
     /// Name of the socket among those of all machines; `None` before it is bound.
     pub socket: Option<TextHash>,
+    /// Connections to the socket.
+    pub connections: usize,
+    /// Log lines that were dropped since the start.
+    pub log_lines_dropped: u64,
+    /// The files that are read again while this runs.
+    pub files: Vec<FileView>,
 }
 
 const ROTATION_STATES: [RotationState; 3] = [
@@ -52,8 +58,23 @@ impl Collector for Readings {
         let help = "Tells this process from every other one";
         let socket = self.socket.iter().map(|socket| (socket.as_str(), 1));
         gauges.labelled("socket_info", help, "hash", socket)?;
+        let unreadable = self.files.iter().filter(|file| file.fault.is_some());
+        let unreadable = unreadable.map(|file| (file.setting, 1));
+        let help = "1 for every file that this process cannot open now";
+        gauges.labelled("file_unreadable", help, "setting", unreadable)?;
         let ttl = self.certificate_ttl.as_secs_f64();
-        gauges.one("certificate_ttl_seconds", "Remaining certificate life", ttl)
+        gauges.one("certificate_ttl_seconds", "Remaining certificate life", ttl)?;
+        let connections = u64::try_from(self.connections).unwrap_or(u64::MAX);
+        let help = "Connections to the socket";
+        gauges.one("socket_connections", help, connections)?;
+        let dropped = ConstCounter::new(self.log_lines_dropped);
+        let help = "Log lines dropped, since standard error was not read in time";
+        dropped.encode(gauges.0.encode_descriptor(
+            "log_lines_dropped",
+            help,
+            None,
+            dropped.metric_type(),
+        )?)
     }
 }
 
@@ -74,11 +95,16 @@ impl Readings {
         let codes = reasons.iter().map(|reason| (Reason::code(*reason), 1));
         let help = "1 for every reason not to be ready";
         gauges.labelled("readiness_reason", help, "reason", codes)?;
-        let degraded = u64::from(view.persistence_degraded);
-        let help = "1 while an observation could not be saved";
+        let degraded = u64::from(view.persistence.is_some());
+        let help = "1 while the state on disk cannot be saved or is not the one in use";
         gauges.one("rotation_persistence_degraded", help, degraded)?;
-        let open = u64::from(view.breaker_open);
-        gauges.one("circuit_breaker_state", "1 while a probe backs off", open)
+        let faults = view.persistence.iter();
+        let faults = faults.map(|degraded| (degraded.fault.as_str(), 1));
+        let help = "1 for the cause of degraded persistence";
+        gauges.labelled("persistence_error", help, "error", faults)?;
+        let open = u64::from(view.breaker_open());
+        let help = "1 after three failed probes in a row, until a success";
+        gauges.one("circuit_breaker_state", help, open)
     }
 
     fn encode_key(&self, gauges: &mut Gauges<'_>) -> fmt::Result {

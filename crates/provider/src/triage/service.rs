@@ -105,7 +105,13 @@ fn kept(facts: &Facts) -> Option<Vec<Check>> {
 fn running(facts: &Facts) -> Option<Vec<Check>> {
     let node = facts.node.as_ref()?;
     let check = match (&node.lock, &node.live) {
-        (_, Live::Healthy(_) | Live::Failed(_)) | (Ok(Some(_)), _) => RUNNING.pass(),
+        (_, Live::Healthy(_)) | (Ok(Some(_)) | Err(_), Live::Failed(_)) | (Ok(Some(_)), _) => {
+            RUNNING.pass()
+        }
+        (Ok(None), Live::Failed(_)) => RUNNING.warn(
+            "cannot tell whether the provider runs: its socket accepts connections, but nobody holds \
+             the lock on the state; systemd's socket unit also keeps the socket of one that does not run",
+        ),
         (Ok(None), Live::Absent) => RUNNING.fail("the provider is not running"),
         (Ok(None), Live::Dead) => {
             RUNNING.fail("the provider is not running: it ended without a clean stop")

@@ -295,11 +295,9 @@ fn of_call(failure: &CallFailure) -> Verdict {
         return verdict;
     }
     match failure.class() {
-        None => Verdict::LoginRefused,
+        None | Some(FailureClass::Unauthenticated) => Verdict::LoginRefused,
         Some(FailureClass::NotFound | FailureClass::KeyMissing) => Verdict::KeyLost,
-        Some(FailureClass::PermissionDenied | FailureClass::Unauthenticated) => {
-            Verdict::PolicyInsufficient
-        }
+        Some(FailureClass::PermissionDenied) => Verdict::PolicyInsufficient,
         Some(FailureClass::VersionTooOld) => Verdict::VersionsHidden,
         Some(FailureClass::VersionBelowMinimum) => Verdict::EncryptionBlocked,
         Some(_) => Verdict::NotEstablished,

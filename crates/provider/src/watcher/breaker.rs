@@ -1,26 +1,36 @@
-//! Backs off from a failing OpenBao: after three failures in a row a probe is skipped for 30 s,
-//! then one attempt is let through.
+//! The pace of a failing probe: it is repeated about every second, with jitter, so that a recovery
+//! of OpenBao is seen within two. After three failures in a row the breaker is open until a success.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 const FAILURES_TO_OPEN: u32 = 3;
-const OPEN_FOR: Duration = Duration::from_secs(30);
+
+/// Between the starts of two attempts, before jitter of a quarter either way: many nodes that lost
+/// one OpenBao do not come back in step.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
+/// The least rest after an attempt, also one that took longer than [`PAUSE`].
+const REST: Duration = Duration::from_millis(250);
 
 /// Counts the failures of one kind of probe.
 #[derive(Debug, Default)]
 pub struct Breaker {
     failures: u32,
-    opened_at: Option<Instant>,
+    retry_at: Option<Instant>,
 }
 
 impl Breaker {
-    /// Whether the probe is to be skipped at `now`.
+    /// Whether three failures or more came in a row, without a success since.
     #[must_use]
-    pub fn is_open(&self, now: Instant) -> bool {
-        self.opened_at
-            .is_some_and(|opened| now.duration_since(opened) < OPEN_FOR)
+    pub fn is_open(&self) -> bool {
+        self.failures >= FAILURES_TO_OPEN
+    }
+
+    /// When a failing probe is to be repeated; `None` after a success.
+    #[must_use]
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
     }
 
     /// OpenBao answered: forget all failures.
@@ -28,13 +38,25 @@ impl Breaker {
         *self = Self::default();
     }
 
-    /// A counted failure at `now`.
-    pub fn failed(&mut self, now: Instant) {
+    /// A counted failure at `now` of an attempt that began at `began`.
+    pub fn failed(&mut self, began: Instant, now: Instant) {
         self.failures = self.failures.saturating_add(1);
-        if self.failures >= FAILURES_TO_OPEN {
-            self.opened_at = Some(now);
-        }
+        self.retry_at = Some((began + jittered(PAUSE)).max(now + REST));
     }
+
+    /// Another call has succeeded: the next attempt may begin at `at` already.
+    pub fn half_open(&mut self, at: Instant) {
+        self.retry_at = self.retry_at.map(|retry| retry.min(at));
+    }
+}
+
+/// `pause`, a quarter more or less.
+fn jittered(pause: Duration) -> Duration {
+    let mut random = [0_u8; 1];
+    // Without random bytes there is no jitter and no harm.
+    let drawn = rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty());
+    let [random] = if drawn.is_ok() { random } else { [128] };
+    pause * 3 / 4 + pause * u32::from(random) / 512
 }
 
 #[cfg(test)]
@@ -42,24 +64,41 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn three_failures_open_it_and_a_fourth_after_the_pause_reopens_at_once() {
+    async fn three_failures_open_it_until_a_success() {
         let mut breaker = Breaker::default();
-        for _ in 0..2 {
-            breaker.failed(Instant::now());
-            assert!(!breaker.is_open(Instant::now()));
+        for failures in 1..=4 {
+            assert_eq!(breaker.is_open(), failures > 3);
+            breaker.failed(Instant::now(), Instant::now());
         }
-        breaker.failed(Instant::now());
-        assert!(breaker.is_open(Instant::now()));
-        tokio::time::advance(OPEN_FOR).await;
-        assert!(
-            !breaker.is_open(Instant::now()),
-            "one attempt is let through"
-        );
-        breaker.failed(Instant::now());
-        assert!(breaker.is_open(Instant::now()));
-        tokio::time::advance(OPEN_FOR).await;
         breaker.succeeded();
-        breaker.failed(Instant::now());
-        assert!(!breaker.is_open(Instant::now()));
+        assert!(!breaker.is_open());
+        assert_eq!(breaker.retry_at(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_follows_about_a_second_after_the_last_however_many_have_failed() {
+        let mut breaker = Breaker::default();
+        let mut pauses = Vec::new();
+        for _ in 0..100 {
+            let now = Instant::now();
+            breaker.failed(now, now);
+            let pause = breaker.retry_at().unwrap() - now;
+            assert!(
+                pause >= PAUSE * 3 / 4 && pause <= PAUSE * 5 / 4,
+                "{pause:?}"
+            );
+            pauses.push(pause);
+        }
+        pauses.dedup();
+        assert!(pauses.len() > 1, "no jitter");
+
+        let began = Instant::now();
+        tokio::time::advance(PAUSE * 4).await;
+        breaker.failed(began, Instant::now());
+        assert_eq!(breaker.retry_at(), Some(Instant::now() + REST));
+        breaker.half_open(Instant::now());
+        assert_eq!(breaker.retry_at(), Some(Instant::now()));
+        breaker.half_open(Instant::now() + PAUSE);
+        assert_eq!(breaker.retry_at(), Some(Instant::now()), "never later");
     }
 }

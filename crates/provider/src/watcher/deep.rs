@@ -43,9 +43,6 @@ pub enum DeepError {
     /// The bytes that came back are others.
     #[error("Transit decrypted to other bytes than it was given: do not encrypt with this key")]
     WrongPlaintext,
-    /// Skipped after repeated failures.
-    #[error("round trips failed repeatedly; the probe waits before it tries again")]
-    BreakerOpen,
 }
 
 impl DeepError {
@@ -54,7 +51,6 @@ impl DeepError {
     pub fn failure(&self) -> DeepFailure {
         match self {
             Self::Invalid => DeepFailure::Invalid,
-            Self::BreakerOpen => DeepFailure::CircuitBreakerOpen,
             Self::Random(_)
             | Self::Encrypt { .. }
             | Self::Decrypt { .. }

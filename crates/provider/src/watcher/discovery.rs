@@ -25,11 +25,20 @@ pub struct Wanted {
     answer: oneshot::Sender<Result<(), DiscoveryFailed>>,
 }
 
-/// Metadata could not be read or judged, now or within the last probe interval. Its cause is in
-/// the log and on `/ready`.
+/// Why there is no news about the key, now or within the last probe interval. The details are in the
+/// log and on `/ready`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the key's metadata could not be refreshed")]
-pub struct DiscoveryFailed;
+pub enum DiscoveryFailed {
+    /// OpenBao gave no answer.
+    #[error("the key's metadata could not be read")]
+    Unanswered,
+    /// The key or the state is not fit for use.
+    #[error("the key's metadata was refused")]
+    Refused,
+    /// Too many requests wait for the watcher already.
+    #[error("too many requests for the key's metadata")]
+    Busy,
+}
 
 /// Limits how often a discovery reads metadata, failures included.
 #[derive(Debug)]
@@ -50,13 +59,13 @@ impl Discovery {
     /// the key_id up again. Dropping the future ends this wait alone.
     ///
     /// # Errors
-    /// [`DiscoveryFailed`], also when too many wait already.
+    /// [`DiscoveryFailed`].
     pub async fn ask(&self, key_id: KeyId) -> Result<(), DiscoveryFailed> {
         let (answer, answered) = oneshot::channel();
         self.0
             .try_send(Wanted { key_id, answer })
-            .map_err(|_| DiscoveryFailed)?;
-        answered.await.unwrap_or(Err(DiscoveryFailed))
+            .map_err(|_| DiscoveryFailed::Busy)?;
+        answered.await.unwrap_or(Err(DiscoveryFailed::Busy))
     }
 }
 
@@ -84,6 +93,11 @@ impl Limiter {
         (now.duration_since(*started) < self.interval).then_some(*result)
     }
 
+    /// A probe has read the metadata: an earlier failure is no answer any more.
+    pub fn recovered(&mut self) {
+        self.last = self.last.filter(|(_, result)| result.is_ok());
+    }
+
     /// A discovery that began at `started` has ended.
     pub fn ended(&mut self, started: Instant, result: Result<(), DiscoveryFailed>) {
         self.last = Some((started, result));
@@ -99,10 +113,20 @@ mod tests {
         let mut limiter = Limiter::new(Duration::from_secs(30));
         let start = Instant::now();
         assert_eq!(limiter.recent(start), None);
-        limiter.ended(start, Err(DiscoveryFailed));
+        limiter.ended(start, Err(DiscoveryFailed::Refused));
         tokio::time::advance(Duration::from_secs(29)).await;
-        assert_eq!(limiter.recent(Instant::now()), Some(Err(DiscoveryFailed)));
+        assert_eq!(
+            limiter.recent(Instant::now()),
+            Some(Err(DiscoveryFailed::Refused))
+        );
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(limiter.recent(Instant::now()), None);
+
+        limiter.ended(Instant::now(), Err(DiscoveryFailed::Unanswered));
+        limiter.recovered();
+        assert_eq!(limiter.recent(Instant::now()), None);
+        limiter.ended(Instant::now(), Ok(()));
+        limiter.recovered();
+        assert_eq!(limiter.recent(Instant::now()), Some(Ok(())));
     }
 }

@@ -1,23 +1,30 @@
 //! The committed document, and commits on a thread that may block. What is in memory here is what
-//! is on disk.
+//! is on disk, or was when it was committed.
+//!
+//! A disk that hangs holds one thread and nothing else: every wait here is bounded, and while that
+//! thread lasts, further work on the state is refused at once.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use kms_domain::registry::{Registry, document::Document, rotation::Change};
-use tokio::{sync::Mutex, task};
+use kms_domain::registry::{Registry, document::Document};
+use tokio::{sync::Mutex, task, time::timeout};
 
-use crate::state::{CommitError, StateWriter};
+use crate::state::{CommitError, StateWriter, StorageFault};
+
+/// How long the watcher waits for the disk. A commit that takes longer is not lost: the thread sees
+/// it to its end, and [`Ledger::complete`] takes the document up.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The state of this node; owned by the watcher alone.
 pub struct Ledger {
     /// Locked for as long as a thread works on it, even if nobody waits for that any more.
     state: Arc<Mutex<StateWriter>>,
     document: Option<Document>,
-    /// What a commit that has not been completed would change; `None` is the first document.
-    attempted: Option<Option<Change>>,
+    /// A commit has failed, or nobody saw its end.
+    unsettled: bool,
 }
 
-/// Why a document is not durable.
+/// Why a document is not durable, or not known to be.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The disk refused, or holds something foreign.
@@ -29,6 +36,24 @@ pub enum LedgerError {
     /// The thread that works on the state ended early.
     #[error("the work on the registry state was interrupted")]
     Interrupted,
+    /// The disk hangs.
+    #[error(
+        "the disk below the registry state does not answer; keys in use stay in use, and the next \
+         probe tries again"
+    )]
+    NoAnswer,
+}
+
+impl LedgerError {
+    /// The bounded cause, for log, `/ready` and metrics.
+    #[must_use]
+    pub fn fault(&self) -> StorageFault {
+        match self {
+            Self::Commit(error) => error.fault(),
+            Self::Interrupted => StorageFault::Io,
+            Self::NoAnswer => StorageFault::NoAnswer,
+        }
+    }
 }
 
 impl Ledger {
@@ -39,7 +64,7 @@ impl Ledger {
         Self {
             state: Arc::new(Mutex::new(state)),
             document,
-            attempted: None,
+            unsettled: false,
         }
     }
 
@@ -66,52 +91,57 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError`]; the document in use stays, and [`Ledger::complete`] tries again.
-    pub async fn commit(
-        &mut self,
-        next: Document,
-        change: Option<Change>,
-    ) -> Result<(), LedgerError> {
-        self.attempted = Some(change);
-        let committed = self
-            .with_state(move |state| state.commit(next).cloned())
-            .await?;
+    pub async fn commit(&mut self, next: Document) -> Result<(), LedgerError> {
+        self.unsettled = true;
+        let committed = self.work(move |state| state.commit(next).cloned()).await?;
         self.document = Some(committed);
-        self.attempted = None;
+        self.unsettled = false;
         Ok(())
     }
 
-    /// Completes a commit that failed before; `false` if there is none.
+    /// Completes a commit that failed before, or takes up one that nobody waited for; `false` if
+    /// the document stays the same.
     ///
     /// # Errors
     /// [`LedgerError`]; it stays to be completed.
     pub async fn complete(&mut self) -> Result<bool, LedgerError> {
-        let completed = self
-            .with_state(|state| Ok(state.complete()?.cloned()))
-            .await?;
-        self.attempted = None;
-        let is_new = completed.is_some();
-        if is_new {
-            self.document = completed;
+        if !self.unsettled {
+            return Ok(false);
         }
+        let committed = self
+            .work(|state| {
+                state.complete()?;
+                Ok(state.committed().cloned())
+            })
+            .await?;
+        self.unsettled = false;
+        let is_new = committed != self.document;
+        self.document = committed;
         Ok(is_new)
     }
 
-    /// Whether all that a failed commit loses is a count, and the disk still holds the document in
-    /// use: then nothing but time is at stake.
-    pub async fn lost_only_a_count(&self) -> bool {
-        self.attempted == Some(Some(Change::Counted))
-            && self.with_state(|state| state.confirm()).await.is_ok()
+    /// Begins to compare the disk with the document in use; the result is that of the future. A
+    /// part that a failed commit has left counts as foreign.
+    pub fn confirm(&self) -> impl Future<Output = Result<(), LedgerError>> + use<> {
+        self.work(|state| state.confirm())
     }
 
-    async fn with_state<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut StateWriter) -> Result<T, CommitError> + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        let mut state = Arc::clone(&self.state).lock_owned().await;
-        let blocking = task::spawn_blocking(move || work(&mut state));
-        match blocking.await {
-            Ok(result) => Ok(result?),
-            Err(_panicked_or_cancelled) => Err(LedgerError::Interrupted),
+    fn work<T, F>(&self, work: F) -> impl Future<Output = Result<T, LedgerError>> + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut StateWriter) -> Result<T, CommitError> + Send + 'static,
+    {
+        // Whoever holds it is a thread that the disk keeps from ending.
+        let begun = Arc::clone(&self.state)
+            .try_lock_owned()
+            .map(|mut state| task::spawn_blocking(move || work(&mut state)));
+        async move {
+            let begun = begun.map_err(|_held| LedgerError::NoAnswer)?;
+            match timeout(PATIENCE, begun).await {
+                Ok(Ok(result)) => Ok(result?),
+                Ok(Err(_panicked_or_cancelled)) => Err(LedgerError::Interrupted),
+                Err(_elapsed) => Err(LedgerError::NoAnswer),
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use kms_domain::{
 };
 use openbao_client::transit::Transit;
 
-use super::ledger::LedgerError;
+use super::{discovery::DiscoveryFailed, ledger::LedgerError};
 use crate::auth::{CallFailure, Session};
 
 /// Why a metadata probe failed.
@@ -57,8 +57,10 @@ pub enum MetadataError {
     /// The next state could not be saved.
     #[error(transparent)]
     Save(#[from] LedgerError),
-    /// The same, but only a count is lost: what is published goes on.
-    #[error("an observation could not be saved; the rotation waits, everything else goes on")]
+    /// The same, but the state in use stands: it continues to serve, and the change waits.
+    #[error(
+        "a change of the state could not be saved; the rotation waits, everything else goes on"
+    )]
     Deferred(#[source] LedgerError),
     /// A discovery took too long.
     #[error("reading the key's metadata for a discovery took too long")]
@@ -72,9 +74,6 @@ pub enum MetadataError {
         /// In the registry.
         active: TransitVersion,
     },
-    /// Skipped after repeated failures.
-    #[error("OpenBao failed repeatedly; the probe waits before it tries again")]
-    BreakerOpen,
 }
 
 impl MetadataError {
@@ -91,7 +90,6 @@ impl MetadataError {
             Self::Save(_) | Self::Deferred(_) => MetadataFailure::StateSaveFailed,
             Self::EncryptionBlocked { .. } => MetadataFailure::EncryptionBlocked,
             Self::CutOff => MetadataFailure::ProbeFailed,
-            Self::BreakerOpen => MetadataFailure::CircuitBreakerOpen,
         }
     }
 
@@ -99,6 +97,33 @@ impl MetadataError {
     #[must_use]
     pub fn leaves_the_registry_valid(&self) -> bool {
         matches!(self, Self::EncryptionBlocked { .. })
+    }
+
+    /// What a decrypt that waits for a discovery is told. Versions that cannot be saved are found.
+    ///
+    /// # Errors
+    /// The key could not be looked at.
+    pub fn of_discovery(&self) -> Result<(), DiscoveryFailed> {
+        match self {
+            Self::Save(_) | Self::Deferred(_) => Ok(()),
+            Self::UpsertRead { .. } | Self::Read { .. } | Self::CutOff => {
+                Err(DiscoveryFailed::Unanswered)
+            }
+            Self::UpsertAllowed { .. }
+            | Self::Profile(_)
+            | Self::Rotation(_)
+            | Self::Bootstrap(_)
+            | Self::EncryptionBlocked { .. } => Err(DiscoveryFailed::Refused),
+        }
+    }
+
+    /// The change that could not be saved, whether or not the state in use stands.
+    #[must_use]
+    pub fn unsaved(&self) -> Option<&LedgerError> {
+        match self {
+            Self::Save(unsaved) | Self::Deferred(unsaved) => Some(unsaved),
+            _ => None,
+        }
     }
 
     /// What failed underneath, for the breaker and for the error class; `None` for a finding.

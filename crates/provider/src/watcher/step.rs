@@ -24,7 +24,7 @@ impl Watcher {
     ) -> Result<(), MetadataError> {
         let now = self.parts.clock.unix_seconds();
         let first = bootstrap(profile, &self.parts.scope, &self.parts.path, now)?;
-        self.parts.ledger.commit(first, None).await?;
+        self.parts.ledger.commit(first).await?;
         self.show_registry();
         Ok(())
     }
@@ -77,8 +77,9 @@ impl Watcher {
                 Ok(())
             }
             Err(failure) => {
-                let reason = Reason::from(failure.failure()).code();
-                let error_class = class_of(Some(failure.failure().into()), failure.call());
+                let reason = Reason::from(failure.failure());
+                let error_class = class_of(reason, failure.call());
+                let reason = reason.code();
                 let transit_key_version = candidate.version().get();
                 tracing::warn!(
                     transit_key_version,
@@ -102,14 +103,9 @@ impl Watcher {
         if let Some(regression) = transition.clock_regression() {
             tracing::warn!(reason = "timestamp_order_preserved", detail = %regression, "clock.regressed");
         }
-        let change = transition.change();
-        match self
-            .parts
-            .ledger
-            .commit(transition.into_next(), Some(change))
-            .await
-        {
+        match self.parts.ledger.commit(transition.into_next()).await {
             Ok(()) => {
+                self.on_disk = None;
                 self.show_registry();
                 Ok(())
             }
@@ -117,29 +113,34 @@ impl Watcher {
         }
     }
 
-    /// A commit failed. If nothing but a count is lost and the published state still holds in every
-    /// other respect, it goes on serving.
+    /// A commit failed. The state in use continues to serve if the key still fits it and the files
+    /// do not speak against it: whatever is encrypted meanwhile is readable under a version that is
+    /// durable. Newer versions of the key are shown to Decrypt alone, since a peer may have encrypted
+    /// under them; if this process forgets them, the next reading of the key finds them again.
     pub(super) async fn unsaved(
         &mut self,
         profile: &KeyProfile,
         unsaved: LedgerError,
     ) -> MetadataError {
-        let holds = self.parts.ledger.lost_only_a_count().await
-            && self.view.deep == DeepOutcome::Passed
-            && self.holds_unchanged(profile);
-        if holds {
-            MetadataError::Deferred(unsaved)
-        } else {
-            MetadataError::Save(unsaved)
-        }
-    }
-
-    fn holds_unchanged(&self, profile: &KeyProfile) -> bool {
+        self.on_disk = Some(unsaved.fault());
+        let confirmed = self.parts.ledger.confirm().await;
+        let Some(document) = self.parts.ledger.document() else {
+            return unsaved.into();
+        };
         let now = self.parts.clock.unix_seconds();
-        self.parts.ledger.document().is_some_and(|document| {
-            matches!(discover(document, profile, &self.pace.rules, now), Ok(None))
-                && !profile.blocks_encryption(document.registry().active().version())
-        })
+        match discover(document, profile, &self.pace.rules, now) {
+            Ok(newer) => {
+                self.view.unsaved = newer.map(|newer| Arc::clone(newer.next().registry()));
+            }
+            Err(refused) => return refused.into(),
+        }
+        if let Err(blocked) = self.require_encryption(profile) {
+            blocked
+        } else if confirmed.is_err_and(|error| error.fault().contradicts()) {
+            MetadataError::Save(unsaved)
+        } else {
+            MetadataError::Deferred(unsaved)
+        }
     }
 
     /// Finishes a commit that failed half way, before anything else is decided. If that promotes,

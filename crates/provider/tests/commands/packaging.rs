@@ -73,6 +73,24 @@ fn the_unit_waits_for_readiness_and_leaves_no_memory_behind() {
 }
 
 #[test]
+fn the_socket_unit_is_as_the_default_configuration_has_it() {
+    let (socket, unit) = (unit_of("bao-kms-provider.socket"), unit());
+    let config = "tests/config/good/minimal.yaml";
+    let shown = run(&["config", "--config", config, "--output", "json"]).json();
+    let settings = shown["settings"].as_array().unwrap();
+    for (directive, setting) in [
+        ("ListenStream", "server.socketPath"),
+        ("SocketMode", "server.socketMode"),
+    ] {
+        let mut settings = settings.iter();
+        let found = settings.find(|it| it["path"] == setting).unwrap();
+        assert_eq!(found["value"], socket[directive][0], "{directive}");
+    }
+    assert_eq!(socket["SocketUser"], unit["User"]);
+    assert_eq!(socket["SocketGroup"], unit["SupplementaryGroups"]);
+}
+
+#[test]
 fn users_and_directories_are_made_as_the_unit_expects_them() {
     let (unit, users) = (unit(), packaged("sysusers.d/bao-kms-provider.conf"));
     let (user, sockets) = (&unit["User"][0], &unit["SupplementaryGroups"][0]);

@@ -364,6 +364,18 @@ pub(crate) const CASES: &[Case] = &[
         ],
     },
     Case {
+        alert: "OpenBaoKMSFileUnreadable",
+        labels: r#"instance="n1",job="kms",setting="auth.jwt.jwtFile""#,
+        firing: &[(
+            r#"openbao_kms_file_unreadable{job="kms",instance="n1",setting="auth.jwt.jwtFile"}"#,
+            "_x20 1x20",
+        )],
+        silent: &[&[(
+            r#"openbao_kms_file_unreadable{job="kms",instance="n1",setting="auth.jwt.jwtFile"}"#,
+            "1x20 _x20",
+        )]],
+    },
+    Case {
         alert: "OpenBaoKMSCertificateExpiring",
         labels: r#"instance="n1",job="kms""#,
         firing: &[

@@ -34,7 +34,7 @@ use crate::{
 
 /// Told to the program that is to die.
 const FATAL_MOMENT: &str = "KMS_TEST_FATAL_MOMENT";
-const CONFIG: &str = "KMS_TEST_CONFIG";
+pub(crate) const CONFIG: &str = "KMS_TEST_CONFIG";
 
 /// Takes up and promotes a version at once.
 const EAGER: Timing = Timing {
@@ -72,7 +72,11 @@ const MOMENTS: [(u32, Left); 10] = [
 async fn a_kill_within_the_first_commit_is_survived() {
     if let Some(moment) = env::var_os(FATAL_MOMENT) {
         let moment = moment.to_str().unwrap().parse().unwrap();
-        return serve_until(moment).await;
+        let disk = FatalDisk {
+            moment: 0,
+            fatal: moment,
+        };
+        return serve_with(Box::new(disk)).await;
     }
     let origin = Node::new(EAGER).await;
     for (moment, left) in MOMENTS {
@@ -196,8 +200,8 @@ fn assert_rewritten(provider: &Provider, left: Left, reason: &str) {
     assert_eq!(rewritten, expected);
 }
 
-/// What the command `serve` does, on a disk that is fatal.
-async fn serve_until(moment: u32) {
+/// What the command `serve` does with the configuration in [`CONFIG`], on this disk.
+pub(crate) async fn serve_with(disk: Box<dyn Disk>) {
     let flags = Flags {
         config: env::var_os(CONFIG).map(Into::into),
         ..Flags::default()
@@ -206,14 +210,18 @@ async fn serve_until(moment: u32) {
         .unwrap()
         .config;
     log::start(config.logging.level, config.logging.format);
+    log::write_lines().unwrap();
     lifecycle::prepare();
-    let disk = Box::new(FatalDisk {
-        moment: 0,
-        fatal: moment,
-    });
-    serve_on(disk, &config, MissingCheckpoint::Refuse, || {}, pending())
-        .await
-        .unwrap();
+    serve_on(
+        disk,
+        &config,
+        MissingCheckpoint::Refuse,
+        None,
+        || {},
+        pending(),
+    )
+    .await
+    .unwrap();
 }
 
 /// The disk of the machine, until a moment of its use.

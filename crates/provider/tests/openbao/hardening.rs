@@ -6,9 +6,12 @@ use std::{
     fs,
     os::{
         linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixDatagram},
+        unix::{
+            fs::symlink,
+            net::{SocketAddr, UnixDatagram},
+        },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use provider::{
@@ -125,6 +128,80 @@ async fn a_hardened_provider_logs_in_anew_with_a_renewed_jwt_and_saves_a_rotatio
     assert_eq!(stopped.code, Some(0), "{}", stopped.err);
     assert!(!node.sockets.socket().exists());
     assert_eq!(node.versions().len(), 2);
+}
+
+/// Gives the node's JWT a path of its own, and asks for Landlock.
+fn move_jwt(node: &mut Node, file: &Path) {
+    files::directory(file.parent().unwrap(), 0o750);
+    fs::copy(node.tenant.jwt_file(), file).unwrap();
+    node.config["auth"]["jwt"]["jwtFile"] = json!(file);
+    node.config["hardening"] = json!({"landlock": "required"});
+}
+
+/// A login with the JWT in the file that its path leads to now.
+async fn log_in_anew(node: &Node, provider: &Provider) {
+    let before = provider.metric("auth_login_total{status=\"ok\"}").await;
+    revoke_tokens(node).await;
+    wait_until(SOON, "another login", async || {
+        provider.encrypt(b"seed").await.ok();
+        provider.metric("auth_login_total{status=\"ok\"}").await > before
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_volume_whose_link_is_swapped_stays_inside() {
+    let mut node = Node::new(TIMING).await;
+    let volume = node.state_dir().with_file_name("volume");
+    let [first, second] = ["..first", "..second"].map(|name| volume.join(name));
+    fs::create_dir(&volume).unwrap();
+    move_jwt(&mut node, &first.join("jwt"));
+    symlink("..first", volume.join("..data")).unwrap();
+    node.config["auth"]["jwt"]["jwtFile"] = json!(volume.join("..data/jwt"));
+    let provider = node.serve().await;
+
+    files::directory(&second, 0o750);
+    fs::copy(first.join("jwt"), second.join("jwt")).unwrap();
+    symlink("..second", volume.join("..new")).unwrap();
+    rustix::fs::rename(volume.join("..new"), volume.join("..data")).unwrap();
+    fs::remove_dir_all(&first).unwrap();
+    log_in_anew(&node, &provider).await;
+    assert_eq!(provider.events("file.unreadable").count(), 0);
+}
+
+#[tokio::test]
+async fn a_directory_that_an_agent_makes_anew_is_followed_if_it_has_a_parent_of_its_own() {
+    let mut node = Node::new(TIMING).await;
+    let own = node.state_dir().with_file_name("agent").join("own");
+    fs::create_dir(own.parent().unwrap()).unwrap();
+    move_jwt(&mut node, &own.join("jwt"));
+    let provider = node.serve().await;
+    fs::remove_dir_all(&own).unwrap();
+    files::directory(&own, 0o750);
+    fs::copy(node.tenant.jwt_file(), own.join("jwt")).unwrap();
+    log_in_anew(&node, &provider).await;
+}
+
+#[tokio::test]
+async fn a_directory_made_anew_beside_other_files_is_named_as_outside() {
+    let mut node = Node::new(TIMING).await;
+    let own = node.state_dir().with_file_name("own");
+    move_jwt(&mut node, &own.join("jwt"));
+    let mut provider = node.serve().await;
+    fs::remove_dir_all(&own).unwrap();
+    files::directory(&own, 0o750);
+    fs::copy(node.tenant.jwt_file(), own.join("jwt")).unwrap();
+    let outside = async || {
+        let mut events = provider.events("file.unreadable");
+        events.any(|event| event["reason"] == "sandbox")
+    };
+    wait_until(SOON, "the reason", outside).await;
+    let event = provider.events("file.unreadable").last().unwrap();
+    assert_eq!(event["setting"], "auth.jwt.jwtFile");
+    let series = r#"file_unreadable{setting="auth.jwt.jwtFile"}"#;
+    assert_eq!(provider.metric(series).await, 1.0);
+    provider.encrypt(b"seed").await.unwrap();
+    provider.assert_running();
 }
 
 #[tokio::test]

@@ -1,13 +1,23 @@
 //! The JWT and the token: what a start says about a JWT that cannot work, and how a running
 //! provider gets over a token that OpenBao has revoked.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use openbao_lab::admin::login::JwtRole;
+use provider::kms::generated::EncryptRequest;
 use serde_json::{Value, json};
 use testkit::{
     files,
     openbao::shared_openbao,
+    relay::{Line, Relay},
     tenant::{AUDIENCE, ISSUER, ROLE, SUBJECT},
     wait::wait_until,
 };
@@ -15,7 +25,7 @@ use tonic::Code;
 
 use crate::{
     node::{IMPATIENT, Node, QUIET, TIMING},
-    provider::{SOON, assert_decrypt_refused, to_decrypt},
+    provider::{Provider, SOON, assert_decrypt_refused, to_decrypt},
 };
 
 /// Ends every token of the node, as an administrator or an expired parent does.
@@ -125,10 +135,119 @@ async fn a_revoked_token_is_replaced_by_one_login_within_the_call() {
     }
     let logins = provider.metric(r#"auth_login_total{status="ok"}"#).await;
     assert_eq!(logins, 2.0, "the start's and one more");
-    let denied =
-        r#"openbao_requests_total{operation="transit_decrypt",status="permission_denied"}"#;
+    let denied = r#"openbao_requests_total{operation="transit_decrypt",status="unauthenticated"}"#;
     assert!(provider.metric(denied).await >= 1.0);
     assert_eq!(provider.status().await.healthz, "ok");
+}
+
+#[tokio::test]
+async fn tokens_revoked_under_load_fail_no_call() {
+    let node = Node::new(QUIET).await;
+    let provider = node.serve().await;
+    let request = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..32)
+        .map(|_| {
+            let (mut client, request) = (provider.client(), request.clone());
+            let stop = Arc::clone(&stop);
+            tokio::spawn(async move {
+                let mut calls = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    client.decrypt(request.clone()).await.unwrap();
+                    let seed = EncryptRequest {
+                        plaintext: "seed".into(),
+                        uid: "test".to_owned(),
+                    };
+                    client.encrypt(seed).await.unwrap();
+                    calls += 2;
+                }
+                calls
+            })
+        })
+        .collect();
+    let login = r#"auth_login_total{status="ok"}"#;
+    for logins in [2.0, 3.0, 4.0] {
+        revoke_tokens(&node).await;
+        wait_until(SOON, "a login", async || {
+            provider.metric(login).await == logins
+        })
+        .await;
+    }
+    let calls = r#"grpc_requests_total{method="encrypt",status="ok"}"#;
+    let before = provider.metric(calls).await;
+    wait_until(SOON, "calls with the last token", async || {
+        provider.metric(calls).await > before + 100.0
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        assert!(caller.await.unwrap() > 0);
+    }
+    assert_eq!(provider.metric(login).await, 4.0, "a login too many");
+}
+
+/// A denial says nothing against the token, and no login can bring another.
+#[tokio::test]
+async fn a_policy_that_denies_probes_while_the_jwt_is_expired_stops_no_decrypt() {
+    let node = Node::new(TIMING).await;
+    let provider = node.serve().await;
+    let encrypted = provider.encrypt(b"seed").await.unwrap();
+    let good = node.tenant.claims();
+    let now = good["iat"].as_u64().unwrap();
+    node.tenant
+        .write_jwt(&changed(&good, "exp", json!(now - 600)));
+    node.grant(|policy| policy.replace("/config/keys\"", "/config/other\""))
+        .await;
+    let expired = r#"auth_login_total{status="jwt_expired"}"#;
+    wait_until(SOON, "a denied probe and a login", async || {
+        provider.metric(expired).await >= 1.0
+    })
+    .await;
+    for _ in 0..50 {
+        provider.decrypt(to_decrypt(&encrypted)).await.unwrap();
+    }
+    assert_eq!(provider.status().await.healthz, "unhealthy");
+    let failed = provider.events("auth.login").last().unwrap();
+    assert_eq!(failed["detail"], "expired");
+
+    // Once the token is dead as well, the message names the JWT and not OpenBao.
+    revoke_tokens(&node).await;
+    let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let said = "this node's JWT is expired or not valid yet by this node's clock; no data is lost";
+    assert_decrypt_refused(&refused, "transit authentication failed", said);
+    fs::remove_file(node.tenant.jwt_file()).unwrap();
+    wait_until(SOON, "the missing file", async || {
+        let failed = provider.events("auth.login").last().unwrap();
+        failed["detail"] == "file_missing"
+    })
+    .await;
+    let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
+    let said = "this node's JWT file cannot be read; no data is lost";
+    assert_decrypt_refused(&refused, "transit authentication failed", said);
+
+    node.tenant.write_jwt(&good);
+    node.grant(|policy| policy).await;
+    provider.wait_for_reasons(&[]).await;
+    provider.decrypt(to_decrypt(&encrypted)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_long_outage_delays_the_next_login_no_more_than_a_short_one() {
+    let mut node = Node::new(TIMING).await;
+    let relay = Relay::to(&shared_openbao().await.endpoint()).await;
+    relay.set(Line::Cut);
+    node.config["openbao"]["address"] = json!(relay.address);
+    let mut provider = node.spawn();
+    let failed = |provider: &Provider| provider.events("auth.login").count();
+    wait_until(SOON, "six failed logins", async || failed(&provider) >= 6).await;
+    let outage = Instant::now();
+    relay.set(Line::Open);
+    provider.ready().await;
+    // A pause that doubles would be 32 s by now.
+    assert!(outage.elapsed() < Duration::from_secs(16));
+    let last = provider.events("auth.login").last().unwrap();
+    assert_eq!(last["status"], "ok");
 }
 
 #[tokio::test]

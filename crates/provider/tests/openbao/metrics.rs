@@ -94,8 +94,14 @@ async fn a_scrape_holds_what_the_documentation_lists_and_nothing_else() {
     node.rotate().await;
     provider.wait_for_event("key.pending").await;
     relay.set(Line::Cut);
-    wait_until(SOON, "a JWT and a reason", async || {
-        now(&provider, "jwt_ttl_seconds").await && now(&provider, "readiness_reason{").await
+    let aside = node.state_dir().with_extension("aside");
+    rustix::fs::rename(node.state_dir(), aside).unwrap();
+    std::fs::remove_file(node.tenant.jwt_file()).unwrap();
+    wait_until(SOON, "what shows in need alone", async || {
+        now(&provider, "jwt_ttl_seconds").await
+            && now(&provider, "readiness_reason{").await
+            && now(&provider, "persistence_error{").await
+            && now(&provider, "file_unreadable{").await
     })
     .await;
     let metrics = provider.metrics().await;
@@ -175,16 +181,13 @@ async fn an_openbao_that_is_gone_shows_as_reasons_classes_and_old_successes() {
     provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
     let class = r#"grpc_errors_total{method="decrypt",error_class="openbao_connection_failed"}"#;
     assert_eq!(provider.metric(class).await, 1.0);
-    wait_until(SOON, "the pause of both probes", async || {
+    wait_until(SOON, "an open breaker", async || {
         let reason = r#"readiness_reason{reason="circuit_breaker_open"}"#;
         provider.metric(reason).await == 1.0
     })
     .await;
-    let failed = r#"deep_probe_total{status="connection_failed"}"#;
-    wait_until(SOON, "a failed deep probe", async || {
-        provider.metric(failed).await >= 1.0
-    })
-    .await;
+    let failed = r#"transit_metadata_observation_total{status="connection_failed"}"#;
+    assert!(provider.metric(failed).await >= 3.0);
     assert_eq!(provider.metric("ready").await, 0.0);
 }
 

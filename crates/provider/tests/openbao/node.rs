@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::PathBuf,
     process::{Command, Output},
     sync::Arc,
@@ -24,7 +25,7 @@ use testkit::{
     wait::wait_until,
 };
 
-use crate::provider::{Provider, SOON};
+use crate::provider::{LogReader, Provider, SOON};
 
 /// Probes often, and is patient with a machine that runs many tests at once.
 pub(crate) const TIMING: Timing = Timing {
@@ -148,6 +149,52 @@ impl Node {
     /// Starts `command` as this node's provider.
     pub(crate) fn spawn_as(&self, command: Command) -> Provider {
         Provider::spawn(command, self.directory.path(), self.sockets.socket())
+    }
+
+    /// Starts `command` with the listener of a service manager, as a shell's standard input becomes
+    /// descriptor 3.
+    pub(crate) fn spawn_activated(&self, listener: &UnixListener) -> Provider {
+        let program = self.program(&["serve"]);
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", r#"LISTEN_PID=$$ exec "$0" "$@" 3<&0 </dev/null"#])
+            .arg(program.get_program())
+            .args(program.get_args())
+            .env_clear()
+            .envs(
+                program
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .env("LISTEN_FDS", "1");
+        let stdin = OwnedFd::from(listener.try_clone().unwrap());
+        let directory = self.directory.path();
+        Provider::spawn_on(stdin.into(), command, directory, self.sockets.socket())
+    }
+
+    /// Starts `serve` with a reader of its log that may stall.
+    pub(crate) fn spawn_with_reader(&self) -> (Provider, LogReader) {
+        let command = self.program(&["serve"]);
+        let directory = self.directory.path();
+        Provider::spawn_with_reader(command, directory, self.sockets.socket())
+    }
+
+    /// Starts `serve` with at most this many file descriptors.
+    pub(crate) fn spawn_with_descriptors(&self, most: u32) -> Provider {
+        let program = self.program(&["serve"]);
+        let mut command = Command::new("/bin/sh");
+        command
+            .arg("-c")
+            .arg(format!(r#"ulimit -n {most} && exec "$0" "$@""#))
+            .arg(program.get_program())
+            .args(program.get_args())
+            .env_clear()
+            .envs(
+                program
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            );
+        self.spawn_as(command)
     }
 
     /// Starts `serve` and waits until the socket accepts calls.

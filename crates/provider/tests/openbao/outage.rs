@@ -1,7 +1,10 @@
 //! OpenBao out of reach, in every way that a real one can be: Decrypt and Encrypt say so, Status
 //! turns, and the provider comes back by itself.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
@@ -15,8 +18,8 @@ use testkit::{
 use tonic::Code;
 
 use crate::{
-    node::{IMPATIENT, Node, TIMING},
-    provider::{SOON, assert_decrypt_refused, to_decrypt},
+    node::{IMPATIENT, Node, QUIET, TIMING},
+    provider::{Provider, SOON, assert_decrypt_refused, to_decrypt},
 };
 
 /// A certificate that signed nothing of ours.
@@ -126,6 +129,130 @@ async fn a_lost_connection_pauses_the_probes_and_heals_by_itself() {
     provider.wait_for_reasons(&[]).await;
     assert_eq!(provider.metric("circuit_breaker_state").await, 0.0);
     provider.encrypt(b"seed").await.unwrap();
+}
+
+/// How many metadata probes have ended, well or not.
+async fn probes(provider: &Provider) -> f64 {
+    let metrics = provider.metrics().await;
+    metrics
+        .lines()
+        .filter(|line| line.contains("transit_metadata_observation_total{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum()
+}
+
+#[tokio::test]
+async fn an_outage_shows_in_status_and_ends_with_it_though_no_probe_is_due() {
+    for line in [Line::Cut, Line::Silent] {
+        // No probe of its own within an hour.
+        let mut node = Node::new(QUIET).await;
+        let relay = Relay::to(&shared_openbao().await.endpoint()).await;
+        node.config["openbao"]["address"] = json!(relay.address);
+        node.config["openbao"]["timeout"] = json!("1s");
+        let provider = node.serve().await;
+        let encrypted = provider.encrypt(b"seed").await.unwrap();
+        let before = probes(&provider).await;
+
+        relay.set(line);
+        let lost = Instant::now();
+        wait_until(SOON, "an unhealthy status", async || {
+            let refused = provider.decrypt(to_decrypt(&encrypted)).await;
+            refused.unwrap_err();
+            provider.status().await.healthz == "unhealthy"
+        })
+        .await;
+        let shown = lost.elapsed();
+        wait_until(SOON, "an open breaker", async || {
+            provider.metric("circuit_breaker_state").await == 1.0
+        })
+        .await;
+        assert_eq!(provider.reasons().await, ["circuit_breaker_open"]);
+        let class = &provider.health("/ready").await.1["metadata_error_class"];
+        assert!(
+            class == "connection_failed" || class == "timeout",
+            "{class}"
+        );
+        let made = probes(&provider).await - before;
+        let most = lost.elapsed().as_secs_f64() / 0.75 + 2.0;
+        assert!(made <= most, "{made} probes, at most {most:.1}");
+
+        // Nobody calls: the probes alone find out.
+        relay.set(Line::Open);
+        let back = Instant::now();
+        provider.wait_for_reasons(&[]).await;
+        println!(
+            "{line:?}: unhealthy {shown:?} after the loss, {made} probes, ready {:?} after the return",
+            back.elapsed()
+        );
+        provider.encrypt(b"seed").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_succeeds_ends_an_outage_at_once() {
+    let mut node = Node::new(QUIET).await;
+    let relay = Relay::to(&shared_openbao().await.endpoint()).await;
+    node.config["openbao"]["address"] = json!(relay.address);
+    // Probes that begin while the line is silent last longer than the test.
+    node.config["openbao"]["timeout"] = json!("50s");
+    let provider = node.serve().await;
+    let encrypted = provider.encrypt(b"seed").await.unwrap();
+    relay.set(Line::Cut);
+    wait_until(SOON, "an open breaker", async || {
+        provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
+        provider.metric("circuit_breaker_state").await == 1.0
+    })
+    .await;
+    relay.set(Line::Silent);
+    let reached = relay.connections();
+    wait_until(
+        SOON,
+        "a probe that waits for a dead connection",
+        async || relay.connections() > reached,
+    )
+    .await;
+    relay.set_former(Line::Silent);
+    let back = Instant::now();
+    wait_until(SOON, "a ready provider", async || {
+        let decrypted = provider.decrypt(to_decrypt(&encrypted)).await;
+        assert_eq!(decrypted.unwrap(), &b"seed"[..]);
+        provider.reasons().await.is_empty()
+    })
+    .await;
+    let waited = back.elapsed();
+    println!("ready {waited:?} after the return");
+    assert!(
+        waited < Duration::from_secs(50),
+        "the dead probe was awaited"
+    );
+}
+
+#[tokio::test]
+async fn a_probe_that_is_refused_is_repeated_once_a_second_however_many_calls_succeed() {
+    let node = Node::new(TIMING).await;
+    let provider = node.serve().await;
+    let encrypted = provider.encrypt(b"seed").await.unwrap();
+    node.grant(|policy| policy.replace("config/keys", "config/other"))
+        .await;
+    let open = async || provider.metric("circuit_breaker_state").await == 1.0;
+    wait_until(SOON, "an open breaker", open).await;
+    let class = &provider.health("/ready").await.1["metadata_error_class"];
+    assert_eq!(class, "permission_denied");
+
+    let (begun, before) = (Instant::now(), probes(&provider).await);
+    wait_until(SOON, "a few probes", async || {
+        let decrypted = provider.decrypt(to_decrypt(&encrypted)).await;
+        assert_eq!(decrypted.unwrap(), &b"seed"[..]);
+        probes(&provider).await >= before + 5.0
+    })
+    .await;
+    let made = probes(&provider).await - before;
+    let most = begun.elapsed().as_secs_f64() / 0.75 + 2.0;
+    println!("{made} probes in {:?}", begun.elapsed());
+    assert!(made <= most, "{made} probes, at most {most:.1}");
+
+    node.grant(|policy| policy).await;
+    provider.wait_for_reasons(&[]).await;
 }
 
 #[tokio::test]

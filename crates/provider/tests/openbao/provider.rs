@@ -2,10 +2,14 @@
 
 use std::{
     fs::{self, File},
-    io::ErrorKind,
+    io::{self, ErrorKind, Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -22,7 +26,7 @@ use tokio::{
     net::TcpStream,
     sync::oneshot,
     task::JoinHandle,
-    time::interval,
+    time::{interval, timeout},
 };
 use tonic::{
     Code, Status,
@@ -34,8 +38,33 @@ use crate::node::Finished;
 /// Generous: many tests share two processors.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// The outcome of `work`, which must not hang.
+pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
+    timeout(SOON, work).await.unwrap()
+}
+
 /// A decryption under way.
 pub(crate) type Call = JoinHandle<Result<Bytes, Status>>;
+
+/// The reader of a provider's standard error.
+pub(crate) struct LogReader(Arc<AtomicBool>);
+
+impl LogReader {
+    /// From now on nothing is read, but for what is being read.
+    pub(crate) fn stall(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for LogReader {
+    fn drop(&mut self) {
+        self.go_on();
+    }
+}
 
 /// Killed when dropped.
 pub(crate) struct Provider {
@@ -47,13 +76,20 @@ pub(crate) struct Provider {
 
 impl Provider {
     /// Starts `command`; its two output streams become files in `directory`.
-    pub(crate) fn spawn(mut command: Command, directory: &Path, socket: PathBuf) -> Self {
-        static NUMBER: AtomicU64 = AtomicU64::new(1);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let out = directory.join(format!("{number}.out"));
-        let log = directory.join(format!("{number}.log"));
+    pub(crate) fn spawn(command: Command, directory: &Path, socket: PathBuf) -> Self {
+        Self::spawn_on(Stdio::null(), command, directory, socket)
+    }
+
+    /// As there, with something on its standard input.
+    pub(crate) fn spawn_on(
+        stdin: Stdio,
+        mut command: Command,
+        directory: &Path,
+        socket: PathBuf,
+    ) -> Self {
+        let [out, log] = Self::files(directory);
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(File::create(&out).unwrap())
             .stderr(File::create(&log).unwrap())
             .spawn()
@@ -64,6 +100,52 @@ impl Provider {
             out,
             log,
         }
+    }
+
+    /// As [`Provider::spawn`], with a pipe as standard error, whose reader may stall.
+    pub(crate) fn spawn_with_reader(
+        mut command: Command,
+        directory: &Path,
+        socket: PathBuf,
+    ) -> (Self, LogReader) {
+        let [out, log] = Self::files(directory);
+        let (mut pipe, stderr) = io::pipe().unwrap();
+        let mut file = File::create(&log).unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(File::create(&out).unwrap())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        // It holds the other end of the pipe.
+        drop(command);
+        let reader = LogReader(Arc::new(AtomicBool::new(true)));
+        let flows = Arc::clone(&reader.0);
+        thread::spawn(move || {
+            let mut lines = [0; 4096];
+            loop {
+                while !flows.load(Ordering::Relaxed) {
+                    thread::park_timeout(Duration::from_millis(10));
+                }
+                match pipe.read(&mut lines).unwrap() {
+                    0 => return,
+                    count => file.write_all(&lines[..count]).unwrap(),
+                }
+            }
+        });
+        let provider = Self {
+            child,
+            socket,
+            out,
+            log,
+        };
+        (provider, reader)
+    }
+
+    fn files(directory: &Path) -> [PathBuf; 2] {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        ["out", "log"].map(|kind| directory.join(format!("{number}.{kind}")))
     }
 
     /// Waits until the socket accepts calls.
@@ -140,9 +222,30 @@ impl Provider {
         })
     }
 
-    /// Everything on standard error so far.
+    /// Everything on standard error so far, with every line of what has been answered.
     pub(crate) fn log(&self) -> String {
+        // Lines are written by a thread of their own, which sleeps when it has written them all.
+        while self.thread_state("log").is_some_and(|state| state != 'S') {
+            thread::sleep(Duration::from_millis(1));
+        }
         fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The state of a thread by its name, as in `/proc`; `None` without such a thread.
+    fn thread_state(&self, name: &str) -> Option<char> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).ok()?;
+        let of = |thread: io::Result<fs::DirEntry>| {
+            let stat = fs::read_to_string(thread.ok()?.path().join("stat")).ok()?;
+            let (start, rest) = stat.rsplit_once(") ")?;
+            let named = start.rsplit_once('(')?.1 == name;
+            rest.chars().next().filter(|_| named)
+        };
+        threads.into_iter().find_map(of)
+    }
+
+    /// Where standard error goes.
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.log.clone()
     }
 
     /// Everything on standard output so far.
@@ -302,6 +405,24 @@ impl Provider {
             .filter(|line| calls.iter().any(|calls| line.contains(calls)))
             .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
             .sum()
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) async fn memory(&self) -> f64 {
+        self.process_metric("process_resident_memory_bytes").await
+    }
+
+    /// The value of a metric of the process.
+    pub(crate) async fn process_metric(&self, name: &str) -> f64 {
+        let metrics = self.metrics().await;
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(&format!("{name} ")));
+        value.unwrap().parse().unwrap()
+    }
+
+    /// Where `/live` and `/ready` are served.
+    pub(crate) fn health_address(&self) -> String {
+        self.address("health.listening")
     }
 
     /// Where `/metrics` is served.

@@ -55,8 +55,24 @@ impl Proxy {
         self.proxy.rules([Rule {
             path: path.to_owned(),
             holds: holds.to_owned(),
+            percent: 100,
             reply,
         }]);
+    }
+
+    /// From now on this percentage of the requests to these paths gets no answer.
+    pub(crate) fn loses(&self, percent: u64, paths: &[&str]) {
+        self.proxy.rules(paths.iter().map(|path| Rule {
+            path: (*path).to_owned(),
+            holds: String::new(),
+            percent,
+            reply: Reply::Hang,
+        }));
+    }
+
+    /// The requests so far that it answered itself, or lost.
+    pub(crate) fn ruled(&self) -> usize {
+        self.proxy.ruled()
     }
 
     /// It passes everything on.

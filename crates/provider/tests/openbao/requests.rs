@@ -284,9 +284,15 @@ async fn a_message_above_64_kib_is_refused_and_the_connection_goes_on() {
         ..good.clone()
     };
     let refused = provider.decrypt(large).await.unwrap_err();
-    assert_eq!(refused.code(), Code::OutOfRange);
+    assert_refused("uid", &provider, Some(refused), LIMIT);
     let refused = provider.encrypt(&[b'x'; 65536]).await.err().unwrap();
-    assert_eq!(refused.code(), Code::OutOfRange);
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.message(), "kms request exceeds protocol limits");
+    for method in ["encrypt", "decrypt"] {
+        let labels = format!(r#"method="{method}",error_class="protocol_limit""#);
+        let refusals = format!("grpc_errors_total{{{labels}}}");
+        assert_eq!(provider.metric(&refusals).await, 1.0);
+    }
     assert_eq!(provider.transit_calls().await, before);
     assert_eq!(provider.decrypt(good).await.unwrap(), SEED);
 }

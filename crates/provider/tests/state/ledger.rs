@@ -15,9 +15,9 @@ use provider::{
         MissingCheckpoint,
         disk::{Disk, SystemDisk},
     },
-    watcher::ledger::Ledger,
+    watcher::ledger::{Ledger, LedgerError},
 };
-use tokio::time::timeout;
+use tokio::time::{advance, timeout};
 
 use crate::node::{Node, first};
 
@@ -42,6 +42,34 @@ impl Disk for HeldDisk {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_holds_nobody_up_and_its_commit_is_taken_up_later() {
+    let node = Node::new();
+    let (release, held) = mpsc::channel();
+    let locked = node.reader().lock().unwrap();
+    let disk = Box::new(HeldDisk(held));
+    let writer = locked.start_writing_on(disk, MissingCheckpoint::Refuse);
+    let mut ledger = Ledger::new(writer.unwrap());
+    let next = first(1);
+    let commit = ledger.commit(next.clone());
+    let (hung, ()) = tokio::join!(commit, advance(Duration::from_secs(6)));
+    assert!(matches!(hung, Err(LedgerError::NoAnswer)), "{hung:?}");
+    let busy = ledger.confirm().await;
+    assert!(matches!(busy, Err(LedgerError::NoAnswer)), "{busy:?}");
+    let busy = ledger.complete().await;
+    assert!(matches!(busy, Err(LedgerError::NoAnswer)), "{busy:?}");
+    assert_eq!(ledger.document(), None, "published before it is durable");
+
+    for _document_and_checkpoint in 0..2 {
+        release.send(()).unwrap();
+    }
+    ledger.settled().await;
+    assert!(ledger.complete().await.unwrap());
+    assert_eq!(ledger.document(), Some(&next));
+    assert!(!ledger.complete().await.unwrap());
+    ledger.confirm().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_commit_that_nobody_waits_for_any_more_is_seen_to_its_end() {
     let node = Node::new();
@@ -52,7 +80,7 @@ async fn a_commit_that_nobody_waits_for_any_more_is_seen_to_its_end() {
     let mut ledger = Ledger::new(writer.unwrap());
     let mut settled = pin!(ledger.settled());
     let next = first(1);
-    let commit = ledger.commit(next.clone(), None);
+    let commit = ledger.commit(next.clone());
     assert!(timeout(MOMENT, commit).await.is_err(), "not held");
 
     assert!(timeout(MOMENT, &mut settled).await.is_err(), "not waited");

@@ -8,10 +8,15 @@ use tokio::{
     net::{UnixListener, UnixStream},
     time::timeout,
 };
-use tokio_stream::StreamExt as _;
 
 use super::*;
-use crate::kms::socket::{Socket, SocketSettings};
+use crate::{
+    config::Limits,
+    kms::{
+        clients::Clients,
+        socket::{Connection, Socket, SocketSettings},
+    },
+};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -329,10 +334,19 @@ async fn ask_h2(sent: &[u8], streams: usize) -> [Vec<Result<String, [u8; 4]>>; 2
         mode: 0o600,
         gid: rustix::process::getegid().as_raw(),
     };
-    let mut incoming = Socket::bind(&ours).await.unwrap().incoming();
+    let socket = Socket::bind(&ours).await.unwrap();
+    let limits = Limits {
+        status: 1,
+        encrypt: 1,
+        decrypt: 1,
+    };
+    let client = Clients::new(1, limits).enter();
     let bare = directory.path().join("bare.sock");
     let listener = UnixListener::bind(&bare).unwrap();
-    tokio::spawn(async move { answer(incoming.next().await.unwrap().unwrap()).await });
+    tokio::spawn(async move {
+        answer(Connection::new(socket.accept().await?, client)).await;
+        io::Result::Ok(())
+    });
     tokio::spawn(async move {
         answer(listener.accept().await?.0).await;
         io::Result::Ok(())

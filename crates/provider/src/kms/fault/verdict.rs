@@ -9,6 +9,7 @@ use kms_domain::{ciphertext::TransitCiphertext, transit::TransitVersion};
 use openbao_client::failure::FailureClass;
 
 use super::Fault;
+use crate::watcher::discovery::DiscoveryFailed;
 
 /// The end of every message of a failed Decrypt.
 pub(super) const WARNING: &str = "do not delete the object";
@@ -36,9 +37,37 @@ impl Fault {
                 NoDataLost,
                 "OpenBao did not answer in time; no data is lost; mend OpenBao or the way to it",
             ),
-            Self::DiscoveryFailed => (
+            Self::Discovery(DiscoveryFailed::Unanswered) => (
                 NoDataLost,
                 "OpenBao could not be asked for new key versions; no data is lost; mend OpenBao or the way to it",
+            ),
+            Self::Discovery(DiscoveryFailed::Refused) => (
+                NoDataLost,
+                "the key in OpenBao or this node's state is not fit for use; no data is lost; /ready names the reason",
+            ),
+            Self::Discovery(DiscoveryFailed::Busy) => (
+                NoDataLost,
+                "too many calls ask for new key versions at once; no data is lost; it is tried again",
+            ),
+            Self::ShortLease => (
+                NoDataLost,
+                "OpenBao grants this node tokens that end too soon; no data is lost; raise token_ttl and token_max_ttl of its role",
+            ),
+            Self::JwtFile => (
+                NoDataLost,
+                "this node's JWT file cannot be read; no data is lost; see detail of auth.login in the provider's log",
+            ),
+            Self::JwtDates => (
+                NoDataLost,
+                "this node's JWT is expired or not valid yet by this node's clock; no data is lost; renew the JWT or correct the clock",
+            ),
+            Self::JwtClaims => (
+                NoDataLost,
+                "this node's JWT is malformed or has other claims than auth.jwt expects; no data is lost; issue the right JWT",
+            ),
+            Self::Stopping => (
+                NoDataLost,
+                "the provider of this node stops; no data is lost; it is tried again",
             ),
             Self::Login | Self::Transit(FailureClass::Unauthenticated) => (
                 NoDataLost,

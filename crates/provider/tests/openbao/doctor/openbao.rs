@@ -245,7 +245,7 @@ async fn a_policy_that_grants_too_little() {
         let words = if path.starts_with('/') {
             path
         } else {
-            "its policy does not allow it"
+            "the policy of the token does not allow it"
         };
         let found = patient.shows(4, id, words);
         found.says("policy openbao");

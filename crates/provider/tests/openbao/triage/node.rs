@@ -1,8 +1,8 @@
 //! Faults of the node: configuration, user, files, credential, state, provider.
 
 use std::{
-    fs,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    fs::{self, Permissions},
+    os::unix::{fs::PermissionsExt as _, net::UnixListener, process::CommandExt as _},
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -105,7 +105,7 @@ async fn a_user_that_may_not_look_is_told_so() {
         triage.output().unwrap().into()
     };
     let set_mode = |path: &Path, mode| {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     };
     if geteuid().is_root() {
         // Everything on the way is open but the configuration, then all but the state.
@@ -168,11 +168,11 @@ async fn root_and_the_provider_s_user_see_the_same() {
 async fn a_file_that_others_may_write_is_mended() {
     let (node, _) = stopped_at(1).await;
     let state = node.state_dir();
-    fs::set_permissions(&state, fs::Permissions::from_mode(0o770)).unwrap();
+    fs::set_permissions(&state, Permissions::from_mode(0o770)).unwrap();
     triage(&node, &[], "node_misconfigured")
         .means("none_lost", 4, "config.files")
         .next(&format!("chmod 0750 {}", state.display()));
-    fs::set_permissions(&state, fs::Permissions::from_mode(0o750)).unwrap();
+    fs::set_permissions(&state, Permissions::from_mode(0o750)).unwrap();
     triage(&node, &[], "not_running");
 }
 
@@ -369,7 +369,9 @@ async fn a_provider_that_does_not_run_is_started() {
 #[tokio::test]
 async fn a_socket_that_was_removed_is_missed() {
     let node = Node::new(QUIET).await;
-    let provider = node.serve().await;
+    let provider = Frozen(node.serve().await);
+    // It would bind the socket again.
+    provider.0.signal(Signal::STOP);
     let socket = node.sockets.socket();
     fs::remove_file(&socket).unwrap();
     let said = triage(&node, &[], "socket_unusable");
@@ -378,7 +380,18 @@ async fn a_socket_that_was_removed_is_missed() {
         .next("systemctl restart bao-kms-provider");
     assert_eq!(said.status("provider.process"), "pass");
     assert_eq!(said.status("provider.socket"), "warn");
-    provider.stop().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_does_not_run_is_told_from_its_socket_unit() {
+    let (node, _) = stopped_at(1).await;
+    let socket = node.sockets.socket();
+    let _kept_by_systemd = UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, Permissions::from_mode(0o660)).unwrap();
+    triage(&node, &[], "not_running")
+        .means("none_lost", 4, "kms.status")
+        .found("systemd's socket unit may keep the socket")
+        .next("systemctl start bao-kms-provider");
 }
 
 /// Stopped by a signal and continued when dropped, so that it can end.

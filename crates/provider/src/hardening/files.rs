@@ -1,0 +1,154 @@
+//! The running process's view of the files that it reads again: the JWT and the CA bundle. A fresh
+//! command cannot see it, since it is not in the same sandbox.
+
+use std::{
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustix::fs::{Mode, OFlags};
+use tokio::{sync::watch, task, time::interval};
+
+use super::boundary::is_outside;
+use crate::{
+    clock::Clock,
+    config::{Config, JwtSource, Method},
+};
+
+/// Why a file cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileFault {
+    /// It does not exist.
+    Missing,
+    /// Its directory took the place of the one that the sandbox allows: restart the service.
+    Sandbox,
+    /// Owner or mode of the file, or of a directory above it, forbid it.
+    Permission,
+    /// Any other error of the system.
+    Io,
+}
+
+/// One file as the process sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileView {
+    /// The setting that names the file.
+    pub setting: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// Why it cannot be opened; `None` if it can.
+    pub fault: Option<FileFault>,
+    /// Since when it has been so, by the wall clock.
+    pub since: SystemTime,
+}
+
+/// Reads the latest view of all files, without waiting. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct FilesView(watch::Receiver<Vec<FileView>>);
+
+impl FileFault {
+    /// The word for the log and reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Sandbox => "sandbox",
+            Self::Permission => "permission",
+            Self::Io => "io",
+        }
+    }
+
+    /// Tries to open `file`; the content is not judged. Blocks on the file system.
+    #[must_use]
+    pub fn of(file: &Path) -> Option<Self> {
+        // Without NONBLOCK, a FIFO in place of the file would hold the thread.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(file, flags, Mode::empty());
+        opened.err().map(|errno| Self::behind(&errno.into(), file))
+    }
+
+    /// The cause of an `error` that opening `file` gave. Blocks on the file system.
+    #[must_use]
+    pub fn behind(error: &io::Error, file: &Path) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound => Self::Missing,
+            ErrorKind::PermissionDenied if is_outside(file) => Self::Sandbox,
+            ErrorKind::PermissionDenied => Self::Permission,
+            _ => Self::Io,
+        }
+    }
+}
+
+impl FilesView {
+    /// The files in a fixed order; empty before the first look.
+    #[must_use]
+    pub fn latest(&self) -> Vec<FileView> {
+        self.0.borrow().clone()
+    }
+}
+
+/// The view, and the task that renews it every `period` and logs what has changed. One thread at a
+/// time looks: a mount that hangs holds that one, and the view stays as it was.
+pub fn follow(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    period: Duration,
+) -> (FilesView, impl Future<Output = ()> + Send + use<>) {
+    let mut files = vec![("openbao.caCertFile", config.openbao.ca_cert_file.clone())];
+    if let Method::Jwt(jwt) = &config.auth.method
+        && let JwtSource::File(path) = &jwt.source
+    {
+        files.push(("auth.jwt.jwtFile", path.clone()));
+    }
+    let (publish, view) = watch::channel(Vec::new());
+    let following = async move {
+        let mut period = interval(period);
+        loop {
+            period.tick().await;
+            let (paths, before) = (files.clone(), publish.borrow().clone());
+            let now = clock.now();
+            let looked = task::spawn_blocking(move || look(paths, &before, now)).await;
+            if let Ok(now) = looked {
+                log_changes(&publish.borrow(), &now);
+                publish.send_replace(now);
+            }
+        }
+    };
+    (FilesView(view), following)
+}
+
+fn look(
+    files: Vec<(&'static str, PathBuf)>,
+    before: &[FileView],
+    now: SystemTime,
+) -> Vec<FileView> {
+    let view = |(setting, path): (&'static str, PathBuf)| {
+        let fault = FileFault::of(&path);
+        let unchanged = before
+            .iter()
+            .find(|view| view.setting == setting && view.fault == fault);
+        FileView {
+            setting,
+            fault,
+            since: unchanged.map_or(now, |view| view.since),
+            path,
+        }
+    };
+    files.into_iter().map(view).collect()
+}
+
+fn log_changes(before: &[FileView], now: &[FileView]) {
+    for view in now {
+        let former = before.iter().find(|former| former.setting == view.setting);
+        let former = former.and_then(|former| former.fault);
+        if former == view.fault {
+            continue;
+        }
+        let setting = view.setting;
+        match view.fault {
+            Some(fault) => tracing::warn!(setting, reason = fault.as_str(), "file.unreadable"),
+            None => tracing::info!(setting, "file.readable"),
+        }
+    }
+}

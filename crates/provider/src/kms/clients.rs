@@ -1,0 +1,528 @@
+//! The clients that are connected, and the bounds on what they hold together: connections, and
+//! bytes of requests. At a bound, the connection that was idle longest, or holds most, is closed.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use kms_domain::limits::MAX_MESSAGE_BYTES;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    clock::{Clock as _, SystemClock},
+    config::Limits,
+    telemetry::accept::AcceptFailure,
+};
+
+/// Bytes of a call beside its headers and its message.
+const CALL_BYTES: usize = 2 * 1024;
+
+/// Time for a client to take an answer.
+pub const TAKE: Duration = Duration::from_secs(3);
+
+/// Why a connection was closed by the provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eviction {
+    /// All connections were taken, and no call of this one was being answered.
+    Full,
+    /// The bytes of unanswered requests were taken, and this one held most of them.
+    Memory,
+    /// It had not sent the HTTP/2 preface in time.
+    Preface,
+}
+
+impl Eviction {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Full, Self::Memory, Self::Preface];
+
+    /// The bounded word in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Memory => "memory",
+            Self::Preface => "preface",
+        }
+    }
+}
+
+/// The table of connections. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Clients(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    table: Mutex<Table>,
+    /// Room for another connection.
+    left: Notify,
+    activated: AtomicBool,
+    max_connections: usize,
+    max_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    records: BTreeMap<u64, Record>,
+    next: u64,
+    /// Held by clients that are not evicted.
+    bytes: usize,
+    evicted: u64,
+    accept_failures: u64,
+    last_accept_failure: Option<(AcceptFailure, SystemTime)>,
+}
+
+#[derive(Debug)]
+struct Record {
+    opened: Instant,
+    /// When its last call ended; `None` before the first one.
+    used: Option<Instant>,
+    receiving: usize,
+    running: usize,
+    sending: usize,
+    /// When the last of its calls got an answer.
+    answered: Option<Instant>,
+    bytes: usize,
+    evicted: Option<Eviction>,
+    changed: Arc<Notify>,
+}
+
+/// State of the socket and its clients, for `/why` and `/metrics`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketStatus {
+    /// Whether systemd keeps the socket; else this process has bound it.
+    pub activated: bool,
+    /// Connections at the moment.
+    pub connected: usize,
+    /// Connections that may exist at once.
+    pub max_connections: usize,
+    /// Connections closed by the provider since its start.
+    pub evicted: u64,
+    /// Connections that could not be accepted since the start.
+    pub accept_failures: u64,
+    /// The last of these, and when it was.
+    pub last_accept_failure: Option<(AcceptFailure, SystemTime)>,
+}
+
+impl Clients {
+    /// No clients yet. The bytes are those of the calls that `limits` permit at once, each with a
+    /// message of the largest size.
+    #[must_use]
+    pub fn new(max_connections: usize, limits: Limits) -> Self {
+        let calls = limits.status + limits.encrypt + limits.decrypt;
+        Self(Arc::new(Shared {
+            table: Mutex::default(),
+            left: Notify::new(),
+            activated: AtomicBool::new(false),
+            max_connections,
+            max_bytes: calls * MAX_MESSAGE_BYTES,
+        }))
+    }
+
+    /// Notes that the socket is systemd's.
+    pub fn set_activated(&self) {
+        self.0.activated.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes a connection that could not be accepted.
+    pub fn accept_failed(&self, failure: AcceptFailure) {
+        let mut table = self.0.lock();
+        table.accept_failures += 1;
+        table.last_accept_failure = Some((failure, SystemClock.now()));
+    }
+
+    /// The status at the moment.
+    #[must_use]
+    pub fn status(&self) -> SocketStatus {
+        let table = self.0.lock();
+        SocketStatus {
+            activated: self.0.activated.load(Ordering::Relaxed),
+            connected: table.records.len(),
+            max_connections: self.0.max_connections,
+            evicted: table.evicted,
+            accept_failures: table.accept_failures,
+            last_accept_failure: table.last_accept_failure,
+        }
+    }
+
+    /// Whether another client may connect. If not, of the connections without a call that is being
+    /// answered, the one that was used longest ago is evicted, one that has never made a call first.
+    /// Requests that do not end, and answers that are not taken, protect no connection: the calls
+    /// that are answered at once are fewer than the connections.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let mut table = self.0.lock();
+        if table.records.len() < self.0.max_connections {
+            return true;
+        }
+        let leaving = table.records.values().any(|it| it.evicted.is_some());
+        if !leaving {
+            let idle = table
+                .records
+                .iter()
+                .filter(|(_, record)| record.may_leave())
+                .min_by_key(|(_, record)| (record.used, record.opened))
+                .map(|(id, _)| *id);
+            if let Some(id) = idle {
+                table.evict(id, Eviction::Full);
+            }
+        }
+        false
+    }
+
+    /// Completes when a client has left since the last time.
+    pub async fn left(&self) {
+        self.0.left.notified().await;
+    }
+
+    /// Enters a client that has just connected.
+    #[must_use]
+    pub fn enter(&self) -> Client {
+        let mut table = self.0.lock();
+        let id = table.next;
+        table.next += 1;
+        let changed = Arc::new(Notify::new());
+        let record = Record {
+            opened: Instant::now(),
+            used: None,
+            receiving: 0,
+            running: 0,
+            sending: 0,
+            answered: None,
+            bytes: 0,
+            evicted: None,
+            changed: Arc::clone(&changed),
+        };
+        table.records.insert(id, record);
+        drop(table);
+        Client(Arc::new(Entry {
+            clients: self.clone(),
+            id,
+            changed,
+            preface: AtomicBool::new(false),
+        }))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Record {
+    fn count(&mut self, phase: Phase) -> &mut usize {
+        match phase {
+            Phase::Receiving => &mut self.receiving,
+            Phase::Running => &mut self.running,
+            Phase::Sending => &mut self.sending,
+        }
+    }
+
+    fn may_leave(&self) -> bool {
+        let overdue = self.answered.is_none_or(|at| at.elapsed() > TAKE);
+        self.running == 0 && (self.sending == 0 || overdue)
+    }
+}
+
+impl Table {
+    fn evict(&mut self, id: u64, reason: Eviction) {
+        if let Some(record) = self.records.get_mut(&id)
+            && record.evicted.is_none()
+        {
+            record.evicted = Some(reason);
+            record.changed.notify_waiters();
+            self.bytes -= record.bytes;
+            self.evicted += 1;
+        }
+    }
+
+    /// Whether client `id` now holds so many bytes more.
+    fn charge(&mut self, id: u64, bytes: usize, max_bytes: usize) -> bool {
+        while self.bytes + bytes > max_bytes {
+            let most = self
+                .records
+                .iter()
+                .filter(|(_, record)| record.evicted.is_none() && record.bytes > 0)
+                .max_by_key(|(_, record)| record.bytes)
+                .map(|(id, _)| *id);
+            match most {
+                Some(most) => self.evict(most, Eviction::Memory),
+                None => return false,
+            }
+        }
+        match self.records.get_mut(&id) {
+            // One that leaves for another still gets the answers to calls on their way.
+            Some(record) if record.evicted != Some(Eviction::Memory) => {
+                record.bytes += bytes;
+                if record.evicted.is_none() {
+                    self.bytes += bytes;
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// One connected client. It leaves the table when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<Entry>);
+
+#[derive(Debug)]
+struct Entry {
+    clients: Clients,
+    id: u64,
+    changed: Arc<Notify>,
+    preface: AtomicBool,
+}
+
+impl Client {
+    /// Notes that the HTTP/2 preface has come.
+    pub fn sent_preface(&self) {
+        self.0.preface.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the HTTP/2 preface has come.
+    #[must_use]
+    pub fn has_preface(&self) -> bool {
+        self.0.preface.load(Ordering::Relaxed)
+    }
+
+    /// Begins a call with so many bytes of headers; `None` when the client is to be closed.
+    #[must_use]
+    pub fn call(&self, header_bytes: usize) -> Option<Call> {
+        let mut table = self.0.clients.0.lock();
+        table.records.get_mut(&self.0.id)?.receiving += 1;
+        drop(table);
+        let call = Call {
+            client: self.clone(),
+            phase: Phase::Receiving,
+            bytes: 0,
+        };
+        call.hold(CALL_BYTES + header_bytes)
+    }
+
+    /// Marks the connection as one that the provider closes.
+    pub fn evict(&self, reason: Eviction) {
+        self.0.clients.0.lock().evict(self.0.id, reason);
+    }
+
+    /// Completes when the connection is to be closed.
+    pub async fn evicted(&self) -> Eviction {
+        self.wait_for(|record| record.evicted).await
+    }
+
+    /// Whether it has ever made a call.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        let table = self.0.clients.0.lock();
+        let record = table.records.get(&self.0.id);
+        record.is_some_and(|record| record.used.is_some() || record.running + record.sending > 0)
+    }
+
+    /// Completes when it has no call, but for answers that it has not taken.
+    pub async fn idle(&self) {
+        self.wait_for(|record| (record.receiving + record.running == 0).then_some(()))
+            .await;
+    }
+
+    /// Completes when it has taken its answers.
+    pub async fn taken(&self) {
+        self.wait_for(|record| (record.sending == 0).then_some(()))
+            .await;
+    }
+
+    async fn wait_for<T>(&self, look: impl Fn(&Record) -> Option<T>) -> T {
+        loop {
+            let changed = self.0.changed.notified();
+            let found = {
+                let table = self.0.clients.0.lock();
+                table.records.get(&self.0.id).and_then(&look)
+            };
+            match found {
+                Some(found) => return found,
+                None => changed.await,
+            }
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut table = self.clients.0.lock();
+        if let Some(record) = table.records.remove(&self.id)
+            && record.evicted.is_none()
+        {
+            table.bytes -= record.bytes;
+        }
+        drop(table);
+        self.clients.0.left.notify_one();
+    }
+}
+
+/// One call under way, from its headers until its answer is sent.
+#[derive(Debug)]
+pub struct Call {
+    client: Client,
+    phase: Phase,
+    bytes: usize,
+}
+
+/// How far a call has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Its request is not complete.
+    Receiving,
+    /// It is being answered.
+    Running,
+    /// Its answer is on the way.
+    Sending,
+}
+
+impl Call {
+    /// Takes so many bytes more; `None` when the client is to be closed.
+    #[must_use]
+    pub fn hold(mut self, bytes: usize) -> Option<Self> {
+        let shared = &self.client.0.clients.0;
+        let granted = shared
+            .lock()
+            .charge(self.client.0.id, bytes, shared.max_bytes);
+        granted.then(|| {
+            self.bytes += bytes;
+            self
+        })
+    }
+}
+
+impl Call {
+    /// Enters the next phase.
+    #[must_use]
+    pub fn now(mut self, phase: Phase) -> Self {
+        let mut table = self.client.0.clients.0.lock();
+        if let Some(record) = table.records.get_mut(&self.client.0.id) {
+            *record.count(self.phase) -= 1;
+            *record.count(phase) += 1;
+            if phase == Phase::Sending {
+                record.answered = Some(Instant::now());
+            }
+            record.changed.notify_waiters();
+        }
+        drop(table);
+        self.phase = phase;
+        self
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut table = self.client.0.clients.0.lock();
+        let Some(record) = table.records.get_mut(&self.client.0.id) else {
+            return;
+        };
+        *record.count(self.phase) -= 1;
+        record.bytes -= self.bytes;
+        record.used = Some(Instant::now());
+        record.changed.notify_waiters();
+        if record.evicted.is_none() {
+            table.bytes -= self.bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        status: 1,
+        encrypt: 1,
+        decrypt: 2,
+    };
+
+    fn evicted(client: &Client) -> Option<Eviction> {
+        let table = client.0.clients.0.lock();
+        table.records[&client.0.id].evicted
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_table_costs_the_client_that_was_idle_longest_and_no_call() {
+        let clients = Clients::new(3, LIMITS);
+        let enter = async || {
+            advance(Duration::from_secs(1)).await;
+            clients.enter()
+        };
+        let (used, calling, unused) = (enter().await, enter().await, enter().await);
+        drop(used.call(0));
+        let call = calling.call(0).unwrap().now(Phase::Running);
+        assert!(!clients.has_room());
+        assert_eq!(evicted(&unused), Some(Eviction::Full));
+        assert!(!clients.has_room(), "one at a time");
+        assert_eq!(evicted(&used), None);
+        drop(unused);
+        clients.left().await;
+        assert!(clients.has_room());
+
+        let _another = enter().await.call(0).unwrap().now(Phase::Running);
+        assert!(!clients.has_room());
+        assert_eq!(used.evicted().await, Eviction::Full);
+        assert!(used.is_used());
+        drop(used);
+        let third = enter().await;
+        let answering = third.call(0).unwrap().now(Phase::Running);
+        assert!(!clients.has_room(), "all have calls");
+        assert_eq!(evicted(&calling), None);
+        let untaken = answering.now(Phase::Sending);
+        third.idle().await;
+        assert!(!clients.has_room(), "the answer is on its way");
+        assert_eq!(evicted(&third), None);
+        advance(TAKE + Duration::from_millis(1)).await;
+        assert!(!clients.has_room());
+        assert_eq!(evicted(&third), Some(Eviction::Full));
+        drop((untaken, third));
+
+        let unfinished = enter().await;
+        let receiving = unfinished.call(0).unwrap();
+        assert!(!clients.has_room());
+        assert_eq!(evicted(&unfinished), Some(Eviction::Full));
+        drop((receiving, unfinished));
+        let _last = enter().await.call(0).unwrap().now(Phase::Running);
+        drop(call);
+        calling.idle().await;
+        assert!(!clients.has_room());
+        assert_eq!(evicted(&calling), Some(Eviction::Full));
+        let status = clients.status();
+        assert_eq!((status.connected, status.evicted), (3, 5));
+    }
+
+    #[tokio::test]
+    async fn the_client_that_holds_most_pays_for_all_bytes_taken() {
+        let clients = Clients::new(8, LIMITS);
+        let (greedy, modest) = (clients.enter(), clients.enter());
+        let kept = modest.call(0).unwrap().hold(MAX_MESSAGE_BYTES).unwrap();
+        let mut held: Vec<_> = (0..2)
+            .map(|_| greedy.call(0).unwrap().hold(MAX_MESSAGE_BYTES).unwrap())
+            .collect();
+        let more = modest.call(0).unwrap().hold(MAX_MESSAGE_BYTES);
+        assert!(more.is_some());
+        assert_eq!(greedy.evicted().await, Eviction::Memory);
+        assert!(greedy.call(0).is_none());
+        assert_eq!(evicted(&modest), None);
+        held.clear();
+        drop((kept, more));
+        assert_eq!(clients.0.lock().bytes, 0);
+
+        let too_much = modest.call(0).unwrap().hold(5 * MAX_MESSAGE_BYTES);
+        assert!(too_much.is_none());
+        assert_eq!(evicted(&modest), Some(Eviction::Memory));
+        drop((greedy, modest));
+        assert_eq!(clients.0.lock().bytes, 0);
+        assert_eq!(clients.status().connected, 0);
+    }
+}

@@ -1,0 +1,312 @@
+//! The end of a provider and the start of the next one, signals, and a socket file that is gone.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs::{self, File, Permissions},
+    io::{self, Write as _},
+    os::{
+        fd::BorrowedFd,
+        unix::{
+            fs::PermissionsExt as _,
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use provider::{
+    config::{self, Environment, Flags},
+    kms::generated::{
+        DecryptRequest, StatusRequest, key_management_service_client::KeyManagementServiceClient,
+    },
+    lifecycle::{self, Hangup},
+    serve::serve_on,
+    state::{
+        MissingCheckpoint,
+        disk::{Disk, SystemDisk},
+    },
+    telemetry::log,
+};
+use rustix::process::Signal;
+use testkit::{files, wait::wait_until};
+use tonic::{Status, transport::Endpoint};
+
+use crate::{
+    node::{Node, QUIET, TIMING},
+    provider::{SOON, to_decrypt},
+};
+
+/// What a stop may take with calls under way.
+const DRAIN: Duration = Duration::from_secs(15);
+/// Told to this program when it serves in place of the real one: where to look for the file with
+/// which its disk begins to hang.
+const HANG: &str = "KMS_TEST_DISK_HANGS";
+const CONFIG: &str = "KMS_TEST_CONFIG_OF_HANGING";
+/// Told to it when it is to panic at its start.
+const PANICS: &str = "KMS_TEST_PANICS";
+
+#[tokio::test]
+async fn silent_connections_do_not_delay_a_stop() {
+    let node = Node::new(QUIET).await;
+    let provider = node.serve().await;
+    let mut used = provider.client();
+    used.status(StatusRequest {}).await.unwrap();
+    let greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let silent = [&[][..], &greeting[..7], greeting].map(|first| {
+        let mut stream = UnixStream::connect(node.sockets.socket()).unwrap();
+        stream.write_all(first).unwrap();
+        stream
+    });
+    wait_until(SOON, "all connections", async || {
+        provider.metric("socket_connections").await == 4.0
+    })
+    .await;
+    let asked = Instant::now();
+    let stopped = provider.stop().await;
+    assert_eq!(stopped.code, Some(0), "{}", stopped.err);
+    assert!(asked.elapsed() < DRAIN, "{:?}", asked.elapsed());
+    drop(silent);
+}
+
+/// Calls until it is told to stop, on connections of which each makes some calls.
+async fn call_on_and_on(
+    socket: PathBuf,
+    request: DecryptRequest,
+    stop: Arc<AtomicBool>,
+    calls: Arc<AtomicU64>,
+) -> Result<(), Status> {
+    while !stop.load(Ordering::Relaxed) {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
+        let mut client = KeyManagementServiceClient::new(endpoint.connect_lazy());
+        for _ in 0..20 {
+            client.status(StatusRequest {}).await?;
+            client.decrypt(request.clone()).await?;
+            calls.fetch_add(2, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+/// As systemd does with a socket unit.
+fn listen(path: &Path) -> UnixListener {
+    let listener = UnixListener::bind(path).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o660)).unwrap();
+    listener
+}
+
+#[tokio::test]
+async fn with_a_socket_of_systemd_a_restart_refuses_no_connection_and_fails_no_call() {
+    let node = Node::new(QUIET).await;
+    let socket = node.sockets.socket();
+    let listener = listen(&socket);
+    let mut provider = node.spawn_activated(&listener);
+    provider.ready().await;
+    let request = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let calls = Arc::new(AtomicU64::new(0));
+    let callers: Vec<_> = (0..6)
+        .map(|_| {
+            let (stop, calls) = (Arc::clone(&stop), Arc::clone(&calls));
+            tokio::spawn(call_on_and_on(socket.clone(), request.clone(), stop, calls))
+        })
+        .collect();
+    for _ in 0..3 {
+        let before = calls.load(Ordering::Relaxed);
+        wait_until(SOON, "calls", async || {
+            calls.load(Ordering::Relaxed) > before + 100
+        })
+        .await;
+        let stopped = provider.stop().await;
+        assert_eq!(stopped.code, Some(0), "{}", stopped.err);
+        assert!(socket.exists(), "the socket is systemd's");
+        provider = node.spawn_activated(&listener);
+        provider.ready().await;
+    }
+    let before = calls.load(Ordering::Relaxed);
+    wait_until(SOON, "calls after the last restart", async || {
+        calls.load(Ordering::Relaxed) > before + 100
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    assert_eq!(provider.events("socket.stale_removed").count(), 0);
+}
+
+#[tokio::test]
+async fn a_passed_socket_of_another_mode_or_path_is_refused() {
+    let node = Node::new(QUIET).await;
+    let socket = node.sockets.socket();
+    let listener = listen(&socket);
+    fs::set_permissions(&socket, Permissions::from_mode(0o666)).unwrap();
+    let refused = node.spawn_activated(&listener).ended().await;
+    let said = "SocketMode= must be 0660, found 0666";
+    refused.assert_refused(5, &[said, "systemctl daemon-reload"]);
+    let other = listen(&node.sockets.path().join("other.sock"));
+    let refused = node.spawn_activated(&other).ended().await;
+    refused.assert_refused(5, &["ListenStream= is", "other.sock"]);
+    assert!(socket.exists());
+}
+
+#[tokio::test]
+async fn a_hangup_is_ignored() {
+    let node = Node::new(QUIET).await;
+    let mut provider = node.serve().await;
+    provider.signal(Signal::HUP);
+    provider.wait_for_event("serve.signal_ignored").await;
+    assert_eq!(provider.status().await.healthz, "ok");
+}
+
+#[tokio::test]
+async fn a_socket_file_that_is_gone_or_replaced_is_bound_again() {
+    let node = Node::new(QUIET).await;
+    let mut provider = node.serve().await;
+    let mut kept = provider.client();
+    kept.status(StatusRequest {}).await.unwrap();
+    let socket = node.sockets.socket();
+
+    fs::remove_file(&socket).unwrap();
+    provider.wait_for_event("socket.rebound").await;
+    assert_eq!(provider.status().await.healthz, "ok");
+    assert_eq!(provider.metric("socket_restarts_total").await, 1.0);
+
+    let of_somebody = node.sockets.path().join("file");
+    files::replace(&of_somebody, b"of value to somebody", 0o640);
+    rustix::fs::rename(&of_somebody, &socket).unwrap();
+    provider.wait_for_event("socket.rebind_failed").await;
+    let failed = provider.events("socket.rebind_failed").next().unwrap();
+    assert_eq!(failed["reason"], "not_a_socket");
+    assert_eq!(fs::read(&socket).unwrap(), b"of value to somebody");
+    fs::remove_file(&socket).unwrap();
+    wait_until(SOON, "another socket", async || {
+        provider.events("socket.rebound").count() == 2
+    })
+    .await;
+    assert_eq!(provider.status().await.healthz, "ok");
+    kept.status(StatusRequest {}).await.unwrap();
+    assert_eq!(provider.events("socket.rebind_failed").count(), 1);
+    assert_eq!(provider.stop().await.code, Some(0));
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_hold_up_a_stop() {
+    if let Some(hang) = env::var_os(HANG) {
+        return serve_on_hanging_disk(hang.into()).await;
+    }
+    let node = Node::new(TIMING).await;
+    let directory = tempfile::TempDir::new().unwrap();
+    let hang = directory.path().join("hang");
+    let mut provider = node.spawn_as(on_hanging_disk(&node, &hang));
+    provider.ready().await;
+    File::create(&hang).unwrap();
+    node.rotate().await;
+    wait_until(SOON, "a commit that hangs", async || {
+        hang.with_extension("hangs").exists()
+    })
+    .await;
+    assert_eq!(provider.status().await.healthz, "ok");
+    provider.signal(Signal::TERM);
+    let ended = provider.ended().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(ended.err.contains("state.unfinished"), "{}", ended.err);
+}
+
+#[tokio::test]
+async fn a_panic_of_the_serving_thread_is_an_error_with_its_name() {
+    let node = Node::new(QUIET).await;
+    let mut command = on_hanging_disk(&node, &node.sockets.path().join("never"));
+    command.env(PANICS, "1");
+    let ended = node.spawn_as(command).ended().await;
+    assert_eq!(ended.code, Some(7), "{}", ended.err);
+    assert!(ended.err.contains("process.panicked"), "{}", ended.err);
+    assert!(!ended.err.contains("on purpose"), "{}", ended.err);
+    assert!(!node.sockets.socket().exists());
+}
+
+/// This program as a provider whose disk hangs once there is a file `hang`.
+fn on_hanging_disk(node: &Node, hang: &Path) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.env_clear();
+    node.sockets.set_environment(&mut command);
+    command
+        .args([
+            "--exact",
+            "restart::a_disk_that_hangs_does_not_hold_up_a_stop",
+        ])
+        .arg("--nocapture")
+        .env(HANG, hang)
+        .env(CONFIG, node.write_config());
+    command
+}
+
+/// What the command `serve` does, on a disk that begins to hang.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "as the end of the program, which does not wait for its threads"
+)]
+async fn serve_on_hanging_disk(hang: PathBuf) {
+    let flags = Flags {
+        config: env::var_os(CONFIG).map(Into::into),
+        ..Flags::default()
+    };
+    let loaded = config::load(&flags, &Environment::of_process()).unwrap();
+    log::start(loaded.config.logging.level, loaded.config.logging.format);
+    log::write_lines().unwrap();
+    lifecycle::prepare();
+    let stop = lifecycle::stop_signal(Hangup::IsIgnored).unwrap();
+    let stop = async {
+        stop.await;
+    };
+    let disk = Box::new(HangingDisk(hang));
+    let missing = MissingCheckpoint::Refuse;
+    let panics = env::var_os(PANICS).is_some();
+    let ready = || assert!(!panics, "on purpose");
+    let ended = serve_on(disk, &loaded.config, missing, None, ready, stop).await;
+    log::flush();
+    // The exit code stands for the part that has ended.
+    let part = ended.err().and_then(|error| error.part());
+    std::process::exit(match part {
+        None => 0,
+        Some("serving thread") => 7,
+        Some(_) => 8,
+    });
+}
+
+/// The disk of the machine, until a file shows up.
+struct HangingDisk(PathBuf);
+
+impl HangingDisk {
+    fn pass(&self) {
+        while self.0.exists() {
+            File::create(self.0.with_extension("hangs")).unwrap();
+            thread::park();
+        }
+    }
+}
+
+impl Disk for HangingDisk {
+    fn write(&mut self, file: &File, bytes: &[u8]) -> io::Result<()> {
+        self.pass();
+        SystemDisk.write(file, bytes)
+    }
+
+    fn sync(&mut self, file: BorrowedFd<'_>) -> io::Result<()> {
+        self.pass();
+        SystemDisk.sync(file)
+    }
+
+    fn rename(&mut self, directory: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        self.pass();
+        SystemDisk.rename(directory, from, to)
+    }
+}
