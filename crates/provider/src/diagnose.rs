@@ -13,6 +13,7 @@ pub mod hardening;
 pub mod key;
 pub mod login;
 pub mod node;
+pub mod running;
 pub mod server;
 pub mod state;
 
@@ -26,6 +27,9 @@ use crate::{
     report::{Check, ImpactClass, Report},
 };
 use facts::Facts;
+
+const NO_SERVICE: &str = "kube-apiserver cannot read or write encrypted objects through this node; \
+    no data is lost";
 
 /// A check that is still to be made.
 pub struct Question {

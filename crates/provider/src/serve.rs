@@ -6,11 +6,12 @@
 
 use std::{
     future::Future,
+    net::IpAddr,
     os::unix::net::UnixListener,
     path::PathBuf,
     pin::pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -19,7 +20,10 @@ use std::{
 use http::StatusCode;
 use kms_domain::registry::{anchor::Anchor, rotation::RotationRules};
 use openbao_client::{request::RequestHook, transit::Transit};
-use tokio::{task, time::timeout};
+use tokio::{
+    task,
+    time::{Instant, timeout},
+};
 
 use crate::{
     auth::Session,
@@ -52,6 +56,7 @@ use crate::{
         log,
         metrics::Metrics,
         readings::Readings,
+        why::{self, Sources},
     },
     view::{self, View, ViewReader},
     watcher::{BootstrapError, Pace, Parts, Watcher, calls::CallOutcomes, ledger::Ledger},
@@ -199,7 +204,9 @@ async fn start_and_run(
     // Dropped on every way out, which ends what it runs.
     let mut parts = Supervisor::default();
     let Followed {
-        client, following, ..
+        client,
+        trust,
+        following,
     } = client;
     parts.spawn("CA bundle watcher", following);
     let jwt = connection::jwt_source(config)?;
@@ -215,7 +222,7 @@ async fn start_and_run(
     parts.spawn("JWT watcher", following);
     let (files, following) = follow_files(config, Arc::clone(&clock), config.status.probe_interval);
     parts.spawn("file watcher", following);
-    let transit = Transit::new(client, &config.key, config.openbao.timeout);
+    let transit = Transit::new(client.clone(), &config.key, config.openbao.timeout);
 
     if let Some(document) = state.committed() {
         metrics.state_loaded(document.generation());
@@ -232,6 +239,18 @@ async fn start_and_run(
     );
     let connections = Connections::permitted();
     let clients = Clients::new(connections.kms, config.server.limits);
+    let service = Arc::new(OnceLock::new());
+    let sources = Sources {
+        started: Instant::now(),
+        view: view.clone(),
+        session: session.clone(),
+        client: client.clone(),
+        trust,
+        jwt_life: jwt_life.clone(),
+        files: files.clone(),
+        kms: Arc::clone(&service),
+        clients: clients.clone(),
+    };
     let gauges = Gauges {
         view: view.clone(),
         session: session.clone(),
@@ -241,7 +260,15 @@ async fn start_and_run(
         socket: config.server.socket_path.clone(),
         clients: clients.clone(),
     };
-    listen(config, connections.http, &stopping, gauges, &mut parts).await?;
+    listen(
+        config,
+        connections.http,
+        &stopping,
+        gauges,
+        sources,
+        &mut parts,
+    )
+    .await?;
 
     let ledger = Ledger::new(state);
     let settled = ledger.settled();
@@ -294,6 +321,8 @@ async fn start_and_run(
         config.openbao.timeout,
         config.server.limits,
     );
+    // Set once.
+    service.set(kms.clone()).ok();
     let server = Server {
         kms,
         clients,
@@ -382,6 +411,7 @@ async fn listen(
     max_connections: usize,
     stopping: &Arc<AtomicBool>,
     gauges: Gauges,
+    sources: Sources,
     parts: &mut Supervisor,
 ) -> Result<(), BindError> {
     if let Some(at) = &config.server.health {
@@ -389,8 +419,10 @@ async fn listen(
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "health.listening");
         let (view, stopping) = (gauges.view.clone(), Arc::clone(stopping));
-        let answer =
-            move |path: &str| health::answer(path, &view, stopping.load(Ordering::Relaxed));
+        let answer = move |path: &str, client: IpAddr| match path {
+            why::PATH if client.to_canonical().is_loopback() => Some(sources.answer()),
+            path => health::answer(path, &view, stopping.load(Ordering::Relaxed)),
+        };
         let serving = endpoints::serve(listener, "health", max_connections, answer);
         parts.spawn("health listener", serving);
     }
@@ -398,7 +430,7 @@ async fn listen(
         let listener = endpoints::bind("server.metricsAddress", at.bind_to()).await?;
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "metrics.listening");
-        let answer = move |path: &str| (path == "/metrics").then(|| gauges.answer());
+        let answer = move |path: &str, _| (path == "/metrics").then(|| gauges.answer());
         let serving = endpoints::serve(listener, "metrics", max_connections, answer);
         parts.spawn("metrics listener", serving);
     }

@@ -10,3 +10,4 @@ pub mod log;
 pub mod metrics;
 pub mod process;
 pub mod readings;
+pub mod why;

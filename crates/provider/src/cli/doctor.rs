@@ -16,14 +16,14 @@ use crate::{
         facts::Facts,
         hardening, key, login,
         node::{self, Node, become_provider},
-        server, state,
+        running, server, state,
     },
     report::Report,
 };
 
 /// What lies on the node first, then the way to OpenBao, then the key: a cause comes before what
 /// follows from it.
-const QUESTIONS: [Question; 25] = [
+const QUESTIONS: [Question; 26] = [
     configuration::LOAD,
     configuration::VALIDATE,
     node::USER,
@@ -48,6 +48,7 @@ const QUESTIONS: [Question; 25] = [
     key::RESTRICTIONS,
     key::PROBE,
     key::ACTIVE,
+    running::WHY,
     node::LIVE,
 ];
 

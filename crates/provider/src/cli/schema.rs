@@ -17,14 +17,14 @@ use crate::{
     recovery::{pair_report::PairReport, recovery_report::RecoveryReport, scan::Scan},
     report::Report,
     rotation_report::RotationReport,
-    telemetry::health,
+    telemetry::{health, why::Why},
     triage::report::TriageReport,
 };
 
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 19] = [
+const SCHEMAS: [Published; 20] = [
     ("benchmark", of::<Benchmark>),
     // `verify-key`, `probe` and every other report of checks.
     ("checks", of::<Report>),
@@ -48,6 +48,8 @@ const SCHEMAS: [Published; 19] = [
     ("rotation", of::<RotationReport>),
     ("triage", of::<TriageReport>),
     ("version", of::<BuildInfo>),
+    // The body of /why.
+    ("why", of::<Why>),
 ];
 
 /// Print the JSON Schema of a result, or without NAME the names

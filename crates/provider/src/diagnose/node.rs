@@ -12,13 +12,18 @@ use kms_domain::key_id::KeyId;
 use rustix::process::Pid;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::{Question, facts::Facts};
+use super::{
+    NO_SERVICE, Question,
+    facts::Facts,
+    running::{self, WhyError},
+};
 use crate::{
     config::{Config, Environment, GroupProblem, Problem, files},
     probe::{KmsClient, ProbeError},
     process_identity::{IdentityError, ProcessIdentity},
     report::{Check, ImpactClass, one_line},
     state::Holder,
+    telemetry::why::Why,
 };
 
 /// The checks are made as the user that runs the provider.
@@ -56,9 +61,6 @@ pub const LIVE: Question = Question {
 /// A Status takes microseconds; this is for a machine in trouble.
 const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 
-const NO_SERVICE: &str = "kube-apiserver cannot read or write encrypted objects through this node; \
-    no data is lost";
-
 /// What was found on the machine.
 pub struct Node {
     pub(crate) user: Result<User, IdentityError>,
@@ -67,6 +69,8 @@ pub struct Node {
     group: Result<u32, GroupProblem>,
     pub(crate) lock: io::Result<Option<Holder>>,
     pub(crate) live: Live,
+    /// The running provider's own view; `None` when nobody runs.
+    pub(crate) why: Option<Result<Why, WhyError>>,
 }
 
 /// For whom the checks speak.
@@ -124,13 +128,18 @@ impl Node {
             effective_uid: provider,
             ..environment.clone()
         };
-        Self {
+        let mut node = Self {
             user,
             files: files::check(config, config_path, &environment),
             group: config.server.socket_group.gid(),
             lock: Holder::of(&config.state_path.lock()),
             live: Live::ask(&config.server.socket_path).await,
+            why: None,
+        };
+        if node.is_served() || matches!(node.lock, Ok(Some(_))) {
+            node.why = Some(running::ask(config).await);
         }
+        node
     }
 
     /// Asks for Status once more.

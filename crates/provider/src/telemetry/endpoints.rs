@@ -3,7 +3,13 @@
 //! A connection carries one request and lives for seconds at most. When all are taken, a new one
 //! takes the place of the oldest, so slow or idle clients cannot keep out others.
 
-use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -66,18 +72,19 @@ pub async fn bind(
     TcpListener::bind((host, port)).await.map_err(failed)
 }
 
-/// Answers GET and HEAD for the paths that `answer` knows, until the task is aborted. At most
+/// Answers GET and HEAD for the paths that `answer` knows, until the task is aborted. `answer` also
+/// gets the address of the client. At most
 /// `max_connections` are open at once. The log calls the listener `name`.
 pub async fn serve<F>(listener: TcpListener, name: &'static str, max_connections: usize, answer: F)
 where
-    F: Fn(&str) -> Option<Answer> + Send + Sync + 'static,
+    F: Fn(&str, IpAddr) -> Option<Answer> + Send + Sync + 'static,
 {
     let answer = Arc::new(answer);
     let mut failures = AcceptFailures::of(name);
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _peer)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 failures.note(&error);
                 time::sleep(Duration::from_millis(100)).await;
@@ -96,7 +103,10 @@ where
         let connection = tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let answer = Arc::clone(&answer);
-                async move { Ok::<_, Infallible>(respond(&request, &*answer)) }
+                async move {
+                    let answer = |path: &str| answer(path, peer.ip());
+                    Ok::<_, Infallible>(respond(&request, &answer))
+                }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -16,7 +16,9 @@ use super::{
 use crate::{
     auth::CallFailure,
     config::LoadError,
-    diagnose::{Question, capabilities, configuration, facts::Facts, key, login, node, server},
+    diagnose::{
+        Question, capabilities, configuration, facts::Facts, key, login, node, running, server,
+    },
     report::Check,
     state::StateError,
     watcher::deep::DeepError,
@@ -234,6 +236,11 @@ pub(super) const WAY: [(Gather, &[Step]); 8] = [
             Step {
                 question: service::RUNNING,
                 verdict: |_, _| Some(Verdict::NotRunning),
+            },
+            // It names the cause that SERVING sees from outside.
+            Step {
+                question: running::WHY,
+                verdict: |_, _| Some(Verdict::ProviderUnhealthy),
             },
             Step {
                 question: service::SERVING,

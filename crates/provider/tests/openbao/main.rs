@@ -52,4 +52,5 @@ mod serving;
 mod stalled_log;
 mod triage;
 mod upkeep;
+mod why;
 mod wire;

@@ -350,12 +350,12 @@ impl Provider {
         requests.iter().map(call).collect()
     }
 
-    /// `/live` or `/ready`: the HTTP status and the body.
+    /// `/live`, `/ready` or `/why`: the HTTP status and the body.
     pub(crate) async fn health(&self, path: &str) -> (u16, Value) {
         let (status, body) = self.get("health.listening", path).await;
         let body = serde_json::from_str(&body).unwrap();
-        if path == "/ready" {
-            assert_fits("ready", &body);
+        if let Some(schema @ ("ready" | "why")) = path.strip_prefix('/') {
+            assert_fits(schema, &body);
         }
         (status, body)
     }
