@@ -13,7 +13,7 @@ use kms_domain::{
 };
 use openbao_client::{
     client::Client,
-    endpoint::Endpoint,
+    endpoint::{Address, Endpoint},
     failure::Failure,
     leader::{Leader, leader},
     login::{LoginFailure, jwt_file::JwtSource},
@@ -52,6 +52,8 @@ pub struct Facts {
     pub connection: Option<Result<(), ConnectionError>>,
     /// What the server told without a token.
     pub server: Option<Answered>,
+    /// Addresses that come before it and do not serve.
+    pub passed_over: Vec<Answered>,
     /// The part of the server in its cluster.
     pub leader: Option<Result<Leader, Failure>>,
     /// The login.
@@ -86,12 +88,46 @@ pub struct Evidence {
 
 /// The answer of a server, and the local clock around it.
 pub struct Answered {
+    /// The server that was asked.
+    pub address: Address,
     /// What it said.
     pub status: Result<SealStatus, Failure>,
     /// Just before the question.
     pub before: SystemTime,
     /// Just after the answer.
     pub after: SystemTime,
+}
+
+impl Answered {
+    async fn by(endpoint: &Endpoint, deadline: Duration) -> Result<Self, ConnectionError> {
+        // Namespaces do not know the question.
+        let anywhere = Endpoint {
+            namespace: None,
+            ..endpoint.clone()
+        };
+        let client = Client::new(anywhere, Arc::new(|_| {}))?;
+        let before = SystemClock.now();
+        let status = seal_status(&client, deadline).await;
+        Ok(Self {
+            address: endpoint.address.clone(),
+            status,
+            before,
+            after: SystemClock.now(),
+        })
+    }
+
+    fn is_unsealed(&self) -> bool {
+        let status = self.status.as_ref();
+        status.is_ok_and(|status| status.initialized && !status.sealed)
+    }
+
+    /// Also a server that answers without telling.
+    fn may_be_unsealed(&self) -> bool {
+        match &self.status {
+            Ok(status) => !status.sealed,
+            Err(failure) => failure.http_status().is_some(),
+        }
+    }
 }
 
 impl Facts {
@@ -106,6 +142,7 @@ impl Facts {
             jwt: None,
             connection: None,
             server: None,
+            passed_over: Vec::new(),
             leader: None,
             login: None,
             granted: None,
@@ -151,30 +188,32 @@ impl Facts {
         }
     }
 
-    /// Asks the server what it tells everybody.
+    /// Asks the configured addresses, one after the other, what they tell everybody, up to the first
+    /// server that is unsealed. Without one it is the first address that is judged. Returns the
+    /// endpoint to ask further.
     ///
     /// # Errors
     /// When no client can be made.
-    pub async fn ask_server(
-        &mut self,
-        endpoint: Endpoint,
-        deadline: Duration,
-    ) -> Result<(), ConnectionError> {
-        // Namespaces do not know the question.
-        let endpoint = Endpoint {
-            namespace: None,
-            ..endpoint
-        };
-        let client = Client::new(endpoint, Arc::new(|_| {}))?;
-        let before = SystemClock.now();
-        let status = seal_status(&client, deadline).await;
-        let after = SystemClock.now();
-        self.server = Some(Answered {
-            status,
-            before,
-            after,
+    pub async fn ask_server(&mut self, config: &Config) -> Result<Endpoint, ConnectionError> {
+        let first = connection::endpoint(config)?;
+        let further = config.openbao.failover.iter().map(|place| Endpoint {
+            address: place.address.clone(),
+            server_name: place.server_name.clone(),
+            ..first.clone()
         });
-        Ok(())
+        let mut asked = Vec::new();
+        for endpoint in [first.clone()].into_iter().chain(further) {
+            let answered = Answered::by(&endpoint, config.openbao.timeout).await?;
+            if answered.is_unsealed() {
+                self.passed_over = asked;
+                self.server = Some(answered);
+                return Ok(endpoint);
+            }
+            asked.push(answered);
+        }
+        asked.truncate(1);
+        self.server = asked.pop();
+        Ok(first)
     }
 
     /// Asks the server whether it is the active one of its cluster.
@@ -244,16 +283,8 @@ impl Facts {
     /// When there is nothing to ask with.
     pub async fn ask_all(&mut self, config: &Config) -> Result<(), ConnectionError> {
         self.read_jwt(config).await;
-        let endpoint = connection::endpoint(config)?;
-        self.ask_server(endpoint.clone(), config.openbao.timeout)
-            .await?;
-        let unsealed = self
-            .server
-            .as_ref()
-            .is_some_and(|server| match &server.status {
-                Ok(status) => !status.sealed,
-                Err(failure) => failure.http_status().is_some(),
-            });
+        let endpoint = self.ask_server(config).await?;
+        let unsealed = self.server.as_ref().is_some_and(Answered::may_be_unsealed);
         if unsealed && matches!(self.jwt, Some(Ok(()))) {
             let openbao = Connection::new(config, endpoint)?;
             self.ask_openbao(config, &openbao).await;

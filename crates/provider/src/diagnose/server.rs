@@ -62,7 +62,8 @@ fn tls(facts: &Facts) -> Option<Vec<Check>> {
 }
 
 fn reachable(facts: &Facts) -> Option<Vec<Check>> {
-    let address = &facts.config()?.openbao.address;
+    let server = facts.server.as_ref()?;
+    let address = &server.address;
     let fail = |message: String, code: &'static str, remedy: &str| {
         REACHABLE
             .fail(message)
@@ -71,7 +72,7 @@ fn reachable(facts: &Facts) -> Option<Vec<Check>> {
             .impact_class(ImpactClass::ApiServerAvailability)
             .remediation(remedy)
     };
-    let check = match &facts.server.as_ref()?.status {
+    let check = match &server.status {
         Ok(status) if !status.initialized => fail(
             format!("{address} was never initialized, so it holds no key"),
             "not_initialized",
@@ -98,11 +99,26 @@ fn reachable(facts: &Facts) -> Option<Vec<Check>> {
                 .unwrap_or("check that it is OpenBao that answers at openbao.address, and its log"),
         ),
     };
-    Some(vec![check])
+    let passed_over = facts.passed_over.iter().map(|other| {
+        let found = match &other.status {
+            Ok(status) if status.sealed => "it is sealed".to_owned(),
+            Ok(_) => "it was never initialized".to_owned(),
+            Err(failure) => failure.to_string(),
+        };
+        REACHABLE
+            .warn(format!("{} does not serve: {found}", other.address))
+            .code("passed_over")
+            .impact(format!(
+                "none as long as another address serves; {address} was asked instead"
+            ))
+            .impact_class(ImpactClass::ApiServerAvailability)
+            .remediation("bring that server back, or take it out of the configuration")
+    });
+    Some([check].into_iter().chain(passed_over).collect())
 }
 
 fn active_server(facts: &Facts) -> Option<Check> {
-    let address = &facts.config()?.openbao.address;
+    let address = &facts.server.as_ref()?.address;
     Some(match &facts.leader {
         Some(Ok(Leader::Itself)) => LEADER.pass(),
         Some(Ok(Leader::Another)) => LEADER.pass().message(format!(
@@ -149,7 +165,7 @@ fn clock(facts: &Facts) -> Option<Vec<Check>> {
     Some(vec![judge_clock(
         Skew::measured(date, server.before, server.after),
         leeway,
-        &config.openbao.address,
+        &server.address,
     )])
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{Config, Environment, Loaded},
-    connection::{self, Connection, ConnectionError},
+    connection::{Connection, ConnectionError},
     diagnose::{
         facts::{Evidence, Facts},
         node::Node,
@@ -162,15 +162,15 @@ impl Walk<'_> {
     fn ask_server(&mut self, facts: &mut Facts) -> Result<(), ConnectionError> {
         let config = self.config();
         let deadline = config.openbao.timeout;
-        let endpoint = connection::endpoint(config)?;
-        self.runtime.block_on(async {
-            facts.ask_server(endpoint.clone(), deadline).await?;
+        let endpoint = self.runtime.block_on(async {
+            let endpoint = facts.ask_server(config).await?;
             match &facts.server {
                 Some(server) if server.status.as_ref().is_ok_and(|it| !it.sealed) => {
-                    facts.ask_leader(endpoint.clone(), deadline).await
+                    facts.ask_leader(endpoint.clone(), deadline).await?;
                 }
-                _ => Ok(()),
+                _ => {}
             }
+            Ok::<_, ConnectionError>(endpoint)
         })?;
         self.endpoint = Some(endpoint);
         Ok(())

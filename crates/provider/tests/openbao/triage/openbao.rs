@@ -13,7 +13,7 @@ use testkit::{
 use super::case::triage;
 use crate::{
     doctor::openbao::Scripted,
-    node::{Node, QUIET},
+    node::{Node, QUIET, TIMING},
     provider::SOON,
 };
 
@@ -177,4 +177,21 @@ async fn a_clock_that_is_wrong_is_named_when_the_login_fails() {
         .means("none_lost", 4, "openbao.clock")
         .found("s ahead of this node's")
         .next("NTP");
+}
+
+/// The provider serves through another address, so nothing is said to be out of reach.
+#[tokio::test]
+async fn an_address_that_does_not_serve_is_no_incident_while_another_one_does() {
+    let mut node = Node::new(TIMING).await;
+    let serves = node.config["openbao"]["address"].clone();
+    node.config["openbao"]["address"] = json!("https://127.0.0.1:1");
+    node.config["openbao"]["failoverAddresses"] = json!([{"address": serves}]);
+    let provider = node.serve().await;
+    let said = triage(&node, &[], "healthy");
+    let passed_over = "https://127.0.0.1:1 does not serve: ";
+    assert!(said.text.contains(passed_over), "{}", said.text);
+    let doctor = node.run(&["doctor"]);
+    assert_eq!(doctor.code, Some(0), "{}", doctor.out);
+    assert!(doctor.out.contains(passed_over), "{}", doctor.out);
+    drop(provider);
 }
