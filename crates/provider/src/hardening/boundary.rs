@@ -3,7 +3,7 @@
 //!
 //! Rules are on directories: a file that is renamed into one is covered, the file that it replaces
 //! would not be. A rule stays with the directory's inode, so it is put where a renewal does not
-//! replace the directory itself, see [`stable_directory`].
+//! replace the directory itself, see `stable_directory`.
 
 use std::{
     fs,
