@@ -76,9 +76,13 @@ impl JwtSource {
     }
 
     async fn content(&self) -> FileContent {
-        // The rest of its limit for a reading under way, which is nothing once it hangs.
-        let since = self.since().unwrap_or_else(Instant::now);
-        timeout_at(since + READ_LIMIT, self.on_thread())
+        // A reading under way has the rest of its limit. One that hangs has none: no other may begin,
+        // also not at the moment when it ends.
+        let limit = self.since().unwrap_or_else(Instant::now) + READ_LIMIT;
+        if limit <= Instant::now() {
+            return Err(CredentialFileProblem::Hangs);
+        }
+        timeout_at(limit, self.on_thread())
             .await
             .unwrap_or(Err(CredentialFileProblem::Hangs))
     }
