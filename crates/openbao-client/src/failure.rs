@@ -86,19 +86,35 @@ impl FailureClass {
         }
     }
 
-    fn condemns_peer(self) -> bool {
-        matches!(
-            self,
+    /// Whether OpenBao, or the connection to it, did not work. An answer that refuses a request is
+    /// no outage.
+    #[must_use]
+    pub fn is_outage(self) -> bool {
+        match self {
             Self::Sealed
-                | Self::Unavailable
-                | Self::NotOpenBao
-                | Self::TlsFailed
-                | Self::DnsFailed
-                | Self::ConnectionFailed
-                | Self::InvalidAnswer
-                | Self::Timeout
-                | Self::Unknown
-        )
+            | Self::Unavailable
+            | Self::NotOpenBao
+            | Self::TlsFailed
+            | Self::DnsFailed
+            | Self::ConnectionFailed
+            | Self::Timeout => true,
+            Self::DecryptFailed
+            | Self::KeyMissing
+            | Self::VersionTooOld
+            | Self::VersionTooNew
+            | Self::VersionBelowMinimum
+            | Self::InvalidRequest
+            | Self::Unauthenticated
+            | Self::PermissionDenied
+            | Self::NotFound
+            | Self::RateLimited
+            | Self::InvalidAnswer
+            | Self::Unknown => false,
+        }
+    }
+
+    fn condemns_peer(self) -> bool {
+        self.is_outage() || matches!(self, Self::InvalidAnswer | Self::Unknown)
     }
 
     fn sentence(self) -> &'static str {

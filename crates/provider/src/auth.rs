@@ -138,26 +138,11 @@ impl AuthFailure {
             | Self::Timeout
             | Self::Stopped => Cause::Absent,
             Self::Login(LoginFailure::OpenBao(failure)) | Self::Renewal(failure) => {
-                match failure.class() {
-                    FailureClass::Sealed
-                    | FailureClass::Unavailable
-                    | FailureClass::NotOpenBao
-                    | FailureClass::TlsFailed
-                    | FailureClass::DnsFailed
-                    | FailureClass::ConnectionFailed
-                    | FailureClass::InvalidAnswer
-                    | FailureClass::Timeout => Cause::Absent,
-                    FailureClass::DecryptFailed
-                    | FailureClass::KeyMissing
-                    | FailureClass::VersionTooOld
-                    | FailureClass::VersionTooNew
-                    | FailureClass::VersionBelowMinimum
-                    | FailureClass::InvalidRequest
-                    | FailureClass::Unauthenticated
-                    | FailureClass::PermissionDenied
-                    | FailureClass::NotFound
-                    | FailureClass::RateLimited
-                    | FailureClass::Unknown => Cause::Refused,
+                let class = failure.class();
+                if class.is_outage() || class == FailureClass::InvalidAnswer {
+                    Cause::Absent
+                } else {
+                    Cause::Refused
                 }
             }
         }
@@ -197,25 +182,9 @@ impl CallFailure {
             Self::OpenBao(failure) => Some(failure.class()),
             Self::Auth(AuthFailure::Timeout) => Some(FailureClass::Unavailable),
             Self::Auth(failure) => match failure.openbao()?.class() {
-                class @ (FailureClass::Sealed
-                | FailureClass::RateLimited
-                | FailureClass::Unavailable
-                | FailureClass::NotOpenBao
-                | FailureClass::TlsFailed
-                | FailureClass::DnsFailed
-                | FailureClass::ConnectionFailed) => Some(class),
                 FailureClass::Timeout => Some(FailureClass::Unavailable),
-                FailureClass::DecryptFailed
-                | FailureClass::KeyMissing
-                | FailureClass::VersionTooOld
-                | FailureClass::VersionTooNew
-                | FailureClass::VersionBelowMinimum
-                | FailureClass::InvalidRequest
-                | FailureClass::Unauthenticated
-                | FailureClass::PermissionDenied
-                | FailureClass::NotFound
-                | FailureClass::InvalidAnswer
-                | FailureClass::Unknown => None,
+                class if class.is_outage() || class == FailureClass::RateLimited => Some(class),
+                _ => None,
             },
         }
     }

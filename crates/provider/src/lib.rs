@@ -12,6 +12,7 @@ pub mod dev;
 pub mod diagnose;
 pub mod drill;
 pub mod hardening;
+pub mod jitter;
 pub mod kms;
 pub mod lifecycle;
 pub mod nodes;

@@ -1,11 +1,10 @@
 //! How often a login may be tried: after failures, and after calls that a policy denies.
 
-use std::{
-    hash::{BuildHasher, Hasher, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::jitter::spread;
 
 /// After a failure without a refusal; after the first refusal too.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -62,7 +61,7 @@ impl Backoff {
             self.refusals = self.refusals.saturating_add(1);
         }
         self.failures = self.failures.saturating_add(1);
-        self.pause = Some((now + spread(pause, random_unit()), cause));
+        self.pause = Some((now + spread(pause).min(LONGEST_RETRY), cause));
     }
 
     /// Attempts that failed in a row.
@@ -81,18 +80,6 @@ impl Backoff {
 fn retry_pause(refusals: u32) -> Duration {
     let factor = 2_u32.saturating_pow(refusals);
     FIRST_RETRY.saturating_mul(factor).min(LONGEST_RETRY)
-}
-
-/// Three to five quarters of the pause for 0 to 1, and never more than the longest.
-fn spread(pause: Duration, unit: f64) -> Duration {
-    pause.mul_f64(0.75 + 0.5 * unit).min(LONGEST_RETRY)
-}
-
-/// 0 to 1; the standard library's hash keys are random.
-fn random_unit() -> f64 {
-    let random = RandomState::new().build_hasher().finish();
-    let high = u32::try_from(random >> 32).unwrap_or(u32::MAX);
-    f64::from(high) / f64::from(u32::MAX)
 }
 
 /// Limits logins that follow a policy's denial: a new token may have other policies, but seldom has.
@@ -158,14 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn the_spread_is_a_quarter_and_capped() {
-        let pause = Duration::from_secs(8);
-        assert_eq!(spread(pause, 0.0), Duration::from_secs(6));
-        assert_eq!(spread(pause, 1.0), Duration::from_secs(10));
-        assert_eq!(spread(LONGEST_RETRY, 1.0), LONGEST_RETRY);
-        let units: Vec<f64> = (0..100).map(|_| random_unit()).collect();
-        assert!(units.iter().all(|unit| (0.0..=1.0).contains(unit)));
-        assert!(units.iter().any(|unit| *unit < 0.5) && units.iter().any(|unit| *unit > 0.5));
+    fn the_spread_does_not_exceed_the_longest_pause() {
+        let now = Instant::now();
+        for _ in 0..100 {
+            let mut backoff = Backoff::default();
+            (0..7).for_each(|_| backoff.failed(now, Cause::Refused));
+            assert!(backoff.remaining(now).unwrap() <= LONGEST_RETRY);
+        }
     }
 
     #[test]

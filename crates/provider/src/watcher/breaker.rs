@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::jitter::spread;
+
 const FAILURES_TO_OPEN: u32 = 3;
 
 /// Between the starts of two attempts, before jitter of a quarter either way: many nodes that lost
@@ -41,22 +43,13 @@ impl Breaker {
     /// A counted failure at `now` of an attempt that began at `began`.
     pub fn failed(&mut self, began: Instant, now: Instant) {
         self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some((began + jittered(PAUSE)).max(now + REST));
+        self.retry_at = Some((began + spread(PAUSE)).max(now + REST));
     }
 
     /// Another call has succeeded: the next attempt may begin at `at` already.
     pub fn half_open(&mut self, at: Instant) {
         self.retry_at = self.retry_at.map(|retry| retry.min(at));
     }
-}
-
-/// `pause`, a quarter more or less.
-fn jittered(pause: Duration) -> Duration {
-    let mut random = [0_u8; 1];
-    // Without random bytes there is no jitter and no harm.
-    let drawn = rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty());
-    let [random] = if drawn.is_ok() { random } else { [128] };
-    pause * 3 / 4 + pause * u32::from(random) / 512
 }
 
 #[cfg(test)]

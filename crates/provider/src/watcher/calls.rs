@@ -6,10 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use openbao_client::{
-    failure::FailureClass,
-    request::{Operation, Outcome, RequestEvent, RequestHook},
-};
+use openbao_client::request::{Operation, Outcome, RequestEvent, RequestHook};
 use tokio::sync::Notify;
 
 /// The outcomes of calls, as far as they change what a probe would find.
@@ -35,13 +32,14 @@ impl CallOutcomes {
 
     fn observe(&self, operation: Operation, outcome: Outcome) {
         let changed = match (operation, outcome) {
-            // Those of the probes themselves, and of commands.
+            // Those of the probes and looks themselves, and of commands.
             (
                 Operation::TransitMetadataRead
                 | Operation::TransitDisableUpsertRead
                 | Operation::CapabilitiesSelf
                 | Operation::SealStatus
                 | Operation::Leader
+                | Operation::Health
                 | Operation::Admin,
                 _,
             ) => return,
@@ -49,7 +47,7 @@ impl CallOutcomes {
                 self.failing.store(false, Ordering::Release);
                 self.awaited.swap(false, Ordering::AcqRel)
             }
-            (_, Outcome::Failed(class)) if is_outage(class) => {
+            (_, Outcome::Failed(class)) if class.is_outage() => {
                 !self.failing.swap(true, Ordering::AcqRel)
             }
             (_, Outcome::Failed(_) | Outcome::Canceled) => return,
@@ -77,22 +75,9 @@ impl CallOutcomes {
     }
 }
 
-/// Whether OpenBao, or the connection to it, did not work. An answer that refuses a call is none.
-fn is_outage(class: FailureClass) -> bool {
-    matches!(
-        class,
-        FailureClass::Sealed
-            | FailureClass::Unavailable
-            | FailureClass::NotOpenBao
-            | FailureClass::TlsFailed
-            | FailureClass::DnsFailed
-            | FailureClass::ConnectionFailed
-            | FailureClass::Timeout
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use openbao_client::failure::FailureClass;
     use std::future::{Future, poll_fn};
     use std::{pin::pin, task::Poll};
 
@@ -111,6 +96,8 @@ mod tests {
         let calls = CallOutcomes::default();
         calls.observe(DECRYPT, Outcome::Ok);
         assert!(!has_changed(&calls).await);
+        calls.observe(Operation::Health, LOST);
+        assert!(!calls.are_failing(), "one of several addresses may be down");
         calls.observe(DECRYPT, LOST);
         assert!(calls.are_failing() && has_changed(&calls).await);
         calls.observe(DECRYPT, LOST);
