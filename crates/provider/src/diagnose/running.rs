@@ -9,7 +9,7 @@ use super::{NO_SERVICE, Question, facts::Facts};
 use crate::{
     config::{Config, Listener},
     plain_http::{self, GetError, HttpUrl},
-    report::{Check, ImpactClass, one_line},
+    report::{Check, ImpactClass, one_line, shell},
     telemetry::{
         endpoints::JSON,
         why::{self, Failed, Why},
@@ -105,9 +105,8 @@ fn judge(facts: &Facts) -> Option<Vec<Check>> {
                 code,
                 format!("the running provider's last {what} failed: {failed}"),
                 NO_SERVICE,
-                "mend what the class names; if the checks of OpenBao above pass, the running \
-                 provider sees another OpenBao than they do: compare its connections with \
-                 openbao.address, and restart it: systemctl restart bao-kms-provider",
+                "fix what the class names; if the checks of OpenBao above pass, the running provider \
+                 sees another OpenBao than they do: systemctl restart bao-kms-provider",
             );
         }
     }
@@ -116,7 +115,7 @@ fn judge(facts: &Facts) -> Option<Vec<Check>> {
             "unsaved",
             format!("the running provider cannot save its state: {failed}"),
             "what is in use stays in use; a new key version is not promoted, and no data is lost",
-            of_disk(&failed.class),
+            of_disk(facts.config()?, &failed.class),
         );
     }
     if why.log_lines_dropped > 0 {
@@ -138,7 +137,7 @@ fn judge(facts: &Facts) -> Option<Vec<Check>> {
 
 const LOGIN_IMPACT: &str = "when the present token ends, kube-apiserver cannot read or write \
     encrypted objects through this node; no data is lost";
-const LOGIN_REMEDY: &str = "mend what the class names; if the login of this check works, the running \
+const LOGIN_REMEDY: &str = "fix what the class names; if the login of this check works, the running \
     provider does not see the same credential: restart it: systemctl restart bao-kms-provider";
 
 /// What is not as it should be: a failure when the provider is not ready, else to be looked at.
@@ -153,7 +152,7 @@ impl Findings {
         code: &'static str,
         message: String,
         impact: &'static str,
-        remedy: &'static str,
+        remedy: impl Into<String>,
     ) {
         let check = match self.unhealthy {
             true => WHY.fail(message),
@@ -209,17 +208,22 @@ fn of_file(reason: &str) -> &'static str {
     }
 }
 
-fn of_disk(word: &str) -> &'static str {
+fn of_disk(config: &Config, word: &str) -> String {
+    let directory = shell(config.state_path.directory());
     match word {
-        "no_space" => "make room on the file system of the state: df -h and df -i of state.path",
-        "read_only" => "mount the file system of the state read-write; see dmesg for its errors",
-        "directory_gone" => "mount or put back the directory of state.path, with its files",
-        "no_descriptors" => "raise LimitNOFILE of the unit, and see who opens so many files",
-        "foreign_state" => {
-            "another pair of state files was put in place while the provider ran: put back the \
-             files of the running provider from a peer or a backup before it is restarted"
+        "no_space" => format!("make room: df -h {directory}; df -i {directory}"),
+        "read_only" => format!("mount it read-write: findmnt -T {directory}; its errors: dmesg"),
+        "directory_gone" => {
+            format!("mount {directory} or put it back, with its files: findmnt -T {directory}")
         }
-        _ => "see the disk of state.path, and owner and mode of the directory",
+        "no_descriptors" => "raise LimitNOFILE: systemctl edit bao-kms-provider; open files: ls \
+             /proc/$(pidof bao-kms-provider)/fd"
+            .to_owned(),
+        "foreign_state" => format!(
+            "another pair of state files lies in {directory}: put back the files of the running \
+             provider from a peer or a backup, and only then restart it"
+        ),
+        _ => format!("see owner, mode and disk: ls -ld {directory}; findmnt -T {directory}"),
     }
 }
 
