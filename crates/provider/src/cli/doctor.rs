@@ -56,8 +56,8 @@ const QUESTIONS: [Question; 26] = [
 ///
 /// Checks configuration, files, state, OpenBao, login, policy, key and the running provider, and
 /// names what failed first. Changes nothing; encrypts and decrypts random bytes with OpenBao, and
-/// asks the running provider for its Status alone. Run it as root or as the provider's user. Exit
-/// code 4 when a check fails, 3 when it is one of the configuration.
+/// asks the running provider for its Status and its view (/why). Run it as root or as the provider's
+/// user. Exit code 4 when a check fails, 3 when it is one of the configuration.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// The file that kube-apiserver gets with --encryption-provider-config: does it lead to this

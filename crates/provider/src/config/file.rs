@@ -53,7 +53,7 @@ pub(super) struct ServerSection {
     /// Listener for /metrics; empty disables it.
     #[schemars(with = "Option<Listener>")]
     pub(super) metrics_address: Option<String>,
-    /// Listener for /live and /ready; empty disables it.
+    /// Listener for /live, /ready and /why; empty disables it.
     #[schemars(with = "Option<Listener>")]
     pub(super) health_address: Option<String>,
     /// Status calls at the same time; one more fails at once.
