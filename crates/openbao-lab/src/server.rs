@@ -221,6 +221,12 @@ impl Server {
         Ok(())
     }
 
+    /// The port at which other members reach it.
+    #[must_use]
+    pub fn cluster_port(&self) -> Option<u16> {
+        self.installation.cluster_port()
+    }
+
     /// Ends the server's process at once, as a crash does. The installation can be started again.
     ///
     /// # Errors

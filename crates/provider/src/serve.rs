@@ -419,9 +419,9 @@ async fn listen(
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "health.listening");
         let (view, stopping) = (gauges.view.clone(), Arc::clone(stopping));
-        let answer = move |path: &str, client: IpAddr| match path {
-            why::PATH if client.to_canonical().is_loopback() => Some(sources.answer()),
-            path => health::answer(path, &view, stopping.load(Ordering::Relaxed)),
+        let answer = move |path: &str, client: IpAddr| match why::is_asked(path, client) {
+            true => Some(sources.answer()),
+            false => health::answer(path, &view, stopping.load(Ordering::Relaxed)),
         };
         let serving = endpoints::serve(listener, "health", max_connections, answer);
         parts.spawn("health listener", serving);

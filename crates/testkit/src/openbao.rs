@@ -24,7 +24,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::{files, wait::wait_until};
+use crate::{
+    files,
+    relay::{Line, Relay, Switch},
+    wait::wait_until,
+};
 
 /// A running, unsealed OpenBao of its own.
 pub struct OpenBao {
@@ -33,6 +37,8 @@ pub struct OpenBao {
     /// Shared by the members of a cluster.
     secrets: Arc<Secrets>,
     directory: TempDir,
+    /// What other members of its cluster send to it passes here.
+    cluster_line: Option<Relay>,
 }
 
 /// The same while it is stopped.
@@ -40,7 +46,12 @@ pub struct StoppedOpenBao {
     installation: Installation,
     secrets: Arc<Secrets>,
     directory: TempDir,
+    cluster_line: Option<Relay>,
 }
+
+/// A member that neither reaches the others nor is reached by them, while clients reach all. It ends
+/// when this is dropped.
+pub struct Partition(Vec<Switch>);
 
 /// A server that is hung: connections are accepted, and nothing is answered. It goes on when this
 /// is dropped.
@@ -70,7 +81,7 @@ pub async fn shared_openbao() -> &'static OpenBao {
         .get_or_init(async || {
             let directory = TempDir::new().unwrap();
             let cleaner = remove_after_us(directory.path());
-            (OpenBao::start_in(directory).await, cleaner)
+            (OpenBao::start_in(directory, None).await, cleaner)
         })
         .await;
     server
@@ -113,7 +124,7 @@ impl OpenBao {
     /// # Panics
     /// When there is no OpenBao program, with the command that installs it, or it does not start.
     pub async fn start() -> Self {
-        Self::start_in(TempDir::new().unwrap()).await
+        Self::start_in(TempDir::new().unwrap(), None).await
     }
 
     /// Starts a private server without storage: it was never initialized.
@@ -136,22 +147,23 @@ impl OpenBao {
     pub async fn start_with_audit_pipe() -> (Self, AuditPipe) {
         let directory = TempDir::new().unwrap();
         let pipe = AuditPipe::make(&directory.path().join("audit.log"));
-        (Self::start_in(directory).await, pipe)
+        (Self::start_in(directory, None).await, pipe)
     }
 
-    async fn start_in(directory: TempDir) -> Self {
+    async fn start_in(directory: TempDir, cluster_line: Option<Relay>) -> Self {
         let installation = checked(Installation::prepare(
             binary(),
             directory.path(),
             Audit::File,
         ));
-        let server = checked(installation.start().await);
+        let server = start_behind(installation, cluster_line.as_ref()).await;
         let secrets = checked(server.initialize().await);
         checked(server.unseal(&secrets.unseal_key).await);
         Self {
             server,
             secrets: Arc::new(secrets),
             directory,
+            cluster_line,
         }
     }
 
@@ -161,7 +173,8 @@ impl OpenBao {
     /// # Panics
     /// As [`Self::start`], and when a member does not join.
     pub async fn start_cluster() -> [Self; 3] {
-        let first = Self::start().await;
+        let line = Relay::to_nobody().await;
+        let first = Self::start_in(TempDir::new().unwrap(), Some(line)).await;
         let admin = first.admin();
         // A new member has a vote only once it was healthy for this long, by default ten seconds.
         let soon = json!({"server_stabilization_time": "500ms"});
@@ -188,13 +201,29 @@ impl OpenBao {
     async fn start_peer(&self, node_id: &str) -> Self {
         let directory = TempDir::new().unwrap();
         let installation = Installation::prepare(binary(), directory.path(), Audit::Off);
-        let server = checked(checked(installation).named(node_id).start().await);
+        let line = Relay::to_nobody().await;
+        let server = start_behind(checked(installation).named(node_id), Some(&line)).await;
         checked(server.join(&self.server, &self.secrets.unseal_key).await);
         Self {
             server,
             secrets: Arc::clone(&self.secrets),
             directory,
+            cluster_line: Some(line),
         }
+    }
+
+    /// Separates this member of a cluster from these others.
+    #[must_use]
+    pub fn separate<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Partition {
+        let switch = |member: &Self| member.cluster_line.as_ref().map(Relay::switch);
+        let inward = switch(self).into_iter();
+        inward.clone().for_each(|line| line.set(Line::Held));
+        let process = self.process().as_raw_nonzero().get().unsigned_abs();
+        let outward: Vec<_> = others.into_iter().filter_map(switch).collect();
+        outward
+            .iter()
+            .for_each(|line| line.set(Line::HeldFrom(process)));
+        Partition(inward.chain(outward).collect())
     }
 
     /// Whether this server is the one of its cluster that does the work.
@@ -266,6 +295,12 @@ impl OpenBao {
     /// When there is no such process.
     #[must_use]
     pub fn hang(&self) -> HungOpenBao {
+        let server = self.process();
+        kill_process(server, Signal::STOP).unwrap();
+        HungOpenBao(server)
+    }
+
+    fn process(&self) -> Pid {
         let config = format!("-config={}/server.hcl", self.directory.path().display());
         let serves = |pid: &Pid| {
             let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
@@ -278,9 +313,7 @@ impl OpenBao {
             let name = entry.ok()?.file_name();
             Pid::from_raw(name.to_str()?.parse().ok()?)
         });
-        let server = processes.into_iter().find(serves).unwrap();
-        kill_process(server, Signal::STOP).unwrap();
-        HungOpenBao(server)
+        processes.into_iter().find(serves).unwrap()
     }
 
     /// Writes the one unseal key into a new file that only this user can read.
@@ -328,6 +361,7 @@ impl OpenBao {
             installation: checked(self.server.kill()),
             secrets: self.secrets,
             directory: self.directory,
+            cluster_line: self.cluster_line,
         }
     }
 
@@ -340,6 +374,7 @@ impl OpenBao {
             installation: checked(self.server.stop().await),
             secrets: self.secrets,
             directory: self.directory,
+            cluster_line: self.cluster_line,
         }
     }
 }
@@ -365,6 +400,22 @@ impl AuditPipe {
     #[must_use]
     pub fn block(&self) -> BlockedAudit<'_> {
         BlockedAudit(self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Starts a server that the others of its cluster reach through `line` alone.
+async fn start_behind(installation: Installation, line: Option<&Relay>) -> Server {
+    let Some(line) = line else {
+        return checked(installation.start().await);
+    };
+    let server = checked(installation.reached_at(&line.address).start().await);
+    line.lead_to_port(server.cluster_port().unwrap());
+    server
+}
+
+impl Drop for Partition {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|line| line.set(Line::Open));
     }
 }
 
@@ -398,6 +449,7 @@ impl StoppedOpenBao {
             server: checked(self.installation.start().await),
             secrets: self.secrets,
             directory: self.directory,
+            cluster_line: self.cluster_line,
         }
     }
 

@@ -7,6 +7,7 @@
 )]
 
 use std::{
+    fs,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -28,6 +29,8 @@ pub enum Line {
     Open,
     /// They are kept until the line opens.
     Held,
+    /// Those on connections of the process with this number are kept until the line opens.
+    HeldFrom(u32),
     /// They are lost, and nobody is told: the other side has vanished without a FIN. New
     /// connections are accepted and lost as well.
     Silent,
@@ -45,12 +48,16 @@ pub enum Line {
 
 /// Closed when dropped.
 pub struct Relay {
-    /// The `https` address to give to a provider.
+    /// The `https` address to give to a client.
     pub address: String,
     rules: watch::Sender<Rules>,
     server: Arc<Mutex<String>>,
     accepting: JoinHandle<()>,
 }
+
+/// Sets the line of a relay.
+#[derive(Clone)]
+pub struct Switch(watch::Sender<Rules>);
 
 /// Connections are numbered from 0 on.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +83,16 @@ impl Relay {
     /// # Panics
     /// When there is no free port.
     pub async fn to(server: &Endpoint) -> Self {
+        let relay = Self::to_nobody().await;
+        relay.lead_to(server);
+        relay
+    }
+
+    /// An open line that ends here until it leads to a server.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub async fn to_nobody() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("https://{}", listener.local_addr().unwrap());
         let (rules, watched) = watch::channel(Rules {
@@ -83,7 +100,7 @@ impl Relay {
             line: Line::Open,
             former: None,
         });
-        let server = Arc::new(Mutex::new(authority(server)));
+        let server = Arc::default();
         Self {
             address,
             accepting: tokio::spawn(accept(
@@ -99,10 +116,7 @@ impl Relay {
 
     /// From now on all connections have this line.
     pub fn set(&self, line: Line) {
-        self.rules.send_modify(|rules| {
-            rules.line = line;
-            rules.former = None;
-        });
+        self.switch().set(line);
     }
 
     /// From now on the connections that exist have this line, and new ones an open one: a server
@@ -116,7 +130,21 @@ impl Relay {
 
     /// New connections go to this server; those that exist stay where they are.
     pub fn lead_to(&self, server: &Endpoint) {
-        *lock(&self.server) = authority(server);
+        let address = server.address.to_string();
+        address
+            .trim_start_matches("https://")
+            .clone_into(&mut lock(&self.server));
+    }
+
+    /// As [`Self::lead_to`], to this port of 127.0.0.1.
+    pub fn lead_to_port(&self, port: u16) {
+        *lock(&self.server) = format!("127.0.0.1:{port}");
+    }
+
+    /// Sets the line also after the relay was moved elsewhere.
+    #[must_use]
+    pub fn switch(&self) -> Switch {
+        Switch(self.rules.clone())
     }
 
     /// Connections accepted so far.
@@ -126,15 +154,20 @@ impl Relay {
     }
 }
 
+impl Switch {
+    /// From now on all connections have this line.
+    pub fn set(&self, line: Line) {
+        self.0.send_modify(|rules| {
+            rules.line = line;
+            rules.former = None;
+        });
+    }
+}
+
 impl Drop for Relay {
     fn drop(&mut self) {
         self.accepting.abort();
     }
-}
-
-fn authority(server: &Endpoint) -> String {
-    let address = server.address.to_string();
-    address.trim_start_matches("https://").to_owned()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -148,7 +181,7 @@ async fn accept(
     watched: watch::Receiver<Rules>,
 ) {
     let mut connections = JoinSet::new();
-    while let Ok((client, _)) = listener.accept().await {
+    while let Ok((client, peer)) = listener.accept().await {
         let mut number = 0;
         rules.send_modify(|rules| {
             number = rules.accepted;
@@ -157,6 +190,7 @@ async fn accept(
         let line = Follow {
             rules: watched.clone(),
             number,
+            client_port: peer.port(),
         };
         let server = lock(&server).clone();
         connections.spawn(connection(client, server, line));
@@ -173,7 +207,12 @@ async fn connection(client: TcpStream, server: String, mut line: Follow) {
             line.becomes(|line| line != Line::Silent).await;
             return;
         }
-        Line::Open | Line::Held | Line::HalfOpen | Line::Delayed(_) | Line::Slow(_) => {}
+        Line::Open
+        | Line::Held
+        | Line::HeldFrom(_)
+        | Line::HalfOpen
+        | Line::Delayed(_)
+        | Line::Slow(_) => {}
     }
     let Ok(server) = TcpStream::connect(&server).await else {
         return;
@@ -211,24 +250,51 @@ enum Direction {
 struct Follow {
     rules: watch::Receiver<Rules>,
     number: u64,
+    client_port: u16,
 }
 
 impl Follow {
     fn now(&self) -> Line {
-        self.rules.borrow().of(self.number)
+        self.of(&self.rules.borrow())
+    }
+
+    /// Of the lines of single processes, that of the client's own.
+    fn of(&self, rules: &Rules) -> Line {
+        match rules.of(self.number) {
+            Line::HeldFrom(process) if has_port(process, self.client_port) => Line::Held,
+            Line::HeldFrom(_) => Line::Open,
+            line => line,
+        }
     }
 
     /// For ever when the relay has ended: its connections end with it.
     async fn becomes(&mut self, wanted: impl Fn(Line) -> bool) {
-        let number = self.number;
-        let ended = {
-            let changed = self.rules.wait_for(|rules| wanted(rules.of(number))).await;
-            changed.is_err()
-        };
-        if ended {
-            std::future::pending::<()>().await;
+        while !wanted(self.now()) {
+            if self.rules.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
+}
+
+/// Whether the process has a socket with this local port, of any address.
+fn has_port(process: u32, port: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let local = format!(":{port:04X}");
+    let sockets = table.lines().filter_map(|line| {
+        let mut columns = line.split_ascii_whitespace();
+        let ours = columns.nth(1)?.ends_with(&local);
+        ours.then(|| format!("socket:[{}]", columns.nth(7).unwrap_or_default()))
+    });
+    let sockets: Vec<String> = sockets.collect();
+    let descriptors = fs::read_dir(format!("/proc/{process}/fd"));
+    let mut open = descriptors.into_iter().flatten().flatten();
+    open.any(|descriptor| {
+        let target = fs::read_link(descriptor.path()).unwrap_or_default();
+        sockets
+            .iter()
+            .any(|socket| target.as_os_str() == socket.as_str())
+    })
 }
 
 /// Until one side closes.

@@ -32,6 +32,8 @@ impl Ports {
 pub(crate) struct Settings {
     /// Its name in its cluster.
     pub(crate) node_id: String,
+    /// The `https` address at which other members reach it, when that is not its cluster port.
+    pub(crate) cluster_address: Option<String>,
     pub(crate) audit: Audit,
     /// What unseals it in place of shares.
     pub(crate) seal: Option<StaticSeal>,
@@ -44,6 +46,10 @@ pub(crate) struct Settings {
 pub(crate) fn text(directory: &str, ports: Ports, settings: &Settings) -> String {
     let file = |name: &str| quoted(&Path::new(directory).join(name));
     let Ports { api, cluster } = ports;
+    let cluster_address = match &settings.cluster_address {
+        Some(address) => address.clone(),
+        None => format!("https://127.0.0.1:{cluster}"),
+    };
     let audit = match settings.audit {
         Audit::Off => String::new(),
         Audit::File => format!(
@@ -65,7 +71,7 @@ pub(crate) fn text(directory: &str, ports: Ports, settings: &Settings) -> String
     };
     format!(
         r#"api_addr = "https://127.0.0.1:{api}"
-cluster_addr = "https://127.0.0.1:{cluster}"
+cluster_addr = {cluster_address}
 storage "raft" {{
   path = {data}
   node_id = {node_id}
@@ -80,6 +86,7 @@ listener "tcp" {{
 {generate_root}}}
 {audit}{seal}"#,
         data = file("raft"),
+        cluster_address = quoted(Path::new(&cluster_address)),
         node_id = quoted(Path::new(&settings.node_id)),
         certificate = file("server.crt"),
         key = file("server.key"),

@@ -68,6 +68,7 @@ impl Installation {
             directory,
             settings: Settings {
                 node_id: LONE_NODE.to_owned(),
+                cluster_address: None,
                 audit,
                 seal: None,
                 quorum_makes_root: false,
@@ -90,6 +91,14 @@ impl Installation {
     #[must_use]
     pub fn named(mut self, node_id: &str) -> Self {
         node_id.clone_into(&mut self.settings.node_id);
+        self
+    }
+
+    /// Has other members reach the server at this `https` address, which must lead to its cluster
+    /// port. Set before its first start.
+    #[must_use]
+    pub fn reached_at(mut self, cluster_address: &str) -> Self {
+        self.settings.cluster_address = Some(cluster_address.to_owned());
         self
     }
 

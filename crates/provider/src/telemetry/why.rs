@@ -8,6 +8,7 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
@@ -36,6 +37,12 @@ use crate::{
 
 /// The path on the health listener. Only clients on the node itself get an answer.
 pub const PATH: &str = "/why";
+/// Whether a request is for the view, from a client on this node.
+#[must_use]
+pub fn is_asked(path: &str, client: IpAddr) -> bool {
+    path == PATH && client.to_canonical().is_loopback()
+}
+
 /// Members are added under this version, never renamed or removed.
 pub const SCHEMA_VERSION: &str = "v1";
 
@@ -390,5 +397,26 @@ impl fmt::Display for Failed {
             write!(f, " ({detail})")?;
         }
         write!(f, ", {} s ago", self.seconds_ago)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_clients_on_this_node_see_the_view() {
+        for (client, sees) in [
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("192.0.2.7", false),
+            ("::ffff:192.0.2.7", false),
+            ("fe80::1", false),
+            ("0.0.0.0", false),
+        ] {
+            assert_eq!(is_asked(PATH, client.parse().unwrap()), sees, "{client}");
+        }
+        assert!(!is_asked("/ready", IpAddr::from([127, 0, 0, 1])));
     }
 }

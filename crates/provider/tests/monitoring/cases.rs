@@ -710,6 +710,30 @@ pub(crate) const CASES: &[Case] = &[
         ],
     },
     Case {
+        alert: "OpenBaoKMSSocketEvictions",
+        labels: r#"instance="n1",job="kms",reason="full""#,
+        firing: &[(
+            r#"openbao_kms_socket_evictions_total{job="kms",instance="n1",reason="full"}"#,
+            "0x25 7x15",
+        )],
+        silent: &[&[(
+            r#"openbao_kms_socket_evictions_total{job="kms",instance="n1",reason="full"}"#,
+            "7x40",
+        )]],
+    },
+    Case {
+        alert: "OpenBaoKMSLogLinesDropped",
+        labels: r#"instance="n1",job="kms""#,
+        firing: &[(
+            r#"openbao_kms_log_lines_dropped_total{job="kms",instance="n1"}"#,
+            "0x25 9x15",
+        )],
+        silent: &[&[(
+            r#"openbao_kms_log_lines_dropped_total{job="kms",instance="n1"}"#,
+            "9x40",
+        )]],
+    },
+    Case {
         alert: "OpenBaoKMSProcessRestarting",
         labels: r#"instance="n1",job="kms""#,
         firing: &[

@@ -12,7 +12,7 @@ use openbao_client::endpoint::Endpoint;
 use serde_json::json;
 use testkit::{
     files,
-    openbao::{HungOpenBao, OpenBao, StoppedOpenBao, cluster_ca, shared_openbao},
+    openbao::{HungOpenBao, OpenBao, Partition, StoppedOpenBao, cluster_ca, shared_openbao},
     relay::{Line, Relay},
     tenant::{Tenant, Timing},
     wait::wait_until,
@@ -202,6 +202,10 @@ mod long {
         let provider = node.serve().await;
         for (name, lose) in [
             ("the leader is out of reach for this node alone", Loss::Way),
+            (
+                "the leader is separated from the other members",
+                Loss::Partition,
+            ),
             ("the leader steps down", Loss::StepDown),
             ("the leader is sealed", Loss::Seal),
             ("the leader hangs", Loss::Hang),
@@ -211,7 +215,7 @@ mod long {
             sleep(Duration::from_secs(2)).await;
             let leader = servers.swap_remove(active(&servers).await);
             let from = Instant::now();
-            let lost = lose.befalls(leader).await;
+            let lost = lose.befalls(leader, &servers).await;
             // Out of reach for one node, it is still the leader.
             if !matches!(lost, Lost::Unreachable(_)) {
                 active(&servers).await;
@@ -276,6 +280,7 @@ async fn active(members: &[Member]) -> usize {
 #[derive(Clone, Copy)]
 enum Loss {
     Way,
+    Partition,
     StepDown,
     Seal,
     Hang,
@@ -286,14 +291,20 @@ enum Loss {
 enum Lost {
     Running(Member),
     Unreachable(Member),
+    Separated(Member, Partition),
     Sealed(Member),
     Hung(Member, HungOpenBao),
     Killed(StoppedOpenBao, Relay),
 }
 
 impl Loss {
-    async fn befalls(self, mut member: Member) -> Lost {
+    async fn befalls(self, mut member: Member, others: &[Member]) -> Lost {
         match self {
+            Self::Partition => {
+                let others = others.iter().map(|member| &member.server);
+                let partition = member.server.separate(others);
+                Lost::Separated(member, partition)
+            }
             Self::Way => {
                 member.relay.set(Line::Silent);
                 Lost::Unreachable(member)
@@ -322,6 +333,10 @@ impl Lost {
             Self::Running(member) => return member,
             Self::Unreachable(member) => {
                 member.relay.set(Line::Open);
+                return member;
+            }
+            Self::Separated(member, partition) => {
+                drop(partition);
                 return member;
             }
             Self::Hung(member, hung) => {
