@@ -1,6 +1,6 @@
-//! Annotations of a decrypt request: a set that is read is written as it was, without the rest.
+//! Annotations of a decrypt request: an accepted set is encoded unchanged, without unknown keys.
 //!
-//! The input has one annotation a line, `key=value`.
+//! The input has one annotation per line, `key=value`.
 #![no_main]
 
 use kms_domain::annotations::Annotations;

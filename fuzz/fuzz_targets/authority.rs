@@ -1,10 +1,11 @@
-//! What a client sends after HTTP/2's preface: nothing but authorities changes, alike in any reads.
+//! Bytes of a client after the HTTP/2 preface: only authorities change, independent of the read
+//! size.
 //!
-//! The first byte of the input is the size of a read.
+//! The first byte of the input is the read size.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use provider::kms::authority::Repair;
+use provider::kms::authority::AuthorityRewriter;
 
 fuzz_target!(|input: &[u8]| {
     let Some((size, sent)) = input.split_first() else {
@@ -21,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn pass(sent: &[u8], size: usize) -> Vec<u8> {
-    let mut repair = Repair::new();
+    let mut repair = AuthorityRewriter::new();
     repair.pass(&mut [0; 24]);
     let mut bytes = sent.to_vec();
     bytes.chunks_mut(size).for_each(|read| repair.pass(read));

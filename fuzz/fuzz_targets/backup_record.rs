@@ -1,6 +1,6 @@
-//! The backup record: what is read survives being written.
+//! The backup record: an accepted record survives encoding and decoding.
 //!
-//! A changed record has the wrong hash, and would never get past it. So a wrong one is put right.
+//! A mutated record has a wrong hash and would fail early, so the target corrects the hash.
 #![no_main]
 
 use kms_domain::recovery::record::{BackupRecord, RecordError};

@@ -1,7 +1,7 @@
-//! The checkpoint file: what is read survives being written.
+//! The checkpoint file: an accepted checkpoint survives encoding and decoding.
 #![no_main]
 
-use kms_domain::registry::anchor::Checkpoint;
+use kms_domain::registry::checkpoint::Checkpoint;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

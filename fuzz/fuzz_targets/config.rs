@@ -1,4 +1,4 @@
-//! The configuration file: any text gives a configuration or says what is wrong with it.
+//! The configuration file: any text gives a configuration or an error with a reason.
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};

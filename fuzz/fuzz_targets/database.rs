@@ -1,7 +1,7 @@
 //! A bbolt database around pages of 1024 bytes.
 
-/// Puts two meta pages before the pages, the first of which is the root. A changed meta page has the
-/// wrong checksum, and nothing would ever get past it.
+/// Puts two meta pages before the pages, the first of which is the root. A mutated meta page has a
+/// wrong checksum and would fail early, so the meta pages are always valid.
 pub fn around(pages: &[u8]) -> Vec<u8> {
     let mut content = pages.to_vec();
     content.resize(pages.len().div_ceil(1024) * 1024, 0);

@@ -1,4 +1,4 @@
-//! The message that etcd stores for a revision: any bytes give its object or an error.
+//! The message of a revision in etcd: any bytes give its object or an error.
 #![no_main]
 
 mod database;

@@ -1,4 +1,4 @@
-//! What answers where a node's metrics should be: it is never shown as it came.
+//! The response of a metrics endpoint: displayed words are short and contain safe characters only.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! A `key_id`: only its one spelling is read.
+//! A `key_id`: only the canonical spelling is accepted.
 #![no_main]
 
 use kms_domain::key_id::KeyId;

@@ -1,4 +1,4 @@
-//! A stored value: what is read of a KMS v2 message is part of it, and within its limits.
+//! A stored value: the parts of a KMS v2 message lie inside it and within their limits.
 #![no_main]
 
 use etcd_snapshot::{envelope::Envelope, value::Protection};

@@ -1,6 +1,6 @@
-//! The recovery journal: what is read survives being written.
+//! The recovery journal: an accepted journal survives encoding and decoding.
 //!
-//! A changed journal has the wrong hash, and would never get past it. So a wrong one is put right.
+//! A mutated journal has a wrong hash and would fail early, so the target corrects the hash.
 #![no_main]
 
 use kms_domain::recovery::journal::{Journal, JournalError};

@@ -1,6 +1,6 @@
-//! The state file: what is read survives being written.
+//! The state document: an accepted document survives encoding and decoding.
 //!
-//! A changed document has the wrong hash, and would never get past it. So a wrong one is put right.
+//! A mutated document has a wrong hash and would fail early, so the target corrects the hash.
 #![no_main]
 
 use kms_domain::registry::document::{Document, DocumentError};

@@ -1,4 +1,4 @@
-//! A ciphertext of Transit: what is read is kept byte for byte.
+//! A ciphertext of Transit: an accepted ciphertext is kept byte for byte.
 #![no_main]
 
 use kms_domain::ciphertext::TransitCiphertext;

@@ -1,23 +1,27 @@
-//! `cargo xtask bench`: the provider beside direct Transit calls, on a real OpenBao, and its commands
-//! on backups beside `etcdutl`.
+//! `cargo xtask bench`: compares the provider with direct Transit requests to a real OpenBao, and
+//! its backup commands with `etcdutl`.
 
 use std::{fs, io};
 
 use crate::process::{self, Error};
 
-/// Builds the program as it is released, and what measures it, and runs that.
+/// Builds the released program and the benchmark, and runs the benchmark.
 pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
     check(options)?;
-    // Standard output is the report's alone.
+    // Standard output is only for the report.
     process::run(process::cargo(&["xtask", "tools"]).stdout(io::stderr()))?;
+
     let release = ["build", "--release", "--locked", "--package", "provider"];
     process::run(&mut process::cargo(
         &[&release[..], &["--bin", "bao-kms-provider"]].concat(),
     ))?;
-    // `cargo bench` builds a program of the same name with the features of the tests.
+
+    // `cargo bench` builds a program of the same name with the features of the tests, so keep a
+    // copy.
     let built = process::root().join("target/release/bao-kms-provider");
     let measured = process::root().join("target/release/bao-kms-provider-measured");
     fs::copy(&built, &measured).map_err(Error::file("copy", &built))?;
+
     let bench = ["bench", "--locked", "--package", "provider"];
     let mut bench = process::cargo(&[&bench[..], &["--bench", "ratios", "--"], options].concat());
     let bench = bench.env("BAO_KMS_PROVIDER_BIN", measured);
@@ -32,7 +36,7 @@ pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
     process::run(bench)
 }
 
-/// Before minutes of building, not after.
+/// Checks the options before minutes of building.
 fn check(mut options: &[&str]) -> Result<(), Error> {
     while let ["--quick", rest @ ..] | ["--output", "text" | "json", rest @ ..] = options {
         options = rest;
@@ -40,7 +44,7 @@ fn check(mut options: &[&str]) -> Result<(), Error> {
     match options {
         [] => Ok(()),
         [option, ..] => Err(Error::Usage(format!(
-            "bench does not take {option}; only --quick, --output text, --output json"
+            "unknown option of bench: {option}; it accepts --quick, --output text, --output json"
         ))),
     }
 }

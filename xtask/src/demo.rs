@@ -1,9 +1,9 @@
-//! `cargo xtask demo`: the program's main job, shown once on a real OpenBao.
+//! `cargo xtask demo`: shows the program's main task on a real OpenBao.
 
 use crate::process::{self, Error};
 use crate::tools;
 
-/// Builds a release of the program and runs its lab mode through, with the pinned OpenBao.
+/// Builds a release of the program and runs its lab mode once, with the pinned OpenBao.
 ///
 /// `options` go to `bao-kms-provider dev --once`.
 pub(crate) fn run(options: &[&str]) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: runs the fuzz targets, each for a bounded time, on the stable compiler.
 //!
-//! The code under test has no unsafe blocks, so the sanitizers, which need a nightly compiler,
-//! would watch nothing but its dependencies.
+//! The code under test has no unsafe blocks. Sanitizers need a nightly compiler and would only
+//! check its dependencies.
 
 use std::fs;
 use std::io;
@@ -12,10 +12,10 @@ use serde_json::Value;
 
 use crate::process::{self, Error, say};
 
-/// How long each target runs unless the command line says otherwise.
+/// Default time for each target, in seconds.
 const SECONDS: u32 = 60;
 
-/// The targets in fuzz/fuzz_targets, and what their first inputs are.
+/// The targets in fuzz/fuzz_targets, with the source of their seed inputs.
 const TARGETS: [(&str, Seeds); 13] = [
     ("annotations", Seeds::Annotations),
     ("authority", Seeds::Text(REQUEST)),
@@ -32,10 +32,10 @@ const TARGETS: [(&str, Seeds); 13] = [
     ("transit_ciphertext", Seeds::Text("vault:v12:AAEC")),
 ];
 
-/// A size of reads, then a HEADERS frame with an `:authority` and a `:path`.
+/// The size of reads, then a HEADERS frame with an `:authority` and a `:path`.
 const REQUEST: &str = "\x07\0\0\x1c\x01\x05\0\0\0\x01A\x11%2Frun%2Fkms.sock\x04\x07/Status";
 
-/// What a provider shows of itself, with a sample of each form.
+/// Metrics of a provider, with a sample of each form.
 const METRICS: &str = "\
 openbao_kms_build_info{version=\"v1.2.3\"} 1
 openbao_kms_identity_info{fingerprint=\"cfg1.Ze5UkoNO92EB_k0jWZRyUHkO8pWXnrKeBxuflEHRwGc\"} 1
@@ -48,24 +48,25 @@ openbao_kms_rotation_expected_wait_seconds 1.5
 
 enum Seeds {
     Text(&'static str),
-    /// Every text in conformance/vectors that is a member of this name.
+    /// Every text in conformance/vectors under a member of this name.
     Texts(&'static str),
-    /// The annotations in conformance/vectors, a `key=value` on each line.
+    /// The annotations in conformance/vectors, one `key=value` per line.
     Annotations,
-    /// The files in the folders of this folder.
+    /// The files in the subfolders of this folder.
     Files(&'static str),
     /// The files in the target's folder of fuzz/seeds.
     Binary,
 }
 
 /// Runs all targets or the one in `options`, which are `[--seconds N] [target]`. The first finding
-/// stops the run; cargo-fuzz prints where the input is kept and how to repeat it.
+/// stops the run; cargo-fuzz prints the path of the input and the command to repeat it.
 pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
     let (seconds, names) = match options {
         ["--seconds", seconds, names @ ..] => {
             let number = seconds.parse();
             (
-                number.map_err(|_| Error::Usage(format!("not a number of seconds: {seconds}")))?,
+                number
+                    .map_err(|_| Error::Usage(format!("invalid number of seconds: {seconds}")))?,
                 names,
             )
         }
@@ -77,18 +78,20 @@ pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
             .iter()
             .filter(|(target, _)| target == name)
             .collect(),
-        _ => return Err(Error::Usage("more than one fuzz target".into())),
+        _ => return Err(Error::Usage("only one fuzz target is accepted".into())),
     };
     if targets.is_empty() {
         let names = TARGETS.map(|(name, _)| name).join(", ");
-        return Err(Error::Usage(format!("the fuzz targets are {names}")));
+        return Err(Error::Usage(format!(
+            "unknown fuzz target; the fuzz targets are {names}"
+        )));
     }
 
     let mut version = process::cargo(&["fuzz", "--version"]);
     let installed = version.stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !installed.is_ok_and(|status| status.success()) {
         return Err(Error::Refused(
-            "cargo-fuzz is not installed; get it with `cargo install --locked cargo-fuzz@0.13.2` \
+            "cargo-fuzz is not installed; install it with `cargo install --locked cargo-fuzz@0.13.2` \
              (it needs a C++ compiler, Debian: apt-get install g++)"
                 .into(),
         ));
@@ -104,7 +107,7 @@ pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts the first inputs beside those that earlier runs have found.
+/// Writes the seed inputs into the corpus, beside the inputs found by earlier runs.
 fn plant(target: &str, seeds: &Seeds) -> Result<(), Error> {
     let inputs = match seeds {
         Seeds::Text(text) => vec![(*text).into()],
@@ -133,15 +136,12 @@ fn plant(target: &str, seeds: &Seeds) -> Result<(), Error> {
     Ok(())
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a seed that is lost is planted again"
-)]
+#[expect(clippy::disallowed_methods, reason = "a lost seed is written again")]
 fn write(path: &Path, input: &[u8]) -> Result<(), Error> {
     fs::write(path, input).map_err(Error::file("write", path))
 }
 
-/// What `pick` takes from each file of conformance/vectors.
+/// Collects the inputs selected by `pick` from each file of conformance/vectors.
 fn collect(pick: impl Fn(&Value, &mut Vec<String>)) -> Result<Vec<Vec<u8>>, Error> {
     let mut inputs = Vec::new();
     for path in list(&process::root().join("conformance/vectors"))? {

@@ -1,20 +1,21 @@
-//! `cargo xtask lint`: everything that is checked without running the program.
+//! `cargo xtask lint`: all static checks.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
+use crate::circles;
 use crate::go;
 use crate::process::{self, Error, say};
 use crate::proto;
 
-/// Crates that must not be in the tree: TLS and cryptography come from one library, aws-lc-rs.
+/// Crates banned from the dependency tree: TLS and cryptography come only from aws-lc-rs.
 const BANNED: [&str; 2] = ["ring", "openssl-sys"];
 
-/// A name and what to run.
+/// Name and function of a check.
 type Check = (&'static str, fn() -> Result<(), Error>);
 
-/// Runs every check, also after one has failed, and names the failed ones at the end.
+/// Runs every check, also after a failed one, and lists the failed ones at the end.
 pub(crate) fn run() -> Result<(), Error> {
-    let checks: [Check; 9] = [
+    let checks: [Check; 10] = [
         ("format", format),
         ("clippy", clippy),
         ("fuzz targets", fuzz_targets),
@@ -25,6 +26,7 @@ pub(crate) fn run() -> Result<(), Error> {
         ("advisories", || deny(&["advisories"])),
         ("banned crates", banned_crates),
         ("generated code", || proto::run(&["--check"])),
+        ("circular dependencies", circles::run),
         ("Go", go_programs),
     ];
     let mut failed = Vec::new();
@@ -36,7 +38,7 @@ pub(crate) fn run() -> Result<(), Error> {
         }
     }
     if failed.is_empty() {
-        say("\nlint: all is well");
+        say("\nlint: all checks passed");
         return Ok(());
     }
     Err(Error::Refused(format!(
@@ -49,7 +51,7 @@ fn format() -> Result<(), Error> {
     process::run(&mut process::cargo(&["fmt", "--all", "--check"]))
 }
 
-/// All features are one: the code generator of this package.
+/// The only feature is the code generator of this package.
 fn clippy() -> Result<(), Error> {
     let what = [
         "clippy",
@@ -63,15 +65,15 @@ fn clippy() -> Result<(), Error> {
     ))
 }
 
-/// They are a workspace of their own, and would fall behind the code unseen.
+/// The fuzz targets are a separate workspace, which the other checks skip.
 fn fuzz_targets() -> Result<(), Error> {
     let manifest = ["--manifest-path", "fuzz/Cargo.toml"];
     let format = [&["fmt"], &manifest[..], &["--check"]].concat();
     process::run(&mut process::cargo(&format))?;
-    // What the other checks have compiled is used again.
+    // Reuses the dependencies compiled by the other checks.
     let options = ["--target-dir", "target", "--locked", "--", "-D", "warnings"];
     let clippy = [&["clippy"], &manifest[..], &options].concat();
-    // Nothing is linked, so the fuzzer itself, which is C++, is not needed.
+    // Clippy does not link, so the C++ fuzzer is not needed.
     process::run(process::cargo(&clippy).env("CUSTOM_LIBFUZZER_PATH", "none/libfuzzer.a"))
 }
 
@@ -86,30 +88,29 @@ fn documentation() -> Result<(), Error> {
     process::run(process::cargo(&what).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// The programs of ours that only the tests of a real kube-apiserver need.
+/// Our Go programs for the tests with a real kube-apiserver.
 fn go_programs() -> Result<(), Error> {
     if let Some(problem) = go::problem() {
         say(&format!("NOT RUN (gofmt, go vet): {problem}"));
         return Ok(());
     }
     process::run(&mut go::command("go", &["vet", "./..."]))?;
-    let misformatted = output(&mut go::command("gofmt", &["-l", "."]))?;
+    let misformatted = process::output(&mut go::command("gofmt", &["-l", "."]))?;
     match misformatted.trim() {
         "" => Ok(()),
         files => Err(Error::Refused(format!(
-            "`gofmt -w` would change, in tests/control-plane: {files}"
+            "run `gofmt -w` in tests/control-plane on: {files}"
         ))),
     }
 }
 
-/// The rules of deny.toml. Advisories are a check of their own, because they alone need the
-/// network.
+/// Rules of deny.toml. Advisories are a separate check: only they need the network.
 fn deny(rules: &[&str]) -> Result<(), Error> {
     let mut version = process::cargo(&["deny", "--version"]);
     let installed = version.stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !installed.is_ok_and(|status| status.success()) {
         say(&format!(
-            "NOT RUN ({}): cargo-deny is not installed; get it with",
+            "NOT RUN ({}): cargo-deny is not installed; install it with",
             rules.join(", ")
         ));
         say("  cargo install --locked cargo-deny@0.20.2");
@@ -120,7 +121,7 @@ fn deny(rules: &[&str]) -> Result<(), Error> {
     ))
 }
 
-/// Holds without cargo-deny too, for the suite's claim about cryptography rests on it.
+/// Also runs without cargo-deny: the project guarantees one library for cryptography.
 fn banned_crates() -> Result<(), Error> {
     let what = [
         "tree",
@@ -131,37 +132,20 @@ fn banned_crates() -> Result<(), Error> {
         "all",
     ];
     let mut tree = process::cargo(&[&what[..], &["--prefix", "none", "--format", "{p}"]].concat());
-    let names = output(&mut tree)?;
+    let names = process::output(&mut tree)?;
     let found = BANNED
         .iter()
         .find(|banned| names.lines().any(|name| is(name, banned)));
     match found {
         None => Ok(()),
         Some(crate_name) => Err(Error::Refused(format!(
-            "`{crate_name}` is in the dependency tree, which holds one library for cryptography; \
-             `cargo tree --workspace --invert {crate_name}` shows who brings it"
+            "`{crate_name}` is in the dependency tree, but aws-lc-rs must be the only library for cryptography; \
+             `cargo tree --workspace --invert {crate_name}` shows the dependents"
         ))),
     }
 }
 
-/// What the program prints.
-fn output(command: &mut Command) -> Result<String, Error> {
-    let program = process::name(command);
-    let output = command.stderr(Stdio::inherit()).output();
-    let output = output.map_err(|source| Error::Start {
-        program: program.clone(),
-        source,
-    })?;
-    if !output.status.success() {
-        return Err(Error::Failed {
-            program,
-            status: output.status,
-        });
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Whether a line like `ring v0.17.14 (proc-macro)` names that crate.
+/// Whether a line like `ring v0.17.14 (proc-macro)` is for this crate.
 fn is(package: &str, crate_name: &str) -> bool {
     package.split(' ').next() == Some(crate_name)
 }

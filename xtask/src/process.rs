@@ -1,26 +1,26 @@
-//! Running other programs from the root of the workspace, and the one error type of all commands.
+//! Runs other programs from the root of the workspace. Has the error type of all commands.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
-/// Why a command of `cargo xtask` stopped.
+/// Error of a command of `cargo xtask`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The command line has no meaning.
+    /// The command line is invalid.
     #[error("{0}")]
     Usage(String),
-    /// The program is missing or may not be executed.
+    /// The program is missing or cannot be executed.
     #[error("cannot run `{program}`; is it installed and in PATH?")]
     Start {
         program: String,
         #[source]
         source: io::Error,
     },
-    /// The program ran and reported failure; its own output stands above.
+    /// The program failed; its output was printed before.
     #[error("`{program}` failed ({status}); its output is above")]
     Failed { program: String, status: ExitStatus },
-    /// A file operation of our own failed.
+    /// A file operation failed.
     #[error("cannot {attempt} {}", path.display())]
     File {
         attempt: &'static str,
@@ -28,7 +28,7 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
-    /// The command found something wrong, and says what to do about it.
+    /// The command found a problem; the text includes the fix.
     #[error("{0}")]
     Refused(String),
 }
@@ -50,14 +50,14 @@ pub(crate) fn root() -> &'static Path {
     package.parent().unwrap_or(package)
 }
 
-/// The cargo that runs us, to be started in the root of the workspace.
+/// The cargo that runs this program, with the root of the workspace as working directory.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(root());
     command
 }
 
-/// Runs a program to its end with our own terminal.
+/// Runs a program to its end with inherited standard streams.
 pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
     let status = command.status().map_err(|source| Error::Start {
         program: name(command),
@@ -72,14 +72,30 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
     })
 }
 
-/// Tells the person at the terminal what happens. A closed pipe is the reader's wish and changes no
-/// result.
+/// Runs a program to its end and returns its standard output.
+pub(crate) fn output(command: &mut Command) -> Result<String, Error> {
+    let program = name(command);
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.map_err(|source| Error::Start {
+        program: program.clone(),
+        source,
+    })?;
+    if !output.status.success() {
+        return Err(Error::Failed {
+            program,
+            status: output.status,
+        });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Prints progress. A closed pipe is ignored: it changes no result.
 pub(crate) fn say(text: &str) {
     let mut out = io::stdout().lock();
     drop(writeln!(out, "{text}").and_then(|()| out.flush()));
 }
 
-/// How a person would have typed it.
+/// The command line as typed.
 pub(crate) fn name(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let program = program.file_name().unwrap_or(program.as_os_str());

@@ -4,8 +4,8 @@ use crate::process::{self, Error};
 
 /// Generates the code, or with `--check` in `options` compares it with the committed file.
 ///
-/// The work is done by the program `codegen` of this package, which alone needs the protobuf
-/// compiler, so that every other command starts without waiting for it to be built.
+/// The program `codegen` of this package does the work. Only it needs the protobuf compiler, so
+/// that other commands start without building the compiler.
 pub(crate) fn run(options: &[&str]) -> Result<(), Error> {
     let program = [
         "run",

@@ -1,7 +1,7 @@
-//! `cargo xtask test`: the whole suite, and a closing count that says what was really run.
+//! `cargo xtask test`: runs the test suite and prints a summary of the tests run.
 //!
-//! Cargo names each test program on its standard error and the programs report on their standard
-//! output. Both go through one pipe, so that a result belongs to the program named last.
+//! Cargo prints the name of each test program on standard error, and the program prints its results
+//! on standard output. Both share one pipe, so that results follow the name of their program.
 
 mod ordinary_user;
 mod tally;
@@ -13,30 +13,31 @@ use crate::process::{self, Error, say};
 use crate::tools::{self, OF_OURS, Tool};
 use tally::{Server, Tally};
 
-/// How far a run goes.
+/// Scope of a run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// All that needs no Go.
+    /// All tests without Go.
     Plain,
-    /// The tests of a real kube-apiserver too.
+    /// Also the tests with a real kube-apiserver.
     Kubernetes,
 }
 
-/// The module of every test that is too long for each run. Such a test is ignored there.
+/// Module name of long tests. Normal runs ignore them.
 const LONG: &str = "long::";
 
-/// Runs the suite with the pinned OpenBao and an etcd; `options` go to `cargo test`. With `long` the
-/// ignored tests of modules named `long` follow.
+/// Runs the suite with the pinned OpenBao and an etcd; `options` go to `cargo test`. With `long`,
+/// runs the ignored tests of modules named `long` afterwards.
 ///
-/// The whole suite, which is a run without options, must have met a real OpenBao. When it runs as
-/// root, the tests of the program against OpenBao run once more as an ordinary user, because root
-/// passes every permission check. A run with Kubernetes must have met a real kube-apiserver.
+/// A run without options must include tests with a real OpenBao. As root it runs the tests of the
+/// program with OpenBao again as an ordinary user, because root passes every permission check. A
+/// run with Kubernetes must include tests with a real kube-apiserver.
 pub(crate) fn run(reach: Reach, long: bool, options: &[&str]) -> Result<(), Error> {
     let openbao = tools::openbao()?;
     let tools = match reach {
         Reach::Plain => tools::etcd()?,
         Reach::Kubernetes => tools::kubernetes()?,
     };
+
     let whole = options.is_empty();
     let mut options = options.to_vec();
     let skipped = without_program(reach, &tools);
@@ -48,10 +49,12 @@ pub(crate) fn run(reach: Reach, long: bool, options: &[&str]) -> Result<(), Erro
         suite.envs(tools.iter().map(|tool| (tool.variable, &tool.path)));
         suite
     };
+
     let mut outcome = stream(with_tools(suite(reach, &options)), &mut tally);
     if whole && outcome.is_ok() && ordinary_user::is_root() {
         outcome = ordinary_user::run_again(reach, &openbao, &tools, &mut tally);
     }
+
     if long && outcome.is_ok() {
         if !options.contains(&"--") {
             options.push("--");
@@ -63,30 +66,28 @@ pub(crate) fn run(reach: Reach, long: bool, options: &[&str]) -> Result<(), Erro
 
     say(&format!("\n{tally}"));
     for module in &skipped {
-        say(&format!("NOT RUN, for want of Go: the tests of {module}"));
+        say(&format!("NOT RUN, Go is missing: the tests of {module}"));
     }
+
     outcome?;
     if tally.ran() == 0 {
-        return Err(Error::Refused(
-            "no test ran; does the filter name a test?".into(),
-        ));
+        return Err(Error::Refused("no test ran; check the filter".into()));
     }
     if whole && tally.against(Server::OpenBao) == 0 {
         return Err(Error::Refused(
-            "no test ran against a real OpenBao; they are expected in test programs named `openbao`"
-                .into(),
+            "no test ran with a real OpenBao; they must be in test programs named `openbao`".into(),
         ));
     }
     if long && tally.long() == 0 {
         return Err(Error::Refused(format!(
-            "no long test ran; they are ignored tests in modules named `{}`",
+            "no long test ran; they must be ignored tests in modules named `{}`",
             LONG.trim_end_matches(':')
         )));
     }
     if reach == Reach::Kubernetes && tally.against(Server::KubeApiserver) == 0 {
         return Err(Error::Refused(
-            "no test ran against a real kube-apiserver; they are expected in test programs named \
-             `kubernetes`, and without them --kubernetes has no meaning"
+            "no test ran with a real kube-apiserver; they must be in test programs named \
+             `kubernetes`"
                 .into(),
         ));
     }
@@ -116,7 +117,7 @@ fn suite(reach: Reach, options: &[&str]) -> Command {
     )
 }
 
-/// Modules of tests whose program only Go makes, and that is not there.
+/// Modules of tests with a missing Go program.
 fn without_program(reach: Reach, tools: &[Tool]) -> Vec<&'static str> {
     let missing = |variable| tools.iter().all(|tool| tool.variable != variable);
     let modules = OF_OURS
@@ -126,7 +127,7 @@ fn without_program(reach: Reach, tools: &[Tool]) -> Vec<&'static str> {
     modules.filter(|_| reach == Reach::Kubernetes).collect()
 }
 
-/// Leaves out the tests of some modules.
+/// Skips the tests of these modules.
 fn skip<'a>(modules: &[&'a str], options: &mut Vec<&'a str>) {
     if !modules.is_empty() && !options.contains(&"--") {
         options.push("--");
@@ -134,7 +135,7 @@ fn skip<'a>(modules: &[&'a str], options: &mut Vec<&'a str>) {
     options.extend(modules.iter().flat_map(|module| ["--skip", module]));
 }
 
-/// Runs the program to its end, passes its output on as it comes and counts the results in it.
+/// Runs the program to its end, forwards its output and counts the results in it.
 fn stream(command: Command, tally: &mut Tally) -> Result<(), Error> {
     let program = process::name(&command);
     match watch(command, tally) {
@@ -144,7 +145,8 @@ fn stream(command: Command, tally: &mut Tally) -> Result<(), Error> {
     }
 }
 
-/// Takes the command whole: our writing ends of the pipe must close for the output to end.
+/// Takes ownership of the command: its writing ends of the pipe must be closed for the output to
+/// end.
 fn watch(mut command: Command, tally: &mut Tally) -> io::Result<ExitStatus> {
     let (output, write) = io::pipe()?;
     command.stdout(write.try_clone()?).stderr(write);
@@ -156,7 +158,7 @@ fn watch(mut command: Command, tally: &mut Tally) -> io::Result<ExitStatus> {
 
     let (mut output, mut line) = (BufReader::new(output), Vec::new());
     while output.read_until(b'\n', &mut line)? > 0 {
-        // Nobody reading is no reason to break off the tests.
+        // Without a reader the tests still continue.
         drop(io::stdout().lock().write_all(&line));
         tally.read(&String::from_utf8_lossy(&line));
         line.clear();

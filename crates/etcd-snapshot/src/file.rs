@@ -1,91 +1,39 @@
-//! Opens a snapshot: is the file whole, and which of its two meta pages counts?
+//! Opens a snapshot: checks that the file is complete and selects one of its two meta pages.
 //! Implements `docs/format/etcd-snapshot.md` sections 1 and 2.
 
 use std::{
     cell::Cell,
-    fs::File,
-    io,
-    os::unix::fs::FileExt,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
 };
 
 use aws_lc_rs::digest::{self, SHA256, SHA256_OUTPUT_LEN};
 
+pub use crate::source::{OnProgress, Progress, ReadAt};
 use crate::{
     damage::{Place, SnapshotError},
     page::{ByteOrder, HEADER, Header},
+    source::{Meter, read_at},
     tree::{Bucket, Geometry, Walk},
 };
 
-/// Where the bytes come from. Two threads read at once.
-pub trait ReadAt: Sync {
-    /// Their number.
-    ///
-    /// # Errors
-    /// When the system does not tell.
-    fn size(&self) -> io::Result<u64>;
-
-    /// Fills `buffer` with the bytes from `offset` on.
-    ///
-    /// # Errors
-    /// When they cannot be read or there are fewer.
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
-}
-
-impl ReadAt for File {
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        FileExt::read_exact_at(self, buffer, offset)
-    }
-}
-
-impl ReadAt for [u8] {
-    fn size(&self) -> io::Result<u64> {
-        u64::try_from(self.len()).map_err(io::Error::other)
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let end = start.saturating_add(buffer.len());
-        let bytes = self.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?;
-        buffer.copy_from_slice(bytes);
-        Ok(())
-    }
-}
-
-/// What is known of the file as a whole.
+/// Integrity status of the whole file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Integrity {
-    /// `etcdctl snapshot save` put a hash at the end, and the file has it.
+    /// The file has the hash that `etcdctl snapshot save` appended.
     Verified,
-    /// There is no hash: a copied `member/snap/db`, or a snapshot that lost its last 32 bytes. What
-    /// the structure of the file does not show stays unnoticed.
+    /// There is no hash: a copied `member/snap/db`, or a snapshot without its last 32 bytes. Only
+    /// structural damage is detected.
     NoHash,
 }
 
-/// How far a reading has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes read so far. Those of a file with a hash are read twice.
-    pub done: u64,
-    /// All bytes there are to read. A reading can end before them, at pages that are not in use.
-    pub total: u64,
-}
-
-/// Hears of the progress, for each page and from any thread.
-pub type OnProgress<'p> = &'p (dyn Fn(Progress) + Sync);
-
-/// A snapshot whose newest sound meta page is chosen. Whether its hash is right turns out while its
-/// objects are read, and they are worth nothing before.
+/// A snapshot with a selected meta page. The hash is verified during the first read of its objects;
+/// do not use objects before it succeeds.
 pub struct Snapshot<'s, S: ?Sized> {
     source: &'s S,
     on_progress: OnProgress<'s>,
     meta: Meta,
-    /// Bytes of the file without its hash.
+    /// Size of the file without its hash, in bytes.
     present: u64,
     hash: Cell<Hash>,
     damaged_meta: Option<u64>,
@@ -102,20 +50,24 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
     /// Reads the meta pages.
     ///
     /// # Errors
-    /// A file of another form than bbolt's, or one that is cut off.
+    /// A file in another format than bbolt, or a truncated one.
     pub fn open(source: &'s S, on_progress: OnProgress<'s>) -> Result<Self, SnapshotError> {
         let size = source
             .size()
             .map_err(|source| SnapshotError::Unreadable { offset: 0, source })?;
+
         if !is_database(source)? {
             return Err(SnapshotError::NotBbolt);
         }
+
         let (present, hash) = match size % SECTOR {
             0 => (size, Hash::Absent),
             HASH => (size.saturating_sub(HASH), Hash::Unchecked),
             _ => return Err(SnapshotError::Length { size }),
         };
+
         let (meta, damaged_meta) = newest_meta(source, present)?;
+
         let stated = meta
             .geometry
             .pages
@@ -123,6 +75,7 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
         if stated > present {
             return Err(SnapshotError::CutOff { stated, present });
         }
+
         Ok(Self {
             source,
             on_progress,
@@ -133,7 +86,7 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
         })
     }
 
-    /// Takes the hash, if there is one, for right: an earlier reading of the same bytes has verified
+    /// Skips the verification of the hash, because an earlier read of the same bytes has verified
     /// it.
     pub fn trust_hash(&mut self) {
         if self.hash.get() == Hash::Unchecked {
@@ -141,17 +94,17 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
         }
     }
 
-    /// The meta page, 0 or 1, that is not sound, if one is not. Then the other one decides, and what
-    /// was written last may be missing: etcd itself would start in that state too.
+    /// The damaged meta page, 0 or 1, if any. The other one is used then, and the last write may be
+    /// missing. etcd itself starts in the same state.
     #[must_use]
     pub fn damaged_meta(&self) -> Option<u64> {
         self.damaged_meta
     }
 
-    /// Runs `read` with a walk and the bucket of buckets, and the first time, if there is a hash,
-    /// compares it meanwhile: the hash takes longer than the reading. What was read is returned only
-    /// if the hash is right. If both fail the reading's error is returned, as it names a page; but a
-    /// missing bucket makes another program's database only where the hash is right.
+    /// Runs `read` with a walk and the root bucket. The first call also verifies the hash, if there
+    /// is one, on a second thread, since hashing takes longer than `read`. The result is returned
+    /// only if the hash is correct. If both fail, the error of `read` is returned, because it names
+    /// a page. A missing bucket identifies another program's database only if the hash is correct.
     pub(crate) fn verified<T>(
         &self,
         read: impl FnOnce(&mut Walk<'_, S>, &Bucket) -> Result<T, SnapshotError>,
@@ -161,13 +114,10 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
             true => self.present.saturating_mul(2),
             false => self.present,
         };
-        let meter = Meter {
-            on_progress: self.on_progress,
-            done: AtomicU64::new(0),
-            total,
-        };
+        let meter = Meter::new(total, self.on_progress);
         let mut walk = Walk::new(self.source, self.meta.geometry, &meter);
         let root = Bucket::new(self.meta.root, self.meta.geometry.order, self.meta.place);
+
         let value = if unchecked {
             let stop = AtomicBool::new(false);
             let (source, present) = (self.source, self.present);
@@ -193,6 +143,7 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
         } else {
             read(&mut walk, &root)?
         };
+
         let integrity = match self.hash.get() {
             Hash::Absent => Integrity::NoHash,
             Hash::Right | Hash::Unchecked => Integrity::Verified,
@@ -201,31 +152,14 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
     }
 }
 
-/// Counts for both threads what they have read.
-pub(crate) struct Meter<'p> {
-    on_progress: OnProgress<'p>,
-    done: AtomicU64,
-    total: u64,
-}
-
-impl Meter<'_> {
-    pub(crate) fn add(&self, bytes: u64) {
-        let before = self.done.fetch_add(bytes, Relaxed);
-        (self.on_progress)(Progress {
-            done: before.saturating_add(bytes),
-            total: self.total,
-        });
-    }
-}
-
-/// Every database is a multiple of this.
+/// The size of every database is a multiple of this.
 const SECTOR: u64 = 512;
-/// Bytes of the SHA-256 after it.
+/// Size of the appended SHA-256 in bytes.
 const HASH: u64 = 32;
-/// How much is read at a time while the hash is computed.
+/// Number of bytes per read for the hash.
 const CHUNK: usize = 1 << 18;
 
-/// Compares the hash of the first `total` bytes with the one that follows them.
+/// Compares the hash of the first `total` bytes with the one after them.
 fn verify<S: ReadAt + ?Sized>(
     source: &S,
     total: u64,
@@ -235,6 +169,7 @@ fn verify<S: ReadAt + ?Sized>(
     let mut hash = digest::Context::new(&SHA256);
     let mut buffer = vec![0; CHUNK];
     let mut done = 0_u64;
+
     while done < total && !stop.load(Relaxed) {
         let left = usize::try_from(total.saturating_sub(done)).unwrap_or(usize::MAX);
         buffer.truncate(left);
@@ -244,6 +179,7 @@ fn verify<S: ReadAt + ?Sized>(
         done = done.saturating_add(read);
         meter.add(read);
     }
+
     let mut stated = [0; SHA256_OUTPUT_LEN];
     read_at(source, &mut stated, total)?;
     if hash.finish().as_ref() == stated {
@@ -253,17 +189,7 @@ fn verify<S: ReadAt + ?Sized>(
     }
 }
 
-pub(crate) fn read_at<S: ReadAt + ?Sized>(
-    source: &S,
-    buffer: &mut [u8],
-    offset: u64,
-) -> Result<(), SnapshotError> {
-    source
-        .read_exact_at(buffer, offset)
-        .map_err(|source| SnapshotError::Unreadable { offset, source })
-}
-
-/// The state that the database was in after one transaction.
+/// The state of the database after one transaction.
 #[derive(Clone, Copy)]
 struct Meta {
     place: Place,
@@ -272,8 +198,8 @@ struct Meta {
     transaction: u64,
 }
 
-/// Whether any trace of a bbolt database is there: the magic number of either meta page, or the
-/// header of the first. The first 65 KiB tell.
+/// Whether the file has any trace of a bbolt database: the magic number of either meta page, or the
+/// header of the first. Reads within the first 65 KiB only.
 ///
 /// # Errors
 /// [`SnapshotError::Unreadable`].
@@ -301,11 +227,11 @@ pub fn is_database<S: ReadAt + ?Sized>(source: &S) -> Result<bool, SnapshotError
     Ok(false)
 }
 
-/// Bytes of a meta page after its header.
+/// Size of a meta page after its header, in bytes.
 const META: usize = 64;
 const MAGIC: u32 = 0xED0C_DAED;
 const VERSION: u32 = 2;
-/// The page sizes of the systems that etcd runs on.
+/// The page sizes of the platforms of etcd.
 const PAGE_SIZES: [u32; 7] = [
     1 << 12,
     1 << 14,
@@ -316,14 +242,14 @@ const PAGE_SIZES: [u32; 7] = [
     1 << 10,
 ];
 
-/// The sound meta page with the highest transaction, and the number of the one that is not sound.
+/// The intact meta page with the highest transaction, and the number of the damaged one.
 fn newest_meta<S: ReadAt + ?Sized>(
     source: &S,
     present: u64,
 ) -> Result<(Meta, Option<u64>), SnapshotError> {
     let first = meta_at(source, present, 0, None)?;
     let Some(first) = first else {
-        // Only the first page tells the page size, so the second is looked for.
+        // The page size comes from the first page, so the second is searched at every size.
         for page_size in PAGE_SIZES {
             if let Some(second) = meta_at(source, present, 1, Some(page_size))? {
                 return Ok((second, Some(0)));
@@ -338,8 +264,7 @@ fn newest_meta<S: ReadAt + ?Sized>(
     }
 }
 
-/// The meta page with this number, if it is there and sound. With a `page_size` it must have that
-/// one.
+/// The meta page with this number, if it is intact and has the given `page_size`.
 fn meta_at<S: ReadAt + ?Sized>(
     source: &S,
     present: u64,
@@ -384,7 +309,7 @@ pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handmade::{PAGE, database, leaf, meta, put, read, root, with_hash};
+    use crate::fixtures::{PAGE, database, leaf, meta, put, read, root, with_hash};
 
     fn good() -> Vec<u8> {
         database(&[root(3), leaf(3, &[put(2, b"/a", b"1")])])

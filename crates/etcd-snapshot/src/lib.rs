@@ -1,27 +1,27 @@
-//! Reads etcd snapshots and what Kubernetes stored in them, as evidence of what a backup needs.
+//! Reads etcd snapshots and the Kubernetes objects in them, as evidence for disaster recovery.
 //!
-//! Every byte read here may be damaged or hostile. So nothing is mapped into memory, every length is
-//! a claim to be checked, and an answer exists only once the whole of it was read: a damaged file
-//! gives an error that names the page and the offset, never a part of the answer. Nothing is ever
-//! written, and no decrypted byte leaves the crate.
+//! Every byte may be damaged or hostile. Files are therefore not mapped into memory, every length
+//! is checked, and a result is returned only after a complete read. A damaged file gives an error
+//! with the page and the offset, never a partial result. The crate is read-only, and decrypted
+//! bytes stay inside it.
 //!
-//! The way through the crate: [`mod@file`] opens a snapshot, checks its hash and chooses the state to
-//! read; [`revision`] hands out the objects of that state; [`value`] says how one is protected;
-//! [`envelope`] takes a KMS v2 value apart, and [`familiar`] saves doing so for each; [`open`] proves
-//! that a key opens it. Only `file` knows where bytes come from, and objects from a running etcd fit
+//! Processing order: [`mod@file`] opens a snapshot, checks its hash and selects the state to read;
+//! [`revision`] passes on the objects of that state; [`value`] detects the protection of an object;
+//! [`envelope`] parses a KMS v2 value, and [`cache`] avoids repeated parsing; [`open`] proves that
+//! a key opens the object. Only `file` depends on the byte source; objects from a running etcd use
 //! the same later steps.
 //!
 //! Implements `docs/format/etcd-snapshot.md`.
 
-// Every length is the file's claim.
+// Every length is untrusted.
 #![cfg_attr(
     not(test),
     deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
 )]
 
+pub mod cache;
 pub mod damage;
 pub mod envelope;
-pub mod familiar;
 pub mod file;
 pub mod open;
 pub mod protobuf;
@@ -29,7 +29,8 @@ pub mod revision;
 pub mod value;
 
 mod page;
+mod source;
 mod tree;
 
 #[cfg(test)]
-mod handmade;
+mod fixtures;

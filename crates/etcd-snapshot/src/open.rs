@@ -1,8 +1,9 @@
-//! Proves that a decrypted DEK source opens an object. The plaintext is wiped here and never leaves.
+//! Proves that a decrypted DEK source opens an object. The plaintext is wiped in this module and
+//! never leaves it.
 //! Implements `docs/format/etcd-snapshot.md` section 7.
 //!
-//! The cryptography is that of aws-lc-rs, which TLS brings into the program in any case: a second
-//! AES would only make it larger.
+//! The cryptography comes from aws-lc-rs, which the program already has for TLS. A second AES
+//! implementation would only make it larger.
 
 use std::fmt;
 
@@ -17,9 +18,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{envelope::DekSourceType, value::Encoding};
 
-/// What the plugin's Decrypt returns for an encrypted DEK source. Only its bytes are kept, wiped when
-/// they are dropped: a prepared key takes twenty times as many, and a cluster may have a DEK for each
-/// object.
+/// A decrypted DEK source, as returned by the plugin. Only its bytes are kept, and wiped on drop. A
+/// prepared key takes twenty times the memory, and a cluster may have a DEK for each object.
 pub struct DekSource(Source);
 
 enum Source {
@@ -29,31 +29,31 @@ enum Source {
 
 type Secret = Zeroizing<Box<[u8]>>;
 
-/// A DEK source of a size that Kubernetes refuses.
+/// A DEK source with a size that Kubernetes refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the decrypted DEK source has {bytes} bytes, which Kubernetes cannot use")]
+#[error("the decrypted DEK source has {bytes} bytes; Kubernetes uses other sizes")]
 pub struct UnusableDekSource {
     bytes: usize,
 }
 
-/// Why an object did not open.
+/// Reason why an object does not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// There is not even room for the overhead of the encryption.
+    /// The encrypted data is shorter than the overhead of the encryption.
     #[error("the encrypted data has {bytes} bytes and must have {least} at least")]
     TooShort {
         /// The size of the encrypted data.
         bytes: usize,
-        /// The overhead.
+        /// The minimum size: the overhead.
         least: usize,
     },
-    /// It was encrypted with another key, for another etcd key, or was changed.
+    /// It was encrypted with another key or for another etcd key, or was changed.
     #[error(
         "the encrypted data does not open: it is of another DEK source or another etcd key, or was \
          changed"
     )]
     NotAuthentic,
-    /// It opened, and there is no API object in it.
+    /// It opens, but its content is not an API object.
     #[error("the encrypted data opens but is no API object")]
     NotAnObject,
 }
@@ -69,10 +69,10 @@ const INFO: usize = 32;
 const TAG: usize = 16;
 
 impl DekSource {
-    /// Copies what Decrypt returned.
+    /// Copies a DEK source returned by Decrypt.
     ///
     /// # Errors
-    /// A key that is not one of AES, or a seed of fewer than 32 bytes.
+    /// A key without an AES key size, or a seed of fewer than 32 bytes.
     pub fn new(
         secret: &Zeroizing<Vec<u8>>,
         kind: DekSourceType,
@@ -96,16 +96,16 @@ impl DekSource {
         Ok(Self(source))
     }
 
-    /// Opens the `encrypted_data` of the object under `etcd_key`, which is the whole key with its
-    /// prefix, and says how the object in it is written.
+    /// Opens the `encrypted_data` of the object under `etcd_key`, the complete key with its prefix,
+    /// and returns the encoding of the object.
     ///
     /// # Errors
-    /// Whatever keeps the API server from reading the object.
+    /// Every condition under which the API server cannot read the object.
     pub fn prove(
         &self,
         etcd_key: &[u8],
         encrypted_data: &[u8],
-        scratch: &mut Scratch,
+        scratch: &mut OpenBuffers,
     ) -> Result<Encoding, OpenError> {
         let plaintext = self.open(etcd_key, encrypted_data, scratch)?;
         let encoding = Encoding::of(plaintext);
@@ -117,7 +117,7 @@ impl DekSource {
         &self,
         etcd_key: &[u8],
         encrypted_data: &[u8],
-        scratch: &'b mut Scratch,
+        scratch: &'b mut OpenBuffers,
     ) -> Result<&'b mut [u8], OpenError> {
         let info_size = match &self.0 {
             Source::Key(..) => 0,
@@ -127,6 +127,7 @@ impl DekSource {
             bytes: encrypted_data.len(),
             least: info_size.saturating_add(NONCE_LEN).saturating_add(TAG),
         };
+
         let (key, rest) = match &self.0 {
             Source::Key(algorithm, bytes) => (key(algorithm, bytes), encrypted_data),
             Source::Seed(seed) => {
@@ -135,8 +136,10 @@ impl DekSource {
             }
         };
         let key = key.ok_or(OpenError::NotAuthentic)?;
+
         let (nonce, rest) = rest.split_first_chunk::<NONCE_LEN>().ok_or(too_short)?;
         let (ciphertext, tag) = rest.split_last_chunk::<TAG>().ok_or(too_short)?;
+
         let plaintext = scratch.room(ciphertext.len());
         let nonce = Nonce::assume_unique_for_key(*nonce);
         match key.open_separate_gather(nonce, Aad::from(etcd_key), ciphertext, tag, plaintext) {
@@ -149,18 +152,17 @@ impl DekSource {
     }
 }
 
-/// Reused from one object to the next.
+/// Buffers reused between objects.
 #[derive(Default)]
-pub struct Scratch {
-    /// Room for plaintext, wiped after each object.
+pub struct OpenBuffers {
+    /// Plaintext buffer, wiped after each object.
     plaintext: Zeroizing<Vec<u8>>,
-    /// The last seed, hashed as far as it is the same for every object: many objects in a row have
-    /// the same one.
+    /// The last seed with its prepared HMAC key. Consecutive objects often have the same seed.
     seed: Option<(Secret, hmac::Key)>,
 }
 
-impl Scratch {
-    /// The first `size` bytes. The rest, which a large object has left, need no wiping again.
+impl OpenBuffers {
+    /// The first `size` bytes. The rest was wiped after an earlier, larger object.
     fn room(&mut self, size: usize) -> &mut [u8] {
         if self.plaintext.len() < size {
             self.plaintext.resize(size, 0);
@@ -176,9 +178,9 @@ impl Scratch {
     }
 }
 
-impl fmt::Debug for Scratch {
+impl fmt::Debug for OpenBuffers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Scratch(..)")
+        f.write_str("OpenBuffers(..)")
     }
 }
 
@@ -187,7 +189,7 @@ fn key(algorithm: &'static Algorithm, bytes: &[u8]) -> Option<LessSafeKey> {
 }
 
 /// HKDF-Expand without an extract step: the seed is the pseudo-random key. The 32 bytes are one
-/// block of the hash, and so one HMAC of the info and the number of the block.
+/// hash block, so one HMAC of the info and the block number is enough.
 fn derive(seed: &hmac::Key, info: &[u8; INFO]) -> Option<LessSafeKey> {
     let mut message = [1; INFO + 1];
     message.first_chunk_mut()?.clone_from(info);
@@ -237,7 +239,7 @@ mod tests {
             assert_eq!(envelope.encrypted_dek_source, b"vault:v3:AAAA");
             assert_eq!(envelope.dek_source_type, kind);
             let source = DekSource::new(&secret, kind).unwrap();
-            let mut scratch = Scratch::default();
+            let mut scratch = OpenBuffers::default();
             let data = envelope.encrypted_data;
             assert_eq!(
                 source.open(ETCD_KEY, data, &mut scratch).unwrap(),
@@ -256,7 +258,7 @@ mod tests {
 
     #[test]
     fn another_key_another_source_and_any_changed_bit_keep_it_closed() {
-        let mut scratch = Scratch::default();
+        let mut scratch = OpenBuffers::default();
         for (value, kind, first) in [
             (SEED_VALUE, DekSourceType::HkdfSeed, 0),
             (KEY_VALUE, DekSourceType::AesGcmKey, 0x64),
@@ -292,7 +294,7 @@ mod tests {
             assert_eq!(usable(DekSourceType::AesGcmKey, size), key, "{size}");
             assert_eq!(usable(DekSourceType::HkdfSeed, size), seed, "{size}");
         }
-        let mut scratch = Scratch::default();
+        let mut scratch = OpenBuffers::default();
         for (kind, least) in [
             (DekSourceType::AesGcmKey, 28),
             (DekSourceType::HkdfSeed, 60),
@@ -317,7 +319,7 @@ mod tests {
         let data = [&[0; NONCE_LEN], &data[..]].concat();
         let source = DekSource::new(&secret(0, 32), DekSourceType::AesGcmKey).unwrap();
         assert_eq!(
-            source.prove(ETCD_KEY, &data, &mut Scratch::default()),
+            source.prove(ETCD_KEY, &data, &mut OpenBuffers::default()),
             Err(OpenError::NotAnObject)
         );
     }
@@ -326,8 +328,8 @@ mod tests {
     fn secrets_are_not_shown() {
         let source = DekSource::new(&secret(0, 32), DekSourceType::HkdfSeed).unwrap();
         assert_eq!(format!("{source:?}"), "DekSource(..)");
-        let mut scratch = Scratch::default();
+        let mut scratch = OpenBuffers::default();
         scratch.prepared(&Zeroizing::new(secret(0, 32).as_slice().into()));
-        assert_eq!(format!("{scratch:?}"), "Scratch(..)");
+        assert_eq!(format!("{scratch:?}"), "OpenBuffers(..)");
     }
 }

@@ -1,29 +1,29 @@
-//! One page of the database and its elements, every bound checked.
+//! One page of the database and its elements, with all bounds checked.
 //! Implements `docs/format/etcd-snapshot.md` section 3.
 
 use crate::damage::{Damage, Place, SnapshotError};
 
-/// Bytes of a page header, and of an element of either kind.
+/// Size of a page header, and of an element of either kind, in bytes.
 pub(crate) const HEADER: usize = 16;
 const ELEMENT: usize = 16;
 
 const BRANCH: u16 = 0x01;
 const LEAF: u16 = 0x02;
 const META: u16 = 0x04;
-/// The one flag of a leaf element.
+/// The only flag of a leaf element.
 const IS_BUCKET: u32 = 0x01;
 
-/// What every page begins with.
+/// The header of every page.
 pub(crate) struct Header {
     pub(crate) id: u64,
     flags: u16,
     count: u16,
-    /// Pages after the first that belong to this one.
+    /// Number of further pages that belong to this one.
     pub(crate) overflow: u32,
 }
 
 impl Header {
-    /// `None` if there are too few bytes.
+    /// Returns `None` if there are too few bytes.
     pub(crate) fn read(bytes: &[u8], order: ByteOrder) -> Option<Self> {
         Some(Self {
             id: order.u64_at(bytes, 0)?,
@@ -33,17 +33,17 @@ impl Header {
         })
     }
 
-    /// Whether it is the header that bbolt writes for meta page `id`.
+    /// Whether it is a valid header of meta page `id`.
     pub(crate) fn is_meta(&self, id: u64) -> bool {
         self.id == id && self.flags == META && self.count == 0 && self.overflow == 0
     }
 }
 
-/// Byte order of the machine that wrote the database; every integer of bbolt is in it.
+/// Byte order of the machine that wrote the database; it applies to every integer of bbolt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ByteOrder {
     Little,
-    /// s390x.
+    /// For example s390x.
     Big,
 }
 
@@ -75,13 +75,13 @@ impl ByteOrder {
     }
 }
 
-/// A branch or a leaf whose elements are still unread.
+/// A branch or a leaf page with unread elements.
 #[derive(Clone, Copy)]
 pub(crate) struct Page<'a> {
-    /// With all its overflow.
+    /// Includes all overflow.
     bytes: &'a [u8],
     order: ByteOrder,
-    /// Where the page begins.
+    /// Start of the page.
     place: Place,
     pub(crate) kind: Kind,
     pub(crate) count: usize,
@@ -93,7 +93,7 @@ pub(crate) enum Kind {
     Leaf,
 }
 
-/// What leads to another page. All its keys are at or after this one.
+/// A reference to another page, whose keys are all at or after `key`.
 pub(crate) struct Branch<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) child: u64,
@@ -106,15 +106,16 @@ pub(crate) struct Leaf<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) value: &'a [u8],
     pub(crate) is_bucket: bool,
-    /// Where the element is, not its key.
+    /// Place of the element; its key is elsewhere.
     pub(crate) place: Place,
-    /// Where the value begins.
+    /// Start of the value.
     pub(crate) value_offset: u64,
 }
 
 impl<'a> Page<'a> {
-    /// The page that has all of `bytes` and begins at `place`. The order of its keys and the
-    /// position of every element are checked here, so that reading one needs no other.
+    /// Parses the page in all of `bytes`, starting at `place`. The order of the keys and the
+    /// position of every element are checked here, so later reads of elements need no further
+    /// check.
     pub(crate) fn parse(
         bytes: &'a [u8],
         order: ByteOrder,
@@ -138,16 +139,17 @@ impl<'a> Page<'a> {
         Ok(page)
     }
 
-    /// bbolt writes the content of the elements right after their table and without gaps. A wrong
-    /// count, position or length leaves one, except that of the last value.
+    /// bbolt writes the content of the elements directly after their table and without gaps. A
+    /// wrong count, position or length leaves a gap, except in the last value.
     fn check(&self) -> Result<(), SnapshotError> {
         let table = self.count.saturating_mul(ELEMENT);
         let mut due = HEADER.saturating_add(table);
         let mut before: Option<&[u8]> = None;
+
         for index in 0..self.count {
             let raw = self.raw(index)?;
             if raw.start != due {
-                return Err(raw.place.is(Damage::Gap));
+                return Err(raw.place.is(Damage::ElementGap));
             }
             if before.is_some_and(|before| before >= raw.key) {
                 return Err(raw.place.is(Damage::KeyOrder));
@@ -158,7 +160,7 @@ impl<'a> Page<'a> {
         Ok(())
     }
 
-    /// The element at `index`, which is below `count`.
+    /// The element at `index`, which must be below `count`.
     pub(crate) fn branch(&self, index: usize) -> Result<Branch<'a>, SnapshotError> {
         let raw = self.raw(index)?;
         Ok(Branch {
@@ -168,7 +170,7 @@ impl<'a> Page<'a> {
         })
     }
 
-    /// The element at `index`, which is below `count`.
+    /// The element at `index`, which must be below `count`.
     pub(crate) fn leaf(&self, index: usize) -> Result<Leaf<'a>, SnapshotError> {
         let raw = self.raw(index)?;
         Ok(Leaf {
@@ -187,8 +189,10 @@ impl<'a> Page<'a> {
             ..self.place
         };
         let outside = || place.is(Damage::ElementOutsidePage);
+
         let element = self.bytes.get(at..).ok_or_else(outside)?;
         let order = self.order;
+
         let (pos, key_size, value_size, child, flags) = match self.kind {
             Kind::Branch => (
                 order.u32_at(element, 0),
@@ -210,12 +214,15 @@ impl<'a> Page<'a> {
         else {
             return Err(outside());
         };
+
         if flags & !IS_BUCKET != 0 {
             return Err(place.is(Damage::UnknownFlags { flags }));
         }
+
         let start = advance(at, pos).ok_or_else(outside)?;
         let middle = advance(start, key_size).ok_or_else(outside)?;
         let end = advance(middle, value_size).ok_or_else(outside)?;
+
         Ok(Raw {
             key: self.bytes.get(start..middle).ok_or_else(outside)?,
             value: self.bytes.get(middle..end).ok_or_else(outside)?,

@@ -1,6 +1,6 @@
-//! The fields of a protobuf message, borrowed, one after the other.
+//! Iterates over the fields of a protobuf message, without copying.
 
-/// A message that ends early or has a field of an impossible form.
+/// A truncated message, or one with an impossible field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The message ends inside a field.
@@ -9,16 +9,16 @@ pub enum Malformed {
     /// A number of more than 64 bits.
     #[error("a number has more than 64 bits")]
     Overflow,
-    /// A field number or a wire type that does not exist.
+    /// An impossible field number or wire type.
     #[error("a field has an impossible tag")]
     Tag,
-    /// A known field of another wire type.
+    /// A known field has another wire type.
     #[error("field {number} has a wrong wire type")]
     WireType {
         /// Number of the field.
         number: u64,
     },
-    /// A text that is not UTF-8.
+    /// A text is not UTF-8.
     #[error("field {number} is not UTF-8")]
     NotUtf8 {
         /// Number of the field.
@@ -37,7 +37,7 @@ pub(crate) struct Field<'a> {
 enum Content<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
-    /// Of a fixed size, which no field that is read here has.
+    /// A fixed-size field; no used field has this type.
     Fixed,
 }
 
@@ -68,7 +68,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// The fields in the order of the message. After an error there is nothing more.
+/// The fields in message order. Iteration ends after an error.
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
@@ -101,7 +101,7 @@ impl<'a> Fields<'a> {
                 Content::Bytes(self.take(usize::try_from(length).unwrap_or(usize::MAX))?)
             }
             5 => self.take(4).map(|_| Content::Fixed)?,
-            // Groups were given up before this format was made.
+            // Group wire types were deprecated before this format existed.
             _ => return Err(Malformed::Tag),
         };
         Ok(Field { number, content })

@@ -1,5 +1,6 @@
-//! The objects of a snapshot: the newest revision of each key that was not deleted, and what older
-//! revisions compaction has left. Implements `docs/format/etcd-snapshot.md` section 4.
+//! The objects of a snapshot: the newest revision of each existing key, and older revisions left by
+//! compaction.
+//! Implements `docs/format/etcd-snapshot.md` section 4.
 
 use std::{
     collections::HashSet,
@@ -7,67 +8,67 @@ use std::{
 };
 
 use crate::{
+    cache::AsIs,
     damage::{Damage, SnapshotError},
-    familiar::AsIs,
     file::{Integrity, ReadAt, Snapshot},
     page::Leaf,
     protobuf::{Fields, Malformed},
     tree::{Bucket, Walk},
 };
 
-/// Which revisions to read.
+/// Selection of revisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revisions {
-    /// The newest of each key that exists: what a restored API server reads.
+    /// The newest of each existing key: the state of a restored API server.
     Newest,
-    /// The older ones too that compaction has not removed, those of deleted keys included: what a
-    /// watch from an old resource version can still make the API server read.
+    /// Also older revisions that are not compacted yet, including those of deleted keys. A watch
+    /// from an old resource version can still read them.
     All,
 }
 
 /// One revision of a key with its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Object<'a> {
-    /// The key, whole.
+    /// The complete key.
     pub key: &'a [u8],
-    /// The value, as the API server stored it.
+    /// The value as stored by the API server.
     pub value: &'a [u8],
-    /// The revision that stored it.
+    /// The etcd revision of the write.
     pub revision: i64,
     /// A later revision replaced or deleted it.
     pub superseded: bool,
 }
 
-/// What etcd held.
+/// Counts and revisions of the etcd state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
-    /// The revision of etcd that was read.
+    /// The newest etcd revision in the snapshot.
     pub revision: i64,
-    /// The revision of the last compaction, finished or not.
+    /// The revision of the last compaction, finished or scheduled.
     pub compacted: Option<i64>,
-    /// Keys that exist.
+    /// Number of existing keys.
     pub keys: u64,
-    /// Superseded revisions that are still there, deletions not counted.
+    /// Number of superseded revisions, without deletions.
     pub superseded: u64,
 }
 
-/// The answer of a reading that met the end of the snapshot without an error.
+/// Result of a complete read without an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading<A> {
-    /// What was gathered of all objects.
+    /// The accumulated result over all objects.
     pub gathered: A,
-    /// What etcd held.
+    /// Counts and revisions of the etcd state.
     pub totals: Totals,
-    /// What vouches for it.
+    /// Whether a hash verified the content.
     pub integrity: Integrity,
 }
 
 impl<S: ReadAt + ?Sized> Snapshot<'_, S> {
-    /// Lets `gather` put every object into `into`, later revisions first. After an error that is
-    /// gone, so nobody can take a part for the whole. The first reading verifies the hash.
+    /// Calls `gather` with `into` and every object, later revisions first. An error drops `into`,
+    /// so a partial result cannot be mistaken for the whole. The first read verifies the hash.
     ///
     /// # Errors
-    /// A wrong hash, or any damage on the way. Whatever else `gather` did must be undone.
+    /// A wrong hash, or any damage. Other side effects of `gather` must be undone by the caller.
     pub fn gather<A>(
         &self,
         revisions: Revisions,
@@ -103,6 +104,7 @@ fn read<S: ReadAt + ?Sized>(
         }
         Ok(())
     })?;
+
     let keys = keys.ok_or(SnapshotError::NotEtcd { bucket: "key" })?;
     let meta = meta.ok_or(SnapshotError::NotEtcd { bucket: "meta" })?;
 
@@ -117,12 +119,13 @@ fn read<S: ReadAt + ?Sized>(
     })?;
 
     let mut totals = Totals {
-        // An empty etcd is at 1, and compaction may have removed the last deletion.
+        // An empty etcd is at revision 1, and compaction may have removed the last deletion.
         revision: compacted.unwrap_or(1),
         compacted,
         keys: 0,
         superseded: 0,
     };
+
     let mut seen = KeySet::default();
     walk.backwards(&keys, &mut |leaf| {
         let (revision, entry) = entry(&leaf)?;
@@ -147,10 +150,11 @@ fn read<S: ReadAt + ?Sized>(
         });
         Ok(())
     })?;
+
     Ok(totals)
 }
 
-/// What an entry of the bucket `key` is stored under.
+/// The key of an entry in the bucket `key`.
 #[derive(Clone, Copy)]
 struct Revision {
     main: i64,
@@ -173,7 +177,7 @@ impl Revision {
     }
 }
 
-/// The part of etcd's `KeyValue` message that is of use here.
+/// The used fields of etcd's `KeyValue` message.
 #[derive(Default)]
 struct Entry<'a> {
     key: &'a [u8],
@@ -188,19 +192,23 @@ fn entry<'a>(leaf: &Leaf<'a>) -> Result<(Revision, Option<Entry<'a>>), SnapshotE
     if leaf.is_bucket {
         return Err(at(Damage::NotAsDue));
     }
+
     let revision = Revision::parse(leaf.key).ok_or_else(|| at(Damage::RevisionKey))?;
     if leaf.value.is_empty() && !revision.deletes {
         return Ok((revision, None));
     }
+
     let entry = key_value(leaf.value).map_err(|malformed| at(malformed.into()))?;
     if entry.key.is_empty() {
         return Err(at(Damage::NoKey));
     }
+
     let stated = entry.mod_revision.cast_signed();
-    // A deletion states no revision.
+    // A deletion has no revision in its message.
     if stated != if revision.deletes { 0 } else { revision.main } {
         return Err(at(Damage::OtherRevision { stated }));
     }
+
     Ok((revision, Some(entry)))
 }
 
@@ -218,8 +226,8 @@ fn key_value(message: &[u8]) -> Result<Entry<'_>, Malformed> {
     Ok(entry)
 }
 
-/// The keys met so far, as 128 bits of each. The hash has a secret that is new for every set, so
-/// nobody can store two keys for it to confuse.
+/// The set of seen keys, as 128-bit hashes. Each set has new secret hash seeds, so colliding keys
+/// cannot be crafted.
 #[derive(Default)]
 struct KeySet {
     halves: [RandomState; 2],
@@ -227,7 +235,7 @@ struct KeySet {
 }
 
 impl KeySet {
-    /// Whether the key is new.
+    /// Returns whether the key is new.
     fn insert(&mut self, key: &[u8]) -> bool {
         let [first, second] = self.halves.each_ref().map(|half| half.hash_one(key));
         self.hashes.insert((first, second))
@@ -239,7 +247,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::Index};
 
     use super::*;
-    use crate::handmade::{
+    use crate::fixtures::{
         Entry, Found, PAGE, branch, damage, database, delete, leaf, put, read, revision, root,
         with_hash,
     };
@@ -311,7 +319,7 @@ mod tests {
             (0, b"scheduledCompactRev".into(), revision(11)),
             (0, b"term".into(), b"any".into()),
         ]);
-        // Page 3 is part of the root, whose inline bucket fills more than one page.
+        // Page 3 belongs to the root, whose inline bucket is larger than one page.
         let totals = read(&file).unwrap().totals;
         assert_eq!((totals.compacted, totals.revision), (Some(11), 11));
         let file = meta(&[(0, b"finishedCompactRev".into(), b"9".into())]);
@@ -402,7 +410,7 @@ mod tests {
         ) {
             let good = small();
             let mut file = good.clone();
-            // The meta pages guard themselves.
+            // The meta pages have their own checksums.
             for (at, byte) in changes {
                 let at = 2 * PAGE + at.index(file.len() - 2 * PAGE);
                 file[at] = byte;

@@ -1,40 +1,40 @@
-//! Walks the B+tree of a bucket from its last key to its first, with two buffers for each level: one
-//! for a page, one for those of its children that lie side by side.
+//! Walks the B+tree of a bucket from its last key to its first. Each level has two buffers: one for
+//! a page, one for those of its children that are adjacent in the file.
 //! Implements `docs/format/etcd-snapshot.md` section 3.
 
 use crate::{
     damage::{Damage, Place, SnapshotError},
-    file::{Meter, ReadAt, read_at},
     page::{ByteOrder, Header, Kind, Leaf, Page},
+    source::{Meter, ReadAt, read_at},
 };
 
-/// A real tree of this many levels would need more pages than any file has.
+/// Maximum depth; a valid tree of this depth needs more pages than any file has.
 const MAX_DEPTH: usize = 32;
-/// What the pages between a root and a leaf may have together. A leaf holds two values at least,
-/// and etcd limits a value to 1.5 MB unless told otherwise.
+/// Maximum number of bytes of all pages between a root and a leaf. A leaf holds at least two
+/// values, and etcd limits a value to 1.5 MB by default.
 const MAX_HELD: usize = 128 << 20;
-/// A buffer larger than this is given back, so that one large value does not stay for good.
+/// Larger buffers are freed, so that one large value does not keep its memory.
 const KEPT_BUFFER: usize = 4 << 20;
-/// Bytes of neighbours that are read at a time. What was written together lies together, and a
-/// system call for each page takes longer than its bytes do.
+/// Number of bytes per read of adjacent pages. Pages written together are adjacent, and a system
+/// call per page takes longer than reading its bytes.
 const RUN: u64 = 128 << 10;
-/// How many pages apart neighbours are at most: those between are mostly the overflow of the first.
+/// Maximum distance between adjacent children, in pages. The pages between are mostly overflow.
 const APART: u64 = 4;
 
-/// Where the pages are.
+/// Layout of the database.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Geometry {
-    /// Bytes of a page, from 1 KiB to 64 KiB.
+    /// Bytes per page, from 1 KiB to 64 KiB.
     pub(crate) page_size: u32,
-    /// Pages of the database, all of them within the file.
+    /// Number of pages in the database, all within the file.
     pub(crate) pages: u64,
-    /// Of every integer in them.
+    /// Byte order of every integer.
     pub(crate) order: ByteOrder,
 }
 
-/// A bucket as its parent names it.
+/// A bucket as stored in its parent.
 pub(crate) struct Bucket {
-    /// Root page, sequence, and for a small bucket the page itself.
+    /// Root page, sequence, and the inline page of a small bucket.
     bytes: Vec<u8>,
     place: Place,
 }
@@ -64,16 +64,16 @@ impl Bucket {
     }
 }
 
-/// Pages 0 and 1 are the meta pages, which no other page leads to.
+/// Pages 0 and 1 are the meta pages; the tree starts after them.
 const FIRST_PAGE: u64 = 2;
-/// Where the page of a small bucket begins, after root page and sequence.
+/// Offset of the inline page, after root page and sequence.
 const INLINE: usize = 16;
 
-/// Receives each entry of a bucket.
+/// Called with each entry of a bucket.
 type Visit<'v> = &'v mut dyn FnMut(Leaf<'_>) -> Result<(), SnapshotError>;
 
-/// All buckets that are walked with one `Walk` together reach each page once at most. That bounds
-/// the time that a file with cycles can take.
+/// All buckets of one `Walk` together visit each page at most once. This bounds the time for a file
+/// with cycles.
 pub(crate) struct Walk<'s, S: ?Sized> {
     source: &'s S,
     geometry: Geometry,
@@ -83,14 +83,14 @@ pub(crate) struct Walk<'s, S: ?Sized> {
     spare: Vec<Vec<u8>>,
 }
 
-/// Pages that lie side by side.
+/// Adjacent pages.
 struct Run {
-    /// The number of the first.
+    /// Number of the first page.
     first: u64,
     bytes: Vec<u8>,
 }
 
-/// The keys that a page may have: from the first, up to the second and without it.
+/// The permitted keys of a page: from the first bound, up to the second, exclusive.
 #[derive(Clone, Copy)]
 struct Range<'a>(Option<&'a [u8]>, Option<&'a [u8]>);
 
@@ -102,7 +102,7 @@ impl Range<'_> {
 
 impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
     pub(crate) fn new(source: &'s S, geometry: Geometry, meter: &'s Meter<'s>) -> Self {
-        // The file has these pages, so this is a bit for every page of it.
+        // The file has these pages, so this is one bit per existing page.
         let words = usize::try_from(geometry.pages.div_ceil(64)).unwrap_or(usize::MAX);
         Self {
             source,
@@ -114,7 +114,7 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
         }
     }
 
-    /// Hands every entry of the bucket to `visit`, the last key first.
+    /// Calls `visit` with every entry of the bucket, the last key first.
     pub(crate) fn backwards(
         &mut self,
         bucket: &Bucket,
@@ -130,6 +130,7 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
         if root != 0 {
             return self.page(root, &[], Range(None, None), 0, visit);
         }
+
         let place = Place {
             offset: bucket.place.offset.saturating_add(16),
             ..bucket.place
@@ -139,10 +140,11 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
         if header.id != 0 || header.overflow != 0 || page.kind == Kind::Branch {
             return Err(malformed());
         }
+
         leaves(&page, Range(None, None), visit)
     }
 
-    /// Page `id`, of which `ahead` has the first bytes, unless it is empty.
+    /// Visits page `id`. `ahead` holds its first bytes, or is empty.
     fn page(
         &mut self,
         id: u64,
@@ -155,19 +157,22 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
         if depth >= MAX_DEPTH {
             return Err(place.is(Damage::TooDeep { limit: MAX_DEPTH }));
         }
+
         let mut buffer = self.spare.pop().unwrap_or_default();
         let bytes = self.read(id, ahead, &mut buffer)?;
         let held = bytes.len();
         self.held = self.held.saturating_add(held);
+
         let page = Page::parse(bytes, self.geometry.order, place)?;
         match page.kind {
-            // The only leaf without entries is the root of an empty bucket.
+            // A leaf without entries is valid only as the root of an empty bucket.
             _ if page.count == 0 && (depth > 0 || page.kind == Kind::Branch) => {
                 return Err(place.is(Damage::Empty));
             }
             Kind::Leaf => leaves(&page, range, visit)?,
             Kind::Branch => self.children(&page, range, depth, visit)?,
         }
+
         self.held = self.held.saturating_sub(held);
         self.spare(buffer);
         Ok(())
@@ -180,31 +185,36 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
         depth: usize,
         visit: Visit<'_>,
     ) -> Result<(), SnapshotError> {
-        // Its bytes are of other pages, so it has none of this number or a higher one.
+        // The reused buffer holds bytes of other pages. This first number excludes them from every
+        // lookup.
         let mut run = Run {
             first: u64::MAX,
             bytes: self.spare.pop().unwrap_or_default(),
         };
+
         let mut high = range.1;
         for index in (0..page.count).rev() {
             let branch = page.branch(index)?;
             if !range.contains(branch.key) {
                 return Err(branch.place.is(Damage::KeyOutsideRange));
             }
+
             if self.from(&run, branch.child).is_empty() {
                 let first = self.first_neighbour(page, index, branch.child)?;
                 self.read_run(first, branch.child, &mut run)?;
             }
+
             let below = Range(Some(branch.key), high);
             let ahead = self.from(&run, branch.child);
             self.page(branch.child, ahead, below, depth.saturating_add(1), visit)?;
             high = Some(branch.key);
         }
+
         self.spare(run.bytes);
         Ok(())
     }
 
-    /// Where the pages begin that lie before `child`, the one at `index`, and are due after it.
+    /// First page of the adjacent children before `child`, the one at `index`.
     fn first_neighbour(
         &self,
         page: &Page<'_>,
@@ -228,7 +238,7 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
     /// Reads the pages from `first` to `last`.
     fn read_run(&self, first: u64, last: u64, run: &mut Run) -> Result<(), SnapshotError> {
         run.first = first;
-        // Whoever asks for such a page is told why not.
+        // Leaves the run empty; the later visit of the page reports the error.
         if !(FIRST_PAGE..self.geometry.pages).contains(&last) {
             run.bytes.clear();
             return Ok(());
@@ -239,7 +249,7 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
         read_at(self.source, &mut run.bytes, self.bytes(first))
     }
 
-    /// What the run has of page `id` and those after it.
+    /// The bytes of the run from page `id` on.
     fn from<'r>(&self, run: &'r Run, id: u64) -> &'r [u8] {
         let before = id.checked_sub(run.first).map(|pages| self.bytes(pages));
         let start = before.and_then(|bytes| usize::try_from(bytes).ok());
@@ -248,7 +258,7 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
             .unwrap_or_default()
     }
 
-    /// Page `id` with all its overflow: from `ahead` if that has it, else read into `buffer`.
+    /// Page `id` with all its overflow, from `ahead` if complete there, else read into `buffer`.
     fn read<'b>(
         &mut self,
         id: u64,
@@ -259,23 +269,27 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
         if !(FIRST_PAGE..self.geometry.pages).contains(&id) {
             return Err(self.outside(place));
         }
+
         let size = usize::try_from(self.geometry.page_size).unwrap_or(usize::MAX);
         buffer.clear();
         if ahead.is_empty() {
             buffer.resize(size, 0);
             read_at(self.source, buffer, place.offset)?;
         }
+
         let first = if ahead.is_empty() { &*buffer } else { ahead };
         let header = Header::read(first, self.geometry.order)
             .ok_or_else(|| place.is(Damage::ElementOutsidePage))?;
         if header.id != id {
             return Err(place.is(Damage::WrongNumber { stated: header.id }));
         }
+
         let end = id.saturating_add(header.overflow.into()).saturating_add(1);
         if end > self.geometry.pages {
             return Err(self.outside(place));
         }
         self.reach(id..end)?;
+
         let total = usize::try_from(header.overflow)
             .unwrap_or(usize::MAX)
             .saturating_add(1)
@@ -283,6 +297,7 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
         if self.held.saturating_add(total) > MAX_HELD {
             return Err(place.is(Damage::TooLarge { limit: MAX_HELD }));
         }
+
         if let Some(bytes) = ahead.get(..total) {
             return Ok(bytes);
         }
@@ -300,7 +315,7 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
         }
     }
 
-    /// Notes the pages, each for the first time.
+    /// Marks the pages as visited; an error if one already was.
     fn reach(&mut self, pages: std::ops::Range<u64>) -> Result<(), SnapshotError> {
         let count = pages.end.saturating_sub(pages.start);
         for page in pages {
@@ -335,7 +350,7 @@ impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
 fn leaves(page: &Page<'_>, range: Range<'_>, visit: Visit<'_>) -> Result<(), SnapshotError> {
     for index in (0..page.count).rev() {
         let leaf = page.leaf(index)?;
-        // The keys ascend, so the others are in the range if the first and the last are.
+        // Keys ascend, so all are in the range if the first and the last are.
         let at_an_end = index == 0 || index.saturating_add(1) == page.count;
         if at_an_end && !range.contains(leaf.key) {
             return Err(leaf.place.is(Damage::KeyOutsideRange));
@@ -349,7 +364,7 @@ fn leaves(page: &Page<'_>, range: Range<'_>, visit: Visit<'_>) -> Result<(), Sna
 mod tests {
     use crate::{
         damage::Damage,
-        handmade::{branch, damage, database, leaf, put, read, revision, root},
+        fixtures::{branch, damage, database, leaf, put, read, revision, root},
     };
 
     #[test]
@@ -370,7 +385,7 @@ mod tests {
         assert_eq!(found, [(4, 1), (3, 1), (2, 5000)]);
     }
 
-    /// Four pages side by side, two further ones, and values of one to five pages.
+    /// Four adjacent pages, two distant ones, and values of one to five pages.
     #[test]
     fn pages_that_are_read_together_are_told_apart() {
         let value = |main: u8| vec![main; usize::from(main) % 5 * 1024];
@@ -379,7 +394,7 @@ mod tests {
         let mut children = Vec::new();
         let mut next = 4;
         for main in (2..40_u8).step_by(2) {
-            // What etcd no longer uses lies between.
+            // Unused pages lie between.
             if main % 7 == 0 {
                 let unused = u64::from(main % 4) * 3;
                 pages.extend((next..next + unused).map(|id| leaf(id, &[])));
@@ -406,7 +421,7 @@ mod tests {
         assert_eq!(read(&file).unwrap().gathered, []);
     }
 
-    /// A page, an offset in it, and what to write there.
+    /// A page, an offset in it, and the bytes to write there.
     type Patch = (usize, usize, &'static [u8]);
 
     /// Two leaves below a branch on page 3, patched.
@@ -430,10 +445,10 @@ mod tests {
         let cases: &[(&str, Patch, (u64, u64, Damage))] = &[
             ("number", (5, 0, &[4]), (5, 0, WrongNumber { stated: 4 })),
             ("flags", (5, 8, &[3]), (5, 0, WrongKind { flags: 3 })),
-            ("count, more", (5, 10, &[3]), (5, 16, Gap)),
-            ("count, fewer", (5, 10, &[1]), (5, 16, Gap)),
+            ("count, more", (5, 10, &[3]), (5, 16, ElementGap)),
+            ("count, fewer", (5, 10, &[1]), (5, 16, ElementGap)),
             ("count, none", (5, 10, &[0]), (5, 0, Empty)),
-            ("count, giant", (5, 10, &[255; 2]), (5, 16, Gap)),
+            ("count, giant", (5, 10, &[255; 2]), (5, 16, ElementGap)),
             ("overflow", (5, 12, &[1]), (5, 0, OutsideDatabase { pages })),
             (
                 "giant overflow",
@@ -446,15 +461,15 @@ mod tests {
                 (5, 32, &[2]),
                 (5, 32, UnknownFlags { flags: 2 }),
             ),
-            ("position", (5, 36, &[0]), (5, 32, Gap)),
+            ("position", (5, 36, &[0]), (5, 32, ElementGap)),
             (
                 "giant position",
                 (5, 36, &[255; 4]),
                 (5, 32, ElementOutsidePage),
             ),
-            ("key size", (5, 24, &[18]), (5, 32, Gap)),
+            ("key size", (5, 24, &[18]), (5, 32, ElementGap)),
             ("giant key", (5, 24, &[255; 4]), (5, 16, ElementOutsidePage)),
-            ("value size", (5, 28, &[1]), (5, 32, Gap)),
+            ("value size", (5, 28, &[1]), (5, 32, ElementGap)),
             (
                 "giant value",
                 (5, 44, &[255; 4]),
@@ -520,7 +535,7 @@ mod tests {
         let pages = (128 << 10) + 8;
         file.resize(pages * 1024, 0);
         for number in 0..2 {
-            let meta = crate::handmade::meta(number, 7, pages);
+            let meta = crate::fixtures::meta(number, 7, pages);
             let at = usize::try_from(number).unwrap() * 1024;
             file[at..at + 1024].copy_from_slice(&meta);
         }

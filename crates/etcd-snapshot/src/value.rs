@@ -1,39 +1,41 @@
-//! How a stored value is protected, told by its first bytes, and what its key is about.
+//! Protection of a stored value, detected from its first bytes, and the resource of its key.
 //! Implements `docs/format/etcd-snapshot.md` section 5.
 
 use std::fmt;
 
-/// What protects a value.
+/// Protection of a stored value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection<'a> {
     /// A KMS v2 plugin.
     KmsV2 {
-        /// The name of the provider in the encryption configuration.
+        /// The name of the provider in the `EncryptionConfiguration`.
         provider: &'a str,
-        /// What [`Envelope::parse`](crate::envelope::Envelope::parse) reads.
+        /// The message for [`Envelope::parse`](crate::envelope::Envelope::parse).
         message: &'a [u8],
     },
     /// A KMS v1 plugin.
     KmsV1 {
-        /// The name of the provider up to its first colon. Old configurations could have more.
+        /// The name of the provider up to its first colon. Names in old configurations could
+        /// contain more.
         provider: &'a str,
     },
-    /// A key in the encryption configuration itself.
+    /// A key in the `EncryptionConfiguration` itself.
     Local {
-        /// How it is used.
+        /// Its cipher.
         cipher: LocalCipher,
         /// The name of the key.
         key_name: &'a str,
     },
-    /// Encrypted by something unknown, or what tells is damaged. Never to be counted as plaintext.
+    /// Encrypted by an unknown transformer, or with a damaged prefix. Never count it as plaintext.
     Unknown,
-    /// Nothing does.
+    /// Unprotected.
     Plaintext(Encoding),
-    /// This is no API object: a lease of the API server, an address allocation, another user's value.
+    /// Not an API object: a lease of the API server, an address allocation, a value of another etcd
+    /// client.
     NotAnObject,
 }
 
-/// The ciphers for keys in the encryption configuration.
+/// The ciphers for keys in the `EncryptionConfiguration`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LocalCipher {
     /// AES in CBC mode.
@@ -44,21 +46,21 @@ pub enum LocalCipher {
     Secretbox,
 }
 
-/// How an API object is written.
+/// Encoding of an API object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Encoding {
     /// The protobuf envelope of Kubernetes.
     Protobuf,
-    /// JSON, as custom resources are.
+    /// JSON, used for custom resources.
     Json,
-    /// CBOR, where that is switched on.
+    /// CBOR, where enabled.
     Cbor,
 }
 
 const ENCRYPTED: &[u8] = b"k8s:enc:";
 
 impl<'a> Protection<'a> {
-    /// Looks at the first bytes of a stored value.
+    /// Detects the protection from the first bytes of a stored value.
     #[must_use]
     pub fn of(value: &'a [u8]) -> Self {
         let Some(transformer) = value.strip_prefix(ENCRYPTED) else {
@@ -83,7 +85,7 @@ impl<'a> Protection<'a> {
 }
 
 impl Encoding {
-    /// How the plaintext of an API object is written; `None` if it is not one.
+    /// Encoding of an API object in plaintext; `None` for other values.
     #[must_use]
     pub fn of(plaintext: &[u8]) -> Option<Self> {
         match plaintext {
@@ -95,7 +97,7 @@ impl Encoding {
     }
 }
 
-/// The name before the first colon, and what follows that.
+/// The name before the first colon, and the bytes after the colon.
 fn name(rest: &[u8]) -> Option<(&str, &[u8])> {
     let colon = rest.iter().position(|byte| *byte == b':')?;
     let (name, rest) = rest.split_at_checked(colon)?;
@@ -104,8 +106,8 @@ fn name(rest: &[u8]) -> Option<(&str, &[u8])> {
     (!name.is_empty()).then_some((name, rest))
 }
 
-/// The resource that a key belongs to, as `kubectl` names it: `secrets`, `widgets.example.org`. For
-/// display only, and only as good as the prefix.
+/// The resource of a key in the notation of `kubectl`: `secrets`, `widgets.example.org`. For
+/// display only, and only as accurate as the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Resource<'a> {
     name: &'a str,
@@ -113,8 +115,8 @@ pub struct Resource<'a> {
 }
 
 impl<'a> Resource<'a> {
-    /// Reads the key of an object below `prefix`, which is the `--etcd-prefix` of the API server with
-    /// a slash before it. Without one it is the first part of the key, as in `/registry`.
+    /// Parses the key of an object below `prefix`, the `--etcd-prefix` of the API server with a
+    /// leading slash. Without `prefix`, the first part of the key is taken, such as `/registry`.
     #[must_use]
     pub fn of(key: &'a [u8], prefix: Option<&str>) -> Option<Self> {
         let key = std::str::from_utf8(key).ok()?;
@@ -124,7 +126,7 @@ impl<'a> Resource<'a> {
         };
         let mut parts = path.split('/').filter(|part| !part.is_empty());
         let (first, second) = (parts.next()?, parts.next()?);
-        // A group has a dot in its name, a resource has not.
+        // Only a group has a dot in its name.
         if first.contains('.') {
             return Some(Self {
                 name: second,
@@ -142,7 +144,7 @@ impl<'a> Resource<'a> {
         Some(Self { name, group: None })
     }
 
-    /// Writes its name, as it is shown, behind what `text` has.
+    /// Appends the displayed name to `text`.
     pub fn append_to(self, text: &mut Vec<u8>) {
         text.extend_from_slice(self.name.as_bytes());
         if let Some(group) = self.group {

@@ -1,8 +1,8 @@
 //! The associated data that binds a Transit ciphertext to its key and purpose.
 //! Implements `docs/format/associated-data.md`.
 //!
-//! Never stored and never shown. Outside this crate it comes only from
-//! [`prepare`](crate::prepare), which has matched the annotations, or is that of a probe.
+//! It is never stored or displayed. Outside this crate, it comes from [`prepare`](crate::prepare),
+//! after a match of the annotations, or belongs to a probe or benchmark.
 
 use std::fmt;
 
@@ -10,19 +10,20 @@ use serde::Serialize;
 
 use crate::{json, key::TransitKey};
 
-/// The bytes that Transit authenticates together with the plaintext.
+/// The bytes authenticated by Transit together with the plaintext.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AssociatedData(Vec<u8>);
 
 impl AssociatedData {
-    /// The associated data of the status probe. No stored object carries it, so a probe's
-    /// ciphertext can never pass for one.
+    /// The associated data of the status probe. It differs from that of stored objects, so a
+    /// probe's ciphertext cannot be used as one.
     #[must_use]
     pub fn status_probe() -> Self {
         Self(b"openbao-kubernetes-kms/status-probe/v1".to_vec())
     }
 
-    /// The associated data of a person's check, apart from the status probe in OpenBao's audit log.
+    /// The associated data of a probe run by an operator, distinct from the status probe in
+    /// OpenBao's audit log.
     #[must_use]
     pub fn doctor_probe() -> Self {
         Self(b"openbao-kubernetes-kms/doctor-probe/v1".to_vec())
@@ -34,7 +35,7 @@ impl AssociatedData {
         Self(b"openbao-kubernetes-kms/benchmark-smoke/v1".to_vec())
     }
 
-    /// The bytes to send to Transit, not yet in base64.
+    /// The bytes for Transit, before base64.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -65,7 +66,7 @@ impl fmt::Debug for AssociatedData {
     }
 }
 
-/// The members in the order in which they are authenticated.
+/// The members in authentication order.
 #[derive(Serialize)]
 struct Version1<'a> {
     aad_version: &'static str,

@@ -1,7 +1,7 @@
-//! The annotations that Kubernetes stores beside an encrypted object and hands back with it.
+//! The annotations that Kubernetes stores with an encrypted object and returns for decryption.
 //! Implements `docs/format/annotations.md`.
 //!
-//! They are hostile input: an error names the rule and the annotation, never a value.
+//! They are untrusted input: an error names the rule and the annotation, never a value.
 
 use std::collections::BTreeMap;
 
@@ -24,12 +24,12 @@ const AAD_VERSION: &str = "aad-version.kms.openbao.org";
 const PROVIDER_MARKER: &str = "openbao-transit";
 const AAD_VERSION_1: &str = "v1";
 
-/// The build version of the program that encrypts; never empty, never compared on decrypt.
+/// The build version of the encrypting program: non-empty, and ignored on decrypt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginVersion(String);
 
 impl PluginVersion {
-    /// `None` for the empty text.
+    /// Returns `None` for an empty text.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         (!text.is_empty()).then(|| Self(text.to_owned()))
@@ -42,8 +42,8 @@ impl PluginVersion {
     }
 }
 
-/// Annotations of a well-formed set. Which key they belong to is decided by
-/// [`prepare_decrypt`](crate::prepare::prepare_decrypt).
+/// A well-formed set of annotations. [`prepare_decrypt`](crate::prepare::prepare_decrypt) checks
+/// that it belongs to the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Annotations {
     key_id_hash: TextHash,
@@ -57,40 +57,40 @@ pub struct Annotations {
 /// A set that this provider cannot have written (class `annotation_invalid`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AnnotationsInvalid {
-    /// A value that is not text.
+    /// A value is not UTF-8.
     #[error("an annotation value is not UTF-8")]
     NotUtf8,
-    /// No annotations at all.
+    /// The set is empty.
     #[error("there are no annotations")]
     Empty,
-    /// A key, known or not, that Kubernetes would not accept.
+    /// A key, known or unknown, that Kubernetes would refuse.
     #[error("an annotation key is not a DNS name with at least one dot")]
     MalformedKey,
-    /// A required annotation is not there.
+    /// A required annotation is missing.
     #[error("the annotation {0} is missing")]
     Missing(&'static str),
-    /// Written by something else.
+    /// Written by another provider.
     #[error("the provider annotation names another provider")]
     OtherProvider,
-    /// A hash annotation without the form of a hash.
+    /// A malformed hash annotation.
     #[error("the annotation {0} is not a SHA-256 hash in canonical base64url")]
     MalformedHash(&'static str),
-    /// The Transit version is not a number from 1 up in its one decimal spelling.
+    /// The Transit version must be a canonical decimal number from 1.
     #[error("the Transit version annotation is not a canonical positive decimal number")]
     MalformedVersion,
-    /// The plugin version is there but empty.
+    /// The plugin version is empty.
     #[error("the plugin version annotation is empty")]
     EmptyPluginVersion,
-    /// Associated data of a format that this program does not know.
+    /// The associated data has an unknown format version.
     #[error("the associated data version is not supported")]
     UnsupportedAadVersion,
 }
 
-/// Well-formed annotations that belong to another key (class `aad_mismatch`).
+/// Well-formed annotations of another key (class `aad_mismatch`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the annotation {annotation} does not belong to the key that the key_id names")]
+#[error("the annotation {annotation} belongs to another key than the key_id")]
 pub struct AnnotationMismatch {
-    /// The first annotation that differs.
+    /// The first differing annotation.
     pub annotation: &'static str,
 }
 
@@ -98,7 +98,7 @@ impl Annotations {
     /// Reads the annotations of a decrypt request. Unknown keys are ignored if well formed.
     ///
     /// # Errors
-    /// The first rule broken, in the order of `docs/format/annotations.md` section 2.
+    /// The first violated rule, in the order of `docs/format/annotations.md` section 2.
     pub fn parse<'a>(
         entries: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     ) -> Result<Self, AnnotationsInvalid> {
@@ -107,6 +107,7 @@ impl Annotations {
             .map(|(key, value)| Ok((key, std::str::from_utf8(value)?)))
             .collect::<Result<_, std::str::Utf8Error>>()
             .map_err(|_| AnnotationsInvalid::NotUtf8)?;
+
         let required = |name| {
             texts
                 .get(name)
@@ -126,6 +127,7 @@ impl Annotations {
         if required(PROVIDER)? != PROVIDER_MARKER {
             return Err(AnnotationsInvalid::OtherProvider);
         }
+
         let key_id_hash = required_hash(KEY_ID_HASH)?;
         let mount_hash = required_hash(TRANSIT_MOUNT_HASH)?;
         let lineage_hash = required_hash(TRANSIT_KEY_HASH)?;
@@ -137,9 +139,11 @@ impl Annotations {
             .ok_or(AnnotationsInvalid::MalformedVersion)?;
         let plugin_version = PluginVersion::new(required(PLUGIN_VERSION)?)
             .ok_or(AnnotationsInvalid::EmptyPluginVersion)?;
+
         if required(AAD_VERSION)? != AAD_VERSION_1 {
             return Err(AnnotationsInvalid::UnsupportedAadVersion);
         }
+
         Ok(Self {
             key_id_hash,
             transit_version,
@@ -150,13 +154,13 @@ impl Annotations {
         })
     }
 
-    /// The Transit version that the writer claims.
+    /// The Transit version claimed by the writer.
     #[must_use]
     pub fn transit_version(&self) -> TransitVersion {
         self.transit_version
     }
 
-    /// Key and value of every annotation, as an encrypt response carries them.
+    /// Key and value of every annotation, as in an encrypt response.
     #[must_use]
     pub fn entries(&self) -> Vec<(&'static str, String)> {
         let mut entries = vec![
@@ -174,8 +178,8 @@ impl Annotations {
         entries
     }
 
-    /// The configuration keys of those names whose hash in the annotations is another than in
-    /// `scope`. The provider's name, the cluster and the instance are in no annotation.
+    /// The configuration keys of names with another hash in the annotations than in `scope`.
+    /// Provider name, cluster and instance have no annotation, so they are not compared.
     #[must_use]
     pub fn names_outside(&self, scope: &KeyScope) -> Vec<&'static str> {
         [
@@ -197,7 +201,7 @@ impl Annotations {
         .collect()
     }
 
-    /// What can be told of a `key_id` whose key is not known: that these were written with it.
+    /// Checks that the annotations were written with `key_id`. The key itself may be unknown.
     pub(crate) fn require_key_id(&self, key_id: &KeyId) -> Result<(), AnnotationMismatch> {
         let annotation = KEY_ID_HASH;
         match self.key_id_hash == key_id.hash() {
@@ -218,7 +222,7 @@ impl Annotations {
         }
     }
 
-    /// Every hash and the version must be those of `key`; the plugin version is free.
+    /// Requires every hash and the version of `key`; the plugin version is ignored.
     pub(crate) fn require_match(&self, key: &TransitKey) -> Result<(), AnnotationMismatch> {
         let scope = key.scope();
         let comparisons = [
@@ -324,7 +328,7 @@ mod tests {
         let golden = &vectors.written["golden, no namespace"];
         let mut set = Set::new();
         let mut problems = Vec::new();
-        // Each step repairs what the step before complained of, and breaks nothing else.
+        // Each step repairs the problem of the previous step only.
         let mut step = |set: &mut Set, key: &str, value: Option<&str>| {
             problems.push(read(set).unwrap_err());
             let value = value.map_or_else(|| golden[key].clone(), str::to_owned);

@@ -1,7 +1,7 @@
-//! May the first state be made from metadata alone: yes, for a key that was never rotated.
+//! Creates the first state from metadata alone, for a key without rotations.
 //! Implements `docs/format/state-document.md` section 7.
 //!
-//! After a rotation metadata does not tell which versions were promoted here, so the state must
+//! After a rotation, metadata does not show the versions promoted on this node. The state must then
 //! come from a backup, from a peer, or from recovery with evidence.
 
 use std::sync::Arc;
@@ -14,24 +14,22 @@ use crate::{
     transit::{KeyProfile, TransitVersion},
 };
 
-/// The key has been rotated, so data may exist under any of its versions.
+/// The key was rotated, so data may exist under any of its versions.
 ///
-/// The other conditions, that version 1 is neither trimmed nor kept from decrypting, hold for
-/// every [`KeyProfile`] whose newest version is 1.
+/// The other conditions are implied: every [`KeyProfile`] with newest version 1 has that version
+/// untrimmed and decryptable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there is no state and the key has been rotated to version {latest}, so it cannot be told which \
-     version is in use. No object is lost, but this node reads and writes none until it has state \
-     again. Run recover-state, which rebuilds it from a peer's state, a backup record or etcd data; \
-     do not recreate the key to get back to version 1"
+    "there is no state and the key has been rotated to version {latest}, so the version in use is \
+     unknown. No object is lost, but this node reads and writes none until it has state again"
 )]
 pub struct BootstrapDenied {
     /// The newest version of the key.
     pub latest: TransitVersion,
 }
 
-/// The document of generation 1 with version 1 active, for a node that has neither state nor
-/// checkpoint ([`Anchor::Absent`](crate::registry::anchor::Anchor::Absent)).
+/// The document of generation 1 with version 1 active, for a node without state and checkpoint
+/// ([`CheckpointStatus::Absent`](crate::registry::checkpoint::CheckpointStatus::Absent)).
 ///
 /// `now` is in Unix seconds and only for bookkeeping.
 ///
@@ -47,11 +45,13 @@ pub fn bootstrap(
     if latest != TransitVersion::FIRST {
         return Err(BootstrapDenied { latest });
     }
+
     let key = TransitKey::new(
         Arc::new(KeyScope::new(scope.clone())),
         latest,
         profile.latest_created_at(),
     );
+
     Ok(Document::first(
         IdentityFingerprint::of(scope, path),
         Registry::first(key, now),
@@ -70,7 +70,7 @@ mod tests {
         let profile = vectors::profile(&[(1, 1_700_000_060)], 0, 1);
         let made = bootstrap(&profile, &scope, &path, 1_700_000_000).unwrap();
         assert_eq!(made.fingerprint(), &IdentityFingerprint::of(&scope, &path));
-        // But for its placeholder fingerprint and hash, this is the first vector.
+        // Apart from its placeholder fingerprint and hash, this is the first vector.
         let file: serde_json::Value = vectors::vectors!("state.json");
         let initial = file["pairs"][0]["state"].as_str().unwrap();
         let (made_text, initial) = (made.encode(), Document::decode(initial.as_bytes()).unwrap());

@@ -1,33 +1,33 @@
-//! Transit's ciphertext text, `vault:v<N>:<base64>`, which is stored unchanged.
+//! Ciphertexts of Transit, `vault:v<N>:<base64>`, which are stored unchanged.
 //! Implements `docs/format/associated-data.md` section 4.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::transit::TransitVersion;
 
-/// A ciphertext of the one accepted form.
+/// A well-formed ciphertext.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TransitCiphertext {
     text: String,
     version: TransitVersion,
 }
 
-/// Why bytes are not a Transit ciphertext.
+/// Reason why bytes are not a Transit ciphertext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CiphertextProblem {
-    /// No bytes at all.
+    /// The input is empty.
     #[error("the ciphertext is empty")]
     Empty,
-    /// Anything but `vault:v`, a canonical version, `:` and padded base64.
+    /// The form differs from `vault:v`, a canonical version, `:` and padded base64.
     #[error("the ciphertext is not of the form vault:v<version>:<base64>")]
     Malformed,
 }
 
 impl TransitCiphertext {
-    /// Reads what Transit returned or what a decrypt request carries.
+    /// Parses a ciphertext from Transit or from a decrypt request.
     ///
     /// # Errors
-    /// [`CiphertextProblem`]; the size is checked by [`limits`](crate::limits).
+    /// [`CiphertextProblem`]. [`limits`](crate::limits) checks the size.
     pub fn parse(bytes: &[u8]) -> Result<Self, CiphertextProblem> {
         if bytes.is_empty() {
             return Err(CiphertextProblem::Empty);
@@ -45,7 +45,7 @@ impl TransitCiphertext {
         parsed().ok_or(CiphertextProblem::Malformed)
     }
 
-    /// The version whose key made it, by its own prefix.
+    /// The version in the prefix.
     #[must_use]
     pub fn version(&self) -> TransitVersion {
         self.version

@@ -1,6 +1,6 @@
-//! A change that an operator has looked at: what was planned is what is done.
+//! A change reviewed by an operator.
 
-/// A plan whose hash was given back by whoever reviewed it. Writers take nothing less:
+/// A plan confirmed by its hash. Writers require this type:
 ///
 /// ```compile_fail,E0308
 /// use kms_domain::{confirmed::Confirmed, registry::retire::Plan};
@@ -15,18 +15,18 @@
 pub struct Confirmed<P>(P);
 
 impl<P> Confirmed<P> {
-    /// Only plans call this, when the hash is right.
+    /// Called only by plans, after they have compared the hash.
     pub(crate) fn new(plan: P) -> Self {
         Self(plan)
     }
 
-    /// The plan, to be carried out.
+    /// The plan, for execution.
     #[must_use]
     pub fn into_plan(self) -> P {
         self.0
     }
 
-    /// The plan, to be reported.
+    /// The plan, for reports.
     #[must_use]
     pub fn plan(&self) -> &P {
         &self.0

@@ -1,13 +1,13 @@
-//! Texts that carry one SHA-256 digest: an optional prefix, then base64url without padding.
+//! Texts of one SHA-256 digest: an optional prefix, then base64url without padding.
 //! Implements the notation at the head of `docs/format/key-id.md`.
 //!
-//! 32 bytes leave two unused bits in the last of the 43 characters. Only the spelling with zero
-//! bits is accepted, so one digest has one text and texts are compared as they are.
+//! 32 bytes leave two unused bits in the last of the 43 characters. They must be zero, so a digest
+//! has exactly one text and texts can be compared directly.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 
-/// A text without the form `<prefix><43 characters>`.
+/// A text other than `<prefix><43 characters>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be '{prefix}' followed by 32 bytes in unpadded base64url (43 characters)")]
 pub struct MalformedDigest {
@@ -21,16 +21,16 @@ macro_rules! digest_type {
         pub struct $name(String);
 
         impl $name {
-            /// Accepts the one canonical spelling.
+            /// Accepts the canonical spelling only.
             ///
             /// # Errors
-            /// Any other length, prefix, alphabet, padding, or set unused bits.
+            /// Any other length, prefix, alphabet or padding, or set unused bits.
             pub fn parse(text: &str) -> Result<Self, $crate::digest::MalformedDigest> {
                 $crate::digest::require_form($prefix, text)?;
                 Ok(Self(text.to_owned()))
             }
 
-            /// The text as it is stored and compared.
+            /// The stored and compared text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -57,13 +57,13 @@ macro_rules! digest_type {
 pub(crate) use digest_type;
 
 digest_type!(
-    /// H(text): the digest of a text's UTF-8 bytes, which names the text without showing it.
+    /// H(text): the digest of a text's UTF-8 bytes; identifies the text without disclosing it.
     TextHash,
     ""
 );
 
 impl TextHash {
-    /// Hashes the bytes of `text` as they are.
+    /// Hashes the bytes of `text` unchanged.
     #[must_use]
     pub fn of(text: &str) -> Self {
         Self::of_bytes(text.as_bytes())
@@ -82,7 +82,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The SHA-256 of a content as `sha256sum` prints it.
+/// The SHA-256 of `content` in the notation of `sha256sum`.
 #[must_use]
 pub fn sha256_hex(content: &[u8]) -> String {
     hex(&Sha256::digest(content))

@@ -1,16 +1,19 @@
-//! What the last probes permit. Status answers from this alone, and Encrypt gets its key here.
+//! Health of a node from its last probes. Status reports it, and Encrypt gets its key from it.
 //!
-//! Health never gates decryption: what the registry knows stays readable while encryption is
+//! Decryption is independent of health: retained versions stay readable while encryption is
 //! refused.
 //!
-//! No recheck of the active key is needed before `ok` is answered: a [`Registry`] has exactly one
-//! active key, and a key's `key_id` is derived from its fields and cannot be set.
+//! Before `ok`, the active key needs no further check: a [`Registry`] has exactly one active key,
+//! and its `key_id` is derived from its fields.
 
 use std::sync::Arc;
 
-use crate::{key::TransitKey, registry::Registry};
+use crate::{
+    key::TransitKey,
+    registry::{Registry, RegistryConflict, rotation::RotationRefused},
+};
 
-/// Permission to encrypt with the active version. Exists only as part of [`Health::Healthy`].
+/// Permission to encrypt with the active version; part of [`Health::Healthy`] only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveKey(Arc<TransitKey>);
 
@@ -22,89 +25,89 @@ impl ActiveKey {
     }
 }
 
-/// The answer to "may this node encrypt, and under which `key_id`".
+/// Whether this node may encrypt, and with which version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// State is loaded, both probes passed, and neither is too old.
+    /// State is loaded, both probes passed, and both are recent.
     Healthy(ActiveKey),
-    /// Every reason against.
+    /// All reasons for refusing.
     Unhealthy(Reasons),
 }
 
-/// At least one reason, each once, in the order of [`assess`].
+/// At least one reason, without duplicates, in the order of [`assess`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reasons(Vec<Reason>);
 
-/// What the last metadata probe found.
+/// Result of the last metadata probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetadataOutcome {
-    /// None has finished yet.
+    /// The first probe is outstanding.
     Unverified,
-    /// The profile holds, covers every retained version and allows the active one to encrypt.
+    /// The profile is valid, covers every retained version and allows the active one to encrypt.
     Verified,
-    /// It failed; the registry stays as it was.
+    /// It failed; the registry is unchanged.
     Failed(MetadataFailure),
 }
 
-/// What the last deep probe of the active key found.
+/// Result of the last deep probe of the active key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeepOutcome {
-    /// None has finished for this active key.
+    /// The first probe of this active key is outstanding.
     Pending,
-    /// A round trip gave back its plaintext.
+    /// A round trip returned its plaintext.
     Passed,
     /// It failed; only a later success or a new active key clears it.
     Failed(DeepFailure),
 }
 
-/// Whether the last metadata outcome is young enough (`status.statusMaxStaleness`).
+/// Whether the last metadata outcome is within `status.statusMaxStaleness`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// It is.
+    /// It is within the limit.
     Fresh,
-    /// It is not: the prober is stuck.
+    /// It is too old: the prober is stuck.
     Stale,
 }
 
-/// Why a metadata probe failed.
+/// Cause of a failed metadata probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetadataFailure {
-    /// There is no state and none may be made.
+    /// There is no state, and bootstrap is refused.
     StateUnavailable,
-    /// Whether encrypting creates missing keys could not be read.
+    /// The check whether encryption creates missing keys failed.
     UpsertCheckFailed,
-    /// Encrypting would create a missing key.
+    /// Encryption would create a missing key.
     UpsertAllowed,
-    /// The key's metadata could not be read.
+    /// Reading the key's metadata failed.
     MetadataReadFailed,
-    /// The metadata, or its fit to the registry, breaks a rule.
+    /// The metadata violates a rule, or does not fit the registry.
     ProfileInvalid,
-    /// Transit is behind the active version.
+    /// The key's latest version is below the active version.
     VersionRollback,
-    /// The next state could not be written.
+    /// Writing the next state failed.
     StateSaveFailed,
     /// The next state was written but not published.
     StatePublishFailed,
     /// Transit refuses to encrypt with the active version.
     EncryptionBlocked,
-    /// Three probes in a row or more could not call OpenBao.
+    /// At least three probes in a row could not call OpenBao.
     CircuitBreakerOpen,
-    /// Anything else.
+    /// Any other cause.
     ProbeFailed,
 }
 
-/// Why a deep probe failed.
+/// Cause of a failed deep probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeepFailure {
-    /// A call failed or gave back another plaintext.
+    /// A call failed or returned another plaintext.
     Failed,
-    /// An answer of impossible size or version.
+    /// A response with an impossible size or version.
     Invalid,
-    /// Three probes in a row or more could not call OpenBao.
+    /// At least three probes in a row could not call OpenBao.
     CircuitBreakerOpen,
 }
 
-/// A reason of either kind: the bounded set for logs, metrics and readiness.
+/// A reason of any kind. The set is bounded, for logs, metrics and readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// See [`MetadataFailure::StateUnavailable`].
@@ -135,15 +138,15 @@ pub enum Reason {
     DeepProbeFailed,
     /// See [`DeepFailure::Invalid`].
     DeepProbeInvalid,
-    /// Three probes of a kind in a row or more could not call OpenBao.
+    /// At least three probes of a kind in a row could not call OpenBao.
     CircuitBreakerOpen,
     /// See [`MetadataFailure::ProbeFailed`].
     ProbeFailed,
 }
 
-/// Weighs everything; `registry` is `None` as long as there is no state.
+/// Combines all inputs; `registry` is `None` until there is a state.
 ///
-/// Reasons come in this order: no state, stale, metadata, deep.
+/// The order of reasons is: no state, stale, metadata, deep.
 #[must_use]
 pub fn assess(
     registry: Option<&Registry>,
@@ -157,6 +160,7 @@ pub fn assess(
         metadata.reason(),
         deep.reason(),
     ];
+
     match (registry, reasons) {
         (Some(registry), [None, None, None, None]) => {
             Health::Healthy(ActiveKey(Arc::clone(registry.active())))
@@ -182,7 +186,7 @@ impl Reasons {
 }
 
 impl Reason {
-    /// The stable word for logs, metrics and readiness.
+    /// The stable code in logs, metrics and readiness.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -222,6 +226,22 @@ impl DeepOutcome {
             Self::Pending => Some(Reason::DeepProbePending),
             Self::Passed => None,
             Self::Failed(failure) => Some(failure.into()),
+        }
+    }
+}
+
+impl RotationRefused {
+    /// The reason for Status and readiness.
+    #[must_use]
+    pub fn failure(&self) -> MetadataFailure {
+        match self {
+            Self::Conflict(RegistryConflict::VersionRollback { .. }) => {
+                MetadataFailure::VersionRollback
+            }
+            Self::Conflict(RegistryConflict::Retained(_))
+            | Self::Intermediate { .. }
+            | Self::Disabled { .. } => MetadataFailure::ProfileInvalid,
+            Self::Progress(_) => MetadataFailure::StateSaveFailed,
         }
     }
 }

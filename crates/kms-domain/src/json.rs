@@ -1,18 +1,18 @@
-//! Canonical JSON text: what is hashed, authenticated and written to disk.
+//! Canonical JSON, the text that is hashed, authenticated and written to disk.
 //! Implements `docs/format/associated-data.md` section 2.
 //!
-//! A writer of plain JSON leaves `<`, `>`, `&`, U+2028 and U+2029 as they are; the format escapes
-//! them. Outside strings JSON has none of these, so they are replaced in the finished text.
+//! The format escapes `<`, `>`, `&`, U+2028 and U+2029, which plain JSON writers leave as they are.
+//! They occur only inside strings, so they are replaced in the finished text.
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Why a text is not the canonical form of any value.
+/// Reason why a text is not canonical.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonProblem {
-    /// A syntax error, unknown or duplicate member, `null`, wrong type, or text after the value.
+    /// A syntax error, an unknown or duplicate member, `null`, a wrong type, or trailing text.
     #[error("it is not the JSON of this format")]
     Unreadable(#[source] serde_json::Error),
-    /// Readable, but spelled as no writer of this format spells it.
+    /// Valid JSON, but not in canonical form.
     #[error(
         "it is readable JSON but not in the form that is written here: members out of order, an \
          explicit empty or zero member, or an unusual spelling of a character"
@@ -32,9 +32,9 @@ pub(crate) fn indented<T: Serialize>(value: &T) -> String {
     text
 }
 
-/// Reads a value whose text, white space between tokens aside, is its canonical text.
+/// Parses a value from canonical text. White space between tokens is ignored.
 ///
-/// So a changed byte changes the value, is refused, or turns white space into white space.
+/// A changed byte therefore changes the value, is refused, or changes white space only.
 pub(crate) fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonProblem> {
     let value = serde_json::from_slice(bytes).map_err(JsonProblem::Unreadable)?;
     if without_layout(bytes).eq(compact(&value).bytes()) {
@@ -50,7 +50,7 @@ pub(crate) fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, J
 )]
 fn escape_for_html(text: serde_json::Result<String>) -> String {
     let text = text.expect("strings and integers have a JSON form");
-    // U+2028 and U+2029 begin with this byte, as many others do.
+    // U+2028 and U+2029 begin with this byte, as many other characters do.
     let special = |byte| matches!(byte, b'<' | b'>' | b'&' | 0xe2);
     if !text.bytes().any(special) {
         return text;

@@ -1,7 +1,7 @@
-//! One version of the Transit key with everything that the formats say about it.
+//! One version of the Transit key with all values derived from it.
 //!
-//! A [`TransitKey`] has no other constructor than derivation, so its `key_id` always belongs to
-//! its fields; nobody needs to check that again.
+//! A [`TransitKey`] is only constructed by derivation, so its `key_id` always belongs to its
+//! fields.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     transit::{CreatedAt, TransitVersion},
 };
 
-/// An identity scope with the hashes of its names, made once and shared by its keys.
+/// An identity scope with the hashes of its names, computed once and shared by its keys.
 #[derive(Debug, PartialEq, Eq)]
 pub struct KeyScope {
     identity: IdentityScope,
@@ -38,14 +38,14 @@ impl KeyScope {
         }
     }
 
-    /// The names themselves.
+    /// The unhashed names.
     #[must_use]
     pub fn identity(&self) -> &IdentityScope {
         &self.identity
     }
 }
 
-/// A Transit version in its scope. Knowing one grants nothing: encryption takes an
+/// A Transit version in its scope. It grants no permission: encryption takes an
 /// [`ActiveKey`](crate::health::ActiveKey), decryption a
 /// [`DecryptKey`](crate::registry::DecryptKey).
 #[derive(Debug, PartialEq, Eq)]
@@ -71,31 +71,31 @@ impl TransitKey {
         }
     }
 
-    /// The scope that all keys of one registry share.
+    /// The scope, shared by all keys of a registry.
     #[must_use]
     pub fn scope(&self) -> &Arc<KeyScope> {
         &self.scope
     }
 
-    /// The version that Transit is asked to use.
+    /// The version for requests to Transit.
     #[must_use]
     pub fn version(&self) -> TransitVersion {
         self.version
     }
 
-    /// The second in which that version was made.
+    /// Creation second of the version.
     #[must_use]
     pub fn created_at(&self) -> CreatedAt {
         self.created_at
     }
 
-    /// The name of this key towards Kubernetes.
+    /// The `key_id` for Kubernetes.
     #[must_use]
     pub fn id(&self) -> &KeyId {
         &self.id
     }
 
-    /// What is shown and stored in place of the `key_id`.
+    /// Replaces the `key_id` in logs, reports and stored records.
     #[must_use]
     pub fn id_hash(&self) -> &TextHash {
         &self.id_hash

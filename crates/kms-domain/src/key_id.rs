@@ -1,7 +1,7 @@
-//! The name of one Transit version under one identity scope.
+//! The `key_id` of a Transit version in an identity scope.
 //! Implements `docs/format/key-id.md`.
 //!
-//! A `key_id` is public, yet logs and metrics show its [`TextHash`].
+//! A `key_id` is public, but logs and metrics show its [`TextHash`] instead.
 
 use crate::{
     digest::{TextHash, digest_type},
@@ -16,7 +16,7 @@ digest_type!(
 );
 
 impl KeyId {
-    /// The only `key_id` of this version in this scope.
+    /// Derives the `key_id` of this version in this scope.
     #[must_use]
     pub fn derive(scope: &IdentityScope, version: TransitVersion, created_at: CreatedAt) -> Self {
         let namespace = scope.openbao_namespace.as_ref();
@@ -33,16 +33,18 @@ impl KeyId {
             Some(&version),
             Some(&created_at),
         ];
-        // No part can hold the separator: every name refuses NUL.
+
+        // The separator is unambiguous: every name rule excludes NUL.
         let mut preimage = Vec::new();
         for part in parts.into_iter().flatten() {
             preimage.extend_from_slice(part.as_bytes());
             preimage.push(0);
         }
+
         Self::of_bytes(&preimage)
     }
 
-    /// What logs, metrics and reports show instead of the `key_id`.
+    /// The hash for logs, metrics and reports.
     #[must_use]
     pub fn hash(&self) -> TextHash {
         TextHash::of(self.as_str())

@@ -1,15 +1,16 @@
-//! The size limits of KMS v2 messages. Implements `docs/format/associated-data.md` section 4.
+//! The size limits of KMS v2 messages.
+//! Implements `docs/format/associated-data.md` section 4.
 //!
-//! Kubernetes refuses to store what exceeds them, so they hold for requests and responses alike.
+//! Kubernetes refuses to store larger values, so the limits apply to requests and responses alike.
 
-/// A gRPC message in either direction, in bytes.
+/// Maximum size of a gRPC message in either direction, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 65_536;
 
 const KEY_ID_BELOW: usize = 1024;
 const CIPHERTEXT_BELOW: usize = 1024;
 const ANNOTATIONS_BELOW: usize = 32_768;
 
-/// A part of a message that is too large (class `protocol_limit`).
+/// A message part above its limit (class `protocol_limit`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the {part} has {bytes} bytes and must have fewer than {below}")]
 pub struct LimitExceeded {
@@ -18,10 +19,10 @@ pub struct LimitExceeded {
     below: usize,
 }
 
-/// Checks the ciphertext, then the `key_id`, then all annotation keys and values together.
+/// Checks the ciphertext, then the `key_id`, then the sum of all annotation keys and values.
 ///
 /// # Errors
-/// The first part that is too large, with its size.
+/// The first part above its limit, with its size.
 pub fn check_sizes<'a>(
     ciphertext: &[u8],
     key_id: &str,

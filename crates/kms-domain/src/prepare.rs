@@ -1,7 +1,7 @@
-//! All that Transit is asked for, made from permission and request in one step.
+//! Requests to Transit, each built from a permission and a message in one step.
 //!
-//! Nothing here is sent before it has been checked, and nothing but [`prepare_encrypt`],
-//! [`prepare_decrypt`] and [`prepare_proof`] makes the associated data of stored objects.
+//! Every request is checked before it is sent. Only [`prepare_encrypt`], [`prepare_decrypt`] and
+//! [`prepare_proof`] build the associated data of stored objects.
 
 use std::hash::{Hash, Hasher};
 
@@ -16,61 +16,62 @@ use crate::{
     transit::TransitVersion,
 };
 
-/// An encryption to ask Transit for, and what is answered beside its ciphertext.
+/// An encryption request to Transit, and the other parts of the response to Kubernetes.
 #[derive(Debug, Clone)]
 pub struct PreparedEncrypt {
-    /// The explicit version to ask for; the answer must have it too.
+    /// The explicit version; the response must have it too.
     pub version: TransitVersion,
-    /// To be authenticated with the plaintext.
+    /// Authenticated with the plaintext.
     pub associated_data: AssociatedData,
-    /// The name that Kubernetes stores.
+    /// The `key_id` for Kubernetes.
     pub key_id: KeyId,
-    /// What Kubernetes stores beside the ciphertext.
+    /// The annotations for Kubernetes.
     pub annotations: Annotations,
 }
 
-/// A decryption to ask Transit for.
+/// A decryption request to Transit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreparedDecrypt {
-    /// Of the version that the key has.
+    /// A ciphertext of the key's version.
     pub ciphertext: TransitCiphertext,
-    /// To be authenticated with the ciphertext.
+    /// Authenticated with the ciphertext.
     pub associated_data: AssociatedData,
 }
 
 impl Hash for PreparedDecrypt {
-    /// Of the ciphertext alone: the associated data is long, and the same for all of one key.
+    /// Hashes only the ciphertext: the associated data is long, and equal for all requests of one
+    /// key.
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.ciphertext.hash(state);
     }
 }
 
-/// Why a decrypt request is refused without asking Transit.
+/// Reason for a decrypt request that is refused without a call to Transit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecryptRefused {
-    /// The annotations are those of another key.
+    /// The annotations belong to another key.
     #[error(transparent)]
     Annotations(#[from] AnnotationMismatch),
-    /// The ciphertext names another version than its `key_id`.
+    /// The ciphertext has another version than its `key_id`.
     #[error("the ciphertext is of Transit version {found}, its key_id of version {expected}")]
     CiphertextVersion {
-        /// By the ciphertext's prefix.
+        /// From the ciphertext's prefix.
         found: TransitVersion,
-        /// By the key.
+        /// From the key.
         expected: TransitVersion,
     },
 }
 
-/// What the formats say about one key, for people to compare: nothing of it can be sent.
+/// Formatted values of one key, for display and comparison only.
 #[derive(Debug, Clone)]
 pub struct Preview {
-    /// As an encryption under the key writes them.
+    /// The annotations of an encryption under the key.
     pub annotations: Annotations,
-    /// The text that is authenticated. Not an [`AssociatedData`], which takes a permission.
+    /// The authenticated text. An [`AssociatedData`] requires a permission, so this is a string.
     pub associated_data: String,
 }
 
-/// Shows what an encryption under `key` writes and authenticates, without permission for one.
+/// Shows annotations and associated data of an encryption under `key`, without permission for one.
 #[must_use]
 pub fn preview(key: &TransitKey, plugin_version: &PluginVersion) -> Preview {
     let associated_data = AssociatedData::for_key(key);
@@ -80,7 +81,7 @@ pub fn preview(key: &TransitKey, plugin_version: &PluginVersion) -> Preview {
     }
 }
 
-/// Everything of one encryption comes from one key, and that key is the active one:
+/// Takes every part of the request from the active key:
 ///
 /// ```compile_fail,E0308
 /// use kms_domain::{annotations::PluginVersion, prepare::prepare_encrypt, registry::DecryptKey};
@@ -100,7 +101,7 @@ pub fn prepare_encrypt(active: &ActiveKey, plugin_version: &PluginVersion) -> Pr
     }
 }
 
-/// Requires that annotations and ciphertext belong to the key that the `key_id` named.
+/// Checks that annotations and ciphertext belong to the key named by the `key_id`.
 ///
 /// # Errors
 /// [`DecryptRefused`].
@@ -112,8 +113,9 @@ pub fn prepare_decrypt(
     prepare_proof(decrypt.key(), annotations, ciphertext)
 }
 
-/// The same for a key that no registry vouches for, to prove in a recovery that it is the one:
-/// Transit authenticates what is asked for, and the plaintext is wiped at once.
+/// Like [`prepare_decrypt`], for a key outside any registry: a recovery proves with it that the key
+/// is the original one. Transit authenticates the request. The caller must wipe the plaintext at
+/// once.
 ///
 /// # Errors
 /// [`DecryptRefused`].
@@ -156,7 +158,7 @@ mod tests {
     fn decrypt_key(registry: &Registry, key_id: &KeyId) -> DecryptKey {
         match registry.lookup(key_id) {
             Lookup::Known(key) => key,
-            Lookup::Withdrawn | Lookup::Unknown => panic!("{key_id} does not decrypt"),
+            Lookup::Disabled | Lookup::Unknown => panic!("{key_id} does not decrypt"),
         }
     }
 

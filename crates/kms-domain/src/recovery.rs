@@ -1,21 +1,22 @@
-//! Evidence about a lost or restored key: what stored data needs, and what a key can give.
+//! Evidence about a lost or restored key: versions that stored data needs, and versions that a key
+//! has.
 //!
-//! | Question | Module |
+//! | Task | Module |
 //! |---|---|
-//! | Which version of the key is a stored object's `key_id`, and if none, why not? | [`origin`] |
-//! | Does the live key have the versions that records and states name? | [`claims`] |
-//! | What do objects still need: may a version retire, is a rotation over? | [`evidence`] |
-//! | May a restored pair of backups go into service? | [`pair`] |
-//! | What is noted with every backup set? | [`record`] |
-//! | Which registry did a node have that has lost it? | [`rebuild`] |
-//! | What was it rebuilt from? | [`journal`] |
-//! | Do the nodes of a cluster agree? | [`nodes`] |
+//! | Resolve a stored object's `key_id` to a version | [`resolve`] |
+//! | Compare the versions of records and states with the live key | [`claims`] |
+//! | Decide whether a version may retire and whether a rotation is finished | [`evidence`] |
+//! | Decide whether a restored pair of backups may go into service | [`pair`] |
+//! | Record the key versions with every backup set | [`record`] |
+//! | Rebuild the lost registry of a node | [`rebuild`] |
+//! | Record the evidence of a rebuild | [`journal`] |
+//! | Compare the nodes of a cluster | [`nodes`] |
 
 pub mod claims;
 pub mod evidence;
 pub mod journal;
 pub mod nodes;
-pub mod origin;
 pub mod pair;
 pub mod rebuild;
 pub mod record;
+pub mod resolve;

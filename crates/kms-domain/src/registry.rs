@@ -1,9 +1,9 @@
-//! What this node knows about the versions of its key: one is active, perhaps one is pending,
-//! the others are retired, removed or rejected. Implements `docs/format/state-document.md`
-//! section 3.
+//! The key versions known to this node: exactly one active, at most one pending, the others
+//! retired, removed or rejected.
+//! Implements `docs/format/state-document.md` section 3.
 //!
-//! A registry that exists is valid. Only [`Registry::lookup`] makes a [`DecryptKey`], and it makes
-//! none for a removed or rejected version.
+//! Every constructed registry is valid. [`Registry::lookup`] alone returns a [`DecryptKey`], and
+//! only for active, pending and retired versions.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -13,16 +13,18 @@ use crate::{
     transit::TransitVersion,
 };
 
-pub mod anchor;
 mod bookkeeping;
+pub mod checkpoint;
+mod coverage;
 pub mod document;
 pub mod retire;
 pub mod rotation;
 
 use bookkeeping::StepClock;
 pub use bookkeeping::{Bookkeeping, BookkeepingProblem, ClockRegression};
+pub use coverage::RegistryConflict;
 
-/// Every known version, in the order of the document (which its hash covers).
+/// Every known version. The order is that of the document, whose hash covers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registry {
     records: Vec<Record>,
@@ -34,44 +36,45 @@ pub struct Registry {
 pub struct Record {
     /// The version in the scope of the registry.
     pub key: Arc<TransitKey>,
-    /// What it may be used for.
+    /// Permitted use.
     pub state: RecordState,
-    /// How it came to that state.
+    /// Times and counts of its history.
     pub bookkeeping: Bookkeeping,
 }
 
-/// What a version may be used for.
+/// Permitted use of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordState {
     /// Status and Encrypt use it; exactly one.
     Active,
-    /// Seen but not yet promoted; at most one. Decrypts, since a peer may be ahead.
+    /// Discovered, and waiting for promotion; at most one. Decrypts, since a peer may be ahead.
     Pending,
     /// An earlier or skipped version that still decrypts.
     Retired,
-    /// Recognised for the sake of other writers; used for nothing.
+    /// Recorded by other writers of the format; unusable.
     Rejected,
-    /// Taken out by the operator; stays as a tombstone.
+    /// Removed by the operator; remains as a tombstone.
     Removed,
 }
 
-/// The versions up to the active one that decrypt. Equal on two nodes with the same active version,
-/// unless versions were retired on one of them.
+/// The decryptable versions up to the active one. Nodes with the same active version have equal
+/// values, unless versions were retired on one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readable {
-    /// The lowest of them.
+    /// The lowest version.
     pub oldest: TransitVersion,
-    /// How many there are, at least the active one.
+    /// Number of versions, including the active one.
     pub count: u64,
 }
 
-/// A version that may decrypt. Exists only as an answer of [`Registry::lookup`].
+/// Permission to decrypt with a version; returned only by [`Registry::lookup`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecryptKey(Arc<TransitKey>);
 
-/// A version that the status probe may try: the active one, or one that is about to be promoted.
-/// It permits no encryption of stored objects, only the probe's own round trip with
-/// [`AssociatedData::status_probe`](crate::aad::AssociatedData::status_probe):
+/// Permission to probe a version: the active one, or a candidate for promotion. It permits only the
+/// probe's own round trip with
+/// [`AssociatedData::status_probe`](crate::aad::AssociatedData::status_probe), and no encryption of
+/// stored objects:
 ///
 /// ```compile_fail,E0308
 /// use kms_domain::{annotations::PluginVersion, prepare::prepare_encrypt, registry::ProbeKey};
@@ -83,42 +86,42 @@ pub struct DecryptKey(Arc<TransitKey>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeKey(Arc<TransitKey>);
 
-/// What is known of a well-formed `key_id`.
+/// Result of a lookup of a well-formed `key_id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
     /// Active, pending or retired.
     Known(DecryptKey),
-    /// Removed or rejected: unknown to the caller, and never looked for again.
-    Withdrawn,
-    /// Not in the registry: the one case for discovery.
+    /// Removed or rejected: refused as unknown, without discovery.
+    Disabled,
+    /// Absent from the registry; the only case for discovery.
     Unknown,
 }
 
-/// Why records do not make a registry.
+/// Rule violated by a set of records.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryProblem {
-    /// Two records of one Transit version, whatever their `key_id`.
+    /// Two records have the same Transit version, with equal or different `key_id`s.
     #[error("Transit version {0} has more than one record")]
     DuplicateVersion(TransitVersion),
-    /// Nothing would be left to encrypt with.
+    /// There is no version to encrypt with.
     #[error("no record is active")]
     NoneActive,
-    /// It would be open which version encrypts.
+    /// The version to encrypt with is ambiguous.
     #[error("Transit versions {0} and {1} are both active")]
     SeveralActive(TransitVersion, TransitVersion),
-    /// Only the newest version can wait for promotion.
+    /// Only the newest version can be pending.
     #[error("Transit versions {0} and {1} are both pending")]
     SeveralPending(TransitVersion, TransitVersion),
-    /// Records of two configurations.
+    /// The records belong to two configurations.
     #[error("Transit version {0} has another identity scope than the first record")]
-    OtherScope(TransitVersion),
+    IdentityMismatch(TransitVersion),
 }
 
 impl Registry {
     /// Checks the rules between records and keeps their order.
     ///
     /// # Errors
-    /// [`RegistryProblem`]. One version has one `key_id` in one scope, so distinct versions imply
+    /// [`RegistryProblem`]. A version has one `key_id` per scope, so distinct versions imply
     /// distinct key_ids.
     pub(crate) fn new(records: Vec<Record>) -> Result<Self, RegistryProblem> {
         let active = only(
@@ -133,15 +136,17 @@ impl Registry {
             RecordState::Pending,
             RegistryProblem::SeveralPending,
         )?;
+
         let mut versions = BTreeSet::new();
         for Record { key, .. } in &records {
             if !versions.insert(key.version()) {
                 return Err(RegistryProblem::DuplicateVersion(key.version()));
             }
             if key.scope() != active.scope() {
-                return Err(RegistryProblem::OtherScope(key.version()));
+                return Err(RegistryProblem::IdentityMismatch(key.version()));
             }
         }
+
         Ok(Self { records, active })
     }
 
@@ -171,7 +176,7 @@ impl Registry {
         self.active.scope()
     }
 
-    /// The version that is to encrypt. Permission for it comes from [`health`](crate::health).
+    /// The active version. [`health`](crate::health) grants the permission to encrypt with it.
     #[must_use]
     pub fn active(&self) -> &Arc<TransitKey> {
         &self.active
@@ -198,7 +203,7 @@ impl Registry {
             .filter(|record| record.state.is_retained())
     }
 
-    /// What this node reads of what was written before the active version.
+    /// The range of versions up to the active one that this node reads.
     #[must_use]
     pub fn readable(&self) -> Readable {
         let active = self.active.version();
@@ -216,21 +221,21 @@ impl Registry {
         )
     }
 
-    /// Finds what may decrypt under `key_id`.
+    /// Looks up the permission to decrypt under `key_id`.
     #[must_use]
     pub fn lookup(&self, key_id: &KeyId) -> Lookup {
         match self.records.iter().find(|record| record.key.id() == key_id) {
             Some(record) if record.state.is_retained() => {
                 Lookup::Known(DecryptKey(Arc::clone(&record.key)))
             }
-            Some(_) => Lookup::Withdrawn,
+            Some(_) => Lookup::Disabled,
             None => Lookup::Unknown,
         }
     }
 }
 
 impl RecordState {
-    /// Whether data under this version is to stay readable.
+    /// Whether data under this version must stay readable.
     #[must_use]
     pub fn is_retained(self) -> bool {
         match self {
@@ -239,7 +244,7 @@ impl RecordState {
         }
     }
 
-    /// The word in the state document and in reports.
+    /// The name in the state document and in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -265,7 +270,7 @@ impl RecordState {
 }
 
 impl DecryptKey {
-    /// The version that is known.
+    /// The permitted version.
     #[must_use]
     pub fn key(&self) -> &TransitKey {
         &self.0
@@ -273,14 +278,14 @@ impl DecryptKey {
 }
 
 impl ProbeKey {
-    /// The version to try.
+    /// The version to probe.
     #[must_use]
     pub fn version(&self) -> TransitVersion {
         self.0.version()
     }
 }
 
-/// The one key in `state`, if any.
+/// The only key in `state`, if any.
 fn only(
     records: &[Record],
     state: RecordState,
@@ -320,7 +325,7 @@ mod tests {
                     assert_eq!(found.key(), &*record.key);
                 }
                 RecordState::Removed | RecordState::Rejected => {
-                    assert_eq!(lookup, Lookup::Withdrawn);
+                    assert_eq!(lookup, Lookup::Disabled);
                 }
             }
         }

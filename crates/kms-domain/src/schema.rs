@@ -1,5 +1,5 @@
-//! The `schemaVersion` of a file, read before anything else in it: a file of a newer release may
-//! differ in every other member, and is no damage.
+//! The `schemaVersion` of a file, read before its other members: a file of a newer release may
+//! differ in all of them and still be intact.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// State document.
 pub(crate) const STATE: &str = "keyregistry.openbao-kms/v1alpha2";
-/// State document from before state was bound to a configuration.
+/// State document without a binding to a configuration.
 pub(crate) const LEGACY_STATE: &str = "keyregistry.openbao-kms/v1alpha1";
 /// Checkpoint of a state document.
 pub(crate) const CHECKPOINT: &str = "keyregistry.openbao-kms/checkpoint/v1alpha1";
@@ -16,15 +16,15 @@ pub(crate) const RECORD: &str = "bao-kms-provider/backup-record/v1";
 /// Recovery journal.
 pub(crate) const JOURNAL: &str = "bao-kms-provider/recovery-journal/v1";
 
-/// Characters of a schema version that are shown; those of this release have less.
+/// Maximum number of displayed characters; all schema versions of this release are shorter.
 const MAX_SHOWN: usize = 64;
 
-/// A schema version that this release does not know.
+/// A schema version unknown to this release.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct NewerSchema(String);
 
 impl fmt::Display for NewerSchema {
-    /// Control characters are escaped and a long text is cut: it may come from anywhere.
+    /// Escapes control characters and truncates long text, because the file is untrusted.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown: String = self.0.chars().take(MAX_SHOWN).collect();
         let cut = if shown.len() < self.0.len() {
@@ -36,9 +36,9 @@ impl fmt::Display for NewerSchema {
     }
 }
 
-/// Refuses a file whose schema version belongs to no format of this release. A file of another
-/// format of this release, without a schema version, or with one that is no text, passes: strict
-/// reading tells what is wrong with it.
+/// Refuses a file with a schema version unknown to this release. All other files pass, including
+/// those of another format and those without a schema version: strict decoding reports their
+/// faults.
 pub(crate) fn refuse_newer(bytes: &[u8]) -> Result<(), NewerSchema> {
     match schema_version(bytes) {
         Some(schema)
@@ -50,12 +50,11 @@ pub(crate) fn refuse_newer(bytes: &[u8]) -> Result<(), NewerSchema> {
     }
 }
 
-/// The first member of that name, whatever stands around it, and whether or not the file goes on
-/// as JSON behind it.
+/// The first member with that name. The rest of the file may be invalid JSON.
 fn schema_version(bytes: &[u8]) -> Option<String> {
     let mut found = None;
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    // Not every reading that finds it comes to the end of the file.
+    // The error is ignored: parsing stops at the member, before the end of the file.
     drop(json.deserialize_map(FirstMember(&mut found)));
     found
 }

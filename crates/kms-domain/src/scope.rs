@@ -1,11 +1,12 @@
-//! The names that make one key lineage. Implements `docs/format/key-id.md` section 1.
+//! The names of a key lineage.
+//! Implements `docs/format/key-id.md` section 1.
 //!
-//! A value of one of these types has passed its rule; its bytes are used exactly as configured,
-//! without Unicode normalisation or case folding.
+//! Every constructed name follows its rule. Its bytes are used exactly as configured, without
+//! Unicode normalisation or case folding.
 
 use std::fmt;
 
-/// Why a text cannot be a name.
+/// Rule violated by a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameProblem {
     /// Empty, or only white space.
@@ -23,7 +24,7 @@ pub enum NameProblem {
     /// A path with an empty, `.` or `..` segment (so also a trailing `/`).
     #[error("must not have an empty, '.' or '..' path segment")]
     PathSegment,
-    /// A character that would change the URL that the value becomes part of.
+    /// A character with a meaning in URLs, since the value becomes part of one.
     #[error("must not contain '%', '?', '#', '\\' or white space, since it becomes part of a URL")]
     UrlCharacter,
     /// A Transit key name outside its pattern.
@@ -41,7 +42,7 @@ macro_rules! name_type {
             /// Checks the rule and keeps the text unchanged.
             ///
             /// # Errors
-            /// The first rule that the text breaks.
+            /// The first violated rule.
             pub fn parse(text: &str) -> Result<Self, NameProblem> {
                 $rule(text)?;
                 Ok(Self(text.to_owned()))
@@ -84,12 +85,12 @@ name_type!(
     identifier
 );
 name_type!(
-    /// An opaque label of the Transit mount; not its path.
+    /// An opaque label of the Transit mount, independent of its path.
     TransitMountId,
     identifier
 );
 name_type!(
-    /// Names one history of key material: a key made anew under an old name is a new lineage.
+    /// Names one history of key material: a key recreated under an old name is a new lineage.
     KeyLineageId,
     identifier
 );
@@ -99,20 +100,20 @@ name_type!(
     namespace
 );
 name_type!(
-    /// Where a secrets engine or auth method is mounted, such as `transit`.
+    /// The mount path of a secrets engine or auth method, such as `transit`.
     MountPath,
     mount_path
 );
 name_type!(
-    /// The Transit key's name; also the pattern for auth role names.
+    /// The Transit key's name; auth role names have the same pattern.
     KeyName,
     key_name
 );
 
-/// The names that enter every `key_id`, annotation and associated data.
+/// The names in every `key_id`, annotation set and associated data.
 ///
-/// Immutable once data is encrypted: a change of any field makes existing data unreadable
-/// until it is changed back.
+/// Do not change a field once data is encrypted: existing data becomes unreadable until the change
+/// is reverted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityScope {
     /// See [`ProviderName`].
@@ -121,7 +122,7 @@ pub struct IdentityScope {
     pub cluster_id: ClusterId,
     /// See [`OpenBaoInstanceId`].
     pub openbao_instance_id: OpenBaoInstanceId,
-    /// `None` is the root namespace and contributes nothing to any format.
+    /// `None` is the root namespace, which the formats omit.
     pub openbao_namespace: Option<Namespace>,
     /// See [`TransitMountId`].
     pub transit_mount_id: TransitMountId,
@@ -129,16 +130,16 @@ pub struct IdentityScope {
     pub key_lineage_id: KeyLineageId,
 }
 
-/// Where the Transit key is: bound by the identity fingerprint, absent from `key_id`.
+/// Path of the Transit key: part of the identity fingerprint, absent from the `key_id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransitKeyPath {
     /// The Transit mount.
     pub mount_path: MountPath,
-    /// The key below it.
+    /// The key below the mount.
     pub key_name: KeyName,
 }
 
-/// Rule I: not blank, no surrounding white space, none of NUL, CR, LF, TAB.
+/// Rule I: not blank, without surrounding white space, NUL, CR, LF or TAB.
 fn identifier(text: &str) -> Result<(), NameProblem> {
     if text.trim().is_empty() {
         return Err(NameProblem::Blank);
@@ -152,7 +153,7 @@ fn identifier(text: &str) -> Result<(), NameProblem> {
     Ok(())
 }
 
-/// Rule N: rule I, a relative path, and no `%`.
+/// Rule N: rule I, a relative path, and without `%`.
 fn namespace(text: &str) -> Result<(), NameProblem> {
     identifier(text)?;
     relative_path(text)?;

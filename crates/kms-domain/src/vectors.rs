@@ -134,14 +134,14 @@ pub(crate) fn registry(states: &[(u64, RecordState)]) -> Registry {
     Registry::new(states.iter().map(record).collect()).unwrap()
 }
 
-/// A first document with such records.
+/// A first document with these records.
 pub(crate) fn document(states: &[(u64, RecordState)]) -> Document {
     let path = path("transit", "kubernetes-etcd");
     let fingerprint = IdentityFingerprint::of(&golden_scope(), &path);
     Document::first(fingerprint, registry(states))
 }
 
-/// The state document of the shared vector with this name, and its text.
+/// State document and text of the shared vector with this name.
 pub(crate) fn pair(name: &str) -> (Document, String) {
     let file: serde_json::Value = vectors!("state.json");
     let pairs = file["pairs"].as_array().unwrap();
@@ -150,7 +150,7 @@ pub(crate) fn pair(name: &str) -> (Document, String) {
     (Document::decode(text.as_bytes()).unwrap(), text.to_owned())
 }
 
-/// A sound key whose metadata lists these versions with their creation seconds, the newest last.
+/// A sound key with these versions and creation seconds in its metadata, the newest last.
 pub(crate) fn profile(
     created: &[(i64, i64)],
     min_available: i64,
@@ -163,7 +163,7 @@ pub(crate) fn profile(
     })
 }
 
-/// A key that fits [`document`] and lists what it should list.
+/// A key that fits [`document`], with a complete list of versions.
 pub(crate) fn sound_profile(latest: u64, min_available: i64, min_decryption: i64) -> KeyProfile {
     let latest = i64::try_from(latest).unwrap();
     let listed = min_available.max(min_decryption).max(1)..=latest;
@@ -196,7 +196,7 @@ fn checked(metadata: KeyMetadata) -> KeyProfile {
     KeyProfile::check(&metadata, &KeyName::parse("kubernetes-etcd").unwrap()).unwrap()
 }
 
-/// Any identity, with plenty of the characters that need care.
+/// Any identity, with many special characters.
 pub(crate) fn any_scope() -> impl Strategy<Value = IdentityScope> {
     let name = || "[ab<>&\"\\\\/\u{1}\u{8}\u{7f}\u{2028}\u{2029}ß日]{1,6}|\\PC{1,6}";
     let names =

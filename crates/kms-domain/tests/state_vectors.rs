@@ -1,12 +1,12 @@
 //! Every state document, checkpoint and refused text of `conformance/vectors`, through the public
-//! interface that the state store uses.
+//! interface of the state store.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic too")]
 
 use std::error::Error;
 
 use kms_domain::registry::{
-    anchor::{Anchor, Checkpoint, Rollback},
+    checkpoint::{Checkpoint, CheckpointStatus, Rollback},
     document::{Document, DocumentError, MAX_FILE_BYTES},
 };
 use serde::Deserialize;
@@ -78,8 +78,8 @@ fn every_document_is_read_and_written_byte_for_byte() {
         assert_eq!(Checkpoint::of(&document).encode(), checkpoint, "{name}");
         let checkpoint = Checkpoint::decode(checkpoint.as_bytes()).unwrap();
         assert_eq!(
-            Anchor::of(Some(&document), Some(&checkpoint)),
-            Ok(Anchor::Current)
+            CheckpointStatus::of(Some(&document), Some(&checkpoint)),
+            Ok(CheckpointStatus::Current)
         );
     }
 }
@@ -160,17 +160,26 @@ fn a_document_is_accepted_only_at_or_just_after_its_checkpoint() {
     let rotated = document("rotated");
     let removed = document("removed");
     let judge = |document: Option<&Document>, accepted: Option<&Document>| {
-        Anchor::of(document, accepted.map(Checkpoint::of).as_ref())
+        CheckpointStatus::of(document, accepted.map(Checkpoint::of).as_ref())
     };
 
-    assert_eq!(judge(None, None), Ok(Anchor::Absent));
+    assert_eq!(judge(None, None), Ok(CheckpointStatus::Absent));
     for (document, first_generation) in [(&initial, true), (&rotated, false)] {
-        let missing = Anchor::Missing { first_generation };
+        let missing = CheckpointStatus::Missing { first_generation };
         assert_eq!(judge(Some(document), None), Ok(missing));
     }
-    assert_eq!(judge(Some(&rotated), Some(&rotated)), Ok(Anchor::Current));
-    assert_eq!(judge(Some(&rotated), Some(&initial)), Ok(Anchor::Behind));
-    assert_eq!(judge(Some(&removed), Some(&rotated)), Ok(Anchor::Behind));
+    assert_eq!(
+        judge(Some(&rotated), Some(&rotated)),
+        Ok(CheckpointStatus::Current)
+    );
+    assert_eq!(
+        judge(Some(&rotated), Some(&initial)),
+        Ok(CheckpointStatus::Behind)
+    );
+    assert_eq!(
+        judge(Some(&removed), Some(&rotated)),
+        Ok(CheckpointStatus::Behind)
+    );
 
     let refused = |document, accepted| judge(document, Some(accepted)).unwrap_err();
     assert!(matches!(
@@ -198,10 +207,11 @@ fn a_document_is_accepted_only_at_or_just_after_its_checkpoint() {
 #[test]
 fn a_rollback_says_what_was_found_and_what_was_accepted() {
     let (initial, rotated) = (document("initial"), document("rotated"));
-    let rollback = Anchor::of(Some(&initial), Some(&Checkpoint::of(&rotated))).unwrap_err();
+    let rollback =
+        CheckpointStatus::of(Some(&initial), Some(&Checkpoint::of(&rotated))).unwrap_err();
     assert_eq!(
         rollback.to_string(),
         "the state document has generation 1, but generation 2 has been accepted: an older \
-         document was put in place; restore the newest pair, or rebuild it with recover-state"
+         document was put in place"
     );
 }

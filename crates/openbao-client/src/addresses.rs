@@ -1,9 +1,10 @@
-//! The addresses of one OpenBao cluster, and the choice between them.
+//! The addresses of one OpenBao cluster, and the selection between them.
 //!
-//! With one address there is no choice, and nothing is asked for it. With several, each is asked
-//! `sys/health`: all of them when no active server is known, and every new connection before its
-//! first request. The active server is preferred. A server that failed a request is avoided for a
-//! moment that doubles up to four seconds. A server of another cluster is never used.
+//! A single address is used without any health check. Several addresses are checked with
+//! `sys/health`: all of them while the active server is unknown, and every new connection before
+//! its first request. The active server is preferred. A server is avoided after a failed request,
+//! first for 250 ms and then twice as long for each further failure, up to 4 s. Servers of another
+//! cluster are never used.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,33 +24,34 @@ use crate::{
     request::Operation,
 };
 
-/// Between two looks at all addresses while an active server is known.
+/// Interval of health checks of all addresses while the active server is known.
 const REFRESH: Duration = Duration::from_secs(10);
-/// Between two looks while none is known, and the first time that a failed server is avoided.
+/// Interval of health checks while the active server is unknown, and the first pause of a failed
+/// server.
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// A request waits for a look at most this long, or half of the time that it has left.
+/// A request waits for a health check for at most this long, or half of its remaining time.
 const PATIENCE: Duration = Duration::from_millis(800);
 
-/// The part of a server in the cluster, as far as it is known.
+/// Role of a server in its cluster, by its last response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Not asked yet.
+    /// Before the first health check.
     Unknown,
-    /// It does the work.
+    /// Serves requests.
     Active,
-    /// It forwards requests, or answers them from a copy that may lag.
+    /// Forwards requests, or answers them from a replica that may lag behind.
     Standby,
-    /// It is sealed, or has no storage.
+    /// Sealed or uninitialized.
     Sealed,
-    /// It did not answer, or failed the last request.
+    /// Failed its last health check or request.
     Down,
-    /// It belongs to another cluster and is not used.
+    /// Belongs to another cluster and is excluded.
     WrongCluster,
 }
 
 impl Role {
-    /// The word in logs and reports.
+    /// Label in logs and reports.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -63,11 +65,11 @@ impl Role {
     }
 }
 
-/// Told of each address that becomes the active server or is found to be of another cluster.
+/// Called for each address that becomes the active server or turns out to be of another cluster.
 /// Must return quickly.
 pub type AddressHook = Arc<dyn Fn(&Address, Role) + Send + Sync>;
 
-/// The body of `sys/health`, whatever its status.
+/// Body of `sys/health`, for every status.
 #[derive(Deserialize)]
 pub(crate) struct Health {
     initialized: bool,
@@ -101,22 +103,22 @@ pub(crate) struct Target {
 pub(crate) struct Addresses {
     /// At least one.
     targets: Vec<Target>,
-    /// Held for moments only, never while waiting.
+    /// Held only briefly, never across an await.
     known: Mutex<Known>,
-    /// Told of every answer to a look, and of its end.
+    /// Notified of every response to a health check, and of the end of the round.
     looks: watch::Sender<()>,
     hook: AddressHook,
 }
 
 struct Known {
     servers: Vec<Server>,
-    /// The cluster whose key was verified.
+    /// ID of the confirmed cluster: its key was verified.
     cluster: Option<Arc<str>>,
-    /// Clusters whose key is another one.
+    /// IDs of clusters with another key.
     refused: Vec<Arc<str>>,
-    /// The address that answered the last metadata read.
+    /// Address of the last metadata response.
     metadata_from: usize,
-    /// The address that was announced as active.
+    /// Address last reported to the hook as active.
     announced: Option<usize>,
     looking: bool,
     next_look: Instant,
@@ -178,14 +180,14 @@ impl Addresses {
         &self.targets
     }
 
-    /// The role of an address; `None` while it is the only one.
+    /// Role of an address; `None` with a single address.
     pub(crate) fn role(&self, of: usize) -> Option<Role> {
         let known = self.known();
         let server = known.servers.get(of).filter(|_| self.several())?;
         Some(known.role(server))
     }
 
-    /// Whether the caller has to start a look at all addresses.
+    /// Whether a health check of all addresses is due. The caller must then run it.
     pub(crate) fn begin_look(&self) -> bool {
         let mut known = self.known();
         let due = !known.looking && known.next_look <= Instant::now();
@@ -205,7 +207,7 @@ impl Addresses {
         self.looks.send_replace(());
     }
 
-    /// The next address to try; the active server if it is known, or found in time.
+    /// Returns the next address to try: the active server if it is known or found in time.
     pub(crate) async fn next(&self, tried: &[usize], end: Instant) -> Option<usize> {
         let now = Instant::now();
         let patience = PATIENCE.min(end.saturating_duration_since(now) / 2);
@@ -214,7 +216,7 @@ impl Addresses {
             {
                 let known = self.known();
                 let active = known.active(tried);
-                // Which cluster is the right one shows only when all have answered.
+                // Before a cluster is confirmed, wait for the responses of all addresses.
                 let found = active.filter(|_| known.cluster.is_some());
                 if found.is_some() || !known.looking {
                     return active.or_else(|| known.best(tried));
@@ -230,7 +232,8 @@ impl Addresses {
         }
     }
 
-    /// Before a cluster is confirmed, an address of another one than that of `at`.
+    /// Returns an address of another cluster than that of `at`; `None` after a cluster is
+    /// confirmed.
     pub(crate) fn in_another_cluster(&self, at: usize, tried: &[usize]) -> Option<usize> {
         let known = self.known();
         let left = known
@@ -247,17 +250,17 @@ impl Addresses {
             .filter(|_| known.cluster.is_none())
     }
 
-    /// Whether another address is left to try.
+    /// Whether an untried address is left.
     pub(crate) fn has_next(&self, tried: &[usize]) -> bool {
         self.several() && self.known().best(tried).is_some()
     }
 
-    /// The active server, unless it was tried.
+    /// The active server, unless it is avoided or in `tried`.
     pub(crate) fn active(&self, tried: &[usize]) -> Option<usize> {
         self.known().active(tried)
     }
 
-    /// Whether it was the active server that answered, as far as is known.
+    /// Whether `at` is the active server by the last response; always true with a single address.
     pub(crate) fn is_active(&self, at: usize) -> bool {
         if !self.several() {
             return true;
@@ -267,27 +270,30 @@ impl Addresses {
         server.is_some_and(|server| known.role(server) == Role::Active)
     }
 
-    /// An address answered `sys/health`. Returns its cluster, if that may be used.
+    /// Records a response to `sys/health`. Returns its cluster if the cluster is accepted.
     pub(crate) fn answered(&self, at: usize, health: Health) -> Option<Arc<str>> {
         let mut known = self.known();
         let before = known.servers.get(at).map(|server| known.role(server));
         let server = known.servers.get_mut(at)?;
+
         let role = health.role();
         let cluster = health.cluster_id.filter(|id| !id.is_empty());
         let cluster: Option<Arc<str>> = cluster.map(Into::into);
         server.role = role;
         server.cluster.clone_from(&cluster);
+
         if role == Role::Active && known.announced != Some(at) {
-            // What it failed before it became the active server tells nothing about it now.
+            // A new active server starts without the pause from earlier failures.
             known.works(at);
         }
+
         let accepted = cluster.filter(|id| known.accepts(id));
         self.announce(known, at, before);
         self.looks.send_replace(());
         accepted
     }
 
-    /// An address did not answer `sys/health`.
+    /// Records a failed health check.
     pub(crate) fn unanswered(&self, at: usize, class: FailureClass) {
         if let Some(server) = self.known().servers.get_mut(at) {
             server.fails(class);
@@ -295,7 +301,8 @@ impl Addresses {
         self.looks.send_replace(());
     }
 
-    /// An address failed a request: it is avoided for a moment, and all are looked at again.
+    /// Records a failed request: the address is avoided for its pause, and all addresses are
+    /// checked again.
     pub(crate) fn failed(&self, at: usize, class: FailureClass) {
         if !self.several() {
             return;
@@ -304,7 +311,7 @@ impl Addresses {
         let mut known = self.known();
         if let Some(server) = known.servers.get_mut(at) {
             server.fails(class);
-            // Requests that fail together count once.
+            // Concurrent failures count once.
             if !server.is_avoided(now) {
                 server.avoided = Some(now + jittered(server.pause));
                 server.pause = LONGEST_PAUSE.min(server.pause * 2);
@@ -313,7 +320,7 @@ impl Addresses {
         known.next_look = known.next_look.min(now + PAUSE / 4);
     }
 
-    /// An address answered a request.
+    /// Records a successful request.
     pub(crate) fn succeeded(&self, at: usize, operation: Operation) {
         if !self.several() {
             return;
@@ -325,12 +332,13 @@ impl Addresses {
         known.works(at);
     }
 
-    /// Whether a connection to this cluster carries requests; `None` is one that was not asked.
+    /// Whether a connection to this cluster may carry requests; `None` is a connection before its
+    /// check.
     pub(crate) fn accepts(&self, cluster: Option<&Arc<str>>) -> bool {
         cluster.is_some_and(|cluster| self.known().accepts(cluster))
     }
 
-    /// The key that the last metadata read told of is the right one: its cluster is the cluster.
+    /// Confirms the cluster of the last metadata read: its key was verified.
     pub(crate) fn confirm(&self) {
         let mut known = self.known();
         if self.several() && known.cluster.is_none() {
@@ -342,8 +350,8 @@ impl Addresses {
         }
     }
 
-    /// The key that the last metadata read told of is another one: its cluster is not used any
-    /// more, if an address of another cluster is left.
+    /// Excludes the cluster of the last metadata read: its key is another one. Has an effect only
+    /// if an address of another cluster is known.
     pub(crate) fn refuse(&self) {
         let mut known = self.known();
         if !self.several() || known.cluster.is_some() {
@@ -364,7 +372,7 @@ impl Addresses {
         }
     }
 
-    /// When no address can be tried: the failure of the first one that is not of another cluster.
+    /// The failure if all addresses were tried: that of the first one not in another cluster.
     pub(crate) fn unusable(&self, operation: Operation) -> Failure {
         let known = self.known();
         let ours = known
@@ -380,12 +388,14 @@ impl Addresses {
         let Some(role) = known.servers.get(at).map(|server| known.role(server)) else {
             return;
         };
+
         let news = match role {
             Role::Active if known.is_ours(at) => known.announced.replace(at) != Some(at),
             Role::WrongCluster => before != Some(Role::WrongCluster),
             _ => false,
         };
         drop(known);
+
         if let Some(target) = self.targets.get(at).filter(|_| news) {
             (self.hook)(&target.address, role);
         }
@@ -404,6 +414,7 @@ impl Addresses {
             .map(|(target, _)| target)
             .collect();
         drop(known);
+
         for target in wrong {
             (self.hook)(&target.address, Role::WrongCluster);
         }
@@ -440,7 +451,8 @@ impl Known {
         }
     }
 
-    /// The confirmed cluster; before that the one of most addresses, of the first for a draw.
+    /// The confirmed cluster. Before confirmation: the cluster of most addresses, or of the first
+    /// address in a tie.
     fn ours(&self) -> Option<&Arc<str>> {
         let named = || {
             let servers = self.servers.iter();
@@ -467,7 +479,7 @@ impl Known {
         active.map(|(at, _)| at)
     }
 
-    /// The address with the best prospects.
+    /// The best untried address by role, pause and cluster.
     fn best(&self, tried: &[usize]) -> Option<usize> {
         self.best_of(tried, |_| true)
     }
@@ -541,7 +553,7 @@ mod tests {
         addresses.answered(0, health(false));
         assert_eq!(addresses.active(&[]), None);
         assert_eq!(addresses.known().best(&[]), Some(1));
-        // Rather an avoided server that looks well than one that does not.
+        // An avoided server with a good health check is preferred to one with a failed check.
         addresses.unanswered(1, FailureClass::ConnectionFailed);
         addresses.unanswered(2, FailureClass::ConnectionFailed);
         assert_eq!(addresses.known().best(&[]), Some(0));

@@ -1,9 +1,9 @@
-//! Sends one request and waits for its answer, within a deadline and a size.
+//! Sends one request and waits for its response, within a deadline and a size limit.
 //!
-//! A request whose connection broke before its answer began is sent once more, on a fresh
-//! connection and within the same deadline, unless it sets up a server. With several addresses it is
-//! also sent to the next one when an address cannot do the work, each but the last within half of
-//! the time that is left.
+//! If the connection breaks before the response begins, the request is sent once more on a new
+//! connection within the same deadline. [`Operation::Admin`] is sent again only if no byte was
+//! written. With several addresses, all other operations are also sent to the next address if one
+//! fails. Each address but the last gets half of the remaining time.
 
 use std::{
     sync::{
@@ -31,9 +31,10 @@ use crate::{
     addresses::{AddressHook, Addresses, Health, Role, Target},
     connect::{Host, tls},
     endpoint::{Endpoint, Failover, Roots},
+    event::{Outcome, RequestEvent, RequestHook},
     failure::{Failure, FailureClass},
     pool::{Lease, MAX_AGE, Pool},
-    request::{Operation, Outcome, Request, RequestEvent, RequestHook, RequestId},
+    request::{Operation, Request, RequestId},
     responder::responder,
     turns::{Purpose, Turns},
     view::{AddressView, ClientView, TurnsView},
@@ -41,49 +42,49 @@ use crate::{
 
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
-/// Asked for by agents and proxies that want to see that no browser was tricked into a request.
+/// Required by agents and proxies as protection against cross-site requests from a browser.
 const IS_REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
 
-/// An address that does not answer `sys/health` in this time counts as down.
+/// Timeout of `sys/health`; the address then counts as down.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A client of one OpenBao. Clones share connections.
+/// A client of one OpenBao cluster. Clones share connections.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
 struct Inner {
     addresses: Addresses,
     turns: Turns,
-    /// The latest version of a key that the active server told of.
+    /// Latest key version reported by the active server.
     latest_version: AtomicI64,
     namespace: Option<HeaderValue>,
     hook: RequestHook,
 }
 
-/// Why a client cannot be made.
+/// Error of the creation of a client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientProblem {
-    /// HTTP cannot carry the namespace.
-    #[error("the namespace holds a control character, which no HTTP header can carry")]
+    /// The namespace is invalid as an HTTP header.
+    #[error("the namespace holds a control character, invalid in an HTTP header")]
     Namespace,
-    /// The TLS library refused its settings.
+    /// The TLS library rejected its settings.
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
 }
 
 impl Client {
-    /// A client that has not connected yet. The hook is told of every request.
+    /// Creates a client without connecting. The hook is called for every request.
     ///
     /// # Errors
-    /// When the namespace cannot be sent, or TLS cannot be set up.
+    /// When the namespace is invalid as a header, or TLS cannot be set up.
     pub fn new(endpoint: Endpoint, hook: RequestHook) -> Result<Self, ClientProblem> {
         Self::with(endpoint, hook, ClientOptions::default())
     }
 
-    /// As [`Self::new`], with more than one address, or in a test.
+    /// As [`Self::new`], with further addresses and other options.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Self::new`].
     pub fn with(
         endpoint: Endpoint,
         hook: RequestHook,
@@ -99,6 +100,7 @@ impl Client {
             address: endpoint.address,
             server_name: endpoint.server_name,
         };
+
         let targets = [first].into_iter().chain(options.failover).map(|place| {
             let host = Host::new(&place.address, &place.server_name);
             Target {
@@ -115,11 +117,11 @@ impl Client {
         })))
     }
 
-    /// Trusts these roots alone from now on. Free connections are closed, the others after the
-    /// answer that they wait for.
+    /// Replaces the trusted roots. Idle connections are closed at once, others after their current
+    /// response.
     ///
     /// # Errors
-    /// When TLS cannot be set up; the earlier roots stay.
+    /// When TLS cannot be set up; the earlier roots stay in use.
     pub fn replace_roots(&self, roots: Roots) -> Result<(), ClientProblem> {
         let tls = tls(roots).map_err(ClientProblem::Tls)?;
         for target in self.0.addresses.all() {
@@ -128,19 +130,19 @@ impl Client {
         Ok(())
     }
 
-    /// The key that the last metadata read told of was verified: from now on other clusters than
-    /// the one that answered are refused. The first call counts. Nothing with one address.
+    /// Confirms the cluster of the last metadata read after its key was verified: other clusters
+    /// are then excluded. Only the first call has an effect, and only with several addresses.
     pub fn confirm_cluster(&self) {
         self.0.addresses.confirm();
     }
 
-    /// The key that the last metadata read told of is another one. Its cluster is left, if an
-    /// address of another cluster is known and none was confirmed yet.
+    /// Excludes the cluster of the last metadata read because its key is another one. Has an effect
+    /// only before a confirmation, if an address of another cluster is known.
     pub fn refuse_cluster(&self) {
         self.0.addresses.refuse();
     }
 
-    /// The connections and turns at this moment. Does not wait.
+    /// Snapshot of connections and turns. Returns at once.
     #[must_use]
     pub fn view(&self) -> ClientView {
         let turns = Purpose::ALL.map(|purpose| TurnsView {
@@ -148,6 +150,7 @@ impl Client {
             in_use: self.0.turns.in_use(purpose),
             limit: purpose.turns(),
         });
+
         let addresses = self.0.addresses.all().iter().enumerate();
         let addresses = addresses.map(|(at, target)| AddressView {
             address: target.address.to_string(),
@@ -160,16 +163,17 @@ impl Client {
         }
     }
 
-    /// Sends the request; any 2xx is an [`Answer`]. Waits for its turn first when as many requests
-    /// of its purpose as there may be are under way.
+    /// Sends the request; any 2xx is an [`Answer`]. At the concurrency limit of its purpose it
+    /// waits for a turn first.
     ///
     /// # Errors
-    /// The classified failure, also when `deadline` passes first.
+    /// The classified failure; [`FailureClass::Timeout`] at the deadline.
     pub async fn send(&self, request: Request<'_>, deadline: Duration) -> Result<Answer, Failure> {
         self.send_and_read(request, deadline, Ok).await
     }
 
-    /// As [`Self::send`], and an answer that `read` refuses is a failed request for the hook too.
+    /// As [`Self::send`]. A response rejected by `read` is reported to the hook as a failed
+    /// request.
     pub(crate) async fn send_and_read<T>(
         &self,
         request: Request<'_>,
@@ -179,12 +183,14 @@ impl Client {
         let operation = request.operation;
         let end = Instant::now() + deadline;
         let mut observation = Observation::begin(operation, &self.0.hook);
+
         let turn = timeout_at(end, self.0.turns.take(request.purpose)).await;
         let Ok(_turn) = turn else {
             let timed_out = Failure::new(operation, FailureClass::Timeout);
             return observation.end(Err(timed_out));
         };
         let addresses = &self.0.addresses;
+
         let mut tried = Vec::new();
         let mut repeated = false;
         let Some(mut at) = self.choose(&tried, end).await else {
@@ -198,6 +204,7 @@ impl Client {
             } else {
                 end
             };
+
             let Stop { failure, again } = match self.exchange(at, &request, share, repeated).await {
                 Ok((answer, lease)) => {
                     observation.event.request_id.clone_from(&answer.request_id);
@@ -226,6 +233,7 @@ impl Client {
             } else {
                 addresses.succeeded(at, operation);
             }
+
             if again && !repeated {
                 repeated = true;
             } else if may_move && let Some(next) = self.elsewhere(at, &failure, &others, end).await
@@ -235,13 +243,14 @@ impl Client {
             } else {
                 return observation.end(Err(failure));
             }
+
             observation.failed(&failure);
             observation = Observation::begin(operation, &self.0.hook);
         }
     }
 
-    /// The address for the next try. All are looked at when that is due; a request waits for it
-    /// only while no active server is known.
+    /// Selects the address for the next attempt and starts a health check of all addresses if one
+    /// is due. A request waits for the check only while the active server is unknown.
     async fn choose(&self, tried: &[usize], end: Instant) -> Option<usize> {
         let addresses = &self.0.addresses;
         if !addresses.several() {
@@ -253,9 +262,9 @@ impl Client {
         addresses.next(tried, end).await
     }
 
-    /// Where to send a request that failed at `at`: to any other address if that one could not do
-    /// the work; to the active server if a standby refused it, whose copy may lag; to another
-    /// cluster if it was not confirmed yet which of them is the right one.
+    /// Selects another address after a failure at `at`: any other address if this one failed or
+    /// lags behind; an address of another cluster before one is confirmed; the active server if a
+    /// standby rejected the request, because its replica may lag.
     async fn elsewhere(
         &self,
         at: usize,
@@ -277,7 +286,7 @@ impl Client {
         }
     }
 
-    /// Asks every address at the same time.
+    /// Checks all addresses concurrently.
     async fn look(self) {
         let mut looks = JoinSet::new();
         for at in 0..self.0.addresses.all().len() {
@@ -315,7 +324,8 @@ impl Client {
         self.0.addresses.end_look();
     }
 
-    /// One HTTP request. The connection is judged together with the content of the answer.
+    /// Sends one HTTP request. The caller decides from the content of the response whether the
+    /// connection is kept.
     async fn exchange(
         &self,
         at: usize,
@@ -329,11 +339,13 @@ impl Client {
             return Err(self.0.addresses.unusable(operation).into());
         };
         let http = self.http_request(target, request)?;
+
         let mut lease = match timeout_at(end, target.pool.checkout(fresh)).await {
             Ok(Ok(lease)) => lease,
             Ok(Err(error)) => return Err(Failure::from_transport(operation, &*error).into()),
             Err(_) => return Err(timed_out().into()),
         };
+
         let unknown = operation != Operation::Health
             && self.0.addresses.several()
             && !self.0.addresses.accepts(lease.cluster());
@@ -343,6 +355,7 @@ impl Client {
             }
             answer_of(operation, http, &mut lease).await
         });
+
         let stop = match answered.await {
             Ok(Ok(mut answer)) => {
                 answer.from_active = self.0.addresses.is_active(at);
@@ -351,6 +364,7 @@ impl Client {
             Ok(Err(stop)) => stop,
             Err(_) => timed_out().into(),
         };
+
         lease.settle(&stop.failure);
         let lags =
             stop.failure.class() == FailureClass::VersionTooNew && !self.0.addresses.is_active(at);
@@ -361,7 +375,7 @@ impl Client {
         })
     }
 
-    /// Asks on a new connection for the cluster behind it, before anything else is sent there.
+    /// Checks the cluster behind a new connection before its first request.
     async fn verify(
         &self,
         at: usize,
@@ -371,6 +385,7 @@ impl Client {
     ) -> Result<(), Stop> {
         let http = self.http_request(target, &health_request())?;
         let answer = answer_of(Operation::Health, http, lease).await?;
+
         let cluster = self.0.addresses.answered(at, answer.json()?);
         if let Some(cluster) = cluster {
             lease.belongs_to(cluster);
@@ -384,8 +399,8 @@ impl Client {
         Err(failure.detail("the server is not of the cluster").into())
     }
 
-    /// Whether a latest version may be believed: a standby may lag behind what the active server
-    /// told before.
+    /// Whether a latest version is current: a standby may lag behind the version last reported by
+    /// the active server.
     pub(crate) fn is_current(&self, answer: &Answer, latest_version: i64) -> bool {
         let told = if answer.from_active {
             self.0
@@ -413,14 +428,16 @@ impl Client {
         let mut http = http::Request::new(Full::new(body.clone()));
         *http.method_mut() = request.method.clone();
         *http.uri_mut() = path;
+
         let headers = http.headers_mut();
         headers.insert(header::HOST, target.address.host_header());
         headers.insert(IS_REQUEST, HeaderValue::from_static("true"));
-        // No namespace knows it.
+        // `sys/health` exists only in the root namespace.
         let namespace = self.0.namespace.as_ref();
         if let Some(namespace) = namespace.filter(|_| request.operation != Operation::Health) {
             headers.insert(NAMESPACE, namespace.clone());
         }
+
         if let Some(token) = request.token {
             let token = token.header();
             headers.insert(
@@ -428,6 +445,7 @@ impl Client {
                 token.map_err(|_| unsendable("the token is unusable"))?,
             );
         }
+
         if has_body {
             let json = HeaderValue::from_static("application/json");
             headers.insert(header::CONTENT_TYPE, json);
@@ -436,13 +454,13 @@ impl Client {
     }
 }
 
-/// What most clients do without.
+/// Optional settings of a client.
 pub struct ClientOptions {
     /// Further addresses of the same cluster.
     pub failover: Vec<Failover>,
-    /// Told of the active server, and of servers of other clusters.
+    /// Called for the active server and for servers of other clusters.
     pub address_hook: AddressHook,
-    /// Connections are given up at about this age.
+    /// Maximum age of connections, plus or minus a sixth.
     pub max_age: Duration,
 }
 
@@ -460,16 +478,16 @@ fn health_request() -> Request<'static> {
     Request::get(Operation::Health, "sys/health")
 }
 
-/// Half of the time from now to `end`.
+/// The middle between now and `end`.
 fn halfway(end: Instant) -> Instant {
     let now = Instant::now();
     now + end.saturating_duration_since(now) / 2
 }
 
-/// Why an HTTP request brought no answer.
+/// A failed HTTP request.
 struct Stop {
     failure: Failure,
-    /// It can be sent once more.
+    /// Whether it may be sent again.
     again: bool,
 }
 
@@ -482,7 +500,7 @@ impl From<Failure> for Stop {
     }
 }
 
-/// Sends the request on this connection and reads the whole answer.
+/// Sends the request on this connection and reads the whole response.
 async fn answer_of(
     operation: Operation,
     http: http::Request<Full<Bytes>>,
@@ -492,10 +510,12 @@ async fn answer_of(
         again: broken.unsent || (broken.unanswered() && operation.may_be_repeated()),
         failure: Failure::from_transport(operation, &broken.error),
     })?;
+
     let status = response.status();
     let date = response.headers().get(header::DATE);
     let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
     let responder = responder(response.headers());
+
     let limit = if status.is_success() {
         operation.answer_limit()
     } else {
@@ -504,8 +524,9 @@ async fn answer_of(
     let body = read_body(response.into_body(), limit, operation, status).await?;
     let said = Envelope::read(&body);
     let request_id = said.request_id();
-    // A batch of which an item failed has the status of a refusal and the results of all; health
-    // has the status of the server's part and no errors.
+
+    // A batch with a failed item has an error status and the results of all items. A health
+    // response has a status by role and no `errors`.
     let batch = operation == Operation::TransitBatchDecrypt
         && said.data.is_some_and(|data| data.batch_results.is_some());
     let health = operation == Operation::Health && object::<Health>(&body).is_some();
@@ -520,6 +541,7 @@ async fn answer_of(
             from_active: true,
         });
     }
+
     let failure = match said.errors {
         Some(errors) => Failure::from_answer(operation, status, errors).request_id(request_id),
         None => Failure::foreign(operation, status, responder),
@@ -527,7 +549,7 @@ async fn answer_of(
     Err(failure.into())
 }
 
-/// An answer with content. The body is wiped when the answer is dropped.
+/// A response with content. Drop wipes the body.
 pub struct Answer {
     operation: Operation,
     status: StatusCode,
@@ -535,7 +557,7 @@ pub struct Answer {
     request_id: Option<RequestId>,
     date: Option<SystemTime>,
     responder: Option<Box<str>>,
-    /// As far as is known; always with one address.
+    /// Whether the last known active server answered; always true with a single address.
     from_active: bool,
 }
 
@@ -546,13 +568,13 @@ impl Answer {
         self.status.as_u16()
     }
 
-    /// OpenBao's name of the request, when it gave a usable one.
+    /// OpenBao's request ID, if it is valid.
     #[must_use]
     pub fn request_id(&self) -> Option<&RequestId> {
         self.request_id.as_ref()
     }
 
-    /// The second in which the server's clock stood when it answered, when it said.
+    /// The `Date` header, in whole seconds of the server's clock.
     #[must_use]
     pub fn date(&self) -> Option<SystemTime> {
         self.date
@@ -561,13 +583,13 @@ impl Answer {
     /// The whole body as JSON.
     ///
     /// # Errors
-    /// [`FailureClass::NotOpenBao`] when it is not what OpenBao sends, or when there is none;
-    /// [`FailureClass::InvalidAnswer`] when OpenBao's envelope has content of another shape.
+    /// [`FailureClass::NotOpenBao`] for a body without OpenBao's envelope, or an empty one;
+    /// [`FailureClass::InvalidAnswer`] for OpenBao's envelope with unexpected content.
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
         object(&self.body).ok_or_else(|| self.unexpected())
     }
 
-    /// The `data` member, which holds the result of most calls.
+    /// The `data` member, the result of most requests.
     ///
     /// # Errors
     /// As for [`Self::json`].
@@ -579,7 +601,7 @@ impl Answer {
         self.json::<Data<T>>().map(|answer| answer.data)
     }
 
-    /// Without the envelope of its operation it is a success of other software.
+    /// A success without the envelope of its operation is from other software.
     fn unexpected(&self) -> Failure {
         let said = Envelope::read(&self.body);
         let from_openbao = match self.operation {
@@ -590,12 +612,12 @@ impl Answer {
             | Operation::TransitDecrypt
             | Operation::TransitBatchDecrypt
             | Operation::CapabilitiesSelf => said.data.is_some(),
-            // Their content is the whole body.
+            // These have no envelope around their content.
             Operation::SealStatus | Operation::Leader | Operation::Health => false,
             Operation::Admin => true,
         };
         if from_openbao {
-            self.invalid("it is not the JSON that was expected")
+            self.invalid("its JSON differs from the API")
         } else {
             Failure::foreign(self.operation, self.status, self.responder.clone())
         }
@@ -607,24 +629,24 @@ impl Answer {
             .detail(what)
     }
 
-    /// The failure of an answer of an earlier time.
+    /// The failure for an outdated response.
     pub(crate) fn lags(&self) -> Failure {
         Failure::lagging(self.operation).status(self.status)
     }
 
-    /// Whether the active server gave it, as far as is known; always with one address.
+    /// Whether the last known active server answered; always true with a single address.
     pub(crate) fn is_from_active(&self) -> bool {
         self.from_active
     }
 
-    /// The failure of one item of a batch, by what the server said about it.
+    /// The failure of one item of a batch, by its error text.
     pub(crate) fn refused_item(&self, error: &str) -> Failure {
         Failure::from_item(self.operation, self.status, error)
     }
 }
 
-/// What the answers of OpenBao are made of. `errors` is a list of texts, also where it has none to
-/// tell; each answer with another status than 2xx has it, but for a batch and `sys/health`.
+/// The envelope of OpenBao's responses. `errors` is a list of texts and may be empty. Every error
+/// status has it, except for a batch and `sys/health`.
 #[derive(Default, Deserialize)]
 struct Envelope {
     request_id: Option<String>,
@@ -638,15 +660,15 @@ struct Content {
     batch_results: Option<IgnoredAny>,
 }
 
-/// A JSON object, as all answers of OpenBao are. Derived structures would read an array of their
-/// members too.
+/// Parses a JSON object, the form of all OpenBao responses. Derived structures would also accept an
+/// array of their members.
 fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
     let object = body.trim_ascii_start().starts_with(b"{");
     object.then(|| serde_json::from_slice(body).ok()).flatten()
 }
 
 impl Envelope {
-    /// A body of another shape has nothing of it.
+    /// Empty for a body of another form.
     fn read(body: &[u8]) -> Self {
         object(body).unwrap_or_default()
     }
@@ -656,7 +678,7 @@ impl Envelope {
     }
 }
 
-/// Collects a body of at most `limit` bytes without leaving copies in freed memory.
+/// Reads a body of at most `limit` bytes without leaving copies in freed memory.
 async fn read_body(
     body: Incoming,
     limit: usize,
@@ -679,7 +701,7 @@ async fn read_body(
         if let Ok(piece) = frame.into_data() {
             let needed = collected.len() + piece.len();
             if needed > collected.capacity() {
-                // A plain reallocation would free the old storage without wiping it.
+                // A plain reallocation would free the old buffer without wiping it.
                 let mut larger = Zeroizing::new(Vec::with_capacity(needed * 2));
                 larger.extend_from_slice(&collected);
                 collected = larger;
@@ -690,7 +712,7 @@ async fn read_body(
     Ok(collected)
 }
 
-/// Reports a request when it ends, also when its future is dropped.
+/// Reports a request to the hook when it ends or its future is dropped.
 struct Observation<'a> {
     hook: &'a RequestHook,
     started: Instant,

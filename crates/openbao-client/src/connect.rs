@@ -1,4 +1,4 @@
-//! New TLS connections to one host: name lookup, TCP, handshake, with errors that keep their type.
+//! New TLS connections to one host: name lookup, TCP, handshake. Errors keep their type.
 
 use std::{
     io,
@@ -18,19 +18,19 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::endpoint::{Address, Roots, ServerName};
 
-/// TCP and TLS to one peer. A request has its own, usually shorter deadline.
+/// Limit for TCP and TLS setup with one peer. A request has its own, usually shorter deadline.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Sent bytes that stay unacknowledged for longer break the connection, at the longest
-/// `openbao.timeout` that kube-apiserver's 3 s leave room for.
+/// TCP user timeout: the connection fails if sent bytes stay unacknowledged for longer. It is the
+/// longest useful `openbao.timeout` within the 3 s of kube-apiserver.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(3);
-/// A silent connection is examined after this, and again this often.
+/// Idle time before the first keepalive probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_COUNT: u32 = 3;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The TLS settings of a client that trusts these roots alone.
+/// TLS settings with these roots only.
 pub(crate) fn tls(roots: Roots) -> Result<TlsConnector, rustls::Error> {
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
@@ -39,7 +39,7 @@ pub(crate) fn tls(roots: Roots) -> Result<TlsConnector, rustls::Error> {
     Ok(Arc::new(config).into())
 }
 
-/// The name lookup brought no address.
+/// The name lookup failed or returned no address.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("name lookup failed")]
 pub(crate) struct LookupFailed;
@@ -52,7 +52,7 @@ pub(crate) struct Host {
     name: String,
     port: u16,
     server_name: pki_types::ServerName<'static>,
-    /// The lookup under way.
+    /// The current lookup.
     lookup: Mutex<Option<watch::Receiver<Option<Found>>>>,
 }
 
@@ -67,8 +67,8 @@ impl Host {
         }
     }
 
-    /// Every address of the host at this moment, at least one. Requests that need an answer at
-    /// the same time share one lookup, so that a resolver that hangs holds one thread.
+    /// Looks up all addresses of the host; at least one. Concurrent requests share one lookup, so
+    /// that a hanging resolver blocks one thread.
     pub(crate) async fn peers(&self) -> Found {
         if let Some(ip) = self.ip {
             return Ok(vec![SocketAddr::new(ip, self.port)]);
@@ -103,7 +103,7 @@ impl Host {
         lookup
     }
 
-    /// A TLS connection to one peer of this host.
+    /// Opens a TLS connection to one peer of this host.
     pub(crate) async fn connect(
         &self,
         peer: SocketAddr,
@@ -120,7 +120,7 @@ impl Host {
     }
 }
 
-/// Lets the kernel find a peer that vanished without a FIN.
+/// Configures the kernel to detect a peer that vanished without a FIN.
 fn watch_over(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let unacknowledged = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);

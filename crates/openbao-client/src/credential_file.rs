@@ -1,4 +1,4 @@
-//! Reads a file that holds a credential, if nobody else could have written or read it.
+//! Reads a credential file if its mode excludes access by others.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -8,7 +8,7 @@ use rustix::{
 };
 use zeroize::Zeroizing;
 
-/// What a credential file must be like, beside regular and no symbolic link.
+/// Limits of a credential file. It must also be a regular file, not a symbolic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CredentialFileRules {
     /// Permission bits that must all be clear.
@@ -17,48 +17,48 @@ pub struct CredentialFileRules {
     pub max_size: usize,
 }
 
-/// Why a credential file was not read. Holds neither path nor content.
+/// Error of reading a credential file. Contains neither path nor content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialFileProblem {
-    /// A relative path.
+    /// The path is relative.
     #[error("the path must be absolute")]
     AbsolutePathRequired,
-    /// Nothing is there.
+    /// The file is missing.
     #[error("the file does not exist")]
     Missing,
-    /// The system refused to look at it or to read it.
+    /// The system denied access to the file or failed to read it.
     #[error("the file cannot be read")]
     Unreadable(#[source] Errno),
-    /// The last part of the path is a symbolic link.
+    /// The last component of the path is a symbolic link.
     #[error("the file is a symbolic link; mount or write the file itself")]
     Symlink,
-    /// A directory, pipe, socket or device.
+    /// The path is a directory, pipe, socket or device.
     #[error("the file is not a regular file")]
     NotRegular,
-    /// Others may read or change it.
-    #[error("the file has mode {mode:04o}, of which {forbidden:04o} must be clear; run chmod")]
+    /// The mode allows access by others.
+    #[error("the file has mode {mode:04o}; {forbidden:04o} must be clear: run chmod")]
     UnsafePermissions {
-        /// Its permission bits.
+        /// Permission bits of the file.
         mode: u32,
-        /// Those that must be clear.
+        /// Permission bits that must be clear.
         forbidden: u32,
     },
-    /// Another file took its name, or it changed its size, while it was read.
+    /// The file was replaced or changed its size during the read.
     #[error("the file changed while it was read")]
     Changed,
-    /// Larger than allowed.
+    /// The file is too large.
     #[error("the file is larger than {limit} bytes")]
     TooLarge {
         /// The largest size in bytes.
         limit: usize,
     },
-    /// A reading takes longer than its limit, as on a mount whose server is gone.
+    /// The read exceeds its time limit, for example on a mount with an unreachable server.
     #[error("the file system below it does not answer; check its mount")]
     Hangs,
 }
 
 impl CredentialFileProblem {
-    /// The bounded word for logs.
+    /// Error code for logs.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -77,13 +77,13 @@ impl CredentialFileProblem {
     }
 }
 
-/// Reads the whole file. Blocks, so keep it off the runtime's thread.
+/// Reads the whole file. Blocks: call it outside the async runtime's threads.
 ///
-/// The name is looked at before and after opening: what was read is the file that had the name all
-/// along, so a writer must replace the file by rename.
+/// The path is checked before and after opening, to detect a replaced file. A writer must therefore
+/// replace the file by rename.
 ///
 /// # Errors
-/// The first rule that the file breaks.
+/// The first violated rule.
 pub fn read(
     path: &Path,
     rules: CredentialFileRules,
@@ -91,8 +91,9 @@ pub fn read(
     if !path.is_absolute() {
         return Err(CredentialFileProblem::AbsolutePathRequired);
     }
+
     let before = checked(lstat(path), rules)?;
-    // Without waiting, in case a pipe takes the name just now.
+    // Non-blocking, in case a pipe replaces the file just now.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file = File::from(open(path, flags, Mode::empty()).map_err(problem_of)?);
     let opened = checked(fstat(&file), rules)?;
@@ -107,7 +108,7 @@ pub fn read(
         .ok()
         .filter(|&size| size <= limit)
         .ok_or(CredentialFileProblem::TooLarge { limit })?;
-    // One byte more than the size shows whether the file grew; the buffer itself never grows.
+    // One byte more than the size detects a file that grew. The buffer itself never grows.
     let mut content = Zeroizing::new(vec![0; size + 1]);
     let mut filled = 0;
     while let Some(rest @ [_, ..]) = content.get_mut(filled..) {
@@ -121,6 +122,7 @@ pub fn read(
             }
         }
     }
+
     if filled != size {
         return Err(CredentialFileProblem::Changed);
     }
@@ -138,6 +140,7 @@ fn checked(
         FileType::Symlink => return Err(CredentialFileProblem::Symlink),
         _ => return Err(CredentialFileProblem::NotRegular),
     }
+
     let mode = stat.st_mode & 0o7777;
     let forbidden = rules.forbidden_mode;
     if mode & forbidden != 0 {

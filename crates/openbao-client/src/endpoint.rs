@@ -1,4 +1,4 @@
-//! Where OpenBao is and how it proves to be itself: address, namespace, server name, roots.
+//! Location and identity of OpenBao: address, namespace, server name, roots.
 
 use std::{fmt, net::IpAddr};
 
@@ -7,25 +7,25 @@ use kms_domain::scope::Namespace;
 use rustls::{RootCertStore, pki_types::CertificateDer};
 use rustls_pki_types::pem::PemObject;
 
-/// Everything that is needed to reach one OpenBao and to know it.
+/// Connection settings of one OpenBao.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// Where to connect.
+    /// Address to connect to.
     pub address: Address,
-    /// The name asked for in the handshake and required of the certificate.
+    /// Server name for SNI and for the certificate check.
     pub server_name: ServerName,
-    /// The only certificates that may vouch for the server.
+    /// The only trusted CA certificates.
     pub roots: Roots,
-    /// Sent with every request; `None` is the root namespace.
+    /// Namespace header of every request; `None` is the root namespace.
     pub namespace: Option<Namespace>,
 }
 
-/// Another address of the same OpenBao cluster, reached with the same roots and namespace.
+/// Another address of the same OpenBao cluster, with the same roots and namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failover {
-    /// Where to connect.
+    /// Address to connect to.
     pub address: Address,
-    /// The name asked for in the handshake and required of the certificate.
+    /// Server name for SNI and for the certificate check.
     pub server_name: ServerName,
 }
 
@@ -33,11 +33,11 @@ pub struct Failover {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     authority: Authority,
-    /// Empty, or begins with `/` and does not end with one.
+    /// Empty, or a path with leading `/` and without trailing `/`.
     prefix: String,
 }
 
-/// Why a text cannot be the address of OpenBao.
+/// Error of parsing an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressProblem {
     /// Another scheme, or none.
@@ -52,16 +52,16 @@ pub enum AddressProblem {
     /// A `#`.
     #[error("must not contain a fragment ('#')")]
     Fragment,
-    /// Nothing between `https://` and the path.
+    /// The host is empty.
     #[error("must name a host")]
     Host,
-    /// A port that is empty or not 1 to 65535.
+    /// A port that is empty or outside 1 to 65535.
     #[error("must have a port from 1 to 65535, or none")]
     Port,
     /// A path prefix with an empty, `.` or `..` segment.
     #[error("must have a path prefix without empty, '.' or '..' segments, or none")]
     Prefix,
-    /// A character that no URL may contain.
+    /// A character that is invalid in a URL.
     #[error("must be a valid URL")]
     Malformed,
 }
@@ -70,9 +70,9 @@ impl Address {
     /// Parses `https://host[:port][/prefix]`; one trailing `/` is allowed.
     ///
     /// # Errors
-    /// The first rule that the text breaks.
+    /// The first violated rule.
     pub fn parse(text: &str) -> Result<Self, AddressProblem> {
-        // Checked before the URL is parsed, since the parser drops fragments silently.
+        // Checked before the URL is parsed: the parser drops fragments silently.
         if !text
             .get(..8)
             .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
@@ -86,6 +86,7 @@ impl Address {
         if rest.contains('?') {
             return Err(AddressProblem::Query);
         }
+
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if authority.contains('@') {
             return Err(AddressProblem::UserInfo);
@@ -93,11 +94,13 @@ impl Address {
         if authority.is_empty() || authority.starts_with(':') {
             return Err(AddressProblem::Host);
         }
+
         let authority: Authority = authority.parse().map_err(|_| AddressProblem::Malformed)?;
         let after_host = authority.as_str().get(authority.host().len()..);
         if after_host != Some("") && authority.port_u16().is_none_or(|port| port == 0) {
             return Err(AddressProblem::Port);
         }
+
         let prefix = path.strip_suffix('/').unwrap_or(path);
         let mut segments = prefix.split('/').skip(1);
         if segments.any(|segment| matches!(segment, "" | "." | "..")) {
@@ -114,19 +117,19 @@ impl Address {
         })
     }
 
-    /// The host, when it is an address; otherwise it has to be looked up.
+    /// The host if it is an IP address; `None` for a name to look up.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         self.host().parse().ok()
     }
 
-    /// The port to connect to.
+    /// The port, 443 by default.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.authority.port_u16().unwrap_or(443)
     }
 
-    /// Whether both lead to the same place, without a name lookup.
+    /// Whether both addresses have the same host, port and prefix, without a name lookup.
     #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
         let same_host = match (self.ip(), other.ip()) {
@@ -136,19 +139,25 @@ impl Address {
         same_host && self.port() == other.port() && self.prefix == other.prefix
     }
 
-    /// Without brackets around an IPv6 address.
+    /// `host:port` in the form that other programs take, with brackets around an IPv6 address.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.authority.host(), self.port())
+    }
+
+    /// The host without the brackets of an IPv6 address.
     pub(crate) fn host(&self) -> &str {
         self.authority.host().trim_matches(['[', ']'])
     }
 
-    /// Host and port as the server is told.
+    /// Host and port for the `Host` header.
     pub(crate) fn host_header(&self) -> HeaderValue {
-        // An authority holds visible ASCII characters alone.
+        // An authority contains only visible ASCII characters.
         HeaderValue::from_str(self.authority.as_str())
             .unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
-    /// Path and query of a request for an API path, which is percent-encoded here.
+    /// Percent-encodes an API path and returns the request target.
     pub(crate) fn target(&self, path: &str) -> Result<Uri, http::Error> {
         let mut target = format!("{}/v1/", self.prefix);
         for byte in path.bytes() {
@@ -168,11 +177,11 @@ impl fmt::Display for Address {
     }
 }
 
-/// A DNS name or IP address that the server's certificate must be valid for.
+/// A DNS name or IP address; the server's certificate must be valid for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerName(rustls::pki_types::ServerName<'static>);
 
-/// The text is neither a DNS name nor an IP address.
+/// Error: the text is neither a DNS name nor an IP address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a DNS name or an IP address")]
 pub struct ServerNameProblem;
@@ -181,7 +190,7 @@ impl ServerName {
     /// Parses a DNS name or an IP address.
     ///
     /// # Errors
-    /// [`ServerNameProblem`] when it is neither.
+    /// [`ServerNameProblem`] for any other text.
     pub fn parse(text: &str) -> Result<Self, ServerNameProblem> {
         rustls::pki_types::ServerName::try_from(text)
             .map(|name| Self(name.to_owned()))
@@ -190,6 +199,12 @@ impl ServerName {
 
     pub(crate) fn to_rustls(&self) -> rustls::pki_types::ServerName<'static> {
         self.0.clone()
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.to_str())
     }
 }
 
@@ -205,28 +220,28 @@ impl PartialEq for Roots {
 
 impl Eq for Roots {}
 
-/// Why bytes cannot be a set of roots.
+/// Error of parsing a set of roots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RootsProblem {
-    /// A PEM section that does not decode.
+    /// A PEM section cannot be decoded.
     #[error("must be PEM, but a section cannot be decoded")]
     NotPem,
-    /// No `CERTIFICATE` section.
+    /// The `CERTIFICATE` section is missing.
     #[error("must hold at least one PEM certificate")]
     NoCertificate,
-    /// A section that is not a certificate a server could be checked with.
+    /// A section is unusable as a trust anchor.
     #[error("must hold only usable certificates, but number {position} is not")]
     Unusable {
-        /// Counted from 1.
+        /// Position of the section, from 1.
         position: usize,
     },
 }
 
 impl Roots {
-    /// Takes every `CERTIFICATE` section of a PEM text.
+    /// Parses all `CERTIFICATE` sections of a PEM text.
     ///
     /// # Errors
-    /// When there is none, or one that cannot be used.
+    /// When the text has no certificate or an unusable one.
     pub fn from_pem(pem: &[u8]) -> Result<Self, RootsProblem> {
         let mut store = RootCertStore::empty();
         for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
@@ -241,7 +256,7 @@ impl Roots {
         Ok(Self(store))
     }
 
-    /// How many there are; at least one.
+    /// Number of certificates; at least one.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {

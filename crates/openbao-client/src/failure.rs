@@ -1,7 +1,7 @@
-//! Why a request brought no usable answer: one bounded class, never a text of the server.
+//! Classification of failed requests: one bounded class, without texts of the server.
 //!
-//! A status counts only together with OpenBao's own error body: a proxy, an ingress or a web server
-//! that answers in OpenBao's place has statuses too, and knows nothing about the key.
+//! A status counts only with OpenBao's own error body. A proxy, an ingress or a web server in front
+//! of OpenBao has statuses too, but they are unrelated to the key.
 
 use std::{error::Error, fmt, io};
 
@@ -13,15 +13,15 @@ use crate::{
     request::{Operation, RequestId},
 };
 
-/// The cause of a failed request.
+/// Cause of a failed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureClass {
     /// OpenBao is sealed.
     Sealed,
-    /// Transit could not authenticate the ciphertext: other associated data, other key material, or
-    /// bytes that no key made.
+    /// Transit failed to authenticate the ciphertext: other associated data, other key material, or
+    /// invalid ciphertext.
     DecryptFailed,
-    /// Transit has no key of that name (said by encrypt and decrypt).
+    /// The Transit key is missing, as reported by encrypt and decrypt.
     KeyMissing,
     /// The version is below the key's `min_decryption_version`.
     VersionTooOld,
@@ -33,25 +33,24 @@ pub enum FailureClass {
     InvalidRequest,
     /// OpenBao rejects the token itself: it is revoked, expired or unknown.
     Unauthenticated,
-    /// Any other 403 of OpenBao: the policy does not allow the request. Says nothing against the token.
+    /// Any other 403 of OpenBao: the policy denies the request. The token itself may be valid.
     PermissionDenied,
     /// 404 of OpenBao.
     NotFound,
     /// 429 of OpenBao.
     RateLimited,
-    /// 5xx of OpenBao or of a proxy, a redirect, an answer above its size limit, or one that broke
-    /// off.
+    /// A 5xx of OpenBao or of a proxy, a redirect, an oversized response, or an incomplete one.
     Unavailable,
-    /// A 4xx without OpenBao's error body, or a success without OpenBao's envelope: software other
-    /// than OpenBao answered. Says nothing about key, token or policy.
+    /// A 4xx without OpenBao's error body, or a success without OpenBao's envelope: other software
+    /// answered. Unrelated to key, token and policy.
     NotOpenBao,
-    /// The server could not prove its identity, or TLS itself failed.
+    /// The server's certificate is untrusted, or TLS itself failed.
     TlsFailed,
-    /// The host name has no address.
+    /// The name lookup failed.
     DnsFailed,
-    /// No connection, or a broken one.
+    /// The connection failed or broke.
     ConnectionFailed,
-    /// A success whose content is not what the API promises.
+    /// A success with unexpected content.
     InvalidAnswer,
     /// The deadline of the request passed.
     Timeout,
@@ -86,8 +85,7 @@ impl FailureClass {
         }
     }
 
-    /// Whether OpenBao, or the connection to it, did not work. An answer that refuses a request is
-    /// no outage.
+    /// Whether OpenBao or the connection to it failed. A rejected request is no outage.
     #[must_use]
     pub fn is_outage(self) -> bool {
         match self {
@@ -137,20 +135,20 @@ impl FailureClass {
             Self::TlsFailed => "no trusted TLS connection",
             Self::DnsFailed => "the host name cannot be resolved",
             Self::ConnectionFailed => "the connection failed",
-            Self::InvalidAnswer => "the answer is not what the API promises",
+            Self::InvalidAnswer => "the answer differs from the API",
             Self::Timeout => "no answer in time",
             Self::Unknown => "OpenBao answered with an unexpected status",
         }
     }
 }
 
-const LAGS: &str = "a standby that lags behind the active server answered";
+const LAGS: &str = "a standby behind the active server answered";
 const NOT_OPENBAO: &str = "the response is not from OpenBao";
 
-/// A request that brought no usable answer.
+/// A failed request.
 ///
-/// Neither `Display` nor `Debug` shows addresses, tokens, payloads or texts of the server. Of software
-/// that is not OpenBao they show media type and product name, bounded.
+/// `Display` and `Debug` never show addresses, tokens, payloads or texts of the server. For other
+/// software they show its media type and product name, at most 64 characters each.
 #[derive(Debug, Clone)]
 pub struct Failure {
     operation: Operation,
@@ -177,17 +175,17 @@ impl Failure {
         }
     }
 
-    /// A read-enabled standby knows less of the key than the active server.
+    /// The failure of a read-enabled standby that lags behind the active server.
     pub(crate) fn lagging(operation: Operation) -> Self {
         Self::new(operation, FailureClass::Unavailable).detail(LAGS)
     }
 
-    /// Whether another server may know better, though this one works.
+    /// Whether the failure is a lagging standby: another server may succeed.
     pub(crate) fn is_lagging(&self) -> bool {
         self.detail == Some(LAGS)
     }
 
-    /// Whether it lies with the peer or the connection, so that another one is worth a try.
+    /// Whether the cause is the peer or the connection: another peer may succeed.
     pub(crate) fn condemns_peer(&self) -> bool {
         self.class.condemns_peer() && !self.is_lagging()
     }
@@ -207,7 +205,7 @@ impl Failure {
         self
     }
 
-    /// Classifies an answer that is no success by its status and the texts of its error body.
+    /// Classifies an error response by its status and the texts of its error body.
     pub(crate) fn from_answer(
         operation: Operation,
         status: StatusCode,
@@ -229,15 +227,15 @@ impl Failure {
         failure
     }
 
-    /// Classifies an answer without OpenBao's body. A redirect or a 5xx of a proxy means what one of
-    /// OpenBao's means: nobody did the work. Every other status is the proxy's own opinion.
+    /// Classifies a response without OpenBao's body. A redirect or a 5xx of a proxy means the same
+    /// as one of OpenBao: the request was not served. Other statuses are the proxy's own.
     pub(crate) fn foreign(
         operation: Operation,
         status: StatusCode,
         responder: Option<Box<str>>,
     ) -> Self {
         let (class, detail) = if status.is_redirection() {
-            let redirect = "a redirect, which is never followed";
+            let redirect = "a redirect; redirects are never followed";
             (FailureClass::Unavailable, Some(redirect))
         } else if status.is_server_error() {
             (FailureClass::Unavailable, Some(NOT_OPENBAO))
@@ -251,8 +249,8 @@ impl Failure {
         }
     }
 
-    /// Classifies one item of a batch by its own text. The status is that of the whole batch, so
-    /// it says something only about items without a known text.
+    /// Classifies one item of a batch by its own text. The status is that of the whole batch, so it
+    /// counts only for items without a known text.
     pub(crate) fn from_item(operation: Operation, status: StatusCode, error: &str) -> Self {
         let errors = [error.to_owned()];
         let class = match class_of(StatusCode::BAD_REQUEST, &errors) {
@@ -262,8 +260,8 @@ impl Failure {
         Self::new(operation, class).status(status)
     }
 
-    /// Whether a request with fewer items may be answered: this one is too large, or OpenBao refused
-    /// it as a whole, which may concern a single one of its items.
+    /// Whether a smaller batch may succeed: this one is too large, or OpenBao rejected it as a
+    /// whole because of one item.
     pub(crate) fn may_concern_one_item(&self) -> bool {
         let too_large = Some(StatusCode::PAYLOAD_TOO_LARGE.as_u16());
         let refused = matches!(
@@ -276,7 +274,7 @@ impl Failure {
         self.status == too_large || (refused && self.status.is_some())
     }
 
-    /// Classifies an error of the connection by the types in its chain of causes.
+    /// Classifies a connection error by the error types in its chain of causes.
     pub(crate) fn from_transport(operation: Operation, error: &(dyn Error + 'static)) -> Self {
         let (class, detail) = transport_class(error);
         Self {
@@ -285,7 +283,7 @@ impl Failure {
         }
     }
 
-    /// What the request was for.
+    /// The operation of the request.
     #[must_use]
     pub fn operation(&self) -> Operation {
         self.operation
@@ -297,21 +295,22 @@ impl Failure {
         self.class
     }
 
-    /// The HTTP status, when there was an answer.
+    /// The HTTP status, if a response arrived.
     #[must_use]
     pub fn http_status(&self) -> Option<u16> {
         self.status
     }
 
-    /// Whether OpenBao says that the token itself is not valid: every call with it fails. A policy
-    /// that denies one request does not count.
+    /// Whether OpenBao rejects the token itself, so that every request with it fails. A denial by
+    /// policy does not count.
     #[must_use]
     pub fn rejects_token(&self) -> bool {
         self.class == FailureClass::Unauthenticated
     }
 
-    /// What the server said, kept for [`Operation::Admin`] alone: at most 8 texts of at most 512
-    /// characters. For the lab mode and tests, whose server is their own; it may quote the request.
+    /// Error texts of the server, for [`Operation::Admin`] only: at most 8 texts of at most 512
+    /// characters. For the lab mode, drills and tests, with their own server; a text may quote the
+    /// request.
     #[must_use]
     pub fn server_errors(&self) -> &[String] {
         &self.server_errors.0
@@ -336,7 +335,7 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-/// Texts of the server, which `Debug` does not show.
+/// Texts of the server, hidden from `Debug`.
 #[derive(Clone, Default)]
 struct ServerErrors(Box<[String]>);
 
@@ -356,8 +355,8 @@ impl fmt::Debug for ServerErrors {
     }
 }
 
-/// The only place where texts of the server count; lower case, found anywhere in a text. They are
-/// no contract, so each row is tested against a real server.
+/// The only texts of the server with an effect, in lower case; each matches anywhere in an error.
+/// OpenBao may change them, so each row is tested against a real server.
 const TEXTS: &[(StatusCode, &str, FailureClass)] = &[
     (
         StatusCode::SERVICE_UNAVAILABLE,
@@ -384,7 +383,8 @@ const TEXTS: &[(StatusCode, &str, FailureClass)] = &[
         "version is too new",
         FailureClass::VersionTooNew,
     ),
-    // After the version, whose text begins alike. Bytes of no ciphertext cannot be authenticated.
+    // After the version's text, which begins alike. Invalid ciphertext counts as failed
+    // authentication.
     (
         StatusCode::BAD_REQUEST,
         "invalid ciphertext",
@@ -402,7 +402,7 @@ const TEXTS: &[(StatusCode, &str, FailureClass)] = &[
     ),
 ];
 
-/// Whether the text of a 403 is about the token. A policy's denial wraps the same words in a list:
+/// Whether the text of a 403 is about the token. A denial by policy has the same words in a list:
 /// `1 error occurred:\n\t* permission denied\n\n`.
 fn token_invalid(error: &str) -> bool {
     let error = error.trim().to_lowercase();
@@ -432,7 +432,7 @@ fn class_of(status: StatusCode, errors: &[String]) -> FailureClass {
     }
 }
 
-/// The class of an error of the connection, by the types in its chain of causes.
+/// Classifies a connection error by the error types in its chain of causes.
 pub(crate) fn transport_class(
     error: &(dyn Error + 'static),
 ) -> (FailureClass, Option<&'static str>) {
@@ -445,7 +445,7 @@ pub(crate) fn transport_class(
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
             return (FailureClass::TlsFailed, Some(tls_detail(tls)));
         }
-        // The source of an I/O error leaves out the error that it wraps.
+        // `source` of an I/O error skips the wrapped error.
         let wrapped = error.downcast_ref::<io::Error>().and_then(|error| {
             socket = Some(socket_detail(error));
             error.get_ref()
@@ -474,7 +474,7 @@ fn tls_detail(error: &rustls::Error) -> &'static str {
             Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
                 "the server's certificate is not valid yet"
             }
-            // A CA of the same name with another key shows as a bad signature.
+            // A CA with the same name and another key shows as a bad signature.
             Certificate::UnknownIssuer | Certificate::BadSignature => {
                 "the server's certificate is not signed by the configured CA"
             }
@@ -489,7 +489,7 @@ fn tls_detail(error: &rustls::Error) -> &'static str {
     }
 }
 
-/// Whether this process lacks something, which tells nothing about the peer.
+/// Whether the error is a lack of local resources, unrelated to the peer.
 pub(crate) fn is_own_fault(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     errno.is_some_and(|errno| {
@@ -557,7 +557,7 @@ mod tests {
     #[test]
     fn a_text_counts_only_with_its_status() {
         assert_eq!(class(503, &["a", "Vault is Sealed"]), FailureClass::Sealed);
-        // A name of the user's that an error quotes must not look like a sealed server.
+        // A quoted name of the user must not look like a sealed server.
         assert_eq!(
             class(400, &["role \"sealed\" not found"]),
             FailureClass::InvalidRequest
@@ -580,7 +580,7 @@ mod tests {
         assert_eq!(class(call, policy), FailureClass::PermissionDenied);
         for text in ["permission denied", "Permission denied\n", token] {
             assert_eq!(class(call, text), FailureClass::Unauthenticated, "{text:?}");
-            // A login has no token that could be at fault.
+            // A login has no token.
             assert_eq!(class(login, text), FailureClass::PermissionDenied);
         }
         assert_eq!(class(call, ""), FailureClass::PermissionDenied);

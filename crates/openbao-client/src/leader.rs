@@ -1,4 +1,4 @@
-//! Does this server do the work, or who does? Needs no token.
+//! Leader status of a server. Needs no token.
 
 use std::time::Duration;
 
@@ -10,21 +10,22 @@ use crate::{
     request::{Operation, Request},
 };
 
-/// The part of a server in its cluster.
+/// Role of a server in its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leader {
-    /// It does the work itself, or has no cluster.
+    /// The server is active, or has no cluster.
     Itself,
-    /// It is a standby, which forwards requests to an active server that it knows.
+    /// The server is a standby and forwards requests to a known active server.
     Another,
-    /// It is a standby, and knows no active server: nobody does the work.
+    /// The server is a standby without a known active server: requests fail.
     Nobody,
 }
 
-/// Asks once. The question is not known in namespaces, so the client's endpoint should have none.
+/// Sends one request. `sys/leader` exists only in the root namespace, so the client's endpoint
+/// should have no namespace.
 ///
 /// # Errors
-/// The classified failure; a sealed server does not answer it.
+/// The classified failure, also for a sealed server.
 pub async fn leader(client: &Client, deadline: Duration) -> Result<Leader, Failure> {
     #[derive(Deserialize)]
     struct Body {

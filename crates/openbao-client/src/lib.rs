@@ -1,11 +1,12 @@
 //! OpenBao over HTTPS: classified requests, Transit, logins.
 //!
-//! The crate opens TLS connections to the configured addresses of one cluster, trusts one configured
-//! set of roots, follows no redirect and reads no proxy variable. It repeats a request only when a
-//! second execution does no harm: once when the connection broke before the answer began, and at
-//! another address when one could not do the work.
-//! Tokens, JWTs and plaintext live in wiping storage and never enter an error. Copies made inside
-//! hyper, rustls and the allocator lie outside its reach.
+//! The crate opens TLS connections to the configured addresses of one cluster and trusts one
+//! configured set of roots. It ignores redirects and proxy variables. It repeats a request only if
+//! a second execution is harmless: once after the connection broke before the response began, and
+//! at another address if one failed.
+//!
+//! Tokens, JWTs and plaintext are in memory that is wiped on drop, and never in errors. Copies
+//! inside hyper, rustls and the allocator are outside its control.
 
 mod connect;
 mod pool;
@@ -15,6 +16,7 @@ pub mod addresses;
 pub mod client;
 pub mod credential_file;
 pub mod endpoint;
+pub mod event;
 pub mod failure;
 pub mod leader;
 pub mod login;
@@ -29,7 +31,7 @@ pub mod view;
 mod tests {
     use std::fmt::{Debug, Display};
 
-    /// Does not compile for a type that has the trait: then two implementations fit.
+    /// Fails to compile for a type with the trait, because two implementations match.
     macro_rules! lacks {
         ($($secret:ty),+: $forbidden:path) => {
             $(const _: fn() = || {

@@ -1,4 +1,4 @@
-//! Ways to get a token from OpenBao, and to keep it.
+//! Login methods: they obtain and renew a token of OpenBao.
 
 use std::{
     future::Future,
@@ -21,19 +21,20 @@ use crate::{
 pub mod jwt;
 pub mod jwt_file;
 
-/// A future that a trait object returns.
+/// A boxed future, for trait objects.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// One way to authenticate. Nothing in it may depend on the API server that the keys protect.
+/// A login method. It must be independent of the API server protected by the keys.
 pub trait Login: Send + Sync {
-    /// Gets a new token within `deadline`; `now` is the wall clock for the credential's own dates.
+    /// Obtains a new token within `deadline`. `now` is the wall clock, for the dates of the
+    /// credential.
     fn log_in(
         &self,
         now: SystemTime,
         deadline: Duration,
     ) -> Pending<'_, Result<Grant, LoginFailure>>;
 
-    /// Asks for `increment` more life of a token, within `deadline`.
+    /// Renews a token by `increment`, within `deadline`.
     fn renew<'a>(
         &'a self,
         token: &'a Token,
@@ -46,27 +47,27 @@ pub trait Login: Send + Sync {
 pub struct Grant {
     /// The token.
     pub token: Token,
-    /// What was granted with it; whether that is enough is the caller's to judge.
+    /// The granted lease. The caller checks whether it is long enough.
     pub lease: Lease,
-    /// When the credential that bought it expires.
+    /// Expiry of the credential used for the login.
     pub credential_expires: SystemTime,
 }
 
-/// A token that lives on.
+/// A renewed token.
 pub struct Renewal {
-    /// `None` when it is still the token that was sent.
+    /// The new token; `None` if the sent token stays in use.
     pub token: Option<Token>,
-    /// Counted from the renewal.
+    /// The lease, counted from the renewal.
     pub lease: Lease,
 }
 
-/// Why there is no new token.
+/// Error of a login.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LoginFailure {
-    /// The JWT file was not read.
+    /// The JWT file cannot be read.
     #[error("the JWT file cannot be used")]
     JwtFile(#[source] CredentialFileProblem),
-    /// The JWT cannot be expected to log in; OpenBao was not asked.
+    /// The JWT is unusable; the login request was not sent.
     #[error("the JWT cannot be used")]
     Jwt(#[source] JwtProblem),
     /// The login request failed.
@@ -74,20 +75,20 @@ pub enum LoginFailure {
     OpenBao(#[source] Failure),
 }
 
-/// How a login or renewal ended: the label of metrics and logs.
+/// Outcome of a login or renewal: the label of metrics and logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LoginOutcome {
-    /// A usable token.
+    /// A valid token.
     Ok,
     /// The JWT has expired.
     JwtExpired,
-    /// The JWT expires too soon to be worth a login.
+    /// The JWT expires too soon for a login.
     JwtNearExpiry,
-    /// The JWT cannot be read, or claims something else than expected.
+    /// The JWT cannot be read, or its claims differ from the configuration.
     JwtInvalid,
-    /// OpenBao refused, or granted too short a lease.
+    /// OpenBao rejected the request, or granted too short a lease.
     AuthFailed,
-    /// Anything else; OpenBao out of reach, for instance.
+    /// Any other failure, for example unreachable OpenBao.
     Error,
 }
 
@@ -105,7 +106,7 @@ impl LoginOutcome {
         }
     }
 
-    /// The outcome of a login or renewal request that failed with this class.
+    /// Outcome of a login or renewal request with this failure class.
     #[must_use]
     pub fn of_class(class: FailureClass) -> Self {
         match class {
@@ -133,7 +134,7 @@ impl LoginOutcome {
 }
 
 impl LoginFailure {
-    /// The outcome to count and log.
+    /// Outcome for metrics and logs.
     #[must_use]
     pub fn outcome(&self) -> LoginOutcome {
         match self {
@@ -144,7 +145,7 @@ impl LoginFailure {
         }
     }
 
-    /// The bounded word that tells the causes of one outcome apart.
+    /// Error code for the cause within one outcome.
     #[must_use]
     pub fn detail(&self) -> &'static str {
         match self {
@@ -154,7 +155,7 @@ impl LoginFailure {
         }
     }
 
-    /// The life that the credential has left, where that is why it was not used.
+    /// Remaining life of the credential, if it was rejected as too short.
     #[must_use]
     pub fn credential_remaining(&self) -> Option<Duration> {
         match self {
@@ -165,7 +166,7 @@ impl LoginFailure {
     }
 }
 
-/// `auth/token/renew-self` for any way to log in.
+/// Renews a token with `auth/token/renew-self`, for any login method.
 ///
 /// # Errors
 /// The classified failure.
@@ -193,14 +194,15 @@ pub async fn renew_self(
         .await
 }
 
-/// The `auth` member of an answer; an empty `client_token` counts as none.
+/// Parses the `auth` member of a response; an empty `client_token` counts as missing.
 fn granted(answer: &Answer) -> Result<(Option<Token>, Lease), Failure> {
     #[derive(Deserialize)]
     struct Body<'a> {
         #[serde(borrow)]
         auth: Auth<'a>,
     }
-    // The token is borrowed from the answer's wiped buffer; one with JSON escapes is refused.
+    // The token is borrowed from the response's wiped buffer, so a token with JSON escapes is
+    // rejected.
     #[derive(Deserialize)]
     struct Auth<'a> {
         #[serde(borrow, default)]

@@ -1,9 +1,9 @@
-//! Kept HTTP/1.1 connections to one address, and the rules by which one is used again.
+//! Pool of HTTP/1.1 connections to one address, and the rules for their reuse.
 //!
-//! A connection serves another request only after an answer of OpenBao that was read to its end,
-//! until it is about a minute old, and while the TLS settings that it was made with hold. A peer
-//! that fails a request (no answer in time, a broken connection, a 5xx) loses all connections that
-//! are free at that moment, and is the last of its host's addresses to be tried again.
+//! A connection is reused only after a complete response of OpenBao, up to an age of about one
+//! minute, and while its TLS settings are current. If a peer fails a request (timeout, broken
+//! connection, 5xx), all its idle connections are closed, and it is tried last among its host's
+//! addresses.
 
 use std::{
     cmp::Reverse,
@@ -34,20 +34,19 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{
     connect::{BoxError, Host, LookupFailed},
     failure::{Failure, FailureClass, is_own_fault, transport_class},
-    view::PeerView,
 };
 
-/// Age at which a connection is given up, so that a host whose addresses moved is left; a sixth
-/// more or less for each, so that they do not end together.
+/// Maximum age of a connection, so that connections follow changed addresses of a host. Each
+/// connection varies by up to a sixth, so that they end at different times.
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(60);
-/// Lead of one address of a host before the next one is tried beside it.
+/// Delay before the next address of a host is tried in parallel.
 const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses of a host that are tried for one connection.
+/// Maximum number of addresses tried for one connection.
 const MAX_PEERS: usize = 8;
-/// Peers whose last failure is remembered.
+/// Maximum number of peers with a remembered failure.
 const MAX_REMEMBERED: usize = 32;
-/// A request that was given up after this long without its answer tells as much as one whose
-/// deadline passed: callers often give up a moment before the deadline.
+/// A request canceled after this time without a response counts as a timeout: callers often cancel
+/// a moment before the deadline.
 const SILENCE: Duration = Duration::from_millis(500);
 
 /// The connections to one address. Clones share them.
@@ -57,17 +56,17 @@ pub(crate) struct Pool(Arc<Inner>);
 struct Inner {
     host: Host,
     max_age: Duration,
-    /// Held for moments only, never while waiting.
+    /// Held only briefly, never across an await.
     state: Mutex<State>,
 }
 
 struct State {
     tls: TlsConnector,
-    /// Of the TLS settings; connections of an earlier one are not used again.
+    /// Generation of the TLS settings; connections of earlier generations are discarded.
     generation: u64,
-    /// Free connections, the one used last at the end.
+    /// Idle connections, the most recently used last.
     idle: Vec<Kept>,
-    /// Every connection, by its number.
+    /// All connections, by number.
     open: HashMap<u64, Open>,
     next: u64,
     failures: HashMap<SocketAddr, LastFailure>,
@@ -81,30 +80,30 @@ struct Open {
 struct LastFailure {
     class: FailureClass,
     at: Instant,
-    /// No request has succeeded since.
+    /// True until a request succeeds.
     stands: bool,
 }
 
-/// A connection that a request can be sent on.
+/// A connection ready for a request.
 struct Kept {
     number: u64,
     peer: SocketAddr,
     retires: Instant,
     generation: u64,
-    /// The cluster that the peer named on this connection.
+    /// The cluster reported by the peer on this connection.
     cluster: Option<Arc<str>>,
     sender: SendRequest<Full<Bytes>>,
 }
 
-/// A request that brought no answer.
+/// A request without a response.
 pub(crate) struct Broken {
     pub(crate) error: hyper::Error,
-    /// Not a byte of it was written.
+    /// True if no byte of it was written.
     pub(crate) unsent: bool,
 }
 
 impl Broken {
-    /// The connection ended before the answer began.
+    /// Whether the connection ended before the response began.
     pub(crate) fn unanswered(&self) -> bool {
         !self.error.is_parse()
     }
@@ -126,10 +125,10 @@ impl Pool {
         }))
     }
 
-    /// A kept connection, or a new one; always a new one if `fresh`.
+    /// Returns an idle connection or a new one; always a new one if `fresh`.
     pub(crate) async fn checkout(&self, fresh: bool) -> Result<Lease, BoxError> {
         while !fresh && let Some(mut kept) = self.idle() {
-            // A kept connection may have been closed a moment ago.
+            // The server may have closed the connection just now.
             if kept.sender.ready().await.is_ok() {
                 return Ok(self.lease(kept));
             }
@@ -141,7 +140,7 @@ impl Pool {
         self.0.state().idle()
     }
 
-    /// New connections use these settings; the old ones are given up as they come free.
+    /// Sets the TLS settings of new connections. Existing connections are discarded once idle.
     pub(crate) fn replace_tls(&self, tls: TlsConnector) {
         let mut state = self.0.state();
         state.tls = tls;
@@ -149,7 +148,7 @@ impl Pool {
         drop(mem::take(&mut state.idle));
     }
 
-    /// The peers with connections or a failure. Does not wait.
+    /// Peers with connections or a failure. Returns at once.
     pub(crate) fn view(&self) -> Vec<PeerView> {
         let now = Instant::now();
         let state = self.0.state();
@@ -161,16 +160,19 @@ impl Pool {
             view.in_use += 1;
             view.ages.push(now.duration_since(open.since));
         }
+
         for kept in &state.idle {
             if let Some(view) = peers.get_mut(&kept.peer) {
                 view.in_use = view.in_use.saturating_sub(1);
                 view.idle += 1;
             }
         }
+
         for (peer, failure) in &state.failures {
             let view = peers.entry(*peer).or_insert_with(|| PeerView::of(*peer));
             view.last_failure = Some((failure.class, now.duration_since(failure.at)));
         }
+
         let mut peers: Vec<_> = peers.into_values().collect();
         peers.sort_by_key(|view| view.peer);
         for view in &mut peers {
@@ -202,6 +204,7 @@ impl Pool {
         let since = Instant::now();
         let retires = since + jittered(self.0.max_age);
         let number = self.0.state().opened(Open { peer, since });
+
         let pool = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             let mut connection = pin!(connection);
@@ -214,6 +217,7 @@ impl Pool {
             };
             closed(&pool, number, peer, ended.is_err());
         });
+
         Ok(self.lease(Kept {
             number,
             peer,
@@ -224,17 +228,18 @@ impl Pool {
         }))
     }
 
-    /// The first connection that stands. Peers are tried in order, each with a lead before the
-    /// next; the first failure is reported when all fail.
+    /// Returns the first established connection. Peers are tried in order, with a delay between
+    /// them. If all fail, the first failure is returned.
     async fn race(
         &self,
         peers: &[SocketAddr],
         tls: &TlsConnector,
     ) -> Result<(SocketAddr, TlsStream<TcpStream>), BoxError> {
-        // The usual case costs no task.
+        // The usual case needs no task.
         if let [peer] = peers {
             return Ok(attempt(Arc::clone(&self.0), *peer, tls.clone()).await?);
         }
+
         let mut attempts = JoinSet::new();
         let mut first_failure = None;
         let mut next = peers.iter().take(MAX_PEERS);
@@ -261,7 +266,7 @@ impl Pool {
     }
 }
 
-/// One peer. Its failure is noted, also when nobody waits for the outcome any more.
+/// Connects to one peer. A failure is recorded even if the caller has stopped waiting.
 async fn attempt(
     pool: Arc<Inner>,
     peer: SocketAddr,
@@ -273,6 +278,7 @@ async fn attempt(
         asked: Some(Instant::now()),
         patience: STAGGER,
     };
+
     let connected = pool.host.connect(peer, tls).await;
     silence.asked = None;
     if let Err(failure) = &connected
@@ -283,7 +289,7 @@ async fn attempt(
     connected.map(|stream| (peer, stream))
 }
 
-/// Takes a connection that is too old out of the free ones; one in use ends after its answer.
+/// Discards an idle connection at its maximum age. One in use ends after its response.
 fn retire(pool: &Weak<Inner>, number: u64) {
     if let Some(pool) = pool.upgrade() {
         pool.state().idle.retain(|kept| kept.number != number);
@@ -296,20 +302,20 @@ fn closed(pool: &Weak<Inner>, number: u64, peer: SocketAddr, broke: bool) {
     state.open.remove(&number);
     let free = state.idle.len();
     state.idle.retain(|kept| kept.number != number);
-    // The failure of one in use is known to its request.
+    // A connection in use reports its failure through its request.
     if broke && state.idle.len() < free {
         state.failed(peer, FailureClass::ConnectionFailed);
     }
 }
 
-/// A connection in the hands of one request. Dropped, it is not used again.
+/// A connection in use by one request. Drop discards it.
 pub(crate) struct Lease {
     kept: Kept,
     silence: Silence,
 }
 
 impl Lease {
-    /// Sends the request and waits for the head of its answer.
+    /// Sends the request and waits for the head of the response.
     pub(crate) async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -328,7 +334,7 @@ impl Lease {
         })
     }
 
-    /// The cluster that the peer named on this connection.
+    /// The cluster reported by the peer on this connection.
     pub(crate) fn cluster(&self) -> Option<&Arc<str>> {
         self.kept.cluster.as_ref()
     }
@@ -337,15 +343,14 @@ impl Lease {
         self.kept.cluster = Some(cluster);
     }
 
-    /// The answer was read to its end, and is OpenBao's own: the next request may have the
-    /// connection.
+    /// Returns the connection to the pool after a complete response of OpenBao.
     pub(crate) fn keep(self) {
         let Self { kept, mut silence } = self;
         silence.asked = None;
         silence.pool.state().returned(kept);
     }
 
-    /// The request failed: with a verdict of OpenBao the connection is good.
+    /// Ends a failed request. After a response of OpenBao the connection is kept.
     pub(crate) fn settle(self, failure: &Failure) {
         if failure.condemns_peer() {
             self.failed(failure.class());
@@ -354,14 +359,14 @@ impl Lease {
         }
     }
 
-    /// The peer failed the request.
+    /// Records a failure of the peer.
     pub(crate) fn failed(mut self, class: FailureClass) {
         self.silence.asked = None;
         self.silence.pool.state().failed(self.kept.peer, class);
     }
 }
 
-/// Notes a peer that a request waited for in vain, when the request is dropped.
+/// Records a timeout of the peer when an unanswered request is dropped.
 struct Silence {
     pool: Arc<Inner>,
     peer: SocketAddr,
@@ -387,7 +392,7 @@ impl Inner {
 }
 
 impl State {
-    /// The connection used last, so that those which are not needed grow old.
+    /// Returns the most recently used connection, so that surplus ones reach their maximum age.
     fn idle(&mut self) -> Option<Kept> {
         let now = Instant::now();
         while let Some(kept) = self.idle.pop() {
@@ -435,8 +440,8 @@ impl State {
         }
     }
 
-    /// Peers without a standing failure first, as the resolver gave them; the peer that failed
-    /// last is the last.
+    /// Sorts peers without a current failure first, in the resolver's order, then those with a
+    /// failure, the most recent one last.
     fn order(&self, peers: &mut [SocketAddr]) {
         peers.sort_by_key(|peer| {
             let failure = self.failures.get(peer);
@@ -447,10 +452,37 @@ impl State {
     }
 }
 
-/// Five to seven sixths of `age`.
+/// One IP address and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerView {
+    /// The peer.
+    pub peer: SocketAddr,
+    /// Connections with a request in progress or being closed.
+    pub in_use: usize,
+    /// Idle connections.
+    pub idle: usize,
+    /// Age of each connection, the oldest first.
+    pub ages: Vec<Duration>,
+    /// The last failure and the time since; kept after a later success.
+    pub last_failure: Option<(FailureClass, Duration)>,
+}
+
+impl PeerView {
+    fn of(peer: SocketAddr) -> Self {
+        Self {
+            peer,
+            in_use: 0,
+            idle: 0,
+            ages: Vec::new(),
+            last_failure: None,
+        }
+    }
+}
+
+/// A random duration of five to seven sixths of `age`.
 pub(crate) fn jittered(age: Duration) -> Duration {
     let mut random = [0];
-    // Without random numbers all connections live for the shortest time.
+    // Without random numbers all connections have the shortest age.
     let [random] = getrandom(&mut random[..], GetRandomFlags::empty()).map_or([0], |_| random);
     age * 5 / 6 + age / 3 * u32::from(random) / 255
 }
@@ -506,7 +538,7 @@ mod tests {
         assert_eq!(seen[0].peer, peer(1));
     }
 
-    /// A pool, and a server that it trusts.
+    /// A pool and a trusted server.
     async fn server() -> (Pool, SocketAddr) {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut leaf = rcgen::CertificateParams::new(["bao".to_owned()]).unwrap();
@@ -544,7 +576,7 @@ mod tests {
     #[tokio::test]
     async fn every_peer_is_tried_without_waiting_for_the_timeout_of_another() {
         let (pool, good) = server().await;
-        // It accepts connections, and answers no handshake.
+        // Accepts connections and leaves the handshake unanswered.
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let refusing = closed.local_addr().unwrap();

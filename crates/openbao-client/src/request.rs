@@ -1,30 +1,26 @@
-//! One request before it is sent, and what its observer is told afterwards.
+//! A request before it is sent.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::fmt;
 
 use bytes::Bytes;
 use http::Method;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::{failure::FailureClass, token::Token, turns::Purpose};
+use crate::{token::Token, turns::Purpose};
 
 const ERROR_BODY_LIMIT: usize = 64 << 10;
 
-/// What a request is for. Bounds the answer and labels metrics and logs.
+/// Kind of a request. It limits the size of the response and labels metrics and logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
     /// Exchange a JWT for a token.
     JwtLogin,
-    /// Prolong the token in use.
+    /// Renew the token in use.
     TokenRenewSelf,
     /// Read the Transit key's metadata.
     TransitMetadataRead,
-    /// Read whether Transit would create missing keys on encryption.
+    /// Read whether Transit creates missing keys on encryption.
     TransitDisableUpsertRead,
     /// Encrypt with Transit.
     TransitEncrypt,
@@ -32,15 +28,15 @@ pub enum Operation {
     TransitDecrypt,
     /// Decrypt many ciphertexts with Transit.
     TransitBatchDecrypt,
-    /// Ask what the token in use may do.
+    /// Read the capabilities of the token in use.
     CapabilitiesSelf,
-    /// Ask whether the server is sealed; needs no token.
+    /// Read the seal status; needs no token.
     SealStatus,
-    /// Ask which server of the cluster is active; needs no token.
+    /// Read the active server of the cluster; needs no token.
     Leader,
-    /// Ask for the part of a server in its cluster; needs no token. Of several addresses only.
+    /// Read the role of a server in its cluster; needs no token. Sent only with several addresses.
     Health,
-    /// Set up a server: the lab mode and tests only, never a running provider.
+    /// Configure a server: only in the lab mode, drills and tests, never in a running provider.
     Admin,
 }
 
@@ -64,7 +60,7 @@ impl Operation {
         }
     }
 
-    /// The purpose of such a request, unless it is made for another.
+    /// Default purpose of the operation.
     fn purpose(self) -> Purpose {
         match self {
             Self::TransitEncrypt | Self::Admin => Purpose::Encrypt,
@@ -79,13 +75,13 @@ impl Operation {
         }
     }
 
-    /// Whether a second one does no harm when OpenBao may have done the first. An encryption names
-    /// its version, and a token of a login that got lost expires.
+    /// Whether a repetition is harmless if OpenBao has already executed the request. An encryption
+    /// names its key version, and the token of a lost login response expires.
     pub(crate) fn may_be_repeated(self) -> bool {
         self != Self::Admin
     }
 
-    /// The largest answer accepted, in bytes. A key with very many versions has long metadata.
+    /// Maximum size of a response, in bytes. Metadata of a key with many versions is long.
     pub(crate) fn answer_limit(self) -> usize {
         match self {
             Self::TransitMetadataRead | Self::TransitBatchDecrypt | Self::Admin => 4 << 20,
@@ -101,7 +97,7 @@ impl Operation {
         }
     }
 
-    /// The largest body of another status, in bytes.
+    /// Maximum size of an error response, in bytes.
     pub(crate) fn refusal_limit(self) -> usize {
         if self == Self::TransitBatchDecrypt {
             self.answer_limit()
@@ -124,13 +120,13 @@ pub struct Request<'a> {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) token: Option<&'a Token>,
-    /// Empty without a body.
+    /// The body; empty for a request without one.
     pub(crate) body: serde_json::Result<Bytes>,
 }
 
 impl<'a> Request<'a> {
-    /// A request without token and body. The path has no leading `/`; characters that have a
-    /// meaning in URLs are encoded, so it cannot carry a query.
+    /// A request without token and body. The path has no leading `/`. Characters with a meaning in
+    /// URLs are encoded, so a query is impossible.
     #[must_use]
     pub fn new(operation: Operation, method: Method, path: impl Into<String>) -> Self {
         Self {
@@ -155,22 +151,22 @@ impl<'a> Request<'a> {
         Self::new(operation, Method::POST, path)
     }
 
-    /// Made for this purpose.
+    /// Sets the purpose.
     #[must_use]
     pub fn purpose(mut self, purpose: Purpose) -> Self {
         self.purpose = purpose;
         self
     }
 
-    /// Sends the token along.
+    /// Sets the token.
     #[must_use]
     pub fn token(mut self, token: &'a Token) -> Self {
         self.token = Some(token);
         self
     }
 
-    /// Sends a JSON body, held in one buffer that is wiped once the request is done. A value that
-    /// cannot be written as JSON makes sending fail.
+    /// Sets a JSON body in one buffer that is wiped after the request. If serialization fails,
+    /// sending fails.
     #[must_use]
     pub fn json(mut self, body: &impl Serialize) -> Self {
         self.body = wiped_json(body);
@@ -178,7 +174,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Measures first, so that the buffer never grows and leaves no copy behind.
+/// Measures the length first: the buffer then never grows and leaves no copy behind.
 fn wiped_json(value: &impl Serialize) -> serde_json::Result<Bytes> {
     struct Length(usize);
     impl std::io::Write for Length {
@@ -197,12 +193,12 @@ fn wiped_json(value: &impl Serialize) -> serde_json::Result<Bytes> {
     Ok(Bytes::from_owner(buffer))
 }
 
-/// OpenBao's own name of a request, fit for logs: 1 to 128 of `A-Z a-z 0-9 - _ . :`.
+/// OpenBao's request ID, safe for logs: 1 to 128 of `A-Z a-z 0-9 - _ . :`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(Box<str>);
 
 impl RequestId {
-    /// `None` for a text outside the rule; surrounding white space is dropped first.
+    /// Trims white space. Returns `None` for an invalid ID.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
@@ -213,54 +209,12 @@ impl RequestId {
         fits.then(|| Self(text.into()))
     }
 
-    /// The checked text.
+    /// The validated text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
-
-/// How one HTTP request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// An answer that could be used.
-    Ok,
-    /// A failure of this class.
-    Failed(FailureClass),
-    /// Whoever wanted the answer went away.
-    Canceled,
-}
-
-impl Outcome {
-    /// The metric and log label.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Failed(class) => class.label(),
-            Self::Canceled => "canceled",
-        }
-    }
-}
-
-/// One finished HTTP request, for metrics and logs. Holds no secret and no server text.
-#[derive(Debug, Clone)]
-pub struct RequestEvent {
-    /// What it was for.
-    pub operation: Operation,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// From the first step, waiting for a turn and connecting included, to the parsed answer; of a
-    /// repetition from the failure before it.
-    pub duration: Duration,
-    /// OpenBao's name of the request, when the answer had a usable one.
-    pub request_id: Option<RequestId>,
-    /// The second in which OpenBao's clock stood at a success, when it said.
-    pub date: Option<SystemTime>,
-}
-
-/// Told of every HTTP request exactly once, of a repetition separately. Must return quickly.
-pub type RequestHook = Arc<dyn Fn(&RequestEvent) + Send + Sync>;
 
 #[cfg(test)]
 mod tests {

@@ -1,13 +1,13 @@
-//! Which software answered in OpenBao's place, by two of its headers: for the operator who has to
-//! find it. Bounded, in characters that suit a log line; nothing of a body.
+//! Identifies other software that answered in place of OpenBao, from two headers, for the operator.
+//! The result is short and safe for a log line, and contains no part of the body.
 
 use http::{HeaderMap, HeaderName, header};
 
-/// Of each header, in bytes.
+/// Limit of each header, in bytes.
 const LIMIT: usize = 64;
 
 /// The media type of `Content-Type` and the first product of `Server`: `text/html from nginx/1.27`.
-/// `None` when neither is a word of at most 64 characters of `A-Z a-z 0-9 - _ . + / :`.
+/// `None` unless one of them is a word of at most 64 characters of `A-Z a-z 0-9 - _ . + / :`.
 pub(crate) fn responder(headers: &HeaderMap) -> Option<Box<str>> {
     let media_type = word(headers, &header::CONTENT_TYPE);
     let product = word(headers, &header::SERVER);

@@ -1,4 +1,4 @@
-//! Is the server there, and unsealed? The one question that needs no token.
+//! Seal status of a server. Needs no token.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,21 +10,22 @@ use crate::{
     request::{Operation, Request},
 };
 
-/// What a server tells everybody about itself.
+/// Public status of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SealStatus {
-    /// It has storage with keys and secrets.
+    /// The server's storage is initialized.
     pub initialized: bool,
-    /// It cannot read them.
+    /// The server cannot decrypt its storage.
     pub sealed: bool,
-    /// The second in which its clock stood, when it said.
+    /// The `Date` header, in whole seconds of the server's clock.
     pub date: Option<SystemTime>,
 }
 
-/// Asks once. The question is not known in namespaces, so the client's endpoint should have none.
+/// Sends one request. `sys/seal-status` exists only in the root namespace, so the client's endpoint
+/// should have no namespace.
 ///
 /// # Errors
-/// The classified failure; any of a status below 500 shows that a server answers all the same.
+/// The classified failure. One with a status below 500 still shows that a server responds.
 pub async fn seal_status(client: &Client, deadline: Duration) -> Result<SealStatus, Failure> {
     #[derive(Deserialize)]
     struct Body {

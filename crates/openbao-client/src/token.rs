@@ -1,20 +1,20 @@
-//! An OpenBao token and how long it lives.
+//! An OpenBao token and its lease.
 
 use std::time::Duration;
 
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-/// A client token: wiped when dropped, never shown, never copied.
+/// A client token: wiped on drop, without `Debug` and `Clone`.
 pub struct Token(Zeroizing<String>);
 
-/// The text is empty or holds a character that no token has.
+/// Error: the text is empty or has a character outside visible ASCII.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a token must be visible ASCII characters, at least one")]
 pub struct TokenProblem;
 
 impl Token {
-    /// Takes ownership of the text of a token.
+    /// Wraps a token.
     ///
     /// # Errors
     /// [`TokenProblem`] unless the text is one or more visible ASCII characters.
@@ -25,7 +25,7 @@ impl Token {
         Ok(Self(text))
     }
 
-    /// The text itself, for the one header or file that needs it.
+    /// The token as text, for the header or file that needs it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -39,10 +39,10 @@ impl Token {
     }
 }
 
-/// What OpenBao granted with a token.
+/// Lease of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
-    /// The life of the token, counted from the request that made or renewed it; may be zero.
+    /// Life of the token, counted from its creation or renewal; may be zero.
     pub duration: Duration,
     /// Whether the token may be renewed.
     pub renewable: bool,

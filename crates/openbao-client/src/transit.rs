@@ -1,4 +1,4 @@
-//! The Transit calls that a provider makes with its one key.
+//! Transit requests of a provider for its one key.
 
 use std::{
     borrow::{Borrow, Cow},
@@ -25,11 +25,11 @@ use crate::{
     turns::Purpose,
 };
 
-/// Items of one batch. OpenBao takes no more than 249: its limit on strings in a request, 1,000 as
-/// shipped, counts names too.
+/// Maximum number of items in one batch. OpenBao accepts at most 249: its limit on strings in a
+/// request, 1,000 by default, also counts names.
 pub const MAX_BATCH: usize = 128;
 
-/// One Transit key, and how long a call may take.
+/// One Transit key, with the timeout of its requests.
 #[derive(Clone)]
 pub struct Transit {
     client: Client,
@@ -39,20 +39,20 @@ pub struct Transit {
     purpose: Option<Purpose>,
 }
 
-/// What Transit made of a plaintext.
+/// Result of an encryption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encrypted {
-    /// For the API server, unchanged.
+    /// The ciphertext for the API server, unchanged.
     pub ciphertext: TransitCiphertext,
-    /// The version that Transit says it used; `None` when it did not say.
+    /// The key version reported by Transit; `None` if it is missing.
     pub key_version: Option<TransitVersion>,
 }
 
-/// Decrypted bytes: wiped when dropped, never shown, never copied.
+/// Decrypted bytes: wiped on drop, without `Debug` and `Clone`.
 pub struct Plaintext(Zeroizing<Vec<u8>>);
 
 impl Plaintext {
-    /// The bytes, for the one answer that needs them.
+    /// The bytes, for the response that needs them.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -60,7 +60,7 @@ impl Plaintext {
 }
 
 impl Transit {
-    /// The key at a path, each call within `timeout`.
+    /// The key at a path, with `timeout` for each request.
     #[must_use]
     pub fn new(client: Client, path: &TransitKeyPath, timeout: Duration) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Transit {
         }
     }
 
-    /// The same key for probes, whose requests do not wait for those of calls.
+    /// The same key for probes. Their requests do not wait behind those of calls.
     #[must_use]
     pub fn for_probes(&self) -> Self {
         Self {
@@ -81,10 +81,10 @@ impl Transit {
         }
     }
 
-    /// Encrypts with exactly this version of the key, if Transit obeys: the caller compares.
+    /// Encrypts with this key version. The caller must check the reported version.
     ///
     /// # Errors
-    /// The classified failure; an answer without a well-formed ciphertext is one.
+    /// The classified failure, also for a response without a well-formed ciphertext.
     pub async fn encrypt(
         &self,
         token: &Token,
@@ -122,11 +122,11 @@ impl Transit {
         .await
     }
 
-    /// Decrypts and authenticates.
+    /// Decrypts and authenticates one ciphertext.
     ///
     /// # Errors
-    /// The classified failure; [`DecryptFailed`](crate::failure::FailureClass::DecryptFailed) when
-    /// ciphertext, associated data and key do not belong together.
+    /// The classified failure; [`DecryptFailed`](crate::failure::FailureClass::DecryptFailed) if
+    /// ciphertext, associated data and key do not match.
     pub async fn decrypt(
         &self,
         token: &Token,
@@ -143,7 +143,7 @@ impl Transit {
             #[serde(borrow)]
             data: Data<'a>,
         }
-        // Borrowed from the answer's wiped buffer: base64 needs no JSON escapes.
+        // Borrowed from the response's wiped buffer: base64 needs no JSON escapes.
         #[derive(Deserialize)]
         struct Data<'a> {
             plaintext: &'a str,
@@ -160,18 +160,19 @@ impl Transit {
         .await
     }
 
-    /// Decrypts and authenticates many, in requests of at most [`MAX_BATCH`] one after another.
-    /// The results have the order of `items`; an item that fails leaves the others unharmed.
+    /// Decrypts and authenticates many ciphertexts, in consecutive requests of at most
+    /// [`MAX_BATCH`] items. The results are in the order of `items`. A failed item leaves the
+    /// others unaffected.
     ///
-    /// OpenBao's order is believed, as its plaintexts are: a `reference` with each item would
-    /// only defend against a server that mixes up what it may as well make up.
+    /// The order of OpenBao's results is trusted, like its plaintexts: a `reference` in each item
+    /// would only detect mixed-up results, and a malicious server can also forge plaintexts.
     ///
-    /// A request that is refused as a whole, for its size or for one of its items, is made again with
-    /// half the items, down to one: a refusal of many is the answer to none of them. All plaintexts
-    /// stay in memory until the end: give very many in portions.
+    /// A request rejected as a whole, for its size or one of its items, is repeated with half the
+    /// items, down to one: the rejection may concern a single item. All plaintexts stay in memory
+    /// until the end, so pass a large number of items in portions.
     ///
     /// # Errors
-    /// The classified failure of the first request that failed for a cause that all items share.
+    /// The classified failure of the first request with a cause shared by all items.
     pub async fn decrypt_batch<T: Borrow<PreparedDecrypt>>(
         &self,
         token: &Token,
@@ -217,13 +218,14 @@ impl Transit {
             #[serde(borrow)]
             batch_results: Vec<Output<'a>>,
         }
-        // As for one, borrowed from the answer's wiped buffer.
+        // Borrowed from the response's wiped buffer, as for a single item.
         #[derive(Deserialize)]
         struct Output<'a> {
             plaintext: Option<&'a str>,
             #[serde(borrow)]
             error: Option<Cow<'a, str>>,
         }
+
         let batch_input = items
             .iter()
             .map(Borrow::borrow)
@@ -235,6 +237,7 @@ impl Transit {
         let request = Request::post(Operation::TransitBatchDecrypt, self.path("decrypt"))
             .token(token)
             .json(&Body { batch_input });
+
         self.send(request, |answer| {
             let reply: Reply<'_> = answer.json()?;
             let outputs = reply.data.batch_results;
@@ -247,6 +250,7 @@ impl Transit {
                 (_, None) => Err(answer.invalid("it holds neither plaintext nor error")),
             };
             let results: Vec<_> = outputs.into_iter().map(result).collect();
+
             let too_new = |result: &Result<Plaintext, Failure>| {
                 let failure = result.as_ref().err();
                 failure.is_some_and(|failure| failure.class() == FailureClass::VersionTooNew)
@@ -259,11 +263,11 @@ impl Transit {
         .await
     }
 
-    /// Reads what Transit tells about the key, unchecked.
+    /// Reads the metadata of the key, unchecked.
     ///
     /// # Errors
-    /// The classified failure; [`NotFound`](crate::failure::FailureClass::NotFound) when there is
-    /// no such key.
+    /// The classified failure; [`NotFound`](crate::failure::FailureClass::NotFound) if the key is
+    /// missing.
     pub async fn key_metadata(&self, token: &Token) -> Result<KeyMetadata, Failure> {
         let request = Request::get(Operation::TransitMetadataRead, self.path("keys"));
         self.send(request.token(token), |answer| {
@@ -277,17 +281,18 @@ impl Transit {
         .await
     }
 
-    /// As of [`Client::confirm_cluster`].
+    /// Calls [`Client::confirm_cluster`].
     pub fn confirm_cluster(&self) {
         self.client.confirm_cluster();
     }
 
-    /// As of [`Client::refuse_cluster`].
+    /// Calls [`Client::refuse_cluster`].
     pub fn refuse_cluster(&self) {
         self.client.refuse_cluster();
     }
 
-    /// Whether the mount refuses to make a key that an encryption names. If not said, it does not.
+    /// Whether the mount rejects encryption with a missing key instead of creating it. False if the
+    /// setting is missing.
     ///
     /// # Errors
     /// The classified failure.
@@ -305,10 +310,10 @@ impl Transit {
         .await
     }
 
-    /// What the token may do, for each of the API paths.
+    /// Capabilities of the token for each of the API paths.
     ///
     /// # Errors
-    /// The classified failure; an answer that leaves out a path is one.
+    /// The classified failure, also for a response without one of the paths.
     pub async fn capabilities(
         &self,
         token: &Token,
@@ -352,6 +357,6 @@ fn plaintext(answer: &Answer, base64: &str) -> Result<Plaintext, Failure> {
     let mut plaintext = Zeroizing::new(Vec::new());
     STANDARD
         .decode_vec(base64, &mut plaintext)
-        .map_err(|_| answer.invalid("it holds a plaintext that is not base64"))?;
+        .map_err(|_| answer.invalid("it holds a plaintext in other than base64"))?;
     Ok(Plaintext(plaintext))
 }

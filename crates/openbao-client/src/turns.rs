@@ -1,24 +1,24 @@
-//! Turns to use a connection, so that a slow OpenBao is asked by a bounded number of requests.
+//! Concurrency limits, so that a slow OpenBao gets a bounded number of requests.
 //!
-//! Each purpose has turns of its own: calls that wait for a slow OpenBao take none of a probe or a
-//! login, and encrypts take none of decrypts.
+//! Each purpose has its own turns. Calls that wait for a slow OpenBao block neither probes nor
+//! logins, and encrypts do not block decrypts.
 
 use std::fmt;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Requests of one kind of KMS call at the same time. All limits on connections derive from it:
-/// more of them make OpenBao hardly faster, and each connection costs a handshake and some 60 KiB.
+/// Concurrent requests of one kind of KMS call. All limits on connections derive from it: more of
+/// them add little throughput, and each connection costs a handshake and about 60 KiB.
 pub const TURNS: usize = 16;
 
-/// The reason for a request, which decides the turns that it waits for.
+/// Purpose of a request; it selects the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// An Encrypt call, or one of the set-up of a lab: [`TURNS`].
+    /// An Encrypt call, or a set-up request of the lab mode: [`TURNS`].
     Encrypt,
     /// A Decrypt call: [`TURNS`].
     Decrypt,
-    /// A probe, or a question about the server, the key or the token: an eighth of [`TURNS`].
+    /// A probe, or a read of server, key or token state: an eighth of [`TURNS`].
     Probe,
     /// A login or a renewal: an eighth of [`TURNS`].
     Login,
@@ -28,7 +28,7 @@ impl Purpose {
     /// All purposes.
     pub const ALL: [Self; 4] = [Self::Encrypt, Self::Decrypt, Self::Probe, Self::Login];
 
-    /// The word in reports.
+    /// Label in reports.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl Purpose {
         }
     }
 
-    /// Requests of this purpose at the same time.
+    /// Limit of concurrent requests of this purpose.
     #[must_use]
     pub fn turns(self) -> usize {
         match self {
@@ -63,7 +63,7 @@ impl Turns {
         Self(Purpose::ALL.map(|purpose| Semaphore::new(purpose.turns())))
     }
 
-    /// Waits for a turn. The semaphores are never closed, so there is always one to wait for.
+    /// Waits for a turn. Always returns a permit: the semaphores are never closed.
     pub(crate) async fn take(&self, purpose: Purpose) -> Option<SemaphorePermit<'_>> {
         self.of(purpose).acquire().await.ok()
     }

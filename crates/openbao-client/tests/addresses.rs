@@ -1,4 +1,4 @@
-//! The choice between several addresses, with servers whose part is scripted.
+//! Tests of the selection between several addresses, with servers of scripted roles.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 const LONG: Duration = Duration::from_secs(20);
-/// As kube-apiserver allows, with a margin.
+/// Below the 3 s of kube-apiserver, with a margin.
 const DEADLINE: Duration = Duration::from_secs(2);
 
 const ACTIVE: (u16, bool, bool) = (200, false, false);
@@ -55,7 +55,7 @@ fn rule(path: &str, reply: Reply) -> Rule {
     }
 }
 
-/// A server of this part, which answers every other request of its script.
+/// A server with this role. Other requests get the replies of its script.
 async fn server(part: (u16, bool, bool), cluster: &str) -> FakeOpenBao {
     let fake = FakeOpenBao::start([]).await;
     fake.rules([health(part, cluster)]);
@@ -109,7 +109,7 @@ fn ask() -> Request<'static> {
     Request::get(Operation::TransitEncrypt, "transit/encrypt/key")
 }
 
-/// Requests beside those for the part of the server.
+/// Requests without those to `sys/health`.
 fn calls(server: &FakeOpenBao) -> usize {
     let seen = server.seen().into_iter();
     seen.filter(|seen| !seen.target.ends_with("sys/health"))
@@ -175,7 +175,7 @@ async fn a_call_outlives_every_failure_of_the_active_server() {
         first.rules([health(ACTIVE, "ours"), rule("encrypt/key", reply)]);
         second.then((0..3).map(|_| Reply::ok("{}")));
         client.send(ask(), DEADLINE).await.expect(&said);
-        // A server that has just failed is avoided.
+        // A server is avoided just after a failure.
         let before = calls(&first);
         let begun = Instant::now();
         client.send(ask(), DEADLINE).await.expect(&said);
@@ -251,13 +251,13 @@ async fn another_cluster_is_named_and_never_used_once_the_key_was_verified() {
     let wrong = (foreign.endpoint().address.to_string(), Role::WrongCluster);
     assert_eq!(*news.lock().unwrap().last().unwrap(), wrong);
 
-    // Not even when no other server is left.
+    // Even as the last server it is excluded.
     ours.rules([rule("", Reply::Close)]);
     foreign.then([Reply::ok("{}")]);
     client.send(ask(), DEADLINE).await.err().unwrap();
     assert_eq!(calls(&foreign), 0);
 
-    // Another server behind an address is found before a request is sent there.
+    // A changed server behind an address is detected before a request is sent to it.
     ours.rules([
         health(ACTIVE, "foreign"),
         rule("encrypt/key", Reply::ok("{}")),
@@ -284,13 +284,13 @@ async fn a_cluster_with_another_key_is_left_for_one_that_may_be_ours() {
         roles(&client)[1] == Role::Active
     })
     .await;
-    // The registry knows another creation time.
+    // The registry has another creation time for the key.
     transit.refuse_cluster();
     assert_eq!(roles(&client), [Role::WrongCluster, Role::Active]);
     assert_eq!(news.lock().unwrap().last().unwrap().1, Role::WrongCluster);
     ours.then([metadata(1)]);
     transit.key_metadata(&token()).await.unwrap();
-    // A last cluster is never left: its finding is the better message.
+    // The last cluster is never excluded: its own failure is the better message.
     transit.refuse_cluster();
     assert_eq!(roles(&client), [Role::WrongCluster, Role::Active]);
 }
@@ -303,7 +303,8 @@ async fn a_foreign_server_does_not_keep_a_start_from_the_right_cluster() {
     let standby = server(STANDBY, "ours").await;
     let ours = server(ACTIVE, "ours").await;
     ours.then([metadata(1), metadata(1)]);
-    // Most addresses are ours, so the foreign one is not asked; with one of each it is asked first.
+    // With most addresses in our cluster the foreign one gets no request. With one address each, it
+    // gets the first.
     for (servers, asked) in [
         (vec![&foreign, &standby, &ours], 0),
         (vec![&foreign, &ours], 1),
@@ -326,12 +327,15 @@ async fn a_standby_that_lags_is_not_believed() {
     active.then([metadata(3)]);
     transit.key_metadata(&token()).await.unwrap();
 
-    // Only the standby is left, and has not heard of the last rotation.
+    // Only the standby is left, and it lags behind the last rotation.
     active.rules([rule("", Reply::Close)]);
     standby.then([metadata(2), metadata(3)]);
     let failure = transit.key_metadata(&token()).await.unwrap_err();
     assert_eq!(failure.class(), FailureClass::Unavailable);
-    assert!(failure.to_string().contains("lags"), "{failure}");
+    assert!(
+        failure.to_string().contains("behind the active server"),
+        "{failure}"
+    );
     let believed = transit.key_metadata(&token()).await.unwrap();
     assert_eq!(believed.latest_version, 3);
 }
@@ -370,7 +374,7 @@ async fn a_version_that_a_standby_does_not_know_is_asked_for_at_the_active_serve
                 })
             }
         };
-        // No other server knows better: the answer of a copy is no verdict.
+        // All other servers are standbys too: the response of a lagging replica is inconclusive.
         for server in [&standby, &other] {
             server.rules([health(STANDBY, "ours"), rule("decrypt/key", reply.clone())]);
         }
@@ -378,7 +382,7 @@ async fn a_version_that_a_standby_does_not_know_is_asked_for_at_the_active_serve
         let both = (calls(&standby), calls(&other));
         assert_eq!(both, (1, 1));
 
-        // The first has just failed and is avoided, yet it is the active one.
+        // The first has just failed and is avoided, but it is the active server.
         standby.rules([
             health(ACTIVE, "ours"),
             rule("decrypt/key", Reply::ok(answer.clone())),
@@ -388,7 +392,7 @@ async fn a_version_that_a_standby_does_not_know_is_asked_for_at_the_active_serve
         })
         .await;
         assert_eq!(decrypt().await, Ok(()));
-        // Of the active server it is one.
+        // The same response of the active server is conclusive.
         standby.rules([health(ACTIVE, "ours"), rule("decrypt/key", reply)]);
         wait_until(LONG, "an active server", async || {
             decrypt().await == Err(FailureClass::VersionTooNew)

@@ -1,4 +1,4 @@
-//! Faults that a real OpenBao does not show on demand, over real TLS.
+//! Faults that a real OpenBao cannot produce on demand, over real TLS.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,6 +19,7 @@ use kms_domain::{
 use openbao_client::{
     client::{Answer, Client, ClientOptions},
     endpoint::{Address, Endpoint, ServerName},
+    event::{Outcome, RequestEvent, RequestHook},
     failure::{Failure, FailureClass},
     leader::{Leader, leader},
     login::{
@@ -26,7 +27,7 @@ use openbao_client::{
         jwt::{ClaimRules, JwtRole},
         jwt_file::{JwtFile, JwtSource},
     },
-    request::{Operation, Outcome, Request, RequestEvent, RequestHook},
+    request::{Operation, Request},
     seal_status::seal_status,
     token::Token,
     transit::Transit,
@@ -139,7 +140,7 @@ async fn a_request_whose_connection_broke_unanswered_is_sent_once_more_and_told_
         (Operation::TransitBatchDecrypt, 2),
         (Operation::TransitMetadataRead, 2),
         (Operation::JwtLogin, 2),
-        // It may have been done.
+        // OpenBao may have executed it.
         (Operation::Admin, 1),
     ] {
         let fake = FakeOpenBao::start([Reply::Close, Reply::Close, Reply::ok("{}")]).await;
@@ -149,7 +150,7 @@ async fn a_request_whose_connection_broke_unanswered_is_sent_once_more_and_told_
         let failure = client.send(request, LONG).await.err().unwrap();
         assert_eq!(failure.class(), FailureClass::ConnectionFailed, "{failure}");
         assert_eq!(fake.seen().len(), tries, "{operation}");
-        // Each try has a connection of its own.
+        // Each attempt has its own connection.
         assert_eq!(fake.connections(), tries);
         let told = events.lock().unwrap();
         let failed =
@@ -157,7 +158,7 @@ async fn a_request_whose_connection_broke_unanswered_is_sent_once_more_and_told_
         assert_eq!(told.len(), tries);
         assert!(told.iter().all(failed));
     }
-    // An answer that began is not asked for again.
+    // After the response has begun, the request is not repeated.
     let fake = FakeOpenBao::start([Reply::Cut("{".to_owned()), Reply::ok("{}")]).await;
     client(fake.endpoint())
         .send(read(), LONG)
@@ -167,7 +168,7 @@ async fn a_request_whose_connection_broke_unanswered_is_sent_once_more_and_told_
     assert_eq!(fake.seen().len(), 1);
 }
 
-/// The connections that wait for a request.
+/// Count of idle connections.
 fn idle(client: &Client) -> usize {
     let peers = client.view().addresses.remove(0).peers;
     peers.iter().map(|peer| peer.idle).sum()
@@ -233,7 +234,7 @@ async fn a_request_that_is_given_up_takes_its_connection_along() {
     assert_eq!(fake.connections(), 2);
 }
 
-/// At least so many connections, all free.
+/// Sends `most` concurrent requests and returns the count of idle connections afterwards.
 async fn crowd(fake: &FakeOpenBao, client: &Client, most: usize) -> usize {
     fake.then((0..most).map(|_| Reply::ok("{}")));
     let mut requests = JoinSet::new();
@@ -251,9 +252,9 @@ async fn one_request_without_an_answer_discards_every_free_connection_to_its_pee
     for (deadline, patience, class) in [
         // Its deadline passes.
         (SHORT, LONG, Some(FailureClass::Timeout)),
-        // The caller leaves after a second, as one whose own deadline is a moment earlier.
+        // The caller cancels after more than a second, like one with a slightly earlier deadline.
         (LONG, given_up_late, Some(FailureClass::Timeout)),
-        // The caller changes its mind: that tells nothing about the peer.
+        // The caller cancels early: no failure of the peer.
         (LONG, SHORT, None),
     ] {
         let fake = FakeOpenBao::start([]).await;
@@ -311,7 +312,7 @@ async fn probes_and_logins_do_not_wait_for_calls() {
     client.send(metadata, LONG).await.ok().unwrap();
     let login = Request::get(Operation::JwtLogin, "auth/jwt/login");
     client.send(login, LONG).await.ok().unwrap();
-    // The deep probe has the operations of a call.
+    // The deep probe uses the operations of a call.
     let deep = Request::get(Operation::TransitEncrypt, "transit/encrypt/other");
     let deep = client.send(deep.purpose(Purpose::Probe), LONG);
     deep.await.ok().unwrap();
@@ -349,7 +350,7 @@ async fn a_connection_in_use_is_left_when_the_roots_were_replaced_meanwhile() {
     });
     wait_until(LONG, "the request", async || !fake.seen().is_empty()).await;
     client.replace_roots(fake.endpoint().roots).unwrap();
-    // It keeps the connection that it has.
+    // The request keeps its connection.
     assert_eq!(asking.await.unwrap(), Some(FailureClass::Timeout));
     assert_eq!(idle(&client), 0);
     assert_eq!(events.lock().unwrap().len(), 1);
@@ -436,7 +437,7 @@ async fn rate_limits_have_their_own_class() {
     assert_eq!(class_of(&fake, LONG).await, FailureClass::RateLimited);
 }
 
-/// Bodies of proxies, ingresses and web servers; none is OpenBao's.
+/// Bodies of proxies, ingresses and web servers, none of OpenBao.
 const FOREIGN: [&str; 12] = [
     "<html>Vault is sealed, encryption key not found</html>",
     "404 page not found\n",
@@ -466,7 +467,7 @@ async fn a_status_without_the_body_of_openbao_says_nothing_about_key_token_or_po
             500.. => FailureClass::Unavailable,
             _ => FailureClass::NotOpenBao,
         };
-        // Each request has a connection of its own, so not every pair is tried.
+        // Each request has its own connection, so only some pairs are tried.
         let bodies = if [200, 403, 503].contains(&status) {
             &FOREIGN[..]
         } else {
@@ -567,7 +568,7 @@ async fn the_hook_sees_each_request_once() {
         client.send(read(), LONG).await.ok();
     }
     client.send(read(), SHORT).await.err().unwrap();
-    // A caller that gives up.
+    // A canceled request.
     tokio::time::timeout(SHORT, client.send(read(), LONG))
         .await
         .err()
@@ -645,7 +646,7 @@ async fn a_success_of_another_shape_is_an_invalid_answer() {
     }
 }
 
-/// A JWT that expires in 1000 s after the epoch, in a private file.
+/// A private file with a JWT that expires 1000 s after the epoch.
 fn jwt_file(fake: &FakeOpenBao, directory: &Path) -> JwtFile {
     let path = jwt_path(directory);
     let mut file = std::fs::File::create(&path).unwrap();
@@ -763,7 +764,7 @@ fn items(count: usize) -> Vec<PreparedDecrypt> {
     vec![item; count]
 }
 
-/// What OpenBao answers to a batch with these results.
+/// Response of OpenBao to a batch with these results.
 fn results(status: u16, results: &[serde_json::Value]) -> Reply {
     let body = serde_json::json!({"data": {"batch_results": results}});
     Reply::Json(status, body.to_string())
@@ -836,7 +837,7 @@ async fn an_item_without_a_known_text_has_the_class_of_the_batch() {
             .map(|r| r.err().unwrap().class())
             .collect();
         assert_eq!(classes, [FailureClass::DecryptFailed, class]);
-        // The request itself brought what was asked for.
+        // The request itself succeeded.
         let event = events.lock().unwrap().remove(0);
         assert_eq!(event.operation.label(), "transit_batch_decrypt");
         assert_eq!(event.outcome, Outcome::Ok);
@@ -847,7 +848,7 @@ async fn an_item_without_a_known_text_has_the_class_of_the_batch() {
 async fn a_batch_that_openbao_will_not_read_is_halved_until_one_item_is_refused() {
     let refused = || Reply::Json(400, "{\"errors\":[\"refused JSON input\"]}".to_owned());
     let good = |count| results(200, &vec![serde_json::json!({"plaintext": "eA=="}); count]);
-    // As a proxy limits the size of requests.
+    // A proxy with a limit on the request size.
     let too_large = Reply::Web(413, "<html>".to_owned());
     let fake =
         FakeOpenBao::start([too_large, refused(), good(1), refused(), good(1), good(1)]).await;
@@ -885,7 +886,7 @@ async fn a_refusal_of_many_is_the_answer_to_none_of_them() {
     ] {
         let refused = || Reply::Json(400, serde_json::json!({"errors": [text]}).to_string());
         let good = |count| results(200, &vec![serde_json::json!({"plaintext": "eA=="}); count]);
-        // The second of four.
+        // The second item of four is rejected.
         let script = [refused(), refused(), good(1), refused(), good(1), good(1)];
         let fake = FakeOpenBao::start(script).await;
         let results = transit(&fake).decrypt_batch(&token(), &items(4)).await;
@@ -893,7 +894,7 @@ async fn a_refusal_of_many_is_the_answer_to_none_of_them() {
         let classes: Vec<_> = classes.map(|r| r.err().map(|f| f.class())).collect();
         assert_eq!(classes, [None, Some(class), None, None], "{text}");
     }
-    // Without the key no item can have another answer.
+    // Without the key every item has the same failure.
     let no_key = "{\"errors\":[\"encryption key not found\"]}".to_owned();
     let fake = FakeOpenBao::start([Reply::Json(400, no_key)]).await;
     let failed = transit(&fake).decrypt_batch(&token(), &items(4)).await;

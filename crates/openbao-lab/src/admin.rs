@@ -1,4 +1,4 @@
-//! Sets up a server: any call, and below it the ones for Transit, policies and JWT logins.
+//! Configures a server: requests to any path, and those for Transit, policies and JWT logins.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -15,35 +15,35 @@ use serde::Serialize;
 pub mod login;
 pub mod transit;
 
-/// Enough for `sys/init` on a slow machine; everything else takes milliseconds.
+/// Enough for `sys/init` on a slow machine; other requests take milliseconds.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Calls with one token. Belongs to the async runtime that made it.
+/// Sends requests with one token. Bound to the async runtime of its creation.
 pub struct Admin<'a> {
     client: Client,
     token: Option<&'a Token>,
 }
 
-/// Why a call brought nothing.
+/// Error of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// No client could be made.
-    #[error("cannot set up the client for OpenBao")]
+    /// The client could not be created.
+    #[error("cannot create the OpenBao client")]
     Client(#[source] ClientProblem),
-    /// The call failed or was refused.
+    /// The request failed or was rejected.
     #[error("`{method} {path}` failed{}", Said(.source.server_errors()))]
     Call {
         /// The HTTP method.
         method: Method,
         /// The path below `/v1/`.
         path: String,
-        /// What happened.
+        /// The cause.
         source: Failure,
     },
 }
 
 impl<'a> Admin<'a> {
-    /// For the calls that need no token pass `None`.
+    /// Creates a client. Pass `None` for requests without a token.
     ///
     /// # Errors
     /// [`AdminError::Client`].
@@ -55,7 +55,7 @@ impl<'a> Admin<'a> {
     /// Reads a path.
     ///
     /// # Errors
-    /// [`AdminError::Call`], here and below.
+    /// [`AdminError::Call`].
     pub async fn read(&self, path: &str) -> Result<Answer, AdminError> {
         self.call(Request::get(Operation::Admin, path), Method::GET, path)
             .await
@@ -102,7 +102,7 @@ struct Said<'a>(&'a [String]);
 impl fmt::Display for Said<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for text in self.0 {
-            write!(f, "; OpenBao says: {}", text.trim())?;
+            write!(f, "; error from OpenBao: {}", text.trim())?;
         }
         Ok(())
     }

@@ -6,14 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where `cargo xtask tools` puts the program, relative to the workspace.
+/// Path of the program from `cargo xtask tools`, relative to the workspace.
 pub const TOOLS_PATH: &str = "target/tools/openbao/bao";
 
-/// The path of an OpenBao program, absolute and executable when it was looked at.
+/// The absolute path of an OpenBao program; executable at the time of the search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaoBinary(PathBuf);
 
-/// No OpenBao program was found.
+/// Error: the OpenBao program is missing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no executable OpenBao program found (tried: {}); install one with `cargo xtask tools` or \
@@ -21,15 +21,15 @@ pub struct BaoBinary(PathBuf);
     Tried(.tried)
 )]
 pub struct BaoNotFound {
-    /// Every path that was looked at, in order.
+    /// Every tried path, in order.
     pub tried: Vec<PathBuf>,
 }
 
-/// The program to use: the explicit path alone if there is one, else `BAO_BIN` alone if it is set,
-/// else the first of `bao` on `PATH` and [`TOOLS_PATH`] below the working directory.
+/// Finds the program: the explicit path alone if given, else `BAO_BIN` alone if set, else the first
+/// of `bao` on `PATH` and [`TOOLS_PATH`] below the working directory.
 ///
 /// # Errors
-/// [`BaoNotFound`] with everything that was tried.
+/// [`BaoNotFound`] with every tried path.
 pub fn find_bao(explicit: Option<&Path>) -> Result<BaoBinary, BaoNotFound> {
     let named = explicit.map(Path::to_owned).or_else(|| {
         let named = env::var_os("BAO_BIN")?;

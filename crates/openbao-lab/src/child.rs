@@ -9,9 +9,9 @@ use std::{
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
 };
 
-/// The shell holds the reading end of a pipe whose only writing end is ours. The kernel closes that
-/// end however we die, and the shell then kills the program. A line in the pipe asks it to stop.
-/// The loop uses builtins alone, so that no helper process stays behind.
+/// The shell reads from a pipe, and this process holds the only writing end. The kernel closes that
+/// end however this process dies, and the shell then kills the program. A line in the pipe makes
+/// the shell send SIGTERM. The loop uses only builtins, so that it leaves no helper process behind.
 const GUARD: &str = r#"
 exec 3<&0 </dev/null
 "$@" 3<&- &
@@ -28,24 +28,24 @@ kill "$guard" 2>/dev/null
 exit "$status"
 "#;
 
-/// A running program. Dropping it kills the program and waits for its end.
+/// A running program. Drop kills it and waits for its end.
 pub struct GuardedChild {
     shell: Child,
-    /// `None` once the guard was told to kill.
+    /// Writing end of the guard's pipe; `None` after a kill.
     lifeline: Option<ChildStdin>,
 }
 
 impl GuardedChild {
-    /// Runs the program with its output in `log`, an empty environment, and in a process group of
-    /// its own, so that a Ctrl-C at the terminal reaches us alone.
+    /// Runs the program with its output in `log`, an empty environment and its own process group: a
+    /// Ctrl-C at the terminal reaches only this process.
     ///
     /// # Errors
-    /// When the shell cannot be started; a program that cannot be is an exit status.
+    /// When the shell cannot be started. A program that cannot be started is an exit status.
     pub fn spawn(program: &Path, arguments: &[&str], log: File) -> io::Result<Self> {
         Self::spawn_with(program, arguments, &[], log)
     }
 
-    /// As [`Self::spawn`], with these variables for an environment.
+    /// As [`Self::spawn`], with these environment variables.
     ///
     /// # Errors
     /// When the shell cannot be started.
@@ -70,18 +70,19 @@ impl GuardedChild {
         Ok(Self { shell, lifeline })
     }
 
-    /// The program's exit status once it has ended; that of the shell's making for a signal.
+    /// Exit status of the program after its end. After a signal it is the shell's encoding of the
+    /// signal.
     ///
     /// # Errors
-    /// When the system cannot tell.
+    /// When the system cannot check the process.
     pub fn exited(&mut self) -> io::Result<Option<ExitStatus>> {
         self.shell.try_wait()
     }
 
-    /// Asks the program to stop; it may take its time.
+    /// Sends SIGTERM to the program and returns at once.
     ///
     /// # Errors
-    /// When the guard is gone.
+    /// When the guarding shell has ended.
     pub fn ask_to_stop(&mut self) -> io::Result<()> {
         match &mut self.lifeline {
             Some(lifeline) => lifeline.write_all(b"\n"),
@@ -92,7 +93,7 @@ impl GuardedChild {
     /// Kills the program and waits for its end.
     ///
     /// # Errors
-    /// When the system cannot wait.
+    /// When the system cannot wait for the process.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
         drop(self.lifeline.take());
         self.shell.wait()
@@ -101,7 +102,7 @@ impl GuardedChild {
 
 impl Drop for GuardedChild {
     fn drop(&mut self) {
-        // Nobody is left to tell; the guard kills the program in any case.
+        // Drop cannot report an error; the guarding shell kills the program in any case.
         drop(self.kill());
     }
 }

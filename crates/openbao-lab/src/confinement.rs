@@ -1,7 +1,7 @@
-//! Keeps a program, from its first instruction on, from acting on anything but its own directory.
+//! Confines a program to its own directory and ports with Landlock, from its first instruction on.
 //!
-//! A restored server holds the credentials of production and would use them: it revokes leases that
-//! ended since the backup, rotates passwords that are due, and writes to the audit logs it knew.
+//! A restored server has production credentials and would use them: it revokes leases that expired
+//! since the backup, rotates passwords, and writes to its configured audit logs.
 
 use std::{
     io,
@@ -14,32 +14,32 @@ use landlock::{
     RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus,
 };
 
-/// The first that knows of TCP: Linux 6.7.
+/// The first Landlock ABI with TCP rules: Linux 6.7.
 const NEEDED: ABI = ABI::V4;
 
-/// What a program may do beside reading: write below one directory and listen on these TCP ports. It
-/// may connect to no port of any host.
+/// Permissions of a program beside reading: it may write below one directory and listen on these
+/// TCP ports. Every outgoing TCP connection is denied.
 #[derive(Debug, Clone)]
 pub(crate) struct Confinement {
     directory: PathBuf,
     ports: Vec<u16>,
 }
 
-/// The kernel cannot confine a program so.
+/// Error: the kernel cannot confine a program.
 #[derive(Debug, thiserror::Error)]
 pub enum Unconfined {
-    /// Too old, or switched off.
+    /// Landlock is too old or disabled.
     #[error("{0}")]
     Unsupported(&'static str),
-    /// The kernel has it and refuses the rules.
-    #[error("the kernel refused the rules")]
+    /// The kernel rejected the Landlock rules.
+    #[error("the kernel rejected the Landlock rules")]
     Refused(#[from] RulesetError),
 }
 
-/// Whether this kernel can confine a program; tried on a thread that ends.
+/// Checks on a temporary thread whether this kernel can confine a program.
 ///
 /// # Errors
-/// Why not.
+/// [`Unconfined`], with the reason.
 pub fn trial() -> Result<(), Unconfined> {
     let confinement = Confinement {
         directory: PathBuf::from("/"),
@@ -56,14 +56,14 @@ impl Confinement {
         }
     }
 
-    /// Runs `work` on a thread of its own; the programs that it starts stay confined for good.
+    /// Runs `work` on a confined thread. Programs started by it stay confined permanently.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Unconfined> {
         thread::scope(|scope| {
             let confined = scope.spawn(|| {
                 self.restrict_thread()?;
                 Ok(work())
             });
-            let lost = |_| Err(Unconfined::Unsupported("the thread for it was lost"));
+            let lost = |_| Err(Unconfined::Unsupported("the confined thread panicked"));
             confined.join().unwrap_or_else(lost)
         })
     }
@@ -80,6 +80,7 @@ impl Confinement {
             beneath(Path::new("/dev/null"), device),
         ];
         let listen = |&port: &u16| Ok::<_, RulesetError>(NetPort::new(port, AccessNet::BindTcp));
+
         let restricted = Ruleset::default()
             .handle_access(write)?
             .handle_access(AccessNet::from_all(NEEDED))?
@@ -87,13 +88,14 @@ impl Confinement {
             .add_rules(own.into_iter().flatten())?
             .add_rules(self.ports.iter().map(listen))?
             .restrict_self()?;
+
         match (restricted.ruleset, restricted.landlock) {
             (RulesetStatus::FullyEnforced, _) => Ok(()),
             (_, LandlockStatus::NotEnabled) => Err(Unconfined::Unsupported(
                 "Landlock is not enabled: add landlock to the kernel's lsm= parameter",
             )),
             _ => Err(Unconfined::Unsupported(
-                "the kernel's Landlock does not know TCP, which Linux 6.7 brought",
+                "Landlock of this kernel lacks TCP rules; they need Linux 6.7 or later",
             )),
         }
     }

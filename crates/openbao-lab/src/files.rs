@@ -7,17 +7,17 @@ use std::{
     path::Path,
 };
 
-/// Makes a directory with exactly this mode, whatever the umask is.
+/// Creates a directory with exactly this mode, independent of the umask.
 ///
 /// # Errors
-/// When something is at the path already, its parent is missing, or the disk fails.
+/// When the path exists, its parent is missing, or the disk fails.
 pub fn create_directory(path: &Path, mode: u32) -> io::Result<()> {
-    // Until the mode is set, the directory is this user's alone.
+    // Private to this user until the mode is set.
     DirBuilder::new().mode(0o700).create(path)?;
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-/// Makes the directory and its missing parents, for this user alone.
+/// Creates the directory and its missing parents with mode 0700.
 pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -28,12 +28,12 @@ pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
     create_directory(path, 0o700)
 }
 
-/// Writes a file that only this user can read.
+/// Writes a file with mode 0600.
 pub(crate) fn private_file(path: &Path, content: &[u8]) -> io::Result<()> {
     write(path, content, 0o600)
 }
 
-/// Writes a file that everybody can read.
+/// Writes a file with mode 0644.
 pub(crate) fn public_file(path: &Path, content: &[u8]) -> io::Result<()> {
     write(path, content, 0o644)
 }
@@ -45,7 +45,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         .truncate(true)
         .mode(mode)
         .open(path)?;
-    // An older file keeps its mode, and the umask may have cut ours.
+    // An existing file keeps its mode, and the umask may have reduced the mode of a new one.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)
 }
@@ -60,7 +60,7 @@ mod tests {
     fn a_directory_has_its_mode_whatever_the_umask_and_its_parents_are_private() {
         let place = tempfile::tempdir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
-        // The usual umasks all take the group's right to write.
+        // The usual umasks all clear the group's write bit.
         let open = place.path().join("open");
         create_directory(&open, 0o2770).unwrap();
         assert_eq!(mode(&open), 0o2770);

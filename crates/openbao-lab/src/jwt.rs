@@ -1,4 +1,4 @@
-//! An issuer of JWTs, in the place of the identity provider that a real installation has.
+//! An issuer of JWTs, in place of the identity provider of a real installation.
 
 use aws_lc_rs::{
     encoding::{AsDer, PublicKeyX509Der},
@@ -13,25 +13,25 @@ use base64::{
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-/// A key pair that signs JWTs with ES256. The private key never leaves it.
+/// A key pair that signs JWTs with ES256. The private key stays inside.
 pub struct JwtIssuer {
     key: EcdsaKeyPair,
     public_key_pem: String,
 }
 
-/// The cryptographic library failed, which it does only without memory or random numbers.
+/// Failure of the cryptographic library, for lack of memory or random numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
-    /// No key pair.
+    /// Key generation failed.
     #[error("cannot generate a key pair for JWTs")]
     Generate,
-    /// No signature.
+    /// Signing failed.
     #[error("cannot sign a JWT")]
     Sign,
 }
 
 impl JwtIssuer {
-    /// A new key pair.
+    /// Generates a key pair.
     ///
     /// # Errors
     /// [`JwtError::Generate`].
@@ -49,13 +49,13 @@ impl JwtIssuer {
         })
     }
 
-    /// What a verifier needs.
+    /// Public key for verifiers, as PEM.
     #[must_use]
     pub fn public_key_pem(&self) -> &str {
         &self.public_key_pem
     }
 
-    /// Signs the claims as they are.
+    /// Signs the claims unchanged.
     ///
     /// # Errors
     /// [`JwtError::Sign`].
@@ -66,7 +66,7 @@ impl JwtIssuer {
             .key
             .sign(&SystemRandom::new(), signed.as_bytes())
             .map_err(|_| JwtError::Sign)?;
-        // Only with its signature is the text a secret.
+        // Only the signed text is a secret.
         Ok(Zeroizing::new(format!(
             "{signed}.{}",
             URL_SAFE_NO_PAD.encode(signature)

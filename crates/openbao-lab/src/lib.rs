@@ -1,14 +1,14 @@
-//! Starts and sets up a private, real OpenBao: for the lab mode, restore rehearsals and tests.
+//! Starts and configures a private, real OpenBao: for the lab mode, restore drills and tests.
 //!
-//! A server listens on loopback only, trusts nothing but its own CA, keeps its data in one private
-//! directory, and cannot outlive the process that started it. It is never a place for production
-//! keys: one unseal share, held by whoever started it.
+//! A server listens only on loopback, trusts only its own CA and keeps its data in one private
+//! directory. It cannot outlive the process that started it. Never use it for production keys: it
+//! has one unseal share, held by the caller.
 //!
-//! The way through the crate: [`binary`] finds the program, [`server`] starts, initializes and
-//! unseals it, [`admin`] sets up Transit, policies and logins,
-//! [`jwt`] issues the JWTs to log in with. [`child`] and [`port`] serve other test servers as well.
-//! For a copy of production data, which is never to act on anything outside, there are
-//! [`server::restore`], [`confinement`] and [`scratch`].
+//! Use the modules in this order: [`binary`] finds the program; [`server`] starts, initializes and
+//! unseals it; [`admin`] creates Transit keys, policies and logins; [`jwt`] issues JWTs for the
+//! logins. [`child`] and [`port`] serve other test servers as well. [`server::restore`],
+//! [`confinement`] and [`temp_workspace`] are for a copy of production data, which must never act
+//! on other systems.
 
 mod pki;
 
@@ -19,5 +19,5 @@ pub mod confinement;
 pub mod files;
 pub mod jwt;
 pub mod port;
-pub mod scratch;
 pub mod server;
+pub mod temp_workspace;

@@ -6,15 +6,15 @@ use rcgen::{
 };
 use zeroize::Zeroizing;
 
-/// A server's identity and the CA that vouches for it, as PEM.
+/// Certificate and key of a server, and the CA that signed the certificate, as PEM.
 pub(crate) struct Identity {
     pub(crate) ca: String,
     pub(crate) certificate: String,
     pub(crate) key: Zeroizing<String>,
 }
 
-/// Makes a new CA and a certificate for 127.0.0.1 and localhost. The CA's key is forgotten at once,
-/// so no other certificate can ever be signed for those who trust it.
+/// Creates a CA and a certificate for 127.0.0.1 and localhost. The CA's key is dropped at once:
+/// clients of this CA trust this certificate only.
 pub(crate) fn identity() -> Result<Identity, rcgen::Error> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::default();

@@ -1,4 +1,4 @@
-//! Ports for a server that cannot be asked which one it took.
+//! Ports for servers that cannot report their own choice of port.
 
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
@@ -10,19 +10,19 @@ use std::{
     },
 };
 
-/// Below the range from which Linux takes the ports of outgoing connections, so that those of other
-/// programs do not take ours between choosing and binding.
+/// Below the Linux range for outgoing connections: a connection of another program cannot take the
+/// port between choice and bind.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
-/// A process gives no port out a second time until it has tried them all, so that a server that is
-/// down finds its port free when it comes back. Another process begins elsewhere.
+/// A process reuses a port only after all others, so that a stopped server finds its port free at
+/// its next start. Each process begins at a random port.
 static NEXT: LazyLock<AtomicU64> =
     LazyLock::new(|| AtomicU64::new(RandomState::new().build_hasher().finish()));
 
-/// A port of 127.0.0.1 that was free a moment ago.
+/// Returns a port of 127.0.0.1 that was just free.
 ///
 /// # Errors
-/// When a hundred ports are all taken, what stood in the way of the last.
+/// The error of the last attempt, after 101 taken ports.
 pub fn free_port() -> io::Result<u16> {
     let mut attempts = 100;
     loop {

@@ -1,4 +1,4 @@
-//! One server: started, initialized, unsealed, stopped, started again.
+//! One OpenBao server: start, initialize, unseal, stop.
 
 use std::{io, path::PathBuf, slice, time::Duration};
 
@@ -21,108 +21,108 @@ pub use installation::{Installation, LONE_NODE};
 
 use installation::PORT_ATTEMPTS;
 
-/// Generous, since several servers may start at once on a small machine.
+/// Generous: several servers may start at once on a small machine.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// A server that is asked to stop needs about a second.
+/// A graceful stop takes about one second.
 const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Whether the server writes an audit log.
+/// Audit log of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audit {
     /// No audit log.
     Off,
-    /// Into `audit.log` in the server's directory.
+    /// `audit.log` in the server's directory.
     File,
 }
 
-/// A running server. Dropping it kills the server; so does any end of this process.
+/// A running server. Drop kills it, and so does any end of this process.
 pub struct Server {
     child: GuardedChild,
     installation: Installation,
     endpoint: Endpoint,
 }
 
-/// What a new server hands out once.
+/// Secrets of a new server, returned once by its initialization.
 pub struct Secrets {
-    /// May do everything, and never expires.
+    /// Token with all rights; it has no expiry.
     pub root_token: Token,
-    /// Opens the server after each start.
+    /// Unseals the server after each start.
     pub unseal_key: UnsealKey,
 }
 
-/// An unseal share: wiped when dropped, never shown, never copied.
+/// An unseal share: wiped on drop, without `Debug` and `Clone`.
 pub struct UnsealKey(Zeroizing<String>);
 
-/// Why a server is not in the wanted state.
+/// Error of a server operation.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// A file or directory of the installation.
+    /// A file or directory of the installation is unusable.
     #[error("cannot prepare {} for OpenBao", path.display())]
     File {
-        /// Where it happened.
+        /// The path.
         path: PathBuf,
-        /// What happened.
+        /// The cause.
         source: io::Error,
     },
-    /// The server's configuration names its files as text.
-    #[error("OpenBao cannot use {}, which is not UTF-8; choose another directory", .0.display())]
+    /// The directory is not UTF-8, but its path must be in the configuration file.
+    #[error("OpenBao cannot use {}: the path is not UTF-8; choose another directory", .0.display())]
     PathNotText(PathBuf),
-    /// The certificates could not be made.
-    #[error("cannot make the certificates for OpenBao")]
+    /// The certificates could not be created.
+    #[error("cannot create the certificates for OpenBao")]
     Certificates(#[source] rcgen::Error),
-    /// No free ports on loopback.
+    /// Too many ports on loopback were taken.
     #[error("cannot find free ports on 127.0.0.1 for OpenBao")]
     NoFreePorts(#[source] io::Error),
-    /// Another program took the ports each time.
-    #[error("OpenBao found its ports on 127.0.0.1 taken {PORT_ATTEMPTS} times; try again")]
+    /// Another program took the ports at every attempt.
+    #[error("ports of OpenBao on 127.0.0.1 were taken {PORT_ATTEMPTS} times; try again")]
     PortsTaken,
-    /// The program could not be executed.
+    /// The program could not be started.
     #[error("cannot run {}; is it an OpenBao program for this machine?", program.display())]
     Spawn {
-        /// The program.
+        /// Path of the program.
         program: PathBuf,
-        /// What happened.
+        /// The cause.
         source: io::Error,
     },
-    /// The operating system would not say whether the server still runs, or could not stop it.
-    #[error("cannot supervise OpenBao")]
+    /// The operating system failed to check or stop the process.
+    #[error("cannot check or stop the process of OpenBao")]
     Supervise(#[source] io::Error),
     /// The server ended by itself.
-    #[error("OpenBao ended by itself; the end of its log:\n{log}")]
+    #[error("OpenBao ended unexpectedly; end of its log:\n{log}")]
     Ended {
-        /// The last lines it wrote.
+        /// End of its log.
         log: String,
     },
-    /// The server runs, yet never did what it should.
-    #[error("OpenBao did not {awaited} within {} s; the end of its log:\n{log}", READY_WITHIN.as_secs())]
+    /// The server runs but missed the deadline for `awaited`.
+    #[error("OpenBao did not {awaited} within {} s; end of its log:\n{log}", READY_WITHIN.as_secs())]
     NotReady {
-        /// What was waited for.
+        /// The awaited state, as a verb phrase.
         awaited: &'static str,
-        /// The last lines it wrote.
+        /// End of its log.
         log: String,
-        /// The last answer.
+        /// The last error.
         source: Box<AdminError>,
     },
-    /// A call that was needed.
+    /// A required request failed.
     #[error(transparent)]
     Call(#[from] AdminError),
-    /// An answer of another shape than the API promises.
-    #[error("OpenBao's answer to `{path}` is not understood; is this a supported version?")]
+    /// The response has an unexpected format.
+    #[error("unexpected response from OpenBao to `{path}`; is this a supported version?")]
     Answer {
-        /// The path that was called.
+        /// The request path.
         path: &'static str,
     },
-    /// The share was accepted, but its data needs more of them.
-    #[error("OpenBao is still sealed: its data needs more unseal shares")]
+    /// The shares were accepted, but the threshold is higher.
+    #[error("OpenBao is still sealed: more unseal key shares are required")]
     StillSealed,
 }
 
 impl Server {
-    /// Initializes a new server with one unseal share. It stays sealed.
+    /// Initializes a new server with one unseal share. The server stays sealed.
     ///
     /// # Errors
-    /// When OpenBao refuses, for instance since it has data already.
+    /// When OpenBao rejects the request, for example because it is already initialized.
     pub async fn initialize(&self) -> Result<Secrets, ServerError> {
         #[derive(Deserialize)]
         struct Initialized<'a> {
@@ -134,6 +134,7 @@ impl Server {
         let shares = serde_json::json!({"secret_shares": 1, "secret_threshold": 1});
         let answer = self.anonymous()?.write(PATH, &shares).await?;
         let unusable = || ServerError::Answer { path: PATH };
+
         let initialized: Initialized<'_> = answer.json().map_err(|_| unusable())?;
         let [unseal_key] = initialized.keys_base64;
         let root_token = Zeroizing::new(initialized.root_token.to_owned());
@@ -143,18 +144,18 @@ impl Server {
         })
     }
 
-    /// Unseals the server and waits until it does its work.
+    /// Unseals the server and waits until it is active.
     ///
     /// # Errors
-    /// When the share is wrong or not enough, or the server does not become active.
+    /// When the share is wrong or insufficient, or the server fails to become active.
     pub async fn unseal(&self, key: &UnsealKey) -> Result<(), ServerError> {
         self.unseal_with(slice::from_ref(key)).await
     }
 
-    /// Unseals the server with as many of the shares as it takes, and waits until it does its work.
+    /// Unseals the server with as many shares as it needs, and waits until it is active.
     ///
     /// # Errors
-    /// When a share is wrong or they are not enough, or the server does not become active.
+    /// When a share is wrong, the shares are insufficient, or the server fails to become active.
     pub async fn unseal_with(&self, shares: &[UnsealKey]) -> Result<(), ServerError> {
         #[derive(Serialize)]
         struct Unseal<'a> {
@@ -179,11 +180,12 @@ impl Server {
         }
     }
 
-    /// Makes a new, uninitialized server a member of the cluster of `leader`, which must be active,
-    /// and waits until it serves as a standby. `key` is the one unseal share of the cluster.
+    /// Joins a new, uninitialized server to the cluster of `leader`, the active server, and waits
+    /// until it is a standby. `key` is the only unseal share of the cluster.
     ///
     /// # Errors
-    /// When the leader is out of reach, or refuses, or the server does not become a standby.
+    /// When the leader is unreachable or rejects the request, or the server fails to become a
+    /// standby.
     pub async fn join(&self, leader: &Self, key: &UnsealKey) -> Result<(), ServerError> {
         let ca_file = leader.ca_file();
         let ca = std::fs::read_to_string(&ca_file).map_err(|source| ServerError::File {
@@ -191,26 +193,27 @@ impl Server {
             source,
         })?;
         let leader = leader.endpoint.address.to_string();
+
         let asked = serde_json::json!({"leader_api_addr": leader, "leader_ca_cert": ca});
         let admin = self.anonymous()?;
         admin.write("sys/storage/raft/join", &asked).await?;
         self.unseal_standby(key).await
     }
 
-    /// Unseals a member of a cluster of several, and waits until it has an active server: itself or
-    /// another one.
+    /// Unseals a member of a cluster and waits until the cluster has an active server: this one or
+    /// another.
     ///
     /// # Errors
-    /// When the share is wrong, or the cluster has no active server.
+    /// When the share is wrong or the cluster has no active server.
     pub async fn unseal_standby(&self, key: &UnsealKey) -> Result<(), ServerError> {
         let admin = self.anonymous()?;
         let give_up = Instant::now() + READY_WITHIN;
         let share = serde_json::json!({"key": key.expose()});
-        // A server that joins takes the share only once the leader has answered.
+        // A joining server accepts the share only after the leader has answered.
         admin.write("sys/unseal", &share).await?;
         while !knows_an_active_server(&admin).await {
             if Instant::now() >= give_up {
-                // Any state but active has an error status.
+                // In every other state the response has an error status.
                 return match admin.read("sys/health").await {
                     Ok(_) => Ok(()),
                     Err(source) => Err(self.installation.not_ready("become a standby", source)),
@@ -221,16 +224,16 @@ impl Server {
         Ok(())
     }
 
-    /// The port at which other members reach it.
+    /// Port for other members of the cluster.
     #[must_use]
     pub fn cluster_port(&self) -> Option<u16> {
         self.installation.cluster_port()
     }
 
-    /// Ends the server's process at once, as a crash does. The installation can be started again.
+    /// Kills the server's process, as a crash does. The installation can be started again.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// When the operating system fails to stop the process.
     pub fn kill(self) -> Result<Installation, ServerError> {
         let Self {
             mut child,
@@ -244,7 +247,7 @@ impl Server {
     async fn wait_until_active(&self) -> Result<(), ServerError> {
         let admin = self.anonymous()?;
         let give_up = Instant::now() + READY_WITHIN;
-        // Any state but active has an error status.
+        // In every other state the response has an error status.
         while let Err(source) = admin.read("sys/health").await {
             if Instant::now() >= give_up {
                 return Err(self.installation.not_ready("become active", source));
@@ -254,21 +257,21 @@ impl Server {
         Ok(())
     }
 
-    /// Seals the server: from now on it answers every request with 503.
+    /// Seals the server: requests for data then get a 503.
     ///
     /// # Errors
-    /// When OpenBao refuses.
+    /// When OpenBao rejects the request.
     pub async fn seal(&self, root_token: &Token) -> Result<(), ServerError> {
         let nothing = serde_json::json!({});
         self.admin(root_token)?.write("sys/seal", &nothing).await?;
         Ok(())
     }
 
-    /// Stops the server in an orderly way, or kills it when it takes too long. The installation can
-    /// be started again with the same data, address and CA.
+    /// Stops the server gracefully, or kills it after 20 s. The installation can be started again
+    /// with the same data, address and CA.
     ///
     /// # Errors
-    /// When the operating system refuses.
+    /// When the operating system fails to stop the process.
     pub async fn stop(self) -> Result<Installation, ServerError> {
         let Self {
             mut child,
@@ -285,7 +288,7 @@ impl Server {
         Ok(installation)
     }
 
-    /// Calls with a token, for use in the current async runtime.
+    /// An admin client with this token, for use in the current async runtime.
     ///
     /// # Errors
     /// [`AdminError::Client`].
@@ -297,7 +300,7 @@ impl Server {
         Admin::new(self.endpoint(), None)
     }
 
-    /// How a client reaches the server.
+    /// Address and CA for clients.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint.clone()
@@ -306,7 +309,7 @@ impl Server {
     /// The version of the program.
     ///
     /// # Errors
-    /// When it does not say.
+    /// When the request fails or the response has an unexpected format.
     pub async fn version(&self) -> Result<String, ServerError> {
         #[derive(Deserialize)]
         struct Health {
@@ -320,13 +323,13 @@ impl Server {
         Ok(health.version)
     }
 
-    /// The CA that signed the server's certificate, as a PEM file that everybody may read.
+    /// PEM file with the CA of the server's certificate, readable by all users.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
         self.installation.path("ca.crt")
     }
 
-    /// The audit log, which exists with [`Audit::File`].
+    /// Path of the audit log; it exists with [`Audit::File`].
     #[must_use]
     pub fn audit_log(&self) -> PathBuf {
         self.installation.path(config::AUDIT_LOG)
@@ -349,13 +352,13 @@ struct SealStatus {
 }
 
 impl UnsealKey {
-    /// Takes ownership of the text of a share, in hexadecimal or Base64.
+    /// Wraps a share in hexadecimal or Base64.
     #[must_use]
     pub fn new(text: Zeroizing<String>) -> Self {
         Self(text)
     }
 
-    /// The text itself, for the one file that keeps it.
+    /// The share as text, for the file that stores it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! A real OpenBao, started and set up by this crate.
+//! Tests of this crate against a real OpenBao.
 
 #![expect(
     clippy::unwrap_used,
@@ -123,7 +123,7 @@ async fn a_key_is_rotated_restricted_trimmed_and_deleted() {
     let missing = admin.read(&path).await.err().unwrap();
     assert_eq!(class(missing), FailureClass::NotFound);
 
-    // Without the mount's setting, encryption would make the key anew.
+    // Without `disable_upsert`, encryption would create the key again.
     let path = format!("{mount}/encrypt/{KEY}");
     let refused = admin.write(&path, &json!({"plaintext": ""})).await;
     assert_eq!(class(refused.err().unwrap()), FailureClass::KeyMissing);
@@ -155,7 +155,7 @@ async fn a_snapshot_brings_data_and_unseal_key_to_another_server() {
     admin.read("sys/policies/acl/kept").await.unwrap();
 }
 
-/// Initializes a server with so many shares and threshold, and unseals it.
+/// Initializes a server with `shares` and `threshold`, and unseals it.
 async fn initialize(server: &Server, shares: usize, threshold: usize) -> (Token, Vec<UnsealKey>) {
     let anyone = Admin::new(server.endpoint(), None).unwrap();
     let wanted = json!({"secret_shares": shares, "secret_threshold": threshold});
@@ -199,7 +199,7 @@ async fn a_copy_needs_a_quorum_of_its_own_shares_and_leaves_the_audit_log_alone(
     };
     let few = take_over("few").await.silence(None, &shares[..1]).await;
     let few = few.err().unwrap().to_string();
-    assert_eq!(few, "this snapshot needs 2 different shares; 1 were given");
+    assert_eq!(few, "this snapshot needs 2 different key shares; 1 given");
     let silenced = take_over("copy").await.silence(None, &shares[1..]).await;
     let silenced = silenced.unwrap();
     assert_eq!(silenced.audit_devices, 1);
@@ -263,7 +263,7 @@ async fn a_copy_of_a_server_that_unseals_itself_needs_its_key_and_recovery_share
     };
     let keyless = take_over("keyless").await.silence(None, &shares).await;
     let keyless = keyless.err().unwrap().to_string();
-    assert!(keyless.contains("in another way than by unseal key shares"));
+    assert!(keyless.contains("has another seal type than unseal key shares"));
     let other = StaticSeal {
         key_id: "two".to_owned(),
         ..seal.clone()
@@ -282,7 +282,7 @@ async fn start(directory: &Path) -> Server {
     installation.start().await.unwrap()
 }
 
-/// Runs itself again as the parent that is killed, told so by the environment.
+/// Runs itself again as the parent process to kill, selected by an environment variable.
 #[tokio::test]
 async fn the_server_dies_when_its_parent_is_killed() {
     const DIRECTORY: &str = "OPENBAO_LAB_TEST_DIRECTORY";
@@ -300,7 +300,7 @@ async fn the_server_dies_when_its_parent_is_killed() {
         .unwrap();
     let started = directory.path().join("started");
     wait_until(SOON, "the server's start", async || started.exists()).await;
-    // The server and the two shells that guard it.
+    // The server and its two guarding shells.
     assert_eq!(processes(directory.path()), 3);
 
     parent.kill().unwrap();
@@ -324,7 +324,7 @@ async fn a_server_that_cannot_start_shows_why() {
     .await;
 }
 
-/// How many processes name the directory in their arguments.
+/// Number of processes with the directory in their arguments.
 fn processes(directory: &Path) -> usize {
     let directory = directory.to_str().unwrap();
     fs::read_dir("/proc")

@@ -1,11 +1,11 @@
-//! The OpenBao token: got, kept alive, replaced when rejected, and lent to every call.
+//! The OpenBao token: obtained by login, renewed, replaced after rejection, and lent to every call.
 //!
-//! One task makes all logins and renewals, one at a time; [`Session`] lends the token it has and
-//! asks the task for another. There is no timer: the background probes ask often enough. Tokens
-//! live in memory alone.
+//! One task makes all logins and renewals, one at a time. [`Session`] lends the current token and
+//! requests attempts from the task. The background probes make calls often enough, so the session
+//! has no timer. Tokens are kept in memory only.
 //!
-//! A token stays in use until a login has granted another, or OpenBao has rejected that token as
-//! invalid. Its age only decides when to ask for another: a clock that jumps ends no token.
+//! A token stays in use until a login has granted another, or OpenBao has rejected it as invalid.
+//! Its age only triggers a new attempt, so a clock jump never invalidates a token.
 
 mod lease;
 mod pause;
@@ -36,17 +36,17 @@ use self::{
 };
 use crate::clock::Clock;
 
-/// Tokens that one call tries: its deadline may allow for a second revocation.
+/// Maximum number of tokens for one call: its deadline may allow for a second revocation.
 const TOKENS_OF_A_CALL: usize = 3;
 
-/// The times of the token's life.
+/// Durations of the token's life cycle.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionSettings {
-    /// A token with no more life than this is replaced ahead of time; a lease must be longer.
+    /// A token with at most this remaining life is replaced in advance; a lease must be longer.
     pub login_before_token_expiry: Duration,
-    /// The life asked for by a renewal.
+    /// The lease duration requested by a renewal.
     pub token_renewal_increment: Duration,
-    /// For a renewal, and the login that follows when it fails, together.
+    /// Time limit for a renewal together with the login after its failure.
     pub login_timeout: Duration,
 }
 
@@ -54,11 +54,11 @@ pub struct SessionSettings {
 #[derive(Clone)]
 pub struct Session {
     shared: Arc<Shared>,
-    /// Changes when an attempt has ended; closed when the task is gone.
+    /// Changes at the end of an attempt; closed at the end of the task.
     attempts: watch::Receiver<()>,
 }
 
-/// Makes the logins and renewals that sessions ask for.
+/// Makes the logins and renewals requested by sessions.
 pub struct SessionTask {
     shared: Arc<Shared>,
     attempts: watch::Sender<()>,
@@ -69,7 +69,7 @@ struct Shared {
     login: Box<dyn Login>,
     clock: Arc<dyn Clock>,
     hook: AuthHook,
-    /// Held for moments only, never while waiting.
+    /// Locked briefly, never across an await.
     state: Mutex<State>,
     wanted: Notify,
 }
@@ -77,31 +77,30 @@ struct Shared {
 /// Why there is no token.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AuthFailure {
-    /// The login failed.
     #[error("login failed")]
     Login(#[source] LoginFailure),
-    /// The renewal failed; a login follows, so only the hook sees this.
+    /// The renewal failed; a login follows, so only the hook receives this failure.
     #[error("the token was not renewed")]
     Renewal(#[source] Failure),
-    /// The token is good, but not for long enough.
+    /// The token is valid, but its lease is too short.
     #[error(
         "OpenBao granted a lease of {} s, but auth.loginBeforeTokenExpiry needs more than {} s; \
          raise token_ttl and token_max_ttl of the role, or lower the setting",
         .granted.as_secs(), .needed.as_secs()
     )]
     ShortLease {
-        /// By OpenBao.
+        /// Lease granted by OpenBao.
         granted: Duration,
-        /// The lease must be longer.
+        /// Lower limit; the lease must be longer.
         needed: Duration,
     },
-    /// The attempt took too long.
+    /// The attempt exceeded its time limit.
     #[error("no token within auth.loginTimeout")]
     Timeout,
-    /// OpenBao rejected a fresh token, as it did the one before.
-    #[error("OpenBao rejects the tokens that it grants")]
+    /// OpenBao rejected two new tokens in a row.
+    #[error("OpenBao rejects its own fresh tokens")]
     Rejected,
-    /// Nobody makes logins any more.
+    /// The task of logins has ended.
     #[error("the provider is stopping")]
     Stopped,
 }
@@ -118,7 +117,7 @@ impl AuthFailure {
         }
     }
 
-    /// The bounded word that tells the causes of one outcome apart.
+    /// The bounded word for the cause within an outcome.
     #[must_use]
     pub fn detail(&self) -> &'static str {
         match self {
@@ -148,7 +147,8 @@ impl AuthFailure {
         }
     }
 
-    /// The failed request below it, whose class may say more than that authentication failed.
+    /// The failed request below this failure. Its class may be more precise than "authentication
+    /// failed".
     #[must_use]
     pub fn openbao(&self) -> Option<&Failure> {
         match self {
@@ -162,10 +162,9 @@ impl AuthFailure {
     }
 }
 
-/// Why a call with the token brought nothing.
+/// Why a call with the token failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallFailure {
-    /// There is no token.
     #[error("there is no OpenBao token")]
     Auth(#[source] AuthFailure),
     /// The request itself failed.
@@ -174,8 +173,8 @@ pub enum CallFailure {
 }
 
 impl CallFailure {
-    /// The class of the request that failed, be it the login's own where that says more than that
-    /// authentication failed. `None` is authentication.
+    /// The class of the failed request. For a failed login, the class of its request if that is
+    /// more precise than "authentication failed", otherwise `None`.
     #[must_use]
     pub fn class(&self) -> Option<FailureClass> {
         match self {
@@ -190,35 +189,34 @@ impl CallFailure {
     }
 }
 
-/// What the task did.
+/// Kind of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AuthAction {
-    /// Asked for a new token.
+    /// Requested a new token.
     Login,
-    /// Asked for more life of the current one.
+    /// Requested a longer life for the current token.
     Renewal,
 }
 
 /// One finished login or renewal, for metrics and logs.
 #[derive(Debug, Clone, Copy)]
 pub struct AuthEvent<'a> {
-    /// What was tried.
     pub action: AuthAction,
     /// The label to count.
     pub outcome: LoginOutcome,
-    /// The cause within an outcome that is not `Ok`, one of a bounded set of words.
+    /// The cause of a failed outcome, one of a bounded set of words.
     pub detail: Option<&'static str>,
-    /// The cause of an outcome that is not `Ok`. Its chain holds no secret and no server text.
+    /// The failure of a failed outcome. Its chain is free of secrets and server texts.
     pub failure: Option<&'a (dyn Error + 'static)>,
-    /// From start to end.
     pub duration: Duration,
 }
 
-/// Told of every login and renewal once. Must return quickly.
+/// Called once for every login and renewal. It must return quickly.
 pub type AuthHook = Arc<dyn Fn(&AuthEvent<'_>) + Send + Sync>;
 
 impl Session {
-    /// A session without a token, and the task that must run for it to get one.
+    /// Creates a session without a token, and its task. The task must run for the session to get a
+    /// token.
     #[must_use]
     pub fn new(
         settings: SessionSettings,
@@ -242,11 +240,11 @@ impl Session {
         (Self { shared, attempts }, task)
     }
 
-    /// A token: the current one at once, or the one that the shared attempt brings. Dropping the
-    /// future ends this wait alone.
+    /// Returns the current token immediately, otherwise the token of the shared attempt. Dropping
+    /// the future cancels this wait only.
     ///
     /// # Errors
-    /// The failure of the attempt; while attempts are paused, that of the last one at once.
+    /// The failure of the attempt; during a pause, the last failure immediately.
     pub async fn token(&self) -> Result<Arc<Token>, AuthFailure> {
         let mut attempts = self.attempts.clone();
         loop {
@@ -261,8 +259,8 @@ impl Session {
         }
     }
 
-    /// Makes a call with the token. If OpenBao rejects that as invalid, makes the call again with
-    /// another. A call that the policy denies fails at once.
+    /// Makes a call with the token. If OpenBao rejects the token as invalid, the call is repeated
+    /// with another token. A call denied by policy fails immediately.
     ///
     /// # Errors
     /// [`CallFailure::Auth`] without a token, otherwise the failure of the last call.
@@ -295,7 +293,7 @@ impl Session {
         }
     }
 
-    /// For diagnostics and metrics. Readiness follows the probes instead.
+    /// Status for diagnostics and metrics. Readiness depends on the probes instead.
     #[must_use]
     pub fn status(&self) -> AuthStatus {
         let now = self.shared.now();
@@ -304,7 +302,7 @@ impl Session {
 }
 
 impl SessionTask {
-    /// Serves the sessions until dropped, which also cancels a running attempt.
+    /// Serves the sessions until dropped. Dropping also cancels a running attempt.
     pub async fn run(self) {
         loop {
             self.shared.wanted.notified().await;
@@ -337,7 +335,7 @@ impl Shared {
         }
     }
 
-    /// A renewal if the token can be renewed, else or failing that a login.
+    /// Renews a renewable token. Otherwise, or if that fails, makes a login.
     async fn attempt(&self) {
         let renewable = self.state().renewable();
         let next_login = self.state().next_login();
@@ -346,7 +344,9 @@ impl Shared {
         {
             sleep_until(at).await;
         }
+
         let deadline = Instant::now() + self.settings.login_timeout;
+
         if let Some(token) = renewable {
             match self.renew(&token).await {
                 Ok(renewed) => {
@@ -354,7 +354,7 @@ impl Shared {
                     if self.state().renewed(&token, renewed, now) {
                         return;
                     }
-                    // Rejected while it was renewed: only a login helps.
+                    // Rejected during its renewal: only a login helps.
                 }
                 Err(AuthFailure::Renewal(failure)) if failure.rejects_token() => {
                     self.rejected(&token);
@@ -362,6 +362,7 @@ impl Shared {
                 Err(_) => {}
             }
         }
+
         let result = self.log_in(deadline).await;
         let now = self.now();
         self.state().logged_in(result, now);
@@ -369,12 +370,13 @@ impl Shared {
 
     async fn renew(&self, token: &Arc<Token>) -> Result<LiveToken, AuthFailure> {
         let started = self.now();
-        // Half the time, so that a renewal without an answer leaves enough for a login.
+        // Half of the time limit, to leave enough for a login after a renewal without response.
         let limit = self.settings.login_timeout / 2;
         let increment = self.settings.token_renewal_increment;
         let result = match self.login.renew(token, increment, limit).await {
             Ok(Renewal { token: sent, lease }) => {
-                // OpenBao repeats the token; a refusal of the old one must reach the new one.
+                // OpenBao repeats the token. The shared `Arc` lets a rejection of the old token
+                // apply to this one.
                 let sent = sent.filter(|sent| sent.expose() != token.expose());
                 let token = sent.map_or_else(|| token.clone(), Arc::new);
                 self.long_enough(LiveToken::new(token, lease, started))

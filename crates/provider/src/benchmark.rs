@@ -1,10 +1,10 @@
-//! How long it takes to encrypt and decrypt, directly with OpenBao or through the socket of a
-//! running provider. Every round trip is checked to give back the bytes that went in.
+//! Durations of encryption and decryption, directly with OpenBao or through the socket of a running
+//! provider. Every round trip is checked for equal bytes.
 
 use std::{
-    io::{self, Write},
+    io,
     panic::resume_unwind,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use kms_domain::{
@@ -19,36 +19,39 @@ use crate::{
     auth::CallFailure,
     config::Config,
     connection::{self, Connection, ConnectionError},
+    exit::Exit,
     probe::{KmsClient, ProbeError},
-    report::Render,
+    report::{
+        counted,
+        outcome::{Outcome, PASSED},
+        table::Table,
+    },
     watcher::deep::{self, DeepError, Took},
 };
 
-/// What to do.
+/// Size of the benchmark.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
-    /// Round trips in all, at least one.
+    /// Total number of round trips, at least one.
     pub iterations: u32,
-    /// Round trips at the same time, at least one.
+    /// Concurrent round trips, at least one.
     pub concurrency: u32,
 }
 
-/// Whom to ask.
+/// Target of the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Through {
-    /// OpenBao itself, after a login of our own.
+    /// OpenBao itself, after a separate login.
     OpenBao,
-    /// The running provider, as kube-apiserver asks it.
+    /// The running provider, through its socket.
     Socket,
 }
 
-/// The result.
+/// The members of `benchmark`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Benchmark {
-    schema_version: &'static str,
-    command: &'static str,
     through: Through,
     iterations: u32,
     concurrency: u32,
@@ -57,52 +60,46 @@ pub struct Benchmark {
     decrypt_ms: Figures,
 }
 
-/// Why there is no result.
+/// Why the benchmark has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchmarkError {
-    /// There is nothing to ask with.
+    /// The connection to OpenBao failed.
     #[error("{NOTHING}")]
     Connection(#[from] ConnectionError),
-    /// The key's metadata could not be read.
     #[error("{NOTHING}: the metadata of the Transit key cannot be read")]
     Metadata(#[source] CallFailure),
-    /// The key must not be used.
+    /// The key is unacceptable.
     #[error("{NOTHING}: the Transit key must not be used")]
     Profile(#[from] ProfileRefused),
-    /// The socket cannot be asked.
+    /// The socket is unusable.
     #[error("{NOTHING}")]
     Socket(#[source] ProbeError),
-    /// OpenBao failed.
     #[error("a round trip through OpenBao failed after {done} that succeeded")]
     OpenBaoTrip {
-        /// Successes before.
+        /// Successful round trips before the failure.
         done: u32,
-        /// Why.
         #[source]
         source: DeepError,
     },
-    /// The provider failed.
     #[error("a round trip through the provider's socket failed after {done} that succeeded")]
     SocketTrip {
-        /// Successes before.
+        /// Successful round trips before the failure.
         done: u32,
-        /// Why.
         #[source]
         source: ProbeError,
     },
-    /// The system has no resources to run it.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
 }
 
 const NOTHING: &str = "nothing was measured";
 
-/// Logs in, reads the key's metadata, then measures Transit with the newest version of the key.
-/// The client sends at most 16 requests at the same time: with more concurrency they wait in this
-/// process, and that counts. `progress` gets the number of finished round trips.
+/// Logs in, reads the key's metadata, then measures Transit with the newest version of the key. The
+/// client sends at most 16 concurrent requests; with a higher concurrency, the waiting time in this
+/// process is included. `progress` receives the number of finished round trips.
 ///
 /// # Errors
-/// The first step that fails.
+/// The first failed step.
 pub fn through_openbao(
     config: &Config,
     load: Load,
@@ -128,18 +125,17 @@ pub fn through_openbao(
     })?
 }
 
-/// Measures Encrypt and Decrypt of the provider that runs on this node; each round trip also asks
-/// for its Status, which is not counted.
+/// Measures Encrypt and Decrypt of the provider on this node. Each round trip also calls Status,
+/// without measuring it.
 ///
 /// # Errors
-/// The first step that fails.
+/// The first failed step.
 pub fn through_socket(
     config: &Config,
     load: Load,
     progress: impl FnMut(u32),
 ) -> Result<Benchmark, BenchmarkError> {
-    // The provider answers each of the two calls within its own deadline, and this one should not
-    // be the first to end.
+    // The provider limits each of the two calls; this limit must be longer than both.
     let limit = 2 * config.openbao.timeout + Duration::from_secs(1);
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -164,8 +160,8 @@ pub fn through_socket(
     })
 }
 
-/// Keeps `concurrency` round trips under way until all are done or one fails; then also the number
-/// of those that succeeded.
+/// Keeps `concurrency` round trips running until all are done or one fails. An error includes the
+/// number of successful round trips.
 async fn measure<F, E>(
     through: Through,
     load: Load,
@@ -180,6 +176,7 @@ where
     let (mut started, mut done) = (0, 0);
     let (mut encrypt, mut decrypt) = (Vec::new(), Vec::new());
     let start = Instant::now();
+
     loop {
         while started < load.iterations && started - done < load.concurrency {
             trips.spawn(trip());
@@ -188,7 +185,8 @@ where
         let Some(finished) = trips.join_next().await else {
             break;
         };
-        // Nothing here cancels a round trip, so it can only have panicked.
+
+        // Round trips are never canceled here, so a join error is a panic.
         let took = finished.unwrap_or_else(|panic| resume_unwind(panic.into_panic()));
         let took = took.map_err(|error| (done, error))?;
         encrypt.push(took.encrypt);
@@ -196,9 +194,8 @@ where
         done += 1;
         progress(done);
     }
+
     Ok(Benchmark {
-        schema_version: "v1",
-        command: "benchmark",
         through,
         iterations: load.iterations,
         concurrency: load.concurrency,
@@ -206,22 +203,6 @@ where
         encrypt_ms: Figures::of(encrypt),
         decrypt_ms: Figures::of(decrypt),
     })
-}
-
-impl BenchmarkError {
-    /// What OpenBao failed in, if that is the cause.
-    #[must_use]
-    pub fn call(&self) -> Option<&CallFailure> {
-        match self {
-            Self::Metadata(failure) => Some(failure),
-            Self::OpenBaoTrip { source, .. } => source.call(),
-            Self::Connection(_)
-            | Self::Profile(_)
-            | Self::Socket(_)
-            | Self::SocketTrip { .. }
-            | Self::Runtime(_) => None,
-        }
-    }
 }
 
 /// Percentiles by nearest rank.
@@ -251,7 +232,7 @@ impl Figures {
     }
 }
 
-/// Shown with three decimals, and so a number in JSON.
+/// Milliseconds, rounded to three decimals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(into = "f64")]
 struct Milliseconds(Duration);
@@ -268,28 +249,39 @@ impl From<Milliseconds> for f64 {
     }
 }
 
-impl Render for Benchmark {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+impl Benchmark {
+    #[must_use]
+    pub fn outcome(self, now: SystemTime) -> Outcome<Self> {
         let (asked, through) = match self.through {
-            Through::OpenBao => ("transit", "openbao"),
-            Through::Socket => ("kms", "socket"),
+            Through::OpenBao => ("transit", "OpenBao"),
+            Through::Socket => ("kms", "the socket"),
         };
-        writeln!(out, "benchmark\niterations: {}", self.iterations)?;
-        writeln!(out, "concurrency: {}", self.concurrency)?;
-        writeln!(out, "through: {through}")?;
-        writeln!(out, "elapsed_ms: {:.3}", self.elapsed_ms.rounded())?;
+        let mut durations = Table::new(
+            "duration in ms",
+            ["call", "min", "p50", "p90", "p99", "max"],
+        );
         for (call, figures) in [("encrypt", self.encrypt_ms), ("decrypt", self.decrypt_ms)] {
-            for (name, figure) in [
-                ("min", figures.min),
-                ("p50", figures.p50),
-                ("p90", figures.p90),
-                ("p99", figures.p99),
-                ("max", figures.max),
-            ] {
-                writeln!(out, "{asked}_{call}_ms_{name}: {:.3}", figure.rounded())?;
-            }
+            let Figures {
+                min,
+                p50,
+                p90,
+                p99,
+                max,
+            } = figures;
+            let mut cells = vec![format!("{asked} {call}")];
+            cells.extend([min, p50, p90, p99, max].map(|it| format!("{:.3}", it.rounded())));
+            durations.row(cells);
         }
-        Ok(())
+        let headline = format!(
+            "{} through {through} succeeded, {} at a time, in {:.3} ms",
+            counted(self.iterations, "round trip"),
+            self.concurrency,
+            self.elapsed_ms.rounded()
+        );
+        let mut outcome = Outcome::new("benchmark", now, self);
+        outcome.conclude(PASSED, Exit::Success, headline);
+        outcome.add_table(durations);
+        outcome
     }
 }
 

@@ -1,25 +1,22 @@
-//! What was built, as given by the build environment.
+//! Version and origin of the build, from the build environment.
 
 use kms_domain::annotations::PluginVersion;
-use schemars::JsonSchema;
-use serde::Serialize;
 
 /// Version and origin of this program.
-#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy)]
 pub struct BuildInfo {
-    /// Of the crate.
+    /// Version of the crate.
     pub version: &'static str,
     /// The source revision, or `unknown`.
     pub commit: &'static str,
     /// RFC 3339, or `unknown`.
     pub build_date: &'static str,
-    /// Whether the source differed from the revision; `unknown` when nobody said.
+    /// Whether the source differed from the revision, or `unknown`.
     pub dirty: &'static str,
 }
 
 impl BuildInfo {
-    /// This program.
+    /// The running program.
     pub const CURRENT: Self = Self {
         version: concat!("v", env!("CARGO_PKG_VERSION")),
         commit: or_unknown(option_env!("BUILD_COMMIT")),
@@ -27,7 +24,7 @@ impl BuildInfo {
         dirty: or_unknown(option_env!("BUILD_DIRTY")),
     };
 
-    /// What stands beside every object that this program encrypts.
+    /// The plugin version stored beside every object encrypted by this program.
     #[must_use]
     #[expect(
         clippy::expect_used,

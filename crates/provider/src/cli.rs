@@ -11,7 +11,6 @@ mod dev;
 mod doctor;
 mod drill;
 mod etcd_source;
-pub mod exit;
 mod failure;
 mod inspect_state;
 mod key_id;
@@ -41,19 +40,54 @@ use std::{
 };
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use serde::Serialize;
 
 use crate::{
+    advice::{Site, site::quoted},
     build_info::BuildInfo,
+    clock::{Clock as _, SystemClock},
     config::{Environment, Flags, LoadError, Loaded},
-    report::{Output, unless_unread},
+    exit::Exit,
+    report::{Output, ignore_broken_pipe, outcome::Outcome, text::Look},
 };
-use exit::Exit;
-use failure::Failure;
+
+use failure::{Failed, Failure};
+
+const PROGRAM: &str = "bao-kms-provider";
+
+/// Names of the commands, as results have them.
+const COMMANDS: [&str; 25] = [
+    "serve",
+    "doctor",
+    "triage",
+    "probe",
+    "dev",
+    "config",
+    "key-id",
+    "inspect-state",
+    "compare-nodes",
+    "verify-key",
+    "rotation-plan",
+    "verify-rotation",
+    "retire-versions",
+    "restore-versions",
+    "scan-etcd",
+    "record-backup",
+    "verify-backup",
+    "recover-state",
+    "drill",
+    "benchmark",
+    "policy",
+    "version",
+    "completion",
+    "man",
+    "schema",
+];
 
 /// Node-local Kubernetes KMS v2 provider backed by OpenBao Transit.
 #[derive(Debug, Parser)]
 #[command(
-    name = "bao-kms-provider",
+    name = PROGRAM,
     version = BuildInfo::CURRENT.version,
     after_help = "Exit codes: 0 success, 1 other failure, 2 usage, 3 configuration, \
                   4 a check failed, 5 serve failed or a store could not be read"
@@ -117,59 +151,155 @@ enum Command {
 struct Context<'a> {
     flags: Flags,
     arguments: Vec<OsString>,
-    /// The command line, to be typed again.
-    typed: String,
+    line: Line,
     environment: &'a Environment,
+    /// Whether results in text are coloured.
+    color: bool,
     out: &'a mut dyn Write,
 }
 
 /// `--output` of the commands that have it.
 #[derive(Debug, Args)]
 struct OutputFlag {
-    /// Form of the result
+    /// Output format: text or JSON
     #[arg(
         long,
         value_enum,
         ignore_case = true,
         default_value_t,
-        value_name = "FORM"
+        value_name = "FORMAT"
     )]
     output: Output,
+    /// Show every check and every row
+    #[arg(long)]
+    verbose: bool,
+}
+
+impl OutputFlag {
+    /// Prints a result; its exit code is that of the command.
+    fn show<R: Serialize>(
+        &self,
+        outcome: &Outcome<R>,
+        context: &mut Context<'_>,
+    ) -> Result<Exit, Failure> {
+        let look = Look {
+            color: context.color,
+            verbose: self.verbose,
+        };
+        self.output.write(outcome, look, context.out)?;
+        Ok(outcome.exit())
+    }
 }
 
 /// Runs one command line, program name first.
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &Environment,
+    color: bool,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Exit {
     let arguments: Vec<_> = arguments.into_iter().collect();
-    let typed = typed(&arguments);
+    let line = Line::of(&arguments);
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(answer) => return show(&answer, out, err),
+        Err(answer) => return show(&answer, &line, out, err),
     };
+    let mut out = Counted { out, begun: false };
     let mut context = Context {
         flags: cli.flags.into(),
         arguments,
-        typed,
+        line,
         environment,
-        out,
+        color,
+        out: &mut out,
     };
     let done = match cli.command {
         Some(command) => command.run(&mut context),
         None => print_help(context.out),
     };
     let result = done.and_then(|exit| {
-        unless_unread(context.out.flush())?;
+        ignore_broken_pipe(context.out.flush())?;
         Ok(exit)
     });
-    result.unwrap_or_else(|failure| {
+    let failure = match result {
+        Ok(exit) => return exit,
+        Err(failure) => failure,
+    };
+    let exit = failure.exit();
+    if exit != Exit::Success {
+        let loaded = context.load().ok();
+        let path = context.flags.config_path(environment);
+        let config = loaded.as_ref().map(|loaded| &loaded.config);
+        let line = context.line;
+        let advice = failure.advise(&Site::new(&path, config), &line);
+        // A second document would follow the first.
+        if line.json && !out.begun {
+            let outcome = failure.outcome(&advice, &line, SystemClock.now());
+            let written = Output::Json.write(&outcome, Look::default(), &mut out);
+            written.and_then(|()| out.flush()).ok();
+        }
         // Nobody is left to tell when standard error is closed.
-        failure.write(err).ok();
-        failure.exit()
-    })
+        failure.write(&advice, err).ok();
+    }
+    exit
+}
+
+/// A command line, as far as it can be read: also of one that the parser refuses.
+struct Line {
+    /// To be typed again.
+    typed: String,
+    /// The same without the options that apply a plan.
+    planning: String,
+    command: Option<&'static str>,
+    /// Whether `--output json` is in it.
+    json: bool,
+}
+
+impl Line {
+    fn of(arguments: &[OsString]) -> Self {
+        let texts: Vec<_> = arguments.iter().map(|it| it.to_string_lossy()).collect();
+        let json = |text: &str| text.eq_ignore_ascii_case("json");
+        let output = texts.iter().zip(texts.iter().skip(1));
+        let mut output = output.filter(|(flag, _)| *flag == "--output");
+        let mut joined = texts.iter().filter_map(|it| it.strip_prefix("--output="));
+        let command = texts.iter().skip(1);
+        let mut command = command.filter_map(|it| COMMANDS.into_iter().find(|name| name == it));
+        let command = command.next();
+        let applying: &[_] = match command {
+            // Its --expected-state-hash names the state that --replace gives up.
+            Some("recover-state") => &[("--apply", false), ("--expected-plan-hash", true)],
+            _ => &[("--apply", false), ("--expected-state-hash", true)],
+        };
+        Self {
+            typed: typed(arguments),
+            planning: typed(&without(arguments, applying)),
+            command,
+            json: output.any(|(_, format)| json(format)) || joined.any(json),
+        }
+    }
+
+    /// The command in results.
+    fn name(&self) -> &'static str {
+        self.command.unwrap_or(PROGRAM)
+    }
+}
+
+/// A writer that records whether anything was written.
+struct Counted<'a> {
+    out: &'a mut dyn Write,
+    begun: bool,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.begun = true;
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Leaves out these flags, each with its value if it takes one.
@@ -195,14 +325,10 @@ fn without(arguments: &[OsString], left_out: &[(&str, bool)]) -> Vec<OsString> {
 
 /// The program by its usual name, then the arguments as a shell takes them.
 fn typed(arguments: &[OsString]) -> String {
-    let mut line = "bao-kms-provider".to_owned();
+    let mut line = PROGRAM.to_owned();
     for argument in arguments.iter().skip(1) {
-        let argument = argument.to_string_lossy();
-        let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_=./:,@+%".contains(letter);
-        match !argument.is_empty() && argument.chars().all(plain) {
-            true => line.push_str(&format!(" {argument}")),
-            false => line.push_str(&format!(" '{}'", argument.replace('\'', r"'\''"))),
-        }
+        line.push(' ');
+        line.push_str(&quoted(&argument.to_string_lossy()));
     }
     line
 }
@@ -268,9 +394,14 @@ fn print_help(out: &mut dyn Write) -> Result<Exit, Failure> {
 }
 
 /// Help and version are results; everything else is a usage error, which may be coloured.
-fn show(answer: &clap::Error, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+fn show(answer: &clap::Error, line: &Line, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
     let text = answer.render();
     let (exit, written) = if answer.use_stderr() {
+        if line.json {
+            let outcome = Failed::usage(answer, line, SystemClock.now());
+            let written = Output::Json.write(&outcome, Look::default(), out);
+            written.and_then(|()| out.flush()).ok();
+        }
         (Exit::Usage, write!(err, "{}", text.ansi()))
     } else {
         (Exit::Success, write!(out, "{text}"))
@@ -295,10 +426,42 @@ mod tests {
             line(&["/opt/x", "retire-versions", "--before-version=2"]),
             "bao-kms-provider retire-versions --before-version=2"
         );
+        let odd = line(&["x", "--etcd-snapshot", "/a b/it's", "", "$(id)"]);
         assert_eq!(
-            line(&["x", "--etcd-snapshot", "/a b/it's", "", "$(id)"]),
-            r"bao-kms-provider --etcd-snapshot '/a b/it'\''s' '' '$(id)'"
+            shlex::split(&odd).unwrap(),
+            [
+                "bao-kms-provider",
+                "--etcd-snapshot",
+                "/a b/it's",
+                "",
+                "$(id)"
+            ]
         );
+    }
+
+    #[test]
+    fn a_refused_command_line_still_names_its_command_and_the_output() {
+        let line = |text: &str| {
+            let arguments: Vec<_> = text.split(' ').map(OsString::from).collect();
+            let line = Line::of(&arguments);
+            (line.command, line.json)
+        };
+        assert_eq!(line("x doctor --output json"), (Some("doctor"), true));
+        assert_eq!(
+            line("x --config c key-id --output=JSON --x"),
+            (Some("key-id"), true)
+        );
+        assert_eq!(line("x nothing --output text"), (None, false));
+    }
+
+    #[test]
+    fn every_command_has_its_name_in_results() {
+        let command = Cli::command();
+        let names: Vec<_> = command
+            .get_subcommands()
+            .map(clap::Command::get_name)
+            .collect();
+        assert_eq!(names, COMMANDS);
     }
 
     #[test]

@@ -1,11 +1,10 @@
-//! The wall clock as a value, so that tests can step it. Elapsed time comes from
+//! The wall clock as a trait, to let tests set it. Elapsed time comes from
 //! [`tokio::time::Instant`], which tests pause.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Wall-clock time. It may jump; nothing that keeps data safe may rest on it alone.
+/// Wall-clock time. It may jump, so data safety must not depend on it alone.
 pub trait Clock: Send + Sync {
-    /// The present time.
     fn now(&self) -> SystemTime;
 
     /// Whole seconds after the Unix epoch; 0 for a clock set before it.

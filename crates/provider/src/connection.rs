@@ -1,5 +1,5 @@
-//! From a configuration to OpenBao: the endpoint, the login, and [`ask`] for commands that put a
-//! few questions to it and end.
+//! Connections to OpenBao from a configuration: the endpoint, the login, and [`ask`] for
+//! short-lived commands.
 
 mod given;
 pub mod trust;
@@ -26,62 +26,54 @@ use crate::{
     config::{Config, UnsupportedAuth},
 };
 
-/// OpenBao as a one-shot command sees it; the first question logs in.
+/// OpenBao as used by a one-shot command; the first request logs in.
 pub struct Connection {
-    /// Lends the token.
     pub session: Session,
-    /// The key.
     pub transit: Transit,
     #[expect(dead_code, reason = "the session's task runs until this is dropped")]
     tasks: JoinSet<()>,
 }
 
-/// Which OpenBao is asked, and as whom.
+/// The OpenBao to use, with its credentials.
 pub enum Access {
-    /// That of the configuration, with its login.
+    /// The OpenBao and login of the configuration.
     Configured,
-    /// Another one with the same mount and key, with a token that was got in another way.
-    Given {
-        /// How it is reached.
+    /// Another OpenBao with the same mount and key, and a token from another login.
+    Token {
         endpoint: Endpoint,
-        /// What it granted.
+        /// The token and its lease.
         grant: Grant,
     },
 }
 
-/// Why there is nothing to ask with. Nothing was sent.
+/// Why there is no connection. No request was sent.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// The CA bundle holds no usable certificate.
+    /// The CA bundle is without a usable certificate.
     #[error("openbao.caCertFile {} holds no usable certificate", path.display())]
     CaBundle {
-        /// The file.
         path: PathBuf,
-        /// The broken rule.
+        /// The violated rule.
         #[source]
         problem: RootsProblem,
     },
-    /// The CA bundle could not be read.
     #[error("cannot read openbao.caCertFile {}", path.display())]
     CaFile {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The endpoint's settings do not make a client.
+    /// The settings of the endpoint are invalid for a client.
     #[error("cannot set up the connection to OpenBao")]
     Client(#[from] ClientProblem),
-    /// The build has no such login.
     #[error(transparent)]
     UnsupportedAuth(#[from] UnsupportedAuth),
-    /// The system has no resources to run it.
+    /// The runtime could not be started.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
 }
 
-/// How OpenBao is reached. Reads the CA bundle, so it may block.
+/// The endpoint of OpenBao. Reads the CA bundle, so it may block.
 ///
 /// # Errors
 /// [`ConnectionError::CaFile`] or [`ConnectionError::CaBundle`].
@@ -103,7 +95,7 @@ pub fn endpoint(config: &Config) -> Result<Endpoint, ConnectionError> {
     })
 }
 
-/// The further addresses of the cluster, with log lines about them.
+/// The failover addresses of the cluster, with log lines about their roles.
 #[must_use]
 pub fn failover(config: &Config) -> ClientOptions {
     ClientOptions {
@@ -122,19 +114,19 @@ pub fn failover(config: &Config) -> ClientOptions {
     }
 }
 
-/// The JWT file, to be shared by all that read it.
+/// The source of the JWT file, shared by all its readers.
 ///
 /// # Errors
-/// When this build has no such login.
+/// This build does not support the configured login.
 pub fn jwt_source(config: &Config) -> Result<JwtSource, UnsupportedAuth> {
     let (jwt, file) = config.auth.jwt_file()?;
     Ok(JwtSource::new(file.to_owned(), jwt.claims.clone()))
 }
 
-/// A session, and the task that must run for it to get a token.
+/// Creates a session and its task. The task must run for the session to get a token.
 ///
 /// # Errors
-/// When this build has no such login.
+/// This build does not support the configured login.
 pub fn session(
     config: &Config,
     source: JwtSource,
@@ -159,10 +151,10 @@ pub fn session(
     Ok(Session::new(settings, Box::new(login), clock, hook))
 }
 
-/// Puts `questions` to OpenBao and waits for their end.
+/// Runs `questions` on a connection to the configured OpenBao, and waits for them.
 ///
 /// # Errors
-/// [`ConnectionError`], before anything is sent.
+/// [`ConnectionError`], before the first request.
 pub fn ask<T>(
     config: &Config,
     questions: impl AsyncFnOnce(&Connection) -> T,
@@ -170,18 +162,18 @@ pub fn ask<T>(
     ask_as(config, Access::Configured, questions)
 }
 
-/// Asks for the key's metadata alone; nothing of it is judged yet.
+/// Reads the key's metadata without validating it.
 ///
 /// # Errors
-/// [`ConnectionError`], before anything is sent; within it [`CallFailure`].
+/// [`ConnectionError`], before the first request; the inner result has [`CallFailure`].
 pub fn ask_for_key(config: &Config) -> Result<Result<KeyMetadata, CallFailure>, ConnectionError> {
     ask(config, async |openbao| openbao.key_metadata().await)
 }
 
-/// As [`ask`], of the OpenBao that `access` names.
+/// Like [`ask`], with the OpenBao and the token of `access`.
 ///
 /// # Errors
-/// [`ConnectionError`], before anything is sent.
+/// [`ConnectionError`], before the first request.
 pub fn ask_as<T>(
     config: &Config,
     access: Access,
@@ -189,7 +181,7 @@ pub fn ask_as<T>(
 ) -> Result<T, ConnectionError> {
     let access = match access {
         Access::Configured => (endpoint(config)?, None),
-        Access::Given { endpoint, grant } => (endpoint, Some(grant)),
+        Access::Token { endpoint, grant } => (endpoint, Some(grant)),
     };
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -202,16 +194,16 @@ pub fn ask_as<T>(
         };
         Ok(questions(&connection).await)
     });
-    // A name lookup that hangs must not hold up the end.
+    // A hanging name lookup must not delay the return.
     runtime.shutdown_background();
     answered
 }
 
 impl Connection {
-    /// A connection that has asked nothing yet. Belongs to the runtime that made it.
+    /// Creates a connection without sending a request. It belongs to the current runtime.
     ///
     /// # Errors
-    /// When the settings make no client, or the build has no such login.
+    /// Invalid settings for a client, or an unsupported login.
     pub fn new(config: &Config, endpoint: Endpoint) -> Result<Self, ConnectionError> {
         let client = Client::new(endpoint, Arc::new(|_| {}))?;
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
@@ -228,7 +220,7 @@ impl Connection {
             token_renewal_increment: grant.lease.duration,
             login_timeout: config.auth.login_timeout,
         };
-        let login = Box::new(given::Given::new(client.clone(), grant));
+        let login = Box::new(given::GivenToken::new(client.clone(), grant));
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
         let (session, task) = Session::new(settings, login, Arc::new(SystemClock), hook);
         Ok(Self::with(config, client, session, task))
@@ -244,7 +236,7 @@ impl Connection {
         }
     }
 
-    /// What OpenBao tells of the key; nothing of it is judged yet.
+    /// Reads the key's metadata without validating it.
     ///
     /// # Errors
     /// [`CallFailure`].

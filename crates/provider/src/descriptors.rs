@@ -1,27 +1,27 @@
-//! File descriptors: clients may take only those that the daemon itself can spare, so that it always
-//! has one for OpenBao and for its state.
+//! Budget of file descriptors: clients may use only the spare ones, so the daemon always has
+//! descriptors for OpenBao and its state.
 
 use rustix::process::{Resource, getrlimit};
 
-/// For connections to OpenBao (36, one for each of its turns), the state and other files, listeners, log
-/// and runtime (18).
+/// For connections to OpenBao (36, one per concurrent request slot), the state and other files,
+/// listeners, log and runtime (18).
 const RESERVED: u64 = 54;
 /// An API server uses one connection for each KMS entry.
 const KMS: (u64, u64) = (4, 256);
 /// A request takes milliseconds.
 const HTTP: (u64, u64) = (2, 32);
 
-/// Connections that clients may have at once.
+/// Limits on concurrent client connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connections {
-    /// On the KMS socket.
+    /// Limit of the KMS socket.
     pub kms: usize,
-    /// On each of the health and metrics listeners.
+    /// Limit of each of the health and metrics listeners.
     pub http: usize,
 }
 
 impl Connections {
-    /// The numbers under the limit of this process (`RLIMIT_NOFILE`).
+    /// The limits for `RLIMIT_NOFILE` of this process.
     #[must_use]
     pub fn permitted() -> Self {
         Self::under(getrlimit(Resource::Nofile).current)

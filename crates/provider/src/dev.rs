@@ -1,6 +1,6 @@
-//! The lab: a private, real OpenBao and everything that a provider needs to serve from it, in one
-//! directory. For looking and learning; never for keys that matter, since the one unseal key and
-//! the root token lie beside the data.
+//! The lab: a private, real OpenBao with a complete provider setup, in one directory. For
+//! evaluation and learning. Never use it for valuable keys, because its unseal key and root token
+//! lie beside the data.
 
 use std::{
     fmt, fs,
@@ -35,68 +35,65 @@ const AUDIENCE: &str = "openbao-kms-lab";
 const SUBJECT: &str = "lab-node";
 /// The provider's name in `EncryptionConfiguration`.
 pub const PROVIDER_NAME: &str = "openbao-kms-lab";
-/// A lab is not left alone for longer.
+/// Longer than any lab runs unattended.
 const JWT_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A lab on disk, with its server running.
 pub struct Lab {
     server: Server,
     directory: LabDirectory,
-    /// Where the provider is to serve.
+    /// The path of the provider's socket.
     pub socket: PathBuf,
     /// The provider's configuration.
     pub loaded: Loaded,
 }
 
-/// Why there is no lab.
+/// Why the lab setup failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
-    /// A directory of production.
+    /// The directory belongs to a production installation.
     #[error(
         "{} is a place for real configuration and data; a lab is for throwing away: choose a directory elsewhere with --dir",
         .0.display()
     )]
     Production(PathBuf),
-    /// There may be something of value in it.
+    /// The directory exists and may hold valuable data.
     #[error("{} exists already and is left alone: name a new directory with --dir", .0.display())]
     Exists(PathBuf),
-    /// No approved place for the socket.
+    /// A user other than root has no private directory for the socket.
     #[error(
         "XDG_RUNTIME_DIR is not set, so there is no private place for the socket of a user other than root; set it to a directory of your own with mode 0700, for instance with: export XDG_RUNTIME_DIR=$(mktemp -d)"
     )]
     NoRuntimeDirectory,
-    /// A file or directory of the lab.
+    /// A file or directory of the lab could not be created.
     #[error("cannot make {}", path.display())]
     File {
-        /// Where.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The server did not come up.
+    /// The server failed to start.
     #[error("OpenBao could not be started for the lab")]
     Server(#[from] ServerError),
-    /// The server did not take its setup.
+    /// A setup request to the server failed.
     #[error("OpenBao could not be set up for the lab")]
     Admin(#[from] AdminError),
-    /// No JWT.
     #[error("no JWT could be issued for the lab")]
     Jwt(#[from] JwtError),
-    /// The lab's own configuration is refused.
+    /// The generated configuration is invalid.
     #[error("the lab's configuration is refused")]
     Config(#[from] LoadError),
-    /// The lab's own key path makes no policy.
+    /// The key path of the lab is invalid in a policy.
     #[error(transparent)]
     Policy(#[from] UnsafePolicyPath),
 }
 
 impl Lab {
-    /// Starts a server from `bao` and sets it up, below a directory that must not exist yet.
-    /// `told` hears of each step.
+    /// Starts a server from `bao` and sets it up, below a directory that must not exist yet. `told`
+    /// receives a message for each step.
     ///
     /// # Errors
-    /// [`LabError`]; what was made until then is removed again.
+    /// [`LabError`]; all files created until then are removed.
     pub async fn set_up(
         bao: BaoBinary,
         directory: Option<PathBuf>,
@@ -114,6 +111,7 @@ impl Lab {
         ));
         let installation = Installation::prepare(bao, &path.join("openbao"), Audit::File)?;
         let server = installation.start().await?;
+
         told(format_args!("initializing and unsealing it"));
         let secrets = server.initialize().await?;
         server.unseal(&secrets.unseal_key).await?;
@@ -142,6 +140,7 @@ impl Lab {
             0o600,
             secrets.unseal_key.expose().as_bytes(),
         )?;
+
         let flags = Flags {
             config: Some(file),
             ..Flags::default()
@@ -154,6 +153,7 @@ impl Lab {
         let policy = policy(&loaded.config.key, true, "the root namespace")?;
         write(&path.join("policy.hcl"), 0o644, policy.as_bytes())?;
         set_up_openbao(&server.admin(&secrets.root_token)?, &issuer, &policy).await?;
+
         Ok(Self {
             server,
             directory,
@@ -162,7 +162,6 @@ impl Lab {
         })
     }
 
-    /// The lab's directory.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory.path
@@ -180,10 +179,10 @@ impl Lab {
         self.server.ca_file()
     }
 
-    /// Stops the server and removes the lab, or leaves its files where they are.
+    /// Stops the server and removes the files of the lab, unless `keep` is set.
     ///
     /// # Errors
-    /// When the server does not stop.
+    /// The server does not stop.
     pub async fn take_down(self, keep: bool) -> Result<(), LabError> {
         let Self {
             server,
@@ -196,10 +195,10 @@ impl Lab {
     }
 }
 
-/// What the lab made on disk; removed on drop unless it is to be kept.
+/// Files of the lab; removed on drop unless `keep` is set.
 struct LabDirectory {
     path: PathBuf,
-    /// The same, unless that is no approved place for a socket.
+    /// The same directory if it may hold a socket, otherwise another one.
     socket_directory: PathBuf,
     keep: bool,
 }
@@ -211,28 +210,33 @@ impl LabDirectory {
             Some(chosen) => resolved(&chosen)?,
             None => own.clone(),
         };
+
         if ["/etc", "/var/lib"]
             .iter()
             .any(|production| path.starts_with(production))
         {
             return Err(LabError::Production(path));
         }
+
         let socket_directory = if path.starts_with(sockets) {
             path.clone()
         } else {
             own
         };
+
         for directory in [&path, &socket_directory] {
             if fs::symlink_metadata(directory).is_ok() {
                 return Err(LabError::Exists(directory.clone()));
             }
         }
-        // From here on the drop of the value removes what was made.
+
+        // From here on, dropping the value removes the directories.
         let directory = Self {
             path,
             socket_directory,
             keep: false,
         };
+
         make_directory(&directory.path, 0o700)?;
         if directory.socket_directory != directory.path {
             make_directory(&directory.socket_directory, 0o700)?;
@@ -243,7 +247,7 @@ impl LabDirectory {
 
 impl Drop for LabDirectory {
     fn drop(&mut self) {
-        // What cannot be removed is no more than clutter.
+        // A failed removal only leaves clutter.
         if !self.keep {
             drop(fs::remove_dir_all(&self.path));
         }
@@ -253,7 +257,7 @@ impl Drop for LabDirectory {
     }
 }
 
-/// Where a directory of this user may hold a socket. Never the directory of an installed provider.
+/// Directory for the sockets of this user. Never the directory of an installed provider.
 fn socket_root(environment: &Environment) -> Result<PathBuf, LabError> {
     match environment.effective_uid {
         0 => Ok(PathBuf::from("/run")),
@@ -263,7 +267,7 @@ fn socket_root(environment: &Environment) -> Result<PathBuf, LabError> {
     }
 }
 
-/// The absolute path, with links in its existing part followed, so that none leads to `/etc`.
+/// The absolute path with resolved links in its existing part, to detect a link to `/etc`.
 fn resolved(path: &Path) -> Result<PathBuf, LabError> {
     let failed = |source| LabError::File {
         path: path.to_owned(),
@@ -290,7 +294,7 @@ fn write(path: &Path, mode: u32, content: &[u8]) -> Result<(), LabError> {
         .mode(mode)
         .open(path)
         .and_then(|mut file| {
-            // The umask has taken bits from the mode given at creation.
+            // The umask has cleared bits of the mode given at creation.
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             file.write_all(content)
         })
@@ -332,7 +336,7 @@ fn claims() -> serde_json::Value {
     })
 }
 
-/// The provider's configuration file; a text in JSON's quotes is a text in YAML too.
+/// The provider's configuration file. Paths are quoted as JSON strings, which are valid YAML.
 fn configuration(server: &Server, directory: &Path, socket: &Path) -> String {
     let quoted = |path: PathBuf| serde_json::Value::from(path.display().to_string()).to_string();
     let ca = quoted(server.ca_file());
@@ -387,7 +391,7 @@ logging:
     )
 }
 
-/// What an API server would be given to use the lab.
+/// The `EncryptionConfiguration` of an API server that uses the lab.
 fn encryption_configuration(socket: &Path) -> String {
     let endpoint = serde_json::Value::from(format!("unix://{}", socket.display())).to_string();
     format!(

@@ -1,9 +1,8 @@
-//! Questions about a node and their answers, shared by the commands that diagnose.
+//! Checks of a node, shared by the commands that diagnose.
 //!
-//! A [`Question`] is a value: what it is called, which other answers it needs, and how it judges
-//! the [`Facts`] that its command has gathered. [`examine`] asks a command's list of them. Nothing
-//! here writes, and what was gathered is what the provider itself uses: the same files under the
-//! same user, the same server, the same socket.
+//! A [`Check`] is a value: its name, the checks that it needs, and its evaluation of the [`Facts`] that
+//! the command has gathered. [`examine`] evaluates the checks of a command. Nothing here writes. The
+//! facts come from the same files, user, server and socket that the provider uses.
 
 pub mod capabilities;
 pub mod configuration;
@@ -22,153 +21,139 @@ use std::collections::BTreeMap;
 use openbao_client::failure::FailureClass;
 
 use crate::{
+    advice,
     auth::CallFailure,
-    config::Config,
-    report::{Check, ImpactClass, Report},
+    exit::Exit,
+    report::{CheckResult, ImpactClass, one_line, outcome::Outcome, table::Table},
 };
 use facts::Facts;
 
-const NO_SERVICE: &str = "kube-apiserver cannot read or write encrypted objects through this node; \
-    no data is lost";
-
 /// A check that is still to be made.
-pub struct Question {
-    /// Stable.
+pub struct Check {
     pub id: &'static str,
-    /// For people.
+    /// Neutral noun phrase: it stands beside each status.
     pub title: &'static str,
-    /// Skipped when one of these was skipped or has failed: the id of a question that comes
-    /// earlier, or `id/code` for one cause of its failure.
+    /// Skipped when one of these was skipped or has failed: the id of an earlier check, or `id/code`
+    /// for one cause of its failure.
     pub needs: &'static [&'static str],
-    /// The answer, or several for several findings. `None` if the facts were not gathered.
-    pub judge: fn(&Facts) -> Option<Vec<Check>>,
+    /// The result, or several for several findings. `None` if the facts were not gathered.
+    pub evaluate: fn(&Facts) -> Option<Vec<CheckResult>>,
 }
 
-/// Asks the questions in their order. Those that build on a failure name it as the cause.
-pub fn examine(questions: &[Question], facts: &Facts, report: &mut Report) {
+/// Evaluates the checks in their order. Those that build on a failure name it as the cause.
+#[must_use]
+pub fn examine(checks: &[Check], facts: &Facts) -> Vec<CheckResult> {
+    let mut all = Vec::new();
     let mut failed: BTreeMap<String, &'static str> = BTreeMap::new();
-    for question in questions {
-        let cause = question.needs.iter().find_map(|need| failed.get(*need));
-        let checks = match cause {
-            Some(&cause) => vec![question.skip(format!("because {cause} failed"))],
-            None => (question.judge)(facts).unwrap_or_else(|| vec![question.skip("not asked")]),
+    for check in checks {
+        let cause = check.needs.iter().find_map(|need| failed.get(*need));
+        let results = match cause {
+            Some(&cause) => vec![check.skip(format!("because {cause} failed"))],
+            None => (check.evaluate)(facts).unwrap_or_else(|| vec![check.skip("not asked")]),
         };
-        let root = cause.copied().unwrap_or(question.id);
-        for check in checks {
-            if check.blocks() {
-                failed.insert(question.id.to_owned(), root);
-                if let Some(code) = check.cause() {
-                    failed.insert(format!("{}/{code}", question.id), root);
+        let root = cause.copied().unwrap_or(check.id);
+        for result in results {
+            if result.blocks() {
+                failed.insert(result.id().to_owned(), root);
+                if let Some(code) = result.cause() {
+                    failed.insert(format!("{}/{code}", result.id()), root);
                 }
             }
-            report.push(check);
+            all.push(result);
         }
+    }
+    all
+}
+
+/// Concludes by the checks, with the facts that they established.
+pub fn conclude(outcome: &mut Outcome, checks: Vec<CheckResult>) {
+    let failures = checks.iter().filter(|check| check.failed());
+    let warnings: Vec<_> = failures.flat_map(CheckResult::warnings).copied().collect();
+    outcome.add_table(facts(&checks));
+    outcome.add_checks(checks);
+    outcome.conclude_by_checks();
+    if outcome.exit() != Exit::Success {
+        // Those of the first failure come first.
+        outcome.add_warnings(warnings);
+        outcome.add_warnings([DELETE_NOTHING]);
     }
 }
 
-impl Question {
-    /// As it should be.
+/// Warning of every failure.
+const DELETE_NOTHING: &str = "do not delete an object, a state file or a key because of a finding: none \
+    means that an object is damaged";
+
+/// Checks whose results an operator compares between nodes, or with a record.
+const FACTS: [&str; 7] = [
+    "kubernetes.encryption_config",
+    "registry.state",
+    "state.lock",
+    "transit.metadata",
+    "key_id.deterministic",
+    "transit.version_restrictions",
+    "kms.status",
+];
+
+/// The facts that passed checks established.
+fn facts(checks: &[CheckResult]) -> Table {
+    let mut table = Table::new("facts", ["check", "result"]);
+    for check in checks.iter().filter(|check| FACTS.contains(&check.id())) {
+        if let Some(fact) = check.established() {
+            table.row([check.id(), fact]);
+        }
+    }
+    table
+}
+
+impl Check {
+    /// A passed check.
     #[must_use]
-    pub fn pass(&self) -> Check {
-        Check::pass(self.id, self.title)
+    pub fn pass(&self) -> CheckResult {
+        CheckResult::pass(self.id, self.title)
     }
 
-    /// To be looked at.
+    /// A warning.
     #[must_use]
-    pub fn warn(&self, message: impl Into<String>) -> Check {
-        Check::warn(self.id, self.title, message)
+    pub fn warn(&self, message: impl Into<String>) -> CheckResult {
+        CheckResult::warn(self.id, self.title, message)
     }
 
-    /// Not as it should be.
+    /// A failure.
     #[must_use]
-    pub fn fail(&self, message: impl Into<String>) -> Check {
-        Check::fail(self.id, self.title, message)
+    pub fn fail(&self, message: impl Into<String>) -> CheckResult {
+        CheckResult::fail(self.id, self.title, message)
     }
 
-    /// Not asked.
+    /// A skipped check.
     #[must_use]
-    pub fn skip(&self, cause: impl Into<String>) -> Check {
-        Check::skip(self.id, self.title, cause)
+    pub fn skip(&self, cause: impl Into<String>) -> CheckResult {
+        CheckResult::skip(self.id, self.title, cause)
     }
 
-    /// A failed question to OpenBao.
-    fn unanswered(&self, failure: &CallFailure, class: ImpactClass, impact: &str) -> Check {
-        let check = self
-            .fail(crate::report::one_line(failure))
+    /// A failed call to OpenBao. The code is the class of the failure.
+    fn unanswered(&self, failure: &CallFailure, facts: &Facts, class: ImpactClass) -> CheckResult {
+        let cause = advice::openbao::of_call(failure);
+        self.fail(one_line(failure))
+            .because(facts.advise(cause, &[]))
             .code(failure.class().map_or("auth_failed", FailureClass::label))
-            .impact(impact)
-            .impact_class(class);
-        match call_remedy(failure) {
-            Some(remedy) => check.remediation(remedy),
-            None => check,
-        }
-    }
-}
-
-/// The start of a command for an administrator, in the namespace of the configuration.
-#[must_use]
-pub fn bao(config: &Config, command: &str) -> String {
-    match &config.scope.openbao_namespace {
-        Some(namespace) => format!("bao {command} -namespace={namespace}"),
-        None => format!("bao {command}"),
-    }
-}
-
-/// What to look at when OpenBao could not be used.
-#[must_use]
-pub fn call_remedy(failure: &CallFailure) -> Option<&'static str> {
-    let Some(class) = failure.class() else {
-        return Some(
-            "check the token file and auth.jwt.*, and role, audience and keys of that login in \
-             OpenBao",
-        );
-    };
-    class_remedy(class)
-}
-
-fn class_remedy(class: FailureClass) -> Option<&'static str> {
-    match class {
-        FailureClass::Sealed => Some("unseal OpenBao; then try again"),
-        FailureClass::ConnectionFailed
-        | FailureClass::DnsFailed
-        | FailureClass::Timeout
-        | FailureClass::Unavailable => Some(
-            "check that OpenBao runs and answers at openbao.address from this node: network, \
-             firewall, DNS, active node",
-        ),
-        FailureClass::NotOpenBao => Some(
-            "point openbao.address at OpenBao, or correct the route of the proxy, ingress or load \
-             balancer that answered in its place",
-        ),
-        FailureClass::TlsFailed => Some(
-            "compare openbao.caCertFile and openbao.tlsServerName with the certificate that the \
-             server shows: openssl s_client -connect HOST:PORT",
-        ),
-        FailureClass::PermissionDenied => {
-            Some("compare the policy of the role with: bao-kms-provider policy openbao")
-        }
-        FailureClass::NotFound | FailureClass::KeyMissing => Some(
-            "check transit.mountPath and transit.keyName; if data is encrypted already, restore \
-             OpenBao and do not create a key of that name",
-        ),
-        _ => None,
+            .impact_class(class)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{path::PathBuf, time::UNIX_EPOCH};
+    use std::path::PathBuf;
 
     use serde_json::{Value, json};
 
     use super::*;
     use crate::config::LoadError;
 
-    const FIRST: Question = Question {
+    const FIRST: Check = Check {
         id: "a.first",
         title: "First",
         needs: &[],
-        judge: |_| {
+        evaluate: |_| {
             Some(vec![
                 FIRST.fail("broken").code("odd"),
                 FIRST.warn("strange"),
@@ -176,32 +161,33 @@ mod tests {
         },
     };
 
-    fn question(id: &'static str, needs: &'static [&'static str]) -> Question {
-        Question {
+    fn check(id: &'static str, needs: &'static [&'static str]) -> Check {
+        Check {
             id,
             title: "Other",
             needs,
-            judge: |_| None,
+            evaluate: |_| None,
         }
     }
 
     #[test]
     fn a_question_that_builds_on_a_failure_names_the_first_cause() {
-        let facts = Facts::new(Err(LoadError::Malformed {
-            path: PathBuf::new(),
-            reason: String::new(),
-        }));
-        let questions = [
+        let facts = Facts::new(
+            "test",
+            Err(LoadError::Malformed {
+                path: PathBuf::new(),
+                reason: String::new(),
+            }),
+        );
+        let checks = [
             FIRST,
-            question("b.second", &["a.first"]),
-            question("c.third", &["b.second"]),
-            question("d.fourth", &["a.first/odd"]),
-            question("e.fifth", &["a.first/even"]),
+            check("b.second", &["a.first"]),
+            check("c.third", &["b.second"]),
+            check("d.fourth", &["a.first/odd"]),
+            check("e.fifth", &["a.first/even"]),
         ];
-        let mut report = Report::new("test", UNIX_EPOCH);
-        examine(&questions, &facts, &mut report);
-        let report = serde_json::to_value(&report).unwrap();
-        let said: Vec<&Value> = report["checks"]
+        let results = serde_json::to_value(examine(&checks, &facts)).unwrap();
+        let said: Vec<&Value> = results
             .as_array()
             .unwrap()
             .iter()
@@ -212,6 +198,5 @@ mod tests {
             json!(said),
             json!(["broken", "strange", because, because, because, "not asked"])
         );
-        assert_eq!(report["firstFailure"], "a.first");
     }
 }

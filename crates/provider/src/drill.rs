@@ -1,10 +1,11 @@
-//! A restore rehearsal: OpenBao comes up from its snapshot somewhere else, and every object of the etcd
-//! snapshot is opened with the key in it. Afterwards nothing of the copy is left, whatever happened.
+//! A restore drill: restores OpenBao from its snapshot into a private copy, and decrypts every
+//! object of the etcd snapshot with the key in the copy. The copy is removed afterwards, even after
+//! a failure.
 //!
-//! Nothing here contacts what is in service. The unseal shares are in memory and go to the copy alone;
-//! its root token is revoked and never leaves the process; its data never leave a private directory
-//! that a shell removes should this process be killed. `openbao_lab::server::restore` says what keeps
-//! the copy from acting on what it knows.
+//! The drill never contacts production. The unseal shares stay in memory and are sent to the copy
+//! only. The copy's root token stays within the process and is revoked. The copy's data stays in a
+//! private directory; a shell removes it if this process is killed. `openbao_lab::server::restore`
+//! describes the measures against actions of the copy on other systems.
 
 pub mod age;
 pub mod failure;
@@ -22,18 +23,18 @@ use std::{
 
 use etcd_snapshot::file::Progress;
 use kms_domain::{
-    recovery::record::{BackupRecord, NotedFile},
+    recovery::record::{BackupRecord, FileInfo},
     transit::TransitVersion,
 };
 use openbao_client::endpoint::Endpoint;
 use openbao_lab::{
     admin::{Admin, transit::KeyConfig},
     binary::find_bao,
-    scratch::Scratch,
     server::{
         Installation, UnsealKey,
         restore::{RestoreError, Restored, StaticSeal},
     },
+    temp_workspace::TempWorkspace,
 };
 use tokio::time::Instant;
 
@@ -43,8 +44,8 @@ use crate::{
     recovery::{
         EtcdError, EtcdSource,
         backup_record::{note_as_recorded, note_source},
-        verify_pair::{self, Depth, Pair, Question, Watch},
-        witness::Witnesses,
+        local_knowledge::LocalKnowledge,
+        verify_pair::{self, Depth, Pair, VerifyOptions, Watch},
     },
 };
 use age::Made;
@@ -52,118 +53,117 @@ use failure::DrillError;
 use inputs::{checked, copy, share};
 use isolation::Isolation;
 
-/// Names the private directories of drills.
+/// Name prefix of the private directories.
 const PREFIX: &str = "bao-kms-drill-";
-/// Of the token that asks the copy; it goes with the copy.
+/// Lifetime of the token for the copy. The token is deleted with the copy.
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// What is rehearsed, with what.
+/// Options of a drill.
 #[derive(Debug)]
 pub struct Setup {
-    /// Names, namespace, mount and key; its server is not contacted.
+    /// Names, namespace, mount and key. Its server is not contacted.
     pub config: Arc<Config>,
-    /// The program, or wherever it is found.
+    /// Path of the `bao` program; `None` searches for it.
     pub bao: Option<PathBuf>,
-    /// What `etcdctl snapshot save` wrote.
+    /// File from `etcdctl snapshot save`.
     pub etcd_snapshot: PathBuf,
-    /// What `bao operator raft snapshot save` wrote.
+    /// File from `bao operator raft snapshot save`.
     pub openbao_snapshot: PathBuf,
-    /// For an OpenBao that unseals itself.
+    /// For an OpenBao with a static seal.
     pub seal: Option<StaticSeal>,
-    /// A share a file.
+    /// Files with one unseal share each.
     pub unseal_key_files: Vec<PathBuf>,
-    /// Where the private directory is made.
+    /// Parent of the private directory.
     pub work_dir: PathBuf,
-    /// Go on although the copy could reach other systems.
+    /// Continue although the copy could reach other systems.
     pub allow_network: bool,
-    /// Name the first few objects that do not open.
+    /// Keep the names of the first few failed objects.
     pub names: bool,
-    /// How old the backups may be.
+    /// Maximum age of the backups.
     pub max_age: Option<Duration>,
 }
 
-/// Who is told how it comes on.
-pub struct Told {
-    /// Of each step.
+/// Progress callbacks.
+pub struct ProgressReporter {
+    /// Start of each step.
     pub step: Box<dyn Fn(&'static str)>,
-    /// Of the first reading of etcd.
+    /// Progress of the first reading of etcd.
     pub reading: Box<dyn Fn(Progress) + Send + Sync>,
-    /// Of the second.
+    /// Progress of the second reading of etcd.
     pub opening: Box<dyn Fn(Progress) + Send + Sync>,
 }
 
-/// A rehearsal that has ended, and what was found until then.
+/// A finished drill with its findings.
 #[derive(Debug)]
-pub struct Rehearsal {
-    /// Where it ended, or `None` if it went through.
+pub struct DrillRun {
+    /// Cause of a failed drill; `None` for a complete one.
     pub failure: Option<DrillError>,
-    /// The last step that was begun.
+    /// The last step started.
     pub stage: Stage,
-    /// What kept the copy from other systems.
+    /// Isolation of the copy from other systems.
     pub isolation: Isolation,
-    /// What earlier drills had left and this one has removed; `None` if it did not look.
+    /// Directories of earlier drills removed by this one; `None` before the search.
     pub leftovers: Option<Vec<PathBuf>>,
-    /// The hash of the very etcd snapshot that was read.
-    pub etcd: Option<NotedFile>,
-    /// The same, or that of the database in it where the record has that one.
-    pub etcd_as_recorded: Option<NotedFile>,
-    /// When the etcd snapshot was made.
+    /// Hash and size of the etcd snapshot.
+    pub etcd: Option<FileInfo>,
+    /// The same, or those of the unpacked database if the record contains them.
+    pub etcd_as_recorded: Option<FileInfo>,
+    /// Creation time of the etcd snapshot.
     pub etcd_made: Option<Made>,
-    /// That of the OpenBao snapshot.
-    pub openbao: Option<NotedFile>,
-    /// When the OpenBao snapshot was made.
+    /// Hash and size of the OpenBao snapshot.
+    pub openbao: Option<FileInfo>,
+    /// Creation time of the OpenBao snapshot.
     pub openbao_made: Option<Made>,
-    /// The version of the program that the copy ran.
+    /// OpenBao version of the copy.
     pub version: Option<String>,
-    /// How many audit devices were removed from the copy.
+    /// Number of audit devices removed from the copy.
     pub audit_devices: Option<usize>,
-    /// How long the steps took.
     pub durations: Durations,
-    /// Whether the key in the copy opens what etcd holds.
+    /// Result of decrypting etcd with the key in the copy.
     pub verified: Option<Result<Pair, EtcdError>>,
-    /// What may be left on disk.
+    /// Private directory after a failed removal.
     pub not_removed: Option<(PathBuf, io::Error)>,
 }
 
-/// How long the steps took that were made.
+/// Durations of the steps.
 #[derive(Debug, Default)]
 pub struct Durations {
-    /// Until the snapshot was in the copy.
+    /// Until the copy has the snapshot.
     pub restore: Option<Duration>,
-    /// From there until the copy served.
+    /// From then until the copy serves.
     pub unseal: Option<Duration>,
-    /// To open every object.
+    /// Decryption of every object.
     pub verify: Option<Duration>,
-    /// All of it, with the removal.
+    /// Entire drill, including the removal.
     pub total: Duration,
 }
 
 /// The steps in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Is the copy kept from other systems?
+    /// Check of the isolation.
     Isolation,
-    /// Are all parts there?
+    /// Check of all inputs.
     Inputs,
-    /// Does OpenBao take the snapshot?
+    /// Restore of the OpenBao snapshot.
     Restore,
-    /// Do the shares open it?
+    /// Test of the unseal shares, and removal of the audit devices.
     Unseal,
-    /// Does the copy serve?
+    /// Start of the copy as a server.
     Start,
-    /// Does its key open what etcd holds?
+    /// Decryption of etcd with the key in the copy.
     Verify,
 }
 
-/// Rehearses until the end, a failure, or `stop`, and removes everything.
+/// Runs the drill until its end, a failure, or `stop`, then removes the private directory.
 pub async fn rehearse(
     setup: &Setup,
-    witnesses: &Witnesses,
-    told: Told,
+    known: &LocalKnowledge,
+    told: ProgressReporter,
     stop: impl Future<Output = &'static str>,
-) -> Rehearsal {
+) -> DrillRun {
     let begun = Instant::now();
-    let mut rehearsal = Rehearsal {
+    let mut rehearsal = DrillRun {
         failure: None,
         stage: Stage::Isolation,
         isolation: Isolation::found(),
@@ -179,12 +179,14 @@ pub async fn rehearse(
         verified: None,
         not_removed: None,
     };
+
     let mut scratch = None;
     let ended = tokio::select! {
-        ended = rehearsal.go(setup, witnesses, told, &mut scratch) => ended,
-        // The copy is killed as it is dropped.
+        ended = rehearsal.go(setup, known, told, &mut scratch) => ended,
+        // Dropping the copy kills its process.
         signal = stop => Err(DrillError::Interrupted(signal)),
     };
+
     rehearsal.failure = ended.err();
     if let Some(scratch) = scratch {
         let path = scratch.path().to_owned();
@@ -194,15 +196,15 @@ pub async fn rehearse(
     rehearsal
 }
 
-impl Rehearsal {
+impl DrillRun {
     async fn go(
         &mut self,
         setup: &Setup,
-        witnesses: &Witnesses,
-        told: Told,
-        scratch: &mut Option<Scratch>,
+        known: &LocalKnowledge,
+        told: ProgressReporter,
+        scratch: &mut Option<TempWorkspace>,
     ) -> Result<(), DrillError> {
-        let Told {
+        let ProgressReporter {
             step,
             reading,
             opening,
@@ -215,7 +217,7 @@ impl Rehearsal {
         }
 
         self.stage = Stage::Inputs;
-        let scratch: &Scratch = scratch.insert(self.make_scratch(&setup.work_dir)?);
+        let scratch: &TempWorkspace = scratch.insert(self.make_scratch(&setup.work_dir)?);
         let bao = find_bao(setup.bao.as_deref())?;
         let shares = setup.unseal_key_files.iter().map(|file| share(file));
         let shares: Vec<UnsealKey> = shares.collect::<Result<_, _>>()?;
@@ -223,8 +225,8 @@ impl Rehearsal {
         let etcd = EtcdSource::file(&setup.etcd_snapshot)?;
         let snapshot = scratch.path().join("openbao.snap");
         let (from, to) = (setup.openbao_snapshot.clone(), snapshot.clone());
-        let record = witnesses.record.clone();
-        let (etcd, looked_at, copied) = aside(move || {
+        let record = known.record.clone();
+        let (etcd, looked_at, copied) = run_blocking(move || {
             let looked_at = look_at(&etcd, record.as_ref());
             let copied = copy(&from, &to);
             (etcd, looked_at, copied)
@@ -272,10 +274,10 @@ impl Rehearsal {
         self.stage = Stage::Verify;
         step("opening every object");
         let begun = Instant::now();
-        let question = Question {
+        let options = VerifyOptions {
             prefix: None,
-            claims: witnesses.claims(),
-            removed: witnesses.removed(),
+            claims: known.claims(),
+            removed: known.removed(),
             depth: Depth::Data,
             names: setup.names,
             sample: None,
@@ -284,12 +286,12 @@ impl Rehearsal {
         let trial = Arc::new(Trial {
             config: Arc::clone(&setup.config),
             etcd,
-            question,
+            options,
             reading,
             opening,
         });
         let mut verified = trial.run(&copy).await?;
-        // The limit is a setting of the copy, so the versions below it can be tried.
+        // The minimum is a setting of the copy, so the versions below it can be tried.
         if let Ok(pair) = &mut verified
             && let Some(minimum) = pair.lowered_minimum()
         {
@@ -306,11 +308,12 @@ impl Rehearsal {
         Ok(())
     }
 
-    fn make_scratch(&mut self, parent: &Path) -> Result<Scratch, DrillError> {
-        let scratch = Scratch::create(parent, PREFIX).map_err(|source| DrillError::WorkDir {
-            path: parent.to_owned(),
-            source,
-        })?;
+    fn make_scratch(&mut self, parent: &Path) -> Result<TempWorkspace, DrillError> {
+        let scratch =
+            TempWorkspace::create(parent, PREFIX).map_err(|source| DrillError::WorkDir {
+                path: parent.to_owned(),
+                source,
+            })?;
         let removed = scratch.remove_leftovers(PREFIX);
         self.leftovers = Some(removed.map_err(|source| DrillError::Leftovers {
             path: parent.to_owned(),
@@ -320,30 +323,30 @@ impl Rehearsal {
     }
 }
 
-/// The verification of the copy.
+/// Verification of the copy.
 struct Trial {
     config: Arc<Config>,
     etcd: EtcdSource,
-    question: Question,
+    options: VerifyOptions,
     reading: Box<dyn Fn(Progress) + Send + Sync>,
     opening: Box<dyn Fn(Progress) + Send + Sync>,
 }
 
 impl Trial {
     async fn run(self: &Arc<Self>, copy: &Restored) -> Result<Result<Pair, EtcdError>, DrillError> {
-        let access = Access::Given {
+        let access = Access::Token {
             endpoint: self.endpoint(copy),
             grant: copy.grant(TOKEN_LIFE).await?,
         };
         let trial = Arc::clone(self);
-        aside(move || {
+        run_blocking(move || {
             let watch = Watch {
                 reading: &*trial.reading,
                 trying: &|_| {},
                 opening: &*trial.opening,
             };
-            let question = trial.question.clone();
-            verify_pair::verify_with(&trial.config, access, &trial.etcd, question, watch)
+            let options = trial.options.clone();
+            verify_pair::verify_with(&trial.config, access, &trial.etcd, options, watch)
         })
         .await
     }
@@ -375,15 +378,15 @@ impl Trial {
     }
 }
 
-/// An etcd snapshot before anything is started with it.
+/// Facts about the etcd snapshot before the restore.
 #[derive(Default)]
 struct LookedAt {
-    given: Option<NotedFile>,
-    as_recorded: Option<NotedFile>,
+    given: Option<FileInfo>,
+    as_recorded: Option<FileInfo>,
     made: Option<Made>,
 }
 
-/// Unpacks the snapshot, and tells when it was made: by the record if that has its hash.
+/// Unpacks the snapshot and determines its creation time, from the record if the hash matches.
 fn look_at(etcd: &EtcdSource, record: Option<&BackupRecord>) -> Result<LookedAt, DrillError> {
     let EtcdSource::File(snapshot) = etcd else {
         return Ok(LookedAt::default());
@@ -404,8 +407,8 @@ fn look_at(etcd: &EtcdSource, record: Option<&BackupRecord>) -> Result<LookedAt,
     })
 }
 
-/// Long work on a thread of its own, so that a signal is noticed meanwhile.
-async fn aside<T: Send + 'static>(
+/// Runs long work on a separate thread, so that signals are handled meanwhile.
+async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, DrillError> {
     let done = tokio::task::spawn_blocking(work).await;

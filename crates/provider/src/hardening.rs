@@ -1,12 +1,13 @@
-//! What the daemon gives up before it reads a secret. Implements `docs/operate/hardening.md`.
+//! Privileges dropped by the daemon before it reads a secret. Implements
+//! `docs/operate/hardening.md`.
 //!
-//! Most of it holds for the calling thread and the threads that it starts later, so it comes before
-//! the runtime. A measure that the kernel refuses is reported and is fatal only if the
-//! configuration requires it.
+//! Most measures apply to the calling thread and to threads it starts later, so they come before
+//! the runtime. A measure refused by the kernel is reported; it is fatal only if the configuration
+//! requires the measure.
 
-pub mod boundary;
 mod capabilities;
 pub mod files;
+pub mod sandbox;
 
 use rustix::{
     io,
@@ -16,39 +17,39 @@ use rustix::{
 };
 
 use crate::config::{Config, Enforcement};
-use boundary::Boundary;
+use sandbox::Sandbox;
 
-/// What became of every measure.
+/// Outcome of each measure.
 #[derive(Debug)]
 pub struct Hardened {
-    /// No memory image after a crash.
+    /// Core dumps are disabled.
     pub core_dumps: Outcome,
-    /// Nobody but root may trace the process or read its memory.
+    /// Only root may trace the process or read its memory.
     pub tracing: Outcome,
-    /// No memory is swapped out.
+    /// All memory is locked against swapping.
     pub memory_lock: Outcome,
-    /// None are left.
+    /// All capabilities are dropped.
     pub capabilities: Outcome,
-    /// No program that it might start gains any.
+    /// `no_new_privs`: a started program cannot gain privileges.
     pub no_new_privileges: Outcome,
-    /// No files and ports but the [`Boundary`]'s.
+    /// Access is limited to the files and ports of the [`Sandbox`].
     pub landlock: Outcome,
 }
 
-/// What became of one measure.
+/// Outcome of one measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// All of it is in force.
+    /// The measure is fully in force.
     Enforced,
-    /// The kernel does not know all of it; what it does not, follows a colon.
+    /// The kernel supports only a part of the measure; the text names the missing part.
     Partial(String),
-    /// The configuration does not want it.
+    /// The measure is disabled in the configuration.
     Disabled,
-    /// Nothing of it is in force, and why.
+    /// The measure failed, with the reason.
     Refused(String),
 }
 
-/// A measure that the configuration requires is not in force.
+/// A measure required by the configuration is not in force.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{setting} is required, but {reason}; nothing was served, so kube-apiserver cannot read or \
@@ -60,30 +61,30 @@ pub struct NotHardened {
     reason: String,
 }
 
-/// Hardens the calling thread, the threads that it starts from now on, and what the process has
-/// only once. No other thread may run yet.
+/// Hardens the calling thread, threads it starts later, and process-wide attributes. It must be the
+/// only running thread.
 ///
 /// # Errors
-/// [`NotHardened`]; measures are then in force in part.
+/// [`NotHardened`]; some measures may then be in force.
 pub fn harden(config: &Config) -> Result<Hardened, NotHardened> {
     let wanted = config.hardening;
     Ok(Hardened {
         core_dumps: refused_or_enforced(forbid_core_dumps()),
         tracing: refused_or_enforced(set_dumpable_behavior(DumpableBehavior::NotDumpable)),
-        // While there is still the capability to raise the limit.
+        // Comes before dropping capabilities: raising the limit needs one.
         memory_lock: wanted_only("hardening.lockMemory", wanted.lock_memory, || {
             lock_memory().map_or_else(Outcome::Refused, |()| Outcome::Enforced)
         })?,
         capabilities: capabilities::drop_all(config),
         no_new_privileges: refused_or_enforced(set_no_new_privs(true)),
         landlock: wanted_only("hardening.landlock", wanted.landlock, || {
-            boundary::enforce_on_process(Boundary::of(config).as_ref())
+            sandbox::enforce_on_process(Sandbox::of(config).as_ref())
         })?,
     })
 }
 
-/// No memory image of this process or one that it starts after a crash, and nobody but root reads
-/// its memory. A kernel that refuses changes nothing that could be mended; `serve` says so.
+/// Disables core dumps and limits access to this process's memory to root, for every command.
+/// Errors are ignored here; `serve` reports them.
 pub fn keep_memory_private() {
     forbid_core_dumps().ok();
     set_dumpable_behavior(DumpableBehavior::NotDumpable).ok();
@@ -103,7 +104,7 @@ impl Hardened {
         ]
     }
 
-    /// Logs every outcome, and why a measure was refused.
+    /// Logs every outcome, and the reason of every refusal.
     pub fn log(&self) {
         tracing::info!(
             core_dumps = self.core_dumps.as_str(),
@@ -134,7 +135,7 @@ impl Outcome {
         }
     }
 
-    /// What is not in force although it is wanted.
+    /// Why a wanted measure is not in force; `None` for an enforced or disabled one.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         match self {
@@ -144,7 +145,7 @@ impl Outcome {
     }
 }
 
-/// Takes a measure if it is wanted, and insists if it is required.
+/// Applies a measure if it is enabled; a refusal of a required one is an error.
 fn wanted_only(
     setting: &'static str,
     wanted: Enforcement,
@@ -175,7 +176,8 @@ fn forbid_core_dumps() -> io::Result<()> {
     setrlimit(Resource::Core, none)
 }
 
-/// Under a finite limit an allocation of a later day would fail, and with it the daemon.
+/// Requires an unlimited `RLIMIT_MEMLOCK`: under a finite limit, a later allocation would fail and
+/// abort the daemon.
 fn lock_memory() -> Result<(), String> {
     let unlimited = Rlimit {
         current: None,

@@ -1,4 +1,4 @@
-//! Jitter: many nodes that lost one OpenBao do not come back in step.
+//! Jitter: desynchronizes the retries of many nodes after a common outage.
 
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
@@ -15,7 +15,7 @@ fn spread_by(pause: Duration, unit: f64) -> Duration {
     pause.mul_f64(0.75 + 0.5 * unit)
 }
 
-/// 0 to 1; the standard library's hash keys are random.
+/// A random value from 0 to 1, from the random hash keys of the standard library.
 fn random_unit() -> f64 {
     let random = RandomState::new().build_hasher().finish();
     let high = u32::try_from(random >> 32).unwrap_or(u32::MAX);

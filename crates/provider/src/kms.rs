@@ -1,10 +1,12 @@
-//! The KMS v2 service: Status, Encrypt and Decrypt as kube-apiserver calls them. Implements
+//! The KMS v2 service: Status, Encrypt and Decrypt, called by kube-apiserver. Implements
 //! `docs/operate/messages.md`.
 //!
-//! Each call takes one [`View`](crate::view::View) and keeps it, so that an answer never mixes two states. Status
-//! reads memory alone; Encrypt needs a healthy view; Decrypt only a key that is known.
+//! Each call uses one snapshot of the [`View`](crate::view::View) throughout, so its response is
+//! consistent. Status only reads memory. Encrypt requires a healthy view. Decrypt requires only a
+//! known key_id.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,94 +30,39 @@ use tokio::{
 use tonic::{Code, Request, Response, Status, async_trait};
 
 use self::{
-    fault::{Fault, code_name},
-    generated::{
-        DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest,
-        StatusResponse, key_management_service_server::KeyManagementService,
-    },
+    batcher::{BatcherStatus, DecryptBatcher},
+    fault::Fault,
     hedge::Hedges,
-    lanes::{Lanes, LanesStatus},
     panic::caught,
 };
 use crate::{
     auth::Session,
     clock::SystemClock,
     config::Limits,
+    kms_api::{
+        API_VERSION, Method, code_name,
+        generated::{
+            DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, StatusRequest,
+            StatusResponse, key_management_service_server::KeyManagementService,
+        },
+    },
     telemetry::{correlation::Correlation, metrics::Metrics},
     view::ViewReader,
     watcher::discovery::Discovery,
 };
 
 pub mod authority;
+pub mod batcher;
 pub mod clients;
 pub mod deadline;
 pub mod fault;
-#[expect(
-    missing_docs,
-    unused_qualifications,
-    clippy::allow_attributes_without_reason,
-    reason = "generated from proto/kms/v2/api.proto by `cargo xtask proto`"
-)]
-#[rustfmt::skip]
-pub mod generated;
 pub mod hedge;
-pub mod lanes;
 pub mod panic;
 pub mod receive;
 pub mod server;
 pub mod socket;
 
-/// The API version that Status reports.
-pub const API_VERSION: &str = "v2";
-
-/// The three calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// Health and the active key_id.
-    Status,
-    /// Wraps a seed under the active key.
-    Encrypt,
-    /// Unwraps a seed under the key that its key_id names.
-    Decrypt,
-}
-
-impl Method {
-    /// All calls.
-    pub const ALL: [Self; 3] = [Self::Status, Self::Encrypt, Self::Decrypt];
-
-    /// The name in metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Status => "status",
-            Self::Encrypt => "encrypt",
-            Self::Decrypt => "decrypt",
-        }
-    }
-
-    /// The call that an HTTP path names.
-    #[must_use]
-    pub fn of_path(path: &str) -> Option<Self> {
-        match path.strip_prefix("/v2.KeyManagementService/")? {
-            "Status" => Some(Self::Status),
-            "Encrypt" => Some(Self::Encrypt),
-            "Decrypt" => Some(Self::Decrypt),
-            _ => None,
-        }
-    }
-
-    /// The name in log lines.
-    #[must_use]
-    pub fn operation(self) -> &'static str {
-        match self {
-            Self::Status => "kms.status",
-            Self::Encrypt => "kms.encrypt",
-            Self::Decrypt => "kms.decrypt",
-        }
-    }
-}
-
-/// The service. Cloning shares it.
+/// The service. Clones share their state.
 #[derive(Clone)]
 pub struct Kms(Arc<Shared>);
 
@@ -124,7 +71,7 @@ struct Shared {
     discovery: Discovery,
     transit: Transit,
     session: Session,
-    lanes: Lanes,
+    batcher: DecryptBatcher,
     encrypt_hedges: Arc<Hedges>,
     metrics: Arc<Metrics>,
     correlation: Arc<Correlation>,
@@ -136,8 +83,8 @@ struct Shared {
 }
 
 impl Kms {
-    /// A service over a view that a watcher keeps fresh. `call_limit` bounds each call that asks
-    /// Transit, login included.
+    /// Creates a service over a view updated by a watcher. `call_limit` bounds each call to
+    /// Transit, including the login.
     #[must_use]
     #[expect(
         clippy::too_many_arguments,
@@ -157,7 +104,7 @@ impl Kms {
         Self(Arc::new(Shared {
             view,
             discovery,
-            lanes: Lanes::new(
+            batcher: DecryptBatcher::new(
                 transit.clone(),
                 session.clone(),
                 Hedges::new(metrics.hedges(Method::Decrypt)),
@@ -175,18 +122,18 @@ impl Kms {
         }))
     }
 
-    /// The decrypts on their way to Transit.
+    /// Status of the decrypt batcher.
     #[must_use]
-    pub fn lanes(&self) -> LanesStatus {
-        self.0.lanes.status()
+    pub fn batcher(&self) -> BatcherStatus {
+        self.0.batcher.status()
     }
 }
 
 impl Kms {
-    /// Accounts for a call whose request was not received, and gives the answer to it.
+    /// Records a call whose request was not received, and returns its response.
     #[must_use]
     pub fn refuse(&self, method: Method, fault: Fault) -> Status {
-        Account::open(&self.0, method, "").close(Some(fault));
+        CallRecord::open(&self.0, method, "").close(Some(fault));
         match method {
             Method::Decrypt => fault.decrypt_status(b""),
             Method::Status | Method::Encrypt => fault.status(method),
@@ -199,7 +146,7 @@ impl KeyManagementService for Kms {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let shared = &*self.0;
         shared
-            .answer(Method::Status, "", async { shared.status() })
+            .answer(Method::Status, "", pin!(async { shared.status() }))
             .await
             .map_err(|fault| fault.status(Method::Status))
     }
@@ -210,10 +157,14 @@ impl KeyManagementService for Kms {
     ) -> Result<Response<EncryptResponse>, Status> {
         let shared = &*self.0;
         let limit = deadline::remaining(request.metadata(), shared.call_limit);
-        // The plaintext is a slice of tonic's buffer, which lies outside our reach.
+        // The plaintext is a slice of tonic's buffer, which this code cannot wipe.
         let EncryptRequest { plaintext, uid } = request.into_inner();
         shared
-            .answer(Method::Encrypt, &uid, shared.encrypt(&plaintext, limit))
+            .answer(
+                Method::Encrypt,
+                &uid,
+                pin!(shared.encrypt(&plaintext, limit)),
+            )
             .await
             .map_err(|fault| fault.status(Method::Encrypt))
     }
@@ -229,7 +180,7 @@ impl KeyManagementService for Kms {
             .answer(
                 Method::Decrypt,
                 &request.uid,
-                shared.decrypt(&request, limit),
+                pin!(shared.decrypt(&request, limit)),
             )
             .await
             .map_err(|fault| fault.decrypt_status(&request.ciphertext))
@@ -239,10 +190,12 @@ impl KeyManagementService for Kms {
 impl Shared {
     fn status(&self) -> Result<StatusResponse, Fault> {
         let _slot = slot(&self.status_slots)?;
+
         let (healthz, key_id) = match self.view.snapshot().health {
             Health::Healthy(active) => ("ok", active.key().id().to_string()),
             Health::Unhealthy(_) => ("unhealthy", String::new()),
         };
+
         Ok(StatusResponse {
             version: API_VERSION.to_owned(),
             healthz: healthz.to_owned(),
@@ -255,27 +208,32 @@ impl Shared {
         if plaintext.is_empty() {
             return Err(Fault::EmptyPlaintext);
         }
-        within(limit, async {
-            let snapshot = self.view.snapshot();
-            let active = match &snapshot.health {
-                Health::Healthy(active) => active,
-                Health::Unhealthy(_) if snapshot.view.registry.is_none() => {
-                    return Err(Fault::NoActiveKey);
-                }
-                Health::Unhealthy(_) => return Err(Fault::Unhealthy),
-            };
-            let prepared = prepare_encrypt(active, &self.plugin_version);
-            let asking = self.encrypt_hedges.race(|| {
-                self.session.call(async |token| {
-                    let aad = &prepared.associated_data;
-                    self.transit
-                        .encrypt(&token, prepared.version, plaintext, aad)
-                        .await
-                })
-            });
-            let encrypted = asking.await?;
-            respond_encrypted(&prepared, &encrypted)
-        })
+
+        within(
+            limit,
+            pin!(async {
+                let snapshot = self.view.snapshot();
+                let active = match &snapshot.health {
+                    Health::Healthy(active) => active,
+                    Health::Unhealthy(_) if snapshot.view.registry.is_none() => {
+                        return Err(Fault::NoActiveKey);
+                    }
+                    Health::Unhealthy(_) => return Err(Fault::Unhealthy),
+                };
+                let prepared = prepare_encrypt(active, &self.plugin_version);
+                let asking = self.encrypt_hedges.race(|| {
+                    self.session.call(async |token| {
+                        let aad = &prepared.associated_data;
+                        self.transit
+                            .encrypt(&token, prepared.version, plaintext, aad)
+                            .await
+                    })
+                });
+
+                let encrypted = asking.await?;
+                respond_encrypted(&prepared, &encrypted)
+            }),
+        )
         .await
     }
 
@@ -288,6 +246,7 @@ impl Shared {
         if request.ciphertext.is_empty() {
             return Err(Fault::EmptyCiphertext);
         }
+
         let annotations = request
             .annotations
             .iter()
@@ -299,26 +258,32 @@ impl Shared {
             return Err(Fault::InvalidAnnotations);
         }
         check_sizes(&request.ciphertext, &request.key_id, annotations.clone())?;
-        within(limit, async {
-            let key_id = KeyId::parse(&request.key_id).map_err(|_| Fault::MalformedKeyId)?;
-            let (key, _slot) = self.known(key_id, known_slot).await?;
-            let annotations = Annotations::parse(annotations)?;
-            let ciphertext = TransitCiphertext::parse(&request.ciphertext)
-                .map_err(|_| Fault::InvalidCiphertext)?;
-            let prepared = prepare_decrypt(&key, &annotations, ciphertext)?;
-            let plaintext = self.lanes.decrypt(prepared).await?;
-            if plaintext.expose().is_empty() {
-                return Err(Fault::InvalidTransitAnswer);
-            }
-            Ok(DecryptResponse {
-                plaintext: Bytes::from_owner(Answered(plaintext)),
-            })
-        })
+
+        within(
+            limit,
+            pin!(async {
+                let key_id = KeyId::parse(&request.key_id).map_err(|_| Fault::MalformedKeyId)?;
+                let (key, _slot) = self.known(key_id, known_slot).await?;
+
+                let annotations = Annotations::parse(annotations)?;
+                let ciphertext = TransitCiphertext::parse(&request.ciphertext)
+                    .map_err(|_| Fault::InvalidCiphertext)?;
+                let prepared = prepare_decrypt(&key, &annotations, ciphertext)?;
+
+                let plaintext = self.batcher.decrypt(prepared).await?;
+                if plaintext.expose().is_empty() {
+                    return Err(Fault::InvalidTransitAnswer);
+                }
+                Ok(DecryptResponse {
+                    plaintext: Bytes::from_owner(Answered(plaintext)),
+                })
+            }),
+        )
         .await
     }
 
-    /// The key of this `key_id`, after a discovery if need be. Who waits for one gives back the
-    /// slot, so that unknown key_ids cannot keep out known ones.
+    /// The key of this `key_id`, after a discovery if necessary. A call releases its slot while it
+    /// waits for a discovery, so unknown key_ids cannot block known ones.
     async fn known<'a>(
         &'a self,
         key_id: KeyId,
@@ -326,14 +291,14 @@ impl Shared {
     ) -> Result<(DecryptKey, SemaphorePermit<'a>), Fault> {
         match self.lookup(&key_id) {
             Lookup::Known(key) => return Ok((key, held)),
-            Lookup::Withdrawn => return Err(Fault::Withdrawn),
+            Lookup::Disabled => return Err(Fault::Disabled),
             Lookup::Unknown => drop(held),
         }
         let discovered = self.discovery.ask(key_id.clone()).await;
         match (self.lookup(&key_id), discovered) {
             (Lookup::Known(key), _) => Ok((key, slot(&self.decrypt_slots)?)),
             (_, Err(failed)) => Err(Fault::Discovery(failed)),
-            (Lookup::Withdrawn, Ok(())) => Err(Fault::Withdrawn),
+            (Lookup::Disabled, Ok(())) => Err(Fault::Disabled),
             (Lookup::Unknown, Ok(())) => Err(Fault::UnknownKeyId),
         }
     }
@@ -342,24 +307,24 @@ impl Shared {
         self.view.lookup(key_id)
     }
 
-    /// Runs one call to its end, whatever that is, and accounts for it. Status has an empty `uid`.
+    /// Runs and records one call, including its panic. `uid` is empty for Status.
     async fn answer<T>(
         &self,
         method: Method,
         uid: &str,
-        work: impl Future<Output = Result<T, Fault>>,
+        work: impl Future<Output = Result<T, Fault>> + Unpin,
     ) -> Result<Response<T>, Fault> {
-        let account = Account::open(self, method, uid);
+        let record = CallRecord::open(self, method, uid);
         let outcome = match caught(work).await {
             Ok(outcome) => outcome,
             Err(kind) => Err(Fault::Panic(kind)),
         };
-        account.close(outcome.as_ref().err().copied());
+        record.close(outcome.as_ref().err().copied());
         outcome.map(Response::new)
     }
 }
 
-/// A plaintext on its way out, wiped once the last reference to it is gone.
+/// A plaintext in a response, wiped when its last reference is dropped.
 struct Answered(Arc<Plaintext>);
 
 impl AsRef<[u8]> for Answered {
@@ -368,19 +333,19 @@ impl AsRef<[u8]> for Answered {
     }
 }
 
-/// A slot of its own for one call, at once or not at all.
+/// Acquires a slot for one call without waiting.
 fn slot(slots: &Semaphore) -> Result<SemaphorePermit<'_>, Fault> {
     slots.try_acquire().map_err(|_| Fault::Concurrency)
 }
 
 async fn within<T>(
     limit: Duration,
-    work: impl Future<Output = Result<T, Fault>>,
+    work: impl Future<Output = Result<T, Fault>> + Unpin,
 ) -> Result<T, Fault> {
     timeout(limit, work).await.unwrap_or(Err(Fault::Deadline))
 }
 
-/// Holds Transit to the version that it was asked for, and the answer to what Kubernetes stores.
+/// Checks the Transit response against the requested key version and the size limits of Kubernetes.
 fn respond_encrypted(
     prepared: &PreparedEncrypt,
     encrypted: &Encrypted,
@@ -390,6 +355,7 @@ fn respond_encrypted(
     if ciphertext.version() != prepared.version || answered != prepared.version {
         return Err(Fault::InvalidTransitAnswer);
     }
+
     let response = EncryptResponse {
         ciphertext: Bytes::copy_from_slice(ciphertext.as_str().as_bytes()),
         key_id: prepared.key_id.to_string(),
@@ -400,6 +366,7 @@ fn respond_encrypted(
             .map(|(key, value)| (key.to_owned(), value.into_bytes().into()))
             .collect(),
     };
+
     let annotations = response
         .annotations
         .iter()
@@ -409,17 +376,17 @@ fn respond_encrypted(
     Ok(response)
 }
 
-/// The log line and metrics of one call. Dropped unclosed, the caller has gone away.
-struct Account<'a> {
+/// The log line and metrics of one call. Dropped unclosed, it records a canceled call.
+struct CallRecord<'a> {
     shared: &'a Shared,
     method: Method,
-    /// The API server's name of the call.
+    /// The UID of the request from the API server.
     uid: &'a str,
     started: Instant,
     open: bool,
 }
 
-impl<'a> Account<'a> {
+impl<'a> CallRecord<'a> {
     fn open(shared: &'a Shared, method: Method, uid: &'a str) -> Self {
         shared.metrics.kms_started(method);
         Self {
@@ -458,6 +425,7 @@ impl<'a> Account<'a> {
             .kms_finished(self.method, status, class, took);
         let duration_ms = took.as_secs_f64() * 1e3;
         let operation = self.method.operation();
+
         let incident = self.shared.correlation.incident(&SystemClock);
         let uid_hash = incident
             .filter(|_| !self.uid.is_empty())
@@ -490,7 +458,7 @@ impl<'a> Account<'a> {
     }
 }
 
-impl Drop for Account<'_> {
+impl Drop for CallRecord<'_> {
     fn drop(&mut self) {
         if self.open {
             self.record(code_name(Code::Cancelled), Some("canceled"), None);

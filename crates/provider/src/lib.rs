@@ -1,5 +1,11 @@
 //! The daemon and the command line of `bao-kms-provider`.
 
+#![allow(
+    missing_docs,
+    reason = "the library of a program: a name that says it all needs no line"
+)]
+
+pub mod advice;
 pub mod auth;
 pub mod benchmark;
 pub mod build_info;
@@ -11,10 +17,17 @@ pub mod descriptors;
 pub mod dev;
 pub mod diagnose;
 pub mod drill;
+pub mod duration;
+pub mod environment;
+mod error_chain;
+pub mod exit;
+pub mod group;
 pub mod hardening;
 pub mod jitter;
 pub mod kms;
+pub mod kms_api;
 pub mod lifecycle;
+pub mod node_files;
 pub mod nodes;
 pub mod plain_http;
 pub mod policy;

@@ -1,4 +1,4 @@
-//! What a process does around `serve`: umask, panics without their values, signals.
+//! Process setup around `serve`: umask, panic hook, signals.
 
 pub mod activation;
 pub mod service_manager;
@@ -8,8 +8,8 @@ use std::panic;
 use rustix::{fs::Mode, process::umask};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Prepares the process: what it creates is its owner's alone until it says otherwise, and a panic
-/// leaves its place in the log, but not its value, which may hold anything.
+/// Prepares the process. Created files are accessible to their owner only until their mode is set.
+/// A panic logs its location without its value, which may hold secrets.
 pub fn prepare() {
     umask(Mode::from_raw_mode(0o077));
     panic::set_hook(Box::new(|panicked| {
@@ -23,15 +23,15 @@ pub fn prepare() {
 pub enum Hangup {
     /// A command ends with its terminal.
     Stops,
-    /// A daemon goes on, with a line in the log: files that may change while it runs are read again by
-    /// themselves, and the configuration takes a restart.
+    /// A daemon continues, with a log line: changeable files are reloaded automatically, and a new
+    /// configuration requires a restart.
     IsIgnored,
 }
 
-/// Completes at SIGTERM, SIGINT, or a SIGHUP that stops.
+/// Completes at SIGTERM, SIGINT, or a SIGHUP with [`Hangup::Stops`].
 ///
 /// # Errors
-/// When the handlers cannot be installed.
+/// The signal handlers could not be installed.
 pub fn stop_signal(on_hangup: Hangup) -> std::io::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -2,17 +2,20 @@
 
 use std::process::ExitCode;
 
+use anstream::{AutoStream, ColorChoice};
 use provider::{cli, config::Environment, hardening};
 
 fn main() -> ExitCode {
-    // Of every command: a token, a DEK or an unseal share may be in it.
+    // For every command: a dump could hold a token, a DEK or an unseal share.
     hardening::keep_memory_private();
+    let color = AutoStream::choice(&std::io::stdout()) != ColorChoice::Never;
     let exit = cli::run(
         std::env::args_os(),
         &Environment::of_process(),
-        // Results pass through unchanged: a filter for terminals would drop bytes of them.
+        color,
+        // Results are passed through unchanged: a terminal filter would drop bytes of them.
         &mut std::io::stdout().lock(),
-        // Not locked: other threads tell on it how far they have come.
+        // Unlocked, because other threads report progress on it.
         &mut anstream::stderr(),
     );
     exit.into()

@@ -1,5 +1,5 @@
-//! What the control-plane nodes show of themselves: through their metrics, their sockets or copies
-//! of their state files. Reads only, and asks no node for more than its Status.
+//! Views of the control-plane nodes from their metrics, their sockets or copies of their state
+//! files. Read-only; the only call to a node is Status.
 
 use std::{
     fmt, fs,
@@ -13,7 +13,7 @@ use kms_domain::{
     recovery::nodes::{NodeView, Pending, StateView},
     registry::{
         RecordState,
-        anchor::Anchor,
+        checkpoint::CheckpointStatus,
         document::{Document, Generation},
     },
 };
@@ -31,25 +31,23 @@ pub mod report;
 
 use exposition::NotMetrics;
 
-/// The form of metrics that is read here.
+/// Media type of the metrics.
 const ACCEPT: &str = "application/openmetrics-text; version=1.0.0";
 
-/// The name that a report calls a node by: letters, digits, `.`, `-` and `_`.
+/// Name of a node in reports: letters, digits, `.`, `-` and `_`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeName(String);
 
-/// A node and the one window to look at it through.
+/// A node with its only source.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// What to call it.
     pub name: NodeName,
-    /// Where to look.
-    pub window: Window,
+    pub source: Source,
 }
 
-/// Where a node can be seen.
+/// Source of a view.
 #[derive(Debug, Clone)]
-pub enum Window {
+pub enum Source {
     /// The metrics of a running provider.
     Metrics(HttpUrl),
     /// The KMS socket of a running provider.
@@ -58,63 +56,61 @@ pub enum Window {
     State(StatePath),
 }
 
-/// What was seen of a node that answered.
+/// Successful view of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// What the comparison is made of.
+    /// Basis of the comparison.
     pub view: NodeView,
-    /// Of its state; each node counts its own.
+    /// Generation of its state. Each node has its own sequence.
     pub generation: Option<u64>,
-    /// How checkpoint and state agree.
+    /// Status of the checkpoint relative to the state.
     pub checkpoint: Option<&'static str>,
-    /// When the pending version was first seen, Unix seconds.
+    /// Time of the first observation of the pending version, in Unix seconds.
     pub pending_since: Option<u64>,
-    /// The least time from there to the promotion, as configured.
+    /// Configured minimum time from that observation to the promotion.
     pub expected_wait: Option<Duration>,
-    /// Why it does not serve.
+    /// Readiness reasons.
     pub reasons: Vec<String>,
-    /// The version of the program.
     pub provider_version: Option<String>,
-    /// Why its state is refused.
+    /// Reason for rejecting its state.
     pub refused: Option<String>,
-    /// Whether its window shows that it is no other node that was looked at.
+    /// Whether the source distinguishes this node from all others.
     pub told_apart: bool,
 }
 
-/// Why a node was not seen.
+/// Failure of a view.
 #[derive(Debug, thiserror::Error)]
 pub enum LookError {
-    /// Its metrics did not come.
+    /// Reading the metrics failed.
     #[error(transparent)]
     Scrape(#[from] GetError),
-    /// Something else answers, or the answer is damaged.
+    /// Metrics of another program, or damaged ones.
     #[error(transparent)]
     Metrics(#[from] NotMetrics),
-    /// Its Status did not come.
+    /// The Status call failed.
     #[error(transparent)]
     Socket(#[from] ProbeError),
-    /// Its state file cannot be read here.
+    /// The state file is unreadable.
     #[error(transparent)]
     State(Box<StateError>),
-    /// The look itself broke off.
+    /// The task ended without a result.
     #[error("looking at the node was interrupted")]
     Interrupted,
 }
 
-/// Why there is nothing to compare.
+/// Invalid set of nodes for a comparison.
 #[derive(Debug, thiserror::Error)]
 pub enum NodesProblem {
-    /// One node agrees with itself.
     #[error("at least two nodes are compared; name each with --metrics, --socket or --state")]
     TooFew,
-    /// A report could not tell them apart.
+    /// Two nodes have the same name.
     #[error(
         "two nodes are named {0}; a node is given once, with one of --metrics, --socket, --state"
     )]
     SameName(NodeName),
 }
 
-/// Requires two nodes or more, each under a name of its own.
+/// Requires at least two nodes, with distinct names.
 ///
 /// # Errors
 /// [`NodesProblem`].
@@ -133,10 +129,10 @@ pub fn require_comparable(nodes: &[Node]) -> Result<(), NodesProblem> {
 }
 
 impl NodeName {
-    /// Accepts what is safe to print.
+    /// Parses a name that is safe to print.
     ///
     /// # Errors
-    /// Any other character, or not 1 to 63 of them.
+    /// Other characters, or a length outside 1 to 63.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         if (1..=63).contains(&text.len()) && text.chars().all(allowed) {
@@ -146,7 +142,6 @@ impl NodeName {
         }
     }
 
-    /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -159,8 +154,8 @@ impl fmt::Display for NodeName {
     }
 }
 
-impl Window {
-    /// The word in reports.
+impl Source {
+    /// Code in reports.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -206,7 +201,7 @@ impl Window {
                 },
                 ..Seen::nothing()
             }),
-            // Status names no key then, and no reason either.
+            // An unhealthy Status has neither a key nor a reason.
             Err(ProbeError::Unhealthy) => Ok(Seen {
                 view: NodeView {
                     ready: Some(false),
@@ -234,12 +229,12 @@ impl Window {
     }
 }
 
-/// Looks at all nodes at once, so that they are seen at about the same moment; in their order.
+/// Views all nodes concurrently, to keep the views comparable. Keeps the order of `nodes`.
 pub async fn look(nodes: &[Node], limit: Duration) -> Vec<Result<Seen, LookError>> {
     let mut looks = JoinSet::new();
     for (index, node) in nodes.iter().enumerate() {
-        let window = node.window.clone();
-        looks.spawn(async move { (index, window.look(limit).await) });
+        let source = node.source.clone();
+        looks.spawn(async move { (index, source.look(limit).await) });
     }
     let mut seen: Vec<_> = nodes.iter().map(|_| Err(LookError::Interrupted)).collect();
     while let Some(looked) = looks.join_next().await {
@@ -252,7 +247,7 @@ pub async fn look(nodes: &[Node], limit: Duration) -> Vec<Result<Seen, LookError
     seen
 }
 
-/// A view that shows nothing.
+/// A view without facts.
 fn unseen() -> NodeView {
     NodeView {
         fingerprint: None,
@@ -285,7 +280,7 @@ impl Seen {
     }
 
     fn of_state(stored: &Stored) -> Self {
-        let unanchored = Anchor::Missing {
+        let unanchored = CheckpointStatus::Missing {
             first_generation: false,
         };
         let refused = (stored.anchor == unanchored).then(|| {

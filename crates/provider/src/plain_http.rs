@@ -1,4 +1,4 @@
-//! A single GET over plain HTTP, as the listeners of a provider answer it, bounded in time and size.
+//! A single GET over plain HTTP to a provider's listener, with limits on time and size.
 
 use std::{fmt, time::Duration};
 
@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use kms_domain::digest::TextHash;
 use tokio::{net::TcpStream, time::timeout};
 
-/// More than fifty times what a provider shows.
+/// More than fifty times the size of a provider's response.
 const MAX_BYTES: usize = 1024 * 1024;
 
 /// `http://host:port/path`.
@@ -21,54 +21,39 @@ pub struct HttpUrl {
     path: String,
 }
 
-/// Why no text came.
+/// Why the request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GetError {
-    /// Nobody listens there, or the name has no address.
+    /// The connection is refused, or the name has no address.
     #[error("no connection to {url}")]
     Connect {
-        /// Where to.
         url: HttpUrl,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// What answers does not speak HTTP, or broke off.
+    /// The peer does not speak HTTP, or closed the connection early.
     #[error("{url} does not answer as an HTTP server does")]
     Http {
-        /// Who.
         url: HttpUrl,
-        /// Why.
         #[source]
         source: hyper::Error,
     },
-    /// An answer with another status than 200.
+    /// A response with another status than 200.
     #[error("{url} answered with HTTP status {}", status.as_u16())]
-    Status {
-        /// Who.
-        url: HttpUrl,
-        /// Of the answer.
-        status: StatusCode,
-    },
-    /// The answer is no text of a fair size.
+    Status { url: HttpUrl, status: StatusCode },
+    /// The body is too large, incomplete, or invalid UTF-8.
     #[error("{url} answered with more than {MAX_BYTES} bytes, broke off, or not with text")]
-    Body {
-        /// Who.
-        url: HttpUrl,
-    },
-    /// It took too long.
+    Body { url: HttpUrl },
+    /// The time limit was exceeded.
     #[error("{url} did not answer in time")]
-    Timeout {
-        /// Who.
-        url: HttpUrl,
-    },
+    Timeout { url: HttpUrl },
 }
 
 impl HttpUrl {
-    /// A listener of this configuration, seen from its own node.
+    /// A listener in this configuration, as reached from its own node.
     #[must_use]
     pub fn local((host, port): (&str, u16), path: &str) -> Self {
-        // An address that means all addresses is none to connect to.
+        // The wildcard address is valid for listening only; connect to loopback instead.
         let host = match host {
             "" | "0.0.0.0" => "127.0.0.1",
             "::" | "[::]" => "::1",
@@ -81,12 +66,13 @@ impl HttpUrl {
         }
     }
 
-    /// Reads what the command line names; without a path it is that of metrics.
+    /// Parses the URL of a command-line option; the default path is `/metrics`.
     ///
     /// # Errors
-    /// What is wrong with the text, and what would be right.
+    /// The violated rule, with the expected form.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         const FORM: &str = "must be http://HOST:PORT, such as http://127.0.0.1:8081";
+
         let uri: Uri = text.parse().map_err(|_| FORM)?;
         let authority = uri.authority().ok_or(FORM)?;
         match uri.scheme_str() {
@@ -99,9 +85,11 @@ impl HttpUrl {
             }
             _ => return Err(FORM),
         }
+
         if authority.as_str().contains('@') || uri.query().is_some() {
             return Err("must have no user and no query");
         }
+
         let host = authority.host();
         let port = match authority.as_str().strip_prefix(host) {
             Some("") => 80,
@@ -116,10 +104,12 @@ impl HttpUrl {
         if host.is_empty() {
             return Err(FORM);
         }
+
         let path = match uri.path() {
             "" | "/" => "/metrics",
             path => path,
         };
+
         Ok(Self {
             host: host.to_owned(),
             port,
@@ -127,7 +117,7 @@ impl HttpUrl {
         })
     }
 
-    /// Names the place, so that one place under two names is recognised.
+    /// Identifies the listener, also if it is given once as `localhost` and once as `127.0.0.1`.
     #[must_use]
     pub(crate) fn mark(&self) -> TextHash {
         let host = match &*self.host {
@@ -152,7 +142,7 @@ impl fmt::Display for HttpUrl {
     }
 }
 
-/// The text at `url`, in the form that `accept` names. Follows no redirect.
+/// The text at `url`; `accept` is the media type of the request. Redirects are errors.
 ///
 /// # Errors
 /// [`GetError`].
@@ -169,17 +159,20 @@ async fn exchange(url: &HttpUrl, accept: &'static str) -> Result<String, GetErro
         source,
     };
     let unusable = || GetError::Body { url: url.clone() };
+
     let stream = TcpStream::connect((&*url.host, url.port)).await;
     let stream = stream.map_err(|source| GetError::Connect {
         url: url.clone(),
         source,
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+
     let request = Request::get(&url.path)
         .header(header::HOST, url.authority())
         .header(header::ACCEPT, accept)
         .body(Empty::<Bytes>::new())
         .map_err(|_| unusable())?;
+
     let answer = async {
         let response = sender.send_request(request).await.map_err(http)?;
         let status = response.status();
@@ -191,7 +184,7 @@ async fn exchange(url: &HttpUrl, accept: &'static str) -> Result<String, GetErro
         let body = body.collect().await.map_err(|_| unusable())?.to_bytes();
         String::from_utf8(body.into()).map_err(|_| unusable())
     };
-    // The connection moves the bytes while the answer is waited for.
+    // Polls the connection to transfer data while the response is pending.
     let mut connection = std::pin::pin!(connection);
     let mut answer = std::pin::pin!(answer);
     tokio::select! {

@@ -1,8 +1,8 @@
-//! The OpenBao policy that the provider needs: everything that is granted, and why.
+//! The OpenBao policy of the provider: all grants with their reasons.
 
 use kms_domain::scope::TransitKeyPath;
 
-/// A mount path with characters that are more than text in a policy.
+/// A mount path with characters of special meaning in a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "transit.mountPath {0:?} cannot be written in a policy without granting something else: \
@@ -10,10 +10,10 @@ use kms_domain::scope::TransitKeyPath;
 )]
 pub struct UnsafePolicyPath(String);
 
-/// The policy in HCL; `place` says in its heading where it belongs.
+/// The policy in HCL; its heading names `place` as its target.
 ///
 /// # Errors
-/// When the mount path would be more than text in a policy.
+/// The mount path has characters of special meaning in a policy.
 pub fn policy(
     key: &TransitKeyPath,
     renewal: bool,
@@ -27,19 +27,21 @@ pub fn policy(
     Ok(hcl)
 }
 
-/// Path, capability and reason of everything that is granted. A capability that is not here is
-/// denied: in particular no `create` on encrypt, which would make a missing key.
+/// Path, capability and reason of every grant. All other capabilities are denied, in particular
+/// `create` on encrypt, which would create a missing key.
 fn grants(
     key: &TransitKeyPath,
     renewal: bool,
 ) -> Result<Vec<(String, &'static str, &'static str)>, UnsafePolicyPath> {
     let mount = key.mount_path.as_str();
     let name = key.key_name.as_str();
-    // `+` and a final `*` are wildcards, quotes and `$` have a meaning in HCL.
+
+    // `+` and a final `*` are wildcards; quotes and `$` have a meaning in HCL.
     let plain = |c: char| c.is_alphanumeric() || "_-./".contains(c);
     if !mount.chars().all(plain) {
         return Err(UnsafePolicyPath(mount.to_owned()));
     }
+
     let mut grants = vec![
         (
             format!("{mount}/keys/{name}"),
@@ -56,9 +58,10 @@ fn grants(
         (
             "sys/capabilities-self".to_owned(),
             "update",
-            "Check that this policy grants no more.",
+            "Compare this policy: it must grant no more.",
         ),
     ];
+
     if renewal {
         grants.push((
             "auth/token/renew-self".to_owned(),

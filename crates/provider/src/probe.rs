@@ -1,4 +1,4 @@
-//! One Status, Encrypt and Decrypt through a provider's socket, as kube-apiserver would call it.
+//! One Status, Encrypt and Decrypt through a provider's socket, like kube-apiserver.
 
 use std::{path::Path, time::Duration};
 
@@ -11,11 +11,14 @@ use tonic::{
 };
 use zeroize::Zeroizing;
 
-use crate::kms::{
-    API_VERSION,
-    generated::{
-        DecryptRequest, EncryptRequest, StatusRequest,
-        key_management_service_client::KeyManagementServiceClient,
+use crate::{
+    advice::{Cause, node},
+    kms_api::{
+        API_VERSION,
+        generated::{
+            DecryptRequest, EncryptRequest, StatusRequest,
+            key_management_service_client::KeyManagementServiceClient,
+        },
     },
 };
 
@@ -26,96 +29,85 @@ pub struct KmsClient {
     limit: Duration,
 }
 
-/// What a healthy Status says.
+/// A healthy Status.
 #[derive(Debug)]
 pub struct Healthy {
-    /// The active key.
+    /// The key_id of the active key.
     pub key_id: KeyId,
-    /// How long the answer took.
+    /// Duration of the call.
     pub took: Duration,
 }
 
 /// A completed round trip.
 #[derive(Debug)]
 pub struct RoundTrip {
-    /// The key of Status and Encrypt.
+    /// The key_id in Status and Encrypt.
     pub key_id: KeyId,
     /// Length of the ciphertext in bytes.
     pub ciphertext_bytes: usize,
     /// The ciphertext without its payload, such as `vault:v1:`.
     pub ciphertext_prefix: String,
-    /// Annotations beside it.
+    /// Number of annotations.
     pub annotations: usize,
-    /// Times of the three calls.
+    /// Duration of Status.
     pub status: Duration,
-    /// See `status`.
+    /// Duration of Encrypt.
     pub encrypt: Duration,
-    /// See `status`.
+    /// Duration of Decrypt.
     pub decrypt: Duration,
 }
 
-/// The first step that did not go as it must. Texts of the server are not kept.
+/// The first failed step. Server messages are dropped.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// The path cannot be a socket's.
+    /// The path is invalid for a socket.
     #[error("cannot connect to the socket")]
     Connect(#[source] tonic::transport::Error),
-    /// A call failed.
-    #[error("{call} failed with gRPC code {code:?}: {advice}")]
+    #[error("{call} failed with gRPC code {code:?}: {}", cause.headline)]
     Call {
         /// Status, Encrypt or Decrypt.
         call: &'static str,
-        /// The code alone.
         code: Code,
-        /// What to do.
-        advice: &'static str,
+        cause: &'static Cause,
     },
-    /// The peer speaks another version of the API.
+    /// The peer implements another version of the API.
     #[error("Status reports an API version other than {API_VERSION}: this is no KMS v2 provider")]
     ApiVersion,
-    /// The provider is not ready to encrypt.
-    #[error(
-        "Status is not ok: new Secrets cannot be written; whether existing ones can be read, `triage` tells"
-    )]
+    /// The provider reports another health than `ok`.
+    #[error("Status is not ok: the provider is unhealthy, and new Secrets cannot be written")]
     Unhealthy,
-    /// Not a `key_id` of this provider.
-    #[error("the key_id of Status has not the form of this provider's key_ids")]
+    /// The `key_id` has another format than this provider's.
+    #[error("the key_id of Status has another format than those of this provider")]
     ForeignKeyId,
-    /// Another key than expected.
-    #[error(
-        "the active key_id is {found}, expected {expected}: compare configuration and state with the other nodes"
-    )]
+    /// The active key differs from the expected one.
+    #[error("the active key_id is {found}, expected {expected}")]
     UnexpectedKeyId {
-        /// What the caller asked for.
         expected: KeyId,
-        /// What Status said.
+        /// The `key_id` in Status.
         found: KeyId,
     },
-    /// No random bytes to encrypt.
+    /// The system call for random bytes failed.
     #[error("no random bytes from the system")]
     Random(#[source] rustix::io::Errno),
-    /// Encrypt answered nothing.
-    #[error("Encrypt answered without ciphertext")]
+    #[error("Encrypt returned no ciphertext")]
     EmptyCiphertext,
-    /// Encrypt used another key than Status named.
-    #[error(
-        "Encrypt used another key than Status named: if a rotation was just promoted, try again"
-    )]
+    /// The key of Encrypt differs from the one in Status.
+    #[error("Encrypt used another key than Status named")]
     KeyChanged,
-    /// No connection came about, or the provider never became ready.
-    #[error("no answer in time; see the provider's log")]
+    /// The connection failed, or the provider stayed unready until the deadline.
+    #[error("no answer in time")]
     Timeout,
-    /// Other bytes came back.
-    #[error("Decrypt gave back other bytes: do not write Secrets through this provider")]
+    /// Decrypt returned other bytes than were encrypted.
+    #[error("Decrypt returned other bytes than were encrypted")]
     WrongPlaintext,
 }
 
 impl KmsClient {
-    /// Connects at the first call. Each [`healthy`](Self::healthy) and each
-    /// [`round_trip`](Self::round_trip) ends within `limit`, all their calls together.
+    /// Connects at the first call. `limit` is the time for each [`healthy`](Self::healthy) and each
+    /// [`round_trip`](Self::round_trip), including all calls of the latter.
     ///
     /// # Errors
-    /// When the path cannot name a socket.
+    /// The path is invalid for a socket.
     pub fn new(socket: &Path, limit: Duration) -> Result<Self, ProbeError> {
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))
             .map_err(ProbeError::Connect)?;
@@ -124,10 +116,10 @@ impl KmsClient {
         Ok(Self { client, limit })
     }
 
-    /// Asks for Status and requires `ok`.
+    /// Calls Status and requires `ok`.
     ///
     /// # Errors
-    /// Also when the `key_id` is not `expected`.
+    /// [`ProbeError`], also for another `key_id` than `expected`.
     pub async fn healthy(&mut self, expected: Option<&KeyId>) -> Result<Healthy, ProbeError> {
         let deadline = Instant::now() + self.limit;
         self.healthy_by(deadline, expected).await
@@ -158,10 +150,10 @@ impl KmsClient {
         }
     }
 
-    /// Status, then 32 random bytes through Encrypt and Decrypt.
+    /// Calls Status, then Encrypt and Decrypt with 32 random bytes.
     ///
     /// # Errors
-    /// The first step that fails.
+    /// The first failed step.
     pub async fn round_trip(&mut self, expected: Option<&KeyId>) -> Result<RoundTrip, ProbeError> {
         let deadline = Instant::now() + self.limit;
         let healthy = self.healthy_by(deadline, expected).await?;
@@ -222,8 +214,7 @@ fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, ProbeError> {
     Ok(bytes)
 }
 
-/// Waits for one call's answer until the deadline of all calls, so that the call that hangs is the
-/// one that is named.
+/// Waits for one call until the common deadline of all calls, so a timeout names the hanging call.
 async fn answered<T>(
     call: &'static str,
     deadline: Instant,
@@ -236,17 +227,26 @@ async fn answered<T>(
     }
 }
 
-/// Keeps the code and drops the message, which is the server's.
-fn call_failed(call: &'static str, code: Code) -> ProbeError {
-    let advice = match code {
-        Code::Unavailable => {
-            "nobody serves the socket, or OpenBao is out of reach; see the provider's log"
+impl ProbeError {
+    /// The cause of the failed probe.
+    #[must_use]
+    pub fn cause(&self) -> &'static Cause {
+        match self {
+            Self::Connect(_) => &node::SOCKET_DENIED,
+            Self::Call { cause, .. } => cause,
+            Self::ApiVersion | Self::ForeignKeyId => &node::NOT_KMS_V2,
+            Self::Unhealthy | Self::EmptyCiphertext => &node::UNHEALTHY,
+            Self::UnexpectedKeyId { .. } => &node::KEY_ID_UNEXPECTED,
+            Self::Random(_) => &node::NO_RANDOM,
+            Self::KeyChanged => &node::KEY_CHANGED,
+            Self::Timeout => &node::NO_ANSWER,
+            Self::WrongPlaintext => &node::WRONG_BYTES,
         }
-        Code::DeadlineExceeded | Code::Cancelled => "no answer in time; see the provider's log",
-        Code::PermissionDenied => "OpenBao's policy refuses; see `policy openbao`",
-        Code::Unauthenticated => "the provider cannot log in to OpenBao; see its log",
-        Code::FailedPrecondition => "the provider is unhealthy; see the reasons on /ready",
-        _ => "see the provider's log",
-    };
-    ProbeError::Call { call, code, advice }
+    }
+}
+
+/// Keeps the code and drops the server's message.
+fn call_failed(call: &'static str, code: Code) -> ProbeError {
+    let cause = node::of_code(code);
+    ProbeError::Call { call, code, cause }
 }

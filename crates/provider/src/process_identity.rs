@@ -1,5 +1,5 @@
-//! User and groups of a process, read from `/proc`, and how to take them on: what a socket lets
-//! kube-apiserver do shows only to a caller with kube-apiserver's own identity.
+//! User and groups of a process, read from `/proc`, and their assumption by a thread. Only a caller
+//! with kube-apiserver's identity can test its permissions on the socket.
 
 use std::{fmt, fs, io, path::Path};
 
@@ -8,7 +8,7 @@ use rustix::{
     thread,
 };
 
-/// What the kernel checks on connecting to a socket.
+/// Credentials checked by the kernel when a process connects to a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessIdentity {
     /// Effective user.
@@ -19,43 +19,36 @@ pub struct ProcessIdentity {
     pub groups: Vec<u32>,
 }
 
-/// Why an identity cannot be had.
+/// Why an identity is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// No process of that name.
     #[error("no process named {0} runs here: start it, or leave --as-process out")]
     NotRunning(String),
-    /// Several, so it is open which one is meant.
-    #[error("{count} processes named {name} run here, so it is open which one is meant")]
+    /// Several processes have the name.
+    #[error("{count} processes named {name} run here; name one of them")]
     Several {
-        /// The name asked for.
         name: String,
-        /// How many.
+        /// Number of processes found.
         count: usize,
     },
-    /// A file that tells identities could not be read.
+    /// A file with identities could not be read.
     #[error("cannot read {path}")]
     Unreadable {
-        /// The file.
         path: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// `/proc/<pid>/status` has no such line, or not in the known form.
+    /// The line is missing in `/proc/<pid>/status` or has an unknown format.
     #[error("{path} has no usable {field} line")]
     Field {
-        /// The file.
         path: String,
-        /// The line.
+        /// Name of the line.
         field: &'static str,
     },
-    /// Only root may become somebody else.
+    /// Only root may assume another identity.
     #[error("cannot take on {identity}: run this command as root")]
     Assume {
-        /// Whose.
         identity: ProcessIdentity,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -65,16 +58,16 @@ impl ProcessIdentity {
     /// The identity of this process.
     ///
     /// # Errors
-    /// When `/proc` cannot be read.
+    /// `/proc` is unreadable.
     pub fn own() -> Result<Self, IdentityError> {
         read(Path::new("/proc/self/status"))
     }
 
-    /// What a service manager gives a process of this user: the groups of the local user and group
-    /// files, or `gid` alone for a user that they do not know.
+    /// The identity of a process started for this user by a service manager: the groups in the
+    /// local user and group files, or `gid` alone for a user outside these files.
     ///
     /// # Errors
-    /// When one of the files cannot be read.
+    /// One of the files is unreadable.
     pub fn of_user(uid: u32, gid: u32) -> Result<Self, IdentityError> {
         let lines = |path: &str| {
             fs::read(path)
@@ -85,6 +78,7 @@ impl ProcessIdentity {
                 })
         };
         let (users, groups) = (lines("/etc/passwd")?, lines("/etc/group")?);
+
         // name:password:uid:gid:...
         let user = users.lines().find_map(|line| {
             let mut fields = line.split(':');
@@ -98,6 +92,7 @@ impl ProcessIdentity {
                 groups: vec![gid],
             });
         };
+
         // name:password:gid:member,member
         let member_of = groups.lines().filter_map(|line| {
             let mut fields = line.split(':').skip(2);
@@ -111,10 +106,10 @@ impl ProcessIdentity {
         Ok(Self { uid, gid, groups })
     }
 
-    /// The identity of the one process whose executable has this name.
+    /// The identity of the single process with this executable name.
     ///
     /// # Errors
-    /// When there is none, or more than one.
+    /// Zero or several processes have the name.
     pub fn of_process(name: &str) -> Result<Self, IdentityError> {
         let proc = |source| IdentityError::Unreadable {
             path: "/proc".to_owned(),
@@ -137,14 +132,14 @@ impl ProcessIdentity {
         }
     }
 
-    /// Gives this thread, and those that it starts from now on, this identity for good.
+    /// Permanently gives this identity to this thread and to threads it starts later.
     ///
     /// # Errors
-    /// When the process may not do that.
+    /// The process lacks the privilege.
     pub fn assume(&self) -> Result<(), IdentityError> {
         let groups: Vec<Gid> = self.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        // The user last: without it the other two are no longer permitted.
+        // The user comes last: the other two calls need its privileges.
         thread::set_thread_groups(&groups)
             .and_then(|()| thread::set_thread_res_gid(gid, gid, gid))
             .and_then(|()| thread::set_thread_res_uid(uid, uid, uid))
@@ -168,9 +163,9 @@ impl fmt::Display for ProcessIdentity {
     }
 }
 
-/// Whether the process was started as `name`, by its first argument or its executable's name.
+/// Whether the process was started as `name`, according to the base name of its first argument.
 fn is_named(directory: &Path, name: &str) -> bool {
-    // A process that ends meanwhile has no files any more.
+    // The files of an ended process are gone.
     let first_argument = fs::read(directory.join("cmdline")).unwrap_or_default();
     let first_argument = first_argument
         .split(|byte| *byte == 0)
@@ -189,6 +184,7 @@ fn read(status: &Path) -> Result<ProcessIdentity, IdentityError> {
         path: path.clone(),
         source,
     })?;
+
     let numbers = |field: &'static str| -> Result<Vec<u32>, IdentityError> {
         let line = text.lines().find_map(|line| line.strip_prefix(field));
         line.and_then(|rest| {
@@ -202,6 +198,7 @@ fn read(status: &Path) -> Result<ProcessIdentity, IdentityError> {
             field,
         })
     };
+
     // Real, effective, saved and file system identity, in this order.
     let effective = |field| match numbers(field)?.get(1) {
         Some(id) => Ok(*id),
@@ -210,6 +207,7 @@ fn read(status: &Path) -> Result<ProcessIdentity, IdentityError> {
             field,
         }),
     };
+
     let mut groups = numbers("Groups")?;
     groups.sort_unstable();
     Ok(ProcessIdentity {

@@ -1,16 +1,17 @@
-//! Evidence from etcd: where it is read from, and what it adds up to.
+//! Evidence from etcd: its sources and its evaluation.
 //!
-//! Whatever etcd holds may be damaged or hostile. An answer exists only once all of it was read; a
-//! part is never shown as the whole.
+//! Data from etcd is untrusted; it may be damaged or hostile. A source gives a result only if it
+//! was read completely.
 
 pub mod backup_record;
+pub mod cause;
 pub mod drift;
 pub mod etcd_live;
 pub mod evidence;
 pub mod evidence_report;
-mod excerpt;
 pub mod form;
 pub mod inventory;
+pub mod local_knowledge;
 pub mod pair_report;
 pub mod prefix;
 pub mod raft_snapshot;
@@ -19,10 +20,10 @@ pub mod recovery_report;
 pub mod retirement_report;
 pub mod scan;
 mod tar_files;
+mod truncated;
 pub mod unpacked;
 pub mod unread;
 pub mod verify_pair;
-pub mod witness;
 
 use std::{
     fs::{File, OpenOptions},
@@ -43,29 +44,30 @@ use rustix::fs::OFlags;
 use unpacked::{UnpackError, unpack};
 use unread::Unread;
 
-/// Where the objects come from.
+use crate::advice::{Found, Site, advise, snapshot};
+
+/// Source of the objects.
 #[derive(Debug)]
 pub enum EtcdSource {
-    /// What `etcdctl snapshot save` wrote, or the `member/snap/db` of a stopped member; also in a
-    /// gzip, zip, zstd or tar archive.
+    /// A file of `etcdctl snapshot save`, or the `member/snap/db` of a stopped member; plain, or in
+    /// a gzip, zip, zstd or tar archive.
     File(SnapshotFile),
-    /// A running etcd, read at one revision.
+    /// A running etcd, read at a single revision.
     Live(LiveEtcd),
 }
 
-/// A file that is open, so that every reading is of the same one.
+/// An open file, so that every reading uses the same inode.
 #[derive(Debug)]
 pub struct SnapshotFile {
     path: PathBuf,
     file: File,
-    /// The database in the file, if that is an archive, and the file as it was when it was unpacked.
+    /// Database from an archive, and the stamp of the archive before unpacking.
     unpacked: OnceLock<(File, Stamp)>,
-    /// The file as it was when its hash was found to be right. A later reading need not compute the
-    /// hash again while it is the same.
+    /// Stamp of the file with the verified hash. Readings with an equal stamp skip the hash.
     verified: OnceLock<Stamp>,
 }
 
-/// What changes when a file is written to.
+/// File attributes for detecting writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     size: u64,
@@ -73,38 +75,36 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// What was gathered from a source that was read to its end.
+/// Result of a source read to its end.
 #[derive(Debug)]
 pub struct EtcdReading<A> {
-    /// What was gathered of all objects.
     pub gathered: A,
-    /// What etcd held.
+    /// Revision of the reading, and number of keys and superseded revisions.
     pub totals: Totals,
-    /// What vouches for it.
     pub trust: Trust,
-    /// Keys of a running etcd that were left unread.
+    /// Keys outside the permitted or requested range of a running etcd.
     pub unread: Option<Unread>,
 }
 
-/// What vouches for a reading.
+/// Integrity status of a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// The file, as far as it can.
+    /// Read from a file.
     File {
-        /// Whether a hash was there to compare.
+        /// Whether the file has a hash at its end.
         integrity: Integrity,
-        /// The meta page, 0 or 1, that is not sound: what was written last may be missing.
+        /// Number of the damaged meta page, 0 or 1. The last transaction may be missing.
         damaged_meta: Option<u64>,
     },
-    /// A running etcd, whose word is taken.
+    /// Read from a running etcd. Its responses are trusted.
     Live {
-        /// How often compaction removed the revision being read, and a newer one was begun.
+        /// Number of restarts at a newer revision because compaction removed the current one.
         restarts: u32,
     },
 }
 
 impl Trust {
-    /// Why the reading may show something else than what was stored.
+    /// Reason why the reading may differ from the stored data; `None` if there is no known reason.
     #[must_use]
     pub fn doubt(self) -> Option<String> {
         match self {
@@ -124,7 +124,7 @@ impl Trust {
         }
     }
 
-    /// The word in reports.
+    /// Code in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -141,50 +141,42 @@ impl Trust {
     }
 }
 
-/// Why a source gave no answer.
+/// Failure of a source.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
-    /// There is no such file, or it may not be read.
+    /// The file does not exist, or opening it is not permitted.
     #[error("cannot open the etcd snapshot {}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file could not be read to its end, or is damaged.
-    #[error("the etcd snapshot {} gives no answer", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    /// Reading failed before the end of the file, or the file is damaged.
+    #[error("the etcd snapshot {} was not read to its end", path.display())]
     Snapshot {
-        /// The file.
         path: PathBuf,
-        /// Where it is damaged.
+        /// Position and kind of damage.
         source: SnapshotError,
     },
-    /// The file has another form, or is an archive that gives no snapshot.
+    /// The file has another format, or unpacking it yielded no snapshot.
     #[error("the etcd snapshot {} was not read", path.display())]
     Form {
-        /// The file.
         path: PathBuf,
-        /// The form, or why it was not unpacked.
+        /// Detected format, or failure of unpacking.
         #[source]
         problem: UnpackError,
     },
-    /// A running etcd could not be read to its end.
     #[error(transparent)]
     Live(#[from] LiveError),
-    /// More different key IDs, encrypted DEKs and resources than any cluster has.
+    /// More distinct key IDs, encrypted DEKs and resources than in any cluster.
     #[error(
         "etcd holds more than {limit} bytes of different key IDs, encrypted DEKs, annotations and \
          resource names: no cluster writes so many, so it is damaged or was made to exhaust memory"
     )]
     TooVaried {
-        /// The limit in bytes.
+        /// Memory limit in bytes.
         limit: usize,
     },
 }
 
 impl EtcdSource {
-    /// Opens a snapshot file. Its form is looked at when it is read.
+    /// Opens a snapshot file. Its format is detected at the first reading.
     ///
     /// # Errors
     /// [`EtcdError::Open`].
@@ -203,12 +195,13 @@ impl EtcdSource {
         }
     }
 
-    /// Lets `gather` put every object into what `new` makes. A reading that must begin anew drops
-    /// what it has gathered so far and calls `new` again. A running etcd shows only the newest
-    /// revisions, whichever are asked for; its progress counts objects, that of a file bytes.
+    /// Passes every object to `gather`, with an accumulator from `new`. A restart drops the
+    /// accumulator and calls `new` again. A running etcd has only the newest revisions, so it
+    /// ignores `revisions`. Progress counts bytes of a file, and objects of a running etcd.
     ///
     /// # Errors
-    /// Whatever keeps the reading from its end. Whatever else `gather` did must be undone.
+    /// [`EtcdError`] before the end of the source. The caller must then undo side effects of
+    /// `gather`.
     pub fn read<A>(
         &self,
         revisions: Revisions,
@@ -246,12 +239,12 @@ impl EtcdSource {
                     source,
                 })
             }
-            // etcd answers for one revision at a time, so the older ones are out of reach.
+            // An etcd range has a single revision per key, so superseded ones are unavailable.
             Self::Live(live) => Ok(live.read(on_progress, new, gather)?),
         }
     }
 
-    /// The file or the servers, for reports.
+    /// Path of the file, or URLs of the members, for reports.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -262,20 +255,21 @@ impl EtcdSource {
 }
 
 impl SnapshotFile {
-    /// The file as it was given, packed or not.
+    /// The original file, packed or plain.
     pub(crate) fn given(&self) -> &File {
         &self.file
     }
 
-    /// The database: the file itself, or what was unpacked from it.
+    /// The database: the file itself, or its unpacked copy.
     ///
     /// # Errors
-    /// [`EtcdError::Form`], or [`EtcdError::Snapshot`] when the file cannot be read.
+    /// [`EtcdError::Form`], or [`EtcdError::Snapshot`] if reading the file fails.
     pub(crate) fn database(&self) -> Result<&File, EtcdError> {
         let form = |problem| EtcdError::Form {
             path: self.path.clone(),
             problem,
         };
+
         let now = Stamp::of(&self.file).map_err(|error| form(UnpackError::Read(error)))?;
         if let Some((database, then)) = self.unpacked.get() {
             return match now == *then {
@@ -283,6 +277,7 @@ impl SnapshotFile {
                 false => Err(form(UnpackError::Changed)),
             };
         }
+
         let plain = self.file.metadata().is_ok_and(|it| it.is_file())
             && is_database(&self.file).map_err(|source| EtcdError::Snapshot {
                 path: self.path.clone(),
@@ -291,6 +286,7 @@ impl SnapshotFile {
         if plain {
             return Ok(&self.file);
         }
+
         let database = unpack(&self.file).map_err(form)?;
         if Stamp::of(&self.file).ok() != Some(now) {
             return Err(form(UnpackError::Changed));
@@ -300,10 +296,10 @@ impl SnapshotFile {
     }
 }
 
-/// Opens a file of a backup set without waiting for the writer of a pipe.
+/// Opens a file of a backup set. Non-blocking, so that a pipe without a writer causes no hang.
 ///
 /// # Errors
-/// When there is no such file, or it may not be read.
+/// The file does not exist, or opening it is not permitted.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     OpenOptions::new().read(true).custom_flags(flags).open(path)
@@ -321,7 +317,7 @@ impl Stamp {
 }
 
 impl EtcdError {
-    /// Whether the source was read and found to be damaged.
+    /// Whether the source was readable but damaged.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -331,14 +327,30 @@ impl EtcdError {
         }
     }
 
-    /// What helps with a file of another form: a command that unpacks it where there is one.
+    /// Whether the command line lacks a required option.
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(self, Self::Live(LiveError::NoAuthority { .. }))
+    }
+
+    /// Cause of the failure.
+    #[must_use]
+    pub fn cause(&self) -> Found {
+        match self {
+            Self::Form { path, problem } => problem.cause(path),
+            Self::Open { .. } => (&snapshot::NOT_OPENED, Vec::new()),
+            Self::Snapshot { source, .. } if source.is_damage() => (&snapshot::DAMAGED, Vec::new()),
+            Self::Snapshot { .. } => (&snapshot::UNREADABLE, Vec::new()),
+            Self::TooVaried { .. } => (&snapshot::OVERSIZED, Vec::new()),
+            Self::Live(error) => (error.cause(), Vec::new()),
+        }
+    }
+
+    /// First step of the cause, for reports without a result of the common model.
     #[must_use]
     pub fn next_step(&self) -> Option<String> {
-        match self {
-            Self::Form { path, problem } => problem.next_step(path),
-            Self::Open { .. } | Self::Snapshot { .. } | Self::Live(_) | Self::TooVaried { .. } => {
-                None
-            }
-        }
+        // The steps of these causes need no configuration.
+        let advice = advise(&self.cause(), &Site::new(Path::new(""), None));
+        Some(advice.steps.first()?.sentence())
     }
 }

@@ -1,8 +1,8 @@
-//! Retiring and restoring key versions on this node: gather, let the domain plan, and, once an
-//! operator has reviewed the plan, commit it. Implements `docs/format/state-document.md`
-//! section 10.
+//! Retires and restores key versions on this node: gathers facts, plans in the domain crate and,
+//! after an operator's review, commits the plan. Implements `docs/format/state-document.md` section
+//! 10.
 //!
-//! OpenBao is read and never changed.
+//! Access to OpenBao is read-only.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -10,11 +10,11 @@ use kms_domain::{
     recovery::{
         claims::VersionClaims,
         evidence::{Retirement, judge_retirement},
-        origin::{Lineage, LiveKey},
         rebuild::OWN_STATE,
+        resolve::{KeyResolver, LiveKey},
     },
     registry::{
-        anchor::Anchor,
+        checkpoint::CheckpointStatus,
         document::{Document, StateHash},
         retire::{Plan, PlanOutdated, PlanRefused, plan_restoration, plan_retirement},
     },
@@ -33,39 +33,36 @@ use crate::{
     state::{CommitError, MissingCheckpoint, StateError, Stored},
 };
 
-/// What the operator asks for.
+/// Requested operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
-    /// That retired versions below this one decrypt no more.
+    /// Remove retired versions below a version from use.
     Retire {
         /// The lowest version to keep.
         before: TransitVersion,
     },
-    /// That these removed versions decrypt again.
-    Restore {
-        /// Exactly these.
-        versions: Vec<TransitVersion>,
-    },
+    /// Return removed versions to use.
+    Restore { versions: Vec<TransitVersion> },
 }
 
-/// What came of it.
+/// Result of a plan or its application.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What would be done, or was.
+    /// The planned or applied change.
     pub plan: Plan,
-    /// What the evidence says of it, if any was given.
+    /// Findings from the evidence, if any was given.
     pub findings: Option<Findings>,
-    /// Whether the state has become what was planned.
+    /// Whether the state equals the plan.
     pub applied: bool,
 }
 
-/// Why nothing was planned or applied.
+/// Failure to plan or apply.
 #[derive(Debug, thiserror::Error)]
 pub enum RetirementError {
-    /// The state cannot be used.
+    /// The state is unusable.
     #[error(transparent)]
     State(#[from] StateError),
-    /// There is no state to change.
+    /// No state exists.
     #[error(
         "there is no registry state at {}, so there is no version to retire or restore; nothing \
          was changed and no data is lost. If this node ever served, run recover-state; do not \
@@ -73,28 +70,28 @@ pub enum RetirementError {
         .0.display()
     )]
     NoState(PathBuf),
-    /// OpenBao could not be asked.
+    /// Setting up the OpenBao client failed.
     #[error("{UNREAD}")]
     Connection(#[from] ConnectionError),
-    /// OpenBao did not tell what the key has.
+    /// Reading the key's metadata failed.
     #[error("{UNREAD}")]
     Metadata(#[from] CallFailure),
-    /// The key must not be used.
+    /// The key's properties do not permit its use.
     #[error(
         "the key is not set up as this node relies on, so nothing was changed; no data is lost. \
          Correct in OpenBao what is named below and try again; do not recreate the key"
     )]
     Profile(#[from] ProfileRefused),
-    /// Whether a version is needed could not be learned.
+    /// Reading the evidence failed.
     #[error(transparent)]
     Evidence(#[from] EvidenceUnread),
-    /// The domain refuses.
+    /// A domain rule forbids the operation.
     #[error(transparent)]
     Refused(#[from] PlanRefused),
-    /// The state is not the reviewed one.
+    /// The state differs from the reviewed one.
     #[error(transparent)]
     Outdated(#[from] PlanOutdated),
-    /// The change is not durable.
+    /// The change may be incomplete on disk.
     #[error(
         "the reviewed change could not be stored; no data is lost, and the state is the old or the \
          new one. Mend the cause and see with `inspect-state` which one it is: if the old one, \
@@ -108,7 +105,7 @@ const UNREAD: &str = "the key's metadata could not be read from OpenBao, so it i
      every version that is kept can be read; nothing was changed and no data is lost. Mend the \
      cause and try again; do not change the state by hand";
 
-/// What would be done, and what `evidence` says of it. Changes nothing and takes no lock.
+/// Plans the change and checks it with `evidence`. Read-only, without a lock.
 ///
 /// # Errors
 /// [`RetirementError`].
@@ -121,15 +118,15 @@ pub fn plan(
     plan_for(config, &document, wanted, evidence)
 }
 
-/// Does what was planned for the state with the hash `reviewed`, under the writer's lock, unless
-/// `evidence` is against it.
+/// Applies the plan for the state with the hash `reviewed`, under the writer lock, unless
+/// `evidence` forbids it.
 ///
-/// The state is compared before anything is asked or computed, and read once more before it is
-/// written. The evidence is read in between, whatever it said when the plan was reviewed.
+/// The state is compared before any request, and read again before the write. The evidence is read
+/// again in between, regardless of its result at the review.
 ///
 /// # Errors
-/// [`RetirementError`]; but for [`RetirementError::Commit`] nothing was changed, other than a
-/// checkpoint that an interrupted commit had left behind.
+/// [`RetirementError`]. Except after [`RetirementError::Commit`], the only possible change is the
+/// completed checkpoint of an interrupted commit.
 pub fn apply(
     config: &Config,
     wanted: &Wanted,
@@ -144,10 +141,12 @@ pub fn apply(
             found: document.hash().clone(),
         }));
     }
+
     let outcome = plan_for(config, &document, wanted, evidence)?;
     if !outcome.may_be_applied() {
         return Ok(outcome);
     }
+
     let plan = outcome.plan.confirm(reviewed)?;
     let mut writer = locked.start_writing(MissingCheckpoint::Refuse)?;
     writer.carry_out(plan.clone())?;
@@ -159,7 +158,7 @@ pub fn apply(
 }
 
 impl Outcome {
-    /// Whether nothing that was read is against it.
+    /// Whether the evidence permits the change.
     #[must_use]
     pub fn may_be_applied(&self) -> bool {
         let findings = self.findings.as_ref();
@@ -167,11 +166,11 @@ impl Outcome {
     }
 }
 
-/// The state to plan for: the one that a writer would accept, so that no plan is reviewed and no
-/// evidence read in vain.
+/// The state to plan for. It must meet the requirements of a writer; otherwise the review and the
+/// reading of evidence would be in vain.
 fn document(config: &Config, stored: Stored) -> Result<Document, RetirementError> {
     let (state, checkpoint) = (config.state_path.document(), config.state_path.checkpoint());
-    let unanchored = Anchor::Missing {
+    let unanchored = CheckpointStatus::Missing {
         first_generation: false,
     };
     if stored.anchor == unanchored {
@@ -210,7 +209,7 @@ fn find(
     evidence: Asked<'_>,
 ) -> Result<Findings, EvidenceUnread> {
     let registry = document.registry();
-    let lineage = Lineage::new(
+    let lineage = KeyResolver::new(
         Arc::clone(registry.scope()),
         LiveKey::Listed(profile),
         [VersionClaims::of_registry(OWN_STATE, registry)],

@@ -1,13 +1,12 @@
-//! Where this node stands in a rotation: what its state says, what the key says, and what neither
-//! can tell. Looks and changes nothing.
+//! The result of `rotation-plan` and `verify-rotation`: the rotation of the key as the state of this node,
+//! the key and, if given, etcd data show it. Read-only.
 
 mod rewriting;
 
 use std::{
     borrow::Cow,
-    io::{self, Write},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use jiff::Timestamp;
@@ -15,14 +14,14 @@ use kms_domain::{
     key::KeyScope,
     recovery::{
         claims::VersionClaims,
-        origin::{Lineage, LiveKey},
         rebuild::OWN_STATE,
+        resolve::{KeyResolver, LiveKey},
     },
     registry::{
         Registry,
-        anchor::Anchor,
+        checkpoint::CheckpointStatus,
         document::Document,
-        rotation::{RotationRules, RotationState, discover},
+        rotation::{RotationRefused, RotationRules, RotationState, discover},
     },
     transit::KeyProfile,
 };
@@ -31,144 +30,214 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    cli::exit::Exit,
-    config::Config,
-    connection,
-    diagnose::{
-        call_remedy,
-        state::{MAY_BOOTSTRAP, caution, may_bootstrap},
+    advice::{
+        Advice, Cause, key, node, openbao,
+        retirement::{PROMOTION_PENDING, lowest_hidden, of_rotation},
+        state, versions,
     },
-    recovery::evidence::Asked,
-    report::{Render, one_line},
+    config::Config,
+    connection::{self, ConnectionError},
+    diagnose::state::{MAY_BOOTSTRAP, caution, may_bootstrap},
+    exit::Exit,
+    recovery::{
+        evidence::Asked,
+        evidence_report::{Asker, Values},
+    },
+    report::{one_line, outcome::Outcome, table::Table},
     state::{StateError, Stored},
-    watcher::metadata::read_profile,
+    watcher::metadata::{MetadataError, read_profile},
 };
-use rewriting::{Facts, RewritingShown};
+use rewriting::{Facts, Judgement, RewritingRow};
 
 /// Which command asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
-    /// What a rotation is waiting for.
+pub enum RotationCommand {
+    /// Condition of the next promotion.
     Plan,
     /// How far one is, and how much of that can be known here.
     Verify,
 }
 
-/// What `verify-rotation` cannot know without evidence.
-const LIMITATIONS: &str = "Local state and the key's metadata cannot prove that every object in \
+/// Limit of `verify-rotation` without evidence.
+const LIMITATION: &str = "Local state and the key's metadata cannot prove that every object in \
     etcd and every backup was rewritten under the active version. Rewrite all objects and let old \
     backups expire before you retire a version; until then every older version must stay \
     decryptable in OpenBao.";
 
-const UNHARMED: &str = "nothing was changed and no data is lost: what is shown here of the state \
-    holds; do not edit the state, and do not recreate the key";
-
-/// What this node knows, and where etcd was read what that shows.
+/// The members of `rotation-plan` and `verify-rotation`: the facts of this node, and those of etcd
+/// where it was read.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct RotationReport {
-    schema_version: &'static str,
-    command: &'static str,
-    name: &'static str,
+pub struct Rotation {
     #[serde(flatten)]
     facts: NamedFacts,
     #[serde(flatten)]
-    rewriting: Option<RewritingShown>,
-    #[serde(skip)]
-    failed: bool,
+    rewriting: Option<RewritingRow>,
 }
 
 /// Named facts, the same in text and in JSON.
 #[derive(Debug, Default)]
 struct NamedFacts(Vec<(&'static str, Value)>);
 
-struct Unread {
-    error: String,
-    remedy: Option<&'static str>,
+/// The facts, and the cause that blocks a rotation.
+struct Findings {
+    facts: NamedFacts,
+    /// With its finding in words.
+    failure: Option<(Advice, String)>,
 }
 
-impl RotationReport {
-    /// Reads the state, then the key, then the evidence. What is known without one of the latter is
-    /// reported without it.
-    ///
-    /// # Errors
-    /// When the state cannot be used.
-    pub fn gather(
-        config: &Config,
-        question: Question,
-        evidence: Option<Asked<'_>>,
-    ) -> Result<Self, StateError> {
-        let stored = config.state().load()?;
-        let read = read(config);
-        let mut report = Self {
-            schema_version: "v1",
-            command: question.command(),
-            name: question.command(),
-            facts: NamedFacts::default(),
-            rewriting: None,
-            failed: false,
+/// Why the key is of no use.
+struct Unread {
+    error: String,
+    cause: &'static Cause,
+    values: Values,
+}
+
+/// Reads the state, then the key, then the evidence. What is known without one of the latter is
+/// reported without it.
+///
+/// # Errors
+/// When the state cannot be used.
+pub fn gather(
+    config: &Config,
+    command: RotationCommand,
+    evidence: Option<Asked<'_>>,
+    asker: Asker<'_>,
+    now: SystemTime,
+) -> Result<Outcome<Rotation>, StateError> {
+    let stored = config.state().load()?;
+    let read = read(config);
+    let mut found = Findings {
+        facts: NamedFacts::default(),
+        failure: None,
+    };
+    found.metadata(config, stored.document.as_ref(), &read, asker);
+    found.files(&stored);
+    let profile = read.as_ref().ok();
+    if stored.anchor == CheckpointStatus::Absent {
+        found.bootstrap(config, profile, asker);
+    }
+    let registry = stored.document.as_ref().map(|it| &**it.registry());
+    found.rotation(registry, profile, config.rotation.activation_delay);
+
+    let judgement = evidence.map(|asked| judge(config, asked, registry, profile, asker));
+    if command == RotationCommand::Verify {
+        let confidence = judgement.as_ref().map_or("limited", Judgement::confidence);
+        found.add("confidence", confidence);
+    }
+    let Findings { facts, failure } = found;
+    let members = Rotation {
+        facts,
+        rewriting: None,
+    };
+    let mut outcome = Outcome::new(command.command(), now, members);
+    outcome.identify(&config.fingerprint());
+
+    let has_evidence = judgement.is_some();
+    match judgement {
+        Some(judgement) => {
+            outcome.conclude(judgement.verdict, judgement.exit, judgement.headline);
+            outcome.add_checks(judgement.checks);
+            match judgement.exit {
+                // Nothing is at stake.
+                Exit::Success => outcome.add_actions(&judgement.advice),
+                _ => outcome.add_cause(&judgement.advice),
+            }
+            outcome.add_limitations(judgement.limitations);
+            outcome.result.rewriting = Some(judgement.row);
+        }
+        None => {
+            let state = RotationState::of(registry);
+            outcome.conclude(state.as_str(), Exit::Success, headline(registry, profile));
+            if state == RotationState::Pending && failure.is_none() {
+                outcome.add_cause(&asker.advise(&PROMOTION_PENDING, &Vec::new()));
+            }
+            let open = (command == RotationCommand::Verify).then_some(LIMITATION);
+            outcome.add_limitations(open);
+        }
+    }
+
+    // Blockers of a rotation, or of a first state, come before the objects to rewrite.
+    if let Some((advice, message)) = failure {
+        let (verdict, headline) = match has_evidence {
+            true => (outcome.verdict(), outcome.headline().to_owned()),
+            false => ("failed", advice.headline.clone()),
         };
-        report.metadata(config, stored.document.as_ref(), &read);
-        report.files(&stored);
-        let profile = read.as_ref().ok();
-        if stored.anchor == Anchor::Absent {
-            report.bootstrap(config, profile);
-        }
-        let registry = stored.document.as_ref().map(|it| &**it.registry());
-        report.rotation(registry, profile, config.rotation.activation_delay);
-        let rewriting = evidence.map(|asked| rewriting(config, asked, registry, profile));
-        if question == Question::Verify {
-            let shown = rewriting.as_ref();
-            report.add(
-                "confidence",
-                shown.map_or("limited", RewritingShown::confidence),
-            );
-            let limitations = shown.map_or(LIMITATIONS, RewritingShown::limitations);
-            report.add("limitations", limitations);
-        }
-        report.rewriting = rewriting;
-        Ok(report)
+        outcome.conclude(verdict, Exit::CheckFailed, headline);
+        outcome.set_found(message);
+        outcome.set_cause(&advice);
+        outcome.add_actions(&advice);
     }
+    let tables = outcome.result.tables();
+    tables
+        .into_iter()
+        .for_each(|table| outcome.add_table(table));
+    Ok(outcome)
+}
 
-    /// The exit code: what stands in the way of a rotation, or of a first state, before what is yet
-    /// to be rewritten.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
-        match &self.rewriting {
-            _ if self.failed => Exit::CheckFailed,
-            Some(rewriting) => rewriting.exit(),
-            None => Exit::Success,
+/// Where this node stands, in a sentence.
+fn headline(registry: Option<&Registry>, profile: Option<&KeyProfile>) -> String {
+    let Some(registry) = registry else {
+        return MAY_BOOTSTRAP.to_owned();
+    };
+    let active = registry.active().version();
+    match (registry.pending(), profile.map(KeyProfile::latest)) {
+        (Some(pending), _) => format!(
+            "this node encrypts with version {active}, and version {} waits for its promotion",
+            pending.key.version()
+        ),
+        (None, Some(latest)) if latest > active => format!(
+            "this node encrypts with version {active}, and has not observed version {latest} yet"
+        ),
+        (None, _) => {
+            format!("this node encrypts with version {active}, and no rotation is under way")
         }
     }
+}
 
+impl Rotation {
+    fn tables(&self) -> Vec<Table> {
+        let mut facts = Table::new("this node", ["fact", "value"]);
+        for (name, value) in &self.facts.0 {
+            let value = match value {
+                Value::String(text) => text.clone(),
+                value => value.to_string(),
+            };
+            facts.row([*name, &value]);
+        }
+        let mut tables = vec![facts];
+        tables.extend(self.rewriting.iter().flat_map(RewritingRow::tables));
+        tables
+    }
+}
+
+impl Findings {
     fn metadata(
         &mut self,
         config: &Config,
         document: Option<&Document>,
         read: &Result<KeyProfile, Unread>,
+        asker: Asker<'_>,
     ) {
         let rules = RotationRules {
             required_observations: config.rotation.required_observations,
             reject_version_rollback: config.rotation.reject_version_rollback,
         };
-        let (error, remedy) = match (read, document) {
-            (Err(unread), _) => (Some(unread.error.clone()), unread.remedy),
+        let unread = match (read, document) {
+            (Err(unread), _) => Some((unread.error.clone(), unread.cause, unread.values.clone())),
             // The next probe of the provider would refuse it for the same reason.
-            (Ok(profile), Some(document)) => {
-                let refused = discover(document, profile, &rules, 0).err();
-                (refused.map(|refused| one_line(&refused)), None)
-            }
-            (Ok(_), None) => (None, None),
+            (Ok(profile), Some(document)) => discover(document, profile, &rules, 0)
+                .err()
+                .map(|refused| (one_line(&refused), of_rotation(&refused), lowest(&refused))),
+            (Ok(_), None) => None,
         };
-        let Some(error) = error else {
+        let Some((error, cause, values)) = unread else {
             self.add("transitMetadataStatus", "pass");
             return;
         };
-        self.failed = true;
         self.add("transitMetadataStatus", "fail");
-        self.add("transitMetadataError", error);
-        let remedy = remedy.unwrap_or("mend what the error names");
-        self.add("transitMetadataNextStep", format!("{remedy}; {UNHARMED}"));
+        self.add("transitMetadataError", error.as_str());
+        self.failure = Some((asker.advise(cause, &values), error));
     }
 
     fn files(&mut self, stored: &Stored) {
@@ -191,14 +260,16 @@ impl RotationReport {
         );
     }
 
-    fn bootstrap(&mut self, config: &Config, profile: Option<&KeyProfile>) {
+    fn bootstrap(&mut self, config: &Config, profile: Option<&KeyProfile>, asker: Asker<'_>) {
         let reason = match profile.map(|it| may_bootstrap(it, &config.scope, &config.key)) {
             None => Err("it depends on the key, whose metadata could not be read".to_owned()),
             Some(Ok(())) => Ok(MAY_BOOTSTRAP.to_owned()),
             Some(Err(denied)) => Err(denied.to_string()),
         };
-        self.failed |= reason.is_err();
         self.add("stateBootstrapEligible", reason.is_ok());
+        if let (Err(reason), None) = (&reason, &self.failure) {
+            self.failure = Some((asker.advise(&state::LOST, &Vec::new()), reason.clone()));
+        }
         let (Ok(reason) | Err(reason)) = reason;
         self.add("stateBootstrapReason", reason);
     }
@@ -224,7 +295,7 @@ impl RotationReport {
             "pendingStableObservationCount",
             seen.map_or(0, |count| count.get()),
         );
-        // An estimate: a restart of the provider begins the delay anew.
+        // An estimate: a restart of the provider restarts the delay.
         self.add_if(
             "pendingPromotesAfter",
             pending
@@ -247,7 +318,7 @@ impl RotationReport {
     }
 }
 
-impl Question {
+impl RotationCommand {
     fn command(self) -> &'static str {
         match self {
             Self::Plan => "rotation-plan",
@@ -258,42 +329,71 @@ impl Question {
 
 /// What the evidence shows. The state alone tells the versions as well as the key does, if the key
 /// could not be read.
-fn rewriting(
+fn judge(
     config: &Config,
     asked: Asked<'_>,
     registry: Option<&Registry>,
     profile: Option<&KeyProfile>,
-) -> RewritingShown {
+    asker: Asker<'_>,
+) -> Judgement {
     let claims = registry.map(|it| VersionClaims::of_registry(OWN_STATE, it));
-    let lineage = Lineage::new(
+    let lineage = KeyResolver::new(
         Arc::new(KeyScope::new(config.scope.clone())),
         profile.map_or(LiveKey::Unknown, |it| LiveKey::Listed(it.clone())),
         claims,
     );
     match asked.read(&lineage) {
-        Ok(sources) => RewritingShown::of(Facts {
+        Ok(sources) => Judgement::of(Facts {
             sources: &sources,
             registry,
             profile,
             provider: config.scope.provider_name.as_str(),
+            asker,
         }),
-        Err(error) => RewritingShown::unread(&error),
+        Err(error) => Judgement::unread(&error, asker),
     }
 }
 
-/// The key, or in words why it is of no use and what to look at.
+/// The key, or why it is of no use.
 fn read(config: &Config) -> Result<KeyProfile, Unread> {
     connection::ask(config, async |openbao| {
         read_profile(&openbao.session, &openbao.transit, &config.key).await
     })
-    .map_err(|error| Unread {
+    .map_err(|error: ConnectionError| Unread {
         error: one_line(&error),
-        remedy: None,
+        cause: &node::MISCONFIGURED,
+        values: Vec::new(),
     })?
-    .map_err(|error| Unread {
-        error: one_line(&error),
-        remedy: error.call().and_then(call_remedy),
+    .map_err(|error| {
+        let (cause, values) = cause_of(&error);
+        Unread {
+            error: one_line(&error),
+            cause,
+            values,
+        }
     })
+}
+
+fn cause_of(error: &MetadataError) -> (&'static Cause, Values) {
+    let cause = match error {
+        MetadataError::UpsertRead { source, .. } | MetadataError::Read { source, .. } => {
+            openbao::of_call(source)
+        }
+        MetadataError::UpsertAllowed { .. } | MetadataError::Profile(_) => &key::UNUSABLE,
+        MetadataError::Rotation(refused) => return (of_rotation(refused), lowest(refused)),
+        MetadataError::Bootstrap(_) => &state::LOST,
+        // A command that only looks saves nothing, and has no time limit of its own.
+        MetadataError::Save(_) | MetadataError::Deferred(_) | MetadataError::CutOff => {
+            &openbao::INCONCLUSIVE
+        }
+        MetadataError::EncryptionBlocked { .. } => &versions::ENCRYPTION_BLOCKED,
+    };
+    (cause, Vec::new())
+}
+
+fn lowest(refused: &RotationRefused) -> Values {
+    let lowest = lowest_hidden(refused).map(|version| ("lowest", version));
+    lowest.into_iter().collect()
 }
 
 impl Serialize for NamedFacts {
@@ -307,10 +407,9 @@ impl Serialize for NamedFacts {
 }
 
 /// Every fact that a report may hold, with its JSON type.
-const FACTS: [(&str, &str); 23] = [
+const FACTS: [(&str, &str); 21] = [
     ("transitMetadataStatus", "string"),
     ("transitMetadataError", "string"),
-    ("transitMetadataNextStep", "string"),
     ("stateLoaded", "boolean"),
     ("stateGeneration", "integer"),
     ("stateHash", "string"),
@@ -330,7 +429,6 @@ const FACTS: [(&str, &str); 23] = [
     ("pendingStableObservationCount", "integer"),
     ("pendingPromotesAfter", "string"),
     ("confidence", "string"),
-    ("limitations", "string"),
 ];
 
 impl JsonSchema for NamedFacts {
@@ -351,21 +449,5 @@ impl JsonSchema for NamedFacts {
                 "stateCheckpointStatus", "rotationState",
             ],
         })
-    }
-}
-
-impl Render for RotationReport {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{}", self.name)?;
-        for (name, value) in &self.facts.0 {
-            match value {
-                Value::String(text) => writeln!(out, "{name}: {text}")?,
-                value => writeln!(out, "{name}: {value}")?,
-            }
-        }
-        match &self.rewriting {
-            Some(rewriting) => rewriting.text(out),
-            None => Ok(()),
-        }
     }
 }

@@ -1,8 +1,8 @@
-//! The daemon: builds its parts in start order, runs them, and takes them down again.
+//! The daemon: creates its parts in start order, runs them, and stops them.
 //!
-//! Order of a start: lock and state, health and metrics listeners, probes, and only then the
-//! socket, so that an API server never meets a provider that cannot answer. A socket that systemd
-//! has passed is there before: connections wait in it.
+//! Start order: lock and state, health and metrics listeners, probes, and finally the socket. An
+//! API server can therefore connect only to a provider that is ready to answer. A socket passed by
+//! systemd exists earlier: its connections wait in the queue.
 
 use std::{
     future::Future,
@@ -18,8 +18,8 @@ use std::{
 };
 
 use http::StatusCode;
-use kms_domain::registry::{anchor::Anchor, rotation::RotationRules};
-use openbao_client::{request::RequestHook, transit::Transit};
+use kms_domain::registry::{checkpoint::CheckpointStatus, rotation::RotationRules};
+use openbao_client::{event::RequestHook, transit::Transit};
 use tokio::{
     task,
     time::{Instant, timeout},
@@ -56,43 +56,48 @@ use crate::{
         log,
         metrics::Metrics,
         readings::Readings,
-        why::{self, Sources},
+        why::is_asked,
     },
     view::{self, View, ViewReader},
-    watcher::{BootstrapError, Pace, Parts, Watcher, calls::CallOutcomes, ledger::Ledger},
+    watcher::{
+        BootstrapError, Pace, Parts, Watcher, calls::CallOutcomes, committer::StateCommitter,
+    },
 };
 
-/// How long a stop waits for a thread that still writes the state. A commit is a chain of renames, so
-/// that the next start completes or ignores what is left of it.
+mod why;
+
+use why::Sources;
+
+/// Time limit at a stop for a thread that still writes the state. A commit is a chain of renames,
+/// so the next start completes or ignores an interrupted one.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// Why the daemon ends without being asked to.
+/// Why the daemon ends without a stop signal.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The registry state cannot be used.
+    /// The registry state is unusable.
     #[error("the registry state cannot be used")]
     State(#[from] StateError),
-    /// The build has no such login.
     #[error(transparent)]
     UnsupportedAuth(#[from] UnsupportedAuth),
-    /// The socket's group is not known.
+    /// The socket's group is unknown.
     #[error("server.socketGroup cannot be used")]
     Group(#[from] GroupProblem),
-    /// The settings do not make a client.
+    /// The settings are invalid for a client.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
     /// A listener could not be opened.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// OpenBao, or the key in it, cannot be used.
+    /// OpenBao or the key in it is unusable.
     #[error(
-        "the provider cannot start serving, so kube-apiserver cannot read or write encrypted objects through this node; no data was changed: do not delete anything from etcd"
+        "the provider does not start, so kube-apiserver cannot read or write encrypted objects through \
+         this node; no data was changed"
     )]
     Bootstrap(#[from] BootstrapError),
-    /// The socket could not be bound.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// A part of the daemon ended by itself.
+    /// A part of the daemon ended unexpectedly.
     #[error(transparent)]
     Ended(#[from] PartEnded),
 }
@@ -111,7 +116,7 @@ impl ServeError {
         }
     }
 
-    /// The part that has ended, for the log.
+    /// The ended part, for the log.
     #[must_use]
     pub fn part(&self) -> Option<&'static str> {
         match self {
@@ -124,10 +129,10 @@ impl ServeError {
 /// Serves until `stop` completes. `ready` is called once, when the socket accepts calls.
 ///
 /// `passed` is the socket of a service manager; without one, the provider binds its own. The
-/// process must run with a umask of 077. The state lock is held until this returns.
+/// process must run with umask 077. The state lock is held until this function returns.
 ///
 /// # Errors
-/// [`ServeError`]; nothing that the provider owns is left half done.
+/// [`ServeError`]; the provider's own files are then consistent.
 pub async fn serve(
     config: &Config,
     missing_checkpoint: MissingCheckpoint,
@@ -146,10 +151,10 @@ pub async fn serve(
     .await
 }
 
-/// Like [`serve`], with the state on a disk that may fail.
+/// Like [`serve`], with the state on the given disk implementation.
 ///
 /// # Errors
-/// As there.
+/// As for [`serve`].
 pub async fn serve_on(
     disk: Box<dyn Disk>,
     config: &Config,
@@ -158,7 +163,15 @@ pub async fn serve_on(
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let serving = start_and_run(disk, config, missing_checkpoint, passed, ready, stop);
+    // On the heap: moved from frame to frame, its many parts would double on the stack.
+    let serving = Box::pin(start_and_run(
+        disk,
+        config,
+        missing_checkpoint,
+        passed,
+        ready,
+        stop,
+    ));
     match caught(serving).await {
         Ok(ended) => ended,
         Err(_kind) => Err(panicked("serving thread")),
@@ -183,8 +196,10 @@ async fn start_and_run(
         mode: config.server.socket_mode.bits(),
         gid: config.server.socket_group.gid()?,
     };
+
     let passed = passed.map(|listener| Socket::activated(listener, &settings));
     let passed = passed.transpose()?;
+
     let opening = async {
         let state = open_state(disk, config, missing_checkpoint).await?;
         let metrics = Arc::new(Metrics::new(&BuildInfo::CURRENT, config));
@@ -195,20 +210,24 @@ async fn start_and_run(
         let client = client(config, hook, &metrics).await?;
         Ok::<_, ServeError>((state, metrics, correlation, calls, client))
     };
+
     let (state, metrics, correlation, calls, client) = tokio::select! {
         opened = opening => opened?,
-        // A thread that hangs in a disk ends with the process.
+        // A thread blocked by the disk ends with the process.
         () = &mut stop => return Ok(()),
     };
+
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    // Dropped on every way out, which ends what it runs.
+    // Dropping it ends its tasks, on every return path.
     let mut parts = Supervisor::default();
+
     let Followed {
         client,
         trust,
         following,
     } = client;
     parts.spawn("CA bundle watcher", following);
+
     let jwt = connection::jwt_source(config)?;
     let (session, session_task) = connection::session(
         config,
@@ -218,6 +237,7 @@ async fn start_and_run(
         hooks::auth_hook(&metrics),
     )?;
     parts.spawn("login", session_task.run());
+
     let (jwt_life, following) = follow(jwt, config.status.probe_interval);
     parts.spawn("JWT watcher", following);
     let (files, following) = follow_files(config, Arc::clone(&clock), config.status.probe_interval);
@@ -237,9 +257,11 @@ async fn start_and_run(
         Arc::clone(&clock),
         config.status.max_staleness,
     );
+
     let connections = Connections::permitted();
     let clients = Clients::new(connections.kms, config.server.limits);
     let service = Arc::new(OnceLock::new());
+
     let sources = Sources {
         started: Instant::now(),
         view: view.clone(),
@@ -270,14 +292,14 @@ async fn start_and_run(
     )
     .await?;
 
-    let ledger = Ledger::new(state);
-    let settled = ledger.settled();
+    let committer = StateCommitter::new(state);
+    let settled = committer.settled();
     let watched = Parts {
         session: session.clone(),
         transit: transit.for_probes(),
         scope: config.scope.clone(),
         path: config.key.clone(),
-        ledger,
+        committer,
         clock,
         metrics: Arc::clone(&metrics),
         calls,
@@ -321,6 +343,7 @@ async fn start_and_run(
         config.openbao.timeout,
         config.server.limits,
     );
+
     // Set once.
     service.set(kms.clone()).ok();
     let server = Server {
@@ -329,7 +352,8 @@ async fn start_and_run(
         limits: config.server.limits,
         metrics: &metrics,
     };
-    // Holds the state lock, which is released last.
+
+    // Holds the state lock until the end of this function.
     let mut watching = pin!(watch("prober", watcher.run()));
     tracing::info!("serve.ready");
     ready();
@@ -346,7 +370,7 @@ async fn start_and_run(
     }
 }
 
-/// Waits for a thread that still works on the state, unless its disk hangs.
+/// Waits for the end of a disk operation, for [`SETTLE`] at most.
 async fn settle(settled: impl Future<Output = ()>) {
     if timeout(SETTLE, settled).await.is_err() {
         tracing::warn!("state.unfinished");
@@ -366,7 +390,7 @@ fn pace(config: &Config) -> Pace {
     }
 }
 
-/// Takes the lock and accepts the state, on a thread that may block.
+/// Takes the lock and accepts the state, on a blocking thread.
 async fn open_state(
     disk: Box<dyn Disk>,
     config: &Config,
@@ -376,9 +400,11 @@ async fn open_state(
     let opening = task::spawn_blocking(move || reader.lock()?.start_writing_on(disk, missing));
     let state = opening.await.map_err(|_| panicked("state store"))??;
     match state.found() {
-        Anchor::Absent | Anchor::Current => {}
-        Anchor::Behind => tracing::warn!(reason = "behind", "state.checkpoint_rewritten"),
-        Anchor::Missing { .. } => tracing::warn!(reason = "missing", "state.checkpoint_rewritten"),
+        CheckpointStatus::Absent | CheckpointStatus::Current => {}
+        CheckpointStatus::Behind => tracing::warn!(reason = "behind", "state.checkpoint_rewritten"),
+        CheckpointStatus::Missing { .. } => {
+            tracing::warn!(reason = "missing", "state.checkpoint_rewritten")
+        }
     }
     Ok(state)
 }
@@ -405,7 +431,7 @@ async fn client(
     Ok(followed.map_err(ConnectionError::Client)?)
 }
 
-/// Opens the health and metrics listeners and answers on them.
+/// Opens the health and metrics listeners and answers requests.
 async fn listen(
     config: &Config,
     max_connections: usize,
@@ -419,7 +445,7 @@ async fn listen(
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "health.listening");
         let (view, stopping) = (gauges.view.clone(), Arc::clone(stopping));
-        let answer = move |path: &str, client: IpAddr| match why::is_asked(path, client) {
+        let answer = move |path: &str, client: IpAddr| match is_asked(path, client) {
             true => Some(sources.answer()),
             false => health::answer(path, &view, stopping.load(Ordering::Relaxed)),
         };
@@ -437,7 +463,7 @@ async fn listen(
     Ok(())
 }
 
-/// Where a scrape finds what is not counted.
+/// Sources of the values read at each scrape.
 struct Gauges {
     view: ViewReader,
     session: Session,
@@ -454,7 +480,7 @@ impl Gauges {
             snapshot: self.view.snapshot(),
             token_ttl: self.session.status().token_remaining.unwrap_or_default(),
             jwt_ttl: self.jwt_life.remaining(),
-            // This build has no login with a certificate.
+            // Client certificate logins are unsupported in this build.
             certificate_ttl: Duration::ZERO,
             socket: mark(&self.socket),
             connections: self.clients.status().connected,

@@ -1,10 +1,10 @@
-//! The registry state of this node: which Transit versions it knows, which one is active, and a
-//! checkpoint that shows whether an older state has been put back.
+//! The registry state of this node: its known Transit key versions, the active one, and a
+//! checkpoint for detecting a rollback.
 //!
-//! Implements `docs/format/state-document.md`. [`StateReader`] only looks. A [`LockedState`] is the
-//! only one on the machine that may start writing, and the [`StateWriter`] that comes out of it
-//! commits one document after another. Nothing here believes memory over disk, and a refusal
-//! changes no file.
+//! Implements `docs/format/state-document.md`. [`StateReader`] has read access only. A
+//! [`LockedState`] holds the machine-wide lock for writing, and the [`StateWriter`] made from it
+//! commits one document after another. The disk takes precedence over memory, and a rejected state
+//! leaves every file unchanged.
 //!
 //! All calls block on the disk; async callers run them on a blocking thread.
 
@@ -21,9 +21,9 @@ pub use commit::{CommitError, StateWriter};
 use disk::{Directory, Disk, DiskError, SystemDisk};
 pub use fault::StorageFault;
 use kms_domain::{
-    fingerprint::{self, OtherIdentity},
+    identity::{self, OtherIdentity},
     registry::{
-        anchor::{Anchor, Checkpoint, CheckpointError, Rollback},
+        checkpoint::{Checkpoint, CheckpointError, CheckpointStatus, Rollback},
         document::{Document, DocumentError, MAX_FILE_BYTES},
     },
     schema::NewerSchema,
@@ -33,10 +33,10 @@ use lock::Lock;
 pub use lock::{Holder, LockError};
 pub use path::{StatePath, StatePathProblem};
 
-use crate::report::one_line;
+use crate::error_chain::one_line;
 
-/// Reads the state of one configuration and cannot write. Takes no lock, since every file is
-/// replaced as a whole.
+/// Read-only access to the state of one configuration. It needs no lock, because writers replace
+/// every file as a whole.
 #[derive(Debug, Clone)]
 pub struct StateReader {
     path: StatePath,
@@ -44,29 +44,30 @@ pub struct StateReader {
     key_path: TransitKeyPath,
 }
 
-/// Two files that agree with each other and with the configuration.
+/// State document and checkpoint, consistent with each other and with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The newest document, as far as the checkpoint can tell.
+    /// The newest document, as far as the checkpoint shows.
     pub document: Option<Document>,
-    /// What was last accepted.
+    /// Checkpoint of the last accepted document.
     pub checkpoint: Option<Checkpoint>,
-    /// How they agree, and so what a writer would have to repair.
-    pub anchor: Anchor,
+    /// Relation of document and checkpoint, which determines the repair by a writer.
+    pub anchor: CheckpointStatus,
 }
 
-/// What a writer does about a missing checkpoint of a later generation than the first. Whoever can
-/// delete a checkpoint can thereby present an older state as the newest one.
+/// Handling of a missing checkpoint after the first generation. An attacker with the power to
+/// delete the checkpoint could present an older state as the newest one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MissingCheckpoint {
-    /// The usual: nothing proves that the state is the newest, so it is not used.
+    /// The default: without proof that the state is the newest, it is rejected.
     #[default]
     Refuse,
-    /// The operator has compared the state with a peer or a record and takes it as the newest.
+    /// The operator has compared the state with a peer or a backup record and confirms it as the
+    /// newest.
     Accept,
 }
 
-/// The state under the only writer's lock, not yet changed.
+/// The state under the exclusive writer lock, still unchanged.
 #[derive(Debug)]
 pub struct LockedState {
     reader: StateReader,
@@ -74,94 +75,77 @@ pub struct LockedState {
     lock: Lock,
 }
 
-/// Why the state cannot be used. Nothing was changed, except as [`StateError::Repair`] tells.
+/// Why the state is unusable. Only [`StateError::CheckpointWrite`] may leave a file changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// A writer needs the directory to exist.
+    /// The directory to write in is absent.
     #[error(
-        "the state directory {} does not exist: create it with mode 0750, owned by the user that \
-         runs the provider; if it existed before, run recover-state then",
+        "the state directory {} does not exist",
         path.display()
     )]
-    NoDirectory {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The lock was not obtained.
+    NoDirectory { path: PathBuf },
     #[error(transparent)]
     Lock(#[from] LockError),
     /// A file or the directory is unsafe or unreadable.
     #[error("the registry state cannot be read; nothing was changed")]
     Unreadable(#[source] DiskError),
-    /// The checkpoint is not one.
+    /// The checkpoint does not decode.
     #[error(
         "the checkpoint {} is not valid, so that an older state could not be told from the newest; \
-         nothing was changed. {RESTORE}",
+         nothing was changed",
         path.display()
     )]
     CorruptCheckpoint {
-        /// The checkpoint.
         path: PathBuf,
-        /// The broken rule.
+        /// The violated format rule.
         #[source]
         problem: CheckpointError,
     },
-    /// The state is not a document.
+    /// The state file does not decode.
     #[error(
         "the state file {} is not valid, so that it is unknown which keys are in use; nothing was \
-         changed. {RESTORE}",
+         changed",
         path.display()
     )]
     CorruptDocument {
-        /// The state file.
         path: PathBuf,
-        /// The broken rule.
+        /// The violated format rule.
         #[source]
         problem: DocumentError,
     },
-    /// State and checkpoint do not belong together.
+    /// State and checkpoint contradict each other.
     #[error(
         "the state file {} and its checkpoint do not belong together, so that keys in use may be \
-         missing from it; nothing was changed. {RESTORE}",
+         missing from it; nothing was changed",
         path.display()
     )]
     RolledBack {
-        /// The state file.
         path: PathBuf,
-        /// How they differ.
+        /// The difference between them.
         #[source]
         problem: Rollback,
     },
-    /// The state was made under another configuration. This is an error of the configuration.
+    /// The state was created under another configuration. This is a configuration error.
     #[error(
         "the state file {} was made for another cluster, key or provider name than configured; \
-         nothing was changed. Change the configuration back, since what is encrypted cannot be \
-         read under other names; do not delete the state",
+         nothing was changed",
         path.display()
     )]
     OtherConfiguration {
-        /// The state file.
         path: PathBuf,
-        /// The fields that differ.
+        /// The differing fields.
         #[source]
         problem: OtherIdentity,
     },
-    /// See [`MissingCheckpoint`].
+    /// Refused by [`MissingCheckpoint::Refuse`].
     #[error(
         "the checkpoint {} is missing, so that nothing shows whether the state file {} is the \
-         newest or an older one; nothing was changed. Rebuild both with recover-state, from a \
-         peer's state, a backup record or etcd data. Only if you have compared this state with a \
-         peer and know it to be the newest, start once with `serve --accept-missing-checkpoint`",
+         newest or an older one; nothing was changed",
         checkpoint.display(),
         state.display()
     )]
-    CheckpointMissing {
-        /// The state file.
-        state: PathBuf,
-        /// The checkpoint.
-        checkpoint: PathBuf,
-    },
-    /// Not to be taken for damage: that release reads it.
+    CheckpointMissing { state: PathBuf, checkpoint: PathBuf },
+    /// A newer release wrote the file. It is undamaged: that release reads it.
     #[error(
         "{} was {schema}; nothing was changed and no data is lost. {NEWER_RELEASE}",
         path.display()
@@ -169,25 +153,21 @@ pub enum StateError {
     OtherRelease {
         /// The state file or its checkpoint.
         path: PathBuf,
-        /// What it says of itself.
+        /// The schema named in the file.
         schema: NewerSchema,
     },
     /// The checkpoint of an accepted state could not be written; the state is unchanged.
     #[error("the checkpoint could not be brought up to date; the next start tries again")]
-    Repair(#[source] DiskError),
+    CheckpointWrite(#[source] DiskError),
 }
 
-/// The advice for everything that only evidence from elsewhere can mend.
-const RESTORE: &str = "Rebuild them with recover-state from a peer's state, a backup record or etcd \
-    data, while the provider is stopped; do not edit them and do not delete the checkpoint";
-
-/// The advice for a file that a newer release wrote.
+/// Advice for a file written by a newer release.
 pub(crate) const NEWER_RELEASE: &str = "Use that release or a later one; do not edit or delete the \
     file. Only to give up what that release knew, rebuild the state with recover-state \
     --replace-newer-release";
 
 impl StateError {
-    /// What is wrong, without consequence and remedy.
+    /// The finding alone, without consequence and remedy.
     #[must_use]
     pub fn finding(&self) -> String {
         match self {
@@ -203,7 +183,7 @@ impl StateError {
             Self::NoDirectory { .. } => StorageFault::DirectoryGone,
             Self::Lock(LockError::Unusable(problem))
             | Self::Unreadable(problem)
-            | Self::Repair(problem) => problem.fault(),
+            | Self::CheckpointWrite(problem) => problem.fault(),
             Self::Lock(LockError::System { source, .. }) => StorageFault::of(source),
             Self::Lock(LockError::Locked { .. })
             | Self::CorruptCheckpoint { .. }
@@ -231,7 +211,7 @@ impl StateError {
 }
 
 impl StateReader {
-    /// Opens nothing yet.
+    /// Creates a reader without accessing the disk.
     #[must_use]
     pub fn new(path: StatePath, scope: IdentityScope, key_path: TransitKeyPath) -> Self {
         Self {
@@ -241,25 +221,24 @@ impl StateReader {
         }
     }
 
-    /// Where the state is.
     #[must_use]
     pub fn path(&self) -> &StatePath {
         &self.path
     }
 
-    /// Reads both files and judges them.
+    /// Reads and validates both files.
     ///
     /// # Errors
-    /// [`StateError`]: what no writer would accept. A missing checkpoint is no error here.
+    /// [`StateError`], for a state no writer would accept. A missing checkpoint is accepted here.
     pub fn load(&self) -> Result<Stored, StateError> {
         let directory = Directory::open(self.path.directory()).map_err(StateError::Unreadable)?;
         self.load_from(directory.as_ref())
     }
 
-    /// Takes the writer's lock without waiting, and without reading the state.
+    /// Takes the writer lock without waiting and without reading the state.
     ///
     /// # Errors
-    /// [`StateError::Lock`], or that the directory is missing or unsafe.
+    /// [`StateError::Lock`], or an error for a missing or unsafe directory.
     pub fn lock(self) -> Result<LockedState, StateError> {
         let directory = Directory::open(self.path.directory())
             .map_err(StateError::Unreadable)?
@@ -274,7 +253,7 @@ impl StateReader {
         })
     }
 
-    /// The pair first, then the configuration: the first that is wrong is reported.
+    /// Validates the pair first, then its configuration, and reports the first error.
     fn load_from(&self, directory: Option<&Directory>) -> Result<Stored, StateError> {
         let stored = load_pair(directory, &self.path)?;
         if let Some(document) = &stored.document {
@@ -284,7 +263,7 @@ impl StateReader {
     }
 
     fn require_configured(&self, document: &Document) -> Result<(), StateError> {
-        fingerprint::require_identity(document, &self.scope, &self.key_path).map_err(|problem| {
+        identity::require_identity(document, &self.scope, &self.key_path).map_err(|problem| {
             StateError::OtherConfiguration {
                 path: self.path.document(),
                 problem,
@@ -294,29 +273,29 @@ impl StateReader {
 }
 
 impl Stored {
-    /// The word for reports.
+    /// The status word in reports.
     #[must_use]
     pub fn checkpoint_status(&self) -> &'static str {
         match self.anchor {
-            Anchor::Absent => "absent",
-            Anchor::Current => "current",
-            Anchor::Behind => "behind",
-            Anchor::Missing { .. } => "missing",
+            CheckpointStatus::Absent => "absent",
+            CheckpointStatus::Current => "current",
+            CheckpointStatus::Behind => "behind",
+            CheckpointStatus::Missing { .. } => "missing",
         }
     }
 }
 
 impl LockedState {
-    /// Reads like [`StateReader::load`] and repairs nothing.
+    /// Reads like [`StateReader::load`], without repairs.
     ///
     /// # Errors
-    /// As there.
+    /// As [`StateReader::load`].
     pub fn load(&self) -> Result<Stored, StateError> {
         self.reader.load_from(Some(&self.directory))
     }
 
-    /// Accepts the state for writing: brings a checkpoint up to date that is behind, or missing
-    /// after the first document, as a crash within a commit leaves them.
+    /// Accepts the state for writing. A crash during a commit may leave the checkpoint behind the
+    /// document, or missing after the first document; both are repaired here.
     ///
     /// # Errors
     /// [`StateError`]; the lock is then released.
@@ -324,10 +303,10 @@ impl LockedState {
         self.start_writing_on(Box::new(SystemDisk), missing)
     }
 
-    /// Like [`LockedState::start_writing`], on a disk that may fail.
+    /// Like [`LockedState::start_writing`], on the given disk implementation.
     ///
     /// # Errors
-    /// As there.
+    /// As [`LockedState::start_writing`].
     pub fn start_writing_on(
         self,
         mut disk: Box<dyn Disk>,
@@ -336,14 +315,15 @@ impl LockedState {
         let Stored {
             document, anchor, ..
         } = self.load()?;
+
         let path = self.reader.path;
         let write_checkpoint = match anchor {
-            Anchor::Absent | Anchor::Current => None,
-            Anchor::Behind
-            | Anchor::Missing {
+            CheckpointStatus::Absent | CheckpointStatus::Current => None,
+            CheckpointStatus::Behind
+            | CheckpointStatus::Missing {
                 first_generation: true,
             } => document.as_ref(),
-            Anchor::Missing {
+            CheckpointStatus::Missing {
                 first_generation: false,
             } => match missing {
                 MissingCheckpoint::Accept => document.as_ref(),
@@ -355,12 +335,14 @@ impl LockedState {
                 }
             },
         };
+
         if let Some(document) = write_checkpoint {
             let text = Checkpoint::of(document).encode();
             self.directory
                 .replace(&mut *disk, &path.checkpoint_name(), text.as_bytes())
-                .map_err(StateError::Repair)?;
+                .map_err(StateError::CheckpointWrite)?;
         }
+
         Ok(StateWriter::new(
             path,
             self.directory,
@@ -372,7 +354,7 @@ impl LockedState {
     }
 }
 
-/// Reads both files without a configuration to judge them by.
+/// Reads and validates both files without a configuration.
 ///
 /// # Errors
 /// As [`StateReader::load`], except [`StateError::OtherConfiguration`].
@@ -381,7 +363,7 @@ pub fn inspect(path: &StatePath) -> Result<Stored, StateError> {
     load_pair(directory.as_ref(), path)
 }
 
-/// Checkpoint, document, both together: the first that is wrong is reported.
+/// Validates the checkpoint, the document, then both together, and reports the first error.
 fn load_pair(directory: Option<&Directory>, path: &StatePath) -> Result<Stored, StateError> {
     let Pair {
         document,
@@ -390,12 +372,13 @@ fn load_pair(directory: Option<&Directory>, path: &StatePath) -> Result<Stored, 
         Some(directory) => Pair::read(directory, path)?,
         None => Pair::default(),
     };
-    let anchor = Anchor::of(document.as_ref(), checkpoint.as_ref()).map_err(|problem| {
-        StateError::RolledBack {
-            path: path.document(),
-            problem,
-        }
-    })?;
+    let anchor =
+        CheckpointStatus::of(document.as_ref(), checkpoint.as_ref()).map_err(|problem| {
+            StateError::RolledBack {
+                path: path.document(),
+                problem,
+            }
+        })?;
     Ok(Stored {
         document,
         checkpoint,
@@ -403,7 +386,7 @@ fn load_pair(directory: Option<&Directory>, path: &StatePath) -> Result<Stored, 
     })
 }
 
-/// What the two files hold, each valid by itself.
+/// Document and checkpoint, each decoded and valid by itself.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Pair {
     document: Option<Document>,
@@ -412,7 +395,8 @@ struct Pair {
 
 impl Pair {
     fn read(directory: &Directory, path: &StatePath) -> Result<Self, StateError> {
-        // One byte more than a valid file has is enough to refuse it like any other damage.
+        // A valid file has at most `MAX_FILE_BYTES`. One more byte makes a larger file fail to
+        // decode.
         let read = |name: &OsStr| {
             directory
                 .read_start(name, MAX_FILE_BYTES as u64 + 1)

@@ -1,4 +1,4 @@
-//! The parts of the daemon that run beside the serving: none may end or panic unnoticed.
+//! Background parts of the daemon: the end or panic of each is reported.
 
 use std::future::pending;
 
@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use crate::kms::panic::caught;
 
-/// A part of the daemon ended by itself.
+/// A part of the daemon ended unexpectedly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the {part} {}, so the provider stopped: kube-apiserver cannot read or write encrypted objects \
@@ -17,11 +17,11 @@ use crate::kms::panic::caught;
 pub struct PartEnded {
     /// Its name, from a bounded set.
     pub part: &'static str,
-    /// Whether it panicked; the log tells where.
+    /// Whether it panicked; the log has the location.
     pub panicked: bool,
 }
 
-/// Tasks that are to run as long as the daemon. Dropped, it ends them.
+/// Tasks that run as long as the daemon. Dropping it ends them.
 #[derive(Debug, Default)]
 pub struct Supervisor(JoinSet<PartEnded>);
 
@@ -36,7 +36,7 @@ impl Supervisor {
         loop {
             match self.0.join_next().await {
                 Some(Ok(ended)) => return ended,
-                // Nobody aborts a part, and its panics are caught.
+                // Unreachable: parts are never aborted, and their panics are caught.
                 Some(Err(_)) => {}
                 None => return pending().await,
             }
@@ -44,9 +44,9 @@ impl Supervisor {
     }
 }
 
-/// Runs a part to its end or its panic, in the task that awaits it.
+/// Runs a part until its end or panic, in the current task.
 pub async fn watch(part: &'static str, work: impl Future<Output = ()>) -> PartEnded {
-    let panicked = caught(work).await.is_err();
+    let panicked = caught(Box::pin(work)).await.is_err();
     PartEnded { part, panicked }
 }
 

@@ -1,8 +1,9 @@
-//! What the provider tells about itself: log lines, metrics, and the health endpoints.
+//! Telemetry of the provider: log lines, metrics, and the health endpoints.
 
 pub mod accept;
 pub mod correlation;
 pub mod endpoints;
+pub mod eviction;
 pub mod health;
 pub mod hooks;
 pub mod jwt_life;

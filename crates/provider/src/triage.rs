@@ -1,14 +1,11 @@
-//! The way through an incident, walked to the first thing that is broken.
+//! Incident analysis: the checks of [`diagnose`](crate::diagnose) and a few more in an order in which
+//! each result relies on those before it, up to the first failure.
 //!
-//! [`walk`] asks the questions of [`diagnose`](crate::diagnose) and a few of its own in an order in which
-//! every answer can rely on those before it, and ends at the first that is not as it should be. A
-//! [`verdict`] says what that is and what it means for the data; [`advice`] what to do about it, and what
-//! never to do. Nothing here writes; what is encrypted on the way are random bytes.
+//! `sequence` is that order, with the [`Cause`](crate::advice::Cause) of each failure; [`walk`]
+//! gathers facts and evaluates. It writes nothing; round trips encrypt random bytes.
 
-pub mod advice;
 pub mod evidence;
 pub mod report;
+mod sequence;
 pub mod service;
-pub mod verdict;
 pub mod walk;
-mod way;

@@ -1,7 +1,7 @@
-//! What the probes know, published whole: readers always see one consistent [`View`].
+//! Results of the probes, published as one immutable [`View`] that is always consistent.
 //!
-//! No version encrypts before it is on disk: whoever publishes a registry has committed it first.
-//! Versions that the disk does not take are published for decryption alone.
+//! A registry is published only after its commit, so a version encrypts only once it is on disk.
+//! Versions whose commit failed are published for decryption only.
 
 use std::{
     fmt,
@@ -21,53 +21,51 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{clock::Clock, state::StorageFault};
 
-/// An immutable state of affairs.
+/// An immutable snapshot of registry and probe results.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// The committed registry; `None` before there is any state.
+    /// The committed registry; `None` before the first document.
     pub registry: Option<Arc<Registry>>,
-    /// What the last metadata probe found.
+    /// Outcome of the last metadata probe.
     pub metadata: MetadataOutcome,
-    /// What the last deep probe of the active key found.
+    /// Outcome of the last deep probe of the active key.
     pub deep: DeepOutcome,
     /// The error class of the last metadata probe, if it failed.
     pub metadata_class: Option<&'static str>,
     /// The error class of the last deep probe, if it failed.
     pub deep_class: Option<&'static str>,
-    /// The committed registry with the newer versions of the key that the disk does not take. For
-    /// decryption alone: nothing is encrypted under a version that is not on disk.
+    /// The committed registry plus newer versions of the key whose commit failed. Used for
+    /// decryption only: encryption requires a version on disk.
     pub unsaved: Option<Arc<Registry>>,
-    /// The disk does not take a change of the state, or does not hold the state in use.
+    /// The disk fails to store a change of the state, or holds another state than the one in use.
     pub persistence: Option<PersistenceDegraded>,
     /// Three metadata probes in a row have failed.
     pub metadata_breaker_open: bool,
     /// Three deep probes in a row have failed.
     pub deep_breaker_open: bool,
-    /// The last metadata probe that failed; kept after a success.
+    /// The last failed metadata probe; kept after a success.
     pub metadata_failure: Option<ProbeFailure>,
-    /// The last deep probe that failed; kept after a success.
+    /// The last failed deep probe; kept after a success.
     pub deep_failure: Option<ProbeFailure>,
-    /// When the last metadata probe finished.
+    /// End of the last metadata probe.
     observed: Option<Arc<Observed>>,
 }
 
-/// What keeps the state from being saved.
+/// Cause of degraded persistence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PersistenceDegraded {
-    /// The bounded cause.
     pub fault: StorageFault,
-    /// When this cause was first seen, by the wall clock.
+    /// First occurrence of this cause, by the wall clock.
     pub since: SystemTime,
 }
 
-/// A probe that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbeFailure {
-    /// By the wall clock.
+    /// Time by the wall clock.
     pub at: SystemTime,
     /// The reason on `/ready`.
     pub reason: Reason,
-    /// The error class: of the call that failed, or the reason's word.
+    /// The error class of the failed call; for a finding, the code of its reason.
     pub class: &'static str,
 }
 
@@ -76,12 +74,14 @@ pub struct ProbeFailure {
 struct Observed {
     elapsed_from: Instant,
     wall: SystemTime,
-    /// The greatest age ever read, in microseconds: a clock step must not make a view younger.
+    /// The greatest age returned so far, in microseconds: a clock step must not make a view
+    /// younger.
     oldest_read: AtomicU64,
 }
 
 impl View {
-    /// Before the first probe: what was loaded from disk decrypts, nothing else is permitted.
+    /// The view before the first probe: the registry loaded from disk decrypts, and encryption is
+    /// disabled.
     #[must_use]
     pub fn loaded(registry: Option<Arc<Registry>>) -> Self {
         Self {
@@ -100,8 +100,8 @@ impl View {
         }
     }
 
-    /// Finds the key of a `key_id` to decrypt. The committed registry decides first; only a version
-    /// that it does not know is looked up among the unsaved ones.
+    /// Finds the key of a `key_id` for decryption. The committed registry takes precedence; the
+    /// unsaved versions are used only for a `key_id` unknown there.
     #[must_use]
     pub fn lookup(&self, key_id: &KeyId) -> Lookup {
         for registry in self.registry.iter().chain(&self.unsaved) {
@@ -113,13 +113,13 @@ impl View {
         Lookup::Unknown
     }
 
-    /// Either probe has failed three times in a row.
+    /// Whether either probe has failed three times in a row.
     #[must_use]
     pub fn breaker_open(&self) -> bool {
         self.metadata_breaker_open || self.deep_breaker_open
     }
 
-    /// Restarts the age: a metadata probe has finished now, well or not.
+    /// Restarts the age, at the end of a successful or failed metadata probe.
     pub fn mark_observed(&mut self, clock: &dyn Clock) {
         self.observed = Some(Arc::new(Observed {
             elapsed_from: Instant::now(),
@@ -128,7 +128,7 @@ impl View {
         }));
     }
 
-    /// Time since the last metadata probe finished, by the clock that went further.
+    /// Time since the last metadata probe finished, by the clock with the larger difference.
     fn age(&self, clock: &dyn Clock) -> Option<Duration> {
         let observed = self.observed.as_ref()?;
         let wall = clock
@@ -142,7 +142,7 @@ impl View {
     }
 }
 
-/// Publishes views; held by the watcher alone.
+/// Publishes views; owned by the watcher.
 #[derive(Debug)]
 pub struct ViewWriter(watch::Sender<Arc<View>>);
 
@@ -154,20 +154,19 @@ pub struct ViewReader {
     max_staleness: Duration,
 }
 
-/// One view with everything that depends on the present moment.
+/// One view with its age and health at a point in time.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// The view that was the latest.
     pub view: Arc<View>,
     /// Time since the last metadata probe; `None` before the first.
     pub age: Option<Duration>,
     /// Whether the age is above `status.statusMaxStaleness`, or unknown.
     pub freshness: Freshness,
-    /// What this view permits at this moment.
+    /// Health of the view at this time.
     pub health: Health,
 }
 
-/// A writer and its readers, starting with `view`.
+/// Creates a writer and a reader of views, starting with `view`.
 #[must_use]
 pub fn publish(
     view: View,
@@ -186,14 +185,14 @@ pub fn publish(
 }
 
 impl ViewWriter {
-    /// Replaces the view for all readers at once.
+    /// Atomically replaces the view for all readers.
     pub fn publish(&self, view: View) {
         self.0.send_replace(Arc::new(view));
     }
 }
 
 impl ViewReader {
-    /// The latest view, weighed now.
+    /// The latest view, with its present age and health.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let view = Arc::clone(&self.latest.borrow());
@@ -216,7 +215,7 @@ impl ViewReader {
         }
     }
 
-    /// Finds the key of a `key_id` to decrypt, whatever the health of the view.
+    /// Finds the key of a `key_id` for decryption, independent of the health of the view.
     #[must_use]
     pub fn lookup(&self, key_id: &KeyId) -> Lookup {
         self.latest.borrow().lookup(key_id)

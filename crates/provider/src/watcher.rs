@@ -1,7 +1,7 @@
-//! Watches the Transit key: probes it, lets the rules decide, commits, publishes.
+//! Probes the Transit key, applies the rotation rules, commits transitions and publishes the view.
 //!
-//! One task owns this, so probes and discoveries never overlap. A failed probe changes health
-//! alone: what the registry knows stays readable.
+//! One task owns the watcher, so probes and discoveries never overlap. A failed probe changes
+//! health only; all key versions in the registry stay readable.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -23,9 +23,9 @@ use tokio::{
 use self::{
     breaker::Breaker,
     calls::CallOutcomes,
+    committer::{CommitterError, StateCommitter},
     deep::DeepError,
     discovery::{Discovery, DiscoveryFailed, Limiter, Wanted},
-    ledger::{Ledger, LedgerError},
     metadata::{MetadataError, read_profile},
 };
 use crate::{
@@ -38,66 +38,61 @@ use crate::{
 
 pub mod breaker;
 pub mod calls;
+pub mod committer;
 pub mod deep;
 pub mod discovery;
-pub mod ledger;
 pub mod metadata;
 mod step;
 
-/// How long a failed call of a request waits for a success of another: under loss one follows at
-/// once, and nothing is probed.
+/// Delay from a failed request call to a probe. Under packet loss, another call usually succeeds
+/// within this time, which makes the probe unnecessary.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Between two warnings about the same failure of a probe.
+/// Interval between two warnings about the same failure of a probe.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
 
-/// How often to look, and how slowly to follow.
+/// Probe intervals and promotion rules.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Between metadata probes, and between discoveries.
+    /// Interval between metadata probes, and between discoveries.
     pub metadata: Duration,
-    /// Between deep probes of a healthy key.
+    /// Interval between deep probes of a healthy key.
     pub deep: Duration,
-    /// How long a stable version waits before it is promoted.
+    /// Waiting time of a stable version before its promotion.
     pub activation_delay: Duration,
-    /// For the reading of metadata by one discovery.
+    /// Time limit for the metadata read of one discovery.
     pub discovery_limit: Duration,
-    /// When a version is stable, and what a rollback is called.
     pub rules: RotationRules,
 }
 
-/// What a watcher works with.
+/// Dependencies of a watcher.
 pub struct Parts {
-    /// Lends the token.
+    /// Source of the access token.
     pub session: Session,
-    /// The key.
     pub transit: Transit,
-    /// The names that every key_id is made of.
+    /// Scope of the key identity, an input of every key_id.
     pub scope: IdentityScope,
-    /// Where the key is.
+    /// Path of the key in OpenBao.
     pub path: TransitKeyPath,
-    /// The committed state.
-    pub ledger: Ledger,
-    /// For bookkeeping and ages.
+    pub committer: StateCommitter,
+    /// Source of timestamps and ages.
     pub clock: Arc<dyn Clock>,
-    /// Counts probes.
     pub metrics: Arc<Metrics>,
-    /// How the calls of requests end.
+    /// Outcomes of the Transit calls of KMS requests.
     pub calls: Arc<CallOutcomes>,
 }
 
 /// Why the provider cannot start serving.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
-    /// The key cannot be used.
+    /// The metadata probe failed: the key is unusable.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-    /// The key does not work.
+    /// The deep probe failed: the key does not encrypt and decrypt correctly.
     #[error(transparent)]
     Deep(#[from] DeepError),
 }
 
-/// The prober, the state on disk, and the view that it publishes.
 pub struct Watcher {
     parts: Parts,
     pace: Pace,
@@ -107,26 +102,26 @@ pub struct Watcher {
     limiter: Limiter,
     wait: ActivationWait,
     started: Instant,
-    /// When this process observed last; its start, before it has.
+    /// The last observation of this process; before the first one, its start.
     observed: Instant,
     metadata_breaker: Breaker,
     deep_breaker: Breaker,
     next_metadata: Instant,
     next_deep: Instant,
-    /// When to find out why calls of requests fail.
+    /// Time of the probe to make because calls of requests fail.
     suspected: Option<Instant>,
-    /// A success of a request has hastened the next probe.
+    /// A successful request call during backoff has already moved the next probe forward.
     half_open: bool,
-    /// The last probe that calls of requests have hastened.
+    /// The last probe moved forward by calls of requests.
     hastened: Option<Instant>,
-    /// What the last look at the disk found wrong.
+    /// Fault found by the last comparison with the disk.
     on_disk: Option<StorageFault>,
     metadata_log: ProbeLog,
     deep_log: ProbeLog,
 }
 
 impl Watcher {
-    /// A watcher that publishes from `view` on, which must show what the ledger holds.
+    /// Creates a watcher with the initial view `view`, which must match the committed state.
     #[must_use]
     pub fn new(parts: Parts, pace: Pace, view: View, publish: ViewWriter) -> (Self, Discovery) {
         let (discovery, wanted) = discovery::channel();
@@ -155,8 +150,8 @@ impl Watcher {
         (watcher, discovery)
     }
 
-    /// Probes until both probes succeed, at most for `grace`; a finding that waiting cannot mend
-    /// ends it at once.
+    /// Probes until both probes succeed, at most for `grace`. Ends early on a failure for which
+    /// retrying is useless.
     ///
     /// # Errors
     /// The last failure.
@@ -185,7 +180,7 @@ impl Watcher {
         Ok(())
     }
 
-    /// Probes and discovers for ever.
+    /// Probes and serves discoveries until the task is dropped.
     pub async fn run(mut self) {
         self.next_metadata = Instant::now() + self.pace.metadata;
         self.next_deep = Instant::now() + self.pace.deep;
@@ -203,18 +198,19 @@ impl Watcher {
         }
     }
 
-    /// Makes the probes whose time has come. While OpenBao cannot be asked for metadata, the deep
-    /// probe waits: one cheap call a second is enough to see it return.
+    /// Makes the due probes. While metadata reads fail, the deep probe waits: one cheap call a
+    /// second suffices to detect recovery.
     async fn probe_due(&mut self) {
         let now = Instant::now();
         let suspected = self.suspected.take_if(|at| *at <= now).is_some()
-            // A success since then leaves nothing to look into.
+            // A success since then makes the probe unnecessary.
             && self.parts.calls.are_failing();
+
         if suspected || mem::take(&mut self.half_open) {
             self.hastened = Some(now);
         }
         if suspected || now >= self.next_metadata {
-            // Its outcome is published; the schedule goes on either way.
+            // The probe publishes its outcome; the schedule continues after a failure too.
             let found = self.probe_metadata().await.is_ok();
             let regular = Instant::now() + self.pace.metadata;
             self.next_metadata = match self.metadata_breaker.retry_at() {
@@ -222,12 +218,13 @@ impl Watcher {
                 Some(retry) => retry.min(regular),
                 None => regular,
             };
-            // A healthy key is not kept waiting for its turn, nor is a doubt left open.
+            // A suspected or unverified key gets its deep probe immediately.
             let wanted = suspected || self.view.deep != DeepOutcome::Passed;
             if found && wanted && self.deep_breaker.retry_at().is_none() {
                 self.next_deep = Instant::now();
             }
         }
+
         if Instant::now() >= self.next_deep {
             self.next_deep = match self.metadata_breaker.retry_at() {
                 Some(retry) => retry,
@@ -245,8 +242,8 @@ impl Watcher {
         self.metadata_breaker.retry_at().is_some() || self.deep_breaker.retry_at().is_some()
     }
 
-    /// Calls of requests have begun to fail, or succeed again: a probe finds out at once, at most
-    /// one a second for this reason.
+    /// Schedules a probe when calls of requests begin to fail or succeed again, at most one a
+    /// second for this reason.
     fn follow_calls(&mut self) {
         let now = Instant::now();
         let soonest = self
@@ -268,7 +265,8 @@ impl Watcher {
         }
     }
 
-    /// One metadata probe, published. The activation wait follows what is durable and published.
+    /// Makes and publishes one metadata probe. The activation wait advances with published, durable
+    /// state.
     async fn probe_metadata(&mut self) -> Result<(), MetadataError> {
         let result = self.look().await;
         match &result {
@@ -278,40 +276,44 @@ impl Watcher {
             }
             Err(_) => {}
         }
+
         self.conclude_metadata(result.as_ref().err());
         if result
             .as_ref()
             .err()
             .is_none_or(MetadataError::leaves_the_registry_valid)
-            && let Some(registry) = self.parts.ledger.registry()
+            && let Some(registry) = self.parts.committer.registry()
         {
             let elapsed = self.started.elapsed();
             self.wait
                 .observed(registry, self.pace.rules.required_observations, elapsed);
         }
+
         match result {
             Err(MetadataError::Deferred(_)) => Ok(()),
             result => result,
         }
     }
 
-    /// Finishes what was left undone, compares the disk, reads the key, and takes the step that
-    /// follows.
+    /// Completes an unfinished commit, compares the disk with the committed state, reads the key,
+    /// and commits the resulting transition.
     async fn look(&mut self) -> Result<(), MetadataError> {
         let left = self.complete_commit().await;
-        let confirmed = self.parts.ledger.confirm();
+        let confirmed = self.parts.committer.confirm();
         let profile = self.read().await;
         let confirmed = confirmed.await;
+
         self.on_disk = left
             .as_ref()
             .and(confirmed.as_ref())
             .err()
-            .map(LedgerError::fault);
+            .map(CommitterError::fault);
         let profile = profile?;
+
         if let Err(unsaved) = left {
             return Err(self.unsaved(&profile, unsaved).await);
         }
-        if self.parts.ledger.document().is_none() {
+        if self.parts.committer.document().is_none() {
             self.first_document(&profile).await?;
         }
         self.advance(&profile).await?;
@@ -331,6 +333,7 @@ impl Watcher {
         if backs_off {
             calls.await_success();
         }
+
         let recovered = async {
             while {
                 calls.changed().await;
@@ -339,9 +342,10 @@ impl Watcher {
         };
         let answer = tokio::select! {
             answer = read_profile(session, transit, path) => answer,
-            // This reading began during an outage that is over, and may wait for a dead connection.
+            // This read began during an outage that is over, and may hang on a dead connection.
             () = recovered, if backs_off => read_profile(session, transit, path).await,
         };
+
         match answer {
             Err(failure) if failure.call().is_some() => {
                 self.metadata_breaker.failed(began, Instant::now());
@@ -354,14 +358,14 @@ impl Watcher {
         }
     }
 
-    /// Answers one decrypt that found its key_id unknown.
+    /// Answers one decrypt request with an unknown key_id.
     async fn serve_discovery(&mut self, wanted: Wanted) {
         let result = match self.view.lookup(&wanted.key_id) {
             _ if self.view.registry.is_none() => Err(DiscoveryFailed::Refused),
-            Lookup::Known(_) | Lookup::Withdrawn => Ok(()),
+            Lookup::Known(_) | Lookup::Disabled => Ok(()),
             Lookup::Unknown => match self.limiter.recent(Instant::now()) {
                 Some(recent) => recent,
-                // The probes ask every second already.
+                // Probes already run every second.
                 None if self.metadata_breaker.is_open() => Err(DiscoveryFailed::Unanswered),
                 None => {
                     let started = Instant::now();
@@ -374,7 +378,8 @@ impl Watcher {
         wanted.answer(result);
     }
 
-    /// A metadata probe that neither counts nor promotes. Versions that cannot be saved are found.
+    /// A metadata probe for discovery: it neither counts as an observation nor promotes a version.
+    /// It also finds versions whose commit fails.
     async fn discover(&mut self) -> Result<(), DiscoveryFailed> {
         let result = self.look_for_more().await;
         self.conclude_metadata(result.as_ref().err());
@@ -386,7 +391,7 @@ impl Watcher {
         if let Err(unsaved) = &left {
             self.on_disk = Some(unsaved.fault());
         }
-        // Only the reading is cut off: a commit under way must be seen to its end.
+        // The time limit covers the read only: a started commit must run to its end.
         let limit = self.pace.discovery_limit;
         let profile = timeout(limit, self.read())
             .await
@@ -395,7 +400,7 @@ impl Watcher {
             return Err(self.unsaved(&profile, unsaved).await);
         }
         let now = self.parts.clock.unix_seconds();
-        let found = match self.parts.ledger.document() {
+        let found = match self.parts.committer.document() {
             Some(document) => discover(document, &profile, &self.pace.rules, now)?,
             None => None,
         };
@@ -421,19 +426,21 @@ impl Watcher {
         result
     }
 
-    /// The registry, unless there is none or Transit refuses to encrypt with its active version.
+    /// The registry; `None` before the first document and while Transit refuses to encrypt with its
+    /// active version.
     fn encryptable(&self) -> Option<&Arc<Registry>> {
         let blocked = MetadataOutcome::Failed(MetadataFailure::EncryptionBlocked);
         self.parts
-            .ledger
+            .committer
             .registry()
             .filter(|_| self.view.metadata != blocked)
     }
 
     fn conclude_metadata(&mut self, failure: Option<&MetadataError>) {
         let unsaved = failure.and_then(MetadataError::unsaved);
-        let unsaved = unsaved.map(LedgerError::fault);
+        let unsaved = unsaved.map(CommitterError::fault);
         self.show_persistence(unsaved.or(self.on_disk));
+
         if failure.is_none() {
             self.view.unsaved = None;
             self.limiter.recovered();
@@ -446,6 +453,7 @@ impl Watcher {
             };
             (failure, self.failed_probe(failure.into(), call))
         });
+
         (self.view.metadata, self.view.metadata_class) = match found {
             Some((finding, failed)) if !matches!(failure, Some(MetadataError::Deferred(_))) => {
                 (MetadataOutcome::Failed(finding), Some(failed.class))
@@ -489,7 +497,7 @@ impl Watcher {
         }
     }
 
-    /// Shows and logs the state of the disk when it changes.
+    /// Publishes and logs the persistence status when it changes.
     fn show_persistence(&mut self, fault: Option<StorageFault>) {
         if self.view.persistence.map(|shown| shown.fault) != fault {
             match fault {
@@ -499,7 +507,7 @@ impl Watcher {
             let since = self.parts.clock.now();
             self.view.persistence = fault.map(|fault| PersistenceDegraded { fault, since });
         }
-        let current = fault.is_none() && self.parts.ledger.document().is_some();
+        let current = fault.is_none() && self.parts.committer.document().is_some();
         self.parts.metrics.state_current(current);
     }
 
@@ -510,8 +518,8 @@ impl Watcher {
     }
 }
 
-/// What was last logged of one kind of probe. A failure that stays the same is a warning every 30 s
-/// and no more, although it is probed every second.
+/// The last logged failure of one kind of probe. An unchanged failure is logged as a warning every
+/// 30 s, although it is probed every second.
 #[derive(Debug, Default)]
 struct ProbeLog(Option<(&'static str, &'static str, Option<StorageFault>, Instant)>);
 
@@ -558,7 +566,7 @@ impl ProbeLog {
 }
 
 impl BootstrapError {
-    /// The call to OpenBao that failed; `None` for a finding about the key or the state.
+    /// The failed call to OpenBao; `None` for a finding about the key or the state.
     #[must_use]
     pub fn call(&self) -> Option<&CallFailure> {
         match self {
@@ -567,7 +575,7 @@ impl BootstrapError {
         }
     }
 
-    /// What readiness calls it.
+    /// The reason code, as readiness reports it.
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
@@ -576,18 +584,17 @@ impl BootstrapError {
         }
     }
 
-    /// Whether waiting may mend it: OpenBao did not answer, or not with what it will answer, or the
-    /// disk is slow.
+    /// Whether retrying may succeed: a failed call to OpenBao, or a slow disk.
     fn may_pass(&self) -> bool {
         let slow_disk = matches!(
             self,
-            Self::Metadata(MetadataError::Save(LedgerError::NoAnswer))
+            Self::Metadata(MetadataError::Save(CommitterError::NoAnswer))
         );
         self.call().is_some() || slow_disk
     }
 }
 
-/// The class of what failed below a probe; the reason itself for a finding.
+/// The class of the failed call; for a finding, its reason code.
 fn class_of(reason: Reason, call: Option<&CallFailure>) -> &'static str {
     call.map_or(reason.code(), |call| {
         call.class().map_or("auth_failed", FailureClass::label)

@@ -16,7 +16,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use provider::config::{Config, Environment, Flags, Problem, ProblemKind, files, parse};
+use provider::{
+    config::{Config, Environment, Flags, Problem, ProblemKind, parse},
+    node_files,
+};
 use rustix::process::geteuid;
 use tempfile::TempDir;
 
@@ -201,7 +204,7 @@ impl Node {
         )
         .unwrap()
         .config;
-        files::check(&config, &path, &self.environment)
+        node_files::check(&config, &path, &self.environment)
             .err()
             .unwrap_or_default()
     }

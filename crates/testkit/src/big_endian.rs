@@ -1,9 +1,9 @@
-//! Rewrites an etcd snapshot as a big-endian machine, such as s390x, would have saved it.
+//! Converts an etcd snapshot to the form written by a big-endian machine such as s390x.
 
 #![expect(
     clippy::unwrap_used,
     clippy::arithmetic_side_effects,
-    reason = "the file is sound, or the test has failed"
+    reason = "an invalid file fails the test"
 )]
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -13,11 +13,11 @@ const ELEMENT: usize = 16;
 const META: usize = 64;
 const HASH: usize = 32;
 
-/// The same content with every integer of bbolt in the other byte order. Meta pages, the hash after
-/// the database and all pages that are in use are rewritten; free pages are left.
+/// The same content with the byte order of every bbolt integer reversed. Meta pages, all pages in
+/// use and the trailing SHA-256 are rewritten; free pages are unchanged.
 ///
 /// # Panics
-/// When the file is not a sound little-endian database, with or without a hash.
+/// When the file is an invalid little-endian database. The trailing SHA-256 is optional.
 #[must_use]
 pub fn big_endian(snapshot: &[u8]) -> Vec<u8> {
     let has_hash = snapshot.len() % 512 == HASH;
@@ -25,13 +25,16 @@ pub fn big_endian(snapshot: &[u8]) -> Vec<u8> {
     let mut file = snapshot[..snapshot.len() - hash].to_vec();
     let size = u32_at(&file, HEADER + 8);
     let metas = [0, size];
+
     let newest = metas.into_iter().max_by_key(|at| u64_at(&file, at + 64));
     let root = u64_at(&file, newest.unwrap() + HEADER + 16);
+
     for at in metas {
         swap_header(&mut file[at..]);
         swap_meta(&mut file[at + HEADER..][..META]);
     }
     swap_tree(&mut file, size, root);
+
     if has_hash {
         let hash = digest(&SHA256, &file);
         file.extend(hash.as_ref());
@@ -54,7 +57,7 @@ fn swap_meta(meta: &mut [u8]) {
     meta[META - 8..].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// A page with all pages and buckets below it.
+/// Converts a page and all pages and buckets below it.
 fn swap_tree(file: &mut Vec<u8>, size: usize, page: u64) {
     let at = usize::try_from(page).unwrap() * size;
     let pages = u32_at(file, at + 12) + 1;
@@ -65,7 +68,7 @@ fn swap_tree(file: &mut Vec<u8>, size: usize, page: u64) {
     file[at..at + bytes.len()].copy_from_slice(&bytes);
 }
 
-/// The pages that this one leads to.
+/// Converts one page and returns its child pages.
 fn swap_page(page: &mut [u8]) -> Vec<u64> {
     let is_branch = page[8] == 1;
     let count = usize::from(page[10]) | usize::from(page[11]) << 8;

@@ -1,12 +1,9 @@
-//! A real kube-apiserver on a real etcd, and a client for the objects that it encrypts.
+//! A real kube-apiserver with a real etcd, and a client for the objects that it encrypts.
 //!
-//! Namespaces, nodes and controllers are missing: what is stored is stored by this one server
-//! alone, with the rights of an administrator.
+//! This one API server is the only writer to etcd: controllers and nodes are missing. The client
+//! has administrator rights.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test without its control plane has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 use std::{
     path::{Path, PathBuf},
@@ -41,31 +38,32 @@ mod kind;
 
 const INSTALL: &str = "cargo xtask tools --kubernetes";
 
-/// For what the API server does by itself: it polls Status and its encryption configuration once a
-/// minute, and several of them share two processors.
+/// Limit for background work of the API server: it polls Status and its encryption configuration
+/// once a minute, and several API servers share two processors.
 pub const WITHIN: Duration = Duration::from_secs(180);
 
-/// An etcd and its one API server, which runs or does not. Both are killed on drop.
+/// An etcd and its one API server, running or stopped. Drop kills both.
 pub struct ControlPlane {
-    // The API server goes first, while its store and its log are there.
+    // Dropped first, while its etcd and its log still exist.
     api_server: Option<Daemon>,
     etcd: Etcd,
-    /// Certificates, keys, the encryption configuration, the log.
+    /// Certificates, keys, the encryption configuration and the log.
     directory: TempDir,
     port: u16,
 }
 
 impl ControlPlane {
-    /// An empty etcd, and all that an API server needs to start.
+    /// Starts an empty etcd and writes the files for an API server.
     ///
     /// # Panics
-    /// When etcd does not start.
+    /// When etcd fails to start.
     pub async fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let authority = Authority::new(directory.path());
         authority.server("server");
         authority.client("admin", "system:masters");
         let service_accounts = KeyPair::generate().unwrap();
+
         for (name, pem) in [
             ("service-accounts.key", service_accounts.serialize_pem()),
             ("service-accounts.pub", service_accounts.public_key_pem()),
@@ -80,7 +78,7 @@ impl ControlPlane {
         }
     }
 
-    /// Where the objects are stored.
+    /// The etcd that stores the objects.
     #[must_use]
     pub fn etcd(&self) -> &Etcd {
         &self.etcd
@@ -92,21 +90,21 @@ impl ControlPlane {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// What a client needs: `ca.crt`, and `admin.crt` with `admin.key`, who may do everything. What
-    /// the running API server says is in `kube-apiserver.log`.
+    /// Path of a file: `ca.crt`; `admin.crt` and `admin.key` of the administrator; or
+    /// `kube-apiserver.log` of the running API server.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         Path::new(self.directory.path()).join(name)
     }
 
-    /// The `EncryptionConfiguration`, to be shown to other programs.
+    /// Path of the `EncryptionConfiguration`, for other programs.
     #[must_use]
     pub fn encryption_file(&self) -> PathBuf {
         self.file("encryption.yaml")
     }
 
-    /// Writes an `EncryptionConfiguration` that protects every [`Kind`] with these providers, the
-    /// first of which writes. It counts from the next start on, or from the next reload.
+    /// Writes an `EncryptionConfiguration` with these providers for every [`Kind`]; the first
+    /// provider encrypts. It takes effect at the next start or reload.
     pub fn encrypt_with(&self, providers: &[Value]) {
         let resources = Kind::ALL.map(Kind::resource_name);
         let configuration = json!({
@@ -118,11 +116,10 @@ impl ControlPlane {
         files::replace(&self.encryption_file(), text.as_bytes(), 0o600);
     }
 
-    /// Starts the API server and does not wait. It reads the encryption configuration if there is
-    /// one.
+    /// Starts the API server and returns at once. Uses the encryption configuration if it exists.
     ///
     /// # Panics
-    /// When there is no kube-apiserver program, with the command that installs it.
+    /// When the kube-apiserver program is missing. The message has the command to install it.
     pub fn spawn(&mut self, options: &[&str]) {
         let path = |name: &str| self.file(name).display().to_string();
         let of_etcd = |name: &str| self.etcd.file(name).display().to_string();
@@ -147,17 +144,19 @@ impl ControlPlane {
             ),
             ("service-cluster-ip-range", "10.0.0.0/24".to_owned()),
             ("authorization-mode", "RBAC".to_owned()),
-            // Nobody makes the service account that it asks for.
+            // The plugin requires a service account, but the controller that creates it is missing.
             ("disable-admission-plugins", "ServiceAccount".to_owned()),
         ]
         .into_iter()
         .map(|(option, value)| format!("--{option}={value}"))
         .collect();
+
         if self.encryption_file().exists() {
             let file = path("encryption.yaml");
             arguments.push(format!("--encryption-provider-config={file}"));
         }
         arguments.extend(options.iter().map(|&option| option.to_owned()));
+
         let api_server = program("KUBE_APISERVER", "kubernetes/kube-apiserver", INSTALL);
         let log = self.file("kube-apiserver.log");
         self.api_server = Some(Daemon::spawn(&api_server, &arguments, &log));
@@ -166,16 +165,16 @@ impl ControlPlane {
     /// Starts the API server and waits until it is ready.
     ///
     /// # Panics
-    /// When it ends instead.
+    /// When it ends before it is ready.
     pub async fn start(&mut self, options: &[&str]) {
         self.spawn(options);
         self.ready().await;
     }
 
-    /// Waits until the API server is ready, its encryption providers included.
+    /// Waits until the API server and its encryption providers are ready.
     ///
     /// # Panics
-    /// When it ends instead, or was not started.
+    /// When it is stopped or ends before it is ready.
     pub async fn ready(&mut self) {
         let client = self.client();
         let api_server = self.api_server.as_mut().unwrap();
@@ -184,10 +183,10 @@ impl ControlPlane {
             .await;
     }
 
-    /// Stops the API server properly.
+    /// Stops the API server gracefully.
     ///
     /// # Panics
-    /// When it does not end.
+    /// When it fails to end.
     pub async fn stop(&mut self) {
         if let Some(api_server) = self.api_server.take() {
             api_server.stop().await;
@@ -199,21 +198,21 @@ impl ControlPlane {
         self.api_server = None;
     }
 
-    /// Everything that the running API server has said.
+    /// Log of the running API server so far.
     #[must_use]
     pub fn log(&self) -> String {
         self.api_server.as_ref().map_or(String::new(), Daemon::log)
     }
 
-    /// What the API server answers to a `GET`, whatever the status; `None` when there is no answer.
+    /// Status and body of the response to a `GET`; `None` if the request fails.
     pub async fn get(&self, path: &str) -> Option<(StatusCode, String)> {
         get(&self.client(), path).await
     }
 
-    /// The sum of a metric's series whose labels hold all of `labels`.
+    /// Sum of a metric over the series with all of `labels`.
     ///
     /// # Panics
-    /// When the API server does not answer.
+    /// When the request fails.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let (_, metrics) = self.get("/metrics").await.unwrap();
         metrics
@@ -225,10 +224,10 @@ impl ControlPlane {
             .sum()
     }
 
-    /// Creates the object or replaces its text.
+    /// Creates the object, or replaces its text.
     ///
     /// # Errors
-    /// Those of the API server.
+    /// Errors of the API server.
     pub async fn write(&self, kind: Kind, name: &str, text: &str) -> Result<(), kube::Error> {
         let (api, parameters) = (self.api(kind), PostParams::default());
         let mut object = kind.object(name, text);
@@ -242,23 +241,23 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// The object's text; `None` when there is no such object.
+    /// The object's text; `None` if the object is missing.
     ///
     /// # Errors
-    /// Those of the API server.
+    /// Errors of the API server.
     pub async fn read(&self, kind: Kind, name: &str) -> Result<Option<String>, kube::Error> {
         let object = self.api(kind).get_opt(name).await?;
         Ok(object.map(|object| kind.text(&object)))
     }
 
-    /// The names of all objects of the kind, asked for in chunks as `kubectl get` does: a list
-    /// without a limit waits for the watch cache, which never fills while an object cannot be read.
+    /// Names of all objects of the kind. Requests them in chunks as `kubectl get` does: a list
+    /// without a limit waits for the watch cache, which stays empty while an object is unreadable.
     ///
     /// # Errors
-    /// Those of the API server.
+    /// Errors of the API server.
     ///
     /// # Panics
-    /// When there is more than one chunk.
+    /// When the list has more than one chunk.
     pub async fn names(&self, kind: Kind) -> Result<Vec<String>, kube::Error> {
         let chunk = ListParams::default().limit(500);
         let objects = self.api(kind).list(&chunk).await?;
@@ -267,12 +266,12 @@ impl ControlPlane {
         Ok(objects.iter().map(ResourceExt::name_any).collect())
     }
 
-    /// Replaces every object of the kind by itself, those of the API server included, as
-    /// `kubectl get --all-namespaces ... -o json | kubectl replace -f -` does to have it stored
-    /// anew.
+    /// Replaces every object of the kind with itself, including objects created by the API server.
+    /// It has the effect of `kubectl get --all-namespaces ... -o json | kubectl replace -f -`:
+    /// every object is stored again.
     ///
     /// # Errors
-    /// Those of the API server.
+    /// Errors of the API server.
     pub async fn rewrite(&self, kind: Kind) -> Result<(), kube::Error> {
         let (client, resource) = (self.client(), kind.resource());
         let everywhere: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
@@ -286,19 +285,19 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// What etcd holds of an object.
+    /// The object's value in etcd.
     ///
     /// # Panics
-    /// When there is nothing.
+    /// When etcd has no value for the object.
     #[must_use]
     pub fn stored(&self, kind: Kind, name: &str) -> Vec<u8> {
         self.etcd.get(&kind.etcd_key(name)).unwrap()
     }
 
-    /// Teaches the API server the custom resource among the kinds.
+    /// Defines the custom resource [`Kind::Custom`] in the API server.
     ///
     /// # Panics
-    /// When it does not learn.
+    /// When the definition is rejected or stays unserved.
     pub async fn define_custom_resource(&self) {
         let definitions = Api::all_with(self.client(), &kind::definitions());
         let created = definitions
@@ -337,7 +336,7 @@ async fn get(client: &Client, path: &str) -> Option<(StatusCode, String)> {
     Some((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
-/// The KMS v2 provider at this socket, for [`ControlPlane::encrypt_with`].
+/// A KMS v2 provider at this socket, for [`ControlPlane::encrypt_with`].
 #[must_use]
 pub fn kms(name: &str, socket: &Path) -> Value {
     json!({"kms": {
@@ -348,7 +347,7 @@ pub fn kms(name: &str, socket: &Path) -> Value {
     }})
 }
 
-/// No encryption, for [`ControlPlane::encrypt_with`].
+/// The provider without encryption, for [`ControlPlane::encrypt_with`].
 #[must_use]
 pub fn identity() -> Value {
     json!({"identity": {}})

@@ -1,9 +1,9 @@
 //! A program that runs beside a test, with its output in a file.
 
-#![expect(clippy::unwrap_used, reason = "a test without its server has failed")]
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 #![expect(
     clippy::print_stdout,
-    reason = "the harness shows it beside the failure"
+    reason = "the test harness prints it with the failure"
 )]
 
 use std::{
@@ -18,13 +18,13 @@ use openbao_lab::child::GuardedChild;
 
 use crate::wait::wait_until;
 
-/// How much of a log a failed test shows.
+/// Log lines printed by a failed test.
 const LAST_LINES: usize = 30;
 
 /// Generous: many tests share two processors.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
-/// Killed when dropped, and when the test's process ends in whatever way.
+/// A running program. Drop kills it, and so does any end of the test process.
 pub(crate) struct Daemon {
     child: GuardedChild,
     name: String,
@@ -32,7 +32,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Runs the program; `log` is emptied first.
+    /// Starts the program and truncates `log`.
     pub(crate) fn spawn(program: &Path, arguments: &[String], log: &Path) -> Self {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let output = File::create(log).unwrap();
@@ -43,12 +43,12 @@ impl Daemon {
         }
     }
 
-    /// Waits until the program answers as it should.
+    /// Waits until `answers` returns true.
     ///
     /// # Panics
-    /// When it ends instead.
+    /// When the program ends first.
     pub(crate) async fn ready(&mut self, mut answers: impl AsyncFnMut() -> bool) {
-        let awaited = format!("an answer of {}", self.name);
+        let awaited = format!("a response of {}", self.name);
         wait_until(SOON, &awaited, async || {
             let ended = self.child.exited().unwrap();
             assert!(ended.is_none(), "{} ended: {}", self.name, self.log());
@@ -57,7 +57,7 @@ impl Daemon {
         .await;
     }
 
-    /// Asks the program to stop and waits for its end.
+    /// Sends a stop signal and waits for the end of the program.
     pub(crate) async fn stop(mut self) {
         self.child.ask_to_stop().unwrap();
         let awaited = format!("the end of {}", self.name);
@@ -67,14 +67,14 @@ impl Daemon {
         .await;
     }
 
-    /// Everything it has said so far.
+    /// The output so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 }
 
 impl Drop for Daemon {
-    /// A failed test shows what its servers said last.
+    /// Prints the last log lines if the test failed.
     fn drop(&mut self) {
         if thread::panicking()
             && let Ok(log) = fs::read_to_string(&self.log)
@@ -82,16 +82,16 @@ impl Drop for Daemon {
             let lines: Vec<&str> = log.lines().collect();
             let last = lines.len().saturating_sub(LAST_LINES);
             let said = lines.get(last..).unwrap_or_default().join("\n");
-            println!("--- {} said last:\n{said}", self.name);
+            println!("--- last output of {}:\n{said}", self.name);
         }
     }
 }
 
-/// The program that the environment variable names, else the one that `cargo xtask tools` put into
+/// The program named by the environment variable, else the one installed by `cargo xtask tools` in
 /// `target/tools`.
 ///
 /// # Panics
-/// When there is none, with the command that installs it.
+/// When the program is missing. The message has the command to install it.
 #[track_caller]
 pub(crate) fn program(variable: &str, installed: &str, install: &str) -> PathBuf {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools");
@@ -99,7 +99,7 @@ pub(crate) fn program(variable: &str, installed: &str, install: &str) -> PathBuf
     let path = named.map_or_else(|| tools.join(installed), PathBuf::from);
     assert!(
         path.is_file(),
-        "no program at {}; install it with `{install}`, or name another in {variable}",
+        "{} is missing; install it with `{install}`, or set {variable} to its path",
         path.display()
     );
     path

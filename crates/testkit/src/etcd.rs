@@ -1,6 +1,6 @@
-//! A real etcd of one member, over TLS on loopback, that only bearers of a client certificate may use.
+//! A real etcd with one member, over TLS on loopback. Clients need a client certificate.
 
-#![expect(clippy::unwrap_used, reason = "a test without its server has failed")]
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 use std::{
     io::Write as _,
@@ -20,14 +20,14 @@ use crate::{
 
 const INSTALL: &str = "cargo xtask tools";
 
-/// A running etcd. Its directory is removed on drop.
+/// A running etcd. Drop removes its directory.
 pub struct Etcd {
     daemon: Daemon,
     endpoint: String,
     directory: TempDir,
 }
 
-/// An etcd that has ended properly.
+/// An etcd after a graceful stop.
 pub struct StoppedEtcd {
     endpoint: String,
     directory: TempDir,
@@ -37,7 +37,8 @@ impl Etcd {
     /// Starts an empty etcd and waits until it is healthy.
     ///
     /// # Panics
-    /// When there is no etcd program, with the command that installs it, or it does not start.
+    /// When etcd fails to start or its program is missing. The message has the command to install
+    /// it.
     pub async fn start() -> Self {
         let directory = TempDir::new().unwrap();
         let authority = Authority::new(directory.path());
@@ -57,31 +58,31 @@ impl Etcd {
         &self.endpoint
     }
 
-    /// `ca.crt`, `client.crt` or `client.key`: what a client needs.
+    /// Path of `ca.crt`, `client.crt` or `client.key`, for clients.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// What `etcdctl` prints on its standard output.
+    /// Runs `etcdctl` and returns its standard output.
     ///
     /// # Panics
-    /// When it fails.
+    /// When the command fails.
     #[must_use]
     pub fn ctl(&self, arguments: &[&str]) -> Vec<u8> {
         succeeded(self.ctl_command(arguments).output().unwrap())
     }
 
-    /// Where the member keeps everything.
+    /// The data directory of the member.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
-    /// What is stored under a key now.
+    /// The current value of a key.
     ///
     /// # Panics
-    /// When etcd does not answer.
+    /// When the request fails.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         let answer = self.ctl(&["get", key, "--write-out=json"]);
@@ -90,37 +91,37 @@ impl Etcd {
         Some(STANDARD.decode(value).unwrap())
     }
 
-    /// Stores any bytes under a key.
+    /// Stores a value of any bytes under a key.
     ///
     /// # Panics
-    /// When etcd does not take it.
+    /// When the request fails.
     pub fn put(&self, key: &str, value: &[u8]) {
         self.ctl_reading(&["put", key], value);
     }
 
-    /// Does all the operations in one transaction, each written as for `etcdctl`: `put key value`,
-    /// `del key`. Etcd takes up to 128.
+    /// Runs all operations in one transaction. Each is written as for `etcdctl`: `put key value` or
+    /// `del key`. etcd accepts up to 128.
     ///
     /// # Panics
-    /// When it fails.
+    /// When the command fails.
     pub fn transaction(&self, operations: &[String]) {
         let input = format!("\n{}\n\n\n", operations.join("\n"));
         self.ctl_reading(&["txn"], input.as_bytes());
     }
 
-    /// Saves a snapshot as an operator does, with `etcdctl snapshot save`.
+    /// Saves a snapshot with `etcdctl snapshot save`.
     ///
     /// # Panics
-    /// When it fails.
+    /// When the command fails.
     pub fn save_snapshot(&self, file: &Path) {
         let _progress = self.ctl(&["snapshot", "save", file.to_str().unwrap()]);
     }
 
-    /// Switches access control on: from now on the bearer of the client certificate may read and write
-    /// the keys below `prefix` alone.
+    /// Enables access control: the user of the client certificate may read and write only the keys
+    /// below `prefix`.
     ///
     /// # Panics
-    /// When it fails.
+    /// When the command fails.
     pub fn restrict_to(&self, prefix: &str) {
         let below = format!("{prefix}/");
         for arguments in [
@@ -135,7 +136,7 @@ impl Etcd {
                 "readwrite",
                 &below,
             ],
-            // The common name of the certificate.
+            // The user name is the common name of the client certificate.
             &["user", "add", "client", "--no-password"],
             &["user", "grant-role", "client", "limited"],
             &["auth", "enable"],
@@ -144,10 +145,10 @@ impl Etcd {
         }
     }
 
-    /// Stops etcd properly.
+    /// Stops etcd gracefully.
     ///
     /// # Panics
-    /// When it does not end.
+    /// When etcd fails to end.
     pub async fn stop(self) -> StoppedEtcd {
         self.daemon.stop().await;
         StoppedEtcd {
@@ -186,10 +187,10 @@ impl Etcd {
 }
 
 impl StoppedEtcd {
-    /// Starts etcd again with the same data and the same URL.
+    /// Starts etcd again with the same data and URL.
     ///
     /// # Panics
-    /// When it does not start.
+    /// When etcd fails to start.
     pub async fn start(self) -> Etcd {
         let path = |name: &str| self.directory.path().join(name).display().to_string();
         let peer = format!("https://127.0.0.1:{}", free_port().unwrap());
@@ -210,13 +211,16 @@ impl StoppedEtcd {
             ("log-level", "warn".to_owned()),
         ]
         .map(|(option, value)| format!("--{option}={value}"));
+
         let etcd = program("ETCD", "etcd/etcd", INSTALL);
         let log = self.directory.path().join("etcd.log");
+
         let mut etcd = Etcd {
             daemon: Daemon::spawn(&etcd, &arguments, &log),
             endpoint: self.endpoint,
             directory: self.directory,
         };
+
         let mut health = etcd.ctl_command(&["endpoint", "health"]);
         etcd.daemon
             .ready(async || health.output().unwrap().status.success())
@@ -224,33 +228,33 @@ impl StoppedEtcd {
         etcd
     }
 
-    /// Where the member keeps everything.
+    /// The data directory of the member.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
-    /// The database as the member left it: a snapshot without the digest at its end.
+    /// The database after the stop: a snapshot without the trailing SHA-256.
     #[must_use]
     pub fn database(&self) -> PathBuf {
         self.data_dir().join("member/snap/db")
     }
 }
 
-/// `etcdctl` or `etcdutl`.
+/// Path of `etcdctl` or `etcdutl`.
 ///
 /// # Panics
-/// When there is none, with the command that installs it.
+/// When the program is missing. The message has the command to install it.
 #[must_use]
 pub fn tool(name: &str) -> PathBuf {
     let variable = name.to_uppercase();
     program(&variable, &format!("etcd/{name}"), INSTALL)
 }
 
-/// What `etcdutl`, which works on files, prints on its standard output.
+/// Runs `etcdutl`, the offline tool for etcd files, and returns its standard output.
 ///
 /// # Panics
-/// When it fails.
+/// When the command fails.
 #[must_use]
 pub fn utl(arguments: &[&str]) -> Vec<u8> {
     let mut utl = Command::new(tool("etcdutl"));

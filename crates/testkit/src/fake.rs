@@ -1,12 +1,10 @@
-//! A scripted OpenBao over real TLS, for faults that a real server does not show on demand.
+//! A scripted OpenBao over real TLS, for faults that a real server cannot produce on demand.
 //!
-//! Each request takes the next [`Reply`] of the script; a request beyond its end gets a 500. In front
-//! of a real server it is a proxy: requests that meet a [`Rule`] get its reply, the server all others.
+//! Each request gets the next [`Reply`] of the script. After the end of the script, requests get a
+//! 500. In front of a real server the fake is a proxy: a request that matches a [`Rule`] gets its
+//! reply, and all others go to the server.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot set up its fake has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 use std::{
     collections::VecDeque,
@@ -43,29 +41,29 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::openbao::OpenBao;
 
-/// The one name in the fake's certificate.
+/// The DNS name in the fake's certificate.
 pub const SERVER_NAME: &str = "openbao.test";
 
-/// What the fake does with one request.
+/// Response of the fake to one request.
 #[derive(Debug, Clone)]
 pub enum Reply {
-    /// An answer with this status and body.
+    /// A response with this status and JSON body.
     Json(u16, String),
-    /// An answer of a web server in OpenBao's place, with this status and body.
+    /// A response of a web server in place of OpenBao, with this status and body.
     Web(u16, String),
-    /// A 200 with this body, and this text as the server's `Date`.
+    /// A 200 with this body and this `Date` header.
     Dated(String, String),
-    /// A redirect to this place.
+    /// A redirect with this status and `Location`.
     Redirect(u16, String),
-    /// A 200 of this many bytes, in chunks without an announced length.
+    /// A response of this status and body size in bytes, chunked, without `Content-Length`.
     Filler(u16, usize),
-    /// A 200 that announces more than it sends, then closes the connection.
+    /// A 200 with a truncated body. Then the connection is closed.
     Cut(String),
-    /// A 200 that announces more than it sends, then nothing more.
+    /// A 200 with a truncated body. The connection stays open.
     Stall(String),
-    /// No answer at all; the connection stays open.
+    /// No response; the connection stays open.
     Hang,
-    /// The connection is closed without an answer.
+    /// Closes the connection without a response.
     Close,
 }
 
@@ -76,31 +74,31 @@ impl Reply {
     }
 }
 
-/// Which requests a proxy answers itself, and how.
+/// Requests for the proxy to answer itself, and the reply.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// The path ends so.
+    /// Suffix of the path.
     pub path: String,
-    /// The body holds this.
+    /// Text in the body.
     pub holds: String,
-    /// The percentage of them that it meets, chosen at random; 100 meets all.
+    /// Percentage of matching requests that get the reply, chosen at random; 100 means all.
     pub percent: u64,
-    /// The answer to each of them.
+    /// The reply.
     pub reply: Reply,
 }
 
-/// How the fake treats new connections.
+/// Behavior of the fake on new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handshake {
-    /// TLS with a good certificate.
+    /// TLS with a valid certificate.
     Good,
-    /// TLS with a certificate that is over since long.
+    /// TLS with a certificate that expired in 2001.
     Expired,
-    /// TCP is accepted, TLS never answered.
+    /// TCP is accepted; the TLS handshake stays unanswered.
     Never,
 }
 
-/// One request as the fake got it.
+/// A request received by the fake.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// The method.
@@ -113,7 +111,7 @@ pub struct Seen {
     pub body: String,
 }
 
-/// A running fake; stops when dropped.
+/// A running fake. Drop stops it.
 pub struct FakeOpenBao {
     port: u16,
     ca_pem: String,
@@ -127,9 +125,9 @@ struct Shared {
     rules: Mutex<Vec<Rule>>,
     script: Mutex<VecDeque<Reply>>,
     seen: Mutex<Vec<Seen>>,
-    /// Requests that met a rule.
+    /// Count of requests that got the reply of a rule.
     ruled: AtomicUsize,
-    /// State of the generator of choices, which are the same in every run.
+    /// State of the pseudo-random generator; every run makes the same choices.
     choice: AtomicU64,
     connections: AtomicUsize,
 }
@@ -140,12 +138,12 @@ impl FakeOpenBao {
         Self::start_with(Handshake::Good, script).await
     }
 
-    /// As [`Self::start`], with a choice of handshake.
+    /// As [`Self::start`], with this handshake.
     pub async fn start_with(handshake: Handshake, script: impl IntoIterator<Item = Reply>) -> Self {
         Self::serve(handshake, None, script.into_iter().collect()).await
     }
 
-    /// A proxy in front of a server, which passes everything on until a rule says otherwise.
+    /// A proxy in front of a server. It forwards all requests until rules are set.
     pub async fn in_front_of(server: &OpenBao) -> Self {
         let server = Upstream::of(server);
         Self::serve(Handshake::Good, Some(server), VecDeque::new()).await
@@ -177,7 +175,7 @@ impl FakeOpenBao {
         }
     }
 
-    /// How to reach the fake; change a field to reach it wrongly.
+    /// Address, server name and CA of the fake. Tests change a field for a failed connection.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         Endpoint {
@@ -188,7 +186,7 @@ impl FakeOpenBao {
         }
     }
 
-    /// The PEM of its CA.
+    /// The fake's CA as PEM.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
@@ -199,7 +197,7 @@ impl FakeOpenBao {
         lock(&self.shared.script).extend(replies);
     }
 
-    /// From now on these rules hold and no others.
+    /// Replaces all rules.
     pub fn rules(&self, rules: impl IntoIterator<Item = Rule>) {
         *lock(&self.shared.rules) = rules.into_iter().collect();
     }
@@ -210,13 +208,13 @@ impl FakeOpenBao {
         lock(&self.shared.seen).clone()
     }
 
-    /// The requests so far that met a rule.
+    /// Count of requests so far that got the reply of a rule.
     #[must_use]
     pub fn ruled(&self) -> usize {
         self.shared.ruled.load(Ordering::SeqCst)
     }
 
-    /// TCP connections accepted so far.
+    /// Count of accepted TCP connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
@@ -253,8 +251,10 @@ fn pki(handshake: Handshake) -> (String, ServerConfig) {
         leaf.not_before = rcgen::date_time_ymd(2001, 1, 1);
         leaf.not_after = rcgen::date_time_ymd(2001, 2, 1);
     }
+
     let issuer = Issuer::from_params(&ca, &ca_key);
     let leaf = leaf.signed_by(&key, &issuer).unwrap();
+
     let tls = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -287,7 +287,7 @@ async fn accept(
     }
 }
 
-/// Whatever ends a connection is the business of the client under test.
+/// Errors are ignored: the test checks the client's side of the connection.
 async fn connection(acceptor: TlsAcceptor, tcp: TcpStream, shared: Arc<Shared>) {
     let Ok(tls) = acceptor.accept(tcp).await else {
         return;
@@ -308,6 +308,7 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
         headers: parts.headers.clone(),
         body: String::from_utf8_lossy(&body).into_owned(),
     };
+
     let ruled = lock(&shared.rules)
         .iter()
         .find(|rule| seen.target.ends_with(&rule.path) && seen.body.contains(&rule.holds))
@@ -317,13 +318,18 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
         shared.ruled.fetch_add(1, Ordering::SeqCst);
     }
     lock(&shared.seen).push(seen);
+
     let reply = match (ruled, &shared.server) {
         (Some(reply), _) => Some(reply),
         (None, Some(server)) => return server.ask(Request::from_parts(parts, body)).await,
         (None, None) => lock(&shared.script).pop_front(),
     };
+
     let (status, body) = match reply {
-        None => (500, Script::whole("no more replies".to_owned())),
+        None => (
+            500,
+            Script::whole("the script has no more replies".to_owned()),
+        ),
         Some(Reply::Json(status, text)) => (status, Script::whole(text)),
         Some(Reply::Web(status, text)) => {
             let mut response = Response::new(Script::whole(text));
@@ -352,6 +358,7 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
         Some(Reply::Hang) => std::future::pending().await,
         Some(Reply::Close) => return Err(io::Error::other("scripted")),
     };
+
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     Ok(response)
@@ -380,12 +387,13 @@ impl Upstream {
         }
     }
 
-    /// On a connection of its own.
+    /// Forwards the request on a new connection.
     async fn ask(&self, request: Request<Bytes>) -> io::Result<Response<Script>> {
         let tcp = TcpStream::connect(self.address).await?;
         let name = TlsName::from(self.address.ip());
         let tls = TlsConnector::from(Arc::clone(&self.tls));
         let tls = TokioIo::new(tls.connect(name, tcp).await?);
+
         let (mut sender, connection) = hyper::client::conn::http1::handshake(tls)
             .await
             .map_err(io::Error::other)?;
@@ -400,7 +408,7 @@ impl Upstream {
     }
 }
 
-/// A body that ends as told.
+/// A response body with a scripted end.
 struct Script {
     pieces: VecDeque<Bytes>,
     announced: Option<u64>,
@@ -460,7 +468,7 @@ impl Body for Script {
         match (self.pieces.pop_front(), self.end) {
             (Some(piece), _) => Poll::Ready(Some(Ok(Frame::data(piece)))),
             (None, End::Proper) => Poll::Ready(None),
-            // What was sent so far reaches the client first.
+            // Yield once, so that the sent data reaches the client before the error.
             (None, End::Break) => {
                 self.end = End::Broken;
                 cx.waker().wake_by_ref();

@@ -1,9 +1,6 @@
-//! Files and directories with the modes that the provider asks for.
+//! Files and directories with the modes required by the provider.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot set up its files has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 use std::{
     fs::{self, File, Permissions},
@@ -15,7 +12,7 @@ use std::{
 
 use tempfile::TempDir;
 
-/// Replaces a file in one step, as credentials have to be replaced.
+/// Replaces a file atomically, as required for credentials.
 pub fn replace(path: &Path, content: &[u8], mode: u32) {
     let directory = path.parent().unwrap();
     let mut file = tempfile::NamedTempFile::new_in(directory).unwrap();
@@ -24,7 +21,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) {
     file.persist(path).unwrap();
 }
 
-/// Makes a directory below an existing one.
+/// Creates a directory below an existing one.
 pub fn directory(path: &Path, mode: u32) {
     fs::create_dir(path).unwrap();
     set_mode(&File::open(path).unwrap(), mode);
@@ -34,10 +31,11 @@ fn set_mode(file: &File, mode: u32) {
     file.set_permissions(Permissions::from_mode(mode)).unwrap();
 }
 
-/// A private directory where the provider may put its socket; removed on drop.
+/// A private directory for the provider's socket. Drop removes it.
 ///
-/// The provider accepts sockets in directories below `/run`, and below the runtime directory of an
-/// ordinary user, who gets one for the test. Never in the directory of an installed provider.
+/// The provider accepts sockets below `/run` and below the runtime directory of an ordinary user.
+/// An ordinary user gets a runtime directory for the test. The directory of an installed provider
+/// is never used.
 pub struct SocketDir {
     directory: TempDir,
     /// `None` for root.
@@ -45,10 +43,10 @@ pub struct SocketDir {
 }
 
 impl SocketDir {
-    /// Makes the directory.
+    /// Creates the directory.
     ///
     /// # Panics
-    /// When it cannot be made.
+    /// When the directory cannot be created.
     #[must_use]
     pub fn new() -> Self {
         let private = || {
@@ -67,19 +65,19 @@ impl SocketDir {
         Self { directory, runtime }
     }
 
-    /// Where the socket belongs.
+    /// Path of the socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.directory.path().join("kms.sock")
     }
 
-    /// The directory itself.
+    /// Path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Tells a provider that is about to be executed its runtime directory.
+    /// Sets the runtime directory for a provider started by `command`.
     pub fn set_environment(&self, command: &mut Command) {
         if let Some(runtime) = &self.runtime {
             command.env("XDG_RUNTIME_DIR", runtime.path());

@@ -1,8 +1,7 @@
-//! What tests need: real OpenBao servers, and a scripted one for answers that a real one cannot be
-//! made to give.
+//! Test fixtures: real OpenBao, etcd and kube-apiserver servers, and a scripted OpenBao for faults.
 //!
-//! Everything here fails the test that uses it, with the command that helps where there is one;
-//! nothing is skipped.
+//! A missing program or a failed set-up fails the test and prints the command to install the
+//! program. Tests are never skipped.
 
 mod daemon;
 

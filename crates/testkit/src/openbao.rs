@@ -1,6 +1,6 @@
-//! Real servers: one shared by all tests of a process, or a private one to seal and stop.
+//! Real OpenBao servers: one shared by all tests of a process, or a private one to seal and stop.
 
-#![expect(clippy::unwrap_used, reason = "a test without its server has failed")]
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 use std::{
     error::Error,
@@ -30,18 +30,18 @@ use crate::{
     wait::wait_until,
 };
 
-/// A running, unsealed OpenBao of its own.
+/// A running, unsealed OpenBao.
 pub struct OpenBao {
-    // The server goes first, so that its directory is quiet when it is removed.
+    // Dropped first, so that the directory is idle when it is removed.
     server: Server,
     /// Shared by the members of a cluster.
     secrets: Arc<Secrets>,
     directory: TempDir,
-    /// What other members of its cluster send to it passes here.
+    /// Relay for the traffic from other members of its cluster.
     cluster_line: Option<Relay>,
 }
 
-/// The same while it is stopped.
+/// An [`OpenBao`] while it is stopped.
 pub struct StoppedOpenBao {
     installation: Installation,
     secrets: Arc<Secrets>,
@@ -49,32 +49,32 @@ pub struct StoppedOpenBao {
     cluster_line: Option<Relay>,
 }
 
-/// A member that neither reaches the others nor is reached by them, while clients reach all. It ends
-/// when this is dropped.
+/// A network partition: the member and the other members cannot reach each other; clients reach
+/// all. Drop ends it.
 pub struct Partition(Vec<Switch>);
 
-/// A server that is hung: connections are accepted, and nothing is answered. It goes on when this
-/// is dropped.
+/// A suspended server process: connections are accepted, requests stay unanswered. Drop resumes it.
 pub struct HungOpenBao(Pid);
 
-/// The audit log of a server as a pipe. A server whose audit log cannot be written answers nothing.
+/// The audit log of a server as a pipe. OpenBao answers no requests while its audit log is blocked.
 pub struct AuditPipe(Arc<Mutex<()>>);
 
-/// Keeps the audit log from being read. Reading goes on when this is dropped.
+/// Stops reading from the audit log. Drop resumes it.
 pub struct BlockedAudit<'a>(#[expect(dead_code, reason = "held")] MutexGuard<'a, ()>);
 
-/// A server that has no storage yet.
+/// A server before its initialization.
 pub struct UninitializedOpenBao {
-    // As above.
+    // Dropped first, as in [`OpenBao`].
     server: Server,
     _directory: TempDir,
 }
 
-/// The server that all tests of this process share, started by the first of them. It cannot be
-/// sealed or stopped; each test takes a [`Tenant`](crate::tenant::Tenant) of its own.
+/// The server shared by all tests of this process, started by the first of them. Tests cannot seal
+/// or stop it; each creates its own [`Tenant`](crate::tenant::Tenant).
 ///
 /// # Panics
-/// When there is no OpenBao program, with the command that installs it, or it does not start.
+/// When the server fails to start or the OpenBao program is missing. The message has the command to
+/// install it.
 pub async fn shared_openbao() -> &'static OpenBao {
     static SHARED: OnceCell<(OpenBao, Child)> = OnceCell::const_new();
     let (server, _) = SHARED
@@ -87,8 +87,8 @@ pub async fn shared_openbao() -> &'static OpenBao {
     server
 }
 
-/// Statics are never dropped, so a shell waits for our end and removes the directory. Its first
-/// attempts may meet a server that is just being killed.
+/// Statics are never dropped, so a shell waits for the end of this process and removes the
+/// directory. It retries, because a server that is just being killed may still write files.
 fn remove_after_us(directory: &Path) -> Child {
     const REMOVE: &str = r#"
 read -r _
@@ -106,10 +106,11 @@ done"#;
         .unwrap()
 }
 
-/// The program: as [`find_bao`] says, else as `cargo xtask tools` installed it for the workspace.
+/// The OpenBao program found by [`find_bao`], else the one installed by `cargo xtask tools` in the
+/// workspace.
 ///
 /// # Panics
-/// When there is none, with the command that installs it.
+/// When the program is missing. The message has the command to install it.
 #[must_use]
 pub fn binary() -> BaoBinary {
     let installed = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -119,18 +120,20 @@ pub fn binary() -> BaoBinary {
 }
 
 impl OpenBao {
-    /// Starts a private server, initialized, unsealed, with an audit log.
+    /// Starts a private server: initialized, unsealed, with an audit log.
     ///
     /// # Panics
-    /// When there is no OpenBao program, with the command that installs it, or it does not start.
+    /// When the server fails to start or the OpenBao program is missing. The message has the
+    /// command to install it.
     pub async fn start() -> Self {
         Self::start_in(TempDir::new().unwrap(), None).await
     }
 
-    /// Starts a private server without storage: it was never initialized.
+    /// Starts a private server without initializing it.
     ///
     /// # Panics
-    /// When there is no OpenBao program, with the command that installs it, or it does not start.
+    /// When the server fails to start or the OpenBao program is missing. The message has the
+    /// command to install it.
     pub async fn start_uninitialized() -> UninitializedOpenBao {
         let directory = TempDir::new().unwrap();
         let installation = Installation::prepare(binary(), directory.path(), Audit::Off);
@@ -140,10 +143,10 @@ impl OpenBao {
         }
     }
 
-    /// As [`Self::start`], with an audit log that can be blocked.
+    /// As [`Self::start`], with an audit log to block.
     ///
     /// # Panics
-    /// As there, and when no pipe can be made.
+    /// As [`Self::start`], and when the pipe cannot be created.
     pub async fn start_with_audit_pipe() -> (Self, AuditPipe) {
         let directory = TempDir::new().unwrap();
         let pipe = AuditPipe::make(&directory.path().join("audit.log"));
@@ -167,21 +170,23 @@ impl OpenBao {
         }
     }
 
-    /// Starts a cluster of three: the first is active, the others are standbys. Each has a
-    /// certificate of a CA of its own; [`cluster_ca`] trusts all of them.
+    /// Starts a cluster of three: the first is active, the others are standbys. Each has its own
+    /// CA; [`cluster_ca`] trusts all of them.
     ///
     /// # Panics
-    /// As [`Self::start`], and when a member does not join.
+    /// As [`Self::start`], and when a member fails to join.
     pub async fn start_cluster() -> [Self; 3] {
         let line = Relay::to_nobody().await;
         let first = Self::start_in(TempDir::new().unwrap(), Some(line)).await;
         let admin = first.admin();
-        // A new member has a vote only once it was healthy for this long, by default ten seconds.
+        // A new member becomes a voter after it was healthy for this time; the default is 10 s.
         let soon = json!({"server_stabilization_time": "500ms"});
         let autopilot = "sys/storage/raft/autopilot/configuration";
         checked(admin.write(autopilot, &soon).await);
+
         let second = first.start_peer("second").await;
         let third = first.start_peer("third").await;
+
         wait_until(Duration::from_secs(60), "three votes", async || {
             let members = checked(admin.read("sys/storage/raft/configuration").await);
             let members: Value = checked(members.data());
@@ -212,7 +217,7 @@ impl OpenBao {
         }
     }
 
-    /// Separates this member of a cluster from these others.
+    /// Starts a partition between this member and `others`.
     #[must_use]
     pub fn separate<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Partition {
         let switch = |member: &Self| member.cluster_line.as_ref().map(Relay::switch);
@@ -226,36 +231,36 @@ impl OpenBao {
         Partition(inward.chain(outward).collect())
     }
 
-    /// Whether this server is the one of its cluster that does the work.
+    /// Whether this server is the active one of its cluster.
     pub async fn is_active(&self) -> bool {
-        // Any state but active has an error status.
+        // In every other state the response has an error status.
         self.admin().read("sys/health").await.is_ok()
     }
 
-    /// Has the active server of a cluster give up its part to another one.
+    /// Makes the active server of a cluster step down.
     ///
     /// # Panics
-    /// When it refuses.
+    /// When the request fails.
     pub async fn step_down(&self) {
         checked(self.admin().write("sys/step-down", &json!({})).await);
     }
 
-    /// Calls with the root token, for use in the current async runtime.
+    /// An admin client with the root token, for use in the current async runtime.
     ///
     /// # Panics
-    /// When no client can be made.
+    /// When the client cannot be created.
     #[must_use]
     pub fn admin(&self) -> Admin<'_> {
         checked(self.server.admin(&self.secrets.root_token))
     }
 
-    /// What its operators keep.
+    /// Root token and unseal key.
     #[must_use]
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 
-    /// How a client reaches the server.
+    /// Address and CA for clients.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         self.server.endpoint()
@@ -267,7 +272,7 @@ impl OpenBao {
         self.server.ca_file()
     }
 
-    /// What the server wrote about every request, one JSON document a line.
+    /// The audit log: one JSON document a line.
     #[must_use]
     pub fn audit_log(&self) -> PathBuf {
         self.server.audit_log()
@@ -276,7 +281,7 @@ impl OpenBao {
     /// Seals the server.
     ///
     /// # Panics
-    /// When it refuses.
+    /// When the request fails.
     pub async fn seal(&mut self) {
         checked(self.server.seal(&self.secrets.root_token).await);
     }
@@ -284,15 +289,15 @@ impl OpenBao {
     /// Unseals the server and waits until it is active.
     ///
     /// # Panics
-    /// When it refuses.
+    /// When the request fails.
     pub async fn unseal(&mut self) {
         checked(self.server.unseal(&self.secrets.unseal_key).await);
     }
 
-    /// Stops the server's process in the middle of whatever it does.
+    /// Suspends the server's process.
     ///
     /// # Panics
-    /// When there is no such process.
+    /// When the process is missing.
     #[must_use]
     pub fn hang(&self) -> HungOpenBao {
         let server = self.process();
@@ -306,9 +311,10 @@ impl OpenBao {
             let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
             let arguments = fs::read_to_string(path).unwrap_or_default();
             let mut arguments = arguments.split('\0');
-            // The shell that guards the server has the same arguments after its own.
+            // Skip the guarding shell: its arguments include those of the server.
             arguments.next() != Some("/bin/sh") && arguments.any(|argument| argument == config)
         };
+
         let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let name = entry.ok()?.file_name();
             Pid::from_raw(name.to_str()?.parse().ok()?)
@@ -316,7 +322,7 @@ impl OpenBao {
         processes.into_iter().find(serves).unwrap()
     }
 
-    /// Writes the one unseal key into a new file that only this user can read.
+    /// Writes the unseal key into a new file with mode 0600.
     ///
     /// # Panics
     /// When it cannot be written.
@@ -325,19 +331,19 @@ impl OpenBao {
         files::replace(file, key.as_bytes(), 0o600);
     }
 
-    /// Saves all data of the server into a new file.
+    /// Saves a snapshot of the server into a new file.
     ///
     /// # Panics
-    /// When it refuses.
+    /// When the request fails.
     pub async fn save_snapshot(&self, file: &Path) {
         let token = &self.secrets.root_token;
         checked(self.server.save_snapshot(token, file).await);
     }
 
-    /// Takes the server back to a snapshot of its own, some moments later.
+    /// Restores a snapshot of this server. It takes effect some moments later.
     ///
     /// # Panics
-    /// When it refuses.
+    /// When the request fails.
     pub async fn return_to_snapshot(&self, file: &Path) {
         let token = &self.secrets.root_token;
         checked(self.server.return_to_snapshot(token, file).await);
@@ -346,15 +352,15 @@ impl OpenBao {
     /// Unseals a member of a cluster and waits until the cluster has an active server.
     ///
     /// # Panics
-    /// When it refuses.
+    /// When the request fails.
     pub async fn unseal_member(&mut self) {
         checked(self.server.unseal_standby(&self.secrets.unseal_key).await);
     }
 
-    /// Kills the server's process; its address refuses connections from now on.
+    /// Kills the server's process. Its address then refuses connections.
     ///
     /// # Panics
-    /// When it cannot be killed.
+    /// When the process cannot be killed.
     #[must_use]
     pub fn kill(self) -> StoppedOpenBao {
         StoppedOpenBao {
@@ -365,10 +371,10 @@ impl OpenBao {
         }
     }
 
-    /// Stops the server; its address refuses connections from now on.
+    /// Stops the server gracefully. Its address then refuses connections.
     ///
     /// # Panics
-    /// When it cannot be stopped.
+    /// When the server cannot be stopped.
     pub async fn stop(self) -> StoppedOpenBao {
         StoppedOpenBao {
             installation: checked(self.server.stop().await),
@@ -380,10 +386,11 @@ impl OpenBao {
 }
 
 impl AuditPipe {
-    /// The reader ends with the server, which holds the other end.
+    /// The reader thread ends with the server, the writer of the pipe.
     fn make(path: &Path) -> Self {
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
+
         let gate = Arc::new(Mutex::new(()));
         let (path, passing) = (path.to_owned(), Arc::clone(&gate));
         thread::spawn(move || {
@@ -396,14 +403,14 @@ impl AuditPipe {
         Self(gate)
     }
 
-    /// The server blocks once the pipe is full.
+    /// Stops reading. The server blocks once the pipe is full.
     #[must_use]
     pub fn block(&self) -> BlockedAudit<'_> {
         BlockedAudit(self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Starts a server that the others of its cluster reach through `line` alone.
+/// Starts a server. Other members of its cluster reach it through `line` only.
 async fn start_behind(installation: Installation, line: Option<&Relay>) -> Server {
     let Some(line) = line else {
         return checked(installation.start().await);
@@ -426,7 +433,7 @@ impl Drop for HungOpenBao {
 }
 
 impl UninitializedOpenBao {
-    /// How a client reaches the server.
+    /// Address and CA for clients.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         self.server.endpoint()
@@ -440,10 +447,10 @@ impl UninitializedOpenBao {
 }
 
 impl StoppedOpenBao {
-    /// Starts the server again, with the same data, address and CA, but sealed.
+    /// Starts the server again with the same data, address and CA. It is sealed.
     ///
     /// # Panics
-    /// When it does not start.
+    /// When the server fails to start.
     pub async fn start_sealed(self) -> OpenBao {
         OpenBao {
             server: checked(self.installation.start().await),
@@ -453,13 +460,13 @@ impl StoppedOpenBao {
         }
     }
 
-    /// As [`Self::start_sealed`], then unseals it as one of two servers of a cluster, the other of
-    /// which is gone: it stays a standby.
+    /// As [`Self::start_sealed`], then unseals it as one member of a two-member cluster. The other
+    /// member is lost, so this one stays a standby.
     ///
     /// # Panics
-    /// When it does not start.
+    /// When the server fails to start.
     pub async fn start_without_majority(self) -> OpenBao {
-        // By its own way to change a cluster that has lost servers.
+        // OpenBao reads `peers.json` at its start to recover a cluster from lost members.
         let peer = |id: &str, port: u16| {
             let address = format!("127.0.0.1:{port}");
             serde_json::json!({"id": id, "address": address, "non_voter": false})
@@ -470,14 +477,15 @@ impl StoppedOpenBao {
         files::replace(&file, peers.to_string().as_bytes(), 0o600);
         let server = self.start_sealed().await;
         let key = server.secrets.unseal_key.expose();
+
         let admin = checked(Admin::new(server.endpoint(), None));
         let unseal = serde_json::json!({"key": key});
         let _answer = checked(admin.write("sys/unseal", &unseal).await);
         server
     }
 
-    /// Destroys all its data, as a lost disk does. The next start finds a server that was never
-    /// initialized, with the same address and CA.
+    /// Deletes all data, as a lost disk does. The next start finds an uninitialized server with the
+    /// same address and CA.
     ///
     /// # Panics
     /// When the data cannot be removed.
@@ -490,7 +498,7 @@ impl StoppedOpenBao {
     /// As [`Self::start_sealed`], then unseals it.
     ///
     /// # Panics
-    /// When it does not start.
+    /// When the server fails to start.
     pub async fn start(self) -> OpenBao {
         let mut server = self.start_sealed().await;
         server.unseal().await;
@@ -501,16 +509,16 @@ impl StoppedOpenBao {
 /// The CAs of all members of a cluster as one PEM text.
 ///
 /// # Panics
-/// When one cannot be read.
+/// When a CA file cannot be read.
 #[must_use]
 pub fn cluster_ca(members: &[OpenBao]) -> String {
     let ca = |member: &OpenBao| fs::read_to_string(member.ca_file()).unwrap();
     members.iter().map(ca).collect()
 }
 
-/// The value, or a failed test that shows every cause.
+/// Returns the value, or fails the test with the error and all its causes.
 #[track_caller]
-#[expect(clippy::panic, reason = "a failed set-up is a failed test")]
+#[expect(clippy::panic, reason = "a failed set-up fails the test")]
 pub(crate) fn checked<T>(result: Result<T, impl Error>) -> T {
     match result {
         Ok(value) => value,

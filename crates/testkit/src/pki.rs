@@ -1,9 +1,6 @@
 //! A certificate authority of one test: certificates for servers on loopback and for their clients.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot set up its certificates has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 use std::path::{Path, PathBuf};
 
@@ -14,14 +11,14 @@ use rcgen::{
 
 use crate::files;
 
-/// Issues certificates as `<name>.crt` and `<name>.key` in a directory that begins with `ca.crt`.
+/// Issues certificates as `<name>.crt` and `<name>.key` into one directory, beside `ca.crt`.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     directory: PathBuf,
 }
 
 impl Authority {
-    /// A new authority.
+    /// Creates the CA and writes `ca.crt`.
     ///
     /// # Panics
     /// When the directory cannot be written.
@@ -40,7 +37,8 @@ impl Authority {
         }
     }
 
-    /// For a server on loopback. It may be a client too, since some servers call themselves.
+    /// Issues a certificate for a server on loopback. It is valid for clients too, because some
+    /// servers connect to themselves.
     ///
     /// # Panics
     /// When the directory cannot be written.
@@ -54,7 +52,7 @@ impl Authority {
         self.issue(server, name);
     }
 
-    /// For a client. Kubernetes takes `name` for its user and `group` for its group.
+    /// Issues a client certificate. In Kubernetes `name` is the user and `group` is the group.
     ///
     /// # Panics
     /// When the directory cannot be written.

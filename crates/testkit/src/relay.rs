@@ -1,10 +1,7 @@
-//! A TCP proxy between a provider and a real server, with the faults of a network. TLS passes
-//! through unchanged.
+//! A TCP proxy between a provider and a real server, with network faults. TLS passes through
+//! unchanged.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot set up its relay has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 use std::{
     fs,
@@ -22,31 +19,31 @@ use tokio::{
     time::sleep,
 };
 
-/// What happens to bytes on the line.
+/// Fault on the bytes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
-    /// They pass.
+    /// Bytes pass.
     Open,
-    /// They are kept until the line opens.
+    /// Bytes are held until the line opens.
     Held,
-    /// Those on connections of the process with this number are kept until the line opens.
+    /// Bytes on connections of the process with this PID are held until the line opens.
     HeldFrom(u32),
-    /// They are lost, and nobody is told: the other side has vanished without a FIN. New
-    /// connections are accepted and lost as well.
+    /// Bytes are lost without an error: the other side vanished without a FIN. New connections are
+    /// accepted, and their bytes are lost too.
     Silent,
-    /// Requests pass, answers are lost.
+    /// Requests pass, responses are lost.
     HalfOpen,
-    /// Each piece passes this much later.
+    /// Each piece read from the socket passes after this delay.
     Delayed(Duration),
-    /// They pass one by one, this far apart.
+    /// Bytes pass one by one at this interval.
     Slow(Duration),
-    /// Connections are closed, old and new.
+    /// Existing and new connections are closed.
     Cut,
-    /// Connections are reset, old and new.
+    /// Existing and new connections are reset.
     Reset,
 }
 
-/// Closed when dropped.
+/// A relay to one server. Drop closes it.
 pub struct Relay {
     /// The `https` address to give to a client.
     pub address: String,
@@ -59,12 +56,12 @@ pub struct Relay {
 #[derive(Clone)]
 pub struct Switch(watch::Sender<Rules>);
 
-/// Connections are numbered from 0 on.
+/// Faults by connection. Connections are numbered from 0.
 #[derive(Debug, Clone, Copy)]
 struct Rules {
     accepted: u64,
     line: Line,
-    /// Connections below this number have a line of their own.
+    /// Connections below this number have this line instead.
     former: Option<(u64, Line)>,
 }
 
@@ -78,20 +75,20 @@ impl Rules {
 }
 
 impl Relay {
-    /// An open line to `server`, whose address must be an IP address with a port.
+    /// Starts a relay with an open line to `server`, an IP address with a port.
     ///
     /// # Panics
-    /// When there is no free port.
+    /// When no port is free.
     pub async fn to(server: &Endpoint) -> Self {
         let relay = Self::to_nobody().await;
         relay.lead_to(server);
         relay
     }
 
-    /// An open line that ends here until it leads to a server.
+    /// Starts a relay without a server. Connections are closed until `lead_to` sets one.
     ///
     /// # Panics
-    /// When there is no free port.
+    /// When no port is free.
     pub async fn to_nobody() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("https://{}", listener.local_addr().unwrap());
@@ -114,13 +111,13 @@ impl Relay {
         }
     }
 
-    /// From now on all connections have this line.
+    /// Sets the line of all existing and new connections.
     pub fn set(&self, line: Line) {
         self.switch().set(line);
     }
 
-    /// From now on the connections that exist have this line, and new ones an open one: a server
-    /// behind a load balancer went bad, and the balancer knows.
+    /// Sets the line of existing connections and opens it for new ones: a server behind a load
+    /// balancer failed, and the balancer routes new connections elsewhere.
     pub fn set_former(&self, line: Line) {
         self.rules.send_modify(|rules| {
             rules.line = Line::Open;
@@ -128,7 +125,7 @@ impl Relay {
         });
     }
 
-    /// New connections go to this server; those that exist stay where they are.
+    /// Sends new connections to this server; existing ones keep theirs.
     pub fn lead_to(&self, server: &Endpoint) {
         let address = server.address.to_string();
         address
@@ -141,7 +138,7 @@ impl Relay {
         *lock(&self.server) = format!("127.0.0.1:{port}");
     }
 
-    /// Sets the line also after the relay was moved elsewhere.
+    /// A switch for the line. It stays valid after the relay is moved.
     #[must_use]
     pub fn switch(&self) -> Switch {
         Switch(self.rules.clone())
@@ -155,7 +152,7 @@ impl Relay {
 }
 
 impl Switch {
-    /// From now on all connections have this line.
+    /// Sets the line of all existing and new connections.
     pub fn set(&self, line: Line) {
         self.0.send_modify(|rules| {
             rules.line = line;
@@ -192,6 +189,7 @@ async fn accept(
             number,
             client_port: peer.port(),
         };
+
         let server = lock(&server).clone();
         connections.spawn(connection(client, server, line));
         while connections.try_join_next().is_some() {}
@@ -203,7 +201,7 @@ async fn connection(client: TcpStream, server: String, mut line: Follow) {
         Line::Cut => return,
         Line::Reset => return reset(&client),
         Line::Silent => {
-            // Until the line is another one, which the client will hardly await.
+            // Wait until the test sets another line.
             line.becomes(|line| line != Line::Silent).await;
             return;
         }
@@ -214,6 +212,7 @@ async fn connection(client: TcpStream, server: String, mut line: Follow) {
         | Line::Delayed(_)
         | Line::Slow(_) => {}
     }
+
     let Ok(server) = TcpStream::connect(&server).await else {
         return;
     };
@@ -229,12 +228,13 @@ async fn connection(client: TcpStream, server: String, mut line: Follow) {
             () = line.becomes(|line| matches!(line, Line::Cut | Line::Reset)) => {}
         }
     }
+
     if line.now() == Line::Reset {
         reset(&client);
     }
 }
 
-/// Closing the connection sends a reset, since nothing may linger.
+/// With a linger time of zero, the close of the socket sends a reset.
 fn reset(client: &TcpStream) {
     set_socket_linger(client, Some(Duration::ZERO)).ok();
 }
@@ -245,7 +245,7 @@ enum Direction {
     Answer,
 }
 
-/// The line of one connection as it changes.
+/// Follows the line of one connection.
 #[derive(Clone)]
 struct Follow {
     rules: watch::Receiver<Rules>,
@@ -258,7 +258,7 @@ impl Follow {
         self.of(&self.rules.borrow())
     }
 
-    /// Of the lines of single processes, that of the client's own.
+    /// Resolves `HeldFrom` for the process of the client.
     fn of(&self, rules: &Rules) -> Line {
         match rules.of(self.number) {
             Line::HeldFrom(process) if has_port(process, self.client_port) => Line::Held,
@@ -267,7 +267,7 @@ impl Follow {
         }
     }
 
-    /// For ever when the relay has ended: its connections end with it.
+    /// Waits forever after the relay has ended: its connections end with it.
     async fn becomes(&mut self, wanted: impl Fn(Line) -> bool) {
         while !wanted(self.now()) {
             if self.rules.changed().await.is_err() {
@@ -277,7 +277,7 @@ impl Follow {
     }
 }
 
-/// Whether the process has a socket with this local port, of any address.
+/// Whether the process has a TCP socket with this local port, on any IPv4 address.
 fn has_port(process: u32, port: u16) -> bool {
     let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     let local = format!(":{port:04X}");
@@ -287,6 +287,7 @@ fn has_port(process: u32, port: u16) -> bool {
         ours.then(|| format!("socket:[{}]", columns.nth(7).unwrap_or_default()))
     });
     let sockets: Vec<String> = sockets.collect();
+
     let descriptors = fs::read_dir(format!("/proc/{process}/fd"));
     let mut open = descriptors.into_iter().flatten().flatten();
     open.any(|descriptor| {
@@ -297,7 +298,7 @@ fn has_port(process: u32, port: u16) -> bool {
     })
 }
 
-/// Until one side closes.
+/// Copies bytes until one side closes.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -321,7 +322,7 @@ async fn pass(
             return;
         }
     }
-    // A server that vanished says nothing of its end either.
+    // A vanished server sends no FIN either.
     line.becomes(|line| line != Line::Silent).await;
 }
 

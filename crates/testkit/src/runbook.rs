@@ -1,20 +1,20 @@
-//! Pages of the operator's documentation, carried out: every command that a page shows is run, in
-//! the order of the page, and must print what the page says.
+//! Runs the pages of the operator's documentation: each command of a page, in order, must print the
+//! output on the page and exit with its code.
 //!
-//! A page has blocks of `console`. A line that begins with `$ ` is a command, one that begins with
-//! `cp-2$ ` is a command on another machine of that name, and what follows is its output. A command
-//! ends with `# exits with 4` unless it succeeds. In an output, a line of `...` stands for any
-//! lines, `[..]` for anything within a line, and `<plan-hash>` for one word, which is the same
-//! wherever that name stands and can be used in later commands.
+//! Commands are in `console` blocks. A line that begins with `$ ` is a command, and `cp-2$ ` is a
+//! command on the machine `cp-2`. The lines below are its output. A command must succeed unless it
+//! ends with `# exits with 4`. In the output, a line of `...` matches any lines and `[..]` matches
+//! any text within a line. `<plan-hash>` matches one word: every later use in an output must match
+//! the same word, and a command is run with that word in its place.
 //!
-//! What goes wrong is no command of the page: the test does it, where a comment of the form
-//! `<!-- incident: what happens -->` stands between two blocks.
+//! A fault is a comment of the form `<!-- incident: the fault -->` between two blocks. The test
+//! causes the fault there.
 
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a page that cannot be carried out is a failed test, which shows what it did"
+    reason = "a failed page fails the test, with its commands and output"
 )]
 
 use std::{thread, time::Duration};
@@ -30,26 +30,26 @@ pub mod page;
 mod shell;
 pub mod terminal;
 
-/// No step of a page may take longer.
+/// Limit for one step of a page.
 const STEP_WITHIN: Duration = Duration::from_secs(120);
 
-/// The machines that a page is carried out on.
+/// Machines for the commands of a page.
 pub trait Site {
-    /// The shell of a machine; the name is empty for the one that a page does not name.
+    /// The shell of a machine; an empty name is the machine without a name on the page.
     fn shell(&self, machine: &str) -> &Shell;
 
-    /// Does what a machine does by its service manager and other parts that tests do not have;
-    /// `None` for what its shell can run.
+    /// Replaces a command of the service manager, or of another part missing in tests. Returns
+    /// `None` for a command to run in the shell.
     fn instead(&mut self, machine: &str, words: &[String]) -> impl Future<Output = Option<Done>>;
 
-    /// What somebody types when this command asks for it.
+    /// Input at the terminal for a command with a prompt.
     fn typed(&mut self, command: &str) -> Option<String>;
 
-    /// Whatever happens by itself after a command, and what a person waits for.
+    /// Performs the effects of a command on other parts, such as a kubelet, and waits for them.
     fn settle(&mut self, command: &str) -> impl Future<Output = ()>;
 }
 
-/// A page on its way. Dropped, it asserts that the whole page was carried out.
+/// Progress through a page. Drop asserts that every step was run.
 pub struct Walk {
     page: Page,
     next: usize,
@@ -57,10 +57,10 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// At the beginning of `docs/operate/disaster-recovery/<name>.md`.
+    /// Starts at the beginning of `docs/operate/disaster-recovery/<name>.md`.
     ///
     /// # Panics
-    /// When there is no such page or it is not well-formed.
+    /// When the page is missing or malformed.
     #[must_use]
     pub fn of(name: &str) -> Self {
         Self {
@@ -70,36 +70,36 @@ impl Walk {
         }
     }
 
-    /// Carries out the page up to the next incident, which must be this one.
+    /// Runs the page up to the next incident, which must be `incident`.
     ///
     /// # Panics
-    /// When a command ends or prints otherwise than the page says.
+    /// When an exit code or output differs from the page.
     pub async fn to_incident(&mut self, site: &mut impl Site, incident: &str) {
         let met = self.until_next_incident(site).await;
         assert_eq!(met.as_deref(), Some(incident), "on {}", self.page.name());
     }
 
-    /// Carries out the rest of the page.
+    /// Runs the rest of the page.
     ///
     /// # Panics
-    /// As [`Self::to_incident`], and when there is an incident in the rest.
+    /// As [`Self::to_incident`], and when the rest contains an incident.
     pub async fn to_end(&mut self, site: &mut impl Site) {
         let met = self.until_next_incident(site).await;
         assert_eq!(met, None, "on {}", self.page.name());
     }
 
-    /// The word that the page has met under a name such as `plan-hash`.
+    /// The word bound to a name such as `plan-hash`.
     ///
     /// # Panics
-    /// When it has met none.
+    /// When the name is unbound.
     #[must_use]
     pub fn word(&self, name: &str) -> String {
         let word = self.words.get(name);
-        word.unwrap_or_else(|| panic!("{} has met no <{name}>", self.page.name()))
+        word.unwrap_or_else(|| panic!("{}: <{name}> is unbound", self.page.name()))
             .to_owned()
     }
 
-    /// Lets a name stand for a word from now on.
+    /// Binds a name to a word.
     pub fn set_word(&mut self, name: &str, word: &str) {
         self.words.insert(name.to_owned(), word.to_owned());
     }
@@ -117,11 +117,13 @@ impl Walk {
 
     async fn carry_out(&mut self, site: &mut impl Site, step: &Step) {
         let place = format!("{}:{}", self.page.name(), step.line);
-        // Of what the page itself says: a ciphertext that is put in may look like a path.
+
+        // Checked on the text of the page: a ciphertext that replaces a name may look like a path.
         let foreign = site.shell(&step.machine).foreign_path(&step.command);
-        assert_eq!(foreign, None, "{place}: this is not the test's own");
+        assert_eq!(foreign, None, "{place}: a path outside the test");
         let command = output::filled(&step.command, &self.words)
-            .unwrap_or_else(|name| panic!("{place}: nothing has shown <{name}> yet"));
+            .unwrap_or_else(|name| panic!("{place}: <{name}> is unbound"));
+
         let typed = site.typed(&command);
         let run = async {
             if let Some(done) = site.instead(&step.machine, &words(&command)).await {
@@ -133,12 +135,13 @@ impl Walk {
         let Ok(done) = timeout(STEP_WITHIN, run).await else {
             panic!("{place}: `{command}` took longer than {STEP_WITHIN:?}");
         };
+
         let shown = site.shell(&step.machine).as_on_the_page(&done.output);
         println!("{place}: {}$ {command}\n{shown}", step.machine);
         match output::compare(&step.expected, &shown, &self.words) {
             Some(words) if done.code == Some(step.code) => self.words = words,
             _ => panic!(
-                "{place}: `{command}` should exit with {} and print\n{}\n--- but exits with {:?} and prints\n{shown}",
+                "{place}: `{command}` must exit with {} and print\n{}\n--- but exits with {:?} and prints\n{shown}",
                 step.code,
                 step.expected.join("\n"),
                 done.code,
@@ -153,13 +156,13 @@ impl Drop for Walk {
         let left = self.page.items().len() - self.next;
         assert!(
             left == 0 || thread::panicking(),
-            "{}: {left} steps were not carried out",
+            "{}: {left} items were skipped",
             self.page.name()
         );
     }
 }
 
-/// The words of a simple command; quotes group and vanish.
+/// Words of a simple command. Quotes group characters and are removed.
 fn words(command: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut quoted = false;

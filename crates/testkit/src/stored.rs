@@ -1,43 +1,43 @@
-//! Values as kube-apiserver stores them, made from what a KMS v2 plugin answers to Encrypt.
-//! Implements `docs/format/etcd-snapshot.md` sections 5 to 7, the other way round.
+//! Encodes values as kube-apiserver stores them, from a KMS v2 `EncryptResponse`. Implements
+//! `docs/format/etcd-snapshot.md` sections 5 to 7, in the direction of encryption.
 
-#![expect(clippy::unwrap_used, reason = "a test without its data has failed")]
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     hmac, rand,
 };
 
-/// What the encrypted source decrypts to.
+/// Type of the decrypted source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceType {
-    /// The key of every object, as up to Kubernetes 1.28.
+    /// The key of every object: Kubernetes up to 1.28.
     AesGcmKey,
-    /// A seed, from which each object has a key of its own.
+    /// A seed: each object has a key derived from it.
     HkdfSeed,
 }
 
-/// What one run of kube-apiserver encrypts objects with.
+/// Encrypts objects as one run of kube-apiserver does.
 #[derive(Debug, Clone)]
 pub struct Sealer {
-    /// The name of the provider in the encryption configuration.
+    /// Name of the provider in the encryption configuration.
     pub provider: String,
-    /// What the plugin was given to encrypt.
+    /// Plaintext of the plugin's Encrypt request.
     pub source: [u8; 32],
-    /// How objects get their key from it.
+    /// How the key of an object is derived from `source`.
     pub source_type: SourceType,
-    /// `ciphertext` of the plugin's answer.
+    /// `EncryptResponse.ciphertext`.
     pub encrypted_source: Vec<u8>,
-    /// `key_id` of the plugin's answer.
+    /// `EncryptResponse.key_id`.
     pub key_id: String,
-    /// `annotations` of the plugin's answer.
+    /// `EncryptResponse.annotations`.
     pub annotations: Vec<(String, Vec<u8>)>,
 }
 
-/// Random bytes, such as for a source.
+/// Random bytes, for example for `source`.
 ///
 /// # Panics
-/// When the system has none.
+/// When the system's random number generator fails.
 #[must_use]
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -46,10 +46,10 @@ pub fn random<const N: usize>() -> [u8; N] {
 }
 
 impl Sealer {
-    /// The value for `plaintext` under `etcd_key`, which is the whole key.
+    /// The stored value for `plaintext` at `etcd_key`, the full etcd key.
     ///
     /// # Panics
-    /// When there are no random bytes.
+    /// When the system's random number generator fails.
     #[must_use]
     pub fn value(&self, etcd_key: &str, plaintext: &[u8]) -> Vec<u8> {
         self.seal(etcd_key, plaintext, random(), random())
@@ -70,6 +70,7 @@ impl Sealer {
                 (&info[..], block.as_ref().to_vec())
             }
         };
+
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap());
         let mut sealed = plaintext.to_vec();
         let nonce_used = Nonce::assume_unique_for_key(nonce);
@@ -116,7 +117,7 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The vectors of the format page.
+    /// Test vectors from `docs/format/etcd-snapshot.md`.
     #[test]
     fn values_are_those_of_kubernetes() {
         let mut sealer = Sealer {

@@ -1,9 +1,7 @@
-//! One test's own corner of a server: a Transit mount, a key, a login, and the files for a provider.
+//! A tenant of a server for one test: a Transit mount, a key, a login, and the files for a
+//! provider.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot set up its tenant has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 use std::{
     fs,
@@ -28,29 +26,29 @@ use crate::{
 
 /// The `iss` of every JWT.
 pub const ISSUER: &str = "https://issuer.test";
-/// The `aud` that every role asks for.
+/// The `aud` required by every role.
 pub const AUDIENCE: &str = "kms";
-/// The `sub` that every role asks for.
+/// The `sub` required by every role.
 pub const SUBJECT: &str = "node-1";
 /// The one role of each JWT mount.
 pub const ROLE: &str = "kms-node";
 /// The one key of each Transit mount.
 pub const KEY: &str = "etcd";
 
-/// What one test has to itself. Its files are removed on drop; its mounts end with the server.
+/// Mounts and files of one test. Drop removes the files; the mounts end with the server.
 pub struct Tenant {
     /// The Transit mount.
     pub transit_mount: String,
-    /// The JWT login's mount, without `auth/`.
+    /// Mount of the JWT login, without `auth/`.
     pub jwt_mount: String,
-    /// The policy of those who log in.
+    /// Name of the policy granted at login.
     pub policy: String,
     issuer: JwtIssuer,
     address: String,
     directory: TempDir,
 }
 
-/// The times that a provider's configuration gives, short enough for a test.
+/// Intervals and limits of a provider's configuration, short enough for a test.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     /// `status.probeInterval`
@@ -84,10 +82,10 @@ impl Default for Timing {
 }
 
 impl Tenant {
-    /// A tenant with a good key.
+    /// A tenant with a valid key.
     ///
     /// # Panics
-    /// When the server refuses.
+    /// When a request to the server fails.
     pub async fn new(server: &OpenBao) -> Self {
         let tenant = Self::without_key(server).await;
         let created = server
@@ -98,10 +96,10 @@ impl Tenant {
         tenant
     }
 
-    /// A tenant whose mount has no key yet.
+    /// A tenant with an empty Transit mount.
     ///
     /// # Panics
-    /// When the server refuses.
+    /// When a request to the server fails.
     pub async fn without_key(server: &OpenBao) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -126,12 +124,14 @@ impl Tenant {
         checked(admin.mount_transit(&tenant.transit_mount).await);
         let policy = policy(&tenant.transit_mount, KEY);
         checked(admin.write_policy(&tenant.policy, &policy).await);
+
         let public_key = tenant.issuer.public_key_pem();
         checked(
             admin
                 .mount_jwt_auth(&tenant.jwt_mount, ISSUER, public_key)
                 .await,
         );
+
         let role = JwtRole {
             audience: AUDIENCE,
             subject: SUBJECT,
@@ -141,14 +141,14 @@ impl Tenant {
         tenant
     }
 
-    /// Claims that the role accepts for an hour.
+    /// Claims accepted by the role, valid for one hour.
     ///
     /// # Panics
-    /// When the clock stands before 1970.
+    /// When the clock is before 1970.
     #[must_use]
     #[expect(
         clippy::disallowed_methods,
-        reason = "the server checks against the real time"
+        reason = "the server checks claims against the real time"
     )]
     pub fn claims(&self) -> Value {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -156,16 +156,16 @@ impl Tenant {
         json!({"iss": ISSUER, "sub": SUBJECT, "aud": [AUDIENCE], "iat": now, "exp": now + 3600})
     }
 
-    /// A JWT with these claims, signed with the key that the login trusts.
+    /// A JWT with these claims, signed with the key trusted by the login.
     ///
     /// # Panics
-    /// When it cannot be signed.
+    /// When signing fails.
     #[must_use]
     pub fn jwt(&self, claims: &Value) -> Zeroizing<String> {
         checked(self.issuer.issue(claims))
     }
 
-    /// What verifies every JWT.
+    /// Public key of every JWT, as PEM.
     #[must_use]
     pub fn public_key_pem(&self) -> &str {
         self.issuer.public_key_pem()
@@ -174,12 +174,12 @@ impl Tenant {
     /// Replaces the JWT file.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// When the file cannot be written.
     pub fn write_jwt(&self, claims: &Value) {
         files::replace(&self.jwt_file(), self.jwt(claims).as_bytes(), 0o640);
     }
 
-    /// The JWT to log in with; good for an hour from the start.
+    /// JWT for the login, valid for one hour from the start of the tenant.
     #[must_use]
     pub fn jwt_file(&self) -> PathBuf {
         self.path().join("node.jwt")
@@ -191,7 +191,7 @@ impl Tenant {
         self.path().join("ca.crt")
     }
 
-    /// An existing directory for the provider's state.
+    /// The existing directory for the provider's state.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
         self.path().join("state")
@@ -203,7 +203,7 @@ impl Tenant {
         self.directory.path()
     }
 
-    /// A complete configuration of a provider, to be changed or written.
+    /// A complete configuration of a provider. The test changes or writes it.
     ///
     /// # Panics
     /// When a path is not UTF-8.
@@ -266,10 +266,10 @@ impl Tenant {
         })
     }
 
-    /// Writes the configuration; JSON is YAML too.
+    /// Writes the configuration as JSON, a subset of YAML.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// When the file cannot be written.
     #[must_use]
     pub fn write_config(&self, config: &Value) -> PathBuf {
         let path = self.path().join("config.yaml");
@@ -278,7 +278,7 @@ impl Tenant {
     }
 }
 
-/// All that a provider is granted.
+/// The complete policy of a provider.
 fn policy(mount: &str, key: &str) -> String {
     [
         (format!("{mount}/keys/{key}"), "read"),

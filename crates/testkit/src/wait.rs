@@ -7,7 +7,8 @@ use tokio::time::{Instant, sleep};
 /// Returns once the condition holds.
 ///
 /// # Panics
-/// When it does not hold within the time; `awaited` completes "gave up waiting for".
+/// When the condition is still false after `within`; `awaited` completes the message "gave up
+/// waiting for".
 pub async fn wait_until(within: Duration, awaited: &str, mut condition: impl AsyncFnMut() -> bool) {
     let give_up = Instant::now() + within;
     while !condition().await {

@@ -1,7 +1,7 @@
-//! Runs the program's tests against OpenBao as a user without privileges.
+//! Runs the program's tests with OpenBao as a user without privileges.
 //!
-//! That user cannot be expected to reach the checkout, which often lies in root's home. So the
-//! programs are copied to a place that it can read, and it gets private directories of its own.
+//! The checkout may be unreadable for this user, for example in root's home. So the programs are
+//! copied to a readable directory, and the user gets its own private directories.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -16,17 +16,18 @@ use super::tally::{Server, Tally};
 use crate::process::{self, Error, say};
 use crate::tools::Tool;
 
-/// Where the tests lie, with the messages that were reviewed for them.
+/// Directory of the tests and their snapshots of messages.
 const TESTS: &str = "crates/provider/tests/openbao";
 
-/// `nobody` on every Linux; it needs no entry in the user database.
+/// `nobody` on every Linux. No entry in the user database is needed.
 const USER: u32 = 65534;
 
 pub(super) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// Runs the test program `openbao` of the package `provider`, built by the suite before.
+/// Runs the test program `openbao` of the package `provider`, built by the previous run of the
+/// suite.
 pub(super) fn run_again(
     reach: Reach,
     openbao: &Path,
@@ -36,6 +37,7 @@ pub(super) fn run_again(
     let built = Built::find(reach)?;
     let stage = Stage::new()?;
     let tests = stage.program(&built.tests, "openbao-tests")?;
+
     let mut command = Command::new("setpriv");
     command
         .arg(format!("--reuid={USER}"))
@@ -53,33 +55,33 @@ pub(super) fn run_again(
         .env("XDG_RUNTIME_DIR", stage.private_dir("run")?)
         .env("HOME", stage.private_dir("home")?)
         .current_dir(stage.0.join("home"));
-    // Of the tools beside OpenBao these tests use etcd and its commands.
+    // Besides OpenBao these tests need etcd and its commands.
     for tool in tools.iter().filter(|it| it.variable.starts_with("ETCD")) {
         command.env(tool.variable, stage.program(&tool.path, tool.variable)?);
     }
 
     say(&format!(
-        "\nOnce more as an ordinary user, uid {USER}: tests of the program against OpenBao"
+        "\nAgain as an ordinary user, uid {USER}: tests of the program with OpenBao"
     ));
     tally.enter(Some(Server::OpenBao));
     super::stream(command, tally).map_err(|failure| match failure {
         Error::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => Error::Refused(
-            "the tests run as root, and must run as an ordinary user too, but `setpriv` is missing; \
-             install it (Debian: apt-get install util-linux) or run as an ordinary user"
+            "`setpriv` is missing, but the tests must also run as an ordinary user; \
+             install it (Debian: apt-get install util-linux), or run all tests as an ordinary user"
                 .into(),
         ),
         other => other,
     })
 }
 
-/// What cargo has built.
+/// Programs built by cargo.
 struct Built {
     tests: PathBuf,
     program: PathBuf,
 }
 
 impl Built {
-    /// Asks with the options of the suite, for others would build with other features.
+    /// Uses the options of the suite: other options would select other features and build again.
     fn find(reach: Reach) -> Result<Self, Error> {
         let mut ask = super::suite(
             reach,
@@ -91,11 +93,13 @@ impl Built {
             program: process::name(&ask),
             source,
         })?;
+
         let messages = String::from_utf8_lossy(&output.stdout);
         let artifacts: Vec<Value> = messages
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect();
+
         let executable = |kind: &str, name: &str| {
             let wanted = |artifact: &&Value| {
                 let path = artifact["manifest_path"].as_str().unwrap_or_default();
@@ -110,8 +114,8 @@ impl Built {
                 .and_then(|found| found["executable"].as_str());
             path.map(PathBuf::from).ok_or_else(|| {
                 Error::Refused(format!(
-                    "cargo built no {kind} program `{name}` in the package `provider`, which is to \
-                     run as an ordinary user"
+                    "cargo built no {kind} program `{name}` in the package `provider` to run as an \
+                     ordinary user"
                 ))
             })
         };
@@ -122,8 +126,8 @@ impl Built {
     }
 }
 
-/// A directory that everybody can read, removed at the end. Its name is short because the tests
-/// put Unix sockets below it, whose paths end at 107 bytes.
+/// A directory readable by all users, removed at the end. Its name is short: Unix socket paths
+/// below it are limited to 107 bytes.
 struct Stage(PathBuf);
 
 impl Stage {
@@ -139,8 +143,8 @@ impl Stage {
         Ok(to)
     }
 
-    /// Copies the snapshot files below `tests`, a path in the checkout, and names the root that
-    /// they are looked for under.
+    /// Copies the snapshot files below `tests`, a path in the checkout, and returns the new root
+    /// directory.
     fn reviewed(&self, tests: &Path) -> Result<&Path, Error> {
         let source = process::root().join(tests);
         for entry in fs::read_dir(&source).map_err(Error::file("list", &source))? {
@@ -172,14 +176,14 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if fs::remove_dir_all(&self.0).is_err() {
-            say(&format!("{} was left behind", self.0.display()));
+            say(&format!("cannot remove {}", self.0.display()));
         }
     }
 }
 
-/// Fails when there is something at the path: it would be somebody else's.
+/// Fails if the path exists: it may belong to another user.
 fn create_dir(path: &Path, mode: u32) -> Result<(), Error> {
-    // The mode is set afterwards too, since creation leaves out what the umask forbids.
+    // The mode is set again after the creation, because the umask may have reduced it.
     DirBuilder::new()
         .mode(mode)
         .create(path)

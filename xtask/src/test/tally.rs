@@ -4,19 +4,19 @@ use std::fmt;
 
 use crate::tools::OPENBAO_VERSION;
 
-/// What ran so far.
+/// Results so far.
 #[derive(Default)]
 pub(super) struct Tally {
     all: Counts,
     openbao: Counts,
     kube_apiserver: Counts,
-    /// Those of a run of the long tests alone.
+    /// Results of the long tests only.
     long: Option<Counts>,
-    /// What the program named last tests against, if anything.
+    /// The server tested by the current program, if any.
     server: Option<Server>,
 }
 
-/// A real server that a whole test program is about.
+/// A real server tested by a whole test program.
 #[derive(Clone, Copy)]
 pub(super) enum Server {
     OpenBao,
@@ -31,7 +31,7 @@ struct Counts {
 }
 
 impl Tally {
-    /// Takes one line of output.
+    /// Reads one line of output.
     pub(super) fn read(&mut self, line: &str) {
         let line = without_colour(line);
         let line = line.trim();
@@ -52,12 +52,12 @@ impl Tally {
         }
     }
 
-    /// Says which kind of program the next results come from.
+    /// Sets the server of the following results.
     pub(super) fn enter(&mut self, server: Option<Server>) {
         self.server = server;
     }
 
-    /// Says that all further results are of long tests.
+    /// Counts all following results as long tests.
     pub(super) fn begin_long(&mut self) {
         self.long = Some(Counts::default());
     }
@@ -87,27 +87,27 @@ impl fmt::Display for Tally {
         } = self.all;
         let not_run = ignored.saturating_sub(self.long());
         if not_run > 0 {
-            writeln!(f, "{not_run} ignored, so not run")?;
+            writeln!(f, "{not_run} ignored")?;
         }
         writeln!(f, "{passed} passed, {failed} failed")?;
         write!(
             f,
-            "{} of them against a real OpenBao {OPENBAO_VERSION}",
+            "{} of them with a real OpenBao {OPENBAO_VERSION}",
             self.openbao.ran()
         )?;
         match self.kube_apiserver.ran() {
             0 => {}
-            ran => write!(f, "\n{ran} of them against a real kube-apiserver")?,
+            ran => write!(f, "\n{ran} of them with a real kube-apiserver")?,
         }
         match self.long {
             None => Ok(()),
-            Some(long) => write!(f, "\n{} of them long", long.ran()),
+            Some(long) => write!(f, "\n{} of them long tests", long.ran()),
         }
     }
 }
 
 impl Counts {
-    /// Reads `ok. 3 passed; 0 failed; 1 ignored; ...`.
+    /// Parses `ok. 3 passed; 0 failed; 1 ignored; ...`.
     fn parse(result: &str) -> Option<Self> {
         let (_, counts) = result.split_once(". ")?;
         let count = |unit: &str| {
@@ -137,7 +137,7 @@ impl Counts {
 }
 
 impl Server {
-    /// What the program is about that cargo calls `tests/openbao.rs (target/...)`.
+    /// The server tested by a program printed by cargo as `tests/openbao.rs (target/...)`.
     fn of(target: &str) -> Option<Self> {
         let source = target.split(' ').next().unwrap_or_default();
         let is = |name: &str| {
@@ -155,7 +155,7 @@ impl Server {
     }
 }
 
-/// Drops the escape sequences that colour text: ESC `[` ... letter.
+/// Removes color escape sequences: ESC `[` ... letter.
 fn without_colour(line: &str) -> String {
     let mut parts = line.split("\u{1b}[");
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -196,9 +196,9 @@ mod tests {
         assert_eq!(
             tally.to_string(),
             format!(
-                "3 ignored, so not run\n18 passed, 1 failed\n\
-                 7 of them against a real OpenBao {OPENBAO_VERSION}\n\
-                 6 of them against a real kube-apiserver"
+                "3 ignored\n18 passed, 1 failed\n\
+                 7 of them with a real OpenBao {OPENBAO_VERSION}\n\
+                 6 of them with a real kube-apiserver"
             )
         );
     }
@@ -213,7 +213,10 @@ mod tests {
         tally.read("Running tests/openbao/main.rs (target/debug/deps/openbao-1)");
         tally.read("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 4 filtered out");
         assert_eq!((tally.ran(), tally.long()), (5, 1));
-        assert!(tally.to_string().ends_with("\n1 of them long"), "{tally}");
+        assert!(
+            tally.to_string().ends_with("\n1 of them long tests"),
+            "{tally}"
+        );
     }
 
     #[test]

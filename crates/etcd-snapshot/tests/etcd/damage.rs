@@ -1,4 +1,4 @@
-//! A damaged copy of a real snapshot gives an error, never another answer.
+//! A damaged copy of a real snapshot gives an error, never another result.
 
 use std::{fs, path::Path};
 
@@ -69,7 +69,7 @@ async fn no_damaged_copy_gives_another_answer() {
     }
     assert_eq!(read(&copy[..]).unwrap(), good);
 
-    // Without a hash the structure must show it: what is not inside a key or a value.
+    // Without a hash, the structure must reveal every change outside keys and values.
     let good = read(&raw[..]).unwrap();
     let mut copy = raw.clone();
     for at in structure(&raw) {
@@ -93,7 +93,8 @@ async fn a_snapshot_of_a_big_endian_machine_gives_the_same_answer() {
         assert_ne!(swapped, file);
         assert_eq!(read(&swapped[..]).unwrap(), read(&file[..]).unwrap());
         let mut damaged = swapped.clone();
-        // The position of the first element of page 2.
+        // Changes the first element of every page: its position in a leaf, its key size in a
+        // branch.
         for page in (2..swapped.len() / PAGE).map(|page| page * PAGE) {
             damaged[page + 16 + 7] ^= 1;
         }
@@ -102,7 +103,7 @@ async fn a_snapshot_of_a_big_endian_machine_gives_the_same_answer() {
     }
 }
 
-/// Where page headers, tables of elements and meta pages are.
+/// Positions of page headers, element tables and meta pages.
 fn structure(database: &[u8]) -> Vec<usize> {
     let mut found = Vec::new();
     let mut page = 0;

@@ -1,4 +1,4 @@
-//! What a snapshot holds is what etcd answers, at every turn of its life.
+//! A snapshot holds the same objects as etcd returns, in every phase of a database.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ async fn a_snapshot_holds_what_etcd_answers() {
     let empty = saved_as_answered(&etcd, &file);
     assert_eq!((empty.revision, empty.keys), (1, 0));
 
-    // Many revisions in one transaction differ in their second number alone.
+    // Many revisions in one transaction differ only in their second number.
     for batch in 0..10 {
         let operations: Vec<_> = (batch * 100..batch * 100 + 100)
             .map(|key| put(key, &"x".repeat(key % 300)))
@@ -46,7 +46,7 @@ async fn a_snapshot_holds_what_etcd_answers() {
         .collect();
     etcd.transaction(&deletions);
     etcd.transaction(&[put(0, "again"), put(10, "again")]);
-    // Larger than a page, up to nearly all that etcd takes.
+    // Larger than a page, up to nearly the size limit of etcd.
     for size in [4000, 4096, 70_000, 1_500_000] {
         etcd.put(&format!("/large/{size}"), &vec![b'y'; size]);
     }
@@ -54,7 +54,7 @@ async fn a_snapshot_holds_what_etcd_answers() {
     let grown = saved_as_answered(&etcd, &file);
     assert_eq!(grown.compacted, None);
 
-    // Every revision that etcd can still be asked for is among all that are there.
+    // Every revision that etcd can still return is in the snapshot.
     let all = all_revisions(&file);
     let older = asked(&etcd, Some(before)).0;
     let there: BTreeSet<_> = all.iter().cloned().collect();
@@ -87,7 +87,7 @@ async fn a_snapshot_holds_what_etcd_answers() {
     saved_as_answered(&stopped.start().await, &file);
 }
 
-/// Raised by a thousand million if this release of etcd can do that, which 3.6 brought.
+/// The revision is raised by a thousand million, if this release of etcd can do so (3.6 or later).
 #[tokio::test]
 async fn a_restored_database_is_read_with_its_revision_raised_or_not() {
     let directory = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! Snapshots that a real etcd wrote, whole and damaged.
+//! Snapshots of a real etcd, intact and damaged.
 
 #![expect(
     clippy::unwrap_used,

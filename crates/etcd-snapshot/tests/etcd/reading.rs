@@ -1,4 +1,4 @@
-//! One way to read a file, and etcd's own answer to compare with.
+//! Reads a snapshot, and the same state from etcd itself for comparison.
 
 use std::{collections::BTreeMap, fs::File, path::Path};
 
@@ -33,7 +33,7 @@ pub(crate) fn read_file(path: &Path) -> Reading<State> {
     read(&File::open(path).unwrap()).unwrap()
 }
 
-/// Key and revision of all that is still there.
+/// Key and revision of every entry.
 pub(crate) fn all_revisions(path: &Path) -> Vec<(Vec<u8>, i64)> {
     let file = File::open(path).unwrap();
     let snapshot = Snapshot::open(&file, &|_| {}).unwrap();
@@ -43,7 +43,7 @@ pub(crate) fn all_revisions(path: &Path) -> Vec<(Vec<u8>, i64)> {
     all.unwrap().gathered
 }
 
-/// What etcd itself answers, now or as of an older revision.
+/// The state as returned by etcd, now or at an older revision.
 pub(crate) fn asked(etcd: &Etcd, revision: Option<i64>) -> (State, i64) {
     let revision = format!("--rev={}", revision.unwrap_or(0));
     let answer = etcd.ctl(&["get", "", "--prefix", "--write-out=json", &revision]);
@@ -58,7 +58,7 @@ pub(crate) fn asked(etcd: &Etcd, revision: Option<i64>) -> (State, i64) {
     (state.collect(), revision)
 }
 
-/// Saves a snapshot, and requires it to hold what etcd answers.
+/// Saves a snapshot and compares it with the state in etcd.
 pub(crate) fn saved_as_answered(etcd: &Etcd, path: &Path) -> Totals {
     etcd.save_snapshot(path);
     let reading = read_file(path);

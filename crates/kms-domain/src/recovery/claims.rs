@@ -1,8 +1,9 @@
-//! The versions of the key that records and state files name, compared with the live key.
+//! Versions of the key that records and state files name, compared with the live key.
 //!
-//! A claim proves nothing about key material. It can disprove: a live version of the same number with
-//! another creation second is a version of another key, and so is each later one. Earlier versions may
-//! be the original ones, since a restored OpenBao whose key is rotated again differs in this way.
+//! A claim is no proof of key material, but it can disprove: if a live version has the claimed
+//! number and another creation second, it and each later version belong to another key. Earlier
+//! versions may be the original ones, because a restored OpenBao differs in the same way once its
+//! key is rotated.
 
 use std::sync::Arc;
 
@@ -13,30 +14,32 @@ use crate::{
     transit::{CreatedAt, KeyProfile, TransitVersion},
 };
 
-/// The versions that one record, state file or peer names.
+/// The versions named by one record, state file or peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionClaims {
-    /// The file, as reports name it.
+    /// Name of the source in reports.
     pub source: String,
     /// The versions, in any order.
     pub keys: Vec<Arc<TransitKey>>,
 }
 
-/// One number for two versions, so for two keys.
+/// One version number with two creation seconds, so two keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("version {version} was created at {recorded}, the live one at {live}")]
+#[error(
+    "version {version} was created at {}, the live one at {}", .recorded.utc(), .live.utc()
+)]
 pub struct OtherSecond {
     /// The number.
     pub version: TransitVersion,
-    /// In the claim.
+    /// Creation second in the claim.
     pub recorded: CreatedAt,
-    /// In OpenBao.
+    /// Creation second in OpenBao.
     pub live: CreatedAt,
 }
 
 impl OtherSecond {
-    /// Compares a claimed version with the live one of its number; `None` if they are equal or the
-    /// live key does not list the number.
+    /// Compares a claimed version with the live one of its number. Returns `None` if they are equal
+    /// or the live key does not list the number.
     #[must_use]
     pub fn of(profile: &KeyProfile, claimed: &TransitKey) -> Option<Self> {
         let (version, recorded) = (claimed.version(), claimed.created_at());
@@ -50,7 +53,7 @@ impl OtherSecond {
 }
 
 impl VersionClaims {
-    /// The versions of a registry, whatever their state.
+    /// All versions of a registry, in any state.
     #[must_use]
     pub fn of_registry(source: impl Into<String>, registry: &Registry) -> Self {
         let records = registry.records().iter();
@@ -70,21 +73,21 @@ impl VersionClaims {
         }
     }
 
-    /// The versions that the live key lists with another creation second. Each proves that the live
-    /// key is another one from that version on.
+    /// The versions that the live key lists with another creation second. From the lowest of them
+    /// on, the live key is another key.
     pub fn other_seconds(&self, profile: &KeyProfile) -> impl Iterator<Item = OtherSecond> {
         let keys = self.keys.iter();
         keys.filter_map(|key| OtherSecond::of(profile, key))
     }
 
-    /// Whether a version shows that the live key is another one from that version on.
+    /// Whether at least one version has another creation second in the live key.
     #[must_use]
     pub fn contradicts(&self, profile: &KeyProfile) -> bool {
         self.other_seconds(profile).next().is_some()
     }
 
-    /// Whether the live key lists at least one of the versions, and each that it lists with the same
-    /// creation second.
+    /// Whether the live key lists at least one of the versions, and all that it lists have the
+    /// claimed creation second.
     #[must_use]
     pub fn agrees(&self, profile: &KeyProfile) -> bool {
         let mut keys = self.keys.iter();

@@ -1,109 +1,112 @@
-//! What the objects in etcd still need of the key: what must be shown before a version retires, and
-//! when a rotation is over.
+//! Versions needed by the objects in etcd: conditions for retiring a version and for the end of a
+//! rotation.
 //!
-//! A version is *needed* while the newest revision of any object is under it. Under an older
-//! revision, which compaction has not removed yet, a watch *may still read* it; no object is lost
-//! with it, so older revisions are counted apart and forbid nothing.
+//! A version is *needed* while it protects the newest revision of any object. A watch can still
+//! read an older revision until compaction, but no object depends on it. Older revisions are
+//! therefore counted separately and block nothing.
 
 use std::collections::BTreeMap;
 
-use super::origin::{Gap, Lineage, StoredKeyId};
+use super::resolve::{KeyResolver, ResolveError, StoredKeyId};
 use crate::{digest::TextHash, transit::TransitVersion};
 
-/// Objects of one source that were encrypted in one and the same way.
+/// Objects of one source with the same `key_id` and annotations.
 #[derive(Debug)]
 pub struct Stored<'a> {
-    /// What they were encrypted with.
+    /// The stored `key_id` with its annotations.
     pub key_id: StoredKeyId<'a>,
-    /// How many there are.
+    /// Number of objects.
     pub usage: Usage,
 }
 
-/// Objects by resource.
+/// Object counts by resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Newest revisions, so that each is an object.
+    /// Newest revisions: one per object.
     pub newest: BTreeMap<String, u64>,
-    /// Revisions that a later one replaced or deleted.
+    /// Revisions that were replaced or deleted later.
     pub older: BTreeMap<String, u64>,
 }
 
-/// What one source shows, read to its end.
+/// Needs of the objects in one source.
 #[derive(Debug, Default)]
 pub struct Evidence {
     needs: BTreeMap<TransitVersion, Usage>,
-    unaccounted: Vec<Unaccounted>,
+    unresolved: Vec<Unresolved>,
     damaged: Usage,
     unread_keys: bool,
 }
 
-/// Objects of this provider that name no version that is known here.
+/// Objects of this provider without a known version.
 #[derive(Debug)]
-pub struct Unaccounted {
-    /// What stands for their `key_id`.
+pub struct Unresolved {
+    /// Hash of their `key_id`.
     pub key_id_hash: TextHash,
-    /// Why it is none.
-    pub gap: Gap,
+    /// Reason why the version is unknown.
+    pub gap: ResolveError,
     /// The objects.
     pub usage: Usage,
 }
 
-/// May the versions of a plan retire?
+/// Decision on the removals of a plan, in ascending severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Retirement {
-    /// No object in any source needs one of them.
+    /// No object in any source needs a removed version.
     Allowed,
-    /// There is no source, or one without an object of this provider: it may be of another cluster.
+    /// There is no source, or one without an object of this provider, perhaps of another cluster.
     Inconclusive,
-    /// A source was not read to the last key, and nobody allows that.
+    /// A source was read in part, and the operator has not asserted that the rest is independent of
+    /// this key.
     Unread,
-    /// There are objects of which nobody can tell what they need.
-    Unaccounted,
-    /// Objects need them.
+    /// Some objects need an unknown version.
+    Unresolved,
+    /// Objects need a removed version.
     Needed,
 }
 
-/// Has everything been rewritten under the active version?
+/// Progress of rewriting all objects under the active version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rewriting {
     /// No object needs an older version.
     Finished,
-    /// There is nothing of this provider, which may be another cluster's etcd.
+    /// The source is without objects of this provider, perhaps of another cluster.
     Inconclusive,
-    /// There are objects of which nobody can tell what they need.
-    Unaccounted,
+    /// Some objects need an unknown version.
+    Unresolved,
     /// Objects need an older version.
     Unfinished,
-    /// The key has a newer version that does not encrypt yet, so rewriting would come too early.
+    /// The key has a newer, unpromoted version, so rewriting now is too early.
     NotPromoted,
 }
 
 impl Evidence {
-    /// Finds what each of `stored` needs, as far as it is of this key ([`Lineage::owns`]).
+    /// Resolves the version of each of `stored`, if it belongs to this key ([`KeyResolver::owns`]).
     ///
-    /// `damaged` counts values under a name of this provider that are no KMS v2 message.
+    /// `damaged` counts values under a name of this provider without a KMS v2 message.
     pub fn new<'a>(
-        lineage: &Lineage,
+        lineage: &KeyResolver,
         stored: impl IntoIterator<Item = Stored<'a>>,
         damaged: Usage,
     ) -> Self {
         let mut needs: BTreeMap<TransitVersion, Usage> = BTreeMap::new();
-        let mut unaccounted: BTreeMap<(String, &'static str), Unaccounted> = BTreeMap::new();
+        let mut unresolved: BTreeMap<(String, &'static str), Unresolved> = BTreeMap::new();
+
         for stored in stored {
             if !lineage.owns(stored.key_id) {
                 continue;
             }
             match lineage.named(stored.key_id) {
                 Ok(key) => needs.entry(key.version()).or_default().add(&stored.usage),
-                // Retiring here takes nothing from another provider. Trimming, which follows, does.
-                Err(Gap::OtherProvider { version, .. }) => {
+                // Retirement affects this provider only; the trim after it affects the other one
+                // too.
+                Err(ResolveError::OtherProvider { version, .. }) => {
                     needs.entry(version).or_default().add(&stored.usage);
                 }
                 Err(gap) => {
                     let key_id_hash = TextHash::of(stored.key_id.key_id);
-                    unaccounted
+                    unresolved
                         .entry((key_id_hash.to_string(), gap.code()))
-                        .or_insert_with(|| Unaccounted {
+                        .or_insert_with(|| Unresolved {
                             key_id_hash,
                             gap,
                             usage: Usage::default(),
@@ -113,16 +116,17 @@ impl Evidence {
                 }
             }
         }
+
         Self {
             needs,
-            unaccounted: unaccounted.into_values().collect(),
+            unresolved: unresolved.into_values().collect(),
             damaged,
             unread_keys: false,
         }
     }
 
-    /// The same of a source that has more keys than were read, without the operator's word that none
-    /// of their objects needs this key.
+    /// Marks the source as incomplete: more keys exist than were read, and the operator has not
+    /// asserted that their objects are independent of this key.
     #[must_use]
     pub fn with_unread_keys(self) -> Self {
         Self {
@@ -131,40 +135,40 @@ impl Evidence {
         }
     }
 
-    /// What needs each version; where nothing does, the version is not there or has no object.
+    /// Objects that need each version. Versions without objects are left out.
     #[must_use]
     pub fn needs(&self) -> &BTreeMap<TransitVersion, Usage> {
         &self.needs
     }
 
-    /// What is of no known version.
+    /// Objects with an unknown version.
     #[must_use]
-    pub fn unaccounted(&self) -> &[Unaccounted] {
-        &self.unaccounted
+    pub fn unresolved(&self) -> &[Unresolved] {
+        &self.unresolved
     }
 
-    /// Values that nothing can be told of.
+    /// Malformed values under a name of this provider.
     #[must_use]
     pub fn damaged(&self) -> &Usage {
         &self.damaged
     }
 
-    /// How many objects are of this provider. Without any the source shows nothing about the key.
+    /// Number of objects of this provider. A source with zero objects shows nothing about the key.
     #[must_use]
     pub fn objects(&self) -> u64 {
-        let unaccounted = self.unaccounted.iter().map(|it| &it.usage);
-        let all = self.needs.values().chain(unaccounted);
+        let unresolved = self.unresolved.iter().map(|it| &it.usage);
+        let all = self.needs.values().chain(unresolved);
         all.fold(0, |sum, usage| sum.saturating_add(usage.objects()))
     }
 
-    /// How many objects nothing can be told of, the damaged ones included.
+    /// Number of objects with an unknown version, including damaged values.
     #[must_use]
     pub fn unknown_objects(&self) -> u64 {
-        let unaccounted = self.unaccounted.iter().map(|it| it.usage.objects());
-        unaccounted.fold(self.damaged.objects(), u64::saturating_add)
+        let unresolved = self.unresolved.iter().map(|it| it.usage.objects());
+        unresolved.fold(self.damaged.objects(), u64::saturating_add)
     }
 
-    /// How many objects need one of the versions.
+    /// Number of objects that need one of the versions.
     fn objects_under(&self, concerned: impl Fn(TransitVersion) -> bool) -> u64 {
         let needs = self.needs.iter();
         needs
@@ -174,7 +178,7 @@ impl Evidence {
 }
 
 impl Usage {
-    /// How many objects there are.
+    /// Number of objects.
     #[must_use]
     pub fn objects(&self) -> u64 {
         self.newest
@@ -182,7 +186,7 @@ impl Usage {
             .fold(0, |sum, more| sum.saturating_add(*more))
     }
 
-    /// Adds up.
+    /// Adds the counts, saturating.
     fn add(&mut self, other: &Self) {
         for (sums, counts) in [
             (&mut self.newest, &other.newest),
@@ -196,8 +200,8 @@ impl Usage {
     }
 }
 
-/// Judges whether the versions that a plan removes may go. What stands most against it decides; a
-/// plan that removes nothing needs nothing shown.
+/// Judges whether the removed versions of a plan may go. The most severe source decides; a plan
+/// without removals is always allowed.
 pub fn judge_retirement<'e>(
     removed: &[TransitVersion],
     sources: impl IntoIterator<Item = &'e Evidence>,
@@ -209,7 +213,7 @@ pub fn judge_retirement<'e>(
         if source.objects_under(|version| removed.contains(&version)) > 0 {
             Retirement::Needed
         } else if source.unknown_objects() > 0 {
-            Retirement::Unaccounted
+            Retirement::Unresolved
         } else if source.unread_keys {
             Retirement::Unread
         } else if source.objects() == 0 {
@@ -222,8 +226,7 @@ pub fn judge_retirement<'e>(
     judged.unwrap_or(Retirement::Inconclusive)
 }
 
-/// Judges what one source shows of the rewriting under `active`, while `newest` is the newest
-/// version that the key is known to have.
+/// Judges rewriting under `active` in one source; `newest` is the newest known version of the key.
 #[must_use]
 pub fn judge_rewriting(
     active: TransitVersion,
@@ -235,7 +238,7 @@ pub fn judge_rewriting(
     } else if source.objects_under(|version| version < active) > 0 {
         Rewriting::Unfinished
     } else if source.unknown_objects() > 0 {
-        Rewriting::Unaccounted
+        Rewriting::Unresolved
     } else if source.objects() == 0 {
         Rewriting::Inconclusive
     } else {
@@ -244,27 +247,27 @@ pub fn judge_rewriting(
 }
 
 impl Retirement {
-    /// The word in reports.
+    /// The stable code in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
             Self::Inconclusive => "inconclusive",
             Self::Unread => "unread",
-            Self::Unaccounted => "unaccounted",
+            Self::Unresolved => "unresolved",
             Self::Needed => "needed",
         }
     }
 }
 
 impl Rewriting {
-    /// The word in reports.
+    /// The stable code in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Finished => "finished",
             Self::Inconclusive => "inconclusive",
-            Self::Unaccounted => "unaccounted",
+            Self::Unresolved => "unresolved",
             Self::Unfinished => "unfinished",
             Self::NotPromoted => "not-promoted",
         }
@@ -281,7 +284,7 @@ mod tests {
     use crate::{
         annotations::{Annotations, PluginVersion},
         key::{KeyScope, TransitKey},
-        recovery::{claims::VersionClaims, origin::LiveKey},
+        recovery::{claims::VersionClaims, resolve::LiveKey},
         scope::KeyLineageId,
         vectors,
     };
@@ -294,17 +297,17 @@ mod tests {
     }
 
     /// The state has versions 1 to 3; OpenBao lists 3 and 4 and hides the others.
-    fn lineage() -> Lineage {
+    fn lineage() -> KeyResolver {
         let live = vectors::profile(&[(3, 3), (4, 4)], 0, 3);
         let known = VersionClaims {
             source: "the state".to_owned(),
             keys: (1..=3).map(|number| key(number, number)).collect(),
         };
         let scope = Arc::clone(key(1, 1).scope());
-        Lineage::new(scope, LiveKey::Listed(live), [known])
+        KeyResolver::new(scope, LiveKey::Listed(live), [known])
     }
 
-    /// Secrets of the version that `key` is, in a source.
+    /// Secrets under the version of `key`, in a source.
     #[derive(Debug)]
     struct Group {
         own_name: bool,
@@ -409,10 +412,10 @@ mod tests {
             ..group(1, 1, 0)
         };
         let source = evidence(&[stranger(), group(3, 1, 0)], none());
-        assert_eq!(source.unaccounted()[0].gap.code(), "hidden");
-        assert_eq!(judged(&[2], &[source]), Retirement::Unaccounted);
+        assert_eq!(source.unresolved()[0].gap.code(), "hidden");
+        assert_eq!(judged(&[2], &[source]), Retirement::Unresolved);
         let source = evidence(&[group(3, 1, 0)], usage(1, 0));
-        assert_eq!(judged(&[2], &[source]), Retirement::Unaccounted);
+        assert_eq!(judged(&[2], &[source]), Retirement::Unresolved);
         let source = evidence(&[stranger(), group(2, 1, 0)], none());
         assert_eq!(judged(&[2], &[source]), Retirement::Needed);
     }
@@ -428,7 +431,7 @@ mod tests {
         let source = evidence(&[foreign, group(3, 1, 0)], none());
         assert_eq!(judged(&[1], &[source]), Retirement::Allowed);
         let source = evidence(&[other(key(1, 9)), group(3, 1, 0)], none());
-        assert_eq!(judged(&[1], &[source]), Retirement::Unaccounted);
+        assert_eq!(judged(&[1], &[source]), Retirement::Unresolved);
         let source = evidence(&[other(key(1, 1)), group(3, 1, 0)], none());
         assert_eq!(judged(&[1], &[source]), Retirement::Needed);
     }
@@ -471,7 +474,7 @@ mod tests {
             judged(3, &[done(), group(2, 1, 0)], usage(1, 0)),
             Rewriting::Unfinished
         );
-        assert_eq!(judged(3, &[done()], usage(1, 0)), Rewriting::Unaccounted);
+        assert_eq!(judged(3, &[done()], usage(1, 0)), Rewriting::Unresolved);
         assert_eq!(judged(3, &[], none()), Rewriting::Inconclusive);
         assert_eq!(judged(4, &[done()], none()), Rewriting::NotPromoted);
     }
@@ -524,7 +527,7 @@ mod tests {
             let ours = |group: &Group| group.own_name || lineage(&group.key);
             let harmless = |group: &Group| {
                 let needed = removed.contains(&group.key.version().get());
-                // The live key lists it with another second, so it is another provider's.
+                // The live key lists the version with another second, so another provider wrote it.
                 let others = !group.own_name && [3, 4].contains(&group.key.version().get());
                 group.newest == 0 || !ours(group) || ((known(&group.key) || others) && !needed)
             };

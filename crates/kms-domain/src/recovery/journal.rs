@@ -1,8 +1,9 @@
-//! What a rebuild of a registry rested on, kept beside the state that it made.
+//! Evidence and assumptions of a registry rebuild, kept beside the rebuilt state.
 //! Implements `docs/format/recovery-journal.md`.
 //!
-//! It is written before the state, so that a rebuild that is cut short can be told from a state of
-//! unknown origin, and be completed. Its hash finds damage and careless edits; it is no signature.
+//! The journal is written before the state. After an interruption, it distinguishes a rebuilt state
+//! from one of unknown origin, and the rebuild can be completed. The hash detects damage and
+//! careless edits; it is not a signature.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ use crate::{
     transit::TransitVersion,
 };
 
-/// The largest file that is read.
+/// Maximum size of a file.
 pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
 
 digest_type!(
@@ -28,49 +29,49 @@ digest_type!(
 /// The journal of one rebuild.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Journal {
-    /// RFC 3339, for people; nothing is concluded from it.
+    /// RFC 3339, for people; the program ignores it.
     pub recovered_at: String,
-    /// The program that did it.
+    /// Version of the program that rebuilt the state.
     pub plugin_version: String,
-    /// The plan that was confirmed.
+    /// The confirmed plan.
     pub plan: PlanHash,
-    /// The configuration.
+    /// Fingerprint of the configuration.
     pub fingerprint: IdentityFingerprint,
-    /// That of the state that it made.
+    /// Generation of the rebuilt state.
     pub generation: Generation,
-    /// What that state follows.
+    /// Hash of the state's predecessor.
     pub previous_hash: Option<StateHash>,
-    /// That of the state that it made.
+    /// Hash of the rebuilt state.
     pub state_hash: StateHash,
-    /// The version that encrypts.
+    /// The active version.
     pub active: TransitVersion,
-    /// What it rested on.
-    pub evidence: Vec<Exhibit>,
-    /// The operator's word that no node had promoted this version or one above it.
+    /// The evidence of the plan.
+    pub evidence: Vec<EvidenceItem>,
+    /// The operator asserted that no node had promoted this version or a later one.
     pub not_promoted: Option<TransitVersion>,
-    /// What was at the place of the new files, and under which name it is kept.
+    /// Files replaced by the rebuild, with the names of their copies.
     pub kept: Vec<Kept>,
-    /// What the evidence left open.
+    /// Open points of the evidence.
     pub limitations: Vec<String>,
 }
 
 /// One piece of evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Exhibit {
+pub struct EvidenceItem {
     /// `etcd-snapshot`, `etcd`, `backup-record` or `peer-state`.
     pub kind: String,
     /// The file or the servers.
     pub name: String,
-    /// Of the file; empty for a running etcd.
+    /// Hash of the file; empty for a running etcd.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sha256: String,
-    /// The revision that was read; 0 where there is none.
+    /// The etcd revision; 0 for evidence without one.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub revision: u64,
 }
 
-/// A file that was there before.
+/// A file replaced by the rebuild.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Kept {
@@ -78,42 +79,42 @@ pub struct Kept {
     pub file: String,
     /// The name of the copy beside it.
     pub kept_as: String,
-    /// Of its content.
+    /// Hash of its content.
     pub sha256: String,
 }
 
-/// Why a file is not a recovery journal.
+/// Error of a journal file.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// Beyond [`MAX_FILE_BYTES`].
+    /// Larger than [`MAX_FILE_BYTES`].
     #[error("the file has {0} bytes, more than a recovery journal can have")]
     TooLarge(usize),
-    /// Not this format.
+    /// Another file format.
     #[error("the file is not a recovery journal")]
     Json(#[source] JsonProblem),
-    /// No damage: that release reads it.
+    /// A newer release wrote the file; it is intact, and that release reads it.
     #[error("the journal was {0}")]
     NewerRelease(NewerSchema),
     /// The schema of another format.
     #[error("the journal has the schema {0:?} instead of {SCHEMA:?}")]
     OtherFormat(String),
-    /// A hash or fingerprint has no valid form.
+    /// A hash or fingerprint is malformed.
     #[error("{member} is malformed")]
     Digest {
         /// The member.
         member: &'static str,
-        /// The rule.
+        /// The violated rule.
         #[source]
         problem: MalformedDigest,
     },
-    /// The contents are not those that were hashed.
+    /// The contents differ from the hashed contents.
     #[error(
         "the journal was changed: it states the hash {stated}, but its contents have {computed}"
     )]
     Changed {
-        /// As the journal says.
+        /// The hash in the journal.
         stated: JournalHash,
-        /// Of its contents.
+        /// The hash of the contents.
         computed: JournalHash,
     },
     /// A number outside its range.
@@ -121,13 +122,13 @@ pub enum JournalError {
     Number {
         /// The member.
         member: &'static str,
-        /// What it holds.
+        /// The value.
         value: u64,
     },
 }
 
 impl Journal {
-    /// The text of the file.
+    /// Encodes the file.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut raw = RawJournal::of(self);
@@ -135,7 +136,7 @@ impl Journal {
         json::indented(&raw)
     }
 
-    /// Reads and checks the bytes of a journal. White space between tokens is free.
+    /// Decodes and checks a journal. White space between tokens is ignored.
     ///
     /// # Errors
     /// [`JournalError`].
@@ -171,7 +172,7 @@ struct RawJournal {
     previous_hash: String,
     state_hash: String,
     active_transit_version: u64,
-    evidence: Vec<Exhibit>,
+    evidence: Vec<EvidenceItem>,
     #[serde(default, skip_serializing_if = "is_zero")]
     assumed_not_promoted: u64,
     kept_files: Vec<Kept>,
@@ -201,7 +202,7 @@ impl RawJournal {
         }
     }
 
-    /// Over all members but `journalHash`, which must still be empty.
+    /// Hash over all members but `journalHash`, which must still be empty.
     fn content_hash(&self) -> JournalHash {
         JournalHash::of_bytes(json::compact(self).as_bytes())
     }
@@ -216,6 +217,7 @@ impl RawJournal {
         });
         let not_promoted = (self.assumed_not_promoted != 0)
             .then(|| version("assumedNotPromoted", self.assumed_not_promoted));
+
         Ok(Journal {
             plan: digest("planHash", PlanHash::parse(&self.plan_hash))?,
             fingerprint: digest(
@@ -279,7 +281,7 @@ mod tests {
             previous_hash: Some(document.hash().clone()),
             state_hash: document.hash().clone(),
             active: vectors::version(2),
-            evidence: vec![Exhibit {
+            evidence: vec![EvidenceItem {
                 kind: "etcd-snapshot".to_owned(),
                 name: "/backup/etcd.db".to_owned(),
                 sha256: "ab".repeat(32),
@@ -309,7 +311,7 @@ mod tests {
         let bare = Journal {
             previous_hash: None,
             not_promoted: None,
-            evidence: vec![Exhibit {
+            evidence: vec![EvidenceItem {
                 kind: "etcd".to_owned(),
                 name: "https://127.0.0.1:2379".to_owned(),
                 sha256: String::new(),

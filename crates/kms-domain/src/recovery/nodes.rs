@@ -1,169 +1,173 @@
-//! Do the control-plane nodes of a cluster agree on the key, and is it safe to go on with the next
-//! one?
+//! Compares the control-plane nodes of a cluster: do they agree on the key, and may the operator
+//! continue with the next node?
 //!
-//! Each node is seen through one window: its metrics, its socket or its state file. What a window
-//! does not show is unknown, and never counts as agreement or difference.
+//! Each node is read through one source: its metrics, its socket or its state file. A value missing
+//! there is unknown, and counts neither as agreement nor as difference.
 
 pub use crate::registry::Readable;
 use crate::{digest::TextHash, fingerprint::IdentityFingerprint, transit::TransitVersion};
 
-/// What was seen of one node that answered.
+/// Data read from one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeView {
-    /// The identity that it is configured for.
+    /// The configured identity.
     pub fingerprint: Option<IdentityFingerprint>,
-    /// Hash of its active key_id.
+    /// Hash of the active key_id.
     pub active: Option<TextHash>,
-    /// The version of that key.
+    /// The version of the active key.
     pub active_version: Option<TransitVersion>,
-    /// The version that waits for its promotion.
+    /// The version that waits for promotion.
     pub pending: Pending,
-    /// What it reads of older data.
+    /// The range of older versions read by the node.
     pub readable: Option<Readable>,
-    /// Key_ids whose version it can tell, its own included.
+    /// Key_ids with a known version, including the active one.
     pub known: Vec<(TextHash, TransitVersion)>,
-    /// Whether it serves.
+    /// Whether the node is ready to serve.
     pub ready: Option<bool>,
-    /// Whether its state can be started with.
+    /// Whether a provider can start with its state.
     pub state: StateView,
-    /// Versions that it is seen to read; all of them only where its state was seen.
+    /// Versions read by the node. The list is complete only if its state was read.
     pub reads: Vec<TransitVersion>,
-    /// Versions that an operator took out of use there; only a state shows them.
+    /// Versions that an operator removed on this node. Only a state file has them.
     pub removed: Vec<TransitVersion>,
-    /// Names of its socket, its state file or its address. No two nodes share one; two looks that
-    /// do are looks at one node.
+    /// Hashes that identify its socket, its state file or its address. They are unique to a node:
+    /// two entries with a common mark are the same node.
     pub marks: Vec<TextHash>,
 }
 
-/// Whether a version waits for its promotion on a node.
+/// Whether a version waits for promotion on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pending {
-    /// Its window does not show that.
+    /// The source lacks this value.
     Unknown,
-    /// None does.
+    /// No version waits.
     No,
-    /// This one.
+    /// This version waits.
     Version(TransitVersion),
 }
 
-/// What is known of a node's state.
+/// Condition of a node's state document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateView {
-    /// Its window does not show that.
+    /// The source lacks this value.
     Unknown,
-    /// The node serves or can serve with it.
+    /// The node serves, or can serve, with it.
     Usable,
-    /// There is none.
+    /// There is no state document.
     Absent,
-    /// No provider starts with it: damaged, rolled back, or without its checkpoint.
+    /// A provider refuses to start with it: damaged, rolled back, or without its checkpoint.
     Refused,
 }
 
-/// What is wrong with a node, or not settled yet.
+/// A fault of a node, or a transition in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
-    /// There was no answer.
+    /// The node did not answer.
     NoAnswer,
-    /// Another look is at this very node, so that it is compared with itself.
+    /// Another entry is this same node, so it would be compared with itself.
     SameNode {
-        /// The position of the other look.
+        /// The position of the other entry.
         other: usize,
     },
     /// It is configured for another cluster, key or provider name.
     OtherIdentity,
-    /// No majority is configured alike, so nobody can say which one is right.
+    /// The correct identity is unknown, since none has a majority.
     IdentityUndecided,
-    /// The same version of the key has another key_id than on the others: another key.
+    /// The same version has another key_id than on the other nodes: it is another key.
     OtherKey {
         /// The version.
         version: TransitVersion,
         /// Whether a majority has the same key.
         decided: bool,
     },
-    /// There is no state.
+    /// There is no state document.
     NoState,
-    /// There is a state that no provider starts with.
+    /// A provider refuses to start with its state.
     StateRefused,
     /// It encrypts with an older version.
     Behind {
-        /// Its own.
+        /// Its own active version.
         active: TransitVersion,
-        /// The newest that a node uses.
+        /// The newest active version of any node.
         newest: TransitVersion,
-        /// Whether it knows the newest one and waits to promote it.
+        /// Whether it has found the newest version and waits to promote it; `None` if unknown.
         waits: Option<bool>,
     },
-    /// It encrypts with the newest version, and knows of one that is newer still.
+    /// It encrypts with the newest active version and has found a newer one.
     Waits(TransitVersion),
-    /// Its active key is not that of the others, and nobody can tell its version.
+    /// Its active key differs from the other nodes' key, and its version is unknown.
     UnknownKey,
-    /// It does not read versions that others read.
-    ReadsLess,
-    /// It does not serve.
+    /// It lacks versions read by other nodes.
+    MissingVersions,
+    /// It is not ready to serve.
     NotReady,
-    /// All else is well, and its window does not show whether it serves.
+    /// All other checks passed, but readiness is unknown.
     ServingUnknown,
 }
 
-/// What a finding says about going on with the next node; the heaviest decides.
+/// Effect of a finding on continuing with the next node; the highest weight decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
-    /// Waiting settles it.
+    /// It resolves itself with time.
     Settles,
-    /// Not enough was seen.
+    /// The data is incomplete.
     Open,
-    /// Waiting does not settle it.
+    /// It needs an operator.
     Differs,
 }
 
-/// The answer.
+/// Result of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every node answers, serves, and uses the same key: the next one may be taken.
+    /// Every node answers, serves, and uses the same key: continue with the next node.
     Agree,
-    /// A rotation is on its way and nothing else differs: wait.
+    /// A rotation is in progress and all else agrees: wait.
     Rotating,
-    /// A node differs in what does not settle by waiting: stop.
+    /// A node has a difference for an operator to resolve: stop.
     Disagree,
-    /// Not everything that decides it was seen.
+    /// The data is incomplete.
     Inconclusive,
 }
 
-/// The verdict, and what stands behind it.
+/// The verdict and its findings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// The worst finding decides.
+    /// Decided by the worst finding.
     pub verdict: Verdict,
-    /// By the position of the node.
+    /// With the position of the node in the input, ascending.
     pub findings: Vec<(usize, Finding)>,
-    /// The version of each node's active key, as far as any node can tell.
+    /// The version of each node's active key, if any node knows it.
     pub versions: Vec<Option<TransitVersion>>,
 }
 
-/// Compares nodes; `None` is one that did not answer. With a configuration, its identity is the
-/// right one, otherwise that of the majority.
+/// Compares nodes; `None` is a node without an answer. The expected identity is `configured`, or
+/// else that of the majority.
 #[must_use]
 pub fn compare(nodes: &[Option<NodeView>], configured: Option<&IdentityFingerprint>) -> Judgement {
     let mut findings = Vec::new();
     for (index, node) in nodes.iter().enumerate() {
         findings.extend(alone(node.as_ref()).map(|finding| (index, finding)));
     }
+
     let same = same_nodes(nodes);
-    // A node has one voice, however often it was looked at.
+    // Each node counts once, even if it was given several times.
     let counted: Vec<(usize, &NodeView)> = answers(nodes)
         .filter(|(index, _)| {
             let repeats = |(at, earlier): &(usize, usize)| at == index && earlier < at;
             !same.iter().any(repeats)
         })
         .collect();
+
     let found = |&(index, other): &(usize, usize)| (index, Finding::SameNode { other });
     findings.extend(same.iter().map(found));
+
     let foreign = identities(&counted, configured);
     let comparable: Vec<(usize, &NodeView)> = counted
         .into_iter()
         .filter(|(index, _)| !foreign.iter().any(|(other, _)| other == index))
         .collect();
     findings.extend(foreign);
+
     let versions = versions(nodes, &comparable);
     let other_keys = other_keys(&comparable, &versions);
     let comparable: Vec<_> = comparable
@@ -171,12 +175,14 @@ pub fn compare(nodes: &[Option<NodeView>], configured: Option<&IdentityFingerpri
         .filter(|(index, _)| !other_keys.iter().any(|(other, _)| other == index))
         .collect();
     findings.extend(other_keys);
+
     findings.extend(unknown_keys(&comparable, &versions));
     findings.extend(rotation(&comparable, &versions));
-    findings.extend(reads_less(&comparable));
+    findings.extend(missing_versions(&comparable));
     findings.sort_by_key(|(index, _)| *index);
+
     let mut verdict = verdict(&findings, &comparable);
-    // Nodes may be alike and all be stopped but for the one that is to be next.
+    // All compared nodes may agree while every one of them is stopped.
     if verdict == Verdict::Agree {
         let unknown = comparable.iter().filter(|(_, node)| node.ready.is_none());
         findings.extend(unknown.map(|(index, _)| (*index, Finding::ServingUnknown)));
@@ -184,6 +190,7 @@ pub fn compare(nodes: &[Option<NodeView>], configured: Option<&IdentityFingerpri
             verdict = Verdict::Inconclusive;
         }
     }
+
     Judgement {
         verdict,
         findings,
@@ -191,7 +198,7 @@ pub fn compare(nodes: &[Option<NodeView>], configured: Option<&IdentityFingerpri
     }
 }
 
-/// What one node shows without any other.
+/// Findings on one node by itself.
 fn alone(node: Option<&NodeView>) -> impl Iterator<Item = Finding> {
     let found = match node {
         None => [Some(Finding::NoAnswer), None],
@@ -212,7 +219,7 @@ fn answers(nodes: &[Option<NodeView>]) -> impl Iterator<Item = (usize, &NodeView
     nodes.filter_map(|(index, node)| Some((index, node.as_ref()?)))
 }
 
-/// Each look at a node that there is another look at, with the first of the others.
+/// Each entry that is the same node as another entry, with the first such other entry.
 fn same_nodes(nodes: &[Option<NodeView>]) -> Vec<(usize, usize)> {
     let other = |(index, node): (usize, &NodeView)| {
         let shared = |other: &NodeView| other.marks.iter().any(|mark| node.marks.contains(mark));
@@ -241,7 +248,7 @@ fn identities(
         .collect()
 }
 
-/// A node that does not tell its version may be told by one that knows its key_id.
+/// A node without a version gets it from another node with the same key_id.
 fn versions(
     nodes: &[Option<NodeView>],
     comparable: &[(usize, &NodeView)],
@@ -265,13 +272,14 @@ fn version_of(versions: &[Option<TransitVersion>], index: usize) -> Option<Trans
     versions.get(index).copied().flatten()
 }
 
-/// One version has one key_id in one cluster. Who has another asks another key: one that was made
-/// anew, or another OpenBao.
+/// One version has one key_id in a cluster. A node with another key_id uses a recreated key or
+/// another OpenBao.
 fn other_keys(
     comparable: &[(usize, &NodeView)],
     versions: &[Option<TransitVersion>],
 ) -> Vec<(usize, Finding)> {
     let mut claims: Vec<(usize, TransitVersion, &TextHash)> = Vec::new();
+
     for (index, node) in comparable {
         let active = node.active.as_ref().zip(version_of(versions, *index));
         let active = active.map(|(hash, version)| (version, hash));
@@ -282,6 +290,7 @@ fn other_keys(
             }
         }
     }
+
     let mut found: Vec<(usize, Finding)> = Vec::new();
     for (index, version, hash) in &claims {
         let of_version = claims.iter().filter(|(_, other, _)| other == version);
@@ -297,10 +306,11 @@ fn other_keys(
             found.push((*index, finding));
         }
     }
+
     found
 }
 
-/// Keys without a version can only be equal or not.
+/// Keys without a known version can only be compared for equality.
 fn unknown_keys(
     comparable: &[(usize, &NodeView)],
     versions: &[Option<TransitVersion>],
@@ -331,6 +341,7 @@ fn rotation(
     let Some(newest) = newest.max() else {
         return Vec::new();
     };
+
     let stage = |(index, node): &(usize, &NodeView)| {
         let active = versions(*index)?;
         let finding = match node.pending {
@@ -348,20 +359,21 @@ fn rotation(
         };
         Some((*index, finding))
     };
+
     comparable.iter().filter_map(stage).collect()
 }
 
-/// A version that one node reads, every other one should read too, unless it has not met it yet.
-fn reads_less(comparable: &[(usize, &NodeView)]) -> Vec<(usize, Finding)> {
+/// Every node should read each version read by another node, unless it has yet to discover it.
+fn missing_versions(comparable: &[(usize, &NodeView)]) -> Vec<(usize, Finding)> {
     let less = |(index, node): &(usize, &NodeView)| {
         let than = |(_, peer): &(usize, &NodeView)| node.reads_less_than(peer);
         let less = comparable.iter().any(than);
-        less.then_some((*index, Finding::ReadsLess))
+        less.then_some((*index, Finding::MissingVersions))
     };
     comparable.iter().filter_map(less).collect()
 }
 
-/// What more than half of all have.
+/// The value of more than half of all.
 fn majority<'a, T: PartialEq>(all: impl Iterator<Item = &'a T> + Clone) -> Option<&'a T> {
     let count = all.clone().count();
     all.clone()
@@ -381,7 +393,7 @@ fn verdict(findings: &[(usize, Finding)], comparable: &[(usize, &NodeView)]) -> 
 }
 
 impl NodeView {
-    /// Whether this node lacks a version that the peer reads, as far as both show.
+    /// Whether this node lacks a version read by the peer, as far as both are known.
     fn reads_less_than(&self, peer: &Self) -> bool {
         if self.removed.iter().any(|gone| peer.reads.contains(gone)) {
             return true;
@@ -389,7 +401,7 @@ impl NodeView {
         let (Some(own), Some(others)) = (self.readable, peer.readable) else {
             return false;
         };
-        // A newer version on one of them changes the count, and never the oldest.
+        // A newer version on one node changes the count, but leaves the oldest version as it is.
         let same_active =
             self.active_version.is_some() && self.active_version == peer.active_version;
         own.oldest > others.oldest || same_active && own.count < others.count
@@ -397,7 +409,7 @@ impl NodeView {
 }
 
 impl Finding {
-    /// How much it weighs.
+    /// Effect on continuing with the next node.
     #[must_use]
     pub fn weight(self) -> Weight {
         match self {
@@ -409,7 +421,7 @@ impl Finding {
             | Self::Behind {
                 waits: Some(false), ..
             }
-            | Self::ReadsLess
+            | Self::MissingVersions
             | Self::NotReady => Weight::Differs,
             Self::NoAnswer
             | Self::SameNode { .. }
@@ -423,7 +435,7 @@ impl Finding {
         }
     }
 
-    /// The word in reports.
+    /// The stable code in reports.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -436,11 +448,11 @@ impl Finding {
             Self::StateRefused => "state_refused",
             Self::Behind {
                 waits: Some(true), ..
-            } => "behind_waiting",
+            } => "promotion_pending",
             Self::Behind { .. } => "behind",
             Self::Waits(_) => "waiting",
             Self::UnknownKey => "unknown_key",
-            Self::ReadsLess => "reads_less",
+            Self::MissingVersions => "missing_versions",
             Self::NotReady => "not_ready",
             Self::ServingUnknown => "serving_unknown",
         }
@@ -448,7 +460,7 @@ impl Finding {
 }
 
 impl Verdict {
-    /// The word in reports.
+    /// The stable code in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -474,7 +486,7 @@ mod tests {
         IdentityFingerprint::parse(&format!("cfg1.{digest}")).unwrap()
     }
 
-    /// Seen by its metrics: encrypts with this version, reads all up to it.
+    /// A node read through its metrics: encrypts with this version and reads all up to it.
     fn metrics(active: u64) -> NodeView {
         let key = hash(&format!("key {active}"));
         NodeView {
@@ -503,7 +515,7 @@ mod tests {
         view
     }
 
-    /// Seen by its socket.
+    /// A node read through its socket.
     fn socket(key: &str) -> NodeView {
         NodeView {
             fingerprint: None,
@@ -555,7 +567,7 @@ mod tests {
     #[test]
     fn a_rotation_on_its_way_is_waited_for() {
         for (nodes, findings) in [
-            // Found by one, by all, and promoted by one.
+            // Found by one node, found by all, and promoted by one.
             (
                 [waiting(1, 2), metrics(1)],
                 vec![(0, Finding::Waits(version(2)))],
@@ -571,7 +583,7 @@ mod tests {
                 [metrics(2), waiting(1, 2)],
                 vec![(1, behind(1, 2, Some(true)))],
             ),
-            // A second rotation in the middle of it.
+            // A second rotation during the first.
             (
                 [waiting(2, 3), waiting(1, 3)],
                 vec![
@@ -579,7 +591,7 @@ mod tests {
                     (1, behind(1, 2, Some(true))),
                 ],
             ),
-            // Another node tells what the key of a socket is.
+            // Another node knows the version of the socket's key.
             (
                 [socket("key 2"), waiting(1, 2)],
                 vec![(1, behind(1, 2, Some(true)))],
@@ -663,7 +675,7 @@ mod tests {
             count: 2,
         });
         let nodes = [metrics(3), less].map(Some);
-        assert_judged(&nodes, Verdict::Disagree, &[(1, Finding::ReadsLess)]);
+        assert_judged(&nodes, Verdict::Disagree, &[(1, Finding::MissingVersions)]);
         let nodes = [metrics(2), waiting(1, 2)].map(Some);
         let judged = compare(&nodes, None);
         assert_eq!(
@@ -675,7 +687,7 @@ mod tests {
 
     #[test]
     fn a_version_removed_on_one_node_and_read_by_another_is_missing_whatever_is_active() {
-        // As the states of two nodes that read equally many versions.
+        // The states of two nodes that read equally many versions.
         let state = |reads: &[u64], removed: &[u64]| NodeView {
             reads: reads.iter().copied().map(version).collect(),
             removed: removed.iter().copied().map(version).collect(),
@@ -686,10 +698,10 @@ mod tests {
             ..metrics(3)
         };
         let nodes = [state(&[1, 3], &[2]), state(&[1, 2, 3], &[])].map(Some);
-        assert_judged(&nodes, Verdict::Disagree, &[(0, Finding::ReadsLess)]);
+        assert_judged(&nodes, Verdict::Disagree, &[(0, Finding::MissingVersions)]);
         let nodes = [state(&[1, 3], &[2]), state(&[1, 3], &[2])].map(Some);
         assert_judged(&nodes, Verdict::Agree, &[]);
-        // In the middle of a rotation, seen by metrics alone.
+        // During a rotation, with metrics as the only source.
         let mut less = metrics(3);
         less.readable = Some(Readable {
             oldest: version(2),
@@ -697,7 +709,7 @@ mod tests {
         });
         let judged = compare(&[less, waiting(2, 3)].map(Some), None);
         assert_eq!(judged.verdict, Verdict::Disagree);
-        assert!(judged.findings.contains(&(0, Finding::ReadsLess)));
+        assert!(judged.findings.contains(&(0, Finding::MissingVersions)));
     }
 
     #[test]
@@ -752,7 +764,7 @@ mod tests {
         let nodes = [metrics(2), copied.clone()].map(Some);
         let findings = [(1, Finding::ServingUnknown)];
         assert_judged(&nodes, Verdict::Inconclusive, &findings);
-        // What is worse is told alone.
+        // A worse finding is reported alone.
         let mut behind = waiting(1, 2);
         behind.ready = None;
         let judged = compare(&[metrics(2), copied, behind].map(Some), None);

@@ -1,96 +1,100 @@
-//! May this etcd data and this OpenBao go into service together? The verdict from what was found.
+//! Verdict on a restored pair: may this etcd data and this OpenBao go into service together?
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::origin::{Claimed, Gap, Origin};
+use super::resolve::{Claimed, Resolution, ResolveError};
 use crate::{key::TransitKey, transit::TransitVersion};
 
-/// What was found about the objects of one `key_id` and one set of annotations.
+/// Findings on the objects with one `key_id` and one set of annotations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Where the `key_id` comes from.
-    pub origin: Origin,
-    /// How many objects carry it.
+    /// Resolution of the `key_id`.
+    pub origin: Resolution,
+    /// Number of objects with it.
     pub objects: u64,
-    /// What became of their distinct encrypted seeds.
+    /// Result for their distinct encrypted DEK seeds.
     pub seeds: Proof,
-    /// What became of the objects themselves, if they were opened.
+    /// Result for the objects themselves, if they were opened.
     pub data: Option<Proof>,
 }
 
-/// How many of a kind were tried, and with what outcome.
+/// Number of attempts by outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Proof {
-    /// Opened, and found authentic.
+    /// Opened, and authentic.
     pub proven: u64,
-    /// Found not to open.
+    /// Attempted, and proven unreadable.
     pub failed: u64,
-    /// Not tried, or the attempt itself failed.
+    /// Untried, or the attempt itself failed.
     pub untried: u64,
 }
 
-/// The answer to "is this a compatible pair?".
+/// Compatibility of the pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Everything that etcd holds of this key decrypts.
+    /// Every object of this key in etcd decrypts.
     Compatible,
-    /// Nothing shows a loss, and the [`remedies`] come first. Versions below
-    /// `min_decryption_version` are untested until it is lowered.
+    /// All findings are free of loss, but the [`remedies`] come first. Versions below
+    /// `min_decryption_version` stay untested until it is lowered.
     CompatibleAfter,
-    /// Some of it does not and will not decrypt with this OpenBao and this configuration.
+    /// Some objects cannot decrypt with this OpenBao and this configuration.
     Incompatible,
-    /// What was looked at does not decide it.
+    /// The evidence is insufficient.
     Inconclusive,
 }
 
-/// A step before the objects can be read.
+/// A step required before the objects can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {
     /// Lower `min_decryption_version` to this version.
     LowerMinDecryption(TransitVersion),
-    /// Take these versions back into use on this node, whose state has them as removed; ascending.
+    /// Restore these versions on this node, whose state has them as removed; ascending.
     RestoreVersions(Vec<TransitVersion>),
 }
 
-/// Judges what was found. The worst finding decides; objects of other keys play no part.
+/// Judges the findings. The worst finding decides; objects of other keys are ignored.
 ///
-/// `damaged` counts the values of this provider that no key opens. Nothing found is no proof: the
-/// data may be that of another cluster.
+/// `damaged` counts the values of this provider that every key fails to open. An empty list is
+/// inconclusive: the data may belong to another cluster.
 #[must_use]
 pub fn judge(findings: &[Finding], damaged: u64, remedies: &[Remedy]) -> Verdict {
     let lost = |finding: &Finding| match &finding.origin {
-        Origin::Live(_)
-        | Origin::Known(_)
-        | Origin::Gap(Gap::Hidden { .. } | Gap::OtherProvider { .. } | Gap::Unknown { .. }) => {
-            finding.seeds.failed > 0 || finding.data.is_some_and(|data| data.failed > 0)
-        }
-        Origin::Gap(
-            Gap::KeyId(_)
-            | Gap::Annotations(_)
-            | Gap::Foreign(_)
-            | Gap::OtherScope { .. }
-            | Gap::NewerThanLatest { .. }
-            | Gap::Trimmed { .. }
-            | Gap::Recreated { .. }
-            | Gap::OtherCreation { .. }
-            | Gap::NoKey { .. },
+        Resolution::Live(_)
+        | Resolution::Known(_)
+        | Resolution::Unresolved(
+            ResolveError::Hidden { .. }
+            | ResolveError::OtherProvider { .. }
+            | ResolveError::Unknown { .. },
+        ) => finding.seeds.failed > 0 || finding.data.is_some_and(|data| data.failed > 0),
+        Resolution::Unresolved(
+            ResolveError::KeyId(_)
+            | ResolveError::Annotations(_)
+            | ResolveError::Foreign(_)
+            | ResolveError::IdentityMismatch { .. }
+            | ResolveError::NewerThanLatest { .. }
+            | ResolveError::Trimmed { .. }
+            | ResolveError::Recreated { .. }
+            | ResolveError::CreationTimeMismatch { .. }
+            | ResolveError::NoKey { .. },
         ) => true,
     };
+
     let undecided = |finding: &Finding| match &finding.origin {
-        Origin::Live(_) => {
+        Resolution::Live(_) => {
             finding.seeds.untried > 0 || finding.data.is_some_and(|data| data.untried > 0)
         }
-        Origin::Known(_)
-        | Origin::Gap(
-            Gap::Unknown { .. }
-            | Gap::OtherProvider { .. }
-            | Gap::Hidden {
+        Resolution::Known(_)
+        | Resolution::Unresolved(
+            ResolveError::Unknown { .. }
+            | ResolveError::OtherProvider { .. }
+            | ResolveError::Hidden {
                 claimed: Claimed::OtherKey,
                 ..
             },
         ) => true,
-        Origin::Gap(_) => false,
+        Resolution::Unresolved(_) => false,
     };
+
     if damaged > 0 || findings.iter().any(lost) {
         Verdict::Incompatible
     } else if findings.is_empty() || findings.iter().any(undecided) {
@@ -103,8 +107,8 @@ pub fn judge(findings: &[Finding], damaged: u64, remedies: &[Remedy]) -> Verdict
 }
 
 impl Finding {
-    /// Where objects were opened, those that were neither opened nor found not to open are untried,
-    /// for whatever reason nobody came by them.
+    /// Counts the remaining objects, neither opened nor proven unreadable, as untried. Applies only
+    /// if objects were opened at all.
     pub fn count_unopened(&mut self) {
         if let Some(data) = &mut self.data {
             let tried = data.proven.saturating_add(data.failed);
@@ -113,16 +117,17 @@ impl Finding {
     }
 }
 
-/// The steps that come before data can be read that nothing shows to be lost, also where other data
-/// is lost; in the order in which they are taken. `removed` are the versions that this node's state
-/// has as removed: it refuses their `key_id`s whatever OpenBao decrypts.
+/// Steps, in order, before the recoverable objects can be read; they apply even if other objects
+/// are lost. `removed` are the removed versions of this node's state: the node refuses their
+/// `key_id`s even if OpenBao decrypts them.
 #[must_use]
 pub fn remedies(findings: &[Finding], removed: &[Arc<TransitKey>]) -> Vec<Remedy> {
     let mut hidden = BTreeSet::new();
     let mut refused = BTreeSet::new();
+
     for finding in findings {
         match &finding.origin {
-            Origin::Gap(Gap::Hidden {
+            Resolution::Unresolved(ResolveError::Hidden {
                 version, claimed, ..
             }) => {
                 hidden.insert(*version);
@@ -131,12 +136,13 @@ pub fn remedies(findings: &[Finding], removed: &[Arc<TransitKey>]) -> Vec<Remedy
                     refused.insert(*version);
                 }
             }
-            Origin::Live(key) | Origin::Known(key) if removed.contains(key) => {
+            Resolution::Live(key) | Resolution::Known(key) if removed.contains(key) => {
                 refused.insert(key.version());
             }
-            Origin::Live(_) | Origin::Known(_) | Origin::Gap(_) => {}
+            Resolution::Live(_) | Resolution::Known(_) | Resolution::Unresolved(_) => {}
         }
     }
+
     let lower = hidden.first().copied().map(Remedy::LowerMinDecryption);
     let restore = (!refused.is_empty()).then(|| refused.into_iter().collect());
     let restore = restore.map(Remedy::RestoreVersions);
@@ -144,7 +150,7 @@ pub fn remedies(findings: &[Finding], removed: &[Arc<TransitKey>]) -> Vec<Remedy
 }
 
 impl Verdict {
-    /// The word in reports.
+    /// The stable code in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -175,7 +181,7 @@ mod tests {
         ..PROVEN
     };
 
-    fn finding(origin: Origin, seeds: Proof, data: Option<Proof>) -> Finding {
+    fn finding(origin: Resolution, seeds: Proof, data: Option<Proof>) -> Finding {
         Finding {
             origin,
             objects: 3,
@@ -186,18 +192,18 @@ mod tests {
 
     fn live(seeds: Proof, data: Option<Proof>) -> Finding {
         finding(
-            Origin::Live(vectors::key("golden, no namespace")),
+            Resolution::Live(vectors::key("golden, no namespace")),
             seeds,
             data,
         )
     }
 
-    fn gap(gap: Gap) -> Finding {
-        finding(Origin::Gap(gap), Proof::default(), None)
+    fn gap(gap: ResolveError) -> Finding {
+        finding(Resolution::Unresolved(gap), Proof::default(), None)
     }
 
     fn hidden(number: u64) -> Finding {
-        gap(Gap::Hidden {
+        gap(ResolveError::Hidden {
             version: vectors::version(number),
             minimum: 9,
             claimed: Claimed::No,
@@ -209,7 +215,7 @@ mod tests {
     }
 
     fn trimmed() -> Finding {
-        gap(Gap::Trimmed {
+        gap(ResolveError::Trimmed {
             version: vectors::version(1),
             minimum: 2,
         })
@@ -217,16 +223,16 @@ mod tests {
 
     #[test]
     fn the_worst_finding_decides() {
-        let known = Origin::Known(vectors::key("golden, no namespace"));
+        let known = Resolution::Known(vectors::key("golden, no namespace"));
         let known = || finding(known.clone(), Proof::default(), None);
-        let unknown = gap(Gap::Unknown {
+        let unknown = gap(ResolveError::Unknown {
             version: vectors::version(1),
         });
-        let other_provider = gap(Gap::OtherProvider {
+        let other_provider = gap(ResolveError::OtherProvider {
             version: vectors::version(1),
             provider: "another".to_owned(),
         });
-        let doubtful = gap(Gap::Hidden {
+        let doubtful = gap(ResolveError::Hidden {
             version: vectors::version(1),
             minimum: 2,
             claimed: Claimed::OtherKey,
@@ -316,7 +322,7 @@ mod tests {
         assert_eq!(steps, [Remedy::RestoreVersions(vec![removed[0].version()])]);
         assert_eq!(judge(&found, 0, &steps), Verdict::CompatibleAfter);
         let hidden = |claimed| {
-            gap(Gap::Hidden {
+            gap(ResolveError::Hidden {
                 version: removed[0].version(),
                 minimum: 9,
                 claimed,
@@ -337,21 +343,21 @@ mod tests {
     fn every_gap_but_the_hidden_and_the_unknown_is_a_loss() {
         let version = vectors::version(1);
         let lost = [
-            Gap::KeyId(crate::key_id::KeyId::parse("").unwrap_err()),
-            Gap::Annotations(AnnotationsInvalid::Empty),
-            Gap::Foreign(crate::annotations::AnnotationMismatch { annotation: "a" }),
-            Gap::OtherScope { names: Vec::new() },
-            Gap::NewerThanLatest {
+            ResolveError::KeyId(crate::key_id::KeyId::parse("").unwrap_err()),
+            ResolveError::Annotations(AnnotationsInvalid::Empty),
+            ResolveError::Foreign(crate::annotations::AnnotationMismatch { annotation: "a" }),
+            ResolveError::IdentityMismatch { names: Vec::new() },
+            ResolveError::NewerThanLatest {
                 version,
                 latest: version,
                 recorded: None,
             },
-            Gap::Trimmed {
+            ResolveError::Trimmed {
                 version,
                 minimum: 2,
             },
-            Gap::NoKey { version },
-            Gap::Recreated {
+            ResolveError::NoKey { version },
+            ResolveError::Recreated {
                 version,
                 evidence: String::new(),
                 contradiction: OtherSecond {
@@ -360,7 +366,7 @@ mod tests {
                     live: vectors::created_at(2),
                 },
             },
-            Gap::OtherCreation {
+            ResolveError::CreationTimeMismatch {
                 version,
                 live: vectors::created_at(1),
                 recorded: None,

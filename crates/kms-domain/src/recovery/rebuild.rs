@@ -1,28 +1,28 @@
-//! Makes a lost or corrupt registry anew, after a rotation, from evidence: which versions stored
-//! objects need, and which version the other nodes encrypt with.
+//! Rebuilds a lost or corrupt registry, after a rotation, from evidence: versions needed by stored
+//! objects, and the active version of the other nodes.
 //!
-//! Metadata alone never suffices: a version that the key has may be one that no node has promoted.
-//! So the highest version that evidence shows as promoted becomes active, and as long as the key has
-//! versions beyond it of which nothing is known, there is no plan. Whatever stands against a plan is
-//! told together, so that one round of mending is enough.
+//! Metadata alone is insufficient: the newest version of the key may still be unpromoted on every
+//! node. The highest version with evidence of promotion becomes active. Versions above it without
+//! any evidence block the plan. All blockers are reported together, so the operator can fix them in
+//! one round.
 //!
-//! No clock takes part: the same evidence gives the same plan.
+//! The result is independent of the clock: the same evidence gives the same plan.
 
+mod assessment;
+mod blocker;
+mod claim_source;
 mod limitation;
-mod refusal;
 mod unreadable;
-mod weighing;
-mod witness;
 
 use std::{fmt, num::NonZeroU64, sync::Arc};
 
 use serde::Serialize;
 
+pub use blocker::{PlanBlocker, PlanBlockers, PlanOutdated};
 pub use limitation::Limitation;
-pub use refusal::{PlanOutdated, Refusal, Refusals};
 pub use unreadable::{EtcdFinding, Unreadable};
 
-use super::{origin::Origin, record::BackupRecord};
+use super::{record::BackupRecord, resolve::Resolution};
 use crate::{
     confirmed::Confirmed,
     digest::{TextHash, digest_type},
@@ -31,46 +31,46 @@ use crate::{
     key::{KeyScope, TransitKey},
     registry::{
         RecordState,
-        anchor::{Anchor, Checkpoint},
+        checkpoint::{Checkpoint, CheckpointStatus},
         document::{Document, Generation, StateHash},
     },
     scope::TransitKeyPath,
     transit::{KeyProfile, TransitVersion},
 };
-use weighing::Weighing;
+use assessment::Assessment;
 
 digest_type!(
-    /// `rbp1.` and the digest of what a plan leads to and of what it rests on.
+    /// `rbp1.` and the digest of a plan's result and evidence.
     PlanHash,
     "rbp1."
 );
 
-/// All that is known.
+/// All inputs of a plan.
 #[derive(Debug, Clone)]
 pub struct Evidence {
     /// The configured names.
     pub scope: Arc<KeyScope>,
-    /// The configured place of the key.
+    /// The configured path of the key.
     pub path: TransitKeyPath,
     /// The live key.
     pub key: KeyProfile,
     /// This node's own files.
     pub own: OwnFiles,
-    /// A valid state that is to be given up, by its hash.
+    /// Hash of the valid state to be replaced.
     pub replace: Option<StateHash>,
-    /// What etcd holds, source by source.
+    /// Objects in etcd, by source.
     pub etcd: Vec<EtcdEvidence>,
-    /// Notes that were made with backups.
+    /// Backup records.
     pub records: Vec<RecordEvidence>,
     /// Copies of other nodes' files.
     pub peers: Vec<PeerEvidence>,
-    /// The operator's word that no node has promoted this version or one above it.
+    /// The operator asserts that no node has promoted this version or a later one.
     pub not_promoted: Option<TransitVersion>,
     /// The number of [`Unreadable`] objects, over all of `etcd`, that the operator accepts.
     pub accepted: Option<NonZeroU64>,
 }
 
-/// What is at `state.path` and beside it.
+/// The files at `state.path` and beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnFiles {
     /// The state.
@@ -82,44 +82,44 @@ pub struct OwnFiles {
 /// One file of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found<T> {
-    /// There is none.
+    /// The file does not exist.
     Nothing,
-    /// There is one that is not valid by itself.
+    /// The file exists, but its content is invalid by itself.
     Damaged {
         /// The hash of its bytes.
         content: TextHash,
     },
-    /// It is valid by itself.
+    /// The content is valid by itself.
     Valid(T),
 }
 
-/// What one etcd shows about this provider's objects.
+/// Objects of this provider in one etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdEvidence {
-    /// The file or the servers.
+    /// The snapshot file or the servers.
     pub name: String,
-    /// What identifies the content: a file's hash. Empty for a running etcd, which moves on.
+    /// Hash of the snapshot file. Empty for a running etcd, because its content changes.
     pub content: String,
     /// The objects of each `key_id` of this key in their newest revisions, under any provider name.
     pub findings: Vec<EtcdFinding>,
-    /// The versions that replaced and deleted revisions were written under. They show promotions;
-    /// nothing needs to decrypt them.
-    pub superseded: Vec<Origin>,
-    /// Values of this provider that no API server can read.
+    /// The versions of replaced and deleted revisions. They prove promotions, and may be
+    /// undecryptable.
+    pub superseded: Vec<Resolution>,
+    /// Values of this provider that are unreadable for every API server.
     pub damaged: u64,
-    /// Why it may not show everything, each a sentence.
+    /// Reasons why the source may be incomplete, each a sentence.
     pub doubts: Vec<String>,
-    /// At most how many distinct DEKs of each `key_id` were tried; `None` for all.
+    /// Maximum number of distinct DEKs tried per `key_id`; `None` for all.
     pub sample: Option<NonZeroU64>,
 }
 
 impl EtcdEvidence {
-    /// Whether it shows what etcd holds now.
+    /// Whether the source is a running etcd.
     fn is_running(&self) -> bool {
         self.content.is_empty()
     }
 
-    /// Whether DEKs were left out on purpose.
+    /// Whether the sample limit left DEKs untried.
     fn is_sampled(&self) -> bool {
         let untried = |found: &EtcdFinding| found.finding.seeds.untried > 0;
         self.sample.is_some() && self.findings.iter().any(untried)
@@ -131,7 +131,7 @@ impl EtcdEvidence {
 pub struct RecordEvidence {
     /// The file.
     pub name: String,
-    /// What it says.
+    /// The decoded record.
     pub record: BackupRecord,
 }
 
@@ -159,16 +159,16 @@ pub struct RebuildPlan {
     limitations: Vec<Limitation>,
 }
 
-/// What the new document follows.
+/// Predecessor of the new document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Link {
-    /// The valid state that is given up.
+    /// The valid state to be replaced.
     Replaced,
-    /// The checkpoint that this node still has.
+    /// The remaining checkpoint of this node.
     Checkpoint,
-    /// The highest generation that this evidence shows.
+    /// The highest generation in this evidence.
     Evidence(String),
-    /// Nothing: it is of generation 1.
+    /// There is no predecessor: the document has generation 1.
     Nothing,
 }
 
@@ -177,15 +177,15 @@ pub enum Link {
 pub struct Rebuilt {
     /// The version.
     pub key: Arc<TransitKey>,
-    /// What it becomes.
+    /// Its state in the new registry.
     pub state: RecordState,
-    /// How many objects each etcd holds under it, where it holds any.
+    /// Number of objects under it, by etcd.
     pub objects: Vec<(String, u64)>,
-    /// What records and states say of it.
+    /// Its state in each record and state document with the version.
     pub said: Vec<(String, Option<RecordState>)>,
 }
 
-/// Versions of the key, both ends included.
+/// Consecutive versions of the key, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VersionRange {
     /// The lowest.
@@ -194,65 +194,70 @@ pub struct VersionRange {
     pub last: TransitVersion,
 }
 
-/// How this node's own state is called where evidence is named.
+/// Name of this node's own state in reports.
 pub const OWN_STATE: &str = "the state of this node";
 
-/// Plans the registry that the evidence shows.
+/// Plans the registry from the evidence.
 ///
 /// # Errors
-/// [`Refusals`]: everything that stands against it.
-pub fn rebuild(evidence: &Evidence) -> Result<RebuildPlan, Refusals> {
-    let mut weighing = Weighing::of(evidence);
-    let active = weighing.active();
-    weighing.account_for_the_rest();
-    let registry = active.map(|active| weighing.records(&active));
-    let link = weighing.link();
+/// [`PlanBlockers`] with all blockers.
+pub fn rebuild(evidence: &Evidence) -> Result<RebuildPlan, PlanBlockers> {
+    let mut assessment = Assessment::of(evidence);
+    let active = assessment.active();
+    assessment.account_for_the_rest();
+
+    let registry = active.map(|active| assessment.records(&active));
+    let link = assessment.link();
+
     if let (Some((records, versions)), Some((link, previous))) = (registry, link) {
         let fingerprint = IdentityFingerprint::of(evidence.scope.identity(), &evidence.path);
         match Document::rebuilt(fingerprint, previous, records) {
-            Ok(next) if weighing.refusals.is_empty() => {
-                let limitations = weighing.limitations(&link);
+            Ok(next) if assessment.refusals.is_empty() => {
+                let limitations = assessment.limitations(&link);
                 return Ok(RebuildPlan {
-                    hash: plan_hash(evidence, &next, &weighing.accepted, &limitations),
+                    hash: plan_hash(evidence, &next, &assessment.accepted, &limitations),
                     next,
                     own: evidence.own.clone(),
-                    active_shown_by: weighing.active_shown_by(),
-                    unreadable: weighing.accepted,
+                    active_shown_by: assessment.active_shown_by(),
+                    unreadable: assessment.accepted,
                     limitations,
                     link,
                     versions,
                 });
             }
             Ok(_) => {}
-            Err(problem) => weighing.refuse(Refusal::Document(problem)),
+            Err(problem) => assessment.refuse(PlanBlocker::Document(problem)),
         }
     }
-    Err(Refusals(weighing.refusals))
+
+    Err(PlanBlockers(assessment.refusals))
 }
 
 impl OwnFiles {
-    /// The state that a provider would start with.
+    /// The state, if a provider would start with it.
     #[must_use]
     pub fn in_service(&self) -> Option<&Document> {
         let Found::Valid(document) = &self.document else {
             return None;
         };
+
         let checkpoint = match &self.checkpoint {
             Found::Nothing => None,
             Found::Damaged { .. } => return None,
             Found::Valid(checkpoint) => Some(checkpoint),
         };
-        match Anchor::of(Some(document), checkpoint) {
+
+        match CheckpointStatus::of(Some(document), checkpoint) {
             Ok(
-                Anchor::Current
-                | Anchor::Behind
-                | Anchor::Missing {
+                CheckpointStatus::Current
+                | CheckpointStatus::Behind
+                | CheckpointStatus::Missing {
                     first_generation: true,
                 },
             ) => Some(document),
             Ok(
-                Anchor::Absent
-                | Anchor::Missing {
+                CheckpointStatus::Absent
+                | CheckpointStatus::Missing {
                     first_generation: false,
                 },
             )
@@ -262,31 +267,31 @@ impl OwnFiles {
 }
 
 impl RebuildPlan {
-    /// The document that it leads to.
+    /// The document produced by the plan.
     #[must_use]
     pub fn next(&self) -> &Document {
         &self.next
     }
 
-    /// What is to be given back for confirmation.
+    /// The hash for confirmation by the operator.
     #[must_use]
     pub fn hash(&self) -> &PlanHash {
         &self.hash
     }
 
-    /// The files of this node that it was made for.
+    /// The files of this node at planning time.
     #[must_use]
     pub fn own(&self) -> &OwnFiles {
         &self.own
     }
 
-    /// What the document follows.
+    /// The predecessor of the document.
     #[must_use]
     pub fn link(&self) -> &Link {
         &self.link
     }
 
-    /// The evidence that shows the active version as promoted.
+    /// The evidence of the active version's promotion.
     #[must_use]
     pub fn active_shown_by(&self) -> &[String] {
         &self.active_shown_by
@@ -298,22 +303,22 @@ impl RebuildPlan {
         &self.versions
     }
 
-    /// Objects that stay unreadable, as the operator accepted.
+    /// Objects that stay unreadable, as accepted by the operator.
     #[must_use]
     pub fn unreadable(&self) -> &[Unreadable] {
         &self.unreadable
     }
 
-    /// What the evidence leaves open.
+    /// Open points of the evidence.
     #[must_use]
     pub fn limitations(&self) -> &[Limitation] {
         &self.limitations
     }
 
-    /// Whether this is the plan that was reviewed.
+    /// Confirms that this is the reviewed plan.
     ///
     /// # Errors
-    /// [`PlanOutdated`].
+    /// [`PlanOutdated`] if the hash differs.
     pub fn confirm(self, expected: &PlanHash) -> Result<Confirmed<Self>, PlanOutdated> {
         if *expected == self.hash {
             Ok(Confirmed::new(self))
@@ -327,7 +332,7 @@ impl RebuildPlan {
 }
 
 impl Rebuilt {
-    /// Those that say that it was taken out of use.
+    /// Sources that have the version as removed.
     pub fn removed_by(&self) -> impl Iterator<Item = &str> {
         let removed = self
             .said
@@ -347,8 +352,8 @@ impl fmt::Display for VersionRange {
     }
 }
 
-/// What a running etcd holds changes all the time; which versions it needs is in the document's
-/// records as far as it matters, and of what it leaves open that it does so, not how much.
+/// Hash over stable inputs only. The objects of a running etcd change all the time: the versions
+/// they need are in the document's records, and limitations enter by code, without their counts.
 fn plan_hash(
     evidence: &Evidence,
     next: &Document,
@@ -370,12 +375,15 @@ fn plan_hash(
         unreadable: Vec<(Option<u64>, &'static str, u64)>,
         limitations: Vec<&'static str>,
     }
+
     let own = &evidence.own;
-    // That of a state in service is brought up to date on the way, which is no change of the plan.
+
+    // The checkpoint of a state in service may be updated meanwhile; the plan stays the same.
     let checkpoint = match own.in_service() {
         Some(_) => String::new(),
         None => own.checkpoint.mark(Checkpoint::encode),
     };
+
     let etcd = evidence.etcd.iter();
     let material = Material {
         domain: "openbao-kubernetes-kms/rebuild-plan/v1",
@@ -405,6 +413,7 @@ fn plan_hash(
             .collect(),
         limitations: limitations.iter().map(Limitation::code).collect(),
     };
+
     PlanHash::of_bytes(json::compact(&material).as_bytes())
 }
 
@@ -427,7 +436,7 @@ impl<T> Found<T> {
     }
 }
 
-/// The generation and hash of the document before.
+/// Generation and hash of the previous document.
 type Previous = Option<(Generation, StateHash)>;
 
 #[cfg(test)]

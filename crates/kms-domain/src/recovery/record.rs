@@ -1,7 +1,8 @@
-//! The note that is kept with every backup set. Implements `docs/format/backup-record.md`.
+//! The record kept with every backup set.
+//! Implements `docs/format/backup-record.md`.
 //!
-//! Its hash finds damage and careless edits; it is no signature. What the note says of keys is
-//! derived again when it is read, so a `key_id` hash in it always belongs to the names beside it.
+//! The hash detects damage and careless edits; it is not a signature. Decoding derives all keys
+//! again, so every `key_id` hash in a record matches the names beside it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,7 +25,7 @@ mod raw;
 use raw::RawRecord;
 pub use raw::RecordProblem;
 
-/// The largest file that is read.
+/// Maximum size of a file.
 pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
 
 digest_type!(
@@ -33,7 +34,7 @@ digest_type!(
     "bkr1."
 );
 
-/// What was true of one node and its key when a backup set was made.
+/// State of one node and its key at the time of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupRecord {
     note: Note,
@@ -44,40 +45,40 @@ pub struct BackupRecord {
 /// The contents of a [`BackupRecord`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
-    /// RFC 3339, for people; nothing is concluded from it.
+    /// RFC 3339, for people; the program ignores it.
     pub recorded_at: String,
-    /// The program that made the record.
+    /// Version of the program that made the record.
     pub plugin_version: String,
     /// The names of the key lineage.
     pub scope: Arc<KeyScope>,
-    /// Where the key is.
+    /// The path of the key.
     pub path: TransitKeyPath,
     /// The node's state file.
-    pub state: NotedState,
-    /// The key's own limits.
-    pub limits: NotedLimits,
-    /// Every version that metadata or the state file knew, by number.
-    pub versions: BTreeMap<TransitVersion, NotedVersion>,
+    pub state: StateInfo,
+    /// The key's limits.
+    pub limits: LimitsInfo,
+    /// Every version in the metadata or the state file, by number.
+    pub versions: BTreeMap<TransitVersion, VersionInfo>,
     /// The etcd snapshot of the set.
-    pub etcd: Option<NotedEtcd>,
+    pub etcd: Option<EtcdInfo>,
     /// The OpenBao snapshot of the set.
-    pub openbao: Option<NotedFile>,
+    pub openbao: Option<FileInfo>,
 }
 
 /// The state file and its checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotedState {
-    /// The state file's.
+pub struct StateInfo {
+    /// Generation in the state file.
     pub generation: Generation,
-    /// The state file's.
+    /// Hash in the state file.
     pub hash: StateHash,
-    /// How the checkpoint stood to it: `current`, `behind` or `missing`.
+    /// Status of the checkpoint: `current`, `behind` or `missing`.
     pub checkpoint: String,
 }
 
 /// The key's limits in OpenBao.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotedLimits {
+pub struct LimitsInfo {
     /// `latest_version`
     pub latest: TransitVersion,
     /// `min_available_version`
@@ -90,64 +91,64 @@ pub struct NotedLimits {
 
 /// One version of the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotedVersion {
+pub struct VersionInfo {
     /// Version and creation second in the record's scope.
     pub key: Arc<TransitKey>,
-    /// Whether OpenBao decrypted with it at the time.
+    /// Whether OpenBao decrypted with it at that time.
     pub decryptable: bool,
-    /// Its place in the state file; `None` when the node had not met it.
+    /// Its state in the state file; `None` if it was missing there.
     pub state: Option<RecordState>,
 }
 
 /// A file of the backup set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotedFile {
-    /// Of the whole file.
+pub struct FileInfo {
+    /// Hash of the whole file.
     pub sha256: [u8; 32],
-    /// The length.
+    /// Length of the file.
     pub bytes: u64,
 }
 
 /// The etcd snapshot of the backup set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotedEtcd {
+pub struct EtcdInfo {
     /// The file.
-    pub file: NotedFile,
+    pub file: FileInfo,
     /// The highest revision in it.
     pub revision: u64,
-    /// How many live objects need each version.
+    /// Number of live objects that need each version.
     pub required: BTreeMap<TransitVersion, u64>,
 }
 
-/// Why a file is not a backup record.
+/// Error of a record file.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// Beyond [`MAX_FILE_BYTES`].
+    /// Larger than [`MAX_FILE_BYTES`].
     #[error("the file has {0} bytes, more than a backup record can have")]
     TooLarge(usize),
-    /// Not this format.
+    /// Another file format.
     #[error("the file is not a backup record")]
     Json(#[source] JsonProblem),
-    /// No damage: that release reads it.
+    /// A newer release wrote the file; it is intact, and that release reads it.
     #[error("the record was {0}")]
     NewerRelease(NewerSchema),
     /// The schema of another format.
     #[error("the record has the schema {0:?} instead of {SCHEMA:?}")]
     OtherFormat(String),
-    /// The hash has no valid form.
+    /// The hash is malformed.
     #[error("recordHash is malformed")]
     Hash(#[source] MalformedDigest),
-    /// The contents are not those that were hashed.
+    /// The contents differ from the hashed contents.
     #[error(
         "the record was changed: it states the hash {stated}, but its contents have {computed}"
     )]
     Changed {
-        /// As the record says.
+        /// The hash in the record.
         stated: RecordHash,
-        /// Of its contents.
+        /// The hash of the contents.
         computed: RecordHash,
     },
-    /// The contents break a rule of the format.
+    /// The contents violate a rule of the format.
     #[error("the record's contents are invalid")]
     Contents(#[source] RecordProblem),
 }
@@ -156,8 +157,8 @@ impl BackupRecord {
     /// Hashes the contents.
     ///
     /// # Errors
-    /// [`RecordProblem::NoneActive`] and [`RecordProblem::SeveralActive`]: one version of the key
-    /// is active.
+    /// [`RecordProblem::NoneActive`] and [`RecordProblem::SeveralActive`]: exactly one version must
+    /// be active.
     pub fn new(note: Note) -> Result<Self, RecordProblem> {
         let active = one_active(&note)?;
         Ok(Self {
@@ -167,7 +168,7 @@ impl BackupRecord {
         })
     }
 
-    /// Reads and checks the bytes of a record. White space between tokens is free.
+    /// Decodes and checks a record. White space between tokens is ignored.
     ///
     /// # Errors
     /// [`RecordError`].
@@ -175,17 +176,20 @@ impl BackupRecord {
         if bytes.len() > MAX_FILE_BYTES {
             return Err(RecordError::TooLarge(bytes.len()));
         }
+
         schema::refuse_newer(bytes).map_err(RecordError::NewerRelease)?;
         let mut raw: RawRecord = json::read(bytes).map_err(RecordError::Json)?;
         if raw.schema_version != SCHEMA {
             return Err(RecordError::OtherFormat(raw.schema_version));
         }
+
         let stated = std::mem::take(&mut raw.record_hash);
         let stated = RecordHash::parse(&stated).map_err(RecordError::Hash)?;
         let computed = raw.content_hash();
         if stated != computed {
             return Err(RecordError::Changed { stated, computed });
         }
+
         let (note, active) = raw.read().map_err(RecordError::Contents)?;
         Ok(Self {
             note,
@@ -194,7 +198,7 @@ impl BackupRecord {
         })
     }
 
-    /// The text of the file.
+    /// Encodes the file.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut raw = RawRecord::of(&self.note, &self.active);
@@ -202,27 +206,27 @@ impl BackupRecord {
         json::indented(&raw)
     }
 
-    /// What it says.
+    /// The contents.
     #[must_use]
     pub fn note(&self) -> &Note {
         &self.note
     }
 
-    /// The hash of what it says.
+    /// The hash of the contents.
     #[must_use]
     pub fn hash(&self) -> &RecordHash {
         &self.hash
     }
 
-    /// The version that encrypted.
+    /// The active version at that time.
     #[must_use]
     pub fn active(&self) -> &Arc<TransitKey> {
         &self.active
     }
 }
 
-impl NotedLimits {
-    /// As the key has them now.
+impl LimitsInfo {
+    /// The current limits of the key.
     #[must_use]
     pub fn of(profile: &KeyProfile) -> Self {
         Self {
@@ -234,8 +238,8 @@ impl NotedLimits {
     }
 }
 
-impl NotedVersion {
-    /// Every version that the key lists or the state knows.
+impl VersionInfo {
+    /// Every version that the key lists or the state has.
     #[must_use]
     pub fn all(
         scope: &Arc<KeyScope>,
@@ -250,22 +254,24 @@ impl NotedVersion {
             };
             (version, noted)
         });
+
         let known = document.registry().records().iter().map(|record| {
             let version = record.key.version();
             let noted = Self {
                 key: Arc::clone(&record.key),
-                // A removed version may be gone, or another one by now.
+                // A removed version may be deleted or recreated since.
                 decryptable: profile.created_at(version) == Some(record.key.created_at()),
                 state: Some(record.state),
             };
             (version, noted)
         });
+
         listed.chain(known).collect()
     }
 }
 
-impl NotedFile {
-    /// The hash as it is written.
+impl FileInfo {
+    /// The hash in lower-case hexadecimal.
     #[must_use]
     pub fn sha256_hex(&self) -> String {
         hex(&self.sha256)
@@ -273,7 +279,7 @@ impl NotedFile {
 }
 
 impl Note {
-    /// Of the names and the place of the key.
+    /// Fingerprint of the names and the path of the key.
     #[must_use]
     pub fn fingerprint(&self) -> IdentityFingerprint {
         IdentityFingerprint::of(self.scope.identity(), &self.path)
@@ -328,13 +334,13 @@ mod tests {
         }
     }
 
-    /// Version `n` of the golden scope, made at second `n`.
+    /// Version `n` of the golden scope, created at second `n`.
     fn noted(versions: &[(u64, Option<RecordState>)]) -> Note {
         let scope = Arc::new(KeyScope::new(vectors::golden_scope()));
         let versions = versions.iter().map(|&(number, state)| {
             let version = vectors::version(number);
             let key = TransitKey::new(Arc::clone(&scope), version, vectors::created_at(number));
-            let noted = NotedVersion {
+            let noted = VersionInfo {
                 key: Arc::new(key),
                 decryptable: true,
                 state,
@@ -347,14 +353,14 @@ mod tests {
             versions: versions.collect(),
             scope: Arc::clone(&scope),
             path: vectors::path("transit", "kubernetes-etcd"),
-            state: NotedState {
+            state: StateInfo {
                 generation: Generation::FIRST,
                 hash: vectors::document(&[(1, RecordState::Active)])
                     .hash()
                     .clone(),
                 checkpoint: "current".to_owned(),
             },
-            limits: NotedLimits {
+            limits: LimitsInfo {
                 latest: vectors::version(2),
                 min_available: 0,
                 min_decryption: 1,
@@ -389,15 +395,15 @@ mod tests {
         );
     }
 
-    /// A record with its hash made right again after an edit: only the rules are left to refuse it.
+    /// A record with a correct hash after an edit, so that only a rule can refuse it.
     fn edited(edit: impl FnOnce(&mut serde_json::Value)) -> Result<BackupRecord, RecordError> {
         let mut note = two_versions();
-        note.openbao = Some(NotedFile {
+        note.openbao = Some(FileInfo {
             sha256: [0xab; 32],
             bytes: 1,
         });
-        note.etcd = Some(NotedEtcd {
-            file: NotedFile {
+        note.etcd = Some(EtcdInfo {
+            file: FileInfo {
                 sha256: [0xcd; 32],
                 bytes: 2,
             },
@@ -493,11 +499,11 @@ mod tests {
         let version = (number(), any::<bool>(), sample::select(others.to_vec()));
         let versions = collection::btree_map(number(), version, 1..4);
         let file = (any::<[u8; 32]>(), any::<u64>())
-            .prop_map(|(sha256, bytes)| NotedFile { sha256, bytes });
+            .prop_map(|(sha256, bytes)| FileInfo { sha256, bytes });
         let required = collection::btree_map(number(), any::<u64>(), 0..3);
         let etcd = (file.clone(), any::<u64>(), required).prop_map(|(file, revision, required)| {
             let required = required.into_iter();
-            NotedEtcd {
+            EtcdInfo {
                 file,
                 revision,
                 required: required
@@ -528,7 +534,7 @@ mod tests {
                         let version = vectors::version(number);
                         let key = TransitKey::new(Arc::clone(&scope), version, created_at);
                         let active = Some(number) == newest;
-                        let noted = NotedVersion {
+                        let noted = VersionInfo {
                             key: Arc::new(key),
                             decryptable,
                             state: if active {
@@ -544,7 +550,7 @@ mod tests {
                     plugin_version,
                     versions: versions.collect(),
                     scope: Arc::clone(&scope),
-                    state: NotedState {
+                    state: StateInfo {
                         checkpoint: checkpoint.to_owned(),
                         ..two_versions().state
                     },

@@ -1,13 +1,15 @@
-//! What is noted of a version's history. Implements the times and counts of
-//! `docs/format/state-document.md` sections 3 and 9.
+//! Times and counts of a version's history.
+//! Implements `docs/format/state-document.md` sections 3 and 9.
 //!
-//! The wall clock may step back; the times of one record never do. A time that would be too early
-//! is raised to its lower bound, and the step reports it.
+//! The wall clock may step back; the times of one record never do. A time below its lower bound is
+//! raised to it, and the step reports the regression.
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
     time::Duration,
 };
+
+use crate::transit::Utc;
 
 /// Times are Unix seconds for people; no decision compares them with a clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,39 +20,39 @@ pub struct Bookkeeping {
     promoted_at: Option<NonZeroU64>,
 }
 
-/// Why the history of a version cannot be true.
+/// Contradiction in the history of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BookkeepingProblem {
-    /// A count without the time of the first observation.
+    /// A count without a first observation.
     #[error("stableObservationCount is set without observedAtUnix")]
     CountWithoutObservation,
-    /// Stable without having been counted.
+    /// Stable without a count.
     #[error("stableAtUnix is set without stableObservationCount")]
     StableWithoutCount,
-    /// Stable before it was seen.
+    /// Stable before the first observation.
     #[error("stableAtUnix is before observedAtUnix")]
     StableBeforeObservation,
-    /// Promoted before it was seen.
+    /// Promoted before the first observation.
     #[error("promotedAtUnix is before observedAtUnix")]
     PromotedBeforeObservation,
 }
 
-/// The wall clock was behind a time noted earlier. Nothing depends on it but the times shown to
-/// people; still a node with a wrong clock should be looked after.
+/// The wall clock is behind a recorded time. Only displayed times depend on it, but the node's time
+/// synchronisation should be checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the wall clock says {now}, before {noted} as noted earlier: the later time was kept. Keys and \
-     rotation do not depend on it; check the time synchronisation of this node, and do not edit \
-     the state file"
+    "the wall clock says {}, before {} as noted earlier: the later time was kept. Keys and rotation do \
+     not depend on it",
+    Utc(now.get()), Utc(noted.get())
 )]
 pub struct ClockRegression {
     /// Unix seconds by the clock.
     pub now: NonZeroU64,
-    /// The Unix second noted instead, the latest if there are several.
+    /// The recorded Unix second, the latest if there are several.
     pub noted: NonZeroU64,
 }
 
-/// The present of one step, which is never before what a record already notes.
+/// The current time of one step; never before a recorded time.
 #[derive(Debug)]
 pub(super) struct StepClock {
     now: NonZeroU64,
@@ -58,45 +60,45 @@ pub(super) struct StepClock {
 }
 
 impl Bookkeeping {
-    /// When the version was first seen.
+    /// Time of the first observation.
     #[must_use]
     pub fn observed_at(&self) -> Option<NonZeroU64> {
         self.observed_at
     }
 
-    /// How often it has been seen as the newest version.
+    /// Number of observations as the newest version.
     #[must_use]
     pub fn stable_observation_count(&self) -> Option<NonZeroU64> {
         self.stable_observation_count
     }
 
-    /// When it had been seen often enough.
+    /// Time at which the version became stable.
     #[must_use]
     pub fn stable_at(&self) -> Option<NonZeroU64> {
         self.stable_at
     }
 
-    /// When it became active.
+    /// Time of the promotion.
     #[must_use]
     pub fn promoted_at(&self) -> Option<NonZeroU64> {
         self.promoted_at
     }
 
-    /// Whether the version has been seen often enough, also by the present settings.
+    /// Whether the version is stable, also under the current settings.
     #[must_use]
     pub fn is_stable(&self, required: NonZeroU32) -> bool {
         self.stable_at.is_some() && self.stable_observation_count >= Some(required.into())
     }
 
-    /// The Unix second after which a stable version is promoted, if nothing goes wrong and the
-    /// provider is not restarted, which begins the `delay` anew. An estimate for people.
+    /// The Unix second after which a stable version is promoted if no failure occurs. A restart of
+    /// the provider starts `delay` again. An estimate for people.
     #[must_use]
     pub fn promotes_after(&self, delay: Duration) -> Option<u64> {
         let stable_at = self.stable_at?.get();
         Some(stable_at.saturating_add(delay.as_secs()))
     }
 
-    /// Checks that the numbers can belong to one history.
+    /// Checks the values for contradictions.
     ///
     /// # Errors
     /// [`BookkeepingProblem`].
@@ -112,6 +114,7 @@ impl Bookkeeping {
         if stable_at.is_some() && stable_observation_count.is_none() {
             return Err(BookkeepingProblem::StableWithoutCount);
         }
+
         // An unset time is less than any set one, so only two set times can be out of order.
         if stable_at.is_some() && stable_at < observed_at {
             return Err(BookkeepingProblem::StableBeforeObservation);
@@ -119,6 +122,7 @@ impl Bookkeeping {
         if promoted_at.is_some() && promoted_at < observed_at {
             return Err(BookkeepingProblem::PromotedBeforeObservation);
         }
+
         Ok(Self {
             observed_at,
             stable_observation_count,
@@ -127,7 +131,7 @@ impl Bookkeeping {
         })
     }
 
-    /// That of a version seen for the first time, not yet counted.
+    /// Bookkeeping of a discovered, uncounted version.
     pub(super) fn seen(clock: &StepClock) -> Self {
         Self {
             observed_at: Some(clock.now),
@@ -135,7 +139,7 @@ impl Bookkeeping {
         }
     }
 
-    /// That of a first version, which needs no observation to be active.
+    /// Bookkeeping of a bootstrapped version, which is active without observations.
     pub(super) fn first(clock: &StepClock) -> Self {
         Self {
             promoted_at: Some(clock.now),
@@ -143,7 +147,7 @@ impl Bookkeeping {
         }
     }
 
-    /// Counts one observation, up to `required`, and notes when that was reached.
+    /// Counts one observation, up to `required`, and records the time of reaching it.
     pub(super) fn counted(self, required: NonZeroU32, clock: &mut StepClock) -> Self {
         let required = NonZeroU64::from(required);
         let count = match self.stable_observation_count {
@@ -151,11 +155,13 @@ impl Bookkeeping {
             Some(count) if count < required => count.saturating_add(1),
             Some(enough) => enough,
         };
+
         let observed_at = self.observed_at.unwrap_or(clock.now);
         let stable_at = match self.stable_at {
             None if count >= required => Some(clock.not_before(observed_at)),
             noted => noted,
         };
+
         Self {
             observed_at: Some(observed_at),
             stable_observation_count: Some(count),
@@ -164,7 +170,7 @@ impl Bookkeeping {
         }
     }
 
-    /// Notes the promotion.
+    /// Records the promotion.
     pub(super) fn promoted(self, clock: &mut StepClock) -> Self {
         let earliest = self.observed_at.max(self.stable_at);
         let promoted_at = earliest.map_or(clock.now, |earliest| clock.not_before(earliest));
@@ -174,7 +180,7 @@ impl Bookkeeping {
         }
     }
 
-    /// Forgets how it was counted: that was for its promotion.
+    /// Clears the count and the stable time, which served the promotion.
     pub(crate) fn retired(self) -> Self {
         Self {
             stable_observation_count: None,
@@ -185,7 +191,7 @@ impl Bookkeeping {
 }
 
 impl StepClock {
-    /// `now` in Unix seconds, brought into the range of the document: 1 to `i64::MAX`.
+    /// `now` in Unix seconds, clamped to the range of the document: 1 to `i64::MAX`.
     pub(super) fn new(now: u64) -> Self {
         let now = now.min(i64::MAX.unsigned_abs());
         Self {

@@ -1,9 +1,9 @@
 //! The persisted form of a registry: its schema, its generation and its place in a hash chain.
 //! Implements `docs/format/state-document.md` sections 1 to 4.
 //!
-//! A [`Document`] that exists has been checked whole. Whether it is the newest one is decided by
-//! its checkpoint ([`anchor`](super::anchor)), whether it belongs to this configuration by
-//! [`fingerprint`](crate::fingerprint).
+//! Every constructed [`Document`] has been checked completely. Its
+//! [`checkpoint`](super::checkpoint) decides whether it is the newest one, its
+//! [`fingerprint`](crate::fingerprint) whether it belongs to this configuration.
 
 use std::{num::NonZeroU64, sync::Arc};
 
@@ -26,7 +26,8 @@ pub(super) use progress::Retention;
 pub use record::RecordProblem;
 use record::{RawRecord, read_records};
 
-/// A larger state or checkpoint file is refused unread; a record has less than 1 KiB.
+/// Maximum size of a state or checkpoint file; larger files are refused unread. A record has less
+/// than 1 KiB.
 pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
 
 digest_type!(
@@ -39,7 +40,7 @@ digest_type!(
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation(NonZeroU64);
 
-/// A registry, the configuration that it is bound to, and its link to the document before.
+/// A registry, the fingerprint of its configuration, and its link to the previous document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
     fingerprint: IdentityFingerprint,
@@ -49,86 +50,86 @@ pub struct Document {
     registry: Arc<Registry>,
 }
 
-/// Why bytes are not a state document. All but the schema of another release mean corruption.
+/// Error of a state file. All except a schema of another release mean corruption.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
     /// Larger than [`MAX_FILE_BYTES`].
     #[error("the state document has {0} bytes or more, beyond the limit of {MAX_FILE_BYTES}")]
     TooLarge(usize),
-    /// Not this format's JSON.
+    /// Invalid JSON of this format.
     #[error("the state document cannot be read")]
     Json(#[source] JsonProblem),
-    /// Written before state was bound to a configuration.
+    /// Written before states were bound to a configuration.
     #[error(
         "the state document has the schema {LEGACY_SCHEMA}, which is not bound to a configuration; \
          bound state ({SCHEMA}) is required, so nothing was changed: restore a newer pair of state \
          and checkpoint"
     )]
     LegacySchema,
-    /// No damage: that release reads it.
+    /// A newer release wrote the file; it is intact, and that release reads it.
     #[error("the state document was {0}")]
     NewerRelease(NewerSchema),
     /// The schema of another format.
     #[error("the state document has the schema {0:?} instead of {SCHEMA:?}")]
     OtherFormat(String),
-    /// `identityFingerprint` has no valid form.
+    /// `identityFingerprint` is malformed.
     #[error("identityFingerprint is malformed")]
     Fingerprint(#[source] MalformedDigest),
     /// `generation` is 0.
     #[error("generation must be at least 1")]
     Generation,
-    /// `activeKeyId` has no valid form.
+    /// `activeKeyId` is malformed.
     #[error("activeKeyId is malformed")]
     ActiveKeyId(#[source] MalformedDigest),
     /// `snapshots` is empty.
     #[error("snapshots must hold at least one record")]
     NoRecords,
-    /// `previousHash` has no valid form.
+    /// `previousHash` is malformed.
     #[error("previousHash is malformed")]
     PreviousHash(#[source] MalformedDigest),
-    /// The first document has no predecessor.
+    /// The first document must omit it.
     #[error("generation 1 must not have a previousHash")]
     UnexpectedPreviousHash,
-    /// Every later document has one.
+    /// Every later document must have it.
     #[error("generation {0} must have a previousHash")]
     MissingPreviousHash(Generation),
-    /// `currentHash` has no valid form.
+    /// `currentHash` is malformed.
     #[error("currentHash is malformed")]
     CurrentHash(#[source] MalformedDigest),
     /// The content was changed after it was hashed.
     #[error("currentHash is {stated}, but the content has the hash {computed}: it was changed")]
     HashMismatch {
-        /// As the document says.
+        /// The hash in the document.
         stated: StateHash,
-        /// As computed from its content.
+        /// The hash of its content.
         computed: StateHash,
     },
-    /// One record breaks a rule.
+    /// A record violates a rule.
     #[error("snapshots[{index}] is invalid")]
     Record {
         /// The position, from 0.
         index: usize,
-        /// The rule.
+        /// The violated rule.
         #[source]
         problem: RecordProblem,
     },
     /// The records contradict each other.
     #[error("the records contradict each other")]
     Registry(#[source] RegistryProblem),
-    /// `activeKeyId` names no record, or one that is not active.
+    /// `activeKeyId` names a record in another state, or none.
     #[error("activeKeyId names {}", match state {
         Some(state) => format!("a record whose state is {}", state.as_str()),
         None => "no record".to_owned(),
     })]
     NotActive {
-        /// The state of the record that is named, if one is.
+        /// The state of the named record, if it exists.
         state: Option<RecordState>,
     },
 }
 
 impl Document {
-    /// Reads and checks the bytes of a state file. White space between tokens is free; any other
-    /// spelling than the written one is refused.
+    /// Decodes and checks a state file. White space between tokens is ignored; otherwise only the
+    /// canonical spelling is accepted.
     ///
     /// # Errors
     /// [`DocumentError`], the first in the order of `docs/format/state-document.md` section 4.
@@ -136,6 +137,7 @@ impl Document {
         if bytes.len() > MAX_FILE_BYTES {
             return Err(DocumentError::TooLarge(bytes.len()));
         }
+
         schema::refuse_newer(bytes).map_err(DocumentError::NewerRelease)?;
         let mut raw: RawDocument = json::read(bytes).map_err(DocumentError::Json)?;
         match raw.schema_version.as_str() {
@@ -143,6 +145,7 @@ impl Document {
             LEGACY_SCHEMA => return Err(DocumentError::LegacySchema),
             _ => return Err(DocumentError::OtherFormat(raw.schema_version)),
         }
+
         let fingerprint = IdentityFingerprint::parse(&raw.identity_fingerprint)
             .map_err(DocumentError::Fingerprint)?;
         let generation = Generation::new(raw.generation).ok_or(DocumentError::Generation)?;
@@ -150,6 +153,7 @@ impl Document {
         if raw.snapshots.is_empty() {
             return Err(DocumentError::NoRecords);
         }
+
         let previous_hash = (!raw.previous_hash.is_empty())
             .then(|| StateHash::parse(&raw.previous_hash))
             .transpose()
@@ -161,15 +165,18 @@ impl Document {
             }
             _ => {}
         }
+
         let stated = StateHash::parse(&std::mem::take(&mut raw.current_hash))
             .map_err(DocumentError::CurrentHash)?;
         let computed = raw.content_hash();
         if stated != computed {
             return Err(DocumentError::HashMismatch { stated, computed });
         }
+
         let records = read_records(&raw.snapshots)
             .map_err(|(index, problem)| DocumentError::Record { index, problem })?;
         let registry = Registry::new(records).map_err(DocumentError::Registry)?;
+
         if registry.active().id() != &active_key_id {
             let named = |record: &&Record| record.key.id() == &active_key_id;
             return Err(DocumentError::NotActive {
@@ -180,6 +187,7 @@ impl Document {
                     .map(|record| record.state),
             });
         }
+
         Ok(Self {
             fingerprint,
             generation,
@@ -189,7 +197,7 @@ impl Document {
         })
     }
 
-    /// The text of the state file.
+    /// Encodes the state file.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut raw = RawDocument::of(
@@ -202,7 +210,7 @@ impl Document {
         json::indented(&raw)
     }
 
-    /// The configuration that the document is bound to.
+    /// Fingerprint of the document's configuration.
     #[must_use]
     pub fn fingerprint(&self) -> &IdentityFingerprint {
         &self.fingerprint
@@ -214,7 +222,7 @@ impl Document {
         self.generation
     }
 
-    /// The hash of the document before; `None` for generation 1 only.
+    /// The hash of the previous document; `None` only for generation 1.
     #[must_use]
     pub fn previous_hash(&self) -> Option<&StateHash> {
         self.previous_hash.as_ref()
@@ -226,7 +234,7 @@ impl Document {
         &self.hash
     }
 
-    /// The records. Shared, since readers keep them over a commit.
+    /// The records, shared because readers keep them across a commit.
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
@@ -256,7 +264,7 @@ impl Document {
 }
 
 impl Generation {
-    /// That of a document without predecessor.
+    /// The generation of a document without a predecessor.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
 
     /// `None` for 0.
@@ -278,18 +286,18 @@ impl std::fmt::Display for Generation {
     }
 }
 
-/// The members in the order in which they are hashed and written.
+/// The members in hashing and writing order.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawDocument {
     schema_version: String,
-    /// Missing in the legacy schema, which is to be named as such.
+    /// Missing in the legacy schema, which has an error of its own.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     identity_fingerprint: String,
     generation: u64,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     previous_hash: String,
-    /// Empty in the hash body, which must not contain it.
+    /// Empty in the hash body, which must omit it.
     #[serde(skip_serializing_if = "String::is_empty")]
     current_hash: String,
     active_key_id: String,
@@ -314,7 +322,7 @@ impl RawDocument {
         }
     }
 
-    /// Over all members but `currentHash`, which must still be empty.
+    /// Hash over all members but `currentHash`, which must still be empty.
     fn content_hash(&self) -> StateHash {
         StateHash::of_bytes(json::compact(self).as_bytes())
     }
@@ -340,7 +348,7 @@ mod tests {
         )
     }
 
-    /// Version 1 is active, the others are anything else but pending, in any order.
+    /// Version 1 is active, the others have any state but pending, in any order.
     fn any_registry() -> impl Strategy<Value = Registry> {
         let states = [
             RecordState::Retired,

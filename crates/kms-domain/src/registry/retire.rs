@@ -1,27 +1,21 @@
-//! Taking retired versions out of use on this node, and bringing them back. Implements
-//! `docs/format/state-document.md` section 10.
+//! Retirement of versions on this node, and their restoration.
+//! Implements `docs/format/state-document.md` section 10.
 //!
-//! A plan is made from the state and the live key, shown to the operator, and confirmed by the
-//! hash of the state it was made for. It never touches OpenBao, so until a version is trimmed
-//! there every retirement can be undone.
+//! A plan follows from the state and the live key. The operator reviews it and confirms it with the
+//! hash of its state. It leaves OpenBao unchanged, so every retirement can be undone until the
+//! version is trimmed there.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Record, RecordState,
+    Record, RecordState, RegistryConflict,
     document::{Document, ProgressProblem, Retention, StateHash},
 };
 use crate::{
     confirmed::Confirmed,
     key::TransitKey,
-    transit::{KeyProfile, RegistryConflict, Sentences, TransitVersion},
+    transit::{KeyProfile, Sentences, TransitVersion},
 };
-
-/// What no plan knows by itself; part of every report of one that was made without evidence from etcd.
-pub const LIMITATIONS: &str = "This plan knows the state of this node and the live key, not which \
-     objects and backups still need a version. Make sure by other means that no object in etcd and \
-     no etcd backup that may be restored was written under a version before you retire it; until \
-     it is trimmed in OpenBao, restore-versions brings it back.";
 
 /// A reviewable change of this node's registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,110 +26,92 @@ pub struct Plan {
     versions: Vec<Arc<TransitKey>>,
 }
 
-/// What the operator asked for, whatever came of it.
+/// The requested operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Retired versions below this one are removed.
+    /// Removes the retired versions below `before`.
     Retire {
         /// The lowest version to keep.
         before: TransitVersion,
     },
-    /// Removed versions are retired again.
+    /// Returns removed versions to the state `retired`.
     Restore,
 }
 
-/// Why there is no plan. Nothing was changed.
+/// Reason for a refused plan. The state is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanRefused {
-    /// No version is below the first.
-    #[error(
-        "there is no version before 1, so nothing was retired and all data is readable as before. \
-         Name the lowest version to keep, at least 2; do not guess it from the newest version"
-    )]
+    /// Version 1 is the lowest version.
+    #[error("there is no version before 1, so nothing was retired")]
     NothingBefore,
     /// The active version must stay.
-    #[error(
-        "version {before} is above the active version {active}, so nothing was retired and all \
-         data is readable as before. Name a version up to {active}; do not retire what the last \
-         rotation has not replaced yet"
-    )]
+    #[error("version {before} is above the active version {active}, so nothing was retired")]
     AboveActive {
-        /// As asked.
+        /// The requested limit.
         before: TransitVersion,
         /// In the registry.
         active: TransitVersion,
     },
-    /// Nothing was named.
-    #[error(
-        "no version was named, so nothing was restored and no data has changed. Name the removed \
-         versions that objects need; do not restore all of them to be safe"
-    )]
+    /// The request names no version.
+    #[error("no version was named, so nothing was restored")]
     NoVersions,
     /// Some of the versions that were named cannot be restored; every one.
-    #[error(
-        "nothing was restored, and no data has changed: {}. Name only versions that \
-         `inspect-state` shows as removed; do not edit the state file",
-        Sentences(.0)
-    )]
+    #[error("nothing was restored: {}", Sentences(.0))]
     NotRestorable(Vec<NotRestorable>),
-    /// OpenBao lacks what the changed registry would rely on.
+    /// OpenBao lacks versions that the changed registry would rely on.
     #[error(
         "the registry was not changed, since afterwards it would rely on more than OpenBao has"
     )]
     Conflict(#[from] RegistryConflict),
     /// The next document would be invalid.
     #[error(
-        "the next state document cannot be made; the registry was not changed and no data is \
-         lost. Keep both state files and report this message; do not edit them"
+        "the next state document cannot be made; the registry was not changed and no data is lost"
     )]
     Progress(#[from] ProgressProblem),
 }
 
-/// Why one version cannot be restored.
+/// Reason why a version cannot be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotRestorable {
     /// Named more than once.
     #[error("version {0} is named twice")]
     Twice(TransitVersion),
-    /// The node has never known it.
+    /// The registry has no record of it.
     #[error("version {0} has no record here")]
     Unknown(TransitVersion),
-    /// Only versions below the active one are ever removed.
+    /// Only versions below the active one can be removed.
     #[error("version {version} is not below the active version {active}")]
     NotBelowActive {
-        /// As asked.
+        /// The requested version.
         version: TransitVersion,
         /// In the registry.
         active: TransitVersion,
     },
-    /// It is not out of use.
+    /// It is in use.
     #[error("version {version} is {}, not removed", state.as_str())]
     NotRemoved {
-        /// As asked.
+        /// The requested version.
         version: TransitVersion,
-        /// What its record says.
+        /// The state of its record.
         state: RecordState,
     },
 }
 
 /// The state has changed since the review.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the plan was reviewed for the state {expected}, but the state is {found}: nothing was changed \
-     and no data is touched. Make a new plan and review it; do not apply with a hash that you have \
-     not reviewed"
-)]
+#[error("the plan was reviewed for the state {expected}, but the state is {found}")]
 pub struct PlanOutdated {
-    /// What the operator reviewed.
+    /// Hash of the reviewed state.
     pub expected: StateHash,
-    /// What the plan was made for.
+    /// Hash of the state of the plan.
     pub found: StateHash,
 }
 
-/// Plans to remove every retired version below `before`.
+/// Plans the removal of every retired version below `before`.
 ///
-/// A pending rotation does not forbid it, and active, pending, rejected and removed records stay
-/// as they are. OpenBao must have all that is kept; what is removed it may lack already.
+/// A pending rotation does not prevent it. Active, pending, rejected and removed records stay as
+/// they are. OpenBao must have all remaining retained versions; it may already lack the removed
+/// ones.
 ///
 /// # Errors
 /// [`PlanRefused`].
@@ -151,13 +127,14 @@ pub fn plan_retirement(
     if before > active {
         return Err(PlanRefused::AboveActive { before, active });
     }
+
     let is_affected =
         |record: &Record| record.state == RecordState::Retired && record.key.version() < before;
     let operation = Operation::Retire { before };
     plan(document, operation, profile, is_affected)
 }
 
-/// Plans to bring back exactly the removed `versions`, which OpenBao must have.
+/// Plans the restoration of exactly the removed `versions`. OpenBao must have all of them.
 ///
 /// # Errors
 /// [`PlanRefused`].
@@ -169,6 +146,7 @@ pub fn plan_restoration(
     if versions.is_empty() {
         return Err(PlanRefused::NoVersions);
     }
+
     let mut named = BTreeSet::new();
     let problems: Vec<_> = versions
         .iter()
@@ -180,30 +158,31 @@ pub fn plan_restoration(
     if !problems.is_empty() {
         return Err(PlanRefused::NotRestorable(problems));
     }
+
     let is_affected = |record: &Record| named.contains(&record.key.version());
     plan(document, Operation::Restore, profile, is_affected)
 }
 
 impl Plan {
-    /// What was asked for.
+    /// The requested operation.
     #[must_use]
     pub fn operation(&self) -> Operation {
         self.operation
     }
 
-    /// The state that the plan was made for, to be given back for confirmation.
+    /// Hash of the state of the plan, for confirmation by the operator.
     #[must_use]
     pub fn state_hash(&self) -> &StateHash {
         &self.state_hash
     }
 
-    /// The document that it leads to: the present one if nothing changes.
+    /// The resulting document; equal to the current one if the plan changes nothing.
     #[must_use]
     pub fn next(&self) -> &Document {
         &self.next
     }
 
-    /// The versions that leave decryption, in document order.
+    /// The versions that stop decrypting, in document order.
     #[must_use]
     pub fn removed(&self) -> &[Arc<TransitKey>] {
         match self.operation {
@@ -221,10 +200,10 @@ impl Plan {
         }
     }
 
-    /// Whether the reviewed state is still the present one.
+    /// Confirms that the reviewed state is still the current one.
     ///
     /// # Errors
-    /// [`PlanOutdated`].
+    /// [`PlanOutdated`] if the hash differs.
     pub fn confirm(self, expected: &StateHash) -> Result<Confirmed<Self>, PlanOutdated> {
         if *expected == self.state_hash {
             Ok(Confirmed::new(self))
@@ -249,15 +228,6 @@ impl Confirmed<Plan> {
 }
 
 impl Operation {
-    /// The command's name, as in reports.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Retire { .. } => "retire-versions",
-            Self::Restore => "restore-versions",
-        }
-    }
-
     fn leads_to(self) -> RecordState {
         match self {
             Self::Retire { .. } => RecordState::Removed,
@@ -266,7 +236,7 @@ impl Operation {
     }
 }
 
-/// The records that are affected change their state and nothing else, not even their position.
+/// Changes only the state of the affected records and keeps their position.
 fn plan(
     document: &Document,
     operation: Operation,
@@ -279,12 +249,15 @@ fn plan(
         record.state = operation.leads_to();
         versions.push(Arc::clone(&record.key));
     }
+
     let next = if versions.is_empty() {
         document.clone()
     } else {
         document.next(records, Retention::Reviewed)?
     };
+
     profile.require_retained(next.registry())?;
+
     Ok(Plan {
         operation,
         state_hash: document.hash().clone(),
@@ -377,7 +350,7 @@ mod tests {
         assert_eq!(restored.next().registry(), before.registry());
         assert_eq!(numbers(restored.restored()), [2, 1]);
         assert_eq!(numbers(restored.removed()), [0; 0]);
-        assert_eq!(restored.operation().as_str(), "restore-versions");
+        assert_eq!(restored.operation(), Operation::Restore);
     }
 
     #[test]
@@ -385,7 +358,7 @@ mod tests {
         let before = document(&[(2, Active), (1, Removed)]);
         let plan = plan_retirement(&before, version(2), &sound(2)).unwrap();
         assert_eq!(plan.next(), &before);
-        assert_eq!(plan.operation().as_str(), "retire-versions");
+        assert!(matches!(plan.operation(), Operation::Retire { .. }));
         assert_eq!(plan.confirm(before.hash()).unwrap().into_next(), None);
     }
 

@@ -1,62 +1,59 @@
-//! How a new version of the key becomes the one that encrypts: seen, counted, waited for, tried,
-//! promoted. Implements `docs/format/state-document.md` section 9.
+//! Promotion of a new key version: discovery, counting, waiting, probing, activation.
+//! Implements `docs/format/state-document.md` section 9.
 //!
-//! One step per successful reading of metadata. A step changes nothing by itself: it makes the
-//! next document, which is committed before anything of it is used. An answer to an encryption or
-//! decryption never makes a step, so no request can move the active version.
+//! Each successful metadata read makes at most one step. A step only returns the next document; the
+//! caller commits it before use. Encryption and decryption results never make a step, so requests
+//! cannot move the active version.
 
 use std::num::NonZeroU32;
 
-use self::sighting::Sighting;
+use self::observation::Observation;
 use super::{
-    ClockRegression, Registry, StepClock,
+    ClockRegression, Registry, RegistryConflict, StepClock,
     document::{Document, ProgressProblem},
 };
-use crate::{
-    health::MetadataFailure,
-    transit::{KeyProfile, RegistryConflict, TransitVersion, VersionProblem},
-};
+use crate::transit::{KeyProfile, TransitVersion, VersionProblem};
 
+mod observation;
 mod promotion;
-mod sighting;
 mod wait;
 
+pub(crate) use observation::in_order;
 pub use promotion::Promotion;
-pub(crate) use sighting::in_order;
 pub use wait::{Activation, ActivationWait};
 
-/// The operator's settings for rotation. The activation delay is that of an [`ActivationWait`].
+/// The operator's settings for rotation. The activation delay is part of [`ActivationWait`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RotationRules {
-    /// How many observations make a new version stable.
+    /// Number of observations until a new version is stable.
     pub required_observations: NonZeroU32,
-    /// Whether a key that is behind the active version is reported as rolled back. If not, it is
-    /// refused all the same, for lack of the versions above.
+    /// Whether a key behind the active version is reported as a rollback. If false, it is refused
+    /// as well, because the higher versions are missing.
     pub reject_version_rollback: bool,
 }
 
-/// Whether an observation is one more piece of evidence.
+/// Whether an observation counts towards stability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counting {
-    /// It comes at least one probe interval after the last one that this process made or after its
-    /// start, so that neither a restart nor a retry makes a version stable.
+    /// At least one probe interval has passed since the last counted observation or the start of
+    /// this process. Restarts and retries therefore cannot make a version stable.
     Counts,
-    /// It comes too soon after another.
+    /// Less than one probe interval has passed.
     TooSoon,
 }
 
-/// What an observation leads to.
+/// Result of an observation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing to commit.
+    /// There is nothing to commit.
     Unchanged,
     /// A document to commit and then to publish.
     Recorded(Transition),
-    /// The newest version may be promoted if it proves to work.
+    /// The newest version may be promoted after a successful probe.
     Due(Promotion),
 }
 
-/// The next document of a chain, made by the rules.
+/// The next document of a chain, with its change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
     next: Document,
@@ -64,84 +61,78 @@ pub struct Transition {
     clock_regression: Option<ClockRegression>,
 }
 
-/// What a [`Transition`] changes.
+/// Kind of change in a [`Transition`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Versions were found, or a pending one was overtaken.
+    /// Versions were discovered, or a pending one was superseded.
     Discovered,
-    /// Only the count or the stable time of the pending version.
+    /// Only the count or the stable time of the pending version changed.
     Counted,
-    /// The pending version is now the active one.
+    /// The pending version is now active.
     Promoted,
 }
 
-/// What rotation is doing, for reports and metrics.
+/// State of the rotation, for reports and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RotationState {
-    /// There is no state.
+    /// There is no state document.
     Unknown,
-    /// Nothing waits.
+    /// No version is pending.
     Active,
     /// A version waits for promotion.
     Pending,
 }
 
-/// Why an observation or discovery makes no step. Nothing was changed, dropped or counted.
+/// Reason why an observation or discovery makes no step. The registry is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RotationRefused {
-    /// OpenBao lacks what the registry relies on.
+    /// OpenBao lacks versions that the registry relies on.
     #[error(transparent)]
     Conflict(#[from] RegistryConflict),
-    /// A version was skipped that peers may have used and this node could not decrypt.
+    /// Peers may have used a skipped version that this node cannot decrypt.
     #[error(
         "the key has been rotated to version {latest}, but a version between it and the active \
          {active} cannot be used, and another node may have written objects under it. No object is \
-         lost; until it can be used, encrypting is refused and decrypting goes on. Mend what is \
-         named below in OpenBao; do not rotate again, do not raise min_decryption_version and do \
-         not delete the state file"
+         lost; until it can be used, encryption is refused and decryption continues"
     )]
     Intermediate {
         /// In the registry.
         active: TransitVersion,
         /// The newest version of the key.
         latest: TransitVersion,
-        /// The version in between.
+        /// The skipped version.
         #[source]
         problem: VersionProblem,
     },
-    /// The newest version is known, but not as one to promote.
+    /// The newest version has a record that excludes its promotion.
     #[error(
         "the newest Transit version {latest} is {} in the state of this node, so it is not taken \
-         up. No object is lost; until this is cleared, encrypting is refused and decrypting under \
-         retained versions goes on. Compare the state with that of the other nodes \
-         (`inspect-state`) and restore the pair of a node on which the version is active; do not \
-         edit the state file and do not recreate the key",
+         up. No object is lost; until this is cleared, encryption is refused and decryption under \
+         retained versions continues",
         state.as_str()
     )]
-    Withdrawn {
+    Disabled {
         /// The newest version of the key.
         latest: TransitVersion,
-        /// What its record says.
+        /// The state of its record.
         state: super::RecordState,
     },
     /// The next document would be invalid.
     #[error(
         "the next state document cannot be made. No object is lost: the state in use stays, \
-         encrypting is refused and decrypting goes on. Keep both state files, compare the state \
-         with that of the other nodes (`inspect-state`), and report this message; do not delete \
-         or edit the state file"
+         encryption is refused and decryption continues"
     )]
     Progress(#[from] ProgressProblem),
 }
 
-/// Observes the key as `profile` shows it, at the Unix second `now`, which is only noted.
+/// Observes the key in `profile` at the Unix second `now`, which serves only bookkeeping.
 ///
-/// The newest version is recorded as pending, versions skipped as retired; a version that was
-/// pending and has been overtaken is retired as it stands, since a peer may have used it. With
-/// [`Counting::Counts`] the pending version is counted once more. It is due when it is stable and
-/// `activation` is for its own key_id.
+/// The newest version becomes pending and skipped versions become retired. A superseded pending
+/// version becomes retired too, since a peer may have used it. [`Counting::Counts`] increments the
+/// count of the pending version. Its promotion is due once it is stable and `activation` is over
+/// for its key_id.
 ///
-/// Encrypting with the newest version is allowed by every [`KeyProfile`].
+/// Every [`KeyProfile`] allows encryption with the newest version.
 ///
 /// # Errors
 /// [`RotationRefused`].
@@ -155,25 +146,31 @@ pub fn observe(
 ) -> Result<Step, RotationRefused> {
     let registry = document.registry();
     rules.require_covered(profile, registry)?;
+
     let mut clock = StepClock::new(now);
-    let Some(mut sighting) = Sighting::of(registry, profile, &clock)? else {
+    let Some(mut observation) = Observation::of(registry, profile, &clock)? else {
         return Ok(Step::Unchanged);
     };
+
     match counting {
-        Counting::Counts => sighting.count(rules.required_observations, &mut clock),
+        Counting::Counts => observation.count(rules.required_observations, &mut clock),
         Counting::TooSoon => {}
     }
-    let recorded = sighting.record(document, &clock)?;
-    let pending = sighting.pending();
+
+    let recorded = observation.record(document, &clock)?;
+    let pending = observation.pending();
+
     let stable = pending.bookkeeping.is_stable(rules.required_observations);
     if stable && activation.is_over_for(pending.key.id()) {
-        return Ok(Step::Due(sighting.promote(document, recorded, clock)?));
+        return Ok(Step::Due(observation.promote(document, recorded, clock)?));
     }
+
     Ok(recorded.map_or(Step::Unchanged, Step::Recorded))
 }
 
-/// Looks for versions that requests name and the registry lacks. Like [`observe`], but it neither
-/// counts nor promotes, so that requests cannot hasten a rotation. `None` if nothing is new.
+/// Discovers versions that requests name and the registry lacks. Unlike [`observe`], it neither
+/// counts nor promotes, so requests cannot accelerate a rotation. `None` if the registry is up to
+/// date.
 ///
 /// # Errors
 /// [`RotationRefused`].
@@ -186,8 +183,8 @@ pub fn discover(
     let registry = document.registry();
     rules.require_covered(profile, registry)?;
     let clock = StepClock::new(now);
-    match Sighting::of(registry, profile, &clock)? {
-        Some(sighting) => Ok(sighting.record(document, &clock)?),
+    match Observation::of(registry, profile, &clock)? {
+        Some(observation) => Ok(observation.record(document, &clock)?),
         None => Ok(None),
     }
 }
@@ -219,13 +216,13 @@ impl Transition {
         self.next
     }
 
-    /// What it changes.
+    /// The kind of change.
     #[must_use]
     pub fn change(&self) -> Change {
         self.change
     }
 
-    /// That the wall clock was behind, if it was; to be reported.
+    /// The clock regression of this step, for reports.
     #[must_use]
     pub fn clock_regression(&self) -> Option<ClockRegression> {
         self.clock_regression
@@ -233,7 +230,7 @@ impl Transition {
 }
 
 impl RotationState {
-    /// That of a node with this registry, if it has any.
+    /// State of the rotation in `registry`; `None` is a node without state.
     #[must_use]
     pub fn of(registry: Option<&Registry>) -> Self {
         match registry {
@@ -243,29 +240,13 @@ impl RotationState {
         }
     }
 
-    /// The word in reports and metrics.
+    /// The name in reports and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
             Self::Active => "active",
             Self::Pending => "pending",
-        }
-    }
-}
-
-impl RotationRefused {
-    /// The reason for Status and readiness.
-    #[must_use]
-    pub fn failure(&self) -> MetadataFailure {
-        match self {
-            Self::Conflict(RegistryConflict::VersionRollback { .. }) => {
-                MetadataFailure::VersionRollback
-            }
-            Self::Conflict(RegistryConflict::Retained(_))
-            | Self::Intermediate { .. }
-            | Self::Withdrawn { .. } => MetadataFailure::ProfileInvalid,
-            Self::Progress(_) => MetadataFailure::StateSaveFailed,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The key's metadata as OpenBao sends it. Read leniently, so that [`profile`](super::profile) can
-//! say what is wrong with the key and not only that an answer had an odd shape.
+//! The key's metadata as sent by OpenBao. Parsing is lenient, so that [`profile`](super::profile)
+//! can report the faulty setting instead of a parse error.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
-/// The fields under `data` of `GET v1/<mount>/keys/<name>`, as sent. Missing booleans read as
-/// false and missing numbers as 0; [`KeyProfile::check`](super::KeyProfile::check) decides.
+/// The fields under `data` of `GET v1/<mount>/keys/<name>`, as sent. Missing booleans are false and
+/// missing numbers are 0; [`KeyProfile::check`](super::KeyProfile::check) decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct KeyMetadata {
@@ -20,25 +20,25 @@ pub struct KeyMetadata {
     pub key_type: String,
     /// The newest version.
     pub latest_version: i64,
-    /// Versions below it have been trimmed for good; 0 for none.
+    /// Lower versions were trimmed permanently; 0 means no limit.
     pub min_available_version: i64,
-    /// Versions below it do not decrypt, and `keys` does not list them.
+    /// Lower versions are undecryptable, and missing in `keys`.
     pub min_decryption_version: i64,
-    /// Versions below it do not encrypt; 0 for no minimum.
+    /// Lower versions are blocked from encryption; 0 means no limit.
     pub min_encryption_version: i64,
-    /// The creation of each listed version.
+    /// The creation time of each listed version.
     pub keys: KeyVersions,
     /// Keys are derived from a context.
     pub derived: bool,
     /// Equal plaintexts give equal ciphertexts.
     pub convergent_encryption: bool,
-    /// Key material can be read.
+    /// The key material can be exported.
     pub exportable: bool,
-    /// Key material can be read as a backup.
+    /// The key material can be exported as a backup.
     pub allow_plaintext_backup: bool,
     /// The key can be deleted.
     pub deletion_allowed: bool,
-    /// The key has been deleted but can be restored.
+    /// The key was deleted but can be restored.
     pub soft_deleted: bool,
     /// The key type encrypts.
     pub supports_encryption: bool,
@@ -46,7 +46,7 @@ pub struct KeyMetadata {
     pub supports_decryption: bool,
 }
 
-/// The `keys` map as sent, duplicates included.
+/// The `keys` map as sent, including duplicates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyVersions(pub Vec<(String, KeyEntry)>);
 
@@ -56,8 +56,8 @@ pub struct KeyVersions(pub Vec<(String, KeyEntry)>);
 pub enum KeyEntry {
     /// Unix seconds.
     Created(i64),
-    /// Anything else, such as the public keys of an asymmetric key. Kept, so that the wrong key
-    /// type is reported as such.
+    /// Any other value, such as the public keys of an asymmetric key. It is kept, so that the wrong
+    /// key type is reported as such.
     Other,
 }
 

@@ -1,5 +1,5 @@
-//! Is the key safe to use? A setting that someone must change in OpenBao is a [`Finding`], and all
-//! are reported together.
+//! Checks whether the key is safe to use. Each setting to be changed in OpenBao is a [`Finding`],
+//! and all are reported together.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -8,7 +8,7 @@ use crate::scope::KeyName;
 
 const KEY_TYPE: &str = "aes256-gcm96";
 
-/// Metadata of a key that is safe to use as the provider's key.
+/// Metadata of a key that is safe for the provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyProfile {
     latest: TransitVersion,
@@ -19,29 +19,29 @@ pub struct KeyProfile {
     created: BTreeMap<TransitVersion, CreatedAt>,
 }
 
-/// Why metadata is not a profile.
+/// Reason why metadata is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileRefused {
     /// OpenBao answered for another key.
     #[error("OpenBao answered for the key {found:?} instead of {configured:?}")]
     OtherKey {
-        /// The name in the answer.
+        /// The name in the response.
         found: String,
-        /// The name that was asked for.
+        /// The configured name.
         configured: String,
     },
-    /// A number that no key has.
-    #[error("{field} is {value}, which no Transit key has")]
+    /// A number outside the range of Transit keys.
+    #[error("{field} is {value}, impossible for a Transit key")]
     Number {
         /// The member.
         field: &'static str,
-        /// What it holds.
+        /// The value.
         value: i64,
     },
-    /// The key is deleted for now.
+    /// The key is soft-deleted.
     #[error("the key is soft-deleted: restore it in OpenBao")]
     SoftDeleted,
-    /// Not even the newest version is there.
+    /// All versions were trimmed, including the newest.
     #[error("every version up to {latest} has been trimmed (min_available_version {minimum})")]
     AllTrimmed {
         /// The lowest available version.
@@ -49,17 +49,17 @@ pub enum ProfileRefused {
         /// The newest version.
         latest: TransitVersion,
     },
-    /// The key must be set up differently; every finding.
+    /// All findings on the configuration of the key.
     #[error("the key must not be used: {}", Sentences(.0))]
     Findings(Vec<Finding>),
-    /// A version in `keys` that is no canonical number from 1 to the newest version, or is there
-    /// twice.
-    #[error("keys lists a version that is not one of 1 to {latest}, or lists one twice")]
+    /// `keys` has a duplicate version, or one other than a canonical number from 1 to the newest
+    /// version.
+    #[error("keys lists a version outside 1 to {latest}, or one twice")]
     KeyVersion {
         /// The newest version.
         latest: TransitVersion,
     },
-    /// A creation time that is not a positive whole second.
+    /// A creation time other than a positive whole second.
     #[error("keys has no positive Unix second for version {0}")]
     CreationSecond(TransitVersion),
     /// The newest version has no creation time.
@@ -67,7 +67,7 @@ pub enum ProfileRefused {
     LatestMissing(TransitVersion),
 }
 
-/// One thing in the set-up of the key that must be changed in OpenBao.
+/// A setting of the key to be changed in OpenBao.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
     /// Another key type.
@@ -76,20 +76,26 @@ pub enum Finding {
          associated data: create a key of that type"
     )]
     UnsupportedType {
-        /// The type, cut to a readable length.
+        /// The type, truncated to 64 characters.
         found: String,
     },
     /// `exportable`.
-    #[error("it is exportable, so its key material can leave OpenBao: create a key that is not")]
+    #[error(
+        "it is exportable, so its key material can leave OpenBao: create one with exportable=false"
+    )]
     Exportable,
     /// `allow_plaintext_backup`.
     #[error("it allows plaintext backup, so its key material can leave OpenBao: create a new key")]
     PlaintextBackup,
     /// `derived`.
-    #[error("it derives keys from a context, which is never sent: create a key that does not")]
+    #[error(
+        "it derives keys from a context, and the provider sends none: create one with derived=false"
+    )]
     Derived,
     /// `convergent_encryption`.
-    #[error("it encrypts equal plaintexts to equal ciphertexts: create a key that does not")]
+    #[error(
+        "it encrypts equal plaintexts to equal ciphertexts: create one with convergent_encryption=false"
+    )]
     Convergent,
     /// `deletion_allowed`.
     #[error("it may be deleted, and all data with it: set deletion_allowed=false")]
@@ -100,7 +106,7 @@ pub enum Finding {
     /// `supports_decryption` is false or missing.
     #[error("it does not support decryption: create a key of type {KEY_TYPE}")]
     DecryptionUnsupported,
-    /// No version may encrypt.
+    /// Every version is blocked from encryption.
     #[error(
         "no version may encrypt, since min_encryption_version {minimum} is above the newest \
          version {latest}: lower it"
@@ -111,7 +117,7 @@ pub enum Finding {
         /// The newest version.
         latest: TransitVersion,
     },
-    /// No version may decrypt.
+    /// Every version is blocked from decryption.
     #[error(
         "no version may decrypt, since min_decryption_version {minimum} is above the newest \
          version {latest}: lower it"
@@ -124,20 +130,20 @@ pub enum Finding {
     },
 }
 
-/// What a [`Finding`] endangers.
+/// The consequence of a [`Finding`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Impact {
-    /// Secrecy or integrity of the data.
+    /// Secrecy or integrity of the data is at risk.
     CryptographicSafety,
-    /// The API server could not read or write protected objects.
+    /// The API server may be unable to read or write protected objects.
     ApiServerAvailability,
 }
 
 impl KeyProfile {
-    /// Checks the metadata of the key that is configured as `name`.
+    /// Checks the metadata of the key with the configured `name`.
     ///
     /// # Errors
-    /// [`ProfileRefused`]; set-up findings are reported together.
+    /// [`ProfileRefused`]; all findings are reported together.
     pub fn check(metadata: &KeyMetadata, name: &KeyName) -> Result<Self, ProfileRefused> {
         if let Some(found) = &metadata.name
             && found != name.as_str()
@@ -147,6 +153,7 @@ impl KeyProfile {
                 configured: name.to_string(),
             });
         }
+
         let number = |field, value: i64| {
             u64::try_from(value).map_err(|_| ProfileRefused::Number { field, value })
         };
@@ -158,6 +165,7 @@ impl KeyProfile {
         let min_available = number("min_available_version", metadata.min_available_version)?;
         let min_decryption = number("min_decryption_version", metadata.min_decryption_version)?;
         let min_encryption = number("min_encryption_version", metadata.min_encryption_version)?;
+
         if metadata.soft_deleted {
             return Err(ProfileRefused::SoftDeleted);
         }
@@ -167,14 +175,17 @@ impl KeyProfile {
                 latest,
             });
         }
+
         let findings = findings(metadata, latest, min_encryption, min_decryption);
         if !findings.is_empty() {
             return Err(ProfileRefused::Findings(findings));
         }
+
         let created = creation_seconds(metadata, latest)?;
         let latest_created_at = *created
             .get(&latest)
             .ok_or(ProfileRefused::LatestMissing(latest))?;
+
         Ok(Self {
             latest,
             latest_created_at,
@@ -197,39 +208,39 @@ impl KeyProfile {
         self.latest
     }
 
-    /// When the newest version was made.
+    /// Creation second of the newest version.
     #[must_use]
     pub fn latest_created_at(&self) -> CreatedAt {
         self.latest_created_at
     }
 
-    /// Versions below it have been trimmed for good; 0 or 1 for none.
+    /// Lower versions were trimmed permanently. 0 and 1 mean no limit.
     #[must_use]
     pub fn min_available(&self) -> u64 {
         self.min_available
     }
 
-    /// Versions below it do not decrypt; 0 or 1 for none.
+    /// Lower versions are undecryptable. 0 and 1 mean no limit.
     #[must_use]
     pub fn min_decryption(&self) -> u64 {
         self.min_decryption
     }
 
-    /// Versions below it do not encrypt; 0 or 1 for none.
+    /// Lower versions are blocked from encryption. 0 and 1 mean no limit.
     #[must_use]
     pub fn min_encryption(&self) -> u64 {
         self.min_encryption
     }
 
-    /// Every version that metadata lists, in ascending order: those below
-    /// [`Self::min_decryption`] are hidden even while they exist.
+    /// Every version in the metadata, ascending. Versions below [`Self::min_decryption`] are hidden
+    /// even while they exist.
     pub fn listed(&self) -> impl Iterator<Item = (TransitVersion, CreatedAt)> {
         self.created
             .iter()
             .map(|(&version, &created_at)| (version, created_at))
     }
 
-    /// When `version` was made; `None` if metadata does not list it.
+    /// Creation second of `version`; `None` if the metadata does not list it.
     #[must_use]
     pub fn created_at(&self, version: TransitVersion) -> Option<CreatedAt> {
         self.created.get(&version).copied()
@@ -237,7 +248,7 @@ impl KeyProfile {
 }
 
 impl Finding {
-    /// The stable word for reports.
+    /// The stable code in reports.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -254,7 +265,7 @@ impl Finding {
         }
     }
 
-    /// What it endangers.
+    /// The consequence of the finding.
     #[must_use]
     pub fn impact(&self) -> Impact {
         match self {
@@ -289,6 +300,7 @@ fn findings(
         minimum: min_decryption,
         latest,
     };
+
     [
         (metadata.key_type != KEY_TYPE, unsupported_type),
         (metadata.exportable, Finding::Exportable),
@@ -312,16 +324,18 @@ fn findings(
     .collect()
 }
 
-/// `keys` lists only versions from `min_decryption_version` up, so gaps below are no fault.
+/// `keys` starts at `min_decryption_version`, so lower versions may be missing.
 fn creation_seconds(
     metadata: &KeyMetadata,
     latest: TransitVersion,
 ) -> Result<BTreeMap<TransitVersion, CreatedAt>, ProfileRefused> {
     let mut created = BTreeMap::new();
+
     for (version, entry) in &metadata.keys.0 {
         let version = TransitVersion::parse(version)
             .filter(|version| *version <= latest)
             .ok_or(ProfileRefused::KeyVersion { latest })?;
+
         let seconds = match entry {
             KeyEntry::Created(seconds) => u64::try_from(*seconds).ok(),
             KeyEntry::Other => None,
@@ -333,15 +347,16 @@ fn creation_seconds(
             return Err(ProfileRefused::KeyVersion { latest });
         }
     }
+
     Ok(created)
 }
 
-/// A server's text, cut so that it cannot flood a message.
+/// Text from the server, truncated so that it cannot flood a message.
 fn readable(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-/// Several messages as one.
+/// Several messages joined into one.
 pub(crate) struct Sentences<'a, T>(pub(crate) &'a [T]);
 
 impl<T: fmt::Display> fmt::Display for Sentences<'_, T> {
@@ -362,7 +377,7 @@ mod tests {
     use crate::vectors;
     use serde_json::{Value, json};
 
-    /// What a real OpenBao 2.7.2 answers for a new key, rotated twice.
+    /// Response of OpenBao 2.7.2 for a new key that was rotated twice.
     fn metadata() -> Value {
         json!({
             "allow_plaintext_backup": false,

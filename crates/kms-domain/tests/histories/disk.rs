@@ -1,9 +1,9 @@
-//! The two state files as bytes, and a commit that may break off anywhere.
+//! The two state files as bytes, and a commit with a possible interruption at every step.
 
 use std::cell::Cell;
 
 use kms_domain::registry::{
-    anchor::{Anchor, Checkpoint, Rollback},
+    checkpoint::{Checkpoint, CheckpointStatus, Rollback},
     document::Document,
 };
 
@@ -13,25 +13,25 @@ pub(crate) struct Disk {
     pub(crate) checkpoint: Option<Vec<u8>>,
 }
 
-/// How many of the files a commit still replaces before it breaks off.
+/// The step at which a commit is interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
     BeforeState,
     BeforeCheckpoint,
-    /// Both are in place, but the last sync is not known to have happened.
+    /// Both files are replaced, but the last sync may be missing.
     AfterCheckpoint,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,
-    /// The commit reports a failure.
+    /// The commit reports an error.
     Fails(Cut),
-    /// The process ends within the commit.
+    /// The process ends during the commit.
     Crashes(Cut),
 }
 
-/// A fault is used up by the first commit that it hits.
+/// A fault, consumed by the first affected commit.
 pub(crate) struct NextFault(Cell<Fault>);
 
 #[derive(Debug, PartialEq, Eq)]
@@ -67,8 +67,8 @@ impl Disk {
         Some(Checkpoint::decode(bytes).expect("only written by rules"))
     }
 
-    pub(crate) fn anchor(&self) -> Result<Anchor, Rollback> {
-        Anchor::of(self.document().as_ref(), self.accepted().as_ref())
+    pub(crate) fn anchor(&self) -> Result<CheckpointStatus, Rollback> {
+        CheckpointStatus::of(self.document().as_ref(), self.accepted().as_ref())
     }
 }
 

@@ -1,5 +1,5 @@
-//! The invariants by name, and the ledger that they are checked against: what has been promised,
-//! approved, written and proven, kept apart from the rules under test.
+//! The named invariants, and the ledger that they are checked against: promises, approvals, writes
+//! and proofs, recorded independently of the rules under test.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -24,20 +24,20 @@ use crate::{Settings, disk::Disk, node::Process, transit::Transit};
 
 #[derive(Default)]
 pub(crate) struct Ledger {
-    /// The document that was published last.
+    /// The last published document.
     published: Option<Document>,
-    /// Every active key_id since the state was last replaced from outside.
+    /// Every active key_id since the last external replacement of the state.
     actives: Vec<KeyId>,
     removed: HashSet<KeyId>,
     approved_removals: HashSet<KeyId>,
     approved_restorations: HashSet<KeyId>,
-    /// Keys under which objects lie in etcd.
+    /// Keys of the objects in etcd.
     objects: Vec<Arc<TransitKey>>,
-    /// How often each key was read as the newest, a probe interval apart.
+    /// Number of reads of each key as the newest, at least a probe interval apart.
     observations: HashMap<KeyId, u32>,
-    /// The pending key that this process has published as stable, and since when.
+    /// The pending key published as stable by this process, with the time of its publication.
     stable_since: Option<(KeyId, u64)>,
-    /// Versions whose round trip has passed in this process.
+    /// Versions with a successful round trip in this process.
     proven: BTreeSet<TransitVersion>,
     on_disk: Vec<Option<StateHash>>,
 }
@@ -59,7 +59,7 @@ impl Ledger {
         self.proven.contains(&version)
     }
 
-    /// The operator has confirmed a plan for the records that were `asked` for.
+    /// Records the operator's confirmation of a plan for the records selected by `asked`.
     pub(crate) fn approved(
         &mut self,
         document: &Document,
@@ -89,8 +89,8 @@ impl Ledger {
 
     pub(crate) fn started(&mut self, found: Option<&Document>, tampered: bool) {
         if tampered {
-            // Nobody can tell a whole older pair from the newest one, so promises begin anew; the
-            // objects that lie in etcd stay.
+            // A consistent older pair is indistinguishable from the newest one, so all promises are
+            // reset. The objects in etcd stay.
             *self = Self {
                 objects: std::mem::take(&mut self.objects),
                 observations: std::mem::take(&mut self.observations),
@@ -108,14 +108,14 @@ impl Ledger {
         self.proven.clear();
     }
 
-    /// Checks a document that Status, Encrypt and Decrypt are about to use.
+    /// Checks a document before Status, Encrypt and Decrypt use it.
     pub(crate) fn published(&mut self, next: &Document, settings: Settings, elapsed: u64) {
         if self.published.as_ref() != Some(next) {
             self.require_promises_kept(next);
             self.published = Some(next.clone());
         }
         self.note_stable(next.registry(), settings, elapsed);
-        // What is not done by now was never done.
+        // Approvals without an effect so far have expired.
         self.approved_removals.clear();
         self.approved_restorations.clear();
     }
@@ -173,9 +173,7 @@ impl Ledger {
             .removed
             .iter()
             .all(|id| removed.contains(id) || restored(id));
-        let unknown = removed
-            .iter()
-            .all(|id| next.lookup(id) == Lookup::Withdrawn);
+        let unknown = removed.iter().all(|id| next.lookup(id) == Lookup::Disabled);
         assert!(stay && unknown, "a_removed_version_is_never_rediscovered");
         self.removed = removed;
     }
@@ -192,7 +190,7 @@ impl Ledger {
         }
     }
 
-    /// Checks a step when it is decided; a crash may leave its publication to the next process.
+    /// Checks a step at its decision; after a crash, the next process may publish it.
     pub(crate) fn require_promotion_in_time(
         &self,
         previous: &Document,
@@ -225,7 +223,7 @@ impl Ledger {
         );
     }
 
-    /// Every version that `next` retains must decrypt in the key that was read for it.
+    /// Every retained version of `next` must decrypt with the key read for it.
     pub(crate) fn require_covered(&self, next: &Document, key: &Transit) {
         for record in next.registry().retained() {
             assert!(
@@ -270,7 +268,7 @@ impl Ledger {
         );
     }
 
-    /// Each object that the present key decrypts is known, or would be after one discovery.
+    /// Each object decryptable with the present key is known, or becomes known by one discovery.
     pub(crate) fn require_objects_are_found(
         &self,
         process: &Process,

@@ -1,8 +1,8 @@
-//! Random histories of three nodes with one key: rotations and promotions, writes, retirements,
-//! backups of every kind at any moment, then the loss of what a node knows, and its recovery from
-//! whatever part of all that is at hand, fresh or stale. A rebuilt registry must keep the promises
-//! named in `world.rs`; where the evidence does not suffice, a refusal is right, except where
-//! nothing more could have been asked for.
+//! Random histories of three nodes with one key: rotations and promotions, writes, retirements, and
+//! backups of every kind at any time. Then a node loses its state and is recovered from a random
+//! part of the evidence, fresh or stale. A rebuilt registry must keep the promises named in
+//! `world.rs`. A refusal is correct if the evidence is insufficient, but not if the evidence was
+//! complete.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -28,12 +28,12 @@ pub(crate) enum Event {
     Rotate,
     LimitDecryption(u64),
     Trim(u64),
-    /// OpenBao's storage goes back by so many changes.
+    /// Resets OpenBao's storage by this number of changes.
     RestoreOpenBao(usize),
-    /// Under the same name.
+    /// Recreates the key under the same name.
     RecreateKey,
     Probe(usize),
-    /// Often enough that every node has the newest version active.
+    /// Probes all nodes until the newest version is active on each.
     Settle,
     Write {
         node: usize,
@@ -42,12 +42,12 @@ pub(crate) enum Event {
     /// A storage migration through one node.
     RewriteAll(usize),
     Delete(u8),
-    /// The stored bytes of an object change.
+    /// Changes the stored bytes of an object.
     Harm {
         object: u8,
         harm: Harm,
     },
-    /// Etcd drops replaced and deleted revisions.
+    /// etcd removes replaced and deleted revisions.
     Compact,
     Retire {
         node: usize,
@@ -59,7 +59,7 @@ pub(crate) enum Event {
     Incident(Incident),
 }
 
-/// A node loses something and is recovered from what is there.
+/// A node loses files and is recovered from the available evidence.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Incident {
     pub(crate) node: usize,
@@ -67,11 +67,11 @@ pub(crate) struct Incident {
     /// 0 is the running etcd.
     pub(crate) etcd: Option<usize>,
     pub(crate) record: Option<usize>,
-    /// 0 is the pair that the next node has now.
+    /// 0 is the current pair of the next node.
     pub(crate) pair: Option<usize>,
-    /// Whether the operator says that a version was not promoted, where that is true.
+    /// Whether the operator asserts that a version was not promoted, if that is true.
     pub(crate) assures: bool,
-    /// Whether the operator accepts objects that stay unreadable.
+    /// Whether the operator accepts unreadable objects.
     pub(crate) accepts: bool,
 }
 
@@ -154,7 +154,7 @@ fn incident() -> impl Strategy<Value = Incident> {
         1 => Just(Loss::StateDamaged),
         1 => (1..4usize).prop_map(Loss::RolledBack),
     ];
-    // Mostly fresh.
+    // Mostly fresh evidence.
     let age = || option::weighted(0.5, select(vec![0, 0, 0, 1, 2, 3]));
     let answers = any::<(bool, bool)>();
     let parts = (0..NODES, loss, age(), age(), age(), answers);

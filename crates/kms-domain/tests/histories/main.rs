@@ -1,9 +1,10 @@
 //! Random histories of one node: rotations, observations, discoveries, failures at any step,
 //! crashes, restarts, restored files, retirements, limits, clock steps. After every step the named
-//! invariants of `invariants.rs` must hold. `losses.rs` does the same for three nodes and their backups.
+//! invariants of `invariants.rs` must hold. `losses.rs` does the same for three nodes and their
+//! backups.
 //!
-//! `node.rs` does what the provider's watcher must do, in its order; Transit and the disk are
-//! models in memory, the disk one of bytes.
+//! `node.rs` follows the provider's watcher step by step. Transit and the disk are models in
+//! memory; the disk is a model of bytes.
 
 #![expect(
     clippy::unwrap_used,
@@ -40,12 +41,12 @@ const HISTORIES: u32 = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     Rotate,
-    /// And all goes well until the new version is active.
+    /// Rotates, and probes without faults until the new version is active.
     RotateUndisturbed,
     LimitDecryption(u64),
     LimitEncryption(u64),
     Trim(u64),
-    /// OpenBao's storage goes back by so many changes.
+    /// Resets OpenBao's storage by this number of changes.
     RestoreOpenBao(usize),
     Probe {
         reading: Reading,
@@ -56,18 +57,18 @@ pub(crate) enum Action {
         reading: Reading,
         fault: Fault,
     },
-    /// By both clocks.
+    /// Advances both clocks.
     Wait(u64),
     StepClock(i64),
     /// An API server writes an object through this node.
     Encrypt,
-    /// Another node is ahead and writes one under the newest version.
+    /// Another node is ahead and writes an object under the newest version.
     PeerEncrypts,
     Crash,
     Start {
         accept_missing: bool,
     },
-    /// With the provider stopped, earlier files come back.
+    /// Restores earlier files while the provider is stopped.
     RestoreFiles {
         /// In commits.
         age: usize,
@@ -76,13 +77,13 @@ pub(crate) enum Action {
     LoseDocument,
     LoseBoth,
     Retire {
-        /// Modulo what is possible.
+        /// Modulo the possible limits.
         before: u64,
         outdated: bool,
         fault: Fault,
     },
     Unretire {
-        /// Or the next removed one above.
+        /// This version, or the next higher removed one.
         version: u64,
         fault: Fault,
     },
@@ -92,20 +93,20 @@ pub(crate) enum Action {
 pub(crate) enum Reading {
     Good,
     Failed,
-    /// As it was so many changes ago.
+    /// The metadata as of this number of changes ago.
     Stale(usize),
-    /// Without this version.
+    /// The metadata without this version.
     Partial(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Restored {
     Pair,
-    /// Beside the present checkpoint.
+    /// The state, beside the present checkpoint.
     State,
-    /// Beside the present state.
+    /// The checkpoint, beside the present state.
     Checkpoint,
-    /// And the checkpoint is deleted.
+    /// The state; the checkpoint is deleted.
     StateAlone,
 }
 
@@ -149,7 +150,7 @@ fn invariants_hold_in_random_histories() {
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
-    // A model that never gets to the hard cases proves nothing.
+    // A model that misses the hard cases proves nothing.
     let reached = reached.into_inner();
     let missed: Vec<_> = node::CASES
         .iter()

@@ -1,6 +1,5 @@
-//! One node: its disk, its process, and what happens to both. The process follows the order that
-//! the provider's watcher must follow: finish a broken commit, read, decide, try, commit, publish,
-//! wait.
+//! One node: its disk, its process, and the events on both. The process follows the order of the
+//! provider's watcher: complete an interrupted commit, read, decide, probe, commit, publish, wait.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,9 +16,9 @@ use kms_domain::{
     prepare::prepare_encrypt,
     registry::{
         Record, RecordState, Registry,
-        anchor::{Anchor, Checkpoint, Rollback},
+        checkpoint::{Checkpoint, CheckpointStatus, Rollback},
         document::{Document, StateHash},
-        retire::{Plan, PlanRefused, plan_restoration, plan_retirement},
+        retire::{Operation, Plan, PlanRefused, plan_restoration, plan_retirement},
         rotation::{
             ActivationWait, Change, Counting, RotationRefused, RotationRules, Step, discover,
             observe,
@@ -41,7 +40,7 @@ use crate::{
 
 const PROBE_INTERVAL: u64 = 30;
 
-/// What the histories together must get to.
+/// Cases that the histories together must reach.
 pub(crate) const CASES: &[&str] = &[
     "bootstrapped",
     "bootstrap denied",
@@ -83,7 +82,7 @@ pub(crate) struct World {
     path: TransitKeyPath,
     transit: Transit,
     past: Vec<Transit>,
-    /// Also the next creation second, so that none repeats.
+    /// Also the next creation second, so all are unique.
     changes: u64,
     disk: Disk,
     backups: Vec<Disk>,
@@ -162,7 +161,7 @@ impl World {
             Action::Discover { reading, fault } => {
                 self.run(|world, process| world.discover(process, reading, fault));
             }
-            // Time alone changes nothing that is worth a check.
+            // Time alone changes nothing that an invariant covers.
             Action::Wait(seconds) => {
                 self.elapsed += seconds;
                 self.wall += seconds;
@@ -213,8 +212,8 @@ impl World {
         }
     }
 
-    /// Lets everything go well for a while: then the newest version must encrypt, unless OpenBao
-    /// lacks what this node relies on or the state is refused.
+    /// Runs for a while without faults. Then the newest version must encrypt, unless OpenBao lacks
+    /// a required version or the state is refused.
     pub(crate) fn settle(&mut self) {
         let probes = 2 * u64::from(self.settings.required) + self.settings.delay / PROBE_INTERVAL;
         for _ in 0..probes + 2 {
@@ -425,7 +424,7 @@ impl World {
         outcome
     }
 
-    /// What is committed becomes what Status, Encrypt and Decrypt use.
+    /// Passes the committed document on to Status, Encrypt and Decrypt.
     fn publish(&mut self, process: &mut Process) {
         let Some(document) = &process.committed else {
             return;
@@ -500,7 +499,7 @@ impl World {
             assert_eq!(prepared.version, active.key().version());
             assert_eq!(&prepared.key_id, active.key().id());
             let registry = process.published.as_ref().unwrap();
-            // OpenBao may have changed since the last probe; then it refuses or is another one.
+            // OpenBao may have changed since the last probe: it may refuse, or be another one.
             if self.transit.decrypts(registry.active())
                 && self.transit.round_trips(prepared.version)
             {
@@ -517,16 +516,16 @@ impl World {
         let expected = self.expected_start(accept_missing);
         let found = self.disk.anchor();
         let named = match &found {
-            Ok(Anchor::Absent) => "start: absent",
-            Ok(Anchor::Current) => "start: current",
-            Ok(Anchor::Behind) => "start: behind",
-            Ok(Anchor::Missing {
+            Ok(CheckpointStatus::Absent) => "start: absent",
+            Ok(CheckpointStatus::Current) => "start: current",
+            Ok(CheckpointStatus::Behind) => "start: behind",
+            Ok(CheckpointStatus::Missing {
                 first_generation: true,
             }) => "start: missing first",
-            Ok(Anchor::Missing {
+            Ok(CheckpointStatus::Missing {
                 first_generation: false,
             }) if accept_missing => "start: missing accepted",
-            Ok(Anchor::Missing {
+            Ok(CheckpointStatus::Missing {
                 first_generation: false,
             }) => "start: missing refused",
             Err(Rollback::DocumentLost { .. }) => "start: document lost",
@@ -564,7 +563,7 @@ impl World {
         self.process = Some(process);
     }
 
-    /// By the history of the files and not by what they say of themselves.
+    /// Derived from the history of the files, independent of their content.
     fn expected_start(&self, accept_missing: bool) -> &'static str {
         let (document, checkpoint) = match (self.disk.document(), self.disk.accepted()) {
             (None, None) => return "start: absent",
@@ -612,7 +611,7 @@ impl World {
         });
     }
 
-    /// Someone stops the provider and changes its files.
+    /// Stops the provider and changes its files.
     fn tamper(&mut self, change: impl FnOnce(&mut Disk)) {
         self.process = None;
         change(&mut self.disk);
@@ -627,7 +626,7 @@ impl World {
         plan: impl FnOnce(&Document, &KeyProfile) -> Result<Plan, PlanRefused>,
     ) {
         self.process = None;
-        let (Ok(Anchor::Current | Anchor::Behind), Some(document)) =
+        let (Ok(CheckpointStatus::Current | CheckpointStatus::Behind), Some(document)) =
             (self.disk.anchor(), self.disk.document())
         else {
             return;
@@ -651,11 +650,10 @@ impl World {
             return;
         };
         assert!(!is_outdated, "a_plan_is_confirmed_by_its_hash_alone");
-        self.reached
-            .insert(match confirmed.plan().operation().as_str() {
-                "retire-versions" => "retired",
-                _ => "restored",
-            });
+        self.reached.insert(match confirmed.plan().operation() {
+            Operation::Retire { .. } => "retired",
+            Operation::Restore => "restored",
+        });
         self.ledger.approved(&document, asked, confirmed.plan());
         self.repair(Some(&document));
         if let Some(next) = confirmed.into_next() {
@@ -663,7 +661,7 @@ impl World {
         }
     }
 
-    /// A limit for retirement: mostly a possible one, with both of its neighbours.
+    /// A limit for retirement: mostly a valid one, including both neighbours of the valid range.
     fn limit(&self, number: u64) -> u64 {
         let document = self.disk.document();
         let active = document.map_or(1, |d| d.registry().active().version().get());
@@ -679,7 +677,7 @@ impl World {
         found.map_or(number, |record| record.key.version().get())
     }
 
-    /// A provider that is not running is started first, as its supervisor does.
+    /// Starts a stopped provider first, as its supervisor does.
     fn run(&mut self, work: impl FnOnce(&mut Self, &mut Process) -> Result<(), Stopped>) {
         self.start(false);
         let Some(mut process) = self.process.take() else {
@@ -704,7 +702,7 @@ impl World {
     }
 }
 
-/// Why a probe ended early.
+/// Effect of a probe that ended early.
 enum Stopped {
     Step,
     Process,

@@ -1,6 +1,6 @@
-//! Random histories of a key and of what is stored under it: rotations, limits, trims, the key made
-//! again under its name and hidden, writes under both names of one plugin, versions that a node has
-//! removed, records at any moment. At the end each verdict on the pair is compared with the model.
+//! Random histories of a key and of the objects under it: rotations, limits, trims, recreations of
+//! the key with hidden versions, writes under both names of one plugin, removals on a node, records
+//! at any time. At the end each verdict on the pair is compared with the model.
 
 use std::{
     cell::RefCell,
@@ -14,8 +14,8 @@ use kms_domain::{
     prepare::preview,
     recovery::{
         claims::VersionClaims,
-        origin::{Gap, Lineage, LiveKey, Origin, StoredKeyId},
         pair::{Finding, Proof, Remedy, Verdict, judge, remedies},
+        resolve::{KeyResolver, LiveKey, Resolution, ResolveError, StoredKeyId},
     },
     scope::{
         ClusterId, IdentityScope, KeyLineageId, KeyName, MountPath, OpenBaoInstanceId,
@@ -33,10 +33,10 @@ use proptest::{
 use crate::transit::Transit;
 
 const HISTORIES: u32 = 5_000;
-/// Of the configuration, and of an `EncryptionConfiguration` alone.
+/// The configured name, and another one in the `EncryptionConfiguration`.
 const NAMES: [&str; 2] = ["p", "p-events"];
 
-/// What the histories together must get to.
+/// Cases that the histories together must reach.
 const CASES: &[&str] = &[
     "compatible",
     "compatible-after",
@@ -45,7 +45,7 @@ const CASES: &[&str] = &[
     "hidden",
     "recreated",
     "other_provider",
-    "other_creation",
+    "creation_time_mismatch",
     "newer_than_latest",
     "trimmed",
     "restore-versions",
@@ -59,21 +59,21 @@ enum Event {
     Rotate,
     LimitDecryption(u64),
     Trim(u64),
-    /// OpenBao goes back by so many changes.
+    /// Resets OpenBao by this number of changes.
     Restore(usize),
-    /// Deleted, made again under its name, rotated, and its first versions hidden.
+    /// Deletes the key, recreates it under its name, rotates it, and hides its first versions.
     Recreate {
         rotations: u64,
         minimum: u64,
     },
-    /// Under the version that is so many below the latest.
+    /// Writes under the version this far below the latest.
     Write {
         name: &'static str,
         below: u64,
     },
-    /// The versions that a node knows now; a record or a state.
+    /// Saves the current versions of a node, as a record or a state does.
     Save,
-    /// The node's state has the versions below this one as removed.
+    /// Removes the versions below this one from the node's state.
     Remove(u64),
 }
 
@@ -82,7 +82,7 @@ struct World {
     path: TransitKeyPath,
     transit: Transit,
     past: Vec<Transit>,
-    /// Also the next creation second, so that none repeats.
+    /// Also the next creation second, so all are unique.
     changes: u64,
     objects: Vec<(&'static str, Arc<TransitKey>)>,
     claims: Vec<VersionClaims>,
@@ -211,7 +211,7 @@ impl World {
         self.transit.read(&self.path, None).unwrap()
     }
 
-    /// The versions that decrypt now, in ascending order.
+    /// The versions that decrypt now, ascending.
     fn listed(&self) -> Vec<Arc<TransitKey>> {
         let profile = self.profile();
         let derived = |(version, created_at): (TransitVersion, CreatedAt)| {
@@ -246,12 +246,12 @@ impl World {
         if restores(&steps) {
             self.reached.insert("restore-versions");
         }
-        let has = |wanted: fn(&Gap) -> bool| {
+        let has = |wanted: fn(&ResolveError) -> bool| {
             let mut findings = findings.iter();
-            findings.any(|it| matches!(&it.origin, Origin::Gap(gap) if wanted(gap)))
+            findings.any(|it| matches!(&it.origin, Resolution::Unresolved(gap) if wanted(gap)))
         };
-        let untested = has(|gap| matches!(gap, Gap::Hidden { .. }));
-        let elsewhere = has(|gap| matches!(gap, Gap::OtherProvider { .. }));
+        let untested = has(|gap| matches!(gap, ResolveError::Hidden { .. }));
+        let elsewhere = has(|gap| matches!(gap, ResolveError::OtherProvider { .. }));
         let judged: u64 = findings.iter().map(|it| it.objects).sum();
         assert_eq!(judged, self.objects.len() as u64, "every_object_is_judged");
         match verdict {
@@ -276,7 +276,7 @@ impl World {
             ),
         }
 
-        // Nothing is untested once the limit is lowered.
+        // With a lowered limit, every version is tested.
         self.transit = lowered;
         let (verdict, findings, steps) = self.verdict(&[]);
         let elsewhere = findings
@@ -300,10 +300,10 @@ impl World {
         self.removed.iter().any(|removed| removed.id() == key.id())
     }
 
-    /// As `verify-backup` comes to it.
+    /// The verdict of `verify-backup`.
     fn verdict(&self, claims: &[VersionClaims]) -> (Verdict, Vec<Finding>, Vec<Remedy>) {
         let live = LiveKey::Listed(self.profile());
-        let lineage = Lineage::new(Arc::clone(&self.scope), live, claims.iter().cloned());
+        let lineage = KeyResolver::new(Arc::clone(&self.scope), live, claims.iter().cloned());
         let plugin_version = PluginVersion::new("v0.0.0").unwrap();
         let finding = |(provider, key): &(&'static str, Arc<TransitKey>)| {
             let annotations = preview(key, &plugin_version).annotations;
@@ -316,9 +316,9 @@ impl World {
             let origin = lineage.origin(stored);
             let mut seeds = Proof::default();
             match (&origin, self.transit.decrypts(key)) {
-                (Origin::Live(_), true) => seeds.proven = 1,
-                (Origin::Live(_), false) => seeds.failed = 1,
-                (Origin::Known(_) | Origin::Gap(_), _) => seeds.untried = 1,
+                (Resolution::Live(_), true) => seeds.proven = 1,
+                (Resolution::Live(_), false) => seeds.failed = 1,
+                (Resolution::Known(_) | Resolution::Unresolved(_), _) => seeds.untried = 1,
             }
             Finding {
                 origin,
@@ -333,9 +333,9 @@ impl World {
     }
 }
 
-fn code(origin: &Origin) -> Option<&'static str> {
+fn code(origin: &Resolution) -> Option<&'static str> {
     match origin {
-        Origin::Gap(gap) => Some(gap.code()),
-        Origin::Live(_) | Origin::Known(_) => None,
+        Resolution::Unresolved(gap) => Some(gap.code()),
+        Resolution::Live(_) | Resolution::Known(_) => None,
     }
 }

@@ -1,5 +1,5 @@
-//! Histories that broke an invariant when the rules had a mistake, made on purpose to see that it
-//! is found. Shrunk by the random search, then by hand.
+//! Histories that broke an invariant under a deliberate mistake in the rules. Shrunk by the random
+//! search, then by hand.
 
 use crate::{
     Action::{
@@ -10,7 +10,7 @@ use crate::{
     disk::Fault,
 };
 
-/// The mistake, and a history that shows it.
+/// The mistake, and a history to reveal it.
 pub(crate) const ALL: &[(&str, Settings, &[Action])] = &[
     (
         "a skipped version is not recorded",

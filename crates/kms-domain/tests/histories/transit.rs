@@ -1,4 +1,4 @@
-//! A Transit key and its past, as far as metadata and probes show it.
+//! A model of a Transit key and its past, limited to metadata and probes.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use kms_domain::{
     },
 };
 
-/// The present key. Creation seconds never repeat, so they tell key material apart.
+/// The present key. Creation seconds are unique, so they identify key material.
 #[derive(Debug, Clone)]
 pub(crate) struct Transit {
     created: Vec<u64>,
@@ -45,12 +45,12 @@ impl Transit {
         self.min_encryption = minimum.min(self.latest());
     }
 
-    /// For good, and only below what decrypts.
+    /// Trims permanently, and only below the decryptable versions.
     pub(crate) fn trim(&mut self, minimum: u64) {
         self.min_available = minimum.clamp(self.min_available, self.min_decryption);
     }
 
-    /// What a reader is told; `omitted` is left out, as by an answer that was cut.
+    /// The metadata for a reader; `omitted` is left out, as in a truncated response.
     pub(crate) fn read(
         &self,
         path: &TransitKeyPath,
@@ -76,7 +76,7 @@ impl Transit {
         KeyProfile::check(&metadata, &path.key_name)
     }
 
-    /// The newest version, as every node names it.
+    /// The newest version in the scope of a node.
     pub(crate) fn newest(&self, scope: &IdentityScope) -> Arc<TransitKey> {
         Arc::new(TransitKey::new(
             Arc::new(KeyScope::new(scope.clone())),

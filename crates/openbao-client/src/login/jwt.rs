@@ -1,7 +1,7 @@
-//! A JWT: its shape, what it claims, and its exchange for a token.
+//! Parses a JWT, checks its claims and exchanges it for a token.
 //!
-//! The signature is OpenBao's to verify. Claims are looked at first, so that a JWT which cannot
-//! work is reported as such and not as a refusal.
+//! OpenBao verifies the signature. Claims are checked before the login, so that an unusable JWT is
+//! reported as such instead of as a rejected login.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,72 +27,72 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A JWT of three parts whose claims could be read. Wiped when dropped, never shown.
+/// A JWT with three parts and parsed claims: wiped on drop, without `Debug`.
 pub struct Jwt {
     text: Zeroizing<String>,
     claims: Claims,
 }
 
-/// What a JWT must claim.
+/// Required claims of a JWT.
 #[derive(Debug, Clone)]
 pub struct ClaimRules {
-    /// The one issuer; `None` accepts any.
+    /// Required `iss`; `None` accepts any.
     pub expected_issuer: Option<String>,
-    /// The JWT must be for one of them; empty accepts any.
+    /// Accepted values of `aud`; empty accepts any.
     pub expected_audience: Vec<String>,
-    /// The one subject; `None` accepts any.
+    /// Required `sub`; `None` accepts any.
     pub expected_subject: Option<String>,
-    /// How far the issuer's clock may be off.
+    /// Tolerated clock difference to the issuer.
     pub clock_skew_leeway: Duration,
-    /// A JWT with no more life than this is not used.
+    /// Required remaining life; a JWT with this much or less is rejected.
     pub min_remaining: Duration,
 }
 
-/// Why a JWT is not sent to OpenBao. Holds nothing of the JWT but its dates.
+/// Error of checking a JWT. Contains only its dates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JwtProblem {
-    /// Nothing but white space.
+    /// Empty, or white space only.
     #[error("it is empty")]
     Empty,
-    /// Not three dot-separated parts, or a payload that is no base64url or no claims.
+    /// The JWT needs three dot-separated parts, a base64url payload and valid claims.
     #[error("it is malformed: {0}")]
     Malformed(&'static str),
-    /// `nbf` is to come.
+    /// `nbf` is in the future.
     #[error("it is not valid yet, for another {} s by this machine's clock", .0.as_secs())]
     NotYetValid(Duration),
-    /// `iat` is to come.
+    /// `iat` is in the future.
     #[error("it will be issued only in {} s by this machine's clock; compare the clocks", .0.as_secs())]
     IssuedInFuture(Duration),
-    /// `iss` is another.
+    /// `iss` differs.
     #[error("its issuer is not auth.jwt.expectedIssuer")]
     Issuer,
-    /// No `aud` is among the expected.
+    /// `aud` has none of the accepted values.
     #[error("its audience is not among auth.jwt.expectedAudience")]
     Audience,
-    /// `sub` is another.
+    /// `sub` differs.
     #[error("its subject is not auth.jwt.expectedSubject")]
     Subject,
     /// `exp` has passed.
-    #[error("it expired {} s ago; check what renews it", .since.as_secs())]
+    #[error("it expired {} s ago; check its renewal", .since.as_secs())]
     Expired {
         /// Time since `exp`.
         since: Duration,
     },
     /// `exp` is near.
     #[error(
-        "it expires in {} s, but {} s are required; check what renews it",
+        "it expires in {} s, but {} s are required; check its renewal",
         .remaining.as_secs(), .required.as_secs()
     )]
     NearExpiry {
         /// Time until `exp`; 0 within the leeway after it.
         remaining: Duration,
-        /// It must be more than this.
+        /// Required minimum, exclusive.
         required: Duration,
     },
 }
 
 impl JwtProblem {
-    /// The bounded word for logs and reports.
+    /// Error code for logs and reports.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -110,7 +110,7 @@ impl JwtProblem {
 }
 
 impl Jwt {
-    /// Takes the text apart; outer white space is dropped.
+    /// Parses the text. Outer white space is dropped.
     ///
     /// # Errors
     /// [`JwtProblem::Empty`] or [`JwtProblem::Malformed`].
@@ -123,6 +123,7 @@ impl Jwt {
         if text.contains(char::is_whitespace) {
             return Err(JwtProblem::Malformed("white space inside"));
         }
+
         let mut parts = text.split('.');
         let (Some(header), Some(payload), Some(_signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
@@ -132,10 +133,11 @@ impl Jwt {
         if header.is_empty() || payload.is_empty() {
             return Err(JwtProblem::Malformed("an empty part"));
         }
+
         let mut json = Zeroizing::new(Vec::new());
         BASE64URL
             .decode_vec(payload, &mut json)
-            .map_err(|_| JwtProblem::Malformed("a payload that is not base64url"))?;
+            .map_err(|_| JwtProblem::Malformed("a payload in other than base64url"))?;
         let claims = serde_json::from_slice(&json)
             .map_err(|_| JwtProblem::Malformed("a payload without usable claims"))?;
         Ok(Self {
@@ -144,17 +146,17 @@ impl Jwt {
         })
     }
 
-    /// When it expires.
+    /// Time of expiry.
     #[must_use]
     pub fn expires(&self) -> SystemTime {
-        // No overflow: dates are bounded where they are read.
+        // Cannot overflow: dates are limited when they are parsed.
         UNIX_EPOCH + self.claims.exp.0
     }
 
-    /// Compares the claims with what is expected, at the wall-clock time `now`.
+    /// Checks the claims at the wall-clock time `now`.
     ///
     /// # Errors
-    /// The first rule that the claims break.
+    /// The first violated rule.
     pub fn check(&self, rules: &ClaimRules, now: SystemTime) -> Result<(), JwtProblem> {
         let claims = &self.claims;
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -163,12 +165,14 @@ impl Jwt {
             let date = date.as_ref()?.0;
             (now.saturating_add(leeway) < date).then(|| date.saturating_sub(now))
         };
+
         if let Some(wait) = to_come(&claims.nbf) {
             return Err(JwtProblem::NotYetValid(wait));
         }
         if let Some(wait) = to_come(&claims.iat) {
             return Err(JwtProblem::IssuedInFuture(wait));
         }
+
         if rules.expected_issuer.is_some() && rules.expected_issuer != claims.iss {
             return Err(JwtProblem::Issuer);
         }
@@ -180,6 +184,7 @@ impl Jwt {
         if rules.expected_subject.is_some() && rules.expected_subject != claims.sub {
             return Err(JwtProblem::Subject);
         }
+
         let exp = claims.exp.0;
         if now.saturating_sub(leeway) >= exp {
             return Err(JwtProblem::Expired {
@@ -197,14 +202,14 @@ impl Jwt {
     }
 }
 
-/// The JWT auth method of OpenBao, and the role to take there.
+/// A role of OpenBao's JWT auth method.
 #[derive(Clone)]
 pub struct JwtRole {
-    /// For login and renewal.
+    /// Client for login and renewal.
     pub client: Client,
-    /// Such as `auth/jwt`.
+    /// Mount path, for example `auth/jwt`.
     pub mount_path: MountPath,
-    /// The role's name.
+    /// Name of the role.
     pub role: KeyName,
 }
 
@@ -212,7 +217,7 @@ impl JwtRole {
     /// Exchanges a JWT for a token.
     ///
     /// # Errors
-    /// The classified failure; OpenBao answers a refused JWT with 400.
+    /// The classified failure; OpenBao rejects a JWT with 400.
     pub async fn exchange(&self, jwt: &Jwt, deadline: Duration) -> Result<Grant, Failure> {
         #[derive(Serialize)]
         struct Body<'a> {
@@ -267,7 +272,7 @@ impl From<TextOrList> for Audience {
     }
 }
 
-/// Time after the Unix epoch, fractions included; at most `i64::MAX` seconds.
+/// Time since the Unix epoch, with fractions; at most `i64::MAX` seconds.
 #[derive(Deserialize)]
 #[serde(try_from = "serde_json::Number")]
 struct NumericDate(Duration);
@@ -284,7 +289,7 @@ impl TryFrom<serde_json::Number> for NumericDate {
         };
         date.filter(|date| i64::try_from(date.as_secs()).is_ok())
             .map(Self)
-            .ok_or("a date must be a number of seconds that is not negative")
+            .ok_or("a date must be a number of seconds, 0 or more")
     }
 }
 
@@ -332,7 +337,7 @@ mod tests {
         assert_eq!(malformed(".e30.c"), "an empty part");
         assert_eq!(malformed("a..c"), "an empty part");
         assert_eq!(malformed("a.e3 0.c"), "white space inside");
-        assert_eq!(malformed("a.e+/=.c"), "a payload that is not base64url");
+        assert_eq!(malformed("a.e+/=.c"), "a payload in other than base64url");
         assert_eq!(malformed("a.e30.c"), "a payload without usable claims");
         // Padding is tolerated, and the signature may be empty.
         let padded = "a.eyJleHAiOjF9Cg==.\n";

@@ -1,4 +1,4 @@
-//! Login with a JWT that something on the host keeps fresh in a file.
+//! Login with a JWT from a file, renewed by another program on the host.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,34 +25,34 @@ use crate::{
     token::Token,
 };
 
-/// The rules of the JWT file, also for a check of it without a login.
+/// Rules of the JWT file, also for a check without a login.
 pub const JWT_FILE_RULES: CredentialFileRules = CredentialFileRules {
     forbidden_mode: 0o037,
     max_size: 1 << 20,
 };
 
-/// A local file takes microseconds.
+/// Time limit of a read; a local file takes microseconds.
 const READ_LIMIT: Duration = Duration::from_secs(2);
 
-/// In bytes. All of it is locked into memory with `hardening.lockMemory`.
+/// Stack size in bytes. All of it is locked into memory with `hardening.lockMemory`.
 const READER_STACK: usize = 128 << 10;
 
 type FileContent = Result<Zeroizing<Vec<u8>>, CredentialFileProblem>;
 
-/// The JWT file. Clones share its one reader thread, so a mount that hangs costs one thread.
+/// A JWT file. Clones share one reader thread, so that a hanging mount blocks one thread.
 #[derive(Clone)]
 pub struct JwtSource {
     path: PathBuf,
     rules: ClaimRules,
     read_file: fn(&Path) -> FileContent,
-    /// One permit: the right to start the thread.
+    /// One permit: the right to start the reader thread.
     turn: Arc<Semaphore>,
-    /// Start of the reading under way.
+    /// Start of the current read.
     since: Arc<Mutex<Option<Instant>>>,
 }
 
 impl JwtSource {
-    /// A file by its absolute path, and the claims that its JWT must have.
+    /// A file by its absolute path, with the required claims of its JWT.
     #[must_use]
     pub fn new(path: PathBuf, rules: ClaimRules) -> Self {
         Self {
@@ -67,7 +67,7 @@ impl JwtSource {
     /// Reads the file and checks the claims at the wall-clock time `now`. Takes at most 2 s.
     ///
     /// # Errors
-    /// When the file breaks a rule or the JWT cannot be expected to log in.
+    /// When the file violates a rule or the JWT is unusable for a login.
     pub async fn read(&self, now: SystemTime) -> Result<Jwt, LoginFailure> {
         let content = self.content().await.map_err(LoginFailure::JwtFile)?;
         let jwt = Jwt::parse(&content).map_err(LoginFailure::Jwt)?;
@@ -76,8 +76,8 @@ impl JwtSource {
     }
 
     async fn content(&self) -> FileContent {
-        // A reading under way has the rest of its limit. One that hangs has none: no other may begin,
-        // also not at the moment when it ends.
+        // Wait for a current read until its own limit. After that limit fail at once: a second read
+        // must not start beside a hanging one, even if that one ends just now.
         let limit = self.since().unwrap_or_else(Instant::now) + READ_LIMIT;
         if limit <= Instant::now() {
             return Err(CredentialFileProblem::Hangs);
@@ -87,13 +87,14 @@ impl JwtSource {
             .unwrap_or(Err(CredentialFileProblem::Hangs))
     }
 
-    /// A thread of its own: the end of the runtime would wait for one of its pool.
+    /// Reads on a separate thread: the shutdown of the runtime would wait for a thread of its pool.
     async fn on_thread(&self) -> FileContent {
         let failed = |errno| CredentialFileProblem::Unreadable(errno);
         let turn = Arc::clone(&self.turn).acquire_owned().await;
         let turn = turn.map_err(|_| failed(Errno::CANCELED))?;
         let (answer, answered) = oneshot::channel();
         let (reader, since) = (self.clone(), Arc::clone(&self.since));
+
         *self.since() = Some(Instant::now());
         let thread = thread::Builder::new()
             .name("jwt-file".to_owned())
@@ -102,9 +103,10 @@ impl JwtSource {
             let content = (reader.read_file)(&reader.path);
             *lock(&since) = None;
             drop(turn);
-            // A reader that gave up wants no answer.
+            // The caller may have timed out.
             answer.send(content).ok();
         });
+
         if let Err(error) = started {
             *self.since() = None;
             return Err(failed(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN)));
@@ -121,11 +123,12 @@ fn lock(since: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
     since.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The file is read anew before every login, so a renewed JWT is used without a restart.
+/// A login with a JWT file. The file is read before every login, so a renewed JWT takes effect
+/// without a restart.
 pub struct JwtFile {
-    /// Where the JWT goes.
+    /// Role for the login.
     pub role: JwtRole,
-    /// Where it comes from.
+    /// Source of the JWT.
     pub source: JwtSource,
 }
 
@@ -160,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    /// Readings that have begun.
+    /// Count of started reads.
     static BEGUN: AtomicUsize = AtomicUsize::new(0);
     static HANGS: AtomicBool = AtomicBool::new(true);
 
@@ -172,7 +175,7 @@ mod tests {
         Ok(Zeroizing::new(b"e30.eyJleHAiOjEwMDB9.c2ln".to_vec()))
     }
 
-    /// No mount can be made to hang without privileges, and a pipe is no regular file.
+    /// Replaces the read function: a hanging mount needs privileges, and a pipe is no regular file.
     #[tokio::test]
     async fn a_mount_that_hangs_costs_one_thread_and_no_wait_after_the_first() {
         let rules = ClaimRules {

@@ -1,4 +1,4 @@
-//! A test's own part of the shared server.
+//! A tenant of the shared server for one test.
 
 use std::{sync::Arc, time::Duration};
 
@@ -60,7 +60,7 @@ impl Corner {
         client(self.server.endpoint())
     }
 
-    /// The key that the policy allows.
+    /// The key allowed by the policy.
     pub(crate) fn transit(&self) -> Transit {
         self.transit_at(&self.key)
     }
@@ -69,18 +69,18 @@ impl Corner {
         Transit::new(self.client(), key, LONG)
     }
 
-    /// The path of a call to the key.
+    /// API path of an operation with the key.
     pub(crate) fn path(&self, verb: &str) -> String {
         format!("{}/{verb}/{}", self.key.mount_path, self.key.key_name)
     }
 
-    /// Writes as root.
+    /// Writes with the root token.
     pub(crate) async fn write(&self, path: &str, body: &impl Serialize) -> Value {
         let answer = self.server.admin().write(path, body).await.unwrap();
         answer.json().unwrap_or_default()
     }
 
-    /// A token with these rules and no other.
+    /// A token with only this policy.
     pub(crate) async fn token_with(&self, rules: &str) -> Token {
         let policy = format!("{}-rules", self.tenant.policy);
         let admin = self.server.admin();

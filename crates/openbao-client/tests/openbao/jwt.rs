@@ -26,7 +26,7 @@ fn with(corner: &Corner, field: &str, value: Value) -> Value {
     claims
 }
 
-/// The tenant's claims, expiring in so many seconds.
+/// The tenant's claims, with `exp` in this many seconds.
 fn with_life(corner: &Corner, seconds: i64) -> Value {
     let expires = corner.tenant.claims()["iat"].as_i64().unwrap() + seconds;
     with(corner, "exp", json!(expires))

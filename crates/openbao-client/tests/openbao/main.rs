@@ -1,4 +1,4 @@
-//! The client against a real OpenBao: that its answers are still what the classes rest on.
+//! The client against a real OpenBao: checks the assumptions of the failure classes.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -4,13 +4,13 @@ use serde_json::json;
 
 use crate::admin::{Admin, AdminError};
 
-/// A role that holders of a JWT log in with. Its tokens live for 30 minutes, renewed for an hour at
-/// most, and carry the one policy.
+/// A role of a JWT login. Its tokens have the one policy, a TTL of 30 minutes and a maximum TTL of
+/// one hour.
 #[derive(Debug, Clone, Copy)]
 pub struct JwtRole<'a> {
-    /// The JWT's `aud` must hold it.
+    /// Required element of the JWT's `aud`.
     pub audience: &'a str,
-    /// The JWT's `sub` must be it.
+    /// Required `sub` of the JWT.
     pub subject: &'a str,
     /// The policy of the tokens.
     pub policy: &'a str,
@@ -30,8 +30,8 @@ impl Admin<'_> {
         .map(drop)
     }
 
-    /// Mounts JWT login below `auth/`. JWTs must be signed with the key and come from the issuer;
-    /// the mount contacts nobody to check that.
+    /// Mounts JWT login below `auth/`. JWTs must be signed with this key and come from this issuer.
+    /// OpenBao checks both offline.
     ///
     /// # Errors
     /// [`AdminError::Call`].

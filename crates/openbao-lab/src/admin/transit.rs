@@ -5,20 +5,20 @@ use serde_json::json;
 
 use crate::admin::{Admin, AdminError};
 
-/// How a new key differs from what the provider wants: AES-256-GCM, not exportable. The
-/// differences are for tests of its refusal.
+/// Parameters of a new key. The default is the type required by the provider: AES-256-GCM, not
+/// exportable. Other values are for tests of its rejection.
 #[derive(Debug, Clone, Serialize)]
 pub struct NewKey {
-    /// The type, in the words of the API.
+    /// Key type as named by the API.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// Whether the key may be exported.
     pub exportable: bool,
     /// Whether the key may be backed up as plaintext.
     pub allow_plaintext_backup: bool,
-    /// Whether each use derives a key of its own.
+    /// Whether each context derives its own key.
     pub derived: bool,
-    /// Whether equal plaintexts give equal ciphertexts; needs `derived`.
+    /// Whether equal plaintexts give equal ciphertexts; requires `derived`.
     pub convergent_encryption: bool,
 }
 
@@ -34,7 +34,7 @@ impl Default for NewKey {
     }
 }
 
-/// Changes to a key; what is `None` stays as it is.
+/// Changes to a key. `None` leaves a setting unchanged.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct KeyConfig {
     /// The oldest version that still decrypts.
@@ -46,16 +46,17 @@ pub struct KeyConfig {
     /// Whether the key may be deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_allowed: Option<bool>,
-    /// Whether the key may be exported; cannot be taken back.
+    /// Whether the key may be exported; cannot be reverted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exportable: Option<bool>,
-    /// Whether the key may be backed up as plaintext; cannot be taken back.
+    /// Whether the key may be backed up as plaintext; cannot be reverted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_plaintext_backup: Option<bool>,
 }
 
 impl Admin<'_> {
-    /// Mounts Transit, which then refuses to make a missing key on encryption.
+    /// Mounts Transit with `disable_upsert`: encryption with a missing key then fails instead of
+    /// creating it.
     ///
     /// # Errors
     /// [`AdminError::Call`].
@@ -70,7 +71,7 @@ impl Admin<'_> {
         .map(drop)
     }
 
-    /// Makes a key with one version.
+    /// Creates a key with one version.
     ///
     /// # Errors
     /// [`AdminError::Call`].
@@ -80,7 +81,7 @@ impl Admin<'_> {
             .map(drop)
     }
 
-    /// Adds a version, which becomes the latest.
+    /// Adds a version as the latest.
     ///
     /// # Errors
     /// [`AdminError::Call`].
@@ -90,7 +91,7 @@ impl Admin<'_> {
             .map(drop)
     }
 
-    /// Changes what versions and the key may be used for.
+    /// Changes the settings of a key.
     ///
     /// # Errors
     /// [`AdminError::Call`].
@@ -105,8 +106,8 @@ impl Admin<'_> {
             .map(drop)
     }
 
-    /// Destroys all versions below `min_available_version`. OpenBao wants both other minimums at
-    /// least that high first.
+    /// Destroys all versions below `min_available_version`. OpenBao requires both other minimums to
+    /// be at least that high.
     ///
     /// # Errors
     /// [`AdminError::Call`].
@@ -122,7 +123,7 @@ impl Admin<'_> {
             .map(drop)
     }
 
-    /// Destroys a key, which its configuration must allow.
+    /// Destroys a key. Its setting `deletion_allowed` must be true.
     ///
     /// # Errors
     /// [`AdminError::Call`].

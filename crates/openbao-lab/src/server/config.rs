@@ -1,16 +1,19 @@
-//! The server's own configuration.
+//! The server's configuration file.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     port::free_port,
-    server::{Audit, restore::StaticSeal, snapshot::TRANSFER},
+    server::{Audit, snapshot::TRANSFER},
 };
 
-/// The audit log's name in the server's directory.
+/// Name of the audit log in the server's directory.
 pub(crate) const AUDIT_LOG: &str = "audit.log";
 
-/// Where one server listens, on 127.0.0.1.
+/// Ports of one server on 127.0.0.1.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
     pub(crate) api: u16,
@@ -18,7 +21,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// Two ports that were free a moment ago.
+    /// Returns two ports that were just free.
     pub(crate) fn choose() -> io::Result<Self> {
         Ok(Self {
             api: free_port()?,
@@ -27,29 +30,40 @@ impl Ports {
     }
 }
 
-/// What differs from server to server.
+/// The key of a `seal "static"`.
+#[derive(Debug, Clone)]
+pub struct StaticSeal {
+    /// `current_key_id`.
+    pub key_id: String,
+    /// Absolute path of the file with `current_key`.
+    pub key_file: PathBuf,
+}
+
+/// Settings that differ between servers.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Its name in its cluster.
+    /// Name in its cluster.
     pub(crate) node_id: String,
-    /// The `https` address at which other members reach it, when that is not its cluster port.
+    /// The `https` address for other members of the cluster; `None` for the cluster port.
     pub(crate) cluster_address: Option<String>,
     pub(crate) audit: Audit,
-    /// What unseals it in place of shares.
+    /// Auto-unseal key instead of unseal shares.
     pub(crate) seal: Option<StaticSeal>,
-    /// Whether a quorum of shares may make a root token, which OpenBao no longer allows by default.
+    /// Whether a quorum of shares may create a root token. OpenBao denies it by default.
     pub(crate) quorum_makes_root: bool,
 }
 
-/// The configuration in HCL. With the smallest multiplier an election, which a lone server must
-/// win as well, takes one to two seconds instead of five to ten.
+/// The configuration in HCL. The smallest performance multiplier makes a raft election take one to
+/// two seconds instead of five to ten. A single server needs an election too.
 pub(crate) fn text(directory: &str, ports: Ports, settings: &Settings) -> String {
     let file = |name: &str| quoted(&Path::new(directory).join(name));
+
     let Ports { api, cluster } = ports;
     let cluster_address = match &settings.cluster_address {
         Some(address) => address.clone(),
         None => format!("https://127.0.0.1:{cluster}"),
     };
+
     let audit = match settings.audit {
         Audit::Off => String::new(),
         Audit::File => format!(
@@ -57,6 +71,7 @@ pub(crate) fn text(directory: &str, ports: Ports, settings: &Settings) -> String
             file(AUDIT_LOG)
         ),
     };
+
     let seal = settings.seal.as_ref().map_or_else(String::new, |seal| {
         let key = format!("file://{}", seal.key_file.display());
         format!(
@@ -65,6 +80,7 @@ pub(crate) fn text(directory: &str, ports: Ports, settings: &Settings) -> String
             quoted(Path::new(&key))
         )
     });
+
     let generate_root = match settings.quorum_makes_root {
         true => "  disable_unauthed_generate_root_endpoints = false\n",
         false => "",
@@ -93,7 +109,7 @@ listener "tcp" {{
     )
 }
 
-/// HCL writes strings as JSON does.
+/// HCL strings have JSON syntax.
 fn quoted(path: &Path) -> String {
     serde_json::Value::from(path.to_string_lossy()).to_string()
 }

@@ -1,4 +1,4 @@
-//! The directory of a server: prepared, and started from as often as needed.
+//! The directory of a server. It is prepared once; servers start from it repeatedly.
 
 use std::{
     fs::{self, File},
@@ -22,46 +22,48 @@ use crate::{
 };
 
 pub(super) const PORT_ATTEMPTS: u8 = 5;
-/// The name of a server without peers.
+/// Node ID of a server without peers.
 pub const LONE_NODE: &str = "lab";
 const LOG_TAIL_LINES: usize = 20;
-/// Where the server puts a snapshot that it is given, for instance.
+/// Subdirectory for the server's temporary files, such as an uploaded snapshot.
 const TEMPORARY: &str = "tmp";
 
-/// A directory with all that a server needs, while none runs in it.
+/// A prepared directory without a running server.
 pub struct Installation {
     pub(super) binary: BaoBinary,
-    /// Absolute, and text because it goes into the configuration.
+    /// Absolute path; a string because it is written into the configuration.
     directory: String,
     pub(super) settings: Settings,
-    /// Whether the server is kept from acting on anything outside.
+    /// Whether Landlock confines the server.
     pub(super) confined: bool,
     roots: Roots,
-    /// Kept from the first start on, so that clients find the server again.
+    /// Fixed at the first start, so that clients reach the server again after a restart.
     ports: Option<Ports>,
 }
 
-/// What the server is started for.
+/// Mode of a server process.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Mode {
-    /// To serve.
+    /// Normal operation.
     Service,
-    /// To have single entries of its storage changed while nothing in it runs.
+    /// OpenBao's recovery mode: edits single storage entries while the rest of the server is
+    /// stopped.
     Recovery,
 }
 
 impl Installation {
-    /// Prepares a private directory with a new CA and certificate. Data that an earlier server left
-    /// in it is kept.
+    /// Prepares a private directory with a new CA and certificate. Data of an earlier server in it
+    /// is kept.
     ///
     /// # Errors
-    /// When the directory is unusable or the certificates cannot be made.
+    /// When the directory is unusable or the certificates cannot be created.
     pub fn prepare(binary: BaoBinary, directory: &Path, audit: Audit) -> Result<Self, ServerError> {
         let directory = std::path::absolute(directory)
             .map_err(at(directory))?
             .into_os_string()
             .into_string()
             .map_err(|path| ServerError::PathNotText(path.into()))?;
+
         let identity = pki::identity().map_err(ServerError::Certificates)?;
         let installation = Self {
             binary,
@@ -77,6 +79,7 @@ impl Installation {
             roots: roots(&identity.ca),
             ports: None,
         };
+
         for name in ["raft", TEMPORARY] {
             let path = installation.path(name);
             files::private_directory(&path).map_err(at(&path))?;
@@ -87,25 +90,26 @@ impl Installation {
         Ok(installation)
     }
 
-    /// Gives the server a name of its own, for a cluster of several. Set before its first start.
+    /// Sets the node ID, for a cluster of several servers. Call it before the first start.
     #[must_use]
     pub fn named(mut self, node_id: &str) -> Self {
         node_id.clone_into(&mut self.settings.node_id);
         self
     }
 
-    /// Has other members reach the server at this `https` address, which must lead to its cluster
-    /// port. Set before its first start.
+    /// Sets the `https` address for other members of the cluster. It must lead to the cluster port.
+    /// Call it before the first start.
     #[must_use]
     pub fn reached_at(mut self, cluster_address: &str) -> Self {
         self.settings.cluster_address = Some(cluster_address.to_owned());
         self
     }
 
-    /// Starts the server and waits until it answers; it is then uninitialized or sealed.
+    /// Starts the server and waits until it responds. It is then uninitialized or sealed.
     ///
     /// # Errors
-    /// When it cannot be run, ends by itself or does not answer. Nothing is left running then.
+    /// When the program cannot be run, ends by itself or fails to respond. Its process is then
+    /// killed.
     pub async fn start(self) -> Result<Server, ServerError> {
         self.start_as(Mode::Service).await
     }
@@ -117,6 +121,7 @@ impl Installation {
                 None => Ports::choose().map_err(ServerError::NoFreePorts)?,
             };
             let endpoint = endpoint(ports.api, self.roots.clone());
+
             let mut child = self.spawn(ports, mode)?;
             match self.wait_for_answer(&mut child, &endpoint, mode).await {
                 Ok(()) => {
@@ -136,7 +141,7 @@ impl Installation {
         Err(ServerError::PortsTaken)
     }
 
-    /// Where servers of its cluster find it, once it was started.
+    /// The cluster port; `None` before the first start.
     #[must_use]
     pub fn cluster_port(&self) -> Option<u16> {
         self.ports.map(|ports| ports.cluster)
@@ -145,10 +150,12 @@ impl Installation {
     fn spawn(&self, ports: Ports, mode: Mode) -> Result<GuardedChild, ServerError> {
         let config = config::text(&self.directory, ports, &self.settings);
         self.write("server.hcl", &config, files::private_file)?;
-        // Emptied, so that it tells about this start alone.
+
+        // Truncated, so that it contains only this start.
         self.write("server.log", "", files::private_file)?;
         let log = self.path("server.log");
         let log = File::options().append(true).open(&log).map_err(at(&log))?;
+
         let config = format!("-config={}/server.hcl", self.directory);
         let arguments: &[&str] = match mode {
             Mode::Service => &["server", &config],
@@ -156,6 +163,7 @@ impl Installation {
         };
         let temporary = self.path(TEMPORARY);
         let environment = [("TMPDIR", temporary.as_os_str())];
+
         let spawn = || GuardedChild::spawn_with(self.binary.path(), arguments, &environment, log);
         let spawned = match self.confined {
             false => spawn(),
@@ -179,17 +187,19 @@ impl Installation {
         endpoint: &Endpoint,
         mode: Mode,
     ) -> Result<(), ServerError> {
-        // In recovery mode there is hardly anything else.
+        // Recovery mode serves few paths; this is one of them.
         let path = match mode {
             Mode::Service => "sys/seal-status",
             Mode::Recovery => "sys/generate-recovery-token/attempt",
         };
+
         let admin = Admin::new(endpoint.clone(), None)?;
         let give_up = Instant::now() + READY_WITHIN;
         loop {
             let source = match admin.read(path).await {
                 Ok(_) => return Ok(()),
-                // There it answers even if it does not know how its data is sealed.
+                // In recovery mode any HTTP status means ready: with an unknown seal type the
+                // status is an error.
                 Err(AdminError::Call { source, .. })
                     if matches!(mode, Mode::Recovery) && source.http_status().is_some() =>
                 {
@@ -197,6 +207,7 @@ impl Installation {
                 }
                 Err(source) => source,
             };
+
             if child.exited().map_err(ServerError::Supervise)?.is_some() {
                 let log = self.log_tail();
                 return Err(ServerError::Ended { log });
@@ -243,12 +254,12 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> ServerError {
     |source| ServerError::File { path, source }
 }
 
-#[expect(clippy::expect_used, reason = "a CA made a moment ago is usable")]
+#[expect(clippy::expect_used, reason = "a newly created CA is valid")]
 fn roots(ca_pem: &str) -> Roots {
     Roots::from_pem(ca_pem.as_bytes()).expect("one PEM certificate")
 }
 
-#[expect(clippy::expect_used, reason = "loopback and a port are an address")]
+#[expect(clippy::expect_used, reason = "loopback with a port is an address")]
 fn endpoint(port: u16, roots: Roots) -> Endpoint {
     let address = format!("https://127.0.0.1:{port}");
     Endpoint {

@@ -1,15 +1,16 @@
-//! A copy of another server, made from its snapshot to be looked at and thrown away.
+//! A temporary copy of another server, restored from its snapshot for inspection.
 //!
-//! The copy holds production's credentials, leases and audit devices, and would act on them once it
-//! is unsealed. So it is [confined](crate::confinement) where the kernel can do that, its audit devices
-//! are removed while nothing in it runs, and it never listens beyond loopback. Its raft has one
-//! member, itself: OpenBao keeps the members of the server that takes a snapshot, not the
-//! snapshot's.
+//! The copy has the credentials, leases and audit devices of production and would use them once
+//! unsealed. Three measures prevent this: it is [confined](crate::confinement) if the kernel
+//! supports it, its audit devices are deleted in recovery mode, and it listens only on loopback.
+//! Its raft cluster has one member: OpenBao keeps the members of the server that restores a
+//! snapshot and ignores those in the snapshot.
 //!
-//! The states are types, in their order: [`Installation`], [`TakenOver`], [`Silenced`], [`Restored`].
+//! Each state is a type, in this order: [`Installation`], [`ConfinedRestore`], [`AuditDisabled`],
+//! [`Restored`].
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+pub use super::config::StaticSeal;
 use super::{
     Audit, Installation, Server, ServerError, UnsealKey, installation::Mode,
     snapshot::SnapshotError,
@@ -32,79 +34,70 @@ use crate::{
     binary::BaoBinary,
 };
 
-/// The key of a `seal "static"`.
-#[derive(Debug, Clone)]
-pub struct StaticSeal {
-    /// Its `current_key_id`.
-    pub key_id: String,
-    /// The absolute path of the file with its `current_key`.
-    pub key_file: PathBuf,
-}
+/// A stopped copy with the snapshot's data, sealed.
+pub struct ConfinedRestore(Installation);
 
-/// Holds the snapshot's data, sealed.
-pub struct TakenOver(Installation);
-
-/// The same; nothing in it writes to an audit device any more.
-pub struct Silenced {
+/// A stopped, sealed copy without audit devices.
+pub struct AuditDisabled {
     installation: Installation,
-    /// How many audit devices it had.
+    /// Number of deleted audit devices.
     pub audit_devices: usize,
 }
 
-/// The running copy.
+/// The running, unsealed copy.
 pub struct Restored {
     /// The server itself.
     pub server: Server,
-    /// May do everything in it; made by the quorum of its shares.
+    /// Root token, created by the quorum of unseal shares.
     pub root_token: Token,
 }
 
-/// Why there is no copy.
+/// Error of a restore.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// A step of the server's life.
+    /// A server operation failed.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// OpenBao did not take the snapshot.
+    /// OpenBao rejected the snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// OpenBao tried the shares.
-    #[error("the shares do not open this snapshot: one of them is wrong, or of another OpenBao")]
+    /// The shares failed to decrypt the data.
+    #[error("the key shares do not match this snapshot: a share is wrong or of another OpenBao")]
     WrongShares,
-    /// OpenBao waits for more.
-    #[error("this snapshot needs {needed} different shares; {given} were given")]
+    /// More shares are required.
+    #[error("this snapshot needs {needed} different key shares; {given} given")]
     MoreShares {
-        /// Its threshold.
+        /// Threshold of the seal.
         needed: usize,
-        /// Those there are.
+        /// Number of given shares.
         given: usize,
     },
-    /// Unseal shares for a server that unseals itself, or the other way round.
+    /// The seal type differs: unseal shares were given for an auto-unsealed server, or the reverse.
     #[error(
-        "this snapshot is of an OpenBao that is sealed in another way than by {}",
+        "the OpenBao of this snapshot has another seal type than {}",
         match .static_seal {
             true => "seal \"static\"",
             false => "unseal key shares",
         }
     )]
     OtherSeal {
-        /// How it was tried.
+        /// Whether `seal "static"` was tried.
         static_seal: bool,
     },
-    /// A call that was needed.
+    /// A required request failed.
     #[error(transparent)]
     Call(#[from] AdminError),
-    /// An answer of another shape than the API promises.
-    #[error("OpenBao's answer to `{path}` is not understood; is this a supported version?")]
+    /// The response has an unexpected format.
+    #[error("unexpected response from OpenBao to `{path}`; is this a supported version?")]
     Answer {
-        /// The path that was called.
+        /// The request path.
         path: String,
     },
 }
 
 impl Installation {
-    /// Prepares the place for a copy. With `confined` the kernel keeps the server from whatever lies
-    /// outside of `directory`; see [`trial`](crate::confinement::trial).
+    /// Prepares the directory of a copy. With `confined` the kernel denies writes outside
+    /// `directory` and outgoing TCP connections; see [`trial`](crate::confinement::trial).
     ///
     /// # Errors
     /// As [`Self::prepare`].
@@ -119,57 +112,59 @@ impl Installation {
         Ok(installation)
     }
 
-    /// The same, for data that this key unseals.
+    /// Sets the auto-unseal key of the data.
     #[must_use]
     pub fn sealed_by(mut self, seal: StaticSeal) -> Self {
         self.settings.seal = Some(seal);
         self
     }
 
-    /// Has a new server take over the snapshot. With a key of its own it cannot open the data, so
-    /// that it seals itself before anything in them runs.
+    /// Restores the snapshot into a new server. The server has another seal key, cannot decrypt the
+    /// restored data, and so seals itself before any of the data takes effect.
     ///
     /// # Errors
-    /// [`RestoreError::Snapshot`] when OpenBao finds the snapshot damaged.
-    pub async fn take_over(self, snapshot: &Path) -> Result<TakenOver, RestoreError> {
+    /// [`RestoreError::Snapshot`] if OpenBao rejects the snapshot as damaged.
+    pub async fn take_over(self, snapshot: &Path) -> Result<ConfinedRestore, RestoreError> {
         let server = self.start().await?;
         let secrets = server.initialize().await?;
         server.unseal(&secrets.unseal_key).await?;
         let token = &secrets.root_token;
         server.restore_snapshot(token, snapshot).await?;
-        // Started anew, it reads how the data is sealed.
-        Ok(TakenOver(server.stop().await?))
+        // The seal type of the data is read at the next start.
+        Ok(ConfinedRestore(server.stop().await?))
     }
 }
 
-impl TakenOver {
-    /// Removes the audit devices that are in the data. Unsealed, the copy would open their files and
-    /// sockets, be they those of the server in service, and would not start without them.
+impl ConfinedRestore {
+    /// Deletes the audit devices in the data. An unsealed copy would open their files and sockets,
+    /// possibly those of the server in service, and would fail to start without them.
     ///
     /// # Errors
-    /// [`RestoreError::WrongShares`], [`RestoreError::MoreShares`] or [`RestoreError::OtherSeal`] when
-    /// what was given does not open the data.
+    /// [`RestoreError::WrongShares`], [`RestoreError::MoreShares`] or [`RestoreError::OtherSeal`]
+    /// if the seal key or the shares do not match the data.
     pub async fn silence(
         self,
         seal: Option<StaticSeal>,
         shares: &[UnsealKey],
-    ) -> Result<Silenced, RestoreError> {
+    ) -> Result<AuditDisabled, RestoreError> {
         const TABLES: [&str; 2] = ["sys/raw/core/audit", "sys/raw/core/local-audit"];
         let installation = match seal {
             Some(seal) => self.0.sealed_by(seal),
             None => self.0,
         };
         const TOKEN: &str = "sys/generate-recovery-token";
+
         let static_seal = installation.settings.seal.is_some();
         let server = installation.start_as(Mode::Recovery).await?;
         let anyone = server.anonymous()?;
-        // What it does not know how to open has no quorum to ask for.
+        // With an unknown seal type this path returns an error status.
         match anyone.read(&format!("{TOKEN}/attempt")).await {
             Err(AdminError::Call { source, .. }) if source.http_status().is_some() => {
                 return Err(RestoreError::OtherSeal { static_seal });
             }
             known => known?,
         };
+
         let token = quorum(&anyone, TOKEN, shares).await?;
         let admin = server.admin(&token)?;
         let mut audit_devices = 0_usize;
@@ -180,18 +175,19 @@ impl TakenOver {
             admin.delete(path).await?;
             audit_devices = audit_devices.saturating_add(devices);
         }
-        Ok(Silenced {
+
+        Ok(AuditDisabled {
             installation: server.stop().await?,
             audit_devices,
         })
     }
 }
 
-impl Silenced {
-    /// Starts and unseals the copy, and has the quorum make a root token for it.
+impl AuditDisabled {
+    /// Starts and unseals the copy, and creates a root token with the quorum of shares.
     ///
     /// # Errors
-    /// When OpenBao does not come up with these data.
+    /// When OpenBao fails to start or unseal with this data.
     pub async fn open(self, shares: &[UnsealKey]) -> Result<Restored, RestoreError> {
         let unseals_itself = self.installation.settings.seal.is_some();
         let server = self.installation.start().await?;
@@ -205,10 +201,10 @@ impl Silenced {
 }
 
 impl Restored {
-    /// Makes a token for the inspection of the copy, with a lease of `life`.
+    /// Creates a token for the inspection of the copy, with a TTL of `life`.
     ///
     /// # Errors
-    /// When OpenBao refuses.
+    /// When OpenBao rejects the request.
     pub async fn grant(&self, life: Duration) -> Result<Grant, RestoreError> {
         #[derive(Deserialize)]
         struct Created<'a> {
@@ -221,6 +217,7 @@ impl Restored {
             lease_duration: u64,
             renewable: bool,
         }
+
         const PATH: &str = "auth/token/create";
         let wanted = json!({"policies": ["root"], "ttl": format!("{}s", life.as_secs())});
         let admin = self.server.admin(&self.root_token)?;
@@ -236,15 +233,15 @@ impl Restored {
                 duration: Duration::from_secs(auth.lease_duration),
                 renewable: auth.renewable,
             },
-            // Nothing bought it that could expire.
+            // The token was created without a credential that expires.
             credential_expires: SystemTime::UNIX_EPOCH,
         })
     }
 
-    /// Revokes the root token, and with it those that it made, and stops the copy.
+    /// Revokes the root token together with its child tokens, and stops the copy.
     ///
     /// # Errors
-    /// When OpenBao refuses, or the operating system.
+    /// When OpenBao rejects the request or the server cannot be stopped.
     pub async fn close(self) -> Result<(), RestoreError> {
         let Self { server, root_token } = self;
         let admin = server.admin(&root_token)?;
@@ -254,7 +251,7 @@ impl Restored {
     }
 }
 
-/// How many entries a table has; `None` if there is no such table.
+/// Number of entries of a table; `None` if the table is missing.
 async fn entries(admin: &Admin<'_>, path: &str) -> Result<Option<usize>, RestoreError> {
     #[derive(Deserialize)]
     struct Raw {
@@ -273,12 +270,14 @@ async fn entries(admin: &Admin<'_>, path: &str) -> Result<Option<usize>, Restore
     let unusable = || RestoreError::Answer {
         path: path.to_owned(),
     };
+
     let raw: Raw = answer.data().map_err(|_| unusable())?;
     let table: Table = serde_json::from_str(&raw.value).map_err(|_| unusable())?;
     Ok(Some(table.entries.map_or(0, |entries| entries.len())))
 }
 
-/// Has the holders of the shares make a token. OpenBao masks it with a pad that only we were told.
+/// Creates a token with the quorum of shares. OpenBao masks it with a one-time pad that is only in
+/// the response to this attempt.
 async fn quorum(
     admin: &Admin<'_>,
     path: &str,
@@ -303,8 +302,10 @@ async fn quorum(
     let unusable = || RestoreError::Answer {
         path: path.to_owned(),
     };
+
     let attempt = admin.write(&format!("{path}/attempt"), &json!({})).await?;
     let attempt: Attempt<'_> = attempt.json().map_err(|_| unusable())?;
+
     for share in shares {
         let share = Share {
             nonce: attempt.nonce,

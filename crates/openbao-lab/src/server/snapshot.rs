@@ -1,4 +1,4 @@
-//! Raft snapshots, through OpenBao's own command line: it streams them, whatever their size.
+//! Raft snapshots, with OpenBao's command line: it streams snapshots of any size.
 
 use std::{
     ffi::OsStr,
@@ -19,41 +19,41 @@ use crate::{
     server::{POLL, SealStatus, Server},
 };
 
-/// How long the transfer of a snapshot may take, which is a minute by default.
+/// Limit for the transfer of a snapshot; the default of OpenBao is one minute.
 pub(super) const TRANSFER: &str = "30m";
-/// The data of a large OpenBao take their time to be put in place.
+/// Generous: a large OpenBao needs time to apply the data.
 const RESTORED_WITHIN: Duration = Duration::from_secs(600);
 
-/// Why a snapshot could not be saved or restored.
+/// Error of saving or restoring a snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The command could not be run.
-    #[error("cannot run OpenBao's snapshot command")]
+    #[error("cannot run the snapshot command of OpenBao")]
     Run(#[source] io::Error),
     /// The command failed.
-    #[error("OpenBao could not {action} the snapshot; it says: {said}")]
+    #[error("OpenBao failed to {action} the snapshot: {said}")]
     Failed {
         /// `save` or `restore`.
         action: &'static str,
-        /// What the command wrote, on one line.
+        /// Output of the command on one line.
         said: String,
     },
-    /// The data was taken over without a need for other unseal shares.
+    /// The server stayed unsealed after the restore: its own unseal shares fit the data.
     #[error(
-        "OpenBao did not seal itself within {} s of the restore; is the snapshot its own?",
+        "OpenBao stayed unsealed for {} s after the restore; is this its own snapshot?",
         RESTORED_WITHIN.as_secs()
     )]
     NotSealed,
-    /// A call that was needed.
+    /// A required request failed.
     #[error(transparent)]
     Call(#[from] AdminError),
 }
 
 impl Server {
-    /// Saves all data of the server into a new file.
+    /// Saves a snapshot of the server into a new file.
     ///
     /// # Errors
-    /// When OpenBao refuses or the file cannot be written.
+    /// When OpenBao rejects the request or the file cannot be written.
     pub async fn save_snapshot(
         &self,
         root_token: &Token,
@@ -62,11 +62,11 @@ impl Server {
         self.snapshot("save", &[], root_token, file).await
     }
 
-    /// Replaces all data of the server with those of another one. It is then sealed, opens with the
-    /// other's unseal shares and knows the other's tokens alone.
+    /// Replaces all data with a snapshot of another server. The server is then sealed and accepts
+    /// only the unseal shares and tokens of the other one.
     ///
     /// # Errors
-    /// When OpenBao refuses, for instance because the file is not a whole snapshot.
+    /// When OpenBao rejects the request, for example because the snapshot is incomplete.
     pub async fn restore_snapshot(
         &self,
         root_token: &Token,
@@ -74,7 +74,8 @@ impl Server {
     ) -> Result<(), SnapshotError> {
         self.snapshot("restore", &["-force"], root_token, file)
             .await?;
-        // It seals itself only after the command's end, and stops answering for some seconds.
+        // The server seals itself only after the command has ended, and stops responding for some
+        // seconds.
         let admin = self.anonymous()?;
         let give_up = Instant::now() + RESTORED_WITHIN;
         while Instant::now() < give_up {
@@ -91,11 +92,11 @@ impl Server {
         Err(SnapshotError::NotSealed)
     }
 
-    /// Takes the server back to a snapshot that it has saved itself. It stays unsealed, but takes
-    /// up the old data only some moments later, and refuses requests in the midst of that.
+    /// Restores a snapshot of this server. The server stays unsealed. It applies the old data some
+    /// moments later and rejects requests meanwhile.
     ///
     /// # Errors
-    /// When OpenBao refuses, for instance because the file is another server's.
+    /// When OpenBao rejects the request, for example because the snapshot is of another server.
     pub async fn return_to_snapshot(
         &self,
         root_token: &Token,
@@ -111,14 +112,16 @@ impl Server {
         token: &Token,
         file: &Path,
     ) -> Result<(), SnapshotError> {
-        // The command looks for a token in this file of its home directory. Other users can read
-        // neither the directory nor, unlike arguments and environment, the file.
+        // The command reads its token from this file in its home directory. Other users can read
+        // neither the directory nor the file. Arguments and environment would be less private.
         let home = self.installation.path("home");
         let token_file = home.join(".vault-token");
         files::private_directory(&home).map_err(SnapshotError::Run)?;
         files::private_file(&token_file, token.expose().as_bytes()).map_err(SnapshotError::Run)?;
+
         let log = self.installation.path("snapshot.log");
         files::private_file(&log, b"").map_err(SnapshotError::Run)?;
+
         let ended = self.run(action, options, &home, &log, file).await;
         let removed = fs::remove_file(&token_file);
         let ended = ended.map_err(SnapshotError::Run)?;
@@ -126,6 +129,7 @@ impl Server {
         if ended.success() {
             return Ok(());
         }
+
         let said = fs::read(&log).map_err(SnapshotError::Run)?;
         let said = String::from_utf8_lossy(&said);
         let words: Vec<_> = said.split_whitespace().collect();
@@ -147,6 +151,7 @@ impl Server {
         let file = file.to_str().ok_or_else(not_text)?;
         let address = self.endpoint.address.to_string();
         let ca_file = self.ca_file();
+
         let mut command = GuardedChild::spawn_with(
             self.installation.binary.path(),
             &[&["operator", "raft", "snapshot", action], options, &[file]].concat(),

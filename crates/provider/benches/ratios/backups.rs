@@ -1,4 +1,4 @@
-//! The commands that read etcd snapshots, beside the program that every operator has for them.
+//! Commands for etcd snapshots, compared with etcd's own program.
 
 use std::{
     fs,
@@ -23,17 +23,17 @@ use crate::{
     stage::Stage,
 };
 
-/// What is read, and how often.
+/// Size of the snapshots, and number of rounds.
 pub(crate) struct Extent {
     objects: usize,
     seeds: usize,
     rounds: usize,
-    /// Of the snapshots whose reading is watched for its memory.
+    /// Number of keys in the snapshots of the memory measurement.
     keys: usize,
 }
 
 impl Extent {
-    /// As many objects as in a full run: with fewer the start of a process would count most.
+    /// Same number of objects as in a full run: with fewer, the start of a process would dominate.
     pub(crate) const QUICK: Self = Self {
         objects: 100_000,
         seeds: 50,
@@ -48,18 +48,18 @@ impl Extent {
     };
 }
 
-/// What there is in a snapshot.
+/// Content of a snapshot.
 struct Content {
     keys: usize,
     seeds: usize,
-    /// Of each key.
+    /// Number per key.
     revisions: usize,
-    /// Of each object's plaintext.
+    /// Size of an object's plaintext.
     bytes: usize,
 }
 
 impl Content {
-    /// Short objects, so that what counts is their number and not their bytes.
+    /// Short objects, so that the number of objects dominates rather than their size.
     fn short(keys: usize, seeds: usize) -> Self {
         Self {
             keys,
@@ -70,7 +70,7 @@ impl Content {
     }
 }
 
-/// One snapshot, read in turns by `etcdutl snapshot status`, `scan-etcd` and `verify-backup`.
+/// Reads a snapshot in turns with `etcdutl snapshot status`, `scan-etcd` and `verify-backup`.
 pub(crate) async fn read(
     stage: &Stage,
     provider: &Provider,
@@ -83,8 +83,9 @@ pub(crate) async fn read(
     let content = Content::short(extent.objects, extent.seeds);
     let snapshot = snapshot(stage, provider.client(), &content, directory.path()).await;
     let file = snapshot.to_str().unwrap();
+
     let (mut statuses, mut scans, mut verifies) = (Vec::new(), Vec::new(), Vec::new());
-    // The first round warms up.
+    // The first round is a warm-up.
     for round in 0..=extent.rounds {
         progress.say(&format!("backups, round {round}"));
         let status = timed(|| drop(etcd::utl(&["snapshot", "status", file])));
@@ -95,9 +96,10 @@ pub(crate) async fn read(
             scans.push(scan);
             verifies.push(verify);
         }
-        // Whoever wants this to end is heard here.
+        // Allows cancellation between rounds.
         tokio::task::yield_now().await;
     }
+
     let row = |name, times: &[f64], beside: &[f64]| {
         let ratios = times.iter().zip(beside).map(|(time, beside)| time / beside);
         let beside = median(beside.iter().copied());
@@ -107,7 +109,7 @@ pub(crate) async fn read(
     report.push(row("verify_backup.data", &verifies, &scans).target(AtMost(3.0)));
 }
 
-/// Without the configuration it asks nobody, as `etcdutl` does not.
+/// Without the configuration, so it makes no requests, like `etcdutl`.
 fn scan_etcd(stage: &Stage, file: &str) -> Command {
     let mut command = stage.plain_command();
     command.args(["scan-etcd", "--output=json", "--etcd-snapshot", file]);
@@ -120,8 +122,8 @@ fn verify_backup(stage: &Stage, file: &str) -> Command {
     command
 }
 
-/// The most memory that the commands ever need: for a snapshot of small objects, for the same keys
-/// in twenty times as many bytes, and for ten times as many keys.
+/// Peak memory of the commands: for a snapshot of small objects, for the same keys with twenty
+/// times as many bytes, and for ten times as many keys.
 pub(crate) async fn memory(
     stage: &Stage,
     provider: &Provider,
@@ -136,6 +138,7 @@ pub(crate) async fn memory(
         ..Content::short(extent.keys, extent.seeds)
     };
     let many = Content::short(extent.keys * 10, extent.seeds);
+
     let (mut scans, mut verifies) = (Vec::new(), Vec::new());
     for content in [&small, &large, &many] {
         progress.say("filling etcd for the memory of the commands");
@@ -147,6 +150,7 @@ pub(crate) async fn memory(
         verifies.push(peak(&mut verify_backup(stage, file)));
         tokio::task::yield_now().await;
     }
+
     for (command, peaks) in [("scan_etcd", scans), ("verify_backup.data", verifies)] {
         let [small, large, many] = peaks[..] else {
             return;
@@ -163,13 +167,13 @@ pub(crate) async fn memory(
     }
 }
 
-/// The most memory that a command had while it ran, in MiB.
+/// Peak resident memory of a command, in MiB.
 fn peak(command: &mut Command) -> f64 {
     let mut child = command.stdout(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
     let mut most = 0.0_f64;
     let ended = loop {
-        // What has ended has no such line.
+        // The line is missing after the end of the process.
         let status = fs::read_to_string(&status).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         if let Some(line) = line {
@@ -185,7 +189,7 @@ fn peak(command: &mut Command) -> f64 {
     most
 }
 
-/// What `etcdctl snapshot save` makes of an etcd with so many Secrets. Etcd is gone then.
+/// Snapshot from `etcdctl snapshot save` of an etcd with these Secrets. Etcd is stopped afterwards.
 async fn snapshot(
     stage: &Stage,
     client: KmsClient,
@@ -209,6 +213,7 @@ async fn snapshot(
             annotations,
         });
     }
+
     let etcd = Etcd::start().await;
     let mut plaintext = b"k8s\0 the plaintext of an object".to_vec();
     plaintext.resize(content.bytes, b'.');
@@ -220,12 +225,13 @@ async fn snapshot(
         });
         bulk::put(&etcd, objects).await;
     }
+
     let file = directory.join("etcd.db");
     etcd.save_snapshot(&file);
     file
 }
 
-/// In milliseconds.
+/// Duration in milliseconds.
 fn timed(run: impl FnOnce()) -> f64 {
     let begin = Instant::now();
     run();

@@ -19,7 +19,7 @@ use openbao_client::{
     transit::Transit,
 };
 use provider::{
-    kms::generated::DecryptRequest,
+    kms_api::generated::DecryptRequest,
     state::{self, StatePath},
 };
 use testkit::tenant::{KEY, ROLE};
@@ -78,7 +78,7 @@ impl Direct {
     }
 }
 
-/// What the provider asks Transit for when it gets these requests.
+/// The provider's requests to Transit for these requests.
 pub(crate) fn prepared(stage: &Stage, requests: &[DecryptRequest]) -> Vec<PreparedDecrypt> {
     let path = StatePath::parse(&stage.state_file()).unwrap();
     let document = state::inspect(&path).unwrap().document.unwrap();

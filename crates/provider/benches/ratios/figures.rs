@@ -13,13 +13,12 @@ use std::{
 
 use bytes::Bytes;
 use kms_domain::prepare::PreparedDecrypt;
-use provider::kms::generated::{DecryptRequest, EncryptRequest, StatusRequest};
+use provider::kms_api::generated::{DecryptRequest, EncryptRequest, StatusRequest};
 use tokio::{runtime, task::JoinSet, time::sleep};
 
 use crate::{
-    Extent, Progress,
+    Extent, Progress, batcher,
     direct::{self, Direct},
-    lanes,
     load::{Block, Call, Sample, count, median},
     provider_process::{self, KmsClient, Memory, Provider},
     relay::relayed,
@@ -30,17 +29,17 @@ use crate::{
     stage::Stage,
 };
 
-/// As long as the seeds of Kubernetes.
+/// Same length as the seeds of Kubernetes.
 pub(crate) const PLAINTEXT: [u8; 32] = [0x5a; 32];
-/// Decrypted in turn.
+/// Number of ciphertexts decrypted in turn.
 const CIPHERTEXTS: usize = 256;
 const CROWD: usize = 64;
 const STATUS: Block = Block::new(3_000, Duration::from_secs(3));
-/// Between two Status calls beside saturating ones.
+/// Pause between two Status calls during saturation.
 const STATUS_PAUSE: Duration = Duration::from_millis(4);
 
-/// The files of the C library, which needs the unwinder in `libgcc_s` itself. The program may need
-/// no other.
+/// Files of the C library, including `libgcc_s` for its unwinder. The program must not need any
+/// other library.
 const LIBC: [&str; 7] = [
     "libgcc_s.so",
     "libc.so",
@@ -56,9 +55,9 @@ pub(crate) struct Calls {
     status: Call,
     encrypt: Pair,
     decrypt: Pair,
-    /// See [`relay`]; at 1 in flight only.
+    /// See [`crate::relay`]; only with 1 call in flight.
     relay: Pair,
-    /// See [`lanes`]; at 1 in flight only.
+    /// See [`batcher`]; only with 1 call in flight.
     lanes: Pair,
     equal_decrypt: Call,
 }
@@ -69,7 +68,7 @@ struct Pair {
 }
 
 impl Calls {
-    /// Logs in, and has the provider encrypt what is to be decrypted.
+    /// Logs in, and creates ciphertexts through the provider.
     pub(crate) async fn prepare(stage: &Stage, provider: &Provider) -> Self {
         let client = provider.client();
         let mut requests = Vec::new();
@@ -77,6 +76,7 @@ impl Calls {
             requests.push(encrypted(client.clone()).await);
         }
         let prepared = Arc::new(direct::prepared(stage, &requests));
+
         let direct = Direct::log_in(stage).await;
         let encrypt = Pair {
             socket: {
@@ -94,7 +94,8 @@ impl Calls {
                 })
             },
         };
-        let (with, without) = lanes::with_and_without(
+
+        let (with, without) = batcher::with_and_without(
             stage,
             direct.role.clone(),
             direct.transit.clone(),
@@ -104,16 +105,19 @@ impl Calls {
             socket: with,
             direct: without,
         };
+
         let equal_decrypt = decrypt_of(&client, requests[..1].to_vec());
         let decrypt = Pair {
             socket: decrypt_of(&client, requests),
             direct: direct_decrypt(direct, &prepared),
         };
+
         let relay = Pair {
-            // Connections belong to the thread that opened them, so it needs its own.
+            // A connection belongs to the thread that opened it, so the relay needs its own.
             socket: relayed(direct_decrypt(Direct::log_in(stage).await, &prepared)),
             direct: Arc::clone(&decrypt.direct),
         };
+
         Self {
             status: Arc::new(move |_| {
                 let mut client = client.clone();
@@ -168,9 +172,9 @@ fn decrypt_of(client: &KmsClient, requests: Vec<DecryptRequest>) -> Call {
     })
 }
 
-/// The start of the process up to the first answer. The state exists already.
+/// Time from the start of the process to the first response, with an existing state.
 pub(crate) async fn starts(stage: &Stage, extent: &Extent, report: &mut Report) {
-    // Makes the state.
+    // Creates the state.
     stage.provider().await.stop().await;
     let (mut whole, mut openbao) = (Vec::new(), Vec::new());
     for _ in 0..extent.starts {
@@ -202,7 +206,7 @@ pub(crate) fn program(stage: &Stage, provider: &Provider, report: &mut Report) {
     report.push(Row::new("program.libraries_beside_libc", foreign, "").target(AtMost(0.0)));
 }
 
-/// Memory after many decrypts, and what they cost; `idle` was before the first.
+/// Memory after many decrypts, and their CPU time. `idle` is the memory before the first one.
 pub(crate) async fn memory(
     provider: &Provider,
     calls: &Calls,
@@ -230,7 +234,7 @@ pub(crate) async fn memory(
     report.push(Row::new("memory.growth_in_second_half", growth, "MiB").target(AtMost(0.25)));
 }
 
-/// Status alone, and beside as many Encrypt and Decrypt calls as the machine can do.
+/// Latency of Status, without other calls and during saturation by Encrypt and Decrypt calls.
 pub(crate) async fn status(
     provider: &Provider,
     calls: &Calls,
@@ -246,7 +250,7 @@ pub(crate) async fn status(
     report.push(Row::new("status.alone.p99", alone.percentile(99), "ms"));
 
     let stop = Arc::new(AtomicBool::new(false));
-    // A thread of its own, so that our own queues are not measured.
+    // A separate thread, to exclude the queues of this client from the measurement.
     let watching = thread::spawn({
         let (socket, stop) = (provider.socket().to_owned(), Arc::clone(&stop));
         move || {
@@ -272,8 +276,8 @@ pub(crate) async fn status(
     report.push(Row::new("echo.saturated.p99", echo.percentile(99), "ms"));
 }
 
-/// Calls of Status, and in turns with them echoes of another thread, which show how long the
-/// machine lets a thread wait that has nothing to do.
+/// Alternates Status calls with echoes of another thread. The echoes measure the machine's delay in
+/// waking an idle thread.
 async fn status_and_echo(socket: &Path, stop: &AtomicBool) -> (Sample, Sample) {
     let mut client = provider_process::client(socket);
     let echo = relayed(Arc::new(|_| Box::pin(async {})));
@@ -293,7 +297,8 @@ async fn status_and_echo(socket: &Path, stop: &AtomicBool) -> (Sample, Sample) {
     (Sample::new(statuses, took), Sample::new(echoes, took))
 }
 
-/// Through the socket and directly, in turns, so that a drift of the machine hits both alike.
+/// Alternates calls through the socket and direct calls, so that a drift of the machine affects
+/// both equally.
 pub(crate) async fn in_turns(
     calls: &Calls,
     in_flight: usize,
@@ -311,7 +316,7 @@ pub(crate) async fn in_turns(
     };
     for (name, pair) in pairs {
         let mut rounds = Vec::new();
-        // The first round warms up.
+        // The first round is a warm-up.
         for round in 0..=extent.rounds {
             progress.say(&format!("{name}, {in_flight} in flight, round {round}"));
             let (direct, socket);
@@ -350,9 +355,9 @@ pub(crate) async fn in_turns(
     }
 }
 
-/// What many equal decrypts at once cost in Transit.
+/// Cost in Transit of many equal decrypts at once.
 pub(crate) async fn equal_decrypts(provider: &Provider, calls: &Calls, report: &mut Report) {
-    // All of them wait together from the first to its answer, so each item is a request.
+    // All of them wait for the response to the first one, so each item is a request.
     let items = || provider.metric("openbao_kms_openbao_requests_total", "decrypt\"");
     let before = items();
     Block::new(CROWD, Duration::from_secs(10))
@@ -362,7 +367,7 @@ pub(crate) async fn equal_decrypts(provider: &Provider, calls: &Calls, report: &
     report.push(Row::new("equal_decrypts.64.items", caused, "").target(AtMost(1.0)));
 }
 
-/// Decrypts at once, one of them of a ciphertext that no key has made: how many others fail.
+/// Concurrent decrypts with one invalid ciphertext: counts the failures of the others.
 pub(crate) async fn bad_neighbour(provider: &Provider, report: &mut Report) {
     let mut requests = Vec::new();
     for _ in 0..CROWD {

@@ -1,4 +1,4 @@
-//! Closed loops of calls, and what their times say.
+//! Closed loops of calls, and statistics of their times.
 
 use std::{
     pin::Pin,
@@ -11,19 +11,19 @@ use std::{
 
 use tokio::task::JoinSet;
 
-/// A call that must succeed. The number is another one for every call of a block.
+/// A call that must succeed. The number is unique within a block.
 pub(crate) type Call = Arc<dyn Fn(usize) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// The end of a block: so many calls, or so much time.
+/// End of a block: after a number of calls or a time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Block {
     pub(crate) calls: usize,
     pub(crate) time: Duration,
 }
 
-/// The times of the calls of one block.
+/// Times of the calls in a block.
 pub(crate) struct Sample {
-    /// In order of length.
+    /// Sorted in ascending order.
     times: Vec<Duration>,
     took: Duration,
 }
@@ -33,7 +33,7 @@ impl Block {
         Self { calls, time }
     }
 
-    /// Keeps so many calls in flight until the block ends.
+    /// Keeps `in_flight` calls running until the block ends.
     pub(crate) async fn run(self, in_flight: usize, call: &Call) -> Sample {
         let started = Instant::now();
         let next = Arc::new(AtomicUsize::new(0));
@@ -69,7 +69,7 @@ impl Sample {
         self.times.len()
     }
 
-    /// The time, in milliseconds, that so many of a hundred calls did not exceed.
+    /// Percentile of the times, in milliseconds.
     pub(crate) fn percentile(&self, percent: usize) -> f64 {
         let rank = (self.times.len() * percent).div_ceil(100);
         self.times[rank.max(1) - 1].as_secs_f64() * 1e3
@@ -80,7 +80,7 @@ impl Sample {
     }
 }
 
-/// The middle one, or the mean of the middle two.
+/// The median, or the mean of the middle two values.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_unstable_by(f64::total_cmp);
@@ -92,7 +92,7 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-/// A number of things as a figure.
+/// A number of things as a floating-point value.
 pub(crate) fn count(things: usize) -> f64 {
     f64::from(u32::try_from(things).unwrap())
 }

@@ -1,7 +1,7 @@
-//! What the provider adds to OpenBao's own time, as ratios of two things measured in turns in one
-//! run. `docs/performance.md` says how and what came out.
+//! Overhead of the provider compared with OpenBao's own time, as ratios of two measurements taken
+//! in turns in one run. `docs/performance.md` describes method and results.
 //!
-//! Started by `cargo xtask bench`, which builds the program to be measured.
+//! Started by `cargo xtask bench`, which builds the measured program.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,11 +9,11 @@
 )]
 
 mod backups;
+mod batcher;
 #[path = "../../tests/openbao/bulk.rs"]
 mod bulk;
 mod direct;
 mod figures;
-mod lanes;
 mod load;
 mod provider_process;
 mod relay;
@@ -33,7 +33,7 @@ use provider::report::Output;
 
 use crate::{load::Block, report::Report, stage::Stage};
 
-/// The variable that names the program to be measured.
+/// Environment variable with the path of the measured program.
 const PROGRAM: &str = "BAO_KMS_PROVIDER_BIN";
 
 /// Measure the provider against direct Transit calls
@@ -49,12 +49,12 @@ struct Options {
     bench: bool,
 }
 
-/// How much is measured. Every part ends by count and by time, whichever comes first.
+/// Extent of the measurements. Each part ends at a number of calls or a time limit.
 struct Extent {
     mode: &'static str,
-    /// Between two looks at the resident memory.
+    /// Between two readings of the resident memory.
     decrypts: Block,
-    /// Of each kind of call, in turns.
+    /// Number of rounds for each kind of call.
     rounds: usize,
     alone: Block,
     crowded: Block,
@@ -94,24 +94,34 @@ fn main() -> ExitCode {
         ));
         return ExitCode::from(2);
     };
+
     let extent = if options.quick { QUICK } else { FULL };
-    // One thread, like the provider's, so that both sides of a ratio have the same client.
+    // A single thread, as in the provider, so that both sides of a ratio have the same client.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
+
     let finished = runtime.block_on(async {
         tokio::select! {
             report = measure(program, &extent) => Some(report),
-            // Leaving this way stops the servers and removes their files.
+            // Dropping the measurement stops the servers and removes their files.
             _ = tokio::signal::ctrl_c() => None,
         }
     });
+
     let Some(report) = finished else {
         return ExitCode::from(130);
     };
-    // A closed pipe is the reader's wish.
-    drop(options.output.write(&report, &mut io::stdout().lock()));
+    // A closed pipe is the reader's decision.
+    let mut out = io::stdout().lock();
+    let written = match options.output {
+        Output::Text => report.text(&mut out),
+        Output::Json => serde_json::to_writer_pretty(&mut out, &report)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out)),
+    };
+    drop(written);
     ExitCode::SUCCESS
 }
 
@@ -141,7 +151,7 @@ async fn measure(program: OsString, extent: &Extent) -> Report {
     report
 }
 
-/// One line on the terminal, replaced as the work goes on.
+/// A line on the terminal, replaced at each step.
 struct Progress(bool);
 
 impl Progress {

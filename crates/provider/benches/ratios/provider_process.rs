@@ -1,4 +1,4 @@
-//! One running `serve`, looked at from outside.
+//! A running `serve`, observed from outside.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use provider::kms::generated::{
+use provider::kms_api::generated::{
     StatusRequest, key_management_service_client::KeyManagementServiceClient,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -28,7 +28,7 @@ pub(crate) struct Provider {
     child: Child,
     socket: PathBuf,
     log: PathBuf,
-    /// From the start of the process to its first answer through the socket.
+    /// Time from the start of the process to its first response through the socket.
     pub(crate) start: Duration,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Provider {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
     pub(crate) resident: u32,
-    /// Without pages of files, such as the program itself.
+    /// Without file pages, such as the program itself.
     pub(crate) anonymous: u32,
 }
 
@@ -67,7 +67,7 @@ impl Provider {
         provider
     }
 
-    /// A client with a connection of its own.
+    /// A client with its own connection.
     pub(crate) fn client(&self) -> KmsClient {
         client(&self.socket)
     }
@@ -76,7 +76,7 @@ impl Provider {
         &self.socket
     }
 
-    /// The sum of all values of a metric whose labels have this text.
+    /// Sum over all samples of a metric with this text in the labels.
     pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
         self.metrics()
             .lines()
@@ -98,17 +98,17 @@ impl Provider {
         }
     }
 
-    /// The time that it has computed so far, in its own code and in the kernel.
+    /// CPU time of the process so far, in user and kernel mode.
     pub(crate) fn computed(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // The name in parentheses may hold anything. Linux counts in hundredths of a second.
+        // The name in parentheses may contain any text. Linux counts hundredths of a second.
         let (_, fields) = stat.rsplit_once(") ").unwrap();
         let ticks = fields.split(' ').skip(11).take(2);
         let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 10)
     }
 
-    /// The file names of the shared libraries in use.
+    /// File names of the loaded shared libraries.
     pub(crate) fn libraries(&self) -> BTreeSet<String> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.child.id())).unwrap();
         maps.lines()
@@ -122,7 +122,7 @@ impl Provider {
             .collect()
     }
 
-    /// Asks the process to end and waits for it.
+    /// Terminates the process and waits for its end.
     pub(crate) async fn stop(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         wait_until(SOON, "the end of the provider", async || {
@@ -157,13 +157,13 @@ impl Provider {
 
 impl Drop for Provider {
     fn drop(&mut self) {
-        // Both fail only when it has ended already.
+        // Both fail only after the process has ended.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// Connects at the first call, in the runtime that makes it.
+/// Connects at the first call, in the runtime of that call.
 pub(crate) fn client(socket: &Path) -> KmsClient {
     let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
     KeyManagementServiceClient::new(endpoint.connect_lazy())

@@ -1,7 +1,7 @@
-//! The cheapest thing that could stand in the provider's place: another thread behind a socket,
-//! which makes the same call and does nothing else.
+//! A lower bound for the provider: another thread behind a socket, with the same call and without
+//! further work.
 //!
-//! What it adds is what this machine takes to wake two more threads. No provider can be faster.
+//! Its overhead is this machine's time for waking two more threads. No provider can be faster.
 
 use std::{os::unix::net::UnixStream as StdStream, sync::Arc, thread};
 
@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::load::Call;
 
-/// Makes the call in a thread of its own, one at a time. The thread ends with the last clone.
+/// Makes the call in a separate thread, one at a time. The thread ends with the last clone.
 pub(crate) fn relayed(call: Call) -> Call {
     let (ours, theirs) = StdStream::pair().unwrap();
     let in_this_runtime = |stream: StdStream| {

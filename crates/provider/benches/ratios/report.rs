@@ -1,5 +1,5 @@
-//! The figures beside their targets, for people and for programs. Whether a target is met is
-//! information: the figures of one machine are no verdict.
+//! The figures with their targets, for people and for programs. Targets are information only,
+//! because the figures of a single machine prove little.
 
 use std::{
     fs,
@@ -7,7 +7,6 @@ use std::{
     thread,
 };
 
-use provider::report::Render;
 use serde::Serialize;
 
 /// All figures of one run.
@@ -36,7 +35,7 @@ pub(crate) struct Row {
     name: String,
     value: f64,
     unit: &'static str,
-    /// The same without the provider, or what else the row is compared with.
+    /// The same figure without the provider, or another figure for comparison.
     #[serde(skip_serializing_if = "Option::is_none")]
     direct: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,7 +46,7 @@ pub(crate) struct Row {
     met: Option<bool>,
 }
 
-/// For the ratio of a row, or for its value if it has none.
+/// Target of a row's ratio, or of its value without a ratio.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Target {
@@ -95,8 +94,8 @@ impl Row {
         }
     }
 
-    /// The same figure without the provider, and the ratio to it, which is the median of the
-    /// rounds' own ratios.
+    /// Adds the same figure without the provider, and the ratio of both: the median of the ratios
+    /// per round.
     pub(crate) fn beside(mut self, direct: f64, ratio: f64) -> Self {
         self.direct = Some(direct);
         self.ratio = Some(ratio);
@@ -114,8 +113,12 @@ impl Row {
     }
 }
 
-impl Render for Report {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+impl Report {
+    /// Writes the rows as aligned text.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub(crate) fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let Machine {
             cores,
             processor,
@@ -163,7 +166,7 @@ impl Row {
     }
 }
 
-/// Three digits that matter.
+/// Three significant digits.
 fn short(figure: f64) -> String {
     let decimals = match figure.abs() {
         0.0 => 0,

@@ -1,4 +1,4 @@
-//! A real OpenBao of our own, and one node's files for the provider.
+//! A real OpenBao for the benchmark, and the files of one node for the provider.
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
@@ -11,7 +11,7 @@ use testkit::{
 
 use crate::provider_process::Provider;
 
-/// Probes at the start alone, so that every further request to OpenBao is a call's.
+/// Limits probes to the start, so that every further request to OpenBao belongs to a call.
 const QUIET: Timing = Timing {
     probe_interval: Duration::from_secs(3600),
     deep_probe_interval: Duration::from_secs(3600),
@@ -23,11 +23,11 @@ const QUIET: Timing = Timing {
 };
 
 pub(crate) struct Stage {
-    /// The program to be measured.
+    /// The measured program.
     pub(crate) program: PathBuf,
     pub(crate) server: OpenBao,
     pub(crate) tenant: Tenant,
-    /// As in the encryption configuration of an API server.
+    /// Same name as in the encryption configuration of an API server.
     pub(crate) provider_name: String,
     sockets: SocketDir,
     config: PathBuf,
@@ -40,7 +40,7 @@ impl Stage {
         let sockets = SocketDir::new();
         let mut config = tenant.config(&sockets, QUIET);
         config["openbao"]["timeout"] = "10s".into();
-        // As for Decrypt, so that both are measured alike.
+        // Same value as for Decrypt, for equal measurements.
         config["server"]["maxConcurrentEncrypt"] = 64.into();
         let name = config["transit"]["keyIdScope"]["providerName"].as_str();
         let provider_name = name.unwrap().to_owned();

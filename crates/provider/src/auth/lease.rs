@@ -1,4 +1,4 @@
-//! How old a token is, by two clocks.
+//! Age of a token, measured by two clocks.
 
 use std::{
     sync::Arc,
@@ -11,19 +11,20 @@ use tokio::time::Instant;
 /// One point in time on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
-    /// Never jumps, but may stand still while the machine sleeps.
+    /// Monotonic, but may stop while the machine sleeps.
     pub(super) elapsed: Instant,
     /// May jump.
     pub(super) wall: SystemTime,
 }
 
-/// A token and what is left of its lease.
+/// A token with its lease.
 pub(super) struct LiveToken {
     pub(super) token: Arc<Token>,
     lease: Lease,
-    /// Before the request that brought the lease, so that ours never ends after OpenBao's.
+    /// Taken before the login or renewal request, so the local expiry is never later than
+    /// OpenBao's.
     since: Moment,
-    /// The greatest age seen: a wall clock that is set back does not give life back.
+    /// The greatest age measured: setting the wall clock back does not extend the life.
     age: Duration,
 }
 
@@ -37,7 +38,7 @@ impl LiveToken {
         }
     }
 
-    /// When it was asked for.
+    /// Start of its request.
     pub(super) fn since(&self) -> Instant {
         self.since.elapsed
     }
@@ -50,8 +51,8 @@ impl LiveToken {
         self.lease.renewable
     }
 
-    /// By our clocks, for the choice of when to replace the token; OpenBao alone ends it. Zero once
-    /// the lease should be over.
+    /// Remaining life by local clocks, used to schedule a replacement; the expiry itself is up to
+    /// OpenBao. Zero after the end of the lease.
     pub(super) fn remaining(&mut self, now: Moment) -> Duration {
         let elapsed = now.elapsed.saturating_duration_since(self.since.elapsed);
         let wall = now.wall.duration_since(self.since.wall).unwrap_or_default();

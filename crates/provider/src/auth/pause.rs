@@ -1,4 +1,4 @@
-//! How often a login may be tried: after failures, and after calls that a policy denies.
+//! Rate limits of logins: after failures, and after calls denied by policy.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::jitter::spread;
 
-/// After a failure without a refusal; after the first refusal too.
+/// Pause after a failure without a refusal, and after the first refusal.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
@@ -17,14 +17,14 @@ const RECOVERY_FORGOTTEN: Duration = Duration::from_secs(10 * 60);
 /// Cause of a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// OpenBao refused the login: another try at once ends alike.
+    /// OpenBao refused the login: an immediate retry would fail too.
     Refused,
-    /// OpenBao was not asked, or did not do the work. It may be back at any moment.
+    /// The request was not sent or OpenBao was unavailable. It may recover at any moment.
     Absent,
 }
 
-/// The pause after a failed attempt: 1 s, doubling to 60 s while OpenBao refuses. Each is spread by a
-/// quarter so that the nodes of a cluster do not come back together.
+/// The pause after a failed attempt: 1 s, doubling to 60 s while OpenBao refuses. Each pause is
+/// spread by a quarter, so the nodes of a cluster do not retry together.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
@@ -47,7 +47,7 @@ impl Backoff {
         }
     }
 
-    /// Ends the pause, whatever its cause.
+    /// Ends the pause.
     pub(super) fn permit(&mut self) {
         self.pause = None;
     }
@@ -64,12 +64,12 @@ impl Backoff {
         self.pause = Some((now + spread(pause).min(LONGEST_RETRY), cause));
     }
 
-    /// Attempts that failed in a row.
+    /// Failed attempts in a row.
     pub(super) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// The rest of the pause; `None` when an attempt may start.
+    /// The rest of the pause; `None` if an attempt may start.
     pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
         let (until, _) = self.pause?;
         let rest = until.saturating_duration_since(now);
@@ -82,8 +82,8 @@ fn retry_pause(refusals: u32) -> Duration {
     FIRST_RETRY.saturating_mul(factor).min(LONGEST_RETRY)
 }
 
-/// Limits logins that follow a policy's denial: a new token may have other policies, but seldom has.
-/// The first comes at once, the next after 5 s doubling to 5 min.
+/// Rate limit of logins after a policy denial, because a new token rarely has other policies. The
+/// first login is immediate, the next comes after 5 s, doubling to 5 min.
 #[derive(Debug, Default)]
 pub(super) struct RecoveryLimit {
     last_denial: Option<Instant>,
@@ -91,7 +91,7 @@ pub(super) struct RecoveryLimit {
 }
 
 impl RecoveryLimit {
-    /// Notes a denial; says whether a login may follow now.
+    /// Records a denial; returns whether a login may follow now.
     pub(super) fn denied(&mut self, now: Instant) -> bool {
         let last = self.last_denial.replace(now);
         if last.is_some_and(|last| now - last >= RECOVERY_FORGOTTEN) {
@@ -132,7 +132,7 @@ mod tests {
             backoff.failed(now, Cause::Refused);
         }
         backoff.succeeded();
-        // A grant alone does not show that the token is accepted.
+        // A grant alone is no proof that the token is accepted.
         backoff.failed(now, Cause::Refused);
         assert!(backoff.remaining(now).unwrap() > 30 * FIRST_RETRY);
         backoff.token_worked();

@@ -1,4 +1,4 @@
-//! What the session knows, and what follows from it. No waiting, no clock of its own.
+//! State machine of the session, without waits or a clock.
 
 use std::{
     mem,
@@ -15,39 +15,38 @@ use super::{
     pause::{Backoff, RecoveryLimit},
 };
 
-/// Least time from a login that granted a token to the next.
+/// Minimum interval between logins after a successful one.
 const BETWEEN_LOGINS: Duration = Duration::from_secs(1);
 
 /// The health of authentication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthState {
-    /// No attempt has ended yet, or OpenBao rejected its token.
+    /// Before the end of the first attempt, or after OpenBao rejected the token.
     Unknown,
-    /// A token, and no failure since.
+    /// There is a token, and the last attempt succeeded.
     Authenticated,
     /// The last attempt failed; an older token may still work.
     Unhealthy,
 }
 
-/// A look at the session. Holds no secret.
+/// Status of the session, free of secrets.
 #[derive(Debug, Clone)]
 pub struct AuthStatus {
-    /// The health of authentication.
     pub state: AuthState,
-    /// The life left of the token by our clocks; zero for one that is tried beyond its lease. `None`
-    /// without a token.
+    /// Remaining life of the token by local clocks; zero for a token in use beyond its lease.
+    /// `None` without a token.
     pub token_remaining: Option<Duration>,
-    /// When the credential of the last login expires, by the wall clock.
+    /// Expiry of the credential of the last login, by the wall clock.
     pub credential_expires: Option<SystemTime>,
-    /// When the last login succeeded.
+    /// Time of the last successful login.
     pub last_login: Option<SystemTime>,
-    /// When the last renewal succeeded.
+    /// Time of the last successful renewal.
     pub last_renewal: Option<SystemTime>,
-    /// Why the last attempt failed, if it did.
+    /// The failure of the last attempt, if it failed.
     pub failure: Option<AuthFailure>,
-    /// The last failure, also when a later attempt succeeded.
+    /// The last failure, also after a later success.
     pub last_failure: Option<PastFailure>,
-    /// Attempts that failed in a row.
+    /// Failed attempts in a row.
     pub consecutive_failures: u32,
     /// The rest of the pause after a failed attempt.
     pub retry_in: Option<Duration>,
@@ -56,7 +55,7 @@ pub struct AuthStatus {
 /// A failed login in bounded words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PastFailure {
-    /// By the wall clock.
+    /// Time by the wall clock.
     pub at: SystemTime,
     /// The label of metrics and logs.
     pub outcome: LoginOutcome,
@@ -64,11 +63,11 @@ pub struct PastFailure {
     pub detail: &'static str,
 }
 
-/// What a reader gets.
+/// Answer to a caller that needs a token.
 pub(super) enum Wanted {
     Token(Arc<Token>),
     Failed(AuthFailure),
-    /// The end of an attempt is to be awaited.
+    /// The caller has to wait for the end of an attempt.
     Wait,
 }
 
@@ -77,11 +76,11 @@ pub(super) struct State {
     current: Option<LiveToken>,
     /// OpenBao accepted the current token in a call.
     worked: bool,
-    /// The token before was rejected before it had worked.
+    /// The previous token was rejected before any call succeeded with it.
     rejected_unused: bool,
-    /// An attempt is asked for or running.
+    /// An attempt is requested or running.
     attempting: bool,
-    /// The next attempt must not renew.
+    /// The next attempt has to be a login instead of a renewal.
     login_only: bool,
     backoff: Backoff,
     recovery: RecoveryLimit,
@@ -114,9 +113,9 @@ impl State {
         }
     }
 
-    /// The answer for a reader, and whether an attempt must start for it. The age of a token decides
-    /// only about the attempt. The pause after a failed attempt gives those without a token the
-    /// failure.
+    /// The answer for a caller, and whether to start an attempt for it. The age of a token only
+    /// affects the attempt. During the pause after a failed attempt, callers without a token get
+    /// that failure.
     pub(super) fn want(&mut self, now: Moment) -> (Wanted, bool) {
         let paused = self.backoff.remaining(now.elapsed).is_some();
         let (wanted, due) = match (&mut self.current, &self.failure) {
@@ -141,8 +140,8 @@ impl State {
         }
     }
 
-    /// Drops a token that OpenBao rejected as invalid. A login may follow, unless OpenBao rejects one
-    /// fresh token after the other: then that is a failure with its pause.
+    /// Drops a token rejected by OpenBao as invalid. A login may follow immediately, unless OpenBao
+    /// rejects two unused tokens in a row: this counts as a failure with a pause.
     pub(super) fn rejected(&mut self, token: &Arc<Token>, now: Moment) {
         if !self.is_current(token) {
             return;
@@ -156,8 +155,8 @@ impl State {
         }
     }
 
-    /// A policy denied a call, so the token stays. Says whether an attempt must start, since a new
-    /// token may have other policies.
+    /// Handles a call denied by policy; the token stays. Returns whether to start an attempt,
+    /// because a new token may have other policies.
     pub(super) fn denied(&mut self, token: &Arc<Token>, now: Moment) -> bool {
         self.worked(token);
         let permitted = self.is_current(token) && self.recovery.denied(now.elapsed);
@@ -166,19 +165,19 @@ impl State {
         start
     }
 
-    /// The token that an attempt should renew.
+    /// The token to be renewed by an attempt.
     pub(super) fn renewable(&mut self) -> Option<Arc<Token>> {
         let login_only = mem::take(&mut self.login_only);
         let current = self.current.as_ref().filter(|_| !login_only)?;
         current.renewable().then(|| current.token.clone())
     }
 
-    /// The earliest moment for another login, however often tokens are revoked.
+    /// The earliest time for another login, even if tokens are revoked repeatedly.
     pub(super) fn next_login(&self) -> Option<Instant> {
         Some(self.granted? + BETWEEN_LOGINS)
     }
 
-    /// Ends an attempt with a renewal, unless the token that was renewed has been dropped.
+    /// Ends an attempt with a renewal, unless the renewed token has been dropped.
     pub(super) fn renewed(&mut self, from: &Arc<Token>, renewed: LiveToken, now: Moment) -> bool {
         let still_current = self.is_current(from);
         if still_current {
@@ -252,7 +251,7 @@ impl State {
         self.failure = Some(failure);
     }
 
-    /// Asks for an attempt, unless one is asked for already or must wait.
+    /// Requests an attempt, unless one is pending or a pause is in force.
     fn start(&mut self, now: Moment) -> bool {
         let start = !self.attempting && self.backoff.remaining(now.elapsed).is_none();
         self.attempting |= start;

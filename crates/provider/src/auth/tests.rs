@@ -36,13 +36,13 @@ const SETTINGS: SessionSettings = SessionSettings {
 enum Step {
     /// A lease of this length.
     Good(Duration),
-    /// A lease that can be renewed.
+    /// A renewable lease.
     Renewable(Duration),
     Fail(LoginFailure),
     Hang,
 }
 
-/// Tokens are called `t1`, `t2` and so on; a script that has ended grants hours.
+/// Tokens are called `t1`, `t2` and so on; after its end, a script grants leases of hours.
 #[derive(Default)]
 struct Script {
     logins: Mutex<VecDeque<Step>>,
@@ -203,7 +203,7 @@ impl Fixture {
             .to_owned()
     }
 
-    /// Calls; tokens of these names are rejected. Returns the tokens that were tried.
+    /// Makes a call; tokens of these names are rejected. Returns the tokens tried.
     async fn call(&self, refused: &[&str]) -> (Vec<String>, Result<(), CallFailure>) {
         let tried = Mutex::new(Vec::new());
         let result = self
@@ -224,7 +224,7 @@ impl Fixture {
         (tried.into_inner().unwrap(), result)
     }
 
-    /// A call that the policy denies.
+    /// Makes a call denied by policy.
     async fn denied(&self) -> Vec<String> {
         let tried = Mutex::new(Vec::new());
         let result = self
@@ -313,7 +313,7 @@ async fn a_token_that_cannot_be_renewed_is_replaced_by_a_login() {
     }
 }
 
-/// A proxy's 403 says nothing about the token.
+/// A proxy's 403 has no meaning for the token.
 #[tokio::test(start_paused = true)]
 async fn a_response_that_is_not_from_openbao_leaves_the_token_in_use() {
     let not_openbao = || failure(FailureClass::NotOpenBao);
@@ -325,7 +325,7 @@ async fn a_response_that_is_not_from_openbao_leaves_the_token_in_use() {
         assert_eq!(failed.class(), Some(FailureClass::NotOpenBao));
     }
     assert_eq!(f.script.logins(), 1);
-    // Neither does one that answers renewal and login.
+    // Nor does a 403 of a proxy for renewal and login.
     sleep(HOUR - 4 * MINUTE).await;
     assert_eq!(f.token().await, "t1");
     sleep(5 * SECOND).await;
@@ -395,12 +395,12 @@ async fn after_any_outage_a_login_is_tried_within_two_seconds() {
             assert!(f.session.token().await.is_err());
             sleep(SECOND / 10).await;
         }
-        // It is back.
+        // OpenBao is back.
         let before = Instant::now();
         while f.session.token().await.is_err() {
             sleep(SECOND / 10).await;
         }
-        // The scripted login takes a second of it.
+        // One second of it is the scripted login.
         assert!(before.elapsed() <= 3 * SECOND, "{:?}", before.elapsed());
     }
 }
@@ -430,7 +430,7 @@ async fn a_token_is_offered_until_openbao_rejects_it() {
     }
     assert_eq!(f.state(), AuthState::Unhealthy);
     assert_eq!(f.session.status().token_remaining, Some(Duration::ZERO));
-    // Not an attempt for each reader.
+    // Fewer attempts than readers.
     assert!(f.script.logins() <= 42, "{}", f.script.logins());
     let (tried, result) = f.call(&["t1"]).await;
     assert_eq!(tried, ["t1"]);
@@ -519,7 +519,7 @@ async fn fresh_tokens_that_openbao_rejects_are_a_failure_and_cause_no_storm() {
         sleep(SECOND).await;
     }
     assert!(f.script.logins() <= 90, "{}", f.script.logins());
-    // The first token that works ends it.
+    // The first working token ends it.
     sleep(MINUTE).await;
     f.call(&[]).await.1.unwrap();
     let current = f.token().await;
@@ -535,7 +535,7 @@ async fn a_policy_that_denies_one_call_drops_no_token_and_causes_no_storm_of_log
     for _ in 0..600 {
         let before = Instant::now();
         assert_eq!(f.denied().await.len(), 1, "repeated for nothing");
-        // Calls that the policy allows go on all the while.
+        // Calls allowed by policy succeed throughout.
         assert!(f.call(&[]).await.1.is_ok());
         assert_eq!(Instant::now(), before);
         sleep(SECOND).await;
@@ -574,7 +574,7 @@ async fn a_renewal_that_finds_the_token_dead_drops_it() {
     f.token().await;
     sleep(3 * SECOND / 2).await;
     assert_eq!((f.script.logins(), f.script.renewals()), (2, 1));
-    // The call waits for the login under way instead of using it.
+    // The call waits for the running login.
     assert!(f.session.token().await.is_err());
 }
 

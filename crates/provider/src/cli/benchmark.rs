@@ -4,8 +4,11 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::Args;
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
-use crate::benchmark::{Load, through_openbao, through_socket};
+use super::{Context, Exit, Failure, OutputFlag};
+use crate::{
+    benchmark::{Load, through_openbao, through_socket},
+    clock::{Clock as _, SystemClock},
+};
 
 /// Measure how long encrypting and decrypting 32 random bytes take
 ///
@@ -53,8 +56,9 @@ impl Options {
             through_openbao(&config, load, progress)
         };
         tell("");
-        self.output.output.write(&result?, context.out)?;
-        Ok(Exit::Success)
+        let mut outcome = result?.outcome(SystemClock.now());
+        outcome.identify(&config.fingerprint());
+        self.output.show(&outcome, context)
     }
 }
 

@@ -1,19 +1,21 @@
-//! `compare-nodes`: do the control-plane nodes agree, and may the next one be taken?
+//! `compare-nodes`: whether the control-plane nodes agree, so that work may continue with the next.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use tokio::runtime;
 
-use super::{Context, Failure, OutputFlag, exit::Exit, inspect_state::state_path};
+use super::{Context, Exit, Failure, OutputFlag, inspect_state::state_path};
 use crate::{
+    advice::Site,
     clock::{Clock as _, SystemClock},
-    config::positive_duration,
-    nodes::{self, Node, NodeName, Window, report::NodesReport},
+    config::Config,
+    duration::parse_positive,
+    nodes::{self, Node, NodeName, Source, report},
     plain_http::HttpUrl,
 };
 
-/// Compare control-plane nodes, and say whether it is safe to go on with the next one
+/// Compare control-plane nodes, and say whether it is safe to continue with the next
 ///
 /// Each node has a name and is seen through its metrics, its socket or its state file, in any mix;
 /// metrics show most. Changes nothing and needs no credentials. With --config, nodes must have the
@@ -31,7 +33,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "NAME=FILE", value_parser = named_path)]
     state: Vec<(NodeName, PathBuf)>,
     /// For each node; all are asked at once
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = positive_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_positive)]
     timeout: Duration,
     #[command(flatten)]
     output: OutputFlag,
@@ -39,31 +41,43 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let (timeout, output) = (self.timeout, self.output.output);
-        let nodes = self.nodes()?;
+        let (timeout, nodes) = (self.timeout, self.nodes()?);
         nodes::require_comparable(&nodes)?;
-        let configured = match &context.flags.config {
-            Some(_) => Some(context.load()?.config.fingerprint()),
+        let loaded = match &context.flags.config {
+            Some(_) => Some(context.load()?),
             None => None,
         };
+        let config = loaded.as_ref().map(|loaded| &loaded.config);
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let seen = runtime
             .map_err(Failure::Runtime)?
             .block_on(nodes::look(&nodes, timeout));
-        let report = NodesReport::new(&nodes, &seen, configured.as_ref(), SystemClock.now());
-        output.write(&report, context.out)?;
-        Ok(report.exit())
+        let configured = config.map(Config::fingerprint);
+        let path = context.flags.config_path(context.environment);
+        let outcome = report::outcome(
+            &nodes,
+            &seen,
+            configured.as_ref(),
+            &Site::new(&path, config),
+            &context.line.typed,
+            SystemClock.now(),
+        );
+        self.output.show(&outcome, context)
     }
 
-    fn nodes(self) -> Result<Vec<Node>, Failure> {
-        let mut nodes = self.metrics;
-        for (name, path) in self.socket {
-            let window = Window::Socket(path);
-            nodes.push(Node { name, window });
+    fn nodes(&self) -> Result<Vec<Node>, Failure> {
+        let mut nodes = self.metrics.clone();
+        for (name, path) in &self.socket {
+            nodes.push(Node {
+                name: name.clone(),
+                source: Source::Socket(path.clone()),
+            });
         }
-        for (name, path) in self.state {
-            let window = Window::State(state_path(path)?);
-            nodes.push(Node { name, window });
+        for (name, path) in &self.state {
+            nodes.push(Node {
+                name: name.clone(),
+                source: Source::State(state_path(path.clone())?),
+            });
         }
         Ok(nodes)
     }
@@ -71,8 +85,8 @@ impl Options {
 
 fn metrics(text: &str) -> Result<Node, &'static str> {
     let (name, url) = named(text)?;
-    let window = Window::Metrics(HttpUrl::parse(url)?);
-    Ok(Node { name, window })
+    let source = Source::Metrics(HttpUrl::parse(url)?);
+    Ok(Node { name, source })
 }
 
 fn named_path(text: &str) -> Result<(NodeName, PathBuf), &'static str> {

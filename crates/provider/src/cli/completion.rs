@@ -3,7 +3,7 @@
 use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::Shell as Generator;
 
-use super::{Cli, Context, Failure, exit::Exit};
+use super::{Cli, Context, Exit, Failure};
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]

@@ -1,18 +1,20 @@
-//! `config`: the configuration as it takes effect; `config schema`: what may be written.
+//! `config`: the configuration in effect; `config schema`: its JSON Schema.
 
-use std::{
-    io::{self, Write},
-    path::Path,
-};
+use std::{io, path::Path, time::SystemTime};
 
 use clap::{Args, Subcommand};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
+use super::{Context, Exit, Failure, OutputFlag};
 use crate::{
-    config::{LoadError, Loaded, Problem, Setting, schema},
-    report::{Output, Render},
+    clock::{Clock as _, SystemClock},
+    config::{Loaded, Problem, Setting, schema},
+    report::{
+        counted,
+        outcome::{Outcome, PASSED},
+        table::Table,
+    },
 };
 
 /// Show every setting with its origin, or all problems of the configuration
@@ -41,104 +43,70 @@ impl Options {
             writeln!(context.out)?;
             return Ok(Exit::Success);
         }
-        match context.load() {
-            Ok(loaded) => {
-                self.output
-                    .output
-                    .write(&Effective::of(&loaded), context.out)?;
-                Ok(Exit::Success)
-            }
-            Err(error) => {
-                // A program gets the problems as data, a person on standard error.
-                if let (Output::Json, LoadError::Invalid { path, problems }) =
-                    (self.output.output, &error)
-                {
-                    self.output.output.write(
-                        &Invalid {
-                            path,
-                            valid: false,
-                            problems,
-                        },
-                        context.out,
-                    )?;
-                }
-                Err(error.into())
-            }
-        }
+        let loaded = context.load()?;
+        let outcome = Effective::outcome(&loaded, SystemClock.now());
+        self.output.show(&outcome, context)
     }
 }
 
+/// The members of `config`.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Effective<'a> {
     path: &'a Path,
     valid: bool,
-    identity_fingerprint: String,
     /// With the longer of two settings put in for 0s.
     effective_login_timeout: String,
     settings: &'a [Setting],
-    warnings: &'a [Problem],
-}
-
-#[derive(Serialize, JsonSchema)]
-pub(super) struct Invalid<'a> {
-    path: &'a Path,
-    valid: bool,
-    problems: &'a [Problem],
+    /// Settings that are accepted, and are unsafe or have no effect.
+    setting_warnings: &'a [Problem],
 }
 
 impl<'a> Effective<'a> {
-    fn of(loaded: &'a Loaded) -> Self {
-        Self {
-            path: &loaded.path,
+    fn outcome(loaded: &'a Loaded, now: SystemTime) -> Outcome<Self> {
+        let Loaded {
+            path,
+            config,
+            settings,
+            warnings,
+        } = loaded;
+        let members = Self {
+            path,
             valid: true,
-            identity_fingerprint: loaded.config.fingerprint().to_string(),
-            effective_login_timeout: format!("{:?}", loaded.config.auth.login_timeout),
-            settings: &loaded.settings,
-            warnings: &loaded.warnings,
+            effective_login_timeout: format!("{:?}", config.auth.login_timeout),
+            settings,
+            setting_warnings: warnings,
+        };
+        let count = counted(settings.len(), "setting");
+        let headline = match warnings.len() {
+            0 => format!("{} is valid, with {count}", path.display()),
+            number => format!(
+                "{} is valid, with {count} and {}",
+                path.display(),
+                counted(number, "warning")
+            ),
+        };
+        let mut outcome = Outcome::new("config", now, members);
+        outcome.identify(&config.fingerprint());
+        outcome.conclude(PASSED, Exit::Success, headline);
+        let mut identity = Table::new("identity", ["name", "value"]);
+        identity.row(["identityFingerprint", config.fingerprint().as_str()]);
+        outcome.add_table(identity);
+        let mut problems = Table::new("warnings", ["problem"]);
+        for warning in warnings {
+            problems.row([warning.to_string()]);
         }
-    }
-}
-
-impl Render for Effective<'_> {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "configuration: {}", self.path.display())?;
-        writeln!(out, "identityFingerprint: {}", self.identity_fingerprint)?;
-        writeln!(out)?;
-        let lines: Vec<_> = self
-            .settings
-            .iter()
-            .map(|setting| {
-                (
-                    format!("{}: {}", setting.path, setting.value),
-                    &setting.origin,
-                )
-            })
-            .collect();
-        // One long value must not push every origin off the screen.
-        let width = lines
-            .iter()
-            .map(|(line, _)| line.chars().count())
-            .filter(|width| *width <= 72)
-            .max()
-            .unwrap_or_default();
-        for (line, origin) in &lines {
-            writeln!(out, "{line:<width$}  ({origin})")?;
+        outcome.add_table(problems);
+        // Values last: one that is long must not move the origins.
+        let mut table = Table::new("settings", ["setting", "origin", "value"]);
+        for setting in settings {
+            table.row([
+                setting.path.to_owned(),
+                setting.origin.to_string(),
+                setting.value.to_string(),
+            ]);
         }
-        if !self.warnings.is_empty() {
-            writeln!(out, "\nwarnings:")?;
-        }
-        for warning in self.warnings {
-            writeln!(out, "- {warning}")?;
-        }
-        Ok(())
-    }
-}
-
-impl Render for Invalid<'_> {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.problems
-            .iter()
-            .try_for_each(|problem| writeln!(out, "{problem}"))
+        outcome.add_table(table);
+        outcome
     }
 }

@@ -1,7 +1,7 @@
 //! `dev`: the lab mode.
 
 use std::{
-    io::{self, Write},
+    io::Write as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,13 +12,19 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::{runtime, sync::oneshot};
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
+use super::{Context, Exit, Failure, OutputFlag};
 use crate::{
+    advice::NextStep,
+    clock::{Clock as _, SystemClock},
     dev::Lab,
     lifecycle::{self, Hangup},
     probe::{KmsClient, ProbeError, RoundTrip},
-    report::Render,
-    serve::serve,
+    report::{
+        outcome::{Outcome, PASSED},
+        shell,
+        table::Table,
+    },
+    serve::{ServeError, serve},
     state::MissingCheckpoint,
     telemetry::log,
 };
@@ -70,16 +76,16 @@ impl Options {
                 "lab.warning"
             );
             let done = if self.once {
-                self.once(&lab, &program, stop, context.out).await
+                self.once(&lab, &program, stop, context).await
             } else {
-                self.stay(&lab, stop, context.out).await
+                self.stay(&lab, stop, context).await
             };
             lab.take_down(self.keep).await?;
             done
         });
         runtime.shutdown_background();
         log::flush();
-        done.map(|()| Exit::Success)
+        done
     }
 
     /// One round trip through the socket.
@@ -88,8 +94,8 @@ impl Options {
         lab: &Lab,
         bao: &Path,
         interrupted: impl Future<Output = &'static str>,
-        out: &mut dyn Write,
-    ) -> Result<(), Failure> {
+        context: &mut Context<'_>,
+    ) -> Result<Exit, Failure> {
         let (ready, is_ready) = oneshot::channel();
         let (done, is_done) = oneshot::channel::<()>();
         let stop = async {
@@ -118,10 +124,10 @@ impl Options {
             tried
         };
         let (served, tried) = tokio::join!(serving, trying);
-        served?;
+        served.map_err(of_lab)?;
         let trip = tried.map_err(Failure::LabProbe)?;
-        let summary = Summary::of(&trip, bao, lab.directory(), self.keep);
-        Ok(self.output.output.write(&summary, out)?)
+        let outcome = Summary::outcome(&trip, bao, lab.directory(), self.keep);
+        self.output.show(&outcome, context)
     }
 
     /// Serves until a signal.
@@ -129,16 +135,15 @@ impl Options {
         &self,
         lab: &Lab,
         stop: impl Future<Output = &'static str>,
-        out: &mut dyn Write,
-    ) -> Result<(), Failure> {
-        let mut shown = Ok(());
+        context: &mut Context<'_>,
+    ) -> Result<Exit, Failure> {
+        let mut shown = Ok(Exit::Success);
         let ready = || {
-            let made = Made::of(lab, self.keep);
-            shown = self
-                .output
-                .output
-                .write(&made, out)
-                .and_then(|()| out.flush());
+            let made = Made::outcome(lab, self.keep);
+            shown = self.output.show(&made, context).and_then(|exit| {
+                context.out.flush()?;
+                Ok(exit)
+            });
         };
         serve(
             &lab.loaded.config,
@@ -149,9 +154,14 @@ impl Options {
                 stop.await;
             },
         )
-        .await?;
-        Ok(shown?)
+        .await
+        .map_err(of_lab)?;
+        shown
     }
+}
+
+fn of_lab(error: ServeError) -> Failure {
+    Failure::LabServe(Box::new(error))
 }
 
 async fn round_trip(socket: &Path) -> Result<RoundTrip, ProbeError> {
@@ -159,12 +169,10 @@ async fn round_trip(socket: &Path) -> Result<RoundTrip, ProbeError> {
     client.round_trip(None).await
 }
 
-/// What one round trip showed.
+/// The members of `dev --once`: a round trip.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Summary<'a> {
-    schema_version: &'static str,
-    command: &'static str,
     bao: &'a Path,
     key_id: &'a str,
     ciphertext_bytes: usize,
@@ -179,11 +187,14 @@ pub(super) struct Summary<'a> {
 }
 
 impl<'a> Summary<'a> {
-    fn of(trip: &'a RoundTrip, bao: &'a Path, directory: &'a Path, keep: bool) -> Self {
+    fn outcome(
+        trip: &'a RoundTrip,
+        bao: &'a Path,
+        directory: &'a Path,
+        keep: bool,
+    ) -> Outcome<Self> {
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
-        Self {
-            schema_version: "v1",
-            command: "dev",
+        let members = Self {
             bao,
             key_id: trip.key_id.as_str(),
             ciphertext_bytes: trip.ciphertext_bytes,
@@ -193,39 +204,45 @@ impl<'a> Summary<'a> {
             encrypt_ms: ms(trip.encrypt),
             decrypt_ms: ms(trip.decrypt),
             kept: keep.then_some(directory),
+        };
+        let mut facts = Table::new("round trip", ["name", "value"]);
+        facts.row(["bao", &bao.display().to_string()]);
+        facts.row(["key_id", members.key_id]);
+        facts.row([
+            "ciphertext".to_owned(),
+            format!(
+                "{} bytes, {}..., {} annotations",
+                members.ciphertext_bytes, members.ciphertext_prefix, members.annotations
+            ),
+        ]);
+        for (call, ms) in [
+            ("Status", members.status_ms),
+            ("Encrypt", members.encrypt_ms),
+            ("Decrypt", members.decrypt_ms),
+        ] {
+            facts.row([call, &format!("{ms:.2} ms")]);
         }
+        let lab = match members.kept {
+            Some(directory) => format!("stopped, with its files in {}", directory.display()),
+            None => "stopped and removed".to_owned(),
+        };
+        facts.row(["lab", &lab]);
+
+        let mut outcome = Outcome::new("dev", SystemClock.now(), members);
+        outcome.conclude(
+            PASSED,
+            Exit::Success,
+            "a key was wrapped and unwrapped through KMS v2 with a real OpenBao",
+        );
+        outcome.add_table(facts);
+        outcome
     }
 }
 
-impl Render for Summary<'_> {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(
-            out,
-            "A key was wrapped and unwrapped through KMS v2 with a real OpenBao."
-        )?;
-        writeln!(out, "  bao         {}", self.bao.display())?;
-        writeln!(out, "  key_id      {}", self.key_id)?;
-        writeln!(
-            out,
-            "  ciphertext  {} bytes, {}..., {} annotations",
-            self.ciphertext_bytes, self.ciphertext_prefix, self.annotations
-        )?;
-        writeln!(out, "  Status      {:.2} ms", self.status_ms)?;
-        writeln!(out, "  Encrypt     {:.2} ms", self.encrypt_ms)?;
-        writeln!(out, "  Decrypt     {:.2} ms", self.decrypt_ms)?;
-        match self.kept {
-            Some(directory) => writeln!(out, "The lab's files stay in {}", directory.display()),
-            None => writeln!(out, "The lab is stopped and removed."),
-        }
-    }
-}
-
-/// What a lab consists of.
+/// The members of `dev`: the parts of a lab.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Made<'a> {
-    schema_version: &'static str,
-    command: &'static str,
     directory: &'a Path,
     socket: &'a Path,
     config: PathBuf,
@@ -236,53 +253,59 @@ pub(super) struct Made<'a> {
 }
 
 impl<'a> Made<'a> {
-    fn of(lab: &'a Lab, keep: bool) -> Self {
-        let directory = lab.directory();
-        Self {
-            schema_version: "v1",
-            command: "dev",
+    fn outcome(lab: &'a Lab, keep: bool) -> Outcome<Self> {
+        let (directory, socket) = (lab.directory(), &lab.socket);
+        let members = Self {
             directory,
-            socket: &lab.socket,
+            socket,
             config: directory.join("config.yaml"),
             bao_addr: lab.address(),
             bao_ca_cert: lab.ca_file(),
             root_token_file: directory.join("root-token"),
             keep,
-        }
-    }
-}
-
-impl Render for Made<'_> {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let config = self.config.display();
-        writeln!(out, "The lab serves KMS v2 on {}", self.socket.display())?;
-        writeln!(out, "Everything it made is in {}", self.directory.display())?;
-        writeln!(out, "Try in another terminal:")?;
-        writeln!(
-            out,
-            "  bao-kms-provider probe --socket {}",
-            self.socket.display()
-        )?;
-        writeln!(out, "  bao-kms-provider config --config {config}")?;
-        let state = self.directory.join("state/key-registry.json");
-        writeln!(out, "  bao-kms-provider inspect-state {}", state.display())?;
-        writeln!(
-            out,
-            "  export BAO_ADDR={} BAO_CACERT={}",
-            self.bao_addr,
-            self.bao_ca_cert.display()
-        )?;
-        writeln!(
-            out,
-            "  export BAO_TOKEN=$(cat {})",
-            self.root_token_file.display()
-        )?;
-        writeln!(out, "  bao read transit/keys/kubernetes-etcd")?;
-        let end = if self.keep {
-            "stop it; its files stay"
-        } else {
-            "stop and remove it"
         };
-        writeln!(out, "Press Ctrl-C to {end}.")
+        let state = directory.join("state/key-registry.json");
+        let steps = [
+            (
+                "make a round trip",
+                format!("bao-kms-provider probe --socket {}", shell(socket)),
+            ),
+            (
+                "see its settings",
+                format!(
+                    "bao-kms-provider config --config {}",
+                    shell(&members.config)
+                ),
+            ),
+            (
+                "see its state",
+                format!("bao-kms-provider inspect-state {}", shell(&state)),
+            ),
+            (
+                "use its OpenBao",
+                format!(
+                    "export BAO_ADDR={} BAO_CACERT={} BAO_TOKEN=$(cat {})",
+                    members.bao_addr,
+                    shell(&members.bao_ca_cert),
+                    shell(&members.root_token_file)
+                ),
+            ),
+            (
+                "read its key",
+                "bao read transit/keys/kubernetes-etcd".to_owned(),
+            ),
+        ];
+        let end = match keep {
+            true => "press Ctrl-C to stop it; its files stay",
+            false => "press Ctrl-C to stop and remove it",
+        };
+        let headline = format!("the lab serves KMS v2 on {}", socket.display());
+        let mut outcome = Outcome::new("dev", SystemClock.now(), members);
+        outcome.conclude(PASSED, Exit::Success, headline);
+        for (text, command) in steps {
+            outcome.add_step(NextStep::run(text, command));
+        }
+        outcome.add_step(NextStep::act(end));
+        outcome
     }
 }

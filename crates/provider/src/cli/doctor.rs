@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use tokio::runtime;
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
+use super::{Context, Exit, Failure, OutputFlag};
 use crate::{
     clock::{Clock as _, SystemClock},
     config::Loaded,
     diagnose::{
-        Question, capabilities, configuration,
+        Check, capabilities, conclude, configuration,
         encryption_config::{self, check_file},
         examine,
         facts::Facts,
@@ -18,12 +18,14 @@ use crate::{
         node::{self, Node, become_provider},
         running, server, state,
     },
-    report::Report,
+    report::outcome::{Nothing, Outcome},
 };
 
-/// What lies on the node first, then the way to OpenBao, then the key: a cause comes before what
-/// follows from it.
-const QUESTIONS: [Question; 26] = [
+const COMMAND: &str = "doctor";
+
+/// The node first, then the connection to OpenBao, then the key: a cause comes before its
+/// consequences.
+const CHECKS: [Check; 26] = [
     configuration::LOAD,
     configuration::VALIDATE,
     node::USER,
@@ -70,21 +72,20 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let mut report = Report::new("doctor", SystemClock.now());
-        let mut facts = Facts::new(context.load());
+        let mut outcome = Outcome::new(COMMAND, SystemClock.now(), Nothing {});
+        let mut facts = Facts::new(COMMAND, context.load());
         if facts.config().is_some()
             && let Ok(loaded) = &facts.loaded
         {
-            report.identify(&loaded.config.fingerprint());
+            outcome.identify(&loaded.config.fingerprint());
             let loaded = loaded.clone();
             // Before the change of user: the file belongs to root as a rule.
             let encryption = self.encryption_config.as_deref();
             facts.encryption = encryption.map(|path| check_file(path, &loaded.config));
             gather(&mut facts, &loaded, context)?;
         }
-        examine(&QUESTIONS, &facts, &mut report);
-        self.output.output.write(&report, context.out)?;
-        Ok(report.exit())
+        conclude(&mut outcome, examine(&CHECKS, &facts));
+        self.output.show(&outcome, context)
     }
 }
 
@@ -119,7 +120,7 @@ mod tests {
     fn every_check_is_on_the_page_and_comes_after_what_it_needs() {
         let page = include_str!("../../../../docs/operate/doctor.md");
         let mut earlier = Vec::new();
-        for Question { id, needs, .. } in QUESTIONS {
+        for Check { id, needs, .. } in CHECKS {
             assert!(page.contains(&format!("\n| `{id}` ")), "{id}");
             for need in needs {
                 let need = need.split('/').next().unwrap();

@@ -13,19 +13,19 @@ use openbao_lab::server::restore::StaticSeal;
 use tokio::runtime;
 
 use super::{
-    Context, Failure, OutputFlag, exit::Exit, progress::ProgressLine, verify_backup::read_record,
+    Context, Exit, Failure, OutputFlag, progress::ProgressLine, verify_backup::read_record,
 };
 use crate::{
     clock::{Clock as _, SystemClock},
-    config::positive_duration,
-    drill::{self, Setup, Told, metrics, report::DrillReport},
+    drill::{self, ProgressReporter, Setup, metrics, report},
+    duration::parse_positive,
     lifecycle::{self, Hangup},
-    recovery::witness::Witnesses,
-    report::Output,
+    recovery::local_knowledge::LocalKnowledge,
+    report::{Output, text::Look},
     state::disk::{self, DiskError},
 };
 
-/// Rehearse a restore of both backups in isolation, and remove it again
+/// Rehearse a restore of both backups in isolation, and remove the copy again
 ///
 /// Restores the OpenBao snapshot into a private OpenBao on loopback, unseals it, and opens every
 /// object of the etcd snapshot with the key in it. Contacts nothing that is in service. Exit code 0 when
@@ -59,7 +59,7 @@ pub(super) struct Options {
     /// The `bao` program [default: BAO_BIN, then PATH, then target/tools]
     #[arg(long, value_name = "PATH")]
     bao: Option<PathBuf>,
-    /// Where the private directory is made; needs thrice the size of the OpenBao snapshot
+    /// Where the private directory is made; needs three times the size of the OpenBao snapshot
     #[arg(long, value_name = "DIRECTORY", default_value = "/tmp")]
     work_dir: PathBuf,
     /// Go on although nothing keeps the restored copy from other systems
@@ -69,7 +69,7 @@ pub(super) struct Options {
     #[arg(long)]
     show_names: bool,
     /// How old both snapshots may be, such as 26h
-    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_positive)]
     max_age: Option<Duration>,
     /// Write the report as JSON to a new file, or to one named after the time in a directory
     #[arg(long, value_name = "PATH")]
@@ -96,7 +96,7 @@ impl Options {
         }
         lifecycle::prepare();
 
-        let witnesses = Witnesses::gather(&config, &loaded.path, record);
+        let known = LocalKnowledge::gather(&config, &loaded.path, record);
         let seal = self.static_seal_key_file.zip(self.static_seal_key_id);
         let setup = Setup {
             config: Arc::clone(&config),
@@ -114,25 +114,27 @@ impl Options {
         let runtime = runtime.map_err(Failure::Runtime)?;
         let rehearsal = runtime.block_on(async {
             let stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
-            Ok::<_, Failure>(drill::rehearse(&setup, &witnesses, told(), stop).await)
+            Ok::<_, Failure>(drill::rehearse(&setup, &known, told(), stop).await)
         });
         // After a signal, objects may still be on their way through a thread.
         runtime.shutdown_background();
 
         let now = SystemClock.now();
-        let report = DrillReport::new(&setup, &witnesses, &rehearsal?, now);
-        self.output.output.write(&report, context.out)?;
+        // The file of this report exists by then.
+        let again = context.typed_without(&[("--report", true)]);
+        let report = report::outcome(&setup, &known, &rehearsal?, &again, now);
+        let exit = self.output.show(&report, context)?;
         let measured = match &self.metrics_file {
             Some(path) => metrics::write(path, &config, &report, now),
             None => Ok(()),
         };
         if let Some(path) = &self.report {
             let mut json = Vec::new();
-            Output::Json.write(&report, &mut json)?;
+            Output::Json.write(&report, Look::default(), &mut json)?;
             disk::create_new(&dated(path, now), &json).map_err(Failure::DrillReportFile)?;
         }
         measured.map_err(Failure::DrillMetricsFile)?;
-        Ok(report.exit())
+        Ok(exit)
     }
 }
 
@@ -155,11 +157,11 @@ fn dated(path: &Path, now: SystemTime) -> PathBuf {
 }
 
 /// On a terminal and nowhere else.
-fn told() -> Told {
+fn told() -> ProgressReporter {
     let reading = ProgressLine::new("reading etcd");
     let opening = ProgressLine::new("opening objects");
     let terminal = io::stderr().is_terminal();
-    Told {
+    ProgressReporter {
         step: Box::new(move |step| {
             if terminal {
                 // Progress is a courtesy.

@@ -1,13 +1,16 @@
-//! Where the commands about recovery read etcd from.
+//! Sources of etcd data for the recovery commands.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::recovery::{
-    EtcdError, EtcdSource,
-    etcd_live::{Bounds, EtcdEndpoint, LiveEtcd, TlsFiles},
-    prefix,
+use crate::{
+    advice::site::{quoted, shell},
+    recovery::{
+        EtcdError, EtcdSource,
+        etcd_live::{Bounds, EtcdEndpoint, LiveEtcd, TlsFiles},
+        prefix,
+    },
 };
 
 /// Exactly one source.
@@ -52,10 +55,10 @@ struct LiveFlags {
         value_parser = EtcdEndpoint::parse
     )]
     endpoints: Vec<EtcdEndpoint>,
-    /// CA certificates that vouch for the running etcd
+    /// CA certificates that verify the running etcd
     #[arg(long, value_name = "FILE", requires = "endpoints")]
     cacert: Option<PathBuf>,
-    /// Certificate that the running etcd lets in
+    /// Client certificate for the running etcd
     #[arg(long, value_name = "FILE", requires_all = ["cacert", "key"])]
     cert: Option<PathBuf>,
     /// Private key of --cert
@@ -96,7 +99,7 @@ impl EtcdFlags {
         }
     }
 
-    /// The prefix that was asked for.
+    /// Value of `--etcd-prefix`.
     pub(super) fn prefix(&self) -> Option<String> {
         self.live.etcd_prefix.clone()
     }
@@ -123,8 +126,25 @@ impl LiveFlags {
     }
 }
 
+impl LiveFlags {
+    fn options(&self) -> String {
+        let urls: Vec<_> = self.endpoints.iter().map(ToString::to_string).collect();
+        let mut options = format!("--endpoints {}", quoted(&urls.join(",")));
+        for (name, file) in [
+            ("cacert", &self.cacert),
+            ("cert", &self.cert),
+            ("key", &self.key),
+        ] {
+            if let Some(file) = file {
+                options.push_str(&format!(" --{name} {}", shell(file)));
+            }
+        }
+        options
+    }
+}
+
 impl EvidenceFlags {
-    /// Opens every file, and reads the files for TLS if a running etcd is named.
+    /// Opens every file, and reads the TLS files for a running etcd.
     ///
     /// # Errors
     /// Those of [`EtcdSource::file`] and [`LiveEtcd::new`].
@@ -134,8 +154,21 @@ impl EvidenceFlags {
         files.chain(live).collect()
     }
 
-    /// The prefix that was asked for.
+    /// Value of `--etcd-prefix`.
     pub(super) fn prefix(&self) -> Option<String> {
         self.live.etcd_prefix.clone()
+    }
+
+    /// The options that name one of the [sources](Self::sources), as a shell takes them.
+    pub(super) fn options(&self, source: &EtcdSource) -> String {
+        let live = &self.live;
+        let mut options = match source {
+            EtcdSource::File(_) => format!("--etcd-snapshot {}", quoted(&source.name())),
+            EtcdSource::Live(_) => live.options(),
+        };
+        if let Some(prefix) = &live.etcd_prefix {
+            options.push_str(&format!(" --etcd-prefix {}", quoted(prefix)));
+        }
+        options
     }
 }

@@ -1,33 +1,54 @@
 //! Why a command ends without a result, and what the person at the terminal is told.
 
 use std::{
-    borrow::Cow,
     error::Error,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    time::SystemTime,
 };
 
-use kms_domain::recovery::record::RecordError;
+use kms_domain::{
+    recovery::record::RecordError,
+    registry::{RegistryConflict, retire::PlanRefused},
+};
 use openbao_lab::binary::BaoNotFound;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use super::exit::Exit;
+use super::{Exit, Line};
 use crate::{
+    advice::{
+        Advice, Cause, Found, NEVER, Site, command, configuration,
+        key::{self, of_profile, of_round_trip},
+        node,
+        openbao::{self, of_call, of_connection},
+        restore,
+        retirement::{lowest_hidden, lowest_of, of_plan, of_rotation},
+        site::shell,
+        snapshot,
+        state::{self, of_commit},
+        versions,
+    },
     benchmark::BenchmarkError,
-    config::{LoadError, UnsupportedAuth},
+    config::{LoadError, Problem, UnsupportedAuth},
     dev::LabError,
-    diagnose::call_remedy,
+    diagnose::configuration::unloaded,
     hardening::NotHardened,
+    kms::socket::SocketError,
     lifecycle::activation::ActivationError,
     nodes::NodesProblem,
     policy::UnsafePolicyPath,
     probe::ProbeError,
-    recovery::{EtcdError, backup_record::BackupError, etcd_live::LiveError},
+    recovery::{EtcdError, backup_record::BackupError},
+    report::{one_line, outcome::Outcome},
     retirement::RetirementError,
     serve::ServeError,
-    state::{StateError, StatePathProblem, disk::DiskError, rebuild::RebuildError},
+    state::{
+        CommitError, LockError, StateError, StatePathProblem, disk::DiskError,
+        rebuild::RebuildError,
+    },
+    watcher::{BootstrapError, committer::CommitterError, metadata::MetadataError},
 };
-
-const OWN_USER: &str = "run as the provider's user, such as with sudo -u openbao-kms";
 
 /// Every way in which a command can fail.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +122,9 @@ pub(super) enum Failure {
     /// No OpenBao to make a lab with.
     #[error(transparent)]
     BaoNotFound(#[from] BaoNotFound),
+    /// The lab's provider failed.
+    #[error(transparent)]
+    LabServe(Box<ServeError>),
     /// The lab's round trip failed.
     #[error("the lab's provider does not do its job")]
     LabProbe(#[source] ProbeError),
@@ -205,10 +229,8 @@ impl Failure {
                 Exit::Configuration
             }
             Self::Serve(_) | Self::NotHardened(_) | Self::Activation(_) => Exit::Runtime,
-            Self::Etcd(error) => match &**error {
-                EtcdError::Live(LiveError::NoAuthority { .. }) => Exit::Usage,
-                _ => Exit::Runtime,
-            },
+            Self::Etcd(error) if error.is_misuse() => Exit::Usage,
+            Self::Etcd(_) => Exit::Runtime,
             // A reader that has seen enough, such as `head`, is no failure.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
             Self::StateFile { .. } | Self::Nodes(_) => Exit::Usage,
@@ -219,15 +241,8 @@ impl Failure {
             Self::State(_) | Self::Rebuild(_) | Self::Benchmark(_) | Self::LabProbe(_) => {
                 Exit::CheckFailed
             }
-            Self::Backup(error) => match &**error {
-                BackupError::Connection(_)
-                | BackupError::Metadata(_)
-                | BackupError::Unanswered(_)
-                | BackupError::Unreadable { .. } => Exit::Runtime,
-                BackupError::OpenBao { problem, .. } if !problem.is_damage() => Exit::Runtime,
-                BackupError::Etcd(error) if !error.is_damage() => Exit::Runtime,
-                _ => Exit::CheckFailed,
-            },
+            Self::LabServe(_) => Exit::Runtime,
+            Self::Backup(error) => error.exit(),
             Self::RecordUnreadable { .. } => Exit::Runtime,
             Self::RecordInvalid {
                 problem: RecordError::NewerRelease(_),
@@ -246,134 +261,268 @@ impl Failure {
         }
     }
 
-    /// Writes the failure, its causes and the next step.
+    /// The failure in the words of the catalogue, with the values of this installation.
+    pub(super) fn advise(&self, site: &Site<'_>, line: &Line) -> Advice {
+        let (cause, values) = self.cause();
+        let typed = line.typed.as_str();
+        let mut known = vec![("again", typed), ("whole", typed), ("plan", &line.planning)];
+        known.extend(line.command.map(|command| ("command", command)));
+        known.extend(values.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut advice = cause.advise(site, &known);
+        advice.exit = self.exit();
+        advice.without_the_key();
+        if matches!(self, Self::Serve(_) | Self::OtherConfiguration(_)) {
+            let [keep_objects, ..] = NEVER;
+            advice.warnings.push(keep_objects);
+        }
+        advice
+    }
+
+    /// The result in JSON.
+    pub(super) fn outcome(
+        &self,
+        advice: &Advice,
+        line: &Line,
+        now: SystemTime,
+    ) -> Outcome<Failed<'_>> {
+        let mut outcome = Outcome::new(line.name(), now, Failed::of(self));
+        outcome.conclude_with(advice);
+        outcome.set_found(one_line(self));
+        outcome
+    }
+
+    /// Writes the failure for a person: what failed and why, the effect on the data, the next steps
+    /// and the warnings.
     ///
     /// # Errors
     /// Those of `err`.
-    pub(super) fn write(&self, err: &mut dyn Write) -> io::Result<()> {
-        if self.exit() == Exit::Success {
-            return Ok(());
+    pub(super) fn write(&self, advice: &Advice, err: &mut dyn Write) -> io::Result<()> {
+        match self {
+            // Its own message is the same for every cause.
+            Self::Serve(error)
+                if matches!(**error, ServeError::State(_) | ServeError::Bootstrap(_)) =>
+            {
+                writeln!(err, "error: {self}: {}", advice.headline)?;
+            }
+            _ => writeln!(err, "error: {self}")?,
         }
-        writeln!(err, "error: {self}")?;
         let mut cause = self.source();
         while let Some(error) = cause {
             writeln!(err, "  cause: {error}")?;
             cause = error.source();
         }
-        if let Self::Config(LoadError::Invalid { problems, .. }) = self {
-            for problem in problems {
-                writeln!(err, "  - {problem}")?;
+        for problem in Failed::of(self).problems.into_iter().flatten() {
+            writeln!(err, "  - {problem}")?;
+        }
+        // A command that cannot begin says nothing of the data.
+        if !matches!(self.exit(), Exit::Usage | Exit::Unclassified) {
+            writeln!(err, "  data: {}", advice.data)?;
+        }
+        for step in &advice.steps {
+            writeln!(err, "  next: {}", step.text)?;
+            if let Some(command) = &step.command {
+                writeln!(err, "        {command}")?;
             }
         }
-        match self.next_step() {
-            Some(step) => writeln!(err, "  next: {step}"),
-            None => Ok(()),
+        for warning in &advice.warnings {
+            writeln!(err, "  {warning}")?;
         }
+        Ok(())
     }
 
-    fn next_step(&self) -> Option<Cow<'static, str>> {
-        let etcd = match self {
-            Self::Etcd(error) => error.next_step(),
-            Self::Backup(error) => match &**error {
-                BackupError::Etcd(error) => error.next_step(),
-                _ => None,
+    /// The cause in the catalogue, with its values.
+    fn cause(&self) -> Found {
+        let cause = match self {
+            Self::Config(error) => unloaded(error),
+            Self::UnsupportedAuth(_) => &configuration::UNSUPPORTED_LOGIN,
+            Self::OtherConfiguration(error) | Self::State(error) => return of_state(error),
+            Self::Serve(error) => return of_serve(error),
+            Self::NotHardened(_) => &node::HARDENING_REFUSED,
+            Self::Activation(_) => &node::SOCKET_UNIT_INVALID,
+            Self::Retirement(error) => return of_retirement(error),
+            Self::Benchmark(error) => of_benchmark(error),
+            Self::Backup(error) => return BackupError::cause(error),
+            Self::Rebuild(error) => match &**error {
+                RebuildError::Changed { .. } => &restore::PLAN_OUTDATED,
+                RebuildError::State(error) => return of_state(error),
+                RebuildError::Journal { .. } => &state::JOURNAL_UNUSABLE,
+                RebuildError::Disk(_) | RebuildError::NotReadBack { .. } => &state::NOT_SAVED,
             },
-            Self::Retirement(error) => match &**error {
-                RetirementError::Evidence(unread) => unread.cause.next_step(),
-                _ => None,
+            Self::RecordFile(problem)
+            | Self::DrillReportFile(problem)
+            | Self::DrillMetricsFile(problem) => match problem {
+                DiskError::Exists { .. } => &command::FILE_EXISTS,
+                DiskError::Unsafe { .. }
+                | DiskError::DirectoryReplaced { .. }
+                | DiskError::System { .. } => &command::OUTPUT_NOT_WRITTEN,
             },
-            _ => None,
-        };
-        match etcd {
-            Some(step) => Some(step.into()),
-            None => self.fixed_next_step().map(Cow::Borrowed),
-        }
-    }
-
-    fn fixed_next_step(&self) -> Option<&'static str> {
-        match self {
-            Self::Config(LoadError::Unreadable { source, .. }) => match source.kind() {
-                io::ErrorKind::NotFound => {
-                    Some("name the file with --config or BAO_KMS_PROVIDER_CONFIG")
-                }
-                io::ErrorKind::PermissionDenied => {
-                    Some("run as root or as the provider's user, such as with sudo -u openbao-kms")
-                }
-                _ => None,
-            },
-            Self::Config(LoadError::Malformed { .. }) => {
-                Some("see docs/configuration.md for a complete example")
-            }
-            Self::Config(LoadError::Invalid { .. }) => {
-                Some("correct every line above; the provider does not start before")
-            }
-            Self::Serve(error) => match &**error {
-                ServeError::Bootstrap(failure) => call_remedy(failure.call()?),
-                _ => None,
-            },
-            Self::Retirement(error) => match &**error {
-                RetirementError::Metadata(failure) => call_remedy(failure),
-                RetirementError::State(StateError::Unreadable(_)) => Some(OWN_USER),
-                _ => None,
-            },
-            Self::Benchmark(error) => call_remedy(error.call()?),
-            Self::Backup(error) => match &**error {
-                BackupError::Metadata(failure) => call_remedy(failure),
-                BackupError::State(StateError::Unreadable(_)) => Some(OWN_USER),
-                BackupError::OpenBao { problem, .. } => Some(problem.next_step()),
-                _ => None,
-            },
-            Self::RecordFile(DiskError::Exists { .. }) => {
-                Some("name another file; records are never overwritten")
-            }
-            Self::DrillReportFile(DiskError::Exists { .. }) => {
-                Some("name another file, or a directory, in which each drill makes one of its own")
-            }
-            Self::Etcd(error) => match &**error {
-                EtcdError::Open { .. } => Some(
-                    "name a snapshot that is there and may be read; nothing was looked at or changed",
-                ),
-                EtcdError::Live(LiveError::NoAuthority { .. }) => Some(
-                    "name the CA that vouches for etcd, such as /etc/kubernetes/pki/etcd/ca.crt",
-                ),
-                EtcdError::Live(LiveError::File { .. } | LiveError::Tls(_)) => Some(
-                    "give the files that clients of etcd use, readable for this user; nothing was \
-                     looked at or changed",
-                ),
-                _ => None,
-            },
-            Self::RecordUnreadable { .. } => Some(
-                "name a record that is there and may be read, or leave --record out; nothing was \
-                 looked at or changed",
-            ),
+            Self::RecordUnreadable { .. } => &snapshot::NOT_OPENED,
             Self::RecordInvalid {
                 problem: RecordError::NewerRelease(_),
                 ..
-            } => Some("use the release that wrote it, or go on without --record; do not edit it"),
-            Self::RecordInvalid { .. } => Some(
-                "take the copy of another backup medium, or verify without --record; do not edit it",
-            ),
-            Self::State(error) => match &**error {
-                StateError::Unreadable(_) => Some(OWN_USER),
-                _ => None,
-            },
-            Self::UnsupportedAuth(_)
-            | Self::OtherConfiguration(_)
-            | Self::Rebuild(_)
-            | Self::NotHardened(_)
-            | Self::Lab(_)
-            | Self::BaoNotFound(_)
-            | Self::LabProbe(_)
-            | Self::Runtime(_)
-            | Self::Output(_)
-            | Self::RecordFile(_)
-            | Self::DrillReportFile(_)
-            | Self::DrillMetricsFile(_)
-            | Self::StateFile { .. }
-            | Self::Nodes(_)
-            | Self::Policy(_)
-            | Self::Activation(_)
-            | Self::ManualPages { .. } => None,
+            } => &restore::NEWER_EVIDENCE,
+            Self::RecordInvalid { .. } => &restore::RECORD_INVALID,
+            Self::Lab(_) | Self::LabServe(_) | Self::LabProbe(_) | Self::BaoNotFound(_) => {
+                &command::LAB_FAILED
+            }
+            Self::StateFile { .. } | Self::Nodes(_) => &command::INVALID_USAGE,
+            Self::Etcd(error) => return EtcdError::cause(error),
+            Self::Policy(_) => &configuration::UNSAFE_POLICY_PATH,
+            Self::Runtime(_) | Self::Output(_) => &command::ERROR,
+            Self::ManualPages { .. } => &command::OUTPUT_NOT_WRITTEN,
+        };
+        (cause, Vec::new())
+    }
+}
+
+fn of_serve(error: &ServeError) -> Found {
+    let cause = match error {
+        ServeError::State(error) => return of_state(error),
+        ServeError::UnsupportedAuth(_) => &configuration::UNSUPPORTED_LOGIN,
+        ServeError::Group(_) => &node::SOCKET_GROUP_UNKNOWN,
+        ServeError::Connection(error) => of_connection(error),
+        ServeError::Bind(_) => &node::LISTENER_UNUSABLE,
+        ServeError::Bootstrap(error) => match error {
+            BootstrapError::Metadata(error) => return of_metadata(error),
+            BootstrapError::Deep(error) => of_round_trip(error),
+        },
+        ServeError::Socket(error) => match error {
+            SocketError::Activated { .. } => &node::SOCKET_UNIT_INVALID,
+            SocketError::Directory { .. }
+            | SocketError::UnsafeDirectory { .. }
+            | SocketError::NotASocket { .. }
+            | SocketError::InUse { .. }
+            | SocketError::Undecided { .. }
+            | SocketError::Bind { .. } => &node::SOCKET_NOT_OPENED,
+        },
+        ServeError::Ended(_) => &node::PART_ENDED,
+    };
+    (cause, Vec::new())
+}
+
+fn of_metadata(error: &MetadataError) -> Found {
+    let cause = match error {
+        MetadataError::UpsertRead { source, .. } | MetadataError::Read { source, .. } => {
+            of_call(source)
         }
+        MetadataError::UpsertAllowed { .. } => &key::UPSERT_ALLOWED,
+        MetadataError::Profile(refused) => of_profile(refused),
+        MetadataError::Rotation(refused) => {
+            return with_lowest(of_rotation(refused), lowest_hidden(refused));
+        }
+        MetadataError::Bootstrap(_) => &state::LOST,
+        MetadataError::Save(unsaved) | MetadataError::Deferred(unsaved) => match unsaved {
+            CommitterError::Commit(error) => of_commit(error),
+            CommitterError::Interrupted | CommitterError::NoAnswer => &state::NOT_SAVED,
+        },
+        MetadataError::CutOff => &openbao::UNREACHABLE,
+        MetadataError::EncryptionBlocked { .. } => &versions::ENCRYPTION_BLOCKED,
+    };
+    (cause, Vec::new())
+}
+
+fn with_lowest(cause: &'static Cause, lowest: Option<String>) -> Found {
+    let lowest = lowest.map(|version| ("lowest", version));
+    (cause, lowest.into_iter().collect())
+}
+
+fn of_conflict(conflict: &RegistryConflict) -> Found {
+    with_lowest(key::of_conflict(conflict), lowest_of(conflict))
+}
+
+fn of_state(error: &StateError) -> Found {
+    let cause = match error {
+        StateError::Lock(LockError::Locked { .. }) => &restore::PROVIDER_RUNNING,
+        StateError::CheckpointWrite(_) => &state::NOT_SAVED,
+        error => state::of_error(error),
+    };
+    let path = match error {
+        StateError::Unreadable(DiskError::Unsafe { path, .. }) => Some(("path", shell(path))),
+        _ => None,
+    };
+    (cause, path.into_iter().collect())
+}
+
+fn of_benchmark(error: &BenchmarkError) -> &'static Cause {
+    match error {
+        BenchmarkError::Connection(error) => of_connection(error),
+        BenchmarkError::Metadata(failure) => of_call(failure),
+        BenchmarkError::Profile(refused) => of_profile(refused),
+        BenchmarkError::Socket(_) => &node::SOCKET_UNUSABLE,
+        BenchmarkError::OpenBaoTrip { source, .. } => of_round_trip(source),
+        BenchmarkError::SocketTrip { .. } => &node::UNHEALTHY,
+        BenchmarkError::Runtime(_) => &command::ERROR,
+    }
+}
+
+fn of_retirement(error: &RetirementError) -> Found {
+    let cause = match error {
+        RetirementError::State(error) => return of_state(error),
+        RetirementError::NoState(_) => &state::LOST,
+        RetirementError::Connection(error) => of_connection(error),
+        RetirementError::Metadata(failure) => of_call(failure),
+        RetirementError::Profile(refused) => of_profile(refused),
+        RetirementError::Evidence(unread) => return EtcdError::cause(&unread.cause),
+        RetirementError::Refused(refused) => match refused {
+            PlanRefused::Conflict(conflict) => return of_conflict(conflict),
+            refused => of_plan(refused),
+        },
+        RetirementError::Outdated(_) => &restore::PLAN_OUTDATED,
+        RetirementError::Commit(error) => match error {
+            CommitError::Unfinished(_)
+            | CommitError::NotTheNext(_)
+            | CommitError::Foreign { .. } => &restore::PLAN_OUTDATED,
+            error => of_commit(error),
+        },
+    };
+    (cause, Vec::new())
+}
+
+/// The members of a failure.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Failed<'a> {
+    /// An invalid configuration file; absent for other failures, as are the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a Path>,
+    /// Always false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problems: Option<&'a [Problem]>,
+}
+
+impl<'a> Failed<'a> {
+    fn of(failure: &'a Failure) -> Self {
+        match failure {
+            Failure::Config(LoadError::Invalid { path, problems }) => Self {
+                path: Some(path),
+                valid: Some(false),
+                problems: Some(problems),
+            },
+            _ => Self {
+                path: None,
+                valid: None,
+                problems: None,
+            },
+        }
+    }
+
+    /// The result in JSON of a command line that the parser refuses.
+    pub(super) fn usage(refused: &clap::Error, line: &Line, now: SystemTime) -> Outcome<Self> {
+        let members = Self {
+            path: None,
+            valid: None,
+            problems: None,
+        };
+        let command = line.command.map(|command| ("command", command));
+        let values: Vec<_> = command.into_iter().collect();
+        let site = Site::new(Path::new(""), None);
+        let mut outcome = Outcome::new(line.name(), now, members);
+        outcome.conclude_with(&command::INVALID_USAGE.advise(&site, &values));
+        let text = refused.to_string();
+        let message = text.split("\n\n").next().unwrap_or(&text);
+        outcome.set_found(message.trim_start_matches("error: ").trim_end());
+        outcome
     }
 }

@@ -1,25 +1,24 @@
 //! `inspect-state`: what a state file and its checkpoint say, and whether both may be believed.
 //! Reads only, without lock and without connection.
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use clap::Args;
+use jiff::Timestamp;
 use kms_domain::{
-    fingerprint::require_identity,
+    identity::require_identity,
     registry::{Record, document::Document},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
+use super::{Context, Exit, Failure, OutputFlag};
 use crate::{
-    clock::{Clock, SystemClock},
+    advice::{self, Site},
+    clock::{Clock as _, SystemClock},
     config::Config,
     diagnose,
-    report::{Check, Render, Report},
+    report::{CheckResult, outcome::Outcome, table::Table},
     state::{self, StatePath, Stored},
 };
 
@@ -50,17 +49,17 @@ impl Options {
                 (config.state_path.clone(), Some(config))
             }
         };
-        let inspection = inspect(&path, config.as_ref());
-        self.output.output.write(&inspection, context.out)?;
-        Ok(inspection.report.exit())
+        let config_path = context.flags.config_path(context.environment);
+        let site = Site::new(&config_path, config.as_ref());
+        let outcome = inspect(&path, config.as_ref(), &site);
+        self.output.show(&outcome, context)
     }
 }
 
+/// The members of `inspect-state`.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Inspection {
-    #[serde(flatten)]
-    report: Report,
     path: PathBuf,
     /// Absent when the pair is not valid: then nothing in it may be believed.
     #[serde(flatten)]
@@ -82,12 +81,12 @@ struct Content {
     state_checkpoint_hash: Option<String>,
     active_key_id_hash: String,
     active_transit_version: u64,
-    records: Vec<RecordShown>,
+    records: Vec<RecordRow>,
 }
 
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct RecordShown {
+struct RecordRow {
     transit_version: u64,
     transit_version_created_at_unix: u64,
     state: &'static str,
@@ -102,43 +101,46 @@ struct RecordShown {
     promoted_at_unix: Option<u64>,
 }
 
-fn inspect(path: &StatePath, config: Option<&Config>) -> Inspection {
-    let mut report = Report::new("inspect-state", SystemClock.now());
-    if let Some(config) = config {
-        report.identify(&config.fingerprint());
-    }
+fn inspect(path: &StatePath, config: Option<&Config>, site: &Site<'_>) -> Outcome<Inspection> {
     let stored = state::inspect(path);
-    report.push(diagnose::state::pair(path, &stored));
-    let document = stored
-        .as_ref()
-        .ok()
-        .and_then(|stored| stored.document.as_ref());
-    report.push(identity_check(document, config));
     let content = stored.as_ref().ok().and_then(Content::of);
-    Inspection {
-        report,
+    let document = stored.as_ref().ok().and_then(|it| it.document.as_ref());
+    let tables = content.as_ref().map(|content| content.tables(path));
+    let members = Inspection {
         path: path.document(),
         content,
+    };
+
+    let mut outcome = Outcome::new("inspect-state", SystemClock.now(), members);
+    if let Some(config) = config {
+        outcome.identify(&config.fingerprint());
     }
+    let identity = identity_check(document, config, site);
+    let pair = diagnose::state::pair(site, path, &stored).without_the_key();
+    outcome.add_checks([pair, identity]);
+    outcome.conclude_by_checks();
+    for table in tables.into_iter().flatten() {
+        outcome.add_table(table);
+    }
+    outcome
 }
 
-fn identity_check(document: Option<&Document>, config: Option<&Config>) -> Check {
+fn identity_check(
+    document: Option<&Document>,
+    config: Option<&Config>,
+    site: &Site<'_>,
+) -> CheckResult {
     const ID: &str = "registry.identity";
-    const TITLE: &str = "State belongs to the configuration";
-    match (document, config) {
-        (None, _) => Check::skip(ID, TITLE, "there is no valid state"),
-        (Some(_), None) => Check::skip(ID, TITLE, "give --config to compare"),
-        (Some(document), Some(config)) => {
-            match require_identity(document, &config.scope, &config.key) {
-                Ok(()) => Check::pass(ID, TITLE),
-                Err(other) => Check::fail(ID, TITLE, other.to_string())
-                    .impact("what is encrypted cannot be read under other names")
-                    .remediation(
-                        "change the configuration back, or look for the state of this cluster; \
-                         do not delete the state",
-                    ),
-            }
-        }
+    const TITLE: &str = "Names of the state and of the configuration";
+    let (document, config) = match (document, config) {
+        (None, _) => return CheckResult::skip(ID, TITLE, "there is no valid state"),
+        (Some(_), None) => return CheckResult::skip(ID, TITLE, "give --config to compare"),
+        (Some(document), Some(config)) => (document, config),
+    };
+    match require_identity(document, &config.scope, &config.key) {
+        Ok(()) => CheckResult::pass(ID, TITLE),
+        Err(other) => CheckResult::fail(ID, TITLE, other.to_string())
+            .because(advice::configuration::IDENTITY_CHANGED.advise(site, &[])),
     }
 }
 
@@ -157,12 +159,56 @@ impl Content {
             state_checkpoint_hash: checkpoint.map(|point| point.hash().to_string()),
             active_key_id_hash: registry.active().id_hash().to_string(),
             active_transit_version: registry.active().version().get(),
-            records: registry.records().iter().map(RecordShown::of).collect(),
+            records: registry.records().iter().map(RecordRow::of).collect(),
         })
+    }
+
+    /// The pair, and the versions of the state.
+    fn tables(&self, path: &StatePath) -> [Table; 2] {
+        let title = format!("state and checkpoint of {}", path.document().display());
+        let mut pair = Table::new(title, ["name", "value"]);
+        let number = |value: u64| Some(value.to_string());
+        for (name, value) in [
+            ("stateFingerprint", Some(self.state_fingerprint.clone())),
+            ("stateGeneration", number(self.state_generation)),
+            ("stateHash", Some(self.state_hash.clone())),
+            ("statePreviousHash", self.state_previous_hash.clone()),
+            (
+                "stateCheckpointStatus",
+                Some(self.state_checkpoint_status.to_owned()),
+            ),
+            (
+                "stateCheckpointGeneration",
+                self.state_checkpoint_generation.and_then(number),
+            ),
+            ("stateCheckpointHash", self.state_checkpoint_hash.clone()),
+            ("activeKeyIdHash", Some(self.active_key_id_hash.clone())),
+            ("activeTransitVersion", number(self.active_transit_version)),
+        ] {
+            if let Some(value) = value {
+                pair.row([name, &value]);
+            }
+        }
+        let mut versions = Table::new("versions", ["version", "state", "created at", "keyIdHash"]);
+        for record in &self.records {
+            versions.row([
+                record.transit_version.to_string(),
+                record.state.to_owned(),
+                rfc3339(record.transit_version_created_at_unix),
+                record.key_id_hash.clone(),
+            ]);
+        }
+        [pair, versions]
     }
 }
 
-impl RecordShown {
+fn rfc3339(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().map(Timestamp::from_second);
+    time.and_then(Result::ok)
+        .map_or_else(|| seconds.to_string(), |time| time.to_string())
+}
+
+impl RecordRow {
     fn of(record: &Record) -> Self {
         let Record {
             key,
@@ -179,51 +225,6 @@ impl RecordShown {
             stable_at_unix: bookkeeping.stable_at().map(Into::into),
             promoted_at_unix: bookkeeping.promoted_at().map(Into::into),
         }
-    }
-}
-
-impl Render for Inspection {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.report.text(out)?;
-        let Some(content) = &self.content else {
-            return Ok(());
-        };
-        writeln!(out, "path: {}", self.path.display())?;
-        writeln!(out, "stateFingerprint: {}", content.state_fingerprint)?;
-        writeln!(out, "stateGeneration: {}", content.state_generation)?;
-        writeln!(out, "stateHash: {}", content.state_hash)?;
-        if let Some(hash) = &content.state_previous_hash {
-            writeln!(out, "statePreviousHash: {hash}")?;
-        }
-        writeln!(
-            out,
-            "stateCheckpointStatus: {}",
-            content.state_checkpoint_status
-        )?;
-        if let (Some(generation), Some(hash)) = (
-            content.state_checkpoint_generation,
-            &content.state_checkpoint_hash,
-        ) {
-            writeln!(out, "stateCheckpointGeneration: {generation}")?;
-            writeln!(out, "stateCheckpointHash: {hash}")?;
-        }
-        writeln!(out, "activeKeyIdHash: {}", content.active_key_id_hash)?;
-        writeln!(
-            out,
-            "activeTransitVersion: {}",
-            content.active_transit_version
-        )?;
-        for record in &content.records {
-            writeln!(
-                out,
-                "record: transitVersion={} state={} keyIdHash={} createdAtUnix={}",
-                record.transit_version,
-                record.state,
-                record.key_id_hash,
-                record.transit_version_created_at_unix,
-            )?;
-        }
-        Ok(())
     }
 }
 

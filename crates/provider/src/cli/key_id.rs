@@ -1,10 +1,6 @@
-//! `key-id`: what the formats say about one key version, computed from the configuration alone.
+//! `key-id`: the stored forms of one key version, computed from the configuration alone.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::Args;
@@ -16,8 +12,15 @@ use kms_domain::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
-use crate::{build_info::BuildInfo, report::Render};
+use super::{Context, Exit, Failure, OutputFlag};
+use crate::{
+    build_info::BuildInfo,
+    clock::{Clock as _, SystemClock},
+    report::{
+        outcome::{Outcome, PASSED},
+        table::Table,
+    },
+};
 
 /// Show the key_id, annotations and associated data of a key version, without any connection
 ///
@@ -47,7 +50,6 @@ impl Options {
             associated_data,
         } = preview(&key, &BuildInfo::CURRENT.plugin_version());
         let derived = Derived {
-            identity_fingerprint: fingerprint.to_string(),
             transit_version: key.version().get(),
             transit_version_created_at_unix: key.created_at().get(),
             key_id: key.id().to_string(),
@@ -56,15 +58,20 @@ impl Options {
             associated_data_base64: STANDARD.encode(&associated_data),
             associated_data,
         };
-        self.output.output.write(&derived, context.out)?;
-        Ok(Exit::Success)
+        let facts = derived.facts(fingerprint.as_str());
+        let headline = derived.key_id.clone();
+        let mut outcome = Outcome::new("key-id", SystemClock.now(), derived);
+        outcome.identify(&fingerprint);
+        outcome.conclude(PASSED, Exit::Success, headline);
+        outcome.add_table(facts);
+        self.output.show(&outcome, context)
     }
 }
 
+/// The members of `key-id`.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Derived {
-    identity_fingerprint: String,
     transit_version: u64,
     transit_version_created_at_unix: u64,
     key_id: String,
@@ -75,23 +82,22 @@ pub(super) struct Derived {
     associated_data_base64: String,
 }
 
-impl Render for Derived {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "identityFingerprint: {}", self.identity_fingerprint)?;
-        writeln!(out, "transitVersion: {}", self.transit_version)?;
-        writeln!(
-            out,
-            "transitVersionCreatedAtUnix: {}",
-            self.transit_version_created_at_unix
-        )?;
-        writeln!(out, "keyId: {}", self.key_id)?;
-        writeln!(out, "keyIdHash: {}", self.key_id_hash)?;
-        writeln!(out, "annotations:")?;
+impl Derived {
+    fn facts(&self, fingerprint: &str) -> Table {
+        let mut facts = Table::new("key version", ["name", "value"]);
+        facts.row(["identityFingerprint", fingerprint]);
+        facts.row(["transitVersion", &self.transit_version.to_string()]);
+        facts.row([
+            "transitVersionCreatedAtUnix",
+            &self.transit_version_created_at_unix.to_string(),
+        ]);
+        facts.row(["keyIdHash", &self.key_id_hash]);
         for (name, value) in &self.annotations {
-            writeln!(out, "  {name}: {value}")?;
+            facts.row([*name, value]);
         }
-        writeln!(out, "associatedData: {}", self.associated_data)?;
-        writeln!(out, "associatedDataBase64: {}", self.associated_data_base64)
+        facts.row(["associatedData", &self.associated_data]);
+        facts.row(["associatedDataBase64", &self.associated_data_base64]);
+        facts
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory};
 
-use super::{Cli, Context, Failure, exit::Exit};
+use super::{Cli, Context, Exit, Failure};
 
 /// Write a manual page for every command into a directory
 #[derive(Debug, Args)]

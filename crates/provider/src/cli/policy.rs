@@ -1,8 +1,8 @@
-//! `policy`: what the provider must be allowed to do in OpenBao, and nothing more.
+//! `policy`: the least permissions of the provider in OpenBao.
 
 use clap::{ArgAction, Args, Subcommand};
 
-use super::{Context, Failure, exit::Exit};
+use super::{Context, Exit, Failure};
 use crate::policy::policy;
 
 /// Print policies

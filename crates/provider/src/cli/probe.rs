@@ -11,20 +11,28 @@ use clap::Args;
 use kms_domain::key_id::KeyId;
 use tokio::runtime;
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
+use super::{Context, Exit, Failure, OutputFlag};
 use crate::{
+    advice::{
+        self, Advice, Cause, Site,
+        site::{quoted, shell},
+    },
     clock::{Clock as _, SystemClock},
-    config::positive_duration,
+    duration::parse_positive,
     probe::{KmsClient, ProbeError, RoundTrip},
     process_identity::ProcessIdentity,
-    report::{Check, Report},
+    report::{
+        CheckResult,
+        outcome::{Nothing, Outcome, PASSED},
+        table::Table,
+    },
 };
 
 const SOCKET: (&str, &str) = ("socket.path", "Socket");
-const STATUS: (&str, &str) = ("kms.status", "KMS Status");
-const ENCRYPT: (&str, &str) = ("kms.encrypt", "KMS Encrypt");
-const DECRYPT: (&str, &str) = ("kms.decrypt", "KMS Decrypt");
-const KEY_ID: (&str, &str) = ("kms.key_id", "Key ID");
+const STATUS: (&str, &str) = ("kms.status", "Status");
+const ENCRYPT: (&str, &str) = ("kms.encrypt", "Encrypt");
+const DECRYPT: (&str, &str) = ("kms.decrypt", "Decrypt");
+const KEY_ID: (&str, &str) = ("kms.key_id", "key_id");
 
 /// Make one Status, Encrypt and Decrypt through the socket of a running provider
 ///
@@ -35,7 +43,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "PATH", default_value = "/run/openbao-kms/kms.sock")]
     socket: PathBuf,
     /// For all calls together, such as 10s
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_positive)]
     timeout: Duration,
     /// Fail unless this key_id is active
     #[arg(long, value_name = "KEY_ID", value_parser = key_id)]
@@ -50,37 +58,69 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let mut report = Report::new("probe", SystemClock.now());
-        self.check(&mut report)?;
-        self.output.output.write(&report, context.out)?;
-        Ok(report.exit())
+        // Only for the commands of the steps.
+        let path = context.flags.config_path(context.environment);
+        let loaded = context.load().ok();
+        let site = Site::new(&path, loaded.as_ref().map(|loaded| &loaded.config));
+
+        let mut outcome = Outcome::new("probe", SystemClock.now(), Nothing {});
+        let trip = self.check(&site, &mut outcome)?;
+        outcome.conclude_by_checks();
+        if let Some((identity, trip)) = trip {
+            let headline = format!(
+                "Status, Encrypt and Decrypt succeeded with key_id {}",
+                trip.key_id
+            );
+            outcome.conclude(PASSED, Exit::Success, headline);
+            outcome.add_table(table(&identity, &trip));
+        }
+        self.output.show(&outcome, context)
     }
 
-    fn check(&self, report: &mut Report) -> Result<(), Failure> {
-        let identity = self.client_identity(report);
-        let Some(identity) = identity else {
-            return Ok(());
+    fn check(
+        &self,
+        site: &Site<'_>,
+        outcome: &mut Outcome,
+    ) -> Result<Option<(ProcessIdentity, RoundTrip)>, Failure> {
+        let Some(identity) = self.client_identity(site, outcome) else {
+            return Ok(None);
         };
-        if !self.check_socket(report, &identity) {
-            return Ok(());
+        if !self.check_socket(site, outcome, &identity) {
+            return Ok(None);
         }
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(Failure::Runtime)?;
-        let outcome = runtime.block_on(async {
+        let done = runtime.block_on(async {
             let mut client = KmsClient::new(&self.socket, self.timeout)?;
             client.round_trip(self.expected_key_id.as_ref()).await
         });
-        match outcome {
-            Ok(trip) => report_success(report, &trip),
-            Err(error) => report_failure(report, &error),
-        }
-        Ok(())
+        Ok(match done {
+            Ok(trip) => {
+                outcome.add_checks(passed(&trip));
+                Some((identity, trip))
+            }
+            Err(error) => {
+                let advice = self.advise(site, error.cause());
+                outcome.add_checks(failed(&error, advice));
+                None
+            }
+        })
     }
 
-    /// Takes on the identity that was asked for, and says which one it is.
-    fn client_identity(&self, report: &mut Report) -> Option<ProcessIdentity> {
+    fn advise(&self, site: &Site<'_>, cause: &Cause) -> Advice {
+        let socket = shell(&self.socket);
+        let mut values = vec![("probed", &*socket)];
+        let process = self.as_process.as_deref().map(quoted);
+        if let Some(process) = &process {
+            values.push(("process", process));
+        }
+        cause.advise(site, &values)
+    }
+
+    /// Takes on the requested identity, and names it.
+    fn client_identity(&self, site: &Site<'_>, outcome: &mut Outcome) -> Option<ProcessIdentity> {
         const ID: &str = "client.identity";
-        const TITLE: &str = "Client identity";
+        const TITLE: &str = "Identity of the client";
         let assumed = match &self.as_process {
             Some(name) => ProcessIdentity::of_process(name).and_then(|identity| {
                 identity.assume()?;
@@ -88,44 +128,44 @@ impl Options {
             }),
             None => ProcessIdentity::own(),
         };
-        match assumed {
+        let (check, identity) = match assumed {
             Ok(identity) if identity.uid == 0 && self.as_process.is_none() => {
-                let remark = format!(
-                    "{identity}: root can open any socket, so this proves nothing about another user's access"
-                );
-                report.push(
-                    Check::warn(ID, TITLE, remark)
-                        .remediation("repeat with --as-process kube-apiserver"),
-                );
-                Some(identity)
+                let cause = &advice::node::PROBED_AS_ROOT;
+                let message = format!("{identity}: {}", cause.headline);
+                let check = CheckResult::warn(ID, TITLE, message);
+                (check.because(self.advise(site, cause)), Some(identity))
             }
             Ok(identity) => {
-                report.push(Check::pass(ID, TITLE).message(identity.to_string()));
-                Some(identity)
+                let check = CheckResult::pass(ID, TITLE).message(identity.to_string());
+                (check, Some(identity))
             }
             Err(error) => {
-                report.push(Check::fail(ID, TITLE, error.to_string()));
-                None
+                let check = CheckResult::fail(ID, TITLE, error.to_string());
+                let advice = self.advise(site, &advice::node::PROCESS_UNKNOWN);
+                (check.because(advice), None)
             }
-        }
+        };
+        outcome.add_checks([check]);
+        identity
     }
 
-    fn check_socket(&self, report: &mut Report, identity: &ProcessIdentity) -> bool {
+    fn check_socket(
+        &self,
+        site: &Site<'_>,
+        outcome: &mut Outcome,
+        identity: &ProcessIdentity,
+    ) -> bool {
         let (id, title) = SOCKET;
         let path = self.socket.display();
         let problem = match fs::symlink_metadata(&self.socket) {
             Ok(_) if !self.socket.is_absolute() => format!("{path} is not an absolute path"),
             Ok(found) if found.file_type().is_socket() => {
-                report.push(Check::pass(id, title).message(path.to_string()));
+                outcome.add_checks([CheckResult::pass(id, title).message(path.to_string())]);
                 if found.uid() == identity.uid && identity.uid != 0 {
-                    report.push(
-                        Check::warn(
-                            "socket.access_scope",
-                            "Socket access",
-                            "this user owns the socket, so access through its group is not shown",
-                        )
-                        .remediation("repeat as the API server's user"),
-                    );
+                    let cause = &advice::node::PROBED_AS_OWNER;
+                    let (id, title) = ("socket.access_scope", "Access to the socket");
+                    let check = CheckResult::warn(id, title, cause.headline);
+                    outcome.add_checks([check.because(self.advise(site, cause))]);
                 }
                 return true;
             }
@@ -136,38 +176,60 @@ impl Options {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 format!("{path} does not exist")
             }
-            Err(error) => format!("{path} cannot be looked at: {error}"),
+            Err(error) => format!("{path} cannot be examined: {error}"),
         };
-        report.push(
-            Check::fail(id, title, problem)
-                .impact("an API server with this identity cannot read or write encrypted objects; no data is lost")
-                .remediation("is the provider running, and is the caller in the socket's group? See server.socketPath and server.socketGroup"),
-        );
+        let advice = self.advise(site, &advice::node::SOCKET_DENIED);
+        outcome.add_checks([CheckResult::fail(id, title, problem).because(advice)]);
         false
     }
 }
 
-fn report_success(report: &mut Report, trip: &RoundTrip) {
-    let ms = |took: Duration| format!("{:.2} ms", took.as_secs_f64() * 1e3);
-    let (id, title) = STATUS;
-    report.push(Check::pass(id, title).message(format!("ok in {}", ms(trip.status))));
-    let (id, title) = ENCRYPT;
-    let message = format!(
-        "{} bytes ({}...), {} annotations in {}",
-        trip.ciphertext_bytes,
-        trip.ciphertext_prefix,
-        trip.annotations,
-        ms(trip.encrypt)
-    );
-    report.push(Check::pass(id, title).message(message));
-    let (id, title) = DECRYPT;
-    report.push(Check::pass(id, title).message(format!("same bytes in {}", ms(trip.decrypt))));
-    let (id, title) = KEY_ID;
-    report.push(Check::pass(id, title).message(trip.key_id.to_string()));
+fn table(identity: &ProcessIdentity, trip: &RoundTrip) -> Table {
+    let title = format!("calls of {identity}");
+    let mut table = Table::new(title, ["call", "time", "result"]);
+    table.row([
+        "Status".to_owned(),
+        milliseconds(trip.status),
+        "ok".to_owned(),
+    ]);
+    table.row([
+        "Encrypt".to_owned(),
+        milliseconds(trip.encrypt),
+        encrypted(trip),
+    ]);
+    table.row([
+        "Decrypt".to_owned(),
+        milliseconds(trip.decrypt),
+        "the same bytes".to_owned(),
+    ]);
+    table
 }
 
-/// What came before the failed check has passed; what comes after it was not tried.
-fn report_failure(report: &mut Report, error: &ProbeError) {
+fn milliseconds(took: Duration) -> String {
+    format!("{:.2} ms", took.as_secs_f64() * 1e3)
+}
+
+fn encrypted(trip: &RoundTrip) -> String {
+    format!(
+        "{} bytes ({}...), {} annotations",
+        trip.ciphertext_bytes, trip.ciphertext_prefix, trip.annotations
+    )
+}
+
+fn passed(trip: &RoundTrip) -> [CheckResult; 4] {
+    let pass = |(id, title), message: String| CheckResult::pass(id, title).message(message);
+    let encrypt = format!("{} in {}", encrypted(trip), milliseconds(trip.encrypt));
+    let decrypt = format!("same bytes in {}", milliseconds(trip.decrypt));
+    [
+        pass(STATUS, format!("ok in {}", milliseconds(trip.status))),
+        pass(ENCRYPT, encrypt),
+        pass(DECRYPT, decrypt),
+        pass(KEY_ID, trip.key_id.to_string()),
+    ]
+}
+
+/// The checks before the failed one passed; those after it are skipped.
+fn failed(error: &ProbeError, advice: Advice) -> Vec<CheckResult> {
     let (passed, failed): (&[_], _) = match error {
         ProbeError::Connect(_) | ProbeError::Random(_) => (&[], ("socket.connect", "Connection")),
         ProbeError::Call {
@@ -185,17 +247,19 @@ fn report_failure(report: &mut Report, error: &ProbeError) {
         ProbeError::ForeignKeyId | ProbeError::UnexpectedKeyId { .. } => (&[STATUS], KEY_ID),
         ProbeError::KeyChanged => (&[STATUS, ENCRYPT], KEY_ID),
     };
-    for (id, title) in passed {
-        report.push(Check::pass(id, title));
-    }
+    let tried = |check: &(_, _)| *check == failed || passed.contains(check);
+    let skipped = [STATUS, ENCRYPT, DECRYPT, KEY_ID]
+        .into_iter()
+        .filter(|check| !tried(check))
+        .map(|(id, title)| CheckResult::skip(id, title, "an earlier check failed"));
     let (id, title) = failed;
-    report.push(Check::fail(id, title, error.to_string()));
-    let tried = |check| check == failed || passed.contains(&check);
-    for check in [STATUS, ENCRYPT, DECRYPT, KEY_ID] {
-        if !tried(check) {
-            report.push(Check::skip(check.0, check.1, "an earlier check failed"));
-        }
-    }
+    let failed = CheckResult::fail(id, title, error.to_string()).because(advice);
+    passed
+        .iter()
+        .map(|(id, title)| CheckResult::pass(id, title))
+        .chain([failed])
+        .chain(skipped)
+        .collect()
 }
 
 fn key_id(text: &str) -> Result<KeyId, &'static str> {

@@ -1,4 +1,4 @@
-//! How far long work has come, on a terminal and nowhere else.
+//! Progress of long work, shown on a terminal only.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -7,10 +7,10 @@ use std::{
 
 use etcd_snapshot::file::Progress;
 
-/// A line on the terminal behind standard error, cleared when dropped.
+/// A line on the terminal of standard error, cleared on drop.
 pub(super) struct ProgressLine {
     what: &'static str,
-    /// The percentage shown; `None` where there is no terminal.
+    /// The percentage shown; `None` without a terminal.
     shown: Option<AtomicU64>,
 }
 
@@ -20,7 +20,7 @@ impl ProgressLine {
         Self { what, shown }
     }
 
-    /// Shows a percentage that is new. Any thread may call it.
+    /// Shows an increased percentage. Safe to call from any thread.
     pub(super) fn show(&self, progress: Progress) {
         let Some(shown) = &self.shown else {
             return;
@@ -28,7 +28,7 @@ impl ProgressLine {
         let part = progress.done.saturating_mul(100);
         let percent = part.checked_div(progress.total).unwrap_or(100).min(100);
         if shown.fetch_max(percent, Relaxed) < percent {
-            // A terminal that is gone is no reason to stop.
+            // A closed terminal must not stop the work.
             write!(io::stderr(), "\r{}: {percent} %\x1b[K", self.what).ok();
         }
     }

@@ -1,30 +1,29 @@
 //! `record-backup`: the note that is kept with every backup set.
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::{path::PathBuf, time::SystemTime};
 
 use clap::Args;
-use kms_domain::recovery::{pair::Proof, record::NotedFile};
+use kms_domain::recovery::{pair::Proof, record::FileInfo};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Context, Failure, OutputFlag, exit::Exit, progress::ProgressLine};
+use super::{Context, Exit, Failure, OutputFlag, progress::ProgressLine};
 use crate::{
+    advice::{self, Site},
     clock::{Clock as _, SystemClock},
+    config::Config,
     recovery::{
-        backup_record::{self, BackupSet, Noted},
+        backup_record::{self, BackupError, BackupSet, NewRecord},
         prefix,
         raft_snapshot::RaftSnapshot,
         scan,
         verify_pair::{Pair, Watch},
     },
-    report::{Check, Render, Report},
+    report::{CheckResult, counted, one_line, outcome::Outcome, table::Table},
     state::disk,
 };
 
-/// Write down what a backup set of etcd and OpenBao belongs to
+/// Write the record of a backup set: the state, key and snapshots that belong together
 ///
 /// Run it on a node that serves, when the snapshots have been made, and keep the file with them.
 /// Nothing else is written or changed. Exit code 4 when the state, the key or the snapshots do not fit
@@ -50,7 +49,8 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let config = context.load()?.config;
+        let loaded = context.load()?;
+        let config = loaded.config;
         config.auth.jwt_file()?;
         // Found again on writing; this only spares the wait.
         if self.out.symlink_metadata().is_ok() {
@@ -64,7 +64,7 @@ impl Options {
             openbao: self.openbao_snapshot.as_deref(),
         };
         let now = SystemClock.now();
-        let noted = {
+        let gathered = {
             let reading = ProgressLine::new("reading etcd");
             let trying = ProgressLine::new("trying encrypted DEKs");
             let watch = Watch {
@@ -73,25 +73,30 @@ impl Options {
                 opening: &|_| {},
             };
             backup_record::gather(&config, set, now, watch)
-        }?;
-        disk::create_new(&self.out, noted.record.encode().as_bytes())
-            .map_err(Failure::RecordFile)?;
-
-        let mut report = Report::new("record-backup", now);
-        report.identify(&config.fingerprint());
-        let summary = Summary::of(report, &noted, self.out);
-        self.output.output.write(&summary, context.out)?;
-        Ok(summary.report.exit())
+        };
+        let site = Site::new(&loaded.path, Some(&config));
+        let outcome = match gathered {
+            Ok(noted) => {
+                disk::create_new(&self.out, noted.record.encode().as_bytes())
+                    .map_err(Failure::RecordFile)?;
+                recorded(&config, &noted, self.out, &site, now)
+            }
+            Err(error) => not_recorded(&config, &error, &site, now),
+        };
+        self.output.show(&outcome, context)
     }
+}
+
+/// The members of `record-backup`; absent if no record was written.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct RecordBackup {
+    #[serde(flatten)]
+    record: Option<Recorded>,
 }
 
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Summary {
-    /// `recorded`, or `recorded-incompatible` when the set's own parts do not fit.
-    verdict: &'static str,
-    #[serde(flatten)]
-    report: Report,
+struct Recorded {
     path: PathBuf,
     record_hash: String,
     active_transit_version: u64,
@@ -100,24 +105,23 @@ pub(super) struct Summary {
     state_hash: String,
     latest_transit_version: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    etcd_snapshot: Option<EtcdShown>,
+    etcd_snapshot: Option<EtcdRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    openbao_snapshot: Option<FileShown>,
-    limitations: Vec<&'static str>,
+    openbao_snapshot: Option<FileRow>,
 }
 
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct FileShown {
+struct FileRow {
     sha256: String,
     bytes: u64,
 }
 
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct EtcdShown {
+struct EtcdRow {
     #[serde(flatten)]
-    file: FileShown,
+    file: FileRow,
     revision: u64,
     required_versions: Vec<Required>,
 }
@@ -129,34 +133,94 @@ struct Required {
     objects: u64,
 }
 
-const NO_PROOF: &str = "A record tells what belongs together; it does not prove that the backup can \
-     be restored. Run verify-backup against a restored OpenBao.";
-const NO_ETCD: &str = "No etcd snapshot was named, so the record does not tell which versions the \
+const NO_PROOF: &str = "A record names the parts of a set; it does not prove that the set can be \
+     restored. Run verify-backup against a restored OpenBao.";
+const NO_ETCD: &str = "No etcd snapshot was given, so the record does not name the versions that the \
      set must be able to decrypt.";
 const NO_OPENBAO: &str =
-    "No OpenBao snapshot was named, so the record does not tell which one belongs to the set.";
+    "No OpenBao snapshot was given, so the record does not name the one of the set.";
 const NOT_OPENED: &str = "Of the OpenBao snapshot only the hashes were verified: it is encrypted, and \
-     what is in it shows only when it is restored.";
+     its content shows only after a restore.";
 
-impl Summary {
-    fn of(mut report: Report, noted: &Noted, path: PathBuf) -> Self {
+fn recorded(
+    config: &Config,
+    noted: &NewRecord,
+    path: PathBuf,
+    site: &Site<'_>,
+    now: SystemTime,
+) -> Outcome<RecordBackup> {
+    let note = noted.record.note();
+    let checks = checks(noted, site);
+    let unfit = checks.iter().any(CheckResult::failed);
+    let shown = path.display().to_string();
+    let recorded = Recorded::of(noted, path);
+    let tables = recorded.tables();
+    let members = RecordBackup {
+        record: Some(recorded),
+    };
+    let mut outcome = Outcome::new("record-backup", now, members);
+    outcome.identify(&config.fingerprint());
+    if unfit {
+        let headline = format!(
+            "the record {shown} was written, but the key does not decrypt all objects of the set"
+        );
+        outcome.conclude("recorded-incompatible", Exit::CheckFailed, headline);
+        outcome.add_cause(&advice::evidence::SET_UNFIT.advise(site, &[]));
+    } else {
+        let headline = format!("the record {shown} was written: keep it with the snapshots");
+        outcome.conclude("recorded", Exit::Success, headline);
+    }
+    tables
+        .into_iter()
+        .for_each(|table| outcome.add_table(table));
+    outcome.add_checks(checks);
+    outcome.add_limitations([NO_PROOF]);
+    outcome.add_limitations(note.etcd.is_none().then_some(NO_ETCD));
+    outcome.add_limitations([match note.openbao {
+        None => NO_OPENBAO,
+        Some(_) => NOT_OPENED,
+    }]);
+    outcome
+}
+
+/// The verdict is the code of the cause.
+fn not_recorded(
+    config: &Config,
+    error: &BackupError,
+    site: &Site<'_>,
+    now: SystemTime,
+) -> Outcome<RecordBackup> {
+    let mut outcome = Outcome::new("record-backup", now, RecordBackup { record: None });
+    outcome.identify(&config.fingerprint());
+    let advice = advice::advise(&error.cause(), site);
+    outcome.conclude_with(&advice);
+    let headline = format!("no record was written: {}", advice.headline);
+    outcome.conclude(advice.code, error.exit(), headline);
+    outcome.set_found(one_line(error));
+    if matches!(error, BackupError::Profile(_)) {
+        let check = advice::key::CHECK.advise(site, &[]);
+        check.into_iter().for_each(|step| outcome.add_step(step));
+    }
+    outcome
+}
+
+impl Recorded {
+    fn of(noted: &NewRecord, path: PathBuf) -> Self {
         let record = &noted.record;
-        for check in checks(noted) {
-            report.push(check);
-        }
         let note = record.note();
-        let mut limitations = vec![NO_PROOF];
-        limitations.extend(note.etcd.is_none().then_some(NO_ETCD));
-        limitations.push(match note.openbao {
-            None => NO_OPENBAO,
-            Some(_) => NOT_OPENED,
+        let etcd = note.etcd.as_ref().map(|etcd| EtcdRow {
+            file: FileRow::of(&etcd.file),
+            revision: etcd.revision,
+            required_versions: etcd
+                .required
+                .iter()
+                .map(|(version, &objects)| Required {
+                    transit_version: version.get(),
+                    objects,
+                })
+                .collect(),
         });
         Self {
-            verdict: match report.exit() {
-                Exit::Success => "recorded",
-                _ => "recorded-incompatible",
-            },
-            report,
             path,
             record_hash: record.hash().to_string(),
             active_transit_version: record.active().version().get(),
@@ -164,60 +228,70 @@ impl Summary {
             state_generation: note.state.generation.get(),
             state_hash: note.state.hash.to_string(),
             latest_transit_version: note.limits.latest.get(),
-            etcd_snapshot: note.etcd.as_ref().map(|etcd| EtcdShown {
-                file: FileShown::of(&etcd.file),
-                revision: etcd.revision,
-                required_versions: etcd
-                    .required
-                    .iter()
-                    .map(|(version, &objects)| Required {
-                        transit_version: version.get(),
-                        objects,
-                    })
-                    .collect(),
-            }),
-            openbao_snapshot: note.openbao.as_ref().map(FileShown::of),
-            limitations,
+            etcd_snapshot: etcd,
+            openbao_snapshot: note.openbao.as_ref().map(FileRow::of),
         }
+    }
+
+    fn tables(&self) -> [Table; 3] {
+        let mut facts = Table::new("record", ["fact", "value"]);
+        for (fact, value) in [
+            ("record hash", self.record_hash.clone()),
+            ("active version", self.active_transit_version.to_string()),
+            ("active keyIdHash", self.active_key_id_hash.clone()),
+            ("latest version", self.latest_transit_version.to_string()),
+            ("state generation", self.state_generation.to_string()),
+            ("state hash", self.state_hash.clone()),
+        ] {
+            facts.row([fact.to_owned(), value]);
+        }
+        let mut files = Table::new("snapshots", ["store", "sha256", "bytes"]);
+        let mut versions = Table::new(
+            "versions that the etcd snapshot needs",
+            ["version", "objects"],
+        );
+        if let Some(etcd) = &self.etcd_snapshot {
+            files.row(etcd.file.cells("etcd"));
+            for it in &etcd.required_versions {
+                versions.row([it.transit_version.to_string(), it.objects.to_string()]);
+            }
+        }
+        if let Some(openbao) = &self.openbao_snapshot {
+            files.row(openbao.cells("OpenBao"));
+        }
+        [facts, files, versions]
     }
 }
 
-fn checks(noted: &Noted) -> Vec<Check> {
-    let mut checks = vec![checkpoint(&noted.record.note().state.checkpoint)];
+fn checks(noted: &NewRecord, site: &Site<'_>) -> Vec<CheckResult> {
+    let mut checks = vec![checkpoint(&noted.record.note().state.checkpoint, site)];
     match &noted.pair {
         None => checks.extend(
             [VERSIONS, DEKS]
-                .map(|(id, title)| Check::skip(id, title, "no --etcd-snapshot was given")),
+                .map(|(id, title)| CheckResult::skip(id, title, "no --etcd-snapshot was given")),
         ),
         Some(pair) => {
-            checks.push(scan::integrity(pair.inventory.trust));
-            checks.push(versions(noted, pair));
+            checks.push(scan::integrity(pair.inventory.trust, site));
+            checks.push(versions(noted, pair, site));
             checks.push(deks(pair));
         }
     }
-    checks.push(openbao(noted.openbao));
+    checks.push(openbao(noted.openbao, site));
     checks
 }
 
 /// Identifier and title of a check. Stable.
 type Name = (&'static str, &'static str);
 
-const VERSIONS: Name = (
-    "etcd.versions",
-    "The key has the versions that the etcd snapshot needs",
-);
+const VERSIONS: Name = ("etcd.versions", "Versions that the etcd snapshot needs");
 const DEKS: Name = (
     "deks.decrypt",
-    "Every encrypted DEK of the etcd snapshot decrypts",
+    "Decryption of the encrypted DEKs of the etcd snapshot",
 );
-const OPENBAO: Name = (
-    "openbao.snapshot",
-    "The OpenBao snapshot has the hashes that are in it",
-);
+const OPENBAO: Name = ("openbao.snapshot", "Hashes of the OpenBao snapshot");
 const LOSES: &str = "restored as it is, this set loses those objects; the record was written";
-const VERIFY: &str = "run verify-backup with this snapshot: it names each cause and remedy";
 
-fn versions(noted: &Noted, pair: &Pair) -> Check {
+fn versions(noted: &NewRecord, pair: &Pair, site: &Site<'_>) -> CheckResult {
     let (id, title) = VERSIONS;
     let note = noted.record.note();
     let etcd = note.etcd.as_ref();
@@ -226,24 +300,24 @@ fn versions(noted: &Noted, pair: &Pair) -> Check {
     let damaged = pair.damaged;
     if noted.unmapped > 0 || damaged > 0 {
         let message = format!(
-            "{} objects of provider {provider} need a version that the key does not have or is \
-             another key's; {damaged} values of this provider are damaged in etcd",
-            noted.unmapped
+            "of provider {provider}: {} without a version that the key has, {} damaged in etcd",
+            counted(noted.unmapped, "object"),
+            counted(damaged, "value")
         );
-        Check::fail(id, title, message)
+        CheckResult::fail(id, title, message)
             .impact(LOSES)
-            .remediation(VERIFY)
+            .code(advice::evidence::SET_UNFIT.code)
     } else if needed == 0 {
         let message = format!("the snapshot holds no object of provider {provider}");
-        Check::warn(id, title, message).remediation(
-            "if secrets are encrypted in this cluster, this is another cluster's snapshot",
-        )
+        CheckResult::warn(id, title, message)
+            .because(advice::evidence::NO_OBJECTS.advise(site, &[]))
+            .impact("if secrets are encrypted in this cluster, this is another cluster's snapshot")
     } else {
-        Check::pass(id, title).message(format!("{needed} objects"))
+        CheckResult::pass(id, title).message(counted(needed, "object"))
     }
 }
 
-fn deks(pair: &Pair) -> Check {
+fn deks(pair: &Pair) -> CheckResult {
     let (id, title) = DEKS;
     let sum = |count: fn(&Proof) -> u64| {
         let counts = pair.rows.iter().map(|row| count(&row.finding.seeds));
@@ -253,81 +327,53 @@ fn deks(pair: &Pair) -> Check {
     if failed > 0 {
         let objects = pair.rows.iter().map(|row| row.objects_of_failed_seeds());
         let objects = objects.fold(0, u64::saturating_add);
-        let message = format!("{failed} encrypted DEKs of {objects} objects do not decrypt");
-        Check::fail(id, title, message)
+        let (failed, objects) = (counted(failed, "encrypted DEK"), counted(objects, "object"));
+        let message = format!("not decrypted: {failed} of {objects}");
+        CheckResult::fail(id, title, message)
             .impact(LOSES)
-            .remediation(VERIFY)
+            .code(advice::evidence::SET_UNFIT.code)
     } else if proven == 0 {
-        Check::skip(id, title, "there is none that the key should decrypt")
+        CheckResult::skip(id, title, "none was decrypted")
     } else {
-        Check::pass(id, title).message(format!("{proven} encrypted DEKs"))
+        CheckResult::pass(id, title).message(counted(proven, "encrypted DEK"))
     }
 }
 
-fn openbao(snapshot: Option<RaftSnapshot>) -> Check {
+fn openbao(snapshot: Option<RaftSnapshot>, site: &Site<'_>) -> CheckResult {
     let (id, title) = OPENBAO;
     match snapshot {
-        None => Check::skip(id, title, "no --openbao-snapshot was given"),
-        Some(RaftSnapshot { sealed: true, .. }) => Check::pass(id, title),
+        None => CheckResult::skip(id, title, "no --openbao-snapshot was given"),
+        Some(RaftSnapshot { sealed: true, .. }) => CheckResult::pass(id, title),
         Some(RaftSnapshot { sealed: false, .. }) => {
-            Check::warn(id, title, "it has no SHA256SUMS.sealed")
-                .impact("OpenBao restores it with -force alone, since it cannot tell who wrote it")
-                .remediation("save another one: bao operator raft snapshot save FILE")
+            CheckResult::warn(id, title, "it has no SHA256SUMS.sealed")
+                .because(advice::snapshot::OPENBAO_UNSIGNED.advise(site, &[]))
         }
     }
 }
 
-fn checkpoint(status: &str) -> Check {
+fn checkpoint(status: &str, site: &Site<'_>) -> CheckResult {
     const ID: &str = "registry.state";
-    const TITLE: &str = "State and checkpoint agree with each other and with the key";
+    const TITLE: &str = "State and checkpoint";
     match status {
-        "current" => Check::pass(ID, TITLE),
-        other => Check::warn(ID, TITLE, format!("the checkpoint is {other}"))
-            .remediation("compare with a peer: bao-kms-provider inspect-state"),
+        "current" => CheckResult::pass(ID, TITLE),
+        other => CheckResult::warn(ID, TITLE, format!("the checkpoint is {other}"))
+            .because(advice::state::CHECKPOINT_LOST.advise(site, &[])),
     }
 }
 
-impl FileShown {
-    fn of(file: &NotedFile) -> Self {
+impl FileRow {
+    fn of(file: &FileInfo) -> Self {
         Self {
             sha256: file.sha256_hex(),
             bytes: file.bytes,
         }
     }
-}
 
-impl Render for Summary {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "record-backup: {}", self.verdict)?;
-        writeln!(out, "path: {}", self.path.display())?;
-        writeln!(out, "recordHash: {}", self.record_hash)?;
-        writeln!(out, "activeTransitVersion: {}", self.active_transit_version)?;
-        writeln!(out, "activeKeyIdHash: {}", self.active_key_id_hash)?;
-        writeln!(out, "stateGeneration: {}", self.state_generation)?;
-        writeln!(out, "stateHash: {}", self.state_hash)?;
-        writeln!(out, "latestTransitVersion: {}", self.latest_transit_version)?;
-        if let Some(etcd) = &self.etcd_snapshot {
-            let FileShown { sha256, bytes } = &etcd.file;
-            let revision = etcd.revision;
-            writeln!(
-                out,
-                "etcdSnapshot: sha256={sha256} bytes={bytes} revision={revision}"
-            )?;
-            for required in &etcd.required_versions {
-                writeln!(
-                    out,
-                    "required: transitVersion={} objects={}",
-                    required.transit_version, required.objects
-                )?;
-            }
-        }
-        if let Some(FileShown { sha256, bytes }) = &self.openbao_snapshot {
-            writeln!(out, "openbaoSnapshot: sha256={sha256} bytes={bytes}")?;
-        }
-        self.report.checks_text(out)?;
-        for limitation in &self.limitations {
-            writeln!(out, "limitation: {limitation}")?;
-        }
-        Ok(())
+    fn cells(&self, store: &str) -> [String; 3] {
+        [
+            store.to_owned(),
+            self.sha256.clone(),
+            self.bytes.to_string(),
+        ]
     }
 }

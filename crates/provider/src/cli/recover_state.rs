@@ -8,13 +8,13 @@ use kms_domain::{
 };
 
 use super::{
-    Context, Failure, OutputFlag, etcd_source::EvidenceFlags, exit::Exit, progress::ProgressLine,
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
 };
 use crate::{
     clock::{Clock as _, SystemClock},
     recovery::{
         recover_state::{self, Applied, Request},
-        recovery_report::{RecoveryReport, Typed},
+        recovery_report::{Run, Typed},
         verify_pair::Watch,
     },
 };
@@ -87,10 +87,28 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let config = context.load()?.config;
+        let loaded = context.load()?;
+        let config = &loaded.config;
         config.auth.jwt_file()?;
+        let sources = self.etcd.sources()?;
+        let options = sources.iter().map(|it| (it.name(), self.etcd.options(it)));
+        const PLANNING: [(&str, bool); 4] = [
+            ("--apply", false),
+            ("--expected-plan-hash", true),
+            ("--sample", true),
+            ("--accept-unreadable", true),
+        ];
+        let without = |more: &[(&str, bool)]| context.typed_without(&[&PLANNING, more].concat());
+        let typed = Typed {
+            whole: context.line.typed.clone(),
+            planning: without(&[]),
+            keeping: without(&[("--replace", false), ("--expected-state-hash", true)]),
+            unassumed: without(&[("--assume-not-promoted", true)]),
+            unbounded: without(&[("--etcd-prefix-only", false)]),
+            etcd: options.collect(),
+        };
         let request = Request {
-            etcd: self.etcd.sources()?,
+            etcd: sources,
             prefix: self.etcd.prefix(),
             records: self.record,
             peers: self.peer_state,
@@ -101,15 +119,6 @@ impl Options {
             accepted: self.accept_unreadable,
             names: self.show_names,
         };
-        let typed = Typed {
-            whole: context.typed.clone(),
-            planning: context.typed_without(&[
-                ("--apply", false),
-                ("--expected-plan-hash", true),
-                ("--sample", true),
-                ("--accept-unreadable", true),
-            ]),
-        };
         let reading = ProgressLine::new("reading etcd");
         let trying = ProgressLine::new("trying encrypted DEKs");
         let watch = Watch {
@@ -118,27 +127,21 @@ impl Options {
             opening: &|_| (),
         };
         let now = SystemClock.now();
-        let report = match &self.expected_plan_hash {
-            None => {
-                let weighed = recover_state::plan(&config, &request, watch);
-                RecoveryReport::planned(&config, &weighed, &typed, now)
-            }
-            Some(reviewed) => {
-                match recover_state::apply(&config, &request, reviewed, now, watch)? {
-                    Applied::Rebuilt(weighed) => RecoveryReport::applied(&config, &weighed, now),
-                    Applied::Continued(done) => {
-                        let (document, journal) = *done;
-                        RecoveryReport::continued(&config, &document, &journal, now)
-                    }
-                    Applied::Refused(weighed) => {
-                        RecoveryReport::refused(&config, &weighed, &typed, now)
-                    }
-                }
-            }
+        let run = Run {
+            loaded: &loaded,
+            typed: &typed,
+            now,
+        };
+        let outcome = match &self.expected_plan_hash {
+            None => run.planned(&recover_state::plan(config, &request, watch)),
+            Some(reviewed) => match recover_state::apply(config, &request, reviewed, now, watch)? {
+                Applied::Rebuilt(weighed) => run.applied(&weighed),
+                Applied::Continued(done) => run.continued(&done.0, &done.1),
+                Applied::Refused(weighed) => run.refused(&weighed),
+            },
         };
         drop((reading, trying));
-        self.output.output.write(&report, context.out)?;
-        Ok(report.exit())
+        self.output.show(&outcome, context)
     }
 }
 

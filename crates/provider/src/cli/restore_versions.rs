@@ -3,7 +3,7 @@
 use clap::Args;
 use kms_domain::transit::TransitVersion;
 
-use super::{Context, Failure, exit::Exit, review::Review};
+use super::{Context, Exit, Failure, review::Review};
 use crate::retirement::Wanted;
 
 /// Plan, or with --apply carry out, that removed key versions decrypt again on this node

@@ -3,7 +3,7 @@
 use clap::Args;
 use kms_domain::transit::TransitVersion;
 
-use super::{Context, Failure, etcd_source::EvidenceFlags, exit::Exit, review::Review};
+use super::{Context, Exit, Failure, etcd_source::EvidenceFlags, review::Review};
 use crate::retirement::Wanted;
 
 /// Plan, or with --apply carry out, that old key versions decrypt no more on this node

@@ -1,31 +1,31 @@
-//! What `retire-versions` and `restore-versions` share: a plan to review, and its application to
-//! exactly the state that was reviewed.
+//! Common part of `retire-versions` and `restore-versions`: a plan for review, and its application
+//! to exactly the reviewed state.
 
-use std::{
-    io::{self, Write},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use clap::Args;
 use kms_domain::{
     key::TransitKey,
-    registry::{
-        document::StateHash,
-        retire::{LIMITATIONS, Operation},
-    },
+    registry::{document::StateHash, retire::Operation},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Context, Failure, OutputFlag, etcd_source::EvidenceFlags, exit::Exit, progress::ProgressLine,
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
 };
 use crate::{
+    advice::{
+        Cause, Site,
+        retirement::{APPLIED, PLANNED, UNCHECKED, UNCHECKED_LIMITATION},
+    },
+    clock::{Clock as _, SystemClock},
     recovery::{
         evidence::{Asked, EvidenceSources},
-        retirement_report::{EvidenceShown, Findings, NeededBy, OlderRevisions},
+        evidence_report::{self, Asker},
+        retirement_report::{EvidenceRow, Findings, NeededBy, OlderRevisions},
     },
-    report::Render,
+    report::{outcome, table::Table},
     retirement::{self, Outcome, Wanted},
 };
 
@@ -48,7 +48,8 @@ impl Review {
         wanted: &Wanted,
         etcd: Option<&EvidenceFlags>,
     ) -> Result<Exit, Failure> {
-        let config = context.load()?.config;
+        let loaded = context.load()?;
+        let config = &loaded.config;
         config.auth.jwt_file()?;
         let sources = match etcd {
             Some(flags) => EvidenceSources::new(flags.sources()?, flags.prefix()),
@@ -61,27 +62,30 @@ impl Review {
             on_progress: &on_progress,
         });
         let outcome = match &self.expected_state_hash {
-            None => retirement::plan(&config, wanted, evidence)?,
-            Some(reviewed) => retirement::apply(&config, wanted, reviewed, evidence)?,
+            None => retirement::plan(config, wanted, evidence)?,
+            Some(reviewed) => retirement::apply(config, wanted, reviewed, evidence)?,
         };
         drop(progress);
-        let report = PlanReport::of(&outcome, &context.typed);
-        self.output.output.write(&report, context.out)?;
-        Ok(outcome
-            .findings
-            .as_ref()
-            .map_or(Exit::Success, Findings::exit))
+
+        const APPLYING: [(&str, bool); 2] = [("--apply", false), ("--expected-state-hash", true)];
+        let bounded = [&APPLYING[..], &[("--etcd-prefix-only", false)]].concat();
+        let asker = Asker {
+            site: Site::new(&loaded.path, Some(config)),
+            again: &context.typed_without(&APPLYING),
+            unbounded: &context.typed_without(&bounded),
+        };
+        let mut result = shown(&outcome, asker);
+        result.identify(&config.fingerprint());
+        self.output.show(&result, context)
     }
 }
 
-/// A plan, and what came of it.
-#[derive(Serialize, JsonSchema)]
+/// The members of a plan and its result.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct PlanReport {
-    schema_version: &'static str,
-    command: &'static str,
+pub(super) struct Retirement {
     operation: &'static str,
-    /// The state has become the one of `nextStateHash`, or was already.
+    /// Whether the state equals `nextStateHash`.
     applied: bool,
     /// 0 for a restoration.
     before_version: u64,
@@ -91,25 +95,23 @@ pub(super) struct PlanReport {
     active_key_id_hash: String,
     removed_versions: Vec<Version>,
     restored_versions: Vec<Version>,
-    limitations: String,
-    /// What was not looked at again before a version was removed.
+    /// Present if a version was removed without a reading of etcd.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_checked: Option<&'static str>,
-    next_step: String,
-    /// Where etcd was read.
+    /// Results from etcd, if it was read.
     #[serde(flatten)]
-    evidence: Option<EvidenceShown>,
+    evidence: Option<EvidenceRow>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Version {
     transit_version: u64,
     key_id_hash: String,
-    /// The objects that need it; absent where etcd was not read.
+    /// Objects that need this version; absent without a reading of etcd.
     #[serde(skip_serializing_if = "Option::is_none")]
     needed_by: Option<Vec<NeededBy>>,
-    /// What was under it before, and is not compacted yet; absent where etcd was not read.
+    /// Superseded revisions with this version, before compaction; absent without a reading of etcd.
     #[serde(skip_serializing_if = "Option::is_none")]
     older_revisions: Option<Vec<OlderRevisions>>,
 }
@@ -117,69 +119,169 @@ struct Version {
 const NOT_CHECKED: &str = "No etcd was read with --apply, so it was not checked that no object and \
     no backup needs these versions, whatever the plan was reviewed with.";
 
-impl PlanReport {
-    /// `command` is what `--apply` completes to the command that carries the plan out.
-    fn of(outcome: &Outcome, command: &str) -> Self {
-        let Outcome {
-            plan,
-            findings,
-            applied,
-        } = outcome;
-        let operation = plan.operation();
-        let blind = *applied && findings.is_none() && !plan.removed().is_empty();
-        let versions = |keys: &[Arc<TransitKey>]| {
-            let shown = keys.iter().map(|key| Version::of(key, findings.as_ref()));
-            shown.collect()
-        };
-        Self {
-            schema_version: "v1",
-            command: operation.as_str(),
-            operation: operation.as_str(),
-            applied: *applied,
-            before_version: match operation {
-                Operation::Retire { before } => before.get(),
-                Operation::Restore => 0,
-            },
-            state_hash: plan.state_hash().to_string(),
-            next_state_hash: plan.next().hash().to_string(),
-            next_generation: plan.next().generation().get(),
-            active_key_id_hash: plan.next().registry().active().id_hash().to_string(),
-            removed_versions: versions(plan.removed()),
-            restored_versions: versions(plan.restored()),
-            limitations: match findings {
-                Some(findings) => findings.limitations(),
-                None => LIMITATIONS.to_owned(),
-            },
-            not_checked: blind.then_some(NOT_CHECKED),
-            next_step: next_step(outcome, command),
-            evidence: findings.as_ref().map(|findings| findings.shown(plan)),
-        }
-    }
-}
-
-fn next_step(outcome: &Outcome, command: &str) -> String {
+/// The result of a plan or its application.
+fn shown(outcome: &Outcome, asker: Asker<'_>) -> outcome::Outcome<Retirement> {
     let Outcome {
         plan,
         findings,
         applied,
     } = outcome;
-    let against = findings.as_ref().and_then(|it| it.next_step(plan));
-    if let Some(step) = against {
-        return step;
+    let findings = findings.as_ref();
+    let operation = plan.operation();
+    let command = match operation {
+        Operation::Retire { .. } => "retire-versions",
+        Operation::Restore => "restore-versions",
+    };
+    let blind = *applied && findings.is_none() && !plan.removed().is_empty();
+    let versions = |keys: &[Arc<TransitKey>]| {
+        let shown = keys.iter().map(|key| Version::of(key, findings));
+        shown.collect()
+    };
+    let members = Retirement {
+        operation: command,
+        applied: *applied,
+        before_version: match operation {
+            Operation::Retire { before } => before.get(),
+            Operation::Restore => 0,
+        },
+        state_hash: plan.state_hash().to_string(),
+        next_state_hash: plan.next().hash().to_string(),
+        next_generation: plan.next().generation().get(),
+        active_key_id_hash: plan.next().registry().active().id_hash().to_string(),
+        removed_versions: versions(plan.removed()),
+        restored_versions: versions(plan.restored()),
+        not_checked: blind.then_some(NOT_CHECKED),
+        evidence: findings.map(Findings::shown),
+    };
+
+    let unchanged = plan.next().hash() == plan.state_hash();
+    let without_evidence = matches!(operation, Operation::Retire { .. }) && findings.is_none();
+    let forbidden = findings.and_then(|findings| findings.advise(plan, asker));
+    let (verdict, headline, cause): (_, _, Option<&Cause>) = match (unchanged, *applied) {
+        (true, _) => (
+            "unchanged",
+            "no version is affected, and the state stays as it is",
+            None,
+        ),
+        (false, true) => (
+            "applied",
+            "the state was changed as planned",
+            Some(&APPLIED),
+        ),
+        (false, false) if without_evidence => (
+            "planned",
+            "a plan without etcd data; nothing was changed yet",
+            Some(&UNCHECKED),
+        ),
+        (false, false) => (
+            "planned",
+            "the plan can be applied; nothing was changed yet",
+            Some(&PLANNED),
+        ),
+    };
+    let tables = members.tables();
+    let mut result = outcome::Outcome::new(command, SystemClock.now(), members);
+    if let Some(findings) = findings {
+        result.add_checks(findings.checks(plan, asker));
     }
-    if plan.next().hash() == plan.state_hash() {
-        return "none: no version is affected and the state stays as it is".to_owned();
+    match findings {
+        Some(findings) => {
+            let headline = match forbidden.is_none() && *applied {
+                true => format!("{headline}: {}", findings.headline()),
+                false => findings.headline().to_owned(),
+            };
+            result.conclude(findings.verdict.as_str(), findings.exit(), headline);
+        }
+        None => result.conclude(verdict, Exit::Success, headline),
     }
-    if *applied {
-        return "start the provider again, then do the same on the other nodes, each with a plan \
-                of its own"
-            .to_owned();
+    match (forbidden, cause) {
+        (Some(advice), _) => {
+            result.set_cause(&advice);
+            result.add_actions(&advice);
+        }
+        (None, Some(cause)) => {
+            let hash = vec![("hash", plan.state_hash().to_string())];
+            let advice = asker.advise(cause, &hash);
+            if without_evidence && !*applied {
+                result.set_cause(&advice);
+            }
+            result.add_actions(&advice);
+        }
+        (None, None) => {}
     }
-    format!(
-        "review the versions; then stop the provider of this node and run \
-         `{command} --apply --expected-state-hash {}`",
-        plan.state_hash()
-    )
+    tables.into_iter().for_each(|table| result.add_table(table));
+    match findings {
+        Some(findings) => result.add_limitations(findings.limitations()),
+        None => result.add_limitations([UNCHECKED_LIMITATION]),
+    }
+    result.add_limitations(blind.then_some(NOT_CHECKED));
+    result
+}
+
+impl Retirement {
+    fn tables(&self) -> Vec<Table> {
+        let mut plan = Table::new("plan", ["fact", "value"]);
+        plan.row(["applied", &self.applied.to_string()]);
+        if self.before_version > 0 {
+            plan.row(["beforeVersion", &self.before_version.to_string()]);
+        }
+        plan.row(["stateHash", &self.state_hash]);
+        plan.row(["nextStateHash", &self.next_state_hash]);
+        plan.row(["nextGeneration", &self.next_generation.to_string()]);
+        plan.row(["activeKeyIdHash", &self.active_key_id_hash]);
+        if let Some(evidence) = &self.evidence {
+            plan.row(["confidence", evidence.confidence]);
+        }
+        let mut tables = vec![
+            plan,
+            table_of("versions to remove", &self.removed_versions),
+            table_of("versions to restore", &self.restored_versions),
+        ];
+        if let Some(evidence) = &self.evidence {
+            tables.extend(evidence_report::tables(&evidence.sources));
+        }
+        tables
+    }
+}
+
+/// A row for each resource that needs a version, or one for a version without any.
+fn table_of(title: &str, versions: &[Version]) -> Table {
+    let columns = [
+        "version",
+        "key_id hash",
+        "needed by",
+        "older revisions",
+        "source",
+    ];
+    let mut table = Table::new(title, columns);
+    for version in versions {
+        let number = version.transit_version.to_string();
+        let hash = version.key_id_hash.as_str();
+        let needed = version.needed_by.iter().flatten();
+        let needed = needed.map(|it| {
+            (
+                format!("{} {}", it.resource, it.objects),
+                String::new(),
+                &it.source,
+            )
+        });
+        let older = version.older_revisions.iter().flatten();
+        let older = older.map(|it| {
+            (
+                String::new(),
+                format!("{} {}", it.resource, it.revisions),
+                &it.source,
+            )
+        });
+        let rows: Vec<_> = needed.chain(older).collect();
+        if rows.is_empty() {
+            table.row([&*number, hash]);
+        }
+        for (needed, older, source) in rows {
+            table.row([&*number, hash, &needed, &older, source]);
+        }
+    }
+    table
 }
 
 impl Version {
@@ -190,46 +292,6 @@ impl Version {
             key_id_hash: key.id_hash().to_string(),
             needed_by: findings.map(|findings| findings.needed_by(version)),
             older_revisions: findings.map(|findings| findings.older_revisions(version)),
-        }
-    }
-}
-
-impl Render for PlanReport {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "operation: {}", self.operation)?;
-        writeln!(out, "applied: {}", self.applied)?;
-        writeln!(out, "beforeVersion: {}", self.before_version)?;
-        writeln!(out, "stateHash: {}", self.state_hash)?;
-        writeln!(out, "nextStateHash: {}", self.next_state_hash)?;
-        writeln!(out, "nextGeneration: {}", self.next_generation)?;
-        writeln!(out, "activeKeyIdHash: {}", self.active_key_id_hash)?;
-        for (verb, versions) in [
-            ("remove", &self.removed_versions),
-            ("restore", &self.restored_versions),
-        ] {
-            for version in versions {
-                writeln!(
-                    out,
-                    "{verb}: transitVersion={} keyIdHash={}",
-                    version.transit_version, version.key_id_hash
-                )?;
-                let needed = version.needed_by.iter().flatten();
-                needed.into_iter().try_for_each(|row| row.text(out))?;
-                let older = version.older_revisions.iter().flatten();
-                older.into_iter().try_for_each(|row| row.text(out))?;
-            }
-        }
-        if let Some(evidence) = &self.evidence {
-            evidence.text(out)?;
-        }
-        writeln!(out, "limitations: {}", self.limitations)?;
-        if let Some(not_checked) = self.not_checked {
-            writeln!(out, "notChecked: {not_checked}")?;
-        }
-        writeln!(out, "next: {}", self.next_step)?;
-        match &self.evidence {
-            Some(evidence) => evidence.do_not_text(out),
-            None => Ok(()),
         }
     }
 }

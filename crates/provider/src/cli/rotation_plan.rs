@@ -1,19 +1,24 @@
-//! `rotation-plan`: what this node knows of a rotation and what it waits for.
+//! `rotation-plan`: stage of a rotation on this node, and its next condition.
 
 use clap::Args;
 
 use super::{
-    Context, Failure, OutputFlag, etcd_source::EvidenceFlags, exit::Exit, progress::ProgressLine,
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
 };
 use crate::{
-    recovery::evidence::{Asked, EvidenceSources},
-    rotation_report::{Question, RotationReport},
+    advice::Site,
+    clock::{Clock as _, SystemClock},
+    recovery::{
+        evidence::{Asked, EvidenceSources},
+        evidence_report::Asker,
+    },
+    rotation_report::{self, RotationCommand},
 };
 
-/// Show what this node knows of the key's rotation and what a new version waits for
+/// Show the stage of the key's rotation on this node, and the condition of the next promotion
 ///
 /// Reads the state and the key's metadata and changes nothing. Exit code 4 when OpenBao, the key
-/// or the state stands in the way; what is known is shown all the same.
+/// or the state blocks it; the known facts are shown all the same.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
@@ -22,17 +27,18 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        show(context, &self.output, Question::Plan, None)
+        show(context, &self.output, RotationCommand::Plan, None)
     }
 }
 
 pub(super) fn show(
     context: &mut Context<'_>,
     output: &OutputFlag,
-    question: Question,
+    command: RotationCommand,
     etcd: Option<&EvidenceFlags>,
 ) -> Result<Exit, Failure> {
-    let config = context.load()?.config;
+    let loaded = context.load()?;
+    let config = &loaded.config;
     config.auth.jwt_file()?;
     let sources = match etcd {
         Some(flags) => EvidenceSources::new(flags.sources()?, flags.prefix()),
@@ -44,8 +50,12 @@ pub(super) fn show(
         sources,
         on_progress: &on_progress,
     });
-    let report = RotationReport::gather(&config, question, evidence)?;
+    let asker = Asker {
+        site: Site::new(&loaded.path, Some(config)),
+        again: &context.line.typed,
+        unbounded: &context.typed_without(&[("--etcd-prefix-only", false)]),
+    };
+    let outcome = rotation_report::gather(config, command, evidence, asker, SystemClock.now())?;
     drop(progress);
-    output.output.write(&report, context.out)?;
-    Ok(report.exit())
+    output.show(&outcome, context)
 }

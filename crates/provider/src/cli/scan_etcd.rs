@@ -1,17 +1,18 @@
-//! `scan-etcd`: what etcd holds, how it is protected, and which versions of the key it needs.
+//! `scan-etcd`: objects in etcd, their protection, and the key versions that they need.
+
+use std::path::Path;
 
 use clap::Args;
 use etcd_snapshot::revision::Revisions;
 
-use super::{
-    Context, Failure, OutputFlag, etcd_source::EtcdFlags, exit::Exit, progress::ProgressLine,
-};
+use super::{Context, Exit, Failure, OutputFlag, etcd_source::EtcdFlags, progress::ProgressLine};
 use crate::{
+    advice::Site,
     clock::{Clock as _, SystemClock},
-    recovery::{inventory::Wanted, scan::scan},
+    recovery::{inventory::Wanted, scan},
 };
 
-/// Show what etcd holds: what protects each resource, and which versions of the key it needs
+/// Show the content of etcd: protection of each resource, and versions of the key that it needs
 ///
 /// Reads a snapshot or a running etcd, and decrypts nothing. With --config the version of each
 /// key_id is derived from the key's metadata or the state; without, or if neither can be used, it
@@ -33,11 +34,13 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let config = match &context.flags.config {
-            Some(_) => Some(context.load()?.config),
+        let loaded = match &context.flags.config {
+            Some(_) => Some(context.load()?),
             None => None,
         };
-        let source = self.etcd.source(None)?;
+        let config = loaded.as_ref().map(|loaded| &loaded.config);
+        let path = loaded.as_ref().map_or(Path::new(""), |loaded| &loaded.path);
+        let site = Site::new(path, config);
         let wanted = Wanted {
             revisions: match self.all_revisions {
                 true => Revisions::All,
@@ -46,16 +49,18 @@ impl Options {
             prefix: self.etcd.prefix(),
             names: self.show_names,
         };
+        let now = SystemClock.now();
         let progress = ProgressLine::new("reading etcd");
-        let scan = scan(
-            &source,
-            &wanted,
-            config.as_ref(),
-            &|done| progress.show(done),
-            SystemClock.now(),
-        );
+        let scanned = self.etcd.source(None).and_then(|source| {
+            let on_progress = |done| progress.show(done);
+            scan::scan(&source, &wanted, config, &site, &on_progress, now)
+        });
         drop(progress);
-        self.output.output.write(&scan, context.out)?;
-        Ok(scan.exit())
+        let outcome = match scanned {
+            Ok(outcome) => outcome,
+            Err(error) if error.is_misuse() => return Err(error.into()),
+            Err(error) => scan::not_read(&error, config, &site, now),
+        };
+        self.output.show(&outcome, context)
     }
 }

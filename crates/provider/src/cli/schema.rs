@@ -5,49 +5,51 @@ use std::io;
 
 use clap::Args;
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
+use serde_json::{Value, json};
 
 use super::{
-    Context, Failure, config, dev, exit::Exit, inspect_state, key_id, record_backup, review,
+    Context, Exit, Failure, config, dev, failure::Failed, inspect_state, key_id, record_backup,
+    review, version,
 };
 use crate::{
     benchmark::Benchmark,
-    build_info::BuildInfo,
-    drill::report::DrillReport,
-    nodes::report::NodesReport,
-    recovery::{pair_report::PairReport, recovery_report::RecoveryReport, scan::Scan},
-    report::Report,
-    rotation_report::RotationReport,
+    drill::report::Drill,
+    nodes::report::Nodes,
+    recovery::{pair_report::VerifyBackup, recovery_report::Recovery, scan::ScanEtcd},
+    report::outcome::Outcome,
+    rotation_report::Rotation,
     telemetry::{health, why::Why},
-    triage::report::TriageReport,
+    triage::report::Triage,
 };
 
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
 const SCHEMAS: [Published; 20] = [
-    ("benchmark", of::<Benchmark>),
-    // `verify-key`, `probe` and every other report of checks.
-    ("checks", of::<Report>),
-    ("compare-nodes", of::<NodesReport>),
-    ("config", of::<config::Effective<'_>>),
-    ("config-invalid", of::<config::Invalid<'_>>),
-    ("dev-once", of::<dev::Summary<'_>>),
-    ("dev", of::<dev::Made<'_>>),
-    ("drill", of::<DrillReport>),
-    ("inspect-state", of::<inspect_state::Inspection>),
-    ("key-id", of::<key_id::Derived>),
-    ("record-backup", of::<record_backup::Summary>),
-    ("recover-state", of::<RecoveryReport>),
-    ("scan-etcd", of::<Scan>),
-    ("verify-backup", of::<PairReport>),
+    ("benchmark", of::<Outcome<Benchmark>>),
+    // `doctor`, `verify-key` and `probe`.
+    ("checks", of::<Outcome>),
+    ("compare-nodes", of::<Outcome<Nodes>>),
+    ("config", of::<Outcome<config::Effective<'_>>>),
+    ("dev-once", of::<Outcome<dev::Summary<'_>>>),
+    ("dev", of::<Outcome<dev::Made<'_>>>),
+    ("drill", of::<Outcome<Drill>>),
+    // A command that ends without a result.
+    ("failure", of::<Outcome<Failed<'_>>>),
+    ("inspect-state", of::<Outcome<inspect_state::Inspection>>),
+    ("key-id", of::<Outcome<key_id::Derived>>),
+    ("record-backup", of::<Outcome<record_backup::RecordBackup>>),
+    ("recover-state", of::<Outcome<Recovery>>),
+    ("scan-etcd", of::<Outcome<ScanEtcd>>),
+    ("verify-backup", of::<Outcome<VerifyBackup>>),
     // The body of /ready.
     ("ready", of::<health::Ready<'_>>),
     // `retire-versions` and `restore-versions`.
-    ("retirement", of::<review::PlanReport>),
+    ("retirement", of::<Outcome<review::Retirement>>),
     // `rotation-plan` and `verify-rotation`.
-    ("rotation", of::<RotationReport>),
-    ("triage", of::<TriageReport>),
-    ("version", of::<BuildInfo>),
+    ("rotation", of::<Outcome<Rotation>>),
+    ("triage", of::<Outcome<Triage>>),
+    ("version", of::<Outcome<version::Build>>),
     // The body of /why.
     ("why", of::<Why>),
 ];
@@ -80,7 +82,33 @@ impl Options {
 fn of<T: JsonSchema>() -> Schema {
     SchemaSettings::draft2020_12()
         .for_serialize()
-        .with_transform(RecursiveTransform(crate::config::refuse_null))
+        .with_transform(RecursiveTransform(refuse_null))
         .into_generator()
         .into_root_schema_for::<T>()
+}
+
+/// An optional member may be absent, and is never null.
+fn refuse_null(schema: &mut Schema) {
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            object.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(Value::Array(branches)) = object.get_mut("anyOf") {
+        branches.retain(|branch| *branch != json!({"type": "null"}));
+        if let [Value::Object(only)] = branches.as_slice() {
+            let only = only.clone();
+            object.remove("anyOf");
+            for (keyword, value) in only {
+                object.entry(keyword).or_insert(value);
+            }
+        }
+    }
+    // The format that schemars gives to Rust integers says nothing to other readers.
+    object.remove("format");
 }

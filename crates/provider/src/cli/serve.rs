@@ -5,12 +5,14 @@ use std::{io, os::unix::net::UnixListener};
 use clap::Args;
 use tokio::runtime;
 
-use super::{Context, Failure, exit::Exit};
+use super::{Context, Exit, Failure, Line};
 use crate::{
+    advice::Site,
     build_info::BuildInfo,
-    config::{Config, LoadError, SocketGroup, files},
+    config::{Config, LoadError, SocketGroup},
     hardening::harden,
     lifecycle::{self, Hangup, activation::passed_listener, service_manager::ServiceManager},
+    node_files,
     serve::{ServeError, serve},
     state::MissingCheckpoint,
     telemetry::log,
@@ -33,12 +35,12 @@ impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let mut loaded = context.load()?;
         loaded.config.auth.jwt_file()?;
-        files::check(&loaded.config, &loaded.path, context.environment).map_err(|problems| {
-            LoadError::Invalid {
+        node_files::check(&loaded.config, &loaded.path, context.environment).map_err(
+            |problems| LoadError::Invalid {
                 path: loaded.path.clone(),
                 problems,
-            }
-        })?;
+            },
+        )?;
         // The group file may be out of reach when the socket is bound.
         let group = &mut loaded.config.server.socket_group;
         *group = SocketGroup::Id(group.gid().map_err(ServeError::Group)?);
@@ -74,14 +76,15 @@ impl Options {
             let served = block_on_serve(config, missing, passed, &manager);
             served.map_err(Failure::Runtime)
         });
-        let exit = end(served);
+        let site = Site::new(&loaded.path, Some(config));
+        let exit = end(served, &site, &context.line);
         log::flush();
         Ok(exit)
     }
 }
 
 /// Logs the end, and writes a failure through the log, whose reader may have stalled.
-fn end(served: Result<Result<(), ServeError>, Failure>) -> Exit {
+fn end(served: Result<Result<(), ServeError>, Failure>, site: &Site<'_>, line: &Line) -> Exit {
     let (reason, part) = match &served {
         Ok(Err(error)) => (Some(error.reason()), error.part()),
         _ => (None, None),
@@ -97,7 +100,7 @@ fn end(served: Result<Result<(), ServeError>, Failure>) -> Exit {
     if let Some(failure) = failure {
         let mut text = Vec::new();
         // A vector takes every byte.
-        failure.write(&mut text).ok();
+        failure.write(&failure.advise(site, line), &mut text).ok();
         log::write_text(&text);
     }
     exit

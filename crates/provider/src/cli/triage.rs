@@ -1,31 +1,29 @@
-//! `triage`: what is broken, what it means for the data, and what to do next.
+//! `triage`: the first failure, its impact on the data, and the next step.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use tokio::runtime;
 
 use super::{
-    Context, Failure, OutputFlag, etcd_source::EvidenceFlags, exit::Exit, progress::ProgressLine,
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
     verify_backup::read_record,
 };
 use crate::{
     clock::{Clock as _, SystemClock},
-    config::LoadError,
     diagnose::{facts::Facts, node::become_provider},
-    report::Report,
     triage::{
-        report::TriageReport,
+        report,
         walk::{self, Material},
     },
 };
 
-/// In an incident: say what is broken, whether data is lost, what to do next and what not to do
+/// In an incident: name the first failure, its impact on the data, the next step and the warnings
 ///
-/// Walks from the configuration over login, OpenBao, key and state to a round trip through the running
-/// provider, and ends at the first thing that is broken. Changes nothing. Run it as root or as the
-/// provider's user; evidence from etcd makes it prove more. Exit code 0 when nothing is broken, 4 when
-/// something is, 3 when it is the configuration, 5 when it could not be established.
+/// Checks configuration, login, OpenBao, key and state, ends with a round trip through the running
+/// provider, and stops at the first failure. Changes nothing. Run it as root or as the provider's user;
+/// evidence from etcd makes it prove more. Exit code 0 when all checks passed, 4 when one failed, 3 when
+/// it is one of the configuration, 5 when the result is inconclusive.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// A record that record-backup wrote for this cluster
@@ -43,15 +41,14 @@ impl Options {
         let sources = self.etcd.sources()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
 
-        let mut report = Report::new("triage", SystemClock.now());
-        let mut facts = Facts::new(context.load());
+        let mut checks = Vec::new();
+        let mut facts = Facts::new("triage", context.load());
         facts.record = record;
-        let mut stopped = walk::begin(&facts, &mut report);
+        let mut stopped = walk::begin(&facts, &mut checks);
         if stopped.is_none()
             && let Ok(loaded) = &facts.loaded
         {
             let loaded = loaded.clone();
-            report.identify(&loaded.config.fingerprint());
             // Before the runtime, whose threads take on what this one is.
             let became = become_provider(&loaded.config);
             let runtime = runtime::Builder::new_current_thread().enable_all().build();
@@ -65,24 +62,11 @@ impl Options {
                 prefix: self.etcd.prefix(),
                 on_progress: &|done| reading.show(done),
             };
-            stopped = walk::walk(&runtime, material, &mut facts, &mut report);
+            stopped = walk::walk(&runtime, material, &mut facts, &mut checks);
             // A name lookup that hangs must not hold up the end.
             runtime.shutdown_background();
         }
-        let path = config_path(&facts);
-        let report = TriageReport::new(stopped, &facts, path, report);
-        self.output.output.write(&report, context.out)?;
-        Ok(report.exit())
-    }
-}
-
-fn config_path(facts: &Facts) -> &Path {
-    match &facts.loaded {
-        Ok(loaded) => &loaded.path,
-        Err(
-            LoadError::Unreadable { path, .. }
-            | LoadError::Malformed { path, .. }
-            | LoadError::Invalid { path, .. },
-        ) => path,
+        let outcome = report::outcome(stopped, checks, &facts, SystemClock.now());
+        self.output.show(&outcome, context)
     }
 }

@@ -9,18 +9,19 @@ use clap::Args;
 use kms_domain::recovery::record::{BackupRecord, MAX_FILE_BYTES};
 
 use super::{
-    Context, Failure, OutputFlag,
+    Context, Exit, Failure, OutputFlag,
     etcd_source::{EtcdFlags, UnreadFlags},
-    exit::Exit,
     progress::ProgressLine,
 };
 use crate::{
     clock::{Clock as _, SystemClock},
+    config::Config,
     recovery::{
+        EtcdError, EtcdSource,
         backup_record::{note_as_recorded, note_source},
-        pair_report::PairReport,
-        verify_pair::{self, Depth, Question, Watch},
-        witness::Witnesses,
+        local_knowledge::LocalKnowledge,
+        pair_report,
+        verify_pair::{self, Depth, Pair, VerifyOptions, Watch},
     },
 };
 
@@ -54,52 +55,60 @@ impl Options {
         let config = &loaded.config;
         config.auth.jwt_file()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
+        let known = LocalKnowledge::gather(config, &loaded.path, record);
+        let again = context.line.typed.clone();
+        let verified = self.verify(config, &known);
+        let now = SystemClock.now();
+        let outcome = match verified {
+            Ok((source, pair)) => {
+                let noted = known.record.as_ref().and_then(|it| it.note().etcd.as_ref());
+                let snapshot = match noted {
+                    Some(noted) => note_source(&source)?
+                        .map(|given| note_as_recorded(&source, given, &noted.file))
+                        .transpose()?,
+                    None => None,
+                };
+                known.report(
+                    config,
+                    &pair,
+                    self.depth,
+                    snapshot.as_ref(),
+                    false,
+                    &again,
+                    now,
+                )
+            }
+            Err(error) if error.is_misuse() => return Err(error.into()),
+            Err(error) => pair_report::not_read(config, &loaded.path, &error, &again, now),
+        };
+        self.output.show(&outcome, context)
+    }
+
+    fn verify(
+        &self,
+        config: &Config,
+        known: &LocalKnowledge,
+    ) -> Result<(EtcdSource, Pair), EtcdError> {
         let source = self.etcd.source(Some(&self.unread))?;
-        let witnesses = Witnesses::gather(config, &loaded.path, record);
-        let depth = self.depth;
-        let question = Question {
+        let options = VerifyOptions {
             prefix: self.etcd.prefix(),
-            claims: witnesses.claims(),
-            removed: witnesses.removed(),
-            depth,
+            claims: known.claims(),
+            removed: known.removed(),
+            depth: self.depth,
             sample: None,
             names: self.show_names,
             superseded: false,
         };
-        let verified = {
-            let reading = ProgressLine::new("reading etcd");
-            let trying = ProgressLine::new("trying encrypted DEKs");
-            let opening = ProgressLine::new("opening objects");
-            let watch = Watch {
-                reading: &|done| reading.show(done),
-                trying: &|done| trying.show(done),
-                opening: &|done| opening.show(done),
-            };
-            verify_pair::verify(config, &source, question, watch)
+        let reading = ProgressLine::new("reading etcd");
+        let trying = ProgressLine::new("trying encrypted DEKs");
+        let opening = ProgressLine::new("opening objects");
+        let watch = Watch {
+            reading: &|done| reading.show(done),
+            trying: &|done| trying.show(done),
+            opening: &|done| opening.show(done),
         };
-        let pair = match verified {
-            Ok(pair) => pair,
-            Err(error) => {
-                let report = PairReport::unread(config, &error, SystemClock.now());
-                self.output.output.write(&report, context.out)?;
-                return Ok(report.exit());
-            }
-        };
-
-        let noted = witnesses
-            .record
-            .as_ref()
-            .and_then(|it| it.note().etcd.as_ref());
-        let snapshot = match noted {
-            Some(noted) => note_source(&source)?
-                .map(|given| note_as_recorded(&source, given, &noted.file))
-                .transpose()?,
-            None => None,
-        };
-        let now = SystemClock.now();
-        let report = witnesses.report(config, &pair, depth, snapshot.as_ref(), false, now);
-        self.output.output.write(&report, context.out)?;
-        Ok(report.exit())
+        let pair = verify_pair::verify(config, &source, options, watch)?;
+        Ok((source, pair))
     }
 }
 

@@ -1,19 +1,22 @@
-//! `verify-key`: may this node use the key, and does the key still have what this node needs?
+//! `verify-key`: whether this node may use the key, and the key has the versions that it needs.
 
 use clap::Args;
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
+use super::{Context, Exit, Failure, OutputFlag};
 use crate::{
     clock::{Clock as _, SystemClock},
     config::Config,
     connection,
     diagnose::{
-        Question, capabilities, configuration, examine, facts::Facts, key, login, server, state,
+        Check, capabilities, conclude, configuration, examine, facts::Facts, key, login, server,
+        state,
     },
-    report::Report,
+    report::outcome::{Nothing, Outcome},
 };
 
-const QUESTIONS: [Question; 13] = [
+const COMMAND: &str = "verify-key";
+
+const CHECKS: [Check; 13] = [
     configuration::LOAD,
     configuration::VALIDATE,
     server::TLS,
@@ -40,15 +43,14 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let mut report = Report::new("verify-key", SystemClock.now());
-        let mut facts = Facts::new(context.load());
+        let mut outcome = Outcome::new(COMMAND, SystemClock.now(), Nothing {});
+        let mut facts = Facts::new(COMMAND, context.load());
         if let Some(config) = facts.config().cloned() {
-            report.identify(&config.fingerprint());
+            outcome.identify(&config.fingerprint());
             gather(&mut facts, &config);
         }
-        examine(&QUESTIONS, &facts, &mut report);
-        self.output.output.write(&report, context.out)?;
-        Ok(report.exit())
+        conclude(&mut outcome, examine(&CHECKS, &facts));
+        self.output.show(&outcome, context)
     }
 }
 

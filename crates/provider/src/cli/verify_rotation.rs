@@ -2,10 +2,8 @@
 
 use clap::Args;
 
-use super::{
-    Context, Failure, OutputFlag, etcd_source::EvidenceFlags, exit::Exit, rotation_plan::show,
-};
-use crate::rotation_report::Question;
+use super::{Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, rotation_plan::show};
+use crate::rotation_report::RotationCommand;
 
 /// Show how far this node, and with evidence every object, has followed a rotation
 ///
@@ -23,6 +21,11 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        show(context, &self.output, Question::Verify, Some(&self.etcd))
+        show(
+            context,
+            &self.output,
+            RotationCommand::Verify,
+            Some(&self.etcd),
+        )
     }
 }

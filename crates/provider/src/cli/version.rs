@@ -1,11 +1,18 @@
-//! `version`: what was built.
-
-use std::io::{self, Write};
+//! `version`: this build.
 
 use clap::Args;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use super::{Context, Failure, OutputFlag, exit::Exit};
-use crate::{build_info::BuildInfo, report::Render};
+use super::{Context, Exit, Failure, OutputFlag};
+use crate::{
+    build_info::BuildInfo,
+    clock::{Clock as _, SystemClock},
+    report::{
+        outcome::{Outcome, PASSED},
+        table::Table,
+    },
+};
 
 /// Show version, commit, build date and whether the source was changed
 #[derive(Debug, Args)]
@@ -14,24 +21,36 @@ pub(super) struct Options {
     output: OutputFlag,
 }
 
-impl Options {
-    pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        self.output.output.write(&BuildInfo::CURRENT, context.out)?;
-        Ok(Exit::Success)
-    }
+/// The members of `version`; the version itself is one of every result.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Build {
+    /// The source revision, or `unknown`.
+    commit: &'static str,
+    /// RFC 3339, or `unknown`.
+    build_date: &'static str,
+    /// Whether the source differed from the revision, or `unknown`.
+    dirty: &'static str,
 }
 
-impl Render for BuildInfo {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self {
+impl Options {
+    pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        let BuildInfo {
             version,
             commit,
             build_date,
             dirty,
-        } = self;
-        writeln!(out, "version: {version}")?;
-        writeln!(out, "commit: {commit}")?;
-        writeln!(out, "buildDate: {build_date}")?;
-        writeln!(out, "dirty: {dirty}")
+        } = BuildInfo::CURRENT;
+        let members = Build {
+            commit,
+            build_date,
+            dirty,
+        };
+        let mut outcome = Outcome::new("version", SystemClock.now(), members);
+        outcome.conclude(PASSED, Exit::Success, version);
+        let mut build = Table::new("build", ["commit", "buildDate", "dirty"]);
+        build.row([commit, build_date, dirty]);
+        outcome.add_table(build);
+        self.output.show(&outcome, context)
     }
 }

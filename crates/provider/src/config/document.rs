@@ -1,14 +1,19 @@
-//! The YAML text as a tree with positions. The only module that knows the YAML crate.
+//! The YAML text as values with positions, checked against the schema. Only this module knows the
+//! YAML crate.
 //!
-//! Scalars keep the type that YAML gives them: `0660` is a number, `"0660"` and `yes` are text.
+//! Scalars keep their type in YAML: `0660` is a number, `"0660"` and `yes` are text. A walk along the
+//! schema of `config schema` finds every unknown key and wrong type in a single pass.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{
     Deserialize,
     de::{self, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use serde_saphyr::{
     Spanned,
     options::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy},
@@ -17,26 +22,25 @@ use serde_saphyr::{
 use super::{
     origin::Origin,
     problem::{Problem, ProblemKind},
+    schema::near_miss,
 };
 
 /// The one document of a configuration file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Document {
-    /// The content; of a repeated key the first value.
-    pub(super) tree: Value,
-    /// Where each key or list entry is, by path.
-    pub(super) positions: BTreeMap<String, Origin>,
-    /// Repeated keys and keys without a value.
+    /// Each section, setting and list entry of the right type, by path.
+    pub(super) written: BTreeMap<String, (Value, Origin)>,
+    /// Unknown and repeated keys, keys without a value, and values of the wrong type.
     pub(super) problems: Vec<Problem>,
 }
 
 /// Reads one YAML document.
 ///
-/// The budgets are far above any real configuration and far below what costs time.
+/// The budgets are far above any real configuration, and too small to cost time.
 ///
 /// # Errors
 /// The parser's message with line and column, without a snippet of the file.
-pub(super) fn parse(text: &str) -> Result<Document, String> {
+pub(super) fn parse(text: &str, schema: &Value) -> Result<Document, String> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_documents: 1,
@@ -59,69 +63,110 @@ pub(super) fn parse(text: &str) -> Result<Document, String> {
     };
     let node: Spanned<Node> = serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| without_quotations(&error.without_snippet().to_string()))?;
-    let mut document = Document {
-        tree: Value::Null,
-        positions: BTreeMap::new(),
-        problems: Vec::new(),
-    };
-    document.tree = document.place(String::new(), node);
+    let mut document = Document::default();
+    document.place("", node, schema);
     Ok(document)
 }
 
 impl Document {
-    /// Notes positions and turns a node into plain data.
-    fn place(&mut self, path: String, node: Spanned<Node>) -> Value {
-        let origin = Origin::File {
-            line: node.referenced.line(),
-            column: node.referenced.column(),
-        };
+    /// Records a node and all below it; `schema` is null below an unknown key.
+    fn place(&mut self, path: &str, node: Spanned<Node>, schema: &Value) -> Option<Value> {
+        let origin = origin(&node);
+        let (found, shown) = node.value.kind();
+        if found == "null" && !path.is_empty() {
+            let hint = "write a value, or remove the key to get its default";
+            return self.problem(path, origin, "has no value", Some(hint));
+        }
+        let expected = schema["type"].as_str().unwrap_or(found);
+        if expected != found {
+            let rule = format!("must be {}, not {shown}", name(expected));
+            let hint = match (expected, found) {
+                ("string", "integer" | "number" | "boolean") => Some("put it in quotes"),
+                ("integer" | "boolean", "string") => Some("write it without quotes"),
+                _ => None,
+            };
+            return self.problem(path, origin, &rule, hint);
+        }
         let value = match node.value {
-            Node::Scalar(Value::Null) if !path.is_empty() => {
-                self.problem(
-                    &path,
-                    &origin,
-                    "has no value",
-                    "write a value, or remove the key to get its default",
-                );
-                Value::Null
-            }
             Node::Scalar(value) => value,
-            Node::List(nodes) => nodes
-                .into_iter()
-                .enumerate()
-                .map(|(index, node)| self.place(format!("{path}[{index}]"), node))
-                .collect(),
-            Node::Map(entries) => {
-                let mut map = Map::new();
-                for (key, node) in entries {
-                    let path = child(&path, &key);
-                    if map.contains_key(&key) {
-                        let origin = Origin::File {
-                            line: node.referenced.line(),
-                            column: node.referenced.column(),
-                        };
-                        self.problem(&path, &origin, "is written twice", "keep one of them");
-                    } else {
-                        let value = self.place(path, node);
-                        map.insert(key, value);
-                    }
-                }
-                Value::Object(map)
+            Node::Map(entries) => self.place_entries(path, entries, &schema["properties"]),
+            Node::List(nodes) => {
+                let nodes = nodes.into_iter().enumerate();
+                let placed: Vec<_> = nodes
+                    .map(|(at, node)| self.place(&format!("{path}[{at}]"), node, &schema["items"]))
+                    .collect();
+                placed.into_iter().collect::<Option<_>>()?
             }
         };
-        self.positions.insert(path, origin);
-        value
+        if !schema.is_null() {
+            let written = (value.clone(), origin);
+            self.written.insert(path.to_owned(), written);
+        }
+        Some(value)
     }
 
-    fn problem(&mut self, path: &str, origin: &Origin, rule: &str, hint: &str) {
+    fn place_entries(
+        &mut self,
+        path: &str,
+        entries: Vec<(String, Spanned<Node>)>,
+        properties: &Value,
+    ) -> Value {
+        let mut map = Map::new();
+        let mut seen = BTreeSet::new();
+        for (key, node) in entries {
+            let path = child(path, &key);
+            if !seen.insert(key.clone()) {
+                let hint = Some("keep one of them");
+                self.problem(&path, origin(&node), "is written twice", hint);
+                continue;
+            }
+            let schema = &properties[&key];
+            if schema.is_null() && !properties.is_null() {
+                let hint = near_miss(&path, &key, properties);
+                let rule = "is not a configuration key";
+                self.problem(&path, origin(&node), rule, hint.as_deref());
+            }
+            if let Some(value) = self.place(&path, node, schema) {
+                map.insert(key, value);
+            }
+        }
+        Value::Object(map)
+    }
+
+    fn problem(
+        &mut self,
+        path: &str,
+        origin: Origin,
+        rule: &str,
+        hint: Option<&str>,
+    ) -> Option<Value> {
+        let is_root = path.is_empty();
         self.problems.push(Problem {
-            path: path.to_owned(),
+            path: if is_root { "(document)" } else { path }.to_owned(),
             kind: ProblemKind::Shape,
-            origin: Some(origin.clone()),
+            origin: (!is_root).then_some(origin),
             value: None,
             rule: rule.to_owned(),
-            hint: Some(hint.to_owned()),
+            hint: hint.map(str::to_owned),
         });
+        None
+    }
+}
+
+fn origin(node: &Spanned<Node>) -> Origin {
+    Origin::File {
+        line: node.referenced.line(),
+        column: node.referenced.column(),
+    }
+}
+
+fn name(schema_type: &str) -> &'static str {
+    match schema_type {
+        "object" => "a section of keys",
+        "array" => "a list",
+        "string" => "text",
+        "integer" => "an integer",
+        _ => "true or false",
     }
 }
 
@@ -141,18 +186,16 @@ fn without_quotations(message: &str) -> String {
     shortened + rest
 }
 
-/// `a` and `b` as `a.b`. A key that cannot be a setting may be anything, so it is not repeated.
-pub(super) fn child(path: &str, key: &str) -> String {
-    let printable = key.len() <= 64
-        && !key.is_empty()
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
-    let key = if printable { key } else { "(unprintable key)" };
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
+/// `a` and `b` as `a.b`. An unusual key may be a secret, so it is not repeated.
+fn child(path: &str, key: &str) -> String {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    let key = match key.len() {
+        1..=64 if key.bytes().all(allowed) => key,
+        _ => "(unprintable key)",
+    };
+    match path {
+        "" => key.to_owned(),
+        path => format!("{path}.{key}"),
     }
 }
 
@@ -163,11 +206,37 @@ enum Node {
     Map(Vec<(String, Spanned<Self>)>),
 }
 
+impl Node {
+    /// The type in JSON Schema, and its name in messages.
+    fn kind(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Scalar(Value::Null) => ("null", "empty"),
+            Self::Scalar(Value::Bool(_)) => ("boolean", "a boolean"),
+            Self::Scalar(Value::Number(number)) if number.is_i64() => ("integer", "a number"),
+            Self::Scalar(Value::Number(_)) => ("number", "a number"),
+            Self::Scalar(_) => ("string", "text"),
+            Self::List(_) => ("array", "a list"),
+            Self::Map(_) => ("object", "a section of keys"),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(NodeVisitor)
     }
 }
+
+macro_rules! scalars {
+    ($($visit:ident($type:ty))+) => {$(
+        fn $visit<E>(self, value: $type) -> Result<Node, E> {
+            Ok(Node::Scalar(value.into()))
+        }
+    )+};
+}
+
+/// Stands for a number beyond 64 bits.
+const NOT_AN_INTEGER: f64 = 0.5;
 
 struct NodeVisitor;
 
@@ -182,34 +251,20 @@ impl<'de> Visitor<'de> for NodeVisitor {
         Ok(Node::Scalar(Value::Null))
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
-        Ok(Node::Scalar(Value::Bool(value)))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
-        Ok(Node::Scalar(Value::from(value)))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
-        // No setting comes near the border; beyond it a number is simply not an integer here.
-        Ok(i64::try_from(value).map_or_else(|_| not_an_integer(), Node::from_integer))
+    scalars! {
+        visit_bool(bool)
+        visit_i64(i64)
+        visit_u64(u64)
+        visit_f64(f64)
+        visit_str(&str)
     }
 
     fn visit_i128<E>(self, _: i128) -> Result<Node, E> {
-        Ok(not_an_integer())
+        Ok(Node::Scalar(NOT_AN_INTEGER.into()))
     }
 
     fn visit_u128<E>(self, _: u128) -> Result<Node, E> {
-        Ok(not_an_integer())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
-        Ok(Number::from_f64(value)
-            .map_or_else(not_an_integer, |number| Node::Scalar(Value::Number(number))))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
-        Ok(Node::Scalar(Value::String(value.to_owned())))
+        Ok(Node::Scalar(NOT_AN_INTEGER.into()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
@@ -229,27 +284,20 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 }
 
-impl Node {
-    fn from_integer(value: i64) -> Self {
-        Self::Scalar(Value::from(value))
-    }
-}
-
-fn not_an_integer() -> Node {
-    Node::Scalar(Number::from_f64(0.5).map_or(Value::Null, Value::Number))
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn a_scalar_keeps_the_type_that_yaml_gives_it() {
         let document = parse(
             "a: 0660\nb: \"0660\"\nc: yes\nd: true\ne: 1.5\nf: 2s\ng: 0x1F\nh: 99999999999999999999\n",
+            &json!({}),
         )
         .unwrap();
-        let tree = &document.tree;
+        let tree = &document.written[""].0;
         assert!(tree["a"].is_i64());
         for text in ["b", "c", "f"] {
             assert!(tree[text].is_string(), "{text}: {}", tree[text]);
@@ -261,23 +309,21 @@ mod tests {
 
     #[test]
     fn positions_point_at_the_value() {
-        let document = parse("server:\n  socketMode: \"0660\"\nlist: [a,\n  b]\n").unwrap();
-        assert_eq!(
-            document.positions["server.socketMode"],
-            Origin::File {
-                line: 2,
-                column: 15
-            }
-        );
-        assert_eq!(
-            document.positions["list[1]"],
-            Origin::File { line: 4, column: 3 }
-        );
+        let schema = json!({"properties": {
+            "server": {"properties": {"socketMode": {}}},
+            "list": {"items": {}},
+        }});
+        let text = "server:\n  socketMode: \"0660\"\nlist: [a,\n  b]\n";
+        let document = parse(text, &schema).unwrap();
+        for (path, line, column) in [("server.socketMode", 2, 15), ("list[1]", 4, 3)] {
+            let (_, origin) = &document.written[path];
+            assert_eq!(*origin, Origin::File { line, column });
+        }
     }
 
     #[test]
     fn every_repeated_key_and_every_key_without_value_is_found() {
-        let document = parse("a: 1\na: 2\nb:\nc:\n  d: 1\n  d: 1\n").unwrap();
+        let document = parse("a: 1\na: 2\nb:\nc:\n  d: 1\n  d: 1\n", &json!({})).unwrap();
         let found: Vec<String> = document.problems.iter().map(ToString::to_string).collect();
         assert_eq!(
             found,
@@ -287,14 +333,14 @@ mod tests {
                 "c.d (line 6, column 6): is written twice; keep one of them",
             ]
         );
-        assert_eq!(document.tree["a"], 1);
+        assert_eq!(document.written[""].0["a"], 1);
     }
 
     #[test]
     fn a_second_document_a_merge_key_and_an_alias_bomb_are_refused() {
         let bomb = "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c,*c,*c,*c]\n";
         for text in ["a: 1\n---\nb: 2\n", "a: &x {b: 1}\nc:\n  <<: *x\n", bomb] {
-            assert!(parse(text).is_err(), "{text}");
+            assert!(parse(text, &json!({})).is_err(), "{text}");
         }
     }
 
@@ -309,7 +355,7 @@ mod tests {
             "hvs.marker: {",
             "a: !!int hvs.marker",
         ] {
-            if let Err(message) = parse(text) {
+            if let Err(message) = parse(text, &json!({})) {
                 assert!(!message.contains("marker"), "{message}");
             }
         }

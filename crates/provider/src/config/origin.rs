@@ -1,44 +1,37 @@
-//! Where the value of a setting came from, and the few that a flag or variable may replace.
+//! Origins of values, and the few settings that a flag or variable may replace.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    resolve::Setting,
+    settings::{Logging, Server},
+};
+use crate::environment::Environment;
 
 /// The default of `--config` for every command that needs a configuration.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/openbao-kms/config.yaml";
 
-/// The settings that a flag or a variable may replace, with their variables (the first one set
-/// wins) and flag. Identity and credentials never come from here.
-const REPLACEABLE: [(&str, [&str; 2], &str); 3] = [
-    (
-        "logging.level",
-        [
-            "BAO_KMS_PROVIDER_LOG_LEVEL",
-            "BAO_KMS_PROVIDER_LOGGING_LEVEL",
-        ],
-        "--log-level",
-    ),
-    (
-        "server.metricsAddress",
-        [
-            "BAO_KMS_PROVIDER_SERVER_METRICS_ADDRESS",
-            "BAO_KMS_PROVIDER_SERVER_METRICSADDRESS",
-        ],
-        "--metrics-address",
-    ),
-    (
-        "server.healthAddress",
-        [
-            "BAO_KMS_PROVIDER_SERVER_HEALTH_ADDRESS",
-            "BAO_KMS_PROVIDER_SERVER_HEALTHADDRESS",
-        ],
-        "--health-address",
-    ),
-];
-
 const CONFIG_PATH_VARIABLES: [&str; 2] =
     ["BAO_KMS_PROVIDER_CONFIG", "BAO_KMS_PROVIDER_CONFIG_PATH"];
+
+const LOG_LEVEL_VARIABLES: [&str; 2] = [
+    "BAO_KMS_PROVIDER_LOG_LEVEL",
+    "BAO_KMS_PROVIDER_LOGGING_LEVEL",
+];
+
+const METRICS_VARIABLES: [&str; 2] = [
+    "BAO_KMS_PROVIDER_SERVER_METRICS_ADDRESS",
+    "BAO_KMS_PROVIDER_SERVER_METRICSADDRESS",
+];
+
+const HEALTH_VARIABLES: [&str; 2] = [
+    "BAO_KMS_PROVIDER_SERVER_HEALTH_ADDRESS",
+    "BAO_KMS_PROVIDER_SERVER_HEALTHADDRESS",
+];
 
 /// Where the value of a setting came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -75,74 +68,18 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::File { line, column } => write!(f, "line {line}, column {column}"),
-            Self::Environment { name } => write!(f, "from {name}"),
-            Self::Flag { name } => write!(f, "from {name}"),
+            Self::Environment { name } | Self::Flag { name } => write!(f, "from {name}"),
             Self::Inferred { from } => write!(f, "inferred from {from}"),
         }
     }
 }
 
-/// What the process was started with, as a value, so that tests need no process of their own.
-#[derive(Debug, Clone, Default)]
-pub struct Environment {
-    /// The environment variables; one that is not UTF-8 is left out.
-    pub variables: BTreeMap<String, String>,
-    /// The effective user.
-    pub effective_uid: u32,
-}
-
-impl Environment {
-    /// The environment of this process.
-    #[must_use]
-    pub fn of_process() -> Self {
-        Self {
-            variables: std::env::vars_os()
-                .filter_map(|(name, value)| {
-                    Some((name.into_string().ok()?, value.into_string().ok()?))
-                })
-                .collect(),
-            effective_uid: rustix::process::geteuid().as_raw(),
-        }
-    }
-
-    /// For a user other than root, the private runtime directory that the session manager made.
-    /// That it is private is checked with the other files.
-    #[must_use]
-    pub fn runtime_directory(&self) -> Option<PathBuf> {
-        let runtime = self.variable("XDG_RUNTIME_DIR")?;
-        (self.effective_uid != 0 && runtime.starts_with('/')).then(|| PathBuf::from(runtime))
-    }
-
-    /// The directories below which a directory may hold the socket: those that are empty after
-    /// boot, so that no socket outlives the machine's uptime.
-    pub(super) fn socket_roots(&self) -> Vec<PathBuf> {
-        ["/run", "/var/run"]
-            .into_iter()
-            .map(PathBuf::from)
-            .chain(self.runtime_directory())
-            .collect()
-    }
-
-    /// An empty variable counts as unset.
-    #[must_use]
-    pub fn variable(&self, name: &str) -> Option<&str> {
-        self.variables
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
-    }
-}
-
-/// The flags that replace a part of the configuration; an empty text is a value, not absence.
+/// The flags that replace a part of the configuration; an empty text is a value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// `--config`
     pub config: Option<PathBuf>,
-    /// `--log-level`
     pub log_level: Option<String>,
-    /// `--metrics-address`
     pub metrics_address: Option<String>,
-    /// `--health-address`
     pub health_address: Option<String>,
 }
 
@@ -150,40 +87,56 @@ impl Flags {
     /// The file to load: flag, then variables, then [`DEFAULT_CONFIG_PATH`].
     #[must_use]
     pub fn config_path(&self, environment: &Environment) -> PathBuf {
-        let variable = || {
-            CONFIG_PATH_VARIABLES
-                .iter()
-                .find_map(|name| environment.variable(name))
-        };
-        self.config
-            .clone()
-            .or_else(|| variable().map(PathBuf::from))
-            .unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG_PATH))
+        let variable = first(environment, CONFIG_PATH_VARIABLES);
+        let or_variable = variable.map_or(DEFAULT_CONFIG_PATH, |(_, path)| path);
+        self.config.clone().unwrap_or_else(|| or_variable.into())
     }
 
-    /// The replaced settings by path: flag before variable.
-    pub(super) fn replacements(
-        &self,
-        environment: &Environment,
-    ) -> BTreeMap<&'static str, (String, Origin)> {
-        let flags = [&self.log_level, &self.metrics_address, &self.health_address];
-        let mut replacements = BTreeMap::new();
-        for ((path, variables, flag), given) in REPLACEABLE.into_iter().zip(flags) {
-            let from_flag = given
-                .as_ref()
-                .map(|text| (text.clone(), Origin::Flag { name: flag }));
-            let from_variable = || {
-                variables.into_iter().find_map(|name| {
-                    let text = environment.variable(name)?.to_owned();
-                    Some((text, Origin::Environment { name }))
-                })
+    /// The replaced settings: flag before variable. Identity and credentials never come from here.
+    pub(super) fn replacements(&self, environment: &Environment) -> Vec<Setting> {
+        let replace = |path, flag, given: &Option<String>, variables| {
+            let (text, origin) = match (given, first(environment, variables)) {
+                (Some(text), _) => (text.as_str(), Origin::Flag { name: flag }),
+                (None, Some((name, text))) => (text, Origin::Environment { name }),
+                (None, None) => return None,
             };
-            if let Some(replacement) = from_flag.or_else(from_variable) {
-                replacements.insert(path, replacement);
-            }
-        }
-        replacements
+            let value = Value::from(text);
+            Some(Setting {
+                path,
+                value,
+                origin,
+            })
+        };
+        let level = Logging::level.into();
+        let (metrics, health) = (Server::metrics.into(), Server::health.into());
+        [
+            replace(level, "--log-level", &self.log_level, LOG_LEVEL_VARIABLES),
+            replace(
+                metrics,
+                "--metrics-address",
+                &self.metrics_address,
+                METRICS_VARIABLES,
+            ),
+            replace(
+                health,
+                "--health-address",
+                &self.health_address,
+                HEALTH_VARIABLES,
+            ),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
+}
+
+/// The first variable with a value, and its name.
+fn first<'a>(
+    environment: &'a Environment,
+    names: [&'static str; 2],
+) -> Option<(&'static str, &'a str)> {
+    let mut names = names.into_iter();
+    names.find_map(|name| Some((name, environment.variable(name)?)))
 }
 
 #[cfg(test)]
@@ -207,12 +160,12 @@ mod tests {
             ("BAO_KMS_PROVIDER_LOG_LEVEL", "error"),
         ]);
         let by_variable = Flags::default().replacements(&both);
-        assert_eq!(by_variable["logging.level"].0, "error");
+        assert_eq!(by_variable[0].value, "error");
         let flags = Flags {
             log_level: Some("debug".to_owned()),
             ..Flags::default()
         };
-        assert_eq!(flags.replacements(&both)["logging.level"].0, "debug");
+        assert_eq!(flags.replacements(&both)[0].value, "debug");
     }
 
     #[test]
@@ -223,7 +176,13 @@ mod tests {
             metrics_address: Some(String::new()),
             ..Flags::default()
         };
-        assert_eq!(flags.replacements(&empty)["server.metricsAddress"].0, "");
+        let [metrics] = &flags.replacements(&empty)[..] else {
+            panic!("the flag is a value");
+        };
+        assert_eq!(
+            (metrics.path, &metrics.value),
+            ("server.metricsAddress", &"".into())
+        );
     }
 
     #[test]

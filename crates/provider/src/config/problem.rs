@@ -1,7 +1,7 @@
-//! What is wrong with a configuration: where, which rule, what to do.
+//! Problems of a configuration: place, rule, next step.
 //!
-//! A problem shows the offending value only where the value cannot be a secret that was written
-//! into the wrong place; it never shows a piece of the file.
+//! A problem shows the offending value, except where a misplaced secret may stand; it never shows a
+//! piece of the file.
 
 use std::fmt;
 
@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::origin::Origin;
+use crate::duration::DurationProblem;
 
 /// One thing to repair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -48,27 +49,22 @@ impl fmt::Display for Problem {
         if let Some(origin) = &self.origin {
             write!(f, " ({origin})")?;
         }
-        if let Some(value) = &self.value {
-            write!(f, ": {value:?}")?;
+        match &self.value {
+            Some(value) => write!(f, ": {value:?} {}", self.rule)?,
+            None => write!(f, ": {}", self.rule)?,
         }
-        write!(
-            f,
-            "{} {}",
-            if self.value.is_some() { "" } else { ":" },
-            self.rule
-        )?;
-        if let Some(hint) = &self.hint {
-            write!(f, "; {hint}")?;
+        match &self.hint {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
-/// The outcome of a rule that a value breaks; the caller adds path and origin.
+/// A broken rule, before path and origin are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Broken {
     pub(super) rule: String,
-    pub(super) hint: Option<String>,
+    pub(super) hint: Option<&'static str>,
     pub(super) show_value: bool,
 }
 
@@ -81,11 +77,9 @@ impl Broken {
         }
     }
 
-    pub(super) fn hint(self, hint: impl Into<String>) -> Self {
-        Self {
-            hint: Some(hint.into()),
-            ..self
-        }
+    pub(super) fn hint(self, hint: &'static str) -> Self {
+        let hint = Some(hint);
+        Self { hint, ..self }
     }
 
     /// For a field into which a secret may have been pasted by mistake.
@@ -93,6 +87,17 @@ impl Broken {
         Self {
             show_value: false,
             ..self
+        }
+    }
+}
+
+impl From<DurationProblem> for Broken {
+    fn from(problem: DurationProblem) -> Self {
+        let hint =
+            (problem == DurationProblem::Form).then_some("write for example \"90s\" or \"1m30s\"");
+        Self {
+            hint,
+            ..Self::rule(problem)
         }
     }
 }

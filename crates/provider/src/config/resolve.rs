@@ -1,16 +1,20 @@
-//! Takes each setting from flag, variable, file or default, parses it, and keeps its origin.
+//! Takes each setting from flag, variable, file or default, and collects every problem.
 
-use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    defaults,
-    origin::Origin,
+    document::Document,
+    origin::{Flags, Origin},
     problem::{Broken, Problem, ProblemKind},
+    rules::Rule,
+    setting::{Declared, Key},
+    settings::SECTIONS,
 };
+use crate::environment::Environment;
 
 /// Values are shown up to this many characters.
 const SHOWN_CHARACTERS: usize = 80;
@@ -27,254 +31,176 @@ pub struct Setting {
     pub origin: Origin,
 }
 
-/// Reads settings one by one and collects everything that is wrong with them. Every method
-/// answers `None` after a problem; the caller reads on and gives up at the end.
+/// Every method answers `None` after a problem, and reports the problem once. The caller continues
+/// with the other settings and gives up at the end.
 pub(super) struct Resolver {
-    pub(super) settings: Vec<Setting>,
-    pub(super) problems: Vec<Problem>,
-    pub(super) warnings: Vec<Problem>,
-    positions: BTreeMap<String, Origin>,
-    replacements: BTreeMap<&'static str, (String, Origin)>,
+    written: BTreeMap<String, (Value, Origin)>,
+    settings: BTreeMap<&'static str, Setting>,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+    pub(super) socket_roots: Vec<PathBuf>,
 }
 
 impl Resolver {
-    /// `problems` are those of the shape: the settings they name are not reported as missing too.
-    pub(super) fn new(
-        positions: BTreeMap<String, Origin>,
-        problems: Vec<Problem>,
-        replacements: BTreeMap<&'static str, (String, Origin)>,
-    ) -> Self {
+    /// Flags and variables win over the document, even where its value has the wrong type.
+    pub(super) fn new(document: Document, flags: &Flags, environment: &Environment) -> Self {
+        let replaced = flags.replacements(environment).into_iter();
         Self {
-            settings: Vec::new(),
-            problems,
+            written: document.written,
+            settings: replaced.map(|setting| (setting.path, setting)).collect(),
+            problems: document.problems,
             warnings: Vec::new(),
-            positions,
-            replacements,
+            socket_roots: environment.socket_roots(),
         }
     }
 
-    /// A text setting.
-    pub(super) fn text<T, E: Into<Broken>>(
-        &mut self,
-        path: &'static str,
-        given: Option<String>,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<T> {
-        let given = given.map(Value::String);
-        let (value, origin) = self.take(path, given)?;
-        let text = value.as_str()?;
-        match parse(text) {
-            Ok(parsed) => Some(parsed),
-            Err(broken) => {
-                self.broken(path.to_owned(), Some(origin), Some(text), broken.into());
-                None
-            }
+    /// The settings in effect, in the order of their declaration, and warnings; or the problems, in
+    /// the order of the file.
+    pub(super) fn finish(mut self) -> Result<(Vec<Setting>, Vec<Problem>), Vec<Problem>> {
+        if self.problems.is_empty() {
+            let declared = SECTIONS.iter().flat_map(|section| section.settings);
+            let settings = declared.filter_map(|setting| self.settings.remove(setting.path));
+            return Ok((settings.collect(), self.warnings));
+        }
+        self.problems.sort_by_key(|problem| match problem.origin {
+            Some(Origin::File { line, column }) => (line, column),
+            _ => (u64::MAX, 0),
+        });
+        Err(self.problems)
+    }
+
+    /// The value of a setting; `None` also where it is absent and its default is null.
+    pub(super) fn get<R: Rule>(&mut self, key: Key<R>) -> Option<R::Value> {
+        let value = self.effective(&key.declared)?;
+        R::read(&value, key.declared.path, self)
+    }
+
+    /// A setting with the default null, required by another one.
+    pub(super) fn needed<R: Rule>(&mut self, key: Key<R>) -> Option<R::Value> {
+        let path = key.declared.path;
+        self.get(key).or_else(|| self.missing(path))
+    }
+
+    /// Reports a missing section in place of its settings.
+    pub(super) fn require(&mut self, section: &'static str) {
+        if !self.is_written(section) {
+            self.missing::<()>(section);
         }
     }
 
-    /// A whole number.
-    pub(super) fn integer<T: TryFrom<i64>>(
-        &mut self,
-        path: &'static str,
-        given: Option<i64>,
-        range: RangeInclusive<i64>,
-    ) -> Option<T> {
-        let (value, origin) = self.take(path, given.map(Value::from))?;
-        let number = value.as_i64()?;
-        let parsed = Some(number)
-            .filter(|number| range.contains(number))
-            .and_then(|number| T::try_from(number).ok());
-        if parsed.is_none() {
-            let rule = format!("must be from {} to {}", range.start(), range.end());
-            let shown = number.to_string();
-            self.broken(
-                path.to_owned(),
-                Some(origin),
-                Some(&shown),
-                Broken::rule(rule),
-            );
-        }
-        parsed
+    pub(super) fn is_written(&self, path: impl Into<&'static str>) -> bool {
+        self.written.contains_key(path.into())
     }
 
-    /// True or false.
-    pub(super) fn boolean(&mut self, path: &'static str, given: Option<bool>) -> Option<bool> {
-        self.take(path, given.map(Value::Bool))?.0.as_bool()
+    /// Sets a value that follows from another setting.
+    pub(super) fn infer<R, S>(&mut self, key: Key<R>, value: &str, from: Key<S>) {
+        let from = from.declared.path;
+        self.record(key.declared.path, value.into(), Origin::Inferred { from });
     }
 
-    /// A list of texts; each entry is parsed.
-    pub(super) fn list<T, E: Into<Broken>>(
-        &mut self,
-        path: &'static str,
-        given: Option<Vec<String>>,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Vec<T>> {
-        let (value, _) = self.take(path, given.map(Value::from))?;
-        let mut parsed = Vec::new();
-        let mut whole = true;
-        for (index, text) in value
-            .as_array()?
-            .iter()
-            .filter_map(Value::as_str)
-            .enumerate()
-        {
-            match parse(text) {
-                Ok(item) => parsed.push(item),
-                Err(broken) => {
-                    let path = format!("{path}[{index}]");
-                    let origin = self.positions.get(&path).cloned();
-                    self.broken(path, origin, Some(text), broken.into());
-                    whole = false;
-                }
-            }
-        }
-        whole.then_some(parsed)
-    }
-
-    /// A list of sections; `parse` reads each one at its path.
-    pub(super) fn sections<S: Serialize, T>(
-        &mut self,
-        path: &'static str,
-        given: Option<Vec<S>>,
-        parse: impl Fn(&mut Self, &str, S) -> Option<T>,
-    ) -> Option<Vec<T>> {
-        let value = given.as_ref().map(serde_json::to_value);
-        self.take(path, value.transpose().ok()?)?;
-        let sections = given.unwrap_or_default().into_iter().enumerate();
-        let parsed: Vec<_> = sections
-            .map(|(index, section)| parse(self, &format!("{path}[{index}]"), section))
-            .collect();
-        parsed.into_iter().collect()
-    }
-
-    /// A text within a section of a list.
-    pub(super) fn entry<T, E: Into<Broken>>(
-        &mut self,
-        path: String,
-        given: Option<&str>,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<T> {
-        let origin = self.positions.get(&path).cloned();
-        let Some(text) = given else {
+    pub(super) fn missing<T>(&mut self, path: &str) -> Option<T> {
+        if !self.is_reported(path) {
             let rule = Broken::rule("must be written; it has no default");
-            self.broken(path, origin, None, rule);
-            return None;
-        };
-        match parse(text) {
-            Ok(parsed) => Some(parsed),
-            Err(broken) => {
-                self.broken(path, origin, Some(text), broken.into());
-                None
-            }
+            self.broken(path, None, rule);
+        }
+        None
+    }
+
+    /// A value breaks the rule of its setting.
+    pub(super) fn broken(&mut self, path: &str, value: Option<&str>, broken: Broken) {
+        let problem = self.problem(path, value, broken);
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
         }
     }
 
-    /// A setting that follows from another one.
-    pub(super) fn infer(&mut self, path: &'static str, value: &str, from: &'static str) {
-        self.settings.push(Setting {
-            path,
-            value: Value::from(value),
-            origin: Origin::Inferred { from },
-        });
-    }
-
-    /// A setting or section that is needed and was not written.
-    pub(super) fn missing(&mut self, path: &'static str) {
-        if self.is_faulty(path) {
-            return;
-        }
-        let rule = "must be written; it has no default".to_owned();
-        self.broken(path.to_owned(), None, None, Broken::rule(rule));
-    }
-
-    /// A rule between settings is broken.
-    pub(super) fn reject(&mut self, path: &'static str, rule: impl Display, hint: &str) {
-        let problem = self.about(path, rule, hint);
-        self.problems.push(problem);
-    }
-
-    /// Allowed, yet probably not meant.
-    pub(super) fn warn(&mut self, path: &'static str, rule: impl Display, hint: &str) {
-        let warning = self.about(path, rule, hint);
-        self.warnings.push(warning);
-    }
-
-    /// Whether the shape of this setting, or of a section around it, is already reported.
-    pub(super) fn is_faulty(&self, path: &str) -> bool {
-        self.problems.iter().any(|problem| {
-            let within = |outer: &str, inner: &str| {
-                inner
-                    .strip_prefix(outer)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-            };
-            problem.kind == ProblemKind::Shape
-                && (within(&problem.path, path)
-                    || (within(path, &problem.path) && problem.path.ends_with(']')))
-        })
-    }
-
-    /// The effective value; it is noted even when it turns out to break its rule.
-    fn take(&mut self, path: &'static str, given: Option<Value>) -> Option<(Value, Origin)> {
-        let from_file = || {
-            let origin = self.positions.get(path).cloned()?;
-            Some((given?, origin))
-        };
-        let taken = match self.replacements.remove(path) {
-            Some((text, origin)) => Some((Value::String(text), origin)),
-            None if self.is_faulty(path) => return None,
-            None => from_file().or_else(|| Some((defaults::of(path)?, Origin::Default))),
-        };
-        let Some((value, origin)) = taken else {
-            self.missing(path);
-            return None;
-        };
-        self.settings.push(Setting {
-            path,
-            value: value.clone(),
-            origin: origin.clone(),
-        });
-        Some((value, origin))
-    }
-
-    fn broken(
+    /// Reports a broken rule between settings.
+    pub(super) fn reject_if(
         &mut self,
-        path: String,
-        origin: Option<Origin>,
-        value: Option<&str>,
+        is_broken: bool,
+        path: impl Into<&'static str>,
         broken: Broken,
     ) {
-        self.problems.push(Problem {
-            path,
-            kind: ProblemKind::Value,
-            origin,
-            value: value.filter(|_| broken.show_value).map(shorten),
-            rule: broken.rule,
-            hint: broken.hint,
-        });
+        if is_broken {
+            let problem = self.about(path.into(), broken);
+            self.problems.push(problem);
+        }
     }
 
-    fn about(&self, path: &'static str, rule: impl Display, hint: &str) -> Problem {
-        let setting = self.settings.iter().find(|setting| setting.path == path);
+    /// Reports an allowed value, probably a mistake.
+    pub(super) fn warn_if(&mut self, is_odd: bool, path: impl Into<&'static str>, broken: Broken) {
+        if is_odd {
+            let warning = self.about(path.into(), broken);
+            self.warnings.push(warning);
+        }
+    }
+
+    /// The value in effect; it is recorded before its rule is checked.
+    fn effective(&mut self, declared: &Declared) -> Option<Value> {
+        let path = declared.path;
+        if let Some(setting) = self.settings.get(path) {
+            return Some(setting.value.clone());
+        }
+        if self.is_reported(path) {
+            return None;
+        }
+        let (value, origin) = match (self.written.get(path), declared.default) {
+            (Some(written), _) => written.clone(),
+            (None, Some(default)) => (default(), Origin::Default),
+            (None, None) => return self.missing(path),
+        };
+        if value.is_null() {
+            return None;
+        }
+        self.record(path, value.clone(), origin);
+        Some(value)
+    }
+
+    fn record(&mut self, path: &'static str, value: Value, origin: Origin) {
+        let setting = Setting {
+            path,
+            value,
+            origin,
+        };
+        self.settings.insert(path, setting);
+    }
+
+    /// Whether a problem of this setting, or of a section around it, is known.
+    fn is_reported(&self, path: &str) -> bool {
+        let within = |outer: &str, inner: &str, next: char| {
+            let rest = inner.strip_prefix(outer);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(next))
+        };
+        let mut known = self.problems.iter().map(|problem| problem.path.as_str());
+        known.any(|known| within(known, path, '.') || within(path, known, '['))
+    }
+
+    fn about(&self, path: &str, broken: Broken) -> Problem {
+        let value = match self.settings.get(path).map(|setting| &setting.value) {
+            None | Some(Value::Array(_)) => None,
+            Some(Value::String(text)) => Some(text.clone()).filter(|text| !text.is_empty()),
+            Some(other) => Some(other.to_string()),
+        };
+        self.problem(path, value.as_deref(), broken)
+    }
+
+    fn problem(&self, path: &str, value: Option<&str>, broken: Broken) -> Problem {
+        let setting = self.settings.get(path).map(|setting| &setting.origin);
+        let written = self.written.get(path).map(|(_, origin)| origin);
         Problem {
             path: path.to_owned(),
             kind: ProblemKind::Value,
-            origin: setting.map(|setting| setting.origin.clone()),
-            value: setting.and_then(|setting| match &setting.value {
-                Value::String(text) if text.is_empty() => None,
-                Value::String(text) => Some(shorten(text)),
-                Value::Array(_) => None,
-                other => Some(other.to_string()),
-            }),
-            rule: rule.to_string(),
-            hint: Some(hint.to_owned()),
+            origin: setting.or(written).cloned(),
+            value: value.filter(|_| broken.show_value).map(shorten),
+            rule: broken.rule,
+            hint: broken.hint.map(str::to_owned),
         }
     }
 }
 
 fn shorten(text: &str) -> String {
-    let mut shown: String = text.chars().take(SHOWN_CHARACTERS).collect();
-    if shown.len() < text.len() {
-        shown.push('…');
+    match text.char_indices().nth(SHOWN_CHARACTERS) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
     }
-    shown
 }

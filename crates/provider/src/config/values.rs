@@ -1,116 +1,200 @@
-//! The rules of single values that are neither names of the identity scope nor durations.
+//! The rules of single values, apart from names of the identity and durations.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
 };
 
-use openbao_client::endpoint::{Address, AddressProblem, ServerName};
+use kms_domain::scope::{ClusterId, ProviderName};
+use openbao_client::endpoint::{Address, ServerName};
 
-use super::{Listener, SocketGroup, SocketMode, origin::Environment, problem::Broken};
+use super::problem::Broken;
+use crate::{
+    group::{GroupProblem, gid_of},
+    state::StatePath,
+};
 
-/// `sun_path` holds 108 bytes, the last of which is NUL.
+/// `sun_path` holds 108 bytes with the NUL at its end.
 const MAX_SOCKET_PATH: usize = 107;
-
-/// No access for others, no execute bit for anybody.
+/// Access for others, and execute bits.
 const FORBIDDEN_SOCKET_BITS: u32 = 0o117;
 
-pub(super) fn required(text: &str) -> Result<String, Broken> {
-    if text.trim().is_empty() {
-        return Err(Broken::rule("must not be empty"));
-    }
-    Ok(text.to_owned())
+/// Permission bits without access for others and without execute bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketMode(u32);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SocketGroup {
+    /// A name of the local group file.
+    Name(String),
+    /// At most `i32::MAX`.
+    Id(u32),
 }
 
-/// Empty stands for none.
-pub(super) fn optional<T, E: Into<Broken>>(
-    parse: impl Fn(&str) -> Result<T, E>,
-) -> impl Fn(&str) -> Result<Option<T>, Broken> {
-    move |text| {
-        if text.is_empty() {
-            Ok(None)
-        } else {
-            parse(text).map(Some).map_err(Into::into)
+/// A TCP address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    host: String,
+    port: u16,
+}
+
+impl SocketMode {
+    #[must_use]
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl SocketGroup {
+    /// The group's number; a name is looked up in the local group file.
+    ///
+    /// # Errors
+    /// [`GroupProblem`] when the file lacks the name.
+    pub fn gid(&self) -> Result<u32, GroupProblem> {
+        match self {
+            Self::Id(gid) => Ok(*gid),
+            Self::Name(name) => gid_of(name),
         }
     }
 }
 
-/// The rule of names, for settings that are not part of the identity.
-pub(super) fn identifier(text: &str) -> Result<String, Broken> {
+impl Listener {
+    /// 0 lets the system choose.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether the host has to be looked up.
+    #[must_use]
+    pub fn has_name(&self) -> bool {
+        !self.host.is_empty() && self.ip().is_none()
+    }
+
+    /// To bind: an empty host stands for every address of the node.
+    #[must_use]
+    pub fn bind_to(&self) -> (&str, u16) {
+        match self.host.as_str() {
+            "" => ("::", self.port),
+            host => (host, self.port),
+        }
+    }
+
+    /// Whether both would bind the same fixed address. Names are compared as text, without DNS;
+    /// overlapping wildcards are left to the bind.
+    pub(super) fn collides(&self, other: &Self) -> bool {
+        let same_host = match (self.ip(), other.ip()) {
+            (Some(a), Some(b)) => a == b,
+            _ => self.host.eq_ignore_ascii_case(&other.host),
+        };
+        self.port != 0 && self.port == other.port && same_host
+    }
+
+    pub(super) fn is_loopback(&self) -> bool {
+        let is_localhost = || self.host.eq_ignore_ascii_case("localhost");
+        self.ip().map_or_else(is_localhost, |ip| ip.is_loopback())
+    }
+
+    fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok().map(|ip: IpAddr| ip.to_canonical())
+    }
+}
+
+fn required(text: &str) -> Result<&str, Broken> {
+    match text.trim() {
+        "" => Err(Broken::rule("must not be empty")),
+        _ => Ok(text),
+    }
+}
+
+/// The rule of names, for settings outside the identity.
+pub(super) fn name(text: &str) -> Result<String, Broken> {
     // Any identifier type has this rule.
-    kms_domain::scope::ClusterId::parse(text)?;
+    ClusterId::parse(text)?;
     Ok(text.to_owned())
 }
 
 pub(super) fn incident_id(text: &str) -> Result<String, Broken> {
-    if text.len() > 64 {
-        return Err(Broken::rule("must not be longer than 64 bytes"));
+    match text.len() {
+        0..=64 => name(text),
+        _ => Err(Broken::rule("must not be longer than 64 bytes")),
     }
-    identifier(text)
 }
 
-pub(super) fn no_control_characters(text: &str) -> Result<String, Broken> {
-    if text.contains(char::is_control) {
-        return Err(Broken::rule("must not contain control characters"));
+pub(super) fn printable(text: &str) -> Result<String, Broken> {
+    match text.contains(char::is_control) {
+        true => Err(Broken::rule("must not contain control characters")),
+        false => Ok(text.to_owned()),
     }
-    Ok(text.to_owned())
 }
 
 pub(super) fn client_id(text: &str) -> Result<String, Broken> {
-    no_control_characters(&required(text)?)
+    printable(required(text)?)
 }
 
 pub(super) fn claim(text: &str) -> Result<String, Broken> {
-    no_control_characters(&identifier(text)?)
+    printable(&name(text)?)
 }
 
 pub(super) fn scope(text: &str) -> Result<String, Broken> {
     let allowed = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-    if text.is_empty() || !text.bytes().all(allowed) {
-        return Err(Broken::rule(
-            "must be printable ASCII without space, '\"' and '\\'",
-        ));
+    match !text.is_empty() && text.bytes().all(allowed) {
+        true => Ok(text.to_owned()),
+        false => Err(Broken::rule(
+            r#"must be printable ASCII without space, '"' and '\'"#,
+        )),
     }
-    Ok(text.to_owned())
 }
 
-/// The value is not shown: a secret itself may stand where the path of its file belongs.
-pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Broken> {
-    if text.trim().is_empty() {
-        return Err(Broken::rule("must not be empty"));
+/// Kubernetes refuses a colon in the name of a KMS v2 plugin, so no object is stored under such a
+/// name. The formats of `kms-domain` allow it.
+pub(super) fn plugin_name(text: &str) -> Result<ProviderName, Broken> {
+    if text.contains(':') {
+        let rule =
+            "must not contain a colon, which kube-apiserver refuses in the name of a KMS v2 plugin";
+        return Err(Broken::rule(rule));
     }
+    Ok(ProviderName::parse(text)?)
+}
+
+/// The value is not shown: a secret itself may stand in place of the path of its file.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Broken> {
+    let text = required(text)?;
     if !text.starts_with('/') || text.contains('\0') {
         return Err(Broken::rule("must be an absolute path (the value is not shown)").hidden());
     }
     Ok(PathBuf::from(text))
 }
 
-pub(super) fn socket_path(text: &str, environment: &Environment) -> Result<PathBuf, Broken> {
+pub(super) fn state_file(text: &str) -> Result<StatePath, Broken> {
+    StatePath::parse(&absolute_path(text)?).map_err(Broken::rule)
+}
+
+pub(super) fn socket_path(text: &str) -> Result<PathBuf, Broken> {
     let path = absolute_path(text)?;
     if path.components().any(|part| part == Component::ParentDir) {
         return Err(Broken::rule("must not contain '..'"));
     }
-    if path.as_os_str().as_bytes().len() > MAX_SOCKET_PATH {
+    if text.len() > MAX_SOCKET_PATH {
         return Err(Broken::rule(format!(
             "must not be longer than {MAX_SOCKET_PATH} bytes, the limit of the system"
         )));
     }
-    // The directories on the way are judged with the other files: a path tells nothing of them.
-    let roots = environment.socket_roots();
+    Ok(path)
+}
+
+/// [`crate::node_files`] examines the directories above the socket.
+pub(super) fn socket_below(roots: &[PathBuf], path: &Path) -> Result<(), Broken> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let below = |root: &PathBuf| directory.starts_with(root) && directory != root;
-    if text.ends_with('/') || !roots.iter().any(below) {
-        let names: Vec<_> = roots
-            .iter()
-            .map(|root| root.display().to_string())
-            .collect();
-        return Err(Broken::rule(format!(
-            "must be a file in a directory below {}",
-            names.join(" or ")
-        )));
+    if roots.iter().any(below) && !path.as_os_str().as_bytes().ends_with(b"/") {
+        return Ok(());
     }
-    Ok(path)
+    let names: Vec<_> = roots.iter().map(|root| root.to_string_lossy()).collect();
+    let names = names.join(" or ");
+    let rule = format!("must be a file in a directory below {names}");
+    Err(Broken::rule(rule))
 }
 
 pub(super) fn socket_mode(text: &str) -> Result<SocketMode, Broken> {
@@ -129,17 +213,14 @@ pub(super) fn socket_mode(text: &str) -> Result<SocketMode, Broken> {
 pub(super) fn socket_group(text: &str) -> Result<SocketGroup, Broken> {
     let text = required(text)?;
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text
-            .parse()
-            .ok()
-            .filter(|gid| i32::try_from(*gid).is_ok())
-            .map(SocketGroup::Id)
-            .ok_or_else(|| Broken::rule("must be a group number of at most 2147483647"));
+        let gid = text.parse().ok().filter(|gid| i32::try_from(*gid).is_ok());
+        let rule = || Broken::rule("must be a group number of at most 2147483647");
+        return gid.map(SocketGroup::Id).ok_or_else(rule);
     }
     if text.contains(|c: char| c == ':' || c.is_control() || c.is_whitespace()) {
         return Err(Broken::rule("must be a group name or number"));
     }
-    Ok(SocketGroup::Name(text))
+    Ok(SocketGroup::Name(text.to_owned()))
 }
 
 /// Host and port; the host may be empty, a name, or an IPv6 address in brackets.
@@ -149,16 +230,13 @@ pub(super) fn listener(text: &str) -> Result<Listener, Broken> {
             .hint("write an IPv6 address in brackets")
     };
     let (host, port) = text.rsplit_once(':').ok_or_else(malformed)?;
-    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    let port = port
-        .parse()
-        .ok()
-        .filter(|_| digits)
-        .ok_or_else(|| Broken::rule("must have a port from 0 to 65535"))?;
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| digits);
+    let port = port.ok_or_else(|| Broken::rule("must have a port from 0 to 65535"))?;
     let host = match host.strip_prefix('[') {
         Some(address) => address
             .strip_suffix(']')
-            .filter(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
+            .filter(|address| address.parse::<Ipv6Addr>().is_ok())
             .ok_or_else(malformed)?,
         None if host.contains([':', ']', '/', ' ']) => return Err(malformed()),
         None => host,
@@ -169,91 +247,70 @@ pub(super) fn listener(text: &str) -> Result<Listener, Broken> {
     })
 }
 
-impl Listener {
-    /// Whether both would bind the same fixed address. Names are compared as text, without DNS;
-    /// overlapping wildcards are left to the bind.
-    pub(super) fn collides(&self, other: &Self) -> bool {
-        let same_host = match (self.ip(), other.ip()) {
-            (Some(a), Some(b)) => a == b,
-            _ => self.host.eq_ignore_ascii_case(&other.host),
-        };
-        self.port != 0 && self.port == other.port && same_host
-    }
-
-    pub(super) fn is_loopback(&self) -> bool {
-        self.ip().map_or_else(
-            || self.host.eq_ignore_ascii_case("localhost"),
-            |ip| ip.is_loopback(),
-        )
-    }
-
-    pub(super) fn ip(&self) -> Option<IpAddr> {
-        self.host.parse().ok().map(|ip: IpAddr| ip.to_canonical())
-    }
-}
-
+/// A text with `@` is not shown, since user information may hold a password.
 pub(super) fn address(text: &str) -> Result<Address, Broken> {
-    Address::parse(required(text)?.as_str()).map_err(|problem| {
+    Address::parse(required(text)?).map_err(|problem| {
         let broken = Broken::rule(problem);
-        // User information may hold a password.
-        if problem == AddressProblem::UserInfo || text.contains('@') {
-            broken.hidden()
-        } else {
-            broken
+        match text.contains('@') {
+            true => broken.hidden(),
+            false => broken,
         }
     })
 }
 
 pub(super) fn server_name(text: &str) -> Result<ServerName, Broken> {
-    ServerName::parse(required(text)?.as_str()).map_err(Broken::rule)
+    ServerName::parse(required(text)?).map_err(Broken::rule)
 }
 
-/// An https URL that may have a query, such as that of a token endpoint.
+/// An https URL, perhaps with a query, such as that of a token endpoint.
 pub(super) fn token_url(text: &str) -> Result<String, Broken> {
     let without_query = text.split_once('?').map_or(text, |(url, _)| url);
     address(without_query).map_err(Broken::hidden)?;
     if text.contains('#') {
         return Err(Broken::rule("must not contain a fragment ('#')").hidden());
     }
-    text.parse::<http::Uri>()
-        .map_err(|_| Broken::rule("must be a valid URL").hidden())?;
-    Ok(text.to_owned())
+    match text.parse::<http::Uri>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(Broken::rule("must be a valid URL").hidden()),
+    }
 }
 
-/// An absolute URI as in RFC 8707: scheme, no user information, no fragment.
+/// An absolute URI as in RFC 8707: a scheme, without user information or fragment.
 pub(super) fn resource(text: &str) -> Result<String, Broken> {
-    let (scheme, rest) = text
-        .split_once(':')
-        .ok_or_else(|| Broken::rule("must be an absolute URI"))?;
-    let mut letters = scheme.bytes();
-    let scheme_is_valid = letters
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphabetic())
-        && letters.all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-    if !scheme_is_valid || rest.is_empty() || !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
+    let (scheme, rest) = text.split_once(':').unwrap_or_default();
+    let in_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    if !scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        || !scheme.bytes().all(in_scheme)
+        || rest.is_empty()
+        || !rest.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         return Err(Broken::rule("must be an absolute URI"));
     }
-    let authority = rest
-        .strip_prefix("//")
-        .map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    let authority = rest.strip_prefix("//").unwrap_or_default();
+    let authority = authority.split(['/', '?', '#']).next();
     if authority.is_some_and(|authority| authority.contains('@')) {
         return Err(Broken::rule("must not contain user information ('@')").hidden());
     }
-    if rest.contains('#') {
-        return Err(Broken::rule("must not contain a fragment ('#')"));
+    match rest.contains('#') {
+        true => Err(Broken::rule("must not contain a fragment ('#')")),
+        false => Ok(text.to_owned()),
     }
-    Ok(text.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Environment;
 
     fn user(runtime: &str, effective_uid: u32) -> Environment {
         Environment {
             variables: [("XDG_RUNTIME_DIR".to_owned(), runtime.to_owned())].into(),
             effective_uid,
         }
+    }
+
+    fn socket(text: &str, environment: &Environment) -> Result<(), Broken> {
+        socket_below(&environment.socket_roots(), &socket_path(text)?)
     }
 
     #[test]
@@ -265,7 +322,7 @@ mod tests {
             "/var/run/openbao-kms/a/b.sock",
             "//run/./openbao-kms//kms.sock",
         ] {
-            assert!(socket_path(good, &nobody).is_ok(), "{good:?}");
+            assert!(socket(good, &nobody).is_ok(), "{good:?}");
         }
         for bad in [
             "",
@@ -278,20 +335,20 @@ mod tests {
             "/run/openbao-kms/../kms.sock",
             "/tmp/kms.sock",
         ] {
-            assert!(socket_path(bad, &nobody).is_err(), "{bad:?}");
+            assert!(socket(bad, &nobody).is_err(), "{bad:?}");
         }
         let long = format!("/run/openbao-kms/{}", "x".repeat(91));
-        assert!(socket_path(&long, &nobody).is_err());
-        assert!(socket_path(&long[..107], &nobody).is_ok());
+        assert!(socket(&long, &nobody).is_err());
+        assert!(socket(&long[..107], &nobody).is_ok());
     }
 
     #[test]
     fn the_runtime_directory_of_a_user_is_approved_for_that_user_alone() {
         let path = "/home/ann/.run/openbao-kms/kms.sock";
-        assert!(socket_path(path, &user("/home/ann/.run", 1000)).is_ok());
-        assert!(socket_path(path, &user("/home/ann/.run", 0)).is_err());
-        assert!(socket_path(path, &user("home/ann/.run", 1000)).is_err());
-        assert!(socket_path(path, &Environment::default()).is_err());
+        assert!(socket(path, &user("/home/ann/.run", 1000)).is_ok());
+        assert!(socket(path, &user("/home/ann/.run", 0)).is_err());
+        assert!(socket(path, &user("home/ann/.run", 1000)).is_err());
+        assert!(socket(path, &Environment::default()).is_err());
     }
 
     #[test]

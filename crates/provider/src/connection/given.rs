@@ -1,4 +1,4 @@
-//! A login that was made already: it grants its token once.
+//! A login with an existing token, granted once.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -13,13 +13,13 @@ use openbao_client::{
     token::Token,
 };
 
-/// Holds the token until the session asks for it.
-pub(super) struct Given {
+/// Holds the token until the session requests it.
+pub(super) struct GivenToken {
     client: Client,
     grant: Mutex<Option<Grant>>,
 }
 
-impl Given {
+impl GivenToken {
     pub(super) fn new(client: Client, grant: Grant) -> Self {
         Self {
             client,
@@ -28,11 +28,11 @@ impl Given {
     }
 }
 
-impl Login for Given {
+impl Login for GivenToken {
     fn log_in(&self, _: SystemTime, _: Duration) -> Pending<'_, Result<Grant, LoginFailure>> {
         let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
         let grant = { grant }.take();
-        // There is no second one: the first was refused or has expired.
+        // There is no second token: the first one was rejected or has expired.
         let over = || Failure::new(Operation::TokenRenewSelf, FailureClass::Unauthenticated);
         Box::pin(async move { grant.ok_or_else(|| LoginFailure::OpenBao(over())) })
     }

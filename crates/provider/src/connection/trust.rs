@@ -1,8 +1,9 @@
-//! Follows `openbao.caCertFile`: a provider that runs for years outlives the CA it was started with.
+//! Reloads `openbao.caCertFile` at run time, because a provider may run longer than its CA is
+//! valid.
 //!
-//! The file is looked at every few seconds, and at once after a handshake that found no trust. A file
-//! that cannot be used changes nothing: the roots in use stay. What is read this way is one value,
-//! so a client certificate can join it.
+//! The file is checked every few seconds, and immediately after a handshake with an untrusted
+//! certificate. An unusable file changes nothing: the present roots stay in use. The file is read
+//! as a single value, so a client certificate can be added.
 
 use std::{
     fs::{self, File},
@@ -19,8 +20,8 @@ use kms_domain::digest::TextHash;
 use openbao_client::{
     client::{Client, ClientOptions, ClientProblem},
     endpoint::{Endpoint, Roots, RootsProblem},
+    event::{Outcome, RequestEvent, RequestHook},
     failure::FailureClass,
-    request::{Outcome, RequestEvent, RequestHook},
 };
 use tokio::{
     sync::{Notify, oneshot, watch},
@@ -29,52 +30,50 @@ use tokio::{
 
 use crate::telemetry::metrics::Metrics;
 
-/// Between two looks at the file.
+/// Interval between checks of the file.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Between looks that failed handshakes ask for.
+/// Minimum interval between checks after failed handshakes.
 const PAUSE: Duration = Duration::from_millis(200);
-/// A look that takes longer is reported, and waited for: it is the only one at a time.
+/// A slower read is reported and still awaited, because only one runs at a time.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Far above any bundle.
+/// Far above the size of any bundle.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// A client whose roots follow the file.
+/// A client with roots reloaded from the file.
 pub struct Followed<F> {
-    /// The client.
     pub client: Client,
-    /// What is trusted at the moment.
+    /// Reader of the present trust.
     pub trust: TrustReader,
-    /// Must run for as long as the client is used.
+    /// The task that reloads the roots; must run as long as the client is used.
     pub following: F,
 }
 
-/// What is trusted at the moment. Cheap to clone; reading does not wait.
+/// Reads the present trust without waiting. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TrustReader(watch::Receiver<TrustView>);
 
-/// The roots in use, and the last look at their file.
+/// The roots in use, and the result of the last check of their file.
 #[derive(Debug, Clone, Default)]
 pub struct TrustView {
-    /// Hash of the text in use; `None` before the first look that found a usable file.
+    /// Hash of the text in use; `None` before the first usable file.
     pub bundle: Option<TextHash>,
-    /// When the roots were last replaced in this process.
+    /// Time of the last replacement of the roots in this process.
     pub replaced: Option<Instant>,
-    /// Why the file at its path is not in use, and since when.
+    /// Why the present file is not in use, and since when.
     pub refused: Option<(&'static str, Instant)>,
 }
 
 impl TrustReader {
-    /// The present state.
     #[must_use]
     pub fn view(&self) -> TrustView {
         self.0.borrow().clone()
     }
 }
 
-/// A client for this endpoint and its further addresses, whose roots follow `path`.
+/// Creates a client for this endpoint and its failover addresses, with roots reloaded from `path`.
 ///
 /// # Errors
-/// As of [`Client::with`].
+/// As for [`Client::with`].
 pub fn followed(
     endpoint: Endpoint,
     options: ClientOptions,
@@ -114,13 +113,13 @@ struct Follower {
     path: PathBuf,
     client: Client,
     roots: Roots,
-    /// The file that was judged last.
+    /// The last evaluated file.
     seen: Option<Mark>,
     publish: watch::Sender<TrustView>,
     metrics: Arc<Metrics>,
 }
 
-/// Tells one file from another without reading it.
+/// Identifies a version of the file without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mark {
     device: u64,
@@ -145,7 +144,7 @@ impl Follower {
         loop {
             self.look().await;
             sleep(PAUSE).await;
-            // A file written twice within the grain of its times has one mark.
+            // Two writes within the timestamp resolution leave the same mark.
             if timeout(INTERVAL, distrusted.notified()).await.is_ok() {
                 self.seen = None;
             }
@@ -155,13 +154,15 @@ impl Follower {
     async fn look(&mut self) {
         let (answer, mut answered) = oneshot::channel();
         let (path, seen) = (self.path.clone(), self.seen);
-        // A thread of its own: one that a dead mount holds must not keep the runtime from ending.
+
+        // A separate thread: if a dead mount blocks it, the runtime can still end.
         let started = thread::Builder::new()
             .name("ca-bundle".to_owned())
             .spawn(move || answer.send(read(&path, seen)));
         if started.is_err() {
             return self.refuse("no_thread");
         }
+
         let looked = match timeout(PATIENCE, &mut answered).await {
             Ok(looked) => looked,
             Err(_) => {
@@ -169,6 +170,7 @@ impl Follower {
                 answered.await
             }
         };
+
         match looked {
             Ok(Ok(None)) => {}
             Ok(Ok(Some((mark, pem)))) => {
@@ -191,6 +193,7 @@ impl Follower {
             Err(RootsProblem::Unusable { .. }) => return self.refuse("certificate_unusable"),
         };
         let other = roots != self.roots;
+
         if other && self.client.replace_roots(roots.clone()).is_err() {
             return self.refuse("certificate_unusable");
         }
@@ -199,6 +202,7 @@ impl Follower {
             tracing::info!(certificates, "openbao.trust_replaced");
             self.metrics.trust_reload("ok");
         }
+
         self.roots = roots;
         self.publish.send_modify(|view| {
             view.bundle = Some(TextHash::of(&String::from_utf8_lossy(pem)));
@@ -209,7 +213,7 @@ impl Follower {
         });
     }
 
-    /// Said once for each reason.
+    /// Logged once for each new reason.
     fn refuse(&self, reason: &'static str) {
         let known = self.publish.borrow().refused.map(|(reason, _)| reason);
         if known != Some(reason) {
@@ -221,10 +225,10 @@ impl Follower {
     }
 }
 
-/// The file, unless it is the one seen before.
+/// Reads the file; `None` if its mark is still `seen`.
 fn read(path: &Path, seen: Option<Mark>) -> io::Result<Option<(Mark, Vec<u8>)>> {
     let mut pem = Vec::new();
-    // By name first: a pipe in its place would hold up the opening.
+    // Checks the path first: opening a FIFO would block.
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());

@@ -1,7 +1,6 @@
-//! May the token do what the provider needs, and nothing that would endanger the key?
+//! Permissions of the token: all that the provider needs, and no power over the key.
 //!
-//! OpenBao is asked about paths of the configured key alone; what the token may do elsewhere is
-//! not looked at.
+//! Covers the paths of the configured key alone.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,23 +8,24 @@ use kms_domain::scope::TransitKeyPath;
 use serde::Serialize;
 use serde_json::json;
 
-use super::Question;
+use super::{Check, facts::Facts};
 use crate::{
+    advice::openbao,
     auth::CallFailure,
     connection::Connection,
-    report::{Check, ImpactClass},
+    report::{CheckResult, ImpactClass},
 };
 
 /// Everything needed to encrypt and decrypt, and no power over the key.
-pub const CAPABILITIES: Question = Question {
+pub const CAPABILITIES: Check = Check {
     id: "transit.capabilities",
-    title: "Transit policy capabilities",
+    title: "Policy of the token",
     needs: &["openbao.auth"],
-    judge: |facts| {
+    evaluate: |facts| {
         let check = match facts.granted.as_ref()? {
-            Ok(granted) => key_check(&rules(&facts.config()?.key), granted),
+            Ok(granted) => key_check(&rules(&facts.config()?.key), granted, facts),
             Err(failure) => CAPABILITIES
-                .unanswered(failure, ImpactClass::CryptographicSafety, UNKNOWN)
+                .unanswered(failure, facts, ImpactClass::CryptographicSafety)
                 .code(UNANSWERED),
         };
         Some(vec![check])
@@ -33,33 +33,30 @@ pub const CAPABILITIES: Question = Question {
 };
 
 /// The mount's settings may be read, which the provider does in every probe.
-pub const CONFIG_READ: Question = Question {
+pub const CONFIG_READ: Check = Check {
     id: "transit.config_capability",
     title: "Policy for the Transit mount's settings",
     needs: NEEDS,
-    judge: |facts| {
+    evaluate: |facts| {
         let granted = facts.granted.as_ref()?.as_ref().ok()?;
-        Some(vec![config_check(granted, &facts.config()?.key)])
+        Some(vec![config_check(granted, facts)?])
     },
 };
 
 /// The token may be renewed.
-pub const RENEWAL: Question = Question {
+pub const RENEWAL: Check = Check {
     id: "openbao.renew_capability",
     title: "Policy for token renewal",
     needs: NEEDS,
-    judge: |facts| Some(vec![renewal_check(facts.granted.as_ref()?.as_ref().ok()?)]),
+    evaluate: |facts| Some(vec![renewal_check(facts)?]),
 };
 
 const NEEDS: &[&str] = &["openbao.auth", "transit.capabilities/unanswered"];
 const UNANSWERED: &str = "unanswered";
-const UNKNOWN: &str = "it is not known what the token may do with the key";
 
 const RENEW_SELF: &str = "auth/token/renew-self";
-const POLICY: &str = "replace the policy of the role by the one that `policy openbao` prints, and \
-    attach no other: token_no_default_policy=true";
 
-/// What one path must and must not allow.
+/// Required and forbidden capabilities of one path.
 struct Rule {
     path: String,
     needed: Option<&'static str>,
@@ -76,10 +73,10 @@ struct Finding<'a> {
 /// Capabilities by path.
 pub type Granted = BTreeMap<String, Vec<String>>;
 
-/// Asks what the token may do on every path that matters.
+/// Asks for the capabilities of the token on every checked path.
 ///
 /// # Errors
-/// The failed question.
+/// The failed check.
 pub async fn ask(openbao: &Connection, key: &TransitKeyPath) -> Result<Granted, CallFailure> {
     let mut paths: Vec<_> = rules(key).into_iter().map(|rule| rule.path).collect();
     paths.push(RENEW_SELF.to_owned());
@@ -123,7 +120,7 @@ fn rules(key: &TransitKeyPath) -> Vec<Rule> {
 }
 
 /// Names every path and capability that is too much, missing or unanswered.
-fn key_check(rules: &[Rule], granted: &Granted) -> Check {
+fn key_check(rules: &[Rule], granted: &Granted, facts: &Facts) -> CheckResult {
     let (mut unanswered, mut excess, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for Rule {
         path,
@@ -151,20 +148,22 @@ fn key_check(rules: &[Rule], granted: &Granted) -> Check {
             missing.push(found(vec![needed]));
         }
     }
-    let (code, class, impact) = match (excess.is_empty(), missing.is_empty()) {
+    let (code, class, cause) = match (excess.is_empty(), missing.is_empty()) {
         (false, _) => (
             "excess",
             ImpactClass::CryptographicSafety,
-            "whoever gets hold of this token or of the node could change, destroy or copy the key, \
-             and with it everything that is encrypted",
+            &openbao::POLICY_EXCESSIVE,
         ),
         (true, false) => (
             "missing",
             ImpactClass::ApiServerAvailability,
-            "kube-apiserver cannot read or write encrypted objects through this node; no data is \
-             lost",
+            &openbao::POLICY_INSUFFICIENT,
         ),
-        (true, true) => (UNANSWERED, ImpactClass::CryptographicSafety, UNKNOWN),
+        (true, true) => (
+            UNANSWERED,
+            ImpactClass::CryptographicSafety,
+            &openbao::INCONCLUSIVE,
+        ),
     };
     let mut details = Vec::new();
     let mut message = Vec::new();
@@ -184,41 +183,39 @@ fn key_check(rules: &[Rule], granted: &Granted) -> Check {
     }
     let check = CAPABILITIES
         .fail(message.join("; "))
+        .because(facts.advise(cause, &[]))
         .code(code)
-        .impact(impact)
-        .impact_class(class)
-        .remediation(POLICY);
+        .impact_class(class);
     details
         .into_iter()
         .fold(check, |check, (name, found)| check.detail(name, found))
 }
 
-fn config_check(granted: &Granted, key: &TransitKeyPath) -> Check {
-    let path = format!("{}/config/keys", key.mount_path);
+fn config_check(granted: &Granted, facts: &Facts) -> Option<CheckResult> {
+    let path = format!("{}/config/keys", facts.config()?.key.mount_path);
     if granted.get(&path).is_some_and(|it| allows(it, "read")) {
-        return CONFIG_READ.pass();
+        return Some(CONFIG_READ.pass());
     }
-    CONFIG_READ
+    let check = CONFIG_READ
         .fail(format!("it lacks: read on {path}"))
-        .impact_class(ImpactClass::ApiServerAvailability)
-        .impact("the provider cannot see whether a lost key would be replaced unnoticed, and does not encrypt")
-        .remediation(POLICY)
+        .because(facts.advise(&openbao::MOUNT_SETTINGS_DENIED, &[]))
+        .impact_class(ImpactClass::ApiServerAvailability);
+    Some(check)
 }
 
-fn renewal_check(granted: &Granted) -> Check {
+fn renewal_check(facts: &Facts) -> Option<CheckResult> {
+    let granted = facts.granted.as_ref()?.as_ref().ok()?;
     if granted
         .get(RENEW_SELF)
         .is_some_and(|it| allows(it, "update"))
     {
-        return RENEWAL.pass();
+        return Some(RENEWAL.pass());
     }
-    RENEWAL
+    let check = RENEWAL
         .warn(format!("it lacks: update on {RENEW_SELF}"))
-        .impact_class(ImpactClass::Diagnosis)
-        .impact("every renewal fails and is replaced by a new login")
-        .remediation(
-            "print the policy with `policy openbao`, unless renewal was left out on purpose",
-        )
+        .because(facts.advise(&openbao::RENEWAL_DENIED, &[]))
+        .impact_class(ImpactClass::Diagnosis);
+    Some(check)
 }
 
 fn allows(granted: &[String], capability: &str) -> bool {
@@ -236,10 +233,13 @@ impl fmt::Display for Finding<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use kms_domain::scope::{KeyName, MountPath};
     use serde_json::Value;
 
     use super::*;
+    use crate::config::LoadError;
 
     fn key() -> TransitKeyPath {
         TransitKeyPath {
@@ -248,7 +248,13 @@ mod tests {
         }
     }
 
-    /// What the printed policy gives, with these changes.
+    fn facts() -> Facts {
+        let path = PathBuf::new();
+        let reason = String::new();
+        Facts::new("test", Err(LoadError::Malformed { path, reason }))
+    }
+
+    /// The check of the printed policy with these changes.
     fn judged(changes: &[(&str, &[&str])]) -> Value {
         let rules = rules(&key());
         let least = |rule: &Rule| vec![rule.needed.unwrap_or("deny").to_owned()];
@@ -260,7 +266,7 @@ mod tests {
             let capabilities = capabilities.iter().map(ToString::to_string).collect();
             granted.insert(format!("transit/{path}"), capabilities);
         }
-        serde_json::to_value(key_check(&rules, &granted)).unwrap()
+        serde_json::to_value(key_check(&rules, &granted, &facts())).unwrap()
     }
 
     #[test]

@@ -1,42 +1,46 @@
-//! Can the configuration be read, is every value in it allowed, and are the files that it names fit
-//! for use? Each problem is a finding of its own.
+//! The configuration file, its settings, and the files that they name. Each problem is a finding of its
+//! own.
 
 use std::io;
 
-use super::{Question, facts::Facts};
+use super::{Check, facts::Facts};
 use crate::{
+    advice::{self, Cause, site::quoted},
     config::{LoadError, Problem},
-    report::{Check, ImpactClass, one_line},
+    report::{CheckResult, ImpactClass, one_line},
 };
 
 /// The file is one YAML document.
-pub const LOAD: Question = Question {
+pub const LOAD: Check = Check {
     id: "config.load",
-    title: "Config load",
+    title: "Configuration file",
     needs: &[],
-    judge: |facts| {
+    evaluate: |facts| {
         let check = match &facts.loaded {
             Ok(_) | Err(LoadError::Invalid { .. }) => LOAD.pass(),
-            Err(error) => refused(LOAD.fail(one_line(error))).remediation(load_remedy(error)),
+            Err(error) => {
+                let advice = facts.advise(unloaded(error), &[]);
+                refused(LOAD.fail(one_line(error)).because(advice))
+            }
         };
         Some(vec![check])
     },
 };
 
 /// Every key and value is allowed. The files that they name are not examined.
-pub const VALIDATE: Question = Question {
+pub const VALIDATE: Check = Check {
     id: "config.validate",
-    title: "Config validation",
+    title: "Settings",
     needs: &["config.load"],
-    judge: validate,
+    evaluate: validate,
 };
 
 /// The files and directories are there, of the right kind, and safe from other users.
-pub const FILES: Question = Question {
+pub const FILES: Check = Check {
     id: "config.files",
     title: "Files and directories",
     needs: &["config.validate"],
-    judge: |facts| match &facts.node.as_ref()?.files {
+    evaluate: |facts| match &facts.node.as_ref()?.files {
         Ok(()) => Some(vec![FILES.pass()]),
         // The group has a check of its own.
         Err(problems) => Some(or_pass(
@@ -44,113 +48,111 @@ pub const FILES: Question = Question {
             problems
                 .iter()
                 .filter(|problem| problem.path != "server.socketGroup")
-                .map(file)
+                .map(|problem| file(facts, problem))
                 .collect(),
         )),
     },
 };
 
-const IMPACT: &str = "the provider does not start; no data is touched";
+/// The cause of a configuration that could not be loaded.
+#[must_use]
+pub fn unloaded(error: &LoadError) -> &'static Cause {
+    match error {
+        LoadError::Unreadable { source, .. } => match source.kind() {
+            io::ErrorKind::PermissionDenied => &advice::node::NOT_PERMITTED,
+            _ => &advice::configuration::LOST,
+        },
+        LoadError::Malformed { .. } | LoadError::Invalid { .. } => &advice::configuration::INVALID,
+    }
+}
 
-fn validate(facts: &Facts) -> Option<Vec<Check>> {
+fn validate(facts: &Facts) -> Option<Vec<CheckResult>> {
     let loaded = match &facts.loaded {
         Ok(loaded) => loaded,
         Err(LoadError::Invalid { problems, .. }) => {
-            return Some(problems.iter().map(problem).collect());
+            let all = problems.iter().map(|problem| invalid(facts, problem));
+            return Some(all.collect());
         }
         Err(_) => return None,
     };
     if let Err(unsupported) = loaded.config.auth.jwt_file() {
         let check = VALIDATE
             .fail(unsupported.to_string())
-            .code("unsupported_auth")
-            .remediation("use a build that has this login, or log in with a token file");
+            .because(facts.advise(&advice::configuration::UNSUPPORTED_LOGIN, &[]))
+            .code("unsupported_auth");
         return Some(vec![refused(check)]);
     }
     let warnings = loaded.warnings.iter().map(|problem| {
-        let check = VALIDATE.warn(
-            Problem {
-                hint: None,
-                ..problem.clone()
-            }
-            .to_string(),
-        );
-        with_hint(check, problem).impact_class(ImpactClass::Diagnosis)
+        let check = VALIDATE
+            .warn(finding(problem))
+            .code(problem.path.as_str())
+            .impact_class(ImpactClass::Diagnosis);
+        match &problem.hint {
+            Some(hint) => check.remediation(hint.as_str()),
+            None => check,
+        }
     });
     Some(or_pass(&VALIDATE, warnings.collect()))
 }
 
-fn or_pass(question: &Question, findings: Vec<Check>) -> Vec<Check> {
+fn or_pass(check: &Check, findings: Vec<CheckResult>) -> Vec<CheckResult> {
     if findings.is_empty() {
-        vec![question.pass()]
+        vec![check.pass()]
     } else {
         findings
     }
 }
 
-fn load_remedy(error: &LoadError) -> &'static str {
-    match error {
-        LoadError::Unreadable { source, .. } => match source.kind() {
-            io::ErrorKind::NotFound => {
-                "put the file back, or name it with --config or BAO_KMS_PROVIDER_CONFIG"
-            }
-            _ => "run as root or as the provider's user, such as with sudo -u openbao-kms",
-        },
-        LoadError::Malformed { .. } | LoadError::Invalid { .. } => {
-            "correct the file; docs/configuration.md has a complete example"
-        }
+/// The problem without its hint, which is a step.
+fn finding(problem: &Problem) -> String {
+    let problem = Problem {
+        hint: None,
+        ..problem.clone()
+    };
+    problem.to_string()
+}
+
+fn invalid(facts: &Facts, problem: &Problem) -> CheckResult {
+    let mut values = vec![("setting", &*problem.path)];
+    if let Some(hint) = &problem.hint {
+        values.push(("correction", hint));
     }
+    let advice = facts.advise(&advice::configuration::INVALID, &values);
+    let check = VALIDATE.fail(finding(problem)).because(advice);
+    refused(check.code(problem.path.as_str()))
 }
 
-fn problem(problem: &Problem) -> Check {
-    let check = VALIDATE.fail(
-        Problem {
-            hint: None,
-            ..problem.clone()
-        }
-        .to_string(),
-    );
-    let check = refused(check).remediation("correct the value; see docs/configuration.md");
-    with_hint(check, problem)
-}
-
-fn file(problem: &Problem) -> Check {
-    let check = FILES.fail(
-        Problem {
-            hint: None,
-            ..problem.clone()
-        }
-        .to_string(),
-    );
-    let check = with_hint(refused(check), problem);
-    match (problem.hint.is_some(), problem.path.as_str()) {
-        (true, _) => check,
-        (false, "state.path") => check.remediation(
-            "create the directory with mode 0750, owned by the user that runs the provider; if \
-             there was a state before, run recover-state then",
+/// The code is the setting.
+fn file(facts: &Facts, problem: &Problem) -> CheckResult {
+    let (setting, path) = (&*problem.path, problem.value.as_deref().unwrap_or_default());
+    let quoted = quoted(path);
+    let hint = problem.hint.as_deref();
+    let (cause, values) = match (
+        hint,
+        hint.and_then(|hint| hint.strip_prefix(COMMAND)),
+        setting,
+    ) {
+        (_, Some(command), _) => (&advice::node::MISCONFIGURED, vec![("fix", command)]),
+        (Some(hint), None, _) => (&advice::node::MISCONFIGURED, vec![("correction", hint)]),
+        (None, _, "state.path") => (&advice::node::STATE_DIRECTORY_MISSING, Vec::new()),
+        (None, _, "server.socketPath") => (&advice::node::SOCKET_DIRECTORY_MISSING, Vec::new()),
+        (None, _, "auth.jwt.jwtFile") => (&advice::node::JWT_MISSING, Vec::new()),
+        (None, _, setting) => (
+            &advice::node::MISCONFIGURED,
+            vec![("missing", &*quoted), ("setting", setting)],
         ),
-        (false, "server.socketPath") => check.remediation(
-            "have the directory made at boot (RuntimeDirectory of the unit, or tmpfiles.d), with \
-             mode 2750 and owned by the user that runs the provider",
-        ),
-        (false, "auth.jwt.jwtFile") => check
-            .remediation("start whatever writes and renews the JWT on this node, and see its log"),
-        (false, path) => check.remediation(format!("put the file back, or correct {path}")),
-    }
+    };
+    let check = FILES
+        .fail(finding(problem))
+        .because(facts.advise(cause, &values));
+    refused(check.code(setting))
 }
 
-/// The setting tells findings apart.
-fn with_hint(check: Check, problem: &Problem) -> Check {
-    let check = check.code(problem.path.as_str());
-    match &problem.hint {
-        Some(hint) => check.remediation(hint.as_str()),
-        None => check,
-    }
-}
+/// The start of a hint that is a command.
+const COMMAND: &str = "run: ";
 
-fn refused(check: Check) -> Check {
+fn refused(check: CheckResult) -> CheckResult {
     check
-        .impact(IMPACT)
         .impact_class(ImpactClass::ApiServerAvailability)
         .of_configuration()
 }

@@ -1,9 +1,9 @@
-//! Does kube-apiserver's `EncryptionConfiguration` fit this provider, and what does it do to which
-//! resource?
+//! Checks kube-apiserver's `EncryptionConfiguration` for use with this provider, and lists the
+//! treatment of each resource.
 //!
-//! Each problem is a check of its own with its code. The file may hold keys of other providers, so
-//! nothing of its content is repeated but durations and the names of resources and plugins, and a
-//! name only if it is plain.
+//! Each problem is a separate check with its own code. The file may contain keys of other
+//! providers, so messages quote only durations and names of resources and plugins, and a name only
+//! if it has plain characters.
 
 mod document;
 mod endpoint;
@@ -25,34 +25,35 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::Question;
+use super::Check;
 use crate::{
+    advice::{Cause, Site, Values, encryption_config as causes},
     config::Config,
-    report::{Check, ImpactClass},
+    report::{CheckResult, ImpactClass},
 };
 use document::{Document, Kms, Provider};
 
 const ID: &str = "kubernetes.encryption_config";
 const TITLE: &str = "EncryptionConfiguration";
 
-/// kube-apiserver's file leads to this provider. The codes of its findings tell them apart.
-pub const ENCRYPTION_CONFIG: Question = Question {
+/// Whether kube-apiserver's file selects this provider. Findings differ by code.
+pub const ENCRYPTION_CONFIG: Check = Check {
     id: ID,
     title: TITLE,
     needs: &["config.validate"],
-    judge: |facts| {
+    evaluate: |facts| {
         let skipped = || vec![ENCRYPTION_CONFIG.skip("no --encryption-config was given")];
         Some(facts.encryption.clone().unwrap_or_else(skipped))
     },
 };
 
-/// Far above any real file of this kind.
+/// Size limit in bytes, far above any real file.
 const MAX_FILE_BYTES: usize = 256 * 1024;
 
-/// Judges the file for kube-apiserver on this node. At least one check; the first one has the
-/// detail `writers` whenever the file could be understood.
+/// Checks the file for kube-apiserver on this node. Returns at least one check; after successful
+/// parsing, the first one has the detail `writers`.
 #[must_use]
-pub fn check_file(path: &Path, config: &Config) -> Vec<Check> {
+pub fn check_file(path: &Path, config: &Config) -> Vec<CheckResult> {
     let bytes = match read(path) {
         Ok(bytes) => bytes,
         Err(unread) => return vec![unread.check(path)],
@@ -61,22 +62,21 @@ pub fn check_file(path: &Path, config: &Config) -> Vec<Check> {
         Some(text) => check(&text, config),
         None => {
             let message = format!("{} is neither UTF-8 nor UTF-16 text", path.display());
-            vec![refused("malformed", message).remediation("save the file as UTF-8")]
+            vec![refused("malformed", message, "save the file as UTF-8")]
         }
     }
 }
 
-/// Judges the text of such a file; see [`check_file`].
+/// Checks the text of the file; see [`check_file`].
 #[must_use]
-pub fn check(text: &str, config: &Config) -> Vec<Check> {
+pub fn check(text: &str, config: &Config) -> Vec<CheckResult> {
     let document = match document::parse(text) {
         Ok(document) => document,
         Err(malformed) => {
             let message = format!("the file cannot be used: {malformed}");
-            return vec![refused("malformed", message).remediation(
-                "correct the file; keys are those of apiserver.config.k8s.io/v1, with capital \
-                 letters as written there",
-            )];
+            let correction = "correct the file; keys are those of apiserver.config.k8s.io/v1, with \
+                capital letters as written there";
+            return vec![refused("malformed", message, correction)];
         }
     };
     let mut checks = rules::check(&document);
@@ -86,7 +86,7 @@ pub fn check(text: &str, config: &Config) -> Vec<Check> {
     checks.extend(writers::check(&treatment, &config.scope.provider_name));
     let summary = writers::summary(&treatment);
     if checks.is_empty() {
-        checks.push(Check::pass(ID, TITLE).message(summary));
+        checks.push(CheckResult::pass(ID, TITLE).message(summary));
     }
     if let Some(first) = checks.first_mut() {
         *first = first
@@ -96,7 +96,7 @@ pub fn check(text: &str, config: &Config) -> Vec<Check> {
     checks
 }
 
-/// kube-apiserver reads UTF-8, and UTF-16 with its mark.
+/// Decodes like kube-apiserver: UTF-8, or UTF-16 with a byte order mark.
 fn decode(bytes: &[u8]) -> Option<Zeroizing<String>> {
     let number: fn([u8; 2]) -> u16 = match bytes.get(..2) {
         Some([0xff, 0xfe]) => u16::from_le_bytes,
@@ -113,14 +113,14 @@ fn decode(bytes: &[u8]) -> Option<Zeroizing<String>> {
     rest.is_empty().then_some(Zeroizing::new(text))
 }
 
-/// Why there is no text to judge.
+/// Failure before the text is available.
 enum Unread {
     Failed(io::Error),
     TooLarge,
 }
 
-/// Room for the largest file is there from the start, so that no smaller buffer with a part of it
-/// is left behind unwiped.
+/// Allocates the final capacity at the start, because reallocation would leave unwiped copies of
+/// key material.
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES + 1));
     let file = File::open(path).map_err(Unread::Failed)?;
@@ -135,39 +135,26 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
 }
 
 impl Unread {
-    fn check(&self, path: &Path) -> Check {
-        const NEXT: &str =
-            "name the file that kube-apiserver gets with --encryption-provider-config";
+    fn check(&self, path: &Path) -> CheckResult {
         let path = path.display();
-        let (code, message, remedy) = match self {
+        let (code, message) = match self {
             Self::Failed(error) => match error.kind() {
-                io::ErrorKind::NotFound => ("missing", format!("{path} does not exist"), NEXT),
-                io::ErrorKind::PermissionDenied => (
-                    "unreadable",
-                    format!("access to {path} is denied"),
-                    "run doctor as root, or let the user that runs it read this file",
-                ),
-                _ => (
-                    "unreadable",
-                    format!("{path} cannot be read: {error}"),
-                    NEXT,
-                ),
+                io::ErrorKind::NotFound => ("missing", format!("{path} does not exist")),
+                io::ErrorKind::PermissionDenied => {
+                    ("unreadable", format!("access to {path} is denied"))
+                }
+                _ => ("unreadable", format!("{path} cannot be read: {error}")),
             },
             Self::TooLarge => (
                 "too_large",
                 format!("{path} is larger than {MAX_FILE_BYTES} bytes"),
-                NEXT,
             ),
         };
-        Check::fail(ID, TITLE, message)
-            .code(code)
-            .impact("it is not known what kube-apiserver encrypts, and with which provider")
-            .impact_class(ImpactClass::Diagnosis)
-            .remediation(remedy)
+        fail(&causes::UNREADABLE, message, &[], ImpactClass::Diagnosis).code(code)
     }
 }
 
-/// Where something stands in the file.
+/// Position in the file.
 #[derive(Clone, Copy)]
 struct Place {
     entry: usize,
@@ -190,7 +177,7 @@ impl fmt::Display for Place {
 }
 
 impl Document {
-    /// Every provider with its place, in the order of the file.
+    /// All providers with their positions, in file order.
     fn providers(&self) -> impl Iterator<Item = (Place, &Provider)> {
         let entries = self.entries.iter().enumerate();
         entries.flat_map(|(entry, of)| {
@@ -215,13 +202,26 @@ impl Document {
     }
 }
 
-/// A problem for which kube-apiserver does not take the file.
-fn refused(code: &'static str, message: impl Into<String>) -> Check {
-    Check::fail(ID, TITLE, message)
-        .code(code)
-        .impact(
-            "kube-apiserver does not start with this file, or keeps the previous one if it \
-             reloads; no data is touched",
-        )
-        .impact_class(ImpactClass::ApiServerAvailability)
+/// A problem that makes kube-apiserver reject the file.
+fn refused(code: &'static str, message: impl Into<String>, correction: &str) -> CheckResult {
+    let values = [("correction", correction)];
+    let class = ImpactClass::ApiServerAvailability;
+    fail(&causes::INVALID, message, &values, class).code(code)
+}
+
+fn fail(
+    cause: &Cause,
+    message: impl Into<String>,
+    values: Values<'_>,
+    class: ImpactClass,
+) -> CheckResult {
+    CheckResult::fail(ID, TITLE, message)
+        .because(cause.advise(&Site::none(), values))
+        .impact_class(class)
+}
+
+fn warn(cause: &Cause, message: impl Into<String>, class: ImpactClass) -> CheckResult {
+    CheckResult::warn(ID, TITLE, message)
+        .because(cause.advise(&Site::none(), &[]))
+        .impact_class(class)
 }

@@ -1,6 +1,7 @@
-//! What a command has found out before anything is judged. A fact that was not gathered is `None`.
+//! Facts gathered by a command before any evaluation. `None` means not gathered.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -25,82 +26,81 @@ use super::{
     node::Node,
 };
 use crate::{
+    advice::{Advice, Cause, Site, Values},
     auth::{AuthFailure, CallFailure},
     clock::{Clock as _, SystemClock},
     config::{Config, LoadError, Loaded},
     connection::{self, Connection, ConnectionError},
     probe::{ProbeError, RoundTrip},
     recovery::{EtcdError, verify_pair::Pair},
-    report::Check,
+    report::CheckResult,
     state::{StateError, Stored},
     watcher::deep::{DeepError, round_trip},
 };
 
-/// Everything that questions may judge.
+/// Input of the checks.
 pub struct Facts {
-    /// The configuration, or why there is none.
+    /// Name of the command, for steps that repeat it.
+    pub command: &'static str,
+    /// The configuration, or the error while loading it.
     pub loaded: Result<Loaded, LoadError>,
-    /// Of the machine, the process and the running provider.
+    /// Facts about the machine, the process and the running provider.
     pub node: Option<Node>,
-    /// What was found in kube-apiserver's `EncryptionConfiguration`, if that was asked for.
-    pub encryption: Option<Vec<Check>>,
+    /// Findings in kube-apiserver's `EncryptionConfiguration`, if requested.
+    pub encryption: Option<Vec<CheckResult>>,
     /// The registry state of this node.
     pub stored: Option<Result<Stored, StateError>>,
-    /// Whether the JWT can be expected to log in.
+    /// Whether the JWT is usable for a login.
     pub jwt: Option<Result<(), LoginFailure>>,
-    /// Whether there was anything to ask with.
+    /// Result of setting up the OpenBao client.
     pub connection: Option<Result<(), ConnectionError>>,
-    /// What the server told without a token.
+    /// Unauthenticated status of the server.
     pub server: Option<Answered>,
-    /// Addresses that come before it and do not serve.
+    /// Earlier addresses without an unsealed server.
     pub passed_over: Vec<Answered>,
-    /// The part of the server in its cluster.
+    /// Role of the server in its cluster.
     pub leader: Option<Result<Leader, Failure>>,
-    /// The login.
     pub login: Option<Result<(), AuthFailure>>,
-    /// What the token may do.
+    /// Capabilities of the token.
     pub granted: Option<Result<Granted, CallFailure>>,
-    /// What Transit tells about the key.
+    /// Metadata of the key in Transit.
     pub metadata: Option<Result<KeyMetadata, CallFailure>>,
-    /// The judgement of it.
+    /// Result of checking the metadata.
     pub profile: Option<Result<KeyProfile, ProfileRefused>>,
-    /// Whether the mount refuses to make missing keys.
+    /// Whether the mount refuses to create missing keys.
     pub upsert_disabled: Option<Result<bool, CallFailure>>,
     /// A round trip with the newest version.
     pub probe: Option<Result<TransitVersion, DeepError>>,
-    /// A round trip with the version that this node encrypts with.
+    /// A round trip with the active version of this node.
     pub active_probe: Option<Result<TransitVersion, DeepError>>,
-    /// What a backup record tells of the key.
     pub record: Option<BackupRecord>,
-    /// What became of each source of etcd data.
+    /// Result of each source of etcd data.
     pub etcd: Vec<Evidence>,
     /// A round trip through the socket of the running provider.
     pub trip: Option<Result<RoundTrip, ProbeError>>,
 }
 
-/// One source of etcd data beside the key.
+/// A source of etcd data, compared with the key.
 pub struct Evidence {
-    /// The file or the servers.
+    /// Path of the file, or URLs of the members.
     pub source: String,
-    /// What was found, or why the source gave no answer.
+    /// Result of the comparison, or failure of the source.
     pub pair: Result<Pair, EtcdError>,
 }
 
-/// The answer of a server, and the local clock around it.
+/// Status of a server, with local timestamps.
 pub struct Answered {
-    /// The server that was asked.
     pub address: Address,
-    /// What it said.
     pub status: Result<SealStatus, Failure>,
-    /// Just before the question.
+    /// Local time just before the request.
     pub before: SystemTime,
-    /// Just after the answer.
+    /// Local time just after the response.
     pub after: SystemTime,
 }
 
 impl Answered {
     async fn by(endpoint: &Endpoint, deadline: Duration) -> Result<Self, ConnectionError> {
-        // Namespaces do not know the question.
+        // The API exists in the root namespace only.
         let anywhere = Endpoint {
             namespace: None,
             ..endpoint.clone()
@@ -121,7 +121,7 @@ impl Answered {
         status.is_ok_and(|status| status.initialized && !status.sealed)
     }
 
-    /// Also a server that answers without telling.
+    /// Includes a server with an unexpected response.
     fn may_be_unsealed(&self) -> bool {
         match &self.status {
             Ok(status) => !status.sealed,
@@ -131,10 +131,11 @@ impl Answered {
 }
 
 impl Facts {
-    /// What there is to know about a configuration alone.
+    /// Facts from a configuration alone.
     #[must_use]
-    pub fn new(loaded: Result<Loaded, LoadError>) -> Self {
+    pub fn new(command: &'static str, loaded: Result<Loaded, LoadError>) -> Self {
         Self {
+            command,
             loaded,
             node: None,
             encryption: None,
@@ -157,20 +158,40 @@ impl Facts {
         }
     }
 
-    /// A configuration that this build can work with.
+    /// The configuration, if this build supports its login method.
     #[must_use]
     pub fn config(&self) -> Option<&Config> {
         let config = &self.loaded.as_ref().ok()?.config;
         config.auth.jwt_file().is_ok().then_some(config)
     }
 
-    /// The key, if it may be used.
+    /// Path of the configuration file.
+    #[must_use]
+    pub fn config_path(&self) -> &Path {
+        match &self.loaded {
+            Ok(loaded) => &loaded.path,
+            Err(
+                LoadError::Unreadable { path, .. }
+                | LoadError::Malformed { path, .. }
+                | LoadError::Invalid { path, .. },
+            ) => path,
+        }
+    }
+
+    /// The advice for this installation.
+    #[must_use]
+    pub fn advise(&self, cause: &Cause, values: Values<'_>) -> Advice {
+        let site = Site::new(self.config_path(), self.config());
+        cause.advise(&site, &[values, &[("command", self.command)]].concat())
+    }
+
+    /// The key, if its use is permitted.
     #[must_use]
     pub fn usable_key(&self) -> Option<&KeyProfile> {
         self.profile.as_ref()?.as_ref().ok()
     }
 
-    /// The state, if it may be believed and there is one.
+    /// The state, if it exists and is valid.
     #[must_use]
     pub fn registry(&self) -> Option<&Registry> {
         let stored = self.stored.as_ref()?.as_ref().ok()?;
@@ -188,12 +209,12 @@ impl Facts {
         }
     }
 
-    /// Asks the configured addresses, one after the other, what they tell everybody, up to the first
-    /// server that is unsealed. Without one it is the first address that is judged. Returns the
-    /// endpoint to ask further.
+    /// Requests the unauthenticated status from the configured addresses in order, up to the first
+    /// unsealed server. Without one, the first address is evaluated. Returns the endpoint for
+    /// further requests.
     ///
     /// # Errors
-    /// When no client can be made.
+    /// The client could not be created.
     pub async fn ask_server(&mut self, config: &Config) -> Result<Endpoint, ConnectionError> {
         let first = connection::endpoint(config)?;
         let further = config.openbao.failover.iter().map(|place| Endpoint {
@@ -201,6 +222,7 @@ impl Facts {
             server_name: place.server_name.clone(),
             ..first.clone()
         });
+
         let mut asked = Vec::new();
         for endpoint in [first.clone()].into_iter().chain(further) {
             let answered = Answered::by(&endpoint, config.openbao.timeout).await?;
@@ -211,21 +233,22 @@ impl Facts {
             }
             asked.push(answered);
         }
+
         asked.truncate(1);
         self.server = asked.pop();
         Ok(first)
     }
 
-    /// Asks the server whether it is the active one of its cluster.
+    /// Asks the server whether it is the active node of its cluster.
     ///
     /// # Errors
-    /// When no client can be made.
+    /// The client could not be created.
     pub async fn ask_leader(
         &mut self,
         endpoint: Endpoint,
         deadline: Duration,
     ) -> Result<(), ConnectionError> {
-        // As above.
+        // The API exists in the root namespace only.
         let endpoint = Endpoint {
             namespace: None,
             ..endpoint
@@ -235,7 +258,7 @@ impl Facts {
         Ok(())
     }
 
-    /// Logs in and asks about policy, key and mount.
+    /// Logs in, then reads capabilities, key and mount.
     pub async fn ask_openbao(&mut self, config: &Config, openbao: &Connection) {
         let Connection {
             session, transit, ..
@@ -246,11 +269,13 @@ impl Facts {
         if !logged_in {
             return;
         }
+
         self.granted = Some(capabilities::ask(openbao, &config.key).await);
         let metadata = openbao.key_metadata().await;
         let judge = |metadata| KeyProfile::check(metadata, &config.key.key_name);
         self.profile = metadata.as_ref().ok().map(judge);
         self.metadata = Some(metadata);
+
         let upsert_disabled = session
             .call(async |token| transit.upsert_disabled(&token).await)
             .await;
@@ -264,6 +289,7 @@ impl Facts {
         };
         let newest = profile.latest();
         let active = self.registry().map(|registry| registry.active().version());
+
         let aad = AssociatedData::doctor_probe();
         let try_version = async |version| {
             let done = round_trip(&openbao.session, &openbao.transit, version, &aad).await;
@@ -276,11 +302,11 @@ impl Facts {
         };
     }
 
-    /// Everything that a JWT, the server and the key tell, as far as each step lets the next be
-    /// asked.
+    /// Gathers all facts about JWT, server and key. Each step requires the success of the previous
+    /// one.
     ///
     /// # Errors
-    /// When there is nothing to ask with.
+    /// The client could not be created.
     pub async fn ask_all(&mut self, config: &Config) -> Result<(), ConnectionError> {
         self.read_jwt(config).await;
         let endpoint = self.ask_server(config).await?;

@@ -1,26 +1,27 @@
-//! Is the running provider as hardened as it set out to be, as far as the kernel shows it? What the
-//! kernel does not show of another process, Landlock, is tried here: what a start would get.
+//! Hardening of the running provider, as `/proc` shows it. Landlock of another process does not show
+//! there, so it is tried here: the result is that of the next start.
 
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use rustix::process::Pid;
 
-use super::{Question, facts::Facts as Gathered};
+use super::{Check, facts::Facts as Gathered};
 use crate::{
+    advice::{Site, node},
     config::{Config, Enforcement},
-    hardening::{Outcome, boundary},
-    report::Check,
+    hardening::{Outcome, sandbox},
+    report::{CheckResult, ImpactClass},
 };
 
 /// A second line of defence; serving does not depend on it.
-pub const HARDENING: Question = Question {
+pub const HARDENING: Check = Check {
     id: "process.hardening",
     title: "Process hardening",
     needs: &["config.validate", "state.lock"],
-    judge,
+    evaluate,
 };
 
-/// What `/proc` shows of a process.
+/// Attributes of a process in `/proc`.
 #[derive(Debug, PartialEq, Eq)]
 struct Facts {
     core_dumps: bool,
@@ -33,39 +34,40 @@ struct Facts {
     system_calls_filtered: bool,
 }
 
-fn judge(facts: &Gathered) -> Option<Vec<Check>> {
+fn evaluate(facts: &Gathered) -> Option<Vec<CheckResult>> {
     let daemon = facts.node.as_ref()?.provider();
-    Some(vec![check(facts.config()?, daemon)])
+    let site = Site::new(facts.config_path(), facts.config());
+    Some(vec![check(&site, facts.config()?, daemon)])
 }
 
-/// Looks at the process `daemon`; without one only at what its next start would get.
+/// Examines the process `daemon`; without one, only the sandbox of its next start.
 #[must_use]
-pub fn check(config: &Config, daemon: Option<Pid>) -> Check {
-    let Question { id, title, .. } = HARDENING;
+pub fn check(site: &Site<'_>, config: &Config, daemon: Option<Pid>) -> CheckResult {
+    let Check { id, title, .. } = HARDENING;
     let wanted = config.hardening;
     let landlock = match wanted.landlock {
         Enforcement::Disabled => Outcome::Disabled,
-        Enforcement::BestEffort | Enforcement::Required => boundary::trial(config),
+        Enforcement::BestEffort | Enforcement::Required => sandbox::trial(config),
     };
-    let detailed = |check: Check| check.detail("landlock", landlock.as_str());
+    let detailed = |check: CheckResult| check.detail("landlock", landlock.as_str());
     if let (Enforcement::Required, Outcome::Refused(reason)) = (wanted.landlock, &landlock) {
-        let failed = Check::fail(
+        let failed = CheckResult::fail(
             id,
             title,
             format!("hardening.landlock is required, but {reason}"),
         );
         return detailed(failed)
-            .impact("the next start of the provider is refused; the running one serves on")
-            .remediation("mend that, or set hardening.landlock to best-effort");
+            .because(node::HARDENING_REFUSED.advise(site, &[]))
+            .impact_class(ImpactClass::ApiServerAvailability);
     }
     let Some(pid) = daemon else {
-        return detailed(Check::skip(id, title, "no provider runs here"));
+        return detailed(CheckResult::skip(id, title, "no provider runs here"));
     };
     let facts = match facts(&Path::new("/proc").join(pid.as_raw_nonzero().to_string())) {
         Ok(facts) => facts,
         Err(error) => {
-            let cause = format!("the provider's process {pid} cannot be looked at: {error}");
-            return detailed(Check::skip(id, title, cause));
+            let cause = format!("the provider's process {pid} is unreadable: {error}");
+            return detailed(CheckResult::skip(id, title, cause));
         }
     };
     let mut missing = facts.missing(wanted.lock_memory);
@@ -73,14 +75,11 @@ pub fn check(config: &Config, daemon: Option<Pid>) -> Check {
         missing.push(format!("Landlock: {reason}"));
     }
     let check = if missing.is_empty() {
-        Check::pass(id, title)
+        CheckResult::pass(id, title)
     } else {
-        Check::warn(id, title, missing.join("; "))
-            .impact("an attacker who takes over the process would be less confined; it serves on")
-            .remediation(
-                "look for process.not_hardened in its log; docs/operate/hardening.md has each \
-                 measure",
-            )
+        CheckResult::warn(id, title, missing.join("; "))
+            .because(node::HARDENING_INCOMPLETE.advise(site, &[]))
+            .impact_class(ImpactClass::Diagnosis)
     };
     detailed(check)
         .detail("pid", pid.as_raw_nonzero().get())

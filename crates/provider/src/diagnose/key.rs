@@ -1,154 +1,131 @@
-//! Is the Transit key there, set up safely, and does it still have what this node relies on?
+//! The Transit key: its settings, and the versions that this node needs.
 
 use std::sync::Arc;
 
 use kms_domain::{
     key::{KeyScope, TransitKey},
-    scope::TransitKeyPath,
-    transit::{Finding, Impact, ProfileRefused, RegistryConflict, TransitVersion, VersionProblem},
+    registry::RegistryConflict,
+    transit::{Finding, Impact, ProfileRefused, TransitVersion, VersionProblem},
 };
 use openbao_client::failure::FailureClass;
 use serde_json::{Value, json};
 
-use super::{Question, bao, facts::Facts};
+use super::{Check, facts::Facts};
 use crate::{
+    advice::{self, Advice},
     auth::CallFailure,
-    config::Config,
-    report::{Check, ImpactClass, one_line},
+    report::{CheckResult, ImpactClass, counted, one_line, utc},
     watcher::deep::DeepError,
 };
 
 /// The key's metadata can be read.
-pub const METADATA: Question = Question {
+pub const METADATA: Check = Check {
     id: "transit.metadata",
-    title: "Transit metadata",
+    title: "Metadata of the key",
     needs: &["openbao.auth"],
-    judge: |facts| Some(vec![metadata(facts)?]),
+    evaluate: |facts| Some(vec![metadata(facts)?]),
 };
 /// The key is safe to use.
-pub const PROFILE: Question = Question {
+pub const PROFILE: Check = Check {
     id: "transit.profile",
-    title: "Transit key profile",
+    title: "Settings of the key",
     needs: &["transit.metadata"],
-    judge: |facts| Some(vec![profile(facts)?]),
+    evaluate: |facts| Some(vec![profile(facts)?]),
 };
 /// A lost key would not be replaced unnoticed.
-pub const DISABLE_UPSERT: Question = Question {
+pub const DISABLE_UPSERT: Check = Check {
     id: "transit.disable_upsert",
-    title: "Transit disable_upsert",
+    title: "Creation of missing keys by the mount",
     needs: &["openbao.auth", "transit.config_capability"],
-    judge: |facts| Some(vec![disable_upsert(facts)?]),
+    evaluate: |facts| Some(vec![disable_upsert(facts)?]),
 };
 /// The newest version encrypts and decrypts.
-pub const PROBE: Question = Question {
+pub const PROBE: Check = Check {
     id: "transit.probe",
-    title: "Transit probe",
+    title: "Round trip with the newest version",
     needs: &["transit.profile"],
-    judge: |facts| Some(vec![tried(&PROBE, facts.probe.as_ref()?)]),
+    evaluate: |facts| Some(vec![tried(&PROBE, facts, facts.probe.as_ref()?)]),
 };
 /// The newest version has one key_id.
-pub const KEY_ID: Question = Question {
+pub const KEY_ID: Check = Check {
     id: "key_id.deterministic",
-    title: "Key ID determinism",
+    title: "key_id of the newest version",
     needs: &["transit.profile"],
-    judge: |facts| Some(vec![key_id(facts)?]),
+    evaluate: |facts| Some(vec![key_id(facts)?]),
 };
 /// The version that the state says is active, which Status names, is one that Encrypt can use.
-pub const ACTIVE: Question = Question {
+pub const ACTIVE: Check = Check {
     id: "kms.status_encrypt",
-    title: "Status/encrypt consistency",
+    title: "Round trip with the active version",
     needs: &["transit.profile", "registry.state"],
-    judge: |facts| match facts.active_probe.as_ref() {
-        Some(outcome) => Some(vec![tried(&ACTIVE, outcome)]),
+    evaluate: |facts| match facts.active_probe.as_ref() {
+        Some(outcome) => Some(vec![tried(&ACTIVE, facts, outcome)]),
         None => Some(vec![ACTIVE.skip("there is no state")]),
     },
 };
 /// OpenBao lets this node read all that it must, and encrypt.
-pub const RESTRICTIONS: Question = Question {
+pub const RESTRICTIONS: Check = Check {
     id: "transit.version_restrictions",
-    title: "Transit version restrictions",
+    title: "Versions that the state needs",
     needs: &["transit.profile", "registry.state"],
-    judge: |facts| Some(vec![restrictions(facts)?]),
+    evaluate: |facts| Some(vec![restrictions(facts)?]),
 };
 
-const NO_SERVICE: &str =
-    "kube-apiserver cannot read or write encrypted objects through this node; no data is lost";
-
-/// Only of an answer about the key itself: a login can meet the same class.
-const NO_KEY: &str = "the key is not in this OpenBao: what it has encrypted is lost unless an OpenBao \
-    that holds it, or a backup of one, can be found";
-
-fn metadata(facts: &Facts) -> Option<Check> {
+fn metadata(facts: &Facts) -> Option<CheckResult> {
     let check = match facts.metadata.as_ref()? {
         Ok(metadata) => METADATA
             .pass()
             .message(format!("newest version {}", metadata.latest_version))
             .detail("latestTransitVersion", metadata.latest_version),
-        Err(failure @ CallFailure::OpenBao(answer)) if answer.class() == FailureClass::NotFound => {
-            METADATA.unanswered(failure, ImpactClass::DataRecovery, NO_KEY)
-        }
         Err(failure) => {
-            METADATA.unanswered(failure, ImpactClass::ApiServerAvailability, NO_SERVICE)
+            // Only of a response about the key itself: a login can meet the same class.
+            let lost = matches!(failure, CallFailure::OpenBao(failure)
+                if failure.class() == FailureClass::NotFound);
+            let class = match lost {
+                true => ImpactClass::DataRecovery,
+                false => ImpactClass::ApiServerAvailability,
+            };
+            METADATA.unanswered(failure, facts, class)
         }
     };
     Some(check)
 }
 
-/// Every finding about the key's set-up, with its code and what it endangers.
-fn profile(facts: &Facts) -> Option<Check> {
+/// Every finding about the settings of the key, with its code and its impact.
+fn profile(facts: &Facts) -> Option<CheckResult> {
     let Err(refused) = facts.profile.as_ref()? else {
         return Some(PROFILE.pass());
     };
-    let config = facts.config()?;
-    let key = &config.key;
-    let (class, remedy) = match refused {
-        ProfileRefused::Findings(findings) => {
-            let secrecy = findings
-                .iter()
-                .any(|finding| finding.impact() == Impact::CryptographicSafety);
-            let class = if secrecy {
-                ImpactClass::CryptographicSafety
-            } else {
-                ImpactClass::ApiServerAvailability
-            };
-            (class, remedies(findings, config))
+    let found = match refused {
+        ProfileRefused::Findings(findings) => &findings[..],
+        _ => &[],
+    };
+    let secrecy = |finding: &Finding| finding.impact() == Impact::CryptographicSafety;
+    let class = match refused {
+        ProfileRefused::Findings(_) if found.iter().any(secrecy) => {
+            ImpactClass::CryptographicSafety
         }
-        ProfileRefused::SoftDeleted => (
-            ImpactClass::DataRecovery,
-            format!(
-                "run `{} -f {}/keys/{}/soft-delete-restore`",
-                bao(config, "write"),
-                key.mount_path,
-                key.key_name
-            ),
-        ),
-        _ => (
-            ImpactClass::DataRecovery,
-            "find the OpenBao, or the backup of it, that holds the key; do not delete or recreate \
-             the key"
-                .to_owned(),
-        ),
+        ProfileRefused::Findings(_) => ImpactClass::ApiServerAvailability,
+        _ => ImpactClass::DataRecovery,
     };
-    let findings: Vec<(&str, &str, String)> = match refused {
-        ProfileRefused::Findings(findings) => findings
-            .iter()
-            .map(|finding| {
-                (
-                    finding.code(),
-                    impact(finding.impact()),
-                    finding.to_string(),
-                )
-            })
-            .collect(),
-        other => {
-            let impact = impact(Impact::ApiServerAvailability);
-            vec![("", impact, other.to_string())]
-        }
-    };
-    let code = match findings.first() {
-        Some((code, ..)) if !code.is_empty() => *code,
-        _ => "unusable",
-    };
+
+    let settings: Vec<_> = found.iter().filter_map(advice::key::setting).collect();
+    let settings = settings.join(" ");
+    let mut values = Vec::new();
+    if !settings.is_empty() {
+        values.push(("settings", &*settings));
+    }
+    let advice = facts.advise(advice::key::of_profile(refused), &values);
+
+    let mut findings: Vec<(Option<&str>, &str, String)> = found
+        .iter()
+        .map(|it| (Some(it.code()), impact(it.impact()), it.to_string()))
+        .collect();
+    if findings.is_empty() {
+        let impact = impact(Impact::ApiServerAvailability);
+        findings.push((None, impact, refused.to_string()));
+    }
+    let code = findings.first().and_then(|(code, ..)| *code);
     let message: Vec<_> = findings
         .iter()
         .map(|(_, impact, text)| format!("blocking/{impact}: {text}"))
@@ -157,7 +134,7 @@ fn profile(facts: &Facts) -> Option<Check> {
         .iter()
         .map(|(code, impact, text)| {
             let mut finding = json!({"severity": "blocking", "impact": impact, "text": text});
-            if !code.is_empty() {
+            if let Some(code) = code {
                 finding["code"] = json!(code);
             }
             finding
@@ -165,111 +142,55 @@ fn profile(facts: &Facts) -> Option<Check> {
         .collect();
     let check = PROFILE
         .fail(message.join("; "))
-        .code(code)
-        .impact(
-            "this key is not used: kube-apiserver cannot read or write encrypted objects through \
-             this node",
-        )
+        .because(advice)
+        .code(code.unwrap_or("unusable"))
         .impact_class(class)
-        .remediation(remedy)
         .detail("findings", details);
     Some(check)
 }
 
-/// One sentence for all findings: what can be set is set, the rest takes another key.
-fn remedies(findings: &[Finding], config: &Config) -> String {
-    let mut settings = Vec::new();
-    let mut other_key = false;
-    for finding in findings {
-        match finding {
-            Finding::DeletionAllowed => settings.push("deletion_allowed=false".to_owned()),
-            Finding::MinEncryptionVersion { .. } => {
-                settings.push("min_encryption_version=0".to_owned());
-            }
-            Finding::MinDecryptionVersion { .. } => {
-                settings.push("min_decryption_version=1".to_owned());
-            }
-            Finding::UnsupportedType { .. }
-            | Finding::Exportable
-            | Finding::PlaintextBackup
-            | Finding::Derived
-            | Finding::Convergent
-            | Finding::EncryptionUnsupported
-            | Finding::DecryptionUnsupported => other_key = true,
-        }
-    }
-    let mut steps = Vec::new();
-    if !settings.is_empty() {
-        steps.push(configure(config, &settings.join(" ")));
-    }
-    if other_key {
-        steps.push(format!(
-            "make a key that is right from the start with `{} -f {}/keys/NAME`, and point \
-             transit.keyName at it, with a keyLineageId of its own; what is encrypted under this \
-             key needs it until it is rewritten, so do not delete it",
-            bao(config, "write"),
-            config.key.mount_path
-        ));
-    }
-    steps.join("; ")
-}
-
-fn configure(config: &Config, settings: &str) -> String {
-    let TransitKeyPath {
-        mount_path,
-        key_name,
-    } = &config.key;
-    let write = bao(config, "write");
-    format!("run `{write} {mount_path}/keys/{key_name}/config {settings}`")
-}
-
-/// Whether the mount refuses to make a missing key.
-fn disable_upsert(facts: &Facts) -> Option<Check> {
-    let config = facts.config()?;
-    let mount = &config.key.mount_path;
+/// Whether the mount refuses to create a missing key.
+fn disable_upsert(facts: &Facts) -> Option<CheckResult> {
+    let mount = &facts.config()?.key.mount_path;
     let check = match facts.upsert_disabled.as_ref()? {
         Ok(true) => DISABLE_UPSERT.pass(),
         Ok(false) => DISABLE_UPSERT
             .fail(format!("{mount} creates missing keys on encryption"))
-            .impact(
-                "a lost key would be replaced unnoticed by one that decrypts nothing; the \
-                 provider does not encrypt until then",
-            )
-            .impact_class(ImpactClass::DataRecovery)
-            .remediation(format!(
-                "run `{} {mount}/config/keys disable_upsert=true`",
-                bao(config, "write")
-            )),
-        Err(failure) => DISABLE_UPSERT.unanswered(
-            failure,
-            ImpactClass::ApiServerAvailability,
-            "the provider does not encrypt; decrypting goes on",
-        ),
+            .because(facts.advise(&advice::key::UPSERT_ALLOWED, &[]))
+            .impact_class(ImpactClass::DataRecovery),
+        Err(failure) => {
+            DISABLE_UPSERT.unanswered(failure, facts, ImpactClass::ApiServerAvailability)
+        }
     };
     Some(check)
 }
 
 /// A round trip through OpenBao.
-fn tried(question: &Question, outcome: &Result<TransitVersion, DeepError>) -> Check {
+fn tried(check: &Check, facts: &Facts, outcome: &Result<TransitVersion, DeepError>) -> CheckResult {
     match outcome {
-        Ok(version) => question
+        Ok(version) => check
             .pass()
             .message(format!("encrypted and decrypted with version {version}")),
         Err(error) => {
-            let check = question
+            let version = match error {
+                DeepError::Encrypt { version, .. } | DeepError::Decrypt { version, .. } => {
+                    version.to_string()
+                }
+                DeepError::Random(_) | DeepError::Invalid | DeepError::WrongPlaintext => {
+                    String::new()
+                }
+            };
+            let values = [("lowest", &*version), ("active", &*version)];
+            check
                 .fail(one_line(error))
-                .impact(NO_SERVICE)
-                .impact_class(ImpactClass::ApiServerAvailability);
-            match error.call().and_then(super::call_remedy) {
-                Some(remedy) => check.remediation(remedy),
-                None => check.remediation("compare the limits of the key with the versions here"),
-            }
+                .because(facts.advise(advice::key::of_round_trip(error), &values))
+                .impact_class(ImpactClass::ApiServerAvailability)
         }
     }
 }
 
-/// What the newest version is called, derived twice; beside it what the state says is active.
-fn key_id(facts: &Facts) -> Option<Check> {
+/// The key_id of the newest version, derived twice, beside the active one of the state.
+fn key_id(facts: &Facts) -> Option<CheckResult> {
     let (config, profile) = (facts.config()?, facts.usable_key()?);
     let derived = || {
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
@@ -280,9 +201,8 @@ fn key_id(facts: &Facts) -> Option<Check> {
     if key != derived() {
         let check = KEY_ID
             .fail(format!("version {version} has two key_ids"))
-            .impact("objects could not be read back")
-            .impact_class(ImpactClass::DataRecovery)
-            .remediation("do not serve with this build; report it");
+            .because(facts.advise(&advice::key::KEY_ID_UNSTABLE, &[]))
+            .impact_class(ImpactClass::DataRecovery);
         return Some(check);
     }
     let check = KEY_ID
@@ -306,64 +226,116 @@ fn key_id(facts: &Facts) -> Option<Check> {
 
 /// Whether the key covers every version that must stay readable and may encrypt with the active
 /// one. Without a state this is its newest version, of which every profile says so.
-fn restrictions(facts: &Facts) -> Option<Check> {
-    let (config, profile) = (facts.config()?, facts.usable_key()?);
+fn restrictions(facts: &Facts) -> Option<CheckResult> {
+    let profile = facts.usable_key()?;
     let Some(registry) = facts.registry() else {
         let message = format!("for the newest version {}", profile.latest());
         return Some(RESTRICTIONS.pass().message(message));
     };
     if let Err(conflict) = profile.require_retained(registry) {
-        let (code, remedy) = conflict_remedy(&conflict, config);
         let check = RESTRICTIONS
-            .fail(conflict.to_string())
-            .code(code)
-            .impact("objects under the versions named cannot be read; encrypting is refused")
-            .impact_class(ImpactClass::DataRecovery)
-            .remediation(remedy);
+            .fail(found(&conflict))
+            .because(conflict_advice(facts, &conflict))
+            .code(conflict_code(&conflict))
+            .impact_class(ImpactClass::DataRecovery);
         return Some(check);
     }
+
     let active = registry.active().version();
     if profile.blocks_encryption(active) {
+        let version = active.to_string();
+        let values = [("active", &*version)];
         let check = RESTRICTIONS
             .fail(format!(
                 "min_encryption_version is above the active version {active}"
             ))
+            .because(facts.advise(&advice::versions::ENCRYPTION_BLOCKED, &values))
             .code("min_encryption_version")
-            .impact("nothing can be encrypted until a newer version is active; decrypting goes on")
-            .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(format!(
-                "{}; do not change min_decryption_version",
-                configure(config, &format!("min_encryption_version={active}"))
-            ));
+            .impact_class(ImpactClass::ApiServerAvailability);
         return Some(check);
     }
-    Some(RESTRICTIONS.pass().message(format!(
-        "for {} readable versions and the active version {active}",
-        registry.retained().count()
-    )))
+    let readable = counted(registry.retained().count(), "readable version");
+    let message = format!("for {readable} and the active version {active}");
+    Some(RESTRICTIONS.pass().message(message))
 }
 
-fn conflict_remedy(conflict: &RegistryConflict, config: &Config) -> (&'static str, String) {
-    let restore = "restore the OpenBao storage that has the original versions; see \
-        docs/operate/doctor.md"
-        .to_owned();
-    let RegistryConflict::Retained(problems) = conflict else {
-        return ("key_rolled_back", restore);
+/// The versions of the state that the key lacks, unless a limit alone hides them.
+#[must_use]
+pub fn contradiction(facts: &Facts) -> Option<(String, Advice)> {
+    let (profile, registry) = (facts.usable_key()?, facts.registry()?);
+    let conflict = profile.require_retained(registry).err()?;
+    let hidden = advice::key::of_conflict(&conflict) == &advice::versions::BELOW_MINIMUM;
+    (!hidden).then(|| (found(&conflict), conflict_advice(facts, &conflict)))
+}
+
+fn conflict_code(conflict: &RegistryConflict) -> &'static str {
+    match conflict {
+        RegistryConflict::VersionRollback { .. } => "key_rolled_back",
+        RegistryConflict::Retained(problems) => {
+            let is_hidden = |it: &VersionProblem| matches!(it, VersionProblem::Hidden { .. });
+            match problems.iter().all(is_hidden) {
+                true => "min_decryption_version",
+                false => "versions_lost",
+            }
+        }
+    }
+}
+
+fn conflict_advice(facts: &Facts, conflict: &RegistryConflict) -> Advice {
+    let problems = match conflict {
+        RegistryConflict::VersionRollback { .. } => &[],
+        RegistryConflict::Retained(problems) => &problems[..],
     };
-    let hidden = problems.iter().map(|problem| match problem {
+    let hidden = problems.iter().filter_map(|problem| match problem {
         VersionProblem::Hidden { version, .. } => Some(*version),
         _ => None,
     });
-    // Only if nothing else is wrong does lowering the limit mend it.
-    match hidden
-        .collect::<Option<Vec<_>>>()
-        .and_then(|versions| versions.into_iter().min())
-    {
-        Some(oldest) => {
-            let remedy = configure(config, &format!("min_decryption_version={oldest}"));
-            ("min_decryption_version", remedy)
+    let lowest = hidden.min().map(|version| version.to_string());
+    let mut values = Vec::new();
+    if let Some(lowest) = &lowest {
+        values.push(("lowest", &**lowest));
+    }
+    facts.advise(advice::key::of_conflict(conflict), &values)
+}
+
+/// The finding alone; data impact and steps are those of the cause.
+fn found(conflict: &RegistryConflict) -> String {
+    match conflict {
+        RegistryConflict::VersionRollback { active, latest } => format!(
+            "the newest version of the key is {latest}, and version {active} is active on this node: \
+             OpenBao holds an older copy of the key"
+        ),
+        RegistryConflict::Retained(problems) => {
+            let all: Vec<_> = problems.iter().map(problem).collect();
+            all.join("; ")
         }
-        None => ("versions_lost", restore),
+    }
+}
+
+fn problem(problem: &VersionProblem) -> String {
+    match problem {
+        VersionProblem::AboveLatest { version, latest } => {
+            format!("version {version} does not exist: the newest is {latest}")
+        }
+        VersionProblem::Trimmed { version, minimum } => {
+            format!("version {version} has been trimmed for good (min_available_version {minimum})")
+        }
+        VersionProblem::Hidden { version, minimum } => {
+            format!("version {version} is hidden by min_decryption_version {minimum}")
+        }
+        VersionProblem::Unlisted(version) => {
+            format!("version {version} is missing from the metadata of the key")
+        }
+        VersionProblem::CreationTimeMismatch {
+            version,
+            recorded,
+            found,
+        } => format!(
+            "version {version} was created at {}, and at {} by the state of this node: the key was \
+             recreated, or comes from another OpenBao",
+            utc(found.get()),
+            utc(recorded.get())
+        ),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the provider has on this node: its user, its socket, the lock on its state, and itself.
+//! The provider on this node: its user, its socket, the lock on its state, and the running process.
 
 use std::{
     fs::{self, File},
@@ -13,95 +13,97 @@ use rustix::process::Pid;
 use tokio::{net::UnixStream, time::timeout};
 
 use super::{
-    NO_SERVICE, Question,
+    Check,
     facts::Facts,
     running::{self, WhyError},
 };
 use crate::{
-    config::{Config, Environment, GroupProblem, Problem, files},
+    advice::{self, Values, node as causes},
+    config::{Config, Environment, GroupProblem, Problem},
+    node_files,
     probe::{KmsClient, ProbeError},
     process_identity::{IdentityError, ProcessIdentity},
-    report::{Check, ImpactClass, one_line},
+    report::{CheckResult, ImpactClass, one_line, shell},
     state::Holder,
     telemetry::why::Why,
 };
 
-/// The checks are made as the user that runs the provider.
-pub const USER: Question = Question {
+/// The checks run as the user of the provider.
+pub const USER: Check = Check {
     id: "process.identity",
     title: "User of the provider",
     needs: &["config.validate"],
-    judge: user,
+    evaluate: user,
 };
 
-/// The socket can be given to its group.
-pub const GROUP: Question = Question {
+/// The socket can be assigned to its group.
+pub const GROUP: Check = Check {
     id: "socket.group",
-    title: "Socket group",
+    title: "Group of the socket",
     needs: &["config.validate"],
-    judge: group,
+    evaluate: group,
 };
 
-/// Nobody but a provider uses the state.
-pub const LOCK: Question = Question {
+/// Only a provider holds the lock on the state.
+pub const LOCK: Check = Check {
     id: "state.lock",
     title: "Lock on the state",
     needs: &["config.validate", "config.files/state.path"],
-    judge: lock,
+    evaluate: lock,
 };
 
-/// The running provider is healthy and uses the key that its state says.
-pub const LIVE: Question = Question {
+/// The running provider is healthy and serves the active key of its state.
+pub const LIVE: Check = Check {
     id: "kms.status",
     title: "Status of the running provider",
     needs: &["config.validate"],
-    judge: live,
+    evaluate: live,
 };
 
-/// A Status takes microseconds; this is for a machine in trouble.
+/// A Status call takes microseconds; the limit allows for an overloaded machine.
 const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What was found on the machine.
+/// Facts about the machine.
 pub struct Node {
     pub(crate) user: Result<User, IdentityError>,
-    /// Problems with the files and directories that the configuration names.
+    /// Problems with the files and directories in the configuration.
     pub files: Result<(), Vec<Problem>>,
     group: Result<u32, GroupProblem>,
     pub(crate) lock: io::Result<Option<Holder>>,
     pub(crate) live: Live,
-    /// The running provider's own view; `None` when nobody runs.
+    /// View of the running provider; `None` if none is running.
     pub(crate) why: Option<Result<Why, WhyError>>,
 }
 
-/// For whom the checks speak.
+/// Users relevant to the checks.
 pub(crate) struct User {
-    /// Who asks.
+    /// User of this process.
     pub(crate) own: ProcessIdentity,
-    /// Who owns the state directory, and so must run the provider.
+    /// Owner of the state directory, and therefore user of the provider.
     pub(crate) provider: u32,
-    /// What the provider needs and the asking user may not read.
+    /// Files needed by the provider but unreadable for this user.
     unreadable: Vec<PathBuf>,
 }
 
-/// The socket.
+/// State of the socket.
 pub(crate) enum Live {
-    /// There is none.
+    /// No socket exists.
     Absent,
-    /// A socket, with nobody behind it.
+    /// A socket without a listener.
     Dead,
-    /// The socket cannot be connected to.
+    /// Connecting to the socket failed.
     Closed(io::Error),
-    /// Its Status is not that of a healthy provider.
+    /// The Status call failed or reports an unhealthy provider.
     Failed(ProbeError),
-    /// Its Status, and the key that it serves.
+    /// Healthy, with the `key_id` of its Status.
     Healthy(KeyId),
 }
 
-/// Root goes on as the owner of the state directory, so that every file is opened as the provider
-/// opens it. Nobody else can, and goes on as before.
+/// Switches from root to the owner of the state directory, so that files are opened with the
+/// permissions of the provider. Other users remain unchanged.
 ///
 /// # Errors
-/// When that user's groups are not known, or the change is not permitted.
+/// The groups of that user are unknown, or the switch is not permitted.
 pub fn become_provider(config: &Config) -> Result<(), IdentityError> {
     let Ok(directory) = fs::metadata(config.state_path.directory()) else {
         return Ok(());
@@ -113,7 +115,7 @@ pub fn become_provider(config: &Config) -> Result<(), IdentityError> {
 }
 
 impl Node {
-    /// Looks around. `became` is the outcome of [`become_provider`].
+    /// Gathers the facts. `became` is the result of [`become_provider`].
     pub async fn look(
         config: &Config,
         config_path: &Path,
@@ -128,33 +130,35 @@ impl Node {
             effective_uid: provider,
             ..environment.clone()
         };
+
         let mut node = Self {
             user,
-            files: files::check(config, config_path, &environment),
+            files: node_files::check(config, config_path, &environment),
             group: config.server.socket_group.gid(),
             lock: Holder::of(&config.state_path.lock()),
             live: Live::ask(&config.server.socket_path).await,
             why: None,
         };
+
         if node.is_served() || matches!(node.lock, Ok(Some(_))) {
             node.why = Some(running::ask(config).await);
         }
         node
     }
 
-    /// Asks for Status once more.
+    /// Repeats the Status call.
     pub async fn ask_again(&mut self, config: &Config) {
         self.live = Live::ask(&config.server.socket_path).await;
     }
 
-    /// The process that holds the lock on the state.
+    /// Process with the lock on the state.
     #[must_use]
     pub fn provider(&self) -> Option<Pid> {
         let holder = self.lock.as_ref().ok()?.as_ref()?;
         Pid::from_raw(holder.pid.try_into().ok()?)
     }
 
-    /// Whether somebody answers at the socket.
+    /// Whether a server responds at the socket.
     fn is_served(&self) -> bool {
         match self.live {
             Live::Healthy(_) | Live::Failed(_) => true,
@@ -198,7 +202,7 @@ impl User {
 }
 
 impl Live {
-    /// Status and nothing else: a check must not write through a running provider.
+    /// Calls only Status: a check must not write through a running provider.
     async fn ask(socket: &Path) -> Self {
         match timeout(STATUS_DEADLINE, UnixStream::connect(socket)).await {
             Ok(Ok(_)) => {}
@@ -219,15 +223,14 @@ impl Live {
     }
 }
 
-fn user(facts: &Facts) -> Option<Vec<Check>> {
+fn user(facts: &Facts) -> Option<Vec<CheckResult>> {
     let user = match &facts.node.as_ref()?.user {
         Ok(user) => user,
         Err(error) => {
             let check = USER
                 .warn(one_line(error))
-                .impact("the other checks may see files that the provider cannot")
-                .impact_class(ImpactClass::Diagnosis)
-                .remediation("run doctor as the provider's user");
+                .because(facts.advise(&causes::OTHER_USER, &[]))
+                .impact_class(ImpactClass::Diagnosis);
             return Some(vec![check]);
         }
     };
@@ -236,62 +239,60 @@ fn user(facts: &Facts) -> Option<Vec<Check>> {
         provider,
         unreadable,
     } = user;
+
     let own_uid = own.uid;
-    let unreadable: Vec<_> = unreadable
+    let list: Vec<_> = unreadable
         .iter()
         .map(|path| path.display().to_string())
         .collect();
-    let list = unreadable.join(", ");
+    let list = list.join(", ");
+
     let check = match (own_uid == *provider, unreadable.is_empty()) {
         (true, true) => USER.pass().message(own.to_string()),
-        (true, false) => USER
-            .fail(format!("{own} cannot read {list}"))
-            .code("unreadable")
-            .impact("the provider runs as this user and does not start, or cannot log in; no data is lost")
-            .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(format!(
-                "if they are still yours, run `chgrp {gid} {files}` and `chmod u+r,g+r {files}`",
-                gid = own.gid,
-                files = unreadable.join(" "),
-            )),
+        (true, false) => {
+            let files: Vec<_> = unreadable.iter().map(|path| shell(path)).collect();
+            let (gid, files) = (own.gid.to_string(), files.join(" "));
+            let values = [("gid", &*gid), ("files", &*files)];
+            USER.fail(format!("{own} has no access to {list}"))
+                .because(facts.advise(&causes::FILES_UNREADABLE, &values))
+                .code("unreadable")
+                .impact_class(ImpactClass::ApiServerAvailability)
+        }
         (false, true) => USER
             .warn(format!(
-                "{own} asks, but the state belongs to user {provider}, who runs the provider"
+                "the command runs as {own}, and the provider as user {provider}, the owner of the state"
             ))
-            .impact("the other checks may see more or less than the provider")
-            .impact_class(ImpactClass::Diagnosis)
-            .remediation(format!("run doctor as root, or with `sudo -u '#{provider}'`")),
+            .because(facts.advise(&causes::OTHER_USER, &[]))
+            .impact_class(ImpactClass::Diagnosis),
         (false, false) => USER
             .fail(format!(
-                "{own} cannot read {list}, and is not user {provider}, who runs the provider"
+                "{own} has no access to {list}; the provider runs as user {provider}"
             ))
+            .because(facts.advise(&causes::NOT_PERMITTED, &[]))
             .code("other_user")
-            .impact("nothing is known about what this user cannot read")
-            .impact_class(ImpactClass::Diagnosis)
-            .remediation(format!("run doctor as root, or with `sudo -u '#{provider}'`")),
+            .impact_class(ImpactClass::Diagnosis),
     };
     Some(vec![
         check.detail("user", own_uid).detail("provider", *provider),
     ])
 }
 
-fn group(facts: &Facts) -> Option<Vec<Check>> {
+fn group(facts: &Facts) -> Option<Vec<CheckResult>> {
     let node = facts.node.as_ref()?;
-    let impact = "the provider cannot give the socket to the API server's group and does not \
-        start; no data is lost";
-    let failed = |message: String, code: &'static str, remedy: String| {
+    let failed = |message: String, cause, values: Values<'_>, code: &'static str| {
         GROUP
             .fail(message)
+            .because(facts.advise(cause, values))
             .code(code)
-            .impact(impact)
             .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(remedy)
     };
+
     let check = match (&node.group, &node.user) {
         (Err(problem), _) => failed(
             one_line(problem),
+            &causes::SOCKET_GROUP_UNKNOWN,
+            &[],
             "unknown",
-            "correct server.socketGroup, or create the group".to_owned(),
         ),
         (Ok(gid), Ok(User { own, provider, .. }))
             if own.uid == *provider
@@ -299,13 +300,12 @@ fn group(facts: &Facts) -> Option<Vec<Check>> {
                 && own.gid != *gid
                 && !own.groups.contains(gid) =>
         {
+            let groups = own.to_string();
             failed(
                 format!("user {provider} is not in group {gid}, server.socketGroup"),
+                &causes::SOCKET_GROUP_NOT_A_MEMBER,
+                &[("groups", &*groups)],
                 "not_a_member",
-                format!(
-                    "add the user to the group, with SupplementaryGroups of the unit or `usermod \
-                     -aG`, or set server.socketGroup to a group of the user ({own})"
-                ),
             )
         }
         (Ok(gid), _) => GROUP.pass().message(format!("gid {gid}")),
@@ -313,14 +313,15 @@ fn group(facts: &Facts) -> Option<Vec<Check>> {
     Some(vec![check])
 }
 
-fn lock(facts: &Facts) -> Option<Vec<Check>> {
+fn lock(facts: &Facts) -> Option<Vec<CheckResult>> {
     let path = facts.config()?.state_path.lock();
     let path = path.display();
     let check = match &facts.node.as_ref()?.lock {
         Ok(None) => LOCK
             .pass()
-            .message("nobody holds it: the provider is not running"),
-        // A provider under another name is told by its socket: never advise to kill what serves.
+            .message("no process holds it: the provider is not running"),
+        // The socket identifies a provider with another program name. Never advise to kill a
+        // serving process.
         Ok(Some(holder)) if holder.is_provider() || facts.node.as_ref()?.is_served() => LOCK
             .pass()
             .message(format!(
@@ -328,36 +329,37 @@ fn lock(facts: &Facts) -> Option<Vec<Check>> {
                 holder.pid, holder.program
             ))
             .detail("pid", holder.pid),
-        Ok(Some(Holder { pid, program })) => LOCK
-            .fail(format!(
+        Ok(Some(Holder { pid, program })) => {
+            let number = pid.to_string();
+            let values = [("pid", &*number)];
+            LOCK.fail(format!(
                 "{path} is locked by process {pid} ({program}), which is not a provider"
             ))
+            .because(facts.advise(&causes::STATE_LOCKED, &values))
             .code("foreign_process")
-            .impact("the provider cannot start as long as that process runs; no data is lost")
             .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(format!(
-                "find out what it is with `ps -fp {pid}`; then run `kill {pid}`. Deleting the \
-                 lock file does not free the state"
-            ))
-            .detail("pid", *pid),
+            .detail("pid", *pid)
+        }
         Err(error) => LOCK
-            .warn(format!("cannot tell who has locked {path}: {error}"))
-            .impact("whether a provider runs must be found out otherwise")
+            .warn(format!(
+                "the process that has locked {path} is unknown: {error}"
+            ))
+            .impact("unknown: a provider may run or not")
             .impact_class(ImpactClass::Diagnosis),
     };
     Some(vec![check])
 }
 
-fn live(facts: &Facts) -> Option<Vec<Check>> {
+fn live(facts: &Facts) -> Option<Vec<CheckResult>> {
     let node = facts.node.as_ref()?;
     let socket = facts.config()?.server.socket_path.display();
-    let fail = |message: String, code: &'static str, remedy: &str| {
+    let fail = |message: String, cause, code: &'static str| {
         LIVE.fail(message)
+            .because(facts.advise(cause, &[]))
             .code(code)
-            .impact(NO_SERVICE)
             .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(remedy)
     };
+
     let check = match (&node.live, &node.lock) {
         (Live::Absent, Ok(Some(holder))) => LIVE
             .warn(format!(
@@ -365,35 +367,33 @@ fn live(facts: &Facts) -> Option<Vec<Check>> {
                  still starting, or serves another socket",
                 holder.pid
             ))
+            .because(facts.advise(&causes::SOCKET_UNUSABLE, &[]))
             .code("starting")
-            .impact(NO_SERVICE)
-            .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation("see /ready and the log of the provider for what it waits for"),
+            .impact_class(ImpactClass::ApiServerAvailability),
         (Live::Absent, _) => LIVE.skip(format!(
             "there is no socket {socket}: the provider is not running"
         )),
         (Live::Dead, _) => fail(
-            format!("nobody serves {socket}: the provider ended without a clean stop"),
+            format!("no process serves {socket}: the provider ended without a clean stop"),
+            &causes::NOT_RUNNING,
             "stale_socket",
-            "start the provider, which replaces the dead socket; its log tells why it ended",
         ),
         (Live::Closed(error), _) => LIVE
             .skip(format!("this user cannot connect to {socket}: {error}"))
             .code("closed"),
-        // systemd accepts for a provider that is stopped.
+        // systemd accepts connections for a stopped provider.
         (Live::Failed(error), Ok(None)) => fail(
             format!(
-                "{socket}: {error}; nobody holds the lock on the state, so systemd's socket unit \
+                "{socket}: {error}; no process holds the lock on the state, so systemd's socket unit \
                  may keep the socket of a provider that does not run"
             ),
+            &causes::NOT_RUNNING,
             "not_running",
-            "run `systemctl start bao-kms-provider`; if it runs already, in a container, see the \
-             reasons on its /ready",
         ),
         (Live::Failed(error), _) => fail(
             format!("{socket}: {error}"),
+            &causes::UNHEALTHY,
             "unhealthy",
-            "correct what failed above; else see the reasons on the provider's /ready",
         ),
         (Live::Healthy(served), _) => match facts.registry().map(|registry| registry.active()) {
             Some(active) if active.id() != served => LIVE
@@ -402,16 +402,9 @@ fn live(facts: &Facts) -> Option<Vec<Check>> {
                     served.hash(),
                     active.id_hash()
                 ))
+                .because(facts.advise(&advice::state::REPLACED, &[]))
                 .code("other_key")
-                .impact(
-                    "objects are encrypted under a key_id that a restart may not know; nothing is \
-                     lost yet",
-                )
-                .impact_class(ImpactClass::DataRecovery)
-                .remediation(
-                    "find out who exchanged the state while the provider ran, put the files of \
-                     the running provider back from a backup or a peer, and only then restart it",
-                ),
+                .impact_class(ImpactClass::DataRecovery),
             _ => LIVE
                 .pass()
                 .message(format!("serves key_id {}", served.hash()))

@@ -1,15 +1,16 @@
-//! The running provider's own view, read from its `/why`: what a check with connections, a login and
-//! a sandbox of its own cannot see.
+//! The running provider's own view, read from its `/why`: its connections, its login and its sandbox,
+//! which a check in another process cannot see.
 
 use std::{fs, time::Duration};
 
 use kms_domain::digest::TextHash;
 
-use super::{NO_SERVICE, Question, facts::Facts};
+use super::{Check, facts::Facts};
 use crate::{
+    advice::{self, Cause, Values, node},
     config::{Config, Listener},
     plain_http::{self, GetError, HttpUrl},
-    report::{Check, ImpactClass, one_line, shell},
+    report::{CheckResult, ImpactClass, counted, one_line},
     telemetry::{
         endpoints::JSON,
         why::{self, Failed, Why},
@@ -17,20 +18,20 @@ use crate::{
 };
 
 /// Nothing that the running provider depends on fails for it.
-pub const WHY: Question = Question {
+pub const WHY: Check = Check {
     id: "provider.why",
     title: "View of the running provider",
     needs: &["config.validate"],
-    judge,
+    evaluate,
 };
 
-/// It is answered from memory; this is for a machine in trouble.
+/// The provider answers from memory; the limit allows for an overloaded machine.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the view is not known.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WhyError {
-    /// There is no listener to ask, or its port is chosen anew at each start.
+    /// There is no listener to ask, or its port differs at each start.
     #[error("server.healthAddress names no port to ask on")]
     NoListener,
     /// No answer.
@@ -50,47 +51,38 @@ pub(crate) async fn ask(config: &Config) -> Result<Why, WhyError> {
     serde_json::from_str(&body).map_err(WhyError::Shape)
 }
 
-fn judge(facts: &Facts) -> Option<Vec<Check>> {
-    let node = facts.node.as_ref()?;
-    let why = match node.why.as_ref() {
+fn evaluate(facts: &Facts) -> Option<Vec<CheckResult>> {
+    let why = match facts.node.as_ref()?.why.as_ref() {
         None => return Some(vec![WHY.skip("the provider is not running")]),
         Some(Err(error)) => return Some(vec![WHY.skip(one_line(error)).code("unread")]),
         Some(Ok(why)) => why,
     };
     let mut found = Findings {
+        facts,
         unhealthy: !why.reasons.is_empty(),
         checks: Vec::new(),
     };
     for file in &why.files {
         if let Some(reason) = &file.unreadable {
-            found.push(
-                "file",
-                format!(
-                    "the running provider cannot read {} {}: {reason}",
-                    file.setting, file.path
-                ),
-                "its next login or renewal of trust fails; no data is lost",
-                of_file(reason),
+            let (cause, values) = of_file(reason, file);
+            let message = format!(
+                "the running provider cannot read {} {}: {reason}",
+                file.setting, file.path
             );
+            found.push("file", message, cause, &values);
         }
     }
     if let Some((path, other)) = other_bundle(facts.config()?, why) {
-        found.push(
-            "trust",
-            format!("the running provider does not use the present content of openbao.caCertFile {path}{other}"),
-            "it may reject the certificate of OpenBao, or trust one that it should not; no data is lost",
-            "put a usable bundle in place, or restart the provider: systemctl restart bao-kms-provider",
+        let message = format!(
+            "the running provider does not use the present content of openbao.caCertFile {path}{other}"
         );
+        found.push("trust", message, &node::CA_BUNDLE_OUTDATED, &[]);
     }
     if let Some(failed) = &why.login.last_failure {
-        found.push(
-            "login",
-            login(facts, why, failed),
-            LOGIN_IMPACT,
-            LOGIN_REMEDY,
-        );
+        let message = login(facts, why, failed);
+        found.push("login", message, &node::PROVIDER_LOGIN_FAILED, &[]);
     }
-    for (probe, what, code) in [
+    for (probe, probe_name, code) in [
         (
             &why.metadata_probe,
             "reading of the key's metadata",
@@ -101,33 +93,19 @@ fn judge(facts: &Facts) -> Option<Vec<Check>> {
         if !probe.passed
             && let Some(failed) = &probe.last_failure
         {
-            found.push(
-                code,
-                format!("the running provider's last {what} failed: {failed}"),
-                NO_SERVICE,
-                "fix what the class names; if the checks of OpenBao above pass, the running provider \
-                 sees another OpenBao than they do: systemctl restart bao-kms-provider",
-            );
+            let message = format!("the running provider's last {probe_name} failed: {failed}");
+            found.push(code, message, &node::PROVIDER_PROBE_FAILED, &[]);
         }
     }
     if let Some(failed) = &why.state.unsaved {
-        found.push(
-            "unsaved",
-            format!("the running provider cannot save its state: {failed}"),
-            "what is in use stays in use; a new key version is not promoted, and no data is lost",
-            of_disk(facts.config()?, &failed.class),
-        );
+        let message = format!("the running provider cannot save its state: {failed}");
+        let cause = advice::state::of_unsaved(&failed.class);
+        found.push("unsaved", message, cause, &[]);
     }
     if why.log_lines_dropped > 0 {
-        found.push(
-            "log",
-            format!(
-                "{} log lines were dropped, since nobody read the log in time",
-                why.log_lines_dropped
-            ),
-            "the log has gaps",
-            "see whether the reader of the log keeps up: systemctl status systemd-journald",
-        );
+        let lines = counted(why.log_lines_dropped, "log line");
+        let message = format!("{lines} dropped, since the reader of the log was too slow");
+        found.push("log", message, &node::LOG_LINES_DROPPED, &[]);
     }
     if found.checks.is_empty() {
         found.checks.push(WHY.pass().message(summary(why)));
@@ -135,35 +113,24 @@ fn judge(facts: &Facts) -> Option<Vec<Check>> {
     Some(found.checks)
 }
 
-const LOGIN_IMPACT: &str = "when the present token ends, kube-apiserver cannot read or write \
-    encrypted objects through this node; no data is lost";
-const LOGIN_REMEDY: &str = "fix what the class names; if the login of this check works, the running \
-    provider does not see the same credential: restart it: systemctl restart bao-kms-provider";
-
-/// What is not as it should be: a failure when the provider is not ready, else to be looked at.
-struct Findings {
+/// Findings of the running provider: failures while it is not ready, otherwise warnings.
+struct Findings<'a> {
+    facts: &'a Facts,
     unhealthy: bool,
-    checks: Vec<Check>,
+    checks: Vec<CheckResult>,
 }
 
-impl Findings {
-    fn push(
-        &mut self,
-        code: &'static str,
-        message: String,
-        impact: &'static str,
-        remedy: impl Into<String>,
-    ) {
+impl Findings<'_> {
+    fn push(&mut self, code: &'static str, message: String, cause: &Cause, values: Values<'_>) {
         let check = match self.unhealthy {
             true => WHY.fail(message),
             false => WHY.warn(message),
         };
         self.checks.push(
             check
+                .because(self.facts.advise(cause, values))
                 .code(code)
-                .impact(impact)
-                .impact_class(ImpactClass::ApiServerAvailability)
-                .remediation(remedy),
+                .impact_class(ImpactClass::ApiServerAvailability),
         );
     }
 }
@@ -197,33 +164,17 @@ fn login(facts: &Facts, why: &Why, failed: &Failed) -> String {
     )
 }
 
-fn of_file(reason: &str) -> &'static str {
+fn of_file<'a>(
+    reason: &str,
+    file: &'a why::File,
+) -> (&'static Cause, Vec<(&'static str, &'a str)>) {
     match reason {
-        "sandbox" => {
-            "its directory was replaced after the start, and the sandbox knows the former one: \
-             systemctl restart bao-kms-provider"
-        }
-        "missing" => "put the file back; see what writes it",
-        _ => "correct owner and mode of the file; doctor's check of files names them",
-    }
-}
-
-fn of_disk(config: &Config, word: &str) -> String {
-    let directory = shell(config.state_path.directory());
-    match word {
-        "no_space" => format!("make room: df -h {directory}; df -i {directory}"),
-        "read_only" => format!("mount it read-write: findmnt -T {directory}; its errors: dmesg"),
-        "directory_gone" => {
-            format!("mount {directory} or put it back, with its files: findmnt -T {directory}")
-        }
-        "no_descriptors" => "raise LimitNOFILE: systemctl edit bao-kms-provider; open files: ls \
-             /proc/$(pidof bao-kms-provider)/fd"
-            .to_owned(),
-        "foreign_state" => format!(
-            "another pair of state files lies in {directory}: put back the files of the running \
-             provider from a peer or a backup, and only then restart it"
+        "sandbox" => (&node::SANDBOX_OUTDATED, Vec::new()),
+        "missing" => (
+            &node::MISCONFIGURED,
+            vec![("missing", &*file.path), ("setting", &*file.setting)],
         ),
-        _ => format!("see owner, mode and disk: ls -ld {directory}; findmnt -T {directory}"),
+        _ => (&node::FILES_UNREADABLE, vec![("path", &*file.path)]),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Is OpenBao there, is it the right one, is it unsealed, and does its clock agree with ours?
+//! OpenBao as it answers without a login: certificate, seal status, active server, clock.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,80 +9,75 @@ use openbao_client::{
 };
 use serde_json::json;
 
-use super::{Question, class_remedy, facts::Facts};
-use crate::report::{Check, ImpactClass, one_line};
+use super::{Check, facts::Facts};
+use crate::{
+    advice::{Advice, node, openbao},
+    report::{CheckResult, ImpactClass, one_line},
+};
 
 /// The settings make a client. Nothing is sent.
-pub const TLS: Question = Question {
+pub const TLS: Check = Check {
     id: "openbao.tls",
-    title: "OpenBao TLS config",
+    title: "Settings of the connection to OpenBao",
     needs: &["config.validate", "config.files/openbao.caCertFile"],
-    judge: tls,
+    evaluate: tls,
 };
 
 /// A server proves to be the configured one, answers, and is unsealed.
-pub const REACHABLE: Question = Question {
+pub const REACHABLE: Check = Check {
     id: "openbao.reachable",
-    title: "OpenBao reachable and unsealed",
+    title: "Connection to OpenBao and its seal status",
     needs: &["openbao.tls"],
-    judge: reachable,
+    evaluate: reachable,
 };
 
 /// Somebody does the work: this server, or one that it forwards to.
-pub const LEADER: Question = Question {
+pub const LEADER: Check = Check {
     id: "openbao.leader",
-    title: "OpenBao has an active server",
+    title: "Active server of OpenBao",
     needs: &["openbao.reachable"],
-    judge: |facts| Some(vec![active_server(facts)?]),
+    evaluate: |facts| Some(vec![active_server(facts)?]),
 };
 
 /// Credentials mean the same time on both sides.
-pub const CLOCK: Question = Question {
+pub const CLOCK: Check = Check {
     id: "openbao.clock",
-    title: "Clock against OpenBao's",
+    title: "Clocks of node and OpenBao",
     needs: &["openbao.reachable"],
-    judge: clock,
+    evaluate: clock,
 };
 
-const NO_SERVICE: &str = "kube-apiserver cannot read or write encrypted objects through this node \
-    until OpenBao answers; no data is lost, do not delete anything from etcd";
-
-fn tls(facts: &Facts) -> Option<Vec<Check>> {
+fn tls(facts: &Facts) -> Option<Vec<CheckResult>> {
     let check = match facts.connection.as_ref()? {
         Ok(()) => TLS.pass(),
         Err(error) => TLS
             .fail(one_line(error))
-            .impact("the provider cannot reach OpenBao")
-            .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(
-                "compare openbao.caCertFile with the CA that signed OpenBao's certificate",
-            ),
+            .because(facts.advise(openbao::of_connection(error), &[]))
+            .impact_class(ImpactClass::ApiServerAvailability),
     };
     Some(vec![check])
 }
 
-fn reachable(facts: &Facts) -> Option<Vec<Check>> {
+fn reachable(facts: &Facts) -> Option<Vec<CheckResult>> {
     let server = facts.server.as_ref()?;
     let address = &server.address;
-    let fail = |message: String, code: &'static str, remedy: &str| {
+    let fail = |message: String, code: &'static str, cause| {
         REACHABLE
             .fail(message)
+            .because(facts.advise(cause, &[]))
             .code(code)
-            .impact(NO_SERVICE)
             .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(remedy)
     };
     let check = match &server.status {
         Ok(status) if !status.initialized => fail(
             format!("{address} was never initialized, so it holds no key"),
             "not_initialized",
-            "point openbao.address at the OpenBao that holds the key, or restore its storage from \
-             a backup; a new one cannot decrypt anything",
+            &openbao::UNINITIALIZED,
         ),
         Ok(status) if status.sealed => fail(
             format!("{address} is sealed"),
             FailureClass::Sealed.label(),
-            "run `bao operator unseal` until the threshold is reached, or mend its auto-unseal",
+            &openbao::SEALED,
         ),
         Ok(_) => REACHABLE.pass(),
         // Something in between, or a server that keeps its seal status to itself.
@@ -95,8 +90,7 @@ fn reachable(facts: &Facts) -> Option<Vec<Check>> {
         Err(failure) => fail(
             format!("{address}: {failure}"),
             failure.class().label(),
-            class_remedy(failure.class())
-                .unwrap_or("check that it is OpenBao that answers at openbao.address, and its log"),
+            openbao::of_class(failure.class()),
         ),
     };
     let passed_over = facts.passed_over.iter().map(|other| {
@@ -105,19 +99,21 @@ fn reachable(facts: &Facts) -> Option<Vec<Check>> {
             Ok(_) => "it was never initialized".to_owned(),
             Err(failure) => failure.to_string(),
         };
+        let (in_use, other_address) = (address.to_string(), other.address.to_string());
+        let values = [
+            ("address_in_use", &*in_use),
+            ("address_passed_over", &*other_address),
+        ];
         REACHABLE
             .warn(format!("{} does not serve: {found}", other.address))
+            .because(facts.advise(&openbao::PASSED_OVER, &values))
             .code("passed_over")
-            .impact(format!(
-                "none as long as another address serves; {address} was asked instead"
-            ))
             .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation("bring that server back, or take it out of the configuration")
     });
     Some([check].into_iter().chain(passed_over).collect())
 }
 
-fn active_server(facts: &Facts) -> Option<Check> {
+fn active_server(facts: &Facts) -> Option<CheckResult> {
     let address = &facts.server.as_ref()?.address;
     Some(match &facts.leader {
         Some(Ok(Leader::Itself)) => LEADER.pass(),
@@ -128,12 +124,8 @@ fn active_server(facts: &Facts) -> Option<Check> {
             .fail(format!(
                 "{address} is unsealed, but a standby that knows no active server"
             ))
-            .impact(NO_SERVICE)
-            .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(
-                "bring back as many servers of OpenBao's cluster as a majority takes, and unseal \
-                 them; see `bao operator raft list-peers`",
-            ),
+            .because(facts.advise(&openbao::NO_LEADER, &[]))
+            .impact_class(ImpactClass::ApiServerAvailability),
         Some(Err(failure)) => LEADER.skip(format!("{address} does not tell: {failure}")),
         None => LEADER.skip(format!("{address} did not tell whether it is sealed")),
     })
@@ -153,7 +145,7 @@ fn answered(failure: &Failure) -> bool {
     }
 }
 
-fn clock(facts: &Facts) -> Option<Vec<Check>> {
+fn clock(facts: &Facts) -> Option<Vec<CheckResult>> {
     let config = facts.config()?;
     let (jwt, _) = config.auth.jwt_file().ok()?;
     let leeway = jwt.claims.clock_skew_leeway;
@@ -166,6 +158,7 @@ fn clock(facts: &Facts) -> Option<Vec<Check>> {
         Skew::measured(date, server.before, server.after),
         leeway,
         &server.address,
+        facts.advise(&node::CLOCK_WRONG, &[]),
     )])
 }
 
@@ -208,10 +201,10 @@ impl Skew {
     }
 }
 
-fn judge_clock(skew: Skew, leeway: Duration, address: &Address) -> Check {
+fn judge_clock(skew: Skew, leeway: Duration, address: &Address, advice: Advice) -> CheckResult {
     let Skew { ahead, least, most } = skew;
     let leeway = leeway.as_secs();
-    let details = |check: Check| {
+    let details = |check: CheckResult| {
         check
             .detail("skewSecondsAtLeast", json!(least))
             .detail("skewSecondsAtMost", json!(most))
@@ -229,21 +222,17 @@ fn judge_clock(skew: Skew, leeway: Duration, address: &Address) -> Check {
         return details(
             CLOCK
                 .warn(message)
-                .impact("none yet: within the leeway")
-                .impact_class(ImpactClass::Diagnosis)
-                .remediation("set the clock that is wrong, and keep both in time with NTP"),
+                .because(advice)
+                .impact("no data is lost: the difference is within the leeway, so logins succeed")
+                .impact_class(ImpactClass::Diagnosis),
         );
     }
     details(
         CLOCK
             .fail(message)
+            .because(advice)
             .code(if ahead { "ahead" } else { "behind" })
-            .impact(
-                "fresh credentials look expired or not yet valid on one of the sides, so logins \
-                 fail; no data is lost",
-            )
-            .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation("find out with NTP which clock is wrong and set it"),
+            .impact_class(ImpactClass::ApiServerAvailability),
     )
 }
 
@@ -252,6 +241,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
+    use crate::advice::Site;
 
     fn skew(date: u64, before_ms: u64, after_ms: u64) -> (bool, u64, u64) {
         let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
@@ -282,7 +272,8 @@ mod tests {
                 most,
             };
             let address = Address::parse("https://bao.example:8200").unwrap();
-            let check = judge_clock(skew, Duration::from_secs(30), &address);
+            let advice = node::CLOCK_WRONG.advise(&Site::none(), &[]);
+            let check = judge_clock(skew, Duration::from_secs(30), &address, advice);
             serde_json::to_value(check).unwrap()["status"].clone()
         };
         assert_eq!(status(0, 40), "pass");

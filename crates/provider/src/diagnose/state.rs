@@ -1,23 +1,22 @@
-//! May the registry state be believed, does it belong here, and if there is none, may there be?
+//! The registry state: its validity, whether it belongs to this node and fits the key, and whether a
+//! missing one may be created.
 
 use kms_domain::{
     bootstrap::{BootstrapDenied, bootstrap},
-    registry::anchor::{Anchor, Rollback},
+    registry::checkpoint::{CheckpointStatus, Rollback},
     scope::{IdentityScope, TransitKeyPath},
     transit::KeyProfile,
 };
 
-use super::{Question, facts::Facts};
+use super::{Check, facts::Facts, key};
 use crate::{
-    report::{Check, ImpactClass},
-    state::{
-        NEWER_RELEASE, StateError, StatePath, Stored,
-        disk::{DiskError, Flaw},
-    },
+    advice::{self, Advice, Cause, Site},
+    report::{CheckResult, ImpactClass, shell},
+    state::{StateError, StatePath, Stored, disk::DiskError},
 };
 
-/// `doctor`: the provider can start with what is there.
-pub const STATE: Question = Question {
+/// `doctor`: the provider can start with these files.
+pub const STATE: Check = Check {
     id: "registry.state",
     title: "State and checkpoint",
     needs: &[
@@ -25,19 +24,19 @@ pub const STATE: Question = Question {
         "config.files/state.path",
         "process.identity/other_user",
     ],
-    judge: |facts| Some(vec![judge(facts, |state, found| state.fail(found))?]),
+    evaluate: |facts| Some(vec![evaluate(facts, |state, found| state.fail(found))?]),
 };
 
-/// `verify-key`: state and checkpoint are valid and belong together; that the provider would not
-/// start without the one or the other is a warning.
-pub const PAIR: Question = Question {
+/// `verify-key`: state and checkpoint are valid and belong together; an obstacle to a start is a
+/// warning.
+pub const PAIR: Check = Check {
     needs: &["config.validate"],
-    judge: |facts| Some(vec![judge(facts, |state, found| state.warn(found))?]),
+    evaluate: |facts| Some(vec![evaluate(facts, |state, found| state.warn(found))?]),
     ..STATE
 };
 
-/// [`Question::warn`] or [`Question::fail`], for what stops a start and harms nothing else.
-type Obstacle = fn(&Question, String) -> Check;
+/// [`Check::warn`] or [`Check::fail`], for an obstacle to a start alone.
+type Obstacle = fn(&Check, String) -> CheckResult;
 
 /// Whether a first state may be made from the metadata of the key, once the provider starts.
 ///
@@ -51,41 +50,41 @@ pub fn may_bootstrap(
     bootstrap(profile, scope, key, 0).map(drop)
 }
 
-/// What a reader makes of the pair of files, with nothing to compare it to.
+/// The check of the two files alone, without key and node.
 #[must_use]
-pub fn pair(path: &StatePath, stored: &Result<Stored, StateError>) -> Check {
-    if matches!(stored, Ok(stored) if stored.anchor == Anchor::Absent) {
+pub fn pair(site: &Site<'_>, path: &StatePath, stored: &Result<Stored, StateError>) -> CheckResult {
+    if matches!(stored, Ok(stored) if stored.anchor == CheckpointStatus::Absent) {
         return STATE
             .fail(absent(path))
+            .because(advice::state::ABSENT.advise(site, &[]))
             .code("absent")
-            .impact("the provider may make a first state, if the key was never rotated")
-            .impact_class(ImpactClass::DataRecovery)
-            .remediation(RESTORE);
+            .impact_class(ImpactClass::DataRecovery);
     }
-    existing(path, stored, |state, found| state.warn(found))
+    existing(site, path, stored, |state, found| state.warn(found))
 }
 
-fn existing(path: &StatePath, stored: &Result<Stored, StateError>, obstacle: Obstacle) -> Check {
+fn existing(
+    site: &Site<'_>,
+    path: &StatePath,
+    stored: &Result<Stored, StateError>,
+    obstacle: Obstacle,
+) -> CheckResult {
     let stored = match stored {
         Ok(stored) => stored,
-        Err(error) => return refused(path, error),
+        Err(error) => return refused(site, path, error),
     };
     let Some((message, impact)) = caution(stored.anchor) else {
         return STATE.pass().message("current");
     };
     if stored.anchor
-        == (Anchor::Missing {
+        == (CheckpointStatus::Missing {
             first_generation: false,
         })
     {
         return obstacle(&STATE, message.to_owned())
+            .because(advise(&advice::state::CHECKPOINT_LOST, site, path))
             .code("checkpoint_missing")
-            .impact(impact)
-            .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(
-                "compare generation and hash with the other nodes; then rebuild both files with \
-                 recover-state, or start once with serve --accept-missing-checkpoint",
-            );
+            .impact_class(ImpactClass::ApiServerAvailability);
     }
     STATE
         .warn(message)
@@ -94,80 +93,39 @@ fn existing(path: &StatePath, stored: &Result<Stored, StateError>, obstacle: Obs
         .impact_class(ImpactClass::Diagnosis)
 }
 
+/// The advice for these files, which may not be those of the configuration.
+fn advise(cause: &Cause, site: &Site<'_>, path: &StatePath) -> Advice {
+    let (state, checkpoint) = (shell(&path.document()), shell(&path.checkpoint()));
+    let values = [("state", &*state), ("checkpoint", &*checkpoint)];
+    cause.advise(site, &values)
+}
+
 /// A pair that no provider starts with.
-fn refused(path: &StatePath, error: &StateError) -> Check {
-    const TOGETHER: &str = "rebuild both files with recover-state, from a peer's state, a backup \
-        record or etcd data, while the provider is stopped; do not edit them and do not delete the \
-        checkpoint";
-    let unknown = "it is not known which keys are in use: the provider does not start; nothing was \
-        changed and no data is lost";
-    let (code, class, impact, remedy) = match error {
-        StateError::CorruptCheckpoint { .. } => (
-            "corrupt_checkpoint",
-            ImpactClass::DataRecovery,
-            "an older state could not be told from the newest: the provider does not start",
-            TOGETHER.to_owned(),
-        ),
-        StateError::CorruptDocument { .. } => {
-            let class = ImpactClass::DataRecovery;
-            ("corrupt_state", class, unknown, TOGETHER.to_owned())
-        }
-        StateError::RolledBack { .. } => (
-            "rolled_back",
-            ImpactClass::DataRecovery,
-            "keys in use may be missing from the state: the provider does not start; nothing was \
-             changed and no data is lost",
-            TOGETHER.to_owned(),
-        ),
-        StateError::OtherConfiguration { .. } => (
-            "other_configuration",
-            ImpactClass::DataRecovery,
-            "what is encrypted cannot be read under other names: the provider does not start",
-            "change the configuration back; do not delete the state".to_owned(),
-        ),
-        StateError::OtherRelease { .. } => (
-            "other_release",
-            ImpactClass::DataRecovery,
-            unknown,
-            NEWER_RELEASE.to_owned(),
-        ),
-        StateError::Unreadable(error) => (
-            "unreadable",
-            ImpactClass::ApiServerAvailability,
-            unknown,
-            disk_remedy(path, error),
-        ),
-        StateError::NoDirectory { .. }
+fn refused(site: &Site<'_>, files: &StatePath, error: &StateError) -> CheckResult {
+    let (code, class) = match error {
+        StateError::CorruptCheckpoint { .. } => ("corrupt_checkpoint", ImpactClass::DataRecovery),
+        StateError::CorruptDocument { .. } => ("corrupt_state", ImpactClass::DataRecovery),
+        StateError::RolledBack { .. } => ("rolled_back", ImpactClass::DataRecovery),
+        StateError::OtherConfiguration { .. } => ("other_configuration", ImpactClass::DataRecovery),
+        StateError::OtherRelease { .. } => ("other_release", ImpactClass::DataRecovery),
+        StateError::Unreadable(_)
+        | StateError::NoDirectory { .. }
         | StateError::Lock(_)
         | StateError::CheckpointMissing { .. }
-        | StateError::Repair(_) => {
-            let class = ImpactClass::ApiServerAvailability;
-            ("unreadable", class, unknown, TOGETHER.to_owned())
+        | StateError::CheckpointWrite(_) => ("unreadable", ImpactClass::ApiServerAvailability),
+    };
+    let cause = advice::state::of_error(error);
+    let advice = match error {
+        StateError::Unreadable(DiskError::Unsafe { path, .. }) => {
+            cause.advise(site, &[("path", &*shell(path))])
         }
+        _ => advise(cause, site, files),
     };
     STATE
         .fail(error.finding())
+        .because(advice)
         .code(code)
-        .impact(impact)
         .impact_class(class)
-        .remediation(remedy)
-}
-
-fn disk_remedy(state: &StatePath, error: &DiskError) -> String {
-    match error {
-        DiskError::Unsafe {
-            path,
-            flaw: Flaw::TooOpen { .. },
-        } => format!(
-            "compare the file with a peer or a backup; if it is still yours, run `chmod 0640 {}`",
-            path.display()
-        ),
-        _ => format!(
-            "let the owner of {} be the user that runs the provider, with mode 0640 of the files \
-             in it; run doctor as root or as that user",
-            state.directory().display()
-        ),
-    }
 }
 
 fn absent(path: &StatePath) -> String {
@@ -177,22 +135,22 @@ fn absent(path: &StatePath) -> String {
     )
 }
 
-/// What a reader warns of, and what follows from it.
+/// The warning about a checkpoint, and its impact.
 #[must_use]
-pub fn caution(anchor: Anchor) -> Option<(&'static str, &'static str)> {
+pub fn caution(anchor: CheckpointStatus) -> Option<(&'static str, &'static str)> {
     match anchor {
-        Anchor::Absent | Anchor::Current => None,
-        Anchor::Behind => Some((
-            "the checkpoint is one generation behind, as a commit that was cut short leaves it",
+        CheckpointStatus::Absent | CheckpointStatus::Current => None,
+        CheckpointStatus::Behind => Some((
+            "the checkpoint is one generation behind, as after an interrupted commit",
             "none: the next start of the provider completes it",
         )),
-        Anchor::Missing {
+        CheckpointStatus::Missing {
             first_generation: true,
         } => Some((
-            "the checkpoint is missing, as a first commit that was cut short leaves it",
+            "the checkpoint is missing, as after an interrupted first commit",
             "none: the next start of the provider completes it",
         )),
-        Anchor::Missing {
+        CheckpointStatus::Missing {
             first_generation: false,
         } => Some((
             "the checkpoint is missing, so nothing shows that this state is the newest",
@@ -201,41 +159,47 @@ pub fn caution(anchor: Anchor) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// No state is only worth a look as long as the key allows a first one.
-fn judge(facts: &Facts, obstacle: Obstacle) -> Option<Check> {
+/// A missing state is a warning as long as the key allows a first one.
+fn evaluate(facts: &Facts, obstacle: Obstacle) -> Option<CheckResult> {
     let (config, stored) = (facts.config()?, facts.stored.as_ref()?);
-    if !matches!(stored, Ok(stored) if stored.anchor == Anchor::Absent) {
-        let check = existing(&config.state_path, stored, obstacle);
+    if !matches!(stored, Ok(stored) if stored.anchor == CheckpointStatus::Absent) {
+        let site = Site::new(facts.config_path(), Some(config));
+        let current = matches!(stored, Ok(stored) if stored.anchor == CheckpointStatus::Current);
+        if current && let Some((found, advice)) = key::contradiction(facts) {
+            let message = format!("the files are valid, and do not fit the key: {found}");
+            let check = STATE.warn(message).because(advice);
+            return Some(check.impact_class(ImpactClass::DataRecovery));
+        }
+        let check = existing(&site, &config.state_path, stored, obstacle);
         return Some(match needs_rotations(facts, stored) {
             Some(doubt) => check.impact(doubt),
             None => check,
         });
     }
-    let Some(profile) = facts.usable_key() else {
-        let check = STATE
-            .warn(absent(&config.state_path))
-            .impact("whether there may be a first one shows when the key can be used")
-            .impact_class(ImpactClass::Diagnosis)
-            .remediation(RESTORE);
-        return Some(check.code("absent"));
-    };
-    let check = match may_bootstrap(profile, &config.scope, &config.key) {
-        Ok(()) => STATE
-            .warn(format!("there is no state; {MAY_BOOTSTRAP}"))
-            .impact("none on a new node")
-            .impact_class(ImpactClass::Diagnosis)
-            .remediation(RESTORE)
-            .detail("bootstrapEligible", true),
-        Err(denied) => obstacle(&STATE, denied.to_string())
-            .impact("the provider does not start until there is a state")
-            .impact_class(ImpactClass::DataRecovery)
-            .remediation("run recover-state, with a peer's state, a backup record or etcd data")
-            .detail("bootstrapEligible", false),
+
+    let lost = |check: CheckResult| check.because(facts.advise(&advice::state::ABSENT, &[]));
+    let check = match facts.usable_key() {
+        None => lost(STATE.warn(absent(&config.state_path))).impact_class(ImpactClass::Diagnosis),
+        Some(profile) => match may_bootstrap(profile, &config.scope, &config.key) {
+            Ok(()) => lost(STATE.warn(format!("there is no state; {MAY_BOOTSTRAP}")))
+                .impact_class(ImpactClass::Diagnosis)
+                .detail("bootstrapEligible", true),
+            Err(BootstrapDenied { latest }) => {
+                let message = format!(
+                    "there is no state, and the key has been rotated to version {latest}: the \
+                     version in use is unknown, and the provider does not start"
+                );
+                obstacle(&STATE, message)
+                    .because(facts.advise(&advice::state::LOST, &[]))
+                    .impact_class(ImpactClass::DataRecovery)
+                    .detail("bootstrapEligible", false)
+            }
+        },
     };
     Some(check.code("absent"))
 }
 
-/// What a checkpoint without its state says against the key.
+/// The doubt about the key that a checkpoint without its state raises.
 fn needs_rotations(facts: &Facts, stored: &Result<Stored, StateError>) -> Option<String> {
     let Err(StateError::RolledBack {
         problem: Rollback::DocumentLost { checkpoint },
@@ -247,9 +211,9 @@ fn needs_rotations(facts: &Facts, stored: &Result<Stored, StateError>) -> Option
     let key = facts.usable_key()?;
     checkpoint.needs_rotations_of(key).then(|| {
         format!(
-            "generation {} needs rotations, but the key is at version 1: unless recover-state made \
-             those generations, the key was recreated or OpenBao restored to a point before its \
-             rotations, and objects under the rotated versions cannot be read with it",
+            "at risk: generation {} needs rotations, and the key is at version 1. Unless recover-state \
+             wrote those generations, the key was recreated, or OpenBao restored to a point before its \
+             rotations, and objects of the rotated versions are unreadable with it",
             checkpoint.generation()
         )
     })
@@ -258,5 +222,3 @@ fn needs_rotations(facts: &Facts, stored: &Result<Stored, StateError>) -> Option
 /// Why a first state may be made.
 pub const MAY_BOOTSTRAP: &str =
     "the key was never rotated, so the provider makes the first state when it starts";
-
-const RESTORE: &str = "if this node had a state, rebuild it with recover-state";

@@ -1,4 +1,4 @@
-//! How old the backups of a drill are, and what tells.
+//! Age of the backups in a drill, and its source.
 
 use std::{
     fmt,
@@ -9,28 +9,27 @@ use std::{
 use jiff::Timestamp;
 use kms_domain::recovery::record::BackupRecord;
 
-/// When a backup was made.
+/// Creation time of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Made {
-    /// Not before this moment the backup was whole.
+    /// Time of the complete backup, with the accuracy of `source`.
     pub at: SystemTime,
-    /// What tells.
     pub source: MadeSource,
 }
 
-/// What tells when a backup was made, the best first.
+/// Source of a creation time, in order of preference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MadeSource {
-    /// The time inside a raft snapshot, which OpenBao wrote.
+    /// Time inside a raft snapshot, written by OpenBao.
     Archive,
-    /// `recordedAt` of a record that has the hash of the file. It is shortly after the snapshot.
+    /// `recordedAt` of a record with the hash of the file, shortly after the snapshot.
     Record,
-    /// The modification time of the file, which a copy can change.
+    /// Modification time of the file. Copying may change it.
     ModificationTime,
 }
 
 impl MadeSource {
-    /// The word in reports.
+    /// Code in reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -42,7 +41,7 @@ impl MadeSource {
 }
 
 impl Made {
-    /// By the record, which must be one of this very file.
+    /// From the record, which must contain the hash of this file.
     pub(super) fn by_record(record: &BackupRecord) -> Option<Self> {
         let at: Timestamp = record.note().recorded_at.parse().ok()?;
         let since = Duration::from_secs(u64::try_from(at.as_second()).ok()?);
@@ -52,7 +51,7 @@ impl Made {
         })
     }
 
-    /// By the time of the raft snapshot's own.
+    /// From the raft snapshot itself.
     pub(super) fn by_archive(at: Option<SystemTime>) -> Option<Self> {
         at.map(|at| Self {
             at,
@@ -60,7 +59,7 @@ impl Made {
         })
     }
 
-    /// By the modification time.
+    /// From the modification time.
     pub(super) fn by_file(file: &File) -> Option<Self> {
         Some(Self {
             at: file.metadata().ok()?.modified().ok()?,
@@ -78,12 +77,11 @@ pub(super) struct Ages {
     pub(super) openbao: Option<Age>,
 }
 
-/// The age of a backup.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Age {
     pub(super) store: &'static str,
     pub(super) made: Made,
-    /// Zero for a time that is still to come.
+    /// Zero for a time in the future.
     pub(super) age: Duration,
 }
 
@@ -98,7 +96,7 @@ impl Age {
 }
 
 impl Ages {
-    /// Those above the limit.
+    /// Ages above the limit.
     pub(super) fn too_old(&self) -> impl Iterator<Item = Age> {
         let ages = [self.etcd, self.openbao].into_iter().flatten();
         ages.filter(|age| self.most.is_some_and(|most| age.age > most))

@@ -1,6 +1,6 @@
-//! Why a drill did not come to its end, whether that speaks against the backups, and what helps.
+//! Failures of a drill, their meaning for the backups, and their causes.
 
-use std::{borrow::Cow, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
 use openbao_client::credential_file::CredentialFileProblem;
 use openbao_lab::{
@@ -8,92 +8,83 @@ use openbao_lab::{
     server::{restore::RestoreError, snapshot::SnapshotError},
 };
 
-use crate::recovery::{EtcdError, backup_record::BackupError, raft_snapshot::RaftSnapshotError};
+use crate::{
+    advice::{Cause, Found, drill},
+    recovery::{EtcdError, backup_record::BackupError, raft_snapshot::RaftSnapshotError},
+};
 
-/// Why a rehearsal did not come to its end.
+/// Failure of a drill.
 #[derive(Debug, thiserror::Error)]
 pub enum DrillError {
     /// The copy could act on other systems.
     #[error(
-        "nothing keeps the restored copy from other systems, and it would act on them with \
-         production's credentials: revoke leases that have ended, rotate passwords that are due"
+        "nothing keeps the restored copy from other systems; with the credentials of production it \
+         would revoke ended leases there, and rotate due passwords"
     )]
     NotIsolated,
-    /// The copy could not be talked to.
-    #[error("this network namespace has no loopback, over which the copy would be asked")]
+    /// The copy would be unreachable.
+    #[error("this network namespace has no loopback interface")]
     NoLoopback,
-    /// There is no OpenBao to restore into.
     #[error(transparent)]
     BaoNotFound(#[from] BaoNotFound),
-    /// The private directory.
+    /// Creating the private directory failed.
     #[error("cannot make a private directory in {}", path.display())]
     WorkDir {
-        /// Where.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// Something of an earlier drill is there for good.
-    #[error("cannot remove what an earlier drill has left in {}", path.display())]
+    /// Removing a directory of an earlier drill failed.
+    #[error("cannot remove the directory of an earlier drill in {}", path.display())]
     Leftovers {
-        /// Where.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The OpenBao snapshot could not be copied to the private directory.
     #[error("cannot read the OpenBao snapshot {} into the private directory", path.display())]
     Snapshot {
-        /// The snapshot.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The OpenBao snapshot is none, or its hashes are wrong.
+    /// The OpenBao snapshot is invalid, or its hashes differ.
     #[error("the OpenBao snapshot {} cannot be restored", path.display())]
     NotRestorable {
-        /// The snapshot.
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         problem: RaftSnapshotError,
     },
-    /// The etcd snapshot could not be opened.
+    /// Opening or unpacking the etcd snapshot failed.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
-    /// The etcd snapshot could not be read.
+    /// Hashing the etcd snapshot failed.
     #[error(transparent)]
     Hash(Box<BackupError>),
-    /// A file with an unseal share or a seal's key.
+    /// A file contains an invalid unseal share or seal key.
     #[error("the file {} cannot be used as an unseal key", path.display())]
     Share {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         problem: ShareProblem,
     },
-    /// There is no copy.
+    /// Restoring OpenBao failed.
     #[error(transparent)]
     Restore(Box<RestoreError>),
-    /// A signal came.
-    #[error("the drill was {0} before its end")]
+    /// Interrupted by a signal.
+    #[error("the drill was {0}")]
     Interrupted(&'static str),
-    /// A defect.
+    /// A worker thread panicked.
     #[error("a part of the drill ended without a result")]
     Lost,
 }
 
-/// Why a file holds no unseal share.
+/// Defect of a file with an unseal share.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareProblem {
-    /// The file's own rules.
+    /// Violated rule for credential files.
     #[error(transparent)]
     File(#[from] CredentialFileProblem),
-    /// Not one share.
+    /// Content other than a single share.
     #[error("it must hold one share of 16 to 33 bytes, in Base64 or hexadecimal, and nothing else")]
     NotAShare,
 }
@@ -111,7 +102,7 @@ impl From<BackupError> for DrillError {
 }
 
 impl DrillError {
-    /// Whether the backup set is at fault: it cannot be restored with these shares.
+    /// Whether the failure proves that the backup set cannot be restored with these shares.
     #[must_use]
     pub fn condemns(&self) -> bool {
         let error = match self {
@@ -120,12 +111,12 @@ impl DrillError {
             _ => return false,
         };
         match &**error {
-            // Only what OpenBao answered is about the snapshot.
+            // Only an error response from OpenBao is evidence about the snapshot.
             RestoreError::Snapshot(SnapshotError::Failed { said, .. }) => {
                 said.contains("Code: ") && !said.contains("no space left on device")
             }
             RestoreError::WrongShares => true,
-            // Too few shares, or a seal that is not rehearsed here: nothing was tried.
+            // Too few shares, or an unsupported seal: the snapshot was not tried.
             RestoreError::MoreShares { .. }
             | RestoreError::OtherSeal { .. }
             | RestoreError::Server(_)
@@ -135,57 +126,35 @@ impl DrillError {
         }
     }
 
-    /// What helps, where the message does not say it.
+    /// Cause of the failure.
     #[must_use]
-    pub fn next_step(&self) -> Option<Cow<'static, str>> {
-        match self {
-            Self::Etcd(error) if error.next_step().is_some() => error.next_step().map(Cow::Owned),
-            error => error.fixed_next_step().map(Cow::Borrowed),
-        }
-    }
-
-    fn fixed_next_step(&self) -> Option<&'static str> {
-        match self {
-            Self::NotIsolated => Some(
-                "run it with packaging/systemd/bao-kms-drill.service or in another way without a \
-                 network, or on Linux 6.7 with Landlock; --allow-network only if no engine in \
-                 this OpenBao holds credentials of other systems",
-            ),
-            Self::NoLoopback => Some("bring it up there: ip link set lo up"),
-            Self::Restore(error) => Some(restore_step(error)),
-            Self::NotRestorable { problem, .. } => Some(problem.next_step()),
-            Self::WorkDir { .. } | Self::Snapshot { .. } => {
-                Some("look at the path, its permissions, and the space below --work-dir")
-            }
-            Self::Leftovers { .. } => Some("remove it by hand"),
-            Self::Etcd(_) | Self::Hash(_) => Some("look at the path and its permissions"),
-            Self::BaoNotFound(_) | Self::Share { .. } | Self::Interrupted(_) | Self::Lost => None,
-        }
+    pub fn cause(&self) -> Found {
+        let cause = match self {
+            Self::Etcd(error) => return error.cause(),
+            Self::Hash(error) => return error.cause(),
+            Self::NotRestorable { problem, .. } => problem.cause(),
+            Self::Restore(error) => restore_cause(error),
+            Self::NotIsolated => &drill::NOT_ISOLATED,
+            Self::NoLoopback => &drill::NO_LOOPBACK,
+            Self::BaoNotFound(_) => &drill::NO_PROGRAM,
+            Self::WorkDir { .. } | Self::Snapshot { .. } => &drill::DIRECTORY_UNUSABLE,
+            Self::Leftovers { .. } => &drill::LEFTOVERS,
+            Self::Share { .. } => &drill::SHARE_UNUSABLE,
+            Self::Interrupted(_) | Self::Lost => &drill::INTERRUPTED,
+        };
+        (cause, Vec::new())
     }
 }
 
-fn restore_step(error: &RestoreError) -> &'static str {
+fn restore_cause(error: &RestoreError) -> &'static Cause {
     match error {
-        RestoreError::WrongShares => {
-            "take the shares that belonged to this OpenBao when the snapshot was made; if it \
-             unseals itself, those are its recovery keys, and its seal's key must fit too"
-        }
-        RestoreError::OtherSeal { .. } => {
-            "give its key with --static-seal-key-file if it unseals itself with seal \"static\"; \
-             other seals, such as cloud services and HSMs, cannot be reached from a drill"
-        }
-        RestoreError::MoreShares { .. } => {
-            "give more shares, each in a file of its own with --unseal-key-file"
-        }
-        RestoreError::Snapshot(SnapshotError::Failed { .. }) => {
-            "copy the snapshot again and compare its hash, or take an earlier one; keep the \
-             damaged one until another is proven"
-        }
+        RestoreError::WrongShares => &drill::SHARES_WRONG,
+        RestoreError::OtherSeal { .. } => &drill::OTHER_SEAL,
+        RestoreError::MoreShares { .. } => &drill::SHARES_MISSING,
+        RestoreError::Snapshot(SnapshotError::Failed { .. }) => &drill::SNAPSHOT_REFUSED,
         RestoreError::Server(_)
         | RestoreError::Snapshot(_)
         | RestoreError::Call(_)
-        | RestoreError::Answer { .. } => {
-            "take the OpenBao program of the version that the snapshot is from"
-        }
+        | RestoreError::Answer { .. } => &drill::COPY_FAILED,
     }
 }

@@ -1,4 +1,4 @@
-//! What a drill is given, as far as it is read here: shares, a seal's key, the OpenBao snapshot.
+//! Inputs of a drill: unseal shares, the key of a seal, and the OpenBao snapshot.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use kms_domain::recovery::record::NotedFile;
+use kms_domain::recovery::record::FileInfo;
 use openbao_client::credential_file::{self, CredentialFileRules};
 use openbao_lab::server::{UnsealKey, restore::StaticSeal};
 use sha2::{Digest as _, Sha256};
@@ -24,16 +24,16 @@ use crate::recovery::{
     raft_snapshot::{self, RaftSnapshotError},
 };
 
-/// Group members may read, since a service manager hands credentials over in that way.
+/// Group read access is allowed, because service managers pass credentials in this way.
 const SHARE_RULES: CredentialFileRules = CredentialFileRules {
     forbidden_mode: 0o137,
     max_size: 4096,
 };
 
-/// What OpenBao takes for a share: a key, and a byte more where it was split.
+/// Size of a share in OpenBao: a key, plus one byte if it was split.
 const SHARE_BYTES: RangeInclusive<usize> = 16..=33;
 
-/// How many bytes a share spells, in the order in which OpenBao tries: hexadecimal, then Base64.
+/// Decoded size of a share in bytes. Tries hexadecimal, then Base64, as OpenBao does.
 fn length(share: &str) -> Option<usize> {
     let digits = share.len();
     if digits.is_multiple_of(2) && share.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -43,7 +43,7 @@ fn length(share: &str) -> Option<usize> {
     Some(decoded.len())
 }
 
-/// The one share in a file.
+/// Reads a file with a single share.
 pub(super) fn share(file: &Path) -> Result<UnsealKey, DrillError> {
     let read = || {
         let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
@@ -61,7 +61,7 @@ pub(super) fn share(file: &Path) -> Result<UnsealKey, DrillError> {
     })
 }
 
-/// The key of a seal is read by the copy itself; it must be as private as a share.
+/// Requires the key file of a seal to be as private as a share. The copy itself reads the key.
 pub(super) fn checked(seal: StaticSeal) -> Result<StaticSeal, DrillError> {
     let file = seal.key_file;
     let key_file = std::path::absolute(&file).unwrap_or_else(|_| file.clone());
@@ -76,14 +76,14 @@ pub(super) fn checked(seal: StaticSeal) -> Result<StaticSeal, DrillError> {
 
 /// A raft snapshot in the private directory.
 pub(super) struct Copied {
-    pub(super) file: NotedFile,
-    /// By its own time, or that of the file it was copied from.
+    pub(super) file: FileInfo,
+    /// Creation time from the snapshot, otherwise from the original file.
     pub(super) made: Option<Made>,
-    /// Whether its hashes are right.
+    /// Result of verifying its hashes.
     pub(super) inspected: Result<(), RaftSnapshotError>,
 }
 
-/// Copies a file for this user alone; the copy is what is inspected and what the hash is of.
+/// Copies a file, readable for this user only. Hash and inspection are those of the copy.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<Copied> {
     let mut from = open(from)?;
     let mut to = fs::OpenOptions::new()
@@ -92,6 +92,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<Copied> {
         .create_new(true)
         .mode(0o600)
         .open(to)?;
+
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
     let mut bytes = 0_u64;
@@ -104,10 +105,11 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<Copied> {
         to.write_all(part)?;
         bytes = bytes.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
     }
+
     let inspected = raft_snapshot::inspect(&to);
     let created = inspected.as_ref().ok().and_then(|it| it.created);
     Ok(Copied {
-        file: NotedFile {
+        file: FileInfo {
             sha256: hash.finalize().into(),
             bytes,
         },
@@ -126,7 +128,7 @@ mod tests {
             ("00".repeat(33), Some(33)),
             (STANDARD.encode([7; 33]), Some(33)),
             (STANDARD.encode([7; 32]), Some(32)),
-            // Without padding, for URLs, with an odd digit, with a letter beyond.
+            // Missing padding, the URL alphabet, an odd digit count, a non-hexadecimal letter.
             (
                 STANDARD.encode([7; 32]).trim_end_matches('=').to_owned(),
                 None,

@@ -1,4 +1,4 @@
-//! Whether a restored OpenBao could reach anything. It holds production's credentials and leases.
+//! Network access of a restored OpenBao, which holds production credentials and leases.
 
 use std::{
     collections::BTreeSet,
@@ -11,18 +11,17 @@ use openbao_lab::confinement;
 
 use crate::report::one_line;
 
-/// What stands between the copy and other systems.
+/// Isolation of the copy from other systems.
 #[derive(Debug)]
 pub struct Isolation {
-    /// The interfaces over which other machines can be reached.
+    /// Interfaces with routes to other machines.
     pub interfaces: io::Result<BTreeSet<String>>,
-    /// Whether the kernel keeps the copy from TCP connections and from files that are not its own; if
-    /// not, why.
+    /// Whether the kernel denies the copy TCP connections and foreign files; otherwise the reason.
     pub confined: Result<(), String>,
 }
 
 impl Isolation {
-    /// Looks at this process and this kernel.
+    /// Examines this process and this kernel.
     #[must_use]
     pub fn found() -> Self {
         Self {
@@ -31,7 +30,7 @@ impl Isolation {
         }
     }
 
-    /// Whether this process can talk to itself; a new network namespace has loopback, but down.
+    /// Whether loopback works. In a new network namespace it exists, but is down.
     #[must_use]
     pub fn loopback_is_up() -> bool {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
@@ -41,21 +40,21 @@ impl Isolation {
         })
     }
 
-    /// Whether no network but loopback is there.
+    /// Whether loopback is the only network.
     #[must_use]
     pub fn no_network(&self) -> bool {
         self.interfaces.as_ref().is_ok_and(BTreeSet::is_empty)
     }
 
-    /// Whether the copy is kept from other systems in one way or the other.
+    /// Whether one of both measures isolates the copy.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.no_network() || self.confined.is_ok()
     }
 }
 
-/// Routes and not interfaces are looked at: the kernel may put tunnels that are down into any
-/// namespace, and nothing can be reached over those.
+/// Evaluates routes rather than interfaces: the kernel may add inactive tunnel interfaces to any
+/// namespace.
 fn interfaces() -> io::Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for (file, read) in [
@@ -76,14 +75,14 @@ fn interfaces() -> io::Result<BTreeSet<String>> {
 const UP: u32 = 0x1;
 const REJECT: u32 = 0x200;
 
-/// Interface, destination, gateway, flags and more, below a heading.
+/// Fields: interface, destination, gateway, flags and more. The first line is a heading.
 fn ipv4(line: &str) -> Option<&str> {
     let mut fields = line.split_whitespace();
     let interface = fields.next()?;
     leads_somewhere(fields.nth(2)?).then_some(interface)
 }
 
-/// Flags and interface are the last of ten.
+/// Flags and interface are the last two of ten fields.
 fn ipv6(line: &str) -> Option<&str> {
     let mut fields = line.split_whitespace();
     let flags = fields.nth(8)?;

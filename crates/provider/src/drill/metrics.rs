@@ -1,5 +1,5 @@
-//! What a drill leaves for the textfile collector of node exporter. A drill that proves nothing keeps
-//! what was proven last, so that an alert can be about its age.
+//! Metrics of a drill for the textfile collector of node exporter. An unsuccessful drill keeps the
+//! values of the last success, so that an alert can use their age.
 //!
 //! Implements `docs/observability.md` section "Metrics of the drill".
 
@@ -19,7 +19,7 @@ const OBJECTS: &str = "openbao_kms_drill_proven_objects";
 const VERSIONS: &str = "openbao_kms_drill_proven_versions";
 const MADE: &str = "openbao_kms_drill_backup_timestamp_seconds";
 
-/// With the words for `# HELP`.
+/// Metrics with their `# HELP` texts.
 const HELP: [(&str, &str); 7] = [
     (RUN, "When the last drill ended."),
     (DURATION, "How long it took."),
@@ -33,13 +33,13 @@ const HELP: [(&str, &str); 7] = [
     (MADE, "When the backup was made that the last drill took."),
 ];
 
-/// Larger than any file of this module's own.
+/// Size limit in bytes, above any file of this module.
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// Replaces the file.
 ///
 /// # Errors
-/// When it cannot be written.
+/// [`DiskError`] if writing fails.
 pub fn write(
     path: &Path,
     config: &Config,
@@ -52,7 +52,7 @@ pub fn write(
     disk::replace_public(path, text.as_bytes())
 }
 
-/// A file that cannot be read or is none of ours tells of no earlier success.
+/// Content of the previous file; empty if it is unreadable or too large.
 fn read(path: &Path) -> String {
     match fs::metadata(path) {
         Ok(facts) if facts.is_file() && facts.len() <= MAX_BYTES => {
@@ -66,19 +66,19 @@ fn text(report: &DrillReport, labels: &str, before: &str, now: SystemTime) -> St
     let now = unix(now);
     let mut lines = vec![
         format!("{RUN}{{{labels}}} {now}"),
-        format!("{DURATION}{{{labels}}} {}", report.total_seconds()),
+        format!("{DURATION}{{{labels}}} {}", report.result.total_seconds()),
     ];
     for verdict in Verdict::ALL {
-        let is = u8::from(verdict == report.verdict());
+        let is = u8::from(verdict == report.result.verdict());
         let verdict = verdict.as_str();
         lines.push(format!("{VERDICT}{{{labels},verdict=\"{verdict}\"}} {is}"));
     }
-    for (store, made) in report.made() {
+    for (store, made) in report.result.made() {
         let made = unix(made);
         lines.push(format!("{MADE}{{{labels},store=\"{store}\"}} {made}"));
     }
-    if report.verdict() == Verdict::Compatible {
-        let proven = report.proven();
+    if report.result.verdict() == Verdict::Compatible {
+        let proven = report.result.proven();
         let versions = proven.transit_versions.len();
         lines.push(format!("{SUCCESS}{{{labels}}} {now}"));
         lines.push(format!("{OBJECTS}{{{labels}}} {}", proven.objects));
@@ -96,7 +96,7 @@ fn text(report: &DrillReport, labels: &str, before: &str, now: SystemTime) -> St
         let samples = lines.iter().filter(|line| line.starts_with(name));
         let samples: Vec<_> = samples.map(String::as_str).collect();
         if !samples.is_empty() {
-            // Writing to a text cannot fail.
+            // Writing to a string always succeeds.
             let samples = samples.join("\n");
             writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{samples}").ok();
         }
@@ -109,7 +109,7 @@ fn unix(time: SystemTime) -> u64 {
     since.map_or(0, |since| since.as_secs())
 }
 
-/// The value in an earlier file, if it is one.
+/// Value of a metric in the previous file, if it is a valid number.
 fn earlier(name: &str, labels: &str, before: &str) -> Option<String> {
     let sample = format!("{name}{{{labels}}} ");
     let value = before.lines().find_map(|line| line.strip_prefix(&sample))?;

@@ -1,33 +1,36 @@
-//! What a drill tells: for people the verdict first, then what to do, then step by step how it was
-//! established, then what `verify-backup` says of the restored pair.
+//! The result of `drill`: the verdict, the cause, the steps as checks, and the result of
+//! `verify-backup` for the restored pair.
 
 mod checks;
 
 use std::{
-    borrow::Cow,
-    io::{self, Write},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use jiff::Timestamp;
-use kms_domain::recovery::{pair::Verdict as PairVerdict, record::NotedFile};
+use kms_domain::recovery::{pair::Verdict as PairVerdict, record::FileInfo};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Rehearsal, Setup,
+    DrillRun, Setup,
     age::{Age, Ages, Hours, Made},
     failure::DrillError,
 };
 use crate::{
-    cli::exit::Exit,
-    recovery::{pair_report::PairReport, verify_pair::Depth, witness::Witnesses},
-    report::{DoNot, Render, Report, one_line},
+    advice::{self, Site},
+    exit::Exit,
+    recovery::{
+        local_knowledge::LocalKnowledge,
+        pair_report::{self, PairReport},
+        verify_pair::Depth,
+    },
+    report::{Status, one_line, outcome::Outcome, table::Table},
 };
 use checks::checks;
 
-/// What a drill amounts to.
+/// Verdict of a drill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -80,60 +83,58 @@ impl Verdict {
     }
 }
 
-/// The result of `drill`.
+/// The result of a drill.
+pub type DrillReport = Outcome<Drill>;
+
+/// The members of `drill`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct DrillReport {
-    verdict: Verdict,
-    summary: String,
-    next_steps: Vec<String>,
-    do_not: Vec<&'static str>,
-    #[serde(flatten)]
-    report: Report,
-    etcd_snapshot: InputShown,
-    openbao_snapshot: InputShown,
+pub struct Drill {
+    #[serde(skip)]
+    judged: Verdict,
+    etcd_snapshot: InputRow,
+    openbao_snapshot: InputRow,
     /// Of the program that the copy ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     openbao_version: Option<String>,
-    durations: DurationsShown,
+    durations: DurationsRow,
     proven: Proven,
-    limitations: Vec<&'static str>,
-    /// What `verify-backup` says of the etcd snapshot and the restored copy.
+    /// Result of `verify-backup` for the etcd snapshot and the restored copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     verification: Option<PairReport>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-struct InputShown {
+struct InputRow {
     path: PathBuf,
-    /// Of what was read; absent when it was not.
+    /// Hash of the file; absent if unread.
     #[serde(flatten)]
-    file: Option<FileShown>,
+    file: Option<FileRow>,
     #[serde(flatten)]
-    age: Option<AgeShown>,
+    age: Option<AgeRow>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct AgeShown {
+struct AgeRow {
     #[serde(skip)]
     made: SystemTime,
     /// RFC 3339.
     made_at: String,
     age_seconds: u64,
-    /// What tells: `archive` (the raft snapshot itself), `record` or `modification-time`.
+    /// Source of the time: `archive` (the raft snapshot itself), `record` or `modification-time`.
     age_source: &'static str,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-struct FileShown {
+struct FileRow {
     sha256: String,
     bytes: u64,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct DurationsShown {
+struct DurationsRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     restore_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,7 +144,7 @@ struct DurationsShown {
     total_seconds: f64,
 }
 
-/// What was seen to open.
+/// Proven objects.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Proven {
@@ -155,17 +156,10 @@ pub struct Proven {
     pub transit_versions: Vec<u64>,
 }
 
-impl DrillReport {
-    /// The exit code of the command.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
-        self.report.exit()
-    }
-
-    /// What it amounts to.
+impl Drill {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        self.verdict
+        self.judged
     }
 
     /// When each backup was made, by store, as far as it is known.
@@ -179,7 +173,7 @@ impl DrillReport {
         made.into_iter().flatten().collect()
     }
 
-    /// What was seen to open.
+    /// Proven objects.
     #[must_use]
     pub fn proven(&self) -> &Proven {
         &self.proven
@@ -191,68 +185,126 @@ impl DrillReport {
         self.durations.total_seconds
     }
 
-    /// Puts what was found into words.
-    #[must_use]
-    pub fn new(
-        setup: &Setup,
-        witnesses: &Witnesses,
-        rehearsal: &Rehearsal,
-        now: SystemTime,
-    ) -> Self {
-        let config = &setup.config;
-        let verification = rehearsal.verified.as_ref().map(|verified| match verified {
-            Ok(pair) => {
-                let etcd = rehearsal.etcd_as_recorded.as_ref();
-                witnesses.report(config, pair, Depth::Data, etcd, true, now)
+    fn tables(&self) -> [Table; 2] {
+        let columns = ["file", "path", "sha256", "bytes", "age", "age from"];
+        let mut files = Table::new("backups", columns);
+        files.row(self.etcd_snapshot.cells("etcd"));
+        files.row(self.openbao_snapshot.cells("OpenBao"));
+        let mut durations = Table::new("durations", ["step", "seconds"]);
+        for (name, seconds) in [
+            ("restore", self.durations.restore_seconds),
+            ("unseal", self.durations.unseal_seconds),
+            ("verify", self.durations.verify_seconds),
+            ("in all", Some(self.durations.total_seconds)),
+        ] {
+            if let Some(seconds) = seconds {
+                durations.row([name.to_owned(), format!("{seconds:.1}")]);
             }
-            Err(error) => PairReport::unread(config, error, now),
-        });
-        let age = |store, made: Option<Made>| made.map(|made| Age::of(store, made, now));
-        let ages = Ages {
-            most: setup.max_age,
-            etcd: age("etcd", rehearsal.etcd_made),
-            openbao: age("OpenBao", rehearsal.openbao_made),
-        };
-        let verdict = match verdict(rehearsal, verification.as_ref()) {
-            Verdict::Compatible if ages.too_old().next().is_some() => Verdict::Outdated,
-            verdict => verdict,
-        };
-        let mut report = Report::new("drill", now);
-        report.identify(&config.fingerprint());
-        let pair = verification.as_ref();
-        for check in checks(witnesses, rehearsal, &ages, pair) {
-            report.push(check);
         }
-        report.conclude(match (verdict.exit(), &rehearsal.not_removed) {
-            // Proven, and yet somebody has to look after what is left.
-            (Exit::Success, Some(_)) => Exit::Unclassified,
-            (exit, _) => exit,
-        });
-        Self {
-            verdict,
-            summary: summary(verdict, rehearsal, pair),
-            next_steps: next_steps(verdict, rehearsal, pair),
-            do_not: do_not(verdict, pair),
-            report,
-            etcd_snapshot: InputShown::of(&setup.etcd_snapshot, rehearsal.etcd.as_ref(), ages.etcd),
-            openbao_snapshot: InputShown::of(
-                &setup.openbao_snapshot,
-                rehearsal.openbao.as_ref(),
-                ages.openbao,
-            ),
-            openbao_version: rehearsal.version.clone(),
-            durations: DurationsShown::of(rehearsal),
-            proven: Proven::of(rehearsal),
-            limitations: limitations(setup, rehearsal),
-            verification,
-        }
+        [files, durations]
     }
 }
 
-fn verdict(rehearsal: &Rehearsal, pair: Option<&PairReport>) -> Verdict {
+/// The report on a drill. `again` is the command line.
+#[must_use]
+pub fn outcome(
+    setup: &Setup,
+    known: &LocalKnowledge,
+    rehearsal: &DrillRun,
+    again: &str,
+    now: SystemTime,
+) -> DrillReport {
+    let config = &setup.config;
+    let path = &known.config_path;
+    let site = Site::new(path, Some(config));
+    let verification = rehearsal.verified.as_ref().map(|verified| match verified {
+        Ok(pair) => {
+            let etcd = rehearsal.etcd_as_recorded.as_ref();
+            known.report(config, pair, Depth::Data, etcd, true, again, now)
+        }
+        Err(error) => pair_report::not_read(config, path, error, again, now),
+    });
+    let age = |store, made: Option<Made>| made.map(|made| Age::of(store, made, now));
+    let ages = Ages {
+        most: setup.max_age,
+        etcd: age("etcd", rehearsal.etcd_made),
+        openbao: age("OpenBao", rehearsal.openbao_made),
+    };
+    let verdict = match verdict(rehearsal, verification.as_ref()) {
+        Verdict::Compatible if ages.too_old().next().is_some() => Verdict::Outdated,
+        verdict => verdict,
+    };
+    let members = Drill {
+        judged: verdict,
+        etcd_snapshot: InputRow::of(&setup.etcd_snapshot, rehearsal.etcd.as_ref(), ages.etcd),
+        openbao_snapshot: InputRow::of(
+            &setup.openbao_snapshot,
+            rehearsal.openbao.as_ref(),
+            ages.openbao,
+        ),
+        openbao_version: rehearsal.version.clone(),
+        durations: DurationsRow::of(rehearsal),
+        proven: Proven::of(rehearsal),
+        verification: None,
+    };
+
+    let mut outcome = Outcome::new("drill", now, members);
+    outcome.identify(&config.fingerprint());
+    let exit = match (verdict.exit(), &rehearsal.not_removed) {
+        // Proven, and yet an operator must remove the copy.
+        (Exit::Success, Some(_)) => Exit::Unclassified,
+        (exit, _) => exit,
+    };
+    let pair = verification.as_ref();
+    outcome.conclude(verdict.as_str(), exit, headline(verdict, rehearsal, pair));
+    if verdict == Verdict::Outdated {
+        let too_old: Vec<_> = ages.too_old().map(|age| age.to_string()).collect();
+        outcome.set_found(too_old.join("; "));
+        outcome.add_cause(&advice::drill::OUTDATED.advise(&site, &[]));
+    }
+    if let (None, Some(failure)) = (pair, &rehearsal.failure) {
+        outcome.set_found(first_line(failure));
+        outcome.add_cause(&advice::advise(&failure.cause(), &site));
+    }
+    outcome
+        .result
+        .tables()
+        .into_iter()
+        .for_each(|table| outcome.add_table(table));
+    if let Some(pair) = pair {
+        outcome.take_over(pair);
+        outcome.add_table(verification_table(pair));
+    }
+    if let Some((path, error)) = &rehearsal.not_removed {
+        outcome.set_found(format!("{}: {error}", path.display()));
+        outcome.add_cause(&advice::drill::COPY_LEFT.advise(&site, &[]));
+    }
+    if verdict != Verdict::Compatible {
+        let again = advice::evidence::AGAIN.advise(&site, &[("again", again)]);
+        again.into_iter().for_each(|step| outcome.add_step(step));
+        outcome.add_warnings([advice::drill::KEEP_BACKUPS]);
+    }
+    outcome.add_checks(checks(known, rehearsal, &ages, pair));
+    outcome.add_limitations(limitations(setup, rehearsal));
+    outcome.result.verification = verification;
+    outcome
+}
+
+/// The checks of the pair that did not pass.
+fn verification_table(pair: &PairReport) -> Table {
+    let mut table = Table::new("verification of the pair", ["status", "check", "found"]);
+    for check in pair.checks() {
+        if check.status() != Status::Pass {
+            table.row([check.status().as_str(), check.id(), check.found()]);
+        }
+    }
+    table
+}
+
+fn verdict(rehearsal: &DrillRun, pair: Option<&PairReport>) -> Verdict {
     match (&rehearsal.failure, pair) {
-        // What came after the proof does not take it back.
-        (_, Some(pair)) => match pair.verdict() {
+        // A later failure leaves the proof valid.
+        (_, Some(pair)) => match pair.result.judged {
             PairVerdict::Compatible => Verdict::Compatible,
             PairVerdict::CompatibleAfter => Verdict::CompatibleAfter,
             PairVerdict::Incompatible => Verdict::Incompatible,
@@ -263,57 +315,33 @@ fn verdict(rehearsal: &Rehearsal, pair: Option<&PairReport>) -> Verdict {
     }
 }
 
-fn summary(verdict: Verdict, rehearsal: &Rehearsal, pair: Option<&PairReport>) -> String {
+fn headline(verdict: Verdict, rehearsal: &DrillRun, pair: Option<&PairReport>) -> String {
     match (verdict, pair, &rehearsal.failure) {
         (Verdict::Outdated, Some(pair), _) => format!(
             "OpenBao came back, but a backup is too old; {}",
-            pair.summary()
+            pair.headline()
         ),
-        (_, Some(pair), _) => format!("OpenBao came back; {}", pair.summary()),
-        (Verdict::NotRestorable, None, Some(failure)) => format!(
-            "OpenBao does not come back from this snapshot with these shares, so nothing in etcd \
-             can be read after a restore: {}",
-            first_line(failure)
-        ),
+        (_, Some(pair), _) => format!("OpenBao came back; {}", pair.headline()),
+        (Verdict::NotRestorable, None, _) => {
+            "OpenBao does not come back from this snapshot with these shares, so nothing in etcd can be \
+             read after a restore"
+                .to_owned()
+        }
         (_, None, Some(failure)) => {
-            format!(
-                "nothing was proven and nothing disproven: {}",
-                first_line(failure)
-            )
+            let (cause, _) = failure.cause();
+            format!("nothing was proven and nothing disproven: {}", cause.headline)
         }
         (_, None, None) => "nothing was proven and nothing disproven".to_owned(),
     }
 }
 
-/// Without what OpenBao wrote; the check has all of it.
+/// Without the output of OpenBao, which the check has.
 fn first_line(failure: &DrillError) -> String {
     let text = one_line(failure);
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-fn next_steps(verdict: Verdict, rehearsal: &Rehearsal, pair: Option<&PairReport>) -> Vec<String> {
-    let mut steps: Vec<String> = pair.map_or_else(Vec::new, |pair| pair.next_steps().to_vec());
-    if verdict == Verdict::Outdated {
-        steps.push("back up both stores now, etcd first, and run the drill again".to_owned());
-    }
-    if pair.is_none()
-        && let Some(failure) = &rehearsal.failure
-    {
-        steps.extend(failure.next_step().map(Cow::into_owned));
-        steps.push("run the drill again".to_owned());
-    }
-    steps
-}
-
-fn do_not(verdict: Verdict, pair: Option<&PairReport>) -> Vec<&'static str> {
-    let mut all = pair.map_or_else(Vec::new, |pair| pair.do_not().to_vec());
-    if verdict != Verdict::Compatible {
-        all.push("do not delete older backups of either store before a drill has succeeded");
-    }
-    all
-}
-
-fn limitations(setup: &Setup, rehearsal: &Rehearsal) -> Vec<&'static str> {
+fn limitations(setup: &Setup, rehearsal: &DrillRun) -> Vec<&'static str> {
     let isolation = &rehearsal.isolation;
     let mut all = Vec::new();
     let mut add = |applies: bool, text| all.extend(applies.then_some(text));
@@ -341,7 +369,7 @@ fn limitations(setup: &Setup, rehearsal: &Rehearsal) -> Vec<&'static str> {
 }
 
 impl Proven {
-    fn of(rehearsal: &Rehearsal) -> Self {
+    fn of(rehearsal: &DrillRun) -> Self {
         let mut proven = Self::default();
         let Some(Ok(pair)) = &rehearsal.verified else {
             return proven;
@@ -360,11 +388,11 @@ impl Proven {
     }
 }
 
-impl InputShown {
-    fn of(path: &Path, file: Option<&NotedFile>, age: Option<Age>) -> Self {
+impl InputRow {
+    fn of(path: &Path, file: Option<&FileInfo>, age: Option<Age>) -> Self {
         Self {
             path: path.to_owned(),
-            age: age.map(|age| AgeShown {
+            age: age.map(|age| AgeRow {
                 made: age.made.at,
                 made_at: Timestamp::try_from(age.made.at)
                     .unwrap_or_default()
@@ -373,28 +401,30 @@ impl InputShown {
                 age_seconds: age.age.as_secs(),
                 age_source: age.made.source.as_str(),
             }),
-            file: file.map(|file| FileShown {
+            file: file.map(|file| FileRow {
                 sha256: file.sha256_hex(),
                 bytes: file.bytes,
             }),
         }
     }
 
-    fn text(&self, name: &str, out: &mut dyn Write) -> io::Result<()> {
-        write!(out, "{name}: {}", self.path.display())?;
-        if let Some(file) = &self.file {
-            write!(out, " sha256={} bytes={}", file.sha256, file.bytes)?;
-        }
-        if let Some(age) = &self.age {
-            let hours = Hours(Duration::from_secs(age.age_seconds));
-            write!(out, " age={hours} (by {})", age.age_source)?;
-        }
-        writeln!(out)
+    fn cells(&self, name: &str) -> [String; 6] {
+        let file = self.file.as_ref();
+        let age = self.age.as_ref();
+        let hours = |age: &AgeRow| Hours(Duration::from_secs(age.age_seconds)).to_string();
+        [
+            name.to_owned(),
+            self.path.display().to_string(),
+            file.map_or_else(String::new, |file| file.sha256.clone()),
+            file.map_or_else(String::new, |file| file.bytes.to_string()),
+            age.map_or_else(String::new, hours),
+            age.map_or_else(String::new, |age| age.age_source.to_owned()),
+        ]
     }
 }
 
-impl DurationsShown {
-    fn of(rehearsal: &Rehearsal) -> Self {
+impl DurationsRow {
+    fn of(rehearsal: &DrillRun) -> Self {
         let seconds = |took: Duration| (took.as_secs_f64() * 1e3).round() / 1e3;
         let durations = &rehearsal.durations;
         Self {
@@ -402,40 +432,6 @@ impl DurationsShown {
             unseal_seconds: durations.unseal.map(seconds),
             verify_seconds: durations.verify.map(seconds),
             total_seconds: seconds(durations.total),
-        }
-    }
-}
-
-impl Render for DrillReport {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "drill: {}", self.verdict.as_str())?;
-        writeln!(out, "{}", self.summary)?;
-        for step in &self.next_steps {
-            writeln!(out, "next: {step}")?;
-        }
-        for not in &self.do_not {
-            writeln!(out, "{}", DoNot(not))?;
-        }
-        writeln!(out)?;
-        self.etcd_snapshot.text("etcd snapshot", out)?;
-        self.openbao_snapshot.text("OpenBao snapshot", out)?;
-        for (name, seconds) in [
-            ("restore", self.durations.restore_seconds),
-            ("unseal", self.durations.unseal_seconds),
-            ("verify", self.durations.verify_seconds),
-            ("in all", Some(self.durations.total_seconds)),
-        ] {
-            if let Some(seconds) = seconds {
-                writeln!(out, "{name}: {seconds:.1} s")?;
-            }
-        }
-        self.report.checks_text(out)?;
-        for limitation in &self.limitations {
-            writeln!(out, "limitation: {limitation}")?;
-        }
-        match &self.verification {
-            None => Ok(()),
-            Some(pair) => pair.details(out),
         }
     }
 }
@@ -451,7 +447,11 @@ mod tests {
     use crate::{
         config::{Environment, Flags, load},
         drill::{Durations, Stage, isolation::Isolation},
-        report::claims::{self, Counted},
+        report::{
+            Output,
+            claims::{self, Counted},
+            text::Look,
+        },
     };
 
     fn setup(allow_network: bool) -> Setup {
@@ -475,8 +475,8 @@ mod tests {
     }
 
     /// Of a machine with a network and a kernel without Landlock.
-    fn exposed(stage: Stage, failure: Option<DrillError>) -> Rehearsal {
-        Rehearsal {
+    fn exposed(stage: Stage, failure: Option<DrillError>) -> DrillRun {
+        DrillRun {
             failure,
             stage,
             isolation: Isolation {
@@ -497,12 +497,19 @@ mod tests {
         }
     }
 
-    fn told(setup: &Setup, rehearsal: &Rehearsal) -> (Exit, String) {
-        let witnesses = Witnesses::gather(&setup.config, Path::new("config.yaml"), None);
-        let report = DrillReport::new(setup, &witnesses, rehearsal, UNIX_EPOCH);
+    fn told(setup: &Setup, rehearsal: &DrillRun) -> (Exit, String) {
+        let known = LocalKnowledge::gather(&setup.config, Path::new("config.yaml"), None);
+        let outcome = outcome(
+            setup,
+            &known,
+            rehearsal,
+            "bao-kms-provider drill",
+            UNIX_EPOCH,
+        );
         let mut text = Vec::new();
-        report.text(&mut text).unwrap();
-        (report.exit(), String::from_utf8(text).unwrap())
+        let written = Output::Text.write(&outcome, Look::default(), &mut text);
+        written.unwrap();
+        (outcome.exit(), String::from_utf8(text).unwrap())
     }
 
     #[test]
@@ -568,8 +575,7 @@ mod tests {
             let mut rehearsal = exposed(Stage::Verify, None);
             rehearsal.verified = Some(Ok(pair));
             let (exit, text) = told(&setup(true), &rehearsal);
-            let headline: Vec<_> = text.lines().take(2).collect();
-            if claims::denies_loss(headline[1]) || exit == Exit::Success {
+            if claims::denies_loss(&claims::first_lines(&text)) || exit == Exit::Success {
                 prop_assert_eq!(counted, Counted::default(), "{}", text);
             }
         }
@@ -579,8 +585,7 @@ mod tests {
     fn a_drill_without_a_verdict_says_nothing_of_a_loss() {
         for failure in [None, Some(DrillError::Lost), Some(DrillError::NotIsolated)] {
             let (_, text) = told(&setup(true), &exposed(Stage::Restore, failure));
-            let headline: Vec<_> = text.lines().take(2).collect();
-            assert!(!claims::denies_loss(headline[1]), "{text}");
+            assert!(!claims::denies_loss(&claims::first_lines(&text)), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Root's capabilities, given up before anything is served.
+//! Drops root's capabilities before the daemon serves.
 
 use std::{fs::File, io, path::Path};
 
@@ -10,7 +10,7 @@ use rustix::{
 use super::Outcome;
 use crate::config::Config;
 
-/// Below it, listening takes a capability.
+/// Listening on lower ports requires a capability.
 const FIRST_FREE_PORT: u16 = 1024;
 
 const NONE: CapabilitySets = CapabilitySets {
@@ -19,7 +19,7 @@ const NONE: CapabilitySets = CapabilitySets {
     inheritable: CapabilitySet::empty(),
 };
 
-/// Drops every capability of the calling thread, unless something of the start needs one.
+/// Drops every capability of the calling thread, unless the start requires one.
 pub(super) fn drop_all(config: &Config) -> Outcome {
     match try_to_drop(config) {
         Ok(()) => Outcome::Enforced,
@@ -40,7 +40,7 @@ fn try_to_drop(config: &Config) -> Result<(), String> {
         }
     }
     join_the_sockets_group(config)?;
-    // Not yet for good: whether they are needed shows only without them.
+    // Clears the effective set first, to test whether the daemon needs the capabilities.
     let effective = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective, ..held }).map_err(refused)?;
     let needed = [
@@ -57,7 +57,7 @@ fn try_to_drop(config: &Config) -> Result<(), String> {
     set_capabilities(None, NONE).map_err(refused)
 }
 
-/// A member may give the socket to the group; anybody else needs a capability for that.
+/// A member of the group may set it on the socket; other users need a capability.
 fn join_the_sockets_group(config: &Config) -> Result<(), String> {
     let gid = config
         .server

@@ -1,5 +1,5 @@
-//! The running process's view of the files that it reads again: the JWT and the CA bundle. A fresh
-//! command cannot see it, since it is not in the same sandbox.
+//! View of the reloaded files by the running process: the JWT and the CA bundle. A separate command
+//! cannot provide it, being outside the sandbox of the process.
 
 use std::{
     io::{self, ErrorKind},
@@ -11,7 +11,7 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 use tokio::{sync::watch, task, time::interval};
 
-use super::boundary::is_outside;
+use super::sandbox::is_outside;
 use crate::{
     clock::Clock,
     config::{Config, JwtSource, Method},
@@ -20,9 +20,8 @@ use crate::{
 /// Why a file cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileFault {
-    /// It does not exist.
     Missing,
-    /// Its directory took the place of the one that the sandbox allows: restart the service.
+    /// Its directory was replaced, and the new one is outside the sandbox: restart the service.
     Sandbox,
     /// Owner or mode of the file, or of a directory above it, forbid it.
     Permission,
@@ -33,13 +32,12 @@ pub enum FileFault {
 /// One file as the process sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileView {
-    /// The setting that names the file.
+    /// The setting with the path of the file.
     pub setting: &'static str,
-    /// The file.
     pub path: PathBuf,
     /// Why it cannot be opened; `None` if it can.
     pub fault: Option<FileFault>,
-    /// Since when it has been so, by the wall clock.
+    /// Time of the last change of `fault`, by the wall clock.
     pub since: SystemTime,
 }
 
@@ -59,16 +57,16 @@ impl FileFault {
         }
     }
 
-    /// Tries to open `file`; the content is not judged. Blocks on the file system.
+    /// Tries to open `file`, without reading it. Blocks on the file system.
     #[must_use]
     pub fn of(file: &Path) -> Option<Self> {
-        // Without NONBLOCK, a FIFO in place of the file would hold the thread.
+        // Without NONBLOCK, opening a FIFO in place of the file would block the thread.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = rustix::fs::open(file, flags, Mode::empty());
         opened.err().map(|errno| Self::behind(&errno.into(), file))
     }
 
-    /// The cause of an `error` that opening `file` gave. Blocks on the file system.
+    /// The cause of an `error` from opening `file`. Blocks on the file system.
     #[must_use]
     pub fn behind(error: &io::Error, file: &Path) -> Self {
         match error.kind() {
@@ -81,15 +79,15 @@ impl FileFault {
 }
 
 impl FilesView {
-    /// The files in a fixed order; empty before the first look.
+    /// The files in a fixed order; empty before the first check.
     #[must_use]
     pub fn latest(&self) -> Vec<FileView> {
         self.0.borrow().clone()
     }
 }
 
-/// The view, and the task that renews it every `period` and logs what has changed. One thread at a
-/// time looks: a mount that hangs holds that one, and the view stays as it was.
+/// Creates the view, and the task that updates it every `period` and logs changes. A single thread
+/// checks the files: a hanging mount blocks this thread only, and the view stays unchanged.
 pub fn follow(
     config: &Config,
     clock: Arc<dyn Clock>,

@@ -1,26 +1,27 @@
-//! Lets the API servers of Kubernetes 1.29 to 1.31 call us.
+//! Accepts connections from the API servers of Kubernetes 1.29 to 1.31.
 //!
 //! Their gRPC library sends the percent-encoded path of the socket as `:authority`
-//! (`%2Frun%2Fkms.sock`). h2, below tonic, resets a request whose authority has a `%`, and has no
-//! setting against it. So the bytes of a connection pass through [`Repair`] on their way to h2,
-//! which makes each `%` of an authority a `.`. No part of the provider reads an authority.
+//! (`%2Frun%2Fkms.sock`). h2, the HTTP/2 layer below tonic, resets a request with a `%` in its
+//! authority and has no setting for it. Therefore [`AuthorityRewriter`] filters the bytes of each
+//! connection and replaces each `%` of an authority with a `.`. The provider itself ignores the
+//! authority.
 //!
-//! A change is one byte or one bit, where it lies. No length changes: not of the value, its
-//! encoding, the header block or the frame. So the client's compression table and h2's stay of the
-//! same size, entry by entry, whatever the client indexes, evicts or refers to (RFC 7541 section 4),
-//! nothing is held back or allocated, and it does not matter how the bytes are cut into reads. A
-//! short authority in place of the path would mean holding each frame back until its new length is
-//! known, and h2 would keep entries that the client has evicted.
+//! Each change affects one byte or one bit in place. All lengths stay the same: of the value, its
+//! encoding, the header block and the frame. The compression tables of the client and of h2
+//! therefore keep the same sizes, entry by entry, for every index, eviction and reference (RFC 7541
+//! section 4). The rewriter needs no buffering or allocation and works with any split of the bytes
+//! into reads. A shorter replacement would have to delay each frame until its new length is known,
+//! and h2 would keep entries already evicted by the client.
 //!
-//! What cannot be understood ends the repair: from there on h2 gets the bytes as they came, and
-//! answers them.
+//! Unrecognized input ends the rewriting: h2 then receives all further bytes unchanged, and handles
+//! them.
 
 use std::mem;
 
-/// The connection preface, `PRI * HTTP/2.0` and so on; h2 closes a connection with any other.
+/// The connection preface `PRI * HTTP/2.0...`; h2 closes a connection with any other.
 pub const PREFACE_BYTES: usize = 24;
 
-/// What every frame begins with (RFC 9113 section 4.1).
+/// Length of a frame header (RFC 9113 section 4.1).
 const HEAD_BYTES: usize = 9;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
@@ -30,18 +31,18 @@ const PRIORITY: u8 = 0x20;
 /// Stream dependency and weight.
 const PRIORITY_BYTES: usize = 5;
 
-/// `:authority` in the static table (RFC 7541 appendix A). A name that is spelled out, or taken
-/// from the dynamic table, is not recognised: gRPC clients send neither.
+/// `:authority` in the static table (RFC 7541 appendix A). A literal name, or one from the dynamic
+/// table, is ignored: gRPC clients send neither.
 const AUTHORITY: usize = 1;
-/// An integer of more bytes is refused by h2.
+/// h2 rejects longer integers.
 const MAX_SHIFT: u32 = 28;
 
-/// Repairs the authorities in what a client sends on one connection.
+/// Rewrites the `:authority` values sent by the client of one connection.
 #[derive(Debug)]
-pub struct Repair(Option<Frames>);
+pub struct AuthorityRewriter(Option<Frames>);
 
-impl Repair {
-    /// For a connection of which nothing has been read yet.
+impl AuthorityRewriter {
+    /// For a connection before its first read.
     #[must_use]
     pub fn new() -> Self {
         Self(Some(Frames {
@@ -55,7 +56,7 @@ impl Repair {
         }))
     }
 
-    /// Repairs the bytes that were read next.
+    /// Rewrites the next bytes read.
     pub fn pass(&mut self, bytes: &mut [u8]) {
         if let Some(frames) = &mut self.0
             && frames.pass(bytes).is_err()
@@ -65,27 +66,27 @@ impl Repair {
     }
 }
 
-impl Default for Repair {
+impl Default for AuthorityRewriter {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// Not HTTP/2, or not as a gRPC client speaks it.
+/// The input is invalid HTTP/2, or unusual for a gRPC client.
 struct NotUnderstood;
 
-/// How far the frames have been followed.
+/// Parser state at the level of frames.
 #[derive(Debug)]
 struct Frames {
-    /// What is left of the frame under way: first bytes of no interest, then a part of a header
-    /// block, then padding.
+    /// Remaining bytes of the current frame, in order: skipped bytes, a part of a header block,
+    /// padding.
     skip: usize,
     fields: usize,
     padding: usize,
-    /// The head of the next frame as far as it has come, with the padding's length if it has one.
+    /// The header of the next frame as received so far, including the padding length if present.
     head: [u8; HEAD_BYTES + 1],
     head_bytes: usize,
-    /// Whether the header block goes on in the next frame.
+    /// Whether the header block continues in the next frame.
     unfinished: bool,
     block: Block,
 }
@@ -107,16 +108,18 @@ impl Frames {
         Ok(())
     }
 
-    /// Takes one byte of a frame's head, and enters the frame once the head is whole.
+    /// Adds one byte to the frame header, and enters the frame once the header is complete.
     fn head(&mut self, byte: u8) -> Result<(), NotUnderstood> {
         let next = self.head.get_mut(self.head_bytes).ok_or(NotUnderstood)?;
         *next = byte;
         self.head_bytes += 1;
+
         let [high, middle, low, kind, flags, .., padding] = self.head;
         let padded = usize::from(kind == HEADERS && flags & PADDED != 0);
         if self.head_bytes < HEAD_BYTES + padded {
             return Ok(());
         }
+
         self.head_bytes = 0;
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         match (kind, self.unfinished) {
@@ -129,7 +132,7 @@ impl Frames {
                     .ok_or(NotUnderstood)?;
             }
             (CONTINUATION, true) => self.fields = length,
-            // Nothing may come between the parts of a header block.
+            // The parts of a header block must be contiguous.
             (CONTINUATION, false) | (_, true) => return Err(NotUnderstood),
             (_, false) => {
                 self.skip = length;
@@ -141,20 +144,20 @@ impl Frames {
     }
 }
 
-/// How far a header block has been followed (RFC 7541 sections 5 and 6).
+/// Parser state within a header block (RFC 7541 sections 5 and 6).
 #[derive(Debug)]
 enum Block {
     /// Before the first byte of a field.
     Field,
-    /// In an integer that goes on after its first byte.
+    /// In an integer of more than one byte.
     Number {
         number: Number,
         value: usize,
         shift: u32,
     },
-    /// Before the length of a text.
+    /// Before the length of a string.
     Length(Text),
-    /// In a text.
+    /// In a string.
     Text {
         text: Text,
         left: usize,
@@ -164,7 +167,7 @@ enum Block {
 
 #[derive(Debug, Clone, Copy)]
 enum Number {
-    /// The index of a whole field, or a new size of the table.
+    /// The index of a complete field, or a new size of the table.
     Other,
     NameIndex,
     Length(Text, Coding),
@@ -202,7 +205,7 @@ impl Block {
         Ok(())
     }
 
-    /// Where a byte outside of a text leads.
+    /// The state after a byte outside of strings.
     fn after(&self, byte: u8) -> Result<Self, NotUnderstood> {
         match *self {
             Self::Field if byte & 0x80 != 0 => Ok(Number::Other.begin(byte, 0x7f)),
@@ -239,7 +242,7 @@ impl Block {
 }
 
 impl Number {
-    /// The first byte of an integer, of which the bits of `mask` count.
+    /// Starts an integer with its first byte; `mask` selects the value bits.
     fn begin(self, byte: u8, mask: u8) -> Block {
         let value = usize::from(byte & mask);
         if byte & mask < mask {
@@ -300,8 +303,9 @@ struct Symbol {
 }
 
 impl Symbol {
-    /// A `%` is 010101 and a `.` is 010111, so the fifth bit is set as it comes by. What else
-    /// begins with 01010 is the space, 010100, which h2 refuses as well and becomes a `-`, 010110.
+    /// A `%` is 010101 and a `.` is 010111, so the fifth bit is set in passing. The only other
+    /// symbol starting with 01010 is the space, 010100, which h2 rejects as well; it becomes a `-`,
+    /// 010110.
     fn repair(&mut self, byte: &mut u8) -> Result<(), NotUnderstood> {
         for mask in (0..8).rev().map(|place| 1 << place) {
             self.length += 1;
@@ -313,15 +317,15 @@ impl Symbol {
             if self.is_whole() {
                 *self = Self::default();
             } else if self.length == 15 {
-                // Longer ones are of bytes that no authority has.
+                // Longer codes belong to bytes invalid in an authority.
                 return Err(NotUnderstood);
             }
         }
         Ok(())
     }
 
-    /// The codes of one length follow each other, and longer ones begin with higher bits: bits
-    /// above the highest code of their length are the beginning of a longer one.
+    /// Codes of one length are consecutive, and longer codes begin with higher bits. Bits above the
+    /// highest code of their length are therefore the prefix of a longer code.
     fn is_whole(self) -> bool {
         let highest = match self.length {
             5 => 0x0009,

@@ -1,5 +1,5 @@
-//! The clients that are connected, and the bounds on what they hold together: connections, and
-//! bytes of requests. At a bound, the connection that was idle longest, or holds most, is closed.
+//! Connected clients and their shared limits: number of connections, and bytes of requests. At a
+//! limit, the connection idle for longest, or with the most bytes, is closed.
 
 use std::{
     collections::BTreeMap,
@@ -16,40 +16,14 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     clock::{Clock as _, SystemClock},
     config::Limits,
-    telemetry::accept::AcceptFailure,
+    telemetry::{accept::AcceptFailure, eviction::Eviction},
 };
 
-/// Bytes of a call beside its headers and its message.
+/// Overhead of a call in bytes, beside its headers and its message.
 const CALL_BYTES: usize = 2 * 1024;
 
-/// Time for a client to take an answer.
+/// Time limit for a client to read a response.
 pub const TAKE: Duration = Duration::from_secs(3);
-
-/// Why a connection was closed by the provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Eviction {
-    /// All connections were taken, and no call of this one was being answered.
-    Full,
-    /// The bytes of unanswered requests were taken, and this one held most of them.
-    Memory,
-    /// It had not sent the HTTP/2 preface in time.
-    Preface,
-}
-
-impl Eviction {
-    /// Every reason.
-    pub const ALL: [Self; 3] = [Self::Full, Self::Memory, Self::Preface];
-
-    /// The bounded word in metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Memory => "memory",
-            Self::Preface => "preface",
-        }
-    }
-}
 
 /// The table of connections. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -58,7 +32,7 @@ pub struct Clients(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     table: Mutex<Table>,
-    /// Room for another connection.
+    /// Notified when a connection is freed.
     left: Notify,
     activated: AtomicBool,
     max_connections: usize,
@@ -69,7 +43,7 @@ struct Shared {
 struct Table {
     records: BTreeMap<u64, Record>,
     next: u64,
-    /// Held by clients that are not evicted.
+    /// Bytes held by all clients except evicted ones.
     bytes: usize,
     evicted: u64,
     accept_failures: u64,
@@ -79,12 +53,12 @@ struct Table {
 #[derive(Debug)]
 struct Record {
     opened: Instant,
-    /// When its last call ended; `None` before the first one.
+    /// End of its last call; `None` before the first one.
     used: Option<Instant>,
     receiving: usize,
     running: usize,
     sending: usize,
-    /// When the last of its calls got an answer.
+    /// Time of its last response.
     answered: Option<Instant>,
     bytes: usize,
     evicted: Option<Eviction>,
@@ -94,23 +68,23 @@ struct Record {
 /// State of the socket and its clients, for `/why` and `/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SocketStatus {
-    /// Whether systemd keeps the socket; else this process has bound it.
+    /// Whether systemd owns the socket; otherwise this process has bound it.
     pub activated: bool,
-    /// Connections at the moment.
+    /// Current connections.
     pub connected: usize,
-    /// Connections that may exist at once.
+    /// Maximum number of connections.
     pub max_connections: usize,
     /// Connections closed by the provider since its start.
     pub evicted: u64,
-    /// Connections that could not be accepted since the start.
+    /// Failed accepts since the start.
     pub accept_failures: u64,
-    /// The last of these, and when it was.
+    /// The last failed accept, and its time.
     pub last_accept_failure: Option<(AcceptFailure, SystemTime)>,
 }
 
 impl Clients {
-    /// No clients yet. The bytes are those of the calls that `limits` permit at once, each with a
-    /// message of the largest size.
+    /// Creates an empty table. The limit in bytes is the number of concurrent calls in `limits`,
+    /// times the maximum size of a message.
     #[must_use]
     pub fn new(max_connections: usize, limits: Limits) -> Self {
         let calls = limits.status + limits.encrypt + limits.decrypt;
@@ -123,19 +97,18 @@ impl Clients {
         }))
     }
 
-    /// Notes that the socket is systemd's.
+    /// Records that systemd owns the socket.
     pub fn set_activated(&self) {
         self.0.activated.store(true, Ordering::Relaxed);
     }
 
-    /// Notes a connection that could not be accepted.
+    /// Records a failed accept.
     pub fn accept_failed(&self, failure: AcceptFailure) {
         let mut table = self.0.lock();
         table.accept_failures += 1;
         table.last_accept_failure = Some((failure, SystemClock.now()));
     }
 
-    /// The status at the moment.
     #[must_use]
     pub fn status(&self) -> SocketStatus {
         let table = self.0.lock();
@@ -149,16 +122,17 @@ impl Clients {
         }
     }
 
-    /// Whether another client may connect. If not, of the connections without a call that is being
-    /// answered, the one that was used longest ago is evicted, one that has never made a call first.
-    /// Requests that do not end, and answers that are not taken, protect no connection: the calls
-    /// that are answered at once are fewer than the connections.
+    /// Whether another client may connect. Otherwise, this function evicts one connection without a
+    /// running call: first one that has never made a call, then the least recently used. An
+    /// incomplete request protects no connection, an untaken response only for [`TAKE`]. The limit
+    /// of running calls is below the limit of connections, so the table always has one to evict.
     #[must_use]
     pub fn has_room(&self) -> bool {
         let mut table = self.0.lock();
         if table.records.len() < self.0.max_connections {
             return true;
         }
+
         let leaving = table.records.values().any(|it| it.evicted.is_some());
         if !leaving {
             let idle = table
@@ -174,12 +148,12 @@ impl Clients {
         false
     }
 
-    /// Completes when a client has left since the last time.
+    /// Completes when a client has left since the last call.
     pub async fn left(&self) {
         self.0.left.notified().await;
     }
 
-    /// Enters a client that has just connected.
+    /// Adds a newly connected client.
     #[must_use]
     pub fn enter(&self) -> Client {
         let mut table = self.0.lock();
@@ -241,7 +215,8 @@ impl Table {
         }
     }
 
-    /// Whether client `id` now holds so many bytes more.
+    /// Charges client `id` with `bytes` more, evicting the largest holders at the limit. `false` if
+    /// this client itself has to close.
     fn charge(&mut self, id: u64, bytes: usize, max_bytes: usize) -> bool {
         while self.bytes + bytes > max_bytes {
             let most = self
@@ -256,7 +231,8 @@ impl Table {
             }
         }
         match self.records.get_mut(&id) {
-            // One that leaves for another still gets the answers to calls on their way.
+            // A client evicted for a new connection still receives the responses to its running
+            // calls.
             Some(record) if record.evicted != Some(Eviction::Memory) => {
                 record.bytes += bytes;
                 if record.evicted.is_none() {
@@ -282,18 +258,18 @@ struct Entry {
 }
 
 impl Client {
-    /// Notes that the HTTP/2 preface has come.
+    /// Records the arrival of the HTTP/2 preface.
     pub fn sent_preface(&self) {
         self.0.preface.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the HTTP/2 preface has come.
+    /// Whether the HTTP/2 preface has arrived.
     #[must_use]
     pub fn has_preface(&self) -> bool {
         self.0.preface.load(Ordering::Relaxed)
     }
 
-    /// Begins a call with so many bytes of headers; `None` when the client is to be closed.
+    /// Begins a call with `header_bytes`; `None` if the client has to close.
     #[must_use]
     pub fn call(&self, header_bytes: usize) -> Option<Call> {
         let mut table = self.0.clients.0.lock();
@@ -307,17 +283,17 @@ impl Client {
         call.hold(CALL_BYTES + header_bytes)
     }
 
-    /// Marks the connection as one that the provider closes.
+    /// Marks the connection for closing.
     pub fn evict(&self, reason: Eviction) {
         self.0.clients.0.lock().evict(self.0.id, reason);
     }
 
-    /// Completes when the connection is to be closed.
+    /// Completes when the connection is marked for closing.
     pub async fn evicted(&self) -> Eviction {
         self.wait_for(|record| record.evicted).await
     }
 
-    /// Whether it has ever made a call.
+    /// Whether the client has ever made a call.
     #[must_use]
     pub fn is_used(&self) -> bool {
         let table = self.0.clients.0.lock();
@@ -325,13 +301,13 @@ impl Client {
         record.is_some_and(|record| record.used.is_some() || record.running + record.sending > 0)
     }
 
-    /// Completes when it has no call, but for answers that it has not taken.
+    /// Completes when all calls are answered; responses may still be untaken.
     pub async fn idle(&self) {
         self.wait_for(|record| (record.receiving + record.running == 0).then_some(()))
             .await;
     }
 
-    /// Completes when it has taken its answers.
+    /// Completes when all responses are taken.
     pub async fn taken(&self) {
         self.wait_for(|record| (record.sending == 0).then_some(()))
             .await;
@@ -365,7 +341,7 @@ impl Drop for Entry {
     }
 }
 
-/// One call under way, from its headers until its answer is sent.
+/// One call in progress, from its headers until its response is sent.
 #[derive(Debug)]
 pub struct Call {
     client: Client,
@@ -373,19 +349,18 @@ pub struct Call {
     bytes: usize,
 }
 
-/// How far a call has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Its request is not complete.
+    /// The request is incomplete.
     Receiving,
-    /// It is being answered.
+    /// The call is being answered.
     Running,
-    /// Its answer is on the way.
+    /// The response is being sent.
     Sending,
 }
 
 impl Call {
-    /// Takes so many bytes more; `None` when the client is to be closed.
+    /// Charges the call with `bytes` more; `None` if the client has to close.
     #[must_use]
     pub fn hold(mut self, bytes: usize) -> Option<Self> {
         let shared = &self.client.0.clients.0;

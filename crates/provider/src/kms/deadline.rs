@@ -1,4 +1,4 @@
-//! How long a KMS call may take: the earlier of the caller's deadline and `openbao.timeout`.
+//! Time limit of a KMS call: the earlier of the caller's deadline and `openbao.timeout`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tonic::metadata::MetadataMap;
 
 /// The time left for a request with these headers, at most `limit`.
 ///
-/// tonic enforces the caller's deadline too, but answers it in words of its own.
+/// tonic enforces the caller's deadline too, but with its own message.
 #[must_use]
 pub fn remaining(headers: &MetadataMap, limit: Duration) -> Duration {
     let callers = headers
@@ -15,7 +15,7 @@ pub fn remaining(headers: &MetadataMap, limit: Duration) -> Duration {
     callers.map_or(limit, |callers| callers.min(limit))
 }
 
-/// One to eight digits and a unit, as the gRPC protocol writes a timeout.
+/// One to eight digits and a unit, in the gRPC timeout format.
 fn parse(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u32 = match digits.len() {

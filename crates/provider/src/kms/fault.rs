@@ -1,9 +1,9 @@
-//! The one table of failed calls: cause, gRPC code, public sentence, class. Implements
+//! The central table of failed calls: cause, gRPC code, public message, class. Implements
 //! `docs/operate/messages.md`.
 //!
-//! kube-apiserver passes the sentence on to whoever reads the object, so it is fixed text: no
-//! word of a server, no name, no path. A failed Decrypt adds what it means for the object, also
-//! fixed but for the number of a key version.
+//! kube-apiserver forwards the message to the reader of the object. It is therefore fixed text,
+//! free of server messages, names and paths. For a failed Decrypt, the message also explains the
+//! consequence for the object; its only variable part is a key version.
 
 use kms_domain::{annotations::AnnotationsInvalid, limits::LimitExceeded, prepare::DecryptRefused};
 use openbao_client::{
@@ -12,9 +12,10 @@ use openbao_client::{
 };
 use tonic::{Code, Status};
 
-use super::{Method, panic::PanicKind};
+use super::panic::PanicKind;
 use crate::{
     auth::{AuthFailure, CallFailure},
+    kms_api::{Method, code_name},
     watcher::discovery::DiscoveryFailed,
 };
 
@@ -29,60 +30,59 @@ pub enum Fault {
     EmptyPlaintext,
     /// Decrypt without ciphertext.
     EmptyCiphertext,
-    /// A part of the request is too large.
+    /// A part of the request exceeds its size limit.
     RequestTooLarge,
-    /// A `key_id` that this provider cannot have made.
+    /// This provider never creates such a `key_id`.
     MalformedKeyId,
-    /// Annotations that this provider cannot have made.
+    /// This provider never creates such annotations.
     InvalidAnnotations,
-    /// A ciphertext that Transit cannot have made.
+    /// Transit never creates such a ciphertext.
     InvalidCiphertext,
-    /// Annotations or ciphertext of another key than the `key_id` names.
+    /// Annotations or ciphertext belong to another key than the `key_id`.
     Mismatch,
-    /// The answer would exceed what Kubernetes stores.
+    /// The response would exceed the size limits of Kubernetes.
     ResponseTooLarge,
-    /// As many calls of this kind as permitted are under way.
+    /// The limit of concurrent calls of this kind is reached.
     Concurrency,
-    /// Whether a `key_id` exists could not be found out.
+    /// Discovery of the `key_id` failed, so its existence is unknown.
     Discovery(DiscoveryFailed),
-    /// A well-formed `key_id` that is in no record.
+    /// A well-formed `key_id` outside the registry.
     UnknownKeyId,
-    /// The `key_id` of a version that was taken out here.
-    Withdrawn,
-    /// There is no state, so no key to encrypt with.
+    /// The `key_id` of a version removed on this node.
+    Disabled,
+    /// Without state, there is no key for encryption.
     NoActiveKey,
-    /// Encrypting is not permitted at the moment.
+    /// The current health forbids encryption.
     Unhealthy,
-    /// A handler panicked.
     Panic(PanicKind),
-    /// Transit's answer breaks a rule of ours, such as the version asked for.
+    /// The Transit response violates a requirement, such as the requested version.
     InvalidTransitAnswer,
-    /// OpenBao refuses the login, or the token.
+    /// OpenBao rejects the login or the token.
     Login,
     /// OpenBao grants tokens whose lease is too short.
     ShortLease,
-    /// The JWT file was not read; OpenBao was not asked.
+    /// The JWT file is unreadable; no request was sent to OpenBao.
     JwtFile,
-    /// The JWT is out of its time by the node's clock; OpenBao was not asked.
+    /// The JWT is expired or not yet valid by the node's clock; no request was sent to OpenBao.
     JwtDates,
-    /// The JWT is malformed or has other claims than configured; OpenBao was not asked.
+    /// The JWT is malformed or differs from the configured claims; no request was sent to OpenBao.
     JwtClaims,
-    /// The provider stops.
+    /// The provider is stopping.
     Stopping,
     /// A Transit call, or the login before it, failed.
     Transit(FailureClass),
 }
 
 impl Fault {
-    /// What the caller of Status or Encrypt gets.
+    /// The gRPC status for the caller of Status or Encrypt.
     #[must_use]
     pub fn status(self, method: Method) -> Status {
         let (code, sentence, _) = self.row(method);
         Status::new(code, sentence)
     }
 
-    /// What the caller of Decrypt gets. Of the request's ciphertext nothing but the number of the
-    /// key version is shown.
+    /// The gRPC status for the caller of Decrypt. Of the request's ciphertext, it contains the key
+    /// version only.
     #[must_use]
     pub fn decrypt_status(self, ciphertext: &[u8]) -> Status {
         let (code, sentence, _) = self.row(Method::Decrypt);
@@ -142,7 +142,7 @@ impl Fault {
                 "key metadata refresh failed",
                 "key_metadata_refresh_failed",
             ),
-            Self::UnknownKeyId | Self::Withdrawn => {
+            Self::UnknownKeyId | Self::Disabled => {
                 (Code::NotFound, "key_id unknown", "key_id_unknown")
             }
             Self::NoActiveKey => (
@@ -241,7 +241,7 @@ impl From<CallFailure> for Fault {
 }
 
 impl Fault {
-    /// Without a failed request whose class says more.
+    /// For a login failure without a failed request, whose class would be more precise.
     fn of_login(failure: &AuthFailure) -> Self {
         match failure {
             AuthFailure::Login(LoginFailure::JwtFile(_)) => Self::JwtFile,
@@ -263,30 +263,6 @@ impl Fault {
             | AuthFailure::Timeout
             | AuthFailure::Rejected => Self::Login,
         }
-    }
-}
-
-/// The metric label of a gRPC code.
-#[must_use]
-pub fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "ok",
-        Code::Cancelled => "canceled",
-        Code::Unknown => "unknown",
-        Code::InvalidArgument => "invalid_argument",
-        Code::DeadlineExceeded => "deadline_exceeded",
-        Code::NotFound => "not_found",
-        Code::AlreadyExists => "already_exists",
-        Code::PermissionDenied => "permission_denied",
-        Code::ResourceExhausted => "resource_exhausted",
-        Code::FailedPrecondition => "failed_precondition",
-        Code::Aborted => "aborted",
-        Code::OutOfRange => "out_of_range",
-        Code::Unimplemented => "unimplemented",
-        Code::Internal => "internal",
-        Code::Unavailable => "unavailable",
-        Code::DataLoss => "data_loss",
-        Code::Unauthenticated => "unauthenticated",
     }
 }
 
@@ -324,7 +300,7 @@ mod tests {
 
     const PAGE: &str = include_str!("../../../../docs/operate/messages.md");
 
-    /// Those that no Decrypt ends with.
+    /// Faults impossible in Decrypt.
     const OF_ENCRYPT: [Fault; 5] = [
         Fault::EmptyPlaintext,
         Fault::ResponseTooLarge,
@@ -349,7 +325,7 @@ mod tests {
             Fault::Discovery(DiscoveryFailed::Refused),
             Fault::Discovery(DiscoveryFailed::Busy),
             Fault::UnknownKeyId,
-            Fault::Withdrawn,
+            Fault::Disabled,
             Fault::NoActiveKey,
             Fault::Unhealthy,
             Fault::InvalidTransitAnswer,
@@ -391,7 +367,7 @@ mod tests {
             let advice = said_of_data.unwrap_or_else(|| panic!("{fault:?}: {said:?}"));
             assert_eq!(said.code(), code);
             assert!(advice.ends_with("; do not delete the object"), "{advice}");
-            // A list that fails carries a hundred of them.
+            // A failed list carries about a hundred messages.
             assert!(said.message().len() <= 256, "{}", said.message());
             assert!(said.message().chars().all(|c| matches!(c, ' '..='~')));
             assert!(!advice.contains("c2VjcmV0"), "{advice}");
@@ -415,7 +391,7 @@ mod tests {
         });
         let audience = LoginFailure::Jwt(JwtProblem::Audience);
         for fault in [login(file), login(expired), login(audience)] {
-            let (_, advice) = fault.verdict();
+            let advice = fault.verdict().1.to_string();
             assert!(!advice.contains("OpenBao"), "{fault:?}: {advice}");
         }
         let refused = Failure::new(Operation::JwtLogin, FailureClass::InvalidRequest);

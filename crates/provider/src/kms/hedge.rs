@@ -1,12 +1,12 @@
-//! Hedging: a request that takes longer than nearly all before it is made again on another connection,
-//! and the first answer counts. Encrypt names its version and decrypt changes nothing, so both may be
-//! asked twice.
+//! Hedging: a request slower than nearly all recent ones is sent again on another connection, and
+//! the first answer counts. Repeating is safe: encrypt names its key version, and decrypt is
+//! read-only.
 //!
-//! The bound is learned, so an OpenBao that is slow as a whole is not asked twice for long. Until it
-//! is learned, `MOST_LATE` limits the additional requests.
+//! The time limit is learned, so duplicate requests soon stop when OpenBao as a whole is slow.
+//! Until then, `MOST_LATE` limits the additional requests.
 //!
-//! Requests have no timers of their own, each of which would cost system calls: one task looks at all of
-//! them, and ends when there are none.
+//! A timer per request would cost system calls. Instead, one task checks all requests in flight,
+//! and ends when there are none.
 
 use std::{
     pin::pin,
@@ -24,29 +24,29 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Overdue requests at once whose question was asked again.
+/// Maximum number of overdue requests with a duplicate.
 const MOST_LATE: usize = 4;
 
-/// Between looks at the requests under way.
+/// Interval between checks of the requests in flight.
 const TICK: Duration = Duration::from_millis(10);
 
-/// The greatest bound, in milliseconds.
+/// The largest time limit, in milliseconds.
 const MOST: u64 = 1000;
-/// Upper ends of the classes of durations, in milliseconds. The first is the least bound: below it a
-/// second request costs more than it saves.
+/// Upper ends of the duration classes, in milliseconds. The first is the smallest time limit: below
+/// it, a second request costs more than it saves.
 const CLASSES: [u64; 12] = [50, 65, 85, 110, 150, 200, 260, 350, 450, 600, 800, MOST];
-/// The class of the bound before anything is learned.
+/// The initial class of the time limit.
 const FIRST_GUESS: usize = 6;
-/// Durations after which the older half loses half its weight.
+/// Number of durations after which all counts are halved.
 const HALF_LIFE: u32 = 512;
 
-/// Decides when a request is overdue, and counts those that are.
+/// Detects overdue requests and counts them.
 #[derive(Debug)]
 pub struct Hedges {
-    /// Held for moments only, never while waiting.
+    /// Locked briefly, never across an await.
     durations: Mutex<Durations>,
     under_way: Mutex<UnderWay>,
-    /// A message for each look.
+    /// One message for each check.
     ticks: watch::Sender<()>,
     late: AtomicUsize,
     begun: Counter,
@@ -58,7 +58,7 @@ struct UnderWay {
     ticking: bool,
 }
 
-/// A request under way, until it is dropped.
+/// A request in flight, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Watched {
     hedges: Arc<Hedges>,
@@ -66,12 +66,12 @@ pub(super) struct Watched {
     ticks: watch::Receiver<()>,
 }
 
-/// An overdue request whose question is asked again. Frees its place when dropped.
+/// An overdue request with a duplicate. Dropping it frees its slot.
 #[derive(Debug)]
 pub(super) struct Late(Arc<Hedges>);
 
 impl Hedges {
-    /// Nothing learned yet. `begun` counts the additional requests.
+    /// Creates an untrained instance. `begun` counts the additional requests.
     #[must_use]
     pub fn new(begun: Counter) -> Arc<Self> {
         Arc::new(Self {
@@ -83,14 +83,14 @@ impl Hedges {
         })
     }
 
-    /// The time after which a request is overdue: that which about 99 % of the recent ones took, from
-    /// 50 ms to 1 s.
+    /// The age at which a request is overdue: about the 99th percentile of recent durations,
+    /// between 50 ms and 1 s.
     #[must_use]
     pub fn bound(&self) -> Duration {
         self.durations().bound()
     }
 
-    /// Overdue requests that still wait for an answer.
+    /// Overdue requests still waiting for an answer.
     #[must_use]
     pub fn late(&self) -> usize {
         self.late.load(Ordering::Relaxed)
@@ -102,7 +102,7 @@ impl Hedges {
         self.begun.get()
     }
 
-    /// A request begins.
+    /// Begins to watch a request.
     pub(super) fn watch(self: &Arc<Self>) -> Watched {
         let ticks = self.ticks.subscribe();
         let mut under_way = self.under_way();
@@ -130,12 +130,12 @@ impl Hedges {
         }
     }
 
-    /// A request was answered.
+    /// Records the duration of an answered request.
     pub(super) fn answered(&self, took: Duration) {
         self.durations().note(took);
     }
 
-    /// The right to ask again, unless as many requests as permitted are overdue already.
+    /// Acquires a slot for a duplicate request; `None` at the limit of overdue requests.
     pub(super) fn begin(self: &Arc<Self>) -> Option<Late> {
         let more = |late| (late < MOST_LATE).then_some(late + 1);
         self.late
@@ -145,7 +145,8 @@ impl Hedges {
         Some(Late(Arc::clone(self)))
     }
 
-    /// Asks, and once more when the answer is overdue. A failure counts when no other answer can come.
+    /// Runs `ask`, and a second time if the answer is overdue. The first success counts. A failure
+    /// counts only if no other attempt is running.
     pub(super) async fn race<T, E, F>(self: &Arc<Self>, ask: impl Fn() -> F) -> Result<T, E>
     where
         F: Future<Output = Result<T, E>>,
@@ -158,6 +159,7 @@ impl Hedges {
             }
             answer
         };
+
         let mut watched = self.watch();
         let mut first = pin!(timed());
         select! {
@@ -165,10 +167,13 @@ impl Hedges {
             answer = &mut first => return answer,
             () = watched.overdue() => {}
         }
+
         let Some(_late) = self.begin() else {
             return first.await;
         };
-        let mut second = pin!(timed());
+
+        // On the heap: hardly any request has a second one.
+        let mut second = Box::pin(timed());
         select! {
             answer = &mut first => match answer {
                 Ok(answer) => Ok(answer),
@@ -195,7 +200,7 @@ impl Hedges {
 }
 
 impl Watched {
-    /// Returns once the request is overdue, and later once it is overdue again.
+    /// Returns when the request is overdue, and again after each further time limit.
     pub(super) async fn overdue(&mut self) {
         while self.ticks.changed().await.is_ok() {
             if self.since.elapsed() >= self.hedges.bound() {
@@ -218,7 +223,7 @@ impl Drop for Late {
     }
 }
 
-/// How many requests took how long, the recent ones with more weight.
+/// Histogram of durations, weighted towards recent ones.
 #[derive(Debug)]
 struct Durations {
     counts: [u32; CLASSES.len()],
@@ -244,6 +249,7 @@ impl Durations {
             *count += 1;
             self.total += 1;
         }
+
         if self.total >= HALF_LIFE {
             self.counts.iter_mut().for_each(|count| *count /= 2);
             self.total = self.counts.iter().sum();
@@ -280,7 +286,8 @@ mod tests {
         assert_eq!(hedges.bound(), ms(260));
         (0..200).for_each(|_| hedges.answered(ms(3)));
         assert_eq!(hedges.bound(), ms(50));
-        // A percent of slow ones does not raise it, several do at once.
+        // One percent of slow requests leaves the limit unchanged; several percent raise it at
+        // once.
         hedges.answered(ms(500));
         assert_eq!(hedges.bound(), ms(50));
         (0..20).for_each(|_| hedges.answered(ms(500)));
@@ -302,7 +309,7 @@ mod tests {
         assert_eq!(hedges.begun(), 5);
     }
 
-    /// Answers in turn after this many milliseconds each.
+    /// Answers in turn, each after its number of milliseconds.
     async fn race(hedges: &Arc<Hedges>, script: &[(u64, Result<u8, u8>)]) -> Result<u8, u8> {
         let script = RefCell::new(script.iter().copied().collect::<VecDeque<_>>());
         let race = hedges.race(|| {

@@ -1,15 +1,14 @@
-//! A panic in one request must not end the daemon that an API server depends on.
+//! Isolates panics: a panic in one request must not end the daemon.
 
 use std::{
     any::Any,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::Pin,
     task::Poll,
 };
 
-/// What kind of value a handler panicked with. The value itself may hold anything, so it is
-/// dropped unseen.
+/// Type of a handler's panic value. The value itself may hold secrets, so it is dropped unread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PanicKind(&'static str);
 
@@ -21,17 +20,17 @@ impl PanicKind {
     }
 }
 
-/// Runs `work` to its end, or to its panic.
+/// Runs `work` and catches its panic. The caller pins it: a future that is moved into another one
+/// takes its size there twice.
 ///
-/// What `work` borrows must stay sound after a panic: handlers share only atomics and immutable
-/// views.
+/// Data borrowed by `work` must stay consistent after a panic: handlers share only atomics and
+/// immutable views.
 ///
 /// # Errors
 /// The kind of the panic.
-pub async fn caught<T>(work: impl Future<Output = T>) -> Result<T, PanicKind> {
-    let mut work = pin!(work);
+pub async fn caught<T>(mut work: impl Future<Output = T> + Unpin) -> Result<T, PanicKind> {
     poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+        |cx| match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut work).poll(cx))) {
             Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
             Ok(Poll::Pending) => Poll::Pending,
             Err(payload) => Poll::Ready(Err(kind(&*payload))),
@@ -52,17 +51,19 @@ fn kind(payload: &(dyn Any + Send)) -> PanicKind {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test]
     async fn a_panic_becomes_an_error_and_a_value_passes() {
-        let panicked = caught(async { panic!("one {}", std::process::id()) }).await;
+        let panicked = caught(Box::pin(async { panic!("one {}", std::process::id()) })).await;
         assert_eq!(panicked, Err(PanicKind("string")));
-        let panicked = caught(async {
+        let panicked = caught(Box::pin(async {
             tokio::task::yield_now().await;
             std::panic::panic_any(7);
-        });
+        }));
         assert_eq!(panicked.await, Err(PanicKind("other")));
-        assert_eq!(caught(async { 7 }).await, Ok(7));
+        assert_eq!(caught(pin!(async { 7 })).await, Ok(7));
     }
 }

@@ -1,6 +1,6 @@
-//! Receives one request as a whole before it is answered: within a time, and within the bytes that
-//! all clients may hold together. A client that sends nothing more, or more than it may, is refused
-//! here and counted like any other failed call.
+//! Receives each request completely before it is answered, within a time limit and within the
+//! shared limit of bytes. An incomplete or oversized request is refused here and counted like any
+//! other failed call.
 
 use std::{
     pin::Pin,
@@ -18,13 +18,15 @@ use tonic::{Status, codegen::Service as _};
 use zeroize::Zeroizing;
 
 use super::{
-    Kms, Method,
+    Kms,
     clients::{Call, Client, Phase},
     fault::Fault,
-    generated::key_management_service_server::KeyManagementServiceServer,
+};
+use crate::kms_api::{
+    Method, generated::key_management_service_server::KeyManagementServiceServer,
 };
 
-/// Time from a request's headers to its last byte.
+/// Time limit from a request's headers to its last byte.
 const RECEIVE: Duration = Duration::from_secs(3);
 /// gRPC's prefix of a message: a flag for compression, and the length.
 pub const FRAMING_BYTES: usize = 5;
@@ -32,20 +34,23 @@ pub const FRAMING_BYTES: usize = 5;
 /// Answers one request.
 pub async fn answer(request: Request<Incoming>, kms: &Kms, client: &Client) -> Response<Held> {
     let (head, body) = request.into_parts();
-    // Any other path is answered without its body.
+    // Any other path is answered without reading the body.
     let Some(method) = Method::of_path(head.uri.path()) else {
         let request = Request::from_parts(head, Full::default());
         return respond(request, kms)
             .await
             .map(|body| Held::new(body, None));
     };
+
     let refused = |fault| {
         let answer: Response<tonic::body::Body> = kms.refuse(method, fault).into_http();
         answer.map(|body| Held::new(body, None))
     };
+
     let Some(call) = client.call(header_bytes(&head.headers)) else {
         return refused(Fault::Concurrency);
     };
+
     match timeout(RECEIVE, receive(body, call)).await {
         Ok(Ok((message, call))) => {
             let request = Request::from_parts(head, Full::new(message));
@@ -79,8 +84,8 @@ enum Unreceived {
     Gone,
 }
 
-/// Takes the body up to its end. The copy is wiped when it is dropped; it keeps no buffer of the
-/// connection alive.
+/// Reads the complete body. The copy is wiped when it is dropped, and holds no buffer of the
+/// connection.
 async fn receive(mut body: Incoming, mut call: Call) -> Result<(Bytes, Call), Unreceived> {
     let mut message = Zeroizing::new(Vec::new());
     let mut size = None;
@@ -108,7 +113,7 @@ async fn receive(mut body: Incoming, mut call: Call) -> Result<(Bytes, Call), Un
     Ok((Bytes::from_owner(message), call))
 }
 
-/// The size of the one message of a request with its framing, from the first bytes.
+/// The size of the single message with its framing, according to the first bytes.
 fn framed_size(first: &[u8]) -> Result<usize, Unreceived> {
     const LARGEST: usize = FRAMING_BYTES + MAX_MESSAGE_BYTES;
     let Some((_, [a, b, c, d])) = first
@@ -133,7 +138,7 @@ fn header_bytes(headers: &HeaderMap) -> usize {
     sizes.sum()
 }
 
-/// The body of an answer. Until it is sent, the call counts as under way.
+/// The body of a response. The call counts as in progress until it is sent.
 #[derive(Debug)]
 pub struct Held {
     body: tonic::body::Body,

@@ -1,5 +1,5 @@
-//! The KMS server: accepts connections, receives requests within bounds of time and memory, and
-//! ends with the last call under way.
+//! The KMS server: accepts connections, receives requests within limits of time and memory, and
+//! drains calls in progress at a stop.
 
 use std::{convert::Infallible, future::pending, time::Duration};
 
@@ -16,47 +16,45 @@ use tokio::{
 
 use super::{
     Kms,
-    clients::{Client, Clients, Eviction, TAKE},
+    clients::{Client, Clients, TAKE},
     receive::{self, Held},
     socket::{Connection, Socket, SocketError},
 };
 use crate::{
     config::Limits,
-    telemetry::{accept::AcceptFailures, metrics::Metrics},
+    telemetry::{accept::AcceptFailures, eviction::Eviction, metrics::Metrics},
 };
 
-/// How long calls under way may take to finish once a stop is asked for.
+/// Time limit for calls in progress after a stop.
 const DRAIN: Duration = Duration::from_secs(15);
-/// Without calls, a connection that is to end gets this long for a call that is on its way, and for
-/// its answer to `GOAWAY`.
+/// Time for a closing connection without calls: for a call already sent, and for its answer to
+/// `GOAWAY`.
 const LINGER: Duration = Duration::from_millis(250);
-/// Time to send the HTTP/2 preface.
+/// Time limit for the HTTP/2 preface.
 const PREFACE: Duration = Duration::from_secs(3);
 /// kube-apiserver sends some hundred bytes.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
-/// Finds clients that vanished without closing.
+/// Detects clients that vanished without closing.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// Pause when the kernel has no descriptor for us, instead of spinning.
+/// Pause after a failed accept, for example without free descriptors, to avoid a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// While all connections have calls, how often one is looked for that may leave.
+/// Interval between searches for an evictable connection while all are in use.
 const ROOM_INTERVAL: Duration = Duration::from_millis(50);
-/// How often the socket's file is looked at.
+/// Interval between checks of the socket file.
 const FILE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Serves one socket.
 pub struct Server<'a> {
-    /// Answers the calls.
     pub kms: Kms,
-    /// Bounds the connections.
+    /// Limits the connections.
     pub clients: Clients,
-    /// Bounds the calls of one connection.
+    /// Limits the calls of one connection.
     pub limits: Limits,
-    /// Counts what happens to the socket.
     pub metrics: &'a Metrics,
 }
 
 impl Server<'_> {
-    /// Serves until `stop`, then until no call is under way, for 15 s at most. The socket's file
+    /// Serves until `stop`, then until all calls have ended, for 15 s at most. The socket file
     /// stays until then.
     pub async fn run(self, mut socket: Socket, stop: impl Future<Output = ()>) {
         let (drain, draining) = watch::channel(false);
@@ -65,9 +63,10 @@ impl Server<'_> {
             never = self.accept(&mut socket, &mut connections, &draining) => match never {},
             () = stop => {}
         }
+
         drain.send_replace(true);
         let ended = async { while connections.join_next().await.is_some() {} };
-        // Calls that are still under way are cut.
+        // Calls still in progress are aborted.
         timeout(DRAIN, ended).await.ok();
     }
 
@@ -82,6 +81,7 @@ impl Server<'_> {
         let mut look = interval(FILE_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let http = builder(self.limits);
+
         loop {
             tokio::select! {
                 accepted = socket.accept() => match accepted {
@@ -106,7 +106,7 @@ impl Server<'_> {
         }
     }
 
-    /// Binds the socket again when its file is gone; one that systemd keeps is only missed.
+    /// Binds the socket again if its file is missing; for a socket of systemd, only logs it.
     async fn keep_file(&self, socket: &mut Socket, file: &mut SocketFile) {
         if socket.is_in_place() {
             *file = SocketFile::default();
@@ -152,16 +152,19 @@ impl Server<'_> {
                     Ok::<_, Infallible>(answer)
                 }
             });
+
             let io = TokioIo::new(Connection::new(stream, client.clone()));
             let mut connection = std::pin::pin!(http.serve_connection(io, service));
+
             let preface = async {
                 sleep(PREFACE).await;
                 if client.has_preface() {
                     pending::<()>().await;
                 }
             };
+
             let evicted = tokio::select! {
-                // The client has closed the connection, in order or not.
+                // The client has closed the connection, gracefully or by error.
                 _ = connection.as_mut() => return,
                 evicted = client.evicted() => Some(evicted),
                 () = preface => {
@@ -170,15 +173,17 @@ impl Server<'_> {
                 }
                 () = async { drop(draining.wait_for(|draining| *draining).await) } => None,
             };
+
             if let Some(reason) = evicted {
                 evictions.count(reason);
                 if reason != Eviction::Full || !client.is_used() {
                     return;
                 }
             }
-            // An answer is overdue when its connection is evicted.
+            // The response of an evicted connection is already overdue.
             let take = if evicted.is_some() { LINGER } else { TAKE };
             connection.as_mut().graceful_shutdown();
+
             let idle = async {
                 client.idle().await;
                 timeout(take, client.taken()).await.ok();
@@ -193,16 +198,15 @@ impl Server<'_> {
     }
 }
 
-/// Log lines that were written about a missing file.
+/// Log lines already written about a missing file.
 #[derive(Default)]
 struct SocketFile {
     missed: bool,
     failed: Option<&'static str>,
 }
 
-/// HTTP/2 with windows for a message of the largest size in each stream. A connection may have as
-/// many streams as calls are permitted, and as many again, which are refused or wait for a
-/// discovery.
+/// HTTP/2 with stream windows for a message of the maximum size. The stream limit of a connection
+/// is twice the limit of calls, with room for calls that are refused or wait for a discovery.
 fn builder(limits: Limits) -> http2::Builder<TokioExecutor> {
     const STREAM_WINDOW: usize = MAX_MESSAGE_BYTES + receive::FRAMING_BYTES;
     let streams = 2 * (limits.status + limits.encrypt + limits.decrypt);

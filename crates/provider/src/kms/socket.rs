@@ -1,7 +1,6 @@
-//! The Unix socket that kube-apiserver connects to. Implements `docs/operate/files.md` section
-//! "Socket".
+//! The Unix socket for kube-apiserver. Implements `docs/operate/files.md` section "Socket".
 //!
-//! Only a dead socket of our own is ever removed: one in our directory that refuses connections.
+//! Only a dead socket is ever removed: one in the provider's directory that refuses connections.
 
 use std::{
     fs, io,
@@ -20,80 +19,67 @@ use tokio::{
 };
 
 use super::{
-    authority::{PREFACE_BYTES, Repair},
+    authority::{AuthorityRewriter, PREFACE_BYTES},
     clients::Client,
 };
 
-/// How long an existing socket gets to show whether somebody listens on it.
+/// Time for an existing socket to accept a connection and show that it is in use.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Where the socket is and who may use it.
+/// Path and permissions of the socket.
 #[derive(Debug, Clone)]
 pub struct SocketSettings {
-    /// Absolute path.
+    /// An absolute path.
     pub path: PathBuf,
-    /// Permission bits.
     pub mode: u32,
-    /// The group that may connect.
+    /// The group with access to the socket.
     pub gid: u32,
 }
 
-/// Why the socket cannot be bound. Nothing has been removed or changed.
+/// Why the socket cannot be bound. The existing file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// The directory is missing or cannot be looked at.
+    /// The directory is missing or inaccessible.
     #[error(
         "cannot use the socket directory {}: create it with owner = the provider's user and mode 2750",
         path.display()
     )]
     Directory {
-        /// The directory.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The directory would let others replace the socket.
+    /// The permissions of the directory let others replace the socket.
     #[error(
         "the socket directory {} is unsafe: {rule} (found owner {uid}, mode {mode:04o}); fix it with chown and chmod 2750",
         path.display()
     )]
     UnsafeDirectory {
-        /// The directory.
         path: PathBuf,
-        /// The rule that it breaks.
+        /// The violated rule.
         rule: &'static str,
-        /// Its owner.
         uid: u32,
-        /// Its permission bits.
         mode: u32,
     },
-    /// Something else lies at the path.
+    /// The path is a file of another type.
     #[error("{} exists and is not a socket: it is left alone; move it away or change server.socketPath", path.display())]
-    NotASocket {
-        /// The path.
-        path: PathBuf,
-    },
-    /// Another provider answers there.
+    NotASocket { path: PathBuf },
+    /// Another process accepts connections on the socket.
     #[error(
         "another process serves {}: stop it first; two providers on one socket would take turns. If \
          it is systemd's socket unit, start the provider with `systemctl start bao-kms-provider`",
         path.display()
     )]
-    InUse {
-        /// The path.
-        path: PathBuf,
-    },
-    /// Whether somebody listens could not be found out.
-    #[error("cannot tell whether {} is in use, so it is left alone; see who owns it with `ss -xlp`", path.display())]
+    InUse { path: PathBuf },
+    /// A connection attempt neither succeeded nor was refused.
+    #[error("the use of {} is unknown, so it stays in place; find its owner with `ss -xlp`", path.display())]
     Undecided {
-        /// The path.
         path: PathBuf,
-        /// What dialling it gave.
+        /// The result of the connection attempt.
         #[source]
         source: io::Error,
     },
-    /// The listener that systemd has passed is not the configured one.
+    /// The listener passed by systemd differs from the configuration.
     #[error(
         "the socket that systemd passed cannot be used for {}: {rule}; nothing was served, no data \
          is lost. Correct the socket unit, then run `systemctl daemon-reload` and `systemctl \
@@ -101,19 +87,16 @@ pub enum SocketError {
         path.display()
     )]
     Activated {
-        /// The configured path.
         path: PathBuf,
-        /// The rule that it breaks.
+        /// The violated rule.
         rule: String,
     },
     /// Binding, or setting mode and group, failed.
     #[error("cannot {attempt} {}", path.display())]
     Bind {
-        /// What was tried.
+        /// The attempted operation.
         attempt: &'static str,
-        /// The path.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -135,9 +118,9 @@ impl SocketError {
     }
 }
 
-/// Names one socket among those of all machines, whatever path leads to it; `None` where there is
-/// none. Device and inode alone recur on a machine of the same kind, so its second of birth, to the
-/// nanosecond, is part of the name.
+/// Identifies one socket among those of all machines, independent of its path; `None` if the path
+/// has no socket. Device and inode recur on similar machines, so the modification time in
+/// nanoseconds is included.
 #[must_use]
 pub fn mark(path: &Path) -> Option<TextHash> {
     let found = fs::metadata(path).ok()?;
@@ -147,13 +130,13 @@ pub fn mark(path: &Path) -> Option<TextHash> {
     socket.then(|| TextHash::of(&format!("socket {name}")))
 }
 
-/// The listening socket. One that this process has bound is removed from the file system when it is
-/// dropped; one that systemd has passed stays.
+/// The listening socket. On drop, the file is removed if this process has bound it; the file of a
+/// listener passed by systemd stays.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
     settings: SocketSettings,
-    /// Device and inode of the file that this process has bound; `None` with a passed listener.
+    /// Device and inode of the file bound by this process; `None` with a passed listener.
     own_file: Option<(u64, u64)>,
     reclaimed: bool,
 }
@@ -161,11 +144,11 @@ pub struct Socket {
 impl Socket {
     /// Binds the socket, after removing a dead one at the same path.
     ///
-    /// The process must run with a umask of 077, so that nobody can connect between binding and
-    /// setting the mode.
+    /// The process must run with umask 077 to block other users between binding and setting the
+    /// mode.
     ///
     /// # Errors
-    /// See [`SocketError`]; whatever lies at the path is kept, except a dead socket.
+    /// See [`SocketError`]; an existing file stays, except a dead socket.
     pub async fn bind(settings: &SocketSettings) -> Result<Self, SocketError> {
         let path = settings.path.clone();
         check_directory(&path, &[own_uid()])?;
@@ -178,6 +161,7 @@ impl Socket {
                 source,
             }
         };
+
         let listener = UnixListener::bind(&path).map_err(failed("bind"))?;
         let bound = fs::symlink_metadata(&path).map_err(failed("look at"))?;
         let socket = Self {
@@ -186,16 +170,17 @@ impl Socket {
             own_file: Some((bound.dev(), bound.ino())),
             reclaimed,
         };
+
         chown(&path, None, Some(settings.gid)).map_err(failed("set the group of"))?;
         let mode = fs::Permissions::from_mode(settings.mode);
         fs::set_permissions(&path, mode).map_err(failed("set the mode of"))?;
         Ok(socket)
     }
 
-    /// Takes the listener that systemd has passed, which must be the configured one.
+    /// Adopts the listener passed by systemd, after checking it against the configuration.
     ///
     /// # Errors
-    /// [`SocketError::Activated`] or one about the directory.
+    /// [`SocketError::Activated`] or an error of the directory.
     pub fn activated(
         listener: std::os::unix::net::UnixListener,
         settings: &SocketSettings,
@@ -207,10 +192,12 @@ impl Socket {
             rule,
         };
         let failed = |error: io::Error| refused(error.to_string());
+
         let listens = rustix::net::sockopt::socket_acceptconn(&listener);
         if !listens.map_err(|errno| failed(errno.into()))? {
             return Err(refused("it does not listen".to_owned()));
         }
+
         let address = listener.local_addr().map_err(failed)?;
         if address.as_pathname() != Some(path) {
             let found = match address.as_pathname() {
@@ -219,6 +206,7 @@ impl Socket {
             };
             return Err(refused(format!("ListenStream= is {found}")));
         }
+
         let found = fs::symlink_metadata(path).map_err(failed)?;
         let (mode, expected) = (found.mode() & 0o7777, settings.mode);
         if mode != expected {
@@ -230,6 +218,7 @@ impl Socket {
             let rule = format!("SocketGroup= must be group {expected}, found {gid}");
             return Err(refused(rule));
         }
+
         listener.set_nonblocking(true).map_err(failed)?;
         Ok(Self {
             listener: UnixListener::from_std(listener).map_err(failed)?,
@@ -239,19 +228,19 @@ impl Socket {
         })
     }
 
-    /// Whether a dead socket was removed to bind this one.
+    /// Whether a dead socket was removed before binding.
     #[must_use]
     pub fn reclaimed(&self) -> bool {
         self.reclaimed
     }
 
-    /// Whether systemd keeps the socket.
+    /// Whether systemd owns the socket.
     #[must_use]
     pub fn is_activated(&self) -> bool {
         self.own_file.is_none()
     }
 
-    /// The next connection. Dropping the future loses none.
+    /// Accepts the next connection. This future is cancel-safe.
     ///
     /// # Errors
     /// Those of `accept(2)`.
@@ -259,7 +248,7 @@ impl Socket {
         Ok(self.listener.accept().await?.0)
     }
 
-    /// Whether clients find this socket at its path.
+    /// Whether the path still leads to this socket.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
         fs::symlink_metadata(&self.settings.path).is_ok_and(|found| match self.own_file {
@@ -268,13 +257,14 @@ impl Socket {
         })
     }
 
-    /// Binds the path again, since the file that this process has bound is gone.
+    /// Binds the path again after the file bound by this process was removed.
     ///
     /// # Errors
-    /// As for [`Socket::bind`]; this socket then stays as it is.
+    /// As for [`Socket::bind`]; this socket then stays unchanged.
     pub async fn bind_again(&mut self) -> Result<(), SocketError> {
         let again = Self::bind(&self.settings).await?;
-        // The new file may have the inode of the old one, which is not to be removed by its end.
+        // The new file may reuse the inode of the old one; dropping the old socket must not remove
+        // it.
         self.own_file = None;
         *self = again;
         Ok(())
@@ -284,7 +274,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if !self.is_activated() && self.is_in_place() {
-            // A socket left behind is reclaimed at the next start.
+            // A remaining socket is reclaimed at the next start.
             drop(fs::remove_file(&self.settings.path));
         }
     }
@@ -294,7 +284,7 @@ fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// The directory of the socket, which one of `owners` must own.
+/// Checks the directory of the socket. Its owner must be one of `owners`.
 fn check_directory(socket: &Path, owners: &[u32]) -> Result<(), SocketError> {
     let path = socket.parent().unwrap_or(Path::new("/"));
     let failed = |source| SocketError::Directory {
@@ -319,7 +309,7 @@ fn check_directory(socket: &Path, owners: &[u32]) -> Result<(), SocketError> {
     })
 }
 
-/// Removes a dead socket; `false` when nothing is there.
+/// Removes a dead socket; `false` if the path is absent.
 async fn reclaim(path: &Path) -> Result<bool, SocketError> {
     let undecided = |source| SocketError::Undecided {
         path: path.to_owned(),
@@ -335,6 +325,7 @@ async fn reclaim(path: &Path) -> Result<bool, SocketError> {
         }
         Ok(_) => {}
     }
+
     match time::timeout(DIAL_TIMEOUT, UnixStream::connect(path)).await {
         Ok(Ok(_connected)) => Err(SocketError::InUse {
             path: path.to_owned(),
@@ -353,23 +344,23 @@ async fn reclaim(path: &Path) -> Result<bool, SocketError> {
     }
 }
 
-/// The bytes of one client connection.
+/// One client connection with its authority rewriter.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
-    repair: Repair,
+    repair: AuthorityRewriter,
     client: Client,
-    /// Bytes of the HTTP/2 preface that have not come.
+    /// Bytes of the HTTP/2 preface still to come.
     preface_left: usize,
 }
 
 impl Connection {
-    /// A connection of which nothing has been read yet.
+    /// For a connection before its first read.
     #[must_use]
     pub fn new(stream: UnixStream, client: Client) -> Self {
         Self {
             stream,
-            repair: Repair::new(),
+            repair: AuthorityRewriter::new(),
             client,
             preface_left: PREFACE_BYTES,
         }
@@ -446,7 +437,7 @@ mod tests {
     async fn a_dead_socket_is_replaced_and_a_live_one_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path());
-        // A standard listener leaves its file behind, as a killed process does.
+        // A standard listener leaves its file behind, like a killed process.
         drop(std::os::unix::net::UnixListener::bind(&settings.path).unwrap());
         let socket = Socket::bind(&settings).await.unwrap();
         assert!(socket.reclaimed());

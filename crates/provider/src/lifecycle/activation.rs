@@ -1,5 +1,5 @@
-//! Socket activation: the listener that systemd keeps open for us, by the protocol of
-//! `sd_listen_fds(3)`. Connections that come while no provider runs wait in it.
+//! Socket activation: the listener passed by systemd, by the protocol of `sd_listen_fds(3)`.
+//! Connections made while no provider runs wait in its queue.
 
 use std::{io, os::unix::net::UnixListener};
 
@@ -7,20 +7,20 @@ use listenfd::ListenFd;
 
 use crate::config::Environment;
 
-/// Why the passed sockets cannot be used. Nothing was changed.
+/// Why the passed sockets are unusable. The sockets are unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
-    /// One listener is expected.
+    /// Exactly one listener is expected.
     #[error(
         "systemd passed {passed} sockets in place of one; nothing was served, no data is lost. \
          Leave one ListenStream= in the socket unit, then run `systemctl daemon-reload` and \
          `systemctl restart bao-kms-provider.socket bao-kms-provider.service`"
     )]
     Count {
-        /// `LISTEN_FDS`.
+        /// The value of `LISTEN_FDS`.
         passed: String,
     },
-    /// The descriptor is no listener of the right kind.
+    /// The descriptor is another kind of socket.
     #[error(
         "the socket that systemd passed is not a Unix stream socket; nothing was served, no data \
          is lost. Set ListenStream= in the socket unit to the path in server.socketPath"
@@ -28,8 +28,8 @@ pub enum ActivationError {
     Kind(#[source] io::Error),
 }
 
-/// Takes the listener that was passed to this process, if any. To be called before other threads
-/// run, and once: the variables are removed.
+/// Takes the listener passed to this process, if any. Call it once, and before other threads start,
+/// because it removes the environment variables.
 ///
 /// # Errors
 /// [`ActivationError`]

@@ -1,6 +1,6 @@
-//! What systemd is told, by the protocol of `sd_notify(3)`: that a start takes its time, that the
-//! socket accepts calls, that a stop is under way, and, as long as the serving thread turns, that
-//! it does. Without a service manager that listens nothing is sent.
+//! Notifications to systemd by the protocol of `sd_notify(3)`: the duration of a start, readiness,
+//! a stop, and the watchdog signal of the serving thread. Without a listening service manager,
+//! nothing is sent.
 
 use std::{
     convert::Infallible,
@@ -17,10 +17,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Environment;
 
-/// What a start takes besides the first contact with OpenBao.
+/// Time of a start in addition to the first contact with OpenBao.
 const START_MARGIN: Duration = Duration::from_secs(30);
 
-/// The manager that started this process, if it wants to be told.
+/// The service manager of this process, if it listens for notifications.
 #[derive(Debug)]
 pub struct ServiceManager {
     listener: Option<Listener>,
@@ -34,10 +34,10 @@ struct Listener {
 }
 
 impl ServiceManager {
-    /// Finds the manager. Connects at once: what lies outside the [boundary] may not be reached
-    /// later.
+    /// Finds and connects to the manager. It connects immediately, because the [sandbox] may later
+    /// deny access to the socket.
     ///
-    /// [boundary]: crate::hardening::boundary
+    /// [sandbox]: crate::hardening::sandbox
     #[must_use]
     pub fn of(environment: &Environment) -> Self {
         let listener = environment
@@ -49,7 +49,7 @@ impl ServiceManager {
         }
     }
 
-    /// The start may take `at_most`, whatever the unit's limit is.
+    /// Extends the start timeout to `at_most` plus a margin, overriding the limit of the unit.
     pub fn starting(&self, at_most: Duration) {
         let limit = at_most.saturating_add(START_MARGIN).as_micros();
         self.tell(&format!(
@@ -57,18 +57,18 @@ impl ServiceManager {
         ));
     }
 
-    /// The socket accepts calls.
+    /// Reports readiness: the socket accepts calls.
     pub fn ready(&self) {
         self.tell("READY=1\nSTATUS=serving");
     }
 
-    /// No new calls are accepted.
+    /// Reports a stop: new calls are refused.
     pub fn stopping(&self) {
         self.tell("STOPPING=1\nSTATUS=finishing calls under way");
     }
 
-    /// Tells the manager twice in each of its periods that this task is polled. To be awaited
-    /// beside the serving, in the same task; never ends.
+    /// Sends two watchdog signals per period while this future is polled. Await it in the serving
+    /// task; it never ends.
     pub async fn keep_alive(&self) -> Infallible {
         let Some(period) = self.watchdog else {
             return pending().await;
@@ -81,7 +81,7 @@ impl ServiceManager {
         }
     }
 
-    /// A manager that does not listen any more is not our trouble: it acts on silence.
+    /// Send errors are ignored: the manager itself reacts to missing notifications.
     fn tell(&self, message: &str) {
         if let Some(listener) = &self.listener {
             listener.send(message).ok();
@@ -90,20 +90,20 @@ impl ServiceManager {
 }
 
 impl Listener {
-    /// `@` stands for the abstract name space.
+    /// `@` stands for the abstract namespace.
     fn connect(name: &str) -> io::Result<Self> {
         let address = match name.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name)?,
             None => SocketAddr::from_pathname(name)?,
         };
         let socket = UnixDatagram::unbound()?;
-        // A manager that is slow to read must not hold up the serving.
+        // A slow manager must not block serving.
         socket.set_nonblocking(true)?;
         socket.connect_addr(&address)?;
         Ok(Self { socket, address })
     }
 
-    /// Once more when the manager has made its socket anew.
+    /// Reconnects once, because the manager may have recreated its socket.
     fn send(&self, message: &str) -> io::Result<usize> {
         let message = message.as_bytes();
         self.socket.send(message).or_else(|_| {
@@ -113,7 +113,7 @@ impl Listener {
     }
 }
 
-/// The period in which the manager wants a sign, if it is this process that it watches.
+/// The watchdog period, if the manager watches this process.
 fn watchdog(environment: &Environment, own: u32) -> Option<Duration> {
     let number = |name| environment.variable(name)?.parse::<u64>().ok();
     if number("WATCHDOG_PID").is_some_and(|pid| pid != u64::from(own)) {

@@ -1,7 +1,7 @@
-//! What a provider's metrics say of its node. The names are those of `docs/observability.md`.
+//! Metrics of a provider as a view of its node. `docs/observability.md` lists the names.
 //!
-//! The text may come from anywhere, so every value that is shown later is parsed into what it must
-//! be. Metrics that an older provider does not have are unknown.
+//! The text is untrusted, so every printed value is parsed strictly. Metrics absent from an older
+//! provider are unknown.
 
 use std::time::Duration;
 
@@ -15,27 +15,27 @@ use kms_domain::{
 use super::Seen;
 
 const PREFIX: &str = "openbao_kms_";
-/// Words of ours have less.
+/// Length limit of label values, above all values of this program.
 const MAX_WORD: usize = 64;
 
-/// Why a text does not tell of a node.
+/// A text without usable metrics.
 #[derive(Debug, thiserror::Error)]
 pub enum NotMetrics {
-    /// The end is missing.
+    /// The end marker is missing.
     #[error("the metrics broke off before their end")]
     Truncated,
-    /// Something else answers there.
+    /// Metrics of another program.
     #[error(
         "these are not the metrics of a bao-kms-provider: is it the address of \
          server.metricsAddress?"
     )]
     Foreign,
-    /// A metric of ours that cannot be what it says.
+    /// A metric of this program with an invalid value.
     #[error("the metric {PREFIX}{0} cannot be read")]
     Malformed(&'static str),
 }
 
-/// Reads OpenMetrics text as a provider writes it.
+/// Parses OpenMetrics text of a provider.
 ///
 /// # Errors
 /// [`NotMetrics`].
@@ -47,11 +47,13 @@ pub fn read(text: &str) -> Result<Seen, NotMetrics> {
     let Some(version) = samples.label("build_info", "version")? else {
         return Err(NotMetrics::Foreign);
     };
+
     let fingerprint = samples.label("identity_info", "fingerprint")?;
     let fingerprint = fingerprint
         .map(|text| IdentityFingerprint::parse(&text))
         .transpose()
         .map_err(|_| NotMetrics::Malformed("identity_info"))?;
+
     let active = samples.hash("status_key_id_hash")?;
     let active_version = samples.version("key_version")?;
     let pending_version = samples.version("pending_key_version")?;
@@ -63,10 +65,12 @@ pub fn read(text: &str) -> Result<Seen, NotMetrics> {
     let expected_wait: Option<f64> = samples.number("rotation_expected_wait_seconds")?;
     let ready: Option<u64> = samples.number("ready")?;
     let socket = samples.hash("socket_info")?;
+
     let known = [
         active.clone().zip(active_version),
         pending_hash.zip(pending_version),
     ];
+
     Ok(Seen {
         view: NodeView {
             fingerprint,
@@ -110,11 +114,11 @@ pub fn read(text: &str) -> Result<Seen, NotMetrics> {
     })
 }
 
-/// The lines of our metrics.
+/// Metric lines of this program.
 struct Samples<'a>(&'a str);
 
 impl Samples<'_> {
-    /// What follows the name, in every sample of it.
+    /// Rest of each sample after the metric name.
     fn of<'s>(&'s self, name: &'static str) -> impl Iterator<Item = &'s str> {
         self.0
             .lines()
@@ -122,7 +126,7 @@ impl Samples<'_> {
             .filter(|rest| rest.starts_with(['{', ' ']))
     }
 
-    /// The value of the one sample without labels.
+    /// Value of the single sample without labels.
     fn number<T: std::str::FromStr>(&self, name: &'static str) -> Result<Option<T>, NotMetrics> {
         let Some(rest) = self.of(name).next() else {
             return Ok(None);
@@ -148,7 +152,7 @@ impl Samples<'_> {
         Ok(self.labels(name, label)?.into_iter().next())
     }
 
-    /// The values of a label. Ours are words without an escape.
+    /// Values of a label. This program writes words without escapes.
     fn labels(&self, name: &'static str, label: &str) -> Result<Vec<String>, NotMetrics> {
         let word = |rest: &str| {
             let (labels, _value) = rest.strip_prefix('{')?.split_once("} ")?;

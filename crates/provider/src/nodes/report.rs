@@ -1,10 +1,6 @@
-//! What `compare-nodes` tells: the verdict and the next step first, then each node, then how it was
-//! established.
+//! The result of `compare-nodes`.
 
-use std::{
-    io::{self, Write},
-    time::SystemTime,
-};
+use std::time::SystemTime;
 
 use jiff::Timestamp;
 use kms_domain::{
@@ -16,33 +12,27 @@ use serde::Serialize;
 
 use super::{LookError, Node, Seen};
 use crate::{
-    cli::exit::Exit,
-    report::{DoNot, Render, Report, one_line},
+    advice::{NextStep, Site},
+    exit::Exit,
+    report::{one_line, outcome::Outcome, table::Table},
 };
 
 mod words;
 
-use words::Compared;
+use words::{Compared, ONE_AT_A_TIME};
 
-/// The result of `compare-nodes`.
+/// The members of `compare-nodes`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct NodesReport {
-    verdict: &'static str,
-    /// Whether the next node may be taken: recovered, upgraded, rotated.
+pub struct Nodes {
+    /// Whether the next node may be recovered, upgraded or rotated.
     safe_to_continue: bool,
-    summary: String,
-    next_steps: Vec<String>,
-    do_not: Vec<&'static str>,
-    #[serde(flatten)]
-    report: Report,
-    nodes: Vec<NodeShown>,
-    limitations: Vec<&'static str>,
+    nodes: Vec<NodeRow>,
 }
 
 #[derive(Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct NodeShown {
+struct NodeRow {
     name: String,
     /// `metrics`, `socket` or `state`.
     source: &'static str,
@@ -78,54 +68,61 @@ struct NodeShown {
     provider_version: Option<String>,
 }
 
-impl NodesReport {
-    /// Compares what was seen. With a configuration, its identity is the right one.
-    #[must_use]
-    pub fn new(
-        nodes: &[Node],
-        seen: &[Result<Seen, LookError>],
-        configured: Option<&IdentityFingerprint>,
-        now: SystemTime,
-    ) -> Self {
-        let views: Vec<_> = seen
-            .iter()
-            .map(|seen| seen.as_ref().ok().map(|seen| seen.view.clone()))
-            .collect();
-        let judgement = compare(&views, configured);
-        let compared = Compared {
-            nodes,
-            seen,
-            configured,
-            judgement: &judgement,
-            now,
-        };
-        let mut report = Report::new("compare-nodes", now);
-        if let Some(configured) = configured {
-            report.identify(configured);
-        }
-        for check in compared.checks() {
-            report.push(check);
-        }
-        report.conclude(exit(judgement.verdict));
-        Self {
-            verdict: judgement.verdict.as_str(),
-            safe_to_continue: judgement.verdict == Verdict::Agree,
-            summary: compared.summary(),
-            next_steps: compared.next_steps(),
-            do_not: compared.do_not(),
-            report,
-            nodes: (0..nodes.len())
-                .filter_map(|index| shown(nodes, seen, &judgement, index))
-                .collect(),
-            limitations: compared.limitations(),
-        }
-    }
+/// Compares the views. The identity of `configured` is the right one, else that of the majority.
+/// `again` is the command line.
+#[must_use]
+pub fn outcome(
+    nodes: &[Node],
+    seen: &[Result<Seen, LookError>],
+    configured: Option<&IdentityFingerprint>,
+    site: &Site<'_>,
+    again: &str,
+    now: SystemTime,
+) -> Outcome<Nodes> {
+    let views: Vec<_> = seen
+        .iter()
+        .map(|seen| seen.as_ref().ok().map(|seen| seen.view.clone()))
+        .collect();
+    let judgement = compare(&views, configured);
+    let compared = Compared {
+        nodes,
+        seen,
+        configured,
+        judgement: &judgement,
+        site,
+        again,
+        now,
+    };
+    let members = Nodes {
+        safe_to_continue: judgement.verdict == Verdict::Agree,
+        nodes: (0..nodes.len())
+            .filter_map(|index| row(nodes, seen, &judgement, index))
+            .collect(),
+    };
 
-    /// The exit code of the command.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
-        self.report.exit()
+    let mut outcome = Outcome::new("compare-nodes", now, members);
+    configured
+        .into_iter()
+        .for_each(|configured| outcome.identify(configured));
+    let advice = compared.advice();
+    if let [worst, others @ ..] = advice.as_slice() {
+        outcome.conclude_with(worst);
+        others.iter().for_each(|advice| outcome.add_advice(advice));
     }
+    if judgement.verdict == Verdict::Disagree {
+        outcome.add_step(NextStep::act(ONE_AT_A_TIME));
+    }
+    outcome.conclude(
+        judgement.verdict.as_str(),
+        exit(judgement.verdict),
+        compared.headline(),
+    );
+    outcome.add_checks(compared.checks());
+    outcome.add_limitations(compared.limitations());
+    let (states, keys) = tables(&outcome.result.nodes);
+    outcome.add_table(states);
+    outcome.add_table(keys);
+    outcome
 }
 
 /// Only agreement lets go on; what was not seen decides nothing.
@@ -137,26 +134,26 @@ fn exit(verdict: Verdict) -> Exit {
     }
 }
 
-fn shown(
+fn row(
     nodes: &[Node],
     seen: &[Result<Seen, LookError>],
     judgement: &Judgement,
     index: usize,
-) -> Option<NodeShown> {
+) -> Option<NodeRow> {
     let (node, seen) = (nodes.get(index)?, seen.get(index)?);
     let of_node = judgement.findings.iter().filter(|(at, _)| *at == index);
-    let row = NodeShown {
+    let row = NodeRow {
         name: node.name.to_string(),
-        source: node.window.kind(),
+        source: node.source.kind(),
         findings: of_node
             .map(|(_, finding)| Finding::code(*finding))
             .collect(),
-        ..NodeShown::default()
+        ..NodeRow::default()
     };
     let seen = match seen {
         Ok(seen) => seen,
         Err(error) => {
-            return Some(NodeShown {
+            return Some(NodeRow {
                 error: Some(one_line(error)),
                 ..row
             });
@@ -164,7 +161,7 @@ fn shown(
     };
     let view = &seen.view;
     let version = judgement.versions.get(index).copied().flatten();
-    Some(NodeShown {
+    Some(NodeRow {
         error: seen.refused.clone(),
         identity_fingerprint: view.fingerprint.as_ref().map(ToString::to_string),
         active_key_id_hash: view.active.as_ref().map(ToString::to_string),
@@ -190,69 +187,59 @@ fn time(seconds: u64) -> Option<String> {
     Some(time.to_string())
 }
 
-impl Render for NodesReport {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "compare-nodes: {}", self.verdict)?;
-        writeln!(out, "{}", self.summary)?;
-        for step in &self.next_steps {
-            writeln!(out, "next: {step}")?;
-        }
-        for not in &self.do_not {
-            writeln!(out, "{}", DoNot(not))?;
-        }
-        writeln!(out)?;
-        for node in &self.nodes {
-            node.text(out)?;
-        }
-        writeln!(out)?;
-        self.report.checks_text(out)?;
-        for limitation in &self.limitations {
-            writeln!(out, "limitation: {limitation}")?;
-        }
-        Ok(())
-    }
-}
-
-impl NodeShown {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let findings = match self.findings.is_empty() {
+/// State and keys of the nodes.
+fn tables(rows: &[NodeRow]) -> (Table, Table) {
+    let mut states = Table::new(
+        "nodes",
+        [
+            "node", "source", "findings", "active", "pending", "oldest", "state", "ready",
+            "program",
+        ],
+    );
+    let mut keys = Table::new("keys", ["node", "activeKeyIdHash", "identityFingerprint"]);
+    for row in rows {
+        let number = |value: Option<u64>| value.map_or_else(String::new, |it| it.to_string());
+        let findings = match row.findings.is_empty() {
             true => "agrees".to_owned(),
-            false => self.findings.join(", "),
+            false => row.findings.join(", "),
         };
-        writeln!(out, "{}: [{findings}] by {}", self.name, self.source)?;
-        if let Some(error) = &self.error {
-            writeln!(out, "    {error}")?;
-        }
-        let number = |value: Option<u64>| value.map(|value| value.to_string());
-        let pending =
-            number(self.pending_transit_version).map(|version| match &self.pending_since {
-                Some(since) => format!("{version} since {since}"),
-                None => version,
-            });
-        let ready = self.ready.map(|ready| match ready {
-            true => "yes".to_owned(),
-            false if self.readiness_reasons.is_empty() => "no".to_owned(),
-            false => format!("no ({})", self.readiness_reasons.join(", ")),
-        });
-        let checkpoint = self.state_checkpoint_status.map(str::to_owned);
-        for (label, value) in [
-            ("activeTransitVersion", number(self.active_transit_version)),
-            ("activeKeyIdHash", self.active_key_id_hash.clone()),
-            ("pendingTransitVersion", pending),
-            (
-                "oldestReadableTransitVersion",
-                number(self.oldest_readable_transit_version),
-            ),
-            ("stateGeneration", number(self.state_generation)),
-            ("stateCheckpointStatus", checkpoint),
-            ("identityFingerprint", self.identity_fingerprint.clone()),
-            ("ready", ready),
-            ("providerVersion", self.provider_version.clone()),
-        ] {
-            if let Some(value) = value {
-                writeln!(out, "    {label}: {value}")?;
+        let pending = match (&row.pending_since, row.pending_transit_version) {
+            (Some(since), Some(version)) => format!("{version} since {since}"),
+            (_, version) => number(version),
+        };
+        let state = match (row.state_generation, row.state_checkpoint_status) {
+            (Some(generation), Some(checkpoint)) => {
+                format!("generation {generation}, checkpoint {checkpoint}")
             }
+            (generation, checkpoint) => {
+                checkpoint.map_or_else(|| number(generation), str::to_owned)
+            }
+        };
+        let ready = match row.ready {
+            None => String::new(),
+            Some(true) => "yes".to_owned(),
+            Some(false) if row.readiness_reasons.is_empty() => "no".to_owned(),
+            Some(false) => format!("no: {}", row.readiness_reasons.join(", ")),
+        };
+        states.row([
+            row.name.clone(),
+            row.source.to_owned(),
+            findings,
+            number(row.active_transit_version),
+            pending,
+            number(row.oldest_readable_transit_version),
+            state,
+            ready,
+            row.provider_version.clone().unwrap_or_default(),
+        ]);
+        if row.active_key_id_hash.is_some() || row.identity_fingerprint.is_some() {
+            let shown = |text: &Option<String>| text.clone().unwrap_or_default();
+            keys.row([
+                row.name.clone(),
+                shown(&row.active_key_id_hash),
+                shown(&row.identity_fingerprint),
+            ]);
         }
-        Ok(())
     }
+    (states, keys)
 }

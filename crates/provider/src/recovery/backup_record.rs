@@ -1,8 +1,8 @@
-//! Notes what is true of this node and its key when a backup set is made.
-//! Implements `docs/format/backup-record.md`.
+//! Records the facts about this node and its key for a backup set. Implements
+//! `docs/format/backup-record.md`.
 //!
-//! Nothing but the note is written. A state that does not fit the live key is not noted: whoever
-//! restores by the record would take one of the two for granted.
+//! The record is the only output. A state that contradicts the live key is rejected, because a
+//! restore would rely on one of the two.
 
 use std::{
     collections::BTreeMap,
@@ -18,127 +18,156 @@ use kms_domain::{
     key::KeyScope,
     recovery::{
         claims::VersionClaims,
-        origin::{Gap, Origin},
         rebuild::OWN_STATE,
         record::{
-            BackupRecord, Note, NotedEtcd, NotedFile, NotedLimits, NotedState, NotedVersion,
-            RecordProblem,
+            BackupRecord, EtcdInfo, FileInfo, LimitsInfo, Note, RecordProblem, StateInfo,
+            VersionInfo,
         },
+        resolve::{Resolution, ResolveError},
     },
-    registry::document::Document,
-    transit::{KeyProfile, ProfileRefused, RegistryConflict},
+    registry::{RegistryConflict, document::Document},
+    transit::{KeyProfile, ProfileRefused},
 };
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    EtcdError, EtcdSource, SnapshotFile, open,
+    EtcdError, EtcdSource, SnapshotFile,
+    cause::of_unanswered,
+    open,
     raft_snapshot::{self, RaftSnapshot, RaftSnapshotError},
-    verify_pair::{self, Depth, Pair, Question, Unanswered, Watch},
+    verify_pair::{self, Depth, Pair, Unanswered, VerifyOptions, Watch},
 };
 use crate::{
+    advice::{self, Found},
     auth::CallFailure,
     build_info::BuildInfo,
     config::Config,
     connection::{self, ConnectionError},
+    exit::Exit,
     state::{StateError, Stored},
 };
 
-/// The files of the set, as far as they are there already.
+/// Existing files of the backup set.
 #[derive(Debug, Clone, Copy)]
 pub struct BackupSet<'a> {
-    /// What `etcdctl snapshot save` wrote.
+    /// File from `etcdctl snapshot save`.
     pub etcd: Option<&'a Path>,
-    /// The prefix of the API server in it; see [`Question::prefix`].
+    /// Prefix of the selected API server; see [`VerifyOptions::prefix`].
     pub etcd_prefix: Option<&'a str>,
-    /// What `bao operator raft snapshot save` wrote.
+    /// File from `bao operator raft snapshot save`.
     pub openbao: Option<&'a Path>,
 }
 
-/// A note, and what in the set does not fit it.
+/// A record, and findings about the backup set.
 #[derive(Debug)]
-pub struct Noted {
-    /// To be written.
+pub struct NewRecord {
     pub record: BackupRecord,
-    /// What etcd holds and the live key decrypts of it, if it was read.
+    /// Result of the etcd snapshot and the live key, if a snapshot was given.
     pub pair: Option<Pair>,
-    /// Objects of this key, under any provider name, that need no version that the live key has.
+    /// Objects of this key, under any provider name, without a version in the live key.
     pub unmapped: u64,
-    /// What shows in the OpenBao snapshot without a key, if one was named.
+    /// Inspection result of the OpenBao snapshot, if one was given.
     pub openbao: Option<RaftSnapshot>,
 }
 
-/// Why there is nothing to note.
+/// Failure before a record exists.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// The state cannot be used.
+    /// The state is unusable.
     #[error(transparent)]
     State(#[from] StateError),
-    /// There is no state.
+    /// No state exists.
     #[error(
-        "there is no registry state at {}, so it is not known which version is active; no record \
-         was written. Run this on a node that serves; if this one did, run recover-state \
-         first",
+        "there is no registry state at {}, so the active version is unknown; no record was written",
         .0.display()
     )]
     NoState(PathBuf),
-    /// OpenBao could not be asked.
+    /// Setting up the OpenBao client failed.
     #[error("{UNREAD}")]
     Connection(#[from] ConnectionError),
-    /// OpenBao did not tell what the key has.
     #[error("{UNREAD}")]
     Metadata(#[from] CallFailure),
-    /// The key must not be used.
+    /// The key's properties do not permit its use.
     #[error(
-        "the key is not set up as this node relies on, so that a backup of it may not restore; no \
-         record was written. Correct in OpenBao what is named below; do not recreate the key"
+        "the settings of the key are unsafe, so that a backup of it may not restore; no record was \
+         written"
     )]
     Profile(#[from] ProfileRefused),
-    /// State and key contradict each other.
     #[error(
         "the registry state and the key in OpenBao contradict each other, so that one of them is \
-         not the one that data was encrypted with; no record was written. Run verify-key and mend \
-         that first; do not edit the state, and do not recreate the key"
+         not the one that data was encrypted with; no record was written"
     )]
     Conflict(#[from] RegistryConflict),
-    /// The etcd snapshot gives no answer.
+    /// Reading the etcd snapshot failed.
     #[error("the etcd snapshot cannot be part of a backup set; no record was written")]
     Etcd(#[from] EtcdError),
-    /// OpenBao did not try the DEKs of the etcd snapshot.
     #[error(
-        "OpenBao did not decrypt the DEKs of the etcd snapshot, so that a record would not tell \
+        "OpenBao did not decrypt the DEKs of the etcd snapshot, so that a record would not show \
          whether the set belongs together; no record was written"
     )]
     Unanswered(#[source] Box<Unanswered>),
-    /// The OpenBao snapshot is none, or is damaged.
+    /// The OpenBao snapshot is invalid or damaged.
     #[error(
         "the OpenBao snapshot {} cannot be part of a backup set; no record was written",
         path.display()
     )]
     OpenBao {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         problem: RaftSnapshotError,
     },
-    /// A file of the set could not be read.
     #[error("cannot read {}, a file of the backup set", path.display())]
     Unreadable {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The facts make no record.
-    #[error("what was found makes no backup record; no record was written")]
+    /// The facts violate the rules of a record.
+    #[error("the facts of this node make no valid backup record; no record was written")]
     Note(#[from] RecordProblem),
 }
 
 const UNREAD: &str = "the key's metadata could not be read from OpenBao, so that a record would \
-     not tell what the backup must hold; no record was written. Mend the cause and try again";
+     not show what the backup must hold; no record was written";
 
-/// Gathers everything; writes nothing.
+impl BackupError {
+    /// Cause of the failure.
+    #[must_use]
+    pub fn cause(&self) -> Found {
+        let cause = match self {
+            Self::Etcd(error) => return error.cause(),
+            Self::State(error) => advice::state::of_error(error),
+            Self::NoState(_) => &advice::state::NOTHING_TO_RECORD,
+            Self::Connection(_) => &advice::node::MISCONFIGURED,
+            Self::Metadata(failure) => advice::openbao::of_call(failure),
+            Self::Profile(refused) => advice::key::of_profile(refused),
+            Self::Conflict(_) => &advice::state::CONFLICT,
+            Self::Unanswered(unanswered) => of_unanswered(unanswered),
+            Self::OpenBao { problem, .. } => problem.cause(),
+            Self::Unreadable { .. } => &advice::snapshot::NOT_OPENED,
+            Self::Note(_) => &advice::evidence::RECORD_IMPOSSIBLE,
+        };
+        (cause, Vec::new())
+    }
+}
+
+impl BackupError {
+    /// Exit code of the command: a store that could not be read decides nothing about the set.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Connection(_)
+            | Self::Metadata(_)
+            | Self::Unanswered(_)
+            | Self::Unreadable { .. } => Exit::Runtime,
+            Self::OpenBao { problem, .. } if !problem.is_damage() => Exit::Runtime,
+            Self::Etcd(error) if !error.is_damage() => Exit::Runtime,
+            _ => Exit::CheckFailed,
+        }
+    }
+}
+
+/// Gathers the facts. Read-only.
 ///
 /// # Errors
 /// [`BackupError`].
@@ -147,7 +176,7 @@ pub fn gather(
     set: BackupSet<'_>,
     now: SystemTime,
     watch: Watch<'_>,
-) -> Result<Noted, BackupError> {
+) -> Result<NewRecord, BackupError> {
     let stored = config.state().load()?;
     let Some(document) = &stored.document else {
         return Err(BackupError::NoState(config.state_path.document()));
@@ -157,12 +186,12 @@ pub fn gather(
     profile.require_retained(document.registry())?;
 
     let scope = Arc::new(KeyScope::new(config.scope.clone()));
-    let versions = NotedVersion::all(&scope, document, &profile);
+    let versions = VersionInfo::all(&scope, document, &profile);
     let openbao = set.openbao.map(note_openbao).transpose()?;
     let (etcd, pair, unmapped) = match set.etcd {
         None => (None, None, 0),
         Some(path) => {
-            let question = Question {
+            let options = VerifyOptions {
                 prefix: set.etcd_prefix.map(str::to_owned),
                 claims: vec![VersionClaims::of_registry(OWN_STATE, document.registry())],
                 removed: Vec::new(),
@@ -171,10 +200,11 @@ pub fn gather(
                 superseded: false,
                 names: false,
             };
-            let (etcd, pair, unmapped) = note_etcd(config, path, question, watch)?;
+            let (etcd, pair, unmapped) = note_etcd(config, path, options, watch)?;
             (etcd, Some(pair), unmapped)
         }
     };
+
     let (openbao, inspected) = openbao.unzip();
     let record = BackupRecord::new(Note {
         recorded_at: Timestamp::try_from(now)
@@ -185,12 +215,12 @@ pub fn gather(
         scope,
         path: config.key.clone(),
         state: state(document, &stored),
-        limits: NotedLimits::of(&profile),
+        limits: LimitsInfo::of(&profile),
         versions,
         etcd,
         openbao,
     })?;
-    Ok(Noted {
+    Ok(NewRecord {
         record,
         pair,
         unmapped,
@@ -198,8 +228,8 @@ pub fn gather(
     })
 }
 
-/// Length and hash of a raft snapshot whose content has the hashes that are in it.
-fn note_openbao(path: &Path) -> Result<(NotedFile, RaftSnapshot), BackupError> {
+/// Size and hash of a raft snapshot after its inspection.
+fn note_openbao(path: &Path) -> Result<(FileInfo, RaftSnapshot), BackupError> {
     let file = open(path).map_err(|source| BackupError::Unreadable {
         path: path.to_owned(),
         source,
@@ -211,27 +241,27 @@ fn note_openbao(path: &Path) -> Result<(NotedFile, RaftSnapshot), BackupError> {
     Ok((note(path, &file)?, inspected))
 }
 
-/// Length and hash of the very file that `source` was given, packed or not; `None` of a running etcd.
+/// Size and hash of the original file of `source`, packed or plain; `None` for a running etcd.
 ///
 /// # Errors
 /// [`BackupError::Unreadable`].
-pub fn note_source(source: &EtcdSource) -> Result<Option<NotedFile>, BackupError> {
+pub fn note_source(source: &EtcdSource) -> Result<Option<FileInfo>, BackupError> {
     match source {
         EtcdSource::File(SnapshotFile { path, file, .. }) => note(path, file).map(Some),
         EtcdSource::Live(_) => Ok(None),
     }
 }
 
-/// What to compare with `recorded`: `given`, the file of `source`, or the database in it, where that
-/// is the one that was recorded and was packed later.
+/// File to compare with `recorded`: the unpacked database of `source` if it equals `recorded`,
+/// because it was packed later; otherwise `given`.
 ///
 /// # Errors
 /// [`BackupError::Unreadable`].
 pub fn note_as_recorded(
     source: &EtcdSource,
-    given: NotedFile,
-    recorded: &NotedFile,
-) -> Result<NotedFile, BackupError> {
+    given: FileInfo,
+    recorded: &FileInfo,
+) -> Result<FileInfo, BackupError> {
     if let EtcdSource::File(SnapshotFile { path, unpacked, .. }) = source
         && given != *recorded
         && let Some((database, _)) = unpacked.get()
@@ -244,7 +274,7 @@ pub fn note_as_recorded(
     Ok(given)
 }
 
-fn note(path: &Path, mut file: &File) -> Result<NotedFile, BackupError> {
+fn note(path: &Path, mut file: &File) -> Result<FileInfo, BackupError> {
     let mut read = || {
         file.rewind()?;
         let mut hash = Sha256::new();
@@ -259,7 +289,7 @@ fn note(path: &Path, mut file: &File) -> Result<NotedFile, BackupError> {
             bytes = bytes.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
         }
         let sha256 = hash.finalize().into();
-        Ok(NotedFile { sha256, bytes })
+        Ok(FileInfo { sha256, bytes })
     };
     read().map_err(|source| BackupError::Unreadable {
         path: path.to_owned(),
@@ -267,8 +297,8 @@ fn note(path: &Path, mut file: &File) -> Result<NotedFile, BackupError> {
     })
 }
 
-fn state(document: &Document, stored: &Stored) -> NotedState {
-    NotedState {
+fn state(document: &Document, stored: &Stored) -> StateInfo {
+    StateInfo {
         generation: document.generation(),
         hash: document.hash().clone(),
         checkpoint: stored.checkpoint_status().to_owned(),
@@ -278,28 +308,30 @@ fn state(document: &Document, stored: &Stored) -> NotedState {
 fn note_etcd(
     config: &Config,
     path: &Path,
-    question: Question,
+    options: VerifyOptions,
     watch: Watch<'_>,
-) -> Result<(Option<NotedEtcd>, Pair, u64), BackupError> {
+) -> Result<(Option<EtcdInfo>, Pair, u64), BackupError> {
     let source = EtcdSource::file(path)?;
-    let mut pair = verify_pair::verify(config, &source, question, watch)?;
+    let mut pair = verify_pair::verify(config, &source, options, watch)?;
     if let Some(unanswered) = pair.unanswered.take() {
         return Err(BackupError::Unanswered(Box::new(unanswered)));
     }
+
     let mut required = BTreeMap::new();
     let mut unmapped = 0_u64;
     for row in &pair.rows {
         let objects = row.finding.objects;
         let sum: &mut u64 = match &row.finding.origin {
-            Origin::Live(key) => required.entry(key.version()).or_default(),
-            Origin::Gap(Gap::OtherProvider { version, .. }) => {
+            Resolution::Live(key) => required.entry(key.version()).or_default(),
+            Resolution::Unresolved(ResolveError::OtherProvider { version, .. }) => {
                 required.entry(*version).or_default()
             }
-            Origin::Known(_) | Origin::Gap(_) => &mut unmapped,
+            Resolution::Known(_) | Resolution::Unresolved(_) => &mut unmapped,
         };
         *sum = sum.saturating_add(objects);
     }
-    let etcd = note_source(&source)?.map(|file| NotedEtcd {
+
+    let etcd = note_source(&source)?.map(|file| EtcdInfo {
         file,
         revision: pair.inventory.totals.revision.unsigned_abs(),
         required,

@@ -1,12 +1,12 @@
-//! What has changed since a backup record was written: every recorded fact beside today's.
+//! Compares every fact of a backup record with its current value.
 //!
-//! Drift decides nothing. A higher generation is the usual course of things, another mount is not; a
-//! person who knows what was done in between can tell.
+//! Drift is information for the operator, without a verdict. A higher generation is expected,
+//! another mount is not.
 
 use kms_domain::{
     recovery::{
-        origin::LiveKey,
-        record::{BackupRecord, NotedEtcd, NotedFile},
+        record::{BackupRecord, EtcdInfo, FileInfo},
+        resolve::LiveKey,
     },
     registry::document::Document,
     scope::{IdentityScope, TransitKeyPath},
@@ -18,52 +18,84 @@ use serde::Serialize;
 use super::verify_pair::Pair;
 use crate::{build_info::BuildInfo, config::Config, state::Stored};
 
-/// The recorded facts, held against today's.
+/// Recorded facts compared with current ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// Those that are others now.
+    /// Facts with a different current value.
     pub drift: Vec<Drift>,
-    /// The members of the record without a fact of today to compare with.
+    /// Members of the record without a current value.
     pub not_compared: Vec<String>,
 }
 
-/// One recorded fact that is another one now.
+/// A recorded fact with a different current value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Drift {
-    /// The member of the record.
+    pub source: DriftSource,
+    /// Member of the record.
     pub field: String,
-    /// What it says.
+    /// Recorded value.
     pub recorded: String,
-    /// What is true now.
+    /// Current value.
     pub found: String,
 }
 
-/// Compares what can be compared: the state only if there is a valid one, the key only if OpenBao
-/// told, the hash and size of the etcd snapshot, which are in `snapshot`, only if it is a file.
+/// Where a fact is found now; the most important first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DriftSource {
+    /// The key in OpenBao.
+    Key,
+    Configuration,
+    Etcd,
+    /// The state of this node.
+    State,
+    Program,
+}
+
+impl DriftSource {
+    /// Name in text.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key in OpenBao",
+            Self::Configuration => "configuration",
+            Self::Etcd => "etcd",
+            Self::State => "state of this node",
+            Self::Program => "program",
+        }
+    }
+}
+
+/// Compares the facts with a current value. State members need a valid state, key members need
+/// metadata from OpenBao, and hash and size of the etcd snapshot need a file (`snapshot`).
 #[must_use]
 pub fn drift(
     record: &BackupRecord,
     config: &Config,
     stored: Option<&Stored>,
     pair: &Pair,
-    snapshot: Option<&NotedFile>,
+    snapshot: Option<&FileInfo>,
 ) -> Comparison {
     let note = record.note();
     let mut all = Comparison::default();
     all.add(
+        DriftSource::Program,
         "pluginVersion",
         &note.plugin_version,
         BuildInfo::CURRENT.version,
     );
+
     let recorded = names(note.scope.identity(), &note.path);
     let found = names(&config.scope, &config.key);
     for ((field, recorded), (_, found)) in recorded.into_iter().zip(found) {
-        all.add(field, recorded, found);
+        all.add(DriftSource::Configuration, field, recorded, found);
     }
+
     match stored.and_then(|stored| Some((stored, stored.document.as_ref()?))) {
         Some((stored, document)) => all.add_state(record, stored, document),
         None => all.not_compared.extend(STATE.map(str::to_owned)),
     }
+
     match pair.lineage.live() {
         LiveKey::Listed(profile) => all.add_key(record, profile),
         LiveKey::Missing | LiveKey::Unknown => {
@@ -73,13 +105,15 @@ pub fn drift(
             all.not_compared.extend(versions);
         }
     }
+
     if let Some(etcd) = &note.etcd {
         all.add_etcd(etcd, pair, snapshot);
     }
+    all.drift.sort_by_key(|it| it.source);
     all
 }
 
-/// The members of a record that the state of this node tells.
+/// Members from the state of this node.
 const STATE: [&str; 5] = [
     "activeTransitVersion",
     "activeKeyIdHash",
@@ -88,7 +122,7 @@ const STATE: [&str; 5] = [
     "state.checkpoint",
 ];
 
-/// Those that the key's metadata tells, beside its versions.
+/// Members from the key's metadata, without its versions.
 const KEY: [&str; 4] = [
     "transit.latestVersion",
     "transit.minAvailableVersion",
@@ -96,10 +130,10 @@ const KEY: [&str; 4] = [
     "transit.minEncryptionVersion",
 ];
 
-/// Those that only a file tells.
+/// Members that need a snapshot file.
 const FILE: [&str; 2] = ["etcdSnapshot.sha256", "etcdSnapshot.bytes"];
 
-/// What must not differ, by the members of a record.
+/// Identity members of a record. They must match the configuration.
 pub(crate) fn names<'s>(
     scope: &'s IdentityScope,
     path: &'s TransitKeyPath,
@@ -118,10 +152,17 @@ pub(crate) fn names<'s>(
 }
 
 impl Comparison {
-    fn add(&mut self, field: impl ToString, recorded: impl ToString, found: impl ToString) {
+    fn add(
+        &mut self,
+        source: DriftSource,
+        field: impl ToString,
+        recorded: impl ToString,
+        found: impl ToString,
+    ) {
         let (recorded, found) = (recorded.to_string(), found.to_string());
         if recorded != found {
             self.drift.push(Drift {
+                source,
                 field: field.to_string(),
                 recorded,
                 found,
@@ -132,45 +173,94 @@ impl Comparison {
     fn add_state(&mut self, record: &BackupRecord, stored: &Stored, document: &Document) {
         let [version, key_id, generation, hash, checkpoint] = STATE;
         let (recorded, active) = (record.active(), document.registry().active());
-        self.add(version, recorded.version(), active.version());
-        self.add(key_id, recorded.id_hash(), active.id_hash());
+        self.add(
+            DriftSource::State,
+            version,
+            recorded.version(),
+            active.version(),
+        );
+        self.add(
+            DriftSource::State,
+            key_id,
+            recorded.id_hash(),
+            active.id_hash(),
+        );
         let recorded = &record.note().state;
-        self.add(generation, recorded.generation, document.generation());
-        self.add(hash, &recorded.hash, document.hash());
-        self.add(checkpoint, &recorded.checkpoint, stored.checkpoint_status());
+        self.add(
+            DriftSource::State,
+            generation,
+            recorded.generation,
+            document.generation(),
+        );
+        self.add(DriftSource::State, hash, &recorded.hash, document.hash());
+        self.add(
+            DriftSource::State,
+            checkpoint,
+            &recorded.checkpoint,
+            stored.checkpoint_status(),
+        );
     }
 
+    /// Creation times first: a changed one proves another key.
     fn add_key(&mut self, record: &BackupRecord, profile: &KeyProfile) {
+        let key = DriftSource::Key;
         let note = record.note();
+        for (version, noted) in &note.versions {
+            if let Some(live) = profile.created_at(*version) {
+                let field = format!("versions[{version}].createdAtUnix");
+                self.add(key, field, noted.key.created_at(), live);
+            }
+        }
+
         let limits = &note.limits;
         let [latest, available, decryption, encryption] = KEY;
-        self.add(latest, limits.latest, profile.latest());
-        self.add(available, limits.min_available, profile.min_available());
-        self.add(decryption, limits.min_decryption, profile.min_decryption());
-        self.add(encryption, limits.min_encryption, profile.min_encryption());
+        self.add(key, latest, limits.latest, profile.latest());
+        self.add(
+            key,
+            available,
+            limits.min_available,
+            profile.min_available(),
+        );
+        self.add(
+            key,
+            decryption,
+            limits.min_decryption,
+            profile.min_decryption(),
+        );
+        self.add(
+            key,
+            encryption,
+            limits.min_encryption,
+            profile.min_encryption(),
+        );
         for (version, noted) in &note.versions {
-            let live = profile.created_at(*version);
-            if let Some(live) = live {
-                let field = format!("versions[{version}].createdAtUnix");
-                self.add(field, noted.key.created_at(), live);
-            }
-            let decryptable = live == Some(noted.key.created_at());
+            let decryptable = profile.created_at(*version) == Some(noted.key.created_at());
             let field = format!("versions[{version}].decryptable");
-            self.add(field, noted.decryptable, decryptable);
+            self.add(key, field, noted.decryptable, decryptable);
         }
     }
 
-    fn add_etcd(&mut self, etcd: &NotedEtcd, pair: &Pair, snapshot: Option<&NotedFile>) {
+    fn add_etcd(&mut self, etcd: &EtcdInfo, pair: &Pair, snapshot: Option<&FileInfo>) {
         let [hash, bytes] = FILE;
         match snapshot {
             Some(file) => {
-                self.add(hash, etcd.file.sha256_hex(), file.sha256_hex());
-                self.add(bytes, etcd.file.bytes, file.bytes);
+                self.add(
+                    DriftSource::Etcd,
+                    hash,
+                    etcd.file.sha256_hex(),
+                    file.sha256_hex(),
+                );
+                self.add(DriftSource::Etcd, bytes, etcd.file.bytes, file.bytes);
             }
             None => self.not_compared.extend(FILE.map(str::to_owned)),
         }
         let revision = pair.inventory.totals.revision;
-        self.add("etcdSnapshot.revision", etcd.revision, revision);
+        self.add(
+            DriftSource::Etcd,
+            "etcdSnapshot.revision",
+            etcd.revision,
+            revision,
+        );
         let mut versions: Vec<_> = etcd.required.keys().copied().collect();
         versions.extend(pair.rows.iter().filter_map(|row| row.version));
         versions.sort_unstable();
@@ -180,7 +270,7 @@ impl Comparison {
             let found: u64 = rows.map(|row| row.finding.objects).sum();
             let recorded = etcd.required.get(&version).copied().unwrap_or(0);
             let field = format!("etcdSnapshot.requiredVersions[{version}].objects");
-            self.add(field, recorded, found);
+            self.add(DriftSource::Etcd, field, recorded, found);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Reads a running etcd: every key, of one revision, in pages. It only ever asks for a range, and an
-//! answer that does not hold together is an error.
+//! Reads all keys of a running etcd in pages, at a single revision. The only RPC is Range; an
+//! inconsistent response is an error.
 //!
-//! Where etcd's access control permits its user no more than the keys below a prefix, or the
-//! operator wants no others read, those are read, and the others are counted if that is permitted.
+//! The reading is limited to a prefix if etcd's access control or the operator restricts it. Keys
+//! outside the prefix are counted if permitted.
 
 use std::{
     collections::BTreeMap,
@@ -34,120 +34,124 @@ use super::{
     prefix::{self, is_below},
     unread::Unread,
 };
-use crate::report::one_line;
+use crate::{
+    advice::{Cause, snapshot},
+    report::one_line,
+};
 
-/// Members of one etcd and how to get in.
+/// Members of one etcd cluster, with TLS credentials.
 pub struct LiveEtcd {
     endpoints: Vec<EtcdEndpoint>,
     tls: ClientTlsConfig,
     bounds: Bounds,
-    /// The revision of the first reading. A later one shows the same, unless it was compacted.
+    /// Revision of the first reading. Later readings use it until it is compacted.
     pinned: OnceLock<i64>,
 }
 
-/// Which keys are read.
+/// Range of keys to read.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// The keys below it are read in any case; as [`prefix::parse`] makes it.
+    /// Prefix of the keys that are always read; normalized by [`prefix::parse`].
     pub prefix: String,
-    /// Leave all others unread. Else they are left unread only if etcd refuses them.
+    /// Read the prefix only. Otherwise this happens only if etcd denies access to other keys.
     pub prefix_only: bool,
-    /// The prefixes that the operator allows to stay unread.
+    /// Prefixes with the operator's permission to stay unread.
     pub allowed: Vec<String>,
 }
 
-/// The URL of a member: `https://HOST[:PORT]`, or `http://` on loopback.
+/// Client URL of a member: `https://HOST[:PORT]`, or `http://` on loopback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdEndpoint(Uri);
 
-/// Why a text is no URL of a member.
+/// Error in a client URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointProblem {
-    /// No URL with a host and without a path.
+    /// Unsupported scheme, missing host, or a path, query or user.
     #[error("must be https://HOST:PORT")]
     Form,
-    /// What etcd holds would cross the network readable.
+    /// Data from etcd would cross the network unencrypted.
     #[error("must begin with https://; http:// is allowed to a loopback address only")]
     Plaintext,
 }
 
-/// The files that TLS needs.
+/// Paths of the TLS files.
 #[derive(Debug, Clone)]
 pub struct TlsFiles {
-    /// The certificates that vouch for etcd.
+    /// CA certificates for verifying etcd.
     pub authority: PathBuf,
-    /// The certificate that etcd lets in, and its key.
+    /// Client certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// Why a running etcd gave no answer. Nothing was changed in it.
+/// Failure of a reading. Readings leave etcd unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
-    /// There is nothing to know the server by.
-    #[error("--cacert is missing: without it nothing tells that {endpoint} is your etcd")]
-    NoAuthority {
-        /// The member.
-        endpoint: EtcdEndpoint,
-    },
-    /// A file could not be read.
+    /// CA certificates are required to verify the server.
+    #[error("--cacert is required to verify etcd at {endpoint}")]
+    NoAuthority { endpoint: EtcdEndpoint },
     #[error("cannot read {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The files are no certificates, or the key does not fit.
+    File { path: PathBuf, source: io::Error },
+    /// A file is no PEM certificate, or the key does not match.
     #[error("--cacert, --cert and --key do not make a TLS client")]
     Tls(#[source] transport::Error),
-    /// The system has no resources to run it.
+    /// The system is out of resources.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
-    /// No member could be connected to.
     #[error("cannot connect to etcd: {}", .failures.join("; "))]
     Connect {
-        /// For each member, why.
+        /// One reason per member.
         failures: Vec<String>,
     },
-    /// A member refused or failed.
+    /// A member returned an error, or the connection failed.
     #[error("etcd at {endpoint} gave no objects: {cause}")]
     Call {
-        /// The member.
         endpoint: EtcdEndpoint,
-        /// What it said.
+        /// Status message from the server, or error of the connection.
         cause: String,
     },
-    /// Compaction was faster, again and again.
-    #[error(
-        "etcd removed the revision that was being read {RESTARTS} times; read a snapshot instead: \
-         etcdctl snapshot save FILE"
-    )]
+    /// Compaction removed the revision in each of `RESTARTS + 1` attempts.
+    #[error("etcd removed the revision that was read {RESTARTS} times")]
     Compacted,
-    /// The answer breaks etcd's own rules.
+    /// The response violates the etcd API.
     #[error("the answer of etcd at {endpoint} does not hold together: {broken}")]
     Answer {
-        /// The member.
         endpoint: EtcdEndpoint,
-        /// The broken rule.
+        /// Description of the violation.
         broken: &'static str,
     },
 }
 
+impl LiveError {
+    /// Cause of the failure.
+    #[must_use]
+    pub fn cause(&self) -> &'static Cause {
+        match self {
+            Self::NoAuthority { .. } => &snapshot::ETCD_CA_MISSING,
+            Self::File { .. } | Self::Tls(_) => &snapshot::ETCD_TLS_UNUSABLE,
+            Self::Compacted => &snapshot::ETCD_COMPACTED,
+            Self::Runtime(_) | Self::Connect { .. } | Self::Call { .. } | Self::Answer { .. } => {
+                &snapshot::ETCD_UNREACHABLE
+            }
+        }
+    }
+}
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of one page.
+/// Time limit of one page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The revision that stands for the newest one.
+/// Revision number in a request for the newest revision.
 const NEWEST: i64 = 0;
-/// Objects of one page.
+/// Maximum number of objects per page.
 const PAGE: i64 = 500;
-/// Bytes of one page. Fewer objects are asked for when it has more.
+/// Maximum size of a page in bytes. A larger page is requested again with half of its objects.
 const PAGE_BYTES: usize = 64 << 20;
-/// The API server compacts every five minutes, so a second restart is rare already.
+/// Maximum number of restarts. The API server compacts every five minutes, so even a second one is
+/// rare.
 const RESTARTS: u32 = 5;
-/// Characters of a server's message that are shown.
+/// Maximum number of characters printed from a server's message.
 const MESSAGE: usize = 300;
-/// At most how many prefixes of unread keys are listed, at two calls each.
+/// Maximum number of unread prefixes listed. Each one takes two requests.
 const LISTED: usize = 100;
 const RANGE: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.KV/Range");
 
@@ -155,7 +159,7 @@ impl EtcdEndpoint {
     /// Parses a URL.
     ///
     /// # Errors
-    /// The rule that it breaks.
+    /// The violated rule.
     pub fn parse(text: &str) -> Result<Self, EndpointProblem> {
         let uri: Uri = text.parse().map_err(|_| EndpointProblem::Form)?;
         let authority = uri.authority().ok_or(EndpointProblem::Form)?;
@@ -197,7 +201,7 @@ impl fmt::Debug for LiveEtcd {
 }
 
 impl LiveEtcd {
-    /// Reads the files of TLS. Connects to nothing.
+    /// Reads the TLS files, without connecting.
     ///
     /// # Errors
     /// [`LiveError::NoAuthority`], [`LiveError::File`] or [`LiveError::Tls`].
@@ -215,7 +219,7 @@ impl LiveEtcd {
         if let Some(files) = files {
             tls = tls.ca_certificate(Certificate::from_pem(read(&files.authority)?.as_slice()));
             if let Some((certificate, key)) = &files.client {
-                // TLS makes copies of the key that it does not wipe.
+                // The TLS library copies the key and does not wipe its copies.
                 let identity =
                     Identity::from_pem(read(certificate)?.as_slice(), read(key)?.as_slice());
                 tls = tls.identity(identity);
@@ -227,14 +231,14 @@ impl LiveEtcd {
             bounds,
             pinned: OnceLock::new(),
         };
-        // Whether the files are any good shows now rather than with the first connection.
+        // Reports invalid TLS files here instead of at the first connection.
         for endpoint in &live.endpoints {
             live.endpoint(endpoint).map_err(LiveError::Tls)?;
         }
         Ok(live)
     }
 
-    /// The members, for reports.
+    /// URLs of the members, for reports.
     #[must_use]
     pub fn name(&self) -> String {
         let names: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
@@ -245,11 +249,11 @@ impl LiveEtcd {
         }
     }
 
-    /// Lets `gather` put every object within the bounds into what `new` makes; progress counts
-    /// objects.
+    /// Passes every object within the bounds to `gather`, with an accumulator from `new`. Progress
+    /// counts objects.
     ///
     /// # Errors
-    /// Whatever keeps the reading from its end.
+    /// [`LiveError`] before the last page.
     pub(super) fn read<A>(
         &self,
         on_progress: OnProgress<'_>,
@@ -270,12 +274,12 @@ impl LiveEtcd {
         if let Ok(reading) = &read {
             self.pinned.get_or_init(|| reading.totals.revision);
         }
-        // A name lookup that hangs must not hold up the end.
+        // Avoids waiting for a hanging name lookup.
         runtime.shutdown_background();
         read
     }
 
-    /// The first member that lets itself be connected to.
+    /// Connects to the first available member.
     async fn connect(&self) -> Result<Reader, LiveError> {
         let mut failures = Vec::new();
         for endpoint in &self.endpoints {
@@ -317,19 +321,19 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, LiveError> {
     }
 }
 
-/// One connection.
+/// Connection to a member.
 struct Reader {
     endpoint: EtcdEndpoint,
     grpc: Grpc<Channel>,
 }
 
-/// Why one page did not come.
+/// Failure of one page.
 enum NoPage {
-    /// The revision is gone.
+    /// Compaction removed the revision.
     Compacted,
-    /// The page has more than [`PAGE_BYTES`].
+    /// The page is larger than [`PAGE_BYTES`].
     TooLarge,
-    /// Etcd does not permit its user this range.
+    /// Access to this range is denied.
     Denied(LiveError),
     Other(LiveError),
 }
@@ -366,8 +370,8 @@ impl Reader {
         Err(LiveError::Compacted)
     }
 
-    /// Counts all keys, which shows whether they may be read, and reads those within the bounds at
-    /// the same revision.
+    /// Counts all keys, which also tests read access to them. Then reads the keys within the bounds
+    /// at the same revision.
     async fn read_within(
         &mut self,
         bounds: &Bounds,
@@ -380,12 +384,14 @@ impl Reader {
             Err(NoPage::Denied(_)) => (revision, None),
             Err(error) => return Err(error),
         };
+
         if all.is_some() && !bounds.prefix_only {
             let read = self.read_once(Keys::all(), revision, on_progress, gather);
             return Ok((read.await?, None));
         }
         let below = Keys::below(bounds.prefix.as_bytes());
         let totals = self.read_once(below, revision, on_progress, gather).await?;
+
         let outside = all.map(|all| all.saturating_sub(totals.keys));
         if outside == Some(0) {
             return Ok((totals, None));
@@ -394,6 +400,7 @@ impl Reader {
             Some(_) => self.prefixes(&bounds.prefix, totals.revision).await?,
             None => BTreeMap::new(),
         };
+
         let unread = Unread {
             below: bounds.prefix.clone(),
             keys: outside,
@@ -403,7 +410,7 @@ impl Reader {
         Ok((totals, Some(unread)))
     }
 
-    /// The first prefixes of keys that are not below `known`, with the number of their keys.
+    /// Number of keys per prefix outside `known`, for the first [`LISTED`] prefixes.
     async fn prefixes(
         &mut self,
         known: &str,
@@ -411,7 +418,7 @@ impl Reader {
     ) -> Result<BTreeMap<String, u64>, NoPage> {
         let mut found: BTreeMap<String, u64> = BTreeMap::new();
         let mut rest = Keys::all();
-        // One of them may be the known prefix, which is passed over.
+        // One more iteration, because `known` may take one.
         for _ in 0..=LISTED {
             let request = RangeRequest {
                 limit: 1,
@@ -425,10 +432,12 @@ impl Reader {
             if !rest.contain(key) {
                 return Err(NoPage::Other(self.answer(OUT_OF_ORDER)));
             }
+
             if is_below(key, known) {
                 rest.start = Keys::below(known.as_bytes()).end;
                 continue;
             }
+
             let prefix = prefix::of_key(key, known);
             let (keys, next) = if prefix.len() == key.len() {
                 (1, after(key))
@@ -444,7 +453,7 @@ impl Reader {
         Ok(found)
     }
 
-    /// How many keys there are at the revision, and which one it is if it was to be the newest.
+    /// Number of keys at a revision, and the revision itself, which resolves [`NEWEST`].
     async fn count(&mut self, keys: &Keys, revision: i64) -> Result<(u64, i64), NoPage> {
         let request = RangeRequest {
             count_only: true,
@@ -481,6 +490,7 @@ impl Reader {
                 }
                 page => page?,
             };
+
             let broken = |broken| Err(NoPage::Other(self.answer(broken)));
             if revision == NEWEST {
                 revision = page.header.map_or(0, |header| header.revision);
@@ -488,7 +498,8 @@ impl Reader {
                     return broken("it has no revision");
                 }
             }
-            // Of the first page: the later ones count what is left.
+
+            // Later pages count only the remaining keys.
             let total = *all.get_or_insert_with(|| u64::try_from(page.count).unwrap_or(0));
             for object in &page.kvs {
                 if !keys.contain(&object.key) {
@@ -506,6 +517,7 @@ impl Reader {
                 keys.start = after(&object.key);
                 done += 1;
             }
+
             on_progress(Progress { done, total });
             if !page.more {
                 if done != total {
@@ -532,14 +544,14 @@ impl Reader {
         }
         let codec = ProstCodec::default();
         let asked = self.grpc.unary(Request::new(request), RANGE, codec);
-        // The connection's own limit ends with the headers of the answer.
+        // The timeout of the channel covers the response headers only.
         let Ok(answer) = timeout(PAGE_TIMEOUT, asked).await else {
             let cause = format!("a page did not come within {PAGE_TIMEOUT:?}");
             return Err(NoPage::Other(failed(cause)));
         };
         match answer {
             Ok(answer) => Ok(answer.into_inner()),
-            // Both refusals have this code: one comes from etcd, the other from this client.
+            // Two errors share this code: compaction, from etcd, and page size, from this client.
             Err(status) if status.code() == Code::OutOfRange => {
                 match status.message().contains("has been compacted") {
                     true => Err(NoPage::Compacted),
@@ -563,14 +575,14 @@ impl Reader {
 
 const OUT_OF_ORDER: &str = "its keys are out of order or not those that were asked for";
 
-/// Keys from a first one on, up to another that is not among them.
+/// Half-open range of keys: `start` included, `end` excluded.
 struct Keys {
     start: Bytes,
-    /// The least byte stands for no end, as in etcd's protocol.
+    /// A single zero byte means no end, as in the etcd API.
     end: Bytes,
 }
 
-/// What etcd's protocol takes for the first key and for no end.
+/// In the etcd API, the first key as `start`, and no end as `end`.
 const NUL: Bytes = Bytes::from_static(&[0]);
 
 impl Keys {
@@ -581,8 +593,8 @@ impl Keys {
         }
     }
 
-    /// Those of the API server with this prefix. The byte after a slash ends them, so `/registry-2`
-    /// and `/registry2` are not below `/registry`.
+    /// Keys of the API server with this prefix. `0` is the byte after `/`, so `/registry-2` and
+    /// `/registry2` are outside `/registry`.
     fn below(prefix: &[u8]) -> Self {
         Self {
             start: [prefix, b"/"].concat().into(),
@@ -604,12 +616,12 @@ impl Keys {
     }
 }
 
-/// The least key after this one.
+/// Successor of a key in byte order.
 fn after(key: &[u8]) -> Bytes {
     [key, &[0]].concat().into()
 }
 
-/// What the other side said, or what became of the connection.
+/// Message from the server, or error of the connection.
 fn said(status: &Status) -> String {
     let cause = status
         .source()
@@ -618,8 +630,8 @@ fn said(status: &Status) -> String {
     format!("{}{cause}", message.escape_debug())
 }
 
-/// `etcdserverpb.RangeRequest`, as far as it is used. The rest being absent, the answer is the one
-/// that a majority of members agrees on, in the order of the keys.
+/// `etcdserverpb.RangeRequest`, fields in use only. The defaults of the others select a
+/// linearizable read in key order.
 #[derive(Clone, PartialEq, prost::Message)]
 struct RangeRequest {
     #[prost(bytes = "bytes", tag = "1")]
@@ -649,14 +661,14 @@ struct RangeResponse {
     count: i64,
 }
 
-/// `etcdserverpb.ResponseHeader`, as far as it is used.
+/// `etcdserverpb.ResponseHeader`, fields in use only.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 struct ResponseHeader {
     #[prost(int64, tag = "3")]
     revision: i64,
 }
 
-/// `mvccpb.KeyValue`, as far as it is used.
+/// `mvccpb.KeyValue`, fields in use only.
 #[derive(Clone, PartialEq, prost::Message)]
 struct KeyValue {
     #[prost(bytes = "bytes", tag = "1")]

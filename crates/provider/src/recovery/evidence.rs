@@ -1,5 +1,5 @@
-//! Reads what etcd and its backups hold, to learn which versions of the key their objects need. All
-//! sources are read to their ends, or there is no answer.
+//! Reads etcd and its backups to determine the key versions needed by their objects. Fails unless
+//! all sources are read completely.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use etcd_snapshot::{
 };
 use kms_domain::recovery::{
     evidence::{Evidence, Stored, Usage},
-    origin::Lineage,
+    resolve::KeyResolver,
 };
 
 use super::{
@@ -18,41 +18,39 @@ use super::{
     unread::Unread,
 };
 
-/// Where the objects are read from.
 #[derive(Debug)]
 pub struct EvidenceSources {
     sources: Vec<EtcdSource>,
     prefix: Option<String>,
 }
 
-/// Sources, and who watches the reading of them.
+/// Sources with a progress callback.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
-    /// All of them.
     pub sources: &'a EvidenceSources,
-    /// How their reading comes on; each is an equal share.
+    /// Progress over all sources, with an equal share for each.
     pub on_progress: OnProgress<'a>,
 }
 
-/// What a source shows. None of its objects is kept.
+/// Result of one source, without its objects.
 #[derive(Debug)]
 pub struct SourceRead {
-    /// The file or the servers.
+    /// Path of the file, or URLs of the members.
     pub name: String,
-    /// What vouches for it.
+    /// Integrity status of the source.
     pub trust: Trust,
-    /// The etcd revision that it shows.
+    /// Revision of the reading.
     pub revision: i64,
-    /// Keys of a running etcd that were left unread.
+    /// Keys outside the permitted or requested range of a running etcd.
     pub unread: Option<Unread>,
-    /// What its objects need of the key.
+    /// Key versions needed by its objects.
     pub evidence: Evidence,
-    /// Where this provider protects objects of a resource: those of the same resource that it does
-    /// not protect.
+    /// For each resource with objects of this provider: the number of its objects under other
+    /// protection.
     pub otherwise: BTreeMap<String, BTreeMap<Protected, u64>>,
 }
 
-/// A source gave no answer.
+/// Failed reading of a source.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the evidence could not be read, so it is not known which versions of the key the objects in \
@@ -60,16 +58,14 @@ pub struct SourceRead {
      copy, and try again; do not retire a version on the strength of the other sources alone"
 )]
 pub struct EvidenceUnread {
-    /// The file or the servers.
+    /// Path of the file, or URLs of the members.
     pub source_name: String,
-    /// Why.
     #[source]
     pub cause: Box<EtcdError>,
 }
 
 impl EvidenceSources {
-    /// Takes what is to be read; `prefix` is that of the API server whose resources go by their names
-    /// alone. `None` without a source.
+    /// `None` if `sources` is empty. Resources below `prefix` are listed by name alone.
     #[must_use]
     pub fn new(sources: Vec<EtcdSource>, prefix: Option<String>) -> Option<Self> {
         (!sources.is_empty()).then_some(Self { sources, prefix })
@@ -77,11 +73,11 @@ impl EvidenceSources {
 }
 
 impl Asked<'_> {
-    /// Reads every source to its end.
+    /// Reads all sources.
     ///
     /// # Errors
-    /// [`EvidenceUnread`], with the first source that gives no answer.
-    pub fn read(&self, lineage: &Lineage) -> Result<Vec<SourceRead>, EvidenceUnread> {
+    /// [`EvidenceUnread`] for the first source that fails.
+    pub fn read(&self, lineage: &KeyResolver) -> Result<Vec<SourceRead>, EvidenceUnread> {
         let EvidenceSources { sources, prefix } = self.sources;
         let wanted = Wanted {
             revisions: Revisions::All,
@@ -110,7 +106,7 @@ impl Asked<'_> {
 }
 
 impl SourceRead {
-    fn of(inventory: &Inventory, lineage: &Lineage) -> Self {
+    fn of(inventory: &Inventory, lineage: &KeyResolver) -> Self {
         let provider = lineage.scope().identity().provider_name.as_str();
         let stored = inventory.groups.iter().map(|group| Stored {
             key_id: group.stored(),
@@ -133,7 +129,7 @@ impl SourceRead {
         }
     }
 
-    /// Whether it is a running etcd.
+    /// Whether the source is a running etcd.
     #[must_use]
     pub fn is_live(&self) -> bool {
         matches!(self.trust, Trust::Live { .. })

@@ -1,26 +1,80 @@
-//! What etcd and its backups show about the versions of the key, as the reports on retirement and
-//! rotation have it in common.
+//! The versions of the key in etcd and its backups: rows, checks and limitations common to the results on
+//! retirement and rotation.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-};
+use std::collections::BTreeMap;
 
 use kms_domain::{
-    recovery::evidence::{Unaccounted, Usage},
+    recovery::evidence::{Unresolved, Usage},
     registry::{RecordState, Registry},
     transit::TransitVersion,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{evidence::SourceRead, inventory::without_prefix, scan, unread::Unread};
-use crate::report::{Check, one_line};
+use super::{
+    evidence::{EvidenceUnread, SourceRead},
+    inventory::without_prefix,
+    scan,
+    unread::Unread,
+};
+use crate::{
+    advice::{
+        Advice, Cause, Site,
+        evidence::OBJECTS_DAMAGED,
+        retirement::{NEEDS_UNRESOLVED, REMOVED_BEFORE, SOURCE_UNVERIFIED, SOURCE_WITHOUT_OBJECTS},
+    },
+    report::{CheckResult, counted as number, one_line, table::Table},
+};
+
+/// The installation and the command line that ask, for the steps of causes.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    pub site: Site<'a>,
+    /// The command line without the options that apply a plan.
+    pub again: &'a str,
+    /// `again` without the limit to a prefix of etcd.
+    pub unbounded: &'a str,
+}
+
+/// Values of placeholders.
+pub type Values = Vec<(&'static str, String)>;
+
+impl Asker<'_> {
+    #[must_use]
+    pub fn advise(&self, cause: &Cause, values: &Values) -> Advice {
+        let mut all: Vec<_> = values.iter().map(|(name, it)| (*name, &**it)).collect();
+        all.push(("again", self.again));
+        cause.advise(&self.site, &all)
+    }
+
+    /// Values of unread keys: options to read or to accept them.
+    #[must_use]
+    pub fn of_unread(&self, source: &str, unread: &Unread) -> Values {
+        let names: Vec<_> = unread.prefixes.keys().cloned().collect();
+        let read = match unread.keys {
+            Some(_) => ("unbounded", self.unbounded.to_owned()),
+            None => ("refusing", source.to_owned()),
+        };
+        let prefixes = match names.is_empty() {
+            true => "PREFIX,...".to_owned(),
+            false => names.join(","),
+        };
+        vec![read, ("prefixes", prefixes)]
+    }
+}
+
+/// Values of a source that failed.
+#[must_use]
+pub fn of_failure(error: &EvidenceUnread) -> Values {
+    let form = error.cause.next_step().map(|step| ("form", step));
+    let source = ("source", error.source_name.clone());
+    form.into_iter().chain([source]).collect()
+}
 
 /// One source.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct SourceShown {
+pub struct SourceRow {
     source: String,
     /// `running-etcd` or `snapshot`.
     kind: &'static str,
@@ -28,23 +82,23 @@ pub struct SourceShown {
     revision: i64,
     /// Of this provider: newest revisions alone.
     objects: u64,
-    versions: Vec<VersionShown>,
+    versions: Vec<VersionRow>,
     /// Objects of this provider that name no version that is known here.
-    unaccounted_objects: u64,
+    unresolved_objects: u64,
     /// The first few kinds of those.
-    unaccounted: Vec<UnaccountedShown>,
+    unresolved: Vec<UnresolvedRow>,
     /// Keys that were not read; absent if all were.
     #[serde(skip_serializing_if = "Option::is_none")]
     unread: Option<Unread>,
     /// Values that Kubernetes itself would refuse, by resource.
     damaged_values: BTreeMap<String, u64>,
     /// Objects that rewriting alone does not put under this provider, of resources that it protects.
-    otherwise_protected: Vec<OtherwiseShown>,
+    otherwise_protected: Vec<OtherwiseRow>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct VersionShown {
+struct VersionRow {
     transit_version: u64,
     /// In the state of this node; absent if the state does not have the version.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +111,7 @@ struct VersionShown {
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct UnaccountedShown {
+struct UnresolvedRow {
     key_id_hash: String,
     code: &'static str,
     reason: String,
@@ -67,7 +121,7 @@ struct UnaccountedShown {
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct OtherwiseShown {
+struct OtherwiseRow {
     resource: String,
     protection: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,10 +129,10 @@ struct OtherwiseShown {
     objects: u64,
 }
 
-/// What the records of a node say of each version.
+/// Record of a node for each version.
 pub type States = BTreeMap<TransitVersion, RecordState>;
 
-/// How many kinds of unaccounted objects are shown.
+/// How many kinds of unresolved objects are shown.
 const FEW: usize = 10;
 
 /// The states in a registry.
@@ -90,24 +144,21 @@ pub fn states(registry: &Registry) -> States {
         .collect()
 }
 
-impl SourceShown {
-    /// Puts what was read into rows.
+impl SourceRow {
+    /// The rows of the sources.
     #[must_use]
     pub fn of(read: &SourceRead, states: &States) -> Self {
         let evidence = &read.evidence;
-        let unaccounted = || unaccounted(read).map(|it| it.usage.objects());
-        let versions = evidence
-            .needs()
-            .iter()
-            .map(|(version, usage)| VersionShown {
-                transit_version: version.get(),
-                state: states.get(version).map(|state| state.as_str()),
-                objects: usage.objects(),
-                resources: usage.newest.clone(),
-                older_revisions: usage.older.clone(),
-            });
+        let unresolved = || unresolved(read).map(|it| it.usage.objects());
+        let versions = evidence.needs().iter().map(|(version, usage)| VersionRow {
+            transit_version: version.get(),
+            state: states.get(version).map(|state| state.as_str()),
+            objects: usage.objects(),
+            resources: usage.newest.clone(),
+            older_revisions: usage.older.clone(),
+        });
         let otherwise = read.otherwise.iter().flat_map(|(resource, rows)| {
-            rows.iter().map(|(protected, objects)| OtherwiseShown {
+            rows.iter().map(|(protected, objects)| OtherwiseRow {
                 resource: resource.clone(),
                 protection: protected.as_str(),
                 provider: protected.provider().map(str::to_owned),
@@ -124,79 +175,103 @@ impl SourceShown {
             revision: read.revision,
             objects: evidence.objects(),
             versions: versions.collect(),
-            unaccounted_objects: unaccounted().fold(0, u64::saturating_add),
-            unaccounted: self::unaccounted(read)
+            unresolved_objects: unresolved().fold(0, u64::saturating_add),
+            unresolved: self::unresolved(read)
                 .take(FEW)
-                .map(UnaccountedShown::of)
+                .map(UnresolvedRow::of)
                 .collect(),
             unread: read.unread.clone(),
             damaged_values: evidence.damaged().newest.clone(),
             otherwise_protected: otherwise.collect(),
         }
     }
-
-    /// Writes its lines.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(
-            out,
-            "source: {} ({}, {}, revision {}): {} objects of this provider",
-            self.source, self.kind, self.integrity, self.revision, self.objects
-        )?;
-        for version in &self.versions {
-            write!(out, "  version {}", version.transit_version)?;
-            if let Some(state) = version.state {
-                write!(out, " ({state})")?;
-            }
-            write!(out, ": {} objects", version.objects)?;
-            if version.objects > 0 {
-                write!(out, " ({})", counted(&version.resources))?;
-            }
-            if !version.older_revisions.is_empty() {
-                write!(
-                    out,
-                    "; older revisions: {}",
-                    counted(&version.older_revisions)
-                )?;
-            }
-            writeln!(out)?;
-        }
-        for row in &self.unaccounted {
-            writeln!(
-                out,
-                "  unaccounted: {} objects ({}), keyIdHash={}: [{}] {}",
-                row.objects,
-                counted(&row.resources),
-                row.key_id_hash,
-                row.code,
-                row.reason
-            )?;
-        }
-        if let Some(unread) = &self.unread {
-            writeln!(out, "  unread: {}", unread.describe())?;
-        }
-        if !self.damaged_values.is_empty() {
-            writeln!(out, "  damaged values: {}", counted(&self.damaged_values))?;
-        }
-        for row in &self.otherwise_protected {
-            write!(
-                out,
-                "  not under this provider: {} {} {}",
-                row.resource, row.objects, row.protection
-            )?;
-            match &row.provider {
-                Some(provider) => writeln!(out, " provider={provider}")?,
-                None => writeln!(out)?,
-            }
-        }
-        Ok(())
-    }
 }
 
-impl UnaccountedShown {
-    fn of(row: &Unaccounted) -> Self {
+/// Rows of the sources for text.
+#[must_use]
+pub fn tables(rows: &[SourceRow]) -> Vec<Table> {
+    let mut sources = Table::new(
+        "sources",
+        ["source", "kind", "integrity", "revision", "objects"],
+    );
+    let mut versions = Table::new(
+        "versions in etcd",
+        [
+            "version",
+            "state",
+            "objects",
+            "resources",
+            "older revisions",
+            "source",
+        ],
+    );
+    let mut unresolved = Table::new(
+        "objects of unknown versions",
+        [
+            "objects",
+            "code",
+            "resources",
+            "reason",
+            "key_id hash",
+            "source",
+        ],
+    );
+    let mut otherwise = Table::new(
+        "objects of the same resources that are not under this provider",
+        ["resource", "objects", "protection", "provider", "source"],
+    );
+    let mut unread = Table::new("not read, or damaged", ["source", "finding"]);
+    for row in rows {
+        let source = row.source.as_str();
+        sources.row([
+            source,
+            row.kind,
+            row.integrity,
+            &row.revision.to_string(),
+            &row.objects.to_string(),
+        ]);
+        for it in &row.versions {
+            versions.row([
+                &it.transit_version.to_string(),
+                it.state.unwrap_or_default(),
+                &it.objects.to_string(),
+                &counted(&it.resources),
+                &counted(&it.older_revisions),
+                source,
+            ]);
+        }
+        for it in &row.unresolved {
+            unresolved.row([
+                &it.objects.to_string(),
+                it.code,
+                &counted(&it.resources),
+                &it.reason,
+                &it.key_id_hash,
+                source,
+            ]);
+        }
+        for it in &row.otherwise_protected {
+            otherwise.row([
+                &it.resource,
+                &it.objects.to_string(),
+                it.protection,
+                it.provider.as_deref().unwrap_or_default(),
+                source,
+            ]);
+        }
+        if let Some(keys) = &row.unread {
+            unread.row([source, &keys.describe()]);
+        }
+        if !row.damaged_values.is_empty() {
+            let damaged = counted(&row.damaged_values);
+            unread.row([source, &format!("damaged values: {damaged}")]);
+        }
+    }
+    vec![sources, versions, unresolved, otherwise, unread]
+}
+
+impl UnresolvedRow {
+    fn of(row: &Unresolved) -> Self {
         Self {
             key_id_hash: row.key_id_hash.to_string(),
             code: row.gap.code(),
@@ -208,8 +283,8 @@ impl UnaccountedShown {
 }
 
 /// Those of whose older revisions nothing follows left out.
-fn unaccounted(read: &SourceRead) -> impl Iterator<Item = &Unaccounted> {
-    let rows = read.evidence.unaccounted().iter();
+fn unresolved(read: &SourceRead) -> impl Iterator<Item = &Unresolved> {
+    let rows = read.evidence.unresolved().iter();
     rows.filter(|row| row.usage.objects() > 0)
 }
 
@@ -223,15 +298,15 @@ pub fn counted(resources: &BTreeMap<String, u64>) -> String {
     counts.join(", ")
 }
 
-/// Whether the sources were read, and vouched for.
+/// Whether the sources were read with proven integrity.
 #[must_use]
-pub fn checks_of_reading(sources: &[SourceRead]) -> Vec<Check> {
+pub fn checks_of_reading(sources: &[SourceRead], asker: Asker<'_>) -> Vec<CheckResult> {
     let (id, title) = scan::READ;
     let read: Vec<_> = sources
         .iter()
         .map(|source| format!("{} at revision {}", source.name, source.revision))
         .collect();
-    let read = Check::pass(id, title).message(read.join(", "));
+    let read = CheckResult::pass(id, title).message(read.join(", "));
 
     let (id, title) = scan::INTEGRITY;
     let doubts: Vec<_> = sources
@@ -239,10 +314,9 @@ pub fn checks_of_reading(sources: &[SourceRead]) -> Vec<Check> {
         .filter_map(|source| Some(format!("{}: {}", source.name, source.trust.doubt()?)))
         .collect();
     let integrity = match doubts.is_empty() {
-        true => Check::pass(id, title),
-        false => Check::warn(id, title, doubts.join("; "))
-            .impact("what was read may not be all that is there")
-            .remediation("save snapshots with: etcdctl snapshot save FILE"),
+        true => CheckResult::pass(id, title),
+        false => CheckResult::warn(id, title, doubts.join("; "))
+            .because(asker.advise(&SOURCE_UNVERIFIED, &Vec::new())),
     };
     vec![read, integrity]
 }
@@ -254,12 +328,12 @@ pub fn unread_keys(sources: &[SourceRead]) -> impl Iterator<Item = &Unread> {
 
 const OBJECTS: (&str, &str) = ("etcd.objects", "Objects of this provider");
 
-/// Whether what the sources hold can be told to the last object.
+/// Whether every object of the sources is known.
 #[must_use]
 pub fn checks_of_objects<'s>(
     sources: impl IntoIterator<Item = &'s SourceRead> + Clone,
-    provider: &str,
-) -> Vec<Check> {
+    asker: Asker<'_>,
+) -> Vec<CheckResult> {
     let each = |row: &dyn Fn(&SourceRead) -> Option<String>| -> Option<String> {
         let found = sources.clone().into_iter();
         let found: Vec<_> = found
@@ -271,55 +345,45 @@ pub fn checks_of_objects<'s>(
     let (id, title) = OBJECTS;
     let none = each(&|source| (source.evidence.objects() == 0).then(|| "none".to_owned()));
     let objects = match none {
-        None => Check::pass(id, title),
-        Some(found) => Check::fail(id, title, found)
-            .impact(format!(
-                "without an object of provider {provider} it shows nothing about the key"
-            ))
-            .remediation(
-                "check that it is of this cluster, and transit.keyIdScope.providerName; leave out a \
-                 snapshot from before the provider was in use",
-            ),
+        None => CheckResult::pass(id, title),
+        Some(found) => CheckResult::fail(id, title, found)
+            .because(asker.advise(&SOURCE_WITHOUT_OBJECTS, &Vec::new())),
     };
 
     let (id, title) = scan::VALUES;
     let damaged = |usage: &Usage| (usage.objects() > 0).then(|| counted(&usage.newest));
     let values = match each(&|source| damaged(source.evidence.damaged())) {
-        None => Check::pass(id, title),
-        Some(found) => Check::fail(id, title, format!("damaged: {found}"))
-            .impact("nobody can tell which version these objects need")
-            .remediation(
-                "find them with scan-etcd --show-names and restore them from a backup; do not \
-                 retire a version before",
-            ),
+        None => CheckResult::pass(id, title),
+        Some(found) => CheckResult::fail(id, title, format!("damaged: {found}"))
+            .because(asker.advise(&OBJECTS_DAMAGED, &Vec::new())),
     };
 
     let (id, title) = scan::KEY_IDS;
     let first = |source: &SourceRead| {
-        let row = unaccounted(source).next()?;
-        let all = unaccounted(source).map(|row| row.usage.objects());
+        let row = unresolved(source).next()?;
+        let all = unresolved(source).map(|row| row.usage.objects());
         Some(format!(
-            "{} objects name no version that is known here, such as {} ({})",
-            all.fold(0, u64::saturating_add),
+            "{} of unknown version, such as {} ({})",
+            number(all.fold(0, u64::saturating_add), "object"),
             counted(&row.usage.newest),
             one_line(&row.gap)
         ))
     };
     let key_ids = match each(&first) {
-        None => Check::pass(id, title),
-        Some(found) => Check::fail(id, title, found)
-            .impact("nobody can tell which version these objects need")
-            .remediation(
-                "verify-backup tells for each key_id what is missing and what helps; do not \
-                 retire a version before, and do not delete the objects",
-            ),
+        None => CheckResult::pass(id, title),
+        Some(found) => CheckResult::fail(id, title, found)
+            .because(asker.advise(&NEEDS_UNRESOLVED, &Vec::new())),
     };
     vec![objects, values, key_ids]
 }
 
 /// Objects that this node has stopped to decrypt before, if there are any.
 #[must_use]
-pub fn check_of_withdrawn(sources: &[SourceRead], states: &States) -> Option<Check> {
+pub fn check_of_withdrawn(
+    sources: &[SourceRead],
+    states: &States,
+    asker: Asker<'_>,
+) -> Option<CheckResult> {
     let withdrawn = states.iter().filter(|(_, state)| !state.is_retained());
     let needed: Vec<_> = withdrawn
         .map(|(version, state)| (*version, *state, uses(sources, *version)))
@@ -335,16 +399,12 @@ pub fn check_of_withdrawn(sources: &[SourceRead], states: &States) -> Option<Che
     }
     let uses: Vec<_> = needed.into_iter().flat_map(|(.., uses)| uses).collect();
     Some(
-        Check::warn(
+        CheckResult::warn(
             "key.removed_before",
             "Versions that this node does not decrypt any more",
             uses.join("; "),
         )
-        .impact("the API server of this node cannot read these objects")
-        .remediation(format!(
-            "bring them back: bao-kms-provider restore-versions --versions {}",
-            removed.join(",")
-        )),
+        .because(asker.advise(&REMOVED_BEFORE, &vec![("versions", removed.join(","))])),
     )
 }
 
@@ -353,15 +413,15 @@ pub fn check_of_withdrawn(sources: &[SourceRead], states: &States) -> Option<Che
 pub fn uses(sources: &[SourceRead], version: TransitVersion) -> Vec<String> {
     let needed = usage_of(sources, version).filter(|(_, usage)| usage.objects() > 0);
     let lines = needed.map(|(source, usage)| {
-        let objects = usage.objects();
+        let objects = number(usage.objects(), "object");
         let by = counted(&usage.newest);
         let name = &source.name;
-        format!("version {version} is needed by {objects} objects ({by}) in {name}")
+        format!("version {version} is needed by {objects} ({by}) in {name}")
     });
     lines.collect()
 }
 
-/// What is under the version, source by source.
+/// Objects under the version, by source.
 pub fn usage_of(
     sources: &[SourceRead],
     version: TransitVersion,
@@ -370,24 +430,20 @@ pub fn usage_of(
     sources.filter_map(move |source| Some((source, source.evidence.needs().get(&version)?)))
 }
 
-/// The way to put all objects of these resources under the active version. Those below another
-/// prefix are of another API server.
+/// Values of the steps that rewrite all objects of these resources. Those below another prefix are of
+/// another API server.
 #[must_use]
-pub fn rewrite<'r>(resources: impl IntoIterator<Item = &'r str>) -> String {
-    let resources: Vec<_> = resources.into_iter().collect();
-    let elsewhere = |resource: &&str| without_prefix(resource) != *resource;
-    let through = match resources.iter().any(elsewhere) {
-        true => " at the API server with that prefix",
-        false => "",
-    };
-    format!(
-        "rewrite {} under the active version, each with \
-         `kubectl get RESOURCE --all-namespaces -o json | kubectl replace -f -`{through}",
-        resources.join(", ")
-    )
+pub fn rewrite<'r>(resources: impl IntoIterator<Item = &'r str>) -> Values {
+    let (here, elsewhere): (Vec<_>, Vec<_>) = resources
+        .into_iter()
+        .partition(|resource| without_prefix(resource) == *resource);
+    let elsewhere: Vec<_> = elsewhere.into_iter().map(without_prefix).collect();
+    let named = [("resources", here), ("elsewhere", elsewhere)];
+    let named = named.into_iter().filter(|(_, names)| !names.is_empty());
+    named.map(|(name, names)| (name, names.join(","))).collect()
 }
 
-/// What no reading of these sources can show, in whole sentences.
+/// Limits of these sources, in whole sentences.
 #[must_use]
 pub fn limits(sources: &[SourceRead]) -> Vec<String> {
     let mut limits = vec![

@@ -1,32 +1,28 @@
-//! Recognises the form of a file that was given as an etcd snapshot, by its first bytes. A file of
-//! another form says nothing of the data: it is named, and never called damaged.
+//! Detects the format of a file given as an etcd snapshot, from its first bytes. Another format is
+//! no evidence of damage, so errors name the format only.
 
 use std::{fmt, path::Path};
 
-use crate::report::shell;
+use crate::{
+    advice::{Found, snapshot},
+    report::shell,
+};
 
-/// Form of a file that is no bbolt database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Read directly.
+    /// Unpacked by this program.
     Gzip,
-    /// Read directly.
+    /// Unpacked by this program.
     Zip,
-    /// Read directly.
+    /// Unpacked by this program.
     Zstd,
-    /// Read directly.
+    /// Unpacked by this program.
     Tar,
-    /// `xz`.
     Xz,
-    /// `bzip2`.
     Bzip2,
-    /// `lz4`.
     Lz4,
-    /// `lzip`.
     Lzip,
-    /// 7-Zip.
     SevenZip,
-    /// RAR.
     Rar,
     /// Encrypted with age.
     Age,
@@ -34,11 +30,11 @@ pub enum Form {
     OpenPgp,
     /// Encrypted with `openssl enc`.
     OpenSsl,
-    /// What `bao operator raft snapshot save` writes.
+    /// From `bao operator raft snapshot save`.
     RaftSnapshot,
-    /// bbolt: an etcd snapshot where something else was asked for.
+    /// bbolt, such as an etcd snapshot given as another file.
     Database,
-    /// SQLite, which k3s uses unless it has embedded etcd.
+    /// SQLite, the datastore of k3s without embedded etcd.
     Sqlite,
     /// HTML or XML, such as the error page of a proxy or of an object store.
     Markup,
@@ -52,7 +48,7 @@ pub enum Form {
     Special,
 }
 
-/// Numbers that a form begins with.
+/// Magic numbers at the start of a file.
 const MAGIC: [(&[u8], Form); 21] = [
     (b"\x1f\x8b", Form::Gzip),
     (b"PK\x03\x04", Form::Zip),
@@ -69,7 +65,7 @@ const MAGIC: [(&[u8], Form); 21] = [
     (b"-----BEGIN PGP MESSAGE-----", Form::OpenPgp),
     (b"Salted__", Form::OpenSsl),
     (b"SQLite format 3\0", Form::Sqlite),
-    // The first packet of an encrypted OpenPGP message: a session key, for a public key or for a
+    // First packet of an encrypted OpenPGP message: a session key, encrypted with a public key or a
     // passphrase.
     (b"\x84\x5e\x03", Form::OpenPgp),
     (b"\x85\x01\x0c\x03", Form::OpenPgp),
@@ -78,13 +74,13 @@ const MAGIC: [(&[u8], Form); 21] = [
     (b"\xc1\xc0", Form::OpenPgp),
     (b"\xc3\x0d\x04", Form::OpenPgp),
 ];
-/// Where a tar header has its name, in every dialect since POSIX.1-1988.
+/// Range of the magic in a tar header, in all formats since POSIX.1-1988.
 const USTAR: std::ops::Range<usize> = 257..262;
-/// How much of a text is looked at.
+/// Number of leading bytes examined for text.
 const TEXT: usize = 512;
 
 impl Form {
-    /// The form of a file that begins with `head`, which is all of a shorter file.
+    /// Detects the format from `head`, the start of a file or a whole shorter file.
     #[must_use]
     pub fn of(head: &[u8]) -> Option<Self> {
         if head.is_empty() {
@@ -97,7 +93,7 @@ impl Form {
         if head.get(USTAR).is_some_and(|name| name == b"ustar") {
             return Some(Self::Tar);
         }
-        // zstd writes such a frame before others for data of its users.
+        // A skippable frame with user data, which zstd allows before other frames.
         if matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]) {
             return Some(Self::Zstd);
         }
@@ -115,46 +111,64 @@ impl Form {
         }
     }
 
-    /// What helps with the file at `path`: a command that unpacks it where there is one.
+    /// Cause of the refusal of this file as an etcd snapshot.
     #[must_use]
-    pub fn next_step(self, path: &Path) -> String {
+    pub fn cause(self, path: &Path) -> Found {
+        let cause = match self {
+            Self::Directory => {
+                let database = shell(&path.join("member/snap/db"));
+                return (&snapshot::DIRECTORY, vec![("database", database)]);
+            }
+            Self::RaftSnapshot => &snapshot::OPENBAO_AS_ETCD,
+            Self::Sqlite => &snapshot::SQLITE,
+            Self::Special => &snapshot::DEVICE,
+            Self::Database | Self::Markup | Self::Text | Self::Empty => &snapshot::WRONG_FILE,
+            Self::Gzip
+            | Self::Zip
+            | Self::Zstd
+            | Self::Tar
+            | Self::Xz
+            | Self::Bzip2
+            | Self::Lz4
+            | Self::Lzip
+            | Self::SevenZip
+            | Self::Rar
+            | Self::Age
+            | Self::OpenPgp
+            | Self::OpenSsl => &snapshot::PACKED,
+        };
+        let unpack = self.unpack(path).map(|command| ("unpack", command));
+        (cause, unpack.into_iter().collect())
+    }
+
+    /// Command that unpacks or decrypts the file.
+    fn unpack(self, path: &Path) -> Option<String> {
         let file = shell(path);
-        let unpack = |command: &str| format!("unpack it and name the result: {command} {file}");
-        match self {
-            Self::Gzip => unpack("gzip -dk"),
-            Self::Zip => unpack("unzip"),
-            Self::Zstd => unpack("zstd -d --long=31"),
-            Self::Tar => unpack("tar -xf"),
-            Self::Xz => unpack("xz -dk"),
-            Self::Bzip2 => unpack("bzip2 -dk"),
-            Self::Lz4 => unpack("lz4 -dk"),
-            Self::Lzip => unpack("lzip -dk"),
-            Self::SevenZip => unpack("7z x"),
-            Self::Rar => unpack("unrar x"),
-            Self::Age => {
-                format!("decrypt it and name the result: age -d -i IDENTITY -o etcd.db {file}")
-            }
-            Self::OpenPgp => format!("decrypt it and name the result: gpg -o etcd.db -d {file}"),
-            Self::OpenSsl => {
-                "decrypt it with `openssl enc -d` and the options of its encryption".to_owned()
-            }
-            Self::RaftSnapshot => {
-                "name the etcd snapshot of the set; this file belongs to --openbao-snapshot"
-                    .to_owned()
-            }
-            Self::Database => "name it with --etcd-snapshot".to_owned(),
-            Self::Sqlite => {
-                "name an etcd snapshot; a k3s server with SQLite has no etcd".to_owned()
-            }
-            Self::Directory => format!(
-                "name the snapshot in it, or the database of a stopped member: {}",
-                shell(&path.join("member/snap/db"))
-            ),
-            Self::Special => "save its content to a file and name that file".to_owned(),
-            Self::Markup | Self::Text | Self::Empty => {
-                "copy the snapshot again from where it was saved, and compare its hash".to_owned()
-            }
-        }
+        let command = match self {
+            Self::Gzip => "gzip -dk",
+            Self::Zip => "unzip",
+            Self::Zstd => "zstd -d --long=31",
+            Self::Tar => "tar -xf",
+            Self::Xz => "xz -dk",
+            Self::Bzip2 => "bzip2 -dk",
+            Self::Lz4 => "lz4 -dk",
+            Self::Lzip => "lzip -dk",
+            Self::SevenZip => "7z x",
+            Self::Rar => "unrar x",
+            Self::Age => "age -d -i IDENTITY -o etcd.db",
+            Self::OpenPgp => "gpg -o etcd.db -d",
+            // With the options of its encryption.
+            Self::OpenSsl => "openssl enc -d OPTIONS -out etcd.db -in",
+            Self::RaftSnapshot
+            | Self::Database
+            | Self::Sqlite
+            | Self::Markup
+            | Self::Text
+            | Self::Empty
+            | Self::Directory
+            | Self::Special => return None,
+        };
+        Some(format!("{command} {file}"))
     }
 }
 
@@ -211,14 +225,14 @@ mod tests {
         ] {
             assert_eq!(Form::of(head), form, "{head:?}");
         }
-        // A character that the end of the head cuts in two.
+        // The end of the head splits the last character.
         let long = [vec![b'x'; TEXT - 1], "ü".into()].concat();
         assert_eq!(Form::of(&long), Some(Form::Text));
     }
 
     #[test]
     fn a_command_takes_the_path_as_one_word() {
-        let step = Form::Xz.next_step(Path::new("/backup/etcd 1.xz"));
-        assert!(step.ends_with(": xz -dk '/backup/etcd 1.xz'"), "{step}");
+        let command = Form::Xz.unpack(Path::new("/backup/etcd 1.xz"));
+        assert_eq!(command.as_deref(), Some("xz -dk '/backup/etcd 1.xz'"));
     }
 }

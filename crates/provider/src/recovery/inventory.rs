@@ -1,5 +1,6 @@
-//! What etcd holds, added up: per resource how its objects are protected, and per `key_id` what must
-//! stay decryptable. No object is kept, so memory grows with what is different, not with the file.
+//! Inventory of etcd: per resource the protection of its objects, and per `key_id` the encrypted
+//! DEKs that must stay decryptable. Objects are counted, then dropped, so memory grows with the
+//! number of distinct values rather than with the file.
 
 mod superseded;
 mod tally;
@@ -18,7 +19,7 @@ use etcd_snapshot::{
 use kms_domain::{
     annotations::{Annotations, AnnotationsInvalid},
     digest::TextHash,
-    recovery::origin::{Lineage, StoredKeyId},
+    recovery::resolve::{KeyResolver, StoredKeyId},
 };
 use superseded::Superseded;
 pub(super) use tally::name;
@@ -30,26 +31,26 @@ use super::{
     unread::Unread,
 };
 
-/// Which revisions are counted, and what of them is kept. Every key is: an object that this key
-/// protects needs it, whichever API server it belongs to.
+/// Revisions to count, and details to keep. Keys of every API server are counted, because all
+/// objects that a Transit key protects need it.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// The newest of each key, or all that compaction has left.
+    /// The newest revision of each key, or all revisions since the last compaction.
     pub revisions: Revisions,
-    /// The `--etcd-prefix` of the API server in question, with a slash before it; `None` if every API
-    /// server of this etcd is.
+    /// The `--etcd-prefix` of the selected API server, with a leading slash; `None` selects all API
+    /// servers of this etcd.
     pub prefix: Option<String>,
-    /// Keep the names of the first few objects of every row.
+    /// Keep the names of the first `FEW` objects of every row.
     pub names: bool,
 }
 
 impl Wanted {
-    /// The prefix whose resources go by their names alone.
+    /// Resources below this prefix are listed by name alone.
     fn known_prefix(&self) -> &str {
         self.prefix.as_deref().unwrap_or(DEFAULT)
     }
 
-    /// Appends the name of the resource that `key` is of: `secrets`, or outside the known prefix
+    /// Appends the resource name of `key`: `secrets`, or outside the known prefix
     /// `secrets below /openshift.io`, or [`NO_RESOURCE`].
     pub(super) fn append_resource(&self, key: &[u8], text: &mut Vec<u8>) {
         let known = self.known_prefix();
@@ -71,157 +72,157 @@ impl Wanted {
     }
 }
 
-/// Between a resource and its prefix. No resource has a slash in its name.
+/// Separates a resource from its prefix. Unambiguous: a resource name contains no slash.
 const BELOW: &str = " below ";
 
-/// The resource of a row without its prefix.
+/// Resource name of a row, without its prefix.
 #[must_use]
 pub fn without_prefix(resource: &str) -> &str {
     let split = resource.split_once(" below /");
     split.map_or(resource, |(resource, _)| resource)
 }
 
-/// All of it, of one reading to the end.
+/// Result of one complete reading.
 #[derive(Debug)]
 pub struct Inventory {
-    /// The file or the servers.
+    /// Path of the file, or URLs of the members.
     pub source: String,
-    /// What vouches for it.
+    /// Integrity status of the source.
     pub trust: Trust,
-    /// What etcd held.
+    /// Revision of the reading, and number of keys and superseded revisions.
     pub totals: Totals,
-    /// How the objects of each resource are protected. [`NO_RESOURCE`] has the keys that name none.
+    /// Objects of each resource by protection. Keys without a resource name are under
+    /// [`NO_RESOURCE`].
     pub resources: BTreeMap<String, BTreeMap<Protected, Count>>,
-    /// What KMS v2 protects, by what is needed to decrypt it; in no order.
+    /// KMS v2 objects, grouped by provider name, `key_id` and annotations; unordered.
     pub groups: Vec<Group>,
-    /// The same of superseded revisions, where they were read beside the newest; without seeds.
+    /// Groups of superseded revisions, without encrypted DEKs. Filled by
+    /// [`Inventory::gather_with_superseded`] only.
     pub superseded: Vec<Group>,
-    /// Values that the API server itself would refuse.
+    /// The first `FEW` values that the API server itself would refuse.
     pub damaged: Vec<DamagedValue>,
-    /// How many of them there are; `damaged` has the first few.
+    /// Total of such values.
     pub damaged_values: u64,
-    /// Newest keys that were read below the wanted prefix, else below `/registry`.
+    /// Number of newest keys below the selected prefix, or below `/registry` without one.
     pub keys_below: u64,
-    /// All others, by prefix.
+    /// Number of all other newest keys, by prefix.
     pub keys_elsewhere: BTreeMap<String, u64>,
-    /// The prefix that was wanted.
+    /// The selected prefix.
     pub prefix: Option<String>,
-    /// Keys that were left unread.
+    /// Keys outside the permitted or requested range of a running etcd.
     pub unread: Option<Unread>,
     index: HashMap<Vec<u8>, GroupIndex>,
 }
 
-/// The name under which keys count that name no resource.
+/// Row name of keys without a resource name.
 pub const NO_RESOURCE: &str = "(none)";
 
-/// How a value is protected, as rows of a report tell it apart.
+/// Protection of a value, as distinguished by the rows of a report.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protected {
-    /// By a KMS v2 plugin, named as in the encryption configuration.
+    /// KMS v2, with the provider name from the encryption configuration.
     KmsV2(String),
-    /// By a KMS v1 plugin.
+    /// KMS v1, with the provider name.
     KmsV1(String),
-    /// By a key in the encryption configuration.
+    /// A local key in the encryption configuration.
     Local(LocalCipher),
-    /// In an unknown way.
+    /// An unknown transformer prefix.
     Unknown,
-    /// Not at all.
+    /// Stored unencrypted.
     Plaintext,
-    /// No API object.
+    /// Neither encrypted nor an API object.
     NotAnObject,
-    /// A message under this name of a KMS v2 plugin that the API server would refuse.
+    /// KMS v2 under this provider name, with a message that the API server would refuse.
     Damaged(String),
 }
 
-/// Objects added up.
+/// Sums over a set of objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Objects, or revisions of them where older ones are wanted.
+    /// Objects; revisions of objects with [`Revisions::All`].
     pub objects: u64,
-    /// Of those, the ones that a later revision replaced or deleted.
+    /// Those of them that a later revision replaced or deleted.
     pub superseded: u64,
-    /// Bytes of their stored values.
+    /// Size of the stored values in bytes.
     pub bytes: u64,
-    /// The revision that stored the first of them; 0 without any.
+    /// Lowest revision of any of them; 0 if empty.
     pub first_revision: i64,
-    /// The revision that stored the last of them; 0 without any.
+    /// Highest revision of any of them; 0 if empty.
     pub last_revision: i64,
-    /// The keys of the first few, if wanted.
+    /// The keys of the first `FEW`, if requested.
     pub names: Vec<String>,
 }
 
-/// What KMS v2 protects in one and the same way.
+/// KMS v2 objects with equal provider name, `key_id` and annotations.
 #[derive(Debug)]
 pub struct Group {
-    /// The name in the encryption configuration.
+    /// Provider name in the encryption configuration.
     pub provider: String,
-    /// What the plugin answered; not checked.
+    /// `key_id` from the plugin; unvalidated.
     pub key_id: String,
-    /// The annotations, as the plugin gets them back.
+    /// Annotations as stored, and as Kubernetes returns them to the plugin.
     pub annotations: Vec<(String, Vec<u8>)>,
-    /// The annotations, read as this provider's.
+    /// Annotations parsed in the format of this provider.
     pub parsed: Result<Annotations, AnnotationsInvalid>,
-    /// The objects.
+    /// Sums over all its objects.
     pub count: Count,
-    /// How many of each resource.
+    /// Number of objects per resource.
     pub resources: BTreeMap<String, u64>,
-    /// Of those, the ones that a later revision replaced or deleted.
+    /// Number per resource of those that a later revision replaced or deleted.
     pub superseded: BTreeMap<String, u64>,
-    /// The place of each in `uses`.
+    /// Index into `uses` of each encrypted DEK.
     seeds: BTreeMap<DekSourceType, BTreeMap<Vec<u8>, usize>>,
     uses: Vec<SeedUse>,
-    /// Of seeds whose objects are of several resources: the objects of all but the first resource.
+    /// Of DEKs shared by several resources: number of objects per resource, without the first
+    /// resource.
     uses_elsewhere: BTreeMap<(usize, ResourceIndex), u64>,
-    /// The keys of the first few objects of a seed, if wanted and while there is room.
+    /// The keys of the first `FEW` objects of a DEK, if requested, up to half of the memory limit.
     names_of_seeds: BTreeMap<usize, Vec<String>>,
     resource_names: Arc<[String]>,
 }
 
-/// The objects of one seed. Nearly all seeds have objects of one resource.
+/// Objects of one encrypted DEK. Nearly always they belong to a single resource.
 #[derive(Debug, Clone, Copy, Default)]
 struct SeedUse {
     objects: u64,
-    /// The resource of the first object.
+    /// Resource of its first object.
     resource: ResourceIndex,
 }
 
-/// The place of a group in [`Inventory::groups`].
+/// Index into [`Inventory::groups`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupIndex(pub usize);
 
 /// One encrypted DEK source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seed<'a> {
-    /// What Decrypt would return.
+    /// Kind of secret that Decrypt returns.
     pub kind: DekSourceType,
-    /// The ciphertext that the plugin answered.
+    /// Ciphertext from the plugin.
     pub encrypted: &'a [u8],
 }
 
 /// A value whose message the API server would refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DamagedValue {
-    /// Of the object.
     pub resource: String,
-    /// The name of the object; show it only where names are wanted.
+    /// Key of the object; print it only if names were requested.
     pub key: String,
-    /// The revision that stored it.
     pub revision: i64,
-    /// What is wrong.
     pub error: EnvelopeError,
 }
 
-/// How many names, and how many damaged values, are kept.
+/// Limit of the names kept per row, and of the damaged values kept.
 const FEW: usize = 10;
-/// What may be kept in all. A cluster that makes a DEK for each write, as Kubernetes 1.25 did, needs
-/// some 200 bytes an object.
+/// Memory limit in bytes. A cluster with one DEK per write, as in Kubernetes 1.25, needs about 200
+/// bytes per object.
 const KEPT_BYTES: usize = 512 << 20;
 
 impl Inventory {
     /// Reads all of `source`.
     ///
     /// # Errors
-    /// Whatever keeps the reading from its end.
+    /// [`EtcdError`] if the reading is incomplete or exceeds the memory limit.
     pub fn gather(
         source: &EtcdSource,
         wanted: &Wanted,
@@ -230,11 +231,11 @@ impl Inventory {
         Self::read(source, wanted, wanted.revisions, on_progress)
     }
 
-    /// Reads the newest revisions of `source` and, in the same pass, what its superseded revisions
-    /// are protected with.
+    /// Reads the newest revisions of `source` and, in the same pass, the groups of its superseded
+    /// revisions.
     ///
     /// # Errors
-    /// As [`Inventory::gather`].
+    /// Same as [`Inventory::gather`].
     pub fn gather_with_superseded(
         source: &EtcdSource,
         wanted: &Wanted,
@@ -262,10 +263,12 @@ impl Inventory {
                 Revisions::Newest | Revisions::All => tally.add(wanted, object),
             },
         )?;
+
         let (tally, superseded) = reading.gathered;
         if tally.is_full() || superseded.kept() > KEPT_BYTES {
             return Err(EtcdError::TooVaried { limit: KEPT_BYTES });
         }
+
         let sums = tally.finish();
         Ok(Self {
             source: source.name(),
@@ -284,7 +287,21 @@ impl Inventory {
         })
     }
 
-    /// Of an etcd without keys.
+    /// Keys of the first few damaged values; empty unless names were requested.
+    #[must_use]
+    pub fn damaged_names(&self) -> Vec<String> {
+        let named =
+            self.resources
+                .values()
+                .flat_map(|rows| rows.iter())
+                .any(|(protected, count)| {
+                    matches!(protected, Protected::Damaged(_)) && !count.names.is_empty()
+                });
+        let damaged = self.damaged.iter().filter(|_| named);
+        damaged.map(|value| value.key.clone()).collect()
+    }
+
+    /// Inventory of an etcd without keys.
     #[cfg(test)]
     pub(crate) fn empty() -> Self {
         Self {
@@ -309,10 +326,10 @@ impl Inventory {
         }
     }
 
-    /// The objects of the key, under any provider name.
+    /// Groups of the key, under any provider name.
     pub fn of_key<'i, 'l>(
         &'i self,
-        lineage: &'l Lineage,
+        lineage: &'l KeyResolver,
     ) -> impl Iterator<Item = (GroupIndex, &'i Group)> + use<'i, 'l> {
         let groups = self.groups.iter().enumerate();
         groups
@@ -320,15 +337,15 @@ impl Inventory {
             .map(|(index, group)| (GroupIndex(index), group))
     }
 
-    /// The provider names under which objects of the key are stored, the configured one included.
+    /// Provider names of the stored objects of the key, and the configured one.
     #[must_use]
-    pub fn names_of_key<'a>(&'a self, lineage: &'a Lineage) -> BTreeSet<&'a str> {
+    pub fn names_of_key<'a>(&'a self, lineage: &'a KeyResolver) -> BTreeSet<&'a str> {
         let configured = lineage.scope().identity().provider_name.as_str();
         let stored = self.of_key(lineage).map(|(_, group)| &*group.provider);
         stored.chain([configured]).collect()
     }
 
-    /// The damaged values by resource, as far as `of` wants their provider name.
+    /// Damaged values per resource under the provider names that satisfy `of`.
     pub fn damaged_under(&self, of: impl Fn(&str) -> bool) -> impl Iterator<Item = (&str, &Count)> {
         let rows = self.resources.iter().flat_map(|(resource, rows)| {
             let rows = rows.iter();
@@ -340,19 +357,20 @@ impl Inventory {
         })
     }
 
-    /// Whether the resource of this row belongs to the API server in question.
+    /// Whether this resource belongs to a selected API server.
     #[must_use]
     pub fn concerns(&self, resource: &str) -> bool {
         self.prefix.is_none() || without_prefix(resource) == resource
     }
 
-    /// Whether keys were left unread without the operator's word that they need no version.
+    /// Whether any keys stayed unread without permission of the operator. Such keys may need any
+    /// version.
     #[must_use]
     pub fn has_open_keys(&self) -> bool {
         self.unread.as_ref().is_some_and(|it| !it.is_allowed())
     }
 
-    /// Keys that were read by prefix, the one in question first.
+    /// Number of newest keys per prefix, starting with the selected one or `/registry`.
     pub fn prefixes(&self) -> impl Iterator<Item = (&str, u64)> {
         let known = self.prefix.as_deref().unwrap_or(DEFAULT);
         let elsewhere = self.keys_elsewhere.iter();
@@ -360,7 +378,7 @@ impl Inventory {
         [(known, self.keys_below)].into_iter().chain(elsewhere)
     }
 
-    /// The group that a later reading's object belongs to; `None` if it was not there before.
+    /// Group of an object from a later reading; `None` if the group is new since this reading.
     #[must_use]
     pub fn group_of(&self, provider: &str, envelope: &Envelope<'_>) -> Option<GroupIndex> {
         let identity = identity(provider, envelope);
@@ -369,7 +387,7 @@ impl Inventory {
 }
 
 impl Group {
-    /// What names the key of its objects.
+    /// Key identity stored with its objects.
     #[must_use]
     pub fn stored(&self) -> StoredKeyId<'_> {
         StoredKeyId {
@@ -379,13 +397,13 @@ impl Group {
         }
     }
 
-    /// The hash that stands for the `key_id` in reports and metrics.
+    /// Hash of the `key_id` for reports and metrics.
     #[must_use]
     pub fn key_id_hash(&self) -> TextHash {
         TextHash::of(&self.key_id)
     }
 
-    /// Every distinct encrypted DEK source, and how many objects need it.
+    /// All distinct encrypted DEKs, each with its number of objects.
     pub fn seeds(&self) -> impl Iterator<Item = (Seed<'_>, u64)> {
         self.seeds.iter().flat_map(move |(&kind, sources)| {
             sources.iter().filter_map(move |(encrypted, &place)| {
@@ -395,7 +413,7 @@ impl Group {
         })
     }
 
-    /// The objects of a seed by resource.
+    /// Number of objects per resource of one encrypted DEK.
     #[must_use]
     pub fn resources_of(&self, seed: Seed<'_>) -> BTreeMap<String, u64> {
         let Some((place, used)) = self
@@ -418,7 +436,7 @@ impl Group {
         .collect()
     }
 
-    /// The keys of the first few objects of a seed, if they were wanted.
+    /// Keys of the first `FEW` objects of one encrypted DEK, if requested.
     #[must_use]
     pub fn names_of(&self, seed: Seed<'_>) -> &[String] {
         let names = self.place_of(seed);
@@ -430,7 +448,7 @@ impl Group {
         self.seeds.get(&seed.kind)?.get(seed.encrypted).copied()
     }
 
-    /// The one of them that is equal to `seed`.
+    /// The equal encrypted DEK in this group, with the lifetime of the group.
     #[must_use]
     pub fn find_seed(&self, seed: Seed<'_>) -> Option<Seed<'_>> {
         let sources = self.seeds.get(&seed.kind)?;
@@ -441,7 +459,6 @@ impl Group {
         })
     }
 
-    /// Their number.
     #[must_use]
     pub fn distinct_seeds(&self) -> usize {
         self.uses.len()
@@ -449,7 +466,7 @@ impl Group {
 }
 
 impl Protected {
-    /// The word in reports.
+    /// Code in reports.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -465,7 +482,7 @@ impl Protected {
         }
     }
 
-    /// The name of the plugin, if there is one.
+    /// The provider name of a KMS plugin.
     #[must_use]
     pub fn provider(&self) -> Option<&str> {
         match self {
@@ -476,7 +493,6 @@ impl Protected {
         }
     }
 
-    /// Whether it is encrypted, in whatever way.
     #[must_use]
     pub fn encrypts(&self) -> bool {
         !matches!(self, Self::Plaintext | Self::NotAnObject)
@@ -484,7 +500,7 @@ impl Protected {
 }
 
 impl Count {
-    /// Returns how many bytes it kept.
+    /// Returns the number of bytes kept.
     fn add(&mut self, object: Object<'_>, names: bool) -> usize {
         let revision = object.revision;
         self.first_revision = match self.objects {

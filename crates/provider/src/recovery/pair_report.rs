@@ -1,95 +1,89 @@
-//! What `verify-backup` tells: for people the verdict first, then version by version what is lost,
-//! what to do and what not to do, then how it was established.
+//! The result of `verify-backup`: the verdict, the causes with their steps, the finding of each
+//! `key_id`, and the checks behind them.
 
-mod advice;
+mod causes;
 mod checks;
 mod key_ids;
+mod limitations;
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashSet},
-    io::{self, Write},
-    path::Path,
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, path::Path, time::SystemTime};
 
-use advice::{advice, damage_advice, limitations, open_question, recorded_backup};
+use causes::{cases, gravest, remedy_values};
 use checks::{DATA, DEKS, DRIFT, KEY, MAPPED, OBJECTS, STATE, checks, skipped};
-use key_ids::{KeyIdShown, lost, untested};
+use jiff::Timestamp;
+use key_ids::{KeyIdRow, lost, untested};
 use kms_domain::{
     recovery::{
-        origin::{LiveKey, Origin},
         pair::{Remedy, Verdict},
         record::BackupRecord,
+        resolve::Resolution,
     },
     registry::document::Document,
+    transit::CreatedAt,
 };
+use limitations::limitations;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
     EtcdError,
     drift::{Comparison, Drift},
-    excerpt::{Excerpt, FEW_ROWS, FEW_WORDS, LeftOut, ROWS},
     scan,
+    truncated::{FEW_ROWS, LeftOut, ROWS, Truncated},
     unread::Unread,
-    verify_pair::{Depth, Pair, Row, Unanswered},
+    verify_pair::{Depth, Pair, Row},
 };
 use crate::{
-    cli::exit::Exit,
+    advice::{self, DataImpact, Site},
     config::Config,
-    report::{Check, DoNot, Render, Report, one_line, shell},
+    exit::Exit,
+    report::{CheckResult, counted, one_line, outcome::Outcome, table::Table},
 };
 
-/// Everything that the report is made of.
+/// The result of a verification.
+pub type PairReport = Outcome<VerifyBackup>;
+
+/// Input of a report.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
-    /// Whose names and key were compared.
     pub config: &'a Config,
-    /// The file that it was read from, for the commands that are printed.
+    /// The file of `config`, for commands.
     pub config_path: &'a Path,
-    /// What was found.
     pub pair: &'a Pair,
-    /// How far the proof was asked to go.
+    /// The requested depth.
     pub depth: Depth,
-    /// The state of this node, valid by itself, or why there is none.
+    /// The valid state of this node, or why there is none.
     pub state: Result<&'a Document, &'a str>,
-    /// The record that was given.
     pub record: Option<&'a BackupRecord>,
-    /// What has changed since it was written.
+    /// Changes since the record.
     pub compared: &'a Comparison,
-    /// Whether OpenBao is a copy that was made from a snapshot just now.
+    /// OpenBao is a copy, made from a snapshot just now.
     pub rehearsed: bool,
+    /// The command line, to be run again.
+    pub again: &'a str,
 }
 
-/// The result of `verify-backup`.
+/// The members of `verify-backup`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct PairReport {
-    verdict: &'static str,
+pub struct VerifyBackup {
     #[serde(skip)]
-    judged: Verdict,
-    summary: String,
-    next_steps: Vec<String>,
-    do_not: Vec<&'static str>,
-    remedies: Vec<RemedyShown>,
-    #[serde(flatten)]
-    report: Report,
+    pub judged: Verdict,
+    remedies: Vec<RemedyRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    etcd: Option<EtcdShown>,
-    key_ids: Vec<KeyIdShown>,
+    etcd: Option<EtcdRow>,
+    key_ids: Vec<KeyIdRow>,
     /// Absent if all are shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     key_ids_left_out: Option<LeftOut>,
     drift: Vec<Drift>,
-    /// The members of the record that were not compared.
+    /// Members of the record that were not compared.
     not_compared: Vec<String>,
-    limitations: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct RemedyShown {
+struct RemedyRow {
     code: &'static str,
     transit_version: u64,
     command: String,
@@ -100,7 +94,7 @@ struct RemedyShown {
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct EtcdShown {
+struct EtcdRow {
     source: String,
     revision: i64,
     keys: u64,
@@ -115,11 +109,12 @@ struct EtcdShown {
     untested_objects: u64,
     /// Of this provider.
     damaged_values: u64,
+    /// The first of them, if names were requested.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damaged_keys: Vec<String>,
     /// Of other providers, which are no part of the verdict.
     damaged_values_of_others: u64,
 }
-
-const KEEP_ETCD: &str = "do not delete or overwrite the encrypted data in etcd, whatever it is";
 
 /// A pair that is not to be used as it is has failed; one that was not judged has not.
 fn exit(verdict: Verdict) -> Exit {
@@ -130,141 +125,92 @@ fn exit(verdict: Verdict) -> Exit {
     }
 }
 
-impl PairReport {
-    /// The exit code of the command.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
-        self.report.exit()
-    }
-
-    /// The verdict on the pair.
-    #[must_use]
-    pub fn verdict(&self) -> Verdict {
-        self.judged
-    }
-
-    /// The verdict in a sentence.
-    #[must_use]
-    pub fn summary(&self) -> &str {
-        &self.summary
-    }
-
-    /// What to do.
-    #[must_use]
-    pub fn next_steps(&self) -> &[String] {
-        &self.next_steps
-    }
-
-    /// What not to do.
-    #[must_use]
-    pub fn do_not(&self) -> &[&'static str] {
-        &self.do_not
-    }
-
-    /// Puts what was found into words.
-    #[must_use]
-    pub fn new(facts: Facts<'_>, now: SystemTime) -> Self {
-        let Facts { config, pair, .. } = facts;
-        let mut report = Report::new("verify-backup", now);
-        report.identify(&config.fingerprint());
-        let unread = pair.inventory.unread.as_ref().map(Unread::check);
-        for check in checks(facts).into_iter().chain(unread) {
-            report.push(check);
-        }
-        let rows = Excerpt::of(&pair.rows, ROWS, |row| row.is_of_the_key());
-        let shown = rows.shown.iter().map(|row| KeyIdShown::of(facts, row));
-        let etcd = EtcdShown {
-            source: pair.inventory.source.clone(),
-            revision: pair.inventory.totals.revision,
-            keys: pair.inventory.totals.keys,
-            objects: pair.rows.iter().map(|row| row.finding.objects).sum(),
-            under_other_names: pair.under_other_names.clone(),
-            lost_objects: pair.rows.iter().map(lost).sum(),
-            untested_objects: pair.rows.iter().map(untested).sum(),
-            damaged_values: pair.damaged,
-            damaged_values_of_others: pair.damaged_elsewhere,
-        };
-        let remedies = remedies(facts);
-        let mut next_steps: Vec<String> = remedies
+/// The report on a verified pair.
+#[must_use]
+pub fn outcome(facts: Facts<'_>, now: SystemTime) -> PairReport {
+    let Facts { config, pair, .. } = facts;
+    let site = Site::new(facts.config_path, Some(config));
+    let cases = cases(facts);
+    let etcd = EtcdRow::of(pair);
+    let rows = Truncated::of(&pair.rows, ROWS, |row| row.is_of_the_key());
+    let shown = rows.shown.iter().map(|row| KeyIdRow::of(facts, row));
+    let members = VerifyBackup {
+        judged: pair.verdict,
+        remedies: pair
+            .remedies
             .iter()
-            .map(|remedy| format!("{}, then run verify-backup again", remedy.command))
-            .collect();
-        let damaged = (pair.damaged > 0).then(damage_advice);
-        let advised = pair.rows.iter().filter_map(advice).chain(damaged);
-        let (advised, mut do_not): (Vec<_>, Vec<_>) = advised.unzip();
-        next_steps.extend(first_of_each(advised));
-        next_steps.extend(recorded_backup(facts));
-        next_steps.extend(open_question(facts));
-        next_steps.extend(unread_keys(facts));
-        if pair.verdict != Verdict::Compatible {
-            do_not.push(KEEP_ETCD);
-        }
-        // The provider asks for another key where it may: here this one may be all there is.
-        if matches!(pair.unanswered, Some(Unanswered::Profile(_))) {
-            do_not.push("do not delete, rename or recreate the key: objects may need it");
-        }
-        do_not.sort_unstable();
-        do_not.dedup();
-        report.conclude(exit(pair.verdict));
-        Self {
-            verdict: pair.verdict.as_str(),
-            judged: pair.verdict,
-            summary: summary(facts, &etcd),
-            next_steps,
-            do_not,
-            remedies,
-            report,
-            key_ids: shown.collect(),
-            key_ids_left_out: LeftOut::of(&rows.left_out, |row| row.finding.objects),
-            drift: facts.compared.drift.clone(),
-            not_compared: facts.compared.not_compared.clone(),
-            limitations: limitations(facts),
-            etcd: Some(etcd),
-        }
-    }
+            .filter_map(|remedy| RemedyRow::of(facts, remedy, &site))
+            .collect(),
+        key_ids: shown.collect(),
+        key_ids_left_out: LeftOut::of(&rows.left_out, |row| row.finding.objects),
+        drift: facts.compared.drift.clone(),
+        not_compared: facts.compared.not_compared.clone(),
+        etcd: None,
+    };
 
-    /// Where etcd gives no answer there is nothing to compare. A damaged snapshot is no half of any
-    /// pair; one that cannot be read decides nothing.
-    #[must_use]
-    pub fn unread(config: &Config, error: &EtcdError, now: SystemTime) -> Self {
-        let mut report = Report::new("verify-backup", now);
-        report.identify(&config.fingerprint());
-        let (id, title) = scan::READ;
-        report.push(Check::fail(id, title, one_line(error)));
-        for name in [OBJECTS, KEY, STATE, MAPPED, DEKS, DATA, DRIFT] {
-            report.push(skipped(name));
-        }
-        let (verdict, next_steps) = match (error.is_damage(), error.next_step()) {
-            (true, _) => (
-                Verdict::Incompatible,
-                vec!["copy the snapshot again and compare its hash, or take an earlier one".into()],
-            ),
-            (false, None) => (
-                Verdict::Inconclusive,
-                vec!["mend the cause and run verify-backup again".into()],
-            ),
-            (false, Some(step)) => (
-                Verdict::Inconclusive,
-                vec![step, "run verify-backup again".into()],
-            ),
-        };
-        report.conclude(exit(verdict));
-        Self {
-            verdict: verdict.as_str(),
-            judged: verdict,
-            summary: "etcd gave no answer, so nothing was compared".to_owned(),
-            next_steps,
-            do_not: vec!["do not restore etcd from a snapshot that was not read to its end"],
-            remedies: Vec::new(),
-            report,
-            etcd: None,
-            key_ids: Vec::new(),
-            key_ids_left_out: None,
-            drift: Vec::new(),
-            not_compared: Vec::new(),
-            limitations: Vec::new(),
-        }
-    }
+    let mut outcome = Outcome::new("verify-backup", now, members);
+    outcome.identify(&config.fingerprint());
+    outcome.conclude(
+        pair.verdict.as_str(),
+        exit(pair.verdict),
+        headline(facts, &etcd),
+    );
+    let (impact, meaning) = data(facts, &etcd, gravest(&cases));
+    outcome.set_data(impact, meaning);
+    causes::add_advice(facts, &cases, &site, &mut outcome);
+
+    let tables = causes::table(&cases).into_iter();
+    let tables = tables.chain(etcd.tables()).chain(outcome.result.tables());
+    let tables: Vec<_> = tables.chain(drift(facts)).collect();
+    tables
+        .into_iter()
+        .for_each(|table| outcome.add_table(table));
+    outcome.result.etcd = Some(etcd);
+    let unread = pair.inventory.unread.as_ref().map(Unread::check);
+    outcome.add_checks(checks(facts).into_iter().chain(unread));
+    outcome.add_limitations(limitations(facts));
+    outcome
+}
+
+/// The report after a failed reading of etcd. A damaged snapshot is no half of any pair; another
+/// failure decides nothing.
+#[must_use]
+pub fn not_read(
+    config: &Config,
+    config_path: &Path,
+    error: &EtcdError,
+    again: &str,
+    now: SystemTime,
+) -> PairReport {
+    let members = VerifyBackup {
+        judged: match error.is_damage() {
+            true => Verdict::Incompatible,
+            false => Verdict::Inconclusive,
+        },
+        remedies: Vec::new(),
+        etcd: None,
+        key_ids: Vec::new(),
+        key_ids_left_out: None,
+        drift: Vec::new(),
+        not_compared: Vec::new(),
+    };
+    let judged = members.judged;
+    let mut outcome = Outcome::new("verify-backup", now, members);
+    outcome.identify(&config.fingerprint());
+    let advice = advice::advise(&error.cause(), &Site::new(config_path, Some(config)));
+    let headline = format!("nothing was compared: {}", advice.headline);
+    outcome.conclude(judged.as_str(), exit(judged), headline);
+    outcome.set_found(one_line(error));
+    outcome.add_cause(&advice);
+    let site = Site::new(config_path, Some(config));
+    let again = advice::evidence::AGAIN.advise(&site, &[("again", again)]);
+    again.into_iter().for_each(|step| outcome.add_step(step));
+    outcome.add_warnings([advice::KEEP_ETCD]);
+
+    let (id, title) = scan::READ;
+    outcome.add_checks([CheckResult::fail(id, title, one_line(error)).code(advice.code)]);
+    outcome.add_checks([OBJECTS, KEY, STATE, MAPPED, DEKS, DATA, DRIFT].map(skipped));
+    outcome
 }
 
 /// Objects that were neither proven nor found to be lost.
@@ -272,51 +218,61 @@ fn open(row: &Row) -> u64 {
     let finding = &row.finding;
     let objects = finding.objects.saturating_sub(lost(row));
     match &finding.origin {
-        Origin::Known(_) | Origin::Gap(_) => objects,
-        Origin::Live(_) if finding.seeds.untried > 0 => objects,
-        Origin::Live(_) => finding.data.map_or(0, |data| data.untried.min(objects)),
+        Resolution::Known(_) | Resolution::Unresolved(_) => objects,
+        Resolution::Live(_) if finding.seeds.untried > 0 => objects,
+        Resolution::Live(_) => finding.data.map_or(0, |data| data.untried.min(objects)),
     }
 }
 
-fn summary(facts: Facts<'_>, etcd: &EtcdShown) -> String {
-    let provider = facts.config.scope.provider_name.as_str();
+fn headline(facts: Facts<'_>, etcd: &EtcdRow) -> String {
+    let provider = format!("provider {}", facts.config.scope.provider_name);
     let objects = etcd.objects;
+    let all = match objects {
+        1 => format!("the only object of {provider}"),
+        objects => format!("all {objects} objects of {provider}"),
+    };
+    let of_all = |part: u64| format!("{part} of {} of {provider}", counted(objects, "object"));
     match facts.pair.verdict {
-        Verdict::Compatible => format!(
-            "all {objects} objects of provider {provider} can be read with this OpenBao and this \
-             configuration"
-        ),
+        Verdict::Compatible => {
+            format!("{all} can be read with this OpenBao and this configuration")
+        }
         Verdict::CompatibleAfter => match etcd.untested_objects {
             0 => format!(
-                "no object is lost: all {objects} of provider {provider} can be read with this \
-                 OpenBao once the steps below are done"
+                "no object is lost: {all} can be read with this OpenBao after the steps below"
             ),
             untested => format!(
-                "{untested} of {objects} objects of provider {provider} need versions of the key \
-                 below min_decryption_version, which are untested until the steps below are done{}",
-                match objects.saturating_sub(untested) {
-                    0 => String::new(),
-                    others => format!("; the other {others} can be read"),
-                }
+                "{} need versions of the key below min_decryption_version, which are untested until \
+                 it is lowered{}",
+                of_all(untested),
+                the_rest(objects.saturating_sub(untested))
             ),
         },
-        Verdict::Incompatible => match (etcd.lost_objects, etcd.damaged_values) {
-            (0, damaged) => format!(
-                "{damaged} values of provider {provider} are damaged in etcd itself, and no key \
-                 opens them; do not put this pair into service"
-            ),
-            (lost, damaged) => format!(
-                "{lost} of {objects} objects of provider {provider} cannot be read with this \
-                 OpenBao and this configuration{}; do not put this pair into service",
-                match damaged {
-                    0 => String::new(),
-                    values => format!(", and {values} more are damaged in etcd itself"),
-                }
-            ),
-        },
+        Verdict::Incompatible => {
+            let damaged = counted(etcd.damaged_values, "value");
+            let rest = objects
+                .saturating_sub(etcd.lost_objects)
+                .saturating_sub(facts.pair.rows.iter().map(open).sum());
+            match (etcd.lost_objects, etcd.damaged_values) {
+                (0, _) => format!(
+                    "no key opens the damaged values of {provider} in etcd: {damaged}{}",
+                    the_rest(rest)
+                ),
+                (lost, 0) => format!(
+                    "{} cannot be read with this OpenBao and this configuration{}",
+                    of_all(lost),
+                    the_rest(rest)
+                ),
+                (lost, _) => format!(
+                    "{} cannot be read with this OpenBao and this configuration, and besides, etcd has \
+                     damaged values: {damaged}{}",
+                    of_all(lost),
+                    the_rest(rest)
+                ),
+            }
+        }
         Verdict::Inconclusive if objects == 0 => format!(
-            "etcd holds no object of provider {provider}, so there is nothing to compare: is it \
-             the right snapshot, and the right configuration?"
+            "etcd holds no object of {provider}, so there is nothing to compare: is it the right \
+             snapshot, and the right configuration?"
         ),
         Verdict::Inconclusive => {
             let unread = match facts.pair.inventory.has_open_keys() {
@@ -324,136 +280,177 @@ fn summary(facts: Facts<'_>, etcd: &EtcdShown) -> String {
                 false => "",
             };
             format!(
-                "not established for {} of {objects} objects of provider {provider}; none of them \
-                 was found to be lost{unread}",
-                facts.pair.rows.iter().map(open).sum::<u64>()
+                "not established for {}; none of them was found to be lost{unread}",
+                of_all(facts.pair.rows.iter().map(open).sum())
             )
         }
     }
 }
 
-fn unread_keys(facts: Facts<'_>) -> Option<String> {
-    let unread = facts.pair.inventory.unread.as_ref()?;
-    let (remedy, allow) = (unread.remedy(), unread.allow());
-    (!unread.is_allowed()).then(|| format!("{remedy}; {allow}; then run verify-backup again"))
+fn the_rest(readable: u64) -> String {
+    match readable {
+        0 => String::new(),
+        1 => "; the other one can be read".to_owned(),
+        others => format!("; the other {others} can be read"),
+    }
 }
 
-fn remedies(facts: Facts<'_>) -> Vec<RemedyShown> {
-    let config = facts.config;
-    let mut bao = "bao write".to_owned();
-    if let Some(namespace) = &config.scope.openbao_namespace {
-        bao.push_str(&format!(" -namespace={namespace}"));
+fn data(
+    facts: Facts<'_>,
+    etcd: &EtcdRow,
+    gravest: Option<(DataImpact, &'static str)>,
+) -> (DataImpact, String) {
+    let objects = counted(etcd.objects, "object");
+    let open: u64 = facts.pair.rows.iter().map(open).sum();
+    match (facts.pair.verdict, gravest) {
+        (Verdict::Compatible, _) => {
+            let proven = match facts.depth {
+                Depth::Dek => "every encrypted DEK",
+                Depth::Data => "every object, and its DEK",
+            };
+            let meaning = format!("no data is lost: the key decrypts {proven}, of {objects}");
+            (DataImpact::NoneLost, meaning)
+        }
+        (Verdict::CompatibleAfter, _) if etcd.untested_objects == 0 => (
+            DataImpact::NoneLost,
+            format!("no data is lost: the key decrypts every encrypted DEK, of {objects}"),
+        ),
+        (Verdict::Inconclusive, _) if etcd.objects > 0 => (
+            DataImpact::Unknown,
+            format!("unknown: {open} of {objects} were not tried, and none was found to be lost"),
+        ),
+        (_, Some((impact, meaning))) => (impact, meaning.to_owned()),
+        (_, None) => (
+            DataImpact::Unknown,
+            "unknown: a check has no clear result".to_owned(),
+        ),
     }
-    let path = format!(
-        "{}/keys/{}/config",
-        config.key.mount_path, config.key.key_name
-    );
-    let command = |minimum: u64| format!("{bao} {path} min_decryption_version={minimum}");
-    let revert = match facts.pair.lineage.live() {
-        LiveKey::Listed(profile) => Some(command(profile.min_decryption())),
-        LiveKey::Missing | LiveKey::Unknown => None,
-    };
-    let shown = facts
-        .pair
-        .remedies
-        .iter()
-        .filter_map(|remedy| match remedy {
-            Remedy::LowerMinDecryption(version) => Some(RemedyShown {
+}
+
+impl EtcdRow {
+    fn of(pair: &Pair) -> Self {
+        let inventory = &pair.inventory;
+        Self {
+            source: inventory.source.clone(),
+            revision: inventory.totals.revision,
+            keys: inventory.totals.keys,
+            objects: pair.rows.iter().map(|row| row.finding.objects).sum(),
+            under_other_names: pair.under_other_names.clone(),
+            lost_objects: pair.rows.iter().map(lost).sum(),
+            untested_objects: pair.rows.iter().map(untested).sum(),
+            damaged_values: pair.damaged,
+            damaged_keys: inventory.damaged_names(),
+            damaged_values_of_others: pair.damaged_elsewhere,
+        }
+    }
+
+    fn tables(&self) -> Vec<Table> {
+        let columns = [
+            "source", "revision", "keys", "objects", "lost", "untested", "damaged",
+        ];
+        let mut etcd = Table::new("etcd", columns);
+        etcd.row([
+            self.source.clone(),
+            self.revision.to_string(),
+            self.keys.to_string(),
+            self.objects.to_string(),
+            self.lost_objects.to_string(),
+            self.untested_objects.to_string(),
+            self.damaged_values.to_string(),
+        ]);
+        let mut damaged = Table::new("damaged values", ["key"]);
+        self.damaged_keys.iter().for_each(|key| damaged.row([key]));
+        let mut names = Table::new("under other provider names", ["provider", "objects"]);
+        for (name, objects) in &self.under_other_names {
+            names.row([name.clone(), objects.to_string()]);
+        }
+        vec![etcd, names, damaged]
+    }
+}
+
+impl RemedyRow {
+    fn of(facts: Facts<'_>, remedy: &Remedy, site: &Site<'_>) -> Option<Self> {
+        let values = remedy_values(facts, remedy);
+        let values: Vec<_> = values
+            .iter()
+            .map(|(name, value)| (*name, &**value))
+            .collect();
+        let command = |step: advice::Step| step.advise(site, &values)?.command;
+        Some(match remedy {
+            Remedy::LowerMinDecryption(version) => Self {
                 code: "lower_min_decryption_version",
                 transit_version: version.get(),
-                command: command(version.get()),
-                // In a copy that was made for the trial it is lowered already.
-                revert: revert
-                    .clone()
-                    .filter(|revert| *revert != command(version.get())),
-            }),
-            Remedy::RestoreVersions(versions) => {
-                let numbers: Vec<_> = versions.iter().map(ToString::to_string).collect();
-                Some(RemedyShown {
-                    code: "restore_versions",
-                    transit_version: versions.first()?.get(),
-                    command: format!(
-                        "bao-kms-provider restore-versions --config {} --versions {}",
-                        shell(facts.config_path),
-                        numbers.join(",")
-                    ),
-                    revert: None,
-                })
-            }
-        });
-    shown.collect()
-}
-
-/// The first few of these steps, each once.
-fn first_of_each(steps: Vec<Cow<'static, str>>) -> Vec<String> {
-    let mut seen = HashSet::new();
-    let each: Vec<_> = steps.iter().filter(|step| seen.insert(*step)).collect();
-    let mut first: Vec<_> = each.iter().map(ToString::to_string).collect();
-    first.truncate(FEW_WORDS);
-    let more = each.len().saturating_sub(FEW_WORDS);
-    if more > 0 {
-        first.push(format!(
-            "{more} more such steps are not shown: take these, then run verify-backup again"
-        ));
-    }
-    first
-}
-
-impl Render for PairReport {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "verify-backup: {}", self.verdict)?;
-        writeln!(out, "{}", self.summary)?;
-        for step in &self.next_steps {
-            writeln!(out, "next: {step}")?;
-        }
-        for remedy in &self.remedies {
-            if let Some(revert) = &remedy.revert {
-                writeln!(
-                    out,
-                    "later: when no object and no retained backup needs version {}: {revert}",
-                    remedy.transit_version
-                )?;
-            }
-        }
-        for not in &self.do_not {
-            writeln!(out, "{}", DoNot(not))?;
-        }
-        self.details(out)
+                command: command(advice::versions::LOWER_MINIMUM)?,
+                revert: command(advice::versions::RAISE_MINIMUM),
+            },
+            Remedy::RestoreVersions(versions) => Self {
+                code: "restore_versions",
+                transit_version: versions.first()?.get(),
+                command: command(advice::state::RESTORE_VERSIONS)?,
+                revert: None,
+            },
+        })
     }
 }
 
-impl PairReport {
-    /// Writes how the verdict was established, without the verdict and its steps.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn details(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out)?;
-        let key_ids = Excerpt::of(&self.key_ids, FEW_ROWS, |row| row.is_of_the_key());
-        for key_id in &key_ids.shown {
-            key_id.text(out)?;
-        }
-        let left_out = LeftOut::of(&key_ids.left_out, |row| row.objects);
+impl VerifyBackup {
+    fn tables(&self) -> Vec<Table> {
+        let columns = [
+            "version",
+            "status",
+            "objects",
+            "lost",
+            "finding",
+            "resources",
+            "keyIdHash",
+        ];
+        let mut table = Table::new("key_ids", columns);
+        let rows = Truncated::of(&self.key_ids, FEW_ROWS, |row| row.is_of_the_key());
+        rows.shown.iter().for_each(|row| table.row(row.cells()));
+        let left_out = LeftOut::of(&rows.left_out, |row| row.objects);
         if let Some(more) = LeftOut::and(left_out, self.key_ids_left_out) {
-            writeln!(
-                out,
+            table.left_out(format!(
                 "and {} more key_ids of {} objects",
                 more.rows, more.objects
-            )?;
+            ));
         }
-        writeln!(out)?;
-        self.report.checks_text(out)?;
-        for Drift {
-            field,
-            recorded,
-            found,
-        } in &self.drift
-        {
-            writeln!(out, "drift: {field}: recorded {recorded:?}, now {found:?}")?;
+
+        let mut resources = Table::new(
+            "objects that do not open",
+            ["version", "resource", "objects"],
+        );
+        let mut names = Table::new("the first of them", ["version", "key"]);
+        for row in &rows.shown {
+            row.unopened()
+                .into_iter()
+                .for_each(|cells| resources.row(cells));
+            row.names().into_iter().for_each(|cells| names.row(cells));
         }
-        for limitation in &self.limitations {
-            writeln!(out, "limitation: {limitation}")?;
-        }
-        Ok(())
+        vec![table, resources, names]
     }
+}
+
+fn drift(facts: Facts<'_>) -> Option<Table> {
+    let at = &facts.record?.note().recorded_at;
+    let title = format!("changed since the record of {at}");
+    let mut table = Table::new(title, ["in", "fact", "recorded", "now"]);
+    for drift in &facts.compared.drift {
+        let shown = |value: &str| match drift.field.ends_with("createdAtUnix") {
+            true => value.parse().map_or_else(|_| value.to_owned(), rfc3339),
+            false => format!("{value:?}"),
+        };
+        let (recorded, found) = (shown(&drift.recorded), shown(&drift.found));
+        let field = drift.field.trim_end_matches("Unix");
+        table.row([drift.source.name(), field, &*recorded, &*found]);
+    }
+    Some(table)
+}
+
+fn rfc3339(second: i64) -> String {
+    Timestamp::from_second(second).map_or_else(|_| format!("second {second}"), |it| it.to_string())
+}
+
+/// In RFC 3339, as elsewhere in reports.
+fn time_of(second: CreatedAt) -> String {
+    rfc3339(i64::try_from(second.get()).unwrap_or(i64::MAX))
 }

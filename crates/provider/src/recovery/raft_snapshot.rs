@@ -1,5 +1,5 @@
-//! Looks at a raft snapshot of OpenBao without any key: is the archive whole, and do `meta.json` and
-//! `state.bin` have the hashes that `SHA256SUMS` states? Their content is encrypted.
+//! Inspects a raft snapshot of OpenBao without any key: verifies the completeness of the archive,
+//! and the hashes of `meta.json` and `state.bin` in `SHA256SUMS`. `state.bin` is encrypted.
 
 use std::{
     collections::BTreeMap,
@@ -17,36 +17,36 @@ use super::{
     tar_files::{TarError, TarFile, each_file},
     unpacked::{HEAD, Source},
 };
+use crate::advice::{Cause, snapshot};
 
-/// A snapshot whose hashes are right.
+/// A snapshot with verified hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RaftSnapshot {
-    /// When it was made, as the archive has it; whole seconds.
+    /// Creation time from the archive, in whole seconds.
     pub created: Option<SystemTime>,
-    /// Whether `SHA256SUMS.sealed` is there, with which OpenBao tells that the hashes are its own.
+    /// Whether `SHA256SUMS.sealed` exists, for authentication of the hashes by OpenBao.
     pub sealed: bool,
 }
 
-/// Why a file is not a good raft snapshot.
+/// Failed validation of a raft snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum RaftSnapshotError {
-    /// The file cannot be read.
     #[error("cannot read the file")]
     Read(#[source] io::Error),
-    /// The file is something else.
+    /// The file has another format.
     #[error("the file is {0}, not a raft snapshot of OpenBao")]
     Form(Form),
-    /// Nothing in the file is of a raft snapshot.
+    /// The file contains no part of a raft snapshot.
     #[error("the file is not a raft snapshot of OpenBao: {0}")]
     Unknown(&'static str),
-    /// A part is missing or has other bytes.
+    /// A part is missing, or its hash differs.
     #[error("the raft snapshot is damaged: {0}")]
     Damaged(String),
 }
 
 impl RaftSnapshotError {
-    /// Whether the file is a raft snapshot that cannot be restored. A file of another form says
-    /// nothing of any backup.
+    /// Whether the file is a raft snapshot that cannot be restored. Another format is no evidence
+    /// of a damaged backup.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -55,18 +55,13 @@ impl RaftSnapshotError {
         }
     }
 
-    /// What helps.
+    /// Cause of the failure.
     #[must_use]
-    pub fn next_step(&self) -> &'static str {
+    pub fn cause(&self) -> &'static Cause {
         match self {
-            Self::Read(_) => "look at the path and its permissions",
-            Self::Form(_) | Self::Unknown(_) => {
-                "name the file that this writes: bao operator raft snapshot save FILE"
-            }
-            Self::Damaged(_) => {
-                "copy the snapshot again and compare its hash, or save another one: bao operator \
-                 raft snapshot save FILE"
-            }
+            Self::Read(_) => &snapshot::UNREADABLE,
+            Self::Form(_) | Self::Unknown(_) => &snapshot::OPENBAO_WRONG_FILE,
+            Self::Damaged(_) => &snapshot::OPENBAO_DAMAGED,
         }
     }
 }
@@ -75,7 +70,7 @@ const META: &[u8] = b"meta.json";
 const STATE: &[u8] = b"state.bin";
 const SUMS: &[u8] = b"SHA256SUMS";
 const SEALED: &[u8] = b"SHA256SUMS.sealed";
-/// Two lines.
+/// Size limit in bytes. The file has two lines.
 const MAX_SUMS: u64 = 4096;
 
 /// Reads all of `file`.
@@ -107,9 +102,7 @@ pub fn inspect(file: &File) -> Result<RaftSnapshot, RaftSnapshotError> {
             return Err(RaftSnapshotError::Form(Form::Database));
         }
         None => {
-            return Err(RaftSnapshotError::Unknown(
-                "it has no form that is known here",
-            ));
+            return Err(RaftSnapshotError::Unknown("its format is unknown"));
         }
     }
 
@@ -117,7 +110,7 @@ pub fn inspect(file: &File) -> Result<RaftSnapshot, RaftSnapshotError> {
     let mut content = MultiGzDecoder::new(BufReader::new(&source));
     let walked = each_file(&mut content, |file| parts.add(file));
     let walked = walked.and_then(|()| {
-        // The checksum of the compression comes after the archive.
+        // The checksum of the compression follows the archive.
         io::copy(&mut content, &mut io::sink())?;
         Ok(())
     });
@@ -142,17 +135,17 @@ pub fn inspect(file: &File) -> Result<RaftSnapshot, RaftSnapshotError> {
     }
 }
 
-/// What was found of a snapshot.
+/// Parts found in the archive.
 #[derive(Default)]
 struct Parts {
-    /// Of `meta.json` and `state.bin`.
+    /// SHA-256 of `meta.json` and `state.bin`, in hex.
     hashes: BTreeMap<Vec<u8>, String>,
     sums: Option<String>,
     sealed: bool,
     created: Option<SystemTime>,
 }
 
-/// Why the walk through the archive ends.
+/// Error while reading the archive.
 enum Stop {
     Tar(TarError),
     Wrong(RaftSnapshotError),
@@ -196,10 +189,12 @@ impl Parts {
                 }));
             }
         };
+
         if !is_new {
             let name = file.name.escape_ascii();
             return Err(Stop::Wrong(damaged(format!("it holds `{name}` twice"))));
         }
+
         if self.created.is_none() {
             let seconds = file.modified.filter(|seconds| *seconds > 0);
             self.created =
@@ -208,7 +203,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Whether anything of a raft snapshot was there.
+    /// Whether any part of a raft snapshot was found.
     fn is_raft(&self) -> bool {
         !self.hashes.is_empty() || self.sums.is_some() || self.sealed
     }
@@ -218,6 +213,7 @@ impl Parts {
             let empty = "it is an archive without files";
             return Err(RaftSnapshotError::Unknown(empty));
         }
+
         let sums = self.sums.ok_or_else(|| damaged("it has no SHA256SUMS"))?;
         for name in [META, STATE] {
             let shown = name.escape_ascii();
@@ -237,6 +233,7 @@ impl Parts {
                 Some(_) => {}
             }
         }
+
         Ok(RaftSnapshot {
             created: self.created,
             sealed: self.sealed,

@@ -1,40 +1,41 @@
-//! Rebuilds a lost or damaged registry state from evidence: gathers it, lets the domain weigh it and,
-//! once an operator has reviewed the plan, puts the state in place.
+//! Rebuilds a lost or damaged registry state from evidence. Gathers the evidence, creates a plan in
+//! the domain crate and, after an operator's review, writes the state.
 //!
-//! A plan takes no lock and writes nothing. An application takes the writer's lock first, gathers and
-//! plans again, and acts only on the very plan that was reviewed. OpenBao and etcd are only read.
+//! Planning takes no lock and writes nothing. Applying takes the writer lock, gathers and plans
+//! again, and requires the plan to equal the reviewed one. Access to OpenBao and etcd is read-only.
 
-mod exhibit;
-mod obstacle;
+mod evidence;
+mod input_error;
 
 use std::{num::NonZeroU64, path::PathBuf, sync::Arc, time::SystemTime};
 
-pub use exhibit::{Exhibited, Kind};
-use exhibit::{read_peer, read_record};
+pub use evidence::{GatheredItem, Kind};
+use evidence::{read_peer, read_record};
+pub use input_error::InputError;
 use jiff::Timestamp;
 use kms_domain::{
     key::KeyScope,
     recovery::{
         claims::VersionClaims,
-        journal::{Exhibit, Journal},
-        origin::{LiveKey, Origin},
+        journal::{EvidenceItem, Journal},
         rebuild::{
-            EtcdEvidence, EtcdFinding, Evidence, OWN_STATE, PlanHash, RebuildPlan, Refusal,
-            Refusals, Unreadable, rebuild,
+            EtcdEvidence, EtcdFinding, Evidence, OWN_STATE, PlanBlocker, PlanBlockers, PlanHash,
+            RebuildPlan, Unreadable, rebuild,
         },
+        resolve::{LiveKey, Resolution},
     },
     registry::document::{Document, StateHash},
     transit::{KeyProfile, TransitVersion},
 };
-pub use obstacle::Obstacle;
 use openbao_client::failure::FailureClass;
 
 use super::{
     EtcdSource,
     backup_record::note_source,
-    verify_pair::{self, Depth, Question, Row, Watch},
+    verify_pair::{self, Depth, Row, VerifyOptions, Watch},
 };
 use crate::{
+    advice::restore::limitation,
     auth::CallFailure,
     build_info::BuildInfo,
     config::Config,
@@ -45,77 +46,77 @@ use crate::{
     },
 };
 
-/// What the operator asks for and offers.
+/// Options of the operator.
 #[derive(Debug)]
 pub struct Request {
-    /// Etcd data, a file or a running one.
+    /// Etcd snapshots and running etcd clusters.
     pub etcd: Vec<EtcdSource>,
-    /// Of the API server in question; see [`Question::prefix`].
+    /// Prefix of the selected API server; see [`VerifyOptions::prefix`].
     pub prefix: Option<String>,
-    /// Files that record-backup wrote.
+    /// Files from record-backup.
     pub records: Vec<PathBuf>,
-    /// Copies of peers' states, each with its checkpoint beside it.
+    /// Copies of peers' states, each with its checkpoint in the same directory.
     pub peers: Vec<PathBuf>,
-    /// At most how many distinct encrypted DEKs of each `key_id` are tried.
+    /// Maximum number of distinct encrypted DEKs tried per `key_id`; `None` for all.
     pub sample: Option<NonZeroU64>,
-    /// The valid state that is to be given up.
+    /// Hash of the valid state to replace.
     pub replace: Option<StateHash>,
-    /// Whether files that a newer release wrote are given up like damaged ones.
+    /// Whether to replace files of a newer release like damaged ones.
     pub replace_newer_release: bool,
-    /// The operator's word that no node has promoted this version or one above it.
+    /// Operator's assertion: no node has promoted this version or a later one.
     pub not_promoted: Option<TransitVersion>,
-    /// The number of unreadable objects that the operator accepts.
+    /// Number of unreadable objects accepted by the operator.
     pub accepted: Option<NonZeroU64>,
     /// Keep the names of the first few unreadable objects.
     pub names: bool,
 }
 
-/// What was looked at, and what came of it.
+/// Evidence and its assessment.
 #[derive(Debug, Default)]
 pub struct Weighed {
-    /// The evidence, as far as it could be read.
-    pub exhibits: Vec<Exhibited>,
-    /// What kept evidence from being weighed.
-    pub obstacles: Vec<Obstacle>,
-    /// What stands against a plan in the evidence itself.
-    pub refusals: Vec<Refusal>,
-    /// Objects that stay unreadable, whether or not they are accepted.
+    /// Readable evidence.
+    pub items: Vec<GatheredItem>,
+    /// Errors of the inputs.
+    pub obstacles: Vec<InputError>,
+    /// Reasons in the evidence that block a plan.
+    pub refusals: Vec<PlanBlocker>,
+    /// Unreadable objects, accepted or not.
     pub unreadable: Vec<Unreadable>,
-    /// The plan, if nothing does.
+    /// The plan, if there are neither obstacles nor refusals.
     pub plan: Option<RebuildPlan>,
-    /// What is left of the state.
+    /// Remaining files of the state.
     pub remains: Option<Remains>,
-    /// The live key.
+    /// Properties of the live key.
     pub key: Option<KeyProfile>,
-    /// Who holds the state, if it could be told.
+    /// Process that holds the state, if known.
     pub holder: Option<Holder>,
 }
 
-/// What an application came to.
+/// Result of an application.
 #[derive(Debug)]
 pub enum Applied {
-    /// The state is in place.
+    /// The state was rebuilt.
     Rebuilt(Box<Weighed>),
-    /// The state was in place already, of the same plan, and its checkpoint is now too.
+    /// An interrupted application of this plan was completed: state and checkpoint are in place.
     Continued(Box<(Document, Journal)>),
-    /// Nothing was changed.
+    /// The application was rejected; all files are unchanged.
     Refused(Box<Weighed>),
 }
 
-/// What would be done. Changes nothing and takes no lock.
+/// Creates the plan. Read-only, without a lock.
 #[must_use]
 pub fn plan(config: &Config, request: &Request, watch: Watch<'_>) -> Weighed {
     let mut weighed = weigh(config, request, config.state().remains(), watch);
-    // A process that is not visible from here is found by the application.
+    // A process invisible from here is detected by `apply`, through the lock.
     weighed.holder = Holder::of(&config.state_path.lock()).unwrap_or_default();
     weighed
 }
 
-/// Does what was reviewed under this hash, with the writer's lock; or completes it, if it was cut
-/// short.
+/// Applies the reviewed plan under the writer lock, or completes an interrupted application of it.
 ///
 /// # Errors
-/// When the files fail; but for what [`RebuildError`] tells nothing was changed.
+/// [`RebuildError`] if a file operation fails. All files are unchanged unless the error says
+/// otherwise.
 pub fn apply(
     config: &Config,
     request: &Request,
@@ -123,19 +124,21 @@ pub fn apply(
     now: SystemTime,
     watch: Watch<'_>,
 ) -> Result<Applied, RebuildError> {
-    let refused = |obstacle| {
+    let refused = |input_error| {
         Ok(Applied::Refused(Box::new(Weighed {
-            obstacles: vec![obstacle],
+            obstacles: vec![input_error],
             ..Weighed::default()
         })))
     };
+
     let locked: LockedState = match config.state().lock() {
         Ok(locked) => locked,
-        Err(error) => return refused(Obstacle::State(error)),
+        Err(error) => return refused(InputError::State(error)),
     };
     if let Some((journal, document)) = locked.complete_rebuild(reviewed)? {
         return Ok(Applied::Continued(Box::new((document, journal))));
     }
+
     let mut weighed = weigh(config, request, locked.remains(), watch);
     let Some(plan) = weighed.plan.take() else {
         return Ok(Applied::Refused(Box::new(weighed)));
@@ -143,10 +146,11 @@ pub fn apply(
     let confirmed = match plan.confirm(reviewed) {
         Ok(confirmed) => confirmed,
         Err(outdated) => {
-            weighed.obstacles.push(Obstacle::Outdated(outdated));
+            weighed.obstacles.push(InputError::Outdated(outdated));
             return Ok(Applied::Refused(Box::new(weighed)));
         }
     };
+
     let journal = journal(config, request, &weighed, confirmed.plan(), now);
     locked.rebuild(&confirmed, &journal)?;
     weighed.plan = Some(confirmed.into_plan());
@@ -166,20 +170,20 @@ fn weigh(
     };
     match remains {
         Ok(remains) => weighed.remains = Some(remains),
-        Err(error) => weighed.obstacles.push(Obstacle::State(error)),
+        Err(error) => weighed.obstacles.push(InputError::State(error)),
     }
     match read_key(config) {
         Ok(profile) => weighed.key = Some(profile),
-        Err(obstacle) => weighed.obstacles.push(obstacle),
+        Err(input_error) => weighed.obstacles.push(input_error),
     }
     let mut records = Vec::new();
     for path in &request.records {
         match read_record(path) {
             Ok((record, exhibited)) => {
                 records.push(record);
-                weighed.exhibits.push(exhibited);
+                weighed.items.push(exhibited);
             }
-            Err(obstacle) => weighed.obstacles.push(obstacle),
+            Err(input_error) => weighed.obstacles.push(input_error),
         }
     }
     let mut peers = Vec::new();
@@ -187,9 +191,9 @@ fn weigh(
         match read_peer(path, &config.state_path) {
             Ok((peer, exhibited)) => {
                 peers.push(peer);
-                weighed.exhibits.push(exhibited);
+                weighed.items.push(exhibited);
             }
-            Err(obstacle) => weighed.obstacles.push(obstacle),
+            Err(input_error) => weighed.obstacles.push(input_error),
         }
     }
     let (Some(key), Some(remains)) = (weighed.key.clone(), &weighed.remains) else {
@@ -209,9 +213,9 @@ fn weigh(
         match look_at(config, request, source, &claims, &key, watch) {
             Ok((evidence, exhibited)) => {
                 etcd.push(evidence);
-                weighed.exhibits.push(exhibited);
+                weighed.items.push(exhibited);
             }
-            Err(obstacle) => weighed.obstacles.push(obstacle),
+            Err(input_error) => weighed.obstacles.push(input_error),
         }
     }
     let evidence = Evidence {
@@ -239,30 +243,32 @@ fn weigh(
     weighed
 }
 
-/// Of evidence that could not be read nobody knows whether it would have sufficed.
-fn beside(obstacles: &[Obstacle], refusals: &Refusals) -> Vec<Refusal> {
-    let stands = |refusal: &&Refusal| {
+/// Drops refusals for lack of evidence if an input failed: that input could be sufficient.
+fn beside(obstacles: &[InputError], refusals: &PlanBlockers) -> Vec<PlanBlocker> {
+    let stands = |refusal: &&PlanBlocker| {
         obstacles.is_empty()
             || !matches!(
                 refusal,
-                Refusal::NoEvidence | Refusal::Undecided { .. } | Refusal::Unaccounted { .. }
+                PlanBlocker::NoEvidence
+                    | PlanBlocker::Undecided { .. }
+                    | PlanBlocker::Unresolved { .. }
             )
     };
     refusals.all().iter().filter(stands).cloned().collect()
 }
 
-fn read_key(config: &Config) -> Result<KeyProfile, Obstacle> {
+fn read_key(config: &Config) -> Result<KeyProfile, InputError> {
     let metadata = connection::ask_for_key(config)?;
     let metadata = metadata.map_err(|failure| match failure {
         CallFailure::OpenBao(failure) if failure.class() == FailureClass::NotFound => {
-            Obstacle::NoKey(config.key.clone())
+            InputError::NoKey(config.key.clone())
         }
-        failure => Obstacle::Metadata(failure),
+        failure => InputError::Metadata(failure),
     })?;
     Ok(KeyProfile::check(&metadata, &config.key.key_name)?)
 }
 
-/// Every `key_id` of the source, held against the key, and its DEKs tried.
+/// Resolves every `key_id` of the source and tries its DEKs.
 fn look_at(
     config: &Config,
     request: &Request,
@@ -270,9 +276,9 @@ fn look_at(
     claims: &[VersionClaims],
     key: &KeyProfile,
     watch: Watch<'_>,
-) -> Result<(EtcdEvidence, Exhibited), Obstacle> {
+) -> Result<(EtcdEvidence, GatheredItem), InputError> {
     let name = source.name();
-    let question = Question {
+    let options = VerifyOptions {
         prefix: request.prefix.clone(),
         claims: claims.to_vec(),
         removed: Vec::new(),
@@ -281,40 +287,45 @@ fn look_at(
         names: request.names,
         superseded: true,
     };
+
     let pair =
-        verify_pair::verify(config, source, question, watch).map_err(|error| Obstacle::Etcd {
+        verify_pair::verify(config, source, options, watch).map_err(|error| InputError::Etcd {
             name: name.clone(),
             error: Box::new(error),
         })?;
     if let Some(unanswered) = pair.unanswered {
-        return Err(Obstacle::Unanswered {
+        return Err(InputError::Unanswered {
             name,
             unanswered: Box::new(unanswered),
         });
     }
     if *pair.lineage.live() != LiveKey::Listed(key.clone()) {
-        return Err(Obstacle::KeyMoved);
+        return Err(InputError::KeyMoved);
     }
-    let file = note_source(source).map_err(|error| Obstacle::Unhashed {
+
+    let file = note_source(source).map_err(|error| InputError::Unhashed {
         name: name.clone(),
         error: Box::new(error),
     })?;
     let sha256 = file.map(|file| file.sha256_hex()).unwrap_or_default();
+
     let inventory = &pair.inventory;
     let superseded = verify_pair::superseded(inventory, &pair.lineage);
     let findings: Vec<_> = pair.rows.into_iter().map(found).collect();
     let revision = inventory.totals.revision.unsigned_abs();
-    let exhibited = Exhibited::etcd(&name, &sha256, revision, &findings, &superseded);
+    let exhibited = GatheredItem::etcd(&name, &sha256, revision, &findings, &superseded);
+
     let mut doubts: Vec<_> = inventory.trust.doubt().into_iter().collect();
     if let Some(unread) = &inventory.unread {
         if !unread.is_allowed() {
-            return Err(Obstacle::Unread {
+            return Err(InputError::Unread {
                 name,
                 unread: unread.clone(),
             });
         }
         doubts.push(unread.describe());
     }
+
     let evidence = EtcdEvidence {
         name,
         content: sha256,
@@ -330,8 +341,8 @@ fn look_at(
 fn found(row: Row) -> EtcdFinding {
     EtcdFinding {
         unreadable: match &row.finding.origin {
-            Origin::Gap(_) => row.resources,
-            Origin::Live(_) | Origin::Known(_) => row.refused,
+            Resolution::Unresolved(_) => row.resources,
+            Resolution::Live(_) | Resolution::Known(_) => row.refused,
         },
         names: row.undecryptable_names,
         finding: row.finding,
@@ -346,7 +357,7 @@ fn journal(
     now: SystemTime,
 ) -> Journal {
     let next = plan.next();
-    let exhibits = weighed.exhibits.iter().map(|it| Exhibit {
+    let items = weighed.items.iter().map(|it| EvidenceItem {
         kind: it.kind.as_str().to_owned(),
         name: it.name.clone(),
         sha256: it.sha256.clone(),
@@ -364,9 +375,9 @@ fn journal(
         previous_hash: next.previous_hash().cloned(),
         state_hash: next.hash().clone(),
         active: next.registry().active().version(),
-        evidence: exhibits.collect(),
+        evidence: items.collect(),
         not_promoted: request.not_promoted,
         kept: weighed.remains.iter().flat_map(Remains::kept).collect(),
-        limitations: plan.limitations().iter().map(ToString::to_string).collect(),
+        limitations: plan.limitations().iter().map(limitation).collect(),
     }
 }

@@ -1,250 +1,264 @@
-//! What `recover-state` tells: for people the verdict first, then everything that stands against the
-//! recovery, each with its next step, or else the state that the evidence leads to.
+//! The result of `recover-state`: the plan, or the findings that block it, each with its advice.
 
+mod causes;
 mod checks;
-mod shown;
+mod rows;
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-    time::SystemTime,
-};
+use std::{path::PathBuf, time::SystemTime};
 
-use checks::{Checked, checks};
+pub use causes::Typed;
+use causes::{Advisor, Values};
+use checks::checks;
 use kms_domain::{
     recovery::{
         journal::Journal,
-        rebuild::{Link, PlanHash, RebuildPlan, Refusal, Unreadable},
+        rebuild::{Link, PlanHash, RebuildPlan, Unreadable},
     },
     registry::document::Document,
 };
+use rows::{EvidenceRow, KeptRow, RefusalRow, StateRow, UnreadableRow, VersionRow};
 use schemars::JsonSchema;
 use serde::Serialize;
-use shown::{EvidenceShown, KeptShown, RefusalShown, StateShown, UnreadableShown, VersionShown};
 
-use super::recover_state::{Obstacle, Weighed};
+use super::recover_state::{InputError, Weighed};
 use crate::{
-    cli::exit::Exit,
-    config::Config,
-    report::{DoNot, Render, Report},
+    advice::{
+        Cause, DataImpact, Site,
+        restore::{PLANNED, REBUILT, limitation},
+    },
+    config::Loaded,
+    exit::Exit,
+    report::{counted, outcome::Outcome, table::Table},
     state::rebuild::{Remains, journal_name},
 };
 
 const NAME: &str = "recover-state";
 
-/// The result of `recover-state`.
-#[derive(Debug, Serialize, JsonSchema)]
+/// The members of `recover-state`. Its verdict is `planned`, `applied`, `continued`, `refused` or
+/// `inconclusive`.
+#[derive(Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct RecoveryReport {
-    /// `planned`, `applied`, `continued`, `refused` or `inconclusive`.
-    verdict: &'static str,
-    summary: String,
-    next_steps: Vec<String>,
-    do_not: Vec<&'static str>,
-    #[serde(flatten)]
-    report: Report,
-    /// Everything that stands against a recovery.
-    refusals: Vec<RefusalShown>,
-    evidence: Vec<EvidenceShown>,
+pub struct Recovery {
+    /// Findings that block a plan.
+    refusals: Vec<RefusalRow>,
+    evidence: Vec<EvidenceRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     plan_hash: Option<String>,
     /// The state that the plan leads to, or that is in place now.
     #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<StateShown>,
-    versions: Vec<VersionShown>,
+    state: Option<StateRow>,
+    versions: Vec<VersionRow>,
     /// Objects that stay unreadable; a plan has only those that were accepted.
-    unreadable: Vec<UnreadableShown>,
-    kept_files: Vec<KeptShown>,
+    unreadable: Vec<UnreadableRow>,
+    kept_files: Vec<KeptRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     journal: Option<PathBuf>,
-    limitations: Vec<String>,
 }
 
-/// The command line that asked for a report.
-#[derive(Debug)]
-pub struct Typed {
-    /// All of it.
-    pub whole: String,
-    /// Without the flags that apply a plan, sample, or accept unreadable objects.
-    pub planning: String,
+/// The run that a result is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    pub loaded: &'a Loaded,
+    pub typed: &'a Typed,
+    pub now: SystemTime,
 }
 
-const AFTER: &str = "start the provider; then compare `inspect-state` and the active key_id with \
-     those of a peer, and run verify-backup with this etcd";
-const KEEP: &str = "do not delete the state, the checkpoint, the lock file or the key";
-
-impl RecoveryReport {
-    /// The exit code of the command.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
-        self.report.exit()
-    }
-
+impl Run<'_> {
     /// Before anything was changed.
     #[must_use]
-    pub fn planned(config: &Config, weighed: &Weighed, typed: &Typed, now: SystemTime) -> Self {
-        match &weighed.plan {
-            None => Self::refused(config, weighed, typed, now),
-            Some(plan) => {
-                let stop = match &weighed.holder {
-                    Some(holder) => format!(
-                        "with process {} ({}) stopped, which holds the state, ",
-                        holder.pid, holder.program
-                    ),
-                    None => "with the provider of this node stopped, ".to_owned(),
-                };
-                let hash = plan.hash();
-                let apply = format!(
-                    "review evidence, versions and limitations; then, {stop}run \
-                     `{} --apply --expected-plan-hash {hash}`",
-                    typed.whole
-                );
-                let summary = format!(
-                    "this node can have a state again, with version {} active{}; nothing was changed \
-                     yet",
-                    plan.next().registry().active().version(),
-                    but_unreadable(plan)
-                );
-                let mut report = Self::of(config, weighed, "planned", summary, now);
-                report.add_plan(config, weighed, plan);
-                report.next_steps = vec![apply];
-                report.do_not = vec![KEEP];
-                report.report.conclude(Exit::Success);
-                report
-            }
-        }
+    pub fn planned(self, weighed: &Weighed) -> Outcome<Recovery> {
+        let Some(plan) = &weighed.plan else {
+            return self.refused(weighed);
+        };
+        let headline = format!(
+            "this node can have a state again, with version {} active{}; nothing was changed yet",
+            plan.next().registry().active().version(),
+            but_unreadable(plan)
+        );
+        let values = vec![("plan_hash", plan.hash().to_string())];
+        self.done("planned", headline, weighed, (&PLANNED, values))
     }
 
     /// When the state is in place.
     #[must_use]
-    pub fn applied(config: &Config, weighed: &Weighed, now: SystemTime) -> Self {
+    pub fn applied(self, weighed: &Weighed) -> Outcome<Recovery> {
         let unreadable = weighed.plan.as_ref().map_or(String::new(), but_unreadable);
-        let summary = format!("the state and its checkpoint are in place{unreadable}");
-        let mut report = Self::of(config, weighed, "applied", summary, now);
-        if let Some(plan) = &weighed.plan {
-            report.add_plan(config, weighed, plan);
-        }
-        report.next_steps = vec![AFTER.to_owned()];
-        report.do_not = vec![KEEP];
-        report.report.conclude(Exit::Success);
-        report
+        let headline = format!("the state and its checkpoint are in place{unreadable}");
+        self.done("applied", headline, weighed, (&REBUILT, Vec::new()))
     }
 
     /// When an earlier run had put the state in place.
     #[must_use]
-    pub fn continued(
-        config: &Config,
-        document: &Document,
-        journal: &Journal,
-        now: SystemTime,
-    ) -> Self {
-        let summary = format!(
+    pub fn continued(self, document: &Document, journal: &Journal) -> Outcome<Recovery> {
+        let config = &self.loaded.config;
+        let records = document.registry().records().iter();
+        let recovery = Recovery {
+            plan_hash: Some(journal.plan.to_string()),
+            state: Some(StateRow::of(config, document, None, &[])),
+            versions: records
+                .map(|record| VersionRow::of(&record.key, record.state))
+                .collect(),
+            evidence: journal.evidence.iter().map(EvidenceRow::item).collect(),
+            kept_files: journal.kept.iter().map(KeptRow::of).collect(),
+            journal: Some(self.journal(&journal.plan)),
+            ..Recovery::default()
+        };
+        let headline = format!(
             "the state of this very plan was in place already, since {}; its checkpoint is too",
             journal.recovered_at
         );
-        let mut report = Self::of(config, &Weighed::default(), "continued", summary, now);
-        report.report = Report::new(NAME, now);
-        report.report.identify(&config.fingerprint());
-        report.plan_hash = Some(journal.plan.to_string());
-        report.state = Some(StateShown::of(config, document, None, &[]));
-        report.versions = document
-            .registry()
-            .records()
-            .iter()
-            .map(|record| VersionShown::of(&record.key, record.state))
-            .collect();
-        report.evidence = journal
-            .evidence
-            .iter()
-            .map(EvidenceShown::exhibit)
-            .collect();
-        report.kept_files = journal.kept.iter().map(KeptShown::of).collect();
-        report.journal = Some(journal_path(config, &journal.plan));
-        report.limitations = journal.limitations.clone();
-        report.next_steps = vec![AFTER.to_owned()];
-        report.do_not = vec![KEEP];
-        report.report.conclude(Exit::Success);
-        report
+        let mut outcome = self.outcome(recovery);
+        outcome.conclude("continued", Exit::Success, headline);
+        let weighed = Weighed::default();
+        outcome.add_actions(&self.advisor(&weighed).of_plan(&REBUILT, Vec::new()));
+        outcome.add_limitations(journal.limitations.iter().cloned());
+        outcome
     }
 
     /// When nothing was or can be done.
     #[must_use]
-    pub fn refused(config: &Config, weighed: &Weighed, typed: &Typed, now: SystemTime) -> Self {
-        let obstacles = &weighed.obstacles;
-        let undecided = weighed.refusals.is_empty() && obstacles.iter().all(Obstacle::is_undecided);
-        let (verdict, summary) = if undecided {
-            ("inconclusive", "not established, so nothing was changed")
-        } else {
-            ("refused", "no state was made, and nothing was changed")
+    pub fn refused(self, weighed: &Weighed) -> Outcome<Recovery> {
+        let advisor = self.advisor(weighed);
+        let of_inputs = weighed.obstacles.iter().map(|error| {
+            let advice = advisor.of_input(error);
+            (RefusalRow::input_error(error, &advice), advice)
+        });
+        let of_blockers = weighed.refusals.iter().map(|blocker| {
+            let advice = advisor.of_blocker(blocker);
+            (RefusalRow::blocker(blocker, &advice), advice)
+        });
+        let (refusals, advice): (Vec<_>, Vec<_>) = of_inputs.chain(of_blockers).unzip();
+        let recovery = Recovery {
+            refusals,
+            evidence: weighed.items.iter().map(EvidenceRow::of).collect(),
+            unreadable: weighed.unreadable.iter().map(UnreadableRow::of).collect(),
+            ..Recovery::default()
         };
-        let mut report = Self::of(config, weighed, verdict, summary.to_owned(), now);
-        let refusals = weighed.refusals.iter();
-        let refusals = refusals.map(|it| RefusalShown::refusal(it, accepting(it, weighed, typed)));
-        report.refusals.extend(refusals);
-        let unreadable = weighed.unreadable.iter();
-        report.unreadable = unreadable.map(UnreadableShown::of).collect();
-        for refusal in &report.refusals {
-            if !report.next_steps.contains(&refusal.next_step) {
-                report.next_steps.push(refusal.next_step.clone());
-            }
-            if !report.do_not.contains(&refusal.do_not) {
-                report.do_not.push(refusal.do_not);
-            }
+
+        let mut outcome = self.outcome(recovery);
+        outcome.add_checks(checks(&self.loaded.config, weighed, &advisor));
+        outcome.conclude_by_checks();
+        let undecided =
+            weighed.refusals.is_empty() && weighed.obstacles.iter().all(InputError::is_undecided);
+        match undecided {
+            true => outcome.conclude(
+                "inconclusive",
+                Exit::Runtime,
+                "the evidence was not read completely, so nothing was changed",
+            ),
+            false => outcome.conclude(
+                "refused",
+                outcome.exit(),
+                "no state was made, and nothing was changed",
+            ),
         }
-        if undecided {
-            report.report.conclude(Exit::Runtime);
+        // The worst finding decides what is at stake; each of them has steps.
+        if let Some(worst) = advice.iter().min_by_key(|it| rank(it.impact)) {
+            outcome.set_cause(worst);
         }
-        report
+        advice.iter().for_each(|it| outcome.add_actions(it));
+        outcome
     }
 
-    fn of(
-        config: &Config,
-        weighed: &Weighed,
+    fn done(
+        self,
         verdict: &'static str,
-        summary: String,
-        now: SystemTime,
-    ) -> Self {
-        let mut report = Report::new(NAME, now);
-        report.identify(&config.fingerprint());
-        for check in checks(Checked { config, weighed }) {
-            report.push(check);
+        headline: String,
+        weighed: &Weighed,
+        (cause, values): (&Cause, Values),
+    ) -> Outcome<Recovery> {
+        let mut recovery = Recovery {
+            evidence: weighed.items.iter().map(EvidenceRow::of).collect(),
+            ..Recovery::default()
+        };
+        if let Some(plan) = &weighed.plan {
+            let kept = weighed.remains.iter().flat_map(Remains::kept);
+            let shown_by = plan.active_shown_by();
+            let follows = match plan.link() {
+                Link::Replaced => "replaced-state",
+                Link::Checkpoint => "checkpoint",
+                Link::Evidence(_) => "evidence",
+                Link::Nothing => "none",
+            };
+            let config = &self.loaded.config;
+            recovery = Recovery {
+                plan_hash: Some(plan.hash().to_string()),
+                state: Some(StateRow::of(config, plan.next(), Some(follows), shown_by)),
+                versions: plan.versions().iter().map(VersionRow::rebuilt).collect(),
+                // With names, which a plan has like its evidence.
+                unreadable: plan.unreadable().iter().map(UnreadableRow::of).collect(),
+                kept_files: kept.map(|kept| KeptRow::of(&kept)).collect(),
+                journal: Some(self.journal(plan.hash())),
+                ..recovery
+            };
         }
-        let obstacles = weighed.obstacles.iter().map(RefusalShown::obstacle);
-        Self {
-            verdict,
-            summary,
-            next_steps: Vec::new(),
-            do_not: Vec::new(),
-            report,
-            refusals: obstacles.collect(),
-            evidence: weighed.exhibits.iter().map(EvidenceShown::of).collect(),
-            plan_hash: None,
-            state: None,
-            versions: Vec::new(),
-            unreadable: Vec::new(),
-            kept_files: Vec::new(),
-            journal: None,
-            limitations: Vec::new(),
+        let mut outcome = self.outcome(recovery);
+        let advisor = self.advisor(weighed);
+        outcome.add_checks(checks(&self.loaded.config, weighed, &advisor));
+        outcome.conclude(verdict, Exit::Success, headline);
+        outcome.add_actions(&advisor.of_plan(cause, values));
+        let limitations = weighed.plan.iter().flat_map(RebuildPlan::limitations);
+        outcome.add_limitations(limitations.map(limitation));
+        outcome
+    }
+
+    fn outcome(self, recovery: Recovery) -> Outcome<Recovery> {
+        let tables = recovery.tables();
+        let mut outcome = Outcome::new(NAME, self.now, recovery);
+        outcome.identify(&self.loaded.config.fingerprint());
+        tables
+            .into_iter()
+            .for_each(|table| outcome.add_table(table));
+        outcome
+    }
+
+    fn advisor<'a>(&'a self, weighed: &'a Weighed) -> Advisor<'a> {
+        Advisor {
+            site: Site::new(&self.loaded.path, Some(&self.loaded.config)),
+            typed: self.typed,
+            weighed,
         }
     }
 
-    fn add_plan(&mut self, config: &Config, weighed: &Weighed, plan: &RebuildPlan) {
-        let follows = match plan.link() {
-            Link::Replaced => "replaced-state",
-            Link::Checkpoint => "checkpoint",
-            Link::Evidence(_) => "evidence",
-            Link::Nothing => "none",
-        };
-        let shown_by = plan.active_shown_by();
-        self.plan_hash = Some(plan.hash().to_string());
-        self.state = Some(StateShown::of(config, plan.next(), Some(follows), shown_by));
-        self.versions = plan.versions().iter().map(VersionShown::rebuilt).collect();
-        // With names, which a plan has like its evidence.
-        self.unreadable = plan.unreadable().iter().map(UnreadableShown::of).collect();
-        let kept = weighed.remains.iter().flat_map(Remains::kept);
-        self.kept_files = kept.map(|kept| KeptShown::of(&kept)).collect();
-        self.journal = Some(journal_path(config, plan.hash()));
-        self.limitations = plan.limitations().iter().map(ToString::to_string).collect();
+    fn journal(&self, plan: &PlanHash) -> PathBuf {
+        let state = &self.loaded.config.state_path;
+        state.directory().join(journal_name(state, plan))
+    }
+}
+
+impl Recovery {
+    fn tables(&self) -> Vec<Table> {
+        let mut plan = Table::new("plan", ["fact", "value"]);
+        if let Some(hash) = &self.plan_hash {
+            plan.row(["planHash", hash]);
+        }
+        if let Some(state) = &self.state {
+            state.rows(&mut plan);
+        }
+        if let Some(journal) = &self.journal {
+            plan.row(["journal", &journal.display().to_string()]);
+        }
+        for KeptRow { file, kept_as, .. } in &self.kept_files {
+            plan.row(["keptAs", &format!("{file} as {kept_as}")]);
+        }
+        vec![
+            rows::refusals(&self.refusals),
+            plan,
+            rows::versions(&self.versions),
+            rows::unreadable(&self.unreadable),
+            rows::names(&self.unreadable),
+            rows::evidence(&self.evidence),
+        ]
+    }
+}
+
+/// The worst impact first.
+fn rank(impact: DataImpact) -> u8 {
+    match impact {
+        DataImpact::LostWithoutBackup => 0,
+        DataImpact::Unknown => 1,
+        DataImpact::AtRisk => 2,
+        DataImpact::NoneLost => 3,
     }
 }
 
@@ -253,86 +267,11 @@ fn but_unreadable(plan: &RebuildPlan) -> String {
     let unreadable = plan.unreadable().iter().map(Unreadable::objects);
     match unreadable.fold(0, u64::saturating_add) {
         0 => String::new(),
-        objects => format!("; {objects} objects stay unreadable, as accepted"),
+        objects => format!("; {}, as accepted", stay_unreadable(objects)),
     }
 }
 
-/// The next step of a refusal that concerns the acceptance of unreadable objects, as a command.
-fn accepting(refusal: &Refusal, weighed: &Weighed, typed: &Typed) -> Option<String> {
-    let planning = &typed.planning;
-    match refusal {
-        Refusal::Unreadable { sampled: true, .. } => Some(format!(
-            "try all encrypted DEKs, which tells the exact number: `{planning}`"
-        )),
-        Refusal::Unreadable { objects, .. } => {
-            let others = weighed
-                .refusals
-                .iter()
-                .any(|it| !it.is_settled_by_acceptance());
-            Some(match others || !weighed.obstacles.is_empty() {
-                true => format!(
-                    "settle the other refusals first; if the {objects} objects are lost for good, \
-                     the next plan offers to accept them"
-                ),
-                false => format!(
-                    "restore the storage or the backup that has them; only if they are lost for \
-                     good, review the lines `unreadable` and make the plan without them: \
-                     `{planning} --accept-unreadable {objects}`"
-                ),
-            })
-        }
-        Refusal::AcceptanceIdle { .. } => Some(format!("make a new plan: `{planning}`")),
-        _ => None,
-    }
-}
-
-fn journal_path(config: &Config, plan: &PlanHash) -> PathBuf {
-    let directory = config.state_path.directory();
-    directory.join(journal_name(&config.state_path, plan))
-}
-
-impl Render for RecoveryReport {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{NAME}: {}", self.verdict)?;
-        writeln!(out, "{}", self.summary)?;
-        if self.refusals.is_empty() {
-            for step in &self.next_steps {
-                writeln!(out, "next: {step}")?;
-            }
-            for not in &self.do_not {
-                writeln!(out, "{}", DoNot(not))?;
-            }
-        }
-        for refusal in &self.refusals {
-            refusal.text(out)?;
-        }
-        writeln!(out)?;
-        for evidence in &self.evidence {
-            evidence.text(out)?;
-        }
-        if let Some(hash) = &self.plan_hash {
-            writeln!(out, "planHash: {hash}")?;
-        }
-        if let Some(state) = &self.state {
-            state.text(out)?;
-        }
-        for version in &self.versions {
-            version.text(out)?;
-        }
-        for unreadable in &self.unreadable {
-            unreadable.text(out)?;
-        }
-        for kept in &self.kept_files {
-            writeln!(out, "kept: {} as {}", kept.file, kept.kept_as)?;
-        }
-        if let Some(journal) = &self.journal {
-            writeln!(out, "journal: {}", journal.display())?;
-        }
-        writeln!(out)?;
-        self.report.checks_text(out)?;
-        for limitation in &self.limitations {
-            writeln!(out, "limitation: {limitation}")?;
-        }
-        Ok(())
-    }
+fn stay_unreadable(objects: u64) -> String {
+    let stay = if objects == 1 { "stays" } else { "stay" };
+    format!("{} {stay} unreadable", counted(objects, "object"))
 }

@@ -1,9 +1,8 @@
-//! What the evidence says of a plan that retires versions: who needs them, what that means, and what
-//! to do about it.
+//! The evidence on a plan that retires versions: objects that need them, checks, and the cause that
+//! forbids the plan.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write},
     sync::Arc,
 };
 
@@ -17,17 +16,24 @@ use serde::Serialize;
 use super::{
     evidence::SourceRead,
     evidence_report::{
-        SourceShown, States, check_of_withdrawn, checks_of_objects, checks_of_reading, counted,
-        limits, rewrite, unread_keys, usage_of, uses,
+        Asker, SourceRow, States, Values, check_of_withdrawn, checks_of_objects, checks_of_reading,
+        counted, limits, rewrite, unread_keys, usage_of, uses,
     },
     unread::Unread,
 };
 use crate::{
-    cli::exit::Exit,
-    report::{Check, DoNot},
+    advice::{
+        Advice, Cause,
+        retirement::{
+            KEYS_UNREAD, NEEDED, NEEDS_UNRESOLVED, OLDER_REVISIONS, REVERSIBLE_LIMITATION,
+            SOURCE_WITHOUT_OBJECTS,
+        },
+    },
+    exit::Exit,
+    report::CheckResult,
 };
 
-/// What the evidence says of a plan.
+/// Evidence on a plan.
 #[derive(Debug)]
 pub struct Findings {
     /// Whether the plan may be carried out.
@@ -38,33 +44,29 @@ pub struct Findings {
     pub states: States,
 }
 
-/// The part of a plan's report that only evidence makes.
+/// The members of a plan's result that only evidence makes.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct EvidenceShown {
-    verdict: &'static str,
-    summary: &'static str,
+pub struct EvidenceRow {
     /// `proven` for the sources that were read, or `limited`.
-    confidence: &'static str,
-    checks: Vec<Check>,
-    sources: Vec<SourceShown>,
-    do_not: Vec<&'static str>,
+    pub(crate) confidence: &'static str,
+    pub(crate) sources: Vec<SourceRow>,
 }
 
 /// Objects of which the newest revision needs a version.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct NeededBy {
-    source: String,
-    resource: String,
-    objects: u64,
+    pub(crate) source: String,
+    pub(crate) resource: String,
+    pub(crate) objects: u64,
 }
 
 /// Revisions that a later one replaced or deleted, and that compaction has left so far.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct OlderRevisions {
-    source: String,
-    resource: String,
-    revisions: u64,
+    pub(crate) source: String,
+    pub(crate) resource: String,
+    pub(crate) revisions: u64,
 }
 
 impl Findings {
@@ -73,39 +75,37 @@ impl Findings {
     pub fn exit(&self) -> Exit {
         match self.verdict {
             Retirement::Allowed => Exit::Success,
-            Retirement::Needed | Retirement::Unaccounted => Exit::CheckFailed,
+            Retirement::Needed | Retirement::Unresolved => Exit::CheckFailed,
             Retirement::Inconclusive | Retirement::Unread => Exit::Runtime,
         }
     }
 
-    /// Puts what the evidence says of `plan` into words.
+    /// The rows of the sources.
     #[must_use]
-    pub fn shown(&self, plan: &Plan) -> EvidenceShown {
-        let provider = &plan.next().registry().scope().identity().provider_name;
-        let mut checks = checks_of_reading(&self.sources);
-        checks.extend(unread_keys(&self.sources).map(Unread::check));
-        checks.extend(checks_of_objects(&self.sources, provider.as_str()));
-        checks.push(self.needed(plan.removed()));
-        checks.push(self.older(plan.removed()));
-        checks.extend(check_of_withdrawn(&self.sources, &self.states));
-        EvidenceShown {
-            verdict: self.verdict.as_str(),
-            summary: self.summary(),
+    pub fn shown(&self) -> EvidenceRow {
+        let sources = self.sources.iter();
+        EvidenceRow {
             confidence: match self.is_proven() {
                 true => "proven",
                 false => "limited",
             },
-            checks,
-            sources: self
-                .sources
-                .iter()
-                .map(|source| SourceShown::of(source, &self.states))
-                .collect(),
-            do_not: self.do_not(),
+            sources: sources.map(|it| SourceRow::of(it, &self.states)).collect(),
         }
     }
 
-    /// What needs the version, source by source.
+    /// The evidence on `plan`.
+    #[must_use]
+    pub fn checks(&self, plan: &Plan, asker: Asker<'_>) -> Vec<CheckResult> {
+        let mut checks = checks_of_reading(&self.sources, asker);
+        checks.extend(unread_keys(&self.sources).map(Unread::check));
+        checks.extend(checks_of_objects(&self.sources, asker));
+        checks.push(self.needed(plan.removed(), asker));
+        checks.push(self.older(plan.removed(), asker));
+        checks.extend(check_of_withdrawn(&self.sources, &self.states, asker));
+        checks
+    }
+
+    /// Objects that need the version, by source.
     #[must_use]
     pub fn needed_by(&self, version: TransitVersion) -> Vec<NeededBy> {
         let rows = usage_of(&self.sources, version).flat_map(|(source, usage)| {
@@ -118,7 +118,7 @@ impl Findings {
         rows.collect()
     }
 
-    /// What of the past is under the version, source by source.
+    /// Older revisions under the version, by source.
     #[must_use]
     pub fn older_revisions(&self, version: TransitVersion) -> Vec<OlderRevisions> {
         let rows = usage_of(&self.sources, version).flat_map(|(source, usage)| {
@@ -134,45 +134,36 @@ impl Findings {
         rows.collect()
     }
 
-    /// What stays unknown all the same.
+    /// Open points.
     #[must_use]
-    pub fn limitations(&self) -> String {
+    pub fn limitations(&self) -> Vec<String> {
         let mut limits = limits(&self.sources);
-        limits.push(
-            "Until a version is trimmed in OpenBao, restore-versions brings it back.".to_owned(),
-        );
-        limits.join(" ")
+        limits.push(REVERSIBLE_LIMITATION.to_owned());
+        limits
     }
 
-    /// The way to a plan that may be carried out; `None` if this is one.
+    /// The cause that forbids the plan; `None` if it may be carried out.
     #[must_use]
-    pub fn next_step(&self, plan: &Plan) -> Option<String> {
-        let step = match self.verdict {
+    pub fn advise(&self, plan: &Plan, asker: Asker<'_>) -> Option<Advice> {
+        let (cause, values): (&Cause, Values) = match self.verdict {
             Retirement::Allowed => return None,
-            Retirement::Needed => self.rewrite_or_keep(plan.removed()),
-            Retirement::Unaccounted => {
-                "run verify-backup with the source that the failed checks name: it tells for each \
-                 key_id what is missing and what helps"
-                    .to_owned()
-            }
-            Retirement::Inconclusive => {
-                "name the etcd and the snapshots of this cluster; leave out a snapshot from before \
-                 this provider was in use"
-                    .to_owned()
-            }
+            Retirement::Needed => (&NEEDED, self.rewrite_or_keep(plan.removed())),
+            Retirement::Unresolved => (&NEEDS_UNRESOLVED, Vec::new()),
+            Retirement::Inconclusive => (&SOURCE_WITHOUT_OBJECTS, Vec::new()),
             Retirement::Unread => {
-                let steps: Vec<_> = unread_keys(&self.sources)
-                    .filter(|unread| !unread.is_allowed())
-                    .map(|unread| format!("{}; {}", unread.remedy(), unread.allow()))
-                    .collect();
-                steps.join("; ")
+                let unread = |source: &SourceRead| {
+                    let unread = source.unread.as_ref().filter(|it| !it.is_allowed())?;
+                    Some(asker.of_unread(&source.name, unread))
+                };
+                let values = self.sources.iter().find_map(unread);
+                (&KEYS_UNREAD, values.unwrap_or_default())
             }
         };
-        Some(format!("{step}; then plan again with the same evidence"))
+        Some(asker.advise(cause, &values))
     }
 
-    /// An etcd can be mended, a backup only be kept company.
-    fn rewrite_or_keep(&self, removed: &[Arc<TransitKey>]) -> String {
+    /// Objects of an etcd can be rewritten; the versions of a backup must be kept.
+    fn rewrite_or_keep(&self, removed: &[Arc<TransitKey>]) -> Values {
         let mut resources = BTreeSet::new();
         let mut backups: BTreeMap<&str, BTreeSet<TransitVersion>> = BTreeMap::new();
         for key in removed {
@@ -188,35 +179,32 @@ impl Findings {
                 }
             }
         }
-        let mut steps = Vec::new();
-        if !resources.is_empty() {
-            steps.push(rewrite(resources));
-        }
-        for (backup, versions) in backups {
+        let mut values = rewrite(resources);
+        let kept = backups.into_iter().map(|(backup, versions)| {
             let versions: Vec<_> = versions.iter().map(ToString::to_string).collect();
-            steps.push(format!(
-                "keep version {} for as long as {backup} may be restored (if it only shows what \
-                 etcd held before the objects were rewritten, save a new snapshot in its place)",
-                versions.join(", ")
-            ));
+            format!("version {} for {backup}", versions.join(", "))
+        });
+        let kept: Vec<_> = kept.collect();
+        if !kept.is_empty() {
+            values.push(("kept", kept.join("; ")));
         }
-        steps.join("; ")
+        values
     }
 
-    fn needed(&self, removed: &[Arc<TransitKey>]) -> Check {
-        let (id, title) = ("key.needed", "No object needs a version to be removed");
+    fn needed(&self, removed: &[Arc<TransitKey>], asker: Asker<'_>) -> CheckResult {
+        let (id, title) = ("key.needed", "Objects that need a version to be removed");
         let found: Vec<_> = removed
             .iter()
             .flat_map(|key| uses(&self.sources, key.version()))
             .collect();
         if found.is_empty() {
-            return Check::pass(id, title);
+            return CheckResult::pass(id, title);
         }
-        Check::fail(id, title, found.join("; "))
-            .impact("once a node has retired the version, its API server cannot read these objects")
+        CheckResult::fail(id, title, found.join("; "))
+            .impact(asker.advise(&NEEDED, &Vec::new()).data)
     }
 
-    fn older(&self, removed: &[Arc<TransitKey>]) -> Check {
+    fn older(&self, removed: &[Arc<TransitKey>], asker: Asker<'_>) -> CheckResult {
         let (id, title) = ("key.older_revisions", "Older revisions");
         let found = removed.iter().flat_map(|key| {
             let version = key.version();
@@ -229,23 +217,16 @@ impl Findings {
         });
         let found: Vec<_> = found.collect();
         if found.is_empty() {
-            return Check::pass(id, title);
+            return CheckResult::pass(id, title);
         }
-        Check::warn(id, title, found.join("; "))
-            .impact(
-                "no object is lost with them, but a watch that begins before they were replaced \
-                 fails, and its client lists anew",
-            )
-            .remediation(
-                "wait for the API server to compact etcd, at most ten minutes after the last \
-                 rewriting with its defaults",
-            )
+        CheckResult::warn(id, title, found.join("; "))
+            .because(asker.advise(&OLDER_REVISIONS, &Vec::new()))
     }
 
     fn is_proven(&self) -> bool {
         let told = match self.verdict {
             Retirement::Allowed | Retirement::Needed => true,
-            Retirement::Unaccounted | Retirement::Unread | Retirement::Inconclusive => false,
+            Retirement::Unresolved | Retirement::Unread | Retirement::Inconclusive => false,
         };
         told && self.sources.iter().all(|source| {
             let evidence = &source.evidence;
@@ -256,103 +237,27 @@ impl Findings {
         })
     }
 
-    fn summary(&self) -> &'static str {
+    /// The verdict in a sentence.
+    #[must_use]
+    pub fn headline(&self) -> &'static str {
         match self.verdict {
             Retirement::Allowed => "no object in what was read needs a version to be removed",
             Retirement::Needed => {
                 "objects need a version to be removed, so --apply is refused; nothing was changed \
                  and all data is readable as before"
             }
-            Retirement::Unaccounted => {
-                "it cannot be told what some objects need, so --apply is refused; nothing was \
-                 changed and no data is lost by it"
+            Retirement::Unresolved => {
+                "the version that some objects need is unknown, so --apply is refused; nothing was \
+                 changed"
             }
             Retirement::Unread => {
-                "etcd holds keys that were not read, so it is not established that no object needs \
-                 the versions and --apply is refused; nothing was changed"
+                "etcd has keys that were not read, whose objects may need the versions, so --apply is \
+                 refused; nothing was changed"
             }
             Retirement::Inconclusive => {
-                "a source shows nothing about the key, so it is not established that nobody needs \
-                 the versions and --apply is refused; nothing was changed"
+                "a source shows nothing about the key, so the versions may be needed and --apply is \
+                 refused; nothing was changed"
             }
         }
-    }
-
-    fn do_not(&self) -> Vec<&'static str> {
-        const MINIMUM: &str = "do not raise min_decryption_version, and do not trim the key";
-        match self.verdict {
-            Retirement::Allowed => Vec::new(),
-            Retirement::Needed => vec![
-                "do not delete these objects, and do not edit etcd",
-                MINIMUM,
-                "do not apply without the evidence: the versions are known to be needed",
-            ],
-            Retirement::Unaccounted | Retirement::Unread | Retirement::Inconclusive => vec![
-                MINIMUM,
-                "do not apply without the evidence: nothing else shows that nobody needs them",
-            ],
-        }
-    }
-}
-
-impl EvidenceShown {
-    /// Writes what comes before the next step.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.sources
-            .iter()
-            .try_for_each(|source| source.text(out))?;
-        self.checks.iter().try_for_each(|check| check.text(out))?;
-        writeln!(out, "verdict: {}", self.verdict)?;
-        writeln!(out, "summary: {}", self.summary)?;
-        writeln!(out, "confidence: {}", self.confidence)
-    }
-
-    /// Writes what comes after it.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn do_not_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.do_not
-            .iter()
-            .try_for_each(|not| writeln!(out, "{}", DoNot(not)))
-    }
-}
-
-impl NeededBy {
-    /// Writes its line.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self {
-            source,
-            resource,
-            objects,
-        } = self;
-        writeln!(
-            out,
-            "  neededBy: {resource} objects={objects} source={source}"
-        )
-    }
-}
-
-impl OlderRevisions {
-    /// Writes its line.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self {
-            source,
-            resource,
-            revisions,
-        } = self;
-        writeln!(
-            out,
-            "  olderRevisions: {resource} revisions={revisions} source={source}"
-        )
     }
 }

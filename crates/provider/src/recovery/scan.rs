@@ -1,22 +1,17 @@
-//! What etcd holds, as a report: which objects are protected and how, and which versions of the key
-//! must stay decryptable. Encrypts and decrypts nothing, and works without OpenBao.
+//! Report on etcd: protection of its objects, and key versions that must stay decryptable. Without
+//! encryption or decryption; OpenBao is optional.
 
 mod content;
 
-use std::{
-    collections::BTreeSet,
-    io::{self, Write},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use etcd_snapshot::file::{Integrity, OnProgress};
 use kms_domain::{
     key::KeyScope,
     recovery::{
         claims::VersionClaims,
-        origin::{Lineage, LiveKey},
         rebuild::OWN_STATE,
+        resolve::{KeyResolver, LiveKey},
     },
     transit::KeyProfile,
 };
@@ -27,44 +22,40 @@ use content::{Content, KeyIdRow};
 
 use super::{
     EtcdError, EtcdSource, Trust,
-    excerpt::few,
     inventory::{Inventory, Protected, Wanted, without_prefix},
+    truncated::few,
+    unread::Unread,
 };
 use crate::{
-    cli::exit::Exit,
+    advice::{self, Site},
     config::Config,
     connection,
-    report::{Check, Render, Report, one_line},
+    exit::Exit,
+    report::{CheckResult, counted, one_line, outcome::Outcome},
 };
 
-/// The result of `scan-etcd`.
+/// The members of `scan-etcd`.
 #[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Scan {
-    #[serde(flatten)]
-    report: Report,
-    verdict: Verdict,
-    limitations: Vec<String>,
-    /// Absent when etcd could not be read to its end.
+pub struct ScanEtcd {
+    /// Absent if reading etcd failed.
     #[serde(flatten)]
     content: Option<Content>,
 }
 
-/// What a scan amounts to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Everything was read, and is what Kubernetes writes.
+/// Result of a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// All keys were read, and all values are valid.
     Complete,
-    /// The same of the keys below a prefix; others were left unread.
+    /// All keys below a prefix were read, and their values are valid; other keys were left unread.
     Limited,
-    /// Something is damaged.
+    /// The source or a value is damaged.
     Damaged,
-    /// Etcd could not be read, or has no key of the API server in question.
+    /// Reading etcd failed, or etcd has no key below the selected prefix.
     Inconclusive,
 }
 
-pub(crate) const READ: (&str, &str) = ("etcd.read", "Every object was read");
+pub(crate) const READ: (&str, &str) = ("etcd.read", "Reading of etcd");
 pub(super) const INTEGRITY: (&str, &str) = ("etcd.integrity", "Integrity of the source");
 pub(super) const VALUES: (&str, &str) = ("etcd.values", "Stored values");
 const PROTECTION: (&str, &str) = ("etcd.protection", "Encryption at rest");
@@ -72,132 +63,158 @@ pub(super) const KEY_IDS: (&str, &str) = ("etcd.key_ids", "Key IDs of this provi
 
 const PREFIX: (&str, &str) = ("etcd.prefix", "Keys below the prefix");
 
-/// Whether these objects are a finding when they are not encrypted at all.
+/// Whether plaintext objects of this resource are a finding even if none are encrypted.
 fn is_secrets(resource: &str) -> bool {
     without_prefix(resource) == "secrets"
 }
 
-/// Reads `source` and, where there is a configuration, what it takes to tell the versions.
-#[must_use]
+/// Reads `source`. With a configuration, resolves versions from the key's metadata and the state.
+///
+/// # Errors
+/// [`EtcdError`] if reading etcd fails: [`not_read`] reports it.
 pub fn scan(
     source: &EtcdSource,
     wanted: &Wanted,
     config: Option<&Config>,
+    site: &Site<'_>,
     on_progress: OnProgress<'_>,
     now: SystemTime,
-) -> Scan {
-    let mut scan = Scan {
-        report: Report::new("scan-etcd", now),
-        verdict: Verdict::Complete,
-        limitations: Vec::new(),
-        content: None,
+) -> Result<Outcome<ScanEtcd>, EtcdError> {
+    let inventory = Inventory::gather(source, wanted, on_progress)?;
+    let mut limitations = Vec::new();
+    let lineage = config.map(|config| lineage(config, &mut limitations));
+    if lineage.is_none() {
+        limitations.push(
+            "without --config the Transit version of a key_id is what its annotations claim"
+                .to_owned(),
+        );
+    }
+    if matches!(inventory.trust, Trust::Live { .. }) {
+        limitations.push(
+            "a running etcd shows only the newest revision of each key; older ones, which a watch may \
+             still read, are in a snapshot with --all-revisions"
+                .to_owned(),
+        );
+    }
+    let key_ids: Vec<KeyIdRow> = inventory
+        .groups
+        .iter()
+        .map(|group| KeyIdRow::of(group, config, lineage.as_ref()))
+        .collect();
+    let known = known(&key_ids, config, site);
+    let content = Content::of(&inventory, key_ids);
+
+    let tables = content.tables();
+    let members = ScanEtcd {
+        content: Some(content),
     };
-    if let Some(config) = config {
-        scan.report.identify(&config.fingerprint());
-    }
-    match Inventory::gather(source, wanted, on_progress) {
-        Ok(inventory) => scan.describe(&inventory, config),
-        Err(error) => scan.not_read(&error),
-    }
-    scan.report.conclude(match scan.verdict {
-        Verdict::Complete | Verdict::Limited => Exit::Success,
-        Verdict::Damaged => Exit::CheckFailed,
-        Verdict::Inconclusive => Exit::Runtime,
-    });
-    scan
+    let mut outcome = Outcome::new("scan-etcd", now, members);
+    outcome.identify_with(config);
+    judge(&inventory, site, &mut outcome);
+    tables
+        .into_iter()
+        .for_each(|table| outcome.add_table(table));
+
+    let (id, title) = READ;
+    let totals = inventory.totals;
+    let read = format!(
+        "{} at revision {}",
+        counted(totals.keys, "key"),
+        totals.revision
+    );
+    outcome.add_checks([
+        CheckResult::pass(id, title).message(read),
+        integrity(inventory.trust, site),
+        values(&inventory),
+    ]);
+    outcome.add_checks(no_keys(&inventory));
+    outcome.add_checks(inventory.unread.as_ref().map(Unread::warning));
+    outcome.add_checks([protection(&inventory, site), known]);
+    outcome.add_limitations(limitations);
+    Ok(outcome)
 }
 
-impl Scan {
-    /// The exit code of the command.
-    #[must_use]
-    pub fn exit(&self) -> Exit {
-        self.report.exit()
+/// The report after a failed reading of etcd.
+#[must_use]
+pub fn not_read(
+    error: &EtcdError,
+    config: Option<&Config>,
+    site: &Site<'_>,
+    now: SystemTime,
+) -> Outcome<ScanEtcd> {
+    let mut outcome = Outcome::new("scan-etcd", now, ScanEtcd { content: None });
+    outcome.identify_with(config);
+    let advice = advice::advise(&error.cause(), site);
+    let verdict = match error.is_damage() {
+        true => Verdict::Damaged,
+        false => Verdict::Inconclusive,
+    };
+    let headline = format!("nothing is known of etcd: {}", advice.headline);
+    outcome.conclude(verdict.as_str(), verdict.exit(), headline);
+    outcome.set_found(one_line(error));
+    outcome.add_cause(&advice);
+
+    let (id, title) = READ;
+    outcome.add_checks([CheckResult::fail(id, title, one_line(error)).code(advice.code)]);
+    outcome.add_checks(
+        [INTEGRITY, VALUES, PROTECTION, KEY_IDS]
+            .map(|(id, title)| CheckResult::skip(id, title, "etcd was not read")),
+    );
+    outcome
+}
+
+/// Verdict, headline and causes.
+fn judge(inventory: &Inventory, site: &Site<'_>, outcome: &mut Outcome<ScanEtcd>) {
+    let keys = counted(inventory.totals.keys, "key");
+    let revision = inventory.totals.revision;
+    let read = format!("etcd has {keys} at revision {revision}");
+    let (verdict, headline) = match (
+        inventory.damaged_values,
+        no_keys(inventory),
+        &inventory.unread,
+    ) {
+        (0, None, None) => (
+            Verdict::Complete,
+            format!("{read}, and every value is valid"),
+        ),
+        (0, None, Some(unread)) => (Verdict::Limited, format!("{read}; {}", unread.describe())),
+        (0, Some(_), _) => {
+            outcome.add_cause(&advice::snapshot::NO_KEYS.advise(site, &[]));
+            (
+                Verdict::Inconclusive,
+                format!("{read}, and none below the prefix of the API server"),
+            )
+        }
+        (damaged, ..) => {
+            outcome.add_cause(&advice::evidence::VALUES_DAMAGED.advise(site, &[]));
+            let damaged = counted(damaged, "value");
+            (Verdict::Damaged, format!("{read}; damaged: {damaged}"))
+        }
+    };
+    outcome.conclude(verdict.as_str(), verdict.exit(), headline);
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Limited => "limited",
+            Self::Damaged => "damaged",
+            Self::Inconclusive => "inconclusive",
+        }
     }
 
-    fn not_read(&mut self, error: &EtcdError) {
-        let (id, title) = READ;
-        let failed = Check::fail(id, title, one_line(error))
-            .impact("nothing is known of what etcd holds; no part of it is shown as the whole");
-        let failed = match error {
-            error if error.is_damage() => failed.remediation(
-                "do not rely on this file as a backup: copy it again, or save another snapshot",
-            ),
-            EtcdError::Live(_) => failed.remediation(
-                "check that etcd answers at --endpoints, and that --cacert, --cert and --key are \
-                 those of its clients; or read a snapshot",
-            ),
-            EtcdError::Open { .. }
-            | EtcdError::Snapshot { .. }
-            | EtcdError::Form { .. }
-            | EtcdError::TooVaried { .. } => match error.next_step() {
-                Some(step) => failed.remediation(step),
-                None => failed,
-            },
-        };
-        self.report.push(failed);
-        for (id, title) in [INTEGRITY, VALUES, PROTECTION, KEY_IDS] {
-            self.report
-                .push(Check::skip(id, title, "etcd could not be read"));
+    fn exit(self) -> Exit {
+        match self {
+            Self::Complete | Self::Limited => Exit::Success,
+            Self::Damaged => Exit::CheckFailed,
+            Self::Inconclusive => Exit::Runtime,
         }
-        self.verdict = match error.is_damage() {
-            true => Verdict::Damaged,
-            false => Verdict::Inconclusive,
-        };
-    }
-
-    fn describe(&mut self, inventory: &Inventory, config: Option<&Config>) {
-        let (id, title) = READ;
-        let totals = inventory.totals;
-        let read = format!("{} keys at revision {}", totals.keys, totals.revision);
-        self.report.push(Check::pass(id, title).message(read));
-        self.report.push(integrity(inventory.trust));
-        self.report.push(values(inventory));
-        self.verdict = self.judge(inventory);
-        self.report.push(protection(inventory));
-
-        let lineage = config.map(|config| lineage(config, &mut self.limitations));
-        if lineage.is_none() {
-            self.limitations.push(
-                "without --config the Transit version of a key_id is what its annotations claim"
-                    .to_owned(),
-            );
-        }
-        if matches!(inventory.trust, Trust::Live { .. }) {
-            self.limitations.push(
-                "a running etcd shows only the newest revision of each key; older ones, which a \
-                 watch may still read, are in a snapshot with --all-revisions"
-                    .to_owned(),
-            );
-        }
-        let key_ids: Vec<KeyIdRow> = inventory
-            .groups
-            .iter()
-            .map(|group| KeyIdRow::of(group, config, lineage.as_ref()))
-            .collect();
-        self.report.push(known(&key_ids, config));
-        self.content = Some(Content::of(inventory, key_ids));
-    }
-
-    fn judge(&mut self, inventory: &Inventory) -> Verdict {
-        let no_keys = no_keys(inventory);
-        let verdict = match (inventory.damaged_values, &no_keys, &inventory.unread) {
-            (1.., ..) => Verdict::Damaged,
-            (0, Some(_), _) => Verdict::Inconclusive,
-            (0, None, Some(_)) => Verdict::Limited,
-            (0, None, None) => Verdict::Complete,
-        };
-        if let Some(check) = no_keys {
-            self.report.push(check);
-        }
-        if let Some(unread) = &inventory.unread {
-            self.report.push(unread.warning());
-        }
-        verdict
     }
 }
 
-/// An API server has keys as long as it runs, so a prefix without one is another's.
-fn no_keys(inventory: &Inventory) -> Option<Check> {
+/// A prefix without keys is wrong, because every API server stores keys.
+fn no_keys(inventory: &Inventory) -> Option<CheckResult> {
     let (id, title) = PREFIX;
     let (prefix, below) = inventory.prefixes().next()?;
     if below > 0 || (inventory.prefix.is_none() && !inventory.keys_elsewhere.is_empty()) {
@@ -215,54 +232,45 @@ fn no_keys(inventory: &Inventory) -> Option<Check> {
             few(&others, 0)
         ),
     };
-    Some(
-        Check::fail(id, title, message)
-            .impact("nothing is established about the API server with this prefix")
-            .remediation(
-                "compare with the --etcd-prefix in the manifest of kube-apiserver (without it: \
-                 /registry), and with its --etcd-servers",
-            ),
-    )
+    Some(CheckResult::fail(id, title, message).code(advice::snapshot::NO_KEYS.code))
 }
 
-/// What vouches for the reading.
-pub(crate) fn integrity(trust: Trust) -> Check {
+/// Integrity status of the reading.
+pub(crate) fn integrity(trust: Trust, site: &Site<'_>) -> CheckResult {
     let (id, title) = INTEGRITY;
     match trust {
         Trust::File {
             damaged_meta: Some(page),
             ..
-        } => Check::warn(
+        } => CheckResult::warn(
             id,
             title,
-            format!("meta page {page} is not sound, so the other one decides"),
+            format!("meta page {page} is damaged, so the other one decides"),
         )
-        .impact("what was written last may be missing"),
+        .because(advice::snapshot::META_DAMAGED.advise(site, &[])),
         Trust::File {
             integrity: Integrity::Verified,
             ..
-        } => Check::pass(id, title).message("the SHA-256 at the end of the file is right"),
+        } => CheckResult::pass(id, title).message("the SHA-256 at the end of the file is right"),
         Trust::File {
             integrity: Integrity::NoHash,
             ..
-        } => Check::warn(id, title, "the file has no SHA-256 at its end")
-            .impact("damage that leaves the structure of the file whole stays unnoticed")
-            .remediation("save snapshots with: etcdctl snapshot save FILE"),
-        Trust::Live { restarts: 0 } => Check::pass(id, title).message("read at one revision"),
-        Trust::Live { restarts } => Check::pass(id, title).message(format!(
-            "read at one revision; begun anew {restarts} times, as compaction removed the one \
-             being read"
+        } => CheckResult::warn(id, title, "the file has no SHA-256 at its end")
+            .because(advice::snapshot::NO_HASH.advise(site, &[])),
+        Trust::Live { restarts: 0 } => CheckResult::pass(id, title).message("read at one revision"),
+        Trust::Live { restarts } => CheckResult::pass(id, title).message(format!(
+            "read at one revision; restarted {restarts} times, as compaction removed the revision"
         )),
     }
 }
 
-fn values(inventory: &Inventory) -> Check {
+fn values(inventory: &Inventory) -> CheckResult {
     let (id, title) = VALUES;
     let Some(first) = inventory.damaged.first() else {
-        return Check::pass(id, title);
+        return CheckResult::pass(id, title);
     };
     let damaged = inventory.damaged_values;
-    Check::fail(
+    CheckResult::fail(
         id,
         title,
         format!(
@@ -271,14 +279,11 @@ fn values(inventory: &Inventory) -> Check {
         ),
     )
     .impact("kube-apiserver cannot read these objects, and lists of their resources fail")
-    .remediation(
-        "find them with --show-names and restore them from an earlier snapshot; keep a snapshot that \
-         holds them as they are, and delete none of them before",
-    )
+    .code(advice::evidence::VALUES_DAMAGED.code)
 }
 
-/// Secrets that nothing protects, and resources of which only a part is protected.
-fn protection(inventory: &Inventory) -> Check {
+/// Secrets in plaintext, and partly encrypted resources.
+fn protection(inventory: &Inventory, site: &Site<'_>) -> CheckResult {
     let (id, title) = PROTECTION;
     let findings: Vec<String> = inventory
         .resources
@@ -296,51 +301,48 @@ fn protection(inventory: &Inventory) -> Check {
         })
         .collect();
     if findings.is_empty() {
-        return Check::pass(id, title)
+        return CheckResult::pass(id, title)
             .message("no secret, and no resource that is otherwise encrypted, is in plaintext");
     }
-    Check::warn(id, title, format!("in plaintext: {}", few(&findings, 0)))
-        .impact("whoever reads etcd or a backup of it reads these objects")
-        .remediation(
-            "name the resources in the EncryptionConfiguration, then rewrite them: \
-             kubectl get RESOURCE -A -o json | kubectl replace -f -",
-        )
+    CheckResult::warn(id, title, format!("in plaintext: {}", few(&findings, 0)))
+        .because(advice::evidence::PLAINTEXT.advise(site, &[]))
 }
 
-/// Of the configured provider alone.
-fn known(rows: &[KeyIdRow], config: Option<&Config>) -> Check {
+/// Covers the configured provider only.
+fn known(rows: &[KeyIdRow], config: Option<&Config>, site: &Site<'_>) -> CheckResult {
     let (id, title) = KEY_IDS;
     let Some(config) = config else {
-        return Check::skip(id, title, "give --config to compare");
+        return CheckResult::skip(id, title, "give --config to compare");
     };
+
     let provider = &config.scope.provider_name;
     let ours = || rows.iter().filter(|row| row.is_ours);
     let strangers: Vec<&KeyIdRow> = ours().filter(|row| row.gap.is_some()).collect();
     let Some(first) = strangers.first() else {
         let versions: BTreeSet<u64> = ours().filter_map(|row| row.transit_version).collect();
         let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
-        return Check::pass(id, title).message(match versions.is_empty() {
+        return CheckResult::pass(id, title).message(match versions.is_empty() {
             true => format!("etcd holds nothing of provider {provider}"),
             false => format!("needed Transit versions: {}", few(&versions, 0)),
         });
     };
+
     let reason = first.gap.as_deref().unwrap_or_default();
-    Check::warn(
+    CheckResult::warn(
         id,
         title,
         format!(
-            "{} of {} are not of a version that is known here; {}: {reason}",
+            "{} of {} are of no version that is known here; {}: {reason}",
             strangers.len(),
             ours().count(),
             first.key_id_hash
         ),
     )
-    .impact("objects under them may not be decryptable")
-    .remediation("verify-backup tells for each what is missing and what helps")
+    .because(advice::evidence::KEY_IDS_UNKNOWN.advise(site, &[]))
 }
 
-/// What is known of the key without failing where OpenBao does.
-fn lineage(config: &Config, limitations: &mut Vec<String>) -> Lineage {
+/// Known versions of the key. A failure of OpenBao or of the state becomes a limitation.
+fn lineage(config: &Config, limitations: &mut Vec<String>) -> KeyResolver {
     let scope = Arc::new(KeyScope::new(config.scope.clone()));
     let live = profile(config)
         .map_err(|reason| {
@@ -358,7 +360,7 @@ fn lineage(config: &Config, limitations: &mut Vec<String>) -> Lineage {
         }
     };
     let claims = stored.map(|it| VersionClaims::of_registry(OWN_STATE, it.registry()));
-    Lineage::new(scope, live, claims)
+    KeyResolver::new(scope, live, claims)
 }
 
 fn profile(config: &Config) -> Result<KeyProfile, String> {
@@ -366,23 +368,4 @@ fn profile(config: &Config) -> Result<KeyProfile, String> {
         .map_err(|error| one_line(&error))?
         .map_err(|error| one_line(&error))?;
     KeyProfile::check(&metadata, &config.key.key_name).map_err(|error| one_line(&error))
-}
-
-impl Render for Scan {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.report.text(out)?;
-        if let Some(content) = &self.content {
-            content.text(out)?;
-        }
-        for limitation in &self.limitations {
-            writeln!(out, "limitation: {limitation}")?;
-        }
-        let verdict = match self.verdict {
-            Verdict::Complete => "complete",
-            Verdict::Limited => "limited",
-            Verdict::Damaged => "damaged",
-            Verdict::Inconclusive => "inconclusive",
-        };
-        writeln!(out, "verdict: {verdict}")
-    }
 }

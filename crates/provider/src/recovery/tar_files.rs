@@ -1,49 +1,48 @@
-//! Walks the files of a tar archive that may be hostile. Memory does not grow with what its headers
-//! claim: names in extra headers are passed over, not kept.
+//! Reads the files of an untrusted tar archive. Memory use is independent of the sizes in its
+//! headers: names in extra headers are skipped.
 
 use std::io::{self, Read};
 
 use tar::{EntryType, Header, PaxExtensions};
 
-/// Why an archive cannot be walked to its end.
+/// Error while reading an archive.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TarError {
-    /// The archive ends within a file.
     #[error("it ends within one of its files")]
     Truncated,
-    /// A header is wrong, or the archive cannot be read.
+    /// A header is invalid, or a read failed.
     #[error(transparent)]
     Read(#[from] io::Error),
-    /// A layout that is not read.
+    /// Unsupported layout.
     #[error("it holds a sparse file")]
     Sparse,
 }
 
 /// A regular file in an archive.
 pub(super) struct TarFile<'a> {
-    /// As the header has it; a longer one is cut off.
+    /// Name in the header of the file itself, which truncates a longer name.
     pub(super) name: &'a [u8],
-    /// When it was written, in seconds since 1970, as its header has it.
+    /// Modification time in seconds since 1970, from the header.
     pub(super) modified: Option<u64>,
     pub(super) content: &'a mut dyn Read,
 }
 
-/// Bytes of a header. Content is padded to a multiple of them.
+/// Size of a header in bytes. Content is padded to a multiple of it.
 const BLOCK: u64 = 512;
-/// Where a header has its own checksum.
+/// Range of the checksum in a header.
 const CHECKSUM: std::ops::Range<usize> = 148..156;
-/// Most bytes of an extra header that is looked into.
+/// Maximum number of bytes parsed from an extra header.
 const MAX_EXTRA: u64 = 64 << 10;
 
-/// Hands each regular file to `visit`. Content that it leaves unread is passed over.
+/// Calls `visit` for each regular file. Skips content left unread.
 ///
 /// # Errors
-/// Those of `visit`, and [`TarError`].
+/// Errors of `visit`, and [`TarError`].
 pub(super) fn each_file<E: From<TarError>>(
     mut archive: impl Read,
     mut visit: impl FnMut(TarFile<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    // A size that does not fit into the header of the file stands in an extra one before it.
+    // A size too large for the header of the file is in an extra header before it.
     let mut extra_size = None;
     while let Some(header) = next_header(&mut archive)? {
         let kind = header.entry_type();
@@ -52,6 +51,7 @@ pub(super) fn each_file<E: From<TarError>>(
             Some(size) if is_file => size,
             _ => header.entry_size().map_err(TarError::from)?,
         };
+
         let mut content = (&mut archive).take(size);
         match kind {
             EntryType::GNUSparse => return Err(TarError::Sparse.into()),
@@ -67,9 +67,10 @@ pub(super) fn each_file<E: From<TarError>>(
                 modified: header.mtime().ok(),
                 content: &mut content,
             })?,
-            // Directories, links, and names of what follows.
+            // Directories, links, and long names of the next file.
             _ => {}
         }
+
         io::copy(&mut content, &mut io::sink()).map_err(TarError::from)?;
         if content.limit() > 0 {
             return Err(TarError::Truncated.into());
@@ -89,10 +90,12 @@ fn next_header(archive: &mut impl Read) -> Result<Option<Header>, TarError> {
     if block.iter().all(|byte| *byte == 0) {
         return Ok(None);
     }
+
     match header.as_mut_bytes().get_mut(..block.len()) {
         Some(bytes) if u64::try_from(block.len()) == Ok(BLOCK) => bytes.copy_from_slice(&block),
         _ => return Err(TarError::Truncated),
     }
+
     let sum = block.iter().enumerate().map(|(at, byte)| match at {
         at if CHECKSUM.contains(&at) => u32::from(b' '),
         _ => u32::from(*byte),
@@ -104,7 +107,7 @@ fn next_header(archive: &mut impl Read) -> Result<Option<Header>, TarError> {
     Ok(Some(header))
 }
 
-/// The size that an extra header gives the next file.
+/// Size of the next file in an extra header.
 fn size_in(extra: &[u8]) -> Result<Option<u64>, TarError> {
     let mut size = None;
     for record in PaxExtensions::new(extra) {
@@ -141,7 +144,7 @@ mod tests {
         block
     }
 
-    /// A name and its content.
+    /// Name and content of a file.
     type NamedFile = (Vec<u8>, Vec<u8>);
 
     fn files(archive: &[u8]) -> Result<Vec<NamedFile>, TarError> {
@@ -162,7 +165,7 @@ mod tests {
             header(EntryType::Directory, "d", 0),
             header(EntryType::Regular, "d/one", 3),
             block(b"one"),
-            // As it stands before a file of more than 8 GiB.
+            // Precedes a file of more than 8 GiB.
             header(EntryType::XHeader, "x", 9),
             block(b"9 size=3\n"),
             header(EntryType::Regular, "two", 0),

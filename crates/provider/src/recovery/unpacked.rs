@@ -1,8 +1,8 @@
-//! Unpacks an etcd snapshot from the archive that a backup job put it into, for the time of a command.
+//! Unpacks an etcd snapshot from a backup archive for the duration of a command.
 //!
-//! What is unpacked lies in a file without a name, readable for this process alone. The kernel
-//! removes it when the process ends, however it ends. Its size is limited, and the file system
-//! keeps a part of its room, so a hostile archive fills nothing up.
+//! The unpacked data is in an unnamed file, accessible to this process only. The kernel removes it
+//! at process exit, including a crash. As protection against hostile archives, its size is limited
+//! and part of the file system stays free.
 
 use std::{
     cell::Cell,
@@ -30,105 +30,89 @@ use super::{
     form::Form,
     tar_files::{TarError, each_file},
 };
+use crate::advice::{Found, snapshot};
 
-/// Most bytes of an unpacked snapshot: twice the largest database that etcd recommends.
+/// Size limit of an unpacked snapshot in bytes: twice the largest database size recommended by
+/// etcd.
 pub const MAX_UNPACKED: u64 = 16 << 30;
-/// The part of the file system of temporary files that stays free, as a divisor.
+/// Fraction of the temporary file system to keep free, as a divisor.
 const RESERVE: u64 = 20;
-/// Bytes between two looks at the room that is left.
+/// Number of bytes written between two checks of the free space.
 const LOOK: u64 = 16 << 20;
-/// Enough to find both meta pages of a database with the largest pages.
+/// Number of leading bytes for format detection. They contain both meta pages of a database with
+/// the largest page size.
 pub(super) const HEAD: u64 = 68 << 10;
 
-/// Why a file that is no bbolt database gives no snapshot. None of it says anything of the data.
+/// Failure for a file other than a bbolt database. The integrity of the data remains unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// The file cannot be read.
     #[error("cannot read the file")]
     Read(#[source] io::Error),
-    /// The file has another form.
+    /// Known format without an etcd snapshot.
     #[error("the file is {0}, not an etcd snapshot")]
     NotASnapshot(Form),
-    /// The file has a form that is not known here.
-    #[error("the file has no form that is known here: it is not an etcd snapshot")]
+    /// Unknown format.
+    #[error("the file has no known format: it is not an etcd snapshot")]
     Unknown,
-    /// The archive has something else in it.
+    /// The archive contains other data.
     #[error("the file is {archive} that holds {}, not an etcd snapshot", known(*.content))]
     Holds {
-        /// The form of the file.
         archive: Form,
-        /// The form of its content.
+        /// Format of its content; `None` if unknown.
         content: Option<Form>,
     },
-    /// Which of the files is the snapshot is unknown, or there is none.
+    /// The archive contains no file, or several.
     #[error("the file is {archive} with {files}; it must hold the etcd snapshot and no other file")]
     Files {
-        /// The form of the file.
         archive: Form,
         /// `no file` or `several files`.
         files: &'static str,
     },
-    /// The archive ends before its content does.
-    #[error(
-        "the file is {0} that is truncated: what it held is unknown. Copy it again and compare its \
-         hash"
-    )]
+    /// The archive ends prematurely.
+    #[error("the file is {0} that is truncated: what it held is unknown")]
     Truncated(Form),
-    /// The archive is not as its program writes it.
-    #[error(
-        "the file is {archive} that is damaged or truncated: what it held is unknown. Copy it again \
-         and compare its hash"
-    )]
+    /// The archive violates its format.
+    #[error("the file is {archive} that is damaged or truncated: what it held is unknown")]
     Damaged {
-        /// The form of the file.
         archive: Form,
-        /// What is wrong.
         #[source]
         source: io::Error,
     },
-    /// The archive uses what this program does not read.
+    /// The archive uses an unsupported feature.
     #[error("the file is {archive} that this program cannot read: {what}")]
     Unsupported {
-        /// The form of the file.
         archive: Form,
-        /// What it uses.
+        /// Name of the feature.
         what: String,
     },
-    /// The content is larger than any etcd database.
+    /// The content exceeds the size limit.
     #[error(
         "the file is {archive} that holds more than {} GiB, more than any etcd database; nothing \
          of it was kept", limit >> 30
     )]
     TooLarge {
-        /// The form of the file.
         archive: Form,
-        /// The limit in bytes.
+        /// Limit in bytes.
         limit: u64,
     },
-    /// There is not enough room for the content.
+    /// Free space is insufficient for the content.
     #[error(
-        "no room to unpack {archive} in {}, of which a twentieth stays free; set TMPDIR to a \
-         directory with more room", directory.display()
+        "no room to unpack {archive} in {}, of which a twentieth stays free", directory.display()
     )]
     NoRoom {
-        /// The form of the file.
         archive: Form,
-        /// Where temporary files are made.
+        /// Directory of temporary files.
         directory: PathBuf,
     },
-    /// No temporary file.
-    #[error(
-        "cannot write a temporary file in {} to unpack the file; set TMPDIR to another directory",
-        directory.display()
-    )]
+    /// A temporary file could not be created or written.
+    #[error("cannot write a temporary file in {} to unpack the file", directory.display())]
     Temporary {
-        /// Where temporary files are made.
+        /// Directory of temporary files.
         directory: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The file is not the one that was unpacked.
+    /// The file changed during or after unpacking.
     #[error("the file was written to while it was read")]
     Changed,
 }
@@ -138,27 +122,26 @@ fn known(content: Option<Form>) -> String {
 }
 
 impl UnpackError {
-    /// What helps, as a command where there is one.
+    /// Cause of the failure, for the file at `path`.
     #[must_use]
-    pub fn next_step(&self, path: &Path) -> Option<String> {
-        match self {
-            Self::NotASnapshot(form) => Some(form.next_step(path)),
+    pub fn cause(&self, path: &Path) -> Found {
+        let cause = match self {
+            Self::NotASnapshot(form) => return form.cause(path),
             Self::Holds { archive, .. }
             | Self::Files { archive, .. }
             | Self::Unsupported { archive, .. }
-            | Self::TooLarge { archive, .. } => Some(archive.next_step(path)),
-            Self::Unknown => Some(Form::Empty.next_step(path)),
-            Self::Read(_)
-            | Self::Truncated(_)
-            | Self::Damaged { .. }
-            | Self::NoRoom { .. }
-            | Self::Temporary { .. }
-            | Self::Changed => None,
-        }
+            | Self::TooLarge { archive, .. } => return archive.cause(path),
+            Self::Unknown => &snapshot::WRONG_FILE,
+            Self::Read(_) => &snapshot::UNREADABLE,
+            Self::Truncated(_) | Self::Damaged { .. } => &snapshot::ARCHIVE_DAMAGED,
+            Self::NoRoom { .. } | Self::Temporary { .. } => &snapshot::NO_ROOM,
+            Self::Changed => &snapshot::CHANGED,
+        };
+        (cause, Vec::new())
     }
 }
 
-/// The etcd snapshot in `file`, which is no bbolt database.
+/// Unpacks the etcd snapshot in `file`, which must not itself be a bbolt database.
 ///
 /// # Errors
 /// [`UnpackError`].
@@ -200,7 +183,7 @@ fn unpack_to(file: &File, directory: &Path, limit: u64) -> Result<File, UnpackEr
     }
 }
 
-/// One archive on its way into a file.
+/// Unpacking of one archive.
 struct Unpacking<'a> {
     archive: Form,
     source: &'a Source<'a>,
@@ -209,7 +192,7 @@ struct Unpacking<'a> {
 }
 
 impl Unpacking<'_> {
-    /// What a compressed stream holds: a snapshot, or a tar archive with one.
+    /// Unpacks a compressed stream: a snapshot, or a tar archive with a snapshot.
     fn stream(&self, mut content: impl Read) -> Result<File, UnpackError> {
         let head = self.head(&mut content)?;
         let content_form = Form::of(head.get_ref());
@@ -225,6 +208,7 @@ impl Unpacking<'_> {
             archive: self.archive,
             files,
         };
+
         let mut kept = None;
         let mut is_first = true;
         let walked = each_file(&mut archive, |file| {
@@ -238,6 +222,7 @@ impl Unpacking<'_> {
             kept = Some(self.keep(file.content).map_err(Stop::Unpack)?);
             Ok(())
         });
+
         walked.map_err(|stop| match stop {
             Stop::Unpack(error) => error,
             Stop::Tar(TarError::Truncated) => self.wrong(io::ErrorKind::UnexpectedEof.into()),
@@ -247,7 +232,8 @@ impl Unpacking<'_> {
                 what: error.to_string(),
             },
         })?;
-        // What follows the end of a tar archive is read for the checksum of its compression.
+
+        // Reads the remainder after the tar archive, to verify the checksum of the compression.
         let mut rest = archive.take(self.limit);
         io::copy(&mut rest, &mut io::sink()).map_err(|error| self.wrong(error))?;
         kept.ok_or_else(|| files("no file"))
@@ -276,7 +262,7 @@ impl Unpacking<'_> {
         self.keep(&mut entry.map_err(|error| self.wrong_zip(error))?)
     }
 
-    /// Writes the content into a file without a name, if it begins like a bbolt database.
+    /// Writes the content to an unnamed file, if it starts like a bbolt database.
     fn keep(&self, content: &mut dyn Read) -> Result<File, UnpackError> {
         let head = self.head(content)?;
         let is_database = is_database(head.get_ref().as_slice()).unwrap_or(false);
@@ -286,10 +272,12 @@ impl Unpacking<'_> {
                 content: Form::of(head.get_ref()),
             });
         }
+
         let mut file = nameless(self.directory).map_err(|error| self.not_written(error))?;
         let mut content = head.chain(content);
         let mut buffer = vec![0; 1 << 16];
         let (mut written, mut looked) = (0_u64, 0_u64);
+
         loop {
             let read = content
                 .read(&mut buffer)
@@ -324,7 +312,7 @@ impl Unpacking<'_> {
         Ok(io::Cursor::new(head))
     }
 
-    /// Why the archive could not be read on.
+    /// Cause of a failed read of the archive.
     fn wrong(&self, error: io::Error) -> UnpackError {
         let archive = self.archive;
         if self.source.has_failed() {
@@ -354,7 +342,8 @@ impl Unpacking<'_> {
                     what: error.to_string(),
                 }
             }
-            // Its directory is its last part.
+            // The directory of a zip archive is at its end, so a truncated archive counts as
+            // damaged.
             error => match self.source.has_failed() {
                 true => UnpackError::Read(io::Error::other(error)),
                 false => UnpackError::Damaged {
@@ -377,7 +366,7 @@ impl Unpacking<'_> {
     }
 }
 
-/// Why the walk through a tar archive ends.
+/// Error while reading a tar archive.
 enum Stop {
     Tar(TarError),
     Unpack(UnpackError),
@@ -389,8 +378,7 @@ impl From<TarError> for Stop {
     }
 }
 
-/// The given file, which tells an end that comes too early from damage, and both from a disk that
-/// fails.
+/// The original file. Distinguishes a premature end, damage, and disk errors.
 pub(super) struct Source<'f> {
     file: &'f File,
     ended: Cell<bool>,
@@ -406,7 +394,7 @@ impl<'f> Source<'f> {
         }
     }
 
-    /// Whether the disk, and not the content, is at fault.
+    /// Whether reading from disk failed.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.get()
     }
@@ -433,18 +421,18 @@ impl Seek for &Source<'_> {
     }
 }
 
-/// A file that only this process can open, and that is gone when it ends.
+/// Creates an unnamed file. Only this process can access it, until it exits.
 fn nameless(directory: &Path) -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::EXCL;
     match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
         Ok(file) => Ok(file.into()),
-        // Some network and overlay file systems make no file without a name.
+        // Some network and overlay file systems do not support unnamed files.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => unlinked(directory),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The same where a file has a name at first. It is empty as long as it has one.
+/// Fallback: creates a named file and removes the name while the file is empty.
 fn unlinked(directory: &Path) -> io::Result<File> {
     let mut random = [0; 16];
     getrandom(&mut random, GetRandomFlags::empty())?;
@@ -457,7 +445,7 @@ fn unlinked(directory: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The content of all frames of a zstd file, each held against its checksum.
+/// Decodes all frames of a zstd file and verifies the checksum of each.
 struct ZstdFrames<R> {
     source: R,
     decoder: FrameDecoder,
@@ -473,7 +461,7 @@ impl<R: BufRead> ZstdFrames<R> {
         }
     }
 
-    /// Whether there is a frame with content.
+    /// Advances to the next frame with content; `false` at the end.
     fn next_frame(&mut self) -> io::Result<bool> {
         loop {
             if self.source.fill_buf()?.is_empty() {
@@ -545,7 +533,7 @@ mod tests {
 
     use super::*;
 
-    /// A gzip archive of zeros that begin like a database.
+    /// A gzip archive of zeros after the header of a database.
     fn bomb(bytes: usize) -> (TempDir, File) {
         let directory = TempDir::new().unwrap();
         let mut file = File::create_new(directory.path().join("bomb.gz")).unwrap();
@@ -579,7 +567,8 @@ mod tests {
         let (_archive, file) = bomb(1 << 17);
         let error = unpack_to(&file, Path::new("/nonexistent"), 1 << 20).unwrap_err();
         assert!(error.to_string().contains("/nonexistent"), "{error}");
-        assert!(error.to_string().contains("set TMPDIR"), "{error}");
+        let (cause, _) = error.cause(Path::new("etcd.db"));
+        assert_eq!(cause, &snapshot::NO_ROOM);
     }
 
     #[test]

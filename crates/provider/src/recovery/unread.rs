@@ -1,32 +1,35 @@
-//! Keys of a running etcd that were left unread: its user may not read them, or the operator asked
-//! for the keys below one prefix alone. Objects of this provider may be among them.
+//! Unread keys of a running etcd: access was denied, or the operator limited the reading to one
+//! prefix. They may include objects of this provider.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{excerpt::few, prefix::is_below};
-use crate::report::Check;
+use super::{prefix::is_below, truncated::few};
+use crate::{
+    advice::{Found, evidence},
+    report::CheckResult,
+};
 
-/// What a reading left out.
+/// Unread keys of a running etcd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Unread {
-    /// The prefix below which every key was read.
+    /// Prefix with all keys read.
     pub below: String,
     /// Number of keys outside it, at least 1; absent if etcd refuses to count them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys: Option<u64>,
-    /// The same by prefix. Of a hundred prefixes and more, only the first are here.
+    /// Number of keys per prefix; incomplete for more than 100 prefixes.
     pub prefixes: BTreeMap<String, u64>,
-    /// The prefixes that `--allow-unread-prefixes` names.
+    /// Prefixes from `--allow-unread-prefixes`.
     pub allowed: Vec<String>,
 }
 
 impl Unread {
-    /// Whether the operator allows all of these keys to stay unread. Where etcd refuses to count
-    /// them there is nothing to compare the operator's list with, and any list is taken.
+    /// Whether the operator allows all of these keys to stay unread. If etcd refuses to count them,
+    /// any list of prefixes is sufficient.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         let named = |prefix: &str| {
@@ -43,7 +46,7 @@ impl Unread {
         }
     }
 
-    /// The keys in a sentence without a full stop.
+    /// Description of the keys, as a sentence without a full stop.
     #[must_use]
     pub fn describe(&self) -> String {
         let below = &self.below;
@@ -63,7 +66,7 @@ impl Unread {
         )
     }
 
-    /// How to have them read.
+    /// Instruction for reading these keys.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self.keys {
@@ -74,38 +77,50 @@ impl Unread {
         }
     }
 
-    /// How to go on without having them read.
+    /// Value of `--allow-unread-prefixes` that accepts these keys as unread.
+    #[must_use]
+    pub fn names(&self) -> String {
+        let names: Vec<_> = self.prefixes.keys().map(String::as_str).collect();
+        match names.is_empty() {
+            true => "PREFIX,...".to_owned(),
+            false => names.join(","),
+        }
+    }
+
+    /// Instruction for accepting these keys as unread.
     #[must_use]
     pub fn allow(&self) -> String {
-        let mut names: Vec<_> = self.prefixes.keys().map(String::as_str).collect();
-        if names.is_empty() {
-            names.push("PREFIX,...");
-        }
         format!(
             "if none of them is encrypted with this key, add --allow-unread-prefixes {}",
-            names.join(",")
+            self.names()
         )
     }
 
-    /// The check of a report that shows what was read.
+    /// Cause, and the values of its steps.
     #[must_use]
-    pub fn warning(&self) -> Check {
-        let (id, title) = UNREAD;
-        Check::warn(id, title, self.describe())
-            .impact("objects among them are not counted")
-            .remediation(self.remedy())
+    pub fn cause(&self) -> Found {
+        (&evidence::KEYS_UNREAD, vec![("unread", self.names())])
     }
 
-    /// The check of a report that decides whether something may be done.
+    /// Check result for an informational report.
     #[must_use]
-    pub fn check(&self) -> Check {
+    pub fn warning(&self) -> CheckResult {
+        let (id, title) = UNREAD;
+        CheckResult::warn(id, title, self.describe())
+            .impact("objects among them are not counted")
+            .code(evidence::KEYS_UNREAD.code)
+    }
+
+    /// Check result for a report with a decision.
+    #[must_use]
+    pub fn check(&self) -> CheckResult {
         if self.is_allowed() {
             return self.warning();
         }
         let (id, title) = UNREAD;
-        Check::fail(id, title, self.describe())
+        CheckResult::fail(id, title, self.describe())
             .impact("objects among them may need any version of this key")
-            .remediation(format!("{}; {}", self.remedy(), self.allow()))
+            .code(evidence::KEYS_UNREAD.code)
     }
 }
 
@@ -143,10 +158,10 @@ mod tests {
                 &["/openshift.io", "/other/one/secrets"],
                 false,
             ),
-            // More than are listed.
+            // More than listed.
             (Some(6), &two, &["/openshift.io", "/other"], false),
             (Some(1), &[("plain", 1)], &["/plain"], true),
-            // Etcd tells nothing.
+            // Etcd refuses to count.
             (None, &[], &[], false),
             (None, &[], &["/openshift.io"], true),
         ] {

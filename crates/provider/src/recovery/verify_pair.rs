@@ -1,8 +1,8 @@
-//! Are this etcd data and this OpenBao a compatible pair? Gathers what each of them says, tries every
-//! encrypted DEK and, if wanted, every object, and lets the domain judge.
+//! Compatibility check of etcd data and OpenBao. Reads both, decrypts every distinct encrypted DEK
+//! and, on request, every object. The domain crate derives the verdict.
 //!
-//! Reads only. A decrypted DEK is kept until its objects are opened, an object's plaintext for the
-//! moment of its check; both are wiped, and neither is shown.
+//! Read-only. A decrypted DEK stays in memory until its objects are decrypted, the plaintext of an
+//! object until it is authenticated. Both are wiped afterwards, and are never printed.
 
 mod opening;
 mod trial;
@@ -18,8 +18,8 @@ use kms_domain::{
     key::{KeyScope, TransitKey},
     recovery::{
         claims::VersionClaims,
-        origin::{Lineage, LiveKey, Origin},
         pair::{Finding, Proof, Remedy, Verdict, judge, remedies},
+        resolve::{KeyResolver, LiveKey, Resolution},
     },
     transit::{KeyProfile, ProfileRefused, TransitVersion},
 };
@@ -37,7 +37,7 @@ use crate::{
     connection::{self, Access, Connection, ConnectionError},
 };
 
-/// What is proven.
+/// Depth of the proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Depth {
     /// That every distinct encrypted DEK decrypts.
@@ -47,33 +47,32 @@ pub enum Depth {
     Data,
 }
 
-/// What was found, and the verdict on it.
+/// Findings and verdict.
 #[derive(Debug)]
 pub struct Pair {
-    /// What etcd holds.
     pub inventory: Inventory,
-    /// What the key is, and what evidence says it was.
-    pub lineage: Lineage,
-    /// Why OpenBao did not answer everything.
+    /// Versions of the live key and of the claims.
+    pub lineage: KeyResolver,
+    /// Reason for incomplete answers from OpenBao.
     pub unanswered: Option<Unanswered>,
-    /// The objects of the key under any provider name, by what they need; version by version.
+    /// Objects of the key under any provider name, one row per version, `key_id` and resolution.
     pub rows: Vec<Row>,
-    /// Objects of the key under other provider names than the configured one, by name.
+    /// Objects of the key under provider names other than the configured one, by name.
     pub under_other_names: BTreeMap<String, u64>,
-    /// Damaged values under provider names that hold objects of the key. No API server reads them.
+    /// Damaged values under provider names with objects of the key. No API server can read them.
     pub damaged: u64,
-    /// Damaged values under names of other providers, which are no part of the verdict.
+    /// Damaged values under other provider names. The verdict ignores them.
     pub damaged_elsewhere: u64,
-    /// Objects that were not there when etcd was read first.
+    /// Objects of groups that are new since the first reading.
     pub appeared: u64,
-    /// The steps before the objects can be read.
+    /// Required steps before the objects are readable, in order.
     pub remedies: Vec<Remedy>,
-    /// Over all rows.
+    /// Verdict over all rows.
     pub verdict: Verdict,
 }
 
 impl Pair {
-    /// The version that `min_decryption_version` must be lowered to before all can be tried.
+    /// Required value of `min_decryption_version`, if it must be lowered first.
     #[must_use]
     pub fn lowered_minimum(&self) -> Option<TransitVersion> {
         self.remedies.iter().find_map(|remedy| match remedy {
@@ -82,8 +81,8 @@ impl Pair {
         })
     }
 
-    /// The same for a key whose `min_decryption_version` was lowered for the trial alone: lowering
-    /// it remains the first step, and the objects below it are tried.
+    /// The result for a key with a `min_decryption_version` lowered for this trial only. Lowering
+    /// it remains the first step, although the objects below the minimum were tried.
     #[must_use]
     pub fn after_lowering(mut self, minimum: TransitVersion) -> Self {
         self.remedies.insert(0, Remedy::LowerMinDecryption(minimum));
@@ -93,63 +92,62 @@ impl Pair {
     }
 }
 
-/// The objects of one `key_id` with the same origin.
+/// Objects with equal `key_id` and resolution.
 #[derive(Debug)]
 pub struct Row {
-    /// What its objects need: by derivation, else by their annotations.
+    /// Required version: from the resolved key, otherwise from the annotations.
     pub version: Option<TransitVersion>,
-    /// What stands for the `key_id`.
+    /// Printable hash of the `key_id`.
     pub key_id_hash: String,
-    /// Where it comes from, and what became of it.
+    /// Resolution of the `key_id`, and trial results.
     pub finding: Finding,
-    /// The objects by resource.
+    /// Number of objects per resource.
     pub resources: BTreeMap<String, u64>,
-    /// Why seeds failed, and how many.
+    /// Number of failed encrypted DEKs per cause.
     pub seed_problems: BTreeMap<SeedProblem, u64>,
-    /// Objects of the seeds that failed, by resource.
+    /// Number of objects of failed encrypted DEKs per resource.
     pub refused: BTreeMap<String, u64>,
-    /// The keys of the first few objects that cannot be decrypted, if wanted.
+    /// Keys of the first few undecryptable objects, if requested.
     pub undecryptable_names: Vec<String>,
-    /// Objects that did not open though their DEK did, by resource.
+    /// Objects per resource that failed authentication although their DEK is correct.
     pub unopened: BTreeMap<String, u64>,
-    /// The keys of the first few of those, if wanted.
+    /// Keys of the first few of them, if requested.
     pub unopened_names: Vec<String>,
 }
 
-/// Why an encrypted DEK is of no use.
+/// Defect of an encrypted DEK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SeedProblem {
-    /// No ciphertext of Transit, or one of another version than the `key_id` names.
+    /// The value is no Transit ciphertext, or its version differs from the `key_id`.
     OtherCiphertext,
-    /// OpenBao has a version of that number and second, and it is not the one that encrypted this,
-    /// or the ciphertext or its binding was changed.
+    /// OpenBao has a version with this number and creation second, but authentication failed: it is
+    /// another key, or the ciphertext or its associated data changed.
     NotDecrypted,
-    /// It decrypts to something that is no DEK.
+    /// The plaintext is no DEK.
     NoDek,
 }
 
-/// Why OpenBao did not answer everything.
+/// Cause of incomplete answers from OpenBao.
 #[derive(Debug, thiserror::Error)]
 pub enum Unanswered {
-    /// Nothing to ask with.
+    /// Setting up the OpenBao client failed.
     #[error("OpenBao could not be asked")]
     Connection(#[from] ConnectionError),
-    /// The key's metadata is not known.
     #[error("the key's metadata could not be read")]
     Metadata(#[source] CallFailure),
-    /// The key must not be used, so it is not tried.
+    /// The key's properties do not permit its use, so its versions are left untested.
     #[error("the key is not set up as the provider needs it, so nothing was tried")]
     Profile(#[source] ProfileRefused),
-    /// OpenBao stopped answering.
+    /// A decrypt request failed.
     #[error("OpenBao did not decrypt to the end")]
     Decrypt(#[source] CallFailure),
-    /// OpenBao answered something else than that a DEK decrypts or not.
+    /// OpenBao returned an inconclusive error for one ciphertext.
     #[error("OpenBao did not try every DEK")]
     Item(#[source] Failure),
 }
 
 impl Unanswered {
-    /// The class of the request that failed; `None` without a request, or without a login.
+    /// Class of the failed request; `None` without a request or login.
     #[must_use]
     pub fn class(&self) -> Option<FailureClass> {
         match self {
@@ -160,61 +158,59 @@ impl Unanswered {
     }
 }
 
-/// How the work comes on.
+/// Progress callbacks.
 #[derive(Clone, Copy)]
 pub struct Watch<'p> {
-    /// The reading of what is needed.
+    /// First reading of etcd.
     pub reading: OnProgress<'p>,
-    /// The trial of the encrypted DEKs, which it counts.
+    /// Trial of the encrypted DEKs; counts them.
     pub trying: OnProgress<'p>,
-    /// The reading that opens the objects.
+    /// Second reading of etcd, with decryption of the objects.
     pub opening: OnProgress<'p>,
 }
 
-/// What is asked.
 #[derive(Debug, Clone)]
-pub struct Question {
-    /// Of the API server in question; see [`Wanted::prefix`].
+pub struct VerifyOptions {
+    /// Prefix of the selected API server; see [`Wanted::prefix`].
     pub prefix: Option<String>,
-    /// The versions that the state, a record or a peer name.
+    /// Versions from the state, from records and from peers.
     pub claims: Vec<VersionClaims>,
-    /// The versions that this node's state has as removed, so that it refuses their objects.
+    /// Versions marked as removed in this node's state. The node refuses their objects.
     pub removed: Vec<Arc<TransitKey>>,
-    /// How far the proof goes.
     pub depth: Depth,
-    /// At most how many distinct encrypted DEKs of each `key_id` are tried; `None` for all.
+    /// Maximum number of distinct encrypted DEKs tried per `key_id`; `None` for all.
     pub sample: Option<NonZeroU64>,
-    /// Keep the names of the first few objects that do not open.
+    /// Keep the keys of the first few objects that fail.
     pub names: bool,
-    /// Look at what superseded revisions were written under, too.
+    /// Include the groups of superseded revisions.
     pub superseded: bool,
 }
 
 /// Compares all of `source` with the configured key.
 ///
 /// # Errors
-/// When etcd gives no answer. An OpenBao that gives none is a finding.
+/// [`EtcdError`] if reading etcd fails. A failure of OpenBao is part of the result.
 pub fn verify(
     config: &Config,
     source: &EtcdSource,
-    question: Question,
+    options: VerifyOptions,
     watch: Watch<'_>,
 ) -> Result<Pair, EtcdError> {
-    verify_with(config, Access::Configured, source, question, watch)
+    verify_with(config, Access::Configured, source, options, watch)
 }
 
-/// As [`verify`], with the key in the OpenBao that `access` names.
+/// Same as [`verify`], with the key of the OpenBao in `access`.
 ///
 /// # Errors
-/// As [`verify`].
+/// Same as [`verify`].
 pub fn verify_with(
     config: &Config,
     access: Access,
     source: &EtcdSource,
-    question: Question,
+    options: VerifyOptions,
     watch: Watch<'_>,
 ) -> Result<Pair, EtcdError> {
-    let Question {
+    let VerifyOptions {
         prefix,
         claims,
         removed,
@@ -222,7 +218,8 @@ pub fn verify_with(
         sample,
         names,
         superseded,
-    } = question;
+    } = options;
+
     let wanted = Wanted {
         revisions: Revisions::Newest,
         prefix,
@@ -232,10 +229,11 @@ pub fn verify_with(
         true => Inventory::gather_with_superseded(source, &wanted, watch.reading)?,
         false => Inventory::gather(source, &wanted, watch.reading)?,
     };
+
     let asked = connection::ask_as(config, access, async |openbao| {
         let (live, unread) = read_key(config, openbao).await;
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
-        let lineage = Lineage::new(scope, live, claims.iter().cloned());
+        let lineage = KeyResolver::new(scope, live, claims.iter().cloned());
         let mut trial = Trial::new(&inventory, &lineage, sample);
         let unanswered = match unread {
             None => trial.decrypt_all(openbao, watch.trying).await.err(),
@@ -245,9 +243,10 @@ pub fn verify_with(
     });
     let (lineage, outcomes, unanswered) = asked.unwrap_or_else(|error| {
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
-        let lineage = Lineage::new(scope, LiveKey::Unknown, claims);
+        let lineage = KeyResolver::new(scope, LiveKey::Unknown, claims);
         (lineage, HashMap::new(), Some(error.into()))
     });
+
     let opened = match depth {
         Depth::Dek => None,
         Depth::Data => {
@@ -260,16 +259,19 @@ pub fn verify_with(
             Some(opening.open_all(source, watch.opening)?)
         }
     };
+
     let rows = rows(&inventory, &lineage, &outcomes, opened.as_ref());
     let findings: Vec<_> = rows.iter().map(|row| row.finding.clone()).collect();
     let appeared = opened.map_or(0, |opened| opened.appeared);
     let remedies = remedies(&findings, &removed);
+
     let names = inventory.names_of_key(&lineage);
     let damaged = inventory.damaged_under(|name| names.contains(name));
     let damaged = damaged.fold(0, |sum: u64, (_, count)| sum.saturating_add(count.objects));
     let verdict = verdict(&inventory, &findings, damaged, &remedies);
     let under_other_names = under_other_names(&inventory, &lineage);
     drop(outcomes);
+
     Ok(Pair {
         damaged,
         damaged_elsewhere: inventory.damaged_values.saturating_sub(damaged),
@@ -291,7 +293,7 @@ fn verdict(
     remedies: &[Remedy],
 ) -> Verdict {
     match judge(findings, damaged, remedies) {
-        // Any object may be among keys that were left unread.
+        // Unread keys may contain objects of this key.
         Verdict::Compatible | Verdict::CompatibleAfter if inventory.has_open_keys() => {
             Verdict::Inconclusive
         }
@@ -305,7 +307,7 @@ async fn read_key(config: &Config, openbao: &Connection) -> (LiveKey, Option<Una
             Ok(profile) => (LiveKey::Listed(profile), None),
             Err(refused) => (LiveKey::Unknown, Some(Unanswered::Profile(refused))),
         },
-        // Of a login that failed it would say nothing about the key.
+        // Matches a response from OpenBao only: a failed login says nothing about the key.
         Err(CallFailure::OpenBao(failure)) if failure.class() == FailureClass::NotFound => {
             (LiveKey::Missing, None)
         }
@@ -313,7 +315,7 @@ async fn read_key(config: &Config, openbao: &Connection) -> (LiveKey, Option<Una
     }
 }
 
-fn under_other_names(inventory: &Inventory, lineage: &Lineage) -> BTreeMap<String, u64> {
+fn under_other_names(inventory: &Inventory, lineage: &KeyResolver) -> BTreeMap<String, u64> {
     let configured = lineage.scope().identity().provider_name.as_str();
     let mut found = BTreeMap::new();
     for (_, group) in inventory.of_key(lineage) {
@@ -325,17 +327,17 @@ fn under_other_names(inventory: &Inventory, lineage: &Lineage) -> BTreeMap<Strin
     found
 }
 
-/// The versions that superseded revisions of the key's objects were written under.
-pub(super) fn superseded(inventory: &Inventory, lineage: &Lineage) -> Vec<Origin> {
+/// Resolutions of the key's superseded revisions.
+pub(super) fn superseded(inventory: &Inventory, lineage: &KeyResolver) -> Vec<Resolution> {
     let stored = inventory.superseded.iter().map(Group::stored);
     let owned = stored.filter(|stored| lineage.owns(*stored));
     owned.map(|stored| lineage.origin(stored)).collect()
 }
 
-/// Versions first, in ascending order; then what names none.
+/// Rows by ascending version; rows without a version last.
 fn rows(
     inventory: &Inventory,
-    lineage: &Lineage,
+    lineage: &KeyResolver,
     outcomes: &Outcomes<'_>,
     opened: Option<&Opened>,
 ) -> Vec<Row> {
@@ -344,12 +346,12 @@ fn rows(
     for (index, group) in inventory.of_key(lineage) {
         let origin = lineage.origin(group.stored());
         let (version, word) = match &origin {
-            Origin::Live(key) => (Some(key.version()), "live"),
-            Origin::Known(key) => (Some(key.version()), "known"),
-            Origin::Gap(gap) => (gap.version(), gap.code()),
+            Resolution::Live(key) => (Some(key.version()), "live"),
+            Resolution::Known(key) => (Some(key.version()), "known"),
+            Resolution::Unresolved(gap) => (gap.version(), gap.code()),
         };
         let key_id_hash = group.key_id_hash().to_string();
-        // Groups that differ in no more than the version of the program that wrote them.
+        // Merges groups that differ only in the provider's program version.
         let row = rows
             .entry((version.is_none(), version, key_id_hash.clone(), word))
             .or_insert_with(|| Row {
@@ -380,19 +382,22 @@ fn rows(
 }
 
 impl Row {
-    /// Whether it is certain that the key had this version, not a claim of what etcd holds.
+    /// Whether the live key, a record, a state file or a peer names this version, not etcd alone.
     #[must_use]
     pub fn is_of_the_key(&self) -> bool {
-        matches!(self.finding.origin, Origin::Live(_) | Origin::Known(_))
+        matches!(
+            self.finding.origin,
+            Resolution::Live(_) | Resolution::Known(_)
+        )
     }
 
-    /// Whether OpenBao has tried all of its DEKs and authenticated none: what another key of the same
-    /// number and second does.
+    /// Whether OpenBao rejected all encrypted DEKs of a listed version. Typical of another key with
+    /// the same version number and creation second.
     #[must_use]
     pub fn is_of_another_key(&self) -> bool {
         let seeds = self.finding.seeds;
         let mut problems = self.seed_problems.keys();
-        matches!(self.finding.origin, Origin::Live(_))
+        matches!(self.finding.origin, Resolution::Live(_))
             && (seeds.proven, seeds.untried) == (0, 0)
             && seeds.failed > 0
             && problems.all(|problem| *problem == SeedProblem::NotDecrypted)
@@ -404,7 +409,7 @@ impl Row {
         add_counts(&mut self.resources, &group.resources);
         let seeds = &mut finding.seeds;
         let mut names: Vec<&[String]> = Vec::new();
-        if matches!(finding.origin, Origin::Gap(_)) {
+        if matches!(finding.origin, Resolution::Unresolved(_)) {
             names.push(&group.count.names);
         }
         for (seed, _) in group.seeds() {
@@ -425,7 +430,7 @@ impl Row {
         self.undecryptable_names.extend(names);
     }
 
-    /// Objects of the seeds that failed.
+    /// Number of objects of failed encrypted DEKs.
     #[must_use]
     pub fn objects_of_failed_seeds(&self) -> u64 {
         self.refused.values().copied().fold(0, u64::saturating_add)

@@ -1,11 +1,8 @@
-//! How far the stored objects have followed a rotation, as etcd and its backups show it.
+//! Progress of rewriting the stored objects after a rotation, from etcd and its backups.
 
-mod advice;
+mod judged;
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-};
+use std::collections::BTreeMap;
 
 use kms_domain::{
     recovery::evidence::{Rewriting, Usage, judge_rewriting},
@@ -16,20 +13,26 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    cli::exit::Exit,
+    advice::{
+        Advice,
+        retirement::{
+            BACKUPS_NEED_VERSIONS, NOT_PROMOTED, NOT_REWRITTEN, OTHERWISE_PROTECTED, SOURCE_UNREAD,
+        },
+    },
+    exit::Exit,
     recovery::{
         evidence::{EvidenceUnread, SourceRead},
         evidence_report::{
-            SourceShown, check_of_withdrawn, checks_of_objects, checks_of_reading, counted, states,
-            unread_keys,
+            self, Asker, SourceRow, check_of_withdrawn, checks_of_objects, checks_of_reading,
+            counted, of_failure, states, unread_keys,
         },
         scan,
         unread::Unread,
     },
-    report::{Check, DoNot, one_line},
+    report::{CheckResult, one_line, table::Table},
 };
 
-/// What was read, and what this node and the key say it is to be measured by.
+/// The read sources, with the versions of this node and of the key.
 #[derive(Clone, Copy)]
 pub(super) struct Facts<'a> {
     /// Every source, of which the running etcd, else the latest snapshot, decides.
@@ -40,29 +43,33 @@ pub(super) struct Facts<'a> {
     pub(super) profile: Option<&'a KeyProfile>,
     /// The name that objects are stored under.
     pub(super) provider: &'a str,
+    pub(super) asker: Asker<'a>,
 }
 
-/// The part of the report that only evidence makes.
+/// The members that only evidence makes.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct RewritingShown {
-    verdict: &'static str,
-    summary: String,
+pub(super) struct RewritingRow {
     /// In the source that decides; absent if nothing was read.
     #[serde(skip_serializing_if = "Option::is_none")]
     objects_under_old_versions: Option<u64>,
     /// The same by version and resource.
     under_old_versions: Vec<UnderOldVersion>,
-    checks: Vec<Check>,
-    sources: Vec<SourceShown>,
-    next_step: String,
-    do_not: Vec<&'static str>,
-    #[serde(skip)]
+    sources: Vec<SourceRow>,
+}
+
+/// The verdict on the sources, with its advice.
+pub(super) struct Judgement {
+    /// The members of the result.
+    pub(super) row: RewritingRow,
+    pub(super) verdict: &'static str,
+    pub(super) headline: String,
+    /// If nothing but the evidence is against a better one.
+    pub(super) exit: Exit,
+    pub(super) advice: Advice,
+    pub(super) checks: Vec<CheckResult>,
+    pub(super) limitations: Vec<String>,
     is_proven: bool,
-    #[serde(skip)]
-    limitations: String,
-    #[serde(skip)]
-    exit: Exit,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -84,93 +91,82 @@ impl UnderOldVersion {
     }
 }
 
-const KEEP: &str = "do not retire an older version, do not raise min_decryption_version, and do not \
-    trim the key";
-
 /// The word where nothing can be told.
 const INCONCLUSIVE: &str = "inconclusive";
 
-impl RewritingShown {
-    /// Judges what was read, and puts it into words.
+impl Judgement {
+    /// Evaluates the sources.
     #[must_use]
     pub(super) fn of(facts: Facts<'_>) -> Self {
         let Facts {
             sources,
             registry,
-            provider,
+            asker,
             ..
         } = facts;
         let states = registry.map(states).unwrap_or_default();
-        let mut checks = checks_of_reading(sources);
+        let mut checks = checks_of_reading(sources, asker);
         checks.extend(unread_keys(sources).map(Unread::warning));
         let decisive = facts.decisive();
-        checks.extend(checks_of_objects(decisive, provider));
+        checks.extend(checks_of_objects(decisive, asker));
         checks.push(facts.check());
-        checks.extend(decisive.and_then(protection));
+        checks.extend(decisive.and_then(|source| protection(source, asker)));
         checks.extend(facts.backups());
-        checks.extend(check_of_withdrawn(sources, &states));
+        checks.extend(check_of_withdrawn(sources, &states, asker));
         let old = decisive.map_or_else(Vec::new, |source| facts.old(source));
         let judged = facts.judged();
-        let is_proven = facts.is_proven(judged);
         Self {
             verdict: judged.map_or(INCONCLUSIVE, Rewriting::as_str),
-            summary: facts.summary(judged),
-            objects_under_old_versions: registry.and(decisive).map(|_| {
-                old.iter().fold(0, |sum: u64, (_, usage)| {
-                    sum.saturating_add(usage.objects())
-                })
-            }),
-            under_old_versions: old.into_iter().flat_map(UnderOldVersion::of).collect(),
-            checks,
-            sources: sources
-                .iter()
-                .map(|source| SourceShown::of(source, &states))
-                .collect(),
-            next_step: facts.next_step(judged),
-            do_not: match judged {
-                Some(Rewriting::Finished) if facts.unread().is_none() => Vec::new(),
-                _ => vec![KEEP],
-            },
-            is_proven,
-            limitations: facts.limitations(),
+            headline: facts.headline(judged),
             exit: match judged {
                 Some(Rewriting::Finished) => Exit::Success,
-                Some(Rewriting::Unaccounted | Rewriting::Unfinished | Rewriting::NotPromoted) => {
+                Some(Rewriting::Unresolved | Rewriting::Unfinished | Rewriting::NotPromoted) => {
                     Exit::CheckFailed
                 }
                 Some(Rewriting::Inconclusive) | None => Exit::Runtime,
+            },
+            advice: facts.advice(judged),
+            checks,
+            limitations: facts.limitations(),
+            is_proven: facts.is_proven(judged),
+            row: RewritingRow {
+                objects_under_old_versions: registry.and(decisive).map(|_| {
+                    old.iter().fold(0, |sum: u64, (_, usage)| {
+                        sum.saturating_add(usage.objects())
+                    })
+                }),
+                under_old_versions: old.into_iter().flat_map(UnderOldVersion::of).collect(),
+                sources: sources
+                    .iter()
+                    .map(|source| SourceRow::of(source, &states))
+                    .collect(),
             },
         }
     }
 
     /// Where a source gave no answer, nothing is said of the others.
     #[must_use]
-    pub(super) fn unread(error: &EvidenceUnread) -> Self {
+    pub(super) fn unread(error: &EvidenceUnread, asker: Asker<'_>) -> Self {
         let (id, title) = scan::READ;
         Self {
             verdict: INCONCLUSIVE,
-            summary: "the evidence could not be read, so it is not established whether anything \
-                      is left to rewrite"
-                .to_owned(),
-            objects_under_old_versions: None,
-            under_old_versions: Vec::new(),
-            checks: vec![Check::fail(id, title, one_line(error))],
-            sources: Vec::new(),
-            next_step: error.cause.next_step().unwrap_or_else(|| {
-                "mend the cause, or name a sound copy, and verify again".to_owned()
-            }),
-            do_not: vec![KEEP],
-            is_proven: false,
-            limitations: "Nothing is known of the objects, since a source could not be read."
-                .to_owned(),
+            headline:
+                "the evidence could not be read, so it is unknown whether anything is left to \
+                       rewrite"
+                    .to_owned(),
             exit: Exit::Runtime,
+            advice: asker.advise(&SOURCE_UNREAD, &of_failure(error)),
+            checks: vec![CheckResult::fail(id, title, one_line(error))],
+            limitations: vec![
+                "Nothing is known of the objects, since a source could not be read.".to_owned(),
+            ],
+            is_proven: false,
+            row: RewritingRow {
+                objects_under_old_versions: None,
+                under_old_versions: Vec::new(),
+                sources: Vec::new(),
+            },
         }
-    }
-
-    /// The exit code, if nothing but the evidence is against a better one.
-    #[must_use]
-    pub(super) fn exit(&self) -> Exit {
-        self.exit
     }
 
     /// `proven` for the running etcd that was read, or `limited`.
@@ -181,45 +177,28 @@ impl RewritingShown {
             false => "limited",
         }
     }
+}
 
-    /// What was not, or cannot be, looked at.
-    #[must_use]
-    pub(super) fn limitations(&self) -> &str {
-        &self.limitations
-    }
-
-    /// Writes its lines.
-    ///
-    /// # Errors
-    /// Those of `out`.
-    pub(super) fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        for source in &self.sources {
-            source.text(out)?;
-        }
-        for check in &self.checks {
-            check.text(out)?;
-        }
-        if let Some(objects) = self.objects_under_old_versions {
-            writeln!(out, "objectsUnderOldVersions: {objects}")?;
-        }
+impl RewritingRow {
+    /// Its rows for text.
+    pub(super) fn tables(&self) -> Vec<Table> {
+        let columns = ["version", "resource", "objects"];
+        let mut old = Table::new("objects under older versions", columns);
         for row in &self.under_old_versions {
-            writeln!(
-                out,
-                "underOldVersions: transitVersion={} {} objects={}",
-                row.transit_version, row.resource, row.objects
-            )?;
+            old.row([
+                &row.transit_version.to_string(),
+                &row.resource,
+                &row.objects.to_string(),
+            ]);
         }
-        writeln!(out, "verdict: {}", self.verdict)?;
-        writeln!(out, "summary: {}", self.summary)?;
-        writeln!(out, "next: {}", self.next_step)?;
-        self.do_not
-            .iter()
-            .try_for_each(|not| writeln!(out, "{}", DoNot(not)))
+        let mut tables = vec![old];
+        tables.extend(evidence_report::tables(&self.sources));
+        tables
     }
 }
 
 impl<'a> Facts<'a> {
-    /// What etcd holds now, as nearly as it was given.
+    /// The source closest to the present content of etcd.
     fn decisive(&self) -> Option<&'a SourceRead> {
         let latest = || self.sources.iter().max_by_key(|source| source.revision);
         let live = self.sources.iter().find(|source| source.is_live());
@@ -255,7 +234,7 @@ impl<'a> Facts<'a> {
             .max(latest.unwrap_or(active))
     }
 
-    /// What of the source is under older versions than the active one.
+    /// Objects of the source under versions older than the active one.
     fn old(&self, source: &'a SourceRead) -> Vec<(TransitVersion, &'a Usage)> {
         let Some(active) = self.active() else {
             return Vec::new();
@@ -267,10 +246,10 @@ impl<'a> Facts<'a> {
             .collect()
     }
 
-    fn check(&self) -> Check {
-        let (id, title) = ("etcd.rewritten", "Every object is under the active version");
+    fn check(&self) -> CheckResult {
+        let (id, title) = ("etcd.rewritten", "Objects under older versions");
         let (Some(active), Some(source)) = (self.active(), self.decisive()) else {
-            return Check::skip(id, title, "there is no state that tells the active version");
+            return CheckResult::skip(id, title, "there is no state that tells the active version");
         };
         let newest = self.newest(active);
         let old: Vec<_> = self
@@ -279,35 +258,34 @@ impl<'a> Facts<'a> {
             .map(|(version, usage)| format!("version {version}: {}", counted(&usage.newest)))
             .collect();
         if newest > active {
-            return Check::fail(
+            return CheckResult::fail(
                 id,
                 title,
                 format!("version {newest} is there, and this node still encrypts with {active}"),
             )
-            .impact("what is rewritten now has to be rewritten again");
+            .impact(self.asker.advise(&NOT_PROMOTED, &Vec::new()).data);
         }
         if old.is_empty() {
-            return Check::pass(id, title);
+            return CheckResult::pass(id, title);
         }
-        Check::fail(id, title, format!("{} in {}", old.join("; "), source.name))
-            .impact("without these versions the objects cannot be read")
+        CheckResult::fail(id, title, format!("{} in {}", old.join("; "), source.name))
+            .impact(self.asker.advise(&NOT_REWRITTEN, &Vec::new()).data)
     }
 
-    /// The other sources that still need what the running etcd may not.
-    fn backups(&self) -> Option<Check> {
+    /// Other sources with objects under older versions.
+    fn backups(&self) -> Option<CheckResult> {
         let backups = self.needing_backups();
         let found: Vec<_> = backups
             .iter()
             .map(|(name, versions)| format!("{name} needs version {}", listed(versions)))
             .collect();
         (!found.is_empty()).then(|| {
-            Check::warn(
+            CheckResult::warn(
                 "etcd.backups",
                 "Backups that need an older version",
                 found.join("; "),
             )
-            .impact("without these versions they cannot be restored")
-            .remediation("keep the versions for as long as one of the backups may be restored")
+            .because(self.asker.advise(&BACKUPS_NEED_VERSIONS, &Vec::new()))
         })
     }
 
@@ -329,7 +307,7 @@ impl<'a> Facts<'a> {
     fn is_proven(&self, judged: Option<Rewriting>) -> bool {
         let told = match judged {
             Some(Rewriting::Finished | Rewriting::Unfinished | Rewriting::NotPromoted) => true,
-            Some(Rewriting::Unaccounted | Rewriting::Inconclusive) | None => false,
+            Some(Rewriting::Unresolved | Rewriting::Inconclusive) | None => false,
         };
         let sound = |source: &SourceRead| {
             let evidence = &source.evidence;
@@ -342,8 +320,8 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// What rewriting alone does not change, where the provider is in use.
-fn protection(source: &SourceRead) -> Option<Check> {
+/// Limits of rewriting while the provider is in use.
+fn protection(source: &SourceRead, asker: Asker<'_>) -> Option<CheckResult> {
     let found = source.otherwise.iter().flat_map(|(resource, rows)| {
         rows.iter().map(move |(protected, objects)| {
             let by = protected.as_str();
@@ -354,18 +332,12 @@ fn protection(source: &SourceRead) -> Option<Check> {
     });
     let found: Vec<_> = found.collect();
     (!found.is_empty()).then(|| {
-        Check::warn(
+        CheckResult::warn(
             "etcd.protection",
             "Objects of the same resources that are not under this provider",
             found.join(", "),
         )
-        .impact(
-            "they stay protected as they are, or in plaintext, however often this key is rotated",
-        )
-        .remediation(
-            "name this provider first for these resources in the EncryptionConfiguration, and \
-             rewrite them like the others",
-        )
+        .because(asker.advise(&OTHERWISE_PROTECTED, &Vec::new()))
     })
 }
 

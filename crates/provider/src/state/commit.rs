@@ -1,15 +1,15 @@
-//! One writer's commits: the document first, its checkpoint second, both synced; only then may a
-//! caller publish what was committed.
+//! Commits by the single writer: the document first, its checkpoint second, each synced. The caller
+//! may publish the document only afterwards.
 //!
-//! The document goes first because a lone newer document can be repaired, while a lone newer
-//! checkpoint could not be told from a state that was rolled back.
+//! The order matters: a lone newer document is repairable, while a lone newer checkpoint looks like
+//! a rolled-back state.
 //!
 //! Implements the write order and the recovery of `docs/format/state-document.md`.
 
 use kms_domain::{
     confirmed::Confirmed,
     registry::{
-        anchor::{Anchor, Checkpoint},
+        checkpoint::{Checkpoint, CheckpointStatus},
         document::{Document, Generation},
         retire::Plan,
     },
@@ -21,47 +21,43 @@ use super::{
     lock::Lock,
 };
 
-/// The only writer of the state; dropping it releases the lock.
+/// The single writer of the state; dropping it releases the lock.
 pub struct StateWriter {
     path: StatePath,
     directory: Directory,
     #[expect(dead_code, reason = "held until the writer is dropped")]
     lock: Lock,
     disk: Box<dyn Disk>,
-    found: Anchor,
+    found: CheckpointStatus,
     committed: Option<Document>,
     attempted: Option<Document>,
 }
 
-/// Why a commit did not happen. The committed document is the one from before.
+/// Why a commit failed. The committed document is the previous one.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// An earlier commit must be completed first, since parts of it may be on disk.
+    /// An earlier commit must be completed first, because parts of it may be on disk.
     #[error("an earlier commit of generation {0} is not complete yet")]
     Unfinished(Generation),
     /// The document does not follow the committed one. Nothing was written.
     #[error("generation {0} does not follow the committed state; nothing was written")]
     NotTheNext(Generation),
-    /// The files cannot be read back. Nothing was written.
+    /// The files could not be read back. Nothing was written.
     #[error("the state on disk could not be examined before the commit; nothing was written")]
     Examine(#[source] StateError),
-    /// Something else has written the files under our lock. Nothing was written.
+    /// Another process changed the files despite the lock. Nothing was written.
     #[error(
         "{} or its checkpoint was changed by something else while this process held the lock; \
          nothing was written, and no newer key will be used. Restart the provider, so that it \
          judges what is there now; do not delete either file",
         path.document().display()
     )]
-    Foreign {
-        /// Where.
-        path: StatePath,
-    },
+    Foreign { path: StatePath },
     /// The disk failed. The commit stays attempted: [`StateWriter::complete`] finishes it.
     #[error("generation {generation} could not be stored; the state in use stays as it was")]
     Store {
-        /// What was to be stored.
+        /// Generation of the attempted document.
         generation: Generation,
-        /// The failure.
         #[source]
         problem: DiskError,
     },
@@ -86,7 +82,7 @@ impl StateWriter {
         directory: Directory,
         lock: Lock,
         disk: Box<dyn Disk>,
-        found: Anchor,
+        found: CheckpointStatus,
         committed: Option<Document>,
     ) -> Self {
         Self {
@@ -100,32 +96,32 @@ impl StateWriter {
         }
     }
 
-    /// How the files agreed at the start, before this writer brought the checkpoint up to date.
+    /// Relation of the files at the start, before this writer updated the checkpoint.
     #[must_use]
-    pub fn found(&self) -> Anchor {
+    pub fn found(&self) -> CheckpointStatus {
         self.found
     }
 
-    /// The document that is durable, with its checkpoint; `None` before the first commit.
+    /// The durable document with a current checkpoint; `None` before the first commit.
     #[must_use]
     pub fn committed(&self) -> Option<&Document> {
         self.committed.as_ref()
     }
 
-    /// Makes `next` durable and returns it as the committed document, which may now be published.
+    /// Makes `next` durable and returns it as the committed document, ready for publication.
     ///
     /// # Errors
-    /// [`CommitError`]. After [`CommitError::Store`], and likewise if the disk could not be
-    /// examined or held something foreign, `next` stays attempted.
+    /// [`CommitError`]. After [`CommitError::Store`], [`CommitError::Examine`] and
+    /// [`CommitError::Foreign`], `next` stays attempted.
     pub fn commit(&mut self, next: Document) -> Result<&Document, CommitError> {
         if let Some(attempted) = &self.attempted {
             return Err(CommitError::Unfinished(attempted.generation()));
         }
         let accepted = self.committed.as_ref().map(Checkpoint::of);
-        match Anchor::of(Some(&next), accepted.as_ref()) {
+        match CheckpointStatus::of(Some(&next), accepted.as_ref()) {
             Ok(
-                Anchor::Behind
-                | Anchor::Missing {
+                CheckpointStatus::Behind
+                | CheckpointStatus::Missing {
                     first_generation: true,
                 },
             ) => self.store(next),
@@ -133,7 +129,7 @@ impl StateWriter {
         }
     }
 
-    /// Makes durable what a reviewed plan leads to; a plan that changes nothing writes nothing.
+    /// Makes the result of a confirmed plan durable; a plan without changes writes nothing.
     ///
     /// # Errors
     /// As [`StateWriter::commit`]: [`CommitError::NotTheNext`] if the plan was made for another
@@ -145,7 +141,7 @@ impl StateWriter {
         }
     }
 
-    /// Completes a commit that failed before, writing all of it again; `None` if there is none.
+    /// Completes a failed commit by writing all of it again; `None` if there is no such commit.
     ///
     /// # Errors
     /// [`CommitError`]; the commit stays attempted.
@@ -156,11 +152,10 @@ impl StateWriter {
         }
     }
 
-    /// Checks that the disk holds exactly the committed document and its checkpoint. Changes
-    /// nothing.
+    /// Read-only check: the disk must hold exactly the committed document and its checkpoint.
     ///
     /// # Errors
-    /// [`CommitError::Foreign`], also if a failed commit has left a part of itself, or
+    /// [`CommitError::Foreign`], also for the partial files of a failed commit, or
     /// [`CommitError::Examine`].
     pub fn confirm(&self) -> Result<(), CommitError> {
         let expected = pair(self.committed.as_ref(), self.committed.as_ref());
@@ -180,8 +175,8 @@ impl StateWriter {
         Ok(self.committed.insert(next))
     }
 
-    /// The disk may hold the committed pair, or what an interrupted attempt at `next` leaves of it.
-    /// Whatever else is there was put there by someone who must not be overwritten.
+    /// The disk may hold the committed pair, or the partial result of an earlier attempt at `next`.
+    /// Any other content comes from another process and must not be overwritten.
     fn try_store(&mut self, next: &Document) -> Result<(), CommitError> {
         let committed = self.committed.as_ref();
         let ours = [
@@ -192,6 +187,7 @@ impl StateWriter {
         if !ours.contains(&self.read()?) {
             return Err(self.foreign());
         }
+
         let checkpoint = Checkpoint::of(next);
         let files = [
             (self.path.document_name().to_owned(), next.encode()),
@@ -223,7 +219,7 @@ impl StateWriter {
     }
 }
 
-/// A document on disk beside the checkpoint of a document.
+/// A document, with the checkpoint of `anchored`.
 fn pair(document: Option<&Document>, anchored: Option<&Document>) -> Pair {
     Pair {
         document: document.cloned(),

@@ -1,13 +1,13 @@
-//! The state directory, and the files that commands leave elsewhere: the only place of this program
-//! that writes and renames files.
+//! Durable file operations: the state directory, and the files of commands in other places. No
+//! other module of this program writes or renames files.
 //!
-//! Implements the file rules and the write order of `docs/format/state-document.md`. Everything is
-//! opened relative to a directory that is pinned by its descriptor, never follows a symlink, and is
-//! judged on the open descriptor, so nothing can be exchanged between check and use. Ancestors of
-//! the directory are trusted as host administration.
+//! Implements the file rules and the write order of `docs/format/state-document.md`. Every file is
+//! opened relative to a directory pinned by its descriptor, without following symlinks, and is
+//! checked on the open descriptor. An attacker therefore has no gap between check and use.
+//! Ancestors of the directory are trusted as host administration.
 //!
-//! A write that fails is left where it stopped. What is then on disk is what a crash at that point
-//! leaves, so the two need only one set of repairs.
+//! A failed write stops where it failed, without cleanup. The disk then holds the same content as
+//! after a crash at that point, so one set of repairs covers both.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -26,7 +26,7 @@ use rustix::{
 
 use super::StorageFault;
 
-/// The calls of a durable write that a test cannot make fail by arranging files.
+/// Calls of a durable write whose failures a test cannot provoke by arranging files.
 pub trait Disk: Send {
     /// Writes all of `bytes` at the file's position.
     ///
@@ -34,20 +34,20 @@ pub trait Disk: Send {
     /// The file may then hold any part of `bytes`.
     fn write(&mut self, file: &File, bytes: &[u8]) -> io::Result<()>;
 
-    /// Makes a file's content, or a directory's entries, survive a power loss.
+    /// Makes the content of a file, or the entries of a directory, survive a power loss.
     ///
     /// # Errors
-    /// Nothing is then known about what survives.
+    /// The surviving content is then unknown.
     fn sync(&mut self, file: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// Puts the entry `from` in place of the entry `to` of the same directory, in one step.
+    /// Atomically replaces the entry `to` with the entry `from` of the same directory.
     ///
     /// # Errors
     /// Both entries are then unchanged.
     fn rename(&mut self, directory: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> io::Result<()>;
 }
 
-/// The disk of the machine.
+/// File operations of the operating system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemDisk;
 
@@ -65,41 +65,32 @@ impl Disk for SystemDisk {
     }
 }
 
-/// Why the state directory or a file in it cannot be used.
+/// Why the state directory or a file in it is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// Something exists, yet others could have put it there or changed it.
+    /// The path exists, but another user could have created or changed it.
     #[error("{} {flaw}", path.display())]
     Unsafe {
-        /// The directory or file.
         path: PathBuf,
-        /// What is wrong with it, and the remedy.
+        /// The violated rule, with the remedy.
         flaw: Flaw,
     },
-    /// Another directory has taken the place of the one that was opened and locked.
+    /// Another directory has replaced the opened and locked one.
     #[error(
         "the state directory {} was replaced while in use; nothing was written: restart the \
          provider, so that it loads and locks what is there now",
         path.display()
     )]
-    DirectoryReplaced {
-        /// The directory's path.
-        path: PathBuf,
-    },
-    /// A file that must be new is not.
+    DirectoryReplaced { path: PathBuf },
+    /// The file to create exists already.
     #[error("{} exists already and was not changed", path.display())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The operating system refused.
+    Exists { path: PathBuf },
+    /// The operating system returned an error.
     #[error("cannot {attempt} {}", path.display())]
     System {
-        /// What was tried, as a verb.
+        /// The attempted operation, as a verb.
         attempt: &'static str,
-        /// On what.
         path: PathBuf,
-        /// The system's reason.
         #[source]
         source: io::Error,
     },
@@ -118,51 +109,50 @@ impl DiskError {
     }
 }
 
-/// A broken file rule, worded to follow a path.
+/// A violated file rule, worded to follow a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
-    /// In place of the state directory.
+    /// A symlink or another file in place of the state directory.
     #[error("is a symlink or not a directory; state.path must lie directly in a real directory")]
     NotADirectory,
-    /// Mode `0022` of the directory.
+    /// Mode bits `0022` of the directory: write access for group or others.
     #[error(
         "has mode {0}, so that others can exchange the files in it; if they are still yours, \
          remove write access for group and others"
     )]
     SharedDirectory(Octal),
-    /// A directory whose owner is not the process that wants to write in it.
+    /// The process about to write is not the owner of the directory.
     #[error(
         "belongs to user {owner}, yet this process runs as user {effective}; run it as the \
          directory's owner"
     )]
     ForeignDirectory {
-        /// Who could exchange the files.
+        /// Owner of the directory, with the power to replace its files.
         owner: u32,
-        /// The effective user.
+        /// Effective user of this process.
         effective: u32,
     },
     /// A symlink, directory, FIFO, socket or device in place of a file.
-    #[error("is not a regular file; it was not followed or read, find out who put it there")]
+    #[error("is not a regular file; it was neither followed nor read: find its origin")]
     NotARegularFile,
-    /// More permissions than the file may have.
+    /// The file has more permissions than allowed.
     #[error(
         "has mode {mode}, at most {most} is allowed; if its content is still yours, reduce the mode"
     )]
     TooOpen {
-        /// The present mode.
         mode: Octal,
-        /// The most that is allowed.
+        /// The most permissions allowed.
         most: Octal,
     },
-    /// A file of another user.
-    #[error("belongs to user {0}, who is neither this process, root nor the directory's owner")]
+    /// The owner of the file is another user.
+    #[error("belongs to user {0}; expected are this process, root or the directory's owner")]
     ForeignFile(u32),
-    /// A second name somewhere else.
-    #[error("has further hard links, so that it can be changed through another name; remove those")]
+    /// The file has a second name elsewhere.
+    #[error("has further hard links, so another name can change it; remove those")]
     HardLinked,
-    /// Bigger than any file this program writes.
+    /// The file is larger than any file this program writes.
     #[error(
-        "is larger than {0} bytes, the most that is read; it was not written by this program: move it away, but keep it"
+        "is larger than the limit of {0} bytes, so another program wrote it: move it away, and keep it"
     )]
     TooLarge(u64),
 }
@@ -183,7 +173,7 @@ impl fmt::Debug for Octal {
     }
 }
 
-/// An open directory that nobody but its owner can change.
+/// An open directory writable by its owner only.
 #[derive(Debug)]
 pub(super) struct Directory {
     descriptor: OwnedFd,
@@ -192,7 +182,7 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Pins the directory at `path`; `None` if there is nothing.
+    /// Pins the directory at `path`; `None` if it is absent.
     pub(super) fn open(path: &Path) -> Result<Option<Self>, DiskError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let descriptor = match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
@@ -210,12 +200,11 @@ impl Directory {
         }))
     }
 
-    /// Where the directory was found.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Requires that this process owns the directory, as every writer must.
+    /// Requires ownership by this process, a precondition of every write.
     fn require_own(&self) -> Result<(), DiskError> {
         let (owner, effective) = (self.facts.st_uid, geteuid().as_raw());
         if owner == effective {
@@ -226,9 +215,10 @@ impl Directory {
         }
     }
 
-    /// Requires that the path still leads to this very directory and that it is still safe.
+    /// Requires the path to lead to this same directory still, with safe permissions.
     pub(super) fn require_in_place(&self) -> Result<(), DiskError> {
-        // Not opened: a sandboxed process may have no access to another directory.
+        // Uses `stat` instead of `open`: a sandboxed process may have no access to another
+        // directory.
         match rustix::fs::statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(now) if (now.st_dev, now.st_ino) == (self.facts.st_dev, self.facts.st_ino) => {
                 require_unshared(&now, &self.path)
@@ -240,7 +230,7 @@ impl Directory {
         }
     }
 
-    /// The content of a file of at most `limit` bytes; `None` if there is nothing.
+    /// The content of a file of at most `limit` bytes; `None` if the file is absent.
     pub(super) fn read(&self, name: &OsStr, limit: u64) -> Result<Option<Vec<u8>>, DiskError> {
         let content = self.read_start(name, limit.saturating_add(1))?;
         let fits = |content: &Vec<u8>| u64::try_from(content.len()).is_ok_and(|it| it <= limit);
@@ -252,10 +242,10 @@ impl Directory {
         }
     }
 
-    /// The first `most` bytes of a file, or all if it has less; `None` if there is nothing.
+    /// The first `most` bytes of a file, or all of a shorter one; `None` if the file is absent.
     pub(super) fn read_start(&self, name: &OsStr, most: u64) -> Result<Option<Vec<u8>>, DiskError> {
         let path = self.path.join(name);
-        // Without NONBLOCK, a FIFO in place of the file would stop the process here.
+        // Without NONBLOCK, opening a FIFO in place of the file would block the process.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let descriptor = match rustix::fs::openat(&self.descriptor, name, flags, Mode::empty()) {
             Ok(descriptor) => descriptor,
@@ -275,8 +265,8 @@ impl Directory {
         Ok(Some(content))
     }
 
-    /// Replaces a file as a whole and durably: on success the new content survives a power loss,
-    /// on failure the name still leads to the old content or already to all of the new.
+    /// Replaces a whole file durably. On success, the new content survives a power loss. On
+    /// failure, the name leads to the complete old or the complete new content.
     pub(super) fn replace(
         &self,
         disk: &mut dyn Disk,
@@ -294,13 +284,14 @@ impl Directory {
 
         let temporary = Temporary::of(self.descriptor.as_fd(), &path, name);
         temporary.remove_stale()?;
+
         let file = temporary.create()?;
         temporary.fill(disk, &file, PRIVATE, content)?;
         temporary.put_in_place(disk, name)
     }
 
-    /// Leaves `content` under a name of its own, durably. What is there already is the same, or it is
-    /// not touched.
+    /// Stores `content` durably under a new name. A file of that name with equal content is
+    /// accepted; one with other content stays unchanged and is an error.
     pub(super) fn keep(
         &self,
         disk: &mut dyn Disk,
@@ -309,6 +300,7 @@ impl Directory {
     ) -> Result<(), DiskError> {
         self.require_in_place()?;
         self.remove_stale(name)?;
+
         let limit = u64::try_from(content.len()).unwrap_or(u64::MAX);
         match self.read(name, limit)? {
             Some(kept) if kept == content => Ok(()),
@@ -322,13 +314,13 @@ impl Directory {
         }
     }
 
-    /// Removes what a write that was cut short has left beside `name`.
+    /// Removes the temporary file of an interrupted write of `name`.
     pub(super) fn remove_stale(&self, name: &OsStr) -> Result<(), DiskError> {
         Temporary::of(self.descriptor.as_fd(), &self.path.join(name), name).remove_stale()
     }
 
-    /// Opens the lock file, creating it if it is absent. On a read-only file system an existing one
-    /// is opened for reading: the kernel's lock needs no more.
+    /// Opens the lock file, creating it if it is absent. On a read-only file system, an existing
+    /// one is opened for reading, which suffices for the kernel lock.
     pub(super) fn open_lock(&self, name: &OsStr) -> Result<OwnedFd, DiskError> {
         self.require_own()?;
         let path = self.path.join(name);
@@ -337,13 +329,14 @@ impl Directory {
         let open =
             |flags| rustix::fs::openat(&self.descriptor, name, flags, Mode::from_raw_mode(0o600));
         let descriptor = match open(flags) {
-            // Without an existing file, the first error tells more.
+            // If the file is absent, `EROFS` explains more than the second error.
             Err(Errno::ROFS) => {
                 open(flags - OFlags::RDWR - OFlags::CREATE).map_err(|_| Errno::ROFS)
             }
             opened => opened,
         }
         .map_err(|errno| not_opened(&path, errno))?;
+
         let facts = facts_of(&descriptor, &path)?;
         match file_flaw(&facts, 0o700, &[geteuid().as_raw()]) {
             Some(flaw) => Err(flawed(&path, flaw)),
@@ -352,18 +345,18 @@ impl Directory {
     }
 }
 
-/// Writes a new file as a whole and durably, with mode 0640, wherever the caller may write. A file
-/// that is there already stays as it is.
+/// Writes a new file, whole and durable, with mode 0640, in any directory the caller may write to.
+/// An existing file stays unchanged.
 ///
 /// # Errors
-/// [`DiskError::Exists`], or what the system refuses; the name then leads to nothing or to all of
-/// the content.
+/// [`DiskError::Exists`], or an error of the operating system. The name then leads to nothing or to
+/// the complete content.
 pub fn create_new(path: &Path, content: &[u8]) -> Result<(), DiskError> {
     let (directory, name) = parent_of(path)?;
     publish_new(&mut SystemDisk, directory.as_fd(), path, name, content)
 }
 
-/// Unlike a rename, a link never takes the place of what has appeared meanwhile.
+/// Publishes by `link` instead of `rename`, because a link never replaces a file created meanwhile.
 fn publish_new(
     disk: &mut dyn Disk,
     directory: BorrowedFd<'_>,
@@ -384,24 +377,27 @@ fn publish_new(
             Err(errno) => Err(failed("create", path)(errno.into())),
         }
     };
+
     let published = publish();
     rustix::fs::unlinkat(directory, &temporary.name, AtFlags::empty())
         .map_err(|errno| failed("remove", &temporary.path)(errno.into()))?;
+
     published?;
     disk.sync(directory)
         .map_err(failed("sync the directory of", path))
 }
 
-/// Replaces a file that others read as a whole and durably, with mode 0644, wherever the caller may
-/// write.
+/// Replaces a world-readable file, whole and durable, with mode 0644, in any directory the caller
+/// may write to.
 ///
 /// # Errors
-/// What the system refuses; the name then leads to the old content or already to all of the new.
+/// An error of the operating system. The name then leads to the complete old or new content.
 pub fn replace_public(path: &Path, content: &[u8]) -> Result<(), DiskError> {
     let (directory, name) = parent_of(path)?;
     let temporary = Temporary::of(directory.as_fd(), path, name);
     temporary.remove_stale()?;
     let file = temporary.create()?;
+
     temporary.fill(&mut SystemDisk, &file, PUBLIC, content)?;
     temporary.put_in_place(&mut SystemDisk, name)
 }
@@ -409,7 +405,7 @@ pub fn replace_public(path: &Path, content: &[u8]) -> Result<(), DiskError> {
 const PRIVATE: Mode = Mode::from_raw_mode(0o640);
 const PUBLIC: Mode = Mode::from_raw_mode(0o644);
 
-/// A write in progress: `.<name>.tmp` beside the file that it is for.
+/// A write in progress: `.<name>.tmp` beside its target.
 struct Temporary<'d> {
     directory: BorrowedFd<'d>,
     name: OsString,
@@ -430,7 +426,7 @@ impl<'d> Temporary<'d> {
         }
     }
 
-    /// Of a process that was killed in the midst of a write.
+    /// Removes the file of a process killed during a write.
     fn remove_stale(&self) -> Result<(), DiskError> {
         match rustix::fs::unlinkat(self.directory, &self.name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -455,7 +451,7 @@ impl<'d> Temporary<'d> {
     ) -> Result<(), DiskError> {
         disk.write(file, content)
             .map_err(failed("write", &self.path))?;
-        // The process umask has taken bits from the mode given at creation.
+        // The umask has cleared bits of the mode given at creation.
         rustix::fs::fchmod(file, mode)
             .map_err(|errno| failed("set the mode of", &self.path)(errno.into()))?;
         disk.sync(file.as_fd()).map_err(failed("sync", &self.path))
@@ -469,7 +465,7 @@ impl<'d> Temporary<'d> {
     }
 }
 
-/// The open directory of a path, and the name in it.
+/// The opened parent directory, and the file name in it.
 fn parent_of(path: &Path) -> Result<(OwnedFd, &OsStr), DiskError> {
     let name = path
         .file_name()
@@ -478,14 +474,16 @@ fn parent_of(path: &Path) -> Result<(OwnedFd, &OsStr), DiskError> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
+
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty())
         .map_err(|errno| failed("open the directory", parent)(errno.into()))?;
     Ok((directory, name))
 }
 
-/// The first file rule that is broken: regular, no permission beyond `most`, one of `owners`, one
-/// link. A directory's owner can exchange every file in it, so that owning a file adds no power.
+/// The first violated file rule, in this order: regular file, permissions within `most`, owner
+/// among `owners`, one link. `owners` may include the owner of the directory, who can replace every
+/// file in it anyway.
 fn file_flaw(facts: &Stat, most: u32, owners: &[u32]) -> Option<Flaw> {
     let mode = facts.st_mode & 0o7777;
     if !is_regular(facts) {
@@ -520,7 +518,7 @@ fn facts_of(descriptor: &OwnedFd, path: &Path) -> Result<Stat, DiskError> {
     rustix::fs::fstat(descriptor).map_err(|errno| failed("examine", path)(errno.into()))
 }
 
-/// A symlink, a socket and (for writing) a directory cannot even be opened.
+/// Opening fails for a symlink, a socket and (for writing) a directory.
 fn not_opened(path: &Path, errno: Errno) -> DiskError {
     match errno {
         Errno::LOOP | Errno::NXIO | Errno::ISDIR => flawed(path, Flaw::NotARegularFile),
@@ -567,7 +565,7 @@ mod tests {
         Directory::open(path).unwrap().unwrap()
     }
 
-    /// A private directory with one good file in it.
+    /// A private directory with one valid file in it.
     fn with_file(content: &str) -> (TempDir, PathBuf) {
         let directory = tempdir().unwrap();
         let file = directory.path().join(NAME);
@@ -731,7 +729,7 @@ mod tests {
             Some(Flaw::ForeignFile(owner))
         );
 
-        // Only root can give a file away; for anyone else the rule above is all there is to see.
+        // Only root can give a file away; other users can test the rule above only.
         let stranger = 61_234;
         if !geteuid().is_root() {
             chown(&file, Some(stranger), None).unwrap_err();

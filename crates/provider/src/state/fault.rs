@@ -1,35 +1,35 @@
-//! The bounded causes of a state that cannot be saved or is not on disk: the same words in the log,
-//! on `/ready` and in the metrics.
+//! Bounded causes of a state that cannot be saved or has changed on disk. Log, `/ready` and metrics
+//! use the same words.
 
 use std::{fmt, io};
 
 use rustix::io::Errno;
 
-/// Why the disk does not take the next state, or does not hold the one in use.
+/// Why the disk fails to store the next state, or holds another one than the state in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StorageFault {
-    /// No space, no inode or no quota is left.
+    /// Space, inodes or quota are exhausted.
     NoSpace,
     /// The file system is mounted read-only.
     ReadOnly,
-    /// The process or the machine has no file descriptor left.
+    /// The process or the machine has exhausted its file descriptors.
     NoDescriptors,
     /// The state directory was removed, unmounted or replaced.
     DirectoryGone,
-    /// The system refuses access.
+    /// The operating system denies access.
     Permission,
     /// Any other error of the disk.
     Io,
-    /// The disk has not answered within the time that the watcher waits for it.
+    /// The disk exceeded the time limit of the watcher.
     NoAnswer,
-    /// Another state lies in the place of the one in use.
+    /// The files hold another state than the one in use.
     ForeignState,
-    /// A file or the directory breaks a rule of mode, owner or kind.
+    /// A file or the directory violates a rule of mode, owner or type.
     UnsafeFiles,
 }
 
 impl StorageFault {
-    /// The word for the log, `/ready` and metrics.
+    /// The word for log, `/ready` and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -45,8 +45,8 @@ impl StorageFault {
         }
     }
 
-    /// Whether the files themselves speak against the state in use. Every other fault is one of
-    /// access: the pair was durable when it was published, and nothing shows a change since.
+    /// Whether the files contradict the state in use. Every other fault concerns access only: the
+    /// pair was durable when it was published, and shows no change since.
     #[must_use]
     pub fn contradicts(self) -> bool {
         match self {
@@ -61,7 +61,7 @@ impl StorageFault {
         }
     }
 
-    /// The cause behind an error of the system.
+    /// Cause of an operating system error.
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {

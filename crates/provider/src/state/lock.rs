@@ -1,8 +1,8 @@
-//! The lock beside the state: one writer at a time.
+//! The lock file beside the state: one writer at a time.
 //!
-//! The lock is the kernel's, on an open file, so it ends with the process however that ends. The
-//! file itself says nothing and is never deleted: a second process could lock a new file under the
-//! same name while the first still holds the old one.
+//! The lock is a kernel lock on an open file, so it ends with the process in every case. The file
+//! has no meaningful content and is never deleted: otherwise a second process could lock a new file
+//! of the same name while the first still holds the old one.
 
 use std::{
     ffi::OsStr,
@@ -18,75 +18,71 @@ use super::disk::{Directory, DiskError};
 /// Why the state could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process holds it.
+    /// Another process holds the lock.
     #[error(
         "{} is locked: another process, usually the running provider, is using this state, and a \
          second writer would break its history; nothing was changed. Stop that process or wait for \
          it to end. Deleting the lock file does not free the state",
         path.display()
     )]
-    Locked {
-        /// The lock file.
-        path: PathBuf,
-    },
+    Locked { path: PathBuf },
     /// The lock file or its directory is unsafe or unusable.
     #[error("the state cannot be locked; nothing was changed")]
     Unusable(#[source] DiskError),
-    /// The file system refused to lock.
+    /// The file system returned an error for the lock call.
     #[error("{} cannot be locked; nothing was changed", path.display())]
     System {
-        /// The lock file.
         path: PathBuf,
-        /// The system's reason.
         #[source]
         source: io::Error,
     },
 }
 
-/// Held by the only writer; dropping it releases the state.
+/// The lock of the single writer; dropping it releases the state.
 #[derive(Debug)]
 pub(super) struct Lock {
     descriptor: OwnedFd,
 }
 
-/// Who holds the lock.
+/// Process holding the lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// The process that took it.
     pub pid: u32,
-    /// The first 15 bytes of its program's name.
+    /// The first 15 bytes of its program name.
     pub program: String,
 }
 
 impl Holder {
-    /// Looks the lock file up in the kernel's list, since trying the lock could make a provider
-    /// that starts at this moment fail. A process that is not visible from here is not found.
+    /// Reads the kernel's list of locks, because trying the lock could make a concurrently starting
+    /// provider fail. A process outside this PID namespace is not found.
     ///
     /// # Errors
-    /// When the lock file or the list cannot be examined; a missing file is locked by nobody.
+    /// The lock file or the list is unreadable. A missing lock file is unlocked.
     pub fn of(lock_file: &Path) -> io::Result<Option<Self>> {
         let file = match fs::symlink_metadata(lock_file) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
+
         let list = fs::read_to_string("/proc/locks")?;
         let entries = list.lines().filter_map(Entry::parse);
         let mut holders = entries
             .filter(|entry| entry.inode == file.ino())
             .map(|entry| (entry.device, Self::running(entry.pid)));
+
         let device = (
             u64::from(rustix::fs::major(file.dev())),
             u64::from(rustix::fs::minor(file.dev())),
         );
-        // Some file systems give files another device number than their own; there the program
-        // tells a provider's lock from that of an unrelated file.
+        // Some file systems report a device number for files that differs from their own. In this
+        // case, the program name distinguishes a provider's lock from a lock on an unrelated file.
         Ok(holders
             .find(|(on, holder)| *on == device || holder.is_provider())
             .map(|(_, holder)| holder))
     }
 
-    /// Whether it is this program, as far as its name tells.
+    /// Whether it is this program, judging by its name.
     #[must_use]
     pub fn is_provider(&self) -> bool {
         self.program == "bao-kms-provider"[..15]
@@ -139,10 +135,10 @@ impl Lock {
 }
 
 impl Drop for Lock {
-    /// Closing the descriptor would not do: a child that was just forked shares it until it runs
-    /// its own program.
+    /// Closing the descriptor would be insufficient: a newly forked child shares it until its
+    /// `exec`.
     fn drop(&mut self) {
-        // It cannot fail on a held lock, and the process's end would release it all the same.
+        // Unlocking a held lock cannot fail, and the end of the process releases it anyway.
         rustix::fs::flock(&self.descriptor, FlockOperation::Unlock).ok();
     }
 }

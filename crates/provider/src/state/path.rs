@@ -12,28 +12,28 @@ pub struct StatePath {
     name: OsString,
 }
 
-/// Why a path cannot be `state.path`.
+/// Why a path is invalid as `state.path`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StatePathProblem {
-    /// It would depend on the working directory.
+    /// The path would depend on the working directory.
     #[error("must be an absolute path")]
     NotAbsolute,
-    /// It ends in `/`, `/.` or `..`.
+    /// The path ends in `/`, `/.` or `..`.
     #[error("must end in a file name")]
     NoFileName,
 }
 
 impl StatePath {
-    /// Checks the form only; nothing is opened.
+    /// Checks the form only, without disk access.
     ///
     /// # Errors
-    /// The first rule that the path breaks.
+    /// The first violated rule.
     pub fn parse(path: &Path) -> Result<Self, StatePathProblem> {
         if !path.is_absolute() {
             return Err(StatePathProblem::NotAbsolute);
         }
         match (path.parent(), path.file_name()) {
-            // `Path` drops a trailing slash or dot, which shows that a directory is meant.
+            // `Path` drops a trailing slash or dot, a sign of an intended directory.
             (Some(directory), Some(name))
                 if directory.join(name).as_os_str() == path.as_os_str() =>
             {
@@ -46,25 +46,23 @@ impl StatePath {
         }
     }
 
-    /// The directory that the provider owns.
+    /// The directory owned by the provider.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The state document.
     #[must_use]
     pub fn document(&self) -> PathBuf {
         self.directory.join(self.document_name())
     }
 
-    /// The checkpoint of the state document.
     #[must_use]
     pub fn checkpoint(&self) -> PathBuf {
         self.directory.join(self.checkpoint_name())
     }
 
-    /// The file that the only writer locks.
+    /// Path of the writer's lock file.
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.directory.join(self.lock_name())

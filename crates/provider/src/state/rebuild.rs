@@ -1,8 +1,8 @@
-//! Putting a rebuilt state in place of a lost, damaged or replaced one.
+//! Replaces a lost, damaged or outdated state with a rebuilt one.
 //!
-//! What was there is kept under another name first, then the journal is written, then state and
-//! checkpoint. A crash leaves either the files from before, from which the same plan follows again,
-//! or the state that the journal names, which is completed without any evidence.
+//! The order of writes is: copies of the existing files under other names, the journal, the state,
+//! the checkpoint. A crash leaves one of two cases: the previous files, which yield the same plan
+//! again, or the state named in the journal, which is completed without any evidence.
 
 use std::ffi::{OsStr, OsString};
 
@@ -14,38 +14,38 @@ use kms_domain::{
         rebuild::{Found, OwnFiles, PlanHash, RebuildPlan},
     },
     registry::{
-        anchor::{Checkpoint, CheckpointError},
+        checkpoint::{Checkpoint, CheckpointError},
         document::{Document, DocumentError},
     },
     schema::NewerSchema,
 };
 
 use super::{
-    Anchor, LockedState, StateError, StatePath, StateReader,
+    CheckpointStatus, LockedState, StateError, StatePath, StateReader,
     disk::{Directory, Disk, DiskError, SystemDisk},
 };
 
-/// The most of a damaged file that is hashed and kept: far more than a valid one has.
+/// Limit for hashing and keeping a damaged file, far above the size of a valid one.
 const MAX_KEPT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What is left of a state: files that are valid by themselves, or whose bytes are known.
+/// Existing files of a state: valid by themselves, or damaged with known bytes.
 #[derive(Debug)]
 pub struct Remains {
-    /// As evidence.
+    /// The files as evidence for a plan.
     pub files: OwnFiles,
-    /// Why the state is damaged, if it is.
+    /// Why the state document is damaged.
     pub document_problem: Option<DocumentError>,
-    /// Why the checkpoint is damaged, if it is.
+    /// Why the checkpoint is damaged.
     pub checkpoint_problem: Option<CheckpointError>,
-    /// The state or the checkpoint was written by a newer release; it counts as damaged only for an
-    /// operator who gives it up.
+    /// A newer release wrote the state or the checkpoint. The file counts as damaged only if the
+    /// operator chooses to replace it.
     pub newer_release: Option<StateError>,
     present: Vec<Present>,
 }
 
 #[derive(Debug)]
 struct Present {
-    /// The state, not its checkpoint.
+    /// `true` for the state document, `false` for the checkpoint.
     of_state: bool,
     name: OsString,
     content: Vec<u8>,
@@ -54,20 +54,16 @@ struct Present {
 /// Why a rebuilt state is not in place.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
-    /// The files are not those that the plan was made for. Nothing was written.
+    /// The files differ from those in the plan. Nothing was written.
     #[error(
         "{} or its checkpoint has changed since the plan was made; nothing was written. Make a new \
          plan; do not delete either file",
         path.document().display()
     )]
-    Changed {
-        /// Where.
-        path: StatePath,
-    },
-    /// The files cannot be read.
+    Changed { path: StatePath },
     #[error(transparent)]
     State(#[from] StateError),
-    /// A journal of this plan is there, and is not one, or a newer release wrote it. Nothing was
+    /// The journal file of this plan is invalid or was written by a newer release. Nothing was
     /// written.
     #[error(
         "{} is in the place of this recovery's journal and cannot be read as one; nothing was \
@@ -75,42 +71,37 @@ pub enum RebuildError {
         path.display(),
         match problem {
             JournalError::NewerRelease(_) => {
-                "Run recover-state of the release that wrote it; do not edit or delete the file"
+                "Run recover-state of its own release; do not edit or delete the file"
             }
             _ => "Move it away and run the same command again",
         }
     )]
     Journal {
-        /// The file.
         path: std::path::PathBuf,
-        /// The broken rule.
+        /// The violated format rule.
         #[source]
         problem: JournalError,
     },
-    /// The disk failed.
     #[error(
         "the rebuilt state could not be stored as a whole; no data is lost. Mend the cause and run \
          the same command again: it continues where this one stopped. Do not delete or edit any of \
          the files"
     )]
     Disk(#[source] DiskError),
-    /// What was written is not what is there.
+    /// The files read back differ from the written ones.
     #[error(
         "{} does not hold what was written to it; no data is lost. Check the disk, and run the same \
          command again",
         path.document().display()
     )]
-    NotReadBack {
-        /// Where.
-        path: StatePath,
-    },
+    NotReadBack { path: StatePath },
 }
 
 impl StateReader {
-    /// What is left, without judging whether it belongs together.
+    /// Reads the existing files without comparing them with each other.
     ///
     /// # Errors
-    /// When a directory is missing, unsafe or unreadable, or a file is.
+    /// A missing directory, or an unsafe or unreadable directory or file.
     pub fn remains(&self) -> Result<Remains, StateError> {
         let directory = Directory::open(self.path.directory()).map_err(StateError::Unreadable)?;
         let directory = directory.ok_or_else(|| StateError::NoDirectory {
@@ -136,14 +127,17 @@ impl Remains {
             }
             Ok::<_, StateError>(content)
         };
+
         let checkpoint = read(&path.checkpoint_name())?;
         let (checkpoint, checkpoint_problem) = found(checkpoint, Checkpoint::decode);
         let document = read(path.document_name())?;
         let (document, document_problem) = found(document, Document::decode);
+
         let newer = |path, schema: &NewerSchema| StateError::OtherRelease {
             path,
             schema: schema.clone(),
         };
+
         let newer_release = match (&document_problem, &checkpoint_problem) {
             (Some(DocumentError::NewerRelease(schema)), _) => Some(newer(path.document(), schema)),
             (_, Some(CheckpointError::NewerRelease(schema))) => {
@@ -151,6 +145,7 @@ impl Remains {
             }
             _ => None,
         };
+
         Ok(Self {
             newer_release,
             files: OwnFiles {
@@ -163,7 +158,7 @@ impl Remains {
         })
     }
 
-    /// Refuses what a newer release wrote: it may hold more than this release understands.
+    /// Rejects files of a newer release: they may hold more than this release understands.
     ///
     /// # Errors
     /// [`StateError::OtherRelease`].
@@ -174,25 +169,29 @@ impl Remains {
         }
     }
 
-    /// The files that a rebuild would put others in place of, and the names they are kept under.
+    /// The files to be replaced by a rebuild, with the names of their copies.
     #[must_use]
     pub fn kept(&self) -> Vec<Kept> {
         self.to_keep().map(Present::kept).collect()
     }
 
-    /// Whether the rebuild of this journal has left, or found, the checkpoint that is there beside
-    /// the document that it made.
+    /// Whether the present checkpoint is consistent with a rebuild of this journal: it belongs to
+    /// the rebuilt document, or is still the one found before the rebuild.
     fn has_checkpoint_of(&self, journal: &Journal, made: &Document, name: &OsStr) -> bool {
         if let Found::Valid(checkpoint) = &self.files.checkpoint {
-            let anchor = Anchor::of(Some(made), Some(checkpoint));
-            return matches!(anchor, Ok(Anchor::Current | Anchor::Behind));
+            let anchor = CheckpointStatus::of(Some(made), Some(checkpoint));
+            return matches!(
+                anchor,
+                Ok(CheckpointStatus::Current | CheckpointStatus::Behind)
+            );
         }
         let present = self.present.iter().find(|present| !present.of_state);
         let mut kept = journal.kept.iter();
         present.map(Present::kept).as_ref() == kept.find(|kept| *kept.file == *name)
     }
 
-    /// The checkpoint of a state in service tells no more than the state.
+    /// All files to copy. The checkpoint of a state in service is left out, being derivable from
+    /// the state.
     fn to_keep(&self) -> impl Iterator<Item = &Present> {
         let in_service = self.files.in_service().is_some();
         let present = self.present.iter();
@@ -232,12 +231,12 @@ impl LockedState {
     /// Like [`StateReader::remains`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`StateReader::remains`].
     pub fn remains(&self) -> Result<Remains, StateError> {
         Remains::read(&self.directory, &self.reader.path)
     }
 
-    /// Puts the planned state in place, with its journal beside it.
+    /// Stores the planned state with its journal.
     ///
     /// # Errors
     /// [`RebuildError`].
@@ -249,10 +248,10 @@ impl LockedState {
         self.rebuild_on(&mut SystemDisk, plan, journal)
     }
 
-    /// Like [`LockedState::rebuild`], on a disk that may fail.
+    /// Like [`LockedState::rebuild`], on the given disk implementation.
     ///
     /// # Errors
-    /// As there.
+    /// As [`LockedState::rebuild`].
     pub fn rebuild_on(
         self,
         disk: &mut dyn Disk,
@@ -264,20 +263,22 @@ impl LockedState {
         if remains.files != *plan.own() {
             return Err(RebuildError::Changed { path: path.clone() });
         }
+
         for present in remains.to_keep() {
             let name = OsString::from(present.kept().kept_as);
             self.directory
                 .keep(disk, &name, &present.content)
                 .map_err(RebuildError::Disk)?;
         }
+
         if self.journal(plan.hash())?.is_none() {
             let text = journal.encode();
             self.directory
                 .keep(disk, &journal_name(path, plan.hash()), text.as_bytes())
                 .map_err(RebuildError::Disk)?;
         }
-        // So that the new state follows an accepted one, and a crash between the two writes below
-        // leaves what any start completes.
+        // Makes the new state follow an accepted one. Any start then completes a crash between the
+        // two writes below.
         if let Some(replaced) = plan.own().in_service() {
             self.replace(
                 disk,
@@ -289,9 +290,9 @@ impl LockedState {
         self.complete_on(disk, plan.next())
     }
 
-    /// Finishes a rebuild that was cut short after the state was written, and says which one it was;
-    /// `None` when the files are not as this plan's rebuild leaves them. Its journal alone does not
-    /// show that: it stays when a provider has moved on, and an older state may be put back later.
+    /// Completes a rebuild that was interrupted after writing the state, and returns its journal;
+    /// `None` if the files differ from those this rebuild leaves. The journal alone is insufficient
+    /// evidence: it remains after later commits, and an older state may be restored beside it.
     ///
     /// # Errors
     /// [`RebuildError`].
@@ -306,6 +307,7 @@ impl LockedState {
         let Found::Valid(document) = &remains.files.document else {
             return Ok(None);
         };
+
         let made_it = journal.plan == *plan
             && journal.state_hash == *document.hash()
             && self.reader.require_configured(document).is_ok();
@@ -317,7 +319,7 @@ impl LockedState {
         Ok(Some((journal, document.clone())))
     }
 
-    /// The checkpoint last, then both are read as a provider would read them.
+    /// Writes the checkpoint last, then reads both files back as the provider reads them.
     fn complete_on(&self, disk: &mut dyn Disk, document: &Document) -> Result<(), RebuildError> {
         let path = &self.reader.path;
         let checkpoint = Checkpoint::of(document);
@@ -326,8 +328,10 @@ impl LockedState {
         if current != Found::Valid(checkpoint) {
             self.replace(disk, &path.checkpoint_name(), &text)?;
         }
+
         let stored = self.load()?;
-        if stored.document.as_ref() == Some(document) && stored.anchor == Anchor::Current {
+        if stored.document.as_ref() == Some(document) && stored.anchor == CheckpointStatus::Current
+        {
             Ok(())
         } else {
             Err(RebuildError::NotReadBack { path: path.clone() })
@@ -359,7 +363,7 @@ impl LockedState {
     }
 }
 
-/// The name of a plan's journal.
+/// File name of a plan's journal.
 #[must_use]
 pub fn journal_name(path: &StatePath, plan: &PlanHash) -> OsString {
     let characters = plan.as_str().split_once('.').map_or("", |(_, hash)| hash);

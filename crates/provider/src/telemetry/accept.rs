@@ -1,29 +1,27 @@
-//! Connections that could not be accepted, in the log.
+//! Failed accepts in the log.
 
 use std::{io, time::Duration};
 
 use rustix::io::Errno;
 use tokio::time::Instant;
 
-/// Failures that come closer together are counted, but not logged one by one.
+/// Failures within this interval are counted and logged together.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Why a connection could not be accepted.
+/// Why an accept failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptFailure {
-    /// The process or the system has no file descriptor left.
+    /// The process or the system has exhausted its file descriptors.
     NoDescriptors,
-    /// The kernel has no memory for it.
+    /// The kernel is out of memory.
     NoMemory,
-    /// Anything else.
     Other,
 }
 
 impl AcceptFailure {
-    /// Every reason.
     pub const ALL: [Self; 3] = [Self::NoDescriptors, Self::NoMemory, Self::Other];
 
-    /// The reason in an error of `accept`.
+    /// The cause of an error of `accept`.
     fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
             Some(Errno::MFILE | Errno::NFILE) => Self::NoDescriptors,
@@ -52,7 +50,7 @@ pub struct AcceptFailures {
 }
 
 impl AcceptFailures {
-    /// None yet, of a listener with this bounded name.
+    /// Creates a counter for the listener with this bounded name.
     #[must_use]
     pub fn of(listener: &'static str) -> Self {
         Self {
@@ -62,7 +60,7 @@ impl AcceptFailures {
         }
     }
 
-    /// Logs a failure, unless the last line is too young.
+    /// Logs a failure, unless the last line is more recent than 10 s.
     pub fn note(&mut self, error: &io::Error) -> AcceptFailure {
         let failure = AcceptFailure::of(error);
         self.unlogged += 1;

@@ -1,8 +1,8 @@
-//! Debug correlation: for one incident and a limited time, log lines name calls of kube-apiserver
-//! and of OpenBao so that they can be found in the audit logs of both. Implements
+//! Debug correlation: for one incident and a limited time, log lines include the IDs of calls of
+//! kube-apiserver and to OpenBao, to find them in both audit logs. Implements
 //! `docs/observability.md` section "Debug correlation".
 //!
-//! It adds names of calls and nothing else; what is never logged stays so.
+//! It adds these IDs only; all other log rules stay in force.
 
 use std::time::SystemTime;
 
@@ -11,28 +11,28 @@ use tokio::time::Instant;
 
 use crate::{clock::Clock, config::DebugCorrelation};
 
-/// Whether calls are named now.
+/// The configured correlation; without it, calls have no IDs in the log.
 #[derive(Debug)]
 pub struct Correlation(Option<Limited>);
 
 #[derive(Debug)]
 struct Limited {
     incident: Incident,
-    /// By both clocks, since either may stand still or jump.
+    /// By both clocks, because each may stop or jump.
     ends: (Instant, SystemTime),
 }
 
-/// What every line says of the incident that it is written for.
+/// Incident fields of each log line.
 #[derive(Debug)]
 pub struct Incident {
-    /// As configured.
+    /// The configured ID.
     pub id: String,
     /// The end of the correlation, RFC 3339, UTC.
     pub expires_at: String,
 }
 
 impl Correlation {
-    /// Begins now, if configured, and ends by itself.
+    /// Starts the correlation if it is configured. It ends after the configured time.
     #[must_use]
     pub fn begin(configured: Option<&DebugCorrelation>, clock: &dyn Clock) -> Self {
         Self(configured.and_then(|configured| {
@@ -48,7 +48,7 @@ impl Correlation {
         }))
     }
 
-    /// The incident, as long as it lasts.
+    /// The incident, until the end of the correlation.
     #[must_use]
     pub fn incident(&self, clock: &dyn Clock) -> Option<&Incident> {
         let Limited { incident, ends } = self.0.as_ref()?;

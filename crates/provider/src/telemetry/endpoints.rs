@@ -1,7 +1,7 @@
 //! The health and metrics listeners: plain HTTP on loopback, answered from memory.
 //!
-//! A connection carries one request and lives for seconds at most. When all are taken, a new one
-//! takes the place of the oldest, so slow or idle clients cannot keep out others.
+//! A connection carries one request and lasts for seconds at most. At the limit, a new connection
+//! replaces the oldest, so slow or idle clients cannot block others.
 
 use std::{
     collections::VecDeque,
@@ -23,9 +23,9 @@ use tokio::{
 
 use super::accept::AcceptFailures;
 
-/// Time to send the request's head.
+/// Time limit for the request headers.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time for a whole connection.
+/// Time limit for a whole connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The content type of `/live` and `/ready`.
@@ -33,14 +33,13 @@ pub const JSON: &str = "application/json";
 /// The content type of `/metrics`.
 pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What a path answers.
+/// The response to a path.
 #[derive(Debug)]
 pub struct Answer {
     /// 200 or 503.
     pub status: StatusCode,
     /// [`JSON`] or [`OPEN_METRICS`].
     pub content_type: &'static str,
-    /// The whole body.
     pub body: String,
 }
 
@@ -55,10 +54,10 @@ pub struct BindError {
     source: std::io::Error,
 }
 
-/// Binds the address that came from the configuration field `field`.
+/// Binds the address of the configuration field `field`.
 ///
 /// # Errors
-/// When the address cannot be resolved or is taken.
+/// The address cannot be resolved or is in use.
 pub async fn bind(
     field: &'static str,
     (host, port): (&str, u16),
@@ -72,9 +71,9 @@ pub async fn bind(
     TcpListener::bind((host, port)).await.map_err(failed)
 }
 
-/// Answers GET and HEAD for the paths that `answer` knows, until the task is aborted. `answer` also
-/// gets the address of the client. At most
-/// `max_connections` are open at once. The log calls the listener `name`.
+/// Answers GET and HEAD for the paths known to `answer`, until the task is aborted. `answer` also
+/// gets the address of the client. At most `max_connections` are open at once. `name` is the
+/// listener's name in the log.
 pub async fn serve<F>(listener: TcpListener, name: &'static str, max_connections: usize, answer: F)
 where
     F: Fn(&str, IpAddr) -> Option<Answer> + Send + Sync + 'static,
@@ -82,6 +81,7 @@ where
     let answer = Arc::new(answer);
     let mut failures = AcceptFailures::of(name);
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
+
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -91,14 +91,16 @@ where
                 continue;
             }
         };
+
         connections.retain(|connection| !connection.is_finished());
         while connections.len() >= max_connections
             && let Some(oldest) = connections.pop_front()
         {
             oldest.abort();
-            // Its descriptor is free once it has had its turn.
+            // Its descriptor is freed when the aborted task is polled.
             task::yield_now().await;
         }
+
         let answer = Arc::clone(&answer);
         let connection = tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
@@ -113,14 +115,15 @@ where
                 .header_read_timeout(HEAD_TIMEOUT)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            // A client that goes away or dawdles is its own affair.
+            // A disconnected or slow client needs no error handling.
             drop(time::timeout(CONNECTION_TIMEOUT, connection).await);
         });
+
         connections.push_back(connection.abort_handle());
     }
 }
 
-/// The address that a listener was given, for port 0.
+/// The bound address of a listener, for port 0.
 #[must_use]
 pub fn local_address(listener: &TcpListener) -> Option<SocketAddr> {
     listener.local_addr().ok()

@@ -12,12 +12,12 @@ use serde::Serialize;
 use super::endpoints::{Answer, JSON};
 use crate::view::{Snapshot, ViewReader};
 
-/// Answers the paths of the health listener; from the moment of a stop on, nothing is ready.
+/// Answers the paths of the health listener. During a stop, both report `unavailable`.
 #[must_use]
 pub fn answer(path: &str, view: &ViewReader, stopping: bool) -> Option<Answer> {
     match path {
         "/live" if stopping => Some(word(StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
-        // Alive is whoever answers; whether OpenBao does is no part of it.
+        // Liveness is independent of OpenBao.
         "/live" => Some(word(StatusCode::OK, "ok")),
         "/ready" => Some(ready(&view.snapshot(), stopping)),
         _ => None,
@@ -32,7 +32,7 @@ fn word(status: StatusCode, word: &'static str) -> Answer {
     }
 }
 
-/// The reason that is no finding: a stop was asked for.
+/// The reason during a stop, in addition to the health reasons.
 const STOPPING: &str = "stopping";
 
 /// The body of `/ready`.
@@ -64,13 +64,16 @@ fn ready(snapshot: &Snapshot, stopping: bool) -> Answer {
             ("unhealthy", codes)
         }
     };
+
     if stopping {
         reasons.push(STOPPING);
     }
+
     let (status, word) = match reasons.is_empty() {
         true => (StatusCode::OK, "ok"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
+
     let body = Ready {
         status: word,
         healthz,
@@ -88,9 +91,11 @@ fn ready(snapshot: &Snapshot, stopping: bool) -> Answer {
             .persistence
             .map(|degraded| degraded.fault.as_str()),
     };
+
     let body = serde_json::to_string(&body).unwrap_or_else(|_| {
         r#"{"status":"unavailable","reasons":["diagnostics_unavailable"]}"#.to_owned()
     });
+
     Answer {
         status,
         content_type: JSON,

@@ -1,8 +1,11 @@
-//! What is logged and counted of the calls to OpenBao.
+//! Log lines and metrics for calls to OpenBao.
 
 use std::sync::Arc;
 
-use openbao_client::request::{Outcome, RequestEvent, RequestHook, RequestId};
+use openbao_client::{
+    event::{Outcome, RequestEvent, RequestHook},
+    request::RequestId,
+};
 
 use super::{correlation::Correlation, metrics::Metrics};
 use crate::{
@@ -34,7 +37,7 @@ pub fn auth_hook(metrics: &Arc<Metrics>) -> AuthHook {
     })
 }
 
-/// Logs and counts every request to OpenBao; during debug correlation with OpenBao's name of it.
+/// Logs and counts every request to OpenBao; during debug correlation, with OpenBao's request ID.
 #[must_use]
 pub fn request_hook(metrics: &Arc<Metrics>, correlation: &Arc<Correlation>) -> RequestHook {
     let (metrics, correlation) = (Arc::clone(metrics), Arc::clone(correlation));

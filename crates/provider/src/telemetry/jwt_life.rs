@@ -1,5 +1,5 @@
-//! Looks at the JWT file between logins: a token that is renewed outlives the JWT that bought it,
-//! so a file that nobody renews any more would show only when the next login fails.
+//! Reads the JWT file between logins. A renewed token outlives the JWT of its login, so an outdated
+//! file would otherwise show only at the next failed login.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,13 +11,13 @@ use tokio::{
 
 use crate::clock::{Clock as _, SystemClock};
 
-/// When the JWT in the file ends. Cheap to clone.
+/// Expiry of the JWT in the file. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct JwtLife(watch::Receiver<Option<SystemTime>>);
 
 impl JwtLife {
-    /// What is left at this moment. Zero also for a JWT that cannot be used, or whose file cannot
-    /// be read; `None` before the first look.
+    /// The remaining life. Zero also for an unusable JWT or an unreadable file; `None` before the
+    /// first read.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         let ends = (*self.0.borrow())?;
@@ -25,7 +25,7 @@ impl JwtLife {
     }
 }
 
-/// The reader, and the work that looks at the file again and again.
+/// Creates the reader, and the task that repeatedly reads the file.
 pub fn follow(
     source: JwtSource,
     every: Duration,

@@ -1,11 +1,11 @@
-//! Log lines: one event a line on standard error, as JSON or as text. Implements
+//! Log lines: one event per line on standard error, as JSON or as text. Implements
 //! `docs/observability.md` section "Logs".
 //!
-//! Only events of this crate are written, so the vocabulary is bounded; secrets never get here,
-//! since no event has a field for one.
+//! The log contains events of this crate only, so its vocabulary is bounded. Secrets are excluded,
+//! because events have no field for them.
 //!
-//! A line is queued in memory and written by a thread of its own: a reader that stalls, or a disk
-//! that hangs, delays the log and nothing else. A queue that is full drops lines and counts them.
+//! A line is queued in memory and written by a dedicated thread. A stalled reader or a hanging disk
+//! therefore delays the log only. A full queue drops lines and counts them.
 
 use std::{
     collections::VecDeque,
@@ -39,18 +39,18 @@ use crate::{
     config::{LogFormat, LogLevel},
 };
 
-/// Bytes of lines that wait for the writer; as many may be with the writer itself.
+/// Limit for queued bytes; the writer may hold the same amount.
 const MAX_QUEUED_BYTES: usize = 512 * 1024;
-/// Between two tries to write to a non-blocking standard error.
+/// Interval between attempts to write to a non-blocking standard error.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// How long the last lines may take.
+/// Time limit for the last lines.
 const FLUSH: Duration = Duration::from_secs(1);
 
 static QUEUE: Queue = Queue::new();
 
-/// Queues lines from now on, for the whole process; [`write_lines`] starts the writing. A second
-/// call changes nothing.
+/// Queues lines from now on, for the whole process; [`write_lines`] starts the writer. A second
+/// call has no effect.
 pub fn start(level: LogLevel, format: LogFormat) {
     let level = match level {
         LogLevel::Debug => LevelFilter::DEBUG,
@@ -62,17 +62,17 @@ pub fn start(level: LogLevel, format: LogFormat) {
         .with_writer(|| Enqueue)
         .event_format(Lines { format })
         .with_filter(Targets::new().with_target(env!("CARGO_CRATE_NAME"), level));
-    // The only failure is a subscriber that is set already.
+    // The only failure is a subscriber set earlier.
     drop(tracing_subscriber::registry().with(lines).try_init());
 }
 
-/// Starts the thread that writes queued lines to standard error. It has the restrictions of the
-/// calling thread, so `serve` calls this once it is hardened.
+/// Starts the thread that writes queued lines to standard error. The thread inherits the
+/// restrictions of the caller, so `serve` calls this function after hardening.
 ///
 /// # Errors
-/// When the system has no thread or descriptor left.
+/// The system has no more threads or file descriptors.
 pub fn write_lines() -> io::Result<()> {
-    // A handle of its own: a write that hangs must not hold the lock of `io::stderr`.
+    // A separate handle: a hanging write must not hold the lock of `io::stderr`.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let writer = thread::Builder::new().name("log".to_owned());
     writer
@@ -80,24 +80,24 @@ pub fn write_lines() -> io::Result<()> {
         .map(drop)
 }
 
-/// Queues text that is no event, such as the message of a failed command.
+/// Queues plain text, such as the message of a failed command.
 pub fn write_text(text: &[u8]) {
     QUEUE.push(text);
 }
 
-/// Waits until all queued lines are written, for a second at most. To be called before the process
+/// Waits until all queued lines are written, for one second at most. Call it before the process
 /// ends.
 pub fn flush() {
     QUEUE.flush(FLUSH);
 }
 
-/// Lines that were dropped since the start of the process.
+/// Lines dropped since the start of the process.
 #[must_use]
 pub fn dropped_lines() -> u64 {
     QUEUE.lock().dropped
 }
 
-/// The end of the queue that events are put into.
+/// Writer of `tracing_subscriber` into the queue.
 struct Enqueue;
 
 impl Write for Enqueue {
@@ -111,7 +111,7 @@ impl Write for Enqueue {
     }
 }
 
-/// Lines on their way to the writer. The lock is never held while one is written.
+/// Lines waiting for the writer. The lock is released during writes.
 struct Queue {
     pending: Mutex<Pending>,
     filled: Condvar,
@@ -121,11 +121,11 @@ struct Queue {
 struct Pending {
     lines: VecDeque<Box<[u8]>>,
     bytes: usize,
-    /// Since the start.
+    /// Lines dropped since the start.
     dropped: u64,
-    /// Of these, the number that a line has told.
+    /// Dropped lines already reported in the log.
     told: u64,
-    /// Whether the writer is busy with lines that it has taken.
+    /// Whether the writer still writes the lines it has taken.
     writing: bool,
 }
 
@@ -160,7 +160,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Waits for lines. The number is that of lines which were dropped after these.
+    /// Waits for lines. Also returns the number of lines dropped since the last call.
     fn take(&self) -> (VecDeque<Box<[u8]>>, u64) {
         let mut pending = self.lock();
         pending.writing = false;
@@ -196,7 +196,7 @@ fn write_forever(queue: &Queue, mut stderr: impl Write) {
     loop {
         let (lines, dropped) = queue.take();
         if dropped > 0 {
-            // The queue has just been emptied, so this line finds its place behind those taken.
+            // The queue was just emptied, so it has room for this line.
             tracing::warn!(lines = dropped, "log.dropped");
         }
         for line in lines {
@@ -207,7 +207,7 @@ fn write_forever(queue: &Queue, mut stderr: impl Write) {
     }
 }
 
-/// Like `write_all`, also on a standard error that another process has made non-blocking.
+/// Like `write_all`, but also retries on a standard error made non-blocking by another process.
 fn write_whole(stderr: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
     while !line.is_empty() {
         match stderr.write(line) {
@@ -243,6 +243,7 @@ where
             Level::WARN => "warn",
             Level::ERROR => "error",
         };
+
         let mut fields = Fields::default();
         event.record(&mut fields);
         match self.format {
@@ -267,7 +268,7 @@ where
     }
 }
 
-/// The fields of one event, the message first, as JSON values so that both formats escape them.
+/// The fields of one event, the message first, as JSON values for escaping in both formats.
 #[derive(Default)]
 struct Fields(Vec<(&'static str, serde_json::Value)>);
 
@@ -314,7 +315,7 @@ mod tests {
 
     use super::*;
 
-    /// Blocks in each write until it is told to go on.
+    /// Blocks in each write until it receives a message.
     struct Stalled(mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
 
     impl Write for Stalled {

@@ -22,19 +22,19 @@ use prometheus_client::{
 };
 use tonic::Code;
 
-use super::{accept::AcceptFailure, process::Process, readings::Readings};
+use super::{accept::AcceptFailure, eviction::Eviction, process::Process, readings::Readings};
 use crate::{
     build_info::BuildInfo,
     clock::{Clock as _, SystemClock},
     config::{self, Config, Method as Auth},
-    kms::{Method, clients::Eviction, fault::code_name},
+    kms_api::{Method, code_name},
 };
 
 const PREFIX: &str = "openbao_kms";
 
 const AAD_REASONS: [&str; 3] = ["aad_missing", "aad_mismatch", "annotation_invalid"];
 const KEY_ID_REASONS: [&str; 2] = ["key_id_unknown", "key_id_malformed"];
-/// Of the failures that alerts look for.
+/// Error classes used in alerts.
 const CLASSES_OF_ANY_METHOD: [&str; 3] = ["panic", "timeout", "transit_policy_denied"];
 const LOGIN_OUTCOMES: [LoginOutcome; 6] = [
     LoginOutcome::Ok,
@@ -50,13 +50,13 @@ type Counters<const N: usize> = Family<Labels<N>, Counter>;
 type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
 type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
 
-/// Bounds in seconds: from what a cached answer takes to beyond the API server's own limit.
+/// Bounds in seconds: from a cached answer to more than the time limit of the API server.
 const LATENCY_BOUNDS: [f64; 18] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256,
     0.512, 1.024, 2.048, 3.0, 5.0, 10.0,
 ];
 
-/// What each call, probe, login and commit leaves behind; a scrape adds its [`Readings`].
+/// Counters of calls, probes, logins and commits; a scrape adds its [`Readings`].
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -86,19 +86,19 @@ pub struct Metrics {
     accept_failures: Counters<1>,
 }
 
-/// Counts the connections that the provider closes.
+/// Counts the connections closed by the provider.
 #[derive(Debug, Clone, Default)]
 pub struct Evictions(Counters<1>);
 
 impl Evictions {
-    /// A connection is closed for this reason.
+    /// Counts a connection closed for this reason.
     pub fn count(&self, reason: Eviction) {
         self.0.get_or_create(&[("reason", reason.as_str())]).inc();
     }
 }
 
 impl Metrics {
-    /// All metrics at zero, beside those that tell of the build and the configuration.
+    /// Registers all metrics at zero, and the constants of build and configuration.
     #[must_use]
     pub fn new(build: &BuildInfo, config: &Config) -> Self {
         let histograms = || Histograms::new_with_constructor(|| Histogram::new(LATENCY_BOUNDS));
@@ -136,8 +136,8 @@ impl Metrics {
         metrics
     }
 
-    /// A counter that appeared with its first event would hide it: no increase is seen without a
-    /// value before.
+    /// Creates counters before their first event. Otherwise the first event would be invisible: an
+    /// increase requires an earlier value.
     fn begin_at_zero(&self) {
         for method in Method::ALL {
             let name = ("method", method.as_str());
@@ -180,8 +180,8 @@ impl Metrics {
         }
     }
 
-    /// What does not change while the process lives. Thresholds are among it, so that an alert
-    /// follows the configuration of the node that it is about.
+    /// Registers values constant during the life of the process, including thresholds. Alerts then
+    /// follow the configuration of their own node.
     fn register_constants(&mut self, build: &BuildInfo, config: &Config) {
         let r = &mut self.registry;
         r.register("build", "What was built", Info::new(build.labels()));
@@ -200,30 +200,33 @@ impl Metrics {
         let mut seconds = |name, help, threshold: Duration| {
             r.register(name, help, ConstGauge::new(threshold.as_secs_f64()));
         };
+
         let Config {
             status,
             rotation,
             auth,
             ..
         } = config;
-        let help = "Age from which Status is stale";
+        let help = "Age of a stale Status";
         seconds("status_max_staleness_seconds", help, status.max_staleness);
         let help = "Time between metadata probes";
         seconds("status_probe_interval_seconds", help, status.probe_interval);
         let help = "Time between deep probes";
         let interval = status.deep_probe_interval;
         seconds("deep_probe_interval_seconds", help, interval);
-        let help = "Remaining token life at which it is renewed or replaced";
+        let help = "Remaining token life at its renewal or replacement";
         let ahead = auth.login_before_token_expiry;
         seconds("login_before_token_expiry_seconds", help, ahead);
+
         let (least, leeway) = match &auth.method {
             Auth::Jwt(jwt) => (jwt.claims.min_remaining, jwt.claims.clock_skew_leeway),
             Auth::Cert(cert) => (cert.min_remaining_ttl, cert.clock_skew_leeway),
         };
-        let help = "Remaining life of a JWT or certificate below which it is not used";
+        let help = "Minimum remaining life of a JWT or certificate in use";
         seconds("credential_min_remaining_seconds", help, least);
-        let help = "Difference of clocks that a credential's dates are forgiven";
+        let help = "Tolerated clock difference for the dates of a credential";
         seconds("clock_skew_leeway_seconds", help, leeway);
+
         let help = "Least time from the discovery of a version to its promotion";
         let counting = status.probe_interval * rotation.required_observations.get();
         let wait = rotation.activation_delay.saturating_add(counting);
@@ -273,8 +276,7 @@ impl Metrics {
         let help = "Time of an HTTP request to OpenBao";
         let duration = self.openbao_duration.clone();
         r.register("openbao_duration_seconds", help, duration);
-        let help =
-            "Looks at openbao.caCertFile that found other roots, or a reason to keep those in use";
+        let help = "Readings of openbao.caCertFile with other roots, or with a reason to keep those in use";
         r.register("trust_reloads", help, self.trust_reloads.clone());
         let help = "Requests to OpenBao made because another was overdue";
         r.register("openbao_hedges", help, self.hedges.clone());
@@ -304,28 +306,29 @@ impl Metrics {
         r.register("state_checkpoint_current", help, current);
         let help = "Sockets bound in place of a dead one, or again since their file was gone";
         r.register("socket_restarts", help, self.socket_restarts.clone());
-        let help = "Connections to the socket that the provider closed";
+        let help = "Connections to the socket closed by the provider";
         r.register("socket_evictions", help, self.evictions.0.clone());
-        let help = "Connections to the socket that could not be accepted";
+        let help = "Failed accepts of connections to the socket";
         let failures = self.accept_failures.clone();
         r.register("socket_accept_failures", help, failures);
     }
 
-    /// The counter of requests that are made because another of this method is overdue.
+    /// The counter of additional requests for overdue ones of this method.
     #[must_use]
     pub fn hedges(&self, method: Method) -> Counter {
         self.hedges
             .get_or_create_owned(&[("method", method.as_str())])
     }
 
-    /// A KMS call begins.
+    /// Records the start of a KMS call.
     pub fn kms_started(&self, method: Method) {
         self.grpc_in_flight
             .get_or_create(&[("method", method.as_str())])
             .inc();
     }
 
-    /// A KMS call ends with a gRPC code (in snake case) and, when it failed, an error class.
+    /// Records the end of a KMS call with its gRPC code in snake case and, after a failure, its
+    /// error class.
     pub fn kms_finished(
         &self,
         method: Method,
@@ -341,12 +344,14 @@ impl Metrics {
         self.grpc_duration
             .get_or_create(&[("method", name)])
             .observe(took.as_secs_f64());
+
         let Some(class) = class else {
             return;
         };
         self.grpc_errors
             .get_or_create(&[("method", name), ("error_class", class)])
             .inc();
+
         let counter = match class {
             reason if AAD_REASONS.contains(&reason) => {
                 self.aad_errors.get_or_create(&[("reason", reason)])
@@ -361,7 +366,7 @@ impl Metrics {
         counter.inc();
     }
 
-    /// An HTTP request to OpenBao ended.
+    /// Records the end of an HTTP request to OpenBao.
     pub fn openbao_request(&self, operation: &'static str, status: &'static str, took: Duration) {
         let labels = [("operation", operation), ("status", status)];
         self.openbao_requests.get_or_create(&labels).inc();
@@ -371,7 +376,8 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// OpenBao answered in this second by its clock; on average half of it had passed.
+    /// Records the clock offset. `date` is truncated to seconds, so half a second is added on
+    /// average.
     pub fn openbao_clock(&self, date: SystemTime) {
         let theirs = date + Duration::from_millis(500);
         let offset = match theirs.duration_since(SystemClock.now()) {
@@ -381,25 +387,25 @@ impl Metrics {
         self.clock_offset.set(offset);
     }
 
-    /// The CA bundle changed, or cannot be used any more.
+    /// Records a changed or unusable CA bundle.
     pub fn trust_reload(&self, status: &'static str) {
         self.trust_reloads
             .get_or_create(&[("status", status)])
             .inc();
     }
 
-    /// A login ended.
+    /// Records the end of a login.
     pub fn login(&self, status: &'static str) {
         self.logins.get_or_create(&[("status", status)]).inc();
         self.note_success("login", status);
     }
 
-    /// A token renewal ended.
+    /// Records the end of a token renewal.
     pub fn renewal(&self, status: &'static str) {
         self.renewals.get_or_create(&[("status", status)]).inc();
     }
 
-    /// A metadata probe ended.
+    /// Records the end of a metadata probe.
     pub fn metadata_probe(&self, status: &'static str) {
         self.metadata_probes
             .get_or_create(&[("status", status)])
@@ -407,42 +413,42 @@ impl Metrics {
         self.note_success("metadata_probe", status);
     }
 
-    /// A deep probe ended.
+    /// Records the end of a deep probe.
     pub fn deep_probe(&self, status: &'static str) {
         self.deep_probes.get_or_create(&[("status", status)]).inc();
         self.note_success("deep_probe", status);
     }
 
-    /// The start found a state of this generation, and has brought its checkpoint up to date.
+    /// Records the generation found at the start, with its checkpoint up to date.
     pub fn state_loaded(&self, generation: Generation) {
         let generation = i64::try_from(generation.get()).unwrap_or(i64::MAX);
         self.state_generation.set(generation);
         self.state_checkpoint_current.set(1);
     }
 
-    /// A state of this generation was made durable.
+    /// Records a durable state of this generation.
     pub fn state_saved(&self, generation: Generation) {
         self.state_loaded(generation);
         self.note_success("state_save", "ok");
     }
 
-    /// Whether the disk takes changes of the state and holds the one in use.
+    /// Records whether the disk holds the state in use and accepts changes of it.
     pub fn state_current(&self, current: bool) {
         self.state_checkpoint_current.set(i64::from(current));
     }
 
-    /// A dead socket was removed, or the socket was bound again.
+    /// Records the removal of a dead socket, or another bind of the socket.
     pub fn socket_restart(&self) {
         self.socket_restarts.inc();
     }
 
-    /// The counter of closed connections, for those that serve them.
+    /// The counter of closed connections.
     #[must_use]
     pub fn evictions(&self) -> Evictions {
         self.evictions.clone()
     }
 
-    /// A connection could not be accepted.
+    /// Records a failed accept.
     pub fn accept_failed(&self, failure: AcceptFailure) {
         self.accept_failures
             .get_or_create(&[("reason", failure.as_str())])
@@ -458,7 +464,7 @@ impl Metrics {
         }
     }
 
-    /// The exposition text (OpenMetrics) with gauges as of now.
+    /// The exposition text (OpenMetrics) with the present gauges.
     #[must_use]
     pub fn render(&self, now: Readings) -> String {
         let mut scraped = Registry::default();
@@ -468,7 +474,7 @@ impl Metrics {
             .sub_registry_with_prefix(PREFIX)
             .register_collector(Box::new(now));
         let mut text = String::with_capacity(16 * 1024);
-        // Writing to a string fails only if a metric's own encoder does.
+        // Writing to a string fails only if the encoder of a metric fails.
         match encode_registry(&mut text, &self.registry).and_then(|()| encode(&mut text, &scraped))
         {
             Ok(()) => text,
@@ -481,7 +487,7 @@ impl Metrics {
 mod tests {
     use super::*;
 
-    /// Queries written for the reference program name these.
+    /// Queries written for the reference program use these bounds.
     #[test]
     fn the_bounds_of_the_reference_are_among_ours() {
         for power in 0..12 {

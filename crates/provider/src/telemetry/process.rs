@@ -1,4 +1,4 @@
-//! What the kernel says about this process, under the names that every Prometheus client uses.
+//! Kernel statistics of this process, under the standard names of Prometheus clients.
 
 use std::{fmt, fs};
 
@@ -13,10 +13,10 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-/// Looks at the process anew for every scrape. What the kernel does not tell is left out.
+/// Reads the statistics at every scrape. Unavailable values are left out.
 #[derive(Debug)]
 pub struct Process {
-    /// Unix time at which the daemon began. Kept, since it must not seem to change with the clock.
+    /// Unix time of the start. A constant, because it must not follow later clock changes.
     pub started: u64,
 }
 
@@ -64,7 +64,7 @@ fn memory() -> Option<(u64, u64)> {
     Some((bytes.next()?, bytes.next()?))
 }
 
-/// Without the one that the look itself takes.
+/// Without the descriptor used for this listing.
 fn open_files() -> Option<u64> {
     let listed = fs::read_dir("/proc/self/fd").ok()?.count();
     u64::try_from(listed).ok()?.checked_sub(1)

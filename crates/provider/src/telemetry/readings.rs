@@ -1,4 +1,4 @@
-//! What a scrape finds at its moment: gauges of the published view and of the session. Names follow
+//! Values read at each scrape: gauges of the published view and of the session. Names follow
 //! `docs/observability.md` section "Metrics".
 
 use std::{fmt, time::Duration};
@@ -20,21 +20,20 @@ use crate::{hardening::files::FileView, view::Snapshot};
 /// The values of one scrape.
 #[derive(Debug)]
 pub struct Readings {
-    /// The view, weighed at the moment of the scrape.
+    /// The view with its health at the scrape.
     pub snapshot: Snapshot,
     /// Remaining life of the OpenBao token; zero without one.
     pub token_ttl: Duration,
-    /// Remaining life of the JWT that the next login would use; `None` when none is known.
+    /// Remaining life of the JWT for the next login; `None` if unknown.
     pub jwt_ttl: Option<Duration>,
     /// Remaining life of the client certificate; zero without one.
     pub certificate_ttl: Duration,
-    /// Name of the socket among those of all machines; `None` before it is bound.
+    /// Globally unique hash of the socket; `None` before it is bound.
     pub socket: Option<TextHash>,
-    /// Connections to the socket.
     pub connections: usize,
-    /// Log lines that were dropped since the start.
+    /// Log lines dropped since the start.
     pub log_lines_dropped: u64,
-    /// The files that are read again while this runs.
+    /// Files reloaded at run time.
     pub files: Vec<FileView>,
 }
 
@@ -60,7 +59,7 @@ impl Collector for Readings {
         gauges.labelled("socket_info", help, "hash", socket)?;
         let unreadable = self.files.iter().filter(|file| file.fault.is_some());
         let unreadable = unreadable.map(|file| (file.setting, 1));
-        let help = "1 for every file that this process cannot open now";
+        let help = "1 for each file this process fails to open now";
         gauges.labelled("file_unreadable", help, "setting", unreadable)?;
         let ttl = self.certificate_ttl.as_secs_f64();
         gauges.one("certificate_ttl_seconds", "Remaining certificate life", ttl)?;
@@ -112,6 +111,7 @@ impl Readings {
         let present = RotationState::of(registry);
         let states = ROTATION_STATES.map(|state| (state.as_str(), u64::from(state == present)));
         gauges.labelled("rotation_state", "1 for the present state", "state", states)?;
+
         let Some(registry) = registry else {
             return Ok(());
         };
@@ -121,19 +121,22 @@ impl Readings {
         gauges.labelled("status_key_id_hash", help, "hash", hash)?;
         let help = "Active Transit version";
         gauges.one("key_version", help, active.version().get())?;
+
         let readable = registry.readable();
-        let help = "Versions up to the active one that decrypt";
+        let help = "Decryptable versions up to the active one";
         gauges.one("readable_key_versions", help, readable.count)?;
-        let help = "The lowest version that decrypts";
+        let help = "The lowest decryptable version";
         gauges.one("oldest_readable_key_version", help, readable.oldest.get())?;
+
         let Some(pending) = registry.pending() else {
             return Ok(());
         };
-        let help = "Transit version that waits for its promotion";
+        let help = "Transit version before its promotion";
         gauges.one("pending_key_version", help, pending.key.version().get())?;
         let hash = [(pending.key.id_hash().as_str(), 1)];
-        let help = "Hash of the key id that waits for its promotion";
+        let help = "Hash of the key id before its promotion";
         gauges.labelled("pending_key_id_hash", help, "hash", hash)?;
+
         match pending.bookkeeping.observed_at() {
             Some(since) => gauges.one(
                 "rotation_pending_since_timestamp_seconds",

@@ -1,53 +1,53 @@
-//! What state, backup record and etcd need of the key, beside what the key has.
+//! Key versions required by state, backup record and etcd, compared with the live key.
 
 use kms_domain::{
     key::TransitKey,
     recovery::{
         claims::VersionClaims,
-        origin::{Gap, Origin},
         pair::{Remedy, Verdict as PairVerdict},
         rebuild::OWN_STATE,
         record::BackupRecord,
+        resolve::Resolution,
     },
     registry::{RecordState, Registry},
     transit::{KeyProfile, TransitVersion},
 };
 use openbao_client::failure::FailureClass;
 
-use super::verdict::Verdict;
 use crate::{
+    advice::{self, Cause},
     config::Config,
     diagnose::{
-        Question,
+        Check,
         facts::{Evidence, Facts},
     },
     recovery::{
+        cause::{Context, ORDER},
         drift,
+        local_knowledge::THE_RECORD,
         verify_pair::{Pair, Row, Unanswered},
-        witness::THE_RECORD,
     },
-    report::{Check, one_line},
+    report::{CheckResult, counted, one_line},
     state::StateError,
 };
 
-/// The configuration has the names under which data was encrypted. The code is a verdict's word.
-pub const NAMES: Question = Question {
+/// Identity of the configuration against state and record. The code is that of a cause.
+pub const NAMES: Check = Check {
     id: "config.identity",
-    title: "Same names as in state and record",
+    title: "Names in configuration, state and record",
     needs: &[],
-    judge: |facts| Some(vec![names(facts)?]),
+    evaluate: |facts| Some(vec![names(facts)?]),
 };
 
-/// The key has what the record says that it had. The code is a verdict's word.
-pub const RECORD: Question = Question {
+/// Recorded versions against the live key. The code is that of a cause.
+pub const RECORD: Check = Check {
     id: "record.versions",
     title: "Versions of the backup record",
     needs: &[],
-    judge: |facts| Some(vec![record(facts)?]),
+    evaluate: |facts| Some(vec![record(facts)?]),
 };
 
-/// Whether state, record or etcd data shows that the live key is the one that data was encrypted
-/// with.
+/// Whether state, record or etcd data proves that the live key encrypted the stored data.
 #[must_use]
 pub fn shows_the_key(facts: &Facts) -> bool {
     let claims = claims(facts);
@@ -55,7 +55,7 @@ pub fn shows_the_key(facts: &Facts) -> bool {
     facts.etcd.iter().any(decrypts_all) || facts.usable_key().is_some_and(agrees)
 }
 
-/// The versions that the state and the record name.
+/// Versions named by the state and the record.
 #[must_use]
 pub fn claims(facts: &Facts) -> Vec<VersionClaims> {
     let state = facts.registry();
@@ -65,12 +65,12 @@ pub fn claims(facts: &Facts) -> Vec<VersionClaims> {
     state.into_iter().chain(record).collect()
 }
 
-/// The key decrypts what etcd holds. The code is a verdict's word.
-pub const ETCD: Question = Question {
+/// Trial decryptions. The code is that of a cause.
+pub const ETCD: Check = Check {
     id: "etcd.decrypt",
-    title: "Trial decryption of what etcd holds",
+    title: "Trial decryption of the encrypted DEKs in etcd",
     needs: &[],
-    judge: |facts| {
+    evaluate: |facts| {
         if facts.etcd.is_empty() {
             let skipped = ETCD.skip("no --etcd-snapshot and no --endpoints were given");
             return Some(vec![skipped]);
@@ -79,14 +79,14 @@ pub const ETCD: Question = Question {
     },
 };
 
-/// What the state keeps readable, if the key does not have it.
+/// The worst cause among the retained versions that the live key lacks.
 #[must_use]
-pub fn lost_to_state(facts: &Facts) -> Option<Verdict> {
+pub fn lost_to_state(facts: &Facts) -> Option<&'static Cause> {
     let retained = facts.registry()?.retained();
     worst(facts.usable_key()?, retained.map(|record| &*record.key))
 }
 
-/// The lowest version that only a limit keeps from decrypting.
+/// The lowest required version below `min_decryption_version`.
 #[must_use]
 pub fn lowest_hidden(facts: &Facts) -> Option<TransitVersion> {
     let profile = facts.usable_key()?;
@@ -99,7 +99,7 @@ pub fn lowest_hidden(facts: &Facts) -> Option<TransitVersion> {
         .map(|it| &it.key)
         .chain(of_record.map(|it| &it.key));
     let hidden = known
-        .filter(|key| gone(profile, key) == Some(Verdict::VersionsHidden))
+        .filter(|key| gone(profile, key) == Some(&advice::versions::BELOW_MINIMUM))
         .map(|key| key.version());
     let pairs = facts.etcd.iter().filter_map(|it| it.pair.as_ref().ok());
     let remedies = pairs.flat_map(|pair| &pair.remedies);
@@ -110,11 +110,11 @@ pub fn lowest_hidden(facts: &Facts) -> Option<TransitVersion> {
     hidden.chain(needed).min()
 }
 
-fn names(facts: &Facts) -> Option<Check> {
+fn names(facts: &Facts) -> Option<CheckResult> {
     let config = facts.config()?;
     if let Err(StateError::OtherConfiguration { problem, .. }) = facts.stored.as_ref()? {
         let changed = NAMES.fail(problem.to_string());
-        return Some(changed.code(Verdict::IdentityChanged.as_str()));
+        return Some(changed.code(advice::configuration::IDENTITY_CHANGED.code));
     }
     let state = facts.registry().is_some();
     let Some(record) = &facts.record else {
@@ -134,13 +134,13 @@ fn names(facts: &Facts) -> Option<Check> {
             .fail(format!(
                 "the record is of another key or cluster than state and configuration: {differing}"
             ))
-            .code(Verdict::EvidenceUnusable.as_str())
+            .code(advice::evidence::UNUSABLE.code)
     } else {
         NAMES
             .fail(format!(
                 "the record was made under other names than configured: {differing}"
             ))
-            .code(Verdict::IdentityChanged.as_str())
+            .code(advice::configuration::IDENTITY_CHANGED.code)
     })
 }
 
@@ -162,8 +162,8 @@ fn differing(record: &BackupRecord, config: &Config) -> String {
     differing.join("; ")
 }
 
-/// A version that the state has retired for good since then is not needed any more.
-fn record(facts: &Facts) -> Option<Check> {
+/// A version removed by the state since then is no longer required.
+fn record(facts: &Facts) -> Option<CheckResult> {
     let Some(record) = &facts.record else {
         return Some(RECORD.skip("no --record was given"));
     };
@@ -182,13 +182,13 @@ fn record(facts: &Facts) -> Option<Check> {
         .filter(|noted| noted.decryptable && !removed(&noted.key))
         .map(|noted| &*noted.key)
         .collect();
-    let Some(verdict) = worst(profile, needed.iter().copied()) else {
+    let Some(cause) = worst(profile, needed.iter().copied()) else {
         let message = format!("all {} are there", needed.len());
         return Some(RECORD.pass().message(message));
     };
     let missing: Vec<_> = needed
         .iter()
-        .filter(|key| gone(profile, key) == Some(verdict))
+        .filter(|key| gone(profile, key) == Some(cause))
         .map(|key| key.version().to_string())
         .collect();
     let outweighed = facts.etcd.iter().any(decrypts_all);
@@ -196,23 +196,31 @@ fn record(facts: &Facts) -> Option<Check> {
         "the record of {} has {}, and this OpenBao {}",
         record.note().recorded_at,
         versions(&missing),
-        match verdict {
-            Verdict::KeyRecreated => "has others, made at another time, under the same numbers",
-            Verdict::OpenbaoRolledBack => "is from a time before",
-            Verdict::VersionsHidden => "hides them by min_decryption_version",
-            _ => "has them no more",
-        }
+        state_of(cause)
     );
     Some(match outweighed {
         true => RECORD.warn(format!(
             "{message}; the etcd data that was tried needs none of that, a restore of the recorded \
              set may"
         )),
-        false => RECORD.fail(message).code(verdict.as_str()),
+        false => RECORD.fail(message).code(cause.code),
     })
 }
 
-/// Whether all that the source holds of the key decrypts.
+/// State of the recorded versions in the live key.
+fn state_of(cause: &Cause) -> &'static str {
+    if cause == &advice::key::RECREATED {
+        "has others of the same numbers, created at another time"
+    } else if cause == &advice::versions::ROLLED_BACK {
+        "was restored to an earlier point"
+    } else if cause == &advice::versions::BELOW_MINIMUM {
+        "has min_decryption_version above them"
+    } else {
+        "lacks them"
+    }
+}
+
+/// Whether all encrypted DEKs of the source decrypt.
 fn decrypts_all(evidence: &Evidence) -> bool {
     let pair = evidence.pair.as_ref();
     pair.is_ok_and(|pair| pair.verdict == PairVerdict::Compatible)
@@ -227,79 +235,70 @@ fn versions(numbers: &[String]) -> String {
     format!("{word} {}", numbers.join(", "))
 }
 
-/// What became of the keys that are needed, the worst first.
+/// The worst cause among the needed versions that the live key lacks.
 fn worst<'k>(
     profile: &KeyProfile,
     needed: impl Iterator<Item = &'k TransitKey>,
-) -> Option<Verdict> {
+) -> Option<&'static Cause> {
     let gone: Vec<_> = needed.filter_map(|key| gone(profile, key)).collect();
-    ORDER.into_iter().find(|verdict| gone.contains(verdict))
+    ORDER.into_iter().find(|cause| gone.contains(cause))
 }
 
-fn gone(profile: &KeyProfile, key: &TransitKey) -> Option<Verdict> {
+fn gone(profile: &KeyProfile, key: &TransitKey) -> Option<&'static Cause> {
     let version = key.version();
     match profile.created_at(version) {
         Some(live) if live == key.created_at() => None,
-        Some(_) => Some(Verdict::KeyRecreated),
-        None if version > profile.latest() => Some(Verdict::OpenbaoRolledBack),
+        Some(_) => Some(&advice::key::RECREATED),
+        None if version > profile.latest() => Some(&advice::versions::ROLLED_BACK),
         None if version.get() >= profile.min_available()
             && version.get() < profile.min_decryption() =>
         {
-            Some(Verdict::VersionsHidden)
+            Some(&advice::versions::BELOW_MINIMUM)
         }
-        None => Some(Verdict::VersionsLost),
+        None => Some(&advice::versions::LOST),
     }
 }
 
-/// Which finding decides where there are several.
-const ORDER: [Verdict; 10] = [
-    Verdict::KeyLost,
-    Verdict::KeyRecreated,
-    Verdict::OpenbaoRolledBack,
-    Verdict::VersionsLost,
-    Verdict::IdentityChanged,
-    Verdict::ObjectsDamaged,
-    Verdict::VersionsHidden,
-    Verdict::NotOpenbao,
-    Verdict::NotEstablished,
-    Verdict::EvidenceUnusable,
-];
-
-fn etcd(evidence: &Evidence) -> Check {
+fn etcd(evidence: &Evidence) -> CheckResult {
     let source = &evidence.source;
     let pair = match &evidence.pair {
         Ok(pair) => pair,
         Err(error) => {
             let failed = ETCD.fail(one_line(error));
-            return failed.code(Verdict::EvidenceUnusable.as_str());
+            return failed.code(advice::evidence::UNUSABLE.code);
         }
     };
-    let decrypts = |row: &Row| row.finding.seeds.proven > 0;
-    let nothing_decrypts = !pair.rows.iter().any(decrypts);
+    let context = Context::of(pair);
     let rows = pair.rows.iter();
     let found: Vec<_> = rows
-        .filter_map(|row| of_row(row, nothing_decrypts))
+        .filter_map(|row| {
+            let cause = context.of_row(row)?;
+            Some((cause, message(row, cause)))
+        })
         .collect();
     let damaged = (pair.damaged > 0).then(|| {
-        let message = format!("{} values of this provider are damaged", pair.damaged);
-        (Verdict::ObjectsDamaged, message)
+        let message = format!(
+            "{} of this provider damaged",
+            counted(pair.damaged, "value")
+        );
+        (&advice::evidence::OBJECTS_DAMAGED, message)
     });
     let open = pair
         .unanswered
         .as_ref()
-        .map(|unanswered| (of_unanswered(unanswered), one_line(unanswered)));
+        .map(|unanswered| (of_answer(unanswered), one_line(unanswered)));
     let nothing = pair.rows.is_empty().then(|| {
         let keys = pair.inventory.totals.keys;
         let message = format!(
-            "none of {keys} keys is of this provider: is it the right cluster, and the right \
-             providerName?"
+            "none of {} is of this provider: compare the cluster and providerName",
+            counted(keys, "key")
         );
-        (Verdict::EvidenceUnusable, message)
+        (&advice::evidence::UNUSABLE, message)
     });
     let unread = pair.inventory.unread.as_ref();
     let unread = unread
         .filter(|unread| !unread.is_allowed())
-        .map(|unread| (Verdict::NotEstablished, unread.describe()));
+        .map(|unread| (&advice::openbao::INCONCLUSIVE, unread.describe()));
     let all: Vec<_> = found
         .into_iter()
         .chain(damaged)
@@ -309,70 +308,49 @@ fn etcd(evidence: &Evidence) -> Check {
         .collect();
     let decides = ORDER
         .into_iter()
-        .find_map(|verdict| all.iter().find(|(found, _)| *found == verdict));
+        .find_map(|cause| all.iter().find(|(found, _)| *found == cause));
     match decides {
-        Some((verdict, message)) => ETCD
-            .fail(format!("{source}: {message}"))
-            .code(verdict.as_str()),
+        Some((cause, message)) => ETCD.fail(format!("{source}: {message}")).code(cause.code),
         None => ETCD.pass().message(proven(source, pair)),
     }
 }
 
-fn of_unanswered(unanswered: &Unanswered) -> Verdict {
+/// A failed call fails the check of the key as well; only a foreign response decides here.
+fn of_answer(unanswered: &Unanswered) -> &'static Cause {
     match unanswered.class() {
-        Some(FailureClass::NotOpenBao) => Verdict::NotOpenbao,
-        _ => Verdict::NotEstablished,
+        Some(FailureClass::NotOpenBao) => &advice::openbao::NOT_OPENBAO,
+        _ => &advice::openbao::INCONCLUSIVE,
     }
 }
 
 fn proven(source: &str, pair: &Pair) -> String {
     let objects: u64 = pair.rows.iter().map(|row| row.finding.objects).sum();
     let seeds: u64 = pair.rows.iter().map(|row| row.finding.seeds.proven).sum();
-    format!("{source}: all {seeds} encrypted DEKs of {objects} objects decrypt")
+    format!(
+        "{source}: decrypted {} of {}",
+        counted(seeds, "encrypted DEK"),
+        counted(objects, "object")
+    )
 }
 
-/// `nothing_decrypts` of all that this key is to decrypt.
-fn of_row(row: &Row, nothing_decrypts: bool) -> Option<(Verdict, String)> {
+/// Finding of a row with this cause.
+fn message(row: &Row, cause: &Cause) -> String {
     let finding = &row.finding;
-    let objects = finding.objects;
-    let seeds = finding.seeds;
-    Some(match &finding.origin {
-        Origin::Live(_) if nothing_decrypts && row.is_of_another_key() => (
-            Verdict::KeyRecreated,
-            format!(
-                "the key decrypts nothing of {objects} objects that name it: it was made anew in the \
-                 same second, or OpenBao's instanceId, the cluster's ID or the provider's name differ"
-            ),
+    let objects = counted(finding.objects, "object");
+    match &finding.origin {
+        Resolution::Live(_) if cause == &advice::key::RECREATED => format!(
+            "the key decrypts none of the {objects} of its key_id: it was recreated in the same second, \
+             or instanceId, clusterId or providerName differ"
         ),
-        Origin::Live(_) if seeds.failed > 0 => (
-            Verdict::ObjectsDamaged,
-            format!(
-                "{} objects have DEKs that do not decrypt for another reason than the key",
-                row.objects_of_failed_seeds()
-            ),
+        Resolution::Live(_) if finding.seeds.failed > 0 => format!(
+            "{} of the right key version fail to decrypt: their encrypted DEKs are damaged",
+            counted(row.objects_of_failed_seeds(), "object")
         ),
-        Origin::Live(_) if seeds.untried > 0 => (
-            Verdict::NotEstablished,
-            format!("{} encrypted DEKs were not tried", seeds.untried),
+        Resolution::Live(_) => format!(
+            "{} were not tried",
+            counted(finding.seeds.untried, "encrypted DEK")
         ),
-        Origin::Live(_) => return None,
-        Origin::Known(key) => (
-            Verdict::NotEstablished,
-            format!("{objects} objects need version {}", key.version()),
-        ),
-        Origin::Gap(gap) => (of_gap(gap), format!("{objects} objects: {}", one_line(gap))),
-    })
-}
-
-fn of_gap(gap: &Gap) -> Verdict {
-    match gap {
-        Gap::KeyId(_) | Gap::Annotations(_) | Gap::Foreign(_) => Verdict::ObjectsDamaged,
-        Gap::OtherScope { .. } => Verdict::IdentityChanged,
-        Gap::NewerThanLatest { .. } => Verdict::OpenbaoRolledBack,
-        Gap::Trimmed { .. } => Verdict::VersionsLost,
-        Gap::Hidden { .. } => Verdict::VersionsHidden,
-        Gap::OtherCreation { .. } | Gap::Recreated { .. } => Verdict::KeyRecreated,
-        Gap::NoKey { .. } => Verdict::KeyLost,
-        Gap::OtherProvider { .. } | Gap::Unknown { .. } => Verdict::NotEstablished,
+        Resolution::Known(key) => format!("{objects} need version {}", key.version()),
+        Resolution::Unresolved(gap) => format!("{objects}: {}", one_line(gap)),
     }
 }

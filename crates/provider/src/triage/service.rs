@@ -1,80 +1,82 @@
-//! The running provider: first what of it can be seen from outside, at the end whether it does its
-//! work. In between lies everything that could keep it from that.
+//! Checks of the running provider: process and socket at the start of the sequence, Status and a round
+//! trip at its end. The causes of a failed start lie between them.
 
-use kms_domain::registry::anchor::Anchor;
+use kms_domain::registry::checkpoint::CheckpointStatus;
 
-use super::verdict::Verdict;
 use crate::{
+    advice::{self, Cause},
     diagnose::{
-        Question,
+        Check,
         facts::Facts,
         node::{LIVE, Live},
         state::STATE,
     },
-    report::{Check, one_line},
+    report::{CheckResult, one_line},
 };
 
-/// A sign, and no cause: what keeps the provider from running is looked for next.
-pub const PROCESS: Question = Question {
+/// A symptom: later checks look for its cause.
+pub const PROCESS: Check = Check {
     id: "provider.process",
     title: "Process of the provider",
     needs: &[],
-    judge: process,
+    evaluate: process,
 };
 
 /// As [`PROCESS`].
-pub const SOCKET: Question = Question {
+pub const SOCKET: Check = Check {
     id: "provider.socket",
     title: "Socket of the provider",
     needs: &[],
-    judge: socket,
+    evaluate: socket,
 };
 
-/// The state, if there must be one.
-pub const KEPT: Question = Question {
-    judge: kept,
+/// The state, required of a serving provider.
+pub const KEPT: Check = Check {
+    evaluate: kept,
     ..STATE
 };
 
-/// Nothing keeps the provider from running, and it runs.
-pub const RUNNING: Question = Question {
+/// The provider runs, after all conditions of its start passed.
+pub const RUNNING: Check = Check {
     id: "provider.running",
-    title: "The provider runs",
+    title: "Process of the provider at the end",
     needs: &[],
-    judge: running,
+    evaluate: running,
 };
 
-/// It answers at its socket, is healthy, and uses the key that its state says.
-pub const SERVING: Question = Question {
-    judge: serving,
+/// It is healthy at its socket, and uses the active key of its state.
+pub const SERVING: Check = Check {
+    evaluate: serving,
     ..LIVE
 };
 
-/// It encrypts and decrypts as kube-apiserver would have it.
-pub const ROUND_TRIP: Question = Question {
+/// A round trip in the form of kube-apiserver.
+pub const ROUND_TRIP: Check = Check {
     id: "kms.round_trip",
     title: "Status, Encrypt and Decrypt through the socket",
     needs: &[],
-    judge: round_trip,
+    evaluate: round_trip,
 };
 
-fn process(facts: &Facts) -> Option<Vec<Check>> {
+fn process(facts: &Facts) -> Option<Vec<CheckResult>> {
     let check = match &facts.node.as_ref()?.lock {
         Ok(Some(holder)) => PROCESS.pass().message(format!(
             "process {} ({}) holds the lock on the state",
             holder.pid, holder.program
         )),
-        Ok(None) => PROCESS.warn("nobody holds the lock on the state: it does not run"),
-        Err(error) => PROCESS.warn(format!("cannot tell who has locked the state: {error}")),
+        Ok(None) => PROCESS.warn("the lock on the state is free: the provider is stopped"),
+        Err(error) => PROCESS.warn(format!(
+            "the holder of the lock on the state is unknown: {error}"
+        )),
     };
     Some(vec![check])
 }
 
-fn socket(facts: &Facts) -> Option<Vec<Check>> {
+fn socket(facts: &Facts) -> Option<Vec<CheckResult>> {
     let path = facts.config()?.server.socket_path.display();
     let check = match &facts.node.as_ref()?.live {
         Live::Absent => SOCKET.warn(format!("{path} does not exist")),
-        Live::Dead => SOCKET.warn(format!("nobody serves {path}")),
+        Live::Dead => SOCKET.warn(format!("no process serves {path}")),
         Live::Closed(error) => SOCKET.warn(format!("cannot connect to {path}: {error}")),
         Live::Failed(error) => SOCKET.warn(format!("{path}: {}", one_line(error))),
         Live::Healthy(key_id) => SOCKET
@@ -84,12 +86,13 @@ fn socket(facts: &Facts) -> Option<Vec<Check>> {
     Some(vec![check])
 }
 
-/// A provider that serves has had a state, however new the key is.
-fn kept(facts: &Facts) -> Option<Vec<Check>> {
+/// A serving provider has had a state, even for a new key.
+fn kept(facts: &Facts) -> Option<Vec<CheckResult>> {
     let node = facts.node.as_ref()?;
-    let absent = matches!(&facts.stored, Some(Ok(stored)) if stored.anchor == Anchor::Absent);
+    let absent =
+        matches!(&facts.stored, Some(Ok(stored)) if stored.anchor == CheckpointStatus::Absent);
     if !absent || node.served().is_none() {
-        return (STATE.judge)(facts);
+        return (STATE.evaluate)(facts);
     }
     let path = facts.config()?.state_path.document();
     let check = STATE
@@ -102,15 +105,15 @@ fn kept(facts: &Facts) -> Option<Vec<Check>> {
     Some(vec![check])
 }
 
-fn running(facts: &Facts) -> Option<Vec<Check>> {
+fn running(facts: &Facts) -> Option<Vec<CheckResult>> {
     let node = facts.node.as_ref()?;
     let check = match (&node.lock, &node.live) {
         (_, Live::Healthy(_)) | (Ok(Some(_)) | Err(_), Live::Failed(_)) | (Ok(Some(_)), _) => {
             RUNNING.pass()
         }
         (Ok(None), Live::Failed(_)) => RUNNING.warn(
-            "cannot tell whether the provider runs: its socket accepts connections, but nobody holds \
-             the lock on the state; systemd's socket unit also keeps the socket of one that does not run",
+            "it is unknown whether the provider runs: its socket accepts connections, but the lock on \
+             the state is free; systemd's socket unit keeps the socket of a stopped provider too",
         ),
         (Ok(None), Live::Absent) => RUNNING.fail("the provider is not running"),
         (Ok(None), Live::Dead) => {
@@ -118,46 +121,45 @@ fn running(facts: &Facts) -> Option<Vec<Check>> {
         }
         // Processes of another PID namespace are not seen.
         (Ok(None), Live::Closed(_)) | (Err(_), _) => {
-            RUNNING.warn("cannot tell whether the provider runs")
+            RUNNING.warn("it is unknown whether the provider runs")
         }
     };
     Some(vec![check])
 }
 
-fn serving(facts: &Facts) -> Option<Vec<Check>> {
+fn serving(facts: &Facts) -> Option<Vec<CheckResult>> {
     let node = facts.node.as_ref()?;
     let socket = facts.config()?.server.socket_path.display();
-    let unusable = |message: String, verdict: Verdict| {
-        Some(vec![SERVING.fail(message).code(verdict.as_str())])
-    };
+    let unusable =
+        |message: String, cause: &'static Cause| Some(vec![SERVING.fail(message).code(cause.code)]);
     match &node.live {
         Live::Absent => unusable(
             format!(
                 "the provider runs, but there is no socket {socket}: it is still starting, serves \
                  another socket, or its socket was removed"
             ),
-            Verdict::SocketUnusable,
+            &advice::node::SOCKET_UNUSABLE,
         ),
         Live::Dead => unusable(
-            format!("a process holds the state, but nobody serves {socket}"),
-            Verdict::SocketUnusable,
+            format!("a process holds the lock on the state, but none serves {socket}"),
+            &advice::node::SOCKET_UNUSABLE,
         ),
         Live::Closed(error) => {
             let own = node.user.as_ref().ok();
-            let verdict = match own {
-                Some(user) if user.own.uid == user.provider => Verdict::SocketUnusable,
-                _ => Verdict::NotPermitted,
+            let cause = match own {
+                Some(user) if user.own.uid == user.provider => &advice::node::SOCKET_UNUSABLE,
+                _ => &advice::node::NOT_PERMITTED,
             };
             unusable(
                 format!("this user cannot connect to {socket}: {error}"),
-                verdict,
+                cause,
             )
         }
-        Live::Failed(_) | Live::Healthy(_) => (LIVE.judge)(facts),
+        Live::Failed(_) | Live::Healthy(_) => (LIVE.evaluate)(facts),
     }
 }
 
-fn round_trip(facts: &Facts) -> Option<Vec<Check>> {
+fn round_trip(facts: &Facts) -> Option<Vec<CheckResult>> {
     let check = match facts.trip.as_ref()? {
         Ok(trip) => ROUND_TRIP.pass().message(format!(
             "the same bytes came back ({}...)",

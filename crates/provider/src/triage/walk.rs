@@ -1,5 +1,5 @@
-//! Asks the questions in their order. What they judge is found out just before, so nothing is done
-//! beyond the first thing that is broken.
+//! Evaluates the checks in their order. Facts are gathered just before their checks, so a walk does
+//! nothing after the first failure.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use tokio::runtime::Runtime;
 
 use super::{
     evidence,
-    verdict::Verdict,
-    way::{FIRST, Gather, Step, WAY},
+    sequence::{FIRST, Gather, SEQUENCE, Step},
 };
 use crate::{
+    advice::{self, Cause},
     config::{Config, Environment, Loaded},
     connection::{Connection, ConnectionError},
     diagnose::{
@@ -25,10 +25,10 @@ use crate::{
         EtcdSource,
         verify_pair::{self, Depth, Watch},
     },
-    report::{Check, Report},
+    report::CheckResult,
 };
 
-/// What the walk has to go by, beside what the facts have already.
+/// The input of a walk, beside the facts.
 pub struct Material<'a> {
     /// Configuration and where it came from.
     pub loaded: &'a Loaded,
@@ -44,25 +44,28 @@ pub struct Material<'a> {
     pub on_progress: OnProgress<'a>,
 }
 
-/// For three calls of a provider that is healthy.
+/// Limit of the three calls of a round trip.
 const TRIP_LIMIT: Duration = Duration::from_secs(15);
 
-/// Asks what can be asked without a configuration that can be used; `None` if there is one.
-pub fn begin(facts: &Facts, report: &mut Report) -> Option<(Verdict, Check)> {
-    let stopped = ask(&FIRST, facts, report)?;
-    for (_, steps) in WAY {
-        skip(steps, &stopped, report);
+/// Evaluates the checks of the configuration; `None` if all passed.
+pub fn begin(
+    facts: &Facts,
+    checks: &mut Vec<CheckResult>,
+) -> Option<(&'static Cause, CheckResult)> {
+    let stopped = ask(&FIRST, facts, checks)?;
+    for (_, steps) in SEQUENCE {
+        skip(steps, &stopped, checks);
     }
     Some(stopped)
 }
 
-/// Goes on to the first thing that is broken; `None` if nothing is.
+/// Evaluates the other checks up to the first failure; `None` if all passed.
 pub fn walk(
     runtime: &Runtime,
     material: Material<'_>,
     facts: &mut Facts,
-    report: &mut Report,
-) -> Option<(Verdict, Check)> {
+    checks: &mut Vec<CheckResult>,
+) -> Option<(&'static Cause, CheckResult)> {
     let mut walk = Walk {
         runtime,
         material,
@@ -70,62 +73,66 @@ pub fn walk(
         openbao: None,
     };
     let mut stopped = None;
-    for (gather, steps) in WAY {
+    for (gather, steps) in SEQUENCE {
         match &stopped {
-            Some(stopped) => skip(steps, stopped, report),
+            Some(stopped) => skip(steps, stopped, checks),
             None => {
                 walk.gather(gather, facts);
-                stopped = ask(steps, facts, report);
+                stopped = ask(steps, facts, checks);
             }
         }
     }
     stopped
 }
 
-/// Asks one after the other. Those after a failure that decides are skipped.
-fn ask(steps: &[Step], facts: &Facts, report: &mut Report) -> Option<(Verdict, Check)> {
-    let mut stopped: Option<(Verdict, Check)> = None;
-    for Step { question, verdict } in steps {
+/// Evaluates one after the other. After a failure with a cause the rest is skipped.
+fn ask(
+    steps: &[Step],
+    facts: &Facts,
+    checks: &mut Vec<CheckResult>,
+) -> Option<(&'static Cause, CheckResult)> {
+    let mut stopped: Option<(&'static Cause, CheckResult)> = None;
+    for Step { check, cause } in steps {
         if let Some(stopped) = &stopped {
-            report.push(question.skip(not_reached(stopped)));
+            checks.push(check.skip(not_reached(stopped)));
             continue;
         }
-        let checks = (question.judge)(facts).unwrap_or_else(|| {
-            // A question of the way that nobody can answer must not count as answered.
-            vec![question.fail("there is no answer to judge").code("unasked")]
+        let results = (check.evaluate)(facts).unwrap_or_else(|| {
+            // A check without facts must not count as passed.
+            vec![check.fail("its facts are missing").code("unasked")]
         });
-        for check in checks {
+        for check in results {
             if !check.failed() || stopped.is_some() {
-                report.push(check);
+                checks.push(check);
                 continue;
             }
             let means = match check.cause() {
-                Some("unasked") => Some(Verdict::NotEstablished),
-                _ => verdict(facts, &check),
+                Some("unasked") => Some(&advice::openbao::INCONCLUSIVE),
+                _ => cause(facts, &check),
             };
             match means {
-                Some(verdict) => {
-                    report.push(check.clone());
-                    stopped = Some((verdict, check));
+                Some(cause) => {
+                    checks.push(check.clone());
+                    stopped = Some((cause, check));
                 }
-                None => report.push(check.as_warning()),
+                None => checks.push(check.as_warning()),
             }
         }
     }
     stopped
 }
 
-fn skip(steps: &[Step], stopped: &(Verdict, Check), report: &mut Report) {
-    for Step { question, .. } in steps {
-        report.push(question.skip(not_reached(stopped)));
+fn skip(steps: &[Step], stopped: &(&'static Cause, CheckResult), checks: &mut Vec<CheckResult>) {
+    for Step { check, .. } in steps {
+        checks.push(check.skip(not_reached(stopped)));
     }
 }
 
-fn not_reached((_, check): &(Verdict, Check)) -> String {
+fn not_reached((_, check): &(&'static Cause, CheckResult)) -> String {
     format!("not reached: the walk ended at {}", check.id())
 }
 
-/// What is found out on the way.
+/// Connections of a walk in progress.
 struct Walk<'a> {
     runtime: &'a Runtime,
     material: Material<'a>,
@@ -201,7 +208,7 @@ impl Walk<'_> {
             opening: &|_| {},
         };
         for source in &self.material.sources {
-            let question = verify_pair::Question {
+            let options = verify_pair::VerifyOptions {
                 prefix: self.material.prefix.clone(),
                 claims: claims.clone(),
                 removed: Vec::new(),
@@ -212,7 +219,7 @@ impl Walk<'_> {
             };
             facts.etcd.push(Evidence {
                 source: source.name(),
-                pair: verify_pair::verify(self.config(), source, question, watch),
+                pair: verify_pair::verify(self.config(), source, options, watch),
             });
         }
     }

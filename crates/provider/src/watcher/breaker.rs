@@ -1,5 +1,5 @@
-//! The pace of a failing probe: it is repeated about every second, with jitter, so that a recovery
-//! of OpenBao is seen within two. After three failures in a row the breaker is open until a success.
+//! Retry pace of a failing probe: about every second, with jitter, to detect a recovery of OpenBao
+//! within two seconds. After three failures in a row, the breaker is open until a success.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::jitter::spread;
 
 const FAILURES_TO_OPEN: u32 = 3;
 
-/// Between the starts of two attempts, before jitter of a quarter either way: many nodes that lost
-/// one OpenBao do not come back in step.
+/// Interval between the starts of two attempts, before jitter of a quarter in both directions.
+/// Jitter desynchronizes the nodes after a common outage.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// The least rest after an attempt, also one that took longer than [`PAUSE`].
+/// Minimum pause after an attempt, even one longer than [`PAUSE`].
 const REST: Duration = Duration::from_millis(250);
 
 /// Counts the failures of one kind of probe.
@@ -23,30 +23,30 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// Whether three failures or more came in a row, without a success since.
+    /// Whether at least three probes in a row have failed.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.failures >= FAILURES_TO_OPEN
     }
 
-    /// When a failing probe is to be repeated; `None` after a success.
+    /// Time of the next attempt of a failing probe; `None` after a success.
     #[must_use]
     pub fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
 
-    /// OpenBao answered: forget all failures.
+    /// Resets all failures after a success.
     pub fn succeeded(&mut self) {
         *self = Self::default();
     }
 
-    /// A counted failure at `now` of an attempt that began at `began`.
+    /// Records a failure at `now` of an attempt that began at `began`.
     pub fn failed(&mut self, began: Instant, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some((began + spread(PAUSE)).max(now + REST));
     }
 
-    /// Another call has succeeded: the next attempt may begin at `at` already.
+    /// Allows the next attempt at `at`, after the success of another call.
     pub fn half_open(&mut self, at: Instant) {
         self.retry_at = self.retry_at.map(|retry| retry.min(at));
     }

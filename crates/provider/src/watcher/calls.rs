@@ -1,26 +1,29 @@
-//! What the calls of requests tell the watcher about OpenBao between two probes. Lock-free, since
-//! every call to OpenBao passes here.
+//! Outcomes of request calls, reported to the watcher between two probes. Lock-free, because it is
+//! on the path of every call to OpenBao.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-use openbao_client::request::{Operation, Outcome, RequestEvent, RequestHook};
+use openbao_client::{
+    event::{Outcome, RequestEvent, RequestHook},
+    request::Operation,
+};
 use tokio::sync::Notify;
 
-/// The outcomes of calls, as far as they change what a probe would find.
+/// The outcomes of calls that predict another result of the next probe.
 #[derive(Debug, Default)]
 pub struct CallOutcomes {
-    /// The last call that counts did not reach a working OpenBao.
+    /// The last relevant call failed to reach a working OpenBao.
     failing: AtomicBool,
-    /// The watcher wants to hear of the next success.
+    /// The watcher waits for the next success.
     awaited: AtomicBool,
     changed: Notify,
 }
 
 impl CallOutcomes {
-    /// A hook that tells `self` of every call before `hook`.
+    /// Wraps `hook` and reports every call to `self` first.
     #[must_use]
     pub fn observed(self: &Arc<Self>, hook: RequestHook) -> RequestHook {
         let calls = Arc::clone(self);
@@ -32,7 +35,7 @@ impl CallOutcomes {
 
     fn observe(&self, operation: Operation, outcome: Outcome) {
         let changed = match (operation, outcome) {
-            // Those of the probes and looks themselves, and of commands.
+            // Calls of the probes, of address checks, and of commands.
             (
                 Operation::TransitMetadataRead
                 | Operation::TransitDisableUpsertRead
@@ -57,19 +60,19 @@ impl CallOutcomes {
         }
     }
 
-    /// Whether calls fail for want of a working OpenBao, without a success since.
+    /// Whether calls fail because of an outage of OpenBao, without a later success.
     #[must_use]
     pub fn are_failing(&self) -> bool {
         self.failing.load(Ordering::Acquire)
     }
 
-    /// Waits for the first failure after a success, or for a success that is awaited. Cancel-safe;
-    /// only the watcher waits.
+    /// Waits for the first failure after a success, or for an awaited success. Cancel-safe; has a
+    /// single caller, the watcher.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Makes the next success a change.
+    /// Makes [`changed`](Self::changed) complete at the next success.
     pub fn await_success(&self) {
         self.awaited.store(true, Ordering::Release);
     }

@@ -1,5 +1,5 @@
-//! The deep probe: a round trip of random bytes through Transit with the active version. `doctor`
-//! makes the same one.
+//! The deep probe: encrypts and decrypts random bytes in Transit with the active version. `doctor`
+//! makes the same probe.
 
 use std::time::Duration;
 
@@ -16,31 +16,26 @@ use crate::auth::{CallFailure, Session};
 /// Why a deep probe failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeepError {
-    /// The system gave no random bytes.
+    /// The system call for random bytes failed.
     #[error("no random bytes from the system")]
     Random(#[source] rustix::io::Errno),
-    /// Transit could not encrypt.
     #[error("Transit cannot encrypt with key version {version}")]
     Encrypt {
-        /// The active version.
         version: TransitVersion,
-        /// Why.
         #[source]
         source: Box<CallFailure>,
     },
-    /// The ciphertext is not of the version asked for, or too large for Kubernetes.
+    /// The ciphertext has another version than requested, or is too large for Kubernetes.
     #[error("Transit answered with a ciphertext of another version or of impossible size")]
     Invalid,
-    /// Transit could not decrypt what it had just encrypted.
-    #[error("Transit cannot decrypt with key version {version} what it has just encrypted")]
+    /// Transit could not decrypt the new ciphertext.
+    #[error("Transit fails to decrypt its own ciphertext of key version {version}")]
     Decrypt {
-        /// The active version.
         version: TransitVersion,
-        /// Why.
         #[source]
         source: Box<CallFailure>,
     },
-    /// The bytes that came back are others.
+    /// The decrypted bytes differ from the plaintext.
     #[error("Transit decrypted to other bytes than it was given: do not encrypt with this key")]
     WrongPlaintext,
 }
@@ -58,7 +53,7 @@ impl DeepError {
         }
     }
 
-    /// What failed underneath, for the error class; `None` for a finding.
+    /// The failed call, for the error class; `None` for a finding.
     #[must_use]
     pub fn call(&self) -> Option<&CallFailure> {
         match self {
@@ -68,10 +63,10 @@ impl DeepError {
     }
 }
 
-/// Encrypts and decrypts 32 random bytes with the version that the probe may use.
+/// Encrypts and decrypts 32 random bytes with the version of the probe key.
 ///
 /// # Errors
-/// The first step that fails.
+/// The first failed step.
 pub async fn probe(session: &Session, transit: &Transit, key: &ProbeKey) -> Result<(), DeepError> {
     let aad = AssociatedData::status_probe();
     round_trip(session, transit, key.version(), &aad)
@@ -79,19 +74,17 @@ pub async fn probe(session: &Session, transit: &Transit, key: &ProbeKey) -> Resu
         .map(drop)
 }
 
-/// How long the two calls of a round trip took, waiting for a connection included.
+/// Durations of the two calls of a round trip, including the wait for a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Took {
-    /// Encryption.
     pub encrypt: Duration,
-    /// Decryption.
     pub decrypt: Duration,
 }
 
 /// Encrypts and decrypts 32 random bytes with exactly this version.
 ///
 /// # Errors
-/// The first step that fails.
+/// The first failed step.
 pub async fn round_trip(
     session: &Session,
     transit: &Transit,
@@ -101,6 +94,7 @@ pub async fn round_trip(
     let mut plaintext = Zeroizing::new([0_u8; 32]);
     rustix::rand::getrandom(&mut plaintext[..], rustix::rand::GetRandomFlags::empty())
         .map_err(DeepError::Random)?;
+
     let start = Instant::now();
     let encrypted = session
         .call(async |token| transit.encrypt(&token, version, &plaintext[..], aad).await)
@@ -110,6 +104,7 @@ pub async fn round_trip(
             source: Box::new(source),
         })?;
     let encrypt = start.elapsed();
+
     let ciphertext = encrypted.ciphertext;
     check_sizes(ciphertext.as_str().as_bytes(), "", []).map_err(|_| DeepError::Invalid)?;
     let of_version = encrypted
@@ -118,6 +113,7 @@ pub async fn round_trip(
     if ciphertext.version() != version || !of_version {
         return Err(DeepError::Invalid);
     }
+
     let start = Instant::now();
     let decrypted = session
         .call(async |token| transit.decrypt(&token, &ciphertext, aad).await)

@@ -1,7 +1,8 @@
-//! Discovery: a decrypt names a key_id that this node does not know, since a peer was faster to
-//! promote. One reading of metadata serves all who wait, at most one per probe interval.
+//! Discovery: handles a decrypt with a key_id unknown on this node, usually because a peer has
+//! promoted it first. One metadata read serves all waiting requests, with at most one read per
+//! probe interval.
 //!
-//! A request can only ask; which key and version are looked at is not its choice.
+//! A request only triggers the read; its key_id has no influence on the key to read.
 
 use std::time::Duration;
 
@@ -11,43 +12,41 @@ use tokio::{
     time::Instant,
 };
 
-/// Requests that wait for the watcher at once; more are refused.
+/// Maximum number of waiting requests; more are refused.
 const QUEUE: usize = 64;
 
-/// Asks the watcher. Cheap to clone.
+/// Requests discoveries from the watcher. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Discovery(mpsc::Sender<Wanted>);
 
-/// A request for a discovery.
 #[derive(Debug)]
 pub struct Wanted {
     pub(super) key_id: KeyId,
     answer: oneshot::Sender<Result<(), DiscoveryFailed>>,
 }
 
-/// Why there is no news about the key, now or within the last probe interval. The details are in the
-/// log and on `/ready`.
+/// Why a discovery failed, now or within the last probe interval. The log and `/ready` have the
+/// details.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DiscoveryFailed {
-    /// OpenBao gave no answer.
+    /// A request to OpenBao failed.
     #[error("the key's metadata could not be read")]
     Unanswered,
-    /// The key or the state is not fit for use.
+    /// The key or the state is unusable.
     #[error("the key's metadata was refused")]
     Refused,
-    /// Too many requests wait for the watcher already.
+    /// The queue of waiting requests is full.
     #[error("too many requests for the key's metadata")]
     Busy,
 }
 
-/// Limits how often a discovery reads metadata, failures included.
+/// Rate limit of discoveries, including failed ones.
 #[derive(Debug)]
 pub struct Limiter {
     interval: Duration,
     last: Option<(Instant, Result<(), DiscoveryFailed>)>,
 }
 
-/// Both ends.
 #[must_use]
 pub fn channel() -> (Discovery, mpsc::Receiver<Wanted>) {
     let (send, receive) = mpsc::channel(QUEUE);
@@ -55,8 +54,8 @@ pub fn channel() -> (Discovery, mpsc::Receiver<Wanted>) {
 }
 
 impl Discovery {
-    /// Waits until the watcher has looked, or has looked lately. `Ok` does not mean found: look
-    /// the key_id up again. Dropping the future ends this wait alone.
+    /// Waits for a discovery, or returns the result of a recent one. After `Ok`, look the key_id up
+    /// again: it may still be unknown. Dropping the future cancels this wait only.
     ///
     /// # Errors
     /// [`DiscoveryFailed`].
@@ -71,13 +70,13 @@ impl Discovery {
 
 impl Wanted {
     pub(super) fn answer(self, result: Result<(), DiscoveryFailed>) {
-        // Who has gone away needs no answer.
+        // A dropped receiver needs no answer.
         self.answer.send(result).ok();
     }
 }
 
 impl Limiter {
-    /// The first discovery is free.
+    /// Creates a limiter; the first discovery is free.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
         Self {
@@ -86,19 +85,19 @@ impl Limiter {
         }
     }
 
-    /// What a discovery gave less than an interval ago.
+    /// The result of a discovery started less than an interval ago.
     #[must_use]
     pub fn recent(&self, now: Instant) -> Option<Result<(), DiscoveryFailed>> {
         let (started, result) = self.last.as_ref()?;
         (now.duration_since(*started) < self.interval).then_some(*result)
     }
 
-    /// A probe has read the metadata: an earlier failure is no answer any more.
+    /// Records a successful probe, which makes an earlier failure obsolete.
     pub fn recovered(&mut self) {
         self.last = self.last.filter(|(_, result)| result.is_ok());
     }
 
-    /// A discovery that began at `started` has ended.
+    /// Records the end of a discovery that began at `started`.
     pub fn ended(&mut self, started: Instant, result: Result<(), DiscoveryFailed>) {
         self.last = Some((started, result));
     }

@@ -1,4 +1,4 @@
-//! The metadata probe: may this key be used at all, and does it still cover what is stored.
+//! The metadata probe: checks mount and key settings, and reads the key for the rotation rules.
 
 use kms_domain::{
     bootstrap::BootstrapDenied,
@@ -9,7 +9,7 @@ use kms_domain::{
 };
 use openbao_client::transit::Transit;
 
-use super::{discovery::DiscoveryFailed, ledger::LedgerError};
+use super::{committer::CommitterError, discovery::DiscoveryFailed};
 use crate::auth::{CallFailure, Session};
 
 /// Why a metadata probe failed.
@@ -18,9 +18,7 @@ pub enum MetadataError {
     /// `config/keys` of the mount could not be read.
     #[error("cannot read {mount}/config/keys of OpenBao")]
     UpsertRead {
-        /// The Transit mount.
         mount: String,
-        /// Why.
         #[source]
         source: Box<CallFailure>,
     },
@@ -30,39 +28,33 @@ pub enum MetadataError {
          replaced unnoticed by one that decrypts nothing; no data is lost. Run \
          `bao write {mount}/config/keys disable_upsert=true`"
     )]
-    UpsertAllowed {
-        /// The Transit mount.
-        mount: String,
-    },
+    UpsertAllowed { mount: String },
     /// The key's metadata could not be read.
     #[error("cannot read the metadata of Transit key {key} on mount {mount}")]
     Read {
-        /// The Transit mount.
         mount: String,
-        /// The key.
         key: String,
-        /// Why.
         #[source]
         source: Box<CallFailure>,
     },
-    /// The key is of a kind that must not be used.
+    /// The type or the settings of the key are unacceptable.
     #[error(transparent)]
     Profile(#[from] ProfileRefused),
-    /// What OpenBao has does not fit what this node relies on.
+    /// The key in OpenBao conflicts with the state of this node.
     #[error(transparent)]
     Rotation(#[from] RotationRefused),
-    /// There is no state, and none may be made.
+    /// There is no state, and creating one is denied.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapDenied),
-    /// The next state could not be saved.
+    /// The next state could not be saved, and the state in use is absent or contradicts the disk.
     #[error(transparent)]
-    Save(#[from] LedgerError),
-    /// The same, but the state in use stands: it continues to serve, and the change waits.
+    Save(#[from] CommitterError),
+    /// The next state could not be saved. The state in use is confirmed and continues to serve.
     #[error(
         "a change of the state could not be saved; the rotation waits, everything else goes on"
     )]
-    Deferred(#[source] LedgerError),
-    /// A discovery took too long.
+    Deferred(#[source] CommitterError),
+    /// A discovery exceeded its time limit.
     #[error("reading the key's metadata for a discovery took too long")]
     CutOff,
     /// Transit refuses to encrypt with the active version.
@@ -71,7 +63,7 @@ pub enum MetadataError {
          nothing can be encrypted; decrypting goes on. Set min_encryption_version to {active} or 0"
     )]
     EncryptionBlocked {
-        /// In the registry.
+        /// Active version in the registry.
         active: TransitVersion,
     },
 }
@@ -93,16 +85,18 @@ impl MetadataError {
         }
     }
 
-    /// Whether the registry itself was judged and stands: only then a pending version may wait on.
+    /// Whether the registry was compared with the key and confirmed: only then the activation wait
+    /// of a pending version advances.
     #[must_use]
     pub fn leaves_the_registry_valid(&self) -> bool {
         matches!(self, Self::EncryptionBlocked { .. })
     }
 
-    /// What a decrypt that waits for a discovery is told. Versions that cannot be saved are found.
+    /// The result for a decrypt waiting for a discovery. It is `Ok` also for found versions whose
+    /// commit failed.
     ///
     /// # Errors
-    /// The key could not be looked at.
+    /// The key could not be read or was refused.
     pub fn of_discovery(&self) -> Result<(), DiscoveryFailed> {
         match self {
             Self::Save(_) | Self::Deferred(_) => Ok(()),
@@ -117,16 +111,16 @@ impl MetadataError {
         }
     }
 
-    /// The change that could not be saved, whether or not the state in use stands.
+    /// The failed commit, with or without a confirmed state in use.
     #[must_use]
-    pub fn unsaved(&self) -> Option<&LedgerError> {
+    pub fn unsaved(&self) -> Option<&CommitterError> {
         match self {
             Self::Save(unsaved) | Self::Deferred(unsaved) => Some(unsaved),
             _ => None,
         }
     }
 
-    /// What failed underneath, for the breaker and for the error class; `None` for a finding.
+    /// The failed call, for the breaker and for the error class; `None` for a finding.
     #[must_use]
     pub fn call(&self) -> Option<&CallFailure> {
         match self {
@@ -139,7 +133,7 @@ impl MetadataError {
 /// Reads and checks the mount and the key.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first failure.
 pub async fn read_profile(
     session: &Session,
     transit: &Transit,

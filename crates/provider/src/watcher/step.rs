@@ -1,5 +1,5 @@
-//! What follows from one reading of the key: the step of the rules, its commit, and the repair of
-//! a commit that failed. Nothing is shown before it is durable.
+//! Transition after a metadata read: the step of the rotation rules, its commit, and the completion
+//! of a failed commit. A state is published only once it is durable.
 
 use std::sync::Arc;
 
@@ -14,25 +14,25 @@ use kms_domain::{
 };
 use tokio::time::Instant;
 
-use super::{Watcher, class_of, deep, ledger::LedgerError, metadata::MetadataError};
+use super::{Watcher, class_of, committer::CommitterError, deep, metadata::MetadataError};
 
 impl Watcher {
-    /// Makes and commits the state of a key that was never rotated.
+    /// Creates and commits the first state, for a key that was never rotated.
     pub(super) async fn first_document(
         &mut self,
         profile: &KeyProfile,
     ) -> Result<(), MetadataError> {
         let now = self.parts.clock.unix_seconds();
         let first = bootstrap(profile, &self.parts.scope, &self.parts.path, now)?;
-        self.parts.ledger.commit(first).await?;
+        self.parts.committer.commit(first).await?;
         self.show_registry();
         Ok(())
     }
 
-    /// Observes the key, and commits the step that the rules make of it.
+    /// Observes the key, and commits the resulting step of the rotation rules.
     pub(super) async fn advance(&mut self, profile: &KeyProfile) -> Result<(), MetadataError> {
         let counting = self.counting();
-        let Some(document) = self.parts.ledger.document() else {
+        let Some(document) = self.parts.committer.document() else {
             return Ok(());
         };
         let activation = self.wait.activation(self.started.elapsed());
@@ -51,8 +51,8 @@ impl Watcher {
         }
     }
 
-    /// A probe that comes sooner than an interval after another, as after a restart, is no more
-    /// evidence that a version is stable.
+    /// A probe less than an interval after the previous one, for example after a restart, does not
+    /// count as further evidence of a stable version.
     fn counting(&mut self) -> Counting {
         let now = Instant::now();
         if now.duration_since(self.observed) < self.pace.metadata {
@@ -62,7 +62,7 @@ impl Watcher {
         Counting::Counts
     }
 
-    /// The candidate proves itself first; promotion and proof are then published as one.
+    /// Proves the candidate by a deep probe first, then publishes promotion and proof together.
     async fn promote(
         &mut self,
         profile: &KeyProfile,
@@ -103,7 +103,7 @@ impl Watcher {
         if let Some(regression) = transition.clock_regression() {
             tracing::warn!(reason = "timestamp_order_preserved", detail = %regression, "clock.regressed");
         }
-        match self.parts.ledger.commit(transition.into_next()).await {
+        match self.parts.committer.commit(transition.into_next()).await {
             Ok(()) => {
                 self.on_disk = None;
                 self.show_registry();
@@ -113,18 +113,18 @@ impl Watcher {
         }
     }
 
-    /// A commit failed. The state in use continues to serve if the key still fits it and the files
-    /// do not speak against it: whatever is encrypted meanwhile is readable under a version that is
-    /// durable. Newer versions of the key are shown to Decrypt alone, since a peer may have encrypted
-    /// under them; if this process forgets them, the next reading of the key finds them again.
+    /// Handles a failed commit. The state in use continues to serve if the key still fits it and
+    /// the files do not contradict it: new data is then encrypted under a durable version. Newer
+    /// versions of the key are published for Decrypt only, because a peer may have encrypted under
+    /// them. After a restart, the next read of the key finds them again.
     pub(super) async fn unsaved(
         &mut self,
         profile: &KeyProfile,
-        unsaved: LedgerError,
+        unsaved: CommitterError,
     ) -> MetadataError {
         self.on_disk = Some(unsaved.fault());
-        let confirmed = self.parts.ledger.confirm().await;
-        let Some(document) = self.parts.ledger.document() else {
+        let confirmed = self.parts.committer.confirm().await;
+        let Some(document) = self.parts.committer.document() else {
             return unsaved.into();
         };
         let now = self.parts.clock.unix_seconds();
@@ -143,10 +143,10 @@ impl Watcher {
         }
     }
 
-    /// Finishes a commit that failed half way, before anything else is decided. If that promotes,
-    /// the new key proves itself again before it is shown.
-    pub(super) async fn complete_commit(&mut self) -> Result<(), LedgerError> {
-        if !self.parts.ledger.complete().await? {
+    /// Completes a failed commit before any other step. If it promotes a version, the new key must
+    /// pass a deep probe again before it is published.
+    pub(super) async fn complete_commit(&mut self) -> Result<(), CommitterError> {
+        if !self.parts.committer.complete().await? {
             return Ok(());
         }
         let shown = self
@@ -155,7 +155,7 @@ impl Watcher {
             .as_ref()
             .map(|registry| registry.active().version());
         self.show_registry();
-        let Some(registry) = self.parts.ledger.registry() else {
+        let Some(registry) = self.parts.committer.registry() else {
             return Ok(());
         };
         let active = registry.probe_key();
@@ -169,7 +169,7 @@ impl Watcher {
     pub(super) fn require_encryption(&self, profile: &KeyProfile) -> Result<(), MetadataError> {
         match self
             .parts
-            .ledger
+            .committer
             .registry()
             .map(|registry| registry.active().version())
         {
@@ -180,10 +180,10 @@ impl Watcher {
         }
     }
 
-    /// The committed registry is what the next view shows, and the log tells what is new in it.
-    /// Another active key is not proven by the deep probe of the one before.
+    /// Puts the committed registry into the next view and logs the changes. The deep probe outcome
+    /// of a previous active key does not apply to a new one.
     fn show_registry(&mut self) {
-        let Some(document) = self.parts.ledger.document() else {
+        let Some(document) = self.parts.committer.document() else {
             return;
         };
         self.parts.metrics.state_saved(document.generation());
@@ -199,7 +199,7 @@ impl Watcher {
     }
 }
 
-/// New versions and promotions are worth a line; counts are not.
+/// Logs new versions and promotions; observation counts are left out.
 fn log_changes(previous: &Registry, next: &Registry) {
     let (was, is) = (previous.active(), next.active());
     if was.version() != is.version() {

@@ -42,12 +42,62 @@ fn mistakes_on_the_command_line_exit_2_and_say_so_on_standard_error() {
 }
 
 #[test]
+fn a_command_without_a_result_has_the_same_envelope_in_json() {
+    for (arguments, code, verdict, step) in [
+        (
+            &["doctor", "--nothing"][..],
+            2,
+            "invalid_usage",
+            "doctor --help",
+        ),
+        (&["inspect-state", "/"], 2, "invalid_usage", "--help"),
+        (
+            &["rotation-plan", "--config", "/nonexistent"],
+            3,
+            "config_lost",
+            "restore /nonexistent",
+        ),
+        (
+            &["benchmark", "--config", "tests/config/good/oauth2.yaml"],
+            3,
+            "login_unsupported",
+            "auth.jwt.source",
+        ),
+    ] {
+        let text = run(arguments);
+        assert_eq!((text.code, text.out.as_str()), (code, ""), "{arguments:?}");
+        for json in [&["--output", "json"][..], &["--output=JSON"]] {
+            let failed = run(&[arguments, json].concat());
+            assert_eq!(
+                (failed.code, &failed.err),
+                (code, &text.err),
+                "{arguments:?}"
+            );
+            let failed = failed.json();
+            assert_eq!(failed["command"], arguments[0]);
+            assert_eq!(failed["exitCode"], code);
+            assert_eq!(failed["verdict"], verdict, "{failed:#}");
+            assert_eq!(failed["cause"], verdict);
+            assert!(failed["found"].is_string(), "{failed:#}");
+            let steps = failed["nextSteps"].to_string();
+            assert!(steps.contains(step), "{steps}");
+        }
+    }
+}
+
+#[test]
 fn version_says_what_was_built() {
     insta::assert_snapshot!("version", run(&["version"]).transcript());
-    insta::assert_snapshot!(
-        "version-json",
-        run(&["version", "--output", "JSON"]).transcript()
-    );
+    let shown = run(&["version", "--output", "JSON"]).json();
+    for (member, value) in [
+        ("command", "version"),
+        ("version", "v0.1.0"),
+        ("commit", "unknown"),
+        ("buildDate", "unknown"),
+        ("dirty", "unknown"),
+    ] {
+        assert_eq!(shown[member], value, "{member}");
+    }
     assert_eq!(run(&["--version"]).out, "bao-kms-provider v0.1.0\n");
 }
 

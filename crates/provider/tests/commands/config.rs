@@ -40,7 +40,7 @@ fn config_as_json_has_settings_fingerprint_and_warnings() {
     );
     assert_eq!(value["valid"], true);
     assert_eq!(value["effectiveLoginTimeout"], "8s");
-    assert_eq!(value["warnings"][0]["path"], "server.metricsAddress");
+    assert_eq!(value["settingWarnings"][0]["path"], "server.metricsAddress");
     assert_eq!(
         value["settings"][4],
         serde_json::json!({

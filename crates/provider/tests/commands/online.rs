@@ -112,12 +112,18 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
         (
             &["--etcd-snapshot", "/nonexistent/db"][..],
             5,
-            ["/nonexistent/db", "next: name a snapshot that is there"],
+            [
+                "/nonexistent/db",
+                "next: give a file that exists and that this user may read",
+            ],
         ),
         (
             &record,
             5,
-            ["/nonexistent/record", "next: name a record that is there"],
+            [
+                "/nonexistent/record",
+                "next: give a file that exists and that this user may read",
+            ],
         ),
         (
             &newer,
@@ -127,7 +133,11 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
                 "next: use the release that wrote it",
             ],
         ),
-        (&etcd, 2, ["https://127.0.0.1:1", "next: name the CA"]),
+        (
+            &etcd,
+            2,
+            ["https://127.0.0.1:1", "next: give the CA of etcd"],
+        ),
         (
             &authority,
             5,
@@ -136,9 +146,9 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
     ] {
         let failed = run(&[&verify[..], options].concat());
         assert_eq!(failed.code, code, "{}", failed.err);
-        assert_eq!(failed.out, "");
+        let shown = format!("{}{}", failed.out, failed.err);
         for said in said {
-            assert!(failed.err.contains(said), "{}", failed.err);
+            assert!(shown.contains(said), "{shown}");
         }
     }
 }

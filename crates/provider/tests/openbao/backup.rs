@@ -105,13 +105,13 @@ async fn nothing_is_noted_without_a_state_that_fits_the_key() {
     let directory = TempDir::new().unwrap();
     let out = directory.path().join("record.json");
     let node = Node::new(TIMING).await;
-    record(&node, &out, &[]).assert_refused(4, &["no registry state", "no record was written"]);
+    record(&node, &out, &[]).assert_told(4, &["no registry state", "no record was written"]);
 
     let stopped = node.serve().await.stop().await;
     assert_eq!(stopped.code, Some(0), "{}", stopped.err);
     let good = fs::read(node.state_file()).unwrap();
     files::replace(&node.state_file(), &good[..good.len() / 2], 0o640);
-    record(&node, &out, &[]).assert_refused(4, &["is not valid"]);
+    record(&node, &out, &[]).assert_told(4, &["record-backup: state_corrupt\n", "is not valid"]);
     files::replace(&node.state_file(), &good, 0o640);
 
     node.rotate().await;
@@ -120,7 +120,7 @@ async fn nothing_is_noted_without_a_state_that_fits_the_key() {
         ..KeyConfig::default()
     })
     .await;
-    record(&node, &out, &[]).assert_refused(4, &["contradict each other", "do not recreate"]);
+    record(&node, &out, &[]).assert_told(4, &["contradict each other", "do not recreate"]);
     assert!(!out.exists());
 }
 
@@ -144,11 +144,16 @@ async fn a_set_that_needs_more_than_the_key_has_is_noted_and_reported() {
         done.out
     );
     assert!(
-        done.out.contains("1 objects of provider kms-test need"),
+        done.out
+            .contains("of provider kms-test: 1 object without a version that the key has"),
         "{}",
         done.out
     );
-    assert!(done.out.contains("run verify-backup"), "{}", done.out);
+    assert!(
+        done.out.contains("bao-kms-provider verify-backup"),
+        "{}",
+        done.out
+    );
     assert!(BackupRecord::decode(&fs::read(&out).unwrap()).is_ok());
 
     let cut = corpus.directory.path().join("cut.db");
@@ -156,7 +161,7 @@ async fn a_set_that_needs_more_than_the_key_has_is_noted_and_reported() {
     files::replace(&cut, &whole[..whole.len() - 4096], 0o640);
     let out = corpus.directory.path().join("other.json");
     record(&node, &out, &["--etcd-snapshot", cut.to_str().unwrap()])
-        .assert_refused(4, &["cannot be part of a backup set"]);
+        .assert_told(4, &["cannot be part of a backup set", "next: "]);
     assert!(!out.exists());
 }
 
@@ -168,6 +173,6 @@ async fn without_openbao_nothing_is_noted() {
     let _stopped = server.stop().await;
     let directory = TempDir::new().unwrap();
     let out = directory.path().join("record.json");
-    record(&node, &out, &[]).assert_refused(5, &["could not be read from OpenBao", "next: "]);
+    record(&node, &out, &[]).assert_told(5, &["could not be read from OpenBao", "next: "]);
     assert!(!out.exists());
 }

@@ -105,7 +105,7 @@ async fn a_probe_says_what_is_wrong_with_the_socket() {
     let provider = node.serve().await;
     provider.signal(Signal::KILL);
     provider.ended().await;
-    assert_failed_at(&socket, &[], "kms.status", "nobody serves the socket");
+    assert_failed_at(&socket, &[], "kms.status", "no process serves the socket");
 }
 
 #[tokio::test]

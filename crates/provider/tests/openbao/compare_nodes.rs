@@ -145,7 +145,7 @@ async fn three_nodes_agree_through_metrics_sockets_state_files_and_a_mixture() {
     let text = run(&[Metrics(&a), Metrics(&b)], &[]);
     assert!(
         text.out.starts_with(
-            "compare-nodes: agree\nall 2 nodes use version 1 of the same key; it is safe to go on"
+            "compare-nodes: agree\nall 2 nodes use version 1 of the same key; it is safe to continue"
         ),
         "{}",
         text.out
@@ -170,9 +170,9 @@ async fn one_node_under_several_names_agrees_with_nobody() {
         let same = vec!["same_node"];
         assert_eq!(findings(&report), [("a", same.clone()), ("b", same)]);
         assert_eq!(status(&report, "nodes.distinct"), "fail");
-        let said = "a node is given more than once: a, b; it is not known";
-        let summary = report["summary"].as_str().unwrap();
-        assert!(summary.starts_with(said), "{summary}");
+        let said = "a node is given more than once: a, b; wait before";
+        let headline = report["headline"].as_str().unwrap();
+        assert!(headline.starts_with(said), "{headline}");
     }
     let report = compare(&[Metrics(&a), Metrics(&b), Socket(&second)], "inconclusive");
     assert_eq!(findings(&report)[0].1, [""; 0]);
@@ -260,12 +260,12 @@ async fn during_a_rotation_the_nodes_behind_are_waited_for() {
         [Socket(&first), Metrics(&b), State(&third)],
     ] {
         let report = compare(&nodes, "rotating");
-        let waiting = vec!["behind_waiting"];
+        let waiting = vec!["promotion_pending"];
         let expected = [("a", vec![]), ("b", waiting.clone()), ("c", waiting)];
         assert_eq!(findings(&report), expected, "{report:#}");
         let node = &report["nodes"].as_array().unwrap()[1];
         assert!(
-            report["doNot"].to_string().contains("do not rotate"),
+            report["warnings"].to_string().contains("do not rotate"),
             "{report:#}"
         );
         assert!(node["pendingSince"].is_string() || node["source"] == "socket");
@@ -292,8 +292,8 @@ async fn a_node_that_was_set_back_is_behind_and_does_not_know_it() {
     use Seen::{Metrics, State};
     let report = compare(&[Metrics(&a), Metrics(&b), Metrics(&c)], "disagree");
     assert_eq!(findings(&report), behind);
-    let said = "stop before the next node; to be mended first: c";
-    assert_eq!(report["summary"], said);
+    let said = "stop before the next node, and fix first: c";
+    assert_eq!(report["headline"], said);
 
     c.stop().await;
     let report = compare(&[Metrics(&a), Metrics(&b), State(&third)], "disagree");
@@ -324,7 +324,7 @@ async fn a_node_of_another_cluster_is_named_by_the_majority_or_the_configuration
         let report = compare(&nodes, "disagree");
         let expected = [("a", vec![]), ("b", vec![]), ("c", vec!["other_identity"])];
         assert_eq!(findings(&report), expected);
-        let not = report["doNot"].to_string();
+        let not = report["warnings"].to_string();
         assert!(not.contains("do not change names"), "{not}");
     }
     let undecided = compare(&[Metrics(&a), Metrics(&c)], "disagree");
@@ -365,7 +365,7 @@ async fn a_key_made_anew_is_another_key_under_the_same_version() {
     let report = compare(&[Seen::State(&first), Seen::State(&second)], "disagree");
     let other = vec!["other_key"];
     assert_eq!(findings(&report), [("a", other.clone()), ("b", other)]);
-    assert!(report["doNot"].to_string().contains("recreate a key"));
+    assert!(report["warnings"].to_string().contains("recreate a key"));
 }
 
 #[tokio::test]
@@ -437,7 +437,7 @@ async fn versions_retired_on_one_node_and_a_state_that_nothing_anchors_are_found
 
     use Seen::{Metrics, State};
     let report = compare(&[Metrics(&a), State(&second)], "disagree");
-    let expected = [("a", vec![]), ("b", vec!["reads_less"])];
+    let expected = [("a", vec![]), ("b", vec!["missing_versions"])];
     assert_eq!(findings(&report), expected);
     let checks = report["checks"].to_string();
     let said = "b: it has version 1 as removed, which others read";
@@ -446,7 +446,10 @@ async fn versions_retired_on_one_node_and_a_state_that_nothing_anchors_are_found
     let checkpoint = fs::read(second.checkpoint()).unwrap();
     fs::remove_file(second.checkpoint()).unwrap();
     let report = compare(&[Metrics(&a), State(&second)], "disagree");
-    let expected = [("a", vec![]), ("b", vec!["state_refused", "reads_less"])];
+    let expected = [
+        ("a", vec![]),
+        ("b", vec!["state_refused", "missing_versions"]),
+    ];
     assert_eq!(findings(&report), expected);
     fs::remove_file(second.state_file()).unwrap();
     let report = compare(&[Metrics(&a), State(&second)], "disagree");

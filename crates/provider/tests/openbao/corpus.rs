@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use provider::kms::generated::EncryptResponse;
+use provider::kms_api::generated::EncryptResponse;
 use tempfile::TempDir;
 use testkit::{
     etcd::Etcd,

@@ -300,8 +300,9 @@ async fn backups_that_belong_together_are_proven_and_nothing_in_service_notices(
     let rows = report["verification"]["keyIds"].as_array().unwrap();
     assert_eq!(rows[1]["status"], "newer_than_latest");
     assert_eq!(rows[1]["lostObjects"], 1);
-    let summary = report["summary"].as_str().unwrap();
+    let summary = report["headline"].as_str().unwrap();
     assert!(summary.contains("1 of 3 objects"), "{summary}");
+    assert_eq!(report["cause"], "openbao_rolled_back");
     let after = backups.metrics();
     assert_eq!(&after["last_success_timestamp_seconds"], success);
     assert_eq!(after["proven_objects"], "3");
@@ -347,7 +348,12 @@ async fn what_does_not_come_back_is_told_from_what_could_not_be_tried() {
     );
     assert_eq!(check(&share, "openbao.restore")["status"], "pass");
     let said = check(&share, "openbao.shares")["message"].clone();
-    assert!(said.as_str().unwrap().contains("do not open"), "{said}");
+    assert!(
+        said.as_str()
+            .unwrap()
+            .contains("do not match this snapshot"),
+        "{said}"
+    );
     // Its hashes tell before anything is started.
     let said = check(&openbao, "drill.inputs")["message"].clone();
     assert!(said.as_str().unwrap().contains("is damaged"), "{said}");
@@ -462,8 +468,8 @@ async fn nothing_is_left_of_a_drill_that_is_killed_or_interrupted_at_any_moment(
         drill.reaches("server.log", "OpenBao server started").await;
         drill.running.signal(signal);
         let report = drill.ended(5, "inconclusive").await;
-        let summary = report["summary"].as_str().unwrap();
-        assert!(summary.contains(word), "{summary}");
+        let found = report["found"].as_str().unwrap();
+        assert!(found.contains(word), "{found}");
     }
 
     // What a machine that lost power leaves, and what another drill still uses.

@@ -277,7 +277,7 @@ async fn every_other_form_is_named_with_the_command_that_unpacks_it() {
         ),
         (
             "random",
-            "no form that is known",
+            "no known format",
             "copy the snapshot again".to_owned(),
         ),
         ("data", "a directory", database),
@@ -346,7 +346,7 @@ async fn every_other_form_is_named_with_the_command_that_unpacks_it() {
         let message = check["message"].as_str().unwrap();
         assert!(message.contains(form), "{name}: {message}");
         assert!(!message.contains("not rely"), "{name}: {message}");
-        let next = check["remediation"].as_str().unwrap_or_default();
+        let next = report["nextSteps"].to_string();
         assert!(next.contains(&step), "{name}: {next}");
     }
 }
@@ -512,9 +512,12 @@ async fn nothing_is_left_of_a_command_that_is_killed_or_has_no_room() {
     limited.arg(forms.path("large.gz"));
     let full = forms.run(limited);
     assert_eq!(full.code, Some(5), "{full:?}");
-    let message = parsed(&full)["checks"][0]["message"].clone();
-    let message = message.as_str().unwrap();
-    assert!(message.contains("set TMPDIR"), "{message}");
+    let full = parsed(&full);
+    assert!(
+        full["nextSteps"].to_string().contains("set TMPDIR"),
+        "{full:#}"
+    );
+    let message = full["checks"][0]["message"].as_str().unwrap();
     let directory = forms.temporary.path().display().to_string();
     assert!(message.contains(&directory), "{message}");
 }
@@ -630,7 +633,7 @@ async fn record_backup_notes_no_openbao_snapshot_that_is_none() {
     ));
     for (name, content, code, said) in bad {
         forms.write(name, &content);
-        record(name).assert_refused(code, &[said, "no record was written", "next: "]);
+        record(name).assert_told(code, &[said, "no record was written", "next: "]);
         assert!(!out.exists(), "{name}");
     }
     let unsealed = raft(&good, |name, it| {

@@ -15,6 +15,7 @@ use std::{
 };
 
 use provider::{
+    advice::Site,
     config::{Environment, Flags, load},
     diagnose::hardening::check,
 };
@@ -57,7 +58,7 @@ fn checked(node: &Node, provider: Option<&Provider>) -> Value {
     };
     let config = load(&flags, &environment).unwrap().config;
     let pid = provider.map(|provider| Pid::from_raw(provider.pid().cast_signed()).unwrap());
-    serde_json::to_value(check(&config, pid)).unwrap()
+    serde_json::to_value(check(&Site::none(), &config, pid)).unwrap()
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ async fn a_key_that_was_rotated_before_the_first_start_needs_its_state_restored(
     let node = Node::new(TIMING).await;
     node.rotate().await;
     let refused = node.refused().await;
-    refused.assert_refused(5, &["rotated to version 2", "Run recover-state"]);
+    refused.assert_refused(5, &["rotated to version 2", "recover-state"]);
     assert!(!node.state_file().exists());
     assert!(!node.checkpoint().exists());
 }
@@ -218,7 +218,10 @@ async fn a_key_made_anew_under_its_name_is_never_used() {
     let refused = node.refused().await;
     refused.assert_refused(
         5,
-        &["the key was made anew", "do not delete the state file"],
+        &[
+            "the key was recreated",
+            "do not accept the present key as the original one",
+        ],
     );
 }
 
@@ -243,7 +246,7 @@ async fn a_policy_without_decrypt_is_found_before_the_socket_opens() {
     let mut node = node;
     node.config["bootstrap"]["graceTimeout"] = impatient;
     let refused = node.refused().await;
-    refused.assert_refused(5, &["cannot decrypt with key version 1 what it has just"]);
+    refused.assert_refused(5, &["fails to decrypt its own ciphertext of key version 1"]);
 }
 
 #[tokio::test]

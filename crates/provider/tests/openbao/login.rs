@@ -12,7 +12,7 @@ use std::{
 };
 
 use openbao_lab::admin::login::JwtRole;
-use provider::kms::generated::EncryptRequest;
+use provider::kms_api::generated::EncryptRequest;
 use serde_json::{Value, json};
 use testkit::{
     files,

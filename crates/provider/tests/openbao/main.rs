@@ -9,6 +9,7 @@
 
 mod answers;
 mod backup;
+mod batcher;
 mod benchmark;
 mod bulk;
 mod clients;
@@ -27,7 +28,6 @@ mod forms;
 mod hardening;
 mod histories;
 mod key;
-mod lanes;
 mod load;
 mod login;
 mod machine;

@@ -14,7 +14,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use openbao_lab::admin::transit::{KeyConfig, NewKey};
-use provider::kms::generated::DecryptRequest;
+use provider::kms_api::generated::DecryptRequest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
@@ -355,6 +355,16 @@ impl Finished {
         result
     }
 
+    /// A result of this exit code, with these parts.
+    #[track_caller]
+    pub(crate) fn assert_told(&self, code: i32, parts: &[&str]) {
+        let Self { out, err, .. } = self;
+        assert_eq!(self.code, Some(code), "{out}{err}");
+        for part in parts {
+            assert!(out.contains(part), "{part:?} is missing: {out}");
+        }
+    }
+
     /// Asserts this exit code, and one message for a person that says all of `parts`.
     #[track_caller]
     pub(crate) fn assert_refused(&self, code: i32, parts: &[&str]) {
@@ -365,7 +375,14 @@ impl Finished {
             assert!(message.contains(part), "{part:?} is missing: {message}");
         }
         for line in message.lines().skip(1) {
-            let known = ["  cause: ", "  - ", "  next: "];
+            let known = [
+                "  cause: ",
+                "  - ",
+                "  data: ",
+                "  next: ",
+                "        ",
+                "  do not ",
+            ];
             assert!(known.iter().any(|start| line.starts_with(start)), "{err}");
         }
         for noise in ["error: ", "panicked", "RUST_BACKTRACE"] {

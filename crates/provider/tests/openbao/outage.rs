@@ -33,7 +33,10 @@ fn other_ca() -> String {
 async fn a_start_without_openbao_ends_with_the_cause() {
     let mut node = Node::new(IMPATIENT).await;
     let good = node.config.clone();
-    let lasting = ["no data was changed", "do not delete anything from etcd"];
+    let lasting = [
+        "no data was changed",
+        "do not delete or overwrite the encrypted data in etcd",
+    ];
 
     node.config["openbao"]["address"] = json!("https://127.0.0.1:1");
     let refused = node.refused().await;
@@ -297,7 +300,7 @@ async fn a_sealed_or_restarted_openbao_is_followed_without_a_restart() {
     let stopped = server.stop().await;
     let refused = provider.decrypt(to_decrypt(&encrypted)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
-    let unreachable = "OpenBao is not reachable or does not work; no data is lost";
+    let unreachable = "OpenBao does not answer; no data is lost";
     assert_decrypt_refused(&refused, "transit unavailable", unreachable);
     let event = provider.events("kms.request").last().unwrap();
     assert_eq!(event["error_class"], "openbao_connection_failed");

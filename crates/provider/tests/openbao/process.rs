@@ -169,5 +169,5 @@ async fn a_bad_configuration_is_one_message_with_every_problem() {
     node.config["transit"]["keyName"] = json!("a/b");
     let refused = node.refused().await;
     let fields = ["openbao.address", "status.probeInterval", "transit.keyName"];
-    refused.assert_refused(3, &[&fields[..], &["correct every line above"]].concat());
+    refused.assert_refused(3, &[&fields[..], &["list every problem"]].concat());
 }

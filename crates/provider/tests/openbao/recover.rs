@@ -22,10 +22,10 @@ async fn after_five_rotations_a_lost_state_comes_back_from_each_kind_of_evidence
     let all = [&snapshot[..], &peer[..], &record[..]].concat();
     let mut outputs = Vec::new();
     for (evidence, follows, limited) in [
-        (snapshot, "none", "the chain begins anew at 1"),
+        (snapshot, "none", "the chain restarts at 1"),
         (peer, "evidence", "no etcd data was given"),
         (record, "evidence", "no etcd data was given"),
-        (fleet.live(), "none", "the chain begins anew at 1"),
+        (fleet.live(), "none", "the chain restarts at 1"),
         (all, "evidence", "the chain goes on from that of"),
     ] {
         fleet.lose_state();
@@ -250,7 +250,7 @@ async fn a_version_beyond_the_evidence_is_not_guessed_at() {
     assert_eq!(refused, [("undecided".to_owned(), names)]);
     for said in [
         "has version 4 beyond version 3",
-        "wait until the peers have promoted",
+        "wait until a peer has promoted",
         "--assume-not-promoted 4",
         "no data is lost",
     ] {

@@ -24,7 +24,7 @@ use std::{
 
 use provider::{
     config::{self, Environment, Flags},
-    kms::generated::{
+    kms_api::generated::{
         DecryptRequest, StatusRequest, key_management_service_client::KeyManagementServiceClient,
     },
     lifecycle::{self, Hangup},

@@ -9,7 +9,7 @@ use std::{
 };
 
 use kms_domain::registry::{
-    anchor::Checkpoint,
+    checkpoint::Checkpoint,
     document::{Document, DocumentError},
 };
 use serde_json::json;
@@ -145,15 +145,19 @@ fn transcript(node: &Node, served: &Finished) -> String {
     let (_, message) = served.err.split_once("error: ").unwrap();
     let inspected = node.run(&["inspect-state"]);
     assert_eq!(inspected.err, "");
-    let (report, _content) = inspected
-        .out
-        .split_once("path: ")
-        .unwrap_or((&inspected.out, ""));
+    let blocks = inspected.out.trim_end().split("\n\n");
+    let tables = ["state and checkpoint of ", "versions\n"];
+    let report: Vec<_> = blocks
+        .filter(|block| !tables.iter().any(|table| block.starts_with(table)))
+        .collect();
+    let report = report.join("\n\n");
     let text = format!(
         "--- serve: exit code {}\nerror: {message}--- inspect-state: exit code {}\n{report}",
         served.code.unwrap(),
         inspected.code.unwrap()
     );
+    let config = node.write_config();
+    let text = text.replace(config.to_str().unwrap(), "<config>");
     let text = text.replace(node.state_dir().to_str().unwrap(), "<directory>");
     let mut redacted = text.split("krs1.");
     let first = redacted.next().unwrap().to_owned();

@@ -229,7 +229,7 @@ async fn a_version_hidden_or_trimmed_too_early_is_named_and_never_dropped() {
     assert_eq!(provider.decrypt(to_decrypt(&new)).await.unwrap(), "seed");
     provider.stop().await;
     let refused = node.refused().await;
-    refused.assert_refused(5, &["version 1 has been trimmed", "no data was changed"]);
+    refused.assert_refused(5, &["version 1 was trimmed", "no data was changed"]);
     assert_eq!(node.versions(), versions(&[(1, "retired"), (2, "active")]));
 }
 
@@ -280,7 +280,10 @@ async fn a_key_made_anew_after_a_rotation_is_a_rollback() {
     assert!(provider.decrypt(to_decrypt(&old)).await.is_err());
     provider.stop().await;
     let refused = node.refused().await;
-    let said = ["version 2 is active here", "do not delete the state file"];
+    let said = [
+        "version 2 is active here",
+        "restore a later backup of OpenBao",
+    ];
     refused.assert_refused(5, &said);
     assert_eq!(node.versions(), versions(&[(1, "retired"), (2, "active")]));
 }
@@ -318,7 +321,10 @@ async fn openbao_taken_back_to_before_a_rotation_is_refused_until_it_has_the_rot
     assert!(provider.decrypt(to_decrypt(&new)).await.is_err());
     provider.stop().await;
     let refused = node.refused().await;
-    let said = ["version 2 is active here", "do not delete the state file"];
+    let said = [
+        "version 2 is active here",
+        "restore a later backup of OpenBao",
+    ];
     refused.assert_refused(5, &said);
 
     return_to(&after, 2).await;

@@ -140,18 +140,20 @@ async fn a_scan_counts_what_etcdctl_counts_in_a_snapshot_and_in_a_running_etcd()
     for hidden in ["default/one", "vault:v", "the plaintext"] {
         assert!(!shown.contains(hidden), "{shown}");
     }
-    assert!(
-        shown.contains("resource: secrets plaintext objects=1 bytes=31 "),
-        "{shown}"
-    );
-    assert!(
-        shown.contains("resource: secrets kms-v2 provider=another objects=1 "),
-        "{shown}"
-    );
-    assert!(shown.ends_with("verdict: complete\n"), "{shown}");
+    let cells: Vec<Vec<&str>> = shown
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    for row in [
+        &["secrets", "plaintext", "1", "0", "31"][..],
+        &["secrets", "kms-v2", "another", "1", "0"],
+    ] {
+        assert!(cells.iter().any(|it| it.starts_with(row)), "{shown}");
+    }
+    assert!(shown.starts_with("scan-etcd: complete\n"), "{shown}");
     let named = scan(&["--etcd-snapshot", file, "--show-names"]).out;
     assert!(
-        named.contains("\n  /registry/secrets/default/plain\n"),
+        named.contains("  /registry/secrets/default/plain\n"),
         "{named}"
     );
 
@@ -246,7 +248,7 @@ async fn a_damaged_snapshot_is_no_evidence_and_says_where() {
     assert!(!scanned.out.contains("default/cut"), "{}", scanned.out);
     let named = scan(&["--etcd-snapshot", path, "--show-names"]).out;
     assert!(
-        named.contains("damaged: /registry/secrets/default/cut\n"),
+        named.contains("  /registry/secrets/default/cut\n"),
         "{named}"
     );
 
@@ -268,7 +270,7 @@ async fn a_damaged_snapshot_is_no_evidence_and_says_where() {
         scanned.out
     );
     assert!(scanned.out.contains(": page "), "{}", scanned.out);
-    assert!(!scanned.out.contains("resource: "), "{}", scanned.out);
+    assert!(!scanned.out.contains("\nresources\n"), "{}", scanned.out);
 
     files::replace(&file, &whole[..whole.len() - 1000], 0o600);
     let scanned = scan(&["--etcd-snapshot", path, "--output", "json"]);
@@ -299,11 +301,11 @@ async fn a_snapshot_that_changes_between_two_readings_is_noticed() {
 #[test]
 fn an_etcd_that_cannot_be_read_is_not_an_empty_one() {
     let missing = scan(&["--etcd-snapshot", "/nonexistent/snapshot.db"]);
-    assert_eq!((missing.code, missing.out.as_str()), (Some(5), ""));
+    assert_eq!(missing.code, Some(5));
     assert!(
-        missing.err.contains("/nonexistent/snapshot.db"),
+        missing.out.contains("/nonexistent/snapshot.db"),
         "{}",
-        missing.err
+        missing.out
     );
     let away = scan(&["--endpoints", "http://127.0.0.1:9", "--output", "json"]);
     assert_eq!(away.code, Some(5), "{}", away.err);
@@ -472,7 +474,7 @@ async fn an_etcd_that_does_not_let_us_in_is_named_with_the_reason() {
         let refused = scan(arguments);
         assert_eq!(refused.code, Some(5), "{}", refused.out);
         assert!(refused.out.contains(reason), "{}", refused.out);
-        assert!(refused.out.ends_with("verdict: inconclusive\n"));
+        assert!(refused.out.starts_with("scan-etcd: inconclusive\n"));
     }
     // The first member that can be connected to is read.
     let both = format!("https://127.0.0.1:9,{endpoint}");

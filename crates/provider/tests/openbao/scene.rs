@@ -9,7 +9,7 @@ use std::{
 };
 
 use openbao_lab::admin::Admin;
-use provider::kms::generated::DecryptRequest;
+use provider::kms_api::generated::DecryptRequest;
 use serde_json::Value;
 use tempfile::TempDir;
 use testkit::{

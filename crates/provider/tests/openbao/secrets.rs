@@ -9,7 +9,7 @@ use base64::{
 };
 use bytes::Bytes;
 use openbao_lab::admin::Admin;
-use provider::kms::generated::DecryptRequest;
+use provider::kms_api::generated::DecryptRequest;
 use serde_json::{Value, json};
 use testkit::{openbao::shared_openbao, tenant::ROLE};
 

@@ -9,7 +9,7 @@ mod verify_key;
 
 use std::{collections::BTreeMap, path::Path};
 
-use provider::kms::generated::EncryptResponse;
+use provider::kms_api::generated::EncryptResponse;
 use serde_json::Value;
 use testkit::{schema::assert_published, stored::SourceType, wait::wait_until};
 
@@ -96,7 +96,11 @@ fn json_of(finished: &Finished) -> Value {
 pub(crate) fn transcript(node: &Node, finished: &Finished) -> String {
     let Finished { code, out, err } = finished;
     let code = code.unwrap();
+    let setting = |name: &str| node.config["openbao"][name].as_str().unwrap().to_owned();
     let shown = format!("exit code {code}\n--- stdout\n{out}--- stderr\n{err}")
+        .replace(&setting("address"), "<openbao>")
+        .replace(&setting("caCertFile"), "<ca>")
+        .replace(node.tenant.path().to_str().unwrap(), "<tenant>")
         .replace(
             node.state_dir().parent().unwrap().to_str().unwrap(),
             "<directory>",
@@ -108,7 +112,9 @@ pub(crate) fn transcript(node: &Node, finished: &Finished) -> String {
         let varying = [
             "\"time\": ",
             "pendingPromotesAfter\": ",
-            "pendingPromotesAfter: ",
+            "pendingPromotesAfter ",
+            // The places of certificates in commands.
+            " --cacert ",
             // Warnings about the places and times of a test.
             "state.path (line",
         ];

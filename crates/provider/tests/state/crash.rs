@@ -1,6 +1,6 @@
 //! The process ends within a commit and is started again.
 
-use kms_domain::registry::{anchor::Anchor, document::Document};
+use kms_domain::registry::{checkpoint::CheckpointStatus, document::Document};
 use provider::state::{CommitError, MissingCheckpoint};
 
 use crate::node::{FailingDisk, Moment, Node, after, first};
@@ -49,16 +49,18 @@ fn crash_everywhere(previous: Option<&Document>, next: &Document) {
             drop(writer);
 
             let (expected, anchor) = if happened(CHECKPOINT_RENAME, call, moment) {
-                (Some(next), Anchor::Current)
+                (Some(next), CheckpointStatus::Current)
             } else if happened(DOCUMENT_RENAME, call, moment) {
                 let first_generation = true;
-                let cut_short =
-                    previous.map_or(Anchor::Missing { first_generation }, |_| Anchor::Behind);
+                let cut_short = previous
+                    .map_or(CheckpointStatus::Missing { first_generation }, |_| {
+                        CheckpointStatus::Behind
+                    });
                 (Some(next), cut_short)
             } else {
                 (
                     previous,
-                    previous.map_or(Anchor::Absent, |_| Anchor::Current),
+                    previous.map_or(CheckpointStatus::Absent, |_| CheckpointStatus::Current),
                 )
             };
 

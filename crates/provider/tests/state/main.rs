@@ -8,8 +8,8 @@
 )]
 
 mod commit;
+mod committer;
 mod crash;
-mod ledger;
 mod lock;
 mod node;
 mod reading;

@@ -18,7 +18,7 @@ use kms_domain::{
     fingerprint::IdentityFingerprint,
     key_id::KeyId,
     registry::{
-        anchor::Checkpoint,
+        checkpoint::Checkpoint,
         document::{Document, DocumentError},
     },
     scope::{

@@ -5,14 +5,17 @@ use std::{fs, os::unix::fs::symlink};
 use kms_domain::{
     fingerprint::IdentityFingerprint,
     registry::{
-        anchor::{Anchor, CheckpointError, Rollback},
+        checkpoint::{CheckpointError, CheckpointStatus, Rollback},
         document::{Document, DocumentError},
     },
     scope::{ClusterId, IdentityScope, KeyName, TransitKeyPath},
 };
-use provider::state::{
-    MissingCheckpoint, StateError, StatePath, StateReader,
-    disk::{DiskError, Flaw},
+use provider::{
+    advice::{self, state::of_error},
+    state::{
+        MissingCheckpoint, StateError, StatePath, StateReader,
+        disk::{DiskError, Flaw},
+    },
 };
 use tempfile::tempdir;
 
@@ -39,9 +42,15 @@ fn refused(node: &Node) -> StateError {
 fn without_files_there_is_no_state_and_a_start_makes_none() {
     let node = Node::new();
     let stored = node.reader().load().unwrap();
-    assert_eq!((stored.document, stored.anchor), (None, Anchor::Absent));
+    assert_eq!(
+        (stored.document, stored.anchor),
+        (None, CheckpointStatus::Absent)
+    );
     let writer = node.writer(REFUSE).unwrap();
-    assert_eq!((writer.committed(), writer.found()), (None, Anchor::Absent));
+    assert_eq!(
+        (writer.committed(), writer.found()),
+        (None, CheckpointStatus::Absent)
+    );
     assert!(node.content().is_empty());
 }
 
@@ -51,7 +60,7 @@ fn a_current_pair_is_accepted_and_left_alone() {
     let node = Node::with(Some(&state), Some(&state));
     let before = node.content();
     let stored = node.reader().load().unwrap();
-    assert_eq!(stored.anchor, Anchor::Current);
+    assert_eq!(stored.anchor, CheckpointStatus::Current);
     assert_eq!(stored.checkpoint.unwrap().hash(), state.hash());
     let writer = node.writer(REFUSE).unwrap();
     assert_eq!(writer.committed(), Some(&state));
@@ -64,11 +73,14 @@ fn only_a_writer_repairs_a_checkpoint_that_is_behind() {
     let state = after(&previous, 2);
     let node = Node::with(Some(&state), Some(&previous));
     let before = node.content();
-    assert_eq!(node.reader().load().unwrap().anchor, Anchor::Behind);
+    assert_eq!(
+        node.reader().load().unwrap().anchor,
+        CheckpointStatus::Behind
+    );
     assert_eq!(node.content(), before);
 
     let writer = node.writer(REFUSE).unwrap();
-    assert_eq!(writer.found(), Anchor::Behind);
+    assert_eq!(writer.found(), CheckpointStatus::Behind);
     assert_eq!(writer.committed(), Some(&state));
     node.assert_holds(&state);
 }
@@ -89,11 +101,15 @@ fn a_later_document_without_checkpoint_needs_the_operator() {
     let before = node.content();
     let stored = node.reader().load().unwrap();
     let first_generation = false;
-    assert_eq!(stored.anchor, Anchor::Missing { first_generation });
+    assert_eq!(
+        stored.anchor,
+        CheckpointStatus::Missing { first_generation }
+    );
 
     let error = node.writer(REFUSE).err().unwrap();
     assert!(matches!(error, StateError::CheckpointMissing { .. }));
     assert_advises(&error, &[CHECKPOINT, "--accept-missing-checkpoint", "peer"]);
+    assert_eq!(of_error(&error), &advice::state::CHECKPOINT_LOST);
     assert_eq!(node.content(), before);
 
     let writer = node.writer(MissingCheckpoint::Accept).unwrap();
@@ -131,7 +147,12 @@ fn a_state_that_its_checkpoint_does_not_accept_is_refused() {
             StateError::RolledBack { problem, .. } => assert!(expected(problem), "{problem:?}"),
             other => panic!("expected a rollback, got {other:?}"),
         }
-        let advice = [DOCUMENT, "backup", "peer", "do not delete the checkpoint"];
+        let advice = [
+            DOCUMENT,
+            "backup",
+            "peer",
+            "do not edit the state, and do not delete the checkpoint",
+        ];
         assert_advises(&error, &advice);
     }
 }
@@ -146,7 +167,11 @@ fn a_damaged_file_is_refused_and_never_taken_for_a_missing_one() {
         assert!(matches!(error, StateError::CorruptDocument { .. }));
         assert_advises(
             &error,
-            &[DOCUMENT, "do not edit them", "nothing was changed"],
+            &[
+                DOCUMENT,
+                "do not edit the state, and do not delete the checkpoint",
+                "nothing was changed",
+            ],
         );
 
         for document in [None, Some(&state)] {
@@ -260,9 +285,16 @@ fn flaw(error: &StateError) -> Flaw {
     }
 }
 
+/// What a person is told: the error with its causes, and the advice of the catalogue.
 #[track_caller]
 fn assert_advises(error: &StateError, parts: &[&str]) {
-    let text = chain(error);
+    let cause = of_error(error);
+    let steps = cause
+        .steps
+        .iter()
+        .flat_map(|step| [step.text, step.command]);
+    let advice: Vec<_> = steps.chain(cause.warnings.iter().copied()).collect();
+    let text = format!("{} {}", chain(error), advice.join(" "));
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in: {text}");
     }

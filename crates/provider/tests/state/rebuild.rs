@@ -24,15 +24,18 @@ use kms_domain::{
         rebuild::{Evidence, Found, OwnFiles, PeerEvidence, RebuildPlan, rebuild},
     },
     registry::{
-        anchor::{Anchor, Checkpoint},
+        checkpoint::{Checkpoint, CheckpointStatus},
         document::Document,
     },
     transit::{KeyProfile, TransitVersion},
 };
-use provider::state::{
-    MissingCheckpoint, StateError, StatePath, StateReader,
-    disk::{Disk, SystemDisk},
-    rebuild::{RebuildError, journal_name},
+use provider::{
+    advice::{self, state::of_error},
+    state::{
+        MissingCheckpoint, StateError, StatePath, StateReader,
+        disk::{Disk, SystemDisk},
+        rebuild::{RebuildError, journal_name},
+    },
 };
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::json;
@@ -176,7 +179,7 @@ fn apply(
 fn assert_in_place(node: &Node, plan: &RebuildPlan, before: &Before) {
     let stored = node.reader().load().unwrap();
     assert_eq!(stored.document.as_ref(), Some(plan.next()));
-    assert_eq!(stored.anchor, Anchor::Current);
+    assert_eq!(stored.anchor, CheckpointStatus::Current);
     let content = node.content();
     let path = StatePath::parse(&node.file(DOCUMENT)).unwrap();
     let (_, mode, journal) = &content[&journal_name(&path, plan.hash())];
@@ -421,7 +424,7 @@ fn a_file_that_is_far_too_large_is_damaged_and_kept_like_any_other() {
     node.put_text(DOCUMENT, Some(large.clone()));
     let refused = node.reader().load().unwrap_err();
     assert!(matches!(refused, StateError::CorruptDocument { .. }));
-    assert!(refused.to_string().contains("recover-state"), "{refused}");
+    assert_eq!(of_error(&refused), &advice::state::CORRUPT);
     let remains = node.reader().remains().unwrap();
     let content = TextHash::of(&large);
     assert_eq!(remains.files.document, Found::Damaged { content });

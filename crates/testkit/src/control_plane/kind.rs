@@ -1,4 +1,4 @@
-//! The kinds of objects that tests store, each with one text in it.
+//! Kinds of stored test objects, each with one text.
 
 #![expect(clippy::unwrap_used, reason = "the objects are ours")]
 
@@ -9,17 +9,17 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-/// There from the start of every API server.
+/// A namespace of every API server from its start.
 pub(super) const NAMESPACE: &str = "default";
 
-/// What is stored as protobuf, and what is stored as JSON.
+/// An object kind. Built-in kinds are stored as protobuf, custom resources as JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A Secret.
     Secret,
     /// A `ConfigMap`.
     ConfigMap,
-    /// A custom resource, known after
+    /// A custom resource, defined by
     /// [`define_custom_resource`](super::ControlPlane::define_custom_resource).
     Custom,
 }
@@ -28,7 +28,7 @@ impl Kind {
     /// All kinds.
     pub const ALL: [Self; 3] = [Self::Secret, Self::ConfigMap, Self::Custom];
 
-    /// As an `EncryptionConfiguration` names it.
+    /// Resource name in an `EncryptionConfiguration`.
     #[must_use]
     pub fn resource_name(self) -> &'static str {
         match self {
@@ -38,7 +38,7 @@ impl Kind {
         }
     }
 
-    /// Where etcd has it.
+    /// The etcd key of the object.
     #[must_use]
     pub fn etcd_key(self, name: &str) -> String {
         let directory = match self {

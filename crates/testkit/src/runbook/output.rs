@@ -1,11 +1,11 @@
-//! Whether a command has printed what the page says.
+//! Compares the output of a command with the page.
 
 use std::collections::BTreeMap;
 
-/// What names such as `plan-hash` stand for.
+/// Words bound to names such as `plan-hash`.
 pub(super) type Words = BTreeMap<String, String>;
 
-/// The words that are known after this output, or `None` when it is not the expected one.
+/// The bindings after this output, or `None` if it differs from the expected output.
 pub(super) fn compare(expected: &[String], actual: &str, known: &Words) -> Option<Words> {
     let actual: Vec<&str> = actual.lines().map(str::trim_end).collect();
     lines(expected, &actual, known)
@@ -22,7 +22,7 @@ fn lines(expected: &[String], actual: &[&str], known: &Words) -> Option<Words> {
     lines(rest, following, &within(pattern, line, known)?)
 }
 
-/// One line.
+/// Matches one line.
 fn within(pattern: &str, text: &str, known: &Words) -> Option<Words> {
     if let Some(rest) = pattern.strip_prefix("[..]") {
         let ends = (0..=text.len()).filter(|&end| text.is_char_boundary(end));
@@ -51,7 +51,7 @@ fn within(pattern: &str, text: &str, known: &Words) -> Option<Words> {
     }
 }
 
-/// The name at the start of a text, and what follows.
+/// The name at the start of a text, and the rest of the text.
 fn name(text: &str) -> Option<(&str, &str)> {
     let (name, rest) = text.strip_prefix('<')?.split_once('>')?;
     let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -59,7 +59,7 @@ fn name(text: &str) -> Option<(&str, &str)> {
     named.then_some((name, rest))
 }
 
-/// A command with the words that its names stand for, or the name that stands for none.
+/// Replaces the names in a command with their words. The error is an unbound name.
 pub(super) fn filled(command: &str, known: &Words) -> Result<String, String> {
     let mut filled = String::new();
     let mut rest = command;

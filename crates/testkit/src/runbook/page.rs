@@ -1,35 +1,35 @@
-//! The form of a page.
+//! Parses a page.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// What a page asks for, in order.
+/// One item of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
-    /// The test makes this happen.
+    /// A fault for the test to cause.
     Incident(String),
     /// A command.
     Step(Step),
 }
 
-/// A command with what it does.
+/// A command with its expected output and exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Of the command, from 1.
+    /// Line number of the command, from 1.
     pub line: usize,
-    /// Where it runs; empty for the only machine.
+    /// Machine that runs the command; empty for the machine without a name.
     pub machine: String,
-    /// For a shell; may have several lines.
+    /// Shell command, of one or more lines.
     pub command: String,
-    /// Its exit code.
+    /// Expected exit code.
     pub code: i32,
-    /// Patterns of the lines that it prints.
+    /// Patterns of its output lines.
     pub expected: Vec<String>,
 }
 
-/// A page that has been read.
+/// A parsed page.
 pub struct Page {
     name: String,
     text: String,
@@ -38,7 +38,7 @@ pub struct Page {
 
 const INCIDENT: &str = "<!-- incident: ";
 const EXIT: &str = "# exits with ";
-/// Commands belong into blocks that are carried out, not into prose.
+/// Prefixes of commands that must be in `console` blocks. Commands in prose are untested.
 const PROGRAMS: [&str; 10] = [
     "bao ",
     "bao-kms-provider ",
@@ -62,7 +62,7 @@ impl Page {
     /// Reads `<name>.md`.
     ///
     /// # Panics
-    /// When there is none, or it is not well-formed.
+    /// When the file is missing or malformed.
     #[must_use]
     pub fn read(name: &str) -> Self {
         let path = directory().join(name).with_extension("md");
@@ -103,7 +103,7 @@ impl Page {
                 }
             }
         }
-        assert!(block.is_none(), "{name}: a block does not end");
+        assert!(block.is_none(), "{name}: unterminated block");
         Self {
             name: name.to_owned(),
             text: text.to_owned(),
@@ -123,14 +123,14 @@ impl Page {
         &self.text
     }
 
-    /// Everything that the page asks for.
+    /// Incidents and commands, in order.
     #[must_use]
     pub fn items(&self) -> &[Item] {
         &self.items
     }
 }
 
-/// A fenced block that is being read.
+/// A fenced block while it is parsed.
 struct Block<'a> {
     console: bool,
     indent: &'a str,
@@ -143,7 +143,7 @@ impl Block<'_> {
         let prompt = prompt(line);
         assert!(
             self.console || prompt.is_none(),
-            "{place}: a command outside a block of `console` is never carried out"
+            "{place}: a command outside a `console` block is untested"
         );
         if !self.console {
             return;
@@ -195,8 +195,8 @@ fn assert_prose(place: &str, line: &str) {
         let command = PROGRAMS.iter().find(|program| code.starts_with(**program));
         assert!(
             command.is_none(),
-            "{place}: `{code}` is a command in prose, which no test carries out; put it into a \
-             block of `console`, or name the program without arguments"
+            "{place}: `{code}` is an untested command in prose; move it into a `console` block, \
+             or name the program without arguments"
         );
     }
 }
@@ -233,13 +233,13 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "never carried out")]
+    #[should_panic(expected = "is untested")]
     fn a_command_in_another_block_is_found() {
         Page::parse("page.md", "```sh\n$ rm -rf /\n```\n");
     }
 
     #[test]
-    #[should_panic(expected = "a command in prose")]
+    #[should_panic(expected = "untested command in prose")]
     fn a_command_in_prose_is_found() {
         Page::parse("page.md", "Run `bao operator seal` now.\n");
     }

@@ -6,26 +6,26 @@ use tokio::process::Command;
 
 use super::terminal;
 
-/// Runs commands as they stand on a page, with the test's own places in the stead of the page's.
+/// Runs the commands of a page with paths and addresses of the test in place of those on the page.
 #[derive(Debug, Clone, Default)]
 pub struct Shell {
-    /// What is written on the page, and what it is here.
+    /// Pairs of a name on the page and its value in the test.
     names: Vec<(String, String)>,
     environment: Vec<(OsString, OsString)>,
     directory: Option<std::path::PathBuf>,
 }
 
-/// What a command left behind.
+/// Result of a command.
 #[derive(Debug, Clone)]
 pub struct Done {
-    /// `None` after a signal.
+    /// Exit code; `None` after a signal.
     pub code: Option<i32>,
-    /// Both streams, as they came.
+    /// Standard output and standard error, interleaved.
     pub output: String,
 }
 
 impl Done {
-    /// A success that has nothing to say.
+    /// Success with empty output.
     #[must_use]
     pub fn silently() -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Done {
 }
 
 impl Shell {
-    /// Lets commands run in this directory.
+    /// A shell with this working directory.
     #[must_use]
     pub fn in_directory(directory: &Path) -> Self {
         Self {
@@ -45,7 +45,7 @@ impl Shell {
         }
     }
 
-    /// Lets `page` on a page mean `here`.
+    /// Maps the name `page` to the value `here`.
     pub fn name(&mut self, page: &str, here: impl ToString) {
         self.names.retain(|(name, _)| name != page);
         self.names.push((page.to_owned(), here.to_string()));
@@ -53,12 +53,12 @@ impl Shell {
             .sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
     }
 
-    /// Sets a variable of the environment, which is empty otherwise.
+    /// Sets an environment variable. Commands inherit no variables from the test process.
     pub fn set(&mut self, variable: &str, value: impl Into<OsString>) {
         self.environment.push((variable.into(), value.into()));
     }
 
-    /// The first path in a command that is not the test's own: the command would touch the machine
+    /// The first absolute path in a command without a mapping: the command would touch the machine
     /// that runs the test.
     pub(super) fn foreign_path<'a>(&self, command: &'a str) -> Option<&'a str> {
         let mut before = ' ';
@@ -78,7 +78,7 @@ impl Shell {
         None
     }
 
-    /// What a text of a page means here.
+    /// Replaces the names on the page with their values in the test.
     #[must_use]
     pub fn as_here(&self, text: &str) -> String {
         replace(
@@ -87,7 +87,7 @@ impl Shell {
         )
     }
 
-    /// How the page would write a text.
+    /// Replaces values in the test with their names on the page.
     #[must_use]
     pub fn as_on_the_page(&self, text: &str) -> String {
         let mut names: Vec<_> = self
@@ -99,10 +99,10 @@ impl Shell {
         replace(text, names.into_iter())
     }
 
-    /// Runs a command of a page; `typed` answers the question that it asks at its terminal.
+    /// Runs a command. With `typed`, standard input is a terminal at which this line was typed.
     ///
     /// # Panics
-    /// When there is no shell.
+    /// When `/bin/sh` fails to start.
     pub async fn run(&self, command: &str, typed: Option<&str>) -> Done {
         let terminal = typed.map(terminal::Terminal::with);
         let mut shell = Command::new("/bin/sh");
@@ -116,9 +116,11 @@ impl Shell {
                 Some(terminal) => terminal.stdin(),
                 None => Stdio::null(),
             });
+
         if let Some(directory) = &self.directory {
             shell.current_dir(directory);
         }
+
         let output = shell.output().await.unwrap();
         Done {
             code: output.status.code(),
@@ -127,7 +129,8 @@ impl Shell {
     }
 }
 
-/// Replaces each name where it stands first, the longest first; what was put in stays as it is.
+/// Replaces the first match at each position; `names` are in order of length, longest first.
+/// Replaced text is copied without another replacement.
 fn replace<'a>(text: &str, names: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> String {
     let mut replaced = String::new();
     let mut rest = text;
@@ -146,7 +149,7 @@ fn replace<'a>(text: &str, names: impl Iterator<Item = (&'a str, &'a str)> + Clo
     replaced
 }
 
-/// Whether the text begins with this name, and not with a longer one.
+/// Whether the text begins with `name` as a whole: the next character must end the name.
 fn is_at(text: &str, name: &str) -> bool {
     text.strip_prefix(name)
         .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-'))

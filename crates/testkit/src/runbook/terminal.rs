@@ -1,4 +1,4 @@
-//! A terminal for programs that ask a person: OpenBao takes secrets from nothing else.
+//! A pseudo-terminal: `bao` reads a secret such as the unseal key only from a terminal.
 
 use std::{fs::File, io::Write as _, os::fd::OwnedFd, process::Stdio};
 
@@ -7,9 +7,9 @@ use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 
-/// A terminal at which one line has been typed.
+/// A terminal with one typed line.
 pub struct Terminal {
-    /// Where the person sits; the program sees the end of its input when it goes.
+    /// Controlling side. The program reads the end of its input after this side is closed.
     _person: File,
     program: OwnedFd,
 }
@@ -18,7 +18,7 @@ impl Terminal {
     /// Types the line.
     ///
     /// # Panics
-    /// When there is no terminal.
+    /// When the system fails to allocate a pseudo-terminal.
     #[must_use]
     pub fn with(line: &str) -> Self {
         let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
@@ -34,10 +34,10 @@ impl Terminal {
         }
     }
 
-    /// For the program that asks.
+    /// Standard input for the program.
     ///
     /// # Panics
-    /// When there are too many open files.
+    /// When the process has too many open files.
     #[must_use]
     pub fn stdin(&self) -> Stdio {
         self.program.try_clone().unwrap().into()

@@ -1,69 +1,76 @@
-//! What a plan does not know, for the one who reviews it.
+//! Open points of a plan, for its reviewer.
 
-use super::{Unreadable, VersionRange};
+use super::{Unreadable, VersionRange, blocker::counted};
 use crate::{registry::document::Generation, transit::TransitVersion};
 
-/// Something that the evidence leaves open.
+/// A point that the evidence leaves open.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Limitation {
-    /// No etcd was looked at.
+    /// The evidence includes no etcd data.
     #[error(
         "no etcd data was given: that the key decrypts what is stored was not tried, and the active \
          version is that of records or peers"
     )]
     NoEtcd,
-    /// Only some DEKs were tried.
+    /// Only a sample of the DEKs was tried.
     #[error(
         "{evidence}: of each key_id at most {sample} distinct encrypted DEKs were tried, and {untried} \
-         were not; verify-backup tries all"
+         were not"
     )]
     Sampled {
         /// The source.
         evidence: String,
-        /// At most so many of each `key_id`.
+        /// Maximum number tried per `key_id`.
         sample: u64,
-        /// How many were left out.
+        /// Number of untried DEKs.
         untried: u64,
     },
-    /// Values whose envelope cannot be read name no version.
-    #[error("{evidence}: {values} values are damaged, and which version they need is unknown")]
+    /// Values with an unreadable envelope, so with an unknown version.
+    #[error(
+        "{evidence}: {} damaged, and the version that is needed is unknown",
+        counted(*.values, "value is", "values are")
+    )]
     Damaged {
         /// The source.
         evidence: String,
-        /// How many.
+        /// Number of values.
         values: u64,
     },
-    /// What was read may not be all.
+    /// The source may be incomplete.
     #[error("{evidence}: {doubt}")]
     Doubtful {
         /// The source.
         evidence: String,
-        /// Why.
+        /// The reason.
         doubt: String,
     },
-    /// Objects that this configuration cannot judge.
+    /// Objects of another provider of this key, outside this configuration.
     #[error(
-        "{evidence}: {objects} objects are of another provider of this key; their DEKs were not \
-         tried. Run verify-backup with the configuration of that provider too"
+        "{evidence}: {} written by another provider of this key, whose DEKs were not tried",
+        counted(*.objects, "object was", "objects were")
     )]
     OtherProvider {
         /// The source.
         evidence: String,
-        /// How many.
+        /// Number of objects.
         objects: u64,
     },
-    /// What the operator has accepted.
+    /// Unreadable objects that the operator has accepted.
     #[error(
-        "{}: {} objects{} stay unreadable ({}), as accepted: {}. They need the OpenBao storage or the \
-         etcd backup that has them",
+        "{}: {}{} unreadable ({}), as accepted: {}",
         .0.evidence,
-        .0.objects(),
-        .0.version.map_or(String::new(), |version| format!(" of version {version}")),
+        counted(.0.objects(), "object", "objects"),
+        match (.0.version, .0.objects()) {
+            (None, 1) => " stays".to_owned(),
+            (None, _) => " stay".to_owned(),
+            (Some(version), 1) => format!(" of version {version} stays"),
+            (Some(version), _) => format!(" of version {version} stay"),
+        },
         .0.cause,
         resources(.0)
     )]
     Unreadable(Unreadable),
-    /// Objects were written under a version that the key does not have.
+    /// Objects were written under a version above the key's latest.
     #[error(
         "{evidence}: version {version} was promoted, but the key's latest version is {latest}: OpenBao \
          was restored to a point before that rotation. The next rotation makes other versions of the \
@@ -74,27 +81,26 @@ pub enum Limitation {
         evidence: String,
         /// The highest such version.
         version: TransitVersion,
-        /// Of the live key.
+        /// Latest version of the live key.
         latest: TransitVersion,
     },
-    /// A history that needs rotations beside a key without any.
+    /// The checkpoint implies rotations, but the key was never rotated.
     #[error(
         "the checkpoint of this node accepts generation {0}, but the key was never rotated: unless \
-         recover-state made those generations (its journals are beside the state), the key was \
-         rotated, and this OpenBao is of a point before that"
+         earlier rebuilds made those generations, the key was rotated, and this OpenBao is of a point \
+         before that"
     )]
     NeverRotated(Generation),
-    /// The operator's word.
+    /// An assertion of the operator.
     #[error(
         "that no node has promoted {0} is assumed, not shown: if one has, this node encrypts with an \
          older version again until it has promoted the newest one itself; no data is lost"
     )]
     Assumed(VersionRange),
-    /// Snapshots tell of their own time.
+    /// A snapshot shows the needs at its own time only.
     #[error(
         "version {version}: OpenBao does not decrypt it, and nothing in {} needs it, so it is carried \
-         as removed. What was written to etcd since then is not shown: if an object needs it after \
-         all, restore-versions takes it back into use once OpenBao decrypts it",
+         as removed. What was written to etcd since then is not shown",
         .evidence.join(", ")
     )]
     UnneededThen {
@@ -103,20 +109,19 @@ pub enum Limitation {
         /// The snapshots.
         evidence: Vec<String>,
     },
-    /// Versions that cannot be carried, since their creation second is not known.
+    /// Versions left out of the state, because their creation second is unknown.
     #[error(
         "{0}: OpenBao does not decrypt it and no evidence tells when it was made, so the state does \
-         not name it. If min_decryption_version is lowered later, run recover-state with --replace, \
-         since the provider itself looks for new versions only"
+         not name it"
     )]
     LeftOut(VersionRange),
-    /// Nothing tells how far the lost chain had come.
+    /// The last generation of the lost chain is unknown.
     #[error(
         "neither a checkpoint nor a record or state of another node tells a generation, so the \
-         chain begins anew at 1: a copy of the lost state that turns up later must not be put back"
+         chain restarts at 1: a copy of the lost state that turns up later must not be put back"
     )]
     NoLowerBound,
-    /// The chain goes on from someone else's.
+    /// The chain continues from that of another node.
     #[error(
         "this node's checkpoint is lost, so the chain goes on from that of {0}: whether this node \
          had come further is unknown, and a copy of its lost state must not be put back"
@@ -125,7 +130,7 @@ pub enum Limitation {
 }
 
 impl Limitation {
-    /// The stable word for reports.
+    /// The stable code in reports.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {

@@ -3,9 +3,9 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     recovery::{
-        origin::{Claimed, Gap, Origin},
         pair::{Finding, Proof},
-        record::{Note, NotedLimits, NotedState, NotedVersion},
+        record::{LimitsInfo, Note, StateInfo, VersionInfo},
+        resolve::{Claimed, Resolution, ResolveError},
     },
     registry::Record,
     vectors::{self, created_at, document, version},
@@ -18,7 +18,7 @@ fn key(number: u64) -> Arc<TransitKey> {
     Arc::new(TransitKey::new(scope, version(number), created_at))
 }
 
-/// A node that has lost all, a sound key with versions 1 to `latest`, and no evidence.
+/// A node without files and evidence, and a sound key with versions 1 to `latest`.
 fn nothing(latest: u64) -> Evidence {
     Evidence {
         scope: Arc::new(KeyScope::new(vectors::golden_scope())),
@@ -37,11 +37,11 @@ fn nothing(latest: u64) -> Evidence {
     }
 }
 
-/// Three objects; unreadable ones where `origin` is a gap.
-fn finding(origin: Origin) -> EtcdFinding {
+/// Three objects; unreadable if `origin` is an error.
+fn finding(origin: Resolution) -> EtcdFinding {
     let (proven, unreadable) = match &origin {
-        Origin::Gap(_) => (0, BTreeMap::from([("secrets".to_owned(), 3)])),
-        Origin::Live(_) | Origin::Known(_) => (1, BTreeMap::new()),
+        Resolution::Unresolved(_) => (0, BTreeMap::from([("secrets".to_owned(), 3)])),
+        Resolution::Live(_) | Resolution::Known(_) => (1, BTreeMap::new()),
     };
     EtcdFinding {
         finding: Finding {
@@ -58,13 +58,13 @@ fn finding(origin: Origin) -> EtcdFinding {
     }
 }
 
-fn gap(gap: Gap) -> EtcdFinding {
-    finding(Origin::Gap(gap))
+fn gap(gap: ResolveError) -> EtcdFinding {
+    finding(Resolution::Unresolved(gap))
 }
 
-/// Objects of the version, `refused` of which have a DEK that OpenBao refuses.
+/// Objects of the version; OpenBao refuses the DEK of `refused` of them.
 fn partly_refused(number: u64, proven: u64, refused: u64) -> EtcdFinding {
-    let mut found = finding(Origin::Live(key(number)));
+    let mut found = finding(Resolution::Live(key(number)));
     found.finding.seeds = Proof {
         proven,
         failed: 1,
@@ -82,7 +82,7 @@ fn accepting(evidence: &Evidence, number: u64) -> Evidence {
 }
 
 fn etcd(versions: &[u64]) -> EtcdEvidence {
-    let live = |number: &u64| finding(Origin::Live(key(*number)));
+    let live = |number: &u64| finding(Resolution::Live(key(*number)));
     EtcdEvidence {
         name: "snapshot".to_owned(),
         content: "sha256".to_owned(),
@@ -105,7 +105,7 @@ fn peer(states: &[(u64, RecordState)]) -> PeerEvidence {
 
 fn record(states: &[(u64, Option<RecordState>)]) -> RecordEvidence {
     let versions = states.iter().map(|&(number, state)| {
-        let noted = NotedVersion {
+        let noted = VersionInfo {
             key: key(number),
             decryptable: true,
             state,
@@ -118,12 +118,12 @@ fn record(states: &[(u64, Option<RecordState>)]) -> RecordEvidence {
         versions: versions.collect::<BTreeMap<_, _>>(),
         scope: Arc::new(KeyScope::new(vectors::golden_scope())),
         path: vectors::path("transit", "kubernetes-etcd"),
-        state: NotedState {
+        state: StateInfo {
             generation: Generation::new(41).unwrap(),
             hash: document(&[(7, Active)]).hash().clone(),
             checkpoint: "current".to_owned(),
         },
-        limits: NotedLimits {
+        limits: LimitsInfo {
             latest: version(9),
             min_available: 0,
             min_decryption: 1,
@@ -147,7 +147,7 @@ fn states(plan: &RebuildPlan) -> Vec<(u64, RecordState)> {
 fn codes(evidence: &Evidence) -> Vec<&'static str> {
     match rebuild(evidence) {
         Ok(plan) => panic!("{:?}", states(&plan)),
-        Err(refusals) => refusals.all().iter().map(Refusal::code).collect(),
+        Err(refusals) => refusals.all().iter().map(PlanBlocker::code).collect(),
     }
 }
 
@@ -188,7 +188,7 @@ fn a_peer_or_a_record_gives_the_active_version_and_the_lower_bound() {
         ..nothing(3)
     };
     let plan = rebuild(&from_peer).unwrap();
-    // What decrypts is kept, though the peer took it out of use.
+    // Decryptable versions stay in the state, although the peer removed them.
     assert_eq!(states(&plan), [(3, Active), (2, Retired), (1, Retired)]);
     let removed_by: Vec<_> = plan.versions()[2].removed_by().collect();
     assert_eq!(removed_by, ["peer"]);
@@ -242,7 +242,7 @@ fn a_version_beyond_all_evidence_is_in_question_until_it_is_assumed_not_promoted
     };
     let refusals = rebuild(&evidence).unwrap_err();
     let [
-        Refusal::Undecided {
+        PlanBlocker::Undecided {
             versions, active, ..
         },
     ] = refusals.all()
@@ -264,7 +264,7 @@ fn a_version_beyond_all_evidence_is_in_question_until_it_is_assumed_not_promoted
 
     evidence.not_promoted = Some(version(4));
     let plan = rebuild(&evidence).unwrap();
-    // The rest is left to the watcher, as pending versions are.
+    // The watcher adds the later versions as pending.
     assert_eq!(states(&plan), [(3, Active), (2, Retired), (1, Retired)]);
     assert_eq!(limits(&plan), ["assumed", "other_chain"]);
 
@@ -291,8 +291,8 @@ fn a_surviving_checkpoint_anchors_the_chain() {
     let plan = rebuild(&evidence).unwrap();
     assert_eq!(plan.next().previous_hash(), Some(lost.hash()));
     assert_eq!(plan.link(), &Link::Checkpoint);
-    let anchored = Anchor::of(Some(plan.next()), evidence.own.checkpoint.valid());
-    assert_eq!(anchored, Ok(Anchor::Behind));
+    let anchored = CheckpointStatus::of(Some(plan.next()), evidence.own.checkpoint.valid());
+    assert_eq!(anchored, Ok(CheckpointStatus::Behind));
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn a_state_without_its_checkpoint_is_evidence_but_not_by_itself() {
     assert_eq!(states(&plan), [(2, Active), (1, Retired)]);
     assert_eq!(plan.active_shown_by(), [OWN_STATE]);
     assert_eq!(plan.next().previous_hash(), Some(own.hash()));
-    // A first document needs no checkpoint, unless a damaged one says that there was more.
+    // A first document needs no checkpoint. A damaged checkpoint implies later documents.
     evidence.own.document = Found::Valid(lost);
     assert_eq!(codes(&evidence), ["state_in_place"]);
     evidence.own.checkpoint = Found::Damaged {
@@ -359,12 +359,12 @@ fn what_openbao_does_not_decrypt_is_carried_as_removed_if_nothing_needs_it() {
         peers: retired(),
         ..hides_two()
     };
-    assert_eq!(codes(&from_peer), ["unaccounted"]);
+    assert_eq!(codes(&from_peer), ["unresolved"]);
     let running = EtcdEvidence {
         content: String::new(),
         ..etcd(&[3, 4])
     };
-    // Nothing tells when version 1 was made.
+    // The creation second of version 1 is unknown.
     for (source, left_open) in [
         (running, &["left_out", "other_chain"][..]),
         (etcd(&[3, 4]), &["unneeded_then", "left_out", "other_chain"]),
@@ -388,13 +388,13 @@ fn what_openbao_does_not_decrypt_is_carried_as_removed_if_nothing_needs_it() {
         [(4, Active), (3, Retired), (2, Removed), (1, Removed)]
     );
     assert_eq!(limits(&plan), ["no_etcd", "other_chain"]);
-    // One that was made before the version was taken back into use does not outweigh the others.
+    // The others outweigh a source older than the restoration of the version.
     let outdated = Evidence {
         peers: vec![peer(&[(4, Active), (3, Retired), (2, Retired)])],
         records: vec![record(&[(4, Some(Active)), (2, Some(Removed))])],
         ..hides_two()
     };
-    assert_eq!(codes(&outdated), ["unaccounted"]);
+    assert_eq!(codes(&outdated), ["unresolved"]);
     let own_word = Evidence {
         peers: vec![peer(&[(4, Active)])],
         own: OwnFiles {
@@ -405,19 +405,19 @@ fn what_openbao_does_not_decrypt_is_carried_as_removed_if_nothing_needs_it() {
         },
         ..hides_two()
     };
-    assert_eq!(codes(&own_word), ["unaccounted"]);
+    assert_eq!(codes(&own_word), ["unresolved"]);
 }
 
 #[test]
 fn another_provider_of_the_key_shows_what_is_needed_and_no_promotion() {
     let others = |number| {
         let mut source = etcd(&[2]);
-        source
-            .findings
-            .push(finding(Origin::Gap(Gap::OtherProvider {
+        source.findings.push(finding(Resolution::Unresolved(
+            ResolveError::OtherProvider {
                 version: version(number),
                 provider: "another".to_owned(),
-            })));
+            },
+        )));
         source
     };
     let evidence = Evidence {
@@ -454,12 +454,12 @@ fn what_was_read_in_doubt_is_said_and_is_part_of_the_plan() {
 
 #[test]
 fn what_etcd_needs_must_decrypt() {
-    let gap = Gap::Trimmed {
+    let gap = ResolveError::Trimmed {
         version: version(1),
         minimum: 2,
     };
     let mut source = etcd(&[2]);
-    source.findings.push(finding(Origin::Gap(gap)));
+    source.findings.push(finding(Resolution::Unresolved(gap)));
     let evidence = Evidence {
         key: vectors::sound_profile(2, 2, 2),
         etcd: vec![source],
@@ -481,7 +481,7 @@ fn what_etcd_needs_must_decrypt() {
         failed,
         untried,
     };
-    let refused = |made: Result<RebuildPlan, Refusals>| made.unwrap_err().all()[0].code();
+    let refused = |made: Result<RebuildPlan, PlanBlockers>| made.unwrap_err().all()[0].code();
     let some = NonZeroU64::new(1);
     assert_eq!(refused(seeds(proof(1, 1, 0), None)), "not_decrypted");
     assert_eq!(refused(seeds(proof(1, 1, 0), some)), "not_decrypted");
@@ -547,11 +547,6 @@ fn evidence_of_another_key_or_cluster_is_named_each() {
             ("empty", "no_objects"),
         ]
     );
-    for refusal in refusals.all() {
-        assert!(!refusal.consequence().is_empty());
-        assert!(!refusal.next_step().is_empty());
-        assert!(refusal.do_not().starts_with("do not "));
-    }
 }
 
 #[test]
@@ -564,7 +559,11 @@ fn a_recreated_or_older_key_is_refused_by_every_witness() {
     };
     assert_eq!(
         codes(&evidence),
-        ["other_creation", "newer_than_latest", "other_creation"]
+        [
+            "creation_time_mismatch",
+            "newer_than_latest",
+            "creation_time_mismatch"
+        ]
     );
 }
 
@@ -593,17 +592,17 @@ fn an_unusable_active_version_hides_no_further_reason() {
     };
     assert_eq!(
         codes(&evidence),
-        ["undecided", "active_unusable", "unaccounted"]
+        ["undecided", "active_unusable", "unresolved"]
     );
 }
 
 #[test]
 fn unreadable_objects_block_a_rebuild_until_their_exact_number_is_accepted() {
-    let trimmed = Gap::Trimmed {
+    let trimmed = ResolveError::Trimmed {
         version: version(1),
         minimum: 2,
     };
-    let other_key = Gap::OtherCreation {
+    let other_key = ResolveError::CreationTimeMismatch {
         version: version(3),
         live: created_at(3),
         recorded: None,
@@ -613,7 +612,7 @@ fn unreadable_objects_block_a_rebuild_until_their_exact_number_is_accepted() {
         partly_refused(3, 1, 2),
         gap(trimmed),
         gap(other_key),
-        gap(Gap::OtherScope { names: Vec::new() }),
+        gap(ResolveError::IdentityMismatch { names: Vec::new() }),
     ]);
     let evidence = Evidence {
         key: vectors::sound_profile(3, 2, 2),
@@ -621,22 +620,33 @@ fn unreadable_objects_block_a_rebuild_until_their_exact_number_is_accepted() {
         peers: vec![peer(&[(3, Active), (2, Retired), (1, Retired)])],
         ..nothing(3)
     };
-    let each = ["not_decrypted", "trimmed", "other_creation", "other_scope"];
+    let each = [
+        "not_decrypted",
+        "trimmed",
+        "creation_time_mismatch",
+        "identity_mismatch",
+    ];
     let refused = [&each[..], &["unreadable_objects"]].concat();
     assert_eq!(codes(&evidence), refused);
     for wrong in [1, 10, 12] {
         assert_eq!(codes(&accepting(&evidence, wrong)), refused, "{wrong}");
     }
     let refusals = rebuild(&accepting(&evidence, 1)).unwrap_err();
-    assert!(refusals.all().iter().all(Refusal::is_settled_by_acceptance));
+    assert!(
+        refusals
+            .all()
+            .iter()
+            .all(PlanBlocker::is_settled_by_acceptance)
+    );
     let said = refusals.to_string();
     assert!(said.contains("11 objects stay unreadable"), "{said}");
-    assert!(said.contains("but 1 were accepted"), "{said}");
+    assert!(said.contains("instead of the accepted 1"), "{said}");
 
     let plan = rebuild(&accepting(&evidence, 11)).unwrap();
-    // What was needed of a version that is gone does not keep it in use.
+    // Objects of a deleted version do not keep it in use.
     assert_eq!(states(&plan), [(3, Active), (2, Retired), (1, Removed)]);
-    // The live version 3 is not the one that was written under as another key's.
+    // The live version 3 differs from the version 3 of another key, under which objects were
+    // written.
     assert_eq!(plan.versions()[0].objects, [("snapshot".to_owned(), 3)]);
     let limited = ["unreadable"; 4].into_iter().chain(["other_chain"]);
     assert_eq!(limits(&plan), limited.collect::<Vec<_>>());
@@ -666,29 +676,31 @@ fn objects_are_accepted_only_beside_proof_of_the_active_version() {
             ..nothing(2)
         }
     };
-    // Without proof it is not offered either.
+    // Without proof, acceptance is not offered either.
     assert_eq!(codes(&all_refused(2)), ["not_decrypted"]);
     assert_eq!(
         codes(&accepting(&all_refused(2), 3)),
         ["not_decrypted", "active_unproven"]
     );
-    // A peer alone does not prove the key.
+    // The key is unproven by a peer alone.
     let with_peer = Evidence {
         peers: vec![peer(&[(2, Active), (1, Retired)])],
         ..accepting(&all_refused(2), 3)
     };
     assert_eq!(codes(&with_peer), ["not_decrypted", "active_unproven"]);
-    // A DEK of a lower version proves the key, not that the version was promoted.
+    // A DEK of a lower version proves the key, but leaves the promotion open.
     let mut lower = accepting(&all_refused(2), 3);
-    lower.etcd[0].findings.push(finding(Origin::Live(key(1))));
+    lower.etcd[0]
+        .findings
+        .push(finding(Resolution::Live(key(1))));
     assert_eq!(codes(&lower), ["not_decrypted", "active_unproven"]);
-    // A revision that was replaced since shows that.
-    lower.etcd[0].superseded = vec![Origin::Live(key(2))];
+    // A replaced revision proves the promotion.
+    lower.etcd[0].superseded = vec![Resolution::Live(key(2))];
     assert_eq!(
         states(&rebuild(&lower).unwrap()),
         [(2, Active), (1, Retired)]
     );
-    // Both together suffice.
+    // Peer and DEK together are sufficient.
     lower.peers = with_peer.peers;
     let plan = rebuild(&lower).unwrap();
     assert_eq!(states(&plan), [(2, Active), (1, Retired)]);
@@ -696,7 +708,7 @@ fn objects_are_accepted_only_beside_proof_of_the_active_version() {
 
 #[test]
 fn nothing_is_accepted_that_is_hidden_or_was_not_tried_or_is_not_there() {
-    let hidden = Gap::Hidden {
+    let hidden = ResolveError::Hidden {
         version: version(1),
         minimum: 2,
         claimed: Claimed::Yes,
@@ -713,7 +725,7 @@ fn nothing_is_accepted_that_is_hidden_or_was_not_tried_or_is_not_there() {
         codes(&accepting(&evidence, 3)),
         ["hidden", "acceptance_idle"]
     );
-    // Beside others it stays refused.
+    // It stays blocked beside accepted objects.
     evidence.etcd[0].findings.push(partly_refused(2, 1, 1));
     assert_eq!(codes(&accepting(&evidence, 1)), ["hidden"]);
 
@@ -728,8 +740,8 @@ fn nothing_is_accepted_that_is_hidden_or_was_not_tried_or_is_not_there() {
     assert!(matches!(
         refusals.all(),
         [
-            Refusal::NotDecrypted { .. },
-            Refusal::Unreadable { sampled: true, .. }
+            PlanBlocker::NotDecrypted { .. },
+            PlanBlocker::Unreadable { sampled: true, .. }
         ]
     ));
     assert_eq!(codes(&accepting(&sampled, 1)), ["untried"]);
@@ -737,7 +749,7 @@ fn nothing_is_accepted_that_is_hidden_or_was_not_tried_or_is_not_there() {
 
 #[test]
 fn a_version_that_openbao_has_lost_is_accepted_unless_a_state_or_record_names_it() {
-    let newer = Gap::NewerThanLatest {
+    let newer = ResolveError::NewerThanLatest {
         version: version(3),
         latest: version(2),
         recorded: None,
@@ -767,7 +779,7 @@ fn a_version_that_openbao_has_lost_is_accepted_unless_a_state_or_record_names_it
 
 #[test]
 fn another_keys_objects_make_no_version_active() {
-    let other_key = Gap::OtherCreation {
+    let other_key = ResolveError::CreationTimeMismatch {
         version: version(3),
         live: created_at(3),
         recorded: None,
@@ -795,12 +807,12 @@ fn a_removed_or_left_version_never_becomes_active() {
     evidence.not_promoted = None;
     let plan = rebuild(&evidence).unwrap();
     assert_eq!(states(&plan)[0], (3, Active));
-    // The same of a record.
+    // A record has the same effect.
     evidence.not_promoted = Some(version(3));
     evidence.peers.clear();
     evidence.records = vec![record(&[(3, Some(Active)), (2, Some(Removed))])];
     assert_eq!(codes(&evidence), ["assumption_wrong"]);
-    // A state that removed the version and names a lower one as active contradicts itself.
+    // A state is contradictory if it has a version as removed and a lower one as active.
     evidence.records = vec![record(&[(2, Some(Removed)), (1, Some(Active))])];
     evidence.peers = vec![peer(&[(2, Removed), (1, Active)])];
     assert_eq!(codes(&evidence), ["active_removed", "active_removed"]);
@@ -809,7 +821,7 @@ fn a_removed_or_left_version_never_becomes_active() {
 #[test]
 fn a_superseded_revision_shows_a_promotion() {
     let mut source = etcd(&[2]);
-    source.superseded = vec![Origin::Live(key(3))];
+    source.superseded = vec![Resolution::Live(key(3))];
     let mut evidence = Evidence {
         etcd: vec![source],
         not_promoted: Some(version(3)),
@@ -820,10 +832,10 @@ fn a_superseded_revision_shows_a_promotion() {
     let plan = rebuild(&evidence).unwrap();
     assert_eq!(states(&plan)[0], (3, Active));
     assert_eq!(plan.active_shown_by(), ["snapshot"]);
-    // It need not decrypt, and is of no version that could be active.
+    // It may be undecryptable, and is of a version that cannot be active.
     evidence.key = vectors::sound_profile(2, 0, 1);
     let lost = |number| {
-        Origin::Gap(Gap::NewerThanLatest {
+        Resolution::Unresolved(ResolveError::NewerThanLatest {
             version: version(number),
             latest: version(2),
             recorded: None,
@@ -902,7 +914,7 @@ fn a_wild_version_number_costs_nothing() {
     let scope = Arc::new(KeyScope::new(vectors::golden_scope()));
     let active = TransitKey::new(scope, version(number), created_at(number));
     let mut source = etcd(&[]);
-    source.findings = vec![finding(Origin::Live(Arc::new(active)))];
+    source.findings = vec![finding(Resolution::Live(Arc::new(active)))];
     let evidence = Evidence {
         key: vectors::profile(&[(far, far)], 0, 1),
         etcd: vec![source],

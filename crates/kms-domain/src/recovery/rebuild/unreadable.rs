@@ -1,13 +1,13 @@
-//! Objects that cannot be read with the live key. They do not block a rebuild once an operator has
-//! accepted their exact number.
+//! Objects that the live key cannot decrypt. They block a rebuild until an operator accepts their
+//! exact number.
 
 use std::collections::BTreeMap;
 
 use super::EtcdEvidence;
 use crate::{
     recovery::{
-        origin::{Gap, Origin},
         pair::Finding,
+        resolve::{Resolution, ResolveError},
     },
     transit::TransitVersion,
 };
@@ -17,9 +17,10 @@ use crate::{
 pub struct EtcdFinding {
     /// The version and the results of its encrypted DEKs.
     pub finding: Finding,
-    /// Unreadable objects by resource: all objects of a [`Gap`], else those of refused DEKs.
+    /// Unreadable objects by resource: all objects of a [`ResolveError`], else those of refused
+    /// DEKs.
     pub unreadable: BTreeMap<String, u64>,
-    /// Keys of the first few unreadable objects, if they were asked for.
+    /// Keys of the first few unreadable objects, if requested.
     pub names: Vec<String>,
 }
 
@@ -28,36 +29,40 @@ pub struct EtcdFinding {
 pub struct Unreadable {
     /// The etcd.
     pub evidence: String,
-    /// The version that the objects need; `None` if they name none.
+    /// The version that the objects need; `None` if unknown.
     pub version: Option<TransitVersion>,
-    /// The stable word for reports: that of the [`Gap`], or `not_decrypted`.
+    /// The stable code in reports: that of the [`ResolveError`], or `not_decrypted`.
     pub cause: &'static str,
     /// The objects by resource.
     pub resources: BTreeMap<String, u64>,
-    /// Keys of the first few objects, if they were asked for.
+    /// Keys of the first few objects, if requested.
     pub names: Vec<String>,
 }
 
-/// The cause of objects whose encrypted DEK is refused by OpenBao.
+/// Cause: OpenBao refuses the encrypted DEK.
 pub(super) const NOT_DECRYPTED: &str = "not_decrypted";
 
 impl EtcdEvidence {
-    /// Objects that only another OpenBao storage, another configuration or an etcd backup makes
-    /// readable. Objects of a hidden version are not among them: lowering `min_decryption_version`
-    /// makes them readable.
+    /// Objects that need another OpenBao storage, another configuration or an etcd backup to become
+    /// readable. Objects of a hidden version are excluded: lowering `min_decryption_version` makes
+    /// them readable.
     #[must_use]
     pub fn unreadable(&self) -> Vec<Unreadable> {
         let mut found: BTreeMap<(Option<TransitVersion>, &'static str), Unreadable> =
             BTreeMap::new();
+
         for of_key_id in &self.findings {
             let finding = &of_key_id.finding;
             let (version, cause) = match &finding.origin {
-                Origin::Live(key) if finding.seeds.failed > 0 => {
+                Resolution::Live(key) if finding.seeds.failed > 0 => {
                     (Some(key.version()), NOT_DECRYPTED)
                 }
-                Origin::Gap(gap) if gap.is_lasting() => (gap.version(), gap.code()),
-                Origin::Live(_) | Origin::Known(_) | Origin::Gap(_) => continue,
+                Resolution::Unresolved(gap) if gap.is_lasting() => (gap.version(), gap.code()),
+                Resolution::Live(_) | Resolution::Known(_) | Resolution::Unresolved(_) => {
+                    continue;
+                }
             };
+
             let row = found.entry((version, cause)).or_insert_with(|| Unreadable {
                 evidence: self.name.clone(),
                 version,
@@ -65,12 +70,14 @@ impl EtcdEvidence {
                 resources: BTreeMap::new(),
                 names: Vec::new(),
             });
+
             for (resource, objects) in &of_key_id.unreadable {
                 let count = row.resources.entry(resource.clone()).or_default();
                 *count = count.saturating_add(*objects);
             }
             row.names.extend(of_key_id.names.iter().cloned());
         }
+
         found.into_values().collect()
     }
 }
@@ -92,18 +99,18 @@ impl Unreadable {
     }
 }
 
-impl Gap {
-    /// Whether no setting of the live key makes the objects readable.
+impl ResolveError {
+    /// Whether the objects stay unreadable under every setting of the live key.
     pub(super) fn is_lasting(&self) -> bool {
         match self {
             Self::KeyId(_)
             | Self::Annotations(_)
             | Self::Foreign(_)
-            | Self::OtherScope { .. }
+            | Self::IdentityMismatch { .. }
             | Self::NewerThanLatest { .. }
             | Self::Trimmed { .. }
             | Self::Recreated { .. }
-            | Self::OtherCreation { .. } => true,
+            | Self::CreationTimeMismatch { .. } => true,
             Self::Hidden { .. }
             | Self::OtherProvider { .. }
             | Self::NoKey { .. }

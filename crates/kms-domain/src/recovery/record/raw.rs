@@ -1,10 +1,11 @@
-//! The record as it is spelled. Implements `docs/format/backup-record.md` section 2.
+//! The serialized form of a record.
+//! Implements `docs/format/backup-record.md` section 2.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Note, NotedEtcd, NotedFile, NotedLimits, NotedState, NotedVersion, RecordHash};
+use super::{EtcdInfo, FileInfo, LimitsInfo, Note, RecordHash, StateInfo, VersionInfo};
 use crate::{
     digest::{MalformedDigest, TextHash},
     fingerprint::IdentityFingerprint,
@@ -22,24 +23,24 @@ use crate::{
     transit::{CreatedAt, TransitVersion},
 };
 
-/// Which rule the contents of a record break.
+/// A rule violated by the contents of a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordProblem {
-    /// A name breaks its rule.
+    /// A name violates its rule.
     #[error("{member} is invalid")]
     Name {
         /// The member.
         member: &'static str,
-        /// The rule.
+        /// The violated rule.
         #[source]
         problem: NameProblem,
     },
-    /// A hash has no valid form.
+    /// A hash is malformed.
     #[error("{member} is malformed")]
     Digest {
         /// The member.
         member: &'static str,
-        /// The rule.
+        /// The violated rule.
         #[source]
         problem: MalformedDigest,
     },
@@ -48,35 +49,36 @@ pub enum RecordProblem {
     Number {
         /// The member.
         member: &'static str,
-        /// What it holds.
+        /// The value.
         value: u64,
     },
-    /// Not 64 lower-case hexadecimal digits.
+    /// A SHA-256 other than 64 lower-case hexadecimal digits.
     #[error("sha256 {0:?} is not 64 lower-case hexadecimal digits")]
     Sha256(String),
-    /// A word that the format does not have.
+    /// An unknown enumeration value.
     #[error("{member} {word:?} does not exist")]
     Word {
         /// The member.
         member: &'static str,
-        /// What it holds.
+        /// The value.
         word: String,
     },
-    /// The fingerprint is not that of the names.
+    /// The fingerprint differs from that of the names.
     #[error("identityFingerprint is {stated}, but the names give {derived}")]
     Fingerprint {
-        /// As the record says.
+        /// The fingerprint in the record.
         stated: IdentityFingerprint,
-        /// Of its names.
+        /// The fingerprint of its names.
         derived: IdentityFingerprint,
     },
-    /// A `key_id` hash that does not follow from the names, the version and its creation second.
+    /// A `key_id` hash differs from the one derived from the names, the version and its creation
+    /// second.
     #[error("keyIdHash of version {0} does not follow from the record's names and creation second")]
     ForeignKeyIdHash(TransitVersion),
-    /// Two entries of one version, or entries out of order.
+    /// A duplicate version, or versions out of order.
     #[error("version {0} is not in ascending order, once")]
     Order(TransitVersion),
-    /// The active version is not the one that is noted as such.
+    /// The stated active version differs from the version with state `active`.
     #[error(
         "activeTransitVersion and activeKeyIdHash are not those of the version whose state is active"
     )]
@@ -170,7 +172,7 @@ struct RawRequired {
 }
 
 impl RawRecord {
-    /// Without its hash.
+    /// The record, with an empty hash.
     pub(super) fn of(note: &Note, active: &TransitKey) -> Self {
         let identity = note.scope.identity();
         Self {
@@ -209,7 +211,7 @@ impl RawRecord {
         }
     }
 
-    /// Over all members but `recordHash`, which must still be empty.
+    /// Hash over all members but `recordHash`, which must still be empty.
     pub(super) fn content_hash(&self) -> RecordHash {
         RecordHash::of_bytes(json::compact(self).as_bytes())
     }
@@ -232,6 +234,7 @@ impl RawRecord {
             )?,
             key_lineage_id: name("keyLineageId", KeyLineageId::parse(&self.key_lineage_id))?,
         };
+
         let path = TransitKeyPath {
             mount_path: name(
                 "transitMountPath",
@@ -239,18 +242,21 @@ impl RawRecord {
             )?,
             key_name: name("transitKeyName", KeyName::parse(&self.transit_key_name))?,
         };
+
         let stated = IdentityFingerprint::parse(&self.identity_fingerprint);
         let stated = digest("identityFingerprint", stated)?;
         let derived = IdentityFingerprint::of(&identity, &path);
         if stated != derived {
             return Err(RecordProblem::Fingerprint { stated, derived });
         }
+
         let scope = Arc::new(KeyScope::new(identity));
         let versions = self.versions.iter().map(|raw| {
             let read = raw.read(&scope)?;
             Ok((read.key.version(), read))
         });
         let versions = ascending(versions)?;
+
         let note = Note {
             recorded_at: self.recorded_at,
             plugin_version: self.plugin_version,
@@ -262,6 +268,7 @@ impl RawRecord {
             etcd: self.etcd_snapshot.map(RawEtcd::read).transpose()?,
             openbao: self.openbao_snapshot.map(RawFile::read).transpose()?,
         };
+
         let active = super::one_active(&note)?;
         let same = active.version().get() == self.active_transit_version
             && active.id_hash().as_str() == self.active_key_id_hash;
@@ -273,14 +280,14 @@ impl RawRecord {
 }
 
 impl RawState {
-    fn read(self) -> Result<NotedState, RecordProblem> {
+    fn read(self) -> Result<StateInfo, RecordProblem> {
         if !["current", "behind", "missing"].contains(&self.checkpoint.as_str()) {
             return Err(RecordProblem::Word {
                 member: "checkpoint",
                 word: self.checkpoint,
             });
         }
-        Ok(NotedState {
+        Ok(StateInfo {
             generation: Generation::new(self.generation)
                 .ok_or_else(|| number("generation", self.generation))?,
             hash: digest("hash", StateHash::parse(&self.hash))?,
@@ -290,8 +297,8 @@ impl RawState {
 }
 
 impl RawTransit {
-    fn read(self) -> Result<NotedLimits, RecordProblem> {
-        Ok(NotedLimits {
+    fn read(self) -> Result<LimitsInfo, RecordProblem> {
+        Ok(LimitsInfo {
             latest: version("latestVersion", self.latest_version)?,
             min_available: self.min_available_version,
             min_decryption: self.min_decryption_version,
@@ -301,7 +308,7 @@ impl RawTransit {
 }
 
 impl RawVersion {
-    fn of(noted: &NotedVersion) -> Self {
+    fn of(noted: &VersionInfo) -> Self {
         Self {
             transit_version: noted.key.version().get(),
             created_at_unix: noted.key.created_at().get(),
@@ -311,7 +318,7 @@ impl RawVersion {
         }
     }
 
-    fn read(&self, scope: &Arc<KeyScope>) -> Result<NotedVersion, RecordProblem> {
+    fn read(&self, scope: &Arc<KeyScope>) -> Result<VersionInfo, RecordProblem> {
         let version = version("transitVersion", self.transit_version)?;
         let created_at = CreatedAt::new(self.created_at_unix)
             .ok_or_else(|| number("createdAtUnix", self.created_at_unix))?;
@@ -326,7 +333,7 @@ impl RawVersion {
                 word: word.to_owned(),
             })
         });
-        Ok(NotedVersion {
+        Ok(VersionInfo {
             key: Arc::new(key),
             decryptable: self.decryptable,
             state: state.transpose()?,
@@ -335,20 +342,20 @@ impl RawVersion {
 }
 
 impl RawFile {
-    fn of(file: &NotedFile) -> Self {
+    fn of(file: &FileInfo) -> Self {
         Self {
             sha256: file.sha256_hex(),
             bytes: file.bytes,
         }
     }
 
-    fn read(self) -> Result<NotedFile, RecordProblem> {
+    fn read(self) -> Result<FileInfo, RecordProblem> {
         file(self.sha256, self.bytes)
     }
 }
 
 impl RawEtcd {
-    fn of(etcd: &NotedEtcd) -> Self {
+    fn of(etcd: &EtcdInfo) -> Self {
         let required = etcd.required.iter().map(|(version, &objects)| RawRequired {
             transit_version: version.get(),
             objects,
@@ -361,12 +368,12 @@ impl RawEtcd {
         }
     }
 
-    fn read(self) -> Result<NotedEtcd, RecordProblem> {
+    fn read(self) -> Result<EtcdInfo, RecordProblem> {
         let required = self.required_versions.iter().map(|raw| {
             let version = version("transitVersion", raw.transit_version)?;
             Ok((version, raw.objects))
         });
-        Ok(NotedEtcd {
+        Ok(EtcdInfo {
             required: ascending(required)?,
             file: file(self.sha256, self.bytes)?,
             revision: self.revision,
@@ -374,7 +381,7 @@ impl RawEtcd {
     }
 }
 
-/// Each version once and in order, so that one content has one text.
+/// Requires each version once and in order, so that equal contents have equal text.
 fn ascending<T>(
     entries: impl Iterator<Item = Result<(TransitVersion, T), RecordProblem>>,
 ) -> Result<BTreeMap<TransitVersion, T>, RecordProblem> {
@@ -392,14 +399,15 @@ fn ascending<T>(
     Ok(all)
 }
 
-fn file(text: String, bytes: u64) -> Result<NotedFile, RecordProblem> {
+fn file(text: String, bytes: u64) -> Result<FileInfo, RecordProblem> {
     let mut sha256 = [0; 32];
     for (byte, digits) in sha256.iter_mut().zip(text.as_bytes().chunks(2)) {
         let digits = std::str::from_utf8(digits).unwrap_or_default();
         *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
     }
-    let file = NotedFile { sha256, bytes };
-    // Anything but the one spelling of some 32 bytes is not what those bytes are written as.
+
+    let file = FileInfo { sha256, bytes };
+    // Accepts only the canonical spelling of 32 bytes.
     match file.sha256_hex() == text {
         true => Ok(file),
         false => Err(RecordProblem::Sha256(text)),

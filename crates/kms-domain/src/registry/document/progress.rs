@@ -1,8 +1,8 @@
-//! From one document to the next: what may change and what must never. Implements
-//! `docs/format/state-document.md` section 9, *Progress*.
+//! Permitted changes from one document to the next.
+//! Implements `docs/format/state-document.md` section 9, *Progress*.
 //!
-//! The rules of rotation and retirement already keep to this. It is checked once more for every
-//! document they make, since a mistake there would make stored objects unreadable.
+//! Rotation and retirement already follow these rules. Every new document is checked again, because
+//! an error here makes stored objects unreadable.
 
 use super::{Document, Generation, MAX_FILE_BYTES, StateHash};
 use crate::{
@@ -11,58 +11,58 @@ use crate::{
     transit::TransitVersion,
 };
 
-/// Whether records may leave the set of decryptable ones.
+/// Whether records may leave the decryptable states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::registry) enum Retention {
-    /// What decrypts goes on decrypting, what was removed stays removed.
+    /// Decryptable versions stay decryptable, and removed ones stay removed.
     Kept,
-    /// The operator has reviewed which records change.
+    /// The operator has reviewed the changed records.
     Reviewed,
 }
 
-/// Why a document may not follow another.
+/// Reason why a document cannot follow another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgressProblem {
-    /// 18446744073709551615 documents have been written.
+    /// Generation 18446744073709551615 is reached.
     #[error("generation {0} is the last one")]
     Exhausted(Generation),
-    /// It could be written but not read back.
+    /// The document is larger than the size limit for reading.
     #[error(
         "it would have {0} bytes, more than the {MAX_FILE_BYTES} that are read back: the key has \
-         thousands of versions; find out what rotates it, and retire versions that no object needs"
+         thousands of versions"
     )]
     TooLarge(usize),
-    /// The records contradict each other.
+    /// The records violate a rule of the registry.
     #[error("its records contradict each other")]
     Registry(#[source] RegistryProblem),
-    /// Bound to another configuration.
+    /// The documents belong to different configurations.
     #[error("it is bound to {next}, its predecessor to {previous}")]
     OtherFingerprint {
-        /// Of the predecessor.
+        /// In the predecessor.
         previous: IdentityFingerprint,
-        /// Of the document.
+        /// In the document.
         next: IdentityFingerprint,
     },
-    /// Not one more.
+    /// The generation must increase by one.
     #[error("its generation is {next}, its predecessor's {previous}")]
     Generation {
-        /// Of the predecessor.
+        /// In the predecessor.
         previous: Generation,
-        /// Of the document.
+        /// In the document.
         next: Generation,
     },
-    /// Another predecessor.
+    /// The document names another predecessor.
     #[error("it does not follow the document with the hash {0}")]
     NotLinked(StateHash),
-    /// Encryption would go back to an older version.
+    /// The active version must not decrease.
     #[error("its active Transit version is {next}, after {previous}")]
     ActiveLowered {
-        /// Of the predecessor.
+        /// In the predecessor.
         previous: TransitVersion,
-        /// Of the document.
+        /// In the document.
         next: TransitVersion,
     },
-    /// A record was lost or changed against the table.
+    /// A record is missing, or its change is forbidden by the table.
     #[error(
         "Transit version {version} is {} after being {}",
         next.map_or("gone", RecordState::as_str), previous.as_str()
@@ -70,10 +70,10 @@ pub enum ProgressProblem {
     Record {
         /// The version.
         version: TransitVersion,
-        /// What it was.
+        /// State in the predecessor.
         previous: RecordState,
-        /// What it would be; `None` if there is no such record. Equal to `previous` for a
-        /// removed record with other bookkeeping.
+        /// State in the document; `None` for a missing record. Equal to `previous` for a removed
+        /// record with other bookkeeping.
         next: Option<RecordState>,
     },
 }
@@ -96,7 +96,7 @@ impl Document {
         Ok(next)
     }
 
-    /// A document whose predecessor is lost: only its generation and hash are known, or nothing.
+    /// A document with a lost predecessor: `previous` is its generation and hash, if known.
     pub(crate) fn rebuilt(
         fingerprint: IdentityFingerprint,
         previous: Option<(Generation, StateHash)>,
@@ -126,15 +126,18 @@ impl Document {
                 next: next.fingerprint.clone(),
             });
         }
+
         if next.generation.get().checked_sub(1) != Some(self.generation.get()) {
             return Err(ProgressProblem::Generation {
                 previous: self.generation,
                 next: next.generation,
             });
         }
+
         if next.previous_hash.as_ref() != Some(&self.hash) {
             return Err(ProgressProblem::NotLinked(self.hash.clone()));
         }
+
         let active = |document: &Self| document.registry.active().version();
         if active(next) < active(self) {
             return Err(ProgressProblem::ActiveLowered {
@@ -142,6 +145,7 @@ impl Document {
                 next: active(next),
             });
         }
+
         match retention {
             Retention::Kept => require_retention(&self.registry, &next.registry),
             Retention::Reviewed => Ok(()),
@@ -221,7 +225,7 @@ mod tests {
             (Removed, &[Some(Removed)]),
             (Rejected, &all),
         ] {
-            // Version 2 is the record in question; version 1 or 3 is active beside it.
+            // Version 2 is the record under test; version 1 or 3 is active beside it.
             let before = if previous == Active {
                 document(&[(2, Active)])
             } else {

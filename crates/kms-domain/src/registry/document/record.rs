@@ -1,4 +1,5 @@
-//! One version in the state document. Implements `docs/format/state-document.md` section 3.
+//! One version in the state document.
+//! Implements `docs/format/state-document.md` section 3.
 
 use std::{num::NonZeroU64, sync::Arc};
 
@@ -18,15 +19,15 @@ use crate::{
 
 const AAD_REQUIRED: &str = "aad.required";
 
-/// Why one record is invalid.
+/// Rule violated by a record.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordProblem {
-    /// A name of the identity scope breaks its rule.
+    /// A name of the identity scope violates its rule.
     #[error("{field} is invalid")]
     Name {
         /// The member.
         field: &'static str,
-        /// The rule.
+        /// The violated rule.
         #[source]
         problem: NameProblem,
     },
@@ -35,34 +36,34 @@ pub enum RecordProblem {
     Number {
         /// The member.
         field: &'static str,
-        /// What it holds.
+        /// The value.
         value: i128,
         /// 1 for versions and creation seconds, 0 for bookkeeping.
         lowest: u8,
     },
-    /// `kubernetesKeyId` has no valid form.
+    /// `kubernetesKeyId` is malformed.
     #[error("kubernetesKeyId is malformed")]
     KeyId(#[source] MalformedDigest),
-    /// The key_id was made from other fields.
+    /// The key_id belongs to other fields.
     #[error("kubernetesKeyId is {stated}, but the record's fields give {derived}")]
     ForeignKeyId {
-        /// As the record says.
+        /// The key_id in the record.
         stated: KeyId,
-        /// As derived from its fields.
+        /// The key_id derived from its fields.
         derived: KeyId,
     },
-    /// A state that does not exist.
+    /// Unknown state.
     #[error("state {0:?} does not exist")]
     State(String),
     /// Associated data is always required.
     #[error("aadMode is {0:?} instead of {AAD_REQUIRED:?}")]
     AadMode(String),
-    /// The history cannot be true.
+    /// The bookkeeping is contradictory.
     #[error("the bookkeeping is impossible")]
     Bookkeeping(#[source] BookkeepingProblem),
 }
 
-/// Wider numbers than the format has, so that each range is checked with a message of its own.
+/// Wider integers than those of the format, so that each range check has its own message.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RawRecord {
@@ -99,6 +100,7 @@ pub(super) fn read_records(raw: &[RawRecord]) -> Result<Vec<Record>, (usize, Rec
         };
         raw.read(scope)
     };
+
     raw.iter()
         .enumerate()
         .map(|(index, raw)| read(raw).map_err(|problem| (index, problem)))
@@ -159,6 +161,7 @@ impl RawRecord {
             self.transit_version_created_at_unix,
             CreatedAt::new,
         )?;
+
         let stated = KeyId::parse(&self.kubernetes_key_id).map_err(RecordProblem::KeyId)?;
         let key = TransitKey::new(Arc::clone(scope), version, created_at);
         if *key.id() != stated {
@@ -167,11 +170,13 @@ impl RawRecord {
                 derived: key.id().clone(),
             });
         }
+
         let state = RecordState::parse(&self.state)
             .ok_or_else(|| RecordProblem::State(self.state.clone()))?;
         if self.aad_mode != AAD_REQUIRED {
             return Err(RecordProblem::AadMode(self.aad_mode.clone()));
         }
+
         let bookkeeping = Bookkeeping::new(
             bookkeeping("observedAtUnix", self.observed_at_unix)?,
             bookkeeping("stableObservationCount", self.stable_observation_count)?,
@@ -179,6 +184,7 @@ impl RawRecord {
             bookkeeping("promotedAtUnix", self.promoted_at_unix)?,
         )
         .map_err(RecordProblem::Bookkeeping)?;
+
         Ok(Record {
             key: Arc::new(key),
             state,
@@ -200,7 +206,7 @@ fn positive<T>(
     })
 }
 
-/// 0 stands for a number that is not set.
+/// 0 means unset.
 fn bookkeeping(field: &'static str, value: i128) -> Result<Option<NonZeroU64>, RecordProblem> {
     let number = i64::try_from(value)
         .ok()

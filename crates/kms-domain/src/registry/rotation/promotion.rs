@@ -1,5 +1,5 @@
-//! A promotion that is due: the version proves itself first, then both are published together, so
-//! that no node is unhealthy between the promotion and the first deep probe after it.
+//! A promotion that is due. The candidate is probed first, then published together with its proof,
+//! so that a node stays healthy between the promotion and its next deep probe.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use crate::{key::TransitKey, registry::ProbeKey};
 
 /// The newest version is stable and its activation wait is over.
 ///
-/// Run the deep probe with [`candidate`](Self::candidate). If it passes, commit what
-/// [`promote`](Self::promote) gives and publish it as active and proven at once; if it fails,
-/// commit what [`postpone`](Self::postpone) gives, if anything. The next observation is due again.
+/// Run the deep probe with [`candidate`](Self::candidate). After success, commit the result of
+/// [`promote`](Self::promote) and publish it as active and proven at once. After failure, commit
+/// the result of [`postpone`](Self::postpone), if any; the next observation is due again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a due promotion is either made or postponed"]
 pub struct Promotion {
@@ -32,19 +32,19 @@ impl Promotion {
         }
     }
 
-    /// What the deep probe has to try.
+    /// The version for the deep probe.
     #[must_use]
     pub fn candidate(&self) -> &ProbeKey {
         &self.candidate
     }
 
-    /// The promotion itself. Only for a candidate that has passed the deep probe.
+    /// The promotion. Call it only after the candidate has passed the deep probe.
     #[must_use]
     pub fn promote(self) -> Transition {
         self.promoted
     }
 
-    /// What the observation recorded besides; `None` if nothing.
+    /// The transition without the promotion, if the observation changed anything.
     #[must_use]
     pub fn postpone(self) -> Option<Transition> {
         self.unpromoted

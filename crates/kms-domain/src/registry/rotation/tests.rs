@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
+    health::MetadataFailure,
     registry::{
         Lookup,
         RecordState::{self, Active, Pending, Rejected, Removed, Retired},
@@ -45,7 +46,7 @@ fn states(document: &Document) -> Vec<(u64, RecordState)> {
         .collect()
 }
 
-/// Observed, count, stable, promoted; 0 for none.
+/// Observed, count, stable, promoted; 0 if unset.
 fn history(document: &Document, number: u64) -> [u64; 4] {
     let mut records = document.registry().records().iter();
     let record = records.find(|record| record.key.version() == version(number));
@@ -59,7 +60,7 @@ fn history(document: &Document, number: u64) -> [u64; 4] {
     .map(|number| number.map_or(0, |number| number.get()))
 }
 
-/// A document whose version 2 has been seen `counts` times of 3, the first time at second 100.
+/// A document whose version 2 was counted `counts` times of 3, the first time at second 100.
 fn counted(counts: u32) -> Document {
     let profile = sound_profile(2, 0, 1);
     let first = document(&[(1, Active)]);
@@ -178,7 +179,7 @@ fn an_unstable_version_is_not_promoted_even_without_delay() {
     let (soon, wait) = (Counting::TooSoon, Activation::NotRequired);
     let step = observe(&counted(2), &profile, &rules(3), soon, wait, NOW).unwrap();
     assert_eq!(step, Step::Unchanged);
-    // Raised settings apply to a version that was stable by the old ones.
+    // Raised settings apply to a version that was stable under the old ones.
     let step = observe(&counted(3), &profile, &rules(4), soon, wait, NOW).unwrap();
     assert_eq!(step, Step::Unchanged);
 }
@@ -284,7 +285,7 @@ fn a_newest_version_that_is_withdrawn_here_is_refused() {
         let before = document(&[(1, Active), (2, state)]);
         assert_eq!(
             look(&before, &sound_profile(2, 0, 1)),
-            Err(RotationRefused::Withdrawn {
+            Err(RotationRefused::Disabled {
                 latest: version(2),
                 state
             })

@@ -1,8 +1,8 @@
-//! The activation wait: the time in which the other nodes learn to decrypt under a new version
-//! before any node encrypts with it.
+//! The activation wait: time for the other nodes to discover a new version before any node encrypts
+//! with it.
 //!
-//! It lives in memory alone and on the monotonic clock, so neither a stored time nor a step of the
-//! wall clock ever ends it. After a restart it begins anew.
+//! It is held in memory and measured on the monotonic clock, so stored times and wall clock steps
+//! cannot end it. A restart starts it again.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -15,28 +15,28 @@ pub struct ActivationWait {
     started: Option<(KeyId, Duration)>,
 }
 
-/// Whose wait is over.
+/// State of the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation<'a> {
-    /// Everyone's: the delay is zero.
+    /// The delay is zero.
     NotRequired,
-    /// No one's.
+    /// The delay has not passed for any version.
     Waiting,
-    /// That of the pending version with this key_id, and of no other.
+    /// The delay has passed for the pending version with this key_id only.
     Over(&'a KeyId),
 }
 
 impl ActivationWait {
-    /// No version is waited for yet.
+    /// Starts without a waiting version.
     #[must_use]
     pub fn new(delay: Duration) -> Self {
         let started = None;
         Self { delay, started }
     }
 
-    /// To be called after an observation (not a discovery) whose outcome is durable and
-    /// published. A stable pending version starts to wait, or goes on if it is the same as before;
-    /// otherwise no version waits. A failed probe leaves the wait as it is.
+    /// Call this after an observation (not a discovery) with a durable and published result. A
+    /// stable pending version starts to wait, or continues if it is the same as before; otherwise
+    /// the wait is cleared. A failed probe leaves the wait as it is.
     pub fn observed(&mut self, published: &Registry, required: NonZeroU32, elapsed: Duration) {
         let stable = published
             .pending()
@@ -48,7 +48,7 @@ impl ActivationWait {
         }
     }
 
-    /// Whose wait is over at `elapsed`.
+    /// State of the wait at `elapsed`.
     #[must_use]
     pub fn activation(&self, elapsed: Duration) -> Activation<'_> {
         match &self.started {

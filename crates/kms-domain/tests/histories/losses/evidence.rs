@@ -1,4 +1,4 @@
-//! What people have at hand after a loss, in the form that a rebuild takes.
+//! Evidence after a loss, in the input format of a rebuild.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,24 +8,24 @@ use kms_domain::{
     prepare::preview,
     recovery::{
         claims::VersionClaims,
-        origin::{Lineage, LiveKey, Origin, StoredKeyId},
         pair::{Finding, Proof},
         rebuild::{EtcdEvidence, EtcdFinding, PeerEvidence, RecordEvidence},
-        record::{BackupRecord, Note, NotedLimits, NotedState, NotedVersion},
+        record::{BackupRecord, LimitsInfo, Note, StateInfo, VersionInfo},
+        resolve::{KeyResolver, LiveKey, Resolution, StoredKeyId},
     },
-    registry::{anchor::Checkpoint, document::Document},
+    registry::{checkpoint::Checkpoint, document::Document},
     scope::TransitKeyPath,
     transit::{CreatedAt, KeyProfile, TransitVersion},
 };
 
 use crate::transit::Transit;
 
-/// What an etcd holds.
+/// Contents of one etcd.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Etcd {
     /// By name.
     pub(crate) objects: BTreeMap<u8, Stored>,
-    /// The keys of replaced and deleted revisions that compaction has left.
+    /// The keys of replaced and deleted revisions that are not compacted yet.
     pub(crate) superseded: Vec<Arc<TransitKey>>,
 }
 
@@ -37,10 +37,10 @@ pub(crate) struct Stored {
     pub(crate) harm: Option<Harm>,
 }
 
-/// What happened to the stored bytes of an object.
+/// Change of the stored bytes of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Harm {
-    /// No key decrypts its DEK any more.
+    /// Its DEK no longer decrypts.
     Dek,
     /// It has the annotations of another key_id.
     Annotations,
@@ -65,7 +65,7 @@ impl Etcd {
     }
 }
 
-/// What reading `etcd` and trying each DEK of it finds.
+/// Result of reading `etcd` and trying each of its DEKs.
 pub(crate) fn of_etcd(
     etcd: &Etcd,
     name: String,
@@ -75,7 +75,7 @@ pub(crate) fn of_etcd(
     known: impl IntoIterator<Item = VersionClaims>,
 ) -> EtcdEvidence {
     let live = LiveKey::Listed(profile.clone());
-    let lineage = Lineage::new(Arc::clone(scope), live, known);
+    let lineage = KeyResolver::new(Arc::clone(scope), live, known);
     let plugin_version = PluginVersion::new("v0.0.0").unwrap();
     let annotations = |key: &TransitKey| preview(key, &plugin_version).annotations;
     let origin = |key: &TransitKey, annotations: &Annotations| {
@@ -90,7 +90,7 @@ pub(crate) fn of_etcd(
         TransitVersion::new(u64::MAX >> 1).unwrap(),
         CreatedAt::new(1).unwrap(),
     );
-    // By key_id and whether the annotations are its own.
+    // By key_id, and by whether the annotations are its own.
     let mut groups: BTreeMap<(&str, bool), Vec<&Stored>> = BTreeMap::new();
     for stored in etcd.objects.values() {
         let foreign = stored.harm == Some(Harm::Annotations);
@@ -106,12 +106,12 @@ pub(crate) fn of_etcd(
         let closed = u64::try_from(closed.count()).unwrap();
         let objects = u64::try_from(group.len()).unwrap();
         let seeds = match &origin {
-            Origin::Live(_) => Proof {
+            Resolution::Live(_) => Proof {
                 proven: (closed < objects).into(),
                 failed: (closed > 0).into(),
                 untried: 0,
             },
-            Origin::Known(_) | Origin::Gap(_) => Proof {
+            Resolution::Known(_) | Resolution::Unresolved(_) => Proof {
                 untried: 1,
                 ..Proof::default()
             },
@@ -142,7 +142,7 @@ pub(crate) fn of_etcd(
     }
 }
 
-/// What `record-backup` writes; nothing where it refuses, since state and key do not fit.
+/// The record of `record-backup`; `None` if the command refuses because state and key do not fit.
 pub(crate) fn note(
     document: &Document,
     profile: &KeyProfile,
@@ -155,13 +155,13 @@ pub(crate) fn note(
         plugin_version: "v0.0.0".to_owned(),
         scope: Arc::clone(scope),
         path: path.clone(),
-        state: NotedState {
+        state: StateInfo {
             generation: document.generation(),
             hash: document.hash().clone(),
             checkpoint: "current".to_owned(),
         },
-        limits: NotedLimits::of(profile),
-        versions: NotedVersion::all(scope, document, profile),
+        limits: LimitsInfo::of(profile),
+        versions: VersionInfo::all(scope, document, profile),
         etcd: None,
         openbao: None,
     };

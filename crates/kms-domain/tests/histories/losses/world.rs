@@ -1,5 +1,5 @@
-//! Three nodes, their etcd, their key, and the backups that were made. A node's process is reduced
-//! to what it commits; how it commits is the other histories' matter.
+//! Three nodes, their etcd, their key, and their backups. A node's process is reduced to its
+//! commits; the other histories test the commit itself.
 
 use std::{collections::BTreeSet, num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -9,12 +9,14 @@ use kms_domain::{
     key::{KeyScope, TransitKey},
     recovery::{
         claims::VersionClaims,
-        rebuild::{Evidence, Found, Limitation, OwnFiles, RebuildPlan, Refusal, Refusals, rebuild},
+        rebuild::{
+            Evidence, Found, Limitation, OwnFiles, PlanBlocker, PlanBlockers, RebuildPlan, rebuild,
+        },
         record::BackupRecord,
     },
     registry::{
         Lookup,
-        anchor::Checkpoint,
+        checkpoint::Checkpoint,
         document::Document,
         retire::plan_retirement,
         rotation::{ActivationWait, Counting, RotationRules, Step, discover, observe},
@@ -32,7 +34,7 @@ use super::{
 };
 use crate::transit::Transit;
 
-/// What the histories together must get to.
+/// Cases that the histories together must reach.
 pub(crate) const CASES: &[&str] = &[
     "rebuilt from etcd alone",
     "rebuilt from a record alone",
@@ -49,7 +51,7 @@ pub(crate) const CASES: &[&str] = &[
     "no_evidence",
     "no_objects",
     "undecided",
-    "other_creation",
+    "creation_time_mismatch",
     "newer_than_latest",
     "hidden",
     "trimmed",
@@ -57,7 +59,7 @@ pub(crate) const CASES: &[&str] = &[
     "annotation_mismatch",
     "unreadable_objects",
     "never_rotated",
-    "unaccounted",
+    "unresolved",
     "active_unusable",
 ];
 
@@ -70,7 +72,7 @@ const RULES: RotationRules = RotationRules {
 struct Node {
     document: Option<Document>,
     past: Vec<Document>,
-    /// The key that it reported last, whatever was lost since.
+    /// The last reported key, kept across losses.
     reported: Option<Arc<TransitKey>>,
 }
 
@@ -80,7 +82,7 @@ pub(crate) struct World {
     path: TransitKeyPath,
     transit: Transit,
     past: Vec<Transit>,
-    /// Also the next creation second, so that none repeats.
+    /// Also the next creation second, so all are unique.
     changes: u64,
     nodes: [Node; NODES],
     etcd: Etcd,
@@ -131,7 +133,7 @@ impl World {
             }
             Event::RecreateKey => self.change_key(|key, second| *key = Transit::new(second)),
             Event::Probe(node) => self.probe(node),
-            // Seen, counted, promoted, and once more for a version that was skipped.
+            // Discovered, counted, promoted, and one more probe for a skipped version.
             Event::Settle => (0..4).for_each(|_| (0..NODES).for_each(|node| self.probe(node))),
             Event::Write { node, object } => self.write(node, object),
             Event::RewriteAll(node) => {
@@ -171,7 +173,7 @@ impl World {
         self.transit.read(&self.path, None).ok()
     }
 
-    /// A probe of a node that has a state, or of one that never had any.
+    /// Probes a node with a state, or one without any state so far.
     fn probe(&mut self, index: usize) {
         let Some(profile) = self.profile() else {
             return;
@@ -213,7 +215,7 @@ impl World {
         }
     }
 
-    /// Whether or not anything still needs them: that is the operator's mistake to make.
+    /// Retires versions even if objects need them, as an operator may do by mistake.
     fn retire(&mut self, index: usize, before: u64) {
         let (Some(document), Some(profile)) = (&self.nodes[index].document, self.profile()) else {
             return;
@@ -244,7 +246,7 @@ impl World {
                 self.require_it_goes_on(index);
             }
             Err(refusals) => {
-                let codes = refusals.all().iter().map(Refusal::code);
+                let codes = refusals.all().iter().map(PlanBlocker::code);
                 self.reached.extend(codes);
                 self.require_refusal_was_needed(&incident, &evidence, &refusals);
             }
@@ -292,12 +294,12 @@ impl World {
         evidence
     }
 
-    /// As an operator would: what the refusals ask for is answered if the answer is true.
+    /// Acts as an operator: gives each requested assurance, if it is true.
     fn recover(
         &self,
         evidence: &Evidence,
         incident: &Incident,
-    ) -> Result<(RebuildPlan, Evidence), Refusals> {
+    ) -> Result<(RebuildPlan, Evidence), PlanBlockers> {
         let refusals = match rebuild(evidence) {
             Ok(plan) => return Ok((plan, evidence.clone())),
             Err(refusals) => refusals,
@@ -305,10 +307,10 @@ impl World {
         let mut granted = evidence.clone();
         for refusal in refusals.all() {
             match refusal {
-                Refusal::Undecided { versions, .. } if incident.assures => {
+                PlanBlocker::Undecided { versions, .. } if incident.assures => {
                     granted.not_promoted = Some(versions.first);
                 }
-                Refusal::Unreadable { objects, .. } if incident.accepts => {
+                PlanBlocker::Unreadable { objects, .. } if incident.accepts => {
                     granted.accepted = NonZeroU64::new(*objects);
                 }
                 _ => {}
@@ -396,7 +398,7 @@ impl World {
             self.transit.round_trips(active),
             "the_rebuilt_active_version_encrypts: {active}"
         );
-        // Of a version that OpenBao has lost nobody can know.
+        // A version that OpenBao has lost leaves no evidence.
         let reported = self.nodes.iter().filter_map(|node| node.reported.as_ref());
         for key in reported.filter(|key| self.transit.decrypts(key)) {
             assert!(
@@ -472,13 +474,13 @@ impl World {
         );
     }
 
-    /// Evidence that is fresh, and of a key that lacks nothing, is enough. Objects that are lost do
-    /// not change that once they are accepted.
+    /// Fresh evidence of an intact key is sufficient, also with lost objects once they are
+    /// accepted.
     fn require_refusal_was_needed(
         &self,
         incident: &Incident,
         evidence: &Evidence,
-        refusals: &Refusals,
+        refusals: &PlanBlockers,
     ) {
         if incident.loss != Loss::Both || incident.record.is_some() {
             return;
@@ -517,7 +519,7 @@ impl Node {
         self.document = Some(next);
     }
 
-    /// What is left on disk; `None` if there was nothing to lose, or nothing was lost.
+    /// The remaining files; `None` if nothing was lost.
     fn lose(&mut self, loss: Loss) -> Option<OwnFiles> {
         let lost = self.document.take().or_else(|| self.past.last().cloned())?;
         let checkpoint = Found::Valid(Checkpoint::of(&lost));
@@ -533,7 +535,7 @@ impl Node {
                 document: Found::Nothing,
                 checkpoint,
             },
-            // A first state without checkpoint is as good as one with it.
+            // A first state is valid without its checkpoint.
             Loss::Checkpoint if lost.previous_hash().is_none() => {
                 self.document = Some(lost);
                 return None;
@@ -565,7 +567,7 @@ fn hides(profile: &KeyProfile, key: &TransitKey) -> bool {
     (profile.min_available()..profile.min_decryption()).contains(&key.version().get())
 }
 
-/// By states and records.
+/// Claims of states and records.
 fn claims(evidence: &Evidence) -> Vec<VersionClaims> {
     let own = evidence.own.document.valid().into_iter();
     let states = own.chain(evidence.peers.iter().map(|peer| &peer.document));

@@ -1,10 +1,10 @@
-//! The file as `apiserver.config.k8s.io/v1` defines it: which keys exist and of which type.
+//! Keys and types of the file, as defined by `apiserver.config.k8s.io/v1`.
 //!
-//! kube-apiserver decodes strictly: names of keys are case-sensitive, unknown and repeated keys are
-//! errors, and a number or a boolean is no text. `null` is as good as an absent value.
+//! kube-apiserver decodes strictly: keys are case-sensitive, unknown and repeated keys are errors,
+//! and a text must be neither a number nor a boolean. `null` equals an absent value.
 //!
-//! A key's name and secret are measured and not kept. Copies that the YAML parser makes of them
-//! are out of our reach; they are never shown.
+//! Names and secrets of keys are measured, then dropped. The YAML parser makes copies of them
+//! outside our control; they are never printed.
 
 use std::time::Duration;
 
@@ -21,50 +21,50 @@ use super::{
     value::{At, Key as Name, Malformed, Node, Value},
     yaml,
 };
-use crate::config::positive_duration;
+use crate::duration::parse_positive;
 
-/// Base64 as Go decodes it: the bits that the last character has to spare may have any value.
+/// Base64 as in Go: unused bits of the last character may have any value.
 pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
-/// The document of such a file that kube-apiserver reads.
+/// The document used by kube-apiserver, the first one in the file.
 pub(super) struct Document {
     pub(super) api_version: String,
     pub(super) kind: String,
     pub(super) entries: Vec<Entry>,
-    /// The line where another document follows.
+    /// Line of the content after this document.
     pub(super) rest: Option<u64>,
 }
 
-/// Some resources, and what encrypts them.
+/// Resources with their providers.
 pub(super) struct Entry {
     pub(super) line: Option<u64>,
     pub(super) resources: Vec<String>,
     pub(super) providers: Vec<Element>,
 }
 
-/// One element of a list of providers: in a good file of exactly one kind.
+/// Element of a provider list. A valid one has exactly one kind.
 pub(super) struct Element {
     pub(super) line: Option<u64>,
     pub(super) kinds: Vec<Provider>,
 }
 
-/// What encrypts. Its first one encrypts what is written, all decrypt what is read.
+/// The first provider of a list encrypts; all of them decrypt.
 pub(super) enum Provider {
     Kms(Kms),
     Identity,
-    /// With keys that stand in the file.
+    /// Local keys in the file.
     Local {
         kind: &'static str,
-        /// Bytes of a key.
+        /// Allowed key sizes in bytes.
         sizes: &'static [usize],
         keys: Vec<Key>,
     },
 }
 
-/// A plugin behind a socket.
+/// A KMS plugin behind a socket.
 pub(super) struct Kms {
     api_version: String,
     name: String,
@@ -73,29 +73,29 @@ pub(super) struct Kms {
     timeout: Option<Zeroizing<String>>,
 }
 
-/// A key in the file; its content is not kept.
+/// A key in the file, without its content.
 pub(super) struct Key {
     pub(super) name: Measured,
     pub(super) secret: Measured,
 }
 
-/// What may be known of a secret text.
+/// Printable properties of a secret text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Measured {
     Empty,
-    /// Base64 of so many bytes.
+    /// Valid Base64 of this number of bytes.
     Base64(usize),
     Other,
 }
 
-/// The API between kube-apiserver and the plugin.
+/// Version of the API between kube-apiserver and the plugin.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum KmsVersion {
     V1,
     V2,
 }
 
-/// What kube-apiserver takes when the file does not say.
+/// Default of kube-apiserver.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Kms {
@@ -103,7 +103,7 @@ impl Kms {
         &self.name
     }
 
-    /// `None` if there is no such version. Without a word it is v1.
+    /// `None` for an unknown version. The default is v1.
     pub(super) fn version(&self) -> Option<KmsVersion> {
         match self.api_version.as_str() {
             "" | "v1" => Some(KmsVersion::V1),
@@ -112,10 +112,10 @@ impl Kms {
         }
     }
 
-    /// The path of the socket that kube-apiserver dials.
+    /// Path of the socket for kube-apiserver's connection.
     ///
     /// # Errors
-    /// The reason why kube-apiserver refuses the endpoint.
+    /// Reason for kube-apiserver's rejection of the endpoint.
     pub(super) fn socket(&self) -> Result<Vec<u8>, Refused> {
         endpoint::socket(&self.endpoint)
     }
@@ -124,17 +124,19 @@ impl Kms {
         &self.endpoint
     }
 
-    /// The time that kube-apiserver waits for an answer.
+    /// kube-apiserver's timeout for a call.
     ///
     /// # Errors
-    /// The broken rule, without the value.
+    /// The violated rule, without the value.
     pub(super) fn timeout(&self) -> Result<Duration, String> {
         let timeout = self.timeout.as_deref();
-        timeout.map_or(Ok(DEFAULT_TIMEOUT), |text| positive_duration(text))
+        timeout
+            .map_or(Ok(DEFAULT_TIMEOUT), |text| parse_positive(text))
+            .map_err(|problem| problem.to_string())
     }
 }
 
-/// Reads the document, with no other keys than those of the format.
+/// Parses the document. Unknown keys are errors.
 pub(super) fn parse(text: &str) -> Result<Document, Malformed> {
     let (root, rest) = if json::is_json(text) {
         (json::parse(text)?, None)
@@ -222,8 +224,7 @@ fn key(node: Node) -> Result<Key, Malformed> {
     })
 }
 
-/// The values of an object, by its keys. A value that is null is absent, and an object that is null
-/// has none.
+/// Values of an object, by key. `null` counts as an absent value or an empty object.
 fn fields<const N: usize>(node: Node, known: [&str; N]) -> Result<[Option<Node>; N], Malformed> {
     let entries = match node.value {
         Value::Map(entries) => entries,
@@ -264,7 +265,7 @@ fn list_of<T>(
     }
 }
 
-/// A text; an absent one is empty.
+/// Text of a value; empty if absent.
 fn text_of(node: Option<Node>) -> Result<String, Malformed> {
     let text = node.map(secret_text).transpose()?;
     Ok(text.map_or_else(String::new, |text| text.to_string()))

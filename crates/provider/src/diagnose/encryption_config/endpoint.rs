@@ -1,15 +1,14 @@
-//! The endpoint of a KMS plugin, as kube-apiserver reads it: with Go's `url.Parse`, of which this
-//! is the part that concerns the scheme `unix`.
+//! The endpoint of a KMS plugin, parsed like kube-apiserver: with Go's `url.Parse`, limited to the
+//! scheme `unix`.
 //!
-//! The path of the URL is the socket. Everything else is checked and dropped: host, query and
-//! fragment.
+//! The path of the URL is the socket. Host, query and fragment are validated and dropped.
 
 use std::net::Ipv6Addr;
 
 use thiserror::Error;
 
-/// The reason why kube-apiserver refuses an endpoint, as the rest of a sentence. The endpoint is not
-/// repeated.
+/// kube-apiserver's reason for rejecting an endpoint, as the rest of a sentence, without the
+/// endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(super) enum Refused {
     #[error("is absent")]
@@ -24,8 +23,8 @@ pub(super) enum Refused {
     Host,
 }
 
-/// The address of the socket: a path, or with `@` at its start an abstract socket. It is empty
-/// if no slash follows the scheme.
+/// Address of the socket: a path, or an abstract socket with a leading `@`. Empty if no slash
+/// follows the scheme.
 pub(super) fn socket(endpoint: &str) -> Result<Vec<u8>, Refused> {
     if endpoint.is_empty() {
         return Err(Refused::Absent);
@@ -34,10 +33,12 @@ pub(super) fn socket(endpoint: &str) -> Result<Vec<u8>, Refused> {
     if url.bytes().any(is_control) {
         return Err(Refused::Control);
     }
+
     let (scheme, rest) = url.split_once(':').ok_or(Refused::Scheme)?;
     if !scheme.eq_ignore_ascii_case("unix") {
         return Err(Refused::Scheme);
     }
+
     let (rest, _query) = rest.split_once('?').unwrap_or((rest, ""));
     let path = match rest.strip_prefix("//") {
         Some(rest) => {
@@ -46,9 +47,10 @@ pub(super) fn socket(endpoint: &str) -> Result<Vec<u8>, Refused> {
             path
         }
         None if rest.starts_with('/') => rest,
-        // Go takes it for an opaque URL, which has no path.
+        // An opaque URL in Go, without a path.
         None => "",
     };
+
     let path = unescape(path)?;
     unescape(fragment)?;
     let address = match path.strip_prefix(b"/@") {
@@ -59,7 +61,7 @@ pub(super) fn socket(endpoint: &str) -> Result<Vec<u8>, Refused> {
     Ok(address)
 }
 
-/// The client of gRPC parses the address once more, as the path of a URL.
+/// The gRPC client parses the address again, as the path of a URL.
 fn dial(address: &[u8]) -> Result<(), Refused> {
     let mut parts = address.splitn(2, |byte| *byte == b'#');
     let path = parts.next().unwrap_or_default();
@@ -109,11 +111,13 @@ fn authority(text: &str) -> Result<(), Refused> {
         return Err(Refused::Host);
     }
     unescape(user)?;
+
     if let Some(literal) = host.strip_prefix('[') {
         let (address, port) = literal.rsplit_once(']').ok_or(Refused::Host)?;
         let valid = address.parse::<Ipv6Addr>().is_ok() && is_port(port);
         return if valid { Ok(()) } else { Err(Refused::Host) };
     }
+
     let port = host
         .rfind(':')
         .and_then(|colon| host.get(colon..))
@@ -127,7 +131,8 @@ fn authority(text: &str) -> Result<(), Refused> {
         return Err(Refused::Host);
     }
     unescape(host)?;
-    // Escapes stand for a percent sign or for what is not ASCII.
+
+    // An escape may encode only a percent sign or a byte outside ASCII.
     let allowed = |escape: &str| escape.starts_with("25") || escape.starts_with(|c| c >= '8');
     if host.split('%').skip(1).all(allowed) {
         Ok(())
@@ -141,15 +146,15 @@ fn is_port(text: &str) -> bool {
     text.is_empty() || text.starts_with(':') && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether two paths lead to one file on every node, where `/var/run` is `/run`.
+/// Whether both paths lead to the same file on every node. `/var/run` equals `/run`.
 ///
-/// A path that ends in a slash leads to a directory, so never to a socket.
+/// A trailing slash means a directory, so the path never leads to a socket.
 pub(super) fn is_same_file(one: &[u8], other: &[u8]) -> bool {
     let one = components(one);
     one.is_some() && one == components(other)
 }
 
-/// `None` for a path that is not absolute or leads to a directory.
+/// `None` for a relative path or a directory.
 fn components(path: &[u8]) -> Option<Vec<&[u8]>> {
     let path = path.strip_prefix(b"/")?;
     let mut found: Vec<&[u8]> = Vec::new();

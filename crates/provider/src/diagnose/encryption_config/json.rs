@@ -1,4 +1,4 @@
-//! A file that begins with `{`, which kube-apiserver reads as JSON and never as YAML.
+//! JSON files. kube-apiserver parses a file with a leading `{` as JSON, never as YAML.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::value::{At, Key, Malformed, Node, Value};
 
-/// Whether kube-apiserver takes the text for JSON.
+/// Whether kube-apiserver parses the text as JSON.
 pub(super) fn is_json(text: &str) -> bool {
     text.trim_start().starts_with('{')
 }
@@ -61,7 +61,7 @@ impl<'de> Visitor<'de> for Any {
         Ok(Value::Number(i32::try_from(number).ok()))
     }
 
-    /// A number with a fraction or an exponent is no integer for Go, even if it is whole.
+    /// In Go, a fraction or an exponent is invalid for an integer, even with a whole value.
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<Value, E> {
         Ok(Value::Number(None))
     }

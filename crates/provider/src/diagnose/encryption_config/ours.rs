@@ -1,23 +1,25 @@
-//! Does the file lead to this provider: by its name, with v2, at its socket, and with patience
-//! enough?
+//! Checks whether the file selects this provider: by its name, with API v2, at its socket, and with
+//! a sufficient timeout.
 
 use std::{os::unix::ffi::OsStrExt as _, time::Duration};
 
 use super::{
-    ID, Place, TITLE,
+    ID, Place, TITLE, causes,
     document::{Document, Kms, KmsVersion},
     endpoint::is_same_file,
+    fail, warn,
 };
 use crate::{
+    advice::Site,
     config::Config,
-    report::{Check, ImpactClass},
+    report::{CheckResult, ImpactClass},
 };
 
-/// What kube-apiserver should wait longer than this provider waits for OpenBao, so that the answer
-/// with the cause arrives.
+/// Required difference between kube-apiserver's timeout and this provider's timeout for OpenBao, so
+/// that an error with its cause arrives in time.
 const MARGIN: Duration = Duration::from_millis(500);
 
-pub(super) fn check(document: &Document, config: &Config) -> Vec<Check> {
+pub(super) fn check(document: &Document, config: &Config) -> Vec<CheckResult> {
     let name = config.scope.provider_name.as_str();
     let (named, others): (Vec<_>, Vec<_>) = document.kms().partition(|(_, kms)| kms.name() == name);
     let aliases = others
@@ -42,7 +44,7 @@ fn is_ours(socket: &[u8], config: &Config) -> bool {
     is_same_file(socket, config.server.socket_path.as_os_str().as_bytes())
 }
 
-/// A name from the file, if it is short and plain enough to be one.
+/// A name from the file if it is short and plain, otherwise a placeholder.
 pub(super) fn shown(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     if !name.is_empty() && name.len() <= 40 && name.bytes().all(plain) {
@@ -52,101 +54,58 @@ pub(super) fn shown(name: &str) -> String {
     }
 }
 
-fn missing(name: &str) -> Check {
-    Check::fail(ID, TITLE, format!("no kms provider has the name {name:?}"))
-        .code("provider_missing")
-        .impact(
-            "kube-apiserver does not use this provider: it encrypts nothing with it, and cannot \
-             read what was encrypted with it before",
-        )
-        .impact_class(ImpactClass::DataRecovery)
-        .remediation(format!(
-            "list a kms provider with apiVersion: v2 and name: {name}, which is \
-             transit.keyIdScope.providerName; do not change that setting instead"
-        ))
+fn missing(name: &str) -> CheckResult {
+    let message = format!("no kms provider has the name {name:?}");
+    let class = ImpactClass::DataRecovery;
+    fail(&causes::PROVIDER_MISSING, message, &[("name", name)], class)
 }
 
-fn wrong_name(place: Place, kms: &Kms, name: &str) -> Check {
+fn wrong_name(place: Place, kms: &Kms, name: &str) -> CheckResult {
     let found = shown(kms.name());
     let message = format!(
         "{place}: the kms provider at this node's socket has the name {found}, but \
          transit.keyIdScope.providerName is {name:?}"
     );
-    Check::fail(ID, TITLE, message)
-        .code("provider_name")
-        .impact(format!(
-            "values are stored under the name {found}: data written under it would not be found \
-             by the name that this provider's key_ids, backups and recovery go by, and data \
-             stored under {name:?} cannot be read"
-        ))
-        .impact_class(ImpactClass::DataRecovery)
-        .remediation(format!(
-            "write name: {name} in this file. If something was stored under {found} already, list \
-             {name} first and keep {found} after it until everything is rewritten. Do not change \
-             transit.keyIdScope.providerName to clear this error: that changes every key_id, and \
-             what is stored becomes unreadable"
-        ))
+    let values = [("name", name), ("found", &*found)];
+    let class = ImpactClass::DataRecovery;
+    fail(&causes::PROVIDER_NAME, message, &values, class)
 }
 
-fn alias(place: Place, kms: &Kms, name: &str) -> Check {
+fn alias(place: Place, kms: &Kms, name: &str) -> CheckResult {
     let found = shown(kms.name());
     let message = format!("{place}: {found} leads to this provider too, beside {name:?}");
-    Check::warn(ID, TITLE, message)
-        .code("provider_alias")
-        .impact("what is stored under that name is not counted by rotation, backup and recovery")
-        .impact_class(ImpactClass::DataRecovery)
-        .remediation(
-            "keep it only to read what was stored under it: never as the first provider, and no \
-             longer than until everything is rewritten",
-        )
+    let class = ImpactClass::DataRecovery;
+    warn(&causes::PROVIDER_ALIAS, message, class)
 }
 
-fn leads_here(place: Place, kms: &Kms, config: &Config) -> Vec<Check> {
-    let socket = &config.server.socket_path;
+fn leads_here(place: Place, kms: &Kms, config: &Config) -> Vec<CheckResult> {
+    let socket = config.server.socket_path.display().to_string();
+    let class = ImpactClass::ApiServerAvailability;
     let mut checks = Vec::new();
     if kms.version() == Some(KmsVersion::V1) {
-        checks.push(
-            Check::fail(
-                ID,
-                TITLE,
-                format!("{place}: this provider is not asked with v2"),
-            )
-            .code("provider_api_version")
-            .impact("this provider speaks v2 alone: no call of kube-apiserver succeeds")
-            .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation("write apiVersion: v2 in its kms entry"),
-        );
+        let message = format!("{place}: this provider is called with API v1");
+        checks.push(fail(&causes::PROVIDER_API_VERSION, message, &[], class));
     }
+
     if let Ok(found) = kms.socket()
         && !is_ours(&found, config)
     {
-        checks.push(
-            Check::fail(
-                ID,
-                TITLE,
-                format!(
-                    "{place}: kms.endpoint leads to another socket than server.socketPath, which \
-                     is {}{}",
-                    socket.display(),
-                    cause(kms.endpoint(), &found)
-                ),
-            )
-            .code("provider_endpoint")
-            .impact(
-                "kube-apiserver cannot read or write encrypted objects through this provider; if \
-                 another one answers there, it must not encrypt under this name",
-            )
-            .impact_class(ImpactClass::ApiServerAvailability)
-            .remediation(format!("write endpoint: unix://{}", socket.display())),
+        let message = format!(
+            "{place}: kms.endpoint leads to another socket than server.socketPath, which is \
+             {socket}{}",
+            cause(kms.endpoint(), &found)
         );
+        let values = [("socket", &*socket)];
+        checks.push(fail(&causes::PROVIDER_ENDPOINT, message, &values, class));
     }
+
     if let Ok(timeout) = kms.timeout() {
         checks.extend(patience(place, timeout, config.openbao.timeout));
     }
     checks
 }
 
-/// The cause of another path that is easily overlooked in the endpoint.
+/// Hint at an easily overlooked cause of a different path.
 fn cause(endpoint: &str, found: &[u8]) -> &'static str {
     let host = |rest: &str| rest.starts_with("//") && !rest.starts_with("///");
     match found {
@@ -160,32 +119,25 @@ fn cause(endpoint: &str, found: &[u8]) -> &'static str {
     }
 }
 
-fn patience(place: Place, theirs: Duration, own: Duration) -> Option<Check> {
+fn patience(place: Place, theirs: Duration, own: Duration) -> Option<CheckResult> {
     if theirs >= own.saturating_add(MARGIN) {
         return None;
     }
+
     let message = format!(
         "{place}: kube-apiserver waits {theirs:?} for an answer, this provider {own:?} for OpenBao"
     );
-    let (check, impact) = if theirs <= own {
-        (
-            Check::fail(ID, TITLE, message).code("timeout"),
-            "kube-apiserver gives up on a slow OpenBao before this provider can say what is wrong, \
-             and calls that would have succeeded fail; no data is lost",
-        )
+    let margin = format!("{MARGIN:?}");
+    let values = [("margin", &*margin)];
+    let class = ImpactClass::ApiServerAvailability;
+    Some(if theirs <= own {
+        fail(&causes::TIMEOUT, message, &values, class).code("timeout")
     } else {
-        (
-            Check::warn(ID, TITLE, message).code("timeout_margin"),
-            "the answer to a call that took all of openbao.timeout may come too late for \
-             kube-apiserver; no data is lost",
-        )
-    };
-    let check = check
-        .impact(impact)
-        .impact_class(ImpactClass::ApiServerAvailability)
-        .remediation(format!(
-            "make openbao.timeout at least {MARGIN:?} shorter than timeout in this kms entry, \
-             which is 3s when it is absent"
-        ));
-    Some(check)
+        let check = CheckResult::warn(ID, TITLE, message);
+        let advice = causes::TIMEOUT_MARGIN.advise(&Site::none(), &values);
+        check
+            .because(advice)
+            .impact_class(class)
+            .code("timeout_margin")
+    })
 }

@@ -1,33 +1,33 @@
-//! The names of resources and wildcards: which of them kube-apiserver refuses, which never apply,
-//! and which probably mean something else.
+//! Names of resources and wildcards: reports names rejected by kube-apiserver, names without
+//! effect, and probable mistakes.
 //!
-//! kube-apiserver takes the most exact rule for a resource, and refuses a rule that a wildcard of
-//! the same list or of an earlier entry covers.
+//! kube-apiserver applies the most specific rule to a resource. It rejects a rule covered by a
+//! wildcard in the same list or in an earlier entry.
 
 use std::fmt;
 
 use super::{
-    ID, Place, TITLE,
+    Place, causes,
     document::{Document, Entry},
-    refused,
+    refused, warn,
 };
-use crate::report::{Check, ImpactClass};
+use crate::report::{CheckResult, ImpactClass};
 
-/// A resource or a wildcard, as kube-apiserver reads it: up to the first dot the resource, after
-/// it the group, which is empty for the core group.
+/// A resource or wildcard in kube-apiserver's syntax: name and group, separated by the first dot.
+/// The core group is empty.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Resource<'a> {
     name: &'a str,
     group: &'a str,
 }
 
-/// The resource that encryption at rest is for.
+/// The main resource for encryption at rest.
 pub(super) const SECRETS: Resource<'_> = Resource {
     name: "secrets",
     group: "",
 };
 
-/// What the core group stores.
+/// Resources of the core group.
 const CORE: [&str; 15] = [
     "configmaps",
     "endpoints",
@@ -52,7 +52,7 @@ impl<'a> Resource<'a> {
         Self { name, group }
     }
 
-    /// Whether it can be a name. Otherwise it may be anything, so it is not shown.
+    /// Whether the text is a possible name. Any other text may be secret, so it is not printed.
     fn is_plausible(self) -> bool {
         let allowed = |byte: u8| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.*/".contains(&byte)
@@ -62,7 +62,7 @@ impl<'a> Resource<'a> {
         (1..253).contains(&length) && bytes.all(allowed)
     }
 
-    /// Whether the rule of `self` is also one for `other`.
+    /// Whether the rule `self` also applies to `other`.
     pub(super) fn covers(self, other: Self) -> bool {
         self == other || self.name == "*" && (self.group == other.group || self.is_everything())
     }
@@ -78,7 +78,7 @@ impl fmt::Display for Resource<'_> {
             return f.write_str("(a name that is not shown)");
         }
         f.write_str(self.name)?;
-        // Without its dot the wildcard of the core group would be another text.
+        // The wildcard of the core group requires its dot.
         if self.name == "*" || !self.group.is_empty() {
             write!(f, ".{}", self.group)?;
         }
@@ -86,7 +86,7 @@ impl fmt::Display for Resource<'_> {
     }
 }
 
-pub(super) fn check(document: &Document) -> Vec<Check> {
+pub(super) fn check(document: &Document) -> Vec<CheckResult> {
     let mut checks = Vec::new();
     let mut earlier: Vec<(Place, Resource<'_>)> = Vec::new();
     for (index, entry) in document.entries.iter().enumerate() {
@@ -107,7 +107,7 @@ pub(super) fn check(document: &Document) -> Vec<Check> {
 }
 
 impl Entry {
-    /// Those that kube-apiserver takes for names.
+    /// Texts accepted as names by kube-apiserver.
     pub(super) fn resources(&self) -> impl Iterator<Item = Resource<'_>> {
         let texts = self.resources.iter().map(String::as_str);
         texts
@@ -120,12 +120,13 @@ fn has_capital(text: &str) -> bool {
     text.to_lowercase() != text
 }
 
-/// The first rule that a name breaks.
-fn name_rules(place: Place, index: usize, text: &str) -> Option<Check> {
+/// First violated rule of a name.
+fn name_rules(place: Place, index: usize, text: &str) -> Option<CheckResult> {
     let bad = |why: &str, remedy: &str| {
         let message = format!("{place}: resources[{index}] {why}");
-        Some(refused("resource_name", message).remediation(remedy))
+        Some(refused("resource_name", message, remedy))
     };
+
     if has_capital(text) {
         return bad(
             "has a capital letter",
@@ -138,6 +139,7 @@ fn name_rules(place: Place, index: usize, text: &str) -> Option<Check> {
             "write '*.' for everything in the core group or '*.*' for everything",
         );
     }
+
     let resource = Resource::parse(text);
     match (resource.name, resource.group) {
         ("apiserveripinfo" | "serviceipallocations" | "servicenodeportallocations", "") => bad(
@@ -170,61 +172,45 @@ fn name_rules(place: Place, index: usize, text: &str) -> Option<Check> {
     }
 }
 
-/// kube-apiserver takes such a name, and nothing is ever stored under it.
-fn unknown(place: Place, index: usize, why: &str) -> Option<Check> {
-    let check = Check::warn(ID, TITLE, format!("{place}: resources[{index}] {why}"))
-        .code("resource_unknown")
-        .impact("kube-apiserver accepts the name, and encrypts nothing because of it")
-        .impact_class(ImpactClass::CryptographicSafety)
-        .remediation(
-            "write the plural name; outside of the core group, custom resources included, with \
-             the group: deployments.apps",
-        );
-    Some(check)
+/// kube-apiserver accepts the name, but never stores objects under it.
+fn unknown(place: Place, index: usize, why: &str) -> Option<CheckResult> {
+    let message = format!("{place}: resources[{index}] {why}");
+    let class = ImpactClass::CryptographicSafety;
+    Some(warn(&causes::RESOURCE_UNKNOWN, message, class))
 }
 
-/// A list that names a resource twice, or beside a wildcard that covers it.
-fn within(place: Place, entry: &Entry) -> Vec<Check> {
+/// Reports a repeated resource, or a resource next to a wildcard covering it.
+fn within(place: Place, entry: &Entry) -> Vec<CheckResult> {
     let resources: Vec<_> = entry.resources().collect();
     let mut checks = Vec::new();
     for (index, &resource) in resources.iter().enumerate() {
         if resources.iter().take(index).any(|it| *it == resource) {
-            checks.push(
-                refused(
-                    "resource_repeated",
-                    format!("{place} lists {resource} twice"),
-                )
-                .remediation("keep one of them"),
-            );
+            let message = format!("{place} lists {resource} twice");
+            checks.push(refused("resource_repeated", message, "keep one of them"));
             continue;
         }
         let wildcard = resources
             .iter()
             .find(|it| **it != resource && it.covers(resource));
         if let Some(wildcard) = wildcard {
-            checks.push(
-                refused(
-                    "resource_overlap",
-                    format!("{place} lists {resource} beside {wildcard}, which covers it"),
-                )
-                .remediation(format!(
-                    "remove {resource} from the list, or give it an entry of its own before this \
-                     one"
-                )),
+            let message = format!("{place} lists {resource} beside {wildcard}, which covers it");
+            let correction = format!(
+                "remove {resource} from the list, or give it an entry of its own before this one"
             );
+            checks.push(refused("resource_overlap", message, &correction));
         }
     }
     checks
 }
 
-/// A resource that an earlier entry has a rule for.
+/// Reports a resource with a rule in an earlier entry.
 fn across(
     place: Place,
     resource: Resource<'_>,
     earlier: &[(Place, Resource<'_>)],
-) -> Option<Check> {
+) -> Option<CheckResult> {
     let covering = |(_, rule): &&(Place, Resource<'_>)| rule.covers(resource);
-    // A wildcard masks the resource even if an entry for itself comes first.
+    // A wildcard masks the resource even after an entry for the resource itself.
     let mask = earlier
         .iter()
         .filter(covering)
@@ -232,20 +218,14 @@ fn across(
     if let Some((first, rule)) = mask {
         let message =
             format!("{place} lists {resource}, which can never apply: {first} has {rule}");
-        let check = refused("resource_masked", message).remediation(
-            "move the entry with the more exact name before the one with the wildcard, or remove it",
-        );
-        return Some(check);
+        let correction = "move the entry with the more exact name before the one with the wildcard, or remove it";
+        return Some(refused("resource_masked", message, correction));
     }
     let (first, _) = earlier.iter().find(covering)?;
     let message = format!("{place} lists {resource}, for which {first} has providers already");
-    let check = Check::warn(ID, TITLE, message)
-        .code("resource_split")
-        .impact(
-            "kube-apiserver joins the two lists of providers: the first entry's first one \
-             encrypts, and those of the second entry only decrypt",
-        )
-        .impact_class(ImpactClass::Diagnosis)
-        .remediation("write the resource once, with all of its providers in one list");
-    Some(check)
+    Some(warn(
+        &causes::RESOURCE_SPLIT,
+        message,
+        ImpactClass::Diagnosis,
+    ))
 }

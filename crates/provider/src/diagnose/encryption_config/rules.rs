@@ -1,31 +1,30 @@
-//! Would kube-apiserver take the file? Its own rules for header, entries and providers.
+//! kube-apiserver's own rules for header, entries and providers.
 
 use std::collections::BTreeMap;
 
 use super::{
-    ID, Place, TITLE,
+    Place, causes,
     document::{Document, Element, Key, Kms, KmsVersion, Measured, Provider},
-    refused,
+    fail, refused, warn,
 };
-use crate::report::{Check, ImpactClass};
+use crate::report::{CheckResult, ImpactClass};
 
 const API_VERSION: &str = "apiserver.config.k8s.io/v1";
 const KIND: &str = "EncryptionConfiguration";
 
-/// The same format under the name that an early page of documentation gave to it.
+/// Header of the same format in an early page of the documentation.
 const OLD_HEADER: [(&str, &str); 2] = [("v1", "EncryptionConfig"), ("/v1", "EncryptionConfig")];
 
-pub(super) fn check(document: &Document) -> Vec<Check> {
+pub(super) fn check(document: &Document) -> Vec<CheckResult> {
     let mut checks = header(document);
     if document.entries.is_empty() {
-        checks.push(
-            refused(
-                "no_entries",
-                "resources is empty, so nothing would be encrypted",
-            )
-            .remediation("list at least secrets, with its providers"),
-        );
+        checks.push(refused(
+            "no_entries",
+            "resources is empty, so nothing would be encrypted",
+            "list at least secrets, with its providers",
+        ));
     }
+
     for (index, entry) in document.entries.iter().enumerate() {
         let place = Place {
             entry: index,
@@ -33,16 +32,18 @@ pub(super) fn check(document: &Document) -> Vec<Check> {
             line: entry.line,
         };
         if entry.resources.is_empty() {
-            checks.push(
-                refused("no_resources", format!("{place} names no resources"))
-                    .remediation("list the resources that its providers are for"),
-            );
+            checks.push(refused(
+                "no_resources",
+                format!("{place} names no resources"),
+                "list the resources that its providers are for",
+            ));
         }
         if entry.providers.is_empty() {
-            checks.push(
-                refused("no_providers", format!("{place} has no providers"))
-                    .remediation("list its providers, the one that encrypts first"),
-            );
+            checks.push(refused(
+                "no_providers",
+                format!("{place} has no providers"),
+                "list its providers, the one that encrypts first",
+            ));
         }
         for (index, element) in entry.providers.iter().enumerate() {
             let place = Place {
@@ -53,11 +54,12 @@ pub(super) fn check(document: &Document) -> Vec<Check> {
             checks.extend(element_rules(place, element));
         }
     }
+
     checks.extend(repeated_names(document));
     checks
 }
 
-fn header(document: &Document) -> Vec<Check> {
+fn header(document: &Document) -> Vec<CheckResult> {
     let header = (document.api_version.as_str(), document.kind.as_str());
     let mut checks = Vec::new();
     if !OLD_HEADER.contains(&header) {
@@ -66,29 +68,24 @@ fn header(document: &Document) -> Vec<Check> {
             ("kind", header.1, KIND),
         ] {
             if found != expected {
-                checks.push(
-                    refused("header", format!("{key} is not {expected}"))
-                        .remediation(format!("write {key}: {expected}")),
-                );
+                checks.push(refused(
+                    "header",
+                    format!("{key} is not {expected}"),
+                    &format!("write {key}: {expected}"),
+                ));
             }
         }
     }
+
     if let Some(line) = document.rest {
         let message = format!("line {line}: the file goes on after its first YAML document");
-        checks.push(
-            Check::warn(ID, TITLE, message)
-                .code("second_document")
-                .impact("kube-apiserver reads the first document and ignores what follows it")
-                .impact_class(ImpactClass::Diagnosis)
-                .remediation(
-                    "move the entries that must apply into the first document, and remove the rest",
-                ),
-        );
+        let check = warn(&causes::SECOND_DOCUMENT, message, ImpactClass::Diagnosis);
+        checks.push(check.code("second_document"));
     }
     checks
 }
 
-fn element_rules(place: Place, Element { kinds, .. }: &Element) -> Vec<Check> {
+fn element_rules(place: Place, Element { kinds, .. }: &Element) -> Vec<CheckResult> {
     let mut checks = Vec::new();
     if kinds.len() != 1 {
         let many = if kinds.is_empty() {
@@ -96,7 +93,9 @@ fn element_rules(place: Place, Element { kinds, .. }: &Element) -> Vec<Check> {
         } else {
             "several providers in one list element"
         };
-        checks.push(refused("provider_kind", format!("{place} has {many}")).remediation(
+        checks.push(refused(
+            "provider_kind",
+            format!("{place} has {many}"),
             "write each provider as a list element of its own: kms, identity, aescbc, aesgcm or \
              secretbox",
         ));
@@ -113,13 +112,13 @@ fn element_rules(place: Place, Element { kinds, .. }: &Element) -> Vec<Check> {
     checks
 }
 
-fn key_rules(place: Place, kind: &str, sizes: &[usize], keys: &[Key]) -> Vec<Check> {
-    let problem = |code, what: String| {
-        refused(code, format!("{place}: {kind}{what}")).remediation(
-            "repair the key from the file that kube-apiserver last ran with: an invented key does \
-             not open what is stored",
-        )
+fn key_rules(place: Place, kind: &str, sizes: &[usize], keys: &[Key]) -> Vec<CheckResult> {
+    let problem = |code: &'static str, what: String| {
+        let message = format!("{place}: {kind}{what}");
+        let class = ImpactClass::ApiServerAvailability;
+        fail(&causes::KEY_INVALID, message, &[], class).code(code)
     };
+
     let mut checks = Vec::new();
     if keys.is_empty() {
         checks.push(problem("key_missing", " has no keys".to_owned()));
@@ -149,85 +148,77 @@ fn key_rules(place: Place, kind: &str, sizes: &[usize], keys: &[Key]) -> Vec<Che
     checks
 }
 
-fn kms_rules(place: Place, kms: &Kms) -> Vec<Check> {
+fn kms_rules(place: Place, kms: &Kms) -> Vec<CheckResult> {
     let mut checks = Vec::new();
     let version = kms.version();
     if kms.name().is_empty() {
-        checks.push(
-            refused("kms_name", format!("{place}: kms has no name"))
-                .remediation("write the name under which stored values are found again"),
-        );
+        checks.push(refused(
+            "kms_name",
+            format!("{place}: kms has no name"),
+            "write the name under which stored values are found again",
+        ));
     }
+
     match version {
-        None => checks.push(
-            refused(
-                "kms_api_version",
-                format!("{place}: kms.apiVersion is neither v1 nor v2"),
-            )
-            .remediation("write apiVersion: v2 for this provider"),
-        ),
+        None => checks.push(refused(
+            "kms_api_version",
+            format!("{place}: kms.apiVersion is neither v1 nor v2"),
+            "write apiVersion: v2 for this provider",
+        )),
         Some(KmsVersion::V2) => {
             if kms.name().contains(':') {
-                checks.push(
-                    refused("kms_name", format!("{place}: kms.name has a colon")).remediation(
-                        "a name with v2 must have none, since a colon ends it in stored values",
-                    ),
-                );
+                checks.push(refused(
+                    "kms_name",
+                    format!("{place}: kms.name has a colon"),
+                    "a name with v2 must have none, since a colon ends it in stored values",
+                ));
             }
             if kms.cache_size.is_some() {
-                checks.push(
-                    refused(
-                        "kms_cachesize",
-                        format!("{place}: kms.cachesize with apiVersion v2"),
-                    )
-                    .remediation("remove cachesize; v2 has no such setting"),
-                );
+                checks.push(refused(
+                    "kms_cachesize",
+                    format!("{place}: kms.cachesize with apiVersion v2"),
+                    "remove cachesize; v2 has no such setting",
+                ));
             }
         }
         Some(KmsVersion::V1) => {
             if kms.cache_size == Some(0) {
-                checks.push(
-                    refused("kms_cachesize", format!("{place}: kms.cachesize is 0"))
-                        .remediation("write a number above zero, or a negative one for no cache"),
-                );
+                checks.push(refused(
+                    "kms_cachesize",
+                    format!("{place}: kms.cachesize is 0"),
+                    "write a number above zero, or a negative one for no cache",
+                ));
             }
             checks.push(v1(place));
         }
     }
+
     if let Err(refusal) = kms.socket() {
-        checks.push(
-            refused("kms_endpoint", format!("{place}: kms.endpoint {refusal}")).remediation(
-                "write endpoint: unix:// and the absolute path, so with three slashes",
-            ),
-        );
+        checks.push(refused(
+            "kms_endpoint",
+            format!("{place}: kms.endpoint {refusal}"),
+            "write endpoint: unix:// and the absolute path, so with three slashes",
+        ));
     }
+
     if let Err(rule) = kms.timeout() {
-        checks.push(
-            refused("kms_timeout", format!("{place}: kms.timeout {rule}"))
-                .remediation("write timeout: 3s"),
-        );
+        checks.push(refused(
+            "kms_timeout",
+            format!("{place}: kms.timeout {rule}"),
+            "write timeout: 3s",
+        ));
     }
     checks
 }
 
-fn v1(place: Place) -> Check {
-    let message = format!("{place}: kms speaks v1, which is also meant when apiVersion is absent");
-    Check::warn(ID, TITLE, message)
-        .code("kms_v1")
-        .impact(
-            "kube-apiserver refuses v1 from 1.29 on unless its feature gate KMSv1 is set; this \
-             provider does not speak it",
-        )
-        .impact_class(ImpactClass::ApiServerAvailability)
-        .remediation(
-            "for this provider write apiVersion: v2; another plugin's v1 entry must stay until \
-             everything that it wrote is rewritten",
-        )
+fn v1(place: Place) -> CheckResult {
+    let message = format!("{place}: kms selects API v1, the default without apiVersion");
+    warn(&causes::KMS_V1, message, ImpactClass::ApiServerAvailability).code("kms_v1")
 }
 
-/// One name must lead to one plugin. kube-apiserver compares a v2 plugin with all before it, and a
-/// v1 plugin only if it reloads the file while it runs.
-fn repeated_names(document: &Document) -> Vec<Check> {
+/// A name must identify a single plugin. kube-apiserver compares a v2 plugin with all earlier ones,
+/// and a v1 plugin only during a reload.
+fn repeated_names(document: &Document) -> Vec<CheckResult> {
     let mut uses: BTreeMap<&str, Vec<(Place, Option<KmsVersion>)>> = BTreeMap::new();
     for (place, kms) in document.kms().filter(|(_, kms)| !kms.name().is_empty()) {
         uses.entry(kms.name())
@@ -235,28 +226,20 @@ fn repeated_names(document: &Document) -> Vec<Check> {
             .push((place, kms.version()));
     }
     uses.retain(|_, uses| uses.len() > 1);
+
     let repeated = |uses: Vec<(Place, Option<KmsVersion>)>| {
         let places: Vec<_> = uses.iter().map(|(place, _)| place.to_string()).collect();
         let message = format!("one kms name is used by {}", places.join(" and "));
         let later = uses.iter().skip(1);
-        let check = if later
+        if later
             .map(|(_, version)| version)
             .all(|it| *it == Some(KmsVersion::V1))
         {
-            Check::warn(ID, TITLE, message)
-                .impact(
-                    "kube-apiserver refuses a repeated name of v1 if \
-                     --encryption-provider-config-automatic-reload is set",
-                )
-                .impact_class(ImpactClass::ApiServerAvailability)
-                .code("kms_name_repeated")
+            let class = ImpactClass::ApiServerAvailability;
+            warn(&causes::NAME_REPEATED, message, class)
         } else {
-            refused("kms_name_repeated", message)
-        };
-        check.remediation(
-            "put the resources of these entries into one entry, so that the provider is listed \
-             once",
-        )
+            refused("kms_name_repeated", message, causes::ONE_ENTRY)
+        }
     };
     uses.into_values().map(repeated).collect()
 }

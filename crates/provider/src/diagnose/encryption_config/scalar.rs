@@ -8,11 +8,11 @@ use zeroize::Zeroizing;
 
 use super::{document::BASE64, value::Value};
 
-/// The prefix of the tags that YAML itself defines.
+/// Prefix of the tags defined by YAML itself.
 const YAML: &str = "tag:yaml.org,2002:";
 
-/// The value of a scalar. `plain` is a scalar without quotes. `None` if the tag does not allow the
-/// text, or the number has no form in JSON.
+/// Value of a scalar. `plain` means without quotes. `None` if the tag does not allow the text, or
+/// the number has no form in JSON.
 pub(super) fn resolve(tag: Option<&str>, text: &str, plain: bool) -> Option<Value> {
     let as_text = || Value::Text(Zeroizing::new(text.to_owned()));
     let Some(tag) = tag else {
@@ -36,7 +36,7 @@ pub(super) fn resolve(tag: Option<&str>, text: &str, plain: bool) -> Option<Valu
         Some("float") => matches!(untagged(text)?, Value::Number(_)),
         Some("int") => integer(text).is_some(),
         Some("timestamp") => text.get(4..5) == Some("-"),
-        // Every other tag leaves the text as it is.
+        // All other tags leave the text unchanged.
         _ => return Some(as_text()),
     };
     match tag.strip_prefix(YAML) {
@@ -46,12 +46,12 @@ pub(super) fn resolve(tag: Option<&str>, text: &str, plain: bool) -> Option<Valu
     }
 }
 
-/// A text without line breaks, which Go's decoder of base64 skips.
+/// Removes line breaks, which Go's Base64 decoder skips.
 pub(super) fn without_breaks(text: &str) -> Zeroizing<String> {
     Zeroizing::new(text.replace(['\n', '\r'], ""))
 }
 
-/// A scalar without quotes and without a tag.
+/// A scalar without quotes and tag.
 fn untagged(text: &str) -> Option<Value> {
     Some(match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
@@ -59,7 +59,7 @@ fn untagged(text: &str) -> Option<Value> {
         | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => {
             Value::Bool
         }
-        // JSON has neither.
+        // JSON has neither infinity nor NaN.
         ".nan" | ".NaN" | ".NAN" | ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF"
         | "-.inf" | "-.Inf" | "-.INF" => return None,
         _ => match number(text) {
@@ -71,7 +71,7 @@ fn untagged(text: &str) -> Option<Value> {
 
 const DIGIT: fn(char) -> bool = |c| c.is_ascii_digit();
 
-/// A number, with its value if it is one of 32 bits.
+/// A number, with its value if it fits into 32 bits.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the float is whole and within the range"
@@ -84,7 +84,7 @@ fn number(text: &str) -> Option<Option<i32>> {
     if let Some(integer) = integer(text) {
         return Some(i32::try_from(integer).ok());
     }
-    // Behind a dot at the start, an underscore must stand between digits.
+    // After a leading dot, an underscore is valid only between digits.
     let mut parts = text.split('_');
     let whole = |part: &str| part.starts_with(DIGIT) && part.ends_with(DIGIT);
     let between = parts.next().is_some_and(|part| part.ends_with(DIGIT)) && parts.all(whole);
@@ -93,7 +93,7 @@ fn number(text: &str) -> Option<Option<i32>> {
     }
     let plain = text.replace('_', "");
     let float = is_float(&plain).then(|| plain.parse::<f64>().ok())??;
-    // Go refuses to read a larger number, which stays a text.
+    // Go rejects a larger number, so the scalar is a text.
     if float.is_infinite() {
         return None;
     }
@@ -102,13 +102,14 @@ fn number(text: &str) -> Option<Option<i32>> {
     Some(whole.then_some(float as i32))
 }
 
-/// An integer of at most 64 bits in the notation of Go, where a leading zero means octal.
+/// An integer of at most 64 bits in Go's notation: a leading zero means octal.
 fn integer(text: &str) -> Option<i128> {
     if text.starts_with('_') {
         return None;
     }
     let plain = text.replace('_', "");
-    // The library also takes a sign behind 0b.
+
+    // The library also accepts a sign after 0b.
     let swapped = plain
         .strip_prefix("0b-")
         .map(|digits| format!("-0b{digits}"));
@@ -117,6 +118,7 @@ fn integer(text: &str) -> Option<i128> {
         Some(digits) => (-1, digits),
         None => (1, plain.strip_prefix('+').unwrap_or(&plain)),
     };
+
     let prefixed = |prefixes: [&str; 2]| {
         let mut prefixes = prefixes.into_iter();
         prefixes.find_map(|prefix| digits.strip_prefix(prefix))
@@ -132,10 +134,12 @@ fn integer(text: &str) -> Option<i128> {
     } else {
         (10, digits)
     };
-    // The parser would take a second sign.
+
+    // The Rust parser would accept a second sign.
     if !digits.starts_with(|first: char| first.is_digit(radix)) {
         return None;
     }
+
     let number = sign * i128::from(u64::from_str_radix(digits, radix).ok()?);
     let unsigned = sign == 1 && !plain.starts_with('+');
     let fits = number >= i128::from(i64::MIN) && (unsigned || number <= i128::from(i64::MAX));
@@ -163,7 +167,7 @@ fn is_float(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// A word for the kind of value.
+    /// Name of the kind of value.
     fn kind(tag: Option<&str>, text: &str) -> String {
         match resolve(tag, text, true) {
             None => "refused".to_owned(),

@@ -1,10 +1,10 @@
-//! The content of a file as JSON can express it, which is all that kube-apiserver decodes.
+//! Content of a file in the data model of JSON, because kube-apiserver decodes only JSON.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A value with its place. A value that an alias stands for has the place of its anchor.
+/// A value with its position. The value of an alias has the position of the anchor.
 #[derive(Clone)]
 pub(super) struct Node {
     /// `None` in a JSON file.
@@ -23,11 +23,11 @@ pub(super) struct At {
 pub(super) enum Value {
     Null,
     Bool,
-    /// A number; with its value if it is one of 32 bits with sign.
+    /// A number, with its value if it is a signed 32-bit integer.
     Number(Option<i32>),
     Text(Zeroizing<String>),
     List(Vec<Node>),
-    /// Keys in their order, repeated ones included.
+    /// Entries in file order, including repeated keys.
     Map(Vec<(Key, Node)>),
 }
 
@@ -35,12 +35,11 @@ pub(super) enum Value {
 #[derive(Clone)]
 pub(super) struct Key {
     pub(super) at: Option<At>,
-    /// `None` for a number or a boolean, since no format that is read here has such a key.
+    /// `None` for a number or a boolean. The format has no such keys.
     pub(super) name: Option<Zeroizing<String>>,
 }
 
-/// The reason why a file is refused before its rules are checked. The content of the file is not
-/// repeated.
+/// Reason for rejecting a file before its rules are checked, without content of the file.
 #[derive(Debug)]
 pub(super) struct Malformed {
     at: Option<At>,

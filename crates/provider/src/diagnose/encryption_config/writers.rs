@@ -1,27 +1,30 @@
-//! What happens to each resource: which provider encrypts what is written, and which others still
-//! decrypt what is read.
+//! Treatment of each resource: the provider for encryption, and the other providers for decryption.
 
 use kms_domain::scope::ProviderName;
 use serde_json::{Value, json};
 
 use super::{
-    ID, TITLE,
+    causes,
     document::{Document, Provider},
+    fail,
     ours::shown,
     resource::{Resource, SECRETS},
+    warn,
 };
-use crate::report::{Check, ImpactClass};
+use crate::{
+    advice::Cause,
+    report::{CheckResult, ImpactClass},
+};
 
-/// One resource or wildcard with its providers in their order, at least one. The first one
-/// encrypts.
+/// A resource or wildcard with its providers in order, at least one. The first one encrypts.
 pub(super) struct Treatment<'a> {
     resource: Resource<'a>,
     writer: &'a Provider,
     readers: Vec<&'a Provider>,
 }
 
-/// Every resource of the file that has a provider, in its order. kube-apiserver joins the lists of
-/// a resource that is named in several entries.
+/// Treatment of every resource with a provider, in file order. kube-apiserver joins the provider
+/// lists of several entries for a resource.
 pub(super) fn treatment(document: &Document) -> Vec<Treatment<'_>> {
     let mut all: Vec<Treatment<'_>> = Vec::new();
     for entry in &document.entries {
@@ -63,19 +66,21 @@ pub(super) fn summary(treatment: &[Treatment<'_>]) -> String {
     format!("encrypted are {}", all.join(", "))
 }
 
-pub(super) fn check(treatment: &[Treatment<'_>], name: &ProviderName) -> Vec<Check> {
+pub(super) fn check(treatment: &[Treatment<'_>], name: &ProviderName) -> Vec<CheckResult> {
     let mut checks = Vec::new();
     if !treatment.iter().any(|it| it.resource.covers(SECRETS)) {
-        checks.push(uncovered());
+        let message = "secrets are covered by no entry";
+        let class = ImpactClass::CryptographicSafety;
+        checks.push(fail(&causes::SECRETS_UNCOVERED, message, &[], class));
     }
-    // If it is nowhere, that was said already.
+    // The missing provider is already reported.
     let listed = |it: &Treatment<'_>| {
         it.writer.role(name) == Role::Ours || it.read_by(name).contains(&Role::Ours)
     };
     let listed = treatment.iter().any(listed);
     for finding in FINDINGS
         .iter()
-        .filter(|it| listed || it.code != NOT_COVERED)
+        .filter(|it| listed || it.cause != &causes::NOT_COVERED)
     {
         let found: Vec<_> = treatment
             .iter()
@@ -83,13 +88,14 @@ pub(super) fn check(treatment: &[Treatment<'_>], name: &ProviderName) -> Vec<Che
             .map(|it| it.resource.to_string())
             .collect();
         if !found.is_empty() {
-            checks.push(finding.check(&found.join(", ")));
+            let message = format!("{}: {}", found.join(", "), finding.cause.headline);
+            checks.push(warn(finding.cause, message, finding.class));
         }
     }
     checks
 }
 
-/// What a provider is in the life of this one.
+/// Role of a provider relative to this one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Ours,
@@ -121,98 +127,43 @@ impl Provider {
     }
 }
 
-/// A state that is right at some time of a migration, so only a warning.
+/// A valid state during a phase of a migration, so only a warning.
 struct Finding {
-    /// To the writer and the other readers of a resource.
+    /// Condition on the writer and the other readers of a resource.
     applies: fn(Role, &[Role]) -> bool,
-    code: &'static str,
-    /// Follows the names of the resources.
-    what: &'static str,
-    impact: &'static str,
+    cause: &'static Cause,
     class: ImpactClass,
-    remedy: &'static str,
 }
-
-const NOT_COVERED: &str = "not_covered";
 
 const FINDINGS: [Finding; 6] = [
     Finding {
         applies: |writer, readers| writer == Role::Identity && readers.contains(&Role::Ours),
-        code: "identity_first",
-        what: "identity is the first provider, so what is written is not encrypted",
-        impact: "this node reads what this provider encrypted and writes plaintext into etcd: right \
-                 only while not every kube-apiserver has this provider as reader, or on the way back",
+        cause: &causes::IDENTITY_FIRST,
         class: ImpactClass::CryptographicSafety,
-        remedy: "once every kube-apiserver has loaded a file with this provider, put its kms entry \
-                 before identity, one node at a time",
     },
     Finding {
         applies: |writer, readers| writer == Role::Identity && !readers.contains(&Role::Ours),
-        code: "identity_only",
-        what: "identity is the first provider and this one is not listed, so what is written is not \
-                 encrypted",
-        impact: "these resources lie in etcd and its backups as plaintext, and what this provider may \
-                 have encrypted of them cannot be read",
+        cause: &causes::IDENTITY_ONLY,
         class: ImpactClass::CryptographicSafety,
-        remedy: "leave it if these resources are excepted on purpose; otherwise list this provider's \
-                 kms entry after identity on every node, and then before it",
     },
     Finding {
         applies: |writer, readers| writer == Role::Other && readers.contains(&Role::Ours),
-        code: "reader_only",
-        what: "another provider comes first, so this one only decrypts",
-        impact: "new values do not depend on this provider yet: right in the first phase of a \
-                 migration to it",
+        cause: &causes::READER_ONLY,
         class: ImpactClass::Diagnosis,
-        remedy: "once every kube-apiserver has loaded a file with this provider, put its kms entry \
-                 first, one node at a time",
     },
     Finding {
         applies: |writer, readers| writer == Role::Other && !readers.contains(&Role::Ours),
-        code: NOT_COVERED,
-        what: "this provider is not listed",
-        impact: "these resources are encrypted by another provider, and what this provider may have \
-                 encrypted of them cannot be read",
+        cause: &causes::NOT_COVERED,
         class: ImpactClass::DataRecovery,
-        remedy: "leave it if another provider is meant for them; otherwise list this provider's kms \
-                 entry for them too",
     },
     Finding {
         applies: |writer, readers| writer != Role::Identity && readers.contains(&Role::Identity),
-        code: "identity_left",
-        what: "identity is still among the providers",
-        impact: "objects that were never rewritten may still lie in etcd as plaintext, and whoever can \
-                 write to etcd can put plaintext there that kube-apiserver believes",
+        cause: &causes::IDENTITY_LEFT,
         class: ImpactClass::CryptographicSafety,
-        remedy: "rewrite every object of these resources, verify that none is left in plaintext, and \
-                 remove identity; before that it must stay",
     },
     Finding {
         applies: |writer, readers| writer == Role::Ours && readers.contains(&Role::Other),
-        code: "others_left",
-        what: "other providers are still listed to decrypt",
-        impact: "objects that were never rewritten still depend on them, and their keys may stand in \
-                 this file",
+        cause: &causes::OTHERS_LEFT,
         class: ImpactClass::CryptographicSafety,
-        remedy: "rewrite every object of these resources, verify that none is left under the others, \
-                 and remove them; before that they must stay",
     },
 ];
-
-impl Finding {
-    fn check(&self, resources: &str) -> Check {
-        Check::warn(ID, TITLE, format!("{resources}: {}", self.what))
-            .code(self.code)
-            .impact(self.impact)
-            .impact_class(self.class)
-            .remediation(self.remedy)
-    }
-}
-
-fn uncovered() -> Check {
-    Check::fail(ID, TITLE, "secrets are covered by no entry")
-        .code("secrets_uncovered")
-        .impact("Secrets are written into etcd and its backups as plaintext")
-        .impact_class(ImpactClass::CryptographicSafety)
-        .remediation("list secrets under resources of the entry with this provider")
-}

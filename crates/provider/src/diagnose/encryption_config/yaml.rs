@@ -1,8 +1,8 @@
-//! YAML as kube-apiserver reads it: the first document alone, in the dialect of libyaml.
+//! YAML as read by kube-apiserver: only the first document, in the dialect of libyaml.
 //!
-//! The parser is one of YAML 1.2. Where the dialect is stricter, the difference is checked here:
-//! tabs, names of anchors, control characters, directives, and question marks in a flow collection.
-//! Where it is looser, the text is changed before it is parsed: comments, tabs, line breaks.
+//! The parser implements YAML 1.2. Where libyaml is stricter, the difference is checked here: tabs,
+//! names of anchors, control characters, directives, and question marks in a flow collection. Where
+//! it is looser, the text is rewritten before parsing: comments, tabs, line breaks.
 
 use std::{collections::HashMap, iter::Peekable, ops::Range};
 
@@ -17,20 +17,20 @@ use super::{
     value::{At, Key, Malformed, Node, Value},
 };
 
-/// More values than any real file has, those that aliases repeat included.
+/// Limit of the values in a file, including repetitions by aliases.
 const MAX_NODES: usize = 32_768;
 
-/// Far below the stack. Each level below that of a provider's keys is an unknown key.
+/// Limit of the nesting depth, far below the stack size. Levels below a provider's keys contain
+/// only unknown keys.
 const MAX_DEPTH: usize = 32;
 
 const NOT_YAML: &str = "this is not YAML: look at indentation, quotes and tabs near here";
 const TOO_MANY: &str = "more keys, values or aliases than any real file has";
 
-/// The content of a file.
 pub(super) struct Stream {
     /// The first document; null if it is empty.
     pub(super) root: Node,
-    /// The content behind the first document.
+    /// Position of the content after the first document.
     pub(super) rest: Option<At>,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn parse(text: &str) -> Result<Stream, Malformed> {
         let value = Value::Null;
         Node { at: None, value }
     };
-    // A root of one value is often the start of a file whose structure is broken later.
+    // A scalar at the root is often the start of a file with a syntax error further down.
     if let (Value::Text(_) | Value::Null, Some(Err(error))) = (&root.value, reader.events.peek()) {
         return Err(malformed(error));
     }
@@ -59,7 +59,7 @@ pub(super) fn parse(text: &str) -> Result<Stream, Malformed> {
     Ok(Stream { root, rest })
 }
 
-/// What YAML 1.1 takes for line breaks beside those of ASCII.
+/// Line breaks of YAML 1.1 outside ASCII.
 const LINE_BREAKS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
 
 fn dialect() -> Options {
@@ -73,9 +73,9 @@ fn dialect() -> Options {
 
 struct Reader<'a> {
     events: Peekable<Parser<'a, StrInput<'a>>>,
-    /// By the number that the parser gives to an anchor. A node is there once it is complete.
+    /// Complete nodes, by the parser's number of their anchor.
     anchors: HashMap<usize, Node>,
-    /// Open flow collections.
+    /// Number of open flow collections.
     flow: usize,
     nodes: usize,
 }
@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips to the content of the first document, if there is one.
+    /// Skips to the content of the first document. `false` without a document.
     fn first_content(&mut self) -> Result<bool, Malformed> {
         loop {
             match self.next()?.0 {
@@ -102,14 +102,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The first value behind the first document, or what is no YAML there: kube-apiserver does not
-    /// read so far.
+    /// Position of the first value or syntax error after the first document. kube-apiserver ignores
+    /// this part.
     fn rest(&mut self) -> Option<At> {
         let mut started = false;
         for event in self.events.by_ref() {
             match event {
                 Ok((Event::DocumentStart(..), _)) => started = true,
-                // The parser's form of an absent value.
+                // The parser's representation of an absent value.
                 Ok((Event::Scalar(text, ScalarStyle::Plain, _, None), _)) if text == "~" => {}
                 Ok((
                     Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..),
@@ -129,6 +129,7 @@ impl<'a> Reader<'a> {
         let Some(depth) = depth.checked_sub(1) else {
             return Err(Malformed::new(at, TOO_MANY));
         };
+
         let (anchor, value) = match event {
             Event::Alias(anchor) => return self.alias(anchor, at),
             Event::Scalar(text, style, anchor, tag) => {
@@ -153,6 +154,7 @@ impl<'a> Reader<'a> {
             }
             _ => return Err(Malformed::new(at, NOT_YAML)),
         };
+
         let node = Node { at, value };
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
@@ -175,7 +177,8 @@ impl<'a> Reader<'a> {
         Ok(node)
     }
 
-    /// The parser allows every character in a name, libyaml letters, digits, `_` and `-`.
+    /// The parser allows any character in an anchor name; libyaml allows letters, digits, `_` and
+    /// `-`.
     fn anchor_name(&mut self, anchor: usize) -> Result<(), Malformed> {
         if anchor == 0 {
             return Ok(());
@@ -241,8 +244,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// `<<` takes the entries of one map, or those of several. A key that is there already is repeated,
-/// which is refused later.
+/// `<<` adds the entries of one map, or of several. Repeated keys are rejected later.
 fn merge_into(
     entries: &mut Vec<(Key, Node)>,
     merged: Node,
@@ -273,7 +275,7 @@ fn size(node: &Node) -> usize {
     }
 }
 
-/// The parser's own message may quote the file.
+/// Drops the parser's own message, because it may quote the file.
 fn malformed(error: &ScanError) -> Malformed {
     let rule = match error.kind() {
         ErrorKind::UnknownAnchor => "an alias without its anchor",
@@ -289,7 +291,7 @@ fn place(marker: Marker) -> At {
     }
 }
 
-/// The place of a byte.
+/// Position of a byte.
 fn place_of(text: &str, index: usize) -> At {
     let before = text.get(..index).unwrap_or_default();
     let line = before.rsplit('\n').next().unwrap_or_default();
@@ -303,7 +305,7 @@ fn number(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
-/// The first character that libyaml does not read.
+/// The first character rejected by libyaml.
 fn control_character(text: &str) -> Option<At> {
     let refused = |c: char| {
         c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}')
@@ -314,18 +316,18 @@ fn control_character(text: &str) -> Option<At> {
 
 /// A text in two forms with the same offsets.
 struct Source {
-    /// As it is written, except for a space before each comment.
+    /// Original text, except for a space before each comment.
     written: Zeroizing<String>,
-    /// In a form that the parser accepts where libyaml accepts the written one.
+    /// Rewritten text. The parser accepts it if libyaml accepts the original.
     read: Zeroizing<String>,
 }
 
-/// More changes than any real file needs.
+/// Limit of the changes to a file.
 const MAX_CHANGES: usize = 64;
 
 impl Source {
-    /// libyaml allows a comment to follow another token without a space, and tabs at the start of a
-    /// line in a flow collection.
+    /// libyaml allows a comment directly after another token, and tabs at the start of a line in a
+    /// flow collection.
     fn new(text: String) -> Self {
         let read = Zeroizing::new(text.clone());
         let written = Zeroizing::new(text);
@@ -340,7 +342,7 @@ impl Source {
                     written: with_space(&source.written, at),
                     read: with_space(&source.read, at),
                 },
-                // In a block collection, such a tab is refused in the written form.
+                // In a block collection, the check of the original text rejects such a tab.
                 (ErrorKind::TabInBlockIndentation, _) => Self {
                     read: with_spaces_for_tabs(&source.read),
                     ..source
@@ -357,7 +359,7 @@ fn with_space(text: &str, at: usize) -> Zeroizing<String> {
     Zeroizing::new(format!("{before} {after}"))
 }
 
-/// Every line with spaces in place of the tabs that it starts with.
+/// Replaces the tabs at the start of every line with spaces.
 fn with_spaces_for_tabs(text: &str) -> Zeroizing<String> {
     let mut changed = Zeroizing::new(String::with_capacity(text.len()));
     for line in text.split_inclusive('\n') {
@@ -369,9 +371,9 @@ fn with_spaces_for_tabs(text: &str) -> Zeroizing<String> {
     changed
 }
 
-/// The first token of the first document that libyaml refuses: an unknown directive, or a tab where
-/// it allows spaces only, which is in a block collection before the first token of a line, and
-/// behind `-` and `?`.
+/// The first token of the first document rejected by libyaml: an unknown directive, or a tab in a
+/// place for spaces. Such places are in a block collection before the first token of a line, and
+/// after `-` and `?`.
 fn refused_token(source: &Source) -> Option<At> {
     let mut state = Blanks {
         text: &source.written,
@@ -383,7 +385,7 @@ fn refused_token(source: &Source) -> Option<At> {
     };
     let mut started = false;
     for token in Scanner::with_options(StrInput::new(&source.read), dialect()) {
-        // The parser reports what the scanner refuses.
+        // The parser reports errors of the scanner.
         let token = token.ok()?;
         let span = token.span();
         let range = span.byte_range()?;
@@ -398,7 +400,7 @@ fn refused_token(source: &Source) -> Option<At> {
                 state.indents.pop();
                 continue;
             }
-            // The key of a single line is marked once its colon is found.
+            // The token of a single-line key is emitted after its colon.
             TokenType::Key if !state.text.get(range.start..)?.starts_with('?') => continue,
             TokenType::StreamStart => continue,
             TokenType::ReservedDirective(..) => return Some(place(span.start)),
@@ -433,31 +435,32 @@ fn refused_token(source: &Source) -> Option<At> {
     None
 }
 
-/// The blanks between two tokens.
+/// Blanks between two tokens.
 struct Blanks<'a> {
     text: &'a str,
-    /// Where the last token ends, in bytes.
+    /// End of the last token, in bytes.
     end: usize,
-    /// Open flow collections.
+    /// Number of open flow collections.
     flow: usize,
     /// Whether the last token may be followed by a key on the same line.
     allowed: bool,
-    /// If the last token is a plain scalar, which the blanks may continue: its indentation.
+    /// Indentation of the last token if it is a plain scalar, which the blanks may continue.
     plain: Option<usize>,
     /// Columns of the open block collections, from 0.
     indents: Vec<usize>,
 }
 
 impl Blanks<'_> {
-    /// The first tab that is refused in a range of blanks and comments, or `inside` a plain scalar.
+    /// The first rejected tab in a range of blanks and comments, or `inside` a plain scalar.
     fn tab(&self, range: Range<usize>, inside: bool) -> Option<At> {
         let start = range.start;
         let mut plain = self.plain;
         // Whether a key could begin here.
         let mut fresh = self.allowed;
         let mut comment = false;
-        // From the last line break of the range.
+        // Column since the last line break of the range.
         let mut column = 0;
+
         for (index, c) in self.text.get(range)?.char_indices() {
             let refused = match plain {
                 Some(indent) => column < indent,
@@ -473,7 +476,7 @@ impl Blanks<'_> {
                     return Some(place_of(self.text, start + index));
                 }
                 ' ' | '\t' | '\r' => {}
-                // Only a plain scalar has other characters in its range.
+                // Other characters occur only in the range of a plain scalar.
                 _ if inside => fresh = false,
                 _ => {}
             }

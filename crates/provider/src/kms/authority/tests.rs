@@ -125,7 +125,7 @@ fn start(frames: &[Vec<u8>]) -> Vec<u8> {
 
 fn pass(bytes: &[u8], chunk: usize) -> Vec<u8> {
     let mut passed = bytes.to_vec();
-    let mut repair = Repair::new();
+    let mut repair = AuthorityRewriter::new();
     passed.chunks_mut(chunk).for_each(|part| repair.pass(part));
     passed
 }
@@ -137,7 +137,7 @@ fn assert_passes(sent: &[u8], expected: &[u8]) {
     }
 }
 
-/// A request that has an authority of each kind of literal, plain and Huffman-coded.
+/// A request with an authority in each kind of literal, plain and Huffman-coded.
 fn every_literal(authority: &str) -> Vec<u8> {
     let mut block = number(0x20, 5, 4000);
     block.extend(REQUEST);
@@ -291,7 +291,7 @@ proptest! {
     }
 }
 
-/// Answers every request that h2 accepts with the authority and the note that it saw in it.
+/// Answers every request accepted by h2 with its authority and its `note` header.
 async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
     let mut requests = h2::server::handshake(stream).await.unwrap();
     while let Some(Ok((request, mut respond))) = requests.accept().await {
@@ -307,7 +307,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
     }
 }
 
-/// What h2 did with each stream: the text it was answered with, or the error that reset it.
+/// The result of each stream: the text of the response, or the code of the reset.
 async fn ask(mut stream: UnixStream, sent: &[u8], streams: usize) -> Vec<Result<String, [u8; 4]>> {
     stream.write_all(sent).await.unwrap();
     let mut outcomes = Vec::new();
@@ -325,7 +325,7 @@ async fn ask(mut stream: UnixStream, sent: &[u8], streams: usize) -> Vec<Result<
     outcomes
 }
 
-/// Asks h2 on our socket, and on one that is not repaired.
+/// Sends the same bytes to h2 on our socket, and on one without the rewriter.
 async fn ask_h2(sent: &[u8], streams: usize) -> [Vec<Result<String, [u8; 4]>>; 2] {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o750)).unwrap();

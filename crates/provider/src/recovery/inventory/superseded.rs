@@ -1,5 +1,5 @@
-//! What replaced and deleted revisions are protected with. Nothing has to decrypt them, so neither
-//! objects nor encrypted DEKs are counted.
+//! Protection of replaced and deleted revisions. Restoring data does not need them, so their
+//! objects and encrypted DEKs are left uncounted.
 
 use std::collections::HashMap;
 
@@ -10,11 +10,11 @@ use super::{
     tally::{ROW_BYTES, identity},
 };
 
-/// Groups without seeds.
+/// Groups without encrypted DEKs.
 #[derive(Default)]
 pub(super) struct Superseded {
     groups: HashMap<Vec<u8>, Group>,
-    /// Bytes, roughly, of all that is kept.
+    /// Approximate size in bytes of all entries.
     kept: usize,
 }
 

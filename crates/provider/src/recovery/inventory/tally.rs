@@ -1,7 +1,7 @@
-//! What is gathered for an [`Inventory`](super::Inventory), object by object.
+//! Accumulates an [`Inventory`](super::Inventory), object by object.
 //!
-//! Most objects have what others have: the resource, what protects it, and what decrypts it. So each
-//! of these has a number, by which it is counted, and is written out once.
+//! Resource, protection and group repeat from object to object. Each distinct value is stored once,
+//! and counters refer to it by index.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,8 +9,8 @@ use std::{
 };
 
 use etcd_snapshot::{
+    cache::EnvelopeCache,
     envelope::{Envelope, EnvelopeError},
-    familiar::Familiar,
     revision::Object,
     value::Protection,
 };
@@ -19,31 +19,31 @@ use kms_domain::annotations::Annotations;
 use super::{Count, DamagedValue, FEW, Group, GroupIndex, Protected, SeedUse, Wanted};
 use crate::recovery::prefix;
 
-/// What is being gathered.
+/// Running sums.
 #[derive(Default)]
 pub(super) struct Tally {
     resources: Vec<ResourceTally>,
-    /// By the name, as it is stored and as it is shown.
+    /// Keyed by the stored name and by the printable name.
     resource_index: HashMap<Vec<u8>, ResourceIndex>,
     last_resource: ResourceIndex,
-    /// Room for a name.
+    /// Reused buffer for a resource name.
     resource_name: Vec<u8>,
     protections: Vec<Protected>,
     protection_index: HashMap<Protected, ProtectedIndex>,
     groups: Vec<GroupTally>,
     index: HashMap<Vec<u8>, GroupIndex>,
-    familiar: Familiar<Place>,
+    familiar: EnvelopeCache<Place>,
     damaged: Vec<DamagedValue>,
     damaged_values: u64,
     keys_below: u64,
-    /// By the prefix, as it is stored.
+    /// Keyed by the stored prefix.
     keys_elsewhere: HashMap<Vec<u8>, u64>,
-    /// Bytes, roughly, of all that is kept, and how many they may be.
+    /// Approximate size in bytes of all entries; `room` is its limit.
     kept: usize,
     room: usize,
 }
 
-/// Everything that was gathered.
+/// Final sums.
 pub(super) struct Sums {
     pub(super) resources: BTreeMap<String, BTreeMap<Protected, Count>>,
     pub(super) groups: Vec<Group>,
@@ -60,7 +60,7 @@ struct ResourceTally {
 }
 
 struct GroupTally {
-    /// The provider's whole name; the group has it as it is shown.
+    /// Full name of the provider; the group has the printable, truncated name.
     provider: String,
     protected: ProtectedIndex,
     resources: BTreeMap<ResourceIndex, u64>,
@@ -68,15 +68,15 @@ struct GroupTally {
     group: Group,
 }
 
-/// Where an object belongs.
+/// Position of an object.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     group: GroupIndex,
-    /// In [`Group::uses`].
+    /// Index into [`Group::uses`].
     seed: usize,
 }
 
-/// The place of a resource's name.
+/// Index into the resource names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ResourceIndex(usize);
 
@@ -92,9 +92,9 @@ impl ResourceIndex {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct ProtectedIndex(usize);
 
-/// Of a kept name, so that long keys do not fill the memory.
+/// Limit of a kept name in bytes, because keys may be long.
 const NAME_BYTES: usize = 512;
-/// Bytes, roughly, of a row or a map's entry beside what it owns.
+/// Approximate overhead in bytes of a row or map entry, without its owned data.
 pub(super) const ROW_BYTES: usize = 100;
 
 impl Tally {
@@ -105,19 +105,20 @@ impl Tally {
         }
     }
 
-    /// Whether it has given up.
+    /// Whether the memory limit was exceeded. The sums are then incomplete.
     pub(super) fn is_full(&self) -> bool {
         self.kept > self.room
     }
 
     pub(super) fn add(&mut self, wanted: &Wanted, object: Object<'_>) {
-        // It is an error by now; only the reading has yet to end.
+        // The reading fails after its last object; until then all objects are ignored.
         if self.is_full() {
             return;
         }
         if !object.superseded {
             self.count_key(object.key, wanted.known_prefix());
         }
+
         let resource = self.resource_of(object.key, wanted);
         let protected = match Protection::of(object.value) {
             Protection::KmsV2 { provider, message } => {
@@ -137,6 +138,7 @@ impl Tally {
             Protection::Plaintext(_) => self.protected(Protected::Plaintext),
             Protection::NotAnObject => self.protected(Protected::NotAnObject),
         };
+
         let Some(resource) = self.resources.get_mut(resource.0) else {
             return;
         };
@@ -164,7 +166,7 @@ impl Tally {
         self.keys_elsewhere.insert(prefix.to_vec(), 1);
     }
 
-    /// The resource that the key names.
+    /// Index of the resource name in the key.
     fn resource_of(&mut self, key: &[u8], wanted: &Wanted) -> ResourceIndex {
         let mut stored = std::mem::take(&mut self.resource_name);
         stored.clear();
@@ -241,13 +243,14 @@ impl Tally {
                 place
             }
         };
+
         let Some(tally) = self.groups.get_mut(place.group.0) else {
             return Ok(self.protected(Protected::KmsV2(name(provider.as_bytes()))));
         };
         let group = &mut tally.group;
         let mut kept = group.count.add(object, wanted.names);
         kept = kept.saturating_add(group.use_seed(place.seed, resource));
-        // Names of seeds, of which there may be as many as objects, never end the count.
+        // Names of DEKs are optional and may be as many as objects, so they use half of the room.
         if wanted.names && self.kept < self.room / 2 {
             kept = kept.saturating_add(group.name_seed(place.seed, object));
         }
@@ -260,7 +263,7 @@ impl Tally {
         Ok(protected)
     }
 
-    /// The group of such an object and its seed in it, new ones if need be.
+    /// Group and DEK of this envelope; adds them if they are new.
     fn find_place(&mut self, provider: &str, envelope: &Envelope<'_>) -> Place {
         let group = self.find_group(provider, envelope);
         let Some(GroupTally { group: found, .. }) = self.groups.get_mut(group.0) else {
@@ -295,7 +298,7 @@ impl Tally {
             superseded: BTreeMap::new(),
             group: Group::new(provider, envelope),
         });
-        // Its parts are in the identity and in the group.
+        // The identity and the group each hold a copy.
         self.keep(identity.len().saturating_mul(2));
         self.index.insert(identity, index);
         index
@@ -318,7 +321,7 @@ impl Tally {
         self.kept = self.kept.saturating_add(bytes);
     }
 
-    /// Writes out what the numbers stand for.
+    /// Resolves all indices.
     pub(super) fn finish(self) -> Sums {
         let names: Vec<&str> = self.resources.iter().map(|it| it.name.as_str()).collect();
         let named = |(resource, objects): (ResourceIndex, u64)| {
@@ -326,6 +329,7 @@ impl Tally {
             Some(((*name).to_owned(), objects))
         };
         let resource_names: Arc<[String]> = names.iter().map(|name| (*name).to_owned()).collect();
+
         let groups = self.groups.into_iter().map(|tally| Group {
             resource_names: Arc::clone(&resource_names),
             resources: tally.resources.into_iter().filter_map(named).collect(),
@@ -333,6 +337,7 @@ impl Tally {
             ..tally.group
         });
         let groups = groups.collect();
+
         let protections = &self.protections;
         let resources = self.resources.into_iter().map(|tally| {
             let rows = tally.rows.into_iter();
@@ -342,11 +347,13 @@ impl Tally {
             });
             (tally.name, rows.collect())
         });
+
         let mut keys_elsewhere: BTreeMap<String, u64> = BTreeMap::new();
         for (prefix, keys) in self.keys_elsewhere {
             let sum = keys_elsewhere.entry(name(&prefix)).or_default();
             *sum = sum.saturating_add(keys);
         }
+
         Sums {
             resources: resources.collect(),
             groups,
@@ -359,7 +366,7 @@ impl Tally {
     }
 }
 
-/// The bytes, roughly, that the entry takes if it is new.
+/// Returns the approximate number of bytes of a new entry, 0 for a known one.
 fn increment<K: Ord>(counts: &mut BTreeMap<K, u64>, counted: K) -> usize {
     let before = counts.len();
     let count = counts.entry(counted).or_default();
@@ -371,7 +378,7 @@ fn increment<K: Ord>(counts: &mut BTreeMap<K, u64>, counted: K) -> usize {
 }
 
 impl Group {
-    /// Returns how many bytes it kept, roughly.
+    /// Returns the approximate number of bytes kept.
     fn use_seed(&mut self, seed: usize, resource: ResourceIndex) -> usize {
         let Some(used) = self.uses.get_mut(seed) else {
             return 0;
@@ -386,7 +393,7 @@ impl Group {
         increment(&mut self.uses_elsewhere, (seed, resource))
     }
 
-    /// Returns how many bytes it kept, roughly.
+    /// Returns the approximate number of bytes kept.
     fn name_seed(&mut self, seed: usize, object: Object<'_>) -> usize {
         let names = self.names_of_seeds.entry(seed).or_default();
         if names.len() >= FEW {
@@ -420,7 +427,7 @@ impl Group {
     }
 }
 
-/// What makes a group the same, without ambiguity.
+/// Unambiguous key of a group: provider name, `key_id` and annotations, each with its length.
 pub(super) fn identity(provider: &str, envelope: &Envelope<'_>) -> Vec<u8> {
     let mut identity = Vec::new();
     let mut part = |bytes: &[u8]| {
@@ -436,7 +443,8 @@ pub(super) fn identity(provider: &str, envelope: &Envelope<'_>) -> Vec<u8> {
     identity
 }
 
-/// A key as text, cut if it is long. Control characters, which could steer a terminal, are escaped.
+/// Key as text, truncated to [`NAME_BYTES`]. Escapes control characters, which could control a
+/// terminal.
 pub(in crate::recovery) fn name(key: &[u8]) -> String {
     let cut = key.get(..NAME_BYTES).unwrap_or(key);
     if let Ok(text) = std::str::from_utf8(cut)
@@ -668,7 +676,7 @@ mod tests {
             tally.add(&wanted, object);
             tally.is_full()
         };
-        // Any number of objects that differ in nothing that is kept.
+        // Equal objects use no further memory, in any number.
         assert!(!(0..1_000).any(|_| add(&values[0])));
         assert!(values.iter().any(|value| add(value)));
         assert!(tally.finish().groups[0].distinct_seeds() < 50);

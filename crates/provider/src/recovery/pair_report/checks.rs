@@ -1,54 +1,54 @@
-//! How a verdict was established, check by check.
+//! The checks behind a verdict. A title names the subject: it fits a passed and a failed check.
 
 use std::collections::BTreeSet;
 
 use kms_domain::{
-    fingerprint::require_identity,
+    identity::require_identity,
     recovery::{
         claims::OtherSecond,
-        origin::{Gap, LiveKey, Origin},
         pair::Proof,
         rebuild::OWN_STATE,
+        resolve::{LiveKey, Resolution, ResolveError},
     },
+    registry::{RegistryConflict, document::Document},
 };
 
-use super::Facts;
+use super::{Facts, time_of};
 use crate::{
+    advice::{self, Site},
     recovery::{
+        cause::of_unanswered,
         drift::Comparison,
-        excerpt::few,
+        local_knowledge::THE_RECORD,
         scan,
+        truncated::few,
         verify_pair::{Depth, Pair, Row},
-        witness::THE_RECORD,
     },
-    report::{Check, one_line},
+    report::{CheckResult, counted, one_line},
 };
 
 /// Identifier and title of a check. Stable.
 pub(super) type Name = (&'static str, &'static str);
 
-pub(super) const OBJECTS: Name = (
-    "etcd.objects",
-    "etcd holds objects of this provider, none damaged",
-);
-pub(super) const KEY: Name = ("openbao.key", "OpenBao answers for the key");
-pub(super) const STATE: Name = ("registry.state", "The state of this node is evidence");
-pub(super) const MAPPED: Name = ("key_ids.mapped", "Every key_id is a version of the key");
-pub(super) const DEKS: Name = ("deks.decrypt", "Every encrypted DEK decrypts");
-pub(super) const DATA: Name = ("data.open", "Every object opens with its DEK");
-pub(super) const DRIFT: Name = ("record.drift", "Nothing has changed since the record");
+pub(super) const OBJECTS: Name = ("etcd.objects", "Objects of this provider in etcd");
+pub(super) const KEY: Name = ("openbao.key", "The key in OpenBao");
+pub(super) const STATE: Name = ("registry.state", "State of this node");
+pub(super) const MAPPED: Name = ("key_ids.mapped", "Versions of the stored key_ids");
+pub(super) const DEKS: Name = ("deks.decrypt", "Decryption of the encrypted DEKs");
+pub(super) const DATA: Name = ("data.open", "Decryption of the objects");
+pub(super) const DRIFT: Name = ("record.drift", "Comparison with the record");
 
 /// All of them, in their order.
-pub(super) fn checks(facts: Facts<'_>) -> [Check; 8] {
+pub(super) fn checks(facts: Facts<'_>) -> [CheckResult; 8] {
     [
-        scan::integrity(facts.pair.inventory.trust),
+        scan::integrity(facts.pair.inventory.trust, &site(facts)),
         objects_check(facts),
         key_check(facts.pair),
         state_check(facts),
         mapped_check(facts.pair),
         proof_check(DEKS, facts.pair, |row| Some(row.finding.seeds)),
         match facts.depth {
-            Depth::Dek => Check::skip(DATA.0, DATA.1, "give --depth data"),
+            Depth::Dek => CheckResult::skip(DATA.0, DATA.1, "give --depth data"),
             Depth::Data => proof_check(DATA, facts.pair, |row| row.finding.data),
         },
         drift_check(facts),
@@ -58,7 +58,11 @@ pub(super) fn checks(facts: Facts<'_>) -> [Check; 8] {
 /// How many names of other providers are shown.
 const FEW: usize = 5;
 
-fn objects_check(facts: Facts<'_>) -> Check {
+fn site(facts: Facts<'_>) -> Site<'_> {
+    Site::new(facts.config_path, Some(facts.config))
+}
+
+fn objects_check(facts: Facts<'_>) -> CheckResult {
     let (id, title) = OBJECTS;
     let inventory = &facts.pair.inventory;
     let ours: u64 = facts.pair.rows.iter().map(|row| row.finding.objects).sum();
@@ -66,14 +70,11 @@ fn objects_check(facts: Facts<'_>) -> Check {
     let provider = facts.config.scope.provider_name.as_str();
     let pair = facts.pair;
     if pair.damaged > 0 {
-        let damaged = pair.damaged;
-        Check::fail(
-            id,
-            title,
-            format!("{damaged} values of this provider are damaged"),
-        )
-        .impact("the API server refuses them, and with them every list of their resource")
-        .remediation("list them with scan-etcd --show-names; restore an earlier etcd snapshot")
+        let damaged = counted(pair.damaged, "value");
+        let message = format!("damaged under the name of this provider: {damaged}");
+        CheckResult::fail(id, title, message)
+            .impact("the API server refuses them, and with them every list of their resource")
+            .code(advice::evidence::OBJECTS_DAMAGED.code)
     } else if ours == pair.under_other_names.values().sum::<u64>() {
         let others: BTreeSet<_> = inventory.groups.iter().map(|it| &*it.provider).collect();
         let others: Vec<_> = others.into_iter().take(FEW).collect();
@@ -84,61 +85,64 @@ fn objects_check(facts: Facts<'_>) -> Check {
         let message = format!(
             "none of {keys} keys is of provider {provider}; KMS v2 providers there: {others}"
         );
-        Check::warn(id, title, message).remediation(
-            "compare with transit.keyIdScope.providerName, or take the snapshot of this cluster",
-        )
+        CheckResult::warn(id, title, message).code(advice::evidence::NO_OBJECTS.code)
     } else if pair.damaged_elsewhere > 0 {
-        let damaged = pair.damaged_elsewhere;
+        let damaged = counted(pair.damaged_elsewhere, "value");
         let message = format!(
-            "{ours} of {keys} keys; {damaged} values under other provider names are damaged, which \
-             does not concern this key"
+            "{ours} of {keys} keys; damaged under other provider names, which does not concern this \
+             key: {damaged}"
         );
-        Check::warn(id, title, message)
-            .impact("the API server refuses them, and with them every list of their resource")
-            .remediation(
-                "list them with scan-etcd --show-names, and ask the owner of that provider",
-            )
+        CheckResult::warn(id, title, message)
+            .because(advice::evidence::DAMAGED_OF_OTHERS.advise(&site(facts), &[]))
     } else if pair.under_other_names.is_empty() {
-        Check::pass(id, title).message(format!("{ours} of {keys} keys"))
+        CheckResult::pass(id, title).message(format!("{ours} of {keys} keys"))
     } else {
         let names = pair.under_other_names.iter().take(FEW);
         let names: Vec<_> = names
             .map(|(name, count)| format!("{count} under {name}"))
             .collect();
         let message = format!("{ours} of {keys} keys, of them {}", names.join(", "));
-        Check::pass(id, title).message(message)
+        CheckResult::pass(id, title).message(message)
     }
 }
 
-fn key_check(pair: &Pair) -> Check {
+fn key_check(pair: &Pair) -> CheckResult {
     let (id, title) = KEY;
     match (&pair.unanswered, pair.lineage.live()) {
-        (Some(unanswered), _) => Check::fail(id, title, one_line(unanswered)),
-        (None, LiveKey::Listed(profile)) => Check::pass(id, title).message(format!(
+        (Some(unanswered), _) => {
+            CheckResult::fail(id, title, one_line(unanswered)).code(of_unanswered(unanswered).code)
+        }
+        (None, LiveKey::Listed(profile)) => CheckResult::pass(id, title).message(format!(
             "latest version {}, min_available_version {}, min_decryption_version {}",
             profile.latest(),
             profile.min_available(),
             profile.min_decryption()
         )),
         (None, LiveKey::Missing | LiveKey::Unknown) => {
-            Check::fail(id, title, "OpenBao answers, and has no such key")
+            CheckResult::fail(id, title, "OpenBao answers, and has no such key")
+                .code(advice::key::LOST.code)
         }
     }
 }
 
-fn state_check(facts: Facts<'_>) -> Check {
+fn state_check(facts: Facts<'_>) -> CheckResult {
     let (id, title) = STATE;
     let config = facts.config;
     match facts.state {
-        Err(cause) => Check::skip(id, title, cause),
+        Err(cause) => CheckResult::skip(id, title, cause),
         Ok(document) => match require_identity(document, &config.scope, &config.key) {
             Ok(()) => match contradiction(facts.pair, OWN_STATE) {
-                Some(other) => Check::fail(id, title, other.to_string()).impact(OTHER_KEY),
-                None => Check::pass(id, title),
+                Some(other) => other_key((id, title), other, "by the state of this node"),
+                None => conflict(facts.pair, document).map_or_else(
+                    || CheckResult::pass(id, title),
+                    |conflict| {
+                        CheckResult::warn(id, title, conflict.to_string())
+                            .because(advice::state::CONFLICT.advise(&site(facts), &[]))
+                    },
+                ),
             },
-            Err(other) => Check::warn(id, title, other.to_string()).remediation(
-                "if this node's state is the right one, change the configuration back",
-            ),
+            Err(other) => CheckResult::warn(id, title, other.to_string())
+                .because(advice::configuration::IDENTITY_CHANGED.advise(&site(facts), &[])),
         },
     }
 }
@@ -153,47 +157,84 @@ fn contradiction(pair: &Pair, source: &str) -> Option<OtherSecond> {
     claims.other_seconds(profile).min_by_key(|it| it.version)
 }
 
+/// A state of other versions than the live key has.
+fn conflict(pair: &Pair, document: &Document) -> Option<RegistryConflict> {
+    let LiveKey::Listed(profile) = pair.lineage.live() else {
+        return None;
+    };
+    profile.require_retained(document.registry()).err()
+}
+
+/// A changed creation time of a version proves another key.
+fn other_key((id, title): Name, other: OtherSecond, source: &str) -> CheckResult {
+    let OtherSecond {
+        version,
+        recorded,
+        live,
+    } = other;
+    let (live, recorded) = (time_of(live), time_of(recorded));
+    let message =
+        format!("version {version} was created at {live} in OpenBao, at {recorded} {source}");
+    CheckResult::fail(id, title, message)
+        .impact(OTHER_KEY)
+        .code(advice::key::RECREATED.code)
+}
+
 const OTHER_KEY: &str = "from that version on the live key is another one: it was recreated, or OpenBao \
     was restored and the key rotated again. It does not decrypt what the recorded versions encrypted";
 
-fn mapped_check(pair: &Pair) -> Check {
+fn mapped_check(pair: &Pair) -> CheckResult {
     let (id, title) = MAPPED;
-    let objects = |of: fn(&Origin) -> bool| -> u64 {
+    let objects = |of: fn(&Resolution) -> bool| -> u64 {
         let rows = pair.rows.iter().filter(|row| of(&row.finding.origin));
         rows.map(|row| row.finding.objects).sum()
     };
-    let open = objects(|it| matches!(it, Origin::Known(_) | Origin::Gap(Gap::Unknown { .. })));
-    let live = objects(|it| matches!(it, Origin::Live(_)));
-    let other_provider = objects(|it| matches!(it, Origin::Gap(Gap::OtherProvider { .. })));
-    let gaps = objects(|it| matches!(it, Origin::Gap(_))).saturating_sub(other_provider);
+    let open = objects(|it| {
+        matches!(
+            it,
+            Resolution::Known(_) | Resolution::Unresolved(ResolveError::Unknown { .. })
+        )
+    });
+    let live = objects(|it| matches!(it, Resolution::Live(_)));
+    let other_provider = objects(|it| {
+        matches!(
+            it,
+            Resolution::Unresolved(ResolveError::OtherProvider { .. })
+        )
+    });
+    let gaps = objects(|it| matches!(it, Resolution::Unresolved(_))).saturating_sub(other_provider);
     if pair.rows.is_empty() {
-        Check::skip(id, title, "there are none")
+        CheckResult::skip(id, title, "there are none")
     } else if open > 0 {
-        Check::skip(id, title, "OpenBao did not tell which versions the key has")
+        CheckResult::skip(id, title, "the versions of the key are unknown")
     } else if gaps > 0 {
-        Check::fail(
+        CheckResult::fail(
             id,
             title,
-            format!("{gaps} objects need what the key does not give"),
+            format!(
+                "{} without a version that the key has",
+                counted(gaps, "object")
+            ),
         )
     } else if other_provider > 0 {
         let message = format!(
-            "{other_provider} objects under other provider names have key_ids that this configuration \
-             does not give"
+            "{} under other provider names, whose key_ids this configuration does not give",
+            counted(other_provider, "object")
         );
-        Check::skip(id, title, message)
+        CheckResult::skip(id, title, message)
     } else {
         let key_ids = pair.rows.len();
-        Check::pass(id, title).message(format!("{key_ids} key_ids of {live} objects"))
+        let (key_ids, live) = (counted(key_ids, "key_id"), counted(live, "object"));
+        CheckResult::pass(id, title).message(format!("{key_ids} of {live}"))
     }
 }
 
 /// The answer for a check whose prerequisite failed.
-pub(super) fn skipped((id, title): Name) -> Check {
-    Check::skip(id, title, "an earlier check failed")
+pub(super) fn skipped((id, title): Name) -> CheckResult {
+    CheckResult::skip(id, title, "an earlier check failed")
 }
 
-fn proof_check((id, title): Name, pair: &Pair, of: fn(&Row) -> Option<Proof>) -> Check {
+fn proof_check((id, title): Name, pair: &Pair, of: fn(&Row) -> Option<Proof>) -> CheckResult {
     let mut sum = Proof::default();
     for proof in pair.rows.iter().filter_map(of) {
         sum.proven = sum.proven.saturating_add(proof.proven);
@@ -205,23 +246,23 @@ fn proof_check((id, title): Name, pair: &Pair, of: fn(&Row) -> Option<Proof>) ->
         failed,
         untried,
     } = sum;
-    let counts = format!("{proven} do, {failed} do not, {untried} were not tried");
+    let counts = format!("{proven} decrypted, {failed} not, {untried} untried");
     if failed > 0 {
-        Check::fail(id, title, counts)
+        CheckResult::fail(id, title, counts)
     } else if proven == 0 || untried > 0 {
-        Check::skip(id, title, counts)
+        CheckResult::skip(id, title, counts)
     } else {
-        Check::pass(id, title).message(format!("{proven} of {proven}"))
+        CheckResult::pass(id, title).message(format!("{proven} of {proven}"))
     }
 }
 
-fn drift_check(facts: Facts<'_>) -> Check {
+fn drift_check(facts: Facts<'_>) -> CheckResult {
     let (id, title) = DRIFT;
     let Some(record) = facts.record else {
-        return Check::skip(id, title, "no --record was given");
+        return CheckResult::skip(id, title, "no --record was given");
     };
     if let Some(other) = contradiction(facts.pair, THE_RECORD) {
-        return Check::fail(id, title, other.to_string()).impact(OTHER_KEY);
+        return other_key((id, title), other, "by the record");
     }
     let at = &record.note().recorded_at;
     let Comparison {
@@ -231,11 +272,11 @@ fn drift_check(facts: Facts<'_>) -> Check {
     let fields: Vec<_> = drift.iter().map(|it| it.field.as_str()).collect();
     let missing = few(not_compared, 0);
     match (fields.is_empty(), not_compared.is_empty()) {
-        (true, true) => Check::pass(id, title).message(format!("made at {at}")),
+        (true, true) => CheckResult::pass(id, title).message(format!("made at {at}")),
         (true, false) => {
             let message =
                 format!("no compared fact has changed since {at}; not compared: {missing}");
-            Check::skip(id, title, message)
+            CheckResult::skip(id, title, message)
         }
         (false, compared_all) => {
             let message = format!("changed since {at}: {}", fields.join(", "));
@@ -243,7 +284,7 @@ fn drift_check(facts: Facts<'_>) -> Check {
                 true => String::new(),
                 false => format!("; not compared: {missing}"),
             };
-            Check::warn(id, title, format!("{message}{missing}"))
+            CheckResult::warn(id, title, format!("{message}{missing}"))
         }
     }
 }

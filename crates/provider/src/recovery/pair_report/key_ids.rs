@@ -1,26 +1,23 @@
-//! What a report shows of each `key_id` of the key.
+//! Row of a report for each `key_id` of the key.
 
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    io::{self, Write},
-};
+use std::collections::BTreeMap;
 
 use kms_domain::recovery::{
-    origin::{Gap, Origin},
     pair::Proof,
     record::BackupRecord,
+    resolve::{Resolution, ResolveError},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Facts, advice::advice};
+use super::Facts;
 use crate::{
     recovery::{
-        excerpt::{FEW_WORDS, LeftOut, few, largest},
+        cause::Context,
+        truncated::{LeftOut, few, largest},
         verify_pair::{Row, SeedProblem},
     },
-    report::one_line,
+    report::{counted, one_line},
 };
 
 /// The status of a `key_id` whose version OpenBao has.
@@ -30,11 +27,11 @@ const KNOWN: &str = "known";
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct KeyIdShown {
+pub(super) struct KeyIdRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     transit_version: Option<u64>,
     key_id_hash: String,
-    /// `live`, `known`, or the code of what is wrong.
+    /// `live`, `known`, or the code of the problem.
     status: &'static str,
     message: String,
     pub(super) objects: u64,
@@ -55,10 +52,12 @@ pub(super) struct KeyIdShown {
     unopened_resources_left_out: Option<LeftOut>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unopened_names: Vec<String>,
+    /// The first few with an encrypted DEK that does not decrypt, if names were requested.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    undecryptable_names: Vec<String>,
+    /// Code of the cause in the catalogue of causes; absent for objects that decrypt.
     #[serde(skip_serializing_if = "Option::is_none")]
-    next_step: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    do_not: Option<&'static str>,
+    cause: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
@@ -68,12 +67,12 @@ struct Tried {
     untried: u64,
 }
 
-impl KeyIdShown {
+impl KeyIdRow {
     pub(super) fn of(facts: Facts<'_>, row: &Row) -> Self {
         let finding = &row.finding;
         let (status, message) = match &finding.origin {
-            Origin::Live(_) => (LIVE, proven(row)),
-            Origin::Known(key) => {
+            Resolution::Live(_) => (LIVE, proven(row)),
+            Resolution::Known(key) => {
                 let record = facts.record.map(BackupRecord::note);
                 let noted = record.and_then(|note| note.versions.get(&key.version()));
                 let source = match noted.filter(|noted| noted.key == *key) {
@@ -86,14 +85,11 @@ impl KeyIdShown {
                     }
                     None => "the state of this node has it",
                 };
-                (
-                    KNOWN,
-                    format!("{source}; this OpenBao did not answer for it"),
-                )
+                (KNOWN, format!("{source}; OpenBao did not answer for it"))
             }
-            Origin::Gap(gap) => (gap.code(), one_line(gap)),
+            Resolution::Unresolved(gap) => (gap.code(), one_line(gap)),
         };
-        let (next_step, do_not) = advice(row).unzip();
+        let cause = Context::of(facts.pair).of_row(row);
         let problems = row.seed_problems.iter();
         let (resources, resources_left_out) = largest(&row.resources);
         let (unopened_resources, unopened_resources_left_out) = largest(&row.unopened);
@@ -114,8 +110,8 @@ impl KeyIdShown {
             unopened_resources,
             unopened_resources_left_out,
             unopened_names: row.unopened_names.clone(),
-            next_step: next_step.map(Cow::into_owned),
-            do_not,
+            undecryptable_names: row.undecryptable_names.clone(),
+            cause: cause.map(|cause| cause.code),
         }
     }
 
@@ -123,45 +119,52 @@ impl KeyIdShown {
         matches!(self.status, LIVE | KNOWN)
     }
 
-    pub(super) fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let version = match self.transit_version {
-            Some(version) => format!("version {version}"),
-            None => "no version".to_owned(),
-        };
+    /// The cells of its row in text.
+    pub(super) fn cells(&self) -> [String; 7] {
+        let version = self.transit_version;
         let resources: Vec<_> = self
             .resources
             .iter()
             .map(|(resource, objects)| format!("{resource} {objects}"))
             .collect();
         let more = self.resources_left_out.map_or(0, |it| it.rows);
-        writeln!(
-            out,
-            "{version}: [{}] {} objects ({}), keyIdHash={}",
-            self.status,
-            self.objects,
+        [
+            version.map_or_else(|| "none".to_owned(), |version| version.to_string()),
+            self.status.to_owned(),
+            self.objects.to_string(),
+            self.lost_objects.to_string(),
+            self.message.clone(),
             few(&resources, more),
-            self.key_id_hash
-        )?;
-        writeln!(out, "    {}", self.message)?;
-        if self.lost_objects > 0 {
-            writeln!(out, "    lost: {} objects", self.lost_objects)?;
-        }
-        for (resource, objects) in self.unopened_resources.iter().take(FEW_WORDS) {
-            writeln!(out, "    not opened: {resource} {objects}")?;
-        }
-        for name in &self.unopened_names {
-            writeln!(out, "    not opened: {name}")?;
-        }
-        Ok(())
+            self.key_id_hash.clone(),
+        ]
+    }
+
+    /// Rows of objects that failed authentication, by resource.
+    pub(super) fn unopened(&self) -> Vec<[String; 3]> {
+        let [version, ..] = self.cells();
+        let by = self.unopened_resources.iter();
+        by.map(|(resource, objects)| [version.clone(), resource.clone(), objects.to_string()])
+            .collect()
+    }
+
+    /// Rows of the names that were requested.
+    pub(super) fn names(&self) -> Vec<[String; 2]> {
+        let [version, ..] = self.cells();
+        let names = self.undecryptable_names.iter().chain(&self.unopened_names);
+        names.map(|name| [version.clone(), name.clone()]).collect()
     }
 }
 
 /// Objects that certainly cannot be read as things are.
 pub(super) fn lost(row: &Row) -> u64 {
     match &row.finding.origin {
-        Origin::Gap(Gap::Hidden { .. } | Gap::OtherProvider { .. } | Gap::Unknown { .. }) => 0,
-        Origin::Gap(_) => row.finding.objects,
-        Origin::Live(_) | Origin::Known(_) => {
+        Resolution::Unresolved(
+            ResolveError::Hidden { .. }
+            | ResolveError::OtherProvider { .. }
+            | ResolveError::Unknown { .. },
+        ) => 0,
+        Resolution::Unresolved(_) => row.finding.objects,
+        Resolution::Live(_) | Resolution::Known(_) => {
             let unopened = row.finding.data.map_or(0, |data| data.failed);
             row.objects_of_failed_seeds().saturating_add(unopened)
         }
@@ -171,31 +174,31 @@ pub(super) fn lost(row: &Row) -> u64 {
 /// Objects of versions that OpenBao does not use as things are, so that nothing was tried.
 pub(super) fn untested(row: &Row) -> u64 {
     match &row.finding.origin {
-        Origin::Gap(Gap::Hidden { .. }) => row.finding.objects,
-        Origin::Live(_) | Origin::Known(_) | Origin::Gap(_) => 0,
+        Resolution::Unresolved(ResolveError::Hidden { .. }) => row.finding.objects,
+        Resolution::Live(_) | Resolution::Known(_) | Resolution::Unresolved(_) => 0,
     }
 }
 
-fn proven(row: &Row) -> String {
+pub(super) fn proven(row: &Row) -> String {
     let seeds = row.finding.seeds;
     let all = seeds
         .proven
         .saturating_add(seeds.failed)
         .saturating_add(seeds.untried);
-    let mut text = format!("{} of {all} encrypted DEKs decrypt", seeds.proven);
+    let all = counted(all, "encrypted DEK");
+    let mut text = format!("decrypted: {} of {all}", seeds.proven);
     for (problem, count) in &row.seed_problems {
-        text.push_str(&format!("; {count} {}", problem.sentence()));
+        text.push_str(&format!("; {}: {count}", problem.sentence()));
     }
     if seeds.untried > 0 {
-        text.push_str(&format!("; {} were not tried", seeds.untried));
+        text.push_str(&format!("; not tried: {}", seeds.untried));
     }
     if let Some(data) = row.finding.data {
-        let objects = row.finding.objects;
-        text.push_str(&format!("; {} of {objects} objects open", data.proven));
+        let objects = counted(row.finding.objects, "object");
+        text.push_str(&format!("; opened: {} of {objects}", data.proven));
         if data.failed > 0 {
             text.push_str(&format!(
-                "; {} do not open with the DEK that they name: they were moved to another etcd \
-                 key, or changed",
+                "; not opened by their DEK, since they were moved to another etcd key or changed: {}",
                 data.failed
             ));
         }
@@ -225,13 +228,13 @@ impl SeedProblem {
     fn sentence(self) -> &'static str {
         match self {
             Self::OtherCiphertext => {
-                "are no ciphertext of that version: they were exchanged or damaged"
+                "replaced or damaged, since it is no ciphertext of that version"
             }
             Self::NotDecrypted => {
-                "are refused by OpenBao: the key was made anew in the same second, or they or \
-                 their annotations were changed"
+                "refused by OpenBao, since the key was recreated in the same second, or the DEK or \
+                 its annotations were changed"
             }
-            Self::NoDek => "decrypt to something that is no DEK",
+            Self::NoDek => "no DEK after decryption",
         }
     }
 }

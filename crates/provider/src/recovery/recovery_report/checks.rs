@@ -1,22 +1,26 @@
-//! What was asked of the node, the key and the evidence, check by check.
+//! Checks of the node, the key and the evidence.
 
-use kms_domain::recovery::rebuild::{Found, OWN_STATE, RebuildPlan, Refusal, Unreadable};
+use std::collections::BTreeSet;
 
+use kms_domain::recovery::rebuild::{Found, OWN_STATE, PlanBlocker, RebuildPlan, Unreadable};
+
+use super::{causes::Advisor, stay_unreadable};
 use crate::{
     config::Config,
-    recovery::recover_state::{Exhibited, Kind, Obstacle, Weighed},
-    report::{Check, ImpactClass, one_line},
+    recovery::recover_state::{GatheredItem, InputError, Kind, Weighed},
+    report::{CheckResult, ImpactClass, one_line},
     state::{LockError, StateError, rebuild::Remains},
 };
 
-/// What the checks are made of.
+/// Input of the checks.
 #[derive(Clone, Copy)]
-pub(super) struct Checked<'a> {
-    pub(super) config: &'a Config,
-    pub(super) weighed: &'a Weighed,
+struct Checked<'a> {
+    config: &'a Config,
+    weighed: &'a Weighed,
+    advisor: &'a Advisor<'a>,
 }
 
-/// What a check is about.
+/// Subject of a check.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Subject {
     Provider,
@@ -49,98 +53,104 @@ impl Subject {
 
     fn name(self) -> (&'static str, &'static str) {
         match self {
-            Self::Provider => ("provider.stopped", "No process uses the state"),
-            Self::Directory => ("state.directory", "The state directory can be used"),
-            Self::Remains => ("state.remains", "What is left of the state may be replaced"),
-            Self::Key => ("openbao.key", "The key is there and may be used"),
-            Self::Evidence => ("evidence.read", "The evidence was read and shows something"),
-            Self::Identity => (
-                "evidence.identity",
-                "The evidence is of this configuration and of this key",
-            ),
-            Self::Mapped => ("key_ids.mapped", "Every key_id is a version of the key"),
-            Self::Decrypts => ("deks.decrypt", "The encrypted DEKs decrypt"),
-            Self::Accounted => (
-                "versions.accounted",
-                "No version is given up that may be needed",
-            ),
-            Self::Active => ("active.known", "The version that encrypts is known"),
-            Self::Plan => ("plan.reviewed", "The plan is the one that was reviewed"),
+            Self::Provider => ("provider.stopped", "Use of the state by a process"),
+            Self::Directory => ("state.directory", "State directory"),
+            Self::Remains => ("state.remains", "Remaining files of the state"),
+            Self::Key => ("openbao.key", "Key and its settings"),
+            Self::Evidence => ("evidence.read", "Reading of the evidence"),
+            Self::Identity => ("evidence.identity", "Identity of the evidence"),
+            Self::Mapped => ("key_ids.mapped", "Resolution of each key_id"),
+            Self::Decrypts => ("deks.decrypt", "Decryption of the encrypted DEKs"),
+            Self::Accounted => ("versions.accounted", "Versions in use by the evidence"),
+            Self::Active => ("active.known", "Active version"),
+            Self::Plan => ("plan.reviewed", "Match with the reviewed plan"),
         }
     }
 
-    fn of_obstacle(obstacle: &Obstacle) -> Self {
-        match obstacle {
-            Obstacle::State(StateError::Lock(LockError::Locked { .. })) => Self::Provider,
-            Obstacle::State(_) => Self::Directory,
-            Obstacle::Connection(_)
-            | Obstacle::Metadata(_)
-            | Obstacle::NoKey(_)
-            | Obstacle::Profile(_)
-            | Obstacle::KeyMoved => Self::Key,
-            Obstacle::Unanswered { .. } => Self::Decrypts,
-            Obstacle::Etcd { .. }
-            | Obstacle::Unread { .. }
-            | Obstacle::Unhashed { .. }
-            | Obstacle::Unreadable { .. }
-            | Obstacle::Record { .. }
-            | Obstacle::PeerDocument { .. }
-            | Obstacle::PeerCheckpoint { .. }
-            | Obstacle::PeerIsOwn { .. } => Self::Evidence,
-            Obstacle::Outdated(_) => Self::Plan,
+    fn of_obstacle(input_error: &InputError) -> Self {
+        match input_error {
+            InputError::State(StateError::Lock(LockError::Locked { .. })) => Self::Provider,
+            InputError::State(_) => Self::Directory,
+            InputError::Connection(_)
+            | InputError::Metadata(_)
+            | InputError::NoKey(_)
+            | InputError::Profile(_)
+            | InputError::KeyMoved => Self::Key,
+            InputError::Unanswered { .. } => Self::Decrypts,
+            InputError::Etcd { .. }
+            | InputError::Unread { .. }
+            | InputError::Unhashed { .. }
+            | InputError::Unreadable { .. }
+            | InputError::Record { .. }
+            | InputError::PeerDocument { .. }
+            | InputError::PeerCheckpoint { .. }
+            | InputError::PeerIsOwn { .. } => Self::Evidence,
+            InputError::Outdated(_) => Self::Plan,
         }
     }
 
-    fn of_refusal(refusal: &Refusal) -> Self {
+    fn of_refusal(refusal: &PlanBlocker) -> Self {
         match refusal {
-            Refusal::StateInPlace { .. }
-            | Refusal::OtherState { .. }
-            | Refusal::NothingToReplace { .. } => Self::Remains,
-            Refusal::NoEvidence | Refusal::NoObjects { .. } => Self::Evidence,
-            Refusal::OtherIdentity { .. }
-            | Refusal::PeerNoPair { .. }
-            | Refusal::PeerUnanchored { .. }
-            | Refusal::AboveLatest { .. }
-            | Refusal::Recreated { .. }
-            | Refusal::Contradiction { .. }
-            | Refusal::NeverRotated { .. } => Self::Identity,
-            Refusal::Undecryptable { .. } => Self::Mapped,
-            Refusal::NotDecrypted { .. } | Refusal::Untried { .. } => Self::Decrypts,
-            Refusal::Unaccounted { .. }
-            | Refusal::Unreadable { .. }
-            | Refusal::AcceptanceIdle { .. } => Self::Accounted,
-            Refusal::ActiveUnusable { .. }
-            | Refusal::ActiveBlocked { .. }
-            | Refusal::ActiveUnproven { .. }
-            | Refusal::ActiveRemoved { .. }
-            | Refusal::Undecided { .. }
-            | Refusal::AssumptionWrong { .. }
-            | Refusal::AssumptionIdle { .. }
-            | Refusal::Document(_) => Self::Active,
+            PlanBlocker::StateInPlace { .. }
+            | PlanBlocker::OtherState { .. }
+            | PlanBlocker::NothingToReplace { .. } => Self::Remains,
+            PlanBlocker::NoEvidence | PlanBlocker::NoObjects { .. } => Self::Evidence,
+            PlanBlocker::OtherIdentity { .. }
+            | PlanBlocker::PeerNoPair { .. }
+            | PlanBlocker::PeerUnanchored { .. }
+            | PlanBlocker::AboveLatest { .. }
+            | PlanBlocker::Recreated { .. }
+            | PlanBlocker::Contradiction { .. }
+            | PlanBlocker::NeverRotated { .. } => Self::Identity,
+            PlanBlocker::Undecryptable { .. } => Self::Mapped,
+            PlanBlocker::NotDecrypted { .. } | PlanBlocker::Untried { .. } => Self::Decrypts,
+            PlanBlocker::Unresolved { .. }
+            | PlanBlocker::Unreadable { .. }
+            | PlanBlocker::AcceptanceIdle { .. } => Self::Accounted,
+            PlanBlocker::ActiveUnusable { .. }
+            | PlanBlocker::ActiveBlocked { .. }
+            | PlanBlocker::ActiveUnproven { .. }
+            | PlanBlocker::ActiveRemoved { .. }
+            | PlanBlocker::Undecided { .. }
+            | PlanBlocker::AssumptionWrong { .. }
+            | PlanBlocker::AssumptionIdle { .. }
+            | PlanBlocker::Document(_) => Self::Active,
         }
     }
 }
 
-pub(super) fn checks(checked: Checked<'_>) -> Vec<Check> {
+pub(super) fn checks(
+    config: &Config,
+    weighed: &Weighed,
+    advisor: &Advisor<'_>,
+) -> Vec<CheckResult> {
+    let checked = Checked {
+        config,
+        weighed,
+        advisor,
+    };
     let subjects = Subject::ALL.iter();
     let mut all: Vec<_> = subjects.map(|subject| check(checked, *subject)).collect();
-    let of_plan = |it: &Obstacle| Subject::of_obstacle(it) == Subject::Plan;
+    let of_plan = |it: &InputError| Subject::of_obstacle(it) == Subject::Plan;
     if checked.weighed.obstacles.iter().any(of_plan) {
         all.push(check(checked, Subject::Plan));
     }
     all
 }
 
-fn check(checked: Checked<'_>, subject: Subject) -> Check {
+fn check(checked: Checked<'_>, subject: Subject) -> CheckResult {
     let weighed = checked.weighed;
     let (id, title) = subject.name();
     let obstacles = weighed.obstacles.iter();
-    let obstacles = obstacles.filter(|it| Subject::of_obstacle(it) == subject);
+    let obstacles: Vec<_> = obstacles
+        .filter(|it| Subject::of_obstacle(it) == subject)
+        .collect();
     let refusals = weighed.refusals.iter();
     let refusals: Vec<_> = refusals
         .filter(|it| Subject::of_refusal(it) == subject)
         .collect();
     let told: Vec<_> = obstacles
+        .iter()
         .map(|it| about(it.evidence().as_slice(), &one_line(it)))
         .chain(
             refusals
@@ -149,10 +159,15 @@ fn check(checked: Checked<'_>, subject: Subject) -> Check {
         )
         .collect();
     if !told.is_empty() {
-        let failed =
-            Check::fail(id, title, told.join("; ")).impact_class(ImpactClass::DataRecovery);
-        // What is left of this node's own state names another configuration.
-        let own = |it: &&Refusal| matches!(it, Refusal::OtherIdentity { evidence, .. } if evidence == OWN_STATE);
+        let advisor = checked.advisor;
+        let of_inputs = obstacles.iter().map(|it| advisor.of_input(it).data);
+        let of_blockers = refusals.iter().map(|it| advisor.of_blocker(it).data);
+        let impacts: BTreeSet<_> = of_inputs.chain(of_blockers).collect();
+        let failed = CheckResult::fail(id, title, told.join("; "))
+            .impact(Vec::from_iter(impacts).join("; "))
+            .impact_class(ImpactClass::DataRecovery);
+        // The remains of this node's own state name another configuration.
+        let own = |it: &&PlanBlocker| matches!(it, PlanBlocker::OtherIdentity { evidence, .. } if evidence == OWN_STATE);
         return match refusals.iter().copied().any(|it| own(&it)) {
             true => failed.of_configuration(),
             false => failed,
@@ -168,38 +183,37 @@ fn about(evidence: &[String], text: &str) -> String {
     }
 }
 
-fn passed(checked: Checked<'_>, subject: Subject) -> Check {
+fn passed(checked: Checked<'_>, subject: Subject) -> CheckResult {
     let weighed = checked.weighed;
     let (id, title) = subject.name();
     // Nothing was weighed without the files and the key, nor as a whole without all evidence.
     let could_weigh = weighed.remains.is_some() && weighed.key.is_some();
-    let unread = |it: &Obstacle| Subject::of_obstacle(it) == Subject::Evidence;
+    let unread = |it: &InputError| Subject::of_obstacle(it) == Subject::Evidence;
     let weighed_all = could_weigh && !weighed.obstacles.iter().any(unread);
-    let skip = || Check::skip(id, title, "what comes before it failed");
+    let skip = || CheckResult::skip(id, title, "what comes before it failed");
     match subject {
         // A plan only tells; the application takes the lock.
         Subject::Provider => match &weighed.holder {
-            None => Check::pass(id, title),
-            Some(holder) => Check::warn(
+            None => CheckResult::pass(id, title),
+            Some(holder) => CheckResult::warn(
                 id,
                 title,
                 format!("process {} ({}) holds it", holder.pid, holder.program),
-            )
-            .remediation("stop it before the plan is applied"),
+            ),
         },
         Subject::Directory => match &weighed.remains {
             Some(_) => {
                 let path = checked.config.state_path.directory();
-                Check::pass(id, title).message(path.display().to_string())
+                CheckResult::pass(id, title).message(path.display().to_string())
             }
             None => skip(),
         },
         Subject::Remains => match &weighed.remains {
-            Some(remains) => Check::pass(id, title).message(describe(remains)),
+            Some(remains) => CheckResult::pass(id, title).message(describe(remains)),
             None => skip(),
         },
         Subject::Key => match &weighed.key {
-            Some(key) => Check::pass(id, title).message(format!(
+            Some(key) => CheckResult::pass(id, title).message(format!(
                 "latest version {}, min_available_version {}, min_decryption_version {}, \
                  min_encryption_version {}",
                 key.latest(),
@@ -210,23 +224,23 @@ fn passed(checked: Checked<'_>, subject: Subject) -> Check {
             None => skip(),
         },
         Subject::Evidence if could_weigh => {
-            let read = weighed.exhibits.len();
-            Check::pass(id, title).message(format!("{read} read"))
+            let read = weighed.items.len();
+            CheckResult::pass(id, title).message(format!("{read} read"))
         }
-        Subject::Mapped | Subject::Decrypts if weighed_all => match has_etcd(&weighed.exhibits) {
+        Subject::Mapped | Subject::Decrypts if weighed_all => match has_etcd(&weighed.items) {
             true => match accepted(weighed, subject) {
-                0 => Check::pass(id, title),
-                objects => Check::warn(
+                0 => CheckResult::pass(id, title),
+                objects => CheckResult::warn(
                     id,
                     title,
-                    format!("{objects} objects stay unreadable, as accepted"),
+                    format!("{}, as accepted", stay_unreadable(objects)),
                 ),
             },
-            false => Check::skip(id, title, "no etcd data was given"),
+            false => CheckResult::skip(id, title, "no etcd data was given"),
         },
-        Subject::Identity | Subject::Accounted if weighed_all => Check::pass(id, title),
+        Subject::Identity | Subject::Accounted if weighed_all => CheckResult::pass(id, title),
         Subject::Active => match &weighed.plan {
-            Some(plan) => Check::pass(id, title).message(format!(
+            Some(plan) => CheckResult::pass(id, title).message(format!(
                 "version {}",
                 plan.next().registry().active().version()
             )),
@@ -253,9 +267,9 @@ fn accepted(weighed: &Weighed, subject: Subject) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-fn has_etcd(exhibits: &[Exhibited]) -> bool {
-    let etcd = |it: &Exhibited| matches!(it.kind, Kind::Etcd | Kind::EtcdSnapshot);
-    exhibits.iter().any(etcd)
+fn has_etcd(items: &[GatheredItem]) -> bool {
+    let etcd = |it: &GatheredItem| matches!(it.kind, Kind::Etcd | Kind::EtcdSnapshot);
+    items.iter().any(etcd)
 }
 
 fn describe(remains: &Remains) -> String {

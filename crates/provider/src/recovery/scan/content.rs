@@ -1,8 +1,6 @@
-//! What a scan shows of etcd: a row for each resource and its protection, and for each `key_id`.
+//! Content of a scan report: rows by resource and protection, and by `key_id`.
 
-use std::io::{self, Write};
-
-use kms_domain::recovery::origin::{Lineage, Origin};
+use kms_domain::recovery::resolve::{KeyResolver, Resolution};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -10,11 +8,11 @@ use super::is_secrets;
 use crate::{
     config::Config,
     recovery::{
-        excerpt::{Excerpt, FEW_ROWS, LeftOut, ROWS},
-        inventory::{Count, DamagedValue, Group, Inventory, Protected},
+        inventory::{Count, Group, Inventory},
+        truncated::{FEW_ROWS, LeftOut, ROWS, Truncated},
         unread::Unread,
     },
-    report::one_line,
+    report::{one_line, table::Table},
 };
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -27,12 +25,12 @@ pub(super) struct Content {
     compacted_revision: Option<i64>,
     keys: u64,
     superseded_revisions: u64,
-    /// Keys by prefix, the one in question, or `/registry`, first.
+    /// Keys by prefix, starting with the selected one or `/registry`.
     prefixes: Vec<PrefixRow>,
-    /// Absent if all are shown; its objects are keys.
+    /// Absent if all are shown; `objects` is the number of keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     prefixes_left_out: Option<LeftOut>,
-    /// Keys that were not read; absent if all were.
+    /// Unread keys; absent if all were read.
     #[serde(skip_serializing_if = "Option::is_none")]
     unread: Option<Unread>,
     resources: Vec<ResourceRow>,
@@ -44,7 +42,7 @@ pub(super) struct Content {
     #[serde(skip_serializing_if = "Option::is_none")]
     key_ids_left_out: Option<LeftOut>,
     damaged_values: u64,
-    /// The first few, if names are wanted.
+    /// The first few, if names were requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damaged_keys: Vec<String>,
 }
@@ -63,7 +61,7 @@ struct ResourceRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<String>,
     #[serde(flatten)]
-    count: CountShown,
+    count: CountRow,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -73,25 +71,25 @@ pub(super) struct KeyIdRow {
     pub(super) provider: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) transit_version: Option<u64>,
-    /// How the version is known; absent like the version.
+    /// Source of the version: `derived` or `annotation`. Absent without a version.
     #[serde(skip_serializing_if = "Option::is_none")]
     version_from: Option<&'static str>,
     distinct_encrypted_deks: usize,
-    /// Why the version is none that is known here.
+    /// Reason for an unresolved `key_id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     gap_code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) gap: Option<String>,
     #[serde(flatten)]
-    count: CountShown,
-    /// Of the configured key.
+    count: CountRow,
+    /// Whether the group belongs to the configured key.
     #[serde(skip)]
     pub(super) is_ours: bool,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct CountShown {
+struct CountRow {
     objects: u64,
     superseded: u64,
     bytes: u64,
@@ -109,14 +107,16 @@ impl Content {
                 .cmp(&key(b))
                 .then_with(|| a.key_id_hash.cmp(&b.key_id_hash))
         });
-        let key_ids = Excerpt::of(key_ids, ROWS, KeyIdRow::matters);
+
+        let key_ids = Truncated::of(key_ids, ROWS, KeyIdRow::matters);
         let resources = inventory.resources.iter().flat_map(|(resource, rows)| {
             rows.iter()
                 .map(move |(protected, count)| (resource, protected, count))
         });
-        let resources = Excerpt::of(resources, ROWS, |(resource, ..)| is_secrets(resource));
+        let resources = Truncated::of(resources, ROWS, |(resource, ..)| is_secrets(resource));
+
         let prefixes = inventory.prefixes().map(PrefixRow::of);
-        let prefixes = Excerpt::of(prefixes, ROWS, |_| false);
+        let prefixes = Truncated::of(prefixes, ROWS, |_| false);
         let shown = resources
             .shown
             .into_iter()
@@ -124,17 +124,9 @@ impl Content {
                 resource: resource.clone(),
                 protection: protected.as_str(),
                 provider: protected.provider().map(str::to_owned),
-                count: CountShown::of(count),
+                count: CountRow::of(count),
             });
-        // Names are kept only if they are wanted.
-        let named = inventory
-            .resources
-            .values()
-            .flat_map(|rows| rows.iter())
-            .any(|(protected, count)| {
-                matches!(protected, Protected::Damaged(_)) && !count.names.is_empty()
-            });
-        let damaged: &[DamagedValue] = if named { &inventory.damaged } else { &[] };
+
         Self {
             source: inventory.source.clone(),
             integrity: inventory.trust.as_str(),
@@ -150,13 +142,17 @@ impl Content {
             key_ids: key_ids.shown,
             key_ids_left_out: LeftOut::of(&key_ids.left_out, KeyIdRow::objects),
             damaged_values: inventory.damaged_values,
-            damaged_keys: damaged.iter().map(|value| value.key.clone()).collect(),
+            damaged_keys: inventory.damaged_names(),
         }
     }
 }
 
 impl KeyIdRow {
-    pub(super) fn of(group: &Group, config: Option<&Config>, lineage: Option<&Lineage>) -> Self {
+    pub(super) fn of(
+        group: &Group,
+        config: Option<&Config>,
+        lineage: Option<&KeyResolver>,
+    ) -> Self {
         let annotations = group.parsed.as_ref();
         let claimed = annotations.ok().map(|it| it.transit_version().get());
         let mut row = Self {
@@ -167,21 +163,22 @@ impl KeyIdRow {
             distinct_encrypted_deks: group.distinct_seeds(),
             gap_code: None,
             gap: None,
-            count: CountShown::of(&group.count),
+            count: CountRow::of(&group.count),
             is_ours: lineage.map_or_else(
                 || config.is_some_and(|it| group.provider == it.scope.provider_name.as_str()),
                 |lineage| lineage.owns(group.stored()),
             ),
         };
+
         let Some(lineage) = lineage else {
             return row;
         };
         match lineage.origin(group.stored()) {
-            Origin::Live(key) | Origin::Known(key) => {
+            Resolution::Live(key) | Resolution::Known(key) => {
                 row.transit_version = Some(key.version().get());
                 row.version_from = Some("derived");
             }
-            Origin::Gap(gap) => {
+            Resolution::Unresolved(gap) => {
                 row.gap_code = Some(gap.code());
                 row.gap = Some(one_line(&gap));
             }
@@ -191,7 +188,7 @@ impl KeyIdRow {
 }
 
 impl KeyIdRow {
-    /// Whether it is to be seen among many.
+    /// Whether the row has precedence in a truncated report.
     fn matters(&self) -> bool {
         self.is_ours && self.gap_code.is_none()
     }
@@ -200,28 +197,21 @@ impl KeyIdRow {
         self.count.objects
     }
 
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        write!(
-            out,
-            "keyId: {} provider={}",
-            self.key_id_hash, self.provider
-        )?;
-        if let (Some(version), Some(from)) = (self.transit_version, self.version_from) {
-            write!(out, " transitVersion={version} versionFrom={from}")?;
-        }
-        if let Some(code) = self.gap_code {
-            write!(out, " gap={code}")?;
-        }
-        write!(
-            out,
-            " distinctEncryptedDeks={}",
-            self.distinct_encrypted_deks
-        )?;
-        self.count.text(out)
+    fn cells(&self) -> Vec<String> {
+        let version = self.transit_version.map(|version| version.to_string());
+        let first = [
+            self.key_id_hash.clone(),
+            self.provider.clone(),
+            version.unwrap_or_default(),
+            self.version_from.unwrap_or_default().to_owned(),
+            self.gap_code.unwrap_or_default().to_owned(),
+            self.distinct_encrypted_deks.to_string(),
+        ];
+        first.into_iter().chain(self.count.cells()).collect()
     }
 }
 
-impl CountShown {
+impl CountRow {
     fn of(count: &Count) -> Self {
         Self {
             objects: count.objects,
@@ -233,82 +223,131 @@ impl CountShown {
         }
     }
 
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        write!(out, " objects={}", self.objects)?;
-        if self.superseded > 0 {
-            write!(out, " superseded={}", self.superseded)?;
-        }
-        writeln!(
-            out,
-            " bytes={} firstModRevision={} lastModRevision={}",
-            self.bytes, self.first_mod_revision, self.last_mod_revision
-        )?;
-        self.names
-            .iter()
-            .try_for_each(|name| writeln!(out, "  {name}"))
+    fn cells(&self) -> [String; 5] {
+        [
+            self.objects.to_string(),
+            self.superseded.to_string(),
+            self.bytes.to_string(),
+            self.first_mod_revision.to_string(),
+            self.last_mod_revision.to_string(),
+        ]
     }
 }
 
 impl Content {
-    pub(super) fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "source: {}", self.source)?;
-        writeln!(out, "integrity: {}", self.integrity)?;
-        writeln!(out, "revision: {}", self.revision)?;
-        if let Some(revision) = self.compacted_revision {
-            writeln!(out, "compactedRevision: {revision}")?;
-        }
-        writeln!(out, "keys: {}", self.keys)?;
-        writeln!(out, "supersededRevisions: {}", self.superseded_revisions)?;
-        if self.prefixes.len() > 1 {
-            self.prefixes_text(out)?;
-        }
-        if let Some(unread) = &self.unread {
-            writeln!(out, "unread: {}", unread.describe())?;
-        }
-        let resources = Excerpt::of(&self.resources, FEW_ROWS, |row| is_secrets(&row.resource));
-        for row in &resources.shown {
-            write!(out, "resource: {} {}", row.resource, row.protection)?;
-            if let Some(provider) = &row.provider {
-                write!(out, " provider={provider}")?;
-            }
-            row.count.text(out)?;
-        }
-        let left_out = LeftOut::of(&resources.left_out, |row| row.count.objects);
-        if let Some(more) = LeftOut::and(left_out, self.resources_left_out) {
-            writeln!(
-                out,
-                "resource: and {} more objects={}",
-                more.rows, more.objects
-            )?;
-        }
-        let key_ids = Excerpt::of(&self.key_ids, FEW_ROWS, |row| row.matters());
-        for row in &key_ids.shown {
-            row.text(out)?;
-        }
-        let left_out = LeftOut::of(&key_ids.left_out, |row| row.objects());
-        if let Some(more) = LeftOut::and(left_out, self.key_ids_left_out) {
-            writeln!(
-                out,
-                "keyId: and {} more objects={}",
-                more.rows, more.objects
-            )?;
-        }
-        for key in &self.damaged_keys {
-            writeln!(out, "damaged: {key}")?;
-        }
-        Ok(())
+    /// Totals, then the rows by prefix, resource and `key_id`, then names that were requested.
+    pub(super) fn tables(&self) -> Vec<Table> {
+        let columns = [
+            "source",
+            "integrity",
+            "revision",
+            "compacted",
+            "keys",
+            "superseded",
+            "damaged",
+        ];
+        let mut totals = Table::new("etcd", columns);
+        totals.row([
+            self.source.clone(),
+            self.integrity.to_owned(),
+            self.revision.to_string(),
+            self.compacted_revision
+                .map_or_else(String::new, |revision| revision.to_string()),
+            self.keys.to_string(),
+            self.superseded_revisions.to_string(),
+            self.damaged_values.to_string(),
+        ]);
+        let mut names = Table::new("names of the first objects", ["of", "object"]);
+        let resources = self.resource_table(&mut names);
+        let key_ids = self.key_id_table(&mut names);
+        self.damaged_keys
+            .iter()
+            .for_each(|key| names.row(["damaged", key]));
+        vec![totals, self.prefix_table(), resources, key_ids, names]
     }
 
-    fn prefixes_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let prefixes = Excerpt::of(&self.prefixes, FEW_ROWS, |_| false);
+    /// Only where there are several.
+    fn prefix_table(&self) -> Table {
+        let mut table = Table::new("prefixes", ["prefix", "keys"]);
+        if self.prefixes.len() <= 1 {
+            return table;
+        }
+        let prefixes = Truncated::of(&self.prefixes, FEW_ROWS, |_| false);
         for PrefixRow { prefix, keys } in &prefixes.shown {
-            writeln!(out, "prefix: {prefix} keys={keys}")?;
+            table.row([prefix.clone(), keys.to_string()]);
         }
         let left_out = LeftOut::of(&prefixes.left_out, |row| row.keys);
-        match LeftOut::and(left_out, self.prefixes_left_out) {
-            Some(more) => writeln!(out, "prefix: and {} more keys={}", more.rows, more.objects),
-            None => Ok(()),
+        more(&mut table, left_out, self.prefixes_left_out, "keys");
+        table
+    }
+
+    fn resource_table(&self, names: &mut Table) -> Table {
+        let columns = [
+            "resource",
+            "protection",
+            "provider",
+            "objects",
+            "superseded",
+            "bytes",
+            "first revision",
+            "last revision",
+        ];
+        let mut table = Table::new("resources", columns);
+        let rows = Truncated::of(&self.resources, FEW_ROWS, |row| is_secrets(&row.resource));
+        for row in &rows.shown {
+            let first = [
+                row.resource.clone(),
+                row.protection.to_owned(),
+                row.provider.clone().unwrap_or_default(),
+            ];
+            table.row(first.into_iter().chain(row.count.cells()));
+            let of = format!("{} {}", row.resource, row.protection);
+            row.count
+                .names
+                .iter()
+                .for_each(|name| names.row([&of, name]));
         }
+        let left_out = LeftOut::of(&rows.left_out, |row| row.count.objects);
+        more(&mut table, left_out, self.resources_left_out, "objects");
+        table
+    }
+
+    fn key_id_table(&self, names: &mut Table) -> Table {
+        let columns = [
+            "keyIdHash",
+            "provider",
+            "version",
+            "version from",
+            "gap",
+            "DEKs",
+            "objects",
+            "superseded",
+            "bytes",
+            "first revision",
+            "last revision",
+        ];
+        let mut table = Table::new("key_ids", columns);
+        let rows = Truncated::of(&self.key_ids, FEW_ROWS, |row| row.matters());
+        for row in &rows.shown {
+            table.row(row.cells());
+            let of = format!("key_id {}", row.key_id_hash);
+            row.count
+                .names
+                .iter()
+                .for_each(|name| names.row([&of, name]));
+        }
+        let left_out = LeftOut::of(&rows.left_out, |row| row.objects());
+        more(&mut table, left_out, self.key_ids_left_out, "objects");
+        table
+    }
+}
+
+fn more(table: &mut Table, one: Option<LeftOut>, other: Option<LeftOut>, of: &str) {
+    if let Some(more) = LeftOut::and(one, other) {
+        table.left_out(format!(
+            "and {} more rows of {} {of}",
+            more.rows, more.objects
+        ));
     }
 }
 

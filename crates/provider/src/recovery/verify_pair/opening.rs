@@ -1,32 +1,32 @@
-//! The proof that objects are readable: each is opened with its decrypted DEK under its own etcd key.
+//! Decrypts every object with its DEK, with its etcd key as associated data.
 //!
-//! Opening takes longer than reading, so objects are handed on in batches to as many threads as
-//! there are cores, the one that reads included: it opens a batch itself while all others are busy.
-//! The batches are few and small, whatever etcd holds.
+//! Decryption takes longer than reading, so a pool of threads decrypts objects in batches, one
+//! thread per core. If all other threads are busy, the reading thread decrypts the batch itself.
+//! Number and size of the batches are bounded, independent of the size of etcd.
 
-mod crew;
+mod worker_pool;
 
 use std::{
     collections::{BTreeMap, HashMap},
     thread,
 };
 
-use crew::Crew;
 use etcd_snapshot::{
+    cache::EnvelopeCache,
     envelope::Envelope,
-    familiar::Familiar,
     file::OnProgress,
-    open::{DekSource, Scratch},
+    open::{DekSource, OpenBuffers},
     revision::Object,
     value::Protection,
 };
 use kms_domain::{
     annotations::Annotations,
     recovery::{
-        origin::{Lineage, StoredKeyId},
         pair::Proof,
+        resolve::{KeyResolver, StoredKeyId},
     },
 };
+use worker_pool::WorkerPool;
 
 use super::trial::Outcomes;
 use crate::recovery::{
@@ -34,49 +34,49 @@ use crate::recovery::{
     inventory::{GroupIndex, Inventory, Seed, Wanted, name},
 };
 
-/// What became of the objects.
+/// Outcomes for all objects.
 #[derive(Default)]
 pub(super) struct Opened {
-    /// By what decrypts them.
+    /// Outcomes per group.
     pub(super) groups: HashMap<GroupIndex, OpenedGroup>,
-    /// Those under `key_id`s that were not there at the first reading.
+    /// Objects of groups that are new since the first reading.
     pub(super) appeared: u64,
 }
 
 #[derive(Default)]
 pub(super) struct OpenedGroup {
-    /// How many opened, and how many did not.
+    /// Number of decrypted and of failed objects.
     pub(super) proof: Proof,
-    /// Those that did not, by resource.
+    /// Number of failed objects per resource.
     pub(super) unopened: BTreeMap<String, u64>,
-    /// The keys of the first few of those, if wanted, by their place among all objects.
+    /// Keys of the first few failed objects, if requested, by their position in the reading.
     pub(super) names: BTreeMap<u64, String>,
 }
 
-/// How many names of unopened objects are kept.
+/// Limit of the kept keys of failed objects.
 pub(super) const FEW: usize = 10;
 
-/// What it takes to open an object.
+/// Inputs of the second reading.
 #[derive(Clone, Copy)]
 pub(super) struct Opening<'a> {
     pub(super) inventory: &'a Inventory,
-    pub(super) lineage: &'a Lineage,
+    pub(super) lineage: &'a KeyResolver,
     pub(super) outcomes: &'a Outcomes<'a>,
     pub(super) wanted: &'a Wanted,
 }
 
-/// An object whose DEK is known.
+/// An encrypted object with a decrypted DEK.
 #[derive(Clone, Copy)]
 struct Sealed<'a, 'o> {
     group: GroupIndex,
     source: &'a DekSource,
-    /// Its place among all.
+    /// Position in the reading.
     number: u64,
     key: &'o [u8],
     data: &'o [u8],
 }
 
-/// What is the same for all objects of a seed under one provider name.
+/// Properties shared by all objects of a DEK under one provider name.
 #[derive(Clone, Copy)]
 struct Known<'a> {
     provider: &'a str,
@@ -84,17 +84,17 @@ struct Known<'a> {
     source: Option<&'a DekSource>,
 }
 
-/// What is gathered in one reading.
+/// State of the second reading.
 struct Gathering<'scope, 'a> {
-    crew: Crew<'scope, 'a>,
-    familiar: Familiar<Known<'a>>,
-    /// What is known without opening.
+    worker_pool: WorkerPool<'scope, 'a>,
+    familiar: EnvelopeCache<Known<'a>>,
+    /// Outcomes known without decryption.
     unopened: Opened,
     objects: u64,
 }
 
 impl<'a> Opening<'a> {
-    /// Opens every object in a second reading.
+    /// Decrypts every object in a second reading.
     pub(super) fn open_all(
         self,
         source: &EtcdSource,
@@ -105,15 +105,19 @@ impl<'a> Opening<'a> {
                 self.wanted.revisions,
                 on_progress,
                 || Gathering {
-                    crew: Crew::new(scope, self.wanted),
-                    familiar: Familiar::default(),
+                    worker_pool: WorkerPool::new(scope, self.wanted),
+                    familiar: EnvelopeCache::default(),
                     unopened: Opened::default(),
                     objects: 0,
                 },
                 |gathering, object| self.add(gathering, object),
             )?;
-            let Gathering { crew, unopened, .. } = reading.gathered;
-            let mut opened = crew.finish();
+            let Gathering {
+                worker_pool,
+                unopened,
+                ..
+            } = reading.gathered;
+            let mut opened = worker_pool.finish();
             opened.merge(unopened);
             Ok(opened)
         })
@@ -127,7 +131,7 @@ impl<'a> Opening<'a> {
         let (data, known) = match familiar.filter(|(_, known)| known.provider == provider) {
             Some(known) => known,
             None => {
-                // What is damaged has been counted.
+                // Damaged values are already in the inventory.
                 let Ok(envelope) = Envelope::parse(message) else {
                     return;
                 };
@@ -142,11 +146,12 @@ impl<'a> Opening<'a> {
                 (envelope.encrypted_data, known)
             }
         };
+
         gathering.objects = gathering.objects.saturating_add(1);
         let Some(source) = known.source else {
             return;
         };
-        gathering.crew.add(Sealed {
+        gathering.worker_pool.add(Sealed {
             group: known.group,
             source,
             number: gathering.objects,
@@ -155,7 +160,7 @@ impl<'a> Opening<'a> {
         });
     }
 
-    /// `None` if there was no such object at the first reading.
+    /// `None` if the group is new since the first reading.
     fn know(self, provider: &str, envelope: &Envelope<'_>) -> Option<Known<'a>> {
         let index = self.inventory.group_of(provider, envelope)?;
         let group = self.inventory.groups.get(index.0)?;
@@ -182,7 +187,7 @@ impl<'a> Opening<'a> {
 }
 
 impl Opened {
-    fn open(&mut self, sealed: Sealed<'_, '_>, wanted: &Wanted, scratch: &mut Scratch) {
+    fn open(&mut self, sealed: Sealed<'_, '_>, wanted: &Wanted, scratch: &mut OpenBuffers) {
         let group = self.groups.entry(sealed.group).or_default();
         match sealed.source.prove(sealed.key, sealed.data, scratch) {
             Ok(_) => group.proof.proven = group.proof.proven.saturating_add(1),
@@ -216,7 +221,7 @@ impl OpenedGroup {
         }
     }
 
-    /// Which thread opens an object is chance, and its place is not.
+    /// Keeps the lowest positions, so that the result is independent of thread scheduling.
     fn keep_name(&mut self, number: u64, name: String) {
         self.names.insert(number, name);
         if self.names.len() > FEW {

@@ -1,5 +1,4 @@
-//! The proof that a version is the one that encrypted: OpenBao decrypts a DEK from etcd, under the
-//! associated data that binds it.
+//! Proof of a version: OpenBao decrypts a DEK from etcd with its associated data.
 
 use std::{collections::HashMap, num::NonZeroU64, sync::Arc};
 
@@ -12,7 +11,7 @@ use kms_domain::{
     ciphertext::TransitCiphertext,
     key::TransitKey,
     prepare::{PreparedDecrypt, prepare_proof},
-    recovery::origin::{Lineage, Origin},
+    recovery::resolve::{KeyResolver, Resolution},
 };
 use openbao_client::{
     failure::FailureClass,
@@ -26,19 +25,18 @@ use crate::{
     recovery::inventory::{GroupIndex, Inventory, Seed},
 };
 
-/// What became of the encrypted DEKs that were tried.
+/// Result of each tried DEK.
 pub(super) type Outcomes<'i> = HashMap<(GroupIndex, Seed<'i>), Result<DekSource, SeedProblem>>;
 
-/// A trial decrypt of every distinct encrypted DEK that a live version should decrypt.
+/// Trial decryption of every distinct encrypted DEK of a live version.
 pub(super) struct Trial<'i> {
-    /// Those that OpenBao is to be asked for. A request of each takes a thousand bytes or two, so it is
-    /// made when its batch is due.
+    /// DEKs to decrypt. Each request takes 1,000 to 2,000 bytes, so it is built with its batch.
     due: Vec<Due<'i>>,
-    /// Of those that were tried.
+    /// Contains tried DEKs only.
     pub(super) outcomes: Outcomes<'i>,
 }
 
-/// One of them, with what binds it.
+/// An encrypted DEK and its associated data.
 struct Due<'i> {
     group: GroupIndex,
     seed: Seed<'i>,
@@ -49,18 +47,20 @@ struct Due<'i> {
 impl<'i> Trial<'i> {
     pub(super) fn new(
         inventory: &'i Inventory,
-        lineage: &Lineage,
+        lineage: &KeyResolver,
         sample: Option<NonZeroU64>,
     ) -> Self {
         let mut trial = Self {
             due: Vec::new(),
             outcomes: HashMap::new(),
         };
+
         let most = sample.map_or(u64::MAX, NonZeroU64::get);
-        // Groups that differ in no more than the version of the program share a key_id.
+        // Groups that differ only in the provider's program version share a `key_id`, and its
+        // sample.
         let mut tried: HashMap<&str, u64> = HashMap::new();
         for (index, group) in inventory.of_key(lineage) {
-            let Origin::Live(key) = lineage.origin(group.stored()) else {
+            let Resolution::Live(key) = lineage.origin(group.stored()) else {
                 continue;
             };
             let Ok(annotations) = &group.parsed else {
@@ -89,9 +89,9 @@ impl<'i> Trial<'i> {
         trial
     }
 
-    /// In batches; what OpenBao does not decide is left out of the outcomes. Only the answer to one
-    /// ciphertext, that it does not authenticate, decides against a DEK: any other refusal may have
-    /// a cause that all of them share.
+    /// Decrypts in batches; a DEK without a conclusive answer gets no outcome. The only conclusive
+    /// failure is an authentication error of a single ciphertext, because other errors may affect
+    /// all of them.
     pub(super) async fn decrypt_all(
         &mut self,
         openbao: &Connection,
@@ -102,6 +102,7 @@ impl<'i> Trial<'i> {
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let mut tried = 0_u64;
         let total = count(self.due.len());
+
         for portion in self.due.chunks(MAX_BATCH) {
             let items: Vec<_> = portion.iter().filter_map(Due::prepare).collect();
             let answers = openbao
@@ -125,12 +126,13 @@ impl<'i> Trial<'i> {
                 self.outcomes.insert((index, seed), outcome);
             }
             if self.outcomes.len() == decided {
-                // OpenBao refuses each of them; the rest would only repeat it.
+                // OpenBao rejected the whole batch; the next one would fail too.
                 break;
             }
             tried = tried.saturating_add(count(portion.len()));
             on_progress(Progress { done: tried, total });
         }
+
         match undecided {
             None => Ok(()),
             Some(failure) => Err(Unanswered::Item(failure)),

@@ -1,17 +1,21 @@
 //! One fault: a node to seed it on, and what `doctor` must say of it.
 
 use std::{
-    os::unix::fs::chown,
+    os::unix::fs::{chown, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
 
+use provider::advice::Cause;
 use rustix::process::geteuid;
-use serde_json::{Value, json};
-use testkit::openbao::{OpenBao, shared_openbao};
+use serde_json::Value;
+use testkit::{
+    openbao::{OpenBao, binary, shared_openbao},
+    runbook::terminal::Terminal,
+};
 
 use crate::{
-    node::{Finished, Node, QUIET},
+    node::{Finished, Node, QUIET, program},
     upkeep::stopped_at,
 };
 
@@ -25,13 +29,23 @@ pub(super) struct Patient {
     given: bool,
     /// For `--encryption-config`.
     pub(super) encryption_config: Option<PathBuf>,
+    /// Replaces `NAME` in printed commands: the policy of the role, unless a test sets another.
+    pub(super) name: String,
+    /// Root token and unseal key, if the node has a server of its own.
+    secrets: Option<[String; 2]>,
 }
 
-/// What `doctor` said first.
+/// The first failure that `doctor` named.
 pub(super) struct Diagnosis {
-    /// What to do about it.
-    pub(super) remedy: String,
+    /// All steps in one text.
+    remedy: String,
+    /// Printed commands of the steps.
+    commands: Vec<String>,
+    warnings: String,
 }
+
+/// Programs that a test has no counterpart of.
+const SERVICE_MANAGER: [&str; 2] = ["systemctl", "journalctl"];
 
 impl Patient {
     /// A new node, which `doctor` lets pass.
@@ -41,7 +55,10 @@ impl Patient {
 
     /// A new node with a server of its own.
     pub(super) async fn on(server: &OpenBao) -> Self {
-        Self::of(Node::on(server, QUIET).await)
+        Self {
+            secrets: Some(secrets(server)),
+            ..Self::of(Node::on(server, QUIET).await)
+        }
     }
 
     /// A node that was stopped after it had followed the key to this version.
@@ -51,9 +68,11 @@ impl Patient {
 
     pub(super) fn of(node: Node) -> Self {
         Self {
+            name: node.tenant.policy.clone(),
             node,
             given: false,
             encryption_config: None,
+            secrets: None,
         }
     }
 
@@ -108,8 +127,16 @@ impl Patient {
         for member in ["impact", "impactClass"] {
             assert_ne!(text(member), "");
         }
+        // Each failure has a cause, whose steps are those of the result.
+        assert!(Cause::named(shown["cause"].as_str().unwrap()).is_some());
+        assert_eq!(shown["data"]["meaning"], check["impact"]);
+        assert_eq!(shown["nextSteps"], check["nextSteps"]);
+        let steps = check["nextSteps"].as_array().unwrap().iter();
+        let commands = steps.filter_map(|step| Some(step["command"].as_str()?.to_owned()));
         Diagnosis {
             remedy: text("remediation"),
+            commands: commands.collect(),
+            warnings: shown["warnings"].to_string(),
         }
     }
 
@@ -138,59 +165,59 @@ impl Diagnosis {
     /// Requires that the remedy says this, which the test is about to do.
     #[track_caller]
     pub(super) fn says(&self, words: &str) -> &Self {
-        let Self { remedy } = self;
+        let Self { remedy, .. } = self;
         assert!(remedy.contains(words), "{words:?} is missing: {remedy}");
         self
     }
 
-    /// Runs the commands of the remedy, then requires that nothing is wrong any more.
+    /// Requires this warning.
+    #[track_caller]
+    pub(super) fn warns(&self, words: &str) -> &Self {
+        let Self { warnings, .. } = self;
+        assert!(warnings.contains(words), "{words:?} is missing: {warnings}");
+        self
+    }
+
+    /// Runs the printed commands, then requires that nothing is wrong any more.
     pub(super) async fn carried_out_cures(&self, patient: &Patient) {
-        self.carry_out().await;
+        self.carry_out(patient).await;
         patient.is_well();
     }
 
-    /// Runs the commands of the remedy.
-    pub(super) async fn carry_out(&self) {
-        let commands = self.commands();
-        assert!(!commands.is_empty(), "no command: {}", self.remedy);
-        for command in &commands {
-            let words: Vec<_> = command.split_whitespace().collect();
-            match words[..] {
-                ["bao", "write", ref arguments @ ..] => bao_write(arguments).await,
-                ["chmod" | "chgrp" | "chown" | "kill" | "ps", ..] => {
-                    let mut command = Command::new(words[0]);
-                    let done = command.args(&words[1..]).output().unwrap();
-                    assert!(done.status.success(), "{command:?}: {done:?}");
-                }
-                _ => panic!("not a command that a test runs: {command}"),
-            }
+    /// Runs the printed commands in a shell, as an administrator, and requires that each succeeds.
+    pub(super) async fn carry_out(&self, patient: &Patient) {
+        let shared = secrets(shared_openbao().await);
+        let [token, unseal_key] = patient.secrets.as_ref().unwrap_or(&shared);
+        let programs = tempfile::tempdir().unwrap();
+        for (name, path) in [
+            ("bao-kms-provider", program().get_program().into()),
+            ("bao", binary().path().to_owned()),
+        ] {
+            symlink(path.canonicalize().unwrap(), programs.path().join(name)).unwrap();
         }
-    }
+        let path = format!("{}:/usr/bin:/bin", programs.path().display());
 
-    /// What stands in backquotes, or after `run: `.
-    fn commands(&self) -> Vec<String> {
-        match self.remedy.split_once("run: ") {
-            Some((_, command)) => vec![command.to_owned()],
-            None => {
-                let pieces = self.remedy.split('`').skip(1).step_by(2);
-                pieces.map(str::to_owned).collect()
-            }
+        let runs = |command: &&String| {
+            let word = command.split(' ').next().unwrap();
+            !SERVICE_MANAGER.contains(&word)
+        };
+        let commands: Vec<_> = self.commands.iter().filter(runs).collect();
+        assert!(!commands.is_empty(), "no command: {}", self.remedy);
+        for command in commands {
+            let terminal = Terminal::with(unseal_key);
+            let mut shell = Command::new("/bin/sh");
+            patient.node.sockets.set_environment(&mut shell);
+            shell.args(["-c", &command.replace("NAME", &patient.name)]);
+            shell.env("PATH", &path).env("BAO_TOKEN", token);
+            let done = shell.stdin(terminal.stdin()).output().unwrap();
+            assert!(done.status.success(), "{command}: {done:?}");
         }
     }
 }
 
-/// `bao write [-f] PATH [NAME=VALUE ...]`, as an administrator.
-async fn bao_write(arguments: &[&str]) {
-    let mut arguments = arguments.iter().filter(|argument| **argument != "-f");
-    let path = arguments.next().unwrap();
-    let body: serde_json::Map<String, Value> = arguments
-        .map(|setting| {
-            let (name, value) = setting.split_once('=').unwrap();
-            (name.to_owned(), json!(value))
-        })
-        .collect();
-    let admin = shared_openbao().await.admin();
-    admin.write(path, &body).await.unwrap();
+fn secrets(server: &OpenBao) -> [String; 2] {
+    let secrets = server.secrets();
+    [secrets.root_token.expose(), secrets.unseal_key.expose()].map(str::to_owned)
 }
 
 fn give(path: &Path) {

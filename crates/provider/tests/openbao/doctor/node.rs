@@ -35,10 +35,10 @@ async fn values_that_are_not_allowed_are_findings_one_by_one() {
     patient.configure("/status/probeInterval", "soon");
     let said = "must begin with https://";
     let found = patient.shows(3, "config.validate", said);
-    found.says("correct the value");
+    found.says("bao-kms-provider config --config");
     let report = patient.node.run(&["doctor"]);
     for path in ["openbao.address", "status.probeInterval"] {
-        let finding = format!("[fail] config.validate: Config validation - {path} (line");
+        let finding = format!("[fail] config.validate: Settings - {path} (line");
         assert!(report.out.contains(&finding), "{}", report.out);
     }
     patient.node.config = good;
@@ -67,7 +67,7 @@ async fn a_jwt_that_nobody_has_written() {
     let tenant = &patient.node.tenant;
     fs::remove_file(tenant.jwt_file()).unwrap();
     let found = patient.shows(3, "config.files", "auth.jwt.jwtFile");
-    found.says("start whatever writes and renews the JWT");
+    found.says("start the software that writes and renews");
     tenant.write_jwt(&tenant.claims());
     patient.is_well();
 }
@@ -128,7 +128,7 @@ async fn an_encryption_configuration_with_another_provider_name_or_socket() {
     let found = patient.shows(4, ID, "has the name \"kms-renamed\"");
     found
         .says("write name: kms-test in this file")
-        .says("Do not change transit.keyIdScope.providerName");
+        .warns("do not change transit.keyIdScope.providerName");
     with_encryption_config(
         &mut patient,
         "kms-test",
@@ -147,7 +147,7 @@ async fn a_ca_bundle_without_a_certificate() {
     let good = fs::read(&file).unwrap();
     files::replace(&file, b"nothing", 0o644);
     let found = patient.shows(3, "config.files", "openbao.caCertFile");
-    found.says("put the file back");
+    found.says("back, or correct openbao.caCertFile");
     files::replace(&file, &good, 0o644);
     patient.is_well();
 }
@@ -170,7 +170,7 @@ async fn a_socket_group_that_the_provider_is_not_in() {
     let good = patient.node.config["server"]["socketGroup"].clone();
     patient.configure("/server/socketGroup", "3999999");
     let found = patient.shows(4, "socket.group", "is not in group 3999999");
-    found.says("set server.socketGroup to a group of the user");
+    found.says("to a group of the user");
     patient.configure("/server/socketGroup", good);
     patient.is_well();
 }
@@ -201,7 +201,7 @@ async fn another_process_that_has_locked_the_state() {
     .await;
     let said = format!("is locked by process {} (sleep)", holder.0.id());
     let found = patient.shows(4, "state.lock", &said);
-    found.carry_out().await;
+    found.carry_out(&patient).await;
     // The end of a child shows only to its parent.
     holder.0.wait().unwrap();
     patient.is_well();
@@ -215,7 +215,7 @@ async fn a_socket_that_nobody_serves() {
     provider.signal(Signal::KILL);
     provider.ended().await;
     let found = patient.shows(4, "kms.status", "ended without a clean stop");
-    found.says("start the provider");
+    found.says("systemctl start bao-kms-provider");
     let _provider = patient.node.serve().await;
     patient.is_well();
 }
@@ -258,7 +258,7 @@ async fn a_state_that_was_rolled_back_or_is_gone() {
             None => fs::remove_file(patient.node.state_file()).unwrap(),
         }
         let found = patient.shows(4, "registry.state", said);
-        found.says("rebuild both files with recover-state");
+        found.says("recover-state --etcd-snapshot FILE");
         restore(&patient, &newest);
         patient.is_well();
     }
@@ -282,7 +282,7 @@ async fn a_pair_that_is_missing_after_a_rotation() {
     fs::remove_file(patient.node.state_file()).unwrap();
     fs::remove_file(patient.node.checkpoint()).unwrap();
     let found = patient.shows(4, "registry.state", "rotated to version 2");
-    found.says("run recover-state, with a peer's state");
+    found.says("recover-state --etcd-snapshot FILE");
     restore(&patient, &newest);
     patient.is_well();
 }
@@ -292,7 +292,9 @@ async fn a_state_of_another_cluster() {
     let mut patient = Patient::stopped_at(1).await;
     patient.configure("/transit/keyIdScope/clusterId", "other");
     let found = patient.shows(4, "registry.state", "transit.keyIdScope.clusterId");
-    found.says("change the configuration back");
+    found
+        .says("change these settings")
+        .warns("do not delete the state to make it fit");
     patient.configure("/transit/keyIdScope/clusterId", "cluster-test");
     patient.is_well();
 }
@@ -304,7 +306,9 @@ async fn a_state_that_was_exchanged_under_a_running_provider() {
     let _provider = patient.node.serve().await;
     restore(&patient, &older);
     let found = patient.shows(4, "kms.status", "but its state on disk says");
-    found.says("put the files of the running provider back");
+    found
+        .says("put the files of the running provider back")
+        .warns("do not restart a provider that still serves");
     restore(&patient, &newest);
     patient.is_well();
 }

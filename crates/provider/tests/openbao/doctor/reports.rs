@@ -89,6 +89,6 @@ async fn a_login_that_this_build_does_not_have() {
     node.config["auth"]["method"] = json!("cert");
     let report = node.run(&["doctor"]);
     assert_eq!(report.code, Some(3), "{}", report.out);
-    let refused = "first failure: config.validate";
+    let refused = "doctor: failed\nconfig.validate: ";
     assert!(report.out.contains(refused), "{}", report.out);
 }

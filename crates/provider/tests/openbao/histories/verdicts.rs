@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use provider::kms::generated::DecryptRequest;
+use provider::kms_api::generated::DecryptRequest;
 use serde_json::Value;
 use testkit::{files, openbao::binary, schema::assert_published};
 
@@ -29,7 +29,7 @@ const UNREADABLE: [&str; 8] = [
     "annotation_mismatch",
     "annotation_invalid",
     "key_id_malformed",
-    "other_creation",
+    "creation_time_mismatch",
     "creation_time_mismatch",
     "newer_than_latest",
     "damaged",
@@ -57,7 +57,10 @@ impl Told {
 
     /// The verdict's sentence.
     fn headline(&self) -> &str {
-        self.report["summary"].as_str().unwrap_or_default()
+        let headline = self.report["headline"].as_str();
+        headline
+            .or(self.report["summary"].as_str())
+            .unwrap_or_default()
     }
 
     fn says_untested(&self) -> bool {

@@ -77,23 +77,23 @@ async fn a_hidden_version_of_a_recreated_key_is_untested_and_then_lost() {
     // A drill lowers the limit in its copy, and so finds out.
     let (text, report) = cluster.drill(4).await;
     assert_eq!(report["verdict"], "incompatible");
-    assert!(text.contains("1 of 1 objects"), "{text}");
+    assert!(text.contains("1 of 1 object of provider"), "{text}");
     let (text, report) = cluster.report(&cluster.node, &["triage"], 4);
-    assert_eq!(report["verdict"], "versions_hidden");
+    assert_eq!(report["verdict"], "versions_below_minimum");
     assert_eq!(report["data"]["impact"], "unknown");
     assert!(!text.contains("nothing is lost"), "{text}");
     assert!(!text.contains("restore anything"), "{text}");
     let stateless = cluster.node.peer(TIMING);
     let (text, report) = cluster.report(&stateless, &["recover-state"], 4);
     assert!(report["planHash"].is_null(), "{report:#}");
-    assert!(text.contains("min_decryption_version 2 hides"), "{text}");
+    assert!(text.contains("below min_decryption_version 2"), "{text}");
     let lowered = KeyConfig {
         min_decryption_version: Some(1),
         ..KeyConfig::default()
     };
     cluster.node.configure_key(lowered).await;
     let (_, report) = cluster.verdict(4, "incompatible", &[]);
-    assert_eq!(row(&report, 1)["status"], "other_creation");
+    assert_eq!(row(&report, 1)["status"], "creation_time_mismatch");
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn a_state_that_names_another_second_puts_versions_below_the_limit_in_doub
     let (text, report) = cluster.verdict(4, "incompatible", &[]);
     // An OpenBao that was taken back and rotated again would look the same.
     assert_eq!(row(&report, 1)["status"], "hidden");
-    assert_eq!(row(&report, 2)["status"], "other_creation");
+    assert_eq!(row(&report, 2)["status"], "creation_time_mismatch");
     assert_eq!(report["etcd"]["lostObjects"], 1);
     assert_eq!(report["etcd"]["untestedObjects"], 2);
     assert_eq!(status(&report, "registry.state"), "fail");
@@ -127,7 +127,9 @@ async fn damage_under_another_name_is_a_warning_and_under_this_one_a_loss() {
     let (text, report) = cluster.verdict(0, "compatible", &["--depth", "data"]);
     assert_eq!(status(&report, "etcd.objects"), "warn");
     assert!(
-        text.contains("1 values under other provider names are damaged"),
+        text.contains(
+            "damaged under other provider names, which does not concern this key: 1 value"
+        ),
         "{text}"
     );
     assert_eq!(report["etcd"]["damagedValues"], 0);
@@ -145,10 +147,16 @@ async fn damage_under_another_name_is_a_warning_and_under_this_one_a_loss() {
     cluster.etcd.put("/registry/secrets/f/y", &own);
     let (text, report) = cluster.verdict(4, "incompatible", &["--depth", "data"]);
     assert!(
-        text.contains("1 values of provider kms-test are damaged"),
+        text.contains("no key opens the damaged values of provider kms-test in etcd: 1 value;"),
         "{text}"
     );
-    assert!(!text.contains("0 of 1 objects"), "{text}");
+    assert!(!text.contains("0 of 1 object"), "{text}");
+    // The others may go into service, and no line denies it.
+    assert!(text.contains("once the others are in service"), "{text}");
+    assert!(
+        !text.contains("do not put this pair into service"),
+        "{text}"
+    );
     assert_eq!(report["etcd"]["damagedValues"], 1);
 }
 
@@ -173,7 +181,7 @@ async fn objects_under_a_second_name_count_although_their_version_is_gone() {
         "{record:#}"
     );
     let (text, report) = cluster.verdict(0, "compatible", &["--depth", "data"]);
-    assert!(text.contains("of them 3 under kms-test-events"), "{text}");
+    assert!(text.contains("\n  kms-test-events  3\n"), "{text}");
     assert_eq!(row(&report, 1)["data"]["proven"], 3);
 
     let limits = KeyConfig {

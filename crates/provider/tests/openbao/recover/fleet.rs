@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use provider::kms::generated::DecryptRequest;
+use provider::kms_api::generated::DecryptRequest;
 use serde_json::Value;
 use tempfile::TempDir;
 use testkit::{
@@ -212,8 +212,11 @@ impl Fleet {
         testkit::schema::assert_published(&json);
         let refusals = json["refusals"].as_array().unwrap().iter();
         let told = refusals.map(|refusal| {
-            for part in ["message", "impact", "nextStep", "doNot"] {
+            for part in ["cause", "message", "impact"] {
                 assert_ne!(refusal[part], "", "{refusal:#}");
+            }
+            for part in ["nextSteps", "warnings"] {
+                assert_ne!(refusal[part], serde_json::json!([]), "{refusal:#}");
             }
             let code = refusal["code"].as_str().unwrap().to_owned();
             let evidence = refusal["evidence"].as_array().unwrap().iter();

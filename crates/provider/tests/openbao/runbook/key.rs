@@ -1,4 +1,4 @@
-//! The key is deleted, and then made anew, in an OpenBao that goes back to its snapshot each time.
+//! The key is deleted, and then recreated, in an OpenBao that goes back to its snapshot each time.
 
 use openbao_lab::admin::transit::{KeyConfig, NewKey};
 use testkit::{runbook::Walk, tenant::KEY};

@@ -20,7 +20,7 @@ const NEVER: [&str; 8] = [
     "change the provider name",
     "bypass the associated data",
     "add identity to the EncryptionConfiguration",
-    "delete, edit or make up the state",
+    "delete, edit or invent the state",
     "log plaintext",
 ];
 
@@ -74,7 +74,7 @@ impl Said {
         let line = format!("\ndata: {impact} - ");
         assert!(self.text.contains(&line), "{}", self.text);
         assert_eq!(self.json["stoppedAt"], stopped_at, "{}", self.text);
-        let never = self.json["doNot"].as_array().unwrap();
+        let never = self.json["warnings"].as_array().unwrap();
         for never_do in NEVER {
             let said = never
                 .iter()
@@ -95,7 +95,7 @@ impl Said {
     /// Requires that the first of what not to do says this.
     #[track_caller]
     pub(crate) fn warns_first(&self, words: &str) -> &Self {
-        let first = self.json["doNot"][0].as_str().unwrap();
+        let first = self.json["warnings"][0].as_str().unwrap();
         assert!(first.contains(words), "{words}: {first}");
         self
     }
@@ -128,9 +128,11 @@ impl Said {
     }
 
     fn has(&self, member: &str, words: &str) -> bool {
-        let all = self.json[member].as_array().unwrap().iter();
-        all.map(|it| it.as_str().unwrap())
-            .any(|it| it.contains(words))
+        let steps = self.json[member].as_array().unwrap().iter();
+        let parts = steps.flat_map(|step| [&step["text"], &step["command"]]);
+        parts
+            .filter_map(Value::as_str)
+            .any(|part| part.contains(words))
     }
 }
 

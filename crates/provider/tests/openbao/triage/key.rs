@@ -84,10 +84,10 @@ async fn a_key_that_was_made_anew_is_not_the_old_one() {
     recreate_key(&node).await;
     triage(&node, &[], "key_recreated")
         .means("lost_without_backup", 4, "transit.version_restrictions")
-        .found("the key was made anew")
+        .found("the key was recreated")
         .next("systemctl stop bao-kms-provider")
         .next("original key")
-        .warns_first("accept the key of today");
+        .warns_first("accept the present key");
 }
 
 #[tokio::test]
@@ -132,8 +132,8 @@ async fn a_hidden_version_comes_back_by_the_command_that_is_shown_and_a_trimmed_
     };
     node.configure_key(hidden).await;
     let before = metadata(&node).await;
-    let lower = format!("bao write {mount}/keys/{KEY}/config min_decryption_version=1");
-    let said = triage(&node, &[], "versions_hidden");
+    let lower = format!(" {mount}/keys/{KEY}/config min_decryption_version=1");
+    let said = triage(&node, &[], "versions_below_minimum");
     said.means("unknown", 4, "transit.version_restrictions")
         .found("version 1 is hidden")
         .next(&lower);
@@ -147,8 +147,8 @@ async fn a_hidden_version_comes_back_by_the_command_that_is_shown_and_a_trimmed_
     admin().await.trim_key(mount, KEY, 2).await.unwrap();
     triage(&node, &[], "versions_lost")
         .means("lost_without_backup", 4, "transit.version_restrictions")
-        .found("has been trimmed for good")
-        .next("a backup of OpenBao from before")
+        .found("trimmed")
+        .next("a backup of OpenBao made before")
         .warns_first("rotate the key to reach the missing numbers");
 }
 

@@ -25,7 +25,7 @@ async fn a_node_that_serves_is_healthy() {
     let said = triage(&node, &[], "healthy");
     assert_eq!(said.json["exitCode"], 0);
     assert_eq!(said.json["data"]["impact"], "none_lost");
-    assert_eq!(said.json["doNot"], json!([]));
+    assert_eq!(said.json["warnings"], json!([]));
     assert_eq!(said.status("kms.round_trip"), "pass");
     assert!(said.text.contains("limitation: No etcd data was tried"));
     said.next("--encryption-config");
@@ -43,7 +43,7 @@ async fn a_configuration_that_is_lost_is_put_back_with_its_names() {
     let path = lost.display().to_string();
     said(&run(&[]), &run(&["--output", "json"]), "config_lost")
         .means("none_lost", 3, "config.load")
-        .next(&format!("put {path} back"))
+        .next(&format!("restore {path}"))
         .next("keyLineageId")
         .next(&format!("triage --config {path}"));
     files::replace(&lost, b"server: [", 0o640);
@@ -81,8 +81,8 @@ async fn a_configuration_with_other_names_is_changed_back() {
         triage(&node, &[], "identity_changed")
             .means("at_risk", 3, "config.identity")
             .found(&name)
-            .next("change these settings back")
-            .warns_first("delete the state so that it fits");
+            .next("back to the old names")
+            .warns_first("delete the state to make it fit");
         node.config = right.clone();
     }
     triage(&node, &[], "not_running");
@@ -120,7 +120,7 @@ async fn a_user_that_may_not_look_is_told_so() {
         set_mode(&config, 0o644);
         said(&run(&[]), &run(&["--output", "json"]), "not_permitted")
             .means("unknown", 5, "process.identity")
-            .found("cannot read")
+            .found("has no access to")
             .next("sudo bao-kms-provider triage --config");
     }
     set_mode(&config, 0o640);
@@ -187,21 +187,24 @@ async fn a_jwt_that_is_missing_or_expired_is_issued_anew() {
         "emergency issuer with the same claims at {}",
         file.display()
     );
-    triage(&node, &[], "auth_material_unusable")
+    triage(&node, &[], "jwt_unusable")
         .means("none_lost", 4, "config.files")
         .next(&emergency);
     let mut claims = tenant.claims();
     claims["exp"] = json!(claims["iat"].as_u64().unwrap() - 600);
     claims["iat"] = json!(claims["exp"].as_u64().unwrap() - 600);
     tenant.write_jwt(&claims);
-    let said = triage(&node, &[], "auth_material_unusable");
+    let said = triage(&node, &[], "jwt_unusable");
     said.means("none_lost", 4, "jwt.local")
         .found("it expired")
         .next("have a new JWT issued")
         .next(&emergency);
     // It goes on with the token that it has.
     assert_eq!(said.status("provider.socket"), "pass");
-    assert!(said.text.contains("goes on until its token expires"));
+    assert!(
+        said.text
+            .contains("continues to serve until its token expires")
+    );
     tenant.write_jwt(&tenant.claims());
     triage(&node, &[], "healthy");
 }
@@ -279,7 +282,7 @@ async fn a_state_that_is_gone_after_a_rotation_is_restored_or_recovered() {
         .next("recover-state");
     assert!(
         said.text
-            .contains("limitation: With neither state nor record")
+            .contains("limitation: Without state, record and etcd data")
     );
     restore(&node, &newest);
     triage(&node, &[], "not_running");
@@ -323,7 +326,7 @@ async fn a_state_that_is_older_damaged_or_unanchored_is_not_believed() {
     triage(&node, &[], "state_other_release")
         .means("none_lost", 4, "registry.state")
         .found("written by a newer release")
-        .next("Use that release")
+        .next("use that release")
         .warns_first("do not edit, delete or rebuild");
     restore(&node, &newest);
     fs::remove_file(node.checkpoint()).unwrap();
@@ -341,7 +344,7 @@ async fn a_state_that_was_exchanged_under_its_provider_is_put_back_before_a_rest
     let newest = pair(&node);
     let _provider = node.serve().await;
     restore(&node, &older);
-    triage(&node, &[], "state_exchanged")
+    triage(&node, &[], "state_replaced")
         .means("at_risk", 4, "kms.status")
         .next("put the files of the running provider back")
         .warns_first("restart a provider that still serves");

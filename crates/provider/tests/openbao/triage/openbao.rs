@@ -32,7 +32,10 @@ async fn an_openbao_that_is_sealed_or_stopped_has_lost_nothing() {
         .next(&format!("bao operator unseal {reached}"))
         .warns_first("delete or overwrite the encrypted data in etcd");
     assert!(said.text.contains("\nOpenBao is sealed\n"));
-    assert!(said.text.contains("unreachable is not lost"));
+    assert!(
+        said.text
+            .contains("no data is lost: the key is in OpenBao's storage")
+    );
     // What has passed is listed in brief, what comes after is not said to be anything.
     let passed = "[pass] process.identity, config.identity, provider.process, provider.socket, ";
     assert!(said.text.contains(passed), "{}", said.text);
@@ -105,8 +108,8 @@ async fn a_server_that_the_configured_ca_does_not_vouch_for() {
     triage(&node, &[], "openbao_untrusted")
         .means("none_lost", 4, "openbao.reachable")
         .found("not signed by the configured CA")
-        .next(&format!("another node: {}", ca.display()))
-        .warns_first("take over the CA");
+        .next(&format!("compare {} with the CA bundle", ca.display()))
+        .warns_first("trust the CA of an unknown server");
 }
 
 #[tokio::test]
@@ -129,7 +132,7 @@ async fn a_role_that_refuses_the_jwt_is_corrected_and_nobody_gets_a_root_token()
     node.config["openbao"]["namespace"] = json!("team-a");
     triage(&node, &[], "login_refused")
         .means("none_lost", 4, "openbao.auth")
-        .next("`bao read -namespace=team-a auth/nothing/role/");
+        .next(" -namespace=team-a auth/nothing/role/");
 }
 
 #[tokio::test]

@@ -198,7 +198,7 @@ async fn a_missing_checkpoint_is_refused_before_anything_is_asked() {
         apply(&node, RETIRE, &hash),
     ];
     for refused in refused {
-        let said = ["is missing", "recover-state", "--accept-missing-checkpoint"];
+        let said = ["is missing", "from a backup", "--accept-missing-checkpoint"];
         refused.assert_refused(4, &said);
     }
     assert!(!node.checkpoint().exists());

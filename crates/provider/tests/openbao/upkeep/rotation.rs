@@ -92,10 +92,10 @@ async fn a_key_that_lacks_what_the_state_needs_fails_the_plan() {
     let plan = json_of(&plan);
     assert_eq!(plan["transitMetadataStatus"], "fail");
     let error = plan["transitMetadataError"].as_str().unwrap();
-    assert!(
-        error.contains("hidden by min_decryption_version 2: lower it"),
-        "{error}"
-    );
+    let hidden = "hidden by min_decryption_version 2";
+    assert!(error.contains(hidden), "{error}");
+    let steps = plan["nextSteps"].to_string();
+    assert!(steps.contains("min_decryption_version=1\""), "{steps}");
     assert_eq!(plan["latestTransitVersion"], 2);
 }
 

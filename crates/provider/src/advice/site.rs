@@ -1,0 +1,119 @@
+//! The values of one installation in the commands of the catalogue.
+
+use std::path::Path;
+
+use crate::{config::Config, plain_http::HttpUrl};
+
+/// An installation: its configuration file, and its settings if they could be loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    config_path: &'a Path,
+    config: Option<&'a Config>,
+}
+
+impl<'a> Site<'a> {
+    #[must_use]
+    pub fn new(config_path: &'a Path, config: Option<&'a Config>) -> Self {
+        Self {
+            config_path,
+            config,
+        }
+    }
+
+    /// For causes that need nothing of an installation.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(Path::new(""), None)
+    }
+
+    /// The text of a placeholder, quoted for a shell; `None` where this installation has no such
+    /// value.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<String> {
+        if name == "config" {
+            return Some(shell(self.config_path));
+        }
+        let config = self.config?;
+        let openbao = &config.openbao;
+        let ca = || shell(&openbao.ca_cert_file);
+        Some(match name {
+            "address" => openbao.address.to_string(),
+            "authority" => openbao.address.authority(),
+            "ca" => ca(),
+            // Options of a `bao` command about the server itself, which has no namespace.
+            "server" => server(config),
+            // Options of a `bao` command about the key, the policy or the login.
+            "bao" => match &config.scope.openbao_namespace {
+                Some(namespace) => {
+                    format!(
+                        "{} -namespace={}",
+                        server(config),
+                        quoted(namespace.as_str())
+                    )
+                }
+                None => server(config),
+            },
+            "login" => config.auth.jwt_file().ok()?.0.mount_path.to_string(),
+            "role" => config.auth.jwt_file().ok()?.0.role.to_string(),
+            "mount" => config.key.mount_path.to_string(),
+            "key" => config.key.key_name.to_string(),
+            "state" => shell(&config.state_path.document()),
+            "state_directory" => shell(config.state_path.directory()),
+            "checkpoint" => shell(&config.state_path.checkpoint()),
+            "socket" => shell(&config.server.socket_path),
+            "jwt" => shell(config.auth.jwt_file().ok()?.1),
+            "ready" => {
+                let listener = config.server.health.as_ref()?.bind_to();
+                HttpUrl::local(listener, "/ready").to_string()
+            }
+            _ => return None,
+        })
+    }
+}
+
+fn server(config: &Config) -> String {
+    let openbao = &config.openbao;
+    let (address, ca) = (&openbao.address, shell(&openbao.ca_cert_file));
+    let mut options = format!("-address={address} -ca-cert={ca}");
+    let name = openbao.server_name.to_string();
+    let authority = address.authority();
+    let host = authority
+        .rsplit_once(':')
+        .map_or(&*authority, |(host, _)| host);
+    if name != host.trim_matches(['[', ']']) {
+        options.push_str(&format!(" -tls-server-name={}", quoted(&name)));
+    }
+    options
+}
+
+/// The path as one word of a shell, quoted where it needs to be.
+#[must_use]
+pub fn shell(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+/// The text as one word of a shell, quoted where it needs to be.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    // `--name=value` stays readable: behind the name of a program, `=` has no meaning for a shell.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+".contains(c);
+    if !text.is_empty() && !text.starts_with('=') && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    // No path or argument holds a NUL, the one character that cannot be quoted.
+    shlex::try_quote(text).map_or_else(|_| String::new(), |word| word.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_word_of_a_shell() {
+        assert_eq!(shell(Path::new("/etc/a-b_c.yaml")), "/etc/a-b_c.yaml");
+        for path in ["/a b/it's", "/a$(id)", "", "/a\"b`c"] {
+            let words = shlex::split(&shell(Path::new(path))).unwrap();
+            assert_eq!(words, [path]);
+        }
+    }
+}
