@@ -9,10 +9,6 @@ use std::process::Command;
 
 use crate::process::{self, Error};
 
-/// Known dependencies that complete a circle: crate, module, and the module used by it. This list
-/// must only shrink.
-const ALLOWED: &[(&str, &str, &str)] = &[];
-
 /// Path below `src`, and content.
 type Files = BTreeMap<String, String>;
 /// For each module the modules used by it, each with one of the files that use it.
@@ -22,9 +18,7 @@ type Uses<'f> = BTreeMap<&'f str, BTreeMap<&'f str, &'f str>>;
 pub(crate) fn run() -> Result<(), Error> {
     let crates = read()?;
     let problems = crates.iter().flat_map(|(name, files)| {
-        let allowed = ALLOWED.iter().filter(|(of, ..)| of == name);
-        let pairs: Vec<_> = allowed.map(|&(_, module, used)| (module, used)).collect();
-        let problems = problems(files, &pairs).into_iter();
+        let problems = problems(files).into_iter();
         problems.map(move |problem| format!("{name}: {problem}"))
     });
     let problems: Vec<_> = problems.collect();
@@ -53,21 +47,10 @@ fn read() -> Result<BTreeMap<String, Files>, Error> {
     Ok(crates)
 }
 
-/// The circles without the `allowed` dependencies, and the allowed dependencies outside a circle.
-fn problems(files: &Files, allowed: &[(&str, &str)]) -> Vec<String> {
-    let mut uses = uses(files);
+/// Every dependency of each circle.
+fn problems(files: &Files) -> Vec<String> {
+    let uses = uses(files);
     let mut problems = Vec::new();
-    for (module, used) in allowed {
-        let is_used = uses.get(module).is_some_and(|it| it.contains_key(used));
-        if !is_used || path(&uses, used, module).is_none() {
-            problems.push(format!(
-                "{module} -> {used} is in no circle: remove it from xtask/src/circles.rs"
-            ));
-        }
-    }
-    for (module, used) in allowed {
-        uses.entry(module).or_default().remove(used);
-    }
     for &first in uses.keys() {
         // A circle is reported at the first of its modules.
         let circle = path(&uses, first, first).filter(|it| it.iter().min() == Some(&first));
@@ -209,19 +192,7 @@ mod tests {
             "circle: b -> c, in src/b.rs",
             "circle: c -> a, in src/c/child.rs",
         ];
-        assert_eq!(problems(&files, &[]), found);
-        assert!(problems(&files, &[("c", "a")]).is_empty());
-    }
-
-    #[test]
-    fn an_allowed_dependency_outside_a_circle_is_reported() {
-        let files = files(&[("a.rs", "use crate::b;"), ("b.rs", "")]);
-        for stale in [("a", "b"), ("b", "a"), ("c", "a")] {
-            let [problem] = &problems(&files, &[stale])[..] else {
-                panic!("{stale:?}");
-            };
-            assert!(problem.contains("is in no circle"), "{problem}");
-        }
+        assert_eq!(problems(&files), found);
     }
 
     #[test]
@@ -239,6 +210,6 @@ mod tests {
                 "//! [`crate::a`]\n\n#[cfg(test)]\nmod tests {\n    use crate::a;\n}\n",
             ),
         ]);
-        assert!(problems(&files, &[]).is_empty());
+        assert!(problems(&files).is_empty());
     }
 }

@@ -261,15 +261,20 @@ pub fn of_conflict(conflict: &RegistryConflict) -> &'static Cause {
     let RegistryConflict::Retained(problems) = conflict else {
         return &versions::ROLLED_BACK;
     };
-    let causes = problems.iter().map(|problem| match problem {
-        VersionProblem::CreationTimeMismatch { .. } => &RECREATED,
-        VersionProblem::AboveLatest { .. } => &versions::ROLLED_BACK,
-        VersionProblem::Trimmed { .. } | VersionProblem::Unlisted(_) => &versions::LOST,
-        VersionProblem::Hidden { .. } => &versions::BELOW_MINIMUM,
-    });
-    let causes: Vec<_> = causes.collect();
+    let causes: Vec<_> = problems.iter().map(of_version).collect();
     let worst_first = [&RECREATED, &versions::ROLLED_BACK, &versions::LOST];
     let worst = worst_first.into_iter().find(|cause| causes.contains(cause));
     // Lowering the limit is enough only if nothing else is wrong.
     worst.unwrap_or(&versions::BELOW_MINIMUM)
+}
+
+/// The cause of a version that the key lacks.
+#[must_use]
+pub fn of_version(problem: &VersionProblem) -> &'static Cause {
+    match problem {
+        VersionProblem::CreationTimeMismatch { .. } => &RECREATED,
+        VersionProblem::AboveLatest { .. } => &versions::ROLLED_BACK,
+        VersionProblem::Trimmed { .. } | VersionProblem::Unlisted(_) => &versions::LOST,
+        VersionProblem::Hidden { .. } => &versions::BELOW_MINIMUM,
+    }
 }

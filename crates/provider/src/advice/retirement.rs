@@ -9,7 +9,7 @@ use kms_domain::{
     transit::VersionProblem,
 };
 
-use super::{Cause, DataImpact, Step, act, key, restore, run, versions};
+use super::{Cause, DataImpact, Step, act, key, restore, run};
 use crate::exit::Exit;
 
 pub const ALL: &[&Cause] = &[
@@ -437,7 +437,7 @@ pub fn of_plan(refused: &PlanRefused) -> &'static Cause {
         PlanRefused::AboveActive { .. } => &ABOVE_ACTIVE,
         PlanRefused::NoVersions => &NO_VERSIONS,
         PlanRefused::NotRestorable(_) => &NOT_RESTORABLE,
-        PlanRefused::Conflict(conflict) => of_conflict(conflict),
+        PlanRefused::Conflict(conflict) => key::of_conflict(conflict),
         PlanRefused::Progress(problem) => of_progress(problem),
     }
 }
@@ -446,8 +446,8 @@ pub fn of_plan(refused: &PlanRefused) -> &'static Cause {
 #[must_use]
 pub fn of_rotation(refused: &RotationRefused) -> &'static Cause {
     match refused {
-        RotationRefused::Conflict(conflict) => of_conflict(conflict),
-        RotationRefused::Intermediate { problem, .. } => of_problem(problem),
+        RotationRefused::Conflict(conflict) => key::of_conflict(conflict),
+        RotationRefused::Intermediate { problem, .. } => key::of_version(problem),
         RotationRefused::Disabled { .. } => &NEWEST_DISABLED,
         RotationRefused::Progress(problem) => of_progress(problem),
     }
@@ -485,25 +485,6 @@ fn of_progress(_: &ProgressProblem) -> &'static Cause {
 }
 
 /// The worst of the problems decides.
-fn of_conflict(conflict: &RegistryConflict) -> &'static Cause {
-    let RegistryConflict::Retained(problems) = conflict else {
-        return &versions::ROLLED_BACK;
-    };
-    let causes: Vec<_> = problems.iter().map(of_problem).collect();
-    let worst = [&key::RECREATED, &versions::ROLLED_BACK, &versions::LOST];
-    let worst = worst.into_iter().find(|cause| causes.contains(cause));
-    worst.unwrap_or(&versions::BELOW_MINIMUM)
-}
-
-fn of_problem(problem: &VersionProblem) -> &'static Cause {
-    match problem {
-        VersionProblem::AboveLatest { .. } => &versions::ROLLED_BACK,
-        VersionProblem::Trimmed { .. } | VersionProblem::Unlisted(_) => &versions::LOST,
-        VersionProblem::Hidden { .. } => &versions::BELOW_MINIMUM,
-        VersionProblem::CreationTimeMismatch { .. } => &key::RECREATED,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use kms_domain::{

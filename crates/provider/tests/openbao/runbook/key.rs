@@ -33,7 +33,7 @@ async fn a_lost_key_and_one_made_anew_give_way_to_the_original() {
     scene.assert_readable(FIRST).await;
 
     let mut walk = Walk::of("key-recreated");
-    let incident = "somebody deletes the key and makes it anew";
+    let incident = "somebody deletes the key and recreates it";
     walk.to_incident(&mut scene, incident).await;
     delete(&scene).await;
     make(&scene).await;
