@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use provider::kms::authority::AuthorityRewriter;
+use kms_daemon::kms::authority::AuthorityRewriter;
 
 fuzz_target!(|input: &[u8]| {
     let Some((size, sent)) = input.split_first() else {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use provider::nodes::exposition;
+use kms_operator::nodes::exposition;
 
 fuzz_target!(|text: &str| {
     if let Ok(seen) = exposition::read(text) {

@@ -40,9 +40,7 @@ use std::{
 };
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use serde::Serialize;
-
-use crate::{
+use kms_node::{
     advice::{Site, site::quoted},
     build_info::BuildInfo,
     clock::{Clock as _, SystemClock},
@@ -50,6 +48,7 @@ use crate::{
     exit::Exit,
     report::{Output, ignore_broken_pipe, outcome::Outcome, text::Look},
 };
+use serde::Serialize;
 
 use failure::{Failed, Failure};
 
@@ -368,7 +367,7 @@ impl Command {
 impl Context<'_> {
     /// The checked configuration.
     fn load(&self) -> Result<Loaded, LoadError> {
-        crate::config::load(&self.flags, self.environment)
+        kms_node::config::load(&self.flags, self.environment)
     }
 
     /// The command line without these flags, each with its value if it takes one.

@@ -22,18 +22,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use provider::{
+use kms_daemon::{
+    lifecycle::{self, Hangup},
+    serve::serve_on,
+    telemetry::log,
+};
+use kms_node::{
     config::{self, Environment, Flags},
     kms_api::generated::{
         DecryptRequest, StatusRequest, key_management_service_client::KeyManagementServiceClient,
     },
-    lifecycle::{self, Hangup},
-    serve::serve_on,
     state::{
         MissingCheckpoint,
         disk::{Disk, SystemDisk},
     },
-    telemetry::log,
 };
 use rustix::process::Signal;
 use testkit::{files, wait::wait_until};

@@ -9,7 +9,7 @@ mod verify_key;
 
 use std::{collections::BTreeMap, path::Path};
 
-use provider::kms_api::generated::EncryptResponse;
+use kms_node::kms_api::generated::EncryptResponse;
 use serde_json::Value;
 use testkit::{schema::assert_published, stored::SourceType, wait::wait_until};
 
