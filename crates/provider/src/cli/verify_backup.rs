@@ -62,11 +62,12 @@ impl Options {
         let outcome = match verified {
             Ok((source, pair)) => {
                 let noted = known.record.as_ref().and_then(|it| it.note().etcd.as_ref());
-                let snapshot = match noted {
-                    Some(noted) => note_source(&source)?
-                        .map(|given| note_as_recorded(&source, given, &noted.file))
-                        .transpose()?,
-                    None => None,
+                let snapshot = if let Some(noted) = noted
+                    && let Some(given) = note_source(&source)?
+                {
+                    Some(note_as_recorded(&source, given, &noted.file)?)
+                } else {
+                    None
                 };
                 known.report(
                     config,
