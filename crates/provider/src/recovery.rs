@@ -44,7 +44,7 @@ use rustix::fs::OFlags;
 use unpacked::{UnpackError, unpack};
 use unread::Unread;
 
-use crate::advice::{Found, Site, advise, snapshot};
+use crate::advice::{Found, snapshot};
 
 /// Source of the objects.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl Trust {
                 damaged_meta: Some(page),
                 ..
             } => Some(format!(
-                "meta page {page} is not sound, so what was written last may be missing"
+                "meta page {page} is damaged, so the last changes may be missing"
             )),
             Self::File {
                 integrity: Integrity::NoHash,
@@ -344,13 +344,5 @@ impl EtcdError {
             Self::TooVaried { .. } => (&snapshot::OVERSIZED, Vec::new()),
             Self::Live(error) => (error.cause(), Vec::new()),
         }
-    }
-
-    /// First step of the cause, for reports without a result of the common model.
-    #[must_use]
-    pub fn next_step(&self) -> Option<String> {
-        // The steps of these causes need no configuration.
-        let advice = advise(&self.cause(), &Site::new(Path::new(""), None));
-        Some(advice.steps.first()?.sentence())
     }
 }

@@ -247,7 +247,7 @@ impl Recorded {
         }
         let mut files = Table::new("snapshots", ["store", "sha256", "bytes"]);
         let mut versions = Table::new(
-            "versions that the etcd snapshot needs",
+            "versions of the etcd snapshot",
             ["version", "objects"],
         );
         if let Some(etcd) = &self.etcd_snapshot {
@@ -283,7 +283,7 @@ fn checks(noted: &NewRecord, site: &Site<'_>) -> Vec<CheckResult> {
 /// Identifier and title of a check. Stable.
 type Name = (&'static str, &'static str);
 
-const VERSIONS: Name = ("etcd.versions", "Versions that the etcd snapshot needs");
+const VERSIONS: Name = ("etcd.versions", "Versions of the etcd snapshot");
 const DEKS: Name = (
     "deks.decrypt",
     "Decryption of the encrypted DEKs of the etcd snapshot",
@@ -300,7 +300,7 @@ fn versions(noted: &NewRecord, pair: &Pair, site: &Site<'_>) -> CheckResult {
     let damaged = pair.damaged;
     if noted.unmapped > 0 || damaged > 0 {
         let message = format!(
-            "of provider {provider}: {} without a version that the key has, {} damaged in etcd",
+            "of provider {provider}: {} without a version of the key, {} damaged in etcd",
             counted(noted.unmapped, "object"),
             counted(damaged, "value")
         );

@@ -281,25 +281,25 @@ async fn every_other_form_is_named_with_the_command_that_unpacks_it() {
             "copy the snapshot again".to_owned(),
         ),
         ("data", "a directory", database),
-        ("pipe", "a pipe or a device", "save its content".to_owned()),
+        ("pipe", "a pipe or a device", "save the content".to_owned()),
         (
             "truncated.gz",
-            "a gzip archive that is truncated",
+            "a gzip archive, truncated",
             String::new(),
         ),
         (
             "barely.gz",
-            "a gzip archive that is truncated",
+            "a gzip archive, truncated",
             String::new(),
         ),
         (
             "flipped.gz",
-            "a gzip archive that is damaged",
+            "a gzip archive, damaged",
             String::new(),
         ),
         (
             "truncated.zip",
-            "a zip archive that is damaged or truncated",
+            "a zip archive, damaged or truncated",
             String::new(),
         ),
         (
@@ -314,7 +314,7 @@ async fn every_other_form_is_named_with_the_command_that_unpacks_it() {
         ),
         (
             "truncated.tar",
-            "a tar archive that is truncated",
+            "a tar archive, truncated",
             String::new(),
         ),
         (
@@ -324,12 +324,12 @@ async fn every_other_form_is_named_with_the_command_that_unpacks_it() {
         ),
         (
             "text.gz",
-            "a gzip archive that holds a text",
+            "a gzip archive with a text",
             unpack("gzip -dk", "text.gz"),
         ),
         (
             "twice.tar",
-            "a tar archive that holds a gzip",
+            "a tar archive with a gzip",
             unpack("tar -xf", "twice.tar"),
         ),
         (

@@ -212,7 +212,7 @@ fn mapped_check(pair: &Pair) -> CheckResult {
             id,
             title,
             format!(
-                "{} without a version that the key has",
+                "{} without a version of the key",
                 counted(gaps, "object")
             ),
         )
