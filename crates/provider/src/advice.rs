@@ -5,7 +5,7 @@
 //! [`Cause::advise`] returns the finished [`Advice`]. `docs/operate/causes.md` is generated from
 //! [`catalogue`].
 
-/// Declares causes, and lists all of them as `ALL`.
+/// Declares causes, and lists all of them as `ALL`. rustfmt leaves the declarations as they are.
 macro_rules! causes {
     ($($(#[$doc:meta])* $name:ident = $cause:expr;)*) => {
         pub const ALL: &[&Cause] = &[$(&$name),*];
@@ -167,7 +167,11 @@ const fn cause(
 }
 
 const fn none_lost(code: &'static str, headline: &'static str, data: &'static str) -> Cause {
-    cause(DataImpact::NoneLost, "no data is lost: ", [code, headline, data])
+    cause(
+        DataImpact::NoneLost,
+        "no data is lost: ",
+        [code, headline, data],
+    )
 }
 
 const fn not_lost_yet(code: &'static str, headline: &'static str, data: &'static str) -> Cause {
@@ -392,15 +396,23 @@ mod tests {
         for cause in all() {
             assert!(seen.insert(cause.headline.to_owned()), "{}", cause.headline);
             let advice = format!("{} {:?}", cause.data(), cause.steps);
-            assert!(cause.steps.is_empty() || seen.insert(advice), "{}", cause.code);
+            assert!(
+                cause.steps.is_empty() || seen.insert(advice),
+                "{}",
+                cause.code
+            );
         }
     }
 
     #[test]
     fn a_scan_that_is_to_name_objects_shows_names() {
-        for step in all().into_iter().flat_map(|cause| cause.steps) {
+        for step in all().flat_map(|cause| cause.steps) {
             let names = step.text.starts_with("name ") && step.command.contains("scan-etcd");
-            assert!(!names || step.command.contains("--show-names"), "{}", step.command);
+            assert!(
+                !names || step.command.contains("--show-names"),
+                "{}",
+                step.command
+            );
         }
     }
 
@@ -427,11 +439,15 @@ mod tests {
 
     #[test]
     fn a_step_without_its_value_is_left_out() {
-        const CAUSE: Cause =
-            none_lost("sample", "the file {file} is gone", "{objects} objects wait").steps(&[
-                run("look at it", "ls {file}"),
-                run("ask OpenBao", "curl {address}"),
-            ]);
+        const CAUSE: Cause = none_lost(
+            "sample",
+            "the file {file} is gone",
+            "{objects} objects wait",
+        )
+        .steps(&[
+            run("look at it", "ls {file}"),
+            run("ask OpenBao", "curl {address}"),
+        ]);
         let site = Site::new(Path::new("/etc/c.yaml"), None);
         let advice = CAUSE.advise(&site, &[("file", "/a"), ("objects", "3")]);
         assert_eq!(advice.headline, "the file /a is gone");

@@ -24,8 +24,8 @@ causes! {
     )
     .exit(Exit::Unclassified)
     .steps(&[act(
-        "name a new file in a writable directory with free space, and run the command again: existing files are \
-         never overwritten",
+        "name a new file in a writable directory with free space, and run the command again: \
+         existing files are never overwritten",
     )]);
 
     LAB_FAILED = none_lost(

@@ -52,8 +52,8 @@ causes! {
     )
     .exit(Exit::Configuration)
     .steps(&[act(
-        "use a build with this login method, or set auth.method to jwt and auth.jwt.source to file in \
-         {config}",
+        "use a build with this login method, or set auth.method to jwt and auth.jwt.source to file \
+         in {config}",
     )]);
 
     UNSAFE_POLICY_PATH = none_lost(

@@ -1,6 +1,8 @@
 //! Causes of a drill that fails or proves less than a restore.
 
-use super::{Cause, Step, act, lost, none_lost, not_lost_yet, run, snapshot::SAVE_OPENBAO, unknown};
+use super::{
+    Cause, Step, act, lost, none_lost, not_lost_yet, run, snapshot::SAVE_OPENBAO, unknown,
+};
 use crate::exit::Exit;
 
 const UNPROVEN: &str = "the backups stay unproven";
@@ -19,7 +21,8 @@ causes! {
     )
     .steps(&[
         ISOLATE,
-        act("add --allow-network only if no engine in this OpenBao holds credentials of other systems"),
+        act("add --allow-network only if no engine in this OpenBao holds credentials of other \
+            systems"),
     ]);
 
     NO_LOOPBACK = unknown(
@@ -57,19 +60,19 @@ causes! {
         UNPROVEN,
     )
     .steps(&[act(
-        "write each share into a file of its own, in Base64 or hexadecimal, with mode 0600 and this user \
-         as its owner, and name all of them with --unseal-key-file",
+        "write each share into a file of its own, in Base64 or hexadecimal, with mode 0600 and \
+         this user as its owner, and name all of them with --unseal-key-file",
     )]);
 
     SHARES_WRONG = lost(
         "unseal_shares_wrong",
         "the shares do not open this snapshot of OpenBao",
-        "with these shares nothing of OpenBao can be restored, so no object in etcd is readable after a \
-         restore",
+        "with these shares nothing of OpenBao can be restored, so no object in etcd is readable \
+         after a restore",
     )
     .steps(&[act(
-        "give the shares of this OpenBao at the time of the snapshot; for an auto-unseal, its recovery \
-         keys and the key of its seal",
+        "give the shares of this OpenBao at the time of the snapshot; for an auto-unseal, its \
+         recovery keys and the key of its seal",
     )])
     .warnings(&[KEEP_BACKUPS]);
 
@@ -79,8 +82,8 @@ causes! {
         UNPROVEN,
     )
     .steps(&[act(
-        "if OpenBao unseals itself with seal \"static\", give its key with --static-seal-key-file; a drill \
-         cannot reach cloud services and HSMs",
+        "if OpenBao unseals itself with seal \"static\", give its key with --static-seal-key-file; \
+         a drill cannot reach cloud services and HSMs",
     )]);
 
     INTERRUPTED = unknown("drill_interrupted", "the drill ended before its last step", UNPROVEN);

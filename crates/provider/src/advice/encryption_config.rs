@@ -29,8 +29,8 @@ causes! {
     KEY_INVALID = not_lost_yet(
         "encryption_config_key_invalid",
         "a key of another provider in the EncryptionConfiguration is missing or damaged",
-        "kube-apiserver does not start with this file, and objects of the key are readable with the \
-         original key only",
+        "kube-apiserver does not start with this file, and objects of the key are readable with \
+         the original key only",
     )
     .steps(&[act("restore the key from the last working file of kube-apiserver")])
     .warnings(&["do not invent a key: it decrypts nothing of the stored objects"]);
@@ -45,19 +45,20 @@ causes! {
     KMS_V1 = none_lost(
         "kms_old_api",
         "a kms entry selects API v1",
-        "kube-apiserver refuses v1 from 1.29 on without its feature gate KMSv1, and no v1 call reaches \
-         this provider",
+        "kube-apiserver refuses v1 from 1.29 on without its feature gate KMSv1, and no v1 call \
+         reaches this provider",
     )
     .steps(&[act(
-        "write apiVersion: v2 in the entry of this provider; keep the v1 entry of another plugin until its \
-         objects are rewritten",
+        "write apiVersion: v2 in the entry of this provider; keep the v1 entry of another plugin \
+         until its objects are rewritten",
     )]);
 
     ENTRIES_OVERLAP = none_lost(
         "entries_overlap",
         "two entries of the EncryptionConfiguration share a resource or the name of a v1 provider",
-        "kube-apiserver joins the lists of a resource: the first provider of the first entry encrypts; with \
-         --encryption-provider-config-automatic-reload it refuses a repeated name of v1",
+        "kube-apiserver joins the lists of a resource: the first provider of the first entry \
+         encrypts; with --encryption-provider-config-automatic-reload it refuses a repeated name \
+         of v1",
     )
     .steps(&[act(ONE_ENTRY)]);
 
@@ -67,8 +68,8 @@ causes! {
         "kube-apiserver accepts the name and encrypts nothing because of it",
     )
     .steps(&[act(
-        "write the plural name, and outside of the core group, custom resources included, the group: \
-         deployments.apps",
+        "write the plural name, and outside of the core group, custom resources included, the \
+         group: deployments.apps",
     )]);
 
     SECRETS_UNCOVERED = none_lost(
@@ -81,7 +82,8 @@ causes! {
     PROVIDER_MISSING = not_lost_yet(
         "provider_missing",
         "the EncryptionConfiguration has no kms provider of the configured name",
-        "kube-apiserver encrypts nothing with this provider, and cannot read objects of this provider",
+        "kube-apiserver encrypts nothing with this provider, and cannot read objects of this \
+         provider",
     )
     .steps(&[act(
         "list a kms provider with apiVersion: v2 and name: {name}, the value of \
@@ -92,14 +94,14 @@ causes! {
     PROVIDER_NAME = not_lost_yet(
         "provider_name",
         "the kms provider at this node's socket has another name than configured",
-        "kube-apiserver stores objects under the name {found}, outside of the key_ids, backups and recovery \
-         of this provider, and cannot read objects stored under {name}",
+        "kube-apiserver stores objects under the name {found}, outside of the key_ids, backups and \
+         recovery of this provider, and cannot read objects stored under {name}",
     )
     .steps(&[
         act("write name: {name} in this file; transit.keyIdScope.providerName stays as it is"),
         act(
-            "if objects are stored under {found}, list {name} first and keep {found} after it until all are \
-             rewritten",
+            "if objects are stored under {found}, list {name} first and keep {found} after it \
+             until all are rewritten",
         ),
     ])
     .warnings(&[NAME_STAYS]);
@@ -115,8 +117,8 @@ causes! {
     PROVIDER_ENDPOINT = not_lost_yet(
         "provider_endpoint",
         "kube-apiserver calls another socket than this provider has",
-        "kube-apiserver cannot read or write encrypted objects through this provider, and another one at \
-         that socket would encrypt under its name",
+        "kube-apiserver cannot read or write encrypted objects through this provider, and another \
+         one at that socket would encrypt under its name",
     )
     .steps(&[act("write endpoint: unix://{socket}")])
     .warnings(&["do not let another provider encrypt under this name"]);
@@ -127,41 +129,42 @@ causes! {
         "with a slow OpenBao, calls of kube-apiserver fail at its own timeout, without a cause",
     )
     .steps(&[act(
-        "make openbao.timeout at least {margin} shorter than timeout in this kms entry, which is 3s when it \
-         is absent",
+        "make openbao.timeout at least {margin} shorter than timeout in this kms entry, which is \
+         3s when it is absent",
     )]);
 
     READER_ONLY = none_lost(
         "reader_only",
         "another provider or identity comes first, so this provider only decrypts",
-        "new values do not use this provider, and after identity they are plaintext in etcd, as at the \
-         start or the end of a migration",
+        "new values do not use this provider, and after identity they are plaintext in etcd, as at \
+         the start or the end of a migration",
     )
     .steps(&[act(
-        "once every kube-apiserver has loaded a file with this provider, put its kms entry first, one node \
-         at a time",
+        "once every kube-apiserver has loaded a file with this provider, put its kms entry first, \
+         one node at a time",
     )]);
 
     NOT_COVERED = at_risk(
         "not_covered",
         "this provider is not listed for a resource",
-        "identity or another provider writes these resources, and objects of this provider are unreadable",
+        "identity or another provider writes these resources, and objects of this provider are \
+         unreadable",
     )
     .steps(&[act(
-        "leave it if these resources are excepted on purpose; otherwise list the kms entry of this provider \
-         for them on every node, and then put it first",
+        "leave it if these resources are excepted on purpose; otherwise list the kms entry of this \
+         provider for them on every node, and then put it first",
     )])
     .warnings(&["do not delete unreadable objects"]);
 
     OTHERS_LEFT = none_lost(
         "others_left",
         "identity or other providers are still listed to decrypt",
-        "objects without a rewriting are still plaintext or depend on the other providers, and with identity \
-         kube-apiserver accepts plaintext of any writer to etcd",
+        "objects without a rewriting are still plaintext or depend on the other providers, and \
+         with identity kube-apiserver accepts plaintext of any writer to etcd",
     )
     .steps(&[act(
-        "rewrite every object of these resources, verify that each is encrypted by this provider, and then \
-         remove the others",
+        "rewrite every object of these resources, verify that each is encrypted by this provider, \
+         and then remove the others",
     )])
     .warnings(&["do not remove another provider or identity before every object is rewritten"]);
 }

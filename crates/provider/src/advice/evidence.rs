@@ -24,7 +24,8 @@ const WITH_THEIR_NAMES: Step = run(
 /// Warnings of findings about versions: known needs, a plan without evidence, gaps in the evidence.
 pub(super) const KEEP_VERSIONS: &str = "do not retire an older version, do not raise min_decryption_version, and \
     do not trim the key";
-pub(super) const KEEP_MINIMUM: &str = "do not raise min_decryption_version, and do not trim the key";
+pub(super) const KEEP_MINIMUM: &str =
+    "do not raise min_decryption_version, and do not trim the key";
 pub(super) const NO_BLIND_APPLY: &str =
     "do not apply without the evidence: nothing else shows that no object needs the versions";
 
@@ -34,17 +35,18 @@ causes! {
     OBJECTS_DAMAGED = lost(
         "objects_damaged",
         "values in etcd are damaged or were changed",
-        "the damaged objects need an earlier backup of etcd; the key is present, and all other objects are \
-         readable",
+        "the damaged objects need an earlier backup of etcd; the key is present, and all other \
+         objects are readable",
     )
     .steps(&[
         run(
             "name the first damaged objects",
-            "bao-kms-provider verify-backup --etcd-snapshot FILE --depth data --show-names --config {config}",
+            "bao-kms-provider verify-backup --etcd-snapshot FILE --depth data --show-names \
+             --config {config}",
         ),
         act(
-            "restore an earlier etcd snapshot, or create these objects again from their source once the \
-             others are in service",
+            "restore an earlier etcd snapshot, or create these objects again from their source \
+             once the others are in service",
         ),
     ])
     .warnings(&["do not edit values in etcd"]);
@@ -55,8 +57,8 @@ causes! {
         "this evidence was not used",
     )
     .steps(&[act(
-        "give the evidence of this cluster and this key, or an undamaged copy of it; without evidence fewer \
-         checks are made",
+        "give the evidence of this cluster and this key, or an undamaged copy of it; without \
+         evidence fewer checks are made",
     )]);
 
     OTHER_IDENTITY = not_lost_yet(
@@ -85,10 +87,11 @@ causes! {
         "this etcd may be of another cluster, or from before this provider was in use",
     )
     .steps(&[
-        run("list the providers and keys in it", "bao-kms-provider scan-etcd {etcd} --config {config}"),
+        run("list the providers and keys in \
+            it", "bao-kms-provider scan-etcd {etcd} --config {config}"),
         act(
-            "compare providerName in {config} with the EncryptionConfiguration, and give the etcd data of \
-             this cluster, without snapshots from before this provider was in use",
+            "compare providerName in {config} with the EncryptionConfiguration, and give the etcd \
+             data of this cluster, without snapshots from before this provider was in use",
         ),
         SAME_SOURCES,
     ])
@@ -107,7 +110,8 @@ causes! {
             "or save a snapshot, and give it with --etcd-snapshot",
             "etcdctl snapshot save FILE",
         ),
-        act("if none of the unread keys is encrypted with this key, add --allow-unread-prefixes {unread}"),
+        act("if none of the unread keys is encrypted with this key, add --allow-unread-prefixes \
+            {unread}"),
     ])
     .warnings(&[KEEP_MINIMUM, NO_BLIND_APPLY]);
 
@@ -140,8 +144,8 @@ causes! {
     DAMAGED_OF_OTHERS = unknown(
         "damaged_of_others",
         "values of other encryption providers are damaged in etcd",
-        "this verdict leaves out the values of other providers; kube-apiserver refuses them, and every \
-         list of their resource",
+        "this verdict leaves out the values of other providers; kube-apiserver refuses them, and \
+         every list of their resource",
     )
     .exit(Exit::CheckFailed)
     .steps(&[FIRST_DAMAGED, act("restore them with the owner of the other provider")]);
@@ -158,11 +162,13 @@ causes! {
     VALUES_DAMAGED = lost(
         "values_damaged",
         "values in etcd are damaged",
-        "the damaged objects need an earlier backup of etcd; the others were read, and nothing was decrypted",
+        "the damaged objects need an earlier backup of etcd; the others were read, and nothing was \
+         decrypted",
     )
     .steps(&[
         FIRST_DAMAGED,
-        act("restore them from an earlier snapshot, and keep a snapshot with their present content"),
+        act("restore them from an earlier snapshot, and keep a snapshot with their present \
+            content"),
     ])
     .warnings(&["do not delete the damaged objects before they are restored"]);
 

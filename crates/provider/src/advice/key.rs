@@ -5,7 +5,9 @@ use kms_domain::{
     transit::{Finding, ProfileRefused, VersionProblem},
 };
 
-use super::{Cause, Found, Step, act, at_risk, lost, node, not_lost_yet, openbao, run, unknown, versions};
+use super::{
+    Cause, Found, Step, act, at_risk, lost, node, not_lost_yet, openbao, run, unknown, versions,
+};
 use crate::{exit::Exit, watcher::deep::DeepError};
 
 pub(super) const PROVE_PAIR: Step = run(
@@ -45,13 +47,12 @@ causes! {
     LOST = lost(
         "key_lost",
         "OpenBao has no key at the configured mount and name",
-        "objects of the key are readable only with a backup of it; a new key decrypts none \
-         of them",
+        "objects of the key are readable only with a backup of it; a new key decrypts none of them",
     )
     .steps(&[
         act(
-            "compare transit.mountPath {mount}, transit.keyName {key} and openbao.address {address} with a \
-             backup record or another node",
+            "compare transit.mountPath {mount}, transit.keyName {key} and openbao.address \
+             {address} with a backup record or another node",
         ),
         act("if they are right, restore a backup of OpenBao with the key"),
         RECORDED_BACKUP,
@@ -69,8 +70,8 @@ causes! {
     .steps(&[
         run("stop the provider", "systemctl stop bao-kms-provider"),
         act(
-            "if this OpenBao has the original key, compare providerName, clusterId and instanceId in \
-             {config} with a backup record: etcd does not show them",
+            "if this OpenBao has the original key, compare providerName, clusterId and instanceId \
+             in {config} with a backup record: etcd does not show them",
         ),
         ORIGINAL_KEY,
         RECORDED_BACKUP,
@@ -78,7 +79,8 @@ causes! {
         OLDER_ETCD,
     ])
     .warnings(&[
-        "do not accept the present key as the original one, and do not start a provider without its state",
+        "do not accept the present key as the original one, and do not start a provider without \
+         its state",
     ]);
 
     UNUSABLE = not_lost_yet(
@@ -101,8 +103,8 @@ causes! {
             "bao write {bao} -f {mount}/keys/NAME",
         ),
         act(
-            "point transit.keyName in {config} at it, with a keyLineageId of its own, and write the policy \
-             of the role for it",
+            "point transit.keyName in {config} at it, with a keyLineageId of its own, and write \
+             the policy of the role for it",
         ),
     ])
     .warnings(&[KEEP_PRESENT]);
@@ -133,7 +135,8 @@ causes! {
     UPSERT_ALLOWED = not_lost_yet(
         "upsert_allowed",
         "the Transit mount creates a missing key when a client encrypts",
-        "OpenBao could replace a lost key unnoticed by another one, so the provider does not encrypt",
+        "OpenBao could replace a lost key unnoticed by another one, so the provider does not \
+         encrypt",
     )
     .steps(&[run(
         "disable it, as an administrator",
@@ -167,8 +170,8 @@ causes! {
         "the key was not compared with the stored objects",
     )
     .steps(&[act(
-        "correct in OpenBao the settings named by the check openbao.key; where they require another key, keep \
-         this one until no object and no backup needs it",
+        "correct in OpenBao the settings named by the check openbao.key; where they require \
+         another key, keep this one until no object and no backup needs it",
     )])
     .warnings(&[KEEP_PRESENT]);
 }

@@ -25,27 +25,36 @@ pub(super) const STOP: Step = run("stop the provider", "systemctl stop bao-kms-p
 const RESTART: Step = run("restart the provider", "systemctl restart bao-kms-provider");
 const READ_LOG: Step = run("read its log", "journalctl -u bao-kms-provider -n 50");
 const READINESS: Step = run("see the reasons of its readiness", "curl {ready}");
-const STATUS: Step = run("see whether the provider runs", "systemctl status bao-kms-provider");
-const AS_ROOT: Step = run("run it as root", "sudo bao-kms-provider {command} --config {config}");
+const STATUS: Step = run(
+    "see whether the provider runs",
+    "systemctl status bao-kms-provider",
+);
+const AS_ROOT: Step = run(
+    "run it as root",
+    "sudo bao-kms-provider {command} --config {config}",
+);
 
 causes! {
     HEALTHY = none_lost(
         "healthy",
         "all checks passed on this node",
-        "this node reads and writes encrypted objects, and the key has every version of the evidence",
+        "this node reads and writes encrypted objects, and the key has every version of the \
+         evidence",
     )
     .exit(Exit::Success)
     .steps(&[
         run(
             "if kube-apiserver still fails, check its side",
-            "bao-kms-provider doctor --encryption-config /etc/kubernetes/encryption-config.yaml --config {config}",
+            "bao-kms-provider doctor --encryption-config /etc/kubernetes/encryption-config.yaml \
+             --config {config}",
         ),
         run("restart kube-apiserver, and read encrypted objects", "kubectl get secrets -A"),
     ]);
 
     MISCONFIGURED = none_lost(
         "node_misconfigured",
-        "a file, directory or group of the configuration is missing, unsafe, or owned by another user",
+        "a file, directory or group of the configuration is missing, unsafe, or owned by another \
+         user",
         WAITS,
     )
     .steps(&[
@@ -73,8 +82,8 @@ causes! {
         KEY_IS_IN_OPENBAO,
     )
     .steps(&[act(
-        "if the issuer is gone, put a JWT of an emergency issuer with the same claims at {jwt}, or pin its \
-         public key in OpenBao's login, for as short a time as possible",
+        "if the issuer is gone, put a JWT of an emergency issuer with the same claims at {jwt}, or \
+         pin its public key in OpenBao's login, for as short a time as possible",
     )]);
 
     CLOCK_WRONG = none_lost(
@@ -132,7 +141,8 @@ causes! {
             "mount {state_directory}, or create it, owned by the USER of the provider",
             "install --directory --mode 0750 --owner USER {state_directory}",
         ),
-        run("if it held a state, rebuild the state from evidence, first as a plan", REBUILD.command),
+        run("if it held a state, rebuild the state from evidence, first as a \
+            plan", REBUILD.command),
     ]);
 
     SOCKET_DIRECTORY_UNUSABLE = none_lost(
@@ -141,8 +151,8 @@ causes! {
         WAITS,
     )
     .steps(&[act(
-        "have the directory of {socket} created at boot, with mode 2750 and owned by the user of the provider: \
-         RuntimeDirectory= of the unit, or tmpfiles.d",
+        "have the directory of {socket} created at boot, with mode 2750 and owned by the user of \
+         the provider: RuntimeDirectory= of the unit, or tmpfiles.d",
     )]);
 
     SOCKET_GROUP_UNUSABLE = none_lost(
@@ -153,13 +163,14 @@ causes! {
     .steps(&[
         act("correct server.socketGroup in {config}, or create the group"),
         act(
-            "add the user to the group, with SupplementaryGroups= of the unit or `usermod -aG`; its groups are \
-             {groups}",
+            "add the user to the group, with SupplementaryGroups= of the unit or `usermod -aG`; \
+             its groups are {groups}",
         ),
     ]);
 
     JWT_MISSING = none_lost("jwt_missing", "the JWT is missing", KEY_IS_IN_OPENBAO)
-        .steps(&[act("start the software for the renewal of {jwt} on this node, and read its log")]);
+        .steps(&[act("start the software for the renewal of {jwt} on this node, and read its \
+            log")]);
 
     JWT_UNREADABLE = none_lost(
         "jwt_unreadable",
@@ -214,8 +225,8 @@ causes! {
 
     SANDBOX_OUTDATED = none_lost(
         "sandbox_outdated",
-        "a directory of the configuration was replaced, and the sandbox of the running provider permits the \
-         former one",
+        "a directory of the configuration was replaced, and the sandbox of the running provider \
+         permits the former one",
         RUNNING_CONTINUES,
     )
     .steps(&[RESTART]);
@@ -238,7 +249,8 @@ causes! {
     .steps(&[
         READ_LOG,
         run(
-            "if the checks of OpenBao pass, the provider has another credential or another server: restart it",
+            "if the checks of OpenBao pass, the provider has another credential or another server: \
+             restart it",
             RESTART.command,
         ),
     ]);
@@ -259,14 +271,15 @@ causes! {
         STATUS,
         run("see owner, group and mode of the socket", "ls -l {probed}"),
         act(
-            "compare it with server.socketPath and server.socketGroup of {config}: the caller must be in the \
-             group",
+            "compare it with server.socketPath and server.socketGroup of {config}: the caller must \
+             be in the group",
         ),
     ]);
 
     PROBE_UNPROVEN = unknown(
         "probe_unproven",
-        "the probe ran as root or as the owner of the socket, so the access of kube-apiserver is unproven",
+        "the probe ran as root or as the owner of the socket, so the access of kube-apiserver is \
+         unproven",
         "only the access of this user was tested",
     )
     .exit(Exit::CheckFailed)
@@ -335,8 +348,8 @@ causes! {
     .steps(&[
         run("see the process at the port", "ss -ltnp"),
         act(
-            "choose a free address in server.metricsAddress or server.healthAddress, or \"\" to disable the \
-             listener",
+            "choose a free address in server.metricsAddress or server.healthAddress, or \"\" to \
+             disable the listener",
         ),
     ]);
 
@@ -357,7 +370,8 @@ causes! {
         act("leave one ListenStream= in the socket unit, with the path of server.socketPath"),
         run(
             "load the unit, and start the provider again",
-            "systemctl daemon-reload && systemctl restart bao-kms-provider.socket bao-kms-provider.service",
+            "systemctl daemon-reload && systemctl restart bao-kms-provider.socket \
+             bao-kms-provider.service",
         ),
     ]);
 

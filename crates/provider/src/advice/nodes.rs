@@ -24,8 +24,8 @@ causes! {
     SAME_NODE = unknown("same_node", "one node is given more than once", NOT_SEEN)
         .steps(&[
             act(
-                "give each of {nodes} once, by an address, socket or state file of its own: a forwarded port \
-                 may lead to the wrong node",
+                "give each of {nodes} once, by an address, socket or state file of its own: a \
+                 forwarded port may lead to the wrong node",
             ),
             AGAIN,
         ]);
@@ -42,8 +42,8 @@ causes! {
             "bao-kms-provider config --config {config}",
         ),
         act(
-            "without a majority, find the right names in a backup record, or compare again with --config or with \
-             more nodes",
+            "without a majority, find the right names in a backup record, or compare again with \
+             --config or with more nodes",
         ),
         AGAIN,
     ])
@@ -73,17 +73,17 @@ causes! {
     NO_STATE = none_lost(
         "no_state",
         "the registry state of a node is missing, damaged, rolled back, or without its checkpoint",
-        "OpenBao keeps the key, and the other nodes have the versions in use; the provider of this node may \
-         be unable to start",
+        "OpenBao keeps the key, and the other nodes have the versions in use; the provider of this \
+         node may be unable to start",
     )
     .steps(&[
         act(
-            "on {nodes}: stop the provider, and put state and checkpoint back together, from a backup of that \
-             node or a copy of a healthy peer",
+            "on {nodes}: stop the provider, and put state and checkpoint back together, from a \
+             backup of that node or a copy of a healthy peer",
         ),
         run(
-            "without a backup, rebuild them on {nodes} from evidence, first as a plan (also from --record FILE \
-             or --etcd-snapshot FILE)",
+            "without a backup, rebuild them on {nodes} from evidence, first as a plan (also from \
+             --record FILE or --etcd-snapshot FILE)",
             "bao-kms-provider recover-state --peer-state FILE --config {config}",
         ),
         AGAIN,
@@ -97,8 +97,8 @@ causes! {
     )
     .steps(&[
         act(
-            "if the provider of {nodes} is stopped: find out whether its state was restored from an old backup, \
-             start it, and wait for its promotion",
+            "if the provider of {nodes} is stopped: find out whether its state was restored from \
+             an old backup, start it, and wait for its promotion",
         ),
         run(
             "if it runs: see on {nodes} why its probes do not find the newer version",
@@ -111,8 +111,8 @@ causes! {
     VERSION_UNKNOWN = unknown(
         "node_version_unknown",
         "a node uses another key_id than the others, and its source does not show the reason",
-        "a rotation may be under way, or the node uses another key; its objects are readable as long as \
-         OpenBao keeps their version",
+        "a rotation may be under way, or the node uses another key; its objects are readable as \
+         long as OpenBao keeps their version",
     )
     .steps(&[act(
         "name {nodes} by --metrics, or by --state, in place of --socket, and compare again",
@@ -130,11 +130,12 @@ causes! {
     MISSING_VERSIONS = none_lost(
         "missing_versions",
         "a node does not read all versions of the others",
-        "the other nodes read the objects of these versions; through this node kube-apiserver cannot",
+        "the other nodes read the objects of these versions; through this node kube-apiserver \
+         cannot",
     )
     .steps(&[run(
-        "expected while you retire versions node by node; else restore them on {nodes}, with the versions \
-         named above as N",
+        "expected while you retire versions node by node; else restore them on {nodes}, with the \
+         versions named above as N",
         "bao-kms-provider restore-versions --versions N --config {config}",
     )])
     .warnings(&[

@@ -25,7 +25,8 @@ causes! {
     UNREACHABLE = none_lost("openbao_unreachable", "OpenBao does not answer", ANSWERS_AGAIN)
         .steps(&[
             act(
-                "check that OpenBao runs, and that network, firewall and DNS lead from this node to {address}",
+                "check that OpenBao runs, and that network, firewall and DNS lead from this node \
+                 to {address}",
             ),
             STATUS,
         ]);
@@ -37,8 +38,8 @@ causes! {
     )
     .steps(&[
         act(
-            "point openbao.address at OpenBao, or correct the route of the proxy, ingress or load balancer that \
-             answered",
+            "point openbao.address at OpenBao, or correct the route of the proxy, ingress or load \
+             balancer that answered",
         ),
         run(
             "identify the answering software: OpenBao sends JSON with `sealed`",
@@ -56,24 +57,26 @@ causes! {
         act("compare {ca} with the CA bundle of a backup or of another node"),
         run(
             "compare the names in the certificate of the server with openbao.tlsServerName",
-            "openssl s_client -connect {authority} </dev/null | openssl x509 -noout -subject -issuer -dates -ext subjectAltName",
+            "openssl s_client -connect {authority} </dev/null | openssl x509 -noout -subject \
+             -issuer -dates -ext subjectAltName",
         ),
     ])
-    .warnings(&["do not trust the CA of an unknown server at the address, and do not disable verification"]);
+    .warnings(&["do not trust the CA of an unknown server at the address, and do not disable \
+        verification"]);
 
     UNINITIALIZED = at_risk(
         "openbao_uninitialized",
         "this OpenBao has no storage: it was never initialized",
-        "this server holds no key. Either it is the wrong server, or its storage is gone and only a backup of \
-         OpenBao restores the data",
+        "this server holds no key. Either it is the wrong server, or its storage is gone and only \
+         a backup of OpenBao restores the data",
     )
     .steps(&[
         act("compare openbao.address {address} with another node: is it the right server?"),
         act("if it is, restore its storage from a backup of OpenBao"),
     ])
     .warnings(&[
-        "do not run `bao operator init`, except as the first step of restoring a snapshot: a key of a new \
-         OpenBao decrypts nothing",
+        "do not run `bao operator init`, except as the first step of restoring a snapshot: a key \
+         of a new OpenBao decrypts nothing",
     ]);
 
     SEALED = none_lost("openbao_sealed", "OpenBao is sealed", ANSWERS_AGAIN)
@@ -82,7 +85,8 @@ causes! {
             "bao operator unseal {server}",
         )]);
 
-    NO_LEADER = none_lost("openbao_no_leader", "OpenBao's cluster has no active server", ANSWERS_AGAIN)
+    NO_LEADER = none_lost("openbao_no_leader", "OpenBao's cluster has no active \
+        server", ANSWERS_AGAIN)
         .steps(&[
             act("start and unseal the other servers of OpenBao: a majority elects the active one"),
             STATUS,
@@ -91,8 +95,8 @@ causes! {
     LOGIN_REFUSED = none_lost("login_refused", "OpenBao rejects the login", KEY_IS_IN_OPENBAO)
         .steps(&[
             run(
-                "compare the role with the JWT and auth in {config}, as an administrator: bound_audiences, \
-                 bound_subject, bound_claims",
+                "compare the role with the JWT and auth in {config}, as an administrator: \
+                 bound_audiences, bound_subject, bound_claims",
                 "bao read {bao} {login}/role/{role}",
             ),
             run(
@@ -154,8 +158,8 @@ causes! {
     POLICY_EXCESSIVE = not_lost_yet(
         "policy_excessive",
         "the policy of the token gives power over the key",
-        "a holder of this token or of the node could change, delete or copy the key, and so all encrypted \
-         data",
+        "a holder of this token or of the node could change, delete or copy the key, and so all \
+         encrypted data",
     )
     .steps(&[
         WRITE_POLICY,
@@ -166,8 +170,8 @@ causes! {
     MOUNT_SETTINGS_DENIED = none_lost(
         "mount_settings_denied",
         "the policy of the token does not allow reading the settings of the Transit mount",
-        "decryption continues, and the provider does not encrypt, since OpenBao could replace a lost key \
-         unnoticed",
+        "decryption continues, and the provider does not encrypt, since OpenBao could replace a \
+         lost key unnoticed",
     )
     .steps(&[WRITE_POLICY])
     .warnings(&[NO_WIDER_POLICY]);

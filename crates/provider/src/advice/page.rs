@@ -71,7 +71,9 @@ fn section(cause: &Cause, warnings: &[&str], page: &mut String) {
     }
     let numbered = warnings.iter().zip(1..);
     let own = numbered.filter(|(warning, _)| cause.warnings.contains(warning));
-    let own: Vec<_> = own.map(|(_, number): (_, u32)| number.to_string()).collect();
+    let own: Vec<_> = own
+        .map(|(_, number): (_, u32)| number.to_string())
+        .collect();
     if !own.is_empty() {
         page.push_str(&format!("- **Warnings:** {}\n", own.join(", ")));
     }

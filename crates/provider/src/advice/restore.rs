@@ -37,8 +37,8 @@ causes! {
     )
     .steps(&[
         run(
-            "give state and checkpoint of a serving peer, copied as FILE and FILE.checkpoint: the best \
-             evidence",
+            "give state and checkpoint of a serving peer, copied as FILE and FILE.checkpoint: the \
+             best evidence",
             "{plan} --peer-state FILE",
         ),
         run("or etcd data", "{plan} --etcd-snapshot FILE"),
@@ -63,15 +63,15 @@ causes! {
     STATE_AHEAD = lost(
         "state_ahead_of_openbao",
         "this node has a valid state newer than OpenBao, so the provider cannot start",
-        "objects of the versions missing in OpenBao are readable only with a later backup of OpenBao; older \
-         objects stay readable",
+        "objects of the versions missing in OpenBao are readable only with a later backup of \
+         OpenBao; older objects stay readable",
     )
     .steps(&[
         LATER_OPENBAO,
         PROVE_PAIR,
         run(
-            "only if no later backup is left anywhere and the restored etcd fits this OpenBao: stop the \
-             provider, on every node",
+            "only if no later backup is left anywhere and the restored etcd fits this OpenBao: \
+             stop the provider, on every node",
             "systemctl stop bao-kms-provider",
         ),
         run(
@@ -111,7 +111,8 @@ causes! {
 
     PEER_INVALID = unknown(
         "peer_invalid",
-        "the copy of a peer's state is damaged, outdated, without its checkpoint, or of this node itself",
+        "the copy of a peer's state is damaged, outdated, without its checkpoint, or of this node \
+         itself",
         "the copy proves nothing, and may be of an older state than the peers use",
     )
     .exit(Exit::CheckFailed)
@@ -121,8 +122,8 @@ causes! {
     OTHER_KEY = lost(
         "evidence_of_other_key",
         "the evidence has other versions than OpenBao under the same numbers: another key",
-        "if the evidence is of this cluster, the key was recreated, and only a backup of OpenBao with the \
-         original key decrypts its objects",
+        "if the evidence is of this cluster, the key was recreated, and only a backup of OpenBao \
+         with the original key decrypts its objects",
     )
     .steps(&[ORIGINAL_KEY, PROVE_PAIR, OF_THIS_CLUSTER])
     .warnings(&[KEEP_KEY]);
@@ -130,8 +131,8 @@ causes! {
     NOT_DECRYPTED = lost(
         "deks_not_decrypted",
         "OpenBao rejects encrypted DEKs: they were changed, or encrypted by another key",
-        "the objects of these DEKs are readable only with a backup of OpenBao that has their key, or with an \
-         undamaged backup of etcd",
+        "the objects of these DEKs are readable only with a backup of OpenBao that has their key, \
+         or with an undamaged backup of etcd",
     )
     .steps(&[
         TRY_OBJECTS,
@@ -154,16 +155,17 @@ causes! {
     UNREADABLE_OBJECTS = lost(
         "unreadable_objects",
         "objects stay unreadable with this OpenBao and this configuration",
-        "{objects} cannot be read by any node that uses this OpenBao, with or without the plan; the node can \
-         serve all others",
+        "{objects} cannot be read by any node that uses this OpenBao, with or without the plan; \
+         the node can serve all others",
     )
     .steps(&[
         run("try all encrypted DEKs for the exact number", "{all}"),
         act("restore their OpenBao storage or their etcd backup"),
-        act("settle the other findings; if {beside} are lost for good, the next plan offers to accept them"),
+        act("settle the other findings; if {beside} are lost for good, the next plan offers to \
+            accept them"),
         run(
-            "only if they are lost for good, review the table of unreadable objects, and make the plan \
-             without them",
+            "only if they are lost for good, review the table of unreadable objects, and make the \
+             plan without them",
             "{plan} --accept-unreadable {lost}",
         ),
     ])
@@ -205,15 +207,15 @@ causes! {
     NEVER_ROTATED = lost(
         "key_never_rotated",
         "the checkpoint of this node proves rotations, but the key was never rotated",
-        "the key was recreated, or OpenBao was restored to a point before its rotations; only a later backup \
-         of OpenBao decrypts objects of the rotated versions",
+        "the key was recreated, or OpenBao was restored to a point before its rotations; only a \
+         later backup of OpenBao decrypts objects of the rotated versions",
     )
     .steps(&[
         LATER_OPENBAO,
         PROVE_PAIR,
         run(
-            "if recover-state made those generations (its journals are in the directory of {state}), add etcd \
-             data to the evidence",
+            "if recover-state made those generations (its journals are in the directory of \
+             {state}), add etcd data to the evidence",
             "{plan} --etcd-snapshot FILE",
         ),
     ])
@@ -245,8 +247,8 @@ causes! {
     UNDECIDED = not_lost_yet(
         "promotion_undecided",
         "the key has versions beyond the highest one with evidence of its promotion",
-        "if a node has promoted a later version, this node would encrypt with an older one than its peers, and \
-         the key_id would change back",
+        "if a node has promoted a later version, this node would encrypt with an older one than \
+         its peers, and the key_id would change back",
     )
     .steps(&[
         run(
@@ -254,14 +256,14 @@ causes! {
             "{unassumed} --etcd-snapshot FILE",
         ),
         run(
-            "if the cluster has other nodes, wait until a peer has promoted the newest version (run this \
-             there), then give its state",
+            "if the cluster has other nodes, wait until a peer has promoted the newest version \
+             (run this there), then give its state",
             "bao-kms-provider rotation-plan",
         ),
         run(
-            "only if this is the only node, or no node has promoted any of them, assert it. If that is wrong, \
-             this node encrypts with an older version again until it has promoted the newest one itself, and \
-             no data is lost",
+            "only if this is the only node, or no node has promoted any of them, assert it. If \
+             that is wrong, this node encrypts with an older version again until it has promoted \
+             the newest one itself, and no data is lost",
             "{unassumed} --assume-not-promoted {first}",
         ),
     ])
@@ -349,9 +351,7 @@ pub fn limitation(limitation: &Limitation) -> String {
         Limitation::OtherProvider { .. } => {
             "Run verify-backup with the configuration of the other provider too"
         }
-        Limitation::Unreadable(_) => {
-            "They need their OpenBao storage or their etcd backup"
-        }
+        Limitation::Unreadable(_) => "They need their OpenBao storage or their etcd backup",
         Limitation::NeverRotated(_) => {
             "The journals of recover-state are in the directory of the state"
         }

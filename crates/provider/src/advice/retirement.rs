@@ -29,7 +29,10 @@ const REWRITE_ELSEWHERE: Step = run(
     "kubectl get {elsewhere} --all-namespaces -o json | kubectl replace -f -",
 );
 const REVIEW: Step = act("review the versions");
-const APPLY: Step = run("apply the plan", "{again} --apply --expected-state-hash {hash}");
+const APPLY: Step = run(
+    "apply the plan",
+    "{again} --apply --expected-state-hash {hash}",
+);
 
 /// Facts that a plan without evidence leaves open.
 pub const UNCHECKED_LIMITATION: &str = "This plan knows the state of this node and the live key. Make sure \
@@ -83,8 +86,8 @@ causes! {
         REWRITE,
         REWRITE_ELSEWHERE,
         act(
-            "keep each version for as long as the backup with its objects may be restored: {kept}. If a backup \
-             shows etcd before a rewriting, save a new snapshot in its place",
+            "keep each version for as long as the backup with its objects may be restored: {kept}. \
+             If a backup shows etcd before a rewriting, save a new snapshot in its place",
         ),
         SAME_SOURCES,
     ])
@@ -96,7 +99,8 @@ causes! {
         "the state stays as it is, and all data is readable as before",
     )
     .steps(&[run(
-        "retire versions below the active one, at least 2, or restore removed versions; this lists them",
+        "retire versions below the active one, at least 2, or restore removed versions; this lists \
+         them",
         "bao-kms-provider inspect-state --config {config}",
     )])
     .warnings(&["do not guess versions, and do not edit the state file"]);
@@ -122,7 +126,8 @@ causes! {
     )
     .exit(Exit::Success)
     .steps(&[act(
-        "wait for the API server to compact etcd, by default at most ten minutes after the last rewriting",
+        "wait for the API server to compact etcd, by default at most ten minutes after the last \
+         rewriting",
     )]);
 
     REMOVED_BEFORE = not_lost_yet(
@@ -179,9 +184,10 @@ causes! {
     .steps(&[
         act("keep these versions for backups: {kept}"),
         run(
-            "once no backup that may be restored needs an older version, plan its retirement, with the running \
-             etcd and every backup (FILE) as evidence",
-            "bao-kms-provider retire-versions --before-version {active} --etcd-snapshot FILE --config {config}",
+            "once no backup that may be restored needs an older version, plan its retirement, with \
+             the running etcd and every backup (FILE) as evidence",
+            "bao-kms-provider retire-versions --before-version {active} --etcd-snapshot FILE \
+             --config {config}",
         ),
     ]);
 

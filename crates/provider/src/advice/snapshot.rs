@@ -54,7 +54,8 @@ causes! {
     ])
     .warnings(&["do not rely on this etcd data as a backup"]);
 
-    WRONG_FILE = unknown("not_a_snapshot", "the file is not a plain etcd snapshot", NOT_READ).steps(&[
+    WRONG_FILE = unknown("not_a_snapshot", "the file is not a plain etcd \
+        snapshot", NOT_READ).steps(&[
         run("unpack it, and give the result", "{unpack}"),
         act("give the snapshot in it, or the database of a stopped member: {database}"),
         act("give the etcd snapshot of the set; {raft} belongs to --openbao-snapshot"),
@@ -72,7 +73,8 @@ causes! {
         NOT_READ,
     )
     .steps(&[act(
-        "give the readable files of an etcd client, such as --cacert /etc/kubernetes/pki/etcd/ca.crt",
+        "give the readable files of an etcd client, such as --cacert \
+         /etc/kubernetes/pki/etcd/ca.crt",
     )]);
 
     ETCD_UNREACHABLE = unknown(
@@ -82,8 +84,8 @@ causes! {
     )
     .steps(&[
         act(
-            "check that etcd answers at --endpoints, and that --cacert, --cert and --key are those of its \
-             clients",
+            "check that etcd answers at --endpoints, and that --cacert, --cert and --key are those \
+             of its clients",
         ),
         run("or save a snapshot, and give it with --etcd-snapshot", "etcdctl snapshot save FILE"),
     ]);
@@ -94,8 +96,8 @@ causes! {
         "nothing of the API server with this prefix was read",
     )
     .steps(&[act(
-        "compare with --etcd-prefix in the manifest of kube-apiserver (without it: /registry), and with its \
-         --etcd-servers",
+        "compare with --etcd-prefix in the manifest of kube-apiserver (without it: /registry), and \
+         with its --etcd-servers",
     )]);
 
     OPENBAO_WRONG_FILE = unknown(

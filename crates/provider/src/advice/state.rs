@@ -5,11 +5,9 @@ use kms_domain::registry::checkpoint::Rollback;
 use super::{
     Cause, Step, act, command, configuration, node, none_lost, not_lost_yet, run, unknown,
 };
-use crate::{
-    state::{
-        CommitError, LockError, StateError,
-        disk::{DiskError, Flaw},
-    },
+use crate::state::{
+    CommitError, LockError, StateError,
+    disk::{DiskError, Flaw},
 };
 
 const FROM_BACKUP: Step = act(
@@ -27,8 +25,7 @@ pub const RESTORE_VERSIONS: Step = run(
 );
 const INSPECT: &str = "bao-kms-provider inspect-state --config {config}";
 
-const BEFORE_RESTART: &str =
-    "do not restart a serving provider before its state is restored";
+const BEFORE_RESTART: &str = "do not restart a serving provider before its state is restored";
 const NO_BLIND_ACCEPTANCE: &str =
     "do not start with --accept-missing-checkpoint before the state was compared with a peer";
 pub(super) const EDIT_NOTHING: &str = "do not edit the state, and do not delete the checkpoint";
@@ -61,7 +58,8 @@ causes! {
         act("use the newer release or a later one"),
         run(
             "only to give up its content, rebuild the state, first as a plan",
-            "bao-kms-provider recover-state --replace-newer-release --etcd-snapshot FILE --config {config}",
+            "bao-kms-provider recover-state --replace-newer-release --etcd-snapshot FILE --config \
+             {config}",
         ),
     ])
     .warnings(&["do not edit, delete or rebuild files of a newer release"]);
@@ -82,8 +80,8 @@ causes! {
     .steps(&[
         FROM_BACKUP,
         run(
-            "or compare generation and hash with another node, and start the newest state once with `serve \
-             --accept-missing-checkpoint`",
+            "or compare generation and hash with another node, and start the newest state once \
+             with `serve --accept-missing-checkpoint`",
             INSPECT,
         ),
         REBUILD,
@@ -92,14 +90,15 @@ causes! {
 
     REPLACED = not_lost_yet(
         "state_replaced",
-        "the running provider uses another key than the state on disk, or other files replaced its state",
+        "the running provider uses another key than the state on disk, or other files replaced its \
+         state",
         "after a restart this node may not know the key of its newest objects",
     )
     .steps(&[
-        act("find the cause of the replacement of the state under the running provider"),
+        act("find the cause of the replaced state while the provider ran"),
         act(
-            "put the files of the running provider back, {state} and {checkpoint}, from a backup of this node or \
-             a copy of a healthy peer",
+            "put the files of the running provider back, {state} and {checkpoint}, from a backup \
+             of this node or a copy of a healthy peer",
         ),
         run("only then restart the provider", "systemctl restart bao-kms-provider"),
     ])
@@ -111,8 +110,8 @@ causes! {
         "a new node creates its state at the first start, if the key was never rotated",
     )
     .steps(&[run(
-        "if this node had a state, rebuild it from evidence, first as a plan (also from --record FILE or \
-         --peer-state FILE)",
+        "if this node had a state, rebuild it from evidence, first as a plan (also from --record \
+         FILE or --peer-state FILE)",
         REBUILD.command,
     )]);
 
@@ -135,8 +134,8 @@ causes! {
         run("run the command as the user of the provider", "sudo -u openbao-kms {again}"),
         run("see owner and mode of the files", "ls -la {state_directory}"),
         act(
-            "let the user of the provider own {state_directory} with mode 0750, and the files in it with mode \
-             0640",
+            "let the user of the provider own {state_directory} with mode 0750, and the files in \
+             it with mode 0640",
         ),
     ])
     .warnings(&[EDIT_NOTHING]);
@@ -171,7 +170,8 @@ causes! {
 
     UNSAVED = none_lost(
         "state_unsaved",
-        "the running provider cannot save its state: access is denied, or the file system is read-only",
+        "the running provider cannot save its state: access is denied, or the file system is \
+         read-only",
         UNSAVED_DATA,
     )
     .steps(&[
@@ -179,13 +179,15 @@ causes! {
             "see owner, mode and mount of its directory",
             "ls -ld {state_directory}; findmnt -T {state_directory}",
         ),
-        act("if the mount is read-only, read the errors of its disk with dmesg, and mount it read-write"),
+        act("if the mount is read-only, read the errors of its disk with dmesg, and mount it \
+            read-write"),
     ]);
 
     VERSIONS_REMOVED = none_lost(
         "versions_removed",
         "stored data needs versions marked as removed in the state of this node",
-        "the key has the versions, and this node reads their objects again once its state has them in use",
+        "the key has the versions, and this node reads their objects again once its state has them \
+         in use",
     )
     .steps(&[RESTORE_VERSIONS])
     .warnings(&["do not delete the state to make the node accept the versions"]);
@@ -228,7 +230,8 @@ causes! {
         act("correct the cause above: free space, permissions, or a failing disk"),
         run("see the state on disk", INSPECT),
         run(
-            "if it is the old one, run the command again; the next start of the provider completes a new one",
+            "if it is the old one, run the command again; the next start of the provider completes \
+             a new one",
             "{again}",
         ),
     ])
@@ -240,8 +243,8 @@ causes! {
         "nothing was changed",
     )
     .steps(&[act(
-        "if a newer release wrote the file, run recover-state of that release; else move the file away, and run \
-         the same command again",
+        "if a newer release wrote the file, run recover-state of that release; else move the file \
+         away, and run the same command again",
     )])
     .warnings(&[EDIT_NOTHING]);
 }

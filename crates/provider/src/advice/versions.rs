@@ -22,8 +22,8 @@ causes! {
     ROLLED_BACK = lost(
         "openbao_rolled_back",
         "OpenBao was restored to a point before the last key rotation",
-        "objects of the later versions are readable only with a later backup of OpenBao, or replaced by an \
-         earlier one of etcd; older objects stay readable",
+        "objects of the later versions are readable only with a later backup of OpenBao, or \
+         replaced by an earlier one of etcd; older objects stay readable",
     )
     .steps(&[
         LATER_OPENBAO,
@@ -37,8 +37,8 @@ causes! {
     LOST = lost(
         "versions_lost",
         "the key lacks versions needed by stored data",
-        "objects of the missing versions are readable only with a backup of OpenBao from before their \
-         deletion; all others stay readable",
+        "objects of the missing versions are readable only with a backup of OpenBao from before \
+         their deletion; all others stay readable",
     )
     .steps(&[
         act("restore a backup of OpenBao from before the versions were deleted"),
@@ -52,14 +52,14 @@ causes! {
     BELOW_MINIMUM = unknown(
         "versions_below_minimum",
         "min_decryption_version is above key versions needed by stored data",
-        "OpenBao neither lists nor uses versions below min_decryption_version, so they are untested until it \
-         is lowered",
+        "OpenBao neither lists nor uses versions below min_decryption_version, so they are \
+         untested until it is lowered",
     )
     .exit(Exit::CheckFailed)
     .steps(&[LOWER_MINIMUM])
     .warnings(&[
-        "do not delete a backup of OpenBao or etcd before the versions were tested: a recreated key looks \
-         the same below the minimum",
+        "do not delete a backup of OpenBao or etcd before the versions were tested: a recreated \
+         key looks the same below the minimum",
     ]);
 
     ENCRYPTION_BLOCKED = none_lost(

@@ -246,10 +246,7 @@ impl Recorded {
             facts.row([fact.to_owned(), value]);
         }
         let mut files = Table::new("snapshots", ["store", "sha256", "bytes"]);
-        let mut versions = Table::new(
-            "versions of the etcd snapshot",
-            ["version", "objects"],
-        );
+        let mut versions = Table::new("versions of the etcd snapshot", ["version", "objects"]);
         if let Some(etcd) = &self.etcd_snapshot {
             files.row(etcd.file.cells("etcd"));
             for it in &etcd.required_versions {

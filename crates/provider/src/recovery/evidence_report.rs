@@ -11,13 +11,7 @@ use kms_domain::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{
-    EtcdError,
-    evidence::SourceRead,
-    inventory::without_prefix,
-    scan,
-    unread::Unread,
-};
+use super::{EtcdError, evidence::SourceRead, inventory::without_prefix, scan, unread::Unread};
 use crate::{
     advice::{
         Advice, Cause, Found, Site,
@@ -340,8 +334,9 @@ pub fn checks_of_objects<'s>(
     let none = each(&|source| (source.evidence.objects() == 0).then(|| "none".to_owned()));
     let objects = match none {
         None => CheckResult::pass(id, title),
-        Some(found) => CheckResult::fail(id, title, found)
-            .because(asker.advise(&NO_OBJECTS, &Vec::new())),
+        Some(found) => {
+            CheckResult::fail(id, title, found).because(asker.advise(&NO_OBJECTS, &Vec::new()))
+        }
     };
 
     let (id, title) = scan::VALUES;
@@ -365,8 +360,9 @@ pub fn checks_of_objects<'s>(
     };
     let key_ids = match each(&first) {
         None => CheckResult::pass(id, title),
-        Some(found) => CheckResult::fail(id, title, found)
-            .because(asker.advise(&KEY_IDS_UNKNOWN, &Vec::new())),
+        Some(found) => {
+            CheckResult::fail(id, title, found).because(asker.advise(&KEY_IDS_UNKNOWN, &Vec::new()))
+        }
     };
     vec![objects, values, key_ids]
 }

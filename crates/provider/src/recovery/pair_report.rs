@@ -415,10 +415,7 @@ impl VerifyBackup {
             ));
         }
 
-        let mut resources = Table::new(
-            "unreadable objects",
-            ["version", "resource", "objects"],
-        );
+        let mut resources = Table::new("unreadable objects", ["version", "resource", "objects"]);
         let mut names = Table::new("the first of them", ["version", "key"]);
         for row in &rows.shown {
             row.unopened()

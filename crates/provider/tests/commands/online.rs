@@ -136,12 +136,18 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
         (
             &etcd,
             2,
-            ["https://127.0.0.1:1", "next: give the readable files of an etcd client"],
+            [
+                "https://127.0.0.1:1",
+                "next: give the readable files of an etcd client",
+            ],
         ),
         (
             &authority,
             5,
-            ["/nonexistent/ca", "next: give the readable files of an etcd client"],
+            [
+                "/nonexistent/ca",
+                "next: give the readable files of an etcd client",
+            ],
         ),
     ] {
         let failed = run(&[&verify[..], options].concat());

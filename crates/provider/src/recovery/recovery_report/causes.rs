@@ -16,10 +16,7 @@ use crate::{
     advice::{
         Advice, Cause, Found, Site, configuration, evidence,
         key::{self, KEEP_KEY},
-        node,
-        restore as causes, snapshot,
-        state,
-        versions,
+        node, restore as causes, snapshot, state, versions,
     },
     recovery::recover_state::{InputError, Kind, Weighed},
     report::counted,
@@ -152,7 +149,10 @@ impl Advisor<'_> {
 
     /// For an option that contradicts the evidence, or has no effect.
     fn without(&self, planning: &str) -> Found {
-        (&causes::OPTION_UNFIT, vec![("without", planning.to_owned())])
+        (
+            &causes::OPTION_UNFIT,
+            vec![("without", planning.to_owned())],
+        )
     }
 
     /// The provider starts with the state only if nothing else speaks against the state.
@@ -292,9 +292,7 @@ impl Advisor<'_> {
             InputError::Profile(refused) => key::found_profile(refused),
             InputError::Etcd { error, .. } => error.cause(),
             InputError::Unhashed { error, .. } => error.cause(),
-            InputError::Unread { name, unread } => {
-                unread.cause(name, Some(&self.typed.unbounded))
-            }
+            InputError::Unread { name, unread } => unread.cause(name, Some(&self.typed.unbounded)),
             InputError::Unreadable { .. } => plain(&snapshot::NOT_OPENED),
             InputError::Record {
                 problem: RecordError::NewerRelease(_),

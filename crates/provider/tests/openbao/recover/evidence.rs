@@ -69,7 +69,10 @@ async fn evidence_of_another_cluster_is_refused_and_named() {
     etcd.save_snapshot(&empty);
     let (refused, text) = fleet.refused(&option("--etcd-snapshot", &empty));
     assert_eq!(refused, [told("no_objects", "empty.db")]);
-    assert!(text.contains("this etcd may be of another cluster"), "{text}");
+    assert!(
+        text.contains("this etcd may be of another cluster"),
+        "{text}"
+    );
     let beside = [&fleet.live()[..], &option("--etcd-snapshot", &empty)].concat();
     let (refused, _) = fleet.refused(&beside);
     assert_eq!(refused, [told("no_objects", "empty.db")]);
