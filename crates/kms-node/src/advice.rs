@@ -5,6 +5,14 @@
 //! [`Cause::advise`] returns the finished [`Advice`]. `docs/operate/causes.md` is generated from
 //! [`catalogue`].
 
+/// Declares causes, and lists all of them as `ALL`. rustfmt leaves the declarations as they are.
+macro_rules! causes {
+    ($($(#[$doc:meta])* $name:ident = $cause:expr;)*) => {
+        pub const ALL: &[&Cause] = &[$(&$name),*];
+        $($(#[$doc])* pub const $name: Cause = $cause;)*
+    };
+}
+
 pub mod command;
 pub mod configuration;
 pub mod drill;
@@ -37,8 +45,10 @@ pub struct Cause {
     /// The fault in one sentence.
     pub headline: &'static str,
     pub impact: DataImpact,
-    /// `impact` in a sentence.
-    pub data: &'static str,
+    /// Begin of the sentence on the data.
+    claim: &'static str,
+    /// Rest of that sentence.
+    data: &'static str,
     /// In the order in which they are taken.
     pub steps: &'static [Step],
     /// Actions that lose data or hide the cause, as whole sentences.
@@ -136,6 +146,52 @@ const fn run(text: &'static str, command: &'static str) -> Step {
     Step { text, command }
 }
 
+const fn cause(
+    impact: DataImpact,
+    claim: &'static str,
+    [code, headline, data]: [&'static str; 3],
+) -> Cause {
+    Cause {
+        code,
+        headline,
+        impact,
+        claim,
+        data,
+        steps: &[],
+        warnings: &[],
+        exit: match impact {
+            DataImpact::Unknown => Exit::Runtime,
+            _ => Exit::CheckFailed,
+        },
+    }
+}
+
+const fn none_lost(code: &'static str, headline: &'static str, data: &'static str) -> Cause {
+    cause(
+        DataImpact::NoneLost,
+        "no data is lost: ",
+        [code, headline, data],
+    )
+}
+
+const fn not_lost_yet(code: &'static str, headline: &'static str, data: &'static str) -> Cause {
+    let claim = "at risk: no data is lost yet; ";
+    cause(DataImpact::AtRisk, claim, [code, headline, data])
+}
+
+const fn at_risk(code: &'static str, headline: &'static str, data: &'static str) -> Cause {
+    cause(DataImpact::AtRisk, "at risk: ", [code, headline, data])
+}
+
+const fn lost(code: &'static str, headline: &'static str, data: &'static str) -> Cause {
+    let claim = "lost without a backup: ";
+    cause(DataImpact::LostWithoutBackup, claim, [code, headline, data])
+}
+
+const fn unknown(code: &'static str, headline: &'static str, data: &'static str) -> Cause {
+    cause(DataImpact::Unknown, "unknown: ", [code, headline, data])
+}
+
 /// Every cause, by topic: the heading of the topic and its causes.
 #[must_use]
 pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 14] {
@@ -158,6 +214,27 @@ pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 14] {
 }
 
 impl Cause {
+    const fn exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
+    const fn steps(mut self, steps: &'static [Step]) -> Self {
+        self.steps = steps;
+        self
+    }
+
+    const fn warnings(mut self, warnings: &'static [&'static str]) -> Self {
+        self.warnings = warnings;
+        self
+    }
+
+    /// `impact` in a sentence.
+    #[must_use]
+    pub fn data(&self) -> String {
+        format!("{}{}", self.claim, self.data)
+    }
+
     /// The cause of this code.
     #[must_use]
     pub fn named(code: &str) -> Option<&'static Self> {
@@ -174,7 +251,7 @@ impl Cause {
             code: self.code,
             headline: fill(self.headline).unwrap_or_else(|| self.headline.to_owned()),
             impact: self.impact,
-            data: fill(self.data).unwrap_or_else(|| self.data.to_owned()),
+            data: self.claim.to_owned() + &fill(self.data).unwrap_or_else(|| self.data.to_owned()),
             steps: self
                 .steps
                 .iter()
@@ -314,6 +391,32 @@ mod tests {
     }
 
     #[test]
+    fn no_two_causes_have_one_headline_or_the_same_data_and_steps() {
+        let mut seen = BTreeSet::new();
+        for cause in all() {
+            assert!(seen.insert(cause.headline.to_owned()), "{}", cause.headline);
+            let advice = format!("{} {:?}", cause.data(), cause.steps);
+            assert!(
+                cause.steps.is_empty() || seen.insert(advice),
+                "{}",
+                cause.code
+            );
+        }
+    }
+
+    #[test]
+    fn a_scan_that_is_to_name_objects_shows_names() {
+        for step in all().flat_map(|cause| cause.steps) {
+            let names = step.text.starts_with("name ") && step.command.contains("scan-etcd");
+            assert!(
+                !names || step.command.contains("--show-names"),
+                "{}",
+                step.command
+            );
+        }
+    }
+
+    #[test]
     fn each_text_is_a_sentence_of_its_kind() {
         for cause in all() {
             let code = cause.code;
@@ -336,18 +439,15 @@ mod tests {
 
     #[test]
     fn a_step_without_its_value_is_left_out() {
-        const CAUSE: Cause = Cause {
-            code: "sample",
-            headline: "the file {file} is gone",
-            impact: DataImpact::NoneLost,
-            data: "no data is lost: {objects} objects wait",
-            steps: &[
-                run("look at it", "ls {file}"),
-                run("ask OpenBao", "curl {address}"),
-            ],
-            warnings: &[],
-            exit: Exit::CheckFailed,
-        };
+        const CAUSE: Cause = none_lost(
+            "sample",
+            "the file {file} is gone",
+            "{objects} objects wait",
+        )
+        .steps(&[
+            run("look at it", "ls {file}"),
+            run("ask OpenBao", "curl {address}"),
+        ]);
         let site = Site::new(Path::new("/etc/c.yaml"), None);
         let advice = CAUSE.advise(&site, &[("file", "/a"), ("objects", "3")]);
         assert_eq!(advice.headline, "the file /a is gone");

@@ -51,11 +51,7 @@ pub enum Outcome {
 
 /// A measure required by the configuration is not in force.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{setting} is required, but {reason}; nothing was served, so kube-apiserver cannot read or \
-     write encrypted objects through this node; no data is lost. Mend that, or set it to \
-     best-effort"
-)]
+#[error("{setting} is required, but {reason}; nothing was served")]
 pub struct NotHardened {
     setting: &'static str,
     reason: String,

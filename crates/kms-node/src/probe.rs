@@ -12,7 +12,7 @@ use tonic::{
 use zeroize::Zeroizing;
 
 use crate::{
-    advice::{Cause, node},
+    advice::{Cause, key, node},
     kms_api::{
         API_VERSION,
         generated::{
@@ -239,8 +239,8 @@ impl ProbeError {
             Self::UnexpectedKeyId { .. } => &node::KEY_ID_UNEXPECTED,
             Self::Random(_) => &node::NO_RANDOM,
             Self::KeyChanged => &node::KEY_CHANGED,
-            Self::Timeout => &node::NO_ANSWER,
-            Self::WrongPlaintext => &node::WRONG_BYTES,
+            Self::Timeout => &node::UNHEALTHY,
+            Self::WrongPlaintext => &key::ROUND_TRIP_WRONG,
         }
     }
 }

@@ -327,7 +327,7 @@ proptest! {
 fn a_cause_denies_a_loss_exactly_where_none_is_lost() {
     for cause in catalogue().into_iter().flat_map(|(_, causes)| causes) {
         let none_lost = cause.impact == DataImpact::NoneLost;
-        assert_eq!(denies_loss(cause.data), none_lost, "{}", cause.code);
+        assert_eq!(denies_loss(&cause.data()), none_lost, "{}", cause.code);
         assert!(!denies_loss(cause.headline), "{}", cause.code);
     }
 }

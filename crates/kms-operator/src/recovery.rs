@@ -38,7 +38,7 @@ use etcd_snapshot::{
     file::{Integrity, OnProgress, Snapshot, is_database},
     revision::{Object, Revisions, Totals},
 };
-use kms_node::advice::{Found, Site, advise, snapshot};
+use kms_node::advice::{Found, snapshot};
 
 use etcd_live::{LiveError, LiveEtcd};
 use rustix::fs::OFlags;
@@ -111,7 +111,7 @@ impl Trust {
                 damaged_meta: Some(page),
                 ..
             } => Some(format!(
-                "meta page {page} is not sound, so what was written last may be missing"
+                "meta page {page} is damaged, so the last changes may be missing"
             )),
             Self::File {
                 integrity: Integrity::NoHash,
@@ -343,13 +343,5 @@ impl EtcdError {
             Self::TooVaried { .. } => (&snapshot::OVERSIZED, Vec::new()),
             Self::Live(error) => (error.cause(), Vec::new()),
         }
-    }
-
-    /// First step of the cause, for reports without a result of the common model.
-    #[must_use]
-    pub fn next_step(&self) -> Option<String> {
-        // The steps of these causes need no configuration.
-        let advice = advise(&self.cause(), &Site::new(Path::new(""), None));
-        Some(advice.steps.first()?.sentence())
     }
 }

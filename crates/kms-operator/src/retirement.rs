@@ -65,8 +65,7 @@ pub enum RetirementError {
     /// No state exists.
     #[error(
         "there is no registry state at {}, so there is no version to retire or restore; nothing \
-         was changed and no data is lost. If this node ever served, run recover-state; do not \
-         start over with a new key",
+         was changed",
         .0.display()
     )]
     NoState(PathBuf),
@@ -77,10 +76,7 @@ pub enum RetirementError {
     #[error("{UNREAD}")]
     Metadata(#[from] CallFailure),
     /// The key's properties do not permit its use.
-    #[error(
-        "the key is not set up as this node relies on, so nothing was changed; no data is lost. \
-         Correct in OpenBao what is named below and try again; do not recreate the key"
-    )]
+    #[error("the settings of the key are unsafe, so nothing was changed")]
     Profile(#[from] ProfileRefused),
     /// Reading the evidence failed.
     #[error(transparent)]
@@ -92,18 +88,12 @@ pub enum RetirementError {
     #[error(transparent)]
     Outdated(#[from] PlanOutdated),
     /// The change may be incomplete on disk.
-    #[error(
-        "the reviewed change could not be stored; no data is lost, and the state is the old or the \
-         new one. Mend the cause and see with `inspect-state` which one it is: if the old one, \
-         apply again; if the new one, the next start of the provider completes it. Do not delete \
-         or edit either file"
-    )]
+    #[error("the reviewed change could not be stored; the state is the old or the new one")]
     Commit(#[from] CommitError),
 }
 
-const UNREAD: &str = "the key's metadata could not be read from OpenBao, so it is not certain that \
-     every version that is kept can be read; nothing was changed and no data is lost. Mend the \
-     cause and try again; do not change the state by hand";
+const UNREAD: &str = "the key's metadata could not be read from OpenBao, so the use of the \
+     retained versions is unproven; nothing was changed";
 
 /// Plans the change and checks it with `evidence`. Read-only, without a lock.
 ///

@@ -30,13 +30,13 @@ pub enum CredentialFileProblem {
     #[error("the file cannot be read")]
     Unreadable(#[source] Errno),
     /// The last component of the path is a symbolic link.
-    #[error("the file is a symbolic link; mount or write the file itself")]
+    #[error("the file is a symbolic link")]
     Symlink,
     /// The path is a directory, pipe, socket or device.
     #[error("the file is not a regular file")]
     NotRegular,
     /// The mode allows access by others.
-    #[error("the file has mode {mode:04o}; {forbidden:04o} must be clear: run chmod")]
+    #[error("the file has mode {mode:04o}; {forbidden:04o} must be clear")]
     UnsafePermissions {
         /// Permission bits of the file.
         mode: u32,
@@ -53,7 +53,7 @@ pub enum CredentialFileProblem {
         limit: usize,
     },
     /// The read exceeds its time limit, for example on a mount with an unreachable server.
-    #[error("the file system below it does not answer; check its mount")]
+    #[error("the file system below it does not answer")]
     Hangs,
 }
 

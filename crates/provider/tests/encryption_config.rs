@@ -130,7 +130,7 @@ fn a_file_is_refused_exactly_when_kubernetes_refuses_it() {
         let starts = !has("/impact", "kube-apiserver does not start with this file");
         let (v1, repeated) = (
             has("/details/code", "kms_v1"),
-            has("/impact", "kube-apiserver refuses a repeated name of v1"),
+            has("/details/code", "kms_name_repeated"),
         );
         let Answer { file, .. } = &answer;
         assert_eq!(starts, answer.starts_with_kms_v1, "{file}: {checks:#?}");
@@ -251,7 +251,7 @@ fn the_first_check_tells_programs_who_encrypts_and_who_else_decrypts() {
 fn a_wrong_name_is_not_to_be_mended_by_changing_the_scope() {
     let path = Path::new("tests/encryption_config/bad/provider-name.yaml");
     let text = values(&check_file(path, &config()))[0].to_string();
-    let covers = "which key_ids, backups and recovery of this provider do not cover";
+    let covers = "outside of the key_ids, backups and recovery of this provider";
     let scope = "transit.keyIdScope.providerName stays as it is";
     assert!(text.contains(covers) && text.contains(scope), "{text}");
     let warnings = check_file(path, &config())[0].warnings().join("");

@@ -39,10 +39,7 @@ pub struct SocketSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The directory is missing or inaccessible.
-    #[error(
-        "cannot use the socket directory {}: create it with owner = the provider's user and mode 2750",
-        path.display()
-    )]
+    #[error("cannot use the socket directory {}", path.display())]
     Directory {
         path: PathBuf,
         #[source]
@@ -50,7 +47,7 @@ pub enum SocketError {
     },
     /// The permissions of the directory let others replace the socket.
     #[error(
-        "the socket directory {} is unsafe: {rule} (found owner {uid}, mode {mode:04o}); fix it with chown and chmod 2750",
+        "the socket directory {} is unsafe: {rule} (found owner {uid}, mode {mode:04o})",
         path.display()
     )]
     UnsafeDirectory {
@@ -61,17 +58,13 @@ pub enum SocketError {
         mode: u32,
     },
     /// The path is a file of another type.
-    #[error("{} exists and is not a socket: it is left alone; move it away or change server.socketPath", path.display())]
+    #[error("{} exists and is not a socket: it stays in place", path.display())]
     NotASocket { path: PathBuf },
     /// Another process accepts connections on the socket.
-    #[error(
-        "another process serves {}: stop it first; two providers on one socket would take turns. If \
-         it is systemd's socket unit, start the provider with `systemctl start bao-kms-provider`",
-        path.display()
-    )]
+    #[error("another process serves {}", path.display())]
     InUse { path: PathBuf },
     /// A connection attempt neither succeeded nor was refused.
-    #[error("the use of {} is unknown, so it stays in place; find its owner with `ss -xlp`", path.display())]
+    #[error("the use of {} is unknown, so it stays in place", path.display())]
     Undecided {
         path: PathBuf,
         /// The result of the connection attempt.
@@ -80,9 +73,7 @@ pub enum SocketError {
     },
     /// The listener passed by systemd differs from the configuration.
     #[error(
-        "the socket that systemd passed cannot be used for {}: {rule}; nothing was served, no data \
-         is lost. Correct the socket unit, then run `systemctl daemon-reload` and `systemctl \
-         restart bao-kms-provider.socket bao-kms-provider.service`",
+        "the socket that systemd passed cannot be used for {}: {rule}; nothing was served",
         path.display()
     )]
     Activated {

@@ -10,20 +10,13 @@ use listenfd::ListenFd;
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
     /// Exactly one listener is expected.
-    #[error(
-        "systemd passed {passed} sockets in place of one; nothing was served, no data is lost. \
-         Leave one ListenStream= in the socket unit, then run `systemctl daemon-reload` and \
-         `systemctl restart bao-kms-provider.socket bao-kms-provider.service`"
-    )]
+    #[error("systemd passed {passed} sockets in place of one; nothing was served")]
     Count {
         /// The value of `LISTEN_FDS`.
         passed: String,
     },
     /// The descriptor is another kind of socket.
-    #[error(
-        "the socket that systemd passed is not a Unix stream socket; nothing was served, no data \
-         is lost. Set ListenStream= in the socket unit to the path in server.socketPath"
-    )]
+    #[error("the socket from systemd is not a Unix stream socket; nothing was served")]
     Kind(#[source] io::Error),
 }
 

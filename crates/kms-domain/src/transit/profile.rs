@@ -39,7 +39,7 @@ pub enum ProfileRefused {
         value: i64,
     },
     /// The key is soft-deleted.
-    #[error("the key is soft-deleted: restore it in OpenBao")]
+    #[error("the key is soft-deleted")]
     SoftDeleted,
     /// All versions were trimmed, including the newest.
     #[error("every version up to {latest} has been trimmed (min_available_version {minimum})")]
@@ -73,43 +73,37 @@ pub enum Finding {
     /// Another key type.
     #[error(
         "its type is {found:?}, but {KEY_TYPE} is required for authenticated encryption with \
-         associated data: create a key of that type"
+         associated data"
     )]
     UnsupportedType {
         /// The type, truncated to 64 characters.
         found: String,
     },
     /// `exportable`.
-    #[error(
-        "it is exportable, so its key material can leave OpenBao: create one with exportable=false"
-    )]
+    #[error("it is exportable, so its key material can leave OpenBao")]
     Exportable,
     /// `allow_plaintext_backup`.
-    #[error("it allows plaintext backup, so its key material can leave OpenBao: create a new key")]
+    #[error("it allows plaintext backup, so its key material can leave OpenBao")]
     PlaintextBackup,
     /// `derived`.
-    #[error(
-        "it derives keys from a context, and the provider sends none: create one with derived=false"
-    )]
+    #[error("it derives keys from a context, and the provider sends none")]
     Derived,
     /// `convergent_encryption`.
-    #[error(
-        "it encrypts equal plaintexts to equal ciphertexts: create one with convergent_encryption=false"
-    )]
+    #[error("it encrypts equal plaintexts to equal ciphertexts")]
     Convergent,
     /// `deletion_allowed`.
-    #[error("it may be deleted, and all data with it: set deletion_allowed=false")]
+    #[error("it may be deleted, and all data with it (deletion_allowed)")]
     DeletionAllowed,
     /// `supports_encryption` is false or missing.
-    #[error("it does not support encryption: create a key of type {KEY_TYPE}")]
+    #[error("it does not support encryption, unlike type {KEY_TYPE}")]
     EncryptionUnsupported,
     /// `supports_decryption` is false or missing.
-    #[error("it does not support decryption: create a key of type {KEY_TYPE}")]
+    #[error("it does not support decryption, unlike type {KEY_TYPE}")]
     DecryptionUnsupported,
     /// Every version is blocked from encryption.
     #[error(
         "no version may encrypt, since min_encryption_version {minimum} is above the newest \
-         version {latest}: lower it"
+         version {latest}"
     )]
     MinEncryptionVersion {
         /// The configured minimum.
@@ -120,7 +114,7 @@ pub enum Finding {
     /// Every version is blocked from decryption.
     #[error(
         "no version may decrypt, since min_decryption_version {minimum} is above the newest \
-         version {latest}: lower it"
+         version {latest}"
     )]
     MinDecryptionVersion {
         /// The configured minimum.

@@ -1,90 +1,67 @@
 //! Causes in the configuration file.
 
-use super::{Cause, DataImpact, act, run};
+use super::{Cause, act, none_lost, not_lost_yet, run};
 use crate::exit::Exit;
 
-pub const ALL: &[&Cause] = &[
-    &LOST,
-    &INVALID,
-    &IDENTITY_CHANGED,
-    &UNSUPPORTED_LOGIN,
-    &UNSAFE_POLICY_PATH,
-];
+const SAME_NAMES: &str = "objects are readable again once the provider runs with the same names as \
+    before";
+/// The step after a foreign piece of evidence.
+pub(super) const OF_THIS_CLUSTER: super::Step =
+    act("if the evidence is of another cluster, give that of this one instead");
 
-const READABLE_UNDER_THE_SAME_NAMES: &str = "no data is lost: objects are readable again once the \
-    provider runs with the same names as before";
+causes! {
+    LOST = none_lost("config_lost", "the configuration file is missing", SAME_NAMES)
+        .exit(Exit::Configuration)
+        .steps(&[
+            act(
+                "restore {config} from configuration management or from a backup, or name another \
+                 file with --config",
+            ),
+            act(
+                "compare providerName, clusterId, instanceId, namespace, transitMountId, \
+                 keyLineageId, mountPath and keyName with a backup record or another node: each \
+                 must be as before",
+            ),
+        ]);
 
-pub const LOST: Cause = Cause {
-    code: "config_lost",
-    headline: "the configuration file is missing",
-    impact: DataImpact::NoneLost,
-    data: READABLE_UNDER_THE_SAME_NAMES,
-    steps: &[
-        act(
-            "restore {config} from configuration management or from a backup, or name another file \
-             with --config",
-        ),
-        act(
-            "compare providerName, clusterId, instanceId, namespace, transitMountId, keyLineageId, \
-             mountPath and keyName with a backup record or another node: each must be as before",
-        ),
-    ],
-    warnings: &[],
-    exit: Exit::Configuration,
-};
-
-pub const INVALID: Cause = Cause {
-    code: "config_invalid",
-    headline: "the configuration file is not YAML, or has invalid settings",
-    impact: DataImpact::NoneLost,
-    data: READABLE_UNDER_THE_SAME_NAMES,
-    steps: &[
+    INVALID = none_lost(
+        "config_invalid",
+        "the configuration file is not YAML, or has invalid settings",
+        SAME_NAMES,
+    )
+    .exit(Exit::Configuration)
+    .steps(&[
         act("correct {setting}: {correction}"),
-        run(
-            "list every problem, then correct it",
-            "bao-kms-provider config --config {config}",
-        ),
-    ],
-    warnings: &[],
-    exit: Exit::Configuration,
-};
+        run("list every problem, then correct it", "bao-kms-provider config --config {config}"),
+    ]);
 
-pub const IDENTITY_CHANGED: Cause = Cause {
-    code: "identity_changed",
-    headline: "the names in the configuration differ from those of the state, the record or etcd",
-    impact: DataImpact::AtRisk,
-    data: "no data is lost yet: stored objects are readable under their old names only, and objects \
-           written under the new names are not readable under the old ones",
-    steps: &[
-        act("change these settings in {config} back to the old names"),
-        act(
-            "if the new names are right, the state or the evidence belongs to another cluster: give \
-             that of this cluster",
-        ),
-    ],
-    warnings: &["do not delete the state to make it fit the configuration"],
-    exit: Exit::Configuration,
-};
+    IDENTITY_CHANGED = not_lost_yet(
+        "identity_changed",
+        "the names in the configuration differ from those of the state, the record or etcd",
+        "stored objects are readable under their old names only, and objects written under the new \
+         names are not readable under the old ones",
+    )
+    .exit(Exit::Configuration)
+    .steps(&[act("change these settings in {config} back to the old names"), OF_THIS_CLUSTER])
+    .warnings(&["do not delete the state, and do not edit the evidence, to make them fit"]);
 
-pub const UNSUPPORTED_LOGIN: Cause = Cause {
-    code: "login_unsupported",
-    headline: "this build lacks the configured login method",
-    impact: DataImpact::NoneLost,
-    data: READABLE_UNDER_THE_SAME_NAMES,
-    steps: &[act(
-        "use a build that has this login method, or set auth.method to jwt and auth.jwt.source to \
-         file in {config}",
-    )],
-    warnings: &[],
-    exit: Exit::Configuration,
-};
+    UNSUPPORTED_LOGIN = none_lost(
+        "login_unsupported",
+        "this build lacks the configured login method",
+        SAME_NAMES,
+    )
+    .exit(Exit::Configuration)
+    .steps(&[act(
+        "use a build with this login method, or set auth.method to jwt and auth.jwt.source to file \
+         in {config}",
+    )]);
 
-pub const UNSAFE_POLICY_PATH: Cause = Cause {
-    code: "policy_path_unsafe",
-    headline: "the mount path or the key name would grant more in a policy than is meant",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: nothing was changed",
-    steps: &[act("write the policy by hand, or move the mount")],
-    warnings: &["do not grant paths with + or * for this provider"],
-    exit: Exit::Unclassified,
-};
+    UNSAFE_POLICY_PATH = none_lost(
+        "policy_path_unsafe",
+        "the mount path or the key name would grant additional paths in a policy",
+        "nothing was changed",
+    )
+    .exit(Exit::Unclassified)
+    .steps(&[act("write the policy by hand, or move the mount")])
+    .warnings(&["do not grant paths with + or * for this provider"]);
+}

@@ -5,206 +5,176 @@ use kms_domain::{
     transit::{Finding, ProfileRefused, VersionProblem},
 };
 
-use super::{Cause, DataImpact, Step, act, node, openbao, run, versions};
+use super::{
+    Cause, Found, Step, act, at_risk, lost, node, not_lost_yet, openbao, run, unknown, versions,
+};
 use crate::{exit::Exit, transit_key::round_trip::DeepError};
-
-pub const ALL: &[&Cause] = &[
-    &LOST,
-    &RECREATED,
-    &UNUSABLE,
-    &UNFIT,
-    &SOFT_DELETED,
-    &METADATA_INVALID,
-    &UPSERT_ALLOWED,
-    &ROUND_TRIP_WRONG,
-    &KEY_ID_UNSTABLE,
-    &UNTESTED,
-];
 
 pub(super) const PROVE_PAIR: Step = run(
     "prove the restored OpenBao in isolation before it serves",
     "bao-kms-provider verify-backup --etcd-snapshot FILE --depth data --config {config}",
 );
 pub(super) const OLDER_ETCD: Step = act(
-    "without such a backup, restore an etcd snapshot whose objects do not need the missing key \
-     versions; newer objects are lost",
+    "without such a backup, restore an etcd snapshot from before the missing key versions; newer objects are lost",
 );
-
 pub(super) const RECORDED_BACKUP: Step = act(
     "use the snapshot of OpenBao with the SHA-256 {openbao_sha256}: it belongs to the record of \
      {recorded_at}",
 );
+pub(super) const LATER_OPENBAO: Step =
+    act("restore a later backup of OpenBao, made after the rotation");
+pub(super) const ORIGINAL_KEY: Step = act("restore a backup of OpenBao with the original key");
 
 /// The step after settings were corrected.
 pub const CHECK: Step = run(
     "correct the named settings in OpenBao, and check the key",
     "bao-kms-provider verify-key --config {config}",
 );
+const CORRECT: Step = run(
+    "correct the settings, as an administrator",
+    "bao write {bao} {mount}/keys/{key}/config {settings}",
+);
 
 /// The warning of a pair whose key lacks versions, or is another key.
 pub const NOT_IN_SERVICE: &str = "do not put this pair into service before OpenBao has the key and every \
     version that the objects need";
+/// The warning of each finding that casts doubt on the key.
+pub const KEEP_KEY: &str =
+    "do not rotate, trim or recreate the key, and do not delete the data in etcd";
+const KEEP_PRESENT: &str = "do not delete, rename or recreate the key: objects may need it";
 
-pub const LOST: Cause = Cause {
-    code: "key_lost",
-    headline: "OpenBao has no key at the configured mount and name",
-    impact: DataImpact::LostWithoutBackup,
-    data: "lost without a backup: objects of the key are readable only with a backup of OpenBao that \
-           has it; a new key decrypts none of them",
-    steps: &[
+causes! {
+    LOST = lost(
+        "key_lost",
+        "OpenBao has no key at the configured mount and name",
+        "objects of the key are readable only with a backup of it; a new key decrypts none of them",
+    )
+    .steps(&[
         act(
-            "compare transit.mountPath {mount}, transit.keyName {key} and openbao.address {address} \
-             with a backup record or another node",
+            "compare transit.mountPath {mount}, transit.keyName {key} and openbao.address \
+             {address} with a backup record or another node",
         ),
-        act("if they are right, restore a backup of OpenBao that has the key"),
+        act("if they are right, restore a backup of OpenBao with the key"),
         RECORDED_BACKUP,
         PROVE_PAIR,
         OLDER_ETCD,
-    ],
-    warnings: &["do not create a key of that name"],
-    exit: Exit::CheckFailed,
-};
+    ])
+    .warnings(&["do not create a key of that name"]);
 
-pub const RECREATED: Cause = Cause {
-    code: "key_recreated",
-    headline: "the key was recreated: another key has its name",
-    impact: DataImpact::LostWithoutBackup,
-    data: "lost without a backup: objects of the original key are readable only with a backup of \
-           OpenBao that has it; the present key decrypts none of them",
-    steps: &[
+    RECREATED = lost(
+        "key_recreated",
+        "the key was recreated: another key has its name",
+        "objects of the original key are readable only with a backup of that key; the present key \
+         decrypts none of them",
+    )
+    .steps(&[
         run("stop the provider", "systemctl stop bao-kms-provider"),
         act(
-            "if this OpenBao has the original key, compare providerName, clusterId and instanceId in \
-             {config} with a backup record: etcd does not show them",
+            "if this OpenBao has the original key, compare providerName, clusterId and instanceId \
+             in {config} with a backup record: etcd does not show them",
         ),
-        act("restore a backup of OpenBao that has the original key"),
+        ORIGINAL_KEY,
         RECORDED_BACKUP,
         PROVE_PAIR,
         OLDER_ETCD,
-    ],
-    warnings: &[
-        "do not accept the present key as the original one, and do not start a provider without its \
-         state",
-    ],
-    exit: Exit::CheckFailed,
-};
+    ])
+    .warnings(&[
+        "do not accept the present key as the original one, and do not start a provider without \
+         its state",
+    ]);
 
-pub const UNUSABLE: Cause = Cause {
-    code: "key_unusable",
-    headline: "the settings of the key or of its mount are unsafe",
-    impact: DataImpact::AtRisk,
-    data: "at risk: no data is lost yet, but these settings permit a loss, so the provider refuses the \
-           key",
-    steps: &[run(
-        "correct the settings, as an administrator",
-        "bao write {bao} {mount}/keys/{key}/config {settings}",
-    )],
-    warnings: &["do not recreate the key to change its settings"],
-    exit: Exit::CheckFailed,
-};
+    UNUSABLE = not_lost_yet(
+        "key_unusable",
+        "the settings of the key or of its mount are unsafe",
+        "these settings permit a loss, so the provider refuses the key",
+    )
+    .steps(&[CORRECT, CHECK])
+    .warnings(&[KEEP_PRESENT]);
 
-pub const UNFIT: Cause = Cause {
-    code: "key_unfit",
-    headline: "the key was created with settings that cannot be changed and are unsafe",
-    impact: DataImpact::AtRisk,
-    data: "at risk: no data is lost yet; objects of this key need it until they are rewritten",
-    steps: &[
-        run(
-            "correct the other settings, as an administrator",
-            "bao write {bao} {mount}/keys/{key}/config {settings}",
-        ),
+    UNFIT = not_lost_yet(
+        "key_unfit",
+        "the key was created with unsafe settings, and they cannot be changed",
+        "objects of this key need it until they are rewritten",
+    )
+    .steps(&[
+        CORRECT,
         run(
             "create a key with safe settings, as an administrator (NAME is its name)",
             "bao write {bao} -f {mount}/keys/NAME",
         ),
         act(
-            "point transit.keyName in {config} at it, with a keyLineageId of its own, and write the \
-             policy of the role for it",
+            "point transit.keyName in {config} at it, with a keyLineageId of its own, and write \
+             the policy of the role for it",
         ),
-    ],
-    warnings: &["do not delete the present key: objects that are encrypted with it need it"],
-    exit: Exit::CheckFailed,
-};
+    ])
+    .warnings(&[KEEP_PRESENT]);
 
-pub const SOFT_DELETED: Cause = Cause {
-    code: "key_soft_deleted",
-    headline: "the key is soft-deleted in OpenBao",
-    impact: DataImpact::AtRisk,
-    data: "at risk: no data is lost yet, since OpenBao still holds the key; objects are readable again \
-           once it is restored",
-    steps: &[run(
+    SOFT_DELETED = not_lost_yet(
+        "key_soft_deleted",
+        "the key is soft-deleted in OpenBao",
+        "OpenBao still holds the key, and objects are readable again once it is restored",
+    )
+    .steps(&[run(
         "restore it, as an administrator",
         "bao write {bao} -f {mount}/keys/{key}/soft-delete-restore",
-    )],
-    warnings: &["do not delete the key for good, and do not create another one of its name"],
-    exit: Exit::CheckFailed,
-};
+    )])
+    .warnings(&["do not delete the key for good, and do not create another one of its name"]);
 
-pub const METADATA_INVALID: Cause = Cause {
-    code: "key_metadata_invalid",
-    headline: "OpenBao reports metadata that no Transit key has, or those of another key",
-    impact: DataImpact::Unknown,
-    data: "unknown: the key cannot be identified, and no sign of a loss was seen",
-    steps: &[
-        act("check that {address} leads to your OpenBao, and which release it runs"),
-        act("if it does not, find the OpenBao that holds the key, or a backup of it"),
-    ],
-    warnings: &["do not delete or recreate the key"],
-    exit: Exit::CheckFailed,
-};
+    METADATA_INVALID = unknown(
+        "key_metadata_invalid",
+        "OpenBao reports impossible metadata of the key, or those of another key",
+        "the key cannot be identified",
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[
+        act("check that {address} leads to your OpenBao, and its release"),
+        act("if it does not, find the OpenBao with the key, or a backup of it"),
+    ])
+    .warnings(&[KEEP_PRESENT]);
 
-pub const UPSERT_ALLOWED: Cause = Cause {
-    code: "upsert_allowed",
-    headline: "the Transit mount creates a missing key when a client encrypts",
-    impact: DataImpact::AtRisk,
-    data: "at risk: no data is lost yet; OpenBao could replace a lost key unnoticed by one that decrypts \
-           nothing, so the provider does not encrypt",
-    steps: &[run(
+    UPSERT_ALLOWED = not_lost_yet(
+        "upsert_allowed",
+        "the Transit mount creates a missing key when a client encrypts",
+        "OpenBao could replace a lost key unnoticed by another one, so the provider does not \
+         encrypt",
+    )
+    .steps(&[run(
         "disable it, as an administrator",
         "bao write {bao} {mount}/config/keys disable_upsert=true",
-    )],
-    warnings: &["do not encrypt through this mount before it is disabled"],
-    exit: Exit::CheckFailed,
-};
+    )])
+    .warnings(&["do not encrypt through this mount before it is disabled"]);
 
-pub const ROUND_TRIP_WRONG: Cause = Cause {
-    code: "round_trip_wrong",
-    headline: "OpenBao returns other bytes than were encrypted, or a ciphertext of another version",
-    impact: DataImpact::AtRisk,
-    data: "at risk: no data is lost yet; objects that are written with this key now may be unreadable",
-    steps: &[
-        run(
-            "see the versions and limits of the key",
-            "bao read {bao} {mount}/keys/{key}",
-        ),
-        act("report it to the maintainers of OpenBao, with its release"),
-    ],
-    warnings: &["do not encrypt with this key before it is corrected"],
-    exit: Exit::CheckFailed,
-};
+    ROUND_TRIP_WRONG = at_risk(
+        "round_trip_wrong",
+        "a round trip returns other bytes than were encrypted, or a ciphertext of another version",
+        "objects written with this key now may be unreadable later",
+    )
+    .steps(&[
+        run("stop the provider", "systemctl stop bao-kms-provider"),
+        run("see the versions and limits of the key", "bao read {bao} {mount}/keys/{key}"),
+        act("report it, with the releases of provider and OpenBao"),
+    ])
+    .warnings(&["do not encrypt with this key before it is corrected"]);
 
-pub const KEY_ID_UNSTABLE: Cause = Cause {
-    code: "key_id_unstable",
-    headline: "this build derives two key_ids for one version of the key",
-    impact: DataImpact::AtRisk,
-    data: "at risk: objects that this build writes may be unreadable",
-    steps: &[act("use another build, and report this one")],
-    warnings: &["do not serve with this build"],
-    exit: Exit::CheckFailed,
-};
+    KEY_ID_UNSTABLE = at_risk(
+        "key_id_unstable",
+        "this build derives two key_ids for one version of the key",
+        "objects of this build may be unreadable",
+    )
+    .steps(&[act("use another build, and report this one")])
+    .warnings(&["do not serve with this build"]);
 
-pub const UNTESTED: Cause = Cause {
-    code: "key_untested",
-    headline: "the settings of the key are unsafe, so no object was tried with it",
-    impact: DataImpact::Unknown,
-    data: "unknown: the key was not used, so it is untested whether it decrypts the stored objects",
-    steps: &[act(
-        "correct in OpenBao the settings that the check openbao.key names; where they require another \
-         key, keep this one until no object and no backup needs it",
-    )],
-    warnings: &["do not delete, rename or recreate the key: objects may need it"],
-    exit: Exit::Runtime,
-};
+    UNTESTED = unknown(
+        "key_untested",
+        "the settings of the key are unsafe, so no object was tried with it",
+        "the key was not compared with the stored objects",
+    )
+    .steps(&[act(
+        "correct in OpenBao the settings named by the check openbao.key; where they require \
+         another key, keep this one until no object and no backup needs it",
+    )])
+    .warnings(&[KEEP_PRESENT]);
+}
 
 /// The cause of metadata that the provider refuses.
 #[must_use]
@@ -226,9 +196,20 @@ pub fn of_profile(refused: &ProfileRefused) -> &'static Cause {
     }
 }
 
-/// The setting that corrects the finding; `None` if only another key does.
+/// The cause of metadata that the provider refuses, with the settings to correct.
 #[must_use]
-pub fn setting(finding: &Finding) -> Option<&'static str> {
+pub fn found_profile(refused: &ProfileRefused) -> Found {
+    let settings: Vec<_> = match refused {
+        ProfileRefused::Findings(findings) => findings.iter().filter_map(setting).collect(),
+        _ => Vec::new(),
+    };
+    let settings = Some(settings.join(" ")).filter(|it| !it.is_empty());
+    let settings = settings.map(|settings| ("settings", settings));
+    (of_profile(refused), settings.into_iter().collect())
+}
+
+/// The setting that corrects the finding; `None` if only another key does.
+fn setting(finding: &Finding) -> Option<&'static str> {
     match finding {
         Finding::DeletionAllowed => Some("deletion_allowed=false"),
         Finding::MinEncryptionVersion { .. } => Some("min_encryption_version=0"),

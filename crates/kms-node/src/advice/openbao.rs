@@ -2,270 +2,180 @@
 
 use openbao_client::failure::FailureClass;
 
-use super::{Cause, DataImpact, act, key, node, run, versions};
+use super::{
+    Cause, Step, act, at_risk, key, node, none_lost, not_lost_yet, run, unknown, versions,
+};
 use crate::{
     auth::{AuthFailure, CallFailure},
     connection::ConnectionError,
-    exit::Exit,
 };
 
-pub const ALL: &[&Cause] = &[
-    &UNREACHABLE,
-    &NOT_OPENBAO,
-    &UNTRUSTED,
-    &UNINITIALIZED,
-    &SEALED,
-    &NO_LEADER,
-    &LOGIN_REFUSED,
-    &POLICY_INSUFFICIENT,
-    &INCONCLUSIVE,
-    &RATE_LIMITED,
-    &LEASE_TOO_SHORT,
-    &PASSED_OVER,
-    &CA_BUNDLE_UNUSABLE,
-    &POLICY_EXCESSIVE,
-    &MOUNT_SETTINGS_DENIED,
-    &RENEWAL_DENIED,
-];
+const ANSWERS_AGAIN: &str = "the key is in OpenBao's storage, and objects are readable again once OpenBao \
+    answers";
+pub(super) const KEY_IS_IN_OPENBAO: &str = "OpenBao keeps the key, and a running provider continues to serve \
+    until its token expires";
+const STATUS: Step = run("see its status", "bao status {server}");
+const WRITE_POLICY: Step = run(
+    "write the policy of the role again, as an administrator (NAME is its name)",
+    "bao-kms-provider policy openbao --config {config} | bao policy write {bao} NAME -",
+);
+const NO_WIDER_POLICY: &str = "do not give the provider a root token or a wider policy";
 
-const UNREACHABLE_IS_NOT_LOST: &str = "no data is lost: the key is in OpenBao's storage, and objects \
-    are readable again once OpenBao answers";
-pub(super) const KEY_IS_IN_OPENBAO: &str = "no data is lost: OpenBao keeps the key, and a running \
-    provider continues to serve until its token expires";
+causes! {
+    UNREACHABLE = none_lost("openbao_unreachable", "OpenBao does not answer", ANSWERS_AGAIN)
+        .steps(&[
+            act(
+                "check that OpenBao runs, and that network, firewall and DNS lead from this node \
+                 to {address}",
+            ),
+            STATUS,
+        ]);
 
-pub const UNREACHABLE: Cause = Cause {
-    code: "openbao_unreachable",
-    headline: "OpenBao does not answer",
-    impact: DataImpact::NoneLost,
-    data: UNREACHABLE_IS_NOT_LOST,
-    steps: &[
-        act(
-            "check that OpenBao runs, and that network, firewall and DNS lead from this node to \
-             {address}",
-        ),
-        run("see its status", "bao status {server}"),
-    ],
-    warnings: &[],
-    exit: Exit::CheckFailed,
-};
-
-pub const NOT_OPENBAO: Cause = Cause {
-    code: "not_openbao",
-    headline: "the response is not from OpenBao",
-    impact: DataImpact::Unknown,
-    data: "unknown: a proxy, an ingress or a web server answered in OpenBao's place, and no sign of a \
-           loss was seen",
-    steps: &[
+    NOT_OPENBAO = unknown(
+        "not_openbao",
+        "the response is not from OpenBao",
+        "a proxy, an ingress or a web server answered in OpenBao's place",
+    )
+    .steps(&[
         act(
             "point openbao.address at OpenBao, or correct the route of the proxy, ingress or load \
              balancer that answered",
         ),
         run(
-            "identify the software that answers: OpenBao sends JSON with `sealed`",
+            "identify the answering software: OpenBao sends JSON with `sealed`",
             "curl --include --cacert {ca} {address}/v1/sys/seal-status",
         ),
-    ],
-    warnings: &["do not restore OpenBao and do not create a key: the state of both is unknown"],
-    exit: Exit::Runtime,
-};
+    ])
+    .warnings(&["do not restore OpenBao and do not create a key: the state of both is unknown"]);
 
-pub const UNTRUSTED: Cause = Cause {
-    code: "openbao_untrusted",
-    headline: "OpenBao's certificate is not signed by the configured CA, or is for another name",
-    impact: DataImpact::NoneLost,
-    data: UNREACHABLE_IS_NOT_LOST,
-    steps: &[
+    UNTRUSTED = none_lost(
+        "openbao_untrusted",
+        "OpenBao's certificate is not signed by the configured CA, or is for another name",
+        ANSWERS_AGAIN,
+    )
+    .steps(&[
         act("compare {ca} with the CA bundle of a backup or of another node"),
         run(
             "compare the names in the certificate of the server with openbao.tlsServerName",
-            "openssl s_client -connect {authority} </dev/null | openssl x509 -noout -subject -issuer -dates -ext subjectAltName",
+            "openssl s_client -connect {authority} </dev/null | openssl x509 -noout -subject \
+             -issuer -dates -ext subjectAltName",
         ),
-    ],
-    warnings: &[
-        "do not trust the CA of an unknown server at the address, and do not disable verification",
-    ],
-    exit: Exit::CheckFailed,
-};
+    ])
+    .warnings(&["do not trust the CA of an unknown server at the address, and do not disable \
+        verification"]);
 
-pub const UNINITIALIZED: Cause = Cause {
-    code: "openbao_uninitialized",
-    headline: "this OpenBao has no storage: it was never initialized",
-    impact: DataImpact::AtRisk,
-    data: "at risk: this server holds no key. Either it is the wrong server, or its storage is gone \
-           and only a backup of OpenBao restores the data",
-    steps: &[
+    UNINITIALIZED = at_risk(
+        "openbao_uninitialized",
+        "this OpenBao has no storage: it was never initialized",
+        "this server holds no key. Either it is the wrong server, or its storage is gone and only \
+         a backup of OpenBao restores the data",
+    )
+    .steps(&[
         act("compare openbao.address {address} with another node: is it the right server?"),
         act("if it is, restore its storage from a backup of OpenBao"),
-    ],
-    warnings: &[
-        "do not run `bao operator init`, except as the first step of restoring a snapshot: a key of a \
-         new OpenBao decrypts nothing",
-    ],
-    exit: Exit::CheckFailed,
-};
+    ])
+    .warnings(&[
+        "do not run `bao operator init`, except as the first step of restoring a snapshot: a key \
+         of a new OpenBao decrypts nothing",
+    ]);
 
-pub const SEALED: Cause = Cause {
-    code: "openbao_sealed",
-    headline: "OpenBao is sealed",
-    impact: DataImpact::NoneLost,
-    data: UNREACHABLE_IS_NOT_LOST,
-    steps: &[run(
-        "unseal it: repeat until the threshold is reached, or repair its auto-unseal",
-        "bao operator unseal {server}",
-    )],
-    warnings: &[],
-    exit: Exit::CheckFailed,
-};
+    SEALED = none_lost("openbao_sealed", "OpenBao is sealed", ANSWERS_AGAIN)
+        .steps(&[run(
+            "unseal it: repeat until the threshold is reached, or repair its auto-unseal",
+            "bao operator unseal {server}",
+        )]);
 
-pub const NO_LEADER: Cause = Cause {
-    code: "openbao_no_leader",
-    headline: "OpenBao's cluster has no active server",
-    impact: DataImpact::NoneLost,
-    data: UNREACHABLE_IS_NOT_LOST,
-    steps: &[
-        act("start and unseal the other servers of OpenBao: a majority elects the active one"),
-        run("see its status", "bao status {server}"),
-    ],
-    warnings: &[],
-    exit: Exit::CheckFailed,
-};
+    NO_LEADER = none_lost("openbao_no_leader", "OpenBao's cluster has no active \
+        server", ANSWERS_AGAIN)
+        .steps(&[
+            act("start and unseal the other servers of OpenBao: a majority elects the active one"),
+            STATUS,
+        ]);
 
-pub const LOGIN_REFUSED: Cause = Cause {
-    code: "login_refused",
-    headline: "OpenBao rejects the login",
-    impact: DataImpact::NoneLost,
-    data: KEY_IS_IN_OPENBAO,
-    steps: &[
-        run(
-            "compare the role with the JWT and auth in {config}, as an administrator: \
-             bound_audiences, bound_subject, bound_claims",
-            "bao read {bao} {login}/role/{role}",
-        ),
-        run(
-            "compare its login method: bound_issuer, signing keys",
-            "bao read {bao} {login}/config",
-        ),
-    ],
-    warnings: &["do not give the provider a root token or a wider policy"],
-    exit: Exit::CheckFailed,
-};
+    LOGIN_REFUSED = none_lost("login_refused", "OpenBao rejects the login", KEY_IS_IN_OPENBAO)
+        .steps(&[
+            run(
+                "compare the role with the JWT and auth in {config}, as an administrator: \
+                 bound_audiences, bound_subject, bound_claims",
+                "bao read {bao} {login}/role/{role}",
+            ),
+            run(
+                "compare its login method: bound_issuer, signing keys",
+                "bao read {bao} {login}/config",
+            ),
+        ])
+        .warnings(&[NO_WIDER_POLICY]);
 
-pub const POLICY_INSUFFICIENT: Cause = Cause {
-    code: "policy_insufficient",
-    headline: "the policy of the token lacks permissions of the provider",
-    impact: DataImpact::NoneLost,
-    data: KEY_IS_IN_OPENBAO,
-    steps: &[run(
-        "write the policy of the role again, as an administrator (NAME is its name)",
-        "bao-kms-provider policy openbao --config {config} | bao policy write {bao} NAME -",
-    )],
-    warnings: &["do not give the provider a root token or a wider policy"],
-    exit: Exit::CheckFailed,
-};
+    POLICY_INSUFFICIENT = none_lost(
+        "policy_insufficient",
+        "the policy of the token lacks permissions of the provider",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[WRITE_POLICY])
+    .warnings(&[NO_WIDER_POLICY]);
 
-pub const INCONCLUSIVE: Cause = Cause {
-    code: "inconclusive",
-    headline: "unexpected response from OpenBao",
-    impact: DataImpact::Unknown,
-    data: "unknown: a check has no clear result, and no sign of a loss was seen",
-    steps: &[act(
-        "read the log of OpenBao for the request that failed, then check again",
-    )],
-    warnings: &[],
-    exit: Exit::Runtime,
-};
+    INCONCLUSIVE = unknown(
+        "inconclusive",
+        "unexpected response from OpenBao",
+        "the result of a check is open",
+    )
+    .steps(&[act("read the log of OpenBao for the failed request, then check again")]);
 
-pub const RATE_LIMITED: Cause = Cause {
-    code: "openbao_rate_limited",
-    headline: "OpenBao limits the rate of requests from this node",
-    impact: DataImpact::NoneLost,
-    data: UNREACHABLE_IS_NOT_LOST,
-    steps: &[run(
+    RATE_LIMITED = none_lost(
+        "openbao_rate_limited",
+        "OpenBao limits the rate of requests from this node",
+        ANSWERS_AGAIN,
+    )
+    .steps(&[run(
         "raise the limit of this node, as an administrator (this lists the limits)",
         "bao list {server} sys/quotas/rate-limit",
-    )],
-    warnings: &[],
-    exit: Exit::CheckFailed,
-};
+    )]);
 
-pub const LEASE_TOO_SHORT: Cause = Cause {
-    code: "lease_too_short",
-    headline: "OpenBao grants tokens with a shorter lease than auth.loginBeforeTokenExpiry needs",
-    impact: DataImpact::NoneLost,
-    data: KEY_IS_IN_OPENBAO,
-    steps: &[run(
+    LEASE_TOO_SHORT = none_lost(
+        "lease_too_short",
+        "OpenBao grants tokens with a shorter lease than auth.loginBeforeTokenExpiry needs",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[run(
         "have the role grant longer tokens, as an administrator",
         "bao write {bao} {login}/role/{role} role_type=jwt token_ttl=30m token_max_ttl=1h",
-    )],
-    warnings: &[],
-    exit: Exit::CheckFailed,
-};
+    )]);
 
-pub const PASSED_OVER: Cause = Cause {
-    code: "address_unavailable",
-    headline: "an address of OpenBao does not serve, and another one does",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: the provider uses {address_in_use}",
-    steps: &[act(
-        "bring {address_passed_over} back, or remove it from the configuration",
-    )],
-    warnings: &[],
-    exit: Exit::CheckFailed,
-};
+    PASSED_OVER = none_lost(
+        "address_unavailable",
+        "an address of OpenBao does not serve, and another one does",
+        "the provider uses {address_in_use}",
+    )
+    .steps(&[act("bring {address_passed_over} back, or remove it from the configuration")]);
 
-pub const CA_BUNDLE_UNUSABLE: Cause = Cause {
-    code: "ca_bundle_unusable",
-    headline: "openbao.caCertFile is unreadable, or without a usable certificate",
-    impact: DataImpact::NoneLost,
-    data: UNREACHABLE_IS_NOT_LOST,
-    steps: &[act(
-        "put the CA that signed OpenBao's certificate at {ca}, from a backup or another node",
-    )],
-    warnings: &[],
-    exit: Exit::CheckFailed,
-};
+    CA_BUNDLE_UNUSABLE = none_lost(
+        "ca_bundle_unusable",
+        "openbao.caCertFile is unreadable, or without a usable certificate",
+        ANSWERS_AGAIN,
+    )
+    .steps(&[act("put the CA of OpenBao's certificate at {ca}, from a backup or another node")]);
 
-pub const POLICY_EXCESSIVE: Cause = Cause {
-    code: "policy_excessive",
-    headline: "the policy of the token gives power over the key",
-    impact: DataImpact::AtRisk,
-    data: "at risk: no data is lost yet; a holder of this token or of the node could change, delete or \
-           copy the key, and so all encrypted data",
-    steps: &[
-        run(
-            "write the policy of the role again, as an administrator (NAME is its name)",
-            "bao-kms-provider policy openbao --config {config} | bao policy write {bao} NAME -",
-        ),
+    POLICY_EXCESSIVE = not_lost_yet(
+        "policy_excessive",
+        "the policy of the token gives power over the key",
+        "a holder of this token or of the node could change, delete or copy the key, and so all \
+         encrypted data",
+    )
+    .steps(&[
+        WRITE_POLICY,
         act("attach no other policy to the role, and set token_no_default_policy=true"),
-    ],
-    warnings: &["do not give the provider a root token or a wider policy"],
-    exit: Exit::CheckFailed,
-};
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
 
-pub const MOUNT_SETTINGS_DENIED: Cause = Cause {
-    code: "mount_settings_denied",
-    headline: "the policy of the token does not allow reading the settings of the Transit mount",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: decryption continues, and the provider does not encrypt, since OpenBao could \
-           replace a lost key unnoticed",
-    steps: POLICY_INSUFFICIENT.steps,
-    warnings: POLICY_INSUFFICIENT.warnings,
-    exit: Exit::CheckFailed,
-};
-
-pub const RENEWAL_DENIED: Cause = Cause {
-    code: "renewal_denied",
-    headline: "the policy of the token does not allow its renewal",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: every renewal fails and is replaced by a new login",
-    steps: &[run(
-        "unless renewal was left out on purpose, write the policy of the role again, as an \
-         administrator (NAME is its name)",
-        "bao-kms-provider policy openbao --config {config} | bao policy write {bao} NAME -",
-    )],
-    warnings: &[],
-    exit: Exit::CheckFailed,
-};
+    MOUNT_SETTINGS_DENIED = none_lost(
+        "mount_settings_denied",
+        "the policy of the token does not allow reading the settings of the Transit mount",
+        "decryption continues, and the provider does not encrypt, since OpenBao could replace a \
+         lost key unnoticed",
+    )
+    .steps(&[WRITE_POLICY])
+    .warnings(&[NO_WIDER_POLICY]);
+}
 
 /// The cause of a failed call with the token.
 #[must_use]

@@ -4,7 +4,7 @@
 
 use std::{env, fs, path::Path};
 
-use super::{Cause, DataImpact, catalogue};
+use super::{Cause, catalogue};
 
 const PAGE: &str = "../../docs/operate/causes.md";
 const HEAD: &str = "\
@@ -12,28 +12,45 @@ const HEAD: &str = "\
 
 Each fault that a command, a log line or a refused call names, with its impact on the data, the next steps and the
 warnings. This page is generated from the catalogue of the program, `crates/kms-node/src/advice/`; commands show
-`{placeholders}` in place of the values of your installation, which the program fills in.
+`{placeholders}` in place of the values of your installation, which the program fills in. A step without its value is
+left out.
 
 | Impact on the data | Meaning |
 |---|---|
 | `none_lost` | everything is readable again once the cause is fixed |
-| `at_risk` | nothing is lost yet; a wrong step, or no step, can lose data |
+| `at_risk` | all data is still there; a wrong step, or inaction, can lose it |
 | `lost_without_backup` | some or all objects need a backup |
 | `unknown` | the evidence does not decide |
 
-The warnings of [every incident](triage.md#never) apply as well.
+The warnings of a topic stand before its causes, as actions to refrain from; each cause has the numbers of its
+warnings. Those of [every incident](triage.md#never) apply as well.
 ";
 
 fn page() -> String {
     let mut page = HEAD.to_owned();
     for (topic, causes) in catalogue() {
         page.push_str(&format!("\n## {topic}\n"));
-        causes.iter().for_each(|cause| section(cause, &mut page));
+        let mut warnings: Vec<&str> = Vec::new();
+        for warning in causes.iter().flat_map(|cause| cause.warnings) {
+            if !warnings.contains(warning) {
+                warnings.push(warning);
+            }
+        }
+        if !warnings.is_empty() {
+            page.push_str("\nDo not:\n\n");
+        }
+        for (number, warning) in warnings.iter().enumerate() {
+            let action = warning.trim_start_matches("do not ");
+            page.push_str(&format!("{}. {action}\n", number + 1));
+        }
+        causes
+            .iter()
+            .for_each(|cause| section(cause, &warnings, &mut page));
     }
     page
 }
 
-fn section(cause: &Cause, page: &mut String) {
+fn section(cause: &Cause, warnings: &[&str], page: &mut String) {
     let Cause {
         code,
         headline,
@@ -42,9 +59,8 @@ fn section(cause: &Cause, page: &mut String) {
     } = cause;
     let (impact, exit) = (cause.impact.as_str(), cause.exit.code());
     page.push_str(&format!(
-        "\n### `{code}`\n\n{}.\n\n- **Data** (`{impact}`): {}.\n- **Exit code:** {exit}\n",
+        "\n### `{code}`\n\n{}. Exit code {exit}.\n\n- **Data** (`{impact}`): {data}.\n",
         sentence(headline),
-        tail(data, cause.impact)
     ));
     for (number, step) in cause.steps.iter().enumerate() {
         page.push_str(&format!("- **Step {}:** {}", number + 1, step.text));
@@ -53,9 +69,13 @@ fn section(cause: &Cause, page: &mut String) {
             command => page.push_str(&format!(":\n  `{command}`\n")),
         }
     }
-    for warning in cause.warnings {
-        let action = warning.trim_start_matches("do not ");
-        page.push_str(&format!("- **Do not** {action}\n"));
+    let numbered = warnings.iter().zip(1..);
+    let own = numbered.filter(|(warning, _)| cause.warnings.contains(warning));
+    let own: Vec<_> = own
+        .map(|(_, number): (_, u32)| number.to_string())
+        .collect();
+    if !own.is_empty() {
+        page.push_str(&format!("- **Warnings:** {}\n", own.join(", ")));
     }
 }
 
@@ -73,17 +93,6 @@ fn word(text: &str) -> (&str, &str) {
     text.split_at(text.find(' ').unwrap_or(text.len()))
 }
 
-/// The impact stands before it already.
-fn tail(data: &str, impact: DataImpact) -> &str {
-    let known = match impact {
-        DataImpact::NoneLost => "no data is lost: ",
-        DataImpact::AtRisk => "at risk: ",
-        DataImpact::LostWithoutBackup => "lost without a backup: ",
-        DataImpact::Unknown => "unknown: ",
-    };
-    data.trim_start_matches(known)
-}
-
 /// With `UPDATE_PAGES=1` in the environment the page is written.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a page of docs is no state")]
@@ -95,6 +104,6 @@ fn the_page_is_that_of_the_catalogue() {
     let written = fs::read_to_string(&file).unwrap_or_default();
     assert!(
         written == page(),
-        "{PAGE} is out of date: UPDATE_PAGES=1 cargo test -p provider --lib advice"
+        "{PAGE} is out of date: UPDATE_PAGES=1 cargo test -p kms-node --lib advice"
     );
 }

@@ -9,434 +9,206 @@ use kms_domain::{
     transit::VersionProblem,
 };
 
-use super::{Cause, DataImpact, Step, act, key, restore, run};
+use super::{
+    Cause, Step, act,
+    evidence::{KEEP_MINIMUM, KEEP_VERSIONS, NO_BLIND_APPLY, SAME_SOURCES},
+    key,
+    node::{START, STOP},
+    none_lost, not_lost_yet, restore, run,
+    state::EDIT_NOTHING,
+    unknown,
+};
 use crate::exit::Exit;
 
-pub const ALL: &[&Cause] = &[
-    &UNCHECKED,
-    &PLANNED,
-    &APPLIED,
-    &NEEDED,
-    &NEEDS_UNRESOLVED,
-    &KEYS_UNREAD,
-    &SOURCE_WITHOUT_OBJECTS,
-    &NOTHING_BEFORE,
-    &ABOVE_ACTIVE,
-    &NO_VERSIONS,
-    &NOT_RESTORABLE,
-    &NEWEST_DISABLED,
-    &SOURCE_UNVERIFIED,
-    &OLDER_REVISIONS,
-    &REMOVED_BEFORE,
-    &PROMOTION_PENDING,
-    &NOT_PROMOTED,
-    &NO_ACTIVE_VERSION,
-    &NOT_REWRITTEN,
-    &REWRITTEN,
-    &PARTLY_READ,
-    &BACKUPS_NEED_VERSIONS,
-    &OTHERWISE_PROTECTED,
-    &SOURCE_UNREAD,
-];
-
-const KEEP_MINIMUM: &str = "do not raise min_decryption_version, and do not trim the key";
-const NO_BLIND_APPLY: &str =
-    "do not apply without the evidence: nothing else shows that no object needs the versions";
-const KEEP_VERSIONS: &str = "do not retire an older version, do not raise min_decryption_version, and \
-    do not trim the key";
-const AGAIN: Step = run("then run it again with the same sources", "{again}");
-const EXAMINE: Step = run(
-    "see what is missing for each key_id, and what helps (FILE is the source that the check names)",
-    "bao-kms-provider verify-backup --etcd-snapshot FILE --depth data --config {config}",
-);
 const REWRITE: Step = run(
     "write these objects again, under the active version",
     "kubectl get {resources} --all-namespaces -o json | kubectl replace -f -",
 );
 const REWRITE_ELSEWHERE: Step = run(
-    "write these objects again, at the API server with that prefix",
+    "write these objects again, at the API server with their prefix",
     "kubectl get {elsewhere} --all-namespaces -o json | kubectl replace -f -",
 );
-const STOP: Step = run(
-    "stop the provider of this node",
-    "systemctl stop bao-kms-provider",
-);
+const REVIEW: Step = act("review the versions");
 const APPLY: Step = run(
     "apply the plan",
     "{again} --apply --expected-state-hash {hash}",
 );
-const THIS_CLUSTER: Step = act(
-    "name the etcd and the snapshots of this cluster, and compare transit.keyIdScope.providerName with \
-     the EncryptionConfiguration; leave out a snapshot from before this provider was in use",
-);
 
 /// Facts that a plan without evidence leaves open.
-pub const UNCHECKED_LIMITATION: &str = "This plan knows the state of this node and the live key, not \
-    which objects and backups still need a version. Make sure by other means that no object in etcd \
-    and no etcd backup that may be restored was written under a version before you retire it; until it \
-    is trimmed in OpenBao, restore-versions brings it back.";
+pub const UNCHECKED_LIMITATION: &str = "This plan knows the state of this node and the live key. Make sure \
+    by other means that no object in etcd, and no etcd backup that may be restored, has a version before \
+    you retire it; until it is trimmed in OpenBao, restore-versions brings it back.";
 
 /// Facts that a plan with evidence leaves open.
 pub const REVERSIBLE_LIMITATION: &str =
     "Until a version is trimmed in OpenBao, restore-versions brings it back.";
 
-pub const UNCHECKED: Cause = Cause {
-    code: "retirement_unchecked",
-    headline: "the plan to retire versions was made without etcd data",
-    impact: DataImpact::Unknown,
-    data: "unknown: without etcd data it was not checked which objects and backups need the versions",
-    steps: &[
+causes! {
+    UNCHECKED = unknown(
+        "retirement_unchecked",
+        "the plan to retire versions was made without etcd data",
+        "the objects and backups with these versions were not counted",
+    )
+    .exit(Exit::Success)
+    .steps(&[
         run(
             "better: let the plan read etcd and its backups (FILE), each with an option of its own",
             "{again} --etcd-snapshot FILE",
         ),
-        act("review the versions"),
+        REVIEW,
         STOP,
         APPLY,
-    ],
-    warnings: &[KEEP_MINIMUM],
-    exit: Exit::Success,
-};
+    ])
+    .warnings(&[KEEP_MINIMUM]);
 
-pub const PLANNED: Cause = Cause {
-    code: "versions_planned",
-    headline: "the plan waits for its review",
-    impact: DataImpact::Unknown,
-    data: "unknown: a plan knows the sources that it has read, and no others",
-    steps: &[act("review the versions"), STOP, APPLY],
-    warnings: &[],
-    exit: Exit::Success,
-};
+    PLANNED = unknown(
+        "versions_planned",
+        "the plan waits for its review",
+        "the plan covers its own sources only",
+    )
+    .exit(Exit::Success)
+    .steps(&[REVIEW, STOP, APPLY]);
 
-pub const APPLIED: Cause = Cause {
-    code: "versions_changed",
-    headline: "the versions in use on this node were changed",
-    impact: DataImpact::Unknown,
-    data: "unknown: the change concerns this node only",
-    steps: &[
-        run("start the provider", "systemctl start bao-kms-provider"),
-        act("then do the same on the other nodes, each with a plan of its own"),
-    ],
-    warnings: &[],
-    exit: Exit::Success,
-};
+    APPLIED = unknown(
+        "versions_changed",
+        "the versions in use on this node were changed",
+        "the change concerns this node only",
+    )
+    .exit(Exit::Success)
+    .steps(&[START, act("then do the same on the other nodes, each with a plan of its own")]);
 
-pub const NEEDED: Cause = Cause {
-    code: "versions_needed",
-    headline: "objects need a version to be removed, so --apply is refused",
-    impact: DataImpact::AtRisk,
-    data: "at risk: no data is lost yet, and all of it is readable as before; once a node has retired \
-           the versions, its API server cannot read these objects",
-    steps: &[
+    NEEDED = not_lost_yet(
+        "versions_needed",
+        "objects need a version to be removed, so --apply is refused",
+        "once a node has retired the versions, its API server cannot read these objects",
+    )
+    .steps(&[
         REWRITE,
         REWRITE_ELSEWHERE,
         act(
-            "keep each version for as long as the backup that needs it may be restored: {kept}. If a \
-             backup only shows what etcd held before the objects were rewritten, save a new snapshot \
-             in its place",
+            "keep each version for as long as the backup with its objects may be restored: {kept}. \
+             If a backup shows etcd before a rewriting, save a new snapshot in its place",
         ),
-        AGAIN,
-    ],
-    warnings: &[
-        "do not delete these objects, and do not edit etcd",
-        KEEP_MINIMUM,
-        "do not apply without the evidence: the versions are known to be needed",
-    ],
-    exit: Exit::CheckFailed,
-};
+        SAME_SOURCES,
+    ])
+    .warnings(&["do not delete these objects, and do not edit etcd", KEEP_MINIMUM, NO_BLIND_APPLY]);
 
-pub const NEEDS_UNRESOLVED: Cause = Cause {
-    code: "needs_unresolved",
-    headline: "the version that some objects need is unknown",
-    impact: DataImpact::Unknown,
-    data: "unknown: these objects may need any version of the key",
-    steps: &[EXAMINE, AGAIN],
-    warnings: &[KEEP_MINIMUM, NO_BLIND_APPLY, "do not delete the objects"],
-    exit: Exit::CheckFailed,
-};
+    INVALID_CHOICE = none_lost(
+        "version_choice_invalid",
+        "the named versions cannot be retired or restored",
+        "the state stays as it is, and all data is readable as before",
+    )
+    .steps(&[run(
+        "retire versions below the active one, at least 2, or restore removed versions; this lists \
+         them",
+        "bao-kms-provider inspect-state --config {config}",
+    )])
+    .warnings(&["do not guess versions, and do not edit the state file"]);
 
-pub const KEYS_UNREAD: Cause = Cause {
-    code: "source_keys_unread",
-    headline: "etcd has keys that were not read",
-    impact: DataImpact::Unknown,
-    data: "unknown: objects among the unread keys may need any version of the key",
-    steps: &[
-        run("read all keys", "{unbounded}"),
-        act(
-            "read as an etcd user that may read every key of {refusing} (--cert, --key), or read a \
-             snapshot of it",
-        ),
+    NEWEST_DISABLED = none_lost(
+        "newest_version_disabled",
+        "the newest version of the key is removed or rejected in the state of this node",
+        "objects of retained versions are readable; encryption is refused until this is settled",
+    )
+    .steps(&[
         run(
-            "or, if none of them is encrypted with this key, accept them as unread",
-            "{again} --allow-unread-prefixes {prefixes}",
-        ),
-    ],
-    warnings: &[KEEP_MINIMUM, NO_BLIND_APPLY],
-    exit: Exit::Runtime,
-};
-
-pub const SOURCE_WITHOUT_OBJECTS: Cause = Cause {
-    code: "source_without_objects",
-    headline: "a source has no object of this provider, so it shows nothing about the key",
-    impact: DataImpact::Unknown,
-    data: "unknown: the source may be of another cluster, or from before this provider was in use",
-    steps: &[THIS_CLUSTER, AGAIN],
-    warnings: &[KEEP_MINIMUM, NO_BLIND_APPLY],
-    exit: Exit::Runtime,
-};
-
-pub const NOTHING_BEFORE: Cause = Cause {
-    code: "no_version_before",
-    headline: "there is no version before 1",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: nothing was retired, and all data is readable as before",
-    steps: &[act("name the lowest version to keep, at least 2")],
-    warnings: &["do not guess the version from the newest one"],
-    exit: Exit::CheckFailed,
-};
-
-pub const ABOVE_ACTIVE: Cause = Cause {
-    code: "version_above_active",
-    headline: "the lowest version to keep is above the active version",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: nothing was retired, and all data is readable as before",
-    steps: &[run(
-        "name a version up to the active one",
-        "bao-kms-provider inspect-state --config {config}",
-    )],
-    warnings: &["do not retire a version that the last rotation has not replaced yet"],
-    exit: Exit::CheckFailed,
-};
-
-pub const NO_VERSIONS: Cause = Cause {
-    code: "no_version_named",
-    headline: "no version to restore was named",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: nothing was restored",
-    steps: &[run(
-        "name the removed versions that objects need",
-        "bao-kms-provider inspect-state --config {config}",
-    )],
-    warnings: &["do not restore all of them to be safe"],
-    exit: Exit::CheckFailed,
-};
-
-pub const NOT_RESTORABLE: Cause = Cause {
-    code: "versions_not_restorable",
-    headline: "only removed versions can be restored",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: nothing was restored",
-    steps: &[run(
-        "name only versions that are removed",
-        "bao-kms-provider inspect-state --config {config}",
-    )],
-    warnings: &["do not edit the state file"],
-    exit: Exit::CheckFailed,
-};
-
-pub const NEWEST_DISABLED: Cause = Cause {
-    code: "newest_version_disabled",
-    headline: "the newest version of the key is removed or rejected in the state of this node",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: objects of retained versions are readable; encryption is refused until this \
-           is settled",
-    steps: &[
-        run(
-            "compare this state with that of the other nodes",
+            "compare this state with those of the other nodes",
             "bao-kms-provider inspect-state --config {config}",
         ),
-        act("put state and checkpoint of a node on which the version is active in their place"),
-    ],
-    warnings: &["do not edit the state file, and do not recreate the key"],
-    exit: Exit::CheckFailed,
-};
+        act("put state and checkpoint of a node with the version active in their place"),
+    ])
+    .warnings(&["do not recreate the key", EDIT_NOTHING]);
 
-pub const SOURCE_UNVERIFIED: Cause = Cause {
-    code: "source_unverified",
-    headline: "the integrity of a source could not be verified",
-    impact: DataImpact::Unknown,
-    data: "unknown: the source may lack objects that etcd has",
-    steps: &[run(
-        "save a snapshot with a hash",
-        "etcdctl snapshot save FILE",
-    )],
-    warnings: &[],
-    exit: Exit::Success,
-};
-
-pub const OLDER_REVISIONS: Cause = Cause {
-    code: "older_revisions",
-    headline: "replaced or deleted revisions have versions to be removed",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: only a watch that begins before these revisions were replaced fails, and \
-           its client lists again",
-    steps: &[act(
+    OLDER_REVISIONS = none_lost(
+        "older_revisions",
+        "replaced or deleted revisions have versions to be removed",
+        "only a watch from before these revisions were replaced fails, and its client lists again",
+    )
+    .exit(Exit::Success)
+    .steps(&[act(
         "wait for the API server to compact etcd, by default at most ten minutes after the last \
          rewriting",
-    )],
-    warnings: &[],
-    exit: Exit::Success,
-};
+    )]);
 
-pub const REMOVED_BEFORE: Cause = Cause {
-    code: "removed_versions_needed",
-    headline: "objects need versions that were removed on this node before",
-    impact: DataImpact::AtRisk,
-    data: "at risk: no data is lost yet; the API server of this node cannot read these objects",
-    steps: &[run(
-        "restore the versions",
-        "bao-kms-provider restore-versions --versions {versions} --config {config}",
-    )],
-    warnings: &[KEEP_MINIMUM],
-    exit: Exit::Success,
-};
+    REMOVED_BEFORE = not_lost_yet(
+        "removed_versions_needed",
+        "objects need versions already removed on this node",
+        "the API server of this node cannot read these objects",
+    )
+    .exit(Exit::Success)
+    .steps(&[super::state::RESTORE_VERSIONS])
+    .warnings(&[KEEP_VERSIONS]);
 
-pub const PROMOTION_PENDING: Cause = Cause {
-    code: "promotion_pending",
-    headline: "a new version of the key waits for its promotion on this node",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: this node encrypts with the active version until the promotion, and decrypts \
-           both",
-    steps: &[act(
-        "wait: the provider promotes the version when it was observed often and long enough",
-    )],
-    warnings: &[],
-    exit: Exit::Success,
-};
+    PROMOTION_PENDING = none_lost(
+        "promotion_pending",
+        "a new version of the key waits for its promotion on this node",
+        "this node encrypts with the active version until the promotion, and decrypts both",
+    )
+    .exit(Exit::Success)
+    .steps(&[act("wait: the provider promotes the version after enough observations and time")]);
 
-pub const NOT_PROMOTED: Cause = Cause {
-    code: "newest_version_not_promoted",
-    headline: "the key has a newer version than the active one",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: objects are readable, but those rewritten now would have to be rewritten \
-           again",
-    steps: &[
+    NOT_PROMOTED = none_lost(
+        "newest_version_not_promoted",
+        "the key has a newer version than the active one",
+        "objects are readable, but those rewritten now would have to be rewritten again",
+    )
+    .steps(&[
         run(
             "wait until every node has promoted the newest version (run this on each)",
             "bao-kms-provider rotation-plan --config {config}",
         ),
         act("then rewrite all objects"),
-        AGAIN,
-    ],
-    warnings: &[KEEP_VERSIONS],
-    exit: Exit::CheckFailed,
-};
+        SAME_SOURCES,
+    ])
+    .warnings(&[KEEP_VERSIONS]);
 
-pub const NO_ACTIVE_VERSION: Cause = Cause {
-    code: "no_active_version",
-    headline: "this node has no state, so it has no active version",
-    impact: DataImpact::Unknown,
-    data: "unknown: without the active version, the versions of the objects prove nothing",
-    steps: &[
-        run("start the provider", "systemctl start bao-kms-provider"),
-        act(
-            "or put state and checkpoint back, from a backup of this node or a copy of a healthy peer",
-        ),
-        AGAIN,
-    ],
-    warnings: &[KEEP_VERSIONS],
-    exit: Exit::Runtime,
-};
-
-pub const NOT_REWRITTEN: Cause = Cause {
-    code: "objects_under_older_versions",
-    headline: "objects are still under older versions",
-    impact: DataImpact::AtRisk,
-    data: "at risk: no data is lost yet; without these versions the objects could not be read",
-    steps: &[
+    NOT_REWRITTEN = not_lost_yet(
+        "objects_under_older_versions",
+        "objects are still under older versions",
+        "without these versions the objects could not be read",
+    )
+    .steps(&[
         REWRITE,
         REWRITE_ELSEWHERE,
-        run(
-            "then save a new snapshot",
-            "etcdctl snapshot save {snapshot}",
-        ),
-        AGAIN,
-    ],
-    warnings: &[KEEP_VERSIONS],
-    exit: Exit::CheckFailed,
-};
+        run("then save a new snapshot", "etcdctl snapshot save {snapshot}"),
+        SAME_SOURCES,
+    ])
+    .warnings(&[KEEP_VERSIONS]);
 
-pub const REWRITTEN: Cause = Cause {
-    code: "objects_rewritten",
-    headline: "every object in the source is under the active version",
-    impact: DataImpact::Unknown,
-    data: "unknown: only the versions of the objects were read, and none was decrypted",
-    steps: &[
-        act("keep these versions, which backups need: {kept}"),
+    REWRITTEN = unknown(
+        "objects_rewritten",
+        "every object in the source is under the active version",
+        "only the versions of the objects were read, without decryption",
+    )
+    .exit(Exit::Success)
+    .steps(&[
+        act("keep these versions for backups: {kept}"),
         run(
             "once no backup that may be restored needs an older version, plan its retirement, with \
              the running etcd and every backup (FILE) as evidence",
-            "bao-kms-provider retire-versions --before-version {active} --etcd-snapshot FILE --config {config}",
+            "bao-kms-provider retire-versions --before-version {active} --etcd-snapshot FILE \
+             --config {config}",
         ),
-    ],
-    warnings: &[],
-    exit: Exit::Success,
-};
+    ]);
 
-pub const PARTLY_READ: Cause = Cause {
-    code: "objects_partly_read",
-    headline: "the objects that were read are under the active version, and others were not read",
-    impact: DataImpact::Unknown,
-    data: "unknown: objects among the unread keys may need any version of the key",
-    steps: &[
-        run("read all keys", "{unbounded}"),
-        act(
-            "read as an etcd user that may read every key of {refusing} (--cert, --key), or read a \
-             snapshot of it",
-        ),
-    ],
-    warnings: &[KEEP_VERSIONS],
-    exit: Exit::Success,
-};
-
-pub const BACKUPS_NEED_VERSIONS: Cause = Cause {
-    code: "backups_need_versions",
-    headline: "backups need older versions",
-    impact: DataImpact::AtRisk,
-    data: "at risk: no data is lost yet; without these versions the backups cannot be restored",
-    steps: &[act(
-        "keep the versions for as long as one of the backups may be restored",
-    )],
-    warnings: &[KEEP_MINIMUM],
-    exit: Exit::Success,
-};
-
-pub const OTHERWISE_PROTECTED: Cause = Cause {
-    code: "objects_otherwise_protected",
-    headline: "objects of the same resources are not encrypted by this provider",
-    impact: DataImpact::NoneLost,
-    data: "no data is lost: these objects stay as they are, encrypted otherwise or in plaintext, however \
-           often this key is rotated",
-    steps: &[act(
-        "name this provider first for these resources in the EncryptionConfiguration, and rewrite them \
-         like the others",
-    )],
-    warnings: &[],
-    exit: Exit::Success,
-};
-
-pub const SOURCE_UNREAD: Cause = Cause {
-    code: "source_unread",
-    headline: "a source could not be read",
-    impact: DataImpact::Unknown,
-    data: "unknown: the other sources do not stand for this one",
-    steps: &[
-        act("give an etcd snapshot: {form}"),
-        act("fix the cause, or name a sound copy of {source}"),
-        AGAIN,
-    ],
-    warnings: &[KEEP_VERSIONS],
-    exit: Exit::Runtime,
-};
+    BACKUPS_NEED_VERSIONS = not_lost_yet(
+        "backups_need_versions",
+        "backups need older versions",
+        "without these versions the backups cannot be restored",
+    )
+    .exit(Exit::Success)
+    .steps(&[act("keep the versions for as long as one of the backups may be restored")])
+    .warnings(&[KEEP_VERSIONS]);
+}
 
 /// The cause of a plan that a rule forbids.
 #[must_use]
 pub fn of_plan(refused: &PlanRefused) -> &'static Cause {
     match refused {
-        PlanRefused::NothingBefore => &NOTHING_BEFORE,
-        PlanRefused::AboveActive { .. } => &ABOVE_ACTIVE,
-        PlanRefused::NoVersions => &NO_VERSIONS,
-        PlanRefused::NotRestorable(_) => &NOT_RESTORABLE,
+        PlanRefused::NothingBefore
+        | PlanRefused::AboveActive { .. }
+        | PlanRefused::NoVersions
+        | PlanRefused::NotRestorable(_) => &INVALID_CHOICE,
         PlanRefused::Conflict(conflict) => key::of_conflict(conflict),
         PlanRefused::Progress(problem) => of_progress(problem),
     }

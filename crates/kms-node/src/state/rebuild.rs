@@ -56,8 +56,7 @@ struct Present {
 pub enum RebuildError {
     /// The files differ from those in the plan. Nothing was written.
     #[error(
-        "{} or its checkpoint has changed since the plan was made; nothing was written. Make a new \
-         plan; do not delete either file",
+        "{} or its checkpoint has changed since the plan was made; nothing was written",
         path.document().display()
     )]
     Changed { path: StatePath },
@@ -66,15 +65,8 @@ pub enum RebuildError {
     /// The journal file of this plan is invalid or was written by a newer release. Nothing was
     /// written.
     #[error(
-        "{} is in the place of this recovery's journal and cannot be read as one; nothing was \
-         written. {}",
-        path.display(),
-        match problem {
-            JournalError::NewerRelease(_) => {
-                "Run recover-state of its own release; do not edit or delete the file"
-            }
-            _ => "Move it away and run the same command again",
-        }
+        "{} is in the place of this recovery's journal and is no valid one; nothing was written",
+        path.display()
     )]
     Journal {
         path: std::path::PathBuf,
@@ -82,16 +74,11 @@ pub enum RebuildError {
         #[source]
         problem: JournalError,
     },
-    #[error(
-        "the rebuilt state could not be stored as a whole; no data is lost. Mend the cause and run \
-         the same command again: it continues where this one stopped. Do not delete or edit any of \
-         the files"
-    )]
+    #[error("the rebuilt state could not be stored as a whole")]
     Disk(#[source] DiskError),
     /// The files read back differ from the written ones.
     #[error(
-        "{} does not hold what was written to it; no data is lost. Check the disk, and run the same \
-         command again",
+        "{} was read back with other content than written",
         path.document().display()
     )]
     NotReadBack { path: StatePath },

@@ -36,7 +36,7 @@ pub enum DeepError {
         source: Box<CallFailure>,
     },
     /// The decrypted bytes differ from the plaintext.
-    #[error("Transit decrypted to other bytes than it was given: do not encrypt with this key")]
+    #[error("Transit decrypted to other bytes than it was given")]
     WrongPlaintext,
 }
 

@@ -212,8 +212,10 @@ fn renewal_check(facts: &Facts) -> Option<CheckResult> {
         return Some(RENEWAL.pass());
     }
     let check = RENEWAL
-        .warn(format!("it lacks: update on {RENEW_SELF}"))
-        .because(facts.advise(&openbao::RENEWAL_DENIED, &[]))
+        .warn(format!(
+            "it lacks: update on {RENEW_SELF}, so a new login replaces each renewal"
+        ))
+        .because(facts.advise(&openbao::POLICY_INSUFFICIENT, &[]))
         .impact_class(ImpactClass::Diagnosis);
     Some(check)
 }

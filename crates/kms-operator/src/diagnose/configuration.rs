@@ -136,7 +136,7 @@ fn file(facts: &Facts, problem: &Problem) -> CheckResult {
         (_, Some(command), _) => (&advice::node::MISCONFIGURED, vec![("fix", command)]),
         (Some(hint), None, _) => (&advice::node::MISCONFIGURED, vec![("correction", hint)]),
         (None, _, "state.path") => (&advice::node::STATE_DIRECTORY_MISSING, Vec::new()),
-        (None, _, "server.socketPath") => (&advice::node::SOCKET_DIRECTORY_MISSING, Vec::new()),
+        (None, _, "server.socketPath") => (&advice::node::SOCKET_DIRECTORY_UNUSABLE, Vec::new()),
         (None, _, "auth.jwt.jwtFile") => (&advice::node::JWT_MISSING, Vec::new()),
         (None, _, setting) => (
             &advice::node::MISCONFIGURED,

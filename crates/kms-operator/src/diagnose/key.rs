@@ -109,13 +109,9 @@ fn profile(facts: &Facts) -> Option<CheckResult> {
         _ => ImpactClass::DataRecovery,
     };
 
-    let settings: Vec<_> = found.iter().filter_map(advice::key::setting).collect();
-    let settings = settings.join(" ");
-    let mut values = Vec::new();
-    if !settings.is_empty() {
-        values.push(("settings", &*settings));
-    }
-    let advice = facts.advise(advice::key::of_profile(refused), &values);
+    let (cause, values) = advice::key::found_profile(refused);
+    let values: Vec<_> = values.iter().map(|(name, it)| (*name, &**it)).collect();
+    let advice = facts.advise(cause, &values);
 
     let mut findings: Vec<(Option<&str>, &str, String)> = found
         .iter()

@@ -229,7 +229,7 @@ fn user(facts: &Facts) -> Option<Vec<CheckResult>> {
         Err(error) => {
             let check = USER
                 .warn(one_line(error))
-                .because(facts.advise(&causes::OTHER_USER, &[]))
+                .because(facts.advise(&causes::NOT_PERMITTED, &[]))
                 .impact_class(ImpactClass::Diagnosis);
             return Some(vec![check]);
         }
@@ -254,7 +254,7 @@ fn user(facts: &Facts) -> Option<Vec<CheckResult>> {
             let (gid, files) = (own.gid.to_string(), files.join(" "));
             let values = [("gid", &*gid), ("files", &*files)];
             USER.fail(format!("{own} has no access to {list}"))
-                .because(facts.advise(&causes::FILES_UNREADABLE, &values))
+                .because(facts.advise(&causes::MISCONFIGURED, &values))
                 .code("unreadable")
                 .impact_class(ImpactClass::ApiServerAvailability)
         }
@@ -262,7 +262,7 @@ fn user(facts: &Facts) -> Option<Vec<CheckResult>> {
             .warn(format!(
                 "the command runs as {own}, and the provider as user {provider}, the owner of the state"
             ))
-            .because(facts.advise(&causes::OTHER_USER, &[]))
+            .because(facts.advise(&causes::NOT_PERMITTED, &[]))
             .impact_class(ImpactClass::Diagnosis),
         (false, false) => USER
             .fail(format!(
@@ -290,7 +290,7 @@ fn group(facts: &Facts) -> Option<Vec<CheckResult>> {
     let check = match (&node.group, &node.user) {
         (Err(problem), _) => failed(
             one_line(problem),
-            &causes::SOCKET_GROUP_UNKNOWN,
+            &causes::SOCKET_GROUP_UNUSABLE,
             &[],
             "unknown",
         ),
@@ -303,7 +303,7 @@ fn group(facts: &Facts) -> Option<Vec<CheckResult>> {
             let groups = own.to_string();
             failed(
                 format!("user {provider} is not in group {gid}, server.socketGroup"),
-                &causes::SOCKET_GROUP_NOT_A_MEMBER,
+                &causes::SOCKET_GROUP_UNUSABLE,
                 &[("groups", &*groups)],
                 "not_a_member",
             )

@@ -77,7 +77,7 @@ fn evaluate(facts: &Facts) -> Option<Vec<CheckResult>> {
     }
     if let Some(failed) = &why.login.last_failure {
         let message = login(facts, why, failed);
-        found.push("login", message, &node::PROVIDER_LOGIN_FAILED, &[]);
+        found.push("login", message, &node::PROVIDER_DISCONNECTED, &[]);
     }
     for (probe, probe_name, code) in [
         (
@@ -91,7 +91,7 @@ fn evaluate(facts: &Facts) -> Option<Vec<CheckResult>> {
             && let Some(failed) = &probe.last_failure
         {
             let message = format!("the running provider's last {probe_name} failed: {failed}");
-            found.push(code, message, &node::PROVIDER_PROBE_FAILED, &[]);
+            found.push(code, message, &node::PROVIDER_DISCONNECTED, &[]);
         }
     }
     if let Some(failed) = &why.state.unsaved {
@@ -171,7 +171,7 @@ fn of_file<'a>(
             &node::MISCONFIGURED,
             vec![("missing", &*file.path), ("setting", &*file.setting)],
         ),
-        _ => (&node::FILES_UNREADABLE, vec![("path", &*file.path)]),
+        _ => (&node::MISCONFIGURED, vec![("path", &*file.path)]),
     }
 }
 

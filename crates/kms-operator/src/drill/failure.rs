@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use kms_node::advice::{Cause, Found, drill};
+use kms_node::advice::{Cause, Found, drill, snapshot};
 use openbao_client::credential_file::CredentialFileProblem;
 use openbao_lab::{
     binary::BaoNotFound,
@@ -134,7 +134,7 @@ impl DrillError {
             Self::Restore(error) => restore_cause(error),
             Self::NotIsolated => &drill::NOT_ISOLATED,
             Self::NoLoopback => &drill::NO_LOOPBACK,
-            Self::BaoNotFound(_) => &drill::NO_PROGRAM,
+            Self::BaoNotFound(_) => &drill::COPY_FAILED,
             Self::WorkDir { .. } | Self::Snapshot { .. } => &drill::DIRECTORY_UNUSABLE,
             Self::Leftovers { .. } => &drill::LEFTOVERS,
             Self::Share { .. } => &drill::SHARE_UNUSABLE,
@@ -148,8 +148,8 @@ fn restore_cause(error: &RestoreError) -> &'static Cause {
     match error {
         RestoreError::WrongShares => &drill::SHARES_WRONG,
         RestoreError::OtherSeal { .. } => &drill::OTHER_SEAL,
-        RestoreError::MoreShares { .. } => &drill::SHARES_MISSING,
-        RestoreError::Snapshot(SnapshotError::Failed { .. }) => &drill::SNAPSHOT_REFUSED,
+        RestoreError::MoreShares { .. } => &drill::SHARE_UNUSABLE,
+        RestoreError::Snapshot(SnapshotError::Failed { .. }) => &snapshot::OPENBAO_DAMAGED,
         RestoreError::Server(_)
         | RestoreError::Snapshot(_)
         | RestoreError::Call(_)

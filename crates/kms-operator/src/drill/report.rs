@@ -277,7 +277,7 @@ pub fn outcome(
     }
     if let Some((path, error)) = &rehearsal.not_removed {
         outcome.set_found(format!("{}: {error}", path.display()));
-        outcome.add_cause(&advice::drill::COPY_LEFT.advise(&site, &[]));
+        outcome.add_cause(&advice::drill::LEFTOVERS.advise(&site, &[]));
     }
     if verdict != Verdict::Compatible {
         let again = advice::evidence::AGAIN.advise(&site, &[("again", again)]);

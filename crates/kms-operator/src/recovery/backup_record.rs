@@ -137,10 +137,10 @@ impl BackupError {
         let cause = match self {
             Self::Etcd(error) => return error.cause(),
             Self::State(error) => advice::state::of_error(error),
-            Self::NoState(_) => &advice::state::NOTHING_TO_RECORD,
+            Self::NoState(_) => &advice::state::NO_ACTIVE_VERSION,
             Self::Connection(_) => &advice::node::MISCONFIGURED,
             Self::Metadata(failure) => advice::openbao::of_call(failure),
-            Self::Profile(refused) => advice::key::of_profile(refused),
+            Self::Profile(refused) => return advice::key::found_profile(refused),
             Self::Conflict(_) => &advice::state::CONFLICT,
             Self::Unanswered(unanswered) => of_unanswered(unanswered),
             Self::OpenBao { problem, .. } => problem.cause(),

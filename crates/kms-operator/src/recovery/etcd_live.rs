@@ -110,10 +110,10 @@ pub enum LiveError {
         cause: String,
     },
     /// Compaction removed the revision in each of `RESTARTS + 1` attempts.
-    #[error("etcd removed the revision that was read {RESTARTS} times")]
+    #[error("etcd removed the revision in use {RESTARTS} times")]
     Compacted,
     /// The response violates the etcd API.
-    #[error("the answer of etcd at {endpoint} does not hold together: {broken}")]
+    #[error("the answer of etcd at {endpoint} is inconsistent: {broken}")]
     Answer {
         endpoint: EtcdEndpoint,
         /// Description of the violation.
@@ -126,12 +126,14 @@ impl LiveError {
     #[must_use]
     pub fn cause(&self) -> &'static Cause {
         match self {
-            Self::NoAuthority { .. } => &snapshot::ETCD_CA_MISSING,
-            Self::File { .. } | Self::Tls(_) => &snapshot::ETCD_TLS_UNUSABLE,
-            Self::Compacted => &snapshot::ETCD_COMPACTED,
-            Self::Runtime(_) | Self::Connect { .. } | Self::Call { .. } | Self::Answer { .. } => {
-                &snapshot::ETCD_UNREACHABLE
+            Self::NoAuthority { .. } | Self::File { .. } | Self::Tls(_) => {
+                &snapshot::ETCD_TLS_UNUSABLE
             }
+            Self::Compacted
+            | Self::Runtime(_)
+            | Self::Connect { .. }
+            | Self::Call { .. }
+            | Self::Answer { .. } => &snapshot::ETCD_UNREACHABLE,
         }
     }
 }

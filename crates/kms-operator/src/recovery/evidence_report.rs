@@ -10,21 +10,16 @@ use kms_domain::{
 };
 use kms_node::{
     advice::{
-        Advice, Cause, Site,
-        evidence::OBJECTS_DAMAGED,
-        retirement::{NEEDS_UNRESOLVED, REMOVED_BEFORE, SOURCE_UNVERIFIED, SOURCE_WITHOUT_OBJECTS},
+        Advice, Cause, Found, Site,
+        evidence::{KEY_IDS_UNKNOWN, NO_OBJECTS, OBJECTS_DAMAGED, SAME_SOURCES, UNVERIFIED},
+        retirement::REMOVED_BEFORE,
     },
     report::{CheckResult, counted as number, one_line, table::Table},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{
-    evidence::{EvidenceUnread, SourceRead},
-    inventory::without_prefix,
-    scan,
-    unread::Unread,
-};
+use super::{EtcdError, evidence::SourceRead, inventory::without_prefix, scan, unread::Unread};
 
 /// The installation and the command line that ask, for the steps of causes.
 #[derive(Debug, Clone, Copy)]
@@ -47,28 +42,21 @@ impl Asker<'_> {
         cause.advise(&self.site, &all)
     }
 
-    /// Values of unread keys: options to read or to accept them.
+    /// The advice after a source that could not be read.
     #[must_use]
-    pub fn of_unread(&self, source: &str, unread: &Unread) -> Values {
-        let names: Vec<_> = unread.prefixes.keys().cloned().collect();
-        let read = match unread.keys {
-            Some(_) => ("unbounded", self.unbounded.to_owned()),
-            None => ("refusing", source.to_owned()),
-        };
-        let prefixes = match names.is_empty() {
-            true => "PREFIX,...".to_owned(),
-            false => names.join(","),
-        };
-        vec![read, ("prefixes", prefixes)]
+    pub fn of_failure(&self, error: &EtcdError) -> Advice {
+        let (cause, values) = error.cause();
+        let mut advice = self.advise(cause, &values);
+        let again = SAME_SOURCES.advise(&self.site, &[("again", self.again)]);
+        advice.steps.extend(again);
+        advice
     }
-}
 
-/// Values of a source that failed.
-#[must_use]
-pub fn of_failure(error: &EvidenceUnread) -> Values {
-    let form = error.cause.next_step().map(|step| ("form", step));
-    let source = ("source", error.source_name.clone());
-    form.into_iter().chain([source]).collect()
+    /// The cause of unread keys, with its values.
+    #[must_use]
+    pub fn of_unread(&self, source: &str, unread: &Unread) -> Found {
+        unread.cause(source, Some(self.unbounded))
+    }
 }
 
 /// One source.
@@ -217,7 +205,7 @@ pub fn tables(rows: &[SourceRow]) -> Vec<Table> {
         ],
     );
     let mut otherwise = Table::new(
-        "objects of the same resources that are not under this provider",
+        "objects of the same resources outside of this provider",
         ["resource", "objects", "protection", "provider", "source"],
     );
     let mut unread = Table::new("not read, or damaged", ["source", "finding"]);
@@ -316,7 +304,7 @@ pub fn checks_of_reading(sources: &[SourceRead], asker: Asker<'_>) -> Vec<CheckR
     let integrity = match doubts.is_empty() {
         true => CheckResult::pass(id, title),
         false => CheckResult::warn(id, title, doubts.join("; "))
-            .because(asker.advise(&SOURCE_UNVERIFIED, &Vec::new())),
+            .because(asker.advise(&UNVERIFIED, &Vec::new())),
     };
     vec![read, integrity]
 }
@@ -346,8 +334,9 @@ pub fn checks_of_objects<'s>(
     let none = each(&|source| (source.evidence.objects() == 0).then(|| "none".to_owned()));
     let objects = match none {
         None => CheckResult::pass(id, title),
-        Some(found) => CheckResult::fail(id, title, found)
-            .because(asker.advise(&SOURCE_WITHOUT_OBJECTS, &Vec::new())),
+        Some(found) => {
+            CheckResult::fail(id, title, found).because(asker.advise(&NO_OBJECTS, &Vec::new()))
+        }
     };
 
     let (id, title) = scan::VALUES;
@@ -371,8 +360,9 @@ pub fn checks_of_objects<'s>(
     };
     let key_ids = match each(&first) {
         None => CheckResult::pass(id, title),
-        Some(found) => CheckResult::fail(id, title, found)
-            .because(asker.advise(&NEEDS_UNRESOLVED, &Vec::new())),
+        Some(found) => {
+            CheckResult::fail(id, title, found).because(asker.advise(&KEY_IDS_UNKNOWN, &Vec::new()))
+        }
     };
     vec![objects, values, key_ids]
 }
@@ -401,10 +391,10 @@ pub fn check_of_withdrawn(
     Some(
         CheckResult::warn(
             "key.removed_before",
-            "Versions that this node does not decrypt any more",
+            "Versions removed on this node before",
             uses.join("; "),
         )
-        .because(asker.advise(&REMOVED_BEFORE, &vec![("versions", removed.join(","))])),
+        .because(asker.advise(&REMOVED_BEFORE, &vec![("removed", removed.join(","))])),
     )
 }
 

@@ -114,31 +114,15 @@ impl Form {
     /// Cause of the refusal of this file as an etcd snapshot.
     #[must_use]
     pub fn cause(self, path: &Path) -> Found {
-        let cause = match self {
-            Self::Directory => {
-                let database = shell(&path.join("member/snap/db"));
-                return (&snapshot::DIRECTORY, vec![("database", database)]);
-            }
-            Self::RaftSnapshot => &snapshot::OPENBAO_AS_ETCD,
-            Self::Sqlite => &snapshot::SQLITE,
-            Self::Special => &snapshot::DEVICE,
-            Self::Database | Self::Markup | Self::Text | Self::Empty => &snapshot::WRONG_FILE,
-            Self::Gzip
-            | Self::Zip
-            | Self::Zstd
-            | Self::Tar
-            | Self::Xz
-            | Self::Bzip2
-            | Self::Lz4
-            | Self::Lzip
-            | Self::SevenZip
-            | Self::Rar
-            | Self::Age
-            | Self::OpenPgp
-            | Self::OpenSsl => &snapshot::PACKED,
-        };
         let unpack = self.unpack(path).map(|command| ("unpack", command));
-        (cause, unpack.into_iter().collect())
+        let value = unpack.unwrap_or_else(|| match self {
+            Self::Directory => ("database", shell(&path.join("member/snap/db"))),
+            Self::RaftSnapshot => ("raft", shell(path)),
+            Self::Sqlite => ("sqlite", shell(path)),
+            Self::Special => ("special", shell(path)),
+            _ => ("wrong", shell(path)),
+        });
+        (&snapshot::WRONG_FILE, vec![value])
     }
 
     /// Command that unpacks or decrypts the file.

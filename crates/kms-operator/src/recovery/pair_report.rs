@@ -276,7 +276,7 @@ fn headline(facts: Facts<'_>, etcd: &EtcdRow) -> String {
         ),
         Verdict::Inconclusive => {
             let unread = match facts.pair.inventory.has_open_keys() {
-                true => ", and objects among the keys that were left unread are unknown",
+                true => ", and objects among the unread keys are unknown",
                 false => "",
             };
             format!(
@@ -298,7 +298,7 @@ fn the_rest(readable: u64) -> String {
 fn data(
     facts: Facts<'_>,
     etcd: &EtcdRow,
-    gravest: Option<(DataImpact, &'static str)>,
+    gravest: Option<(DataImpact, String)>,
 ) -> (DataImpact, String) {
     let objects = counted(etcd.objects, "object");
     let open: u64 = facts.pair.rows.iter().map(open).sum();
@@ -319,7 +319,7 @@ fn data(
             DataImpact::Unknown,
             format!("unknown: {open} of {objects} were not tried, and none was found to be lost"),
         ),
-        (_, Some((impact, meaning))) => (impact, meaning.to_owned()),
+        (_, Some((impact, meaning))) => (impact, meaning),
         (_, None) => (
             DataImpact::Unknown,
             "unknown: a check has no clear result".to_owned(),
@@ -415,10 +415,7 @@ impl VerifyBackup {
             ));
         }
 
-        let mut resources = Table::new(
-            "objects that do not open",
-            ["version", "resource", "objects"],
-        );
+        let mut resources = Table::new("unreadable objects", ["version", "resource", "objects"]);
         let mut names = Table::new("the first of them", ["version", "key"]);
         for row in &rows.shown {
             row.unopened()

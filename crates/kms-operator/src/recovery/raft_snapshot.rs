@@ -227,7 +227,7 @@ impl Parts {
                 None => return Err(damaged(format!("SHA256SUMS does not name {shown}"))),
                 Some(stated) if !stated.eq_ignore_ascii_case(found) => {
                     return Err(damaged(format!(
-                        "{shown} does not have the SHA-256 that SHA256SUMS states"
+                        "the SHA-256 of {shown} differs from SHA256SUMS"
                     )));
                 }
                 Some(_) => {}

@@ -12,11 +12,9 @@ use kms_domain::{
 };
 use kms_node::{
     advice::{
-        Advice, Cause,
-        retirement::{
-            KEYS_UNREAD, NEEDED, NEEDS_UNRESOLVED, OLDER_REVISIONS, REVERSIBLE_LIMITATION,
-            SOURCE_WITHOUT_OBJECTS,
-        },
+        Advice, Found,
+        evidence::{KEY_IDS_UNKNOWN, KEYS_UNREAD, NO_OBJECTS},
+        retirement::{NEEDED, OLDER_REVISIONS, REVERSIBLE_LIMITATION},
     },
     exit::Exit,
     report::CheckResult,
@@ -145,18 +143,18 @@ impl Findings {
     /// The cause that forbids the plan; `None` if it may be carried out.
     #[must_use]
     pub fn advise(&self, plan: &Plan, asker: Asker<'_>) -> Option<Advice> {
-        let (cause, values): (&Cause, Values) = match self.verdict {
+        let (cause, values): Found = match self.verdict {
             Retirement::Allowed => return None,
             Retirement::Needed => (&NEEDED, self.rewrite_or_keep(plan.removed())),
-            Retirement::Unresolved => (&NEEDS_UNRESOLVED, Vec::new()),
-            Retirement::Inconclusive => (&SOURCE_WITHOUT_OBJECTS, Vec::new()),
+            Retirement::Unresolved => (&KEY_IDS_UNKNOWN, Vec::new()),
+            Retirement::Inconclusive => (&NO_OBJECTS, Vec::new()),
             Retirement::Unread => {
                 let unread = |source: &SourceRead| {
                     let unread = source.unread.as_ref().filter(|it| !it.is_allowed())?;
                     Some(asker.of_unread(&source.name, unread))
                 };
-                let values = self.sources.iter().find_map(unread);
-                (&KEYS_UNREAD, values.unwrap_or_default())
+                let first = self.sources.iter().find_map(unread);
+                first.unwrap_or((&KEYS_UNREAD, Vec::new()))
             }
         };
         Some(asker.advise(cause, &values))
@@ -192,7 +190,7 @@ impl Findings {
     }
 
     fn needed(&self, removed: &[Arc<TransitKey>], asker: Asker<'_>) -> CheckResult {
-        let (id, title) = ("key.needed", "Objects that need a version to be removed");
+        let (id, title) = ("key.needed", "Objects under a version to be removed");
         let found: Vec<_> = removed
             .iter()
             .flat_map(|key| uses(&self.sources, key.version()))
@@ -241,7 +239,7 @@ impl Findings {
     #[must_use]
     pub fn headline(&self) -> &'static str {
         match self.verdict {
-            Retirement::Allowed => "no object in what was read needs a version to be removed",
+            Retirement::Allowed => "no object in the sources needs a version to be removed",
             Retirement::Needed => {
                 "objects need a version to be removed, so --apply is refused; nothing was changed \
                  and all data is readable as before"

@@ -226,7 +226,7 @@ fn no_keys(inventory: &Inventory) -> Option<CheckResult> {
         .map(|(prefix, keys)| format!("{prefix} {keys}"))
         .collect();
     let message = match others.is_empty() {
-        true => format!("there is no key below {prefix}, nor any other that was read"),
+        true => format!("there is no key below {prefix}, nor elsewhere"),
         false => format!(
             "there is no key below {prefix}; keys by prefix: {}",
             few(&others, 0)
@@ -247,7 +247,7 @@ pub fn integrity(trust: Trust, site: &Site<'_>) -> CheckResult {
             title,
             format!("meta page {page} is damaged, so the other one decides"),
         )
-        .because(advice::snapshot::META_DAMAGED.advise(site, &[])),
+        .because(advice::evidence::UNVERIFIED.advise(site, &[])),
         Trust::File {
             integrity: Integrity::Verified,
             ..
@@ -256,7 +256,7 @@ pub fn integrity(trust: Trust, site: &Site<'_>) -> CheckResult {
             integrity: Integrity::NoHash,
             ..
         } => CheckResult::warn(id, title, "the file has no SHA-256 at its end")
-            .because(advice::snapshot::NO_HASH.advise(site, &[])),
+            .because(advice::evidence::UNVERIFIED.advise(site, &[])),
         Trust::Live { restarts: 0 } => CheckResult::pass(id, title).message("read at one revision"),
         Trust::Live { restarts } => CheckResult::pass(id, title).message(format!(
             "read at one revision; restarted {restarts} times, as compaction removed the revision"
@@ -302,10 +302,10 @@ fn protection(inventory: &Inventory, site: &Site<'_>) -> CheckResult {
         .collect();
     if findings.is_empty() {
         return CheckResult::pass(id, title)
-            .message("no secret, and no resource that is otherwise encrypted, is in plaintext");
+            .message("no secret, and no resource with encrypted objects, is in plaintext");
     }
     CheckResult::warn(id, title, format!("in plaintext: {}", few(&findings, 0)))
-        .because(advice::evidence::PLAINTEXT.advise(site, &[]))
+        .because(advice::evidence::OTHERWISE_PROTECTED.advise(site, &[]))
 }
 
 /// Covers the configured provider only.
@@ -332,7 +332,7 @@ fn known(rows: &[KeyIdRow], config: Option<&Config>, site: &Site<'_>) -> CheckRe
         id,
         title,
         format!(
-            "{} of {} are of no version that is known here; {}: {reason}",
+            "{} of {} are of unknown versions; {}: {reason}",
             strangers.len(),
             ours().count(),
             first.key_id_hash

@@ -55,7 +55,7 @@ pub enum UnpackError {
     #[error("the file has no known format: it is not an etcd snapshot")]
     Unknown,
     /// The archive contains other data.
-    #[error("the file is {archive} that holds {}, not an etcd snapshot", known(*.content))]
+    #[error("the file is {archive} with {} instead of an etcd snapshot", known(*.content))]
     Holds {
         archive: Form,
         /// Format of its content; `None` if unknown.
@@ -69,17 +69,17 @@ pub enum UnpackError {
         files: &'static str,
     },
     /// The archive ends prematurely.
-    #[error("the file is {0} that is truncated: what it held is unknown")]
+    #[error("the file is {0}, truncated: its content is unknown")]
     Truncated(Form),
     /// The archive violates its format.
-    #[error("the file is {archive} that is damaged or truncated: what it held is unknown")]
+    #[error("the file is {archive}, damaged or truncated: its content is unknown")]
     Damaged {
         archive: Form,
         #[source]
         source: io::Error,
     },
     /// The archive uses an unsupported feature.
-    #[error("the file is {archive} that this program cannot read: {what}")]
+    #[error("the file is {archive} with an unsupported feature: {what}")]
     Unsupported {
         archive: Form,
         /// Name of the feature.
@@ -97,7 +97,7 @@ pub enum UnpackError {
     },
     /// Free space is insufficient for the content.
     #[error(
-        "no room to unpack {archive} in {}, of which a twentieth stays free", directory.display()
+        "no room to unpack {archive} in {}: a twentieth must stay free", directory.display()
     )]
     NoRoom {
         archive: Form,
@@ -131,11 +131,11 @@ impl UnpackError {
             | Self::Files { archive, .. }
             | Self::Unsupported { archive, .. }
             | Self::TooLarge { archive, .. } => return archive.cause(path),
-            Self::Unknown => &snapshot::WRONG_FILE,
-            Self::Read(_) => &snapshot::UNREADABLE,
-            Self::Truncated(_) | Self::Damaged { .. } => &snapshot::ARCHIVE_DAMAGED,
+            Self::Unknown => return Form::Database.cause(path),
+            Self::Read(_) | Self::Truncated(_) | Self::Damaged { .. } | Self::Changed => {
+                &snapshot::UNREADABLE
+            }
             Self::NoRoom { .. } | Self::Temporary { .. } => &snapshot::NO_ROOM,
-            Self::Changed => &snapshot::CHANGED,
         };
         (cause, Vec::new())
     }

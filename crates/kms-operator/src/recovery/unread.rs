@@ -66,40 +66,21 @@ impl Unread {
         )
     }
 
-    /// Instruction for reading these keys.
+    /// Cause, and the values of its steps. `unbounded` is the command line without the limit to a
+    /// prefix.
     #[must_use]
-    pub fn remedy(&self) -> String {
-        match self.keys {
-            None => "read as an etcd user that may read every key (--cert, --key), or read a \
-                     snapshot: etcdctl snapshot save FILE"
-                .to_owned(),
-            Some(_) => "leave out --etcd-prefix-only".to_owned(),
-        }
-    }
-
-    /// Value of `--allow-unread-prefixes` that accepts these keys as unread.
-    #[must_use]
-    pub fn names(&self) -> String {
+    pub fn cause(&self, source: &str, unbounded: Option<&str>) -> Found {
         let names: Vec<_> = self.prefixes.keys().map(String::as_str).collect();
-        match names.is_empty() {
+        let names = match names.is_empty() {
             true => "PREFIX,...".to_owned(),
             false => names.join(","),
-        }
-    }
-
-    /// Instruction for accepting these keys as unread.
-    #[must_use]
-    pub fn allow(&self) -> String {
-        format!(
-            "if none of them is encrypted with this key, add --allow-unread-prefixes {}",
-            self.names()
-        )
-    }
-
-    /// Cause, and the values of its steps.
-    #[must_use]
-    pub fn cause(&self) -> Found {
-        (&evidence::KEYS_UNREAD, vec![("unread", self.names())])
+        };
+        let read = match (self.keys, unbounded) {
+            (None, _) => ("refusing", source.to_owned()),
+            (Some(_), Some(command)) => ("unbounded", command.to_owned()),
+            (Some(_), None) => ("below", self.below.clone()),
+        };
+        (&evidence::KEYS_UNREAD, vec![read, ("unread", names)])
     }
 
     /// Check result for an informational report.
@@ -177,9 +158,13 @@ mod tests {
             some.describe(),
             "5 keys outside /registry were left unread: /a 2, /b 3"
         );
-        assert!(some.allow().ends_with(" --allow-unread-prefixes /a,/b"));
+        let (_, values) = some.cause("etcd", None);
+        let below = ("below", "/registry".to_owned());
+        assert_eq!(values, [below, ("unread", "/a,/b".to_owned())]);
         let denied = unread(None, &[], &[]);
         assert!(denied.describe().contains("neither to read nor to count"));
-        assert!(denied.allow().ends_with(" PREFIX,..."));
+        let (_, values) = denied.cause("etcd", Some("scan-etcd"));
+        let refusing = ("refusing", "etcd".to_owned());
+        assert_eq!(values, [refusing, ("unread", "PREFIX,...".to_owned())]);
     }
 }

@@ -12,9 +12,8 @@ use kms_domain::{
 use kms_node::{
     advice::{
         Advice,
-        retirement::{
-            BACKUPS_NEED_VERSIONS, NOT_PROMOTED, NOT_REWRITTEN, OTHERWISE_PROTECTED, SOURCE_UNREAD,
-        },
+        evidence::OTHERWISE_PROTECTED,
+        retirement::{BACKUPS_NEED_VERSIONS, NOT_PROMOTED, NOT_REWRITTEN},
     },
     exit::Exit,
     report::{CheckResult, one_line, table::Table},
@@ -26,7 +25,7 @@ use crate::recovery::{
     evidence::{EvidenceUnread, SourceRead},
     evidence_report::{
         self, Asker, SourceRow, check_of_withdrawn, checks_of_objects, checks_of_reading, counted,
-        of_failure, states, unread_keys,
+        states, unread_keys,
     },
     scan,
     unread::Unread,
@@ -155,7 +154,7 @@ impl Judgement {
                        rewrite"
                     .to_owned(),
             exit: Exit::Runtime,
-            advice: asker.advise(&SOURCE_UNREAD, &of_failure(error)),
+            advice: asker.of_failure(&error.cause),
             checks: vec![CheckResult::fail(id, title, one_line(error))],
             limitations: vec![
                 "Nothing is known of the objects, since a source could not be read.".to_owned(),

@@ -61,7 +61,7 @@ pub enum JwtProblem {
     #[error("it is not valid yet, for another {} s by this machine's clock", .0.as_secs())]
     NotYetValid(Duration),
     /// `iat` is in the future.
-    #[error("it will be issued only in {} s by this machine's clock; compare the clocks", .0.as_secs())]
+    #[error("it will be issued only in {} s by this machine's clock", .0.as_secs())]
     IssuedInFuture(Duration),
     /// `iss` differs.
     #[error("its issuer is not auth.jwt.expectedIssuer")]
@@ -73,14 +73,14 @@ pub enum JwtProblem {
     #[error("its subject is not auth.jwt.expectedSubject")]
     Subject,
     /// `exp` has passed.
-    #[error("it expired {} s ago; check its renewal", .since.as_secs())]
+    #[error("it expired {} s ago", .since.as_secs())]
     Expired {
         /// Time since `exp`.
         since: Duration,
     },
     /// `exp` is near.
     #[error(
-        "it expires in {} s, but {} s are required; check its renewal",
+        "it expires in {} s, but {} s are required",
         .remaining.as_secs(), .required.as_secs()
     )]
     NearExpiry {

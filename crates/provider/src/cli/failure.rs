@@ -19,8 +19,8 @@ use kms_domain::{
 };
 use kms_node::{
     advice::{
-        Advice, Cause, Found, NEVER, Site, command, configuration,
-        key::{self, of_profile, of_round_trip},
+        Advice, Cause, Found, NEVER, Site, command, configuration, evidence,
+        key::{self, found_profile, of_round_trip},
         node,
         openbao::{self, of_call, of_connection},
         restore,
@@ -111,7 +111,7 @@ pub(super) enum Failure {
     /// The backup record is not one, or was changed.
     #[error("the backup record {} {}; nothing was verified", path.display(), match problem {
         RecordError::NewerRelease(_) => "cannot be read by this release",
-        _ => "cannot be believed",
+        _ => "is invalid",
     })]
     RecordInvalid {
         /// The file.
@@ -344,7 +344,7 @@ impl Failure {
             Self::NotHardened(_) => &node::HARDENING_REFUSED,
             Self::Activation(_) => &node::SOCKET_UNIT_INVALID,
             Self::Retirement(error) => return of_retirement(error),
-            Self::Benchmark(error) => of_benchmark(error),
+            Self::Benchmark(error) => return of_benchmark(error),
             Self::Backup(error) => return BackupError::cause(error),
             Self::Rebuild(error) => match &**error {
                 RebuildError::Changed { .. } => &restore::PLAN_OUTDATED,
@@ -352,20 +352,16 @@ impl Failure {
                 RebuildError::Journal { .. } => &state::JOURNAL_UNUSABLE,
                 RebuildError::Disk(_) | RebuildError::NotReadBack { .. } => &state::NOT_SAVED,
             },
-            Self::RecordFile(problem)
-            | Self::DrillReportFile(problem)
-            | Self::DrillMetricsFile(problem) => match problem {
-                DiskError::Exists { .. } => &command::FILE_EXISTS,
-                DiskError::Unsafe { .. }
-                | DiskError::DirectoryReplaced { .. }
-                | DiskError::System { .. } => &command::OUTPUT_NOT_WRITTEN,
-            },
+            Self::RecordFile(_)
+            | Self::DrillReportFile(_)
+            | Self::DrillMetricsFile(_)
+            | Self::ManualPages { .. } => &command::OUTPUT_NOT_WRITTEN,
             Self::RecordUnreadable { .. } => &snapshot::NOT_OPENED,
             Self::RecordInvalid {
                 problem: RecordError::NewerRelease(_),
                 ..
-            } => &restore::NEWER_EVIDENCE,
-            Self::RecordInvalid { .. } => &restore::RECORD_INVALID,
+            } => &evidence::NEWER_RELEASE,
+            Self::RecordInvalid { .. } => &evidence::RECORD_INVALID,
             Self::Lab(_) | Self::LabServe(_) | Self::LabProbe(_) | Self::BaoNotFound(_) => {
                 &command::LAB_FAILED
             }
@@ -373,7 +369,6 @@ impl Failure {
             Self::Etcd(error) => return EtcdError::cause(error),
             Self::Policy(_) => &configuration::UNSAFE_POLICY_PATH,
             Self::Runtime(_) | Self::Output(_) => &command::ERROR,
-            Self::ManualPages { .. } => &command::OUTPUT_NOT_WRITTEN,
         };
         (cause, Vec::new())
     }
@@ -383,7 +378,7 @@ fn of_serve(error: &ServeError) -> Found {
     let cause = match error {
         ServeError::State(error) => return of_state(error),
         ServeError::UnsupportedAuth(_) => &configuration::UNSUPPORTED_LOGIN,
-        ServeError::Group(_) => &node::SOCKET_GROUP_UNKNOWN,
+        ServeError::Group(_) => &node::SOCKET_GROUP_UNUSABLE,
         ServeError::Connection(error) => of_connection(error),
         ServeError::Bind(_) => &node::LISTENER_UNUSABLE,
         ServeError::Bootstrap(error) => match error {
@@ -392,9 +387,10 @@ fn of_serve(error: &ServeError) -> Found {
         },
         ServeError::Socket(error) => match error {
             SocketError::Activated { .. } => &node::SOCKET_UNIT_INVALID,
-            SocketError::Directory { .. }
-            | SocketError::UnsafeDirectory { .. }
-            | SocketError::NotASocket { .. }
+            SocketError::Directory { .. } | SocketError::UnsafeDirectory { .. } => {
+                &node::SOCKET_DIRECTORY_UNUSABLE
+            }
+            SocketError::NotASocket { .. }
             | SocketError::InUse { .. }
             | SocketError::Undecided { .. }
             | SocketError::Bind { .. } => &node::SOCKET_NOT_OPENED,
@@ -410,7 +406,7 @@ fn of_metadata(error: &MetadataError) -> Found {
             KeyReadError::UpsertRead { source, .. } | KeyReadError::Read { source, .. },
         ) => of_call(source),
         MetadataError::Key(KeyReadError::UpsertAllowed { .. }) => &key::UPSERT_ALLOWED,
-        MetadataError::Key(KeyReadError::Profile(refused)) => of_profile(refused),
+        MetadataError::Key(KeyReadError::Profile(refused)) => return found_profile(refused),
         MetadataError::Rotation(refused) => {
             return with_lowest(of_rotation(refused), lowest_hidden(refused));
         }
@@ -447,16 +443,17 @@ fn of_state(error: &StateError) -> Found {
     (cause, path.into_iter().collect())
 }
 
-fn of_benchmark(error: &BenchmarkError) -> &'static Cause {
-    match error {
+fn of_benchmark(error: &BenchmarkError) -> Found {
+    let cause = match error {
         BenchmarkError::Connection(error) => of_connection(error),
         BenchmarkError::Metadata(failure) => of_call(failure),
-        BenchmarkError::Profile(refused) => of_profile(refused),
+        BenchmarkError::Profile(refused) => return found_profile(refused),
         BenchmarkError::Socket(_) => &node::SOCKET_UNUSABLE,
         BenchmarkError::OpenBaoTrip { source, .. } => of_round_trip(source),
         BenchmarkError::SocketTrip { .. } => &node::UNHEALTHY,
         BenchmarkError::Runtime(_) => &command::ERROR,
-    }
+    };
+    (cause, Vec::new())
 }
 
 fn of_retirement(error: &RetirementError) -> Found {
@@ -465,7 +462,7 @@ fn of_retirement(error: &RetirementError) -> Found {
         RetirementError::NoState(_) => &state::LOST,
         RetirementError::Connection(error) => of_connection(error),
         RetirementError::Metadata(failure) => of_call(failure),
-        RetirementError::Profile(refused) => of_profile(refused),
+        RetirementError::Profile(refused) => return found_profile(refused),
         RetirementError::Evidence(unread) => return EtcdError::cause(&unread.cause),
         RetirementError::Refused(refused) => match refused {
             PlanRefused::Conflict(conflict) => return of_conflict(conflict),

@@ -130,7 +130,7 @@ impl Options {
         };
         let (check, identity) = match assumed {
             Ok(identity) if identity.uid == 0 && self.as_process.is_none() => {
-                let cause = &advice::node::PROBED_AS_ROOT;
+                let cause = &advice::node::PROBE_UNPROVEN;
                 let message = format!("{identity}: {}", cause.headline);
                 let check = CheckResult::warn(ID, TITLE, message);
                 (check.because(self.advise(site, cause)), Some(identity))
@@ -162,7 +162,7 @@ impl Options {
             Ok(found) if found.file_type().is_socket() => {
                 outcome.add_checks([CheckResult::pass(id, title).message(path.to_string())]);
                 if found.uid() == identity.uid && identity.uid != 0 {
-                    let cause = &advice::node::PROBED_AS_OWNER;
+                    let cause = &advice::node::PROBE_UNPROVEN;
                     let (id, title) = ("socket.access_scope", "Access to the socket");
                     let check = CheckResult::warn(id, title, cause.headline);
                     outcome.add_checks([check.because(self.advise(site, cause))]);

@@ -246,10 +246,7 @@ impl Recorded {
             facts.row([fact.to_owned(), value]);
         }
         let mut files = Table::new("snapshots", ["store", "sha256", "bytes"]);
-        let mut versions = Table::new(
-            "versions that the etcd snapshot needs",
-            ["version", "objects"],
-        );
+        let mut versions = Table::new("versions of the etcd snapshot", ["version", "objects"]);
         if let Some(etcd) = &self.etcd_snapshot {
             files.row(etcd.file.cells("etcd"));
             for it in &etcd.required_versions {
@@ -283,7 +280,7 @@ fn checks(noted: &NewRecord, site: &Site<'_>) -> Vec<CheckResult> {
 /// Identifier and title of a check. Stable.
 type Name = (&'static str, &'static str);
 
-const VERSIONS: Name = ("etcd.versions", "Versions that the etcd snapshot needs");
+const VERSIONS: Name = ("etcd.versions", "Versions of the etcd snapshot");
 const DEKS: Name = (
     "deks.decrypt",
     "Decryption of the encrypted DEKs of the etcd snapshot",
@@ -300,7 +297,7 @@ fn versions(noted: &NewRecord, pair: &Pair, site: &Site<'_>) -> CheckResult {
     let damaged = pair.damaged;
     if noted.unmapped > 0 || damaged > 0 {
         let message = format!(
-            "of provider {provider}: {} without a version that the key has, {} damaged in etcd",
+            "of provider {provider}: {} without a version of the key, {} damaged in etcd",
             counted(noted.unmapped, "object"),
             counted(damaged, "value")
         );

@@ -205,7 +205,7 @@ fn what_a_newer_release_wrote_is_no_damage_and_a_huge_file_is() {
         assert_eq!(check["details"]["code"], code, "{check:#}");
         let remedy = check["remediation"].as_str().unwrap();
         let newer =
-            remedy.contains("use that release") && remedy.contains("--replace-newer-release");
+            remedy.contains("use the newer release") && remedy.contains("--replace-newer-release");
         assert_eq!(newer, code == "other_release", "{remedy}");
         assert!(remedy.contains("recover-state"), "{remedy}");
         let said = check["message"].as_str().unwrap();

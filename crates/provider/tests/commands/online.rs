@@ -114,7 +114,7 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
             5,
             [
                 "/nonexistent/db",
-                "next: give a file that exists and that this user may read",
+                "next: give an existing file, readable for this user",
             ],
         ),
         (
@@ -122,7 +122,7 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
             5,
             [
                 "/nonexistent/record",
-                "next: give a file that exists and that this user may read",
+                "next: give an existing file, readable for this user",
             ],
         ),
         (
@@ -130,18 +130,24 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
             5,
             [
                 "written by a newer release (schema \"bao-kms-provider/backup-record/v9\")",
-                "next: use the release that wrote it",
+                "next: use the newer release, or give other evidence",
             ],
         ),
         (
             &etcd,
             2,
-            ["https://127.0.0.1:1", "next: give the CA of etcd"],
+            [
+                "https://127.0.0.1:1",
+                "next: give the readable files of an etcd client",
+            ],
         ),
         (
             &authority,
             5,
-            ["/nonexistent/ca", "next: give the files that clients"],
+            [
+                "/nonexistent/ca",
+                "next: give the readable files of an etcd client",
+            ],
         ),
     ] {
         let failed = run(&[&verify[..], options].concat());

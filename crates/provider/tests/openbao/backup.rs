@@ -81,10 +81,7 @@ async fn a_record_tells_all_that_the_runbook_asks_for_and_is_never_overwritten()
     assert!(!json["limitations"].as_array().unwrap().is_empty());
 
     let again = record(&node, &out, &[]);
-    again.assert_refused(
-        1,
-        &["was not written", "exists already", "name another file"],
-    );
+    again.assert_refused(1, &["was not written", "exists already", "name a new file"]);
     assert_eq!(fs::read(&out).unwrap(), text);
     let left = fs::read_dir(corpus.directory.path()).unwrap().count();
     assert_eq!(left, 3, "no temporary file stays behind");
@@ -145,7 +142,7 @@ async fn a_set_that_needs_more_than_the_key_has_is_noted_and_reported() {
     );
     assert!(
         done.out
-            .contains("of provider kms-test: 1 object without a version that the key has"),
+            .contains("of provider kms-test: 1 object without a version of the key"),
         "{}",
         done.out
     );

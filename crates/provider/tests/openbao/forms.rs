@@ -281,25 +281,13 @@ async fn every_other_form_is_named_with_the_command_that_unpacks_it() {
             "copy the snapshot again".to_owned(),
         ),
         ("data", "a directory", database),
-        ("pipe", "a pipe or a device", "save its content".to_owned()),
-        (
-            "truncated.gz",
-            "a gzip archive that is truncated",
-            String::new(),
-        ),
-        (
-            "barely.gz",
-            "a gzip archive that is truncated",
-            String::new(),
-        ),
-        (
-            "flipped.gz",
-            "a gzip archive that is damaged",
-            String::new(),
-        ),
+        ("pipe", "a pipe or a device", "save the content".to_owned()),
+        ("truncated.gz", "a gzip archive, truncated", String::new()),
+        ("barely.gz", "a gzip archive, truncated", String::new()),
+        ("flipped.gz", "a gzip archive, damaged", String::new()),
         (
             "truncated.zip",
-            "a zip archive that is damaged or truncated",
+            "a zip archive, damaged or truncated",
             String::new(),
         ),
         (
@@ -312,11 +300,7 @@ async fn every_other_form_is_named_with_the_command_that_unpacks_it() {
             "a zip archive with no file",
             unpack("unzip", "none.zip"),
         ),
-        (
-            "truncated.tar",
-            "a tar archive that is truncated",
-            String::new(),
-        ),
+        ("truncated.tar", "a tar archive, truncated", String::new()),
         (
             "two.tar",
             "a tar archive with several files",
@@ -324,12 +308,12 @@ async fn every_other_form_is_named_with_the_command_that_unpacks_it() {
         ),
         (
             "text.gz",
-            "a gzip archive that holds a text",
+            "a gzip archive with a text",
             unpack("gzip -dk", "text.gz"),
         ),
         (
             "twice.tar",
-            "a tar archive that holds a gzip",
+            "a tar archive with a gzip",
             unpack("tar -xf", "twice.tar"),
         ),
         (
@@ -595,7 +579,7 @@ pub(crate) fn bad_raft_snapshots(good: &[u8]) -> Vec<(&'static str, Vec<u8>, i32
                 Some(it)
             }),
             4,
-            "state.bin does not have the SHA-256",
+            "the SHA-256 of state.bin differs",
         ),
     ]
 }

@@ -795,10 +795,7 @@ async fn a_changed_record_or_a_damaged_snapshot_is_not_believed() {
     files::replace(&record, changed.as_bytes(), 0o640);
     cluster
         .verify(&["--record", record.to_str().unwrap()])
-        .assert_refused(
-            4,
-            &["cannot be believed", "the record was changed", "next: "],
-        );
+        .assert_refused(4, &["is invalid", "the record was changed", "next: "]);
 
     let snapshot = cluster.snapshot();
     let mut bytes = fs::read(&snapshot).unwrap();

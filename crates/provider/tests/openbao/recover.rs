@@ -187,7 +187,7 @@ async fn a_state_in_use_or_in_place_and_an_unsafe_directory_are_refused() {
     let apply = [&replace(&hash), &apply.map(str::to_owned)[..]].concat();
     let (refused, text) = fleet.refused(&apply);
     assert_eq!(refused[0].0, "provider_running");
-    assert!(text.contains("stop the provider of this node"), "{text}");
+    assert!(text.contains("stop the provider"), "{text}");
     // Nothing else was looked at, and nothing is said to be well that was not.
     assert!(text.contains("[fail] provider.stopped"), "{text}");
     assert!(!text.contains("[pass]"), "{text}");

@@ -85,7 +85,8 @@ fn leads_here(place: Place, kms: &Kms, config: &Config) -> Vec<CheckResult> {
     let mut checks = Vec::new();
     if kms.version() == Some(KmsVersion::V1) {
         let message = format!("{place}: this provider is called with API v1");
-        checks.push(fail(&causes::PROVIDER_API_VERSION, message, &[], class));
+        let check = fail(&causes::KMS_V1, message, &[], class);
+        checks.push(check.code("provider_api_version"));
     }
 
     if let Ok(found) = kms.socket()
@@ -135,7 +136,7 @@ fn patience(place: Place, theirs: Duration, own: Duration) -> Option<CheckResult
         fail(&causes::TIMEOUT, message, &values, class).code("timeout")
     } else {
         let check = CheckResult::warn(ID, TITLE, message);
-        let advice = causes::TIMEOUT_MARGIN.advise(&Site::none(), &values);
+        let advice = causes::TIMEOUT.advise(&Site::none(), &values);
         check
             .because(advice)
             .impact_class(class)

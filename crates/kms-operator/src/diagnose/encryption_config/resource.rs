@@ -224,9 +224,6 @@ fn across(
     }
     let (first, _) = earlier.iter().find(covering)?;
     let message = format!("{place} lists {resource}, for which {first} has providers already");
-    Some(warn(
-        &causes::RESOURCE_SPLIT,
-        message,
-        ImpactClass::Diagnosis,
-    ))
+    let check = warn(&causes::ENTRIES_OVERLAP, message, ImpactClass::Diagnosis);
+    Some(check.code("resource_split"))
 }

@@ -237,7 +237,7 @@ fn repeated_names(document: &Document) -> Vec<CheckResult> {
             .all(|it| *it == Some(KmsVersion::V1))
         {
             let class = ImpactClass::ApiServerAvailability;
-            warn(&causes::NAME_REPEATED, message, class)
+            warn(&causes::ENTRIES_OVERLAP, message, class).code("kms_name_repeated")
         } else {
             refused("kms_name_repeated", message, causes::ONE_ENTRY)
         }

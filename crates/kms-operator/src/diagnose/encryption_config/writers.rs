@@ -80,7 +80,7 @@ pub(super) fn check(treatment: &[Treatment<'_>], name: &ProviderName) -> Vec<Che
     let listed = treatment.iter().any(listed);
     for finding in FINDINGS
         .iter()
-        .filter(|it| listed || it.cause != &causes::NOT_COVERED)
+        .filter(|it| listed || it.code != "not_covered")
     {
         let found: Vec<_> = treatment
             .iter()
@@ -88,8 +88,8 @@ pub(super) fn check(treatment: &[Treatment<'_>], name: &ProviderName) -> Vec<Che
             .map(|it| it.resource.to_string())
             .collect();
         if !found.is_empty() {
-            let message = format!("{}: {}", found.join(", "), finding.cause.headline);
-            checks.push(warn(finding.cause, message, finding.class));
+            let message = format!("{}: {}", found.join(", "), finding.fact);
+            checks.push(warn(finding.cause, message, finding.class).code(finding.code));
         }
     }
     checks
@@ -131,6 +131,8 @@ impl Provider {
 struct Finding {
     /// Condition on the writer and the other readers of a resource.
     applies: fn(Role, &[Role]) -> bool,
+    code: &'static str,
+    fact: &'static str,
     cause: &'static Cause,
     class: ImpactClass,
 }
@@ -138,31 +140,43 @@ struct Finding {
 const FINDINGS: [Finding; 6] = [
     Finding {
         applies: |writer, readers| writer == Role::Identity && readers.contains(&Role::Ours),
-        cause: &causes::IDENTITY_FIRST,
+        code: "identity_first",
+        fact: "identity is the first provider, so new values are not encrypted",
+        cause: &causes::READER_ONLY,
         class: ImpactClass::CryptographicSafety,
     },
     Finding {
         applies: |writer, readers| writer == Role::Identity && !readers.contains(&Role::Ours),
-        cause: &causes::IDENTITY_ONLY,
+        code: "identity_only",
+        fact: "identity is the first provider and this one is not listed, so new values are not encrypted",
+        cause: &causes::NOT_COVERED,
         class: ImpactClass::CryptographicSafety,
     },
     Finding {
         applies: |writer, readers| writer == Role::Other && readers.contains(&Role::Ours),
+        code: "reader_only",
+        fact: "another provider comes first, so this one only decrypts",
         cause: &causes::READER_ONLY,
         class: ImpactClass::Diagnosis,
     },
     Finding {
         applies: |writer, readers| writer == Role::Other && !readers.contains(&Role::Ours),
+        code: "not_covered",
+        fact: "this provider is not listed for a resource",
         cause: &causes::NOT_COVERED,
         class: ImpactClass::DataRecovery,
     },
     Finding {
         applies: |writer, readers| writer != Role::Identity && readers.contains(&Role::Identity),
-        cause: &causes::IDENTITY_LEFT,
+        code: "identity_left",
+        fact: "identity is still among the providers",
+        cause: &causes::OTHERS_LEFT,
         class: ImpactClass::CryptographicSafety,
     },
     Finding {
         applies: |writer, readers| writer == Role::Ours && readers.contains(&Role::Other),
+        code: "others_left",
+        fact: "other providers are still listed to decrypt",
         cause: &causes::OTHERS_LEFT,
         class: ImpactClass::CryptographicSafety,
     },

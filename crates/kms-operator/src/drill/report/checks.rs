@@ -182,7 +182,7 @@ fn age(ages: &Ages) -> CheckResult {
             let most = Hours(most);
             let message = format!("older than {most}: {}", too_old.join("; "));
             CheckResult::fail(id, title, message)
-                .impact("a restore would lose what was written since")
+                .impact("a restore would lose later changes")
                 .impact_class(ImpactClass::DataRecovery)
                 .code(drill::OUTDATED.code)
         }
@@ -194,6 +194,6 @@ fn removed(rehearsal: &DrillRun) -> CheckResult {
     match &rehearsal.not_removed {
         None => CheckResult::pass(id, title),
         Some((path, error)) => CheckResult::fail(id, title, format!("{}: {error}", path.display()))
-            .code(drill::COPY_LEFT.code),
+            .code(drill::LEFTOVERS.code),
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn cases(facts: Facts<'_>) -> Vec<Case> {
         ));
     }
     if let Some(unread) = pair.inventory.unread.as_ref().filter(|it| !it.is_allowed()) {
-        cases.push(Case::plain(unread.cause(), unread.describe()));
+        cases.push(Case::plain(unread.cause("etcd", None), unread.describe()));
     }
     if pair.rows.is_empty() && pair.damaged == 0 {
         let keys = counted(pair.inventory.totals.keys, "key");
@@ -111,7 +111,7 @@ fn remedy(facts: Facts<'_>, remedy: &Remedy) -> Option<Case> {
             case.objects = pair.rows.iter().map(untested).sum();
             let hidden = pair.rows.iter().filter(|row| untested(row) > 0);
             case.versions = hidden.filter_map(|row| row.version).collect();
-            format!("the lowest version that objects need is {lowest}")
+            format!("the lowest needed version is {lowest}")
         }
         Remedy::RestoreVersions(versions) => {
             case.versions.clone_from(versions);
@@ -207,7 +207,8 @@ impl Case {
             .iter()
             .map(|(name, value)| (*name, &**value))
             .collect();
-        self.cause.advise(site, &values)
+        let etcd = ("etcd", "--etcd-snapshot FILE");
+        self.cause.advise(site, &[&values[..], &[etcd]].concat())
     }
 
     fn sentence(&self) -> String {
@@ -282,12 +283,12 @@ pub(super) fn add_advice<R>(
 }
 
 /// The gravest effect of the causes.
-pub(super) fn gravest(cases: &[Case]) -> Option<(DataImpact, &'static str)> {
+pub(super) fn gravest(cases: &[Case]) -> Option<(DataImpact, String)> {
     let lost = cases
         .iter()
         .find(|case| case.cause.impact == DataImpact::LostWithoutBackup);
     let case = lost.or(cases.first())?;
-    Some((case.cause.impact, case.cause.data))
+    Some((case.cause.impact, case.cause.data()))
 }
 
 /// One row a cause, where there are several.

@@ -211,10 +211,7 @@ fn mapped_check(pair: &Pair) -> CheckResult {
         CheckResult::fail(
             id,
             title,
-            format!(
-                "{} without a version that the key has",
-                counted(gaps, "object")
-            ),
+            format!("{} without a version of the key", counted(gaps, "object")),
         )
     } else if other_provider > 0 {
         let message = format!(

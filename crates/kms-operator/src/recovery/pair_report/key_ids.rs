@@ -226,7 +226,7 @@ impl SeedProblem {
     fn sentence(self) -> &'static str {
         match self {
             Self::OtherCiphertext => {
-                "replaced or damaged, since it is no ciphertext of that version"
+                "replaced or damaged, since it is no ciphertext of the version"
             }
             Self::NotDecrypted => {
                 "refused by OpenBao, since the key was recreated in the same second, or the DEK or \

@@ -53,7 +53,7 @@ pub enum InputError {
         unread: Unread,
     },
     /// Incomplete answers from OpenBao.
-    #[error("OpenBao did not answer for what it holds")]
+    #[error("OpenBao gave no complete answer about its objects")]
     Unanswered {
         /// Path of the file, or URLs of the members.
         name: String,
@@ -77,7 +77,7 @@ pub enum InputError {
     /// Invalid or modified backup record.
     #[error("{}", match problem {
         RecordError::NewerRelease(_) => NEWER,
-        _ => "it is no backup record that can be believed",
+        _ => "it is no valid backup record",
     })]
     Record {
         path: PathBuf,
@@ -87,7 +87,7 @@ pub enum InputError {
     /// Invalid or modified state of a peer.
     #[error("{}", match problem {
         DocumentError::NewerRelease(_) => NEWER,
-        _ => "it is no state that can be believed",
+        _ => "it is no valid state",
     })]
     PeerDocument {
         path: PathBuf,
@@ -97,7 +97,7 @@ pub enum InputError {
     /// Invalid checkpoint of a peer.
     #[error("{}", match problem {
         CheckpointError::NewerRelease(_) => NEWER,
-        _ => "it is no checkpoint that can be believed",
+        _ => "it is no valid checkpoint",
     })]
     PeerCheckpoint {
         path: PathBuf,

@@ -13,11 +13,11 @@ use kms_domain::{
 };
 use kms_node::{
     advice::{
-        Advice, Cause, Site, configuration, evidence, key,
-        restore::{self as causes, KEEP_KEY},
-        versions,
+        Advice, Cause, Found, Site, configuration, evidence,
+        key::{self, KEEP_KEY},
+        node, restore as causes, snapshot, state, versions,
     },
-    report::{counted, shell},
+    report::counted,
     state::{LockError, StateError},
 };
 
@@ -76,16 +76,16 @@ impl Advisor<'_> {
             planning,
             keeping,
             unassumed,
-            unbounded,
+            unbounded: _,
             etcd,
         } = self.typed;
         let mut values: Vec<_> = values.iter().map(|(name, it)| (*name, &**it)).collect();
         values.extend([
             ("whole", &**whole),
             ("plan", planning),
+            ("again", planning),
             ("keeping", keeping),
             ("unassumed", unassumed),
-            ("unbounded", unbounded),
         ]);
         let of_finding = about.iter().find_map(|name| etcd.get(name));
         let only = etcd.values().next().filter(|_| etcd.len() == 1);
@@ -94,20 +94,22 @@ impl Advisor<'_> {
         cause.advise(&self.site, &values)
     }
 
-    fn cause_of_blocker(&self, blocker: &PlanBlocker) -> (&'static Cause, Values) {
+    fn cause_of_blocker(&self, blocker: &PlanBlocker) -> Found {
         let plain = |cause| (cause, Vec::new());
         match blocker {
             PlanBlocker::NoEvidence => plain(&causes::NO_EVIDENCE),
             PlanBlocker::StateInPlace { hash, .. } => {
                 (self.of_state_in_place(), vec![("hash", hash.to_string())])
             }
-            PlanBlocker::OtherState { .. } => plain(&causes::OTHER_STATE),
-            PlanBlocker::NothingToReplace { .. } => plain(&causes::NOTHING_TO_REPLACE),
-            PlanBlocker::OtherIdentity { .. } => plain(&causes::OTHER_IDENTITY),
-            PlanBlocker::PeerNoPair { .. } | PlanBlocker::PeerUnanchored { .. } => {
-                plain(&causes::PEER_NO_PAIR)
+            PlanBlocker::OtherState { found, .. } => {
+                (&causes::STATE_IN_PLACE, vec![("hash", found.to_string())])
             }
-            PlanBlocker::NoObjects { .. } => plain(&causes::NO_OBJECTS),
+            PlanBlocker::NothingToReplace { .. } => self.without(&self.typed.keeping),
+            PlanBlocker::OtherIdentity { .. } => plain(&configuration::IDENTITY_CHANGED),
+            PlanBlocker::PeerNoPair { .. } | PlanBlocker::PeerUnanchored { .. } => {
+                plain(&causes::PEER_INVALID)
+            }
+            PlanBlocker::NoObjects { .. } => plain(&evidence::NO_OBJECTS),
             PlanBlocker::Undecryptable { evidence, gap, .. } => self.cause_of_gap(evidence, gap),
             PlanBlocker::NotDecrypted { .. } => plain(&causes::NOT_DECRYPTED),
             PlanBlocker::Untried { .. } => plain(&causes::UNTRIED),
@@ -117,7 +119,7 @@ impl Advisor<'_> {
                 &causes::UNREADABLE_OBJECTS,
                 self.of_unreadable(*objects, *sampled),
             ),
-            PlanBlocker::AcceptanceIdle { .. } => plain(&causes::ACCEPTANCE_IDLE),
+            PlanBlocker::AcceptanceIdle { .. } => self.without(&self.typed.planning),
             PlanBlocker::ActiveUnproven { .. } => plain(&causes::ACTIVE_UNPROVEN),
             PlanBlocker::ActiveRemoved { .. } => plain(&causes::ACTIVE_REMOVED),
             PlanBlocker::NeverRotated { .. } => plain(&causes::NEVER_ROTATED),
@@ -131,17 +133,26 @@ impl Advisor<'_> {
                 (&causes::ACTIVE_UNUSABLE, self.of_problem(problem))
             }
             PlanBlocker::ActiveBlocked { active, .. } => (
-                &causes::ACTIVE_BLOCKED,
+                &versions::ENCRYPTION_BLOCKED,
                 vec![("active", active.to_string())],
             ),
             PlanBlocker::Undecided { versions, .. } => (
                 &causes::UNDECIDED,
                 vec![("first", versions.first.to_string())],
             ),
-            PlanBlocker::AssumptionWrong { .. } => plain(&causes::ASSUMPTION_WRONG),
-            PlanBlocker::AssumptionIdle { .. } => plain(&causes::ASSUMPTION_IDLE),
+            PlanBlocker::AssumptionWrong { .. } | PlanBlocker::AssumptionIdle { .. } => {
+                self.without(&self.typed.unassumed)
+            }
             PlanBlocker::Document(_) => plain(&causes::UNWRITABLE),
         }
+    }
+
+    /// For an option that contradicts the evidence, or has no effect.
+    fn without(&self, planning: &str) -> Found {
+        (
+            &causes::OPTION_UNFIT,
+            vec![("without", planning.to_owned())],
+        )
     }
 
     /// The provider starts with the state only if nothing else speaks against the state.
@@ -156,7 +167,7 @@ impl Advisor<'_> {
         }
     }
 
-    fn cause_of_gap(&self, evidence: &str, gap: &ResolveError) -> (&'static Cause, Values) {
+    fn cause_of_gap(&self, evidence: &str, gap: &ResolveError) -> Found {
         let cause = match gap {
             ResolveError::KeyId(_) | ResolveError::Annotations(_) | ResolveError::Foreign(_) => {
                 &evidence::OBJECTS_DAMAGED
@@ -165,13 +176,13 @@ impl Advisor<'_> {
             ResolveError::IdentityMismatch { .. } => {
                 let mut items = self.weighed.items.iter();
                 match items.any(|it| it.name == evidence && it.deks.proven > 0) {
-                    true => &causes::OBJECTS_OF_OTHER_IDENTITY,
-                    false => &causes::OTHER_IDENTITY,
+                    true => &evidence::OTHER_IDENTITY,
+                    false => &configuration::IDENTITY_CHANGED,
                 }
             }
             ResolveError::NewerThanLatest { .. } => &versions::ROLLED_BACK,
             ResolveError::Trimmed { .. } => {
-                return (&causes::TRIMMED, vec![("missing", self.lowest_trimmed())]);
+                return (&versions::LOST, vec![("missing", self.lowest_trimmed())]);
             }
             ResolveError::Hidden { .. } => {
                 return (
@@ -182,7 +193,10 @@ impl Advisor<'_> {
             ResolveError::CreationTimeMismatch { .. } | ResolveError::Recreated { .. } => {
                 &causes::OTHER_KEY
             }
-            ResolveError::OtherProvider { .. } => &causes::OBJECTS_OF_OTHER_PROVIDER,
+            ResolveError::OtherProvider { provider, .. } => {
+                let values = vec![("provider", format!("{provider:?}"))];
+                return (&evidence::OTHER_PROVIDER, values);
+            }
             ResolveError::NoKey { .. } | ResolveError::Unknown { .. } => &key::LOST,
         };
         (cause, Vec::new())
@@ -248,16 +262,16 @@ impl Advisor<'_> {
         values
     }
 
-    fn cause_of_input(&self, error: &InputError) -> (&'static Cause, Values) {
+    fn cause_of_input(&self, error: &InputError) -> Found {
         let plain = |cause| (cause, Vec::new());
         match error {
             InputError::State(StateError::Lock(LockError::Locked { .. })) => {
                 plain(&causes::PROVIDER_RUNNING)
             }
-            InputError::State(StateError::NoDirectory { path }) => {
-                (&causes::NO_DIRECTORY, vec![("directory", shell(path))])
+            InputError::State(StateError::NoDirectory { .. }) => {
+                plain(&node::STATE_DIRECTORY_MISSING)
             }
-            InputError::State(StateError::OtherRelease { .. }) => plain(&causes::NEWER_STATE),
+            InputError::State(StateError::OtherRelease { .. }) => plain(&state::OTHER_RELEASE),
             InputError::State(StateError::OtherConfiguration { .. }) => {
                 plain(&configuration::IDENTITY_CHANGED)
             }
@@ -269,23 +283,17 @@ impl Advisor<'_> {
                 | StateError::RolledBack { .. }
                 | StateError::CheckpointMissing { .. }
                 | StateError::CheckpointWrite(_),
-            ) => plain(&causes::STATE_UNUSABLE),
-            InputError::Connection(_) | InputError::Metadata(_) | InputError::Unanswered { .. } => {
-                plain(&causes::KEY_UNASKED)
-            }
+            ) => plain(&state::UNREADABLE),
+            InputError::Connection(_)
+            | InputError::Metadata(_)
+            | InputError::Unanswered { .. }
+            | InputError::KeyMoved => plain(&causes::KEY_UNASKED),
             InputError::NoKey(_) => plain(&key::LOST),
-            InputError::Profile(_) => plain(&causes::KEY_UNFIT),
-            InputError::KeyMoved => plain(&causes::KEY_CHANGED),
-            InputError::Etcd { error, .. } => match error.next_step() {
-                Some(form) => (&causes::ETCD_FORM, vec![("form", form)]),
-                None => plain(&causes::ETCD_UNREAD),
-            },
-            InputError::Unhashed { .. } => plain(&causes::ETCD_UNREAD),
-            InputError::Unread { unread, .. } => plain(match unread.keys {
-                Some(_) => &causes::KEYS_LEFT_OUT,
-                None => &causes::KEYS_FORBIDDEN,
-            }),
-            InputError::Unreadable { .. } => plain(&causes::FILE_UNREADABLE),
+            InputError::Profile(refused) => key::found_profile(refused),
+            InputError::Etcd { error, .. } => error.cause(),
+            InputError::Unhashed { error, .. } => error.cause(),
+            InputError::Unread { name, unread } => unread.cause(name, Some(&self.typed.unbounded)),
+            InputError::Unreadable { .. } => plain(&snapshot::NOT_OPENED),
             InputError::Record {
                 problem: RecordError::NewerRelease(_),
                 ..
@@ -297,12 +305,11 @@ impl Advisor<'_> {
             | InputError::PeerCheckpoint {
                 problem: CheckpointError::NewerRelease(_),
                 ..
-            } => plain(&causes::NEWER_EVIDENCE),
-            InputError::Record { .. } => plain(&causes::RECORD_INVALID),
-            InputError::PeerDocument { .. } | InputError::PeerCheckpoint { .. } => {
-                plain(&causes::PEER_INVALID)
-            }
-            InputError::PeerIsOwn { .. } => plain(&causes::PEER_IS_OWN),
+            } => plain(&evidence::NEWER_RELEASE),
+            InputError::Record { .. } => plain(&evidence::RECORD_INVALID),
+            InputError::PeerDocument { .. }
+            | InputError::PeerCheckpoint { .. }
+            | InputError::PeerIsOwn { .. } => plain(&causes::PEER_INVALID),
             InputError::Outdated(_) => plain(&causes::PLAN_OUTDATED),
         }
     }

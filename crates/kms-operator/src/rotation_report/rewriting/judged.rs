@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use kms_domain::{recovery::evidence::Rewriting, registry::Registry};
 use kms_node::advice::{
-    Advice, Cause,
-    retirement::{
-        NEEDS_UNRESOLVED, NO_ACTIVE_VERSION, NOT_PROMOTED, NOT_REWRITTEN, PARTLY_READ, REWRITTEN,
-        SOURCE_WITHOUT_OBJECTS,
-    },
+    Advice, Found,
+    evidence::{KEY_IDS_UNKNOWN, NO_OBJECTS},
+    retirement::{NOT_PROMOTED, NOT_REWRITTEN, REWRITTEN},
+    state::NO_ACTIVE_VERSION,
 };
 
 use super::{Facts, listed};
@@ -69,16 +68,14 @@ impl Facts<'_> {
     }
 
     pub(super) fn advice(&self, judged: Option<Rewriting>) -> Advice {
-        let (cause, values): (&Cause, Values) = match judged {
+        let (cause, values): Found = match judged {
             None => (&NO_ACTIVE_VERSION, Vec::new()),
             Some(Rewriting::NotPromoted) => (&NOT_PROMOTED, Vec::new()),
             Some(Rewriting::Unfinished) => (&NOT_REWRITTEN, self.rewrite()),
-            Some(Rewriting::Unresolved) => (&NEEDS_UNRESOLVED, Vec::new()),
-            Some(Rewriting::Inconclusive) => (&SOURCE_WITHOUT_OBJECTS, Vec::new()),
+            Some(Rewriting::Unresolved) => (&KEY_IDS_UNKNOWN, Vec::new()),
+            Some(Rewriting::Inconclusive) => (&NO_OBJECTS, Vec::new()),
             Some(Rewriting::Finished) => match (self.decisive(), self.unread()) {
-                (Some(source), Some(unread)) => {
-                    (&PARTLY_READ, self.asker.of_unread(&source.name, unread))
-                }
+                (Some(source), Some(unread)) => self.asker.of_unread(&source.name, unread),
                 _ => (&REWRITTEN, self.retire()),
             },
         };

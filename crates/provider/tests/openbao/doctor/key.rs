@@ -80,7 +80,7 @@ async fn a_key_that_can_never_be_used() {
         let found = patient.shows(4, "transit.profile", words);
         found
             .says("keyLineageId of its own")
-            .warns("do not delete the present key");
+            .warns("do not delete, rename or recreate the key");
         patient.name = "other".to_owned();
         found.carry_out(&patient).await;
         patient.configure("/transit/keyName", "other");
@@ -160,7 +160,7 @@ async fn a_key_that_was_made_anew() {
         key: version 1 was created at 20";
     assert!(report.contains(warned), "{report}");
     found
-        .says("restore a backup of OpenBao that has the original key")
+        .says("restore a backup of OpenBao with the original key")
         .warns("do not accept the present key");
     server.return_to_snapshot(&snapshot).await;
     patient.is_well();

@@ -67,7 +67,7 @@ async fn a_jwt_that_nobody_has_written() {
     let tenant = &patient.node.tenant;
     fs::remove_file(tenant.jwt_file()).unwrap();
     let found = patient.shows(3, "config.files", "auth.jwt.jwtFile");
-    found.says("start the software that writes and renews");
+    found.says("start the software for the renewal");
     tenant.write_jwt(&tenant.claims());
     patient.is_well();
 }
@@ -170,7 +170,7 @@ async fn a_socket_group_that_the_provider_is_not_in() {
     let good = patient.node.config["server"]["socketGroup"].clone();
     patient.configure("/server/socketGroup", "3999999");
     let found = patient.shows(4, "socket.group", "is not in group 3999999");
-    found.says("to a group of the user");
+    found.says("add the user to the group");
     patient.configure("/server/socketGroup", good);
     patient.is_well();
 }
@@ -294,7 +294,7 @@ async fn a_state_of_another_cluster() {
     let found = patient.shows(4, "registry.state", "transit.keyIdScope.clusterId");
     found
         .says("change these settings")
-        .warns("do not delete the state to make it fit");
+        .warns("do not delete the state, and do not edit the evidence");
     patient.configure("/transit/keyIdScope/clusterId", "cluster-test");
     patient.is_well();
 }
@@ -308,7 +308,7 @@ async fn a_state_that_was_exchanged_under_a_running_provider() {
     let found = patient.shows(4, "kms.status", "but its state on disk says");
     found
         .says("put the files of the running provider back")
-        .warns("do not restart a provider that still serves");
+        .warns("do not restart a serving provider");
     restore(&patient, &newest);
     patient.is_well();
 }

@@ -148,7 +148,7 @@ async fn a_hidden_version_comes_back_by_the_command_that_is_shown_and_a_trimmed_
     triage(&node, &[], "versions_lost")
         .means("lost_without_backup", 4, "transit.version_restrictions")
         .found("trimmed")
-        .next("a backup of OpenBao made before")
+        .next("a backup of OpenBao from before")
         .warns_first("rotate the key to reach the missing numbers");
 }
 

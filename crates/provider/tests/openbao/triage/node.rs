@@ -82,7 +82,7 @@ async fn a_configuration_with_other_names_is_changed_back() {
             .means("at_risk", 3, "config.identity")
             .found(&name)
             .next("back to the old names")
-            .warns_first("delete the state to make it fit");
+            .warns_first("delete the state, and do not edit the evidence");
         node.config = right.clone();
     }
     triage(&node, &[], "not_running");
@@ -274,7 +274,7 @@ async fn a_state_that_is_gone_after_a_rotation_is_restored_or_recovered() {
         .found("there is no state document")
         .next(&format!("put {state} and {state}.checkpoint back together"))
         .next("recover-state --etcd-snapshot FILE --config")
-        .warns_first("restart a provider that still serves");
+        .warns_first("restart a serving provider");
     fs::remove_file(node.checkpoint()).unwrap();
     let said = triage(&node, &[], "state_lost");
     said.means("unknown", 4, "registry.state")
@@ -298,7 +298,7 @@ async fn a_state_that_vanishes_under_its_provider_is_lost_though_it_serves() {
     triage(&node, &[], "state_lost")
         .means("unknown", 4, "registry.state")
         .found("still serves from memory")
-        .warns_first("restart a provider that still serves");
+        .warns_first("restart a serving provider");
     restore(&node, &files);
     triage(&node, &[], "healthy");
 }
@@ -326,7 +326,7 @@ async fn a_state_that_is_older_damaged_or_unanchored_is_not_believed() {
     triage(&node, &[], "state_other_release")
         .means("none_lost", 4, "registry.state")
         .found("written by a newer release")
-        .next("use that release")
+        .next("use the newer release")
         .warns_first("do not edit, delete or rebuild");
     restore(&node, &newest);
     fs::remove_file(node.checkpoint()).unwrap();
@@ -347,7 +347,7 @@ async fn a_state_that_was_exchanged_under_its_provider_is_put_back_before_a_rest
     triage(&node, &[], "state_replaced")
         .means("at_risk", 4, "kms.status")
         .next("put the files of the running provider back")
-        .warns_first("restart a provider that still serves");
+        .warns_first("restart a serving provider");
     restore(&node, &newest);
     triage(&node, &[], "healthy");
 }

