@@ -24,6 +24,7 @@ pub const ALL: &[&Cause] = &[
     &SOCKET_DIRECTORY_MISSING,
     &FILES_UNREADABLE,
     &OTHER_USER,
+    &STATE_OF_OTHER_USER,
     &SOCKET_GROUP_UNKNOWN,
     &SOCKET_GROUP_NOT_A_MEMBER,
     &JWT_MISSING,
@@ -128,7 +129,7 @@ pub const CLOCK_WRONG: Cause = Cause {
     data: WAITS,
     steps: &[run(
         "find the clock that is wrong and correct it with NTP; compare both",
-        "date --utc; curl --silent --head --cacert {ca} {address}/v1/sys/health | grep -i '^date'",
+        "date --utc; curl --silent --head {curl}/v1/sys/health | grep -i '^date'",
     )],
     warnings: &[],
     exit: Exit::CheckFailed,
@@ -157,7 +158,10 @@ pub const SOCKET_UNUSABLE: Cause = Cause {
     data: WAITS,
     steps: &[
         run("see in its log whether it waits for OpenBao", LOG),
-        run("see the reasons of its readiness", "curl {ready}"),
+        run(
+            "see the reasons of its readiness",
+            "curl --max-time 5 {ready}",
+        ),
         run(
             "if it waits for nothing, restart it: the start creates the socket",
             "systemctl restart bao-kms-provider",
@@ -173,7 +177,10 @@ pub const UNHEALTHY: Cause = Cause {
     impact: DataImpact::NoneLost,
     data: WAITS,
     steps: &[
-        run("see the reasons of its readiness", "curl {ready}"),
+        run(
+            "see the reasons of its readiness",
+            "curl --max-time 5 {ready}",
+        ),
         run("read its log", LOG),
         run(
             "if neither names a cause, restart it",
@@ -255,6 +262,27 @@ pub const OTHER_USER: Cause = Cause {
     )],
     warnings: &[],
     exit: Exit::Runtime,
+};
+
+pub const STATE_OF_OTHER_USER: Cause = Cause {
+    code: "state_of_other_user",
+    headline: "the provider was started as another user than the owner of its state",
+    impact: DataImpact::NoneLost,
+    data: WAITS,
+    steps: &[
+        run(
+            "start the service, which runs as the owner of the state",
+            "systemctl start bao-kms-provider",
+        ),
+        run(
+            "or, for a start with these options, run it as that user",
+            "sudo -u {owner} {again}",
+        ),
+    ],
+    warnings: &[
+        "do not change the owner of the state with chown: the service could not start any more",
+    ],
+    exit: Exit::Configuration,
 };
 
 pub const SOCKET_GROUP_UNKNOWN: Cause = Cause {

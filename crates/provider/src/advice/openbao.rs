@@ -62,7 +62,7 @@ pub const NOT_OPENBAO: Cause = Cause {
         ),
         run(
             "identify the software that answers: OpenBao sends JSON with `sealed`",
-            "curl --include --cacert {ca} {address}/v1/sys/seal-status",
+            "curl --include {curl}/v1/sys/seal-status",
         ),
     ],
     warnings: &["do not restore OpenBao and do not create a key: the state of both is unknown"],

@@ -478,7 +478,7 @@ pub const UNDECIDED: Cause = Cause {
         run(
             "if the cluster has other nodes, wait until a peer has promoted the newest version (run \
              this there), then give its state",
-            "bao-kms-provider rotation-plan",
+            "bao-kms-provider rotation-plan --config {config}",
         ),
         run(
             "only if this is the only node, or no node has promoted any of them, assert it. If that \
@@ -574,8 +574,8 @@ pub const STATE_UNUSABLE: Cause = Cause {
     data: "at risk: no data is lost yet; the provider would refuse a state there, or others could \
            replace it",
     steps: &[act(
-        "run this command as the user of the provider, and correct the modes and owners that the \
-         finding names",
+        "run this command as root or as the user of the provider, and correct the modes and owners \
+         that the finding names",
     )],
     warnings: &[KEEP_FILES],
     exit: Exit::CheckFailed,

@@ -222,7 +222,10 @@ pub const UNSAVED_DIRECTORY_GONE: Cause = Cause {
     impact: DataImpact::NoneLost,
     data: UNSAVED_DATA,
     steps: &[
-        run("see the mount", "findmnt -T {state_directory}"),
+        run(
+            "see the mount",
+            "findmnt -T \"$(dirname {state_directory})\"",
+        ),
         act("mount {state_directory}, or put it back with its files"),
     ],
     warnings: &[BEFORE_RESTART],
