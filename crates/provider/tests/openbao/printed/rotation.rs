@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use testkit::stored::Sealer;
+use testkit::{files, stored::Sealer};
 
 use super::site::Site;
 
@@ -141,7 +141,7 @@ pub(super) async fn sources_that_show_too_little() {
 
     let file = site.snapshot("evidence.db");
     let whole = fs::read(&file).unwrap();
-    fs::write(&file, &whole[..whole.len() - 1000]).unwrap();
+    files::replace(file.as_ref(), &whole[..whole.len() - 1000], 0o600);
     let verify = site.line(&format!("verify-rotation --etcd-snapshot {file}"));
     let steps = site.finds(&verify, "source_unread").await;
     site.snapshot("evidence.db");
@@ -149,7 +149,7 @@ pub(super) async fn sources_that_show_too_little() {
     site.clears(&verify, "source_unread").await;
 
     // Without the hash at its end.
-    fs::write(&file, &whole[..whole.len() - 32]).unwrap();
+    files::replace(file.as_ref(), &whole[..whole.len() - 32], 0o600);
     site.choose("snapshot save FILE", format!("snapshot save {file}"));
     let line = site.line(&retire(&file));
     site.fixes(&line, "source_unverified").await;

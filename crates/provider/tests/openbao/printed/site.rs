@@ -150,7 +150,7 @@ impl Site {
             let mode = Mode::from_raw_mode(0o600);
             mknodat(CWD, self.file(name), FileType::Fifo, mode, 0).unwrap();
         }
-        fs::write(self.file("journal"), "").unwrap();
+        files::replace(&self.file("journal"), b"", 0o600);
     }
 
     /// Owners and modes of the package.
@@ -343,6 +343,11 @@ impl Site {
                 fs::remove_file(path).unwrap();
             }
         }
+    }
+
+    pub(super) async fn rename(&mut self, from: &Path, to: &Path) {
+        let line = format!("mv {} {}", from.display(), to.display());
+        assert_eq!(self.shell(&line).await.code, Some(0));
     }
 
     /// A command of the program for this node.

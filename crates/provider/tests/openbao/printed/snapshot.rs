@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use testkit::openbao::shared_openbao;
+use testkit::{files, openbao::shared_openbao};
 
 use super::site::Site;
 
@@ -29,7 +29,7 @@ pub(super) async fn an_etcd_snapshot_that_proves_too_little() {
             damaged
         }),
     ] {
-        fs::write(&file, bytes).unwrap();
+        files::replace(file.as_ref(), &bytes, 0o600);
         site.fixes(&scan, code).await;
     }
     let packed = site.shell("xz -k etcd.db").await;
@@ -67,7 +67,7 @@ pub(super) async fn an_openbao_snapshot_that_proves_too_little() {
             fs::read(site.file("unsigned.snap")).unwrap(),
         ),
     ] {
-        fs::write(&file, bytes).unwrap();
+        files::replace(file.as_ref(), &bytes, 0o600);
         fs::remove_file(&out).ok();
         site.follows(&record, code).await;
         fs::remove_file(&out).ok();

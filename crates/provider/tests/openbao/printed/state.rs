@@ -83,7 +83,7 @@ pub(super) async fn a_directory_that_is_missing() {
     let (mut site, _) = rotated().await;
     let directory = site.node.state_dir();
     let away = site.file("away");
-    fs::rename(&directory, &away).unwrap();
+    site.rename(&directory, &away).await;
     let triage = site.line("triage");
     let steps = site.finds(&triage, "state_directory_missing").await;
     // The plan says the same.
@@ -153,12 +153,12 @@ pub(super) async fn a_state_that_cannot_be_saved() {
     let directory = site.node.state_dir();
     site.serve().await;
     let away = site.file("away");
-    fs::rename(&directory, &away).unwrap();
+    site.rename(&directory, &away).await;
     unsaved(&mut site, "directory_gone").await;
     let doctor = site.line("doctor");
     let steps = site.finds(&doctor, "state_unsaved_directory_gone").await;
     site.carries_out(&steps).await;
-    fs::rename(&away, &directory).unwrap();
+    site.rename(&away, &directory).await;
     wait_until(SOON, "the saved state", async || {
         site.serving().health("/why").await.1["state"] == serde_json::json!({})
     })
