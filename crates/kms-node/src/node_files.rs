@@ -94,6 +94,26 @@ pub fn check(
     }
 }
 
+/// Name, or `#` and number for `sudo`, and number of the owner of the state directory, if that is a
+/// user other than root and this one.
+#[must_use]
+pub fn foreign_state(config: &Config, user: u32) -> Option<(String, u32)> {
+    let owner = fs::metadata(config.state_path.directory()).ok()?.uid();
+    let foreign = owner != 0 && owner != user;
+    let name = || user_name(owner).unwrap_or_else(|| format!("#{owner}"));
+    foreign.then(|| (name(), owner))
+}
+
+/// As in the local file of users.
+fn user_name(uid: u32) -> Option<String> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
 type Checked<T = ()> = Result<T, Box<Problem>>;
 
 /// A problem whose setting the caller adds.

@@ -24,7 +24,10 @@ pub(super) const START: Step = run("start the provider", "systemctl start bao-km
 pub(super) const STOP: Step = run("stop the provider", "systemctl stop bao-kms-provider");
 const RESTART: Step = run("restart the provider", "systemctl restart bao-kms-provider");
 const READ_LOG: Step = run("read its log", "journalctl -u bao-kms-provider -n 50");
-const READINESS: Step = run("see the reasons of its readiness", "curl {ready}");
+const READINESS: Step = run(
+    "see the reasons of its readiness",
+    "curl --max-time 5 {ready}",
+);
 const STATUS: Step = run(
     "see whether the provider runs",
     "systemctl status bao-kms-provider",
@@ -49,6 +52,26 @@ causes! {
              --config {config}",
         ),
         run("restart kube-apiserver, and read encrypted objects", "kubectl get secrets -A"),
+    ]);
+
+    STATE_OF_OTHER_USER = none_lost(
+        "state_of_other_user",
+        "the provider was started as another user than the owner of its state",
+        WAITS,
+    )
+    .exit(Exit::Configuration)
+    .steps(&[
+        run(
+            "start the service, which runs as the owner of the state",
+            "systemctl start bao-kms-provider",
+        ),
+        run(
+            "or, for a start with these options, run it as that user",
+            "sudo -u {owner} {again}",
+        ),
+    ])
+    .warnings(&[
+        "do not change the owner of the state with chown: the service could not start any more",
     ]);
 
     MISCONFIGURED = none_lost(
@@ -93,7 +116,7 @@ causes! {
     )
     .steps(&[run(
         "find the wrong clock and correct it with NTP; compare both",
-        "date --utc; curl --silent --head --cacert {ca} {address}/v1/sys/health | grep -i '^date'",
+        "date --utc; curl --silent --head {curl}/v1/sys/health | grep -i '^date'",
     )]);
 
     NOT_RUNNING = none_lost("not_running", "the provider is stopped, and could run", WAITS)

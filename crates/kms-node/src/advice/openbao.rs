@@ -43,7 +43,7 @@ causes! {
         ),
         run(
             "identify the answering software: OpenBao sends JSON with `sealed`",
-            "curl --include --cacert {ca} {address}/v1/sys/seal-status",
+            "curl --include {curl}/v1/sys/seal-status",
         ),
     ])
     .warnings(&["do not restore OpenBao and do not create a key: the state of both is unknown"]);

@@ -258,7 +258,7 @@ causes! {
         run(
             "if the cluster has other nodes, wait until a peer has promoted the newest version \
              (run this there), then give its state",
-            "bao-kms-provider rotation-plan",
+            "bao-kms-provider rotation-plan --config {config}",
         ),
         run(
             "only if this is the only node, or no node has promoted any of them, assert it. If \

@@ -40,6 +40,17 @@ impl<'a> Site<'a> {
             "address" => openbao.address.to_string(),
             "authority" => openbao.address.authority(),
             "ca" => ca(),
+            // Options of `curl` and the URL of OpenBao, with the name in its certificate.
+            "curl" => {
+                let (address, authority) = (&openbao.address, openbao.address.authority());
+                match tls_name(config) {
+                    None => format!("--cacert {} {address}", ca()),
+                    Some((name, port)) => format!(
+                        "--connect-to {name}:{port}:{authority} --cacert {} https://{name}:{port}",
+                        ca()
+                    ),
+                }
+            }
             // Options of a `bao` command about the server itself, which has no namespace.
             "server" => server(config),
             // Options of a `bao` command about the key, the policy or the login.
@@ -75,15 +86,18 @@ fn server(config: &Config) -> String {
     let openbao = &config.openbao;
     let (address, ca) = (&openbao.address, shell(&openbao.ca_cert_file));
     let mut options = format!("-address={address} -ca-cert={ca}");
-    let name = openbao.server_name.to_string();
-    let authority = address.authority();
-    let host = authority
-        .rsplit_once(':')
-        .map_or(&*authority, |(host, _)| host);
-    if name != host.trim_matches(['[', ']']) {
+    if let Some((name, _)) = tls_name(config) {
         options.push_str(&format!(" -tls-server-name={}", quoted(&name)));
     }
     options
+}
+
+/// The name in OpenBao's certificate, if it is not the host of the address, and the port.
+fn tls_name(config: &Config) -> Option<(String, String)> {
+    let name = config.openbao.server_name.to_string();
+    let authority = config.openbao.address.authority();
+    let (host, port) = authority.rsplit_once(':').unwrap_or((&authority, "443"));
+    (name != host.trim_matches(['[', ']'])).then(|| (name, port.to_owned()))
 }
 
 /// The path as one word of a shell, quoted where it needs to be.

@@ -131,7 +131,7 @@ causes! {
         "the files record the versions in use, and OpenBao keeps the key",
     )
     .steps(&[
-        run("run the command as the user of the provider", "sudo -u openbao-kms {again}"),
+        run("run the command as root or as the user of the provider", "sudo {again}"),
         run("see owner and mode of the files", "ls -la {state_directory}"),
         act(
             "let the user of the provider own {state_directory} with mode 0750, and the files in \
@@ -153,7 +153,7 @@ causes! {
         UNSAVED_DATA,
     )
     .steps(&[
-        run("see the mount", "findmnt -T {state_directory}"),
+        run("see the mount", "findmnt -T \"$(dirname {state_directory})\""),
         act("mount {state_directory}, or put it back with its files"),
     ])
     .warnings(&[BEFORE_RESTART]);

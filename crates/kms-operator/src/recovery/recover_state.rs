@@ -7,10 +7,9 @@
 mod evidence;
 mod input_error;
 
-use std::{num::NonZeroU64, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{mem, num::NonZeroU64, sync::Arc, time::SystemTime};
 
-pub use evidence::{GatheredItem, Kind};
-use evidence::{read_peer, read_record};
+pub use evidence::{GatheredItem, Kind, read_peer, read_record};
 pub use input_error::InputError;
 use jiff::Timestamp;
 use kms_domain::{
@@ -19,8 +18,8 @@ use kms_domain::{
         claims::VersionClaims,
         journal::{EvidenceItem, Journal},
         rebuild::{
-            EtcdEvidence, EtcdFinding, Evidence, OWN_STATE, PlanBlocker, PlanBlockers, PlanHash,
-            RebuildPlan, Unreadable, rebuild,
+            EtcdEvidence, EtcdFinding, Evidence, OWN_STATE, PeerEvidence, PlanBlocker,
+            PlanBlockers, PlanHash, RebuildPlan, RecordEvidence, Unreadable, rebuild,
         },
         resolve::{LiveKey, Resolution},
     },
@@ -53,10 +52,10 @@ pub struct Request {
     pub etcd: Vec<EtcdSource>,
     /// Prefix of the selected API server; see [`VerifyOptions::prefix`].
     pub prefix: Option<String>,
-    /// Files from record-backup.
-    pub records: Vec<PathBuf>,
-    /// Copies of peers' states, each with its checkpoint in the same directory.
-    pub peers: Vec<PathBuf>,
+    /// Results of [`read_record`].
+    pub records: Vec<Read<RecordEvidence>>,
+    /// Results of [`read_peer`].
+    pub peers: Vec<Read<PeerEvidence>>,
     /// Maximum number of distinct encrypted DEKs tried per `key_id`; `None` for all.
     pub sample: Option<NonZeroU64>,
     /// Hash of the valid state to replace.
@@ -70,6 +69,9 @@ pub struct Request {
     /// Keep the names of the first few unreadable objects.
     pub names: bool,
 }
+
+/// A file of the evidence. Root reads it before it becomes the owner of the state.
+pub type Read<T> = Result<(T, GatheredItem), InputError>;
 
 /// Evidence and its assessment.
 #[derive(Debug, Default)]
@@ -105,7 +107,7 @@ pub enum Applied {
 
 /// Creates the plan. Read-only, without a lock.
 #[must_use]
-pub fn plan(config: &Config, request: &Request, watch: Watch<'_>) -> Weighed {
+pub fn plan(config: &Config, request: &mut Request, watch: Watch<'_>) -> Weighed {
     let mut weighed = weigh(config, request, config.state().remains(), watch);
     // A process invisible from here is detected by `apply`, through the lock.
     weighed.holder = Holder::of(&config.state_path.lock()).unwrap_or_default();
@@ -119,7 +121,7 @@ pub fn plan(config: &Config, request: &Request, watch: Watch<'_>) -> Weighed {
 /// otherwise.
 pub fn apply(
     config: &Config,
-    request: &Request,
+    request: &mut Request,
     reviewed: &PlanHash,
     now: SystemTime,
     watch: Watch<'_>,
@@ -157,9 +159,10 @@ pub fn apply(
     Ok(Applied::Rebuilt(Box::new(weighed)))
 }
 
+/// Takes records and peers out of the request.
 fn weigh(
     config: &Config,
-    request: &Request,
+    request: &mut Request,
     remains: Result<Remains, StateError>,
     watch: Watch<'_>,
 ) -> Weighed {
@@ -177,8 +180,8 @@ fn weigh(
         Err(input_error) => weighed.obstacles.push(input_error),
     }
     let mut records = Vec::new();
-    for path in &request.records {
-        match read_record(path) {
+    for read in mem::take(&mut request.records) {
+        match read {
             Ok((record, exhibited)) => {
                 records.push(record);
                 weighed.items.push(exhibited);
@@ -187,8 +190,8 @@ fn weigh(
         }
     }
     let mut peers = Vec::new();
-    for path in &request.peers {
-        match read_peer(path, &config.state_path) {
+    for read in mem::take(&mut request.peers) {
+        match read {
             Ok((peer, exhibited)) => {
                 peers.push(peer);
                 weighed.items.push(exhibited);

@@ -25,7 +25,7 @@ use kms_node::{
         openbao::{self, of_call, of_connection},
         restore,
         retirement::{lowest_hidden, lowest_of, of_plan, of_rotation},
-        site::shell,
+        site::{quoted, shell},
         snapshot,
         state::{self, of_commit},
         versions,
@@ -66,6 +66,18 @@ pub(super) enum Failure {
     /// The state was made under another configuration, or this one was changed.
     #[error(transparent)]
     OtherConfiguration(Box<StateError>),
+    /// The daemon was started as another user than the owner of the state.
+    #[error(
+        "the state in {} belongs to {owner} (uid {uid}), and this process runs as uid {user}",
+        directory.display()
+    )]
+    ForeignState {
+        directory: PathBuf,
+        /// As `sudo` takes it.
+        owner: String,
+        uid: u32,
+        user: u32,
+    },
     /// The daemon failed.
     #[error(transparent)]
     Serve(Box<ServeError>),
@@ -229,9 +241,10 @@ impl Failure {
     #[must_use]
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::UnsupportedAuth(_) | Self::OtherConfiguration(_) => {
-                Exit::Configuration
-            }
+            Self::Config(_)
+            | Self::UnsupportedAuth(_)
+            | Self::OtherConfiguration(_)
+            | Self::ForeignState { .. } => Exit::Configuration,
             Self::Serve(_) | Self::NotHardened(_) | Self::Activation(_) => Exit::Runtime,
             Self::Etcd(error) if error.is_misuse() => Exit::Usage,
             Self::Etcd(_) => Exit::Runtime,
@@ -339,6 +352,9 @@ impl Failure {
         let cause = match self {
             Self::Config(error) => unloaded(error),
             Self::UnsupportedAuth(_) => &configuration::UNSUPPORTED_LOGIN,
+            Self::ForeignState { owner, .. } => {
+                return (&node::STATE_OF_OTHER_USER, vec![("owner", quoted(owner))]);
+            }
             Self::OtherConfiguration(error) | Self::State(error) => return of_state(error),
             Self::Serve(error) => return of_serve(error),
             Self::NotHardened(_) => &node::HARDENING_REFUSED,

@@ -8,13 +8,14 @@ use kms_domain::{
 };
 use kms_node::clock::{Clock as _, SystemClock};
 use kms_operator::recovery::{
-    recover_state::{self, Applied, Request},
+    recover_state::{self, Applied, Request, read_peer, read_record},
     recovery_report::{Run, Typed},
     verify_pair::Watch,
 };
 
 use super::{
     Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
+    review::become_owner,
 };
 
 /// Rebuild a lost or damaged registry state from evidence, after the key was rotated
@@ -105,11 +106,14 @@ impl Options {
             unbounded: without(&[("--etcd-prefix-only", false)]),
             etcd: options.collect(),
         };
-        let request = Request {
+        let records = self.record.iter().map(|it| read_record(it));
+        let peers = self.peer_state.iter();
+        let peers = peers.map(|it| read_peer(it, &config.state_path));
+        let mut request = Request {
             etcd: sources,
             prefix: self.etcd.prefix(),
-            records: self.record,
-            peers: self.peer_state,
+            records: records.collect(),
+            peers: peers.collect(),
             sample: self.sample,
             replace: self.expected_state_hash,
             replace_newer_release: self.replace_newer_release,
@@ -117,6 +121,7 @@ impl Options {
             accepted: self.accept_unreadable,
             names: self.show_names,
         };
+        become_owner(config);
         let reading = ProgressLine::new("reading etcd");
         let trying = ProgressLine::new("trying encrypted DEKs");
         let watch = Watch {
@@ -131,12 +136,14 @@ impl Options {
             now,
         };
         let outcome = match &self.expected_plan_hash {
-            None => run.planned(&recover_state::plan(config, &request, watch)),
-            Some(reviewed) => match recover_state::apply(config, &request, reviewed, now, watch)? {
-                Applied::Rebuilt(weighed) => run.applied(&weighed),
-                Applied::Continued(done) => run.continued(&done.0, &done.1),
-                Applied::Refused(weighed) => run.refused(&weighed),
-            },
+            None => run.planned(&recover_state::plan(config, &mut request, watch)),
+            Some(reviewed) => {
+                match recover_state::apply(config, &mut request, reviewed, now, watch)? {
+                    Applied::Rebuilt(weighed) => run.applied(&weighed),
+                    Applied::Continued(done) => run.continued(&done.0, &done.1),
+                    Applied::Refused(weighed) => run.refused(&weighed),
+                }
+            }
         };
         drop((reading, trying));
         self.output.show(&outcome, context)

@@ -14,9 +14,11 @@ use kms_node::{
         retirement::{APPLIED, PLANNED, UNCHECKED, UNCHECKED_LIMITATION},
     },
     clock::{Clock as _, SystemClock},
+    config::Config,
     report::{outcome, table::Table},
 };
 use kms_operator::{
+    diagnose::node::become_provider,
     recovery::{
         evidence::{Asked, EvidenceSources},
         evidence_report::{self, Asker},
@@ -57,6 +59,7 @@ impl Review {
             Some(flags) => EvidenceSources::new(flags.sources()?, flags.prefix()),
             None => None,
         };
+        become_owner(config);
         let progress = ProgressLine::new("reading etcd");
         let on_progress = |done| progress.show(done);
         let evidence = sources.as_ref().map(|sources| Asked {
@@ -80,6 +83,12 @@ impl Review {
         result.identify(&config.fingerprint());
         self.output.show(&result, context)
     }
+}
+
+/// Root has opened the evidence, and goes on as the owner of the state, who alone may write it.
+/// Without the privilege to change the user, plans still work, and a write names both users.
+pub(super) fn become_owner(config: &Config) {
+    become_provider(config).ok();
 }
 
 /// The members of a plan and its result.

@@ -37,6 +37,16 @@ impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let mut loaded = context.load()?;
         loaded.config.auth.jwt_file()?;
+        let user = context.environment.effective_uid;
+        if let Some((owner, uid)) = node_files::foreign_state(&loaded.config, user) {
+            let directory = loaded.config.state_path.directory().to_owned();
+            return Err(Failure::ForeignState {
+                directory,
+                owner,
+                uid,
+                user,
+            });
+        }
         node_files::check(&loaded.config, &loaded.path, context.environment).map_err(
             |problems| LoadError::Invalid {
                 path: loaded.path.clone(),

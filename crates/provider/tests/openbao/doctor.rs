@@ -3,7 +3,7 @@
 //! All faults are made on real files, processes and servers; only a wrong clock of OpenBao is a
 //! scripted one. Root and an ordinary user run the same faults.
 
-mod fault;
+pub(crate) mod fault;
 mod key;
 mod node;
 pub(crate) mod openbao;

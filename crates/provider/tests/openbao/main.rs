@@ -37,6 +37,7 @@ mod nodes;
 mod outage;
 mod pair;
 mod prefix;
+mod printed;
 mod process;
 mod provider;
 mod proxy;

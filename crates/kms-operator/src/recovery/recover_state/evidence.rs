@@ -140,7 +140,11 @@ impl GatheredItem {
     }
 }
 
-pub(super) fn read_record(path: &Path) -> Result<(RecordEvidence, GatheredItem), InputError> {
+/// Reads a backup record.
+///
+/// # Errors
+/// [`InputError`] of an unreadable or invalid file.
+pub fn read_record(path: &Path) -> Result<(RecordEvidence, GatheredItem), InputError> {
     let bytes = read(path, record::MAX_FILE_BYTES).map_err(|source| InputError::Unreadable {
         path: path.to_owned(),
         source,
@@ -156,11 +160,11 @@ pub(super) fn read_record(path: &Path) -> Result<(RecordEvidence, GatheredItem),
     Ok((RecordEvidence { name, record }, exhibited))
 }
 
-/// Accepts a copy at any path, so only its content is verified.
-pub(super) fn read_peer(
-    path: &Path,
-    own: &StatePath,
-) -> Result<(PeerEvidence, GatheredItem), InputError> {
+/// Reads the copy of a peer's state. Accepts it at any path, so only its content is verified.
+///
+/// # Errors
+/// [`InputError`] of an unreadable or invalid file, or of this node's own state.
+pub fn read_peer(path: &Path, own: &StatePath) -> Result<(PeerEvidence, GatheredItem), InputError> {
     let same = |one: &Path, other: &Path| {
         let (one, other) = (fs::canonicalize(one).ok(), fs::canonicalize(other).ok());
         one.is_some() && one == other

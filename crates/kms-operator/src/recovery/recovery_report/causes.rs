@@ -155,9 +155,13 @@ impl Advisor<'_> {
         )
     }
 
-    /// The provider starts with the state only if nothing else speaks against the state.
+    /// The provider starts with the state only if nothing else speaks against the state, and OpenBao
+    /// hides no version.
     fn of_state_in_place(&self) -> &'static Cause {
-        let of_own = |it: &&PlanBlocker| it.evidence().iter().any(|name| name == OWN_STATE);
+        let of_own = |it: &&PlanBlocker| match it {
+            PlanBlocker::Undecryptable { gap, .. } => matches!(gap, ResolveError::Hidden { .. }),
+            other => other.evidence().iter().any(|name| name == OWN_STATE),
+        };
         let of_own: Vec<_> = self.weighed.refusals.iter().filter(of_own).collect();
         let ahead = |it: &&PlanBlocker| matches!(it, PlanBlocker::AboveLatest { .. });
         match of_own[..] {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A user that has no files of its own.
-pub(super) const SERVICE_USER: u32 = 65534;
+pub(crate) const SERVICE_USER: u32 = 65534;
 
 /// A node to break.
 pub(super) struct Patient {
