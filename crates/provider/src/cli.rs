@@ -39,7 +39,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use serde::Serialize;
 
 use crate::{
@@ -48,7 +48,9 @@ use crate::{
     clock::{Clock as _, SystemClock},
     config::{Environment, Flags, LoadError, Loaded},
     exit::Exit,
+    node_files,
     report::{Output, ignore_broken_pipe, outcome::Outcome, text::Look},
+    telemetry::log,
 };
 
 use failure::{Failed, Failure};
@@ -97,6 +99,18 @@ struct Cli {
     flags: GlobalFlags,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+impl Cli {
+    /// Refuses a global flag that the command would ignore.
+    fn without_conflict(self) -> Result<Self, clap::Error> {
+        if matches!(self.command, Some(Command::Dev(_))) && self.flags.config.is_some() {
+            let text = "dev writes a configuration of its own, so --config has no effect; --dir names \
+                        the place of the lab\n";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
+        }
+        Ok(self)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -201,7 +215,7 @@ pub fn run(
 ) -> Exit {
     let arguments: Vec<_> = arguments.into_iter().collect();
     let line = Line::of(&arguments);
-    let cli = match Cli::try_parse_from(&arguments) {
+    let cli = match Cli::try_parse_from(&arguments).and_then(Cli::without_conflict) {
         Ok(cli) => cli,
         Err(answer) => return show(&answer, &line, out, err),
     };
@@ -239,8 +253,12 @@ pub fn run(
             let written = Output::Json.write(&outcome, Look::default(), &mut out);
             written.and_then(|()| out.flush()).ok();
         }
+        let mut text = Vec::new();
+        // A vector takes every byte.
+        failure.write(&advice, &mut text).ok();
         // Nobody is left to tell when standard error is closed.
-        failure.write(&advice, err).ok();
+        err.write_all(&log::of_errors(&text, environment.logs_to_journal()))
+            .ok();
     }
     exit
 }
@@ -369,6 +387,20 @@ impl Context<'_> {
     /// The checked configuration.
     fn load(&self) -> Result<Loaded, LoadError> {
         crate::config::load(&self.flags, self.environment)
+    }
+
+    /// The configuration, if `serve` accepts it and the files that it names.
+    fn load_for_serve(&self, environment: &Environment) -> Result<Loaded, Failure> {
+        let loaded = self.load()?;
+        loaded.config.auth.jwt_file()?;
+        let path = || loaded.path.clone();
+        node_files::check(&loaded.config, &loaded.path, environment).map_err(|problems| {
+            LoadError::Invalid {
+                path: path(),
+                problems,
+            }
+        })?;
+        Ok(loaded)
     }
 
     /// The command line without these flags, each with its value if it takes one.

@@ -54,6 +54,7 @@ pub const ALL: &[&Cause] = &[
     &SOCKET_NOT_OPENED,
     &SOCKET_UNIT_INVALID,
     &PART_ENDED,
+    &SOCKET_DRIFTED,
 ];
 
 const WAITS: &str = "no data is lost: kube-apiserver waits for this node, and etcd stays as it is";
@@ -666,6 +667,23 @@ pub const PART_ENDED: Cause = Cause {
             "systemctl restart bao-kms-provider",
         ),
         run("report the last lines of its log", LOG),
+    ],
+    warnings: &[],
+    exit: Exit::CheckFailed,
+};
+
+pub const SOCKET_DRIFTED: Cause = Cause {
+    code: "socket_drifted",
+    headline: "mode or group of the socket or its directory differ from the configuration",
+    impact: DataImpact::NoneLost,
+    data: "no data is lost: a kube-apiserver that runs as root still connects, another one may wait for \
+           this node",
+    steps: &[
+        run("set them as configured", "{fix}"),
+        act(
+            "correct what sets them otherwise: tmpfiles.d or RuntimeDirectory= for the directory, the \
+             socket unit or configuration management for the socket",
+        ),
     ],
     warnings: &[],
     exit: Exit::CheckFailed,

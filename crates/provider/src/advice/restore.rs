@@ -527,6 +527,7 @@ pub const PROVIDER_RUNNING: Cause = Cause {
     impact: DataImpact::NoneLost,
     data: "no data is lost: a state in use is never replaced, and nothing was changed",
     steps: &[
+        run("see the process", "ps -fp {pid}"),
         run(
             "stop the provider of this node",
             "systemctl stop bao-kms-provider",

@@ -6,7 +6,7 @@ use super::{Cause, DataImpact, Step, act, command, configuration, node, run};
 use crate::{
     exit::Exit,
     state::{
-        CommitError, LockError, StateError,
+        CommitError, LockError, StateError, StorageFault,
         disk::{DiskError, Flaw},
     },
 };
@@ -32,6 +32,9 @@ pub const ALL: &[&Cause] = &[
     &CONFLICT,
     &NOT_SAVED,
     &JOURNAL_UNUSABLE,
+    &DISK_FULL,
+    &DISK_READ_ONLY,
+    &DISK_FAILING,
 ];
 
 const FROM_BACKUP: Step = act(
@@ -353,6 +356,78 @@ pub const JOURNAL_UNUSABLE: Cause = Cause {
     exit: Exit::CheckFailed,
 };
 
+pub const DISK_FULL: Cause = Cause {
+    code: "state_disk_full",
+    headline: "the file system of the state is full: no version of the key can be saved",
+    impact: DataImpact::NoneLost,
+    data: "no data is lost: a running provider continues with the saved versions, and a rotation waits",
+    steps: &[
+        run(
+            "see whether bytes or inodes are used up",
+            "df -h {state_directory}; df -i {state_directory}",
+        ),
+        run(
+            "find the largest directories on that file system, and free space there",
+            "du -xh --max-depth=2 \"$(findmnt -no TARGET -T {state_directory})\" | sort -h | tail",
+        ),
+        act("a running provider saves by itself afterwards; start a stopped one"),
+    ],
+    warnings: &[EDIT_NOTHING],
+    exit: Exit::CheckFailed,
+};
+
+pub const DISK_READ_ONLY: Cause = Cause {
+    code: "state_disk_read_only",
+    headline: "the file system of the state is read-only: no version of the key can be saved",
+    impact: DataImpact::NoneLost,
+    data: DISK_FULL.data,
+    steps: &[
+        run("see its mount options", "findmnt -T {state_directory}"),
+        run(
+            "look for errors of its disk",
+            "dmesg --level=err,warn | tail -n 30",
+        ),
+        act("mount it read-write; a running provider saves by itself afterwards"),
+    ],
+    warnings: &[EDIT_NOTHING],
+    exit: Exit::CheckFailed,
+};
+
+pub const DISK_FAILING: Cause = Cause {
+    code: "state_disk_failing",
+    headline: "the disk of the state refuses to write, or does not answer",
+    impact: DataImpact::NoneLost,
+    data: DISK_FULL.data,
+    steps: &[
+        run(
+            "see owner, mode and mount of the directory",
+            "ls -ld {state_directory}; findmnt -T {state_directory}",
+        ),
+        run(
+            "look for errors of its disk",
+            "dmesg --level=err,warn | tail -n 30",
+        ),
+    ],
+    warnings: &[EDIT_NOTHING],
+    exit: Exit::CheckFailed,
+};
+
+/// The cause of a disk that takes no new state.
+#[must_use]
+pub fn of_storage(fault: StorageFault) -> &'static Cause {
+    match fault {
+        StorageFault::NoSpace => &DISK_FULL,
+        StorageFault::ReadOnly => &DISK_READ_ONLY,
+        StorageFault::NoDescriptors
+        | StorageFault::DirectoryGone
+        | StorageFault::Permission
+        | StorageFault::Io
+        | StorageFault::NoAnswer
+        | StorageFault::ForeignState
+        | StorageFault::UnsafeFiles => &DISK_FAILING,
+    }
+}
+
 /// The cause of a state that cannot be used.
 #[must_use]
 pub fn of_error(error: &StateError) -> &'static Cause {
@@ -374,6 +449,11 @@ pub fn of_error(error: &StateError) -> &'static Cause {
             ..
         }) => &TOO_OPEN,
         StateError::Lock(LockError::Locked { .. }) => &node::STATE_LOCKED,
+        StateError::Lock(LockError::Unusable(problem)) | StateError::CheckpointWrite(problem)
+            if is_full(problem) =>
+        {
+            of_storage(problem.fault())
+        }
         StateError::Unreadable(_) | StateError::Lock(_) | StateError::CheckpointWrite(_) => {
             &UNREADABLE
         }
@@ -404,8 +484,14 @@ pub fn of_disk(problem: &DiskError) -> &'static Cause {
         DiskError::Unsafe { .. } => &UNREADABLE,
         DiskError::DirectoryReplaced { .. } => &UNSAVED_DIRECTORY_GONE,
         DiskError::Exists { .. } => &command::FILE_EXISTS,
+        DiskError::System { .. } if is_full(problem) => of_storage(problem.fault()),
         DiskError::System { .. } => &NOT_SAVED,
     }
+}
+
+fn is_full(problem: &DiskError) -> bool {
+    let full = [StorageFault::NoSpace, StorageFault::ReadOnly];
+    full.contains(&problem.fault())
 }
 
 /// The cause of a state that was not committed.

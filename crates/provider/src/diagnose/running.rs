@@ -13,7 +13,7 @@ use crate::{
     report::{CheckResult, ImpactClass, counted, one_line},
     telemetry::{
         endpoints::JSON,
-        why::{self, Failed, Why},
+        why::{self, Failed, SOCKET_LOST, Why},
     },
 };
 
@@ -59,7 +59,7 @@ fn evaluate(facts: &Facts) -> Option<Vec<CheckResult>> {
     };
     let mut found = Findings {
         facts,
-        unhealthy: !why.reasons.is_empty(),
+        unhealthy: why.reasons.iter().any(|reason| reason != SOCKET_LOST),
         checks: Vec::new(),
     };
     for file in &why.files {
@@ -101,6 +101,16 @@ fn evaluate(facts: &Facts) -> Option<Vec<CheckResult>> {
         let message = format!("the running provider cannot save its state: {failed}");
         let cause = advice::state::of_unsaved(&failed.class);
         found.push("unsaved", message, cause, &[]);
+    }
+    if let Some(fault) = &why.socket.fault
+        && why.reasons.iter().any(|reason| reason == SOCKET_LOST)
+    {
+        let message = format!("the socket's path does not lead to the running provider: {fault}");
+        let advice = facts.advise(&node::SOCKET_UNUSABLE, &[]);
+        let check = WHY.fail(message).because(advice).code("socket");
+        found
+            .checks
+            .push(check.impact_class(ImpactClass::ApiServerAvailability));
     }
     if why.log_lines_dropped > 0 {
         let lines = counted(why.log_lines_dropped, "log line");

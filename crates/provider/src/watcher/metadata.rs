@@ -7,7 +7,7 @@ use kms_domain::{
     scope::TransitKeyPath,
     transit::{KeyProfile, ProfileRefused, TransitVersion},
 };
-use openbao_client::transit::Transit;
+use openbao_client::{failure::FailureClass, transit::Transit};
 
 use super::{committer::CommitterError, discovery::DiscoveryFailed};
 use crate::auth::{CallFailure, Session};
@@ -73,6 +73,9 @@ impl MetadataError {
     #[must_use]
     pub fn failure(&self) -> MetadataFailure {
         match self {
+            Self::UpsertRead { source, .. } | Self::Read { source, .. } if is_sealed(source) => {
+                MetadataFailure::OpenBaoSealed
+            }
             Self::UpsertRead { .. } => MetadataFailure::UpsertCheckFailed,
             Self::UpsertAllowed { .. } => MetadataFailure::UpsertAllowed,
             Self::Read { .. } => MetadataFailure::MetadataReadFailed,
@@ -128,6 +131,11 @@ impl MetadataError {
             _ => None,
         }
     }
+}
+
+/// Whether the call failed because OpenBao is sealed.
+pub(super) fn is_sealed(failure: &CallFailure) -> bool {
+    failure.class() == Some(FailureClass::Sealed)
 }
 
 /// Reads and checks the mount and the key.
