@@ -4,8 +4,8 @@
 //! The first byte of the input is the read size.
 #![no_main]
 
+use kms_daemon::kms::authority::AuthorityRewriter;
 use libfuzzer_sys::fuzz_target;
-use provider::kms::authority::AuthorityRewriter;
 
 fuzz_target!(|input: &[u8]| {
     let Some((size, sent)) = input.split_first() else {

@@ -1,8 +1,8 @@
 //! The configuration file: any text gives a configuration or an error with a reason.
 #![no_main]
 
+use kms_node::config::{self, Environment, Flags, LoadError};
 use libfuzzer_sys::{Corpus, fuzz_target};
-use provider::config::{self, Environment, Flags, LoadError};
 
 fuzz_target!(|input: &[u8]| -> Corpus {
     let Ok(text) = std::str::from_utf8(input) else {

@@ -1,8 +1,8 @@
 //! The response of a metrics endpoint: displayed words are short and contain safe characters only.
 #![no_main]
 
+use kms_operator::nodes::exposition;
 use libfuzzer_sys::fuzz_target;
-use provider::nodes::exposition;
 
 fuzz_target!(|text: &str| {
     if let Ok(seen) = exposition::read(text) {

@@ -1,4 +1,4 @@
-//! The bytes of a snapshot, and the progress of reading them.
+//! The byte source of a snapshot, and the progress of a read.
 
 use std::{
     fs::File,
@@ -9,18 +9,18 @@ use std::{
 
 use crate::damage::SnapshotError;
 
-/// Where the bytes come from. Two threads read at once.
+/// A source of bytes. Two threads read from it concurrently.
 pub trait ReadAt: Sync {
-    /// Their number.
+    /// Size in bytes.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// When the system cannot report the size.
     fn size(&self) -> io::Result<u64>;
 
     /// Fills `buffer` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// When they cannot be read or there are fewer.
+    /// When the bytes cannot be read, or the source ends before them.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
@@ -58,19 +58,19 @@ pub(crate) fn read_at<S: ReadAt + ?Sized>(
         .map_err(|source| SnapshotError::Unreadable { offset, source })
 }
 
-/// How far a reading has come.
+/// Progress of a read, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes read so far. Those of a file with a hash are read twice.
+    /// Bytes read so far. A file with a hash is read twice, and both reads count.
     pub done: u64,
-    /// All bytes there are to read. A reading can end before them, at pages that are not in use.
+    /// Maximum of `done`. A read may end below it, because unused pages are skipped.
     pub total: u64,
 }
 
-/// Hears of the progress, for each page and from any thread.
+/// Called with the progress after each page, from any thread.
 pub type OnProgress<'p> = &'p (dyn Fn(Progress) + Sync);
 
-/// Counts for both threads what they have read.
+/// Sums the bytes read by both threads.
 pub(crate) struct Meter<'p> {
     on_progress: OnProgress<'p>,
     done: AtomicU64,

@@ -26,7 +26,7 @@ pub enum IdentityDifference {
         /// The document's value.
         stored: String,
     },
-    /// The names agree but the fingerprints do not, so it is what only the fingerprint covers.
+    /// The names are equal and the fingerprints differ: the difference is the path of the key.
     #[error(
         "transit.mountPath or transit.keyName differs from what the document was made with \
          (fingerprint {configured} instead of {stored})"

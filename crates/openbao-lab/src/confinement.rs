@@ -17,8 +17,8 @@ use landlock::{
 /// The first Landlock ABI with TCP rules: Linux 6.7.
 const NEEDED: ABI = ABI::V4;
 
-/// Permissions of a program beside reading: it may write below one directory and listen on these
-/// TCP ports. Every outgoing TCP connection is denied.
+/// Permissions of a program in addition to reading files: writing below one directory, and
+/// listening on these TCP ports. Every outgoing TCP connection is denied.
 #[derive(Debug, Clone)]
 pub(crate) struct Confinement {
     directory: PathBuf,

@@ -31,7 +31,7 @@ exit 1
 pub struct TempWorkspace {
     path: PathBuf,
     lock: File,
-    /// The shell that removes the directory; `None` after it was told to.
+    /// The shell that removes the directory; `None` after the request to remove it.
     keeper: Option<Child>,
 }
 

@@ -40,9 +40,8 @@ use std::{
 };
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
-use serde::Serialize;
-
-use crate::{
+use kms_daemon::telemetry::log;
+use kms_node::{
     advice::{Site, site::quoted},
     build_info::BuildInfo,
     clock::{Clock as _, SystemClock},
@@ -50,8 +49,8 @@ use crate::{
     exit::Exit,
     node_files,
     report::{Output, ignore_broken_pipe, outcome::Outcome, text::Look},
-    telemetry::log,
 };
+use serde::Serialize;
 
 use failure::{Failed, Failure};
 
@@ -386,7 +385,7 @@ impl Command {
 impl Context<'_> {
     /// The checked configuration.
     fn load(&self) -> Result<Loaded, LoadError> {
-        crate::config::load(&self.flags, self.environment)
+        kms_node::config::load(&self.flags, self.environment)
     }
 
     /// The configuration, if `serve` accepts it and the files that it names.

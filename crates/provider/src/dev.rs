@@ -10,6 +10,10 @@ use std::{
     time::Duration,
 };
 
+use kms_node::{
+    clock::{Clock as _, SystemClock},
+    config::{self, Environment, Flags, LoadError, Loaded},
+};
 use openbao_lab::{
     admin::{Admin, AdminError, login::JwtRole, transit::NewKey},
     binary::BaoBinary,
@@ -19,11 +23,7 @@ use openbao_lab::{
 };
 use serde_json::json;
 
-use crate::{
-    clock::{Clock as _, SystemClock},
-    config::{self, Environment, Flags, LoadError, Loaded},
-    policy::{UnsafePolicyPath, policy},
-};
+use crate::policy::{UnsafePolicyPath, policy};
 
 const TRANSIT_MOUNT: &str = "transit";
 const KEY: &str = "kubernetes-etcd";

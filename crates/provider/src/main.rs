@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anstream::{AutoStream, ColorChoice};
-use provider::{cli, config::Environment, hardening};
+use kms_node::{config::Environment, hardening};
+use provider::cli;
 
 fn main() -> ExitCode {
     // For every command: a dump could hold a token, a DEK or an unseal share.

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use provider::config::{
+use kms_node::config::{
     Environment, Flags, LoadError, Loaded, Origin, Problem, load, parse, reference_rows, schema,
 };
 use serde_json::Value;

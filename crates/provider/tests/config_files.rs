@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use provider::{
+use kms_node::{
     config::{Config, Environment, Flags, Problem, ProblemKind, parse},
     node_files,
 };

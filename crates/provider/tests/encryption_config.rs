@@ -19,15 +19,15 @@ use std::{
 };
 
 use kms_domain::scope::ProviderName;
-use provider::{
+use kms_node::{
     config::{Config, Environment, Flags, load},
-    diagnose::encryption_config::{ENCRYPTION_CONFIG, check, check_file},
     report::{
         CheckResult, Output,
         outcome::{Nothing, Outcome},
         text::Look,
     },
 };
+use kms_operator::diagnose::encryption_config::{ENCRYPTION_CONFIG, check, check_file};
 use rustix::process::geteuid;
 use serde::Deserialize;
 use serde_json::{Value, json};

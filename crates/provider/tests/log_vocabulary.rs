@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Levels and fields of each message.
@@ -108,8 +108,9 @@ fn collect(directory: &Path, vocabulary: &mut Vocabulary) {
 #[test]
 fn the_program_logs_what_the_documentation_lists_and_nothing_else() {
     let mut vocabulary = Vocabulary::new();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    collect(&source, &mut vocabulary);
+    for source in sources() {
+        collect(&source, &mut vocabulary);
+    }
     assert!(vocabulary.len() > 15, "{vocabulary:?}");
     assert_eq!(vocabulary, documented());
 }
@@ -136,5 +137,13 @@ fn events_are_written_by_the_macros_of_tracing_alone() {
             }
         }
     }
-    check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    for source in sources() {
+        check(&source);
+    }
+}
+
+/// Sources of the crates of the program that write to the log.
+fn sources() -> [PathBuf; 3] {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    ["kms-daemon", "kms-node", "provider"].map(|name| crates.join(name).join("src"))
 }

@@ -7,12 +7,12 @@ use std::path::Path;
 /// Writes the committed file; with `--check` compares it.
 fn main() -> Result<(), Box<dyn Error>> {
     let check = std::env::args().nth(1).as_deref() == Some("--check");
-    let provider = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/provider");
-    let committed = provider.join("src/kms_api/generated.rs");
+    let node = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/kms-node");
+    let committed = node.join("src/kms_api/generated.rs");
 
-    let out = provider.join("../../target/codegen");
+    let out = node.join("../../target/codegen");
     fs::create_dir_all(&out)?;
-    let service = protox::compile(["kms/v2/api.proto"], [provider.join("proto")])?;
+    let service = protox::compile(["kms/v2/api.proto"], [node.join("proto")])?;
     tonic_prost_build::configure()
         // Plaintext stays in the buffer read from the socket, without a copy.
         .bytes(".")
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         fs::copy(&generated, &committed)?;
     } else if fs::read(&generated)? != fs::read(&committed)? {
         return Err(
-            "crates/provider/src/kms_api/generated.rs differs from the code generated from its .proto file; \
+            "crates/kms-node/src/kms_api/generated.rs differs from the code generated from its .proto file; \
                     run `cargo xtask proto` and commit the result"
                 .into(),
         );

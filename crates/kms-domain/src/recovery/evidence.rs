@@ -200,8 +200,8 @@ impl Usage {
     }
 }
 
-/// Judges whether the removed versions of a plan may go. The most severe source decides; a plan
-/// without removals is always allowed.
+/// Decides on the removals of a plan. The most severe source decides; a plan without removals is
+/// always allowed.
 pub fn judge_retirement<'e>(
     removed: &[TransitVersion],
     sources: impl IntoIterator<Item = &'e Evidence>,
@@ -226,7 +226,8 @@ pub fn judge_retirement<'e>(
     judged.unwrap_or(Retirement::Inconclusive)
 }
 
-/// Judges rewriting under `active` in one source; `newest` is the newest known version of the key.
+/// Progress of rewriting under `active` in one source; `newest` is the newest known version of the
+/// key.
 #[must_use]
 pub fn judge_rewriting(
     active: TransitVersion,

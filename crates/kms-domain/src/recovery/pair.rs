@@ -52,7 +52,7 @@ pub enum Remedy {
     RestoreVersions(Vec<TransitVersion>),
 }
 
-/// Judges the findings. The worst finding decides; objects of other keys are ignored.
+/// Evaluates the findings. The worst finding decides; objects of other keys are ignored.
 ///
 /// `damaged` counts the values of this provider that every key fails to open. An empty list is
 /// inconclusive: the data may belong to another cluster.

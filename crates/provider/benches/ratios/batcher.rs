@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use kms_daemon::kms::{batcher::DecryptBatcher, hedge::Hedges};
 use kms_domain::prepare::PreparedDecrypt;
+use kms_node::{
+    auth::{Session, SessionSettings},
+    clock::SystemClock,
+};
 use openbao_client::{
     login::{
         jwt::{ClaimRules, JwtRole},
@@ -11,11 +16,6 @@ use openbao_client::{
     transit::Transit,
 };
 use prometheus_client::metrics::counter::Counter;
-use provider::{
-    auth::{Session, SessionSettings},
-    clock::SystemClock,
-    kms::{batcher::DecryptBatcher, hedge::Hedges},
-};
 
 use crate::{load::Call, stage::Stage};
 

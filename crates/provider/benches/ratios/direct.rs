@@ -12,15 +12,15 @@ use kms_domain::{
     scope::{KeyName, MountPath, TransitKeyPath},
     transit::TransitVersion,
 };
+use kms_node::{
+    kms_api::generated::DecryptRequest,
+    state::{self, StatePath},
+};
 use openbao_client::{
     client::Client,
     login::jwt::{Jwt, JwtRole},
     token::Token,
     transit::Transit,
-};
-use provider::{
-    kms_api::generated::DecryptRequest,
-    state::{self, StatePath},
 };
 use testkit::tenant::{KEY, ROLE};
 

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use kms_domain::prepare::PreparedDecrypt;
-use provider::kms_api::generated::{DecryptRequest, EncryptRequest, StatusRequest};
+use kms_node::kms_api::generated::{DecryptRequest, EncryptRequest, StatusRequest};
 use tokio::{runtime, task::JoinSet, time::sleep};
 
 use crate::{

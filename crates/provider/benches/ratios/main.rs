@@ -29,7 +29,7 @@ use std::{
 };
 
 use clap::Parser;
-use provider::report::Output;
+use kms_node::report::Output;
 
 use crate::{load::Block, report::Report, stage::Stage};
 

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use provider::kms_api::generated::{
+use kms_node::kms_api::generated::{
     StatusRequest, key_management_service_client::KeyManagementServiceClient,
 };
 use rustix::process::{Pid, Signal, kill_process};

@@ -3,12 +3,10 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::Args;
+use kms_node::clock::{Clock as _, SystemClock};
+use kms_operator::benchmark::{Load, through_openbao, through_socket};
 
 use super::{Context, Exit, Failure, OutputFlag};
-use crate::{
-    benchmark::{Load, through_openbao, through_socket},
-    clock::{Clock as _, SystemClock},
-};
 
 /// Measure how long encrypting and decrypting 32 random bytes take
 ///

@@ -3,17 +3,17 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use tokio::runtime;
-
-use super::{Context, Exit, Failure, OutputFlag, inspect_state::state_path};
-use crate::{
+use kms_node::{
     advice::Site,
     clock::{Clock as _, SystemClock},
     config::Config,
     duration::parse_positive,
-    nodes::{self, Node, NodeName, Source, report},
     plain_http::HttpUrl,
 };
+use kms_operator::nodes::{self, Node, NodeName, Source, report};
+use tokio::runtime;
+
+use super::{Context, Exit, Failure, OutputFlag, inspect_state::state_path};
 
 /// Compare control-plane nodes, and say whether it is safe to continue with the next
 ///

@@ -3,11 +3,7 @@
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, time::SystemTime};
 
 use clap::{Args, Subcommand};
-use schemars::JsonSchema;
-use serde::Serialize;
-
-use super::{Context, Exit, Failure, OutputFlag};
-use crate::{
+use kms_node::{
     clock::{Clock as _, SystemClock},
     config::{Environment, Loaded, Problem, Setting, schema},
     report::{
@@ -16,6 +12,10 @@ use crate::{
         table::Table,
     },
 };
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Context, Exit, Failure, OutputFlag};
 
 /// Show every setting with its origin, or all problems of the configuration
 ///

@@ -7,27 +7,29 @@ use std::{
 };
 
 use clap::Args;
-use openbao_lab::binary::find_bao;
-use schemars::JsonSchema;
-use serde::Serialize;
-use tokio::{runtime, sync::oneshot};
-
-use super::{Context, Exit, Failure, OutputFlag};
-use crate::{
+use kms_daemon::{
+    lifecycle::{self, Hangup},
+    serve::{ServeError, serve},
+    telemetry::log,
+};
+use kms_node::{
     advice::NextStep,
     clock::{Clock as _, SystemClock},
-    dev::Lab,
-    lifecycle::{self, Hangup},
     probe::{KmsClient, ProbeError, RoundTrip},
     report::{
         outcome::{Outcome, PASSED},
         shell,
         table::Table,
     },
-    serve::{ServeError, serve},
     state::MissingCheckpoint,
-    telemetry::log,
 };
+use openbao_lab::binary::find_bao;
+use schemars::JsonSchema;
+use serde::Serialize;
+use tokio::{runtime, sync::oneshot};
+
+use super::{Context, Exit, Failure, OutputFlag};
+use crate::dev::Lab;
 
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 

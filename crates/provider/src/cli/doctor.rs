@@ -3,23 +3,23 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use kms_node::{
+    clock::{Clock as _, SystemClock},
+    config::Loaded,
+    report::outcome::{Nothing, Outcome},
+};
+use kms_operator::diagnose::{
+    Check, capabilities, conclude, configuration,
+    encryption_config::{self, check_file},
+    examine,
+    facts::Facts,
+    hardening, key, login,
+    node::{self, Node, become_provider},
+    running, server, state,
+};
 use tokio::runtime;
 
 use super::{Context, Exit, Failure, OutputFlag};
-use crate::{
-    clock::{Clock as _, SystemClock},
-    config::Loaded,
-    diagnose::{
-        Check, capabilities, conclude, configuration,
-        encryption_config::{self, check_file},
-        examine,
-        facts::Facts,
-        hardening, key, login,
-        node::{self, Node, become_provider},
-        running, server, state,
-    },
-    report::outcome::{Nothing, Outcome},
-};
 
 const COMMAND: &str = "doctor";
 

@@ -9,20 +9,22 @@ use std::{
 
 use clap::Args;
 use jiff::Timestamp;
+use kms_daemon::lifecycle::{self, Hangup};
+use kms_node::{
+    clock::{Clock as _, SystemClock},
+    duration::parse_positive,
+    report::{Output, text::Look},
+    state::disk::{self, DiskError},
+};
+use kms_operator::{
+    drill::{self, ProgressReporter, Setup, metrics, report},
+    recovery::local_knowledge::LocalKnowledge,
+};
 use openbao_lab::server::restore::StaticSeal;
 use tokio::runtime;
 
 use super::{
     Context, Exit, Failure, OutputFlag, progress::ProgressLine, verify_backup::read_record,
-};
-use crate::{
-    clock::{Clock as _, SystemClock},
-    drill::{self, ProgressReporter, Setup, metrics, report},
-    duration::parse_positive,
-    lifecycle::{self, Hangup},
-    recovery::local_knowledge::LocalKnowledge,
-    report::{Output, text::Look},
-    state::disk::{self, DiskError},
 };
 
 /// Rehearse a restore of both backups in isolation, and remove the copy again

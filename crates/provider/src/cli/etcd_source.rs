@@ -3,14 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-
-use crate::{
-    advice::site::{quoted, shell},
-    recovery::{
-        EtcdError, EtcdSource,
-        etcd_live::{Bounds, EtcdEndpoint, LiveEtcd, TlsFiles},
-        prefix,
-    },
+use kms_node::advice::site::{quoted, shell};
+use kms_operator::recovery::{
+    EtcdError, EtcdSource,
+    etcd_live::{Bounds, EtcdEndpoint, LiveEtcd, TlsFiles},
+    prefix,
 };
 
 /// Exactly one source.

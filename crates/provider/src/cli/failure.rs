@@ -7,16 +7,17 @@ use std::{
     time::SystemTime,
 };
 
+use kms_daemon::{
+    kms::socket::SocketError,
+    lifecycle::activation::ActivationError,
+    serve::ServeError,
+    watcher::{BootstrapError, committer::CommitterError, metadata::MetadataError},
+};
 use kms_domain::{
     recovery::record::RecordError,
     registry::{RegistryConflict, retire::PlanRefused},
 };
-use openbao_lab::binary::BaoNotFound;
-use schemars::JsonSchema;
-use serde::Serialize;
-
-use super::{Exit, Line};
-use crate::{
+use kms_node::{
     advice::{
         Advice, Cause, Found, NEVER, Site, command, configuration,
         key::{self, of_profile, of_round_trip},
@@ -29,26 +30,29 @@ use crate::{
         state::{self, of_commit},
         versions,
     },
-    benchmark::BenchmarkError,
     config::{LoadError, Problem, UnsupportedAuth},
-    dev::LabError,
-    diagnose::configuration::unloaded,
     hardening::NotHardened,
-    kms::socket::SocketError,
-    lifecycle::activation::ActivationError,
-    nodes::NodesProblem,
-    policy::UnsafePolicyPath,
     probe::ProbeError,
-    recovery::{EtcdError, backup_record::BackupError},
     report::{one_line, outcome::Outcome},
-    retirement::RetirementError,
-    serve::ServeError,
     state::{
         CommitError, LockError, StateError, StatePathProblem, disk::DiskError,
         rebuild::RebuildError,
     },
-    watcher::{BootstrapError, committer::CommitterError, metadata::MetadataError},
+    transit_key::KeyReadError,
 };
+use kms_operator::{
+    benchmark::BenchmarkError,
+    diagnose::configuration::unloaded,
+    nodes::NodesProblem,
+    recovery::{EtcdError, backup_record::BackupError},
+    retirement::RetirementError,
+};
+use openbao_lab::binary::BaoNotFound;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Exit, Line};
+use crate::{dev::LabError, policy::UnsafePolicyPath};
 
 /// Every way in which a command can fail.
 #[derive(Debug, thiserror::Error)]
@@ -406,11 +410,11 @@ fn of_serve(error: &ServeError) -> Found {
 
 fn of_metadata(error: &MetadataError) -> Found {
     let cause = match error {
-        MetadataError::UpsertRead { source, .. } | MetadataError::Read { source, .. } => {
-            of_call(source)
-        }
-        MetadataError::UpsertAllowed { .. } => &key::UPSERT_ALLOWED,
-        MetadataError::Profile(refused) => of_profile(refused),
+        MetadataError::Key(
+            KeyReadError::UpsertRead { source, .. } | KeyReadError::Read { source, .. },
+        ) => of_call(source),
+        MetadataError::Key(KeyReadError::UpsertAllowed { .. }) => &key::UPSERT_ALLOWED,
+        MetadataError::Key(KeyReadError::Profile(refused)) => of_profile(refused),
         MetadataError::Rotation(refused) => {
             return with_lowest(of_rotation(refused), lowest_hidden(refused));
         }

@@ -9,18 +9,18 @@ use kms_domain::{
     identity::require_identity,
     registry::{Record, document::Document},
 };
+use kms_node::{
+    advice::{self, Site},
+    clock::{Clock as _, SystemClock},
+    config::Config,
+    report::{CheckResult, outcome::Outcome, table::Table},
+    state::{self, StatePath, Stored},
+};
+use kms_operator::diagnose;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Context, Exit, Failure, OutputFlag};
-use crate::{
-    advice::{self, Site},
-    clock::{Clock as _, SystemClock},
-    config::Config,
-    diagnose,
-    report::{CheckResult, outcome::Outcome, table::Table},
-    state::{self, StatePath, Stored},
-};
 
 /// Check a state file with its checkpoint and show the versions in it
 ///

@@ -9,11 +9,7 @@ use kms_domain::{
     prepare::{Preview, preview},
     transit::{CreatedAt, TransitVersion},
 };
-use schemars::JsonSchema;
-use serde::Serialize;
-
-use super::{Context, Exit, Failure, OutputFlag};
-use crate::{
+use kms_node::{
     build_info::BuildInfo,
     clock::{Clock as _, SystemClock},
     report::{
@@ -21,6 +17,10 @@ use crate::{
         table::Table,
     },
 };
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Context, Exit, Failure, OutputFlag};
 
 /// Show the key_id, annotations and associated data of a key version, without any connection
 ///

@@ -9,10 +9,7 @@ use std::{
 
 use clap::Args;
 use kms_domain::key_id::KeyId;
-use tokio::runtime;
-
-use super::{Context, Exit, Failure, OutputFlag};
-use crate::{
+use kms_node::{
     advice::{
         self, Advice, Cause, Site,
         site::{quoted, shell},
@@ -27,6 +24,9 @@ use crate::{
         table::Table,
     },
 };
+use tokio::runtime;
+
+use super::{Context, Exit, Failure, OutputFlag};
 
 const SOCKET: (&str, &str) = ("socket.path", "Socket");
 const STATUS: (&str, &str) = ("kms.status", "Status");

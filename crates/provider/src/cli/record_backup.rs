@@ -4,24 +4,24 @@ use std::{path::PathBuf, time::SystemTime};
 
 use clap::Args;
 use kms_domain::recovery::{pair::Proof, record::FileInfo};
+use kms_node::{
+    advice::{self, Site},
+    clock::{Clock as _, SystemClock},
+    config::Config,
+    report::{CheckResult, counted, one_line, outcome::Outcome, table::Table},
+    state::disk,
+};
+use kms_operator::recovery::{
+    backup_record::{self, BackupError, BackupSet, NewRecord},
+    prefix,
+    raft_snapshot::RaftSnapshot,
+    scan,
+    verify_pair::{Pair, Watch},
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Context, Exit, Failure, OutputFlag, progress::ProgressLine};
-use crate::{
-    advice::{self, Site},
-    clock::{Clock as _, SystemClock},
-    config::Config,
-    recovery::{
-        backup_record::{self, BackupError, BackupSet, NewRecord},
-        prefix,
-        raft_snapshot::RaftSnapshot,
-        scan,
-        verify_pair::{Pair, Watch},
-    },
-    report::{CheckResult, counted, one_line, outcome::Outcome, table::Table},
-    state::disk,
-};
 
 /// Write the record of a backup set: the state, key and snapshots that belong together
 ///

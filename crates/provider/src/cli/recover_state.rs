@@ -6,17 +6,15 @@ use clap::Args;
 use kms_domain::{
     recovery::rebuild::PlanHash, registry::document::StateHash, transit::TransitVersion,
 };
+use kms_node::clock::{Clock as _, SystemClock};
+use kms_operator::recovery::{
+    recover_state::{self, Applied, Request},
+    recovery_report::{Run, Typed},
+    verify_pair::Watch,
+};
 
 use super::{
     Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
-};
-use crate::{
-    clock::{Clock as _, SystemClock},
-    recovery::{
-        recover_state::{self, Applied, Request},
-        recovery_report::{Run, Typed},
-        verify_pair::Watch,
-    },
 };
 
 /// Rebuild a lost or damaged registry state from evidence, after the key was rotated

@@ -2,9 +2,9 @@
 
 use clap::Args;
 use kms_domain::transit::TransitVersion;
+use kms_operator::retirement::Wanted;
 
 use super::{Context, Exit, Failure, review::Review};
-use crate::retirement::Wanted;
 
 /// Plan, or with --apply carry out, that removed key versions decrypt again on this node
 ///

@@ -2,9 +2,9 @@
 
 use clap::Args;
 use kms_domain::transit::TransitVersion;
+use kms_operator::retirement::Wanted;
 
 use super::{Context, Exit, Failure, etcd_source::EvidenceFlags, review::Review};
-use crate::retirement::Wanted;
 
 /// Plan, or with --apply carry out, that old key versions decrypt no more on this node
 ///

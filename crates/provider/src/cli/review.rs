@@ -8,25 +8,27 @@ use kms_domain::{
     key::TransitKey,
     registry::{document::StateHash, retire::Operation},
 };
-use schemars::JsonSchema;
-use serde::Serialize;
-
-use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
-};
-use crate::{
+use kms_node::{
     advice::{
         Cause, Site,
         retirement::{APPLIED, PLANNED, UNCHECKED, UNCHECKED_LIMITATION},
     },
     clock::{Clock as _, SystemClock},
+    report::{outcome, table::Table},
+};
+use kms_operator::{
     recovery::{
         evidence::{Asked, EvidenceSources},
         evidence_report::{self, Asker},
         retirement_report::{EvidenceRow, Findings, NeededBy, OlderRevisions},
     },
-    report::{outcome, table::Table},
     retirement::{self, Outcome, Wanted},
+};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
 };
 
 #[derive(Debug, Args)]

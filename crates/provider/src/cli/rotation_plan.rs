@@ -1,18 +1,20 @@
 //! `rotation-plan`: stage of a rotation on this node, and its next condition.
 
 use clap::Args;
-
-use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
-};
-use crate::{
+use kms_node::{
     advice::Site,
     clock::{Clock as _, SystemClock},
+};
+use kms_operator::{
     recovery::{
         evidence::{Asked, EvidenceSources},
         evidence_report::Asker,
     },
     rotation_report::{self, RotationCommand},
+};
+
+use super::{
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
 };
 
 /// Show the stage of the key's rotation on this node, and the condition of the next promotion

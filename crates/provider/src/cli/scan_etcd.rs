@@ -4,13 +4,13 @@ use std::path::Path;
 
 use clap::Args;
 use etcd_snapshot::revision::Revisions;
-
-use super::{Context, Exit, Failure, OutputFlag, etcd_source::EtcdFlags, progress::ProgressLine};
-use crate::{
+use kms_node::{
     advice::Site,
     clock::{Clock as _, SystemClock},
-    recovery::{inventory::Wanted, scan},
 };
+use kms_operator::recovery::{inventory::Wanted, scan};
+
+use super::{Context, Exit, Failure, OutputFlag, etcd_source::EtcdFlags, progress::ProgressLine};
 
 /// Show the content of etcd: protection of each resource, and versions of the key that it needs
 ///

@@ -4,22 +4,22 @@
 use std::io;
 
 use clap::Args;
+use kms_daemon::telemetry::health;
+use kms_node::{report::outcome::Outcome, why::Why};
+use kms_operator::{
+    benchmark::Benchmark,
+    drill::report::Drill,
+    nodes::report::Nodes,
+    recovery::{pair_report::VerifyBackup, recovery_report::Recovery, scan::ScanEtcd},
+    rotation_report::Rotation,
+    triage::report::Triage,
+};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde_json::{Value, json};
 
 use super::{
     Context, Exit, Failure, config, dev, failure::Failed, inspect_state, key_id, record_backup,
     review, version,
-};
-use crate::{
-    benchmark::Benchmark,
-    drill::report::Drill,
-    nodes::report::Nodes,
-    recovery::{pair_report::VerifyBackup, recovery_report::Recovery, scan::ScanEtcd},
-    report::outcome::Outcome,
-    rotation_report::Rotation,
-    telemetry::{health, why::Why},
-    triage::report::Triage,
 };
 
 /// The name of a schema's file, and how it is made.

@@ -3,19 +3,21 @@
 use std::{io, os::unix::net::UnixListener};
 
 use clap::Args;
-use tokio::runtime;
-
-use super::{Context, Exit, Failure, Line};
-use crate::{
+use kms_daemon::{
+    lifecycle::{self, Hangup, activation::passed_listener, service_manager::ServiceManager},
+    serve::{ServeError, serve},
+    telemetry::log,
+};
+use kms_node::{
     advice::Site,
     build_info::BuildInfo,
     config::{Config, SocketGroup},
     hardening::harden,
-    lifecycle::{self, Hangup, activation::passed_listener, service_manager::ServiceManager},
-    serve::{ServeError, serve},
     state::MissingCheckpoint,
-    telemetry::log,
 };
+use tokio::runtime;
+
+use super::{Context, Exit, Failure, Line};
 
 /// Threads for disks and name lookups. A hanging disk keeps its threads, so the limit is above the
 /// number of tasks at once, and below `TasksMax=` of the unit.

@@ -3,19 +3,19 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use tokio::runtime;
-
-use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
-    verify_backup::read_record,
-};
-use crate::{
-    clock::{Clock as _, SystemClock},
+use kms_node::clock::{Clock as _, SystemClock};
+use kms_operator::{
     diagnose::{facts::Facts, node::become_provider},
     triage::{
         report,
         walk::{self, Material},
     },
+};
+use tokio::runtime;
+
+use super::{
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
+    verify_backup::read_record,
 };
 
 /// In an incident: name the first failure, its impact on the data, the next step and the warnings

@@ -7,22 +7,22 @@ use std::{
 
 use clap::Args;
 use kms_domain::recovery::record::{BackupRecord, MAX_FILE_BYTES};
+use kms_node::{
+    clock::{Clock as _, SystemClock},
+    config::Config,
+};
+use kms_operator::recovery::{
+    EtcdError, EtcdSource,
+    backup_record::{note_as_recorded, note_source},
+    local_knowledge::LocalKnowledge,
+    pair_report,
+    verify_pair::{self, Depth, Pair, VerifyOptions, Watch},
+};
 
 use super::{
     Context, Exit, Failure, OutputFlag,
     etcd_source::{EtcdFlags, UnreadFlags},
     progress::ProgressLine,
-};
-use crate::{
-    clock::{Clock as _, SystemClock},
-    config::Config,
-    recovery::{
-        EtcdError, EtcdSource,
-        backup_record::{note_as_recorded, note_source},
-        local_knowledge::LocalKnowledge,
-        pair_report,
-        verify_pair::{self, Depth, Pair, VerifyOptions, Watch},
-    },
 };
 
 /// Prove that an etcd backup and an OpenBao can go into service together
@@ -62,11 +62,12 @@ impl Options {
         let outcome = match verified {
             Ok((source, pair)) => {
                 let noted = known.record.as_ref().and_then(|it| it.note().etcd.as_ref());
-                let snapshot = match noted {
-                    Some(noted) => note_source(&source)?
-                        .map(|given| note_as_recorded(&source, given, &noted.file))
-                        .transpose()?,
-                    None => None,
+                let snapshot = if let Some(noted) = noted
+                    && let Some(given) = note_source(&source)?
+                {
+                    Some(note_as_recorded(&source, given, &noted.file)?)
+                } else {
+                    None
                 };
                 known.report(
                     config,

@@ -1,18 +1,17 @@
 //! `verify-key`: whether this node may use the key, and the key has the versions that it needs.
 
 use clap::Args;
-
-use super::{Context, Exit, Failure, OutputFlag};
-use crate::{
+use kms_node::{
     clock::{Clock as _, SystemClock},
     config::Config,
     connection,
-    diagnose::{
-        Check, capabilities, conclude, configuration, examine, facts::Facts, key, login, server,
-        state,
-    },
     report::outcome::{Nothing, Outcome},
 };
+use kms_operator::diagnose::{
+    Check, capabilities, conclude, configuration, examine, facts::Facts, key, login, server, state,
+};
+
+use super::{Context, Exit, Failure, OutputFlag};
 
 const COMMAND: &str = "verify-key";
 

@@ -1,9 +1,9 @@
 //! `verify-rotation`: the same facts, and whether the objects in etcd have followed.
 
 use clap::Args;
+use kms_operator::rotation_report::RotationCommand;
 
 use super::{Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, rotation_plan::show};
-use crate::rotation_report::RotationCommand;
 
 /// Show how far this node, and with evidence every object, has followed a rotation
 ///

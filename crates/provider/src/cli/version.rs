@@ -1,11 +1,7 @@
 //! `version`: this build.
 
 use clap::Args;
-use schemars::JsonSchema;
-use serde::Serialize;
-
-use super::{Context, Exit, Failure, OutputFlag};
-use crate::{
+use kms_node::{
     build_info::BuildInfo,
     clock::{Clock as _, SystemClock},
     report::{
@@ -13,6 +9,10 @@ use crate::{
         table::Table,
     },
 };
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Context, Exit, Failure, OutputFlag};
 
 /// Show version, commit, build date and whether the source was changed
 #[derive(Debug, Args)]

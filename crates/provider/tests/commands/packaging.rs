@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use provider::config::DEFAULT_CONFIG_PATH;
+use kms_node::config::DEFAULT_CONFIG_PATH;
 
 use super::run;
 

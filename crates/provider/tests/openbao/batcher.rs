@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use bytes::Bytes;
-use provider::kms_api::generated::{
+use kms_node::kms_api::generated::{
     DecryptRequest, EncryptRequest, key_management_service_client::KeyManagementServiceClient,
 };
 use rustix::process::Signal;

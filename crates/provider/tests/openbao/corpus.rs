@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use provider::kms_api::generated::EncryptResponse;
+use kms_node::kms_api::generated::EncryptResponse;
 use tempfile::TempDir;
 use testkit::{
     etcd::Etcd,

@@ -14,15 +14,13 @@ use std::{
     time::Duration,
 };
 
-use provider::{
+use kms_daemon::{lifecycle, serve::serve_on, telemetry::log};
+use kms_node::{
     config::{self, Environment, Flags},
-    lifecycle,
-    serve::serve_on,
     state::{
         MissingCheckpoint,
         disk::{Disk, SystemDisk},
     },
-    telemetry::log,
 };
 use rustix::process::{Signal, getpid, kill_process};
 use testkit::{tenant::Timing, wait::wait_until};

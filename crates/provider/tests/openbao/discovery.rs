@@ -1,7 +1,7 @@
 //! A node is asked for what a faster peer has written under a version that it does not know.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use provider::kms_api::generated::DecryptRequest;
+use kms_node::kms_api::generated::DecryptRequest;
 use serde_json::json;
 use testkit::{
     openbao::shared_openbao,

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use provider::state::disk::{Disk, SystemDisk};
+use kms_node::state::disk::{Disk, SystemDisk};
 use rustix::process::{getegid, geteuid};
 use serde_json::Value;
 use testkit::{schema::assert_published, wait::wait_until};

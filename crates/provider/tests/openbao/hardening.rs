@@ -14,11 +14,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use provider::{
+use kms_node::{
     advice::Site,
     config::{Environment, Flags, load},
-    diagnose::hardening::check,
 };
+use kms_operator::diagnose::hardening::check;
 use rustix::process::Pid;
 use serde_json::{Value, json};
 use testkit::{files, relay::Line, wait::wait_until};

@@ -1,6 +1,6 @@
 //! Calls under way: their limit, their end by time or by the caller, and a stop in their midst.
 
-use provider::kms_api::generated::StatusRequest;
+use kms_node::kms_api::generated::StatusRequest;
 use rustix::process::Signal;
 use serde_json::json;
 use testkit::{

@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kms_node::kms_api::generated::EncryptRequest;
 use openbao_lab::admin::login::JwtRole;
-use provider::kms_api::generated::EncryptRequest;
 use serde_json::{Value, json};
 use testkit::{
     files,

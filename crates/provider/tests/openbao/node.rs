@@ -13,8 +13,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use kms_node::kms_api::generated::DecryptRequest;
 use openbao_lab::admin::transit::{KeyConfig, NewKey};
-use provider::kms_api::generated::DecryptRequest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{

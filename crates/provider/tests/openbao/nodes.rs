@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use provider::kms_api::generated::{DecryptRequest, EncryptRequest};
+use kms_node::kms_api::generated::{DecryptRequest, EncryptRequest};
 use testkit::{tenant::Timing, wait::wait_until};
 use tokio::{sync::Barrier, task::JoinSet};
 

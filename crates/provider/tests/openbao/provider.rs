@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use provider::kms_api::generated::{
+use kms_node::kms_api::generated::{
     DecryptRequest, EncryptRequest, EncryptResponse, StatusRequest, StatusResponse,
     key_management_service_client::KeyManagementServiceClient,
 };

@@ -2,7 +2,7 @@
 //! code, the sentence, the class, and that OpenBao is not asked when it must not be.
 
 use bytes::Bytes;
-use provider::kms_api::generated::DecryptRequest;
+use kms_node::kms_api::generated::DecryptRequest;
 use tonic::{Code, Status};
 
 use crate::{

@@ -22,20 +22,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use openbao_lab::port::free_port;
-use provider::{
+use kms_daemon::{
+    lifecycle::{self, Hangup},
+    serve::serve_on,
+    telemetry::log,
+};
+use kms_node::{
     config::{self, Environment, Flags},
     kms_api::generated::{
         DecryptRequest, StatusRequest, key_management_service_client::KeyManagementServiceClient,
     },
-    lifecycle::{self, Hangup},
-    serve::serve_on,
     state::{
         MissingCheckpoint,
         disk::{Disk, SystemDisk},
     },
-    telemetry::log,
 };
+use openbao_lab::port::free_port;
 use rustix::process::{Signal, geteuid};
 use serde_json::{Value, json};
 use testkit::{files, wait::wait_until};
@@ -236,7 +238,7 @@ async fn a_changed_mode_or_group_is_named_by_the_provider_and_with_one_exit_code
 
     // Another file, which the provider leaves alone.
     fs::remove_file(&socket).unwrap();
-    fs::write(&socket, b"of value to somebody").unwrap();
+    drop(File::create(&socket).unwrap());
     wait_until(SOON, "a lost socket", async || {
         provider.reasons().await == ["socket_lost"]
     })

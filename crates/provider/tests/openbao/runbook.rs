@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use provider::advice::Cause;
+use kms_node::advice::Cause;
 use testkit::runbook::{
     Walk,
     page::{Page, directory},

@@ -10,7 +10,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use etcd_snapshot::revision::Revisions;
-use provider::recovery::{
+use kms_operator::recovery::{
     EtcdSource, Trust,
     etcd_live::{Bounds, EtcdEndpoint, LiveEtcd, TlsFiles},
     inventory::{Inventory, Protected, Wanted},

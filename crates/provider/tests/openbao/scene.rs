@@ -8,8 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use kms_node::kms_api::generated::DecryptRequest;
 use openbao_lab::admin::Admin;
-use provider::kms_api::generated::DecryptRequest;
 use serde_json::Value;
 use tempfile::TempDir;
 use testkit::{

@@ -8,8 +8,8 @@ use base64::{
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 use bytes::Bytes;
+use kms_node::kms_api::generated::DecryptRequest;
 use openbao_lab::admin::Admin;
-use provider::kms_api::generated::DecryptRequest;
 use serde_json::{Value, json};
 use testkit::{openbao::shared_openbao, tenant::ROLE};
 

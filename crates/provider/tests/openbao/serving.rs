@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use provider::probe::KmsClient;
+use kms_node::probe::KmsClient;
 use serde_json::{Value, json};
 use testkit::{openbao::shared_openbao, tenant::KEY};
 

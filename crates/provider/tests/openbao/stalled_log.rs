@@ -2,7 +2,7 @@
 
 use std::{fs, net::TcpListener};
 
-use provider::kms_api::generated::StatusRequest;
+use kms_node::kms_api::generated::StatusRequest;
 use rustix::process::Signal;
 use testkit::wait::wait_until;
 

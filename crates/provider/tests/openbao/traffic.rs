@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use provider::kms_api::generated::{
+use kms_node::kms_api::generated::{
     DecryptRequest, EncryptRequest, StatusRequest,
     key_management_service_client::KeyManagementServiceClient,
 };

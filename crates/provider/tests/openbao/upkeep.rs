@@ -9,7 +9,7 @@ mod verify_key;
 
 use std::{collections::BTreeMap, path::Path};
 
-use provider::kms_api::generated::EncryptResponse;
+use kms_node::kms_api::generated::EncryptResponse;
 use serde_json::Value;
 use testkit::{schema::assert_published, stored::SourceType, wait::wait_until};
 
@@ -92,7 +92,8 @@ fn json_of(finished: &Finished) -> Value {
 }
 
 /// Everything a terminal would show, and the exit code. What differs from run to run is replaced,
-/// equal hashes by equal numbers.
+/// equal hashes by equal numbers; the width of a column depends on the length of its paths, so two
+/// spaces stand between columns.
 pub(crate) fn transcript(node: &Node, finished: &Finished) -> String {
     let Finished { code, out, err } = finished;
     let code = code.unwrap();
@@ -123,10 +124,23 @@ pub(crate) fn transcript(node: &Node, finished: &Finished) -> String {
             .find_map(|from| Some((line.find(from)?, from)));
         match cut {
             Some((at, from)) => format!("{}<varies>\n", &line[..at + from.len()]),
-            None => format!("{line}\n"),
+            None => format!("{}\n", narrow(line)),
         }
     });
     lines.collect()
+}
+
+fn narrow(line: &str) -> String {
+    let words = line.trim_start();
+    let mut narrowed = line[..line.len() - words.len()].to_owned();
+    let mut spaces = 0;
+    for character in words.chars() {
+        spaces = if character == ' ' { spaces + 1 } else { 0 };
+        if spaces <= 2 {
+            narrowed.push(character);
+        }
+    }
+    narrowed
 }
 
 /// A hash is 43 characters of base64url, whatever stands before its dot.

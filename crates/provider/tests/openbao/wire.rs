@@ -24,7 +24,7 @@ async fn crowd(provider: &Provider) {
     let mut calls = JoinSet::new();
     for _ in 0..32 {
         let mut client = client.clone();
-        let request = provider::kms_api::generated::EncryptRequest {
+        let request = kms_node::kms_api::generated::EncryptRequest {
             plaintext: b"seed"[..].into(),
             uid: "test".to_owned(),
         };

@@ -1,7 +1,7 @@
 //! Commits that fail while the process lives on, and files that change under its lock.
 
 use kms_domain::registry::document::Document;
-use provider::state::{CommitError, MissingCheckpoint, StateWriter};
+use kms_node::state::{CommitError, MissingCheckpoint, StateWriter};
 
 use crate::node::{CHECKPOINT, DOCUMENT, FailingDisk, Moment, Node, after, chain, document, first};
 

@@ -10,12 +10,10 @@ use std::{
     time::Duration,
 };
 
-use provider::{
-    state::{
-        MissingCheckpoint,
-        disk::{Disk, SystemDisk},
-    },
-    watcher::committer::{CommitterError, StateCommitter},
+use kms_daemon::watcher::committer::{CommitterError, StateCommitter};
+use kms_node::state::{
+    MissingCheckpoint,
+    disk::{Disk, SystemDisk},
 };
 use tokio::time::{advance, timeout};
 

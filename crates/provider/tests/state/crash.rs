@@ -1,7 +1,7 @@
 //! The process ends within a commit and is started again.
 
 use kms_domain::registry::{checkpoint::CheckpointStatus, document::Document};
-use provider::state::{CommitError, MissingCheckpoint};
+use kms_node::state::{CommitError, MissingCheckpoint};
 
 use crate::node::{FailingDisk, Moment, Node, after, first};
 

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use provider::state::{LockError, MissingCheckpoint, StateError, StatePath, StateReader};
+use kms_node::state::{LockError, MissingCheckpoint, StateError, StatePath, StateReader};
 
 use crate::node::{DOCUMENT, Node, chain, first, key_path, scope};
 

@@ -27,7 +27,7 @@ use kms_domain::{
     },
     transit::{CreatedAt, TransitVersion},
 };
-use provider::state::{
+use kms_node::state::{
     MissingCheckpoint, StateError, StatePath, StateReader, StateWriter,
     disk::{Disk, SystemDisk},
 };

@@ -10,7 +10,7 @@ use kms_domain::{
     },
     scope::{ClusterId, IdentityScope, KeyName, TransitKeyPath},
 };
-use provider::{
+use kms_node::{
     advice::{self, state::of_error},
     state::{
         MissingCheckpoint, StateError, StatePath, StateReader,

@@ -29,7 +29,7 @@ use kms_domain::{
     },
     transit::{KeyProfile, TransitVersion},
 };
-use provider::{
+use kms_node::{
     advice::{self, state::of_error},
     state::{
         MissingCheckpoint, StateError, StatePath, StateReader,

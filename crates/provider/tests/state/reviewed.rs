@@ -11,7 +11,7 @@ use kms_domain::{
     },
     transit::{KeyProfile, TransitVersion},
 };
-use provider::state::{CommitError, MissingCheckpoint};
+use kms_node::state::{CommitError, MissingCheckpoint};
 use serde_json::json;
 
 use crate::node::{FailingDisk, Moment, Node, after, first, key_path};

@@ -59,8 +59,8 @@ impl Observation {
         };
         let known: BTreeSet<_> = others.iter().map(|record| record.key.version()).collect();
 
-        // The active version is known. The loop ends at the first unlisted version, so a wild
-        // number in the metadata is harmless.
+        // The active version is known. The loop ends at the first unlisted version, so an
+        // implausible number in the metadata is harmless.
         for number in active.get()..latest.get() {
             let Some(version) = TransitVersion::new(number).filter(|v| !known.contains(v)) else {
                 continue;

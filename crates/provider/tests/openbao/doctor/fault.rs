@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use provider::advice::Cause;
+use kms_node::advice::Cause;
 use rustix::process::geteuid;
 use serde_json::Value;
 use testkit::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use provider::kms_api::generated::DecryptRequest;
+use kms_node::kms_api::generated::DecryptRequest;
 use serde_json::Value;
 use testkit::{files, openbao::binary, schema::assert_published};
 

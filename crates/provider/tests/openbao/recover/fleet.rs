@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use provider::kms_api::generated::DecryptRequest;
+use kms_node::kms_api::generated::DecryptRequest;
 use serde_json::Value;
 use tempfile::TempDir;
 use testkit::{

@@ -408,7 +408,7 @@ impl<'e> Assessment<'e> {
 }
 
 /// The missing versions between 1 and the last of `known`, which ascends. The cost depends on the
-/// length of `known`, so a wild number in metadata is harmless.
+/// length of `known`, so an implausible number in metadata is harmless.
 fn gaps(known: impl Iterator<Item = TransitVersion>) -> Vec<VersionRange> {
     let mut gaps = Vec::new();
     let mut expected = Some(TransitVersion::FIRST);

@@ -1,0 +1,230 @@
+//! The KMS server: accepts connections, receives requests within limits of time and memory, and
+//! drains calls in progress at a stop.
+
+use std::{convert::Infallible, future::pending, time::Duration};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kms_domain::limits::MAX_MESSAGE_BYTES;
+use kms_node::config::Limits;
+use tokio::{
+    net::UnixStream,
+    sync::watch,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+
+use super::{
+    Kms,
+    clients::{Client, Clients, SocketFault, TAKE},
+    receive::{self, Held},
+    socket::{Connection, Socket, SocketError},
+};
+use crate::telemetry::{accept::AcceptFailures, eviction::Eviction, metrics::Metrics};
+
+/// Time limit for calls in progress after a stop.
+const DRAIN: Duration = Duration::from_secs(15);
+/// Time for a closing connection without calls: for a call already sent, and for its answer to
+/// `GOAWAY`.
+const LINGER: Duration = Duration::from_millis(250);
+/// Time limit for the HTTP/2 preface.
+const PREFACE: Duration = Duration::from_secs(3);
+/// kube-apiserver sends some hundred bytes.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+/// Detects clients that vanished without closing.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Pause after a failed accept, for example without free descriptors, to avoid a busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Interval between searches for an evictable connection while all are in use.
+const ROOM_INTERVAL: Duration = Duration::from_millis(50);
+/// Interval between checks of the socket file.
+const FILE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Serves one socket.
+pub struct Server<'a> {
+    pub kms: Kms,
+    /// Limits the connections.
+    pub clients: Clients,
+    /// Limits the calls of one connection.
+    pub limits: Limits,
+    pub metrics: &'a Metrics,
+}
+
+impl Server<'_> {
+    /// Serves until `stop`, then until all calls have ended, for 15 s at most. The socket file
+    /// stays until then.
+    pub async fn run(self, mut socket: Socket, stop: impl Future<Output = ()>) {
+        let (drain, draining) = watch::channel(false);
+        let mut connections = JoinSet::new();
+        tokio::select! {
+            never = self.accept(&mut socket, &mut connections, &draining) => match never {},
+            () = stop => {}
+        }
+
+        drain.send_replace(true);
+        let ended = async { while connections.join_next().await.is_some() {} };
+        // Calls still in progress are aborted.
+        timeout(DRAIN, ended).await.ok();
+    }
+
+    async fn accept(
+        &self,
+        socket: &mut Socket,
+        connections: &mut JoinSet<()>,
+        draining: &watch::Receiver<bool>,
+    ) -> Infallible {
+        let mut failures = AcceptFailures::of("kms");
+        let mut look = interval(FILE_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let http = builder(self.limits);
+
+        loop {
+            tokio::select! {
+                accepted = socket.accept() => match accepted {
+                    Ok(stream) => {
+                        while !self.clients.has_room() {
+                            timeout(ROOM_INTERVAL, self.clients.left()).await.ok();
+                        }
+                        let client = self.clients.enter();
+                        let serving = self.serve(http.clone(), stream, client, draining.clone());
+                        connections.spawn(serving);
+                    }
+                    Err(error) => {
+                        let failure = failures.note(&error);
+                        self.clients.accept_failed(failure);
+                        self.metrics.accept_failed(failure);
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+                _ = look.tick() => self.keep_file(socket).await,
+            }
+        }
+    }
+
+    /// Binds the socket again if its path leads elsewhere; reports a socket of systemd, which only
+    /// systemd can bind, and a changed mode or group.
+    async fn keep_file(&self, socket: &mut Socket) {
+        let former = self.clients.status().fault.map(|(fault, _)| fault);
+        let fault = if socket.is_in_place() {
+            Self::drifted(socket, former)
+        } else if socket.is_activated() {
+            let missing = SocketFault::Lost("missing");
+            if former != Some(missing) {
+                tracing::error!("socket.missing");
+            }
+            Some(missing)
+        } else {
+            match socket.bind_again().await {
+                Ok(()) => {
+                    self.metrics.socket_restart();
+                    tracing::warn!("socket.rebound");
+                    None
+                }
+                Err(error) => {
+                    let reason = SocketError::reason(&error);
+                    let lost = SocketFault::Lost(reason);
+                    if former != Some(lost) {
+                        tracing::error!(reason, "socket.rebind_failed");
+                    }
+                    Some(lost)
+                }
+            }
+        };
+        if fault.is_none() && former.is_some() {
+            tracing::info!("socket.restored");
+        }
+        self.clients.set_socket_fault(fault);
+    }
+
+    /// The first difference of the socket in place from the configuration.
+    fn drifted(socket: &Socket, former: Option<SocketFault>) -> Option<SocketFault> {
+        let drift = socket.drift();
+        let reason = drift.first()?.as_str();
+        let fault = Some(SocketFault::Drifted(reason));
+        if former != fault {
+            tracing::warn!(reason, "socket.drifted");
+        }
+        fault
+    }
+
+    /// Serves one connection to its end.
+    fn serve(
+        &self,
+        http: http2::Builder<TokioExecutor>,
+        stream: UnixStream,
+        client: Client,
+        mut draining: watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let (kms, evictions) = (self.kms.clone(), self.metrics.evictions());
+        async move {
+            let calls = client.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (kms, client) = (kms.clone(), calls.clone());
+                async move {
+                    let answer: Response<Held> = receive::answer(request, &kms, &client).await;
+                    Ok::<_, Infallible>(answer)
+                }
+            });
+
+            let io = TokioIo::new(Connection::new(stream, client.clone()));
+            let mut connection = std::pin::pin!(http.serve_connection(io, service));
+
+            let preface = async {
+                sleep(PREFACE).await;
+                if client.has_preface() {
+                    pending::<()>().await;
+                }
+            };
+
+            let evicted = tokio::select! {
+                // The client has closed the connection, gracefully or by error.
+                _ = connection.as_mut() => return,
+                evicted = client.evicted() => Some(evicted),
+                () = preface => {
+                    client.evict(Eviction::Preface);
+                    Some(Eviction::Preface)
+                }
+                () = async { drop(draining.wait_for(|draining| *draining).await) } => None,
+            };
+
+            if let Some(reason) = evicted {
+                evictions.count(reason);
+                if reason != Eviction::Full || !client.is_used() {
+                    return;
+                }
+            }
+            // The response of an evicted connection is already overdue.
+            let take = if evicted.is_some() { LINGER } else { TAKE };
+            connection.as_mut().graceful_shutdown();
+
+            let idle = async {
+                client.idle().await;
+                timeout(take, client.taken()).await.ok();
+                sleep(LINGER).await;
+                client.idle().await;
+            };
+            tokio::select! {
+                _ = connection => {}
+                () = idle => {}
+            }
+        }
+    }
+}
+
+/// HTTP/2 with stream windows for a message of the maximum size. The stream limit of a connection
+/// is twice the limit of calls, with room for calls that are refused or wait for a discovery.
+fn builder(limits: Limits) -> http2::Builder<TokioExecutor> {
+    const STREAM_WINDOW: usize = MAX_MESSAGE_BYTES + receive::FRAMING_BYTES;
+    let streams = 2 * (limits.status + limits.encrypt + limits.decrypt);
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX))
+        .initial_stream_window_size(u32::try_from(STREAM_WINDOW).ok())
+        .initial_connection_window_size(u32::try_from(4 * STREAM_WINDOW).ok())
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .keep_alive_interval(KEEPALIVE);
+    builder
+}

@@ -1,0 +1,248 @@
+//! Connections to OpenBao from a configuration: the endpoint, the login, and [`ask`] for
+//! short-lived commands.
+
+mod given;
+
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+
+use kms_domain::transit::KeyMetadata;
+use openbao_client::{
+    addresses::Role,
+    client::{Client, ClientOptions, ClientProblem},
+    endpoint::{Endpoint, Roots, RootsProblem},
+    login::{
+        Grant,
+        jwt::JwtRole,
+        jwt_file::{JwtFile, JwtSource},
+    },
+    transit::Transit,
+};
+use tokio::{runtime, task::JoinSet};
+
+use crate::{
+    auth::{AuthEvent, AuthHook, CallFailure, Session, SessionSettings, SessionTask},
+    clock::{Clock, SystemClock},
+    config::{Config, UnsupportedAuth},
+};
+
+/// OpenBao as used by a one-shot command; the first request logs in.
+pub struct Connection {
+    pub session: Session,
+    pub transit: Transit,
+    #[expect(dead_code, reason = "the session's task runs until this is dropped")]
+    tasks: JoinSet<()>,
+}
+
+/// The OpenBao to use, with its credentials.
+pub enum Access {
+    /// The OpenBao and login of the configuration.
+    Configured,
+    /// Another OpenBao with the same mount and key, and a token from another login.
+    Token {
+        endpoint: Endpoint,
+        /// The token and its lease.
+        grant: Grant,
+    },
+}
+
+/// Why there is no connection. No request was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The CA bundle is without a usable certificate.
+    #[error("openbao.caCertFile {} holds no usable certificate", path.display())]
+    CaBundle {
+        path: PathBuf,
+        /// The violated rule.
+        #[source]
+        problem: RootsProblem,
+    },
+    #[error("cannot read openbao.caCertFile {}", path.display())]
+    CaFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The settings of the endpoint are invalid for a client.
+    #[error("cannot set up the connection to OpenBao")]
+    Client(#[from] ClientProblem),
+    #[error(transparent)]
+    UnsupportedAuth(#[from] UnsupportedAuth),
+    /// The runtime could not be started.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+}
+
+/// The endpoint of OpenBao. Reads the CA bundle, so it may block.
+///
+/// # Errors
+/// [`ConnectionError::CaFile`] or [`ConnectionError::CaBundle`].
+pub fn endpoint(config: &Config) -> Result<Endpoint, ConnectionError> {
+    let path = &config.openbao.ca_cert_file;
+    let pem = fs::read(path).map_err(|source| ConnectionError::CaFile {
+        path: path.clone(),
+        source,
+    })?;
+    let roots = Roots::from_pem(&pem).map_err(|problem| ConnectionError::CaBundle {
+        path: path.clone(),
+        problem,
+    })?;
+    Ok(Endpoint {
+        address: config.openbao.address.clone(),
+        server_name: config.openbao.server_name.clone(),
+        roots,
+        namespace: config.scope.openbao_namespace.clone(),
+    })
+}
+
+/// The failover addresses of the cluster, with log lines about their roles.
+#[must_use]
+pub fn failover(config: &Config) -> ClientOptions {
+    ClientOptions {
+        failover: config.openbao.failover.clone(),
+        address_hook: Arc::new(|address, role| match role {
+            Role::WrongCluster => {
+                let address = tracing::field::display(address);
+                tracing::warn!(address, "openbao.wrong_cluster");
+            }
+            _ => {
+                let address = tracing::field::display(address);
+                tracing::info!(address, "openbao.active");
+            }
+        }),
+        ..ClientOptions::default()
+    }
+}
+
+/// The source of the JWT file, shared by all its readers.
+///
+/// # Errors
+/// This build does not support the configured login.
+pub fn jwt_source(config: &Config) -> Result<JwtSource, UnsupportedAuth> {
+    let (jwt, file) = config.auth.jwt_file()?;
+    Ok(JwtSource::new(file.to_owned(), jwt.claims.clone()))
+}
+
+/// Creates a session and its task. The task must run for the session to get a token.
+///
+/// # Errors
+/// This build does not support the configured login.
+pub fn session(
+    config: &Config,
+    source: JwtSource,
+    client: Client,
+    clock: Arc<dyn Clock>,
+    hook: AuthHook,
+) -> Result<(Session, SessionTask), UnsupportedAuth> {
+    let (jwt, _) = config.auth.jwt_file()?;
+    let login = JwtFile {
+        role: JwtRole {
+            client,
+            mount_path: jwt.mount_path.clone(),
+            role: jwt.role.clone(),
+        },
+        source,
+    };
+    let settings = SessionSettings {
+        login_before_token_expiry: config.auth.login_before_token_expiry,
+        token_renewal_increment: config.auth.token_renewal_increment,
+        login_timeout: config.auth.login_timeout,
+    };
+    Ok(Session::new(settings, Box::new(login), clock, hook))
+}
+
+/// Runs `questions` on a connection to the configured OpenBao, and waits for them.
+///
+/// # Errors
+/// [`ConnectionError`], before the first request.
+pub fn ask<T>(
+    config: &Config,
+    questions: impl AsyncFnOnce(&Connection) -> T,
+) -> Result<T, ConnectionError> {
+    ask_as(config, Access::Configured, questions)
+}
+
+/// Reads the key's metadata without validating it.
+///
+/// # Errors
+/// [`ConnectionError`], before the first request; the inner result has [`CallFailure`].
+pub fn ask_for_key(config: &Config) -> Result<Result<KeyMetadata, CallFailure>, ConnectionError> {
+    ask(config, async |openbao| openbao.key_metadata().await)
+}
+
+/// Like [`ask`], with the OpenBao and the token of `access`.
+///
+/// # Errors
+/// [`ConnectionError`], before the first request.
+pub fn ask_as<T>(
+    config: &Config,
+    access: Access,
+    questions: impl AsyncFnOnce(&Connection) -> T,
+) -> Result<T, ConnectionError> {
+    let access = match access {
+        Access::Configured => (endpoint(config)?, None),
+        Access::Token { endpoint, grant } => (endpoint, Some(grant)),
+    };
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ConnectionError::Runtime)?;
+    let answered = runtime.block_on(async {
+        let connection = match access {
+            (endpoint, None) => Connection::new(config, endpoint)?,
+            (endpoint, Some(grant)) => Connection::given(config, endpoint, grant)?,
+        };
+        Ok(questions(&connection).await)
+    });
+    // A hanging name lookup must not delay the return.
+    runtime.shutdown_background();
+    answered
+}
+
+impl Connection {
+    /// Creates a connection without sending a request. It belongs to the current runtime.
+    ///
+    /// # Errors
+    /// Invalid settings for a client, or an unsupported login.
+    pub fn new(config: &Config, endpoint: Endpoint) -> Result<Self, ConnectionError> {
+        let client = Client::new(endpoint, Arc::new(|_| {}))?;
+        let hook = Arc::new(|_: &AuthEvent<'_>| {});
+        let source = jwt_source(config)?;
+        let clock = Arc::new(SystemClock);
+        let (session, task) = session(config, source, client.clone(), clock, hook)?;
+        Ok(Self::with(config, client, session, task))
+    }
+
+    fn given(config: &Config, endpoint: Endpoint, grant: Grant) -> Result<Self, ConnectionError> {
+        let client = Client::new(endpoint, Arc::new(|_| {}))?;
+        let settings = SessionSettings {
+            login_before_token_expiry: Duration::ZERO,
+            token_renewal_increment: grant.lease.duration,
+            login_timeout: config.auth.login_timeout,
+        };
+        let login = Box::new(given::GivenToken::new(client.clone(), grant));
+        let hook = Arc::new(|_: &AuthEvent<'_>| {});
+        let (session, task) = Session::new(settings, login, Arc::new(SystemClock), hook);
+        Ok(Self::with(config, client, session, task))
+    }
+
+    fn with(config: &Config, client: Client, session: Session, task: SessionTask) -> Self {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(task.run());
+        Self {
+            session,
+            transit: Transit::new(client, &config.key, config.openbao.timeout),
+            tasks,
+        }
+    }
+
+    /// Reads the key's metadata without validating it.
+    ///
+    /// # Errors
+    /// [`CallFailure`].
+    pub async fn key_metadata(&self) -> Result<KeyMetadata, CallFailure> {
+        let transit = &self.transit;
+        self.session
+            .call(async |token| transit.key_metadata(&token).await)
+            .await
+    }
+}

@@ -1,0 +1,227 @@
+//! Checks kube-apiserver's `EncryptionConfiguration` for use with this provider, and lists the
+//! treatment of each resource.
+//!
+//! Each problem is a separate check with its own code. The file may contain keys of other
+//! providers, so messages quote only durations and names of resources and plugins, and a name only
+//! if it has plain characters.
+
+mod document;
+mod endpoint;
+mod json;
+mod ours;
+mod resource;
+mod rules;
+mod scalar;
+mod value;
+mod writers;
+mod yaml;
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
+
+use kms_node::{
+    advice::{Cause, Site, Values, encryption_config as causes},
+    config::Config,
+    report::{CheckResult, ImpactClass},
+};
+use zeroize::Zeroizing;
+
+use super::Check;
+use document::{Document, Kms, Provider};
+
+const ID: &str = "kubernetes.encryption_config";
+const TITLE: &str = "EncryptionConfiguration";
+
+/// Whether kube-apiserver's file selects this provider. Findings differ by code.
+pub const ENCRYPTION_CONFIG: Check = Check {
+    id: ID,
+    title: TITLE,
+    needs: &["config.validate"],
+    evaluate: |facts| {
+        let skipped = || vec![ENCRYPTION_CONFIG.skip("no --encryption-config was given")];
+        Some(facts.encryption.clone().unwrap_or_else(skipped))
+    },
+};
+
+/// Size limit in bytes, far above any real file.
+const MAX_FILE_BYTES: usize = 256 * 1024;
+
+/// Checks the file for kube-apiserver on this node. Returns at least one check; after successful
+/// parsing, the first one has the detail `writers`.
+#[must_use]
+pub fn check_file(path: &Path, config: &Config) -> Vec<CheckResult> {
+    let bytes = match read(path) {
+        Ok(bytes) => bytes,
+        Err(unread) => return vec![unread.check(path)],
+    };
+    match decode(&bytes) {
+        Some(text) => check(&text, config),
+        None => {
+            let message = format!("{} is neither UTF-8 nor UTF-16 text", path.display());
+            vec![refused("malformed", message, "save the file as UTF-8")]
+        }
+    }
+}
+
+/// Checks the text of the file; see [`check_file`].
+#[must_use]
+pub fn check(text: &str, config: &Config) -> Vec<CheckResult> {
+    let document = match document::parse(text) {
+        Ok(document) => document,
+        Err(malformed) => {
+            let message = format!("the file cannot be used: {malformed}");
+            let correction = "correct the file; keys are those of apiserver.config.k8s.io/v1, with \
+                capital letters as written there";
+            return vec![refused("malformed", message, correction)];
+        }
+    };
+    let mut checks = rules::check(&document);
+    checks.extend(resource::check(&document));
+    checks.extend(ours::check(&document, config));
+    let treatment = writers::treatment(&document);
+    checks.extend(writers::check(&treatment, &config.scope.provider_name));
+    let summary = writers::summary(&treatment);
+    if checks.is_empty() {
+        checks.push(CheckResult::pass(ID, TITLE).message(summary));
+    }
+    if let Some(first) = checks.first_mut() {
+        *first = first
+            .clone()
+            .detail("writers", writers::details(&treatment));
+    }
+    checks
+}
+
+/// Decodes like kube-apiserver: UTF-8, or UTF-16 with a byte order mark.
+fn decode(bytes: &[u8]) -> Option<Zeroizing<String>> {
+    let number: fn([u8; 2]) -> u16 = match bytes.get(..2) {
+        Some([0xff, 0xfe]) => u16::from_le_bytes,
+        Some([0xfe, 0xff]) => u16::from_be_bytes,
+        _ => {
+            return str::from_utf8(bytes)
+                .ok()
+                .map(|text| Zeroizing::new(text.to_owned()));
+        }
+    };
+    let (units, rest) = bytes.get(2..)?.as_chunks::<2>();
+    let units: Zeroizing<Vec<_>> = Zeroizing::new(units.iter().copied().map(number).collect());
+    let text = String::from_utf16(&units).ok()?;
+    rest.is_empty().then_some(Zeroizing::new(text))
+}
+
+/// Failure before the text is available.
+enum Unread {
+    Failed(io::Error),
+    TooLarge,
+}
+
+/// Allocates the final capacity at the start, because reallocation would leave unwiped copies of
+/// key material.
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES + 1));
+    let file = File::open(path).map_err(Unread::Failed)?;
+    let limit = u64::try_from(MAX_FILE_BYTES + 1).unwrap_or(u64::MAX);
+    file.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(Unread::Failed)?;
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(Unread::TooLarge);
+    }
+    Ok(bytes)
+}
+
+impl Unread {
+    fn check(&self, path: &Path) -> CheckResult {
+        let path = path.display();
+        let (code, message) = match self {
+            Self::Failed(error) => match error.kind() {
+                io::ErrorKind::NotFound => ("missing", format!("{path} does not exist")),
+                io::ErrorKind::PermissionDenied => {
+                    ("unreadable", format!("access to {path} is denied"))
+                }
+                _ => ("unreadable", format!("{path} cannot be read: {error}")),
+            },
+            Self::TooLarge => (
+                "too_large",
+                format!("{path} is larger than {MAX_FILE_BYTES} bytes"),
+            ),
+        };
+        fail(&causes::UNREADABLE, message, &[], ImpactClass::Diagnosis).code(code)
+    }
+}
+
+/// Position in the file.
+#[derive(Clone, Copy)]
+struct Place {
+    entry: usize,
+    provider: Option<usize>,
+    /// `None` in a JSON file.
+    line: Option<u64>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "resources[{}]", self.entry)?;
+        if let Some(provider) = self.provider {
+            write!(f, ".providers[{provider}]")?;
+        }
+        if let Some(line) = self.line {
+            write!(f, " (line {line})")?;
+        }
+        Ok(())
+    }
+}
+
+impl Document {
+    /// All providers with their positions, in file order.
+    fn providers(&self) -> impl Iterator<Item = (Place, &Provider)> {
+        let entries = self.entries.iter().enumerate();
+        entries.flat_map(|(entry, of)| {
+            let elements = of.providers.iter().enumerate();
+            elements.flat_map(move |(provider, element)| {
+                let place = Place {
+                    entry,
+                    provider: Some(provider),
+                    line: element.line,
+                };
+                element.kinds.iter().map(move |kind| (place, kind))
+            })
+        })
+    }
+
+    fn kms(&self) -> impl Iterator<Item = (Place, &Kms)> {
+        self.providers()
+            .filter_map(|(place, provider)| match provider {
+                Provider::Kms(kms) => Some((place, kms)),
+                Provider::Identity | Provider::Local { .. } => None,
+            })
+    }
+}
+
+/// A problem that makes kube-apiserver reject the file.
+fn refused(code: &'static str, message: impl Into<String>, correction: &str) -> CheckResult {
+    let values = [("correction", correction)];
+    let class = ImpactClass::ApiServerAvailability;
+    fail(&causes::INVALID, message, &values, class).code(code)
+}
+
+fn fail(
+    cause: &Cause,
+    message: impl Into<String>,
+    values: Values<'_>,
+    class: ImpactClass,
+) -> CheckResult {
+    CheckResult::fail(ID, TITLE, message)
+        .because(cause.advise(&Site::none(), values))
+        .impact_class(class)
+}
+
+fn warn(cause: &Cause, message: impl Into<String>, class: ImpactClass) -> CheckResult {
+    CheckResult::warn(ID, TITLE, message)
+        .because(cause.advise(&Site::none(), &[]))
+        .impact_class(class)
+}

@@ -1,0 +1,169 @@
+//! Treatment of each resource: the provider for encryption, and the other providers for decryption.
+
+use kms_domain::scope::ProviderName;
+use kms_node::{
+    advice::Cause,
+    report::{CheckResult, ImpactClass},
+};
+use serde_json::{Value, json};
+
+use super::{
+    causes,
+    document::{Document, Provider},
+    fail,
+    ours::shown,
+    resource::{Resource, SECRETS},
+    warn,
+};
+
+/// A resource or wildcard with its providers in order, at least one. The first one encrypts.
+pub(super) struct Treatment<'a> {
+    resource: Resource<'a>,
+    writer: &'a Provider,
+    readers: Vec<&'a Provider>,
+}
+
+/// Treatment of every resource with a provider, in file order. kube-apiserver joins the provider
+/// lists of several entries for a resource.
+pub(super) fn treatment(document: &Document) -> Vec<Treatment<'_>> {
+    let mut all: Vec<Treatment<'_>> = Vec::new();
+    for entry in &document.entries {
+        let providers: Vec<_> = entry.providers.iter().flat_map(|it| &it.kinds).collect();
+        let Some((&writer, readers)) = providers.split_first() else {
+            continue;
+        };
+        for resource in entry.resources() {
+            match all.iter_mut().find(|known| known.resource == resource) {
+                Some(known) => known.readers.extend(&providers),
+                None => all.push(Treatment {
+                    resource,
+                    writer,
+                    readers: readers.to_vec(),
+                }),
+            }
+        }
+    }
+    all
+}
+
+/// For programs: each resource with its writer and its other readers.
+pub(super) fn details(treatment: &[Treatment<'_>]) -> Value {
+    let of = |it: &Treatment<'_>| {
+        let readers: Vec<_> = it.readers.iter().map(|provider| provider.label()).collect();
+        json!({
+            "resource": it.resource.to_string(),
+            "writer": it.writer.label(),
+            "readers": readers,
+        })
+    };
+    treatment.iter().map(of).collect()
+}
+
+/// For people: each resource with its writer.
+pub(super) fn summary(treatment: &[Treatment<'_>]) -> String {
+    let of = |it: &Treatment<'_>| format!("{} by {}", it.resource, it.writer.label());
+    let all: Vec<_> = treatment.iter().map(of).collect();
+    format!("encrypted are {}", all.join(", "))
+}
+
+pub(super) fn check(treatment: &[Treatment<'_>], name: &ProviderName) -> Vec<CheckResult> {
+    let mut checks = Vec::new();
+    if !treatment.iter().any(|it| it.resource.covers(SECRETS)) {
+        let message = "secrets are covered by no entry";
+        let class = ImpactClass::CryptographicSafety;
+        checks.push(fail(&causes::SECRETS_UNCOVERED, message, &[], class));
+    }
+    // The missing provider is already reported.
+    let listed = |it: &Treatment<'_>| {
+        it.writer.role(name) == Role::Ours || it.read_by(name).contains(&Role::Ours)
+    };
+    let listed = treatment.iter().any(listed);
+    for finding in FINDINGS
+        .iter()
+        .filter(|it| listed || it.cause != &causes::NOT_COVERED)
+    {
+        let found: Vec<_> = treatment
+            .iter()
+            .filter(|it| (finding.applies)(it.writer.role(name), &it.read_by(name)))
+            .map(|it| it.resource.to_string())
+            .collect();
+        if !found.is_empty() {
+            let message = format!("{}: {}", found.join(", "), finding.cause.headline);
+            checks.push(warn(finding.cause, message, finding.class));
+        }
+    }
+    checks
+}
+
+/// Role of a provider relative to this one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Ours,
+    Identity,
+    Other,
+}
+
+impl Treatment<'_> {
+    fn read_by(&self, name: &ProviderName) -> Vec<Role> {
+        self.readers.iter().map(|it| it.role(name)).collect()
+    }
+}
+
+impl Provider {
+    fn role(&self, name: &ProviderName) -> Role {
+        match self {
+            Self::Kms(kms) if kms.name() == name.as_str() => Role::Ours,
+            Self::Identity => Role::Identity,
+            Self::Kms(_) | Self::Local { .. } => Role::Other,
+        }
+    }
+
+    fn label(&self) -> String {
+        match self {
+            Self::Kms(kms) => format!("kms {}", shown(kms.name())),
+            Self::Identity => "identity".to_owned(),
+            Self::Local { kind, .. } => (*kind).to_owned(),
+        }
+    }
+}
+
+/// A valid state during a phase of a migration, so only a warning.
+struct Finding {
+    /// Condition on the writer and the other readers of a resource.
+    applies: fn(Role, &[Role]) -> bool,
+    cause: &'static Cause,
+    class: ImpactClass,
+}
+
+const FINDINGS: [Finding; 6] = [
+    Finding {
+        applies: |writer, readers| writer == Role::Identity && readers.contains(&Role::Ours),
+        cause: &causes::IDENTITY_FIRST,
+        class: ImpactClass::CryptographicSafety,
+    },
+    Finding {
+        applies: |writer, readers| writer == Role::Identity && !readers.contains(&Role::Ours),
+        cause: &causes::IDENTITY_ONLY,
+        class: ImpactClass::CryptographicSafety,
+    },
+    Finding {
+        applies: |writer, readers| writer == Role::Other && readers.contains(&Role::Ours),
+        cause: &causes::READER_ONLY,
+        class: ImpactClass::Diagnosis,
+    },
+    Finding {
+        applies: |writer, readers| writer == Role::Other && !readers.contains(&Role::Ours),
+        cause: &causes::NOT_COVERED,
+        class: ImpactClass::DataRecovery,
+    },
+    Finding {
+        applies: |writer, readers| writer != Role::Identity && readers.contains(&Role::Identity),
+        cause: &causes::IDENTITY_LEFT,
+        class: ImpactClass::CryptographicSafety,
+    },
+    Finding {
+        applies: |writer, readers| writer == Role::Ours && readers.contains(&Role::Other),
+        cause: &causes::OTHERS_LEFT,
+        class: ImpactClass::CryptographicSafety,
+    },
+];

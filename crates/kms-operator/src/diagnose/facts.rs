@@ -1,0 +1,321 @@
+//! Facts gathered by a command before any evaluation. `None` means not gathered.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use kms_domain::{
+    aad::AssociatedData,
+    recovery::record::BackupRecord,
+    registry::Registry,
+    transit::{KeyMetadata, KeyProfile, ProfileRefused, TransitVersion},
+};
+use kms_node::{
+    advice::{Advice, Cause, Site, Values},
+    auth::{AuthFailure, CallFailure},
+    clock::{Clock as _, SystemClock},
+    config::{Config, LoadError, Loaded},
+    connection::{self, Connection, ConnectionError},
+    probe::{ProbeError, RoundTrip},
+    report::CheckResult,
+    state::{StateError, Stored},
+    transit_key::round_trip::{DeepError, round_trip},
+};
+use openbao_client::{
+    client::Client,
+    endpoint::{Address, Endpoint},
+    failure::Failure,
+    leader::{Leader, leader},
+    login::{LoginFailure, jwt_file::JwtSource},
+    seal_status::{SealStatus, seal_status},
+};
+
+use super::{
+    capabilities::{self, Granted},
+    node::Node,
+};
+use crate::recovery::{EtcdError, verify_pair::Pair};
+
+/// Input of the checks.
+pub struct Facts {
+    /// Name of the command, for steps that repeat it.
+    pub command: &'static str,
+    /// The configuration, or the error while loading it.
+    pub loaded: Result<Loaded, LoadError>,
+    /// Facts about the machine, the process and the running provider.
+    pub node: Option<Node>,
+    /// Findings in kube-apiserver's `EncryptionConfiguration`, if requested.
+    pub encryption: Option<Vec<CheckResult>>,
+    /// The registry state of this node.
+    pub stored: Option<Result<Stored, StateError>>,
+    /// Whether the JWT is usable for a login.
+    pub jwt: Option<Result<(), LoginFailure>>,
+    /// Result of setting up the OpenBao client.
+    pub connection: Option<Result<(), ConnectionError>>,
+    /// Unauthenticated status of the server.
+    pub server: Option<Answered>,
+    /// Earlier addresses without an unsealed server.
+    pub passed_over: Vec<Answered>,
+    /// Role of the server in its cluster.
+    pub leader: Option<Result<Leader, Failure>>,
+    pub login: Option<Result<(), AuthFailure>>,
+    /// Capabilities of the token.
+    pub granted: Option<Result<Granted, CallFailure>>,
+    /// Metadata of the key in Transit.
+    pub metadata: Option<Result<KeyMetadata, CallFailure>>,
+    /// Result of checking the metadata.
+    pub profile: Option<Result<KeyProfile, ProfileRefused>>,
+    /// Whether the mount refuses to create missing keys.
+    pub upsert_disabled: Option<Result<bool, CallFailure>>,
+    /// A round trip with the newest version.
+    pub probe: Option<Result<TransitVersion, DeepError>>,
+    /// A round trip with the active version of this node.
+    pub active_probe: Option<Result<TransitVersion, DeepError>>,
+    pub record: Option<BackupRecord>,
+    /// Result of each source of etcd data.
+    pub etcd: Vec<Evidence>,
+    /// A round trip through the socket of the running provider.
+    pub trip: Option<Result<RoundTrip, ProbeError>>,
+}
+
+/// A source of etcd data, compared with the key.
+pub struct Evidence {
+    /// Path of the file, or URLs of the members.
+    pub source: String,
+    /// Result of the comparison, or failure of the source.
+    pub pair: Result<Pair, EtcdError>,
+}
+
+/// Status of a server, with local timestamps.
+pub struct Answered {
+    pub address: Address,
+    pub status: Result<SealStatus, Failure>,
+    /// Local time just before the request.
+    pub before: SystemTime,
+    /// Local time just after the response.
+    pub after: SystemTime,
+}
+
+impl Answered {
+    async fn by(endpoint: &Endpoint, deadline: Duration) -> Result<Self, ConnectionError> {
+        // The API exists in the root namespace only.
+        let anywhere = Endpoint {
+            namespace: None,
+            ..endpoint.clone()
+        };
+        let client = Client::new(anywhere, Arc::new(|_| {}))?;
+        let before = SystemClock.now();
+        let status = seal_status(&client, deadline).await;
+        Ok(Self {
+            address: endpoint.address.clone(),
+            status,
+            before,
+            after: SystemClock.now(),
+        })
+    }
+
+    fn is_unsealed(&self) -> bool {
+        let status = self.status.as_ref();
+        status.is_ok_and(|status| status.initialized && !status.sealed)
+    }
+
+    /// Includes a server with an unexpected response.
+    fn may_be_unsealed(&self) -> bool {
+        match &self.status {
+            Ok(status) => !status.sealed,
+            Err(failure) => failure.http_status().is_some(),
+        }
+    }
+}
+
+impl Facts {
+    /// Facts from a configuration alone.
+    #[must_use]
+    pub fn new(command: &'static str, loaded: Result<Loaded, LoadError>) -> Self {
+        Self {
+            command,
+            loaded,
+            node: None,
+            encryption: None,
+            stored: None,
+            jwt: None,
+            connection: None,
+            server: None,
+            passed_over: Vec::new(),
+            leader: None,
+            login: None,
+            granted: None,
+            metadata: None,
+            profile: None,
+            upsert_disabled: None,
+            probe: None,
+            active_probe: None,
+            record: None,
+            etcd: Vec::new(),
+            trip: None,
+        }
+    }
+
+    /// The configuration, if this build supports its login method.
+    #[must_use]
+    pub fn config(&self) -> Option<&Config> {
+        let config = &self.loaded.as_ref().ok()?.config;
+        config.auth.jwt_file().is_ok().then_some(config)
+    }
+
+    /// Path of the configuration file.
+    #[must_use]
+    pub fn config_path(&self) -> &Path {
+        match &self.loaded {
+            Ok(loaded) => &loaded.path,
+            Err(
+                LoadError::Unreadable { path, .. }
+                | LoadError::Malformed { path, .. }
+                | LoadError::Invalid { path, .. },
+            ) => path,
+        }
+    }
+
+    /// The advice for this installation.
+    #[must_use]
+    pub fn advise(&self, cause: &Cause, values: Values<'_>) -> Advice {
+        let site = Site::new(self.config_path(), self.config());
+        cause.advise(&site, &[values, &[("command", self.command)]].concat())
+    }
+
+    /// The key, if its use is permitted.
+    #[must_use]
+    pub fn usable_key(&self) -> Option<&KeyProfile> {
+        self.profile.as_ref()?.as_ref().ok()
+    }
+
+    /// The state, if it exists and is valid.
+    #[must_use]
+    pub fn registry(&self) -> Option<&Registry> {
+        let stored = self.stored.as_ref()?.as_ref().ok()?;
+        stored
+            .document
+            .as_ref()
+            .map(|document| &**document.registry())
+    }
+
+    /// Reads the JWT as a login would.
+    pub async fn read_jwt(&mut self, config: &Config) {
+        if let Ok((jwt, file)) = config.auth.jwt_file() {
+            let source = JwtSource::new(file.to_owned(), jwt.claims.clone());
+            self.jwt = Some(source.read(SystemClock.now()).await.map(drop));
+        }
+    }
+
+    /// Requests the unauthenticated status from the configured addresses in order, up to the first
+    /// unsealed server. Without one, the first address is evaluated. Returns the endpoint for
+    /// further requests.
+    ///
+    /// # Errors
+    /// The client could not be created.
+    pub async fn ask_server(&mut self, config: &Config) -> Result<Endpoint, ConnectionError> {
+        let first = connection::endpoint(config)?;
+        let further = config.openbao.failover.iter().map(|place| Endpoint {
+            address: place.address.clone(),
+            server_name: place.server_name.clone(),
+            ..first.clone()
+        });
+
+        let mut asked = Vec::new();
+        for endpoint in [first.clone()].into_iter().chain(further) {
+            let answered = Answered::by(&endpoint, config.openbao.timeout).await?;
+            if answered.is_unsealed() {
+                self.passed_over = asked;
+                self.server = Some(answered);
+                return Ok(endpoint);
+            }
+            asked.push(answered);
+        }
+
+        asked.truncate(1);
+        self.server = asked.pop();
+        Ok(first)
+    }
+
+    /// Asks the server whether it is the active node of its cluster.
+    ///
+    /// # Errors
+    /// The client could not be created.
+    pub async fn ask_leader(
+        &mut self,
+        endpoint: Endpoint,
+        deadline: Duration,
+    ) -> Result<(), ConnectionError> {
+        // The API exists in the root namespace only.
+        let endpoint = Endpoint {
+            namespace: None,
+            ..endpoint
+        };
+        let client = Client::new(endpoint, Arc::new(|_| {}))?;
+        self.leader = Some(leader(&client, deadline).await);
+        Ok(())
+    }
+
+    /// Logs in, then reads capabilities, key and mount.
+    pub async fn ask_openbao(&mut self, config: &Config, openbao: &Connection) {
+        let Connection {
+            session, transit, ..
+        } = openbao;
+        let login = session.token().await.map(drop);
+        let logged_in = login.is_ok();
+        self.login = Some(login);
+        if !logged_in {
+            return;
+        }
+
+        self.granted = Some(capabilities::ask(openbao, &config.key).await);
+        let metadata = openbao.key_metadata().await;
+        let judge = |metadata| KeyProfile::check(metadata, &config.key.key_name);
+        self.profile = metadata.as_ref().ok().map(judge);
+        self.metadata = Some(metadata);
+
+        let upsert_disabled = session
+            .call(async |token| transit.upsert_disabled(&token).await)
+            .await;
+        self.upsert_disabled = Some(upsert_disabled);
+    }
+
+    /// Encrypts and decrypts random bytes with the newest and with the active version.
+    pub async fn try_key(&mut self, openbao: &Connection) {
+        let Some(profile) = self.usable_key() else {
+            return;
+        };
+        let newest = profile.latest();
+        let active = self.registry().map(|registry| registry.active().version());
+
+        let aad = AssociatedData::doctor_probe();
+        let try_version = async |version| {
+            let done = round_trip(&openbao.session, &openbao.transit, version, &aad).await;
+            done.map(|_| version)
+        };
+        self.probe = Some(try_version(newest).await);
+        self.active_probe = match active {
+            Some(active) => Some(try_version(active).await),
+            None => None,
+        };
+    }
+
+    /// Gathers all facts about JWT, server and key. Each step requires the success of the previous
+    /// one.
+    ///
+    /// # Errors
+    /// The client could not be created.
+    pub async fn ask_all(&mut self, config: &Config) -> Result<(), ConnectionError> {
+        self.read_jwt(config).await;
+        let endpoint = self.ask_server(config).await?;
+        let unsealed = self.server.as_ref().is_some_and(Answered::may_be_unsealed);
+        if unsealed && matches!(self.jwt, Some(Ok(()))) {
+            let openbao = Connection::new(config, endpoint)?;
+            self.ask_openbao(config, &openbao).await;
+            self.try_key(&openbao).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! The credential of this node, and its login to OpenBao.
+
+use kms_node::{
+    advice,
+    auth::{AuthFailure, CallFailure},
+    report::{CheckResult, ImpactClass, one_line},
+};
+use openbao_client::failure::{Failure, FailureClass};
+
+use super::{Check, facts::Facts};
+
+/// The JWT file is safe and its claims are good now.
+pub const JWT: Check = Check {
+    id: "jwt.local",
+    title: "JWT file",
+    needs: &[
+        "config.validate",
+        "config.files/auth.jwt.jwtFile",
+        "process.identity/other_user",
+    ],
+    evaluate: jwt,
+};
+
+/// `doctor`: a login that can be expected to work does.
+pub const AUTH: Check = Check {
+    id: "openbao.auth",
+    title: "Login to OpenBao",
+    needs: &["openbao.tls", "openbao.reachable", "jwt.local"],
+    evaluate: auth,
+};
+
+/// `verify-key`: as [`AUTH`], with everything that a login needs being part of it.
+pub const AUTH_ALONE: Check = Check {
+    needs: &["openbao.tls"],
+    ..AUTH
+};
+
+fn jwt(facts: &Facts) -> Option<Vec<CheckResult>> {
+    let (_, file) = facts.config()?.auth.jwt_file().ok()?;
+    let failure = match facts.jwt.as_ref()? {
+        Ok(()) => return Some(vec![JWT.pass()]),
+        Err(failure) => failure,
+    };
+    let failed = JWT
+        .fail(format!("{}: {}", file.display(), one_line(failure)))
+        .because(facts.advise(advice::node::of_jwt(failure), &[]))
+        .code(failure.detail())
+        .impact_class(ImpactClass::ApiServerAvailability);
+    Some(vec![failed])
+}
+
+fn auth(facts: &Facts) -> Option<Vec<CheckResult>> {
+    let failure = match facts.login.as_ref()? {
+        Ok(()) => return Some(vec![AUTH.pass()]),
+        Err(failure) => failure,
+    };
+    let call = CallFailure::Auth(failure.clone());
+    let failed = AUTH.unanswered(&call, facts, ImpactClass::ApiServerAvailability);
+    let failed = match failure.openbao().map(Failure::class) {
+        Some(
+            class @ (FailureClass::InvalidRequest
+            | FailureClass::PermissionDenied
+            | FailureClass::Unauthenticated
+            | FailureClass::NotFound),
+        ) => failed.code(class.label()),
+        _ => match failure {
+            AuthFailure::ShortLease { .. } => failed.code("short_lease"),
+            _ => failed,
+        },
+    };
+    Some(vec![failed])
+}

@@ -1,0 +1,413 @@
+//! A restore drill: restores OpenBao from its snapshot into a private copy, and decrypts every
+//! object of the etcd snapshot with the key in the copy. The copy is removed afterwards, even after
+//! a failure.
+//!
+//! The drill never contacts production. The unseal shares stay in memory and are sent to the copy
+//! only. The copy's root token stays within the process and is revoked. The copy's data stays in a
+//! private directory; a shell removes it if this process is killed. `openbao_lab::server::restore`
+//! describes the measures against actions of the copy on other systems.
+
+pub mod age;
+pub mod failure;
+mod inputs;
+pub mod isolation;
+pub mod metrics;
+pub mod report;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use etcd_snapshot::file::Progress;
+use kms_domain::{
+    recovery::record::{BackupRecord, FileInfo},
+    transit::TransitVersion,
+};
+use kms_node::{config::Config, connection::Access};
+use openbao_client::endpoint::Endpoint;
+use openbao_lab::{
+    admin::{Admin, transit::KeyConfig},
+    binary::find_bao,
+    server::{
+        Installation, UnsealKey,
+        restore::{RestoreError, Restored, StaticSeal},
+    },
+    temp_workspace::TempWorkspace,
+};
+use tokio::time::Instant;
+
+use crate::recovery::{
+    EtcdError, EtcdSource,
+    backup_record::{note_as_recorded, note_source},
+    local_knowledge::LocalKnowledge,
+    verify_pair::{self, Depth, Pair, VerifyOptions, Watch},
+};
+use age::Made;
+use failure::DrillError;
+use inputs::{checked, copy, share};
+use isolation::Isolation;
+
+/// Name prefix of the private directories.
+const PREFIX: &str = "bao-kms-drill-";
+/// Lifetime of the token for the copy. The token is deleted with the copy.
+const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// Options of a drill.
+#[derive(Debug)]
+pub struct Setup {
+    /// Names, namespace, mount and key. Its server is not contacted.
+    pub config: Arc<Config>,
+    /// Path of the `bao` program; `None` searches for it.
+    pub bao: Option<PathBuf>,
+    /// File from `etcdctl snapshot save`.
+    pub etcd_snapshot: PathBuf,
+    /// File from `bao operator raft snapshot save`.
+    pub openbao_snapshot: PathBuf,
+    /// For an OpenBao with a static seal.
+    pub seal: Option<StaticSeal>,
+    /// Files with one unseal share each.
+    pub unseal_key_files: Vec<PathBuf>,
+    /// Parent of the private directory.
+    pub work_dir: PathBuf,
+    /// Continue although the copy could reach other systems.
+    pub allow_network: bool,
+    /// Keep the names of the first few failed objects.
+    pub names: bool,
+    /// Maximum age of the backups.
+    pub max_age: Option<Duration>,
+}
+
+/// Progress callbacks.
+pub struct ProgressReporter {
+    /// Start of each step.
+    pub step: Box<dyn Fn(&'static str)>,
+    /// Progress of the first reading of etcd.
+    pub reading: Box<dyn Fn(Progress) + Send + Sync>,
+    /// Progress of the second reading of etcd.
+    pub opening: Box<dyn Fn(Progress) + Send + Sync>,
+}
+
+/// A finished drill with its findings.
+#[derive(Debug)]
+pub struct DrillRun {
+    /// Cause of a failed drill; `None` for a complete one.
+    pub failure: Option<DrillError>,
+    /// The last step started.
+    pub stage: Stage,
+    /// Isolation of the copy from other systems.
+    pub isolation: Isolation,
+    /// Directories of earlier drills removed by this one; `None` before the search.
+    pub leftovers: Option<Vec<PathBuf>>,
+    /// Hash and size of the etcd snapshot.
+    pub etcd: Option<FileInfo>,
+    /// The same, or those of the unpacked database if the record contains them.
+    pub etcd_as_recorded: Option<FileInfo>,
+    /// Creation time of the etcd snapshot.
+    pub etcd_made: Option<Made>,
+    /// Hash and size of the OpenBao snapshot.
+    pub openbao: Option<FileInfo>,
+    /// Creation time of the OpenBao snapshot.
+    pub openbao_made: Option<Made>,
+    /// OpenBao version of the copy.
+    pub version: Option<String>,
+    /// Number of audit devices removed from the copy.
+    pub audit_devices: Option<usize>,
+    pub durations: Durations,
+    /// Result of decrypting etcd with the key in the copy.
+    pub verified: Option<Result<Pair, EtcdError>>,
+    /// Private directory after a failed removal.
+    pub not_removed: Option<(PathBuf, io::Error)>,
+}
+
+/// Durations of the steps.
+#[derive(Debug, Default)]
+pub struct Durations {
+    /// Until the copy has the snapshot.
+    pub restore: Option<Duration>,
+    /// From then until the copy serves.
+    pub unseal: Option<Duration>,
+    /// Decryption of every object.
+    pub verify: Option<Duration>,
+    /// Entire drill, including the removal.
+    pub total: Duration,
+}
+
+/// The steps in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Check of the isolation.
+    Isolation,
+    /// Check of all inputs.
+    Inputs,
+    /// Restore of the OpenBao snapshot.
+    Restore,
+    /// Test of the unseal shares, and removal of the audit devices.
+    Unseal,
+    /// Start of the copy as a server.
+    Start,
+    /// Decryption of etcd with the key in the copy.
+    Verify,
+}
+
+/// Runs the drill until its end, a failure, or `stop`, then removes the private directory.
+pub async fn rehearse(
+    setup: &Setup,
+    known: &LocalKnowledge,
+    told: ProgressReporter,
+    stop: impl Future<Output = &'static str>,
+) -> DrillRun {
+    let begun = Instant::now();
+    let mut rehearsal = DrillRun {
+        failure: None,
+        stage: Stage::Isolation,
+        isolation: Isolation::found(),
+        leftovers: None,
+        etcd: None,
+        etcd_as_recorded: None,
+        etcd_made: None,
+        openbao: None,
+        openbao_made: None,
+        version: None,
+        audit_devices: None,
+        durations: Durations::default(),
+        verified: None,
+        not_removed: None,
+    };
+
+    let mut scratch = None;
+    let ended = tokio::select! {
+        ended = rehearsal.go(setup, known, told, &mut scratch) => ended,
+        // Dropping the copy kills its process.
+        signal = stop => Err(DrillError::Interrupted(signal)),
+    };
+
+    rehearsal.failure = ended.err();
+    if let Some(scratch) = scratch {
+        let path = scratch.path().to_owned();
+        rehearsal.not_removed = scratch.remove().err().map(|error| (path, error));
+    }
+    rehearsal.durations.total = begun.elapsed();
+    rehearsal
+}
+
+impl DrillRun {
+    async fn go(
+        &mut self,
+        setup: &Setup,
+        known: &LocalKnowledge,
+        told: ProgressReporter,
+        scratch: &mut Option<TempWorkspace>,
+    ) -> Result<(), DrillError> {
+        let ProgressReporter {
+            step,
+            reading,
+            opening,
+        } = told;
+        if !self.isolation.holds() && !setup.allow_network {
+            return Err(DrillError::NotIsolated);
+        }
+        if !Isolation::loopback_is_up() {
+            return Err(DrillError::NoLoopback);
+        }
+
+        self.stage = Stage::Inputs;
+        let scratch: &TempWorkspace = scratch.insert(self.make_scratch(&setup.work_dir)?);
+        let bao = find_bao(setup.bao.as_deref())?;
+        let shares = setup.unseal_key_files.iter().map(|file| share(file));
+        let shares: Vec<UnsealKey> = shares.collect::<Result<_, _>>()?;
+        let seal = setup.seal.clone().map(checked).transpose()?;
+        let etcd = EtcdSource::file(&setup.etcd_snapshot)?;
+        let snapshot = scratch.path().join("openbao.snap");
+        let (from, to) = (setup.openbao_snapshot.clone(), snapshot.clone());
+        let record = known.record.clone();
+        let (etcd, looked_at, copied) = run_blocking(move || {
+            let looked_at = look_at(&etcd, record.as_ref());
+            let copied = copy(&from, &to);
+            (etcd, looked_at, copied)
+        })
+        .await?;
+        let looked_at = looked_at?;
+        self.etcd = looked_at.given;
+        self.etcd_as_recorded = looked_at.as_recorded;
+        self.etcd_made = looked_at.made;
+        let path = setup.openbao_snapshot.clone();
+        let copied = match copied {
+            Ok(copied) => copied,
+            Err(source) => return Err(DrillError::Snapshot { path, source }),
+        };
+        self.openbao = Some(copied.file);
+        self.openbao_made = copied.made;
+        if let Err(problem) = copied.inspected {
+            return Err(DrillError::NotRestorable { path, problem });
+        }
+
+        self.stage = Stage::Restore;
+        step("restoring OpenBao into a private directory");
+        let begun = Instant::now();
+        let confined = self.isolation.confined.is_ok();
+        let directory = scratch.path().join("openbao");
+        let installation = Installation::prepare_copy(bao, &directory, confined);
+        let installation = installation.map_err(RestoreError::from)?;
+        let taken_over = installation.take_over(&snapshot).await?;
+        self.durations.restore = Some(begun.elapsed());
+
+        self.stage = Stage::Unseal;
+        step("removing its audit devices");
+        let begun = Instant::now();
+        let silenced = taken_over.silence(seal, &shares).await?;
+        self.audit_devices = Some(silenced.audit_devices);
+
+        self.stage = Stage::Start;
+        step("starting and unsealing it");
+        let copy = silenced.open(&shares).await?;
+        drop(shares);
+        self.durations.unseal = Some(begun.elapsed());
+        let version = copy.server.version().await;
+        self.version = Some(version.map_err(RestoreError::from)?);
+
+        self.stage = Stage::Verify;
+        step("opening every object");
+        let begun = Instant::now();
+        let options = VerifyOptions {
+            prefix: None,
+            claims: known.claims(),
+            removed: known.removed(),
+            depth: Depth::Data,
+            names: setup.names,
+            sample: None,
+            superseded: false,
+        };
+        let trial = Arc::new(Trial {
+            config: Arc::clone(&setup.config),
+            etcd,
+            options,
+            reading,
+            opening,
+        });
+        let mut verified = trial.run(&copy).await?;
+        // The minimum is a setting of the copy, so the versions below it can be tried.
+        if let Ok(pair) = &mut verified
+            && let Some(minimum) = pair.lowered_minimum()
+        {
+            step("opening the objects of versions below min_decryption_version");
+            trial.lower_minimum(&copy, minimum).await?;
+            match trial.run(&copy).await? {
+                Ok(lowered) => *pair = lowered.after_lowering(minimum),
+                Err(error) => verified = Err(error),
+            }
+        }
+        self.verified = Some(verified);
+        self.durations.verify = Some(begun.elapsed());
+        copy.close().await?;
+        Ok(())
+    }
+
+    fn make_scratch(&mut self, parent: &Path) -> Result<TempWorkspace, DrillError> {
+        let scratch =
+            TempWorkspace::create(parent, PREFIX).map_err(|source| DrillError::WorkDir {
+                path: parent.to_owned(),
+                source,
+            })?;
+        let removed = scratch.remove_leftovers(PREFIX);
+        self.leftovers = Some(removed.map_err(|source| DrillError::Leftovers {
+            path: parent.to_owned(),
+            source,
+        })?);
+        Ok(scratch)
+    }
+}
+
+/// Verification of the copy.
+struct Trial {
+    config: Arc<Config>,
+    etcd: EtcdSource,
+    options: VerifyOptions,
+    reading: Box<dyn Fn(Progress) + Send + Sync>,
+    opening: Box<dyn Fn(Progress) + Send + Sync>,
+}
+
+impl Trial {
+    async fn run(self: &Arc<Self>, copy: &Restored) -> Result<Result<Pair, EtcdError>, DrillError> {
+        let access = Access::Token {
+            endpoint: self.endpoint(copy),
+            grant: copy.grant(TOKEN_LIFE).await?,
+        };
+        let trial = Arc::clone(self);
+        run_blocking(move || {
+            let watch = Watch {
+                reading: &*trial.reading,
+                trying: &|_| {},
+                opening: &*trial.opening,
+            };
+            let options = trial.options.clone();
+            verify_pair::verify_with(&trial.config, access, &trial.etcd, options, watch)
+        })
+        .await
+    }
+
+    /// Lowers `min_decryption_version` in the copy.
+    async fn lower_minimum(
+        &self,
+        copy: &Restored,
+        minimum: TransitVersion,
+    ) -> Result<(), RestoreError> {
+        let grant = copy.grant(TOKEN_LIFE).await?;
+        let admin = Admin::new(self.endpoint(copy), Some(&grant.token))?;
+        let lowered = KeyConfig {
+            min_decryption_version: Some(minimum.get()),
+            ..KeyConfig::default()
+        };
+        let key = &self.config.key;
+        admin
+            .configure_key(key.mount_path.as_str(), key.key_name.as_str(), lowered)
+            .await?;
+        Ok(())
+    }
+
+    fn endpoint(&self, copy: &Restored) -> Endpoint {
+        Endpoint {
+            namespace: self.config.scope.openbao_namespace.clone(),
+            ..copy.server.endpoint()
+        }
+    }
+}
+
+/// Facts about the etcd snapshot before the restore.
+#[derive(Default)]
+struct LookedAt {
+    given: Option<FileInfo>,
+    as_recorded: Option<FileInfo>,
+    made: Option<Made>,
+}
+
+/// Unpacks the snapshot and determines its creation time, from the record if the hash matches.
+fn look_at(etcd: &EtcdSource, record: Option<&BackupRecord>) -> Result<LookedAt, DrillError> {
+    let EtcdSource::File(snapshot) = etcd else {
+        return Ok(LookedAt::default());
+    };
+    snapshot.database()?;
+    let given = note_source(etcd)?;
+    let recorded = record.and_then(|record| Some((record, &record.note().etcd.as_ref()?.file)));
+    let as_recorded = match (given.clone(), recorded) {
+        (Some(given), Some((_, recorded))) => Some(note_as_recorded(etcd, given, recorded)?),
+        (given, _) => given,
+    };
+    let is_recorded = recorded.filter(|(_, recorded)| as_recorded.as_ref() == Some(*recorded));
+    let by_record = is_recorded.and_then(|(record, _)| Made::by_record(record));
+    Ok(LookedAt {
+        given,
+        as_recorded,
+        made: by_record.or_else(|| Made::by_file(snapshot.given())),
+    })
+}
+
+/// Runs long work on a separate thread, so that signals are handled meanwhile.
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, DrillError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| DrillError::Lost)
+}

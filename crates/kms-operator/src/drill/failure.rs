@@ -1,0 +1,158 @@
+//! Failures of a drill, their meaning for the backups, and their causes.
+
+use std::{io, path::PathBuf};
+
+use kms_node::advice::{Cause, Found, drill};
+use openbao_client::credential_file::CredentialFileProblem;
+use openbao_lab::{
+    binary::BaoNotFound,
+    server::{restore::RestoreError, snapshot::SnapshotError},
+};
+
+use crate::recovery::{EtcdError, backup_record::BackupError, raft_snapshot::RaftSnapshotError};
+
+/// Failure of a drill.
+#[derive(Debug, thiserror::Error)]
+pub enum DrillError {
+    /// The copy could act on other systems.
+    #[error(
+        "nothing keeps the restored copy from other systems; with the credentials of production it \
+         would revoke ended leases there, and rotate due passwords"
+    )]
+    NotIsolated,
+    /// The copy would be unreachable.
+    #[error("this network namespace has no loopback interface")]
+    NoLoopback,
+    #[error(transparent)]
+    BaoNotFound(#[from] BaoNotFound),
+    /// Creating the private directory failed.
+    #[error("cannot make a private directory in {}", path.display())]
+    WorkDir {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// Removing a directory of an earlier drill failed.
+    #[error("cannot remove the directory of an earlier drill in {}", path.display())]
+    Leftovers {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot read the OpenBao snapshot {} into the private directory", path.display())]
+    Snapshot {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The OpenBao snapshot is invalid, or its hashes differ.
+    #[error("the OpenBao snapshot {} cannot be restored", path.display())]
+    NotRestorable {
+        path: PathBuf,
+        #[source]
+        problem: RaftSnapshotError,
+    },
+    /// Opening or unpacking the etcd snapshot failed.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// Hashing the etcd snapshot failed.
+    #[error(transparent)]
+    Hash(Box<BackupError>),
+    /// A file contains an invalid unseal share or seal key.
+    #[error("the file {} cannot be used as an unseal key", path.display())]
+    Share {
+        path: PathBuf,
+        #[source]
+        problem: ShareProblem,
+    },
+    /// Restoring OpenBao failed.
+    #[error(transparent)]
+    Restore(Box<RestoreError>),
+    /// Interrupted by a signal.
+    #[error("the drill was {0}")]
+    Interrupted(&'static str),
+    /// A worker thread panicked.
+    #[error("a part of the drill ended without a result")]
+    Lost,
+}
+
+/// Defect of a file with an unseal share.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareProblem {
+    /// Violated rule for credential files.
+    #[error(transparent)]
+    File(#[from] CredentialFileProblem),
+    /// Content other than a single share.
+    #[error("it must hold one share of 16 to 33 bytes, in Base64 or hexadecimal, and nothing else")]
+    NotAShare,
+}
+
+impl From<RestoreError> for DrillError {
+    fn from(error: RestoreError) -> Self {
+        Self::Restore(Box::new(error))
+    }
+}
+
+impl From<BackupError> for DrillError {
+    fn from(error: BackupError) -> Self {
+        Self::Hash(Box::new(error))
+    }
+}
+
+impl DrillError {
+    /// Whether the failure proves that the backup set cannot be restored with these shares.
+    #[must_use]
+    pub fn condemns(&self) -> bool {
+        let error = match self {
+            Self::Restore(error) => error,
+            Self::NotRestorable { problem, .. } => return problem.is_damage(),
+            _ => return false,
+        };
+        match &**error {
+            // Only an error response from OpenBao is evidence about the snapshot.
+            RestoreError::Snapshot(SnapshotError::Failed { said, .. }) => {
+                said.contains("Code: ") && !said.contains("no space left on device")
+            }
+            RestoreError::WrongShares => true,
+            // Too few shares, or an unsupported seal: the snapshot was not tried.
+            RestoreError::MoreShares { .. }
+            | RestoreError::OtherSeal { .. }
+            | RestoreError::Server(_)
+            | RestoreError::Snapshot(_)
+            | RestoreError::Call(_)
+            | RestoreError::Answer { .. } => false,
+        }
+    }
+
+    /// Cause of the failure.
+    #[must_use]
+    pub fn cause(&self) -> Found {
+        let cause = match self {
+            Self::Etcd(error) => return error.cause(),
+            Self::Hash(error) => return error.cause(),
+            Self::NotRestorable { problem, .. } => problem.cause(),
+            Self::Restore(error) => restore_cause(error),
+            Self::NotIsolated => &drill::NOT_ISOLATED,
+            Self::NoLoopback => &drill::NO_LOOPBACK,
+            Self::BaoNotFound(_) => &drill::NO_PROGRAM,
+            Self::WorkDir { .. } | Self::Snapshot { .. } => &drill::DIRECTORY_UNUSABLE,
+            Self::Leftovers { .. } => &drill::LEFTOVERS,
+            Self::Share { .. } => &drill::SHARE_UNUSABLE,
+            Self::Interrupted(_) | Self::Lost => &drill::INTERRUPTED,
+        };
+        (cause, Vec::new())
+    }
+}
+
+fn restore_cause(error: &RestoreError) -> &'static Cause {
+    match error {
+        RestoreError::WrongShares => &drill::SHARES_WRONG,
+        RestoreError::OtherSeal { .. } => &drill::OTHER_SEAL,
+        RestoreError::MoreShares { .. } => &drill::SHARES_MISSING,
+        RestoreError::Snapshot(SnapshotError::Failed { .. }) => &drill::SNAPSHOT_REFUSED,
+        RestoreError::Server(_)
+        | RestoreError::Snapshot(_)
+        | RestoreError::Call(_)
+        | RestoreError::Answer { .. } => &drill::COPY_FAILED,
+    }
+}

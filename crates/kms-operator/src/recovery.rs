@@ -1,0 +1,355 @@
+//! Evidence from etcd: its sources and its evaluation.
+//!
+//! Data from etcd is untrusted; it may be damaged or hostile. A source gives a result only if it
+//! was read completely.
+
+pub mod backup_record;
+pub mod cause;
+pub mod drift;
+pub mod etcd_live;
+pub mod evidence;
+pub mod evidence_report;
+pub mod form;
+pub mod inventory;
+pub mod local_knowledge;
+pub mod pair_report;
+pub mod prefix;
+pub mod raft_snapshot;
+pub mod recover_state;
+pub mod recovery_report;
+pub mod retirement_report;
+pub mod scan;
+mod tar_files;
+mod truncated;
+pub mod unpacked;
+pub mod unread;
+pub mod verify_pair;
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use etcd_snapshot::{
+    damage::SnapshotError,
+    file::{Integrity, OnProgress, Snapshot, is_database},
+    revision::{Object, Revisions, Totals},
+};
+use kms_node::advice::{Found, Site, advise, snapshot};
+
+use etcd_live::{LiveError, LiveEtcd};
+use rustix::fs::OFlags;
+use unpacked::{UnpackError, unpack};
+use unread::Unread;
+
+/// Source of the objects.
+#[derive(Debug)]
+pub enum EtcdSource {
+    /// A file of `etcdctl snapshot save`, or the `member/snap/db` of a stopped member; plain, or in
+    /// a gzip, zip, zstd or tar archive.
+    File(SnapshotFile),
+    /// A running etcd, read at a single revision.
+    Live(LiveEtcd),
+}
+
+/// An open file, so that every reading uses the same inode.
+#[derive(Debug)]
+pub struct SnapshotFile {
+    path: PathBuf,
+    file: File,
+    /// Database from an archive, and the stamp of the archive before unpacking.
+    unpacked: OnceLock<(File, Stamp)>,
+    /// Stamp of the file with the verified hash. Readings with an equal stamp skip the hash.
+    verified: OnceLock<Stamp>,
+}
+
+/// File attributes for detecting writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// Result of a source read to its end.
+#[derive(Debug)]
+pub struct EtcdReading<A> {
+    pub gathered: A,
+    /// Revision of the reading, and number of keys and superseded revisions.
+    pub totals: Totals,
+    pub trust: Trust,
+    /// Keys outside the permitted or requested range of a running etcd.
+    pub unread: Option<Unread>,
+}
+
+/// Integrity status of a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Read from a file.
+    File {
+        /// Whether the file has a hash at its end.
+        integrity: Integrity,
+        /// Number of the damaged meta page, 0 or 1. The last transaction may be missing.
+        damaged_meta: Option<u64>,
+    },
+    /// Read from a running etcd. Its responses are trusted.
+    Live {
+        /// Number of restarts at a newer revision because compaction removed the current one.
+        restarts: u32,
+    },
+}
+
+impl Trust {
+    /// Reason why the reading may differ from the stored data; `None` if there is no known reason.
+    #[must_use]
+    pub fn doubt(self) -> Option<String> {
+        match self {
+            Self::File {
+                damaged_meta: Some(page),
+                ..
+            } => Some(format!(
+                "meta page {page} is not sound, so what was written last may be missing"
+            )),
+            Self::File {
+                integrity: Integrity::NoHash,
+                ..
+            } => Some(
+                "there is no SHA-256 at its end, so damage may have stayed unnoticed".to_owned(),
+            ),
+            Self::File { .. } | Self::Live { .. } => None,
+        }
+    }
+
+    /// Code in reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File {
+                integrity: Integrity::Verified,
+                ..
+            } => "verified",
+            Self::File {
+                integrity: Integrity::NoHash,
+                ..
+            } => "no-hash",
+            Self::Live { .. } => "live",
+        }
+    }
+}
+
+/// Failure of a source.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdError {
+    /// The file does not exist, or opening it is not permitted.
+    #[error("cannot open the etcd snapshot {}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    /// Reading failed before the end of the file, or the file is damaged.
+    #[error("the etcd snapshot {} was not read to its end", path.display())]
+    Snapshot {
+        path: PathBuf,
+        /// Position and kind of damage.
+        source: SnapshotError,
+    },
+    /// The file has another format, or unpacking it yielded no snapshot.
+    #[error("the etcd snapshot {} was not read", path.display())]
+    Form {
+        path: PathBuf,
+        /// Detected format, or failure of unpacking.
+        #[source]
+        problem: UnpackError,
+    },
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    /// More distinct key IDs, encrypted DEKs and resources than in any cluster.
+    #[error(
+        "etcd holds more than {limit} bytes of different key IDs, encrypted DEKs, annotations and \
+         resource names: no cluster writes so many, so it is damaged or was made to exhaust memory"
+    )]
+    TooVaried {
+        /// Memory limit in bytes.
+        limit: usize,
+    },
+}
+
+impl EtcdSource {
+    /// Opens a snapshot file. Its format is detected at the first reading.
+    ///
+    /// # Errors
+    /// [`EtcdError::Open`].
+    pub fn file(path: &Path) -> Result<Self, EtcdError> {
+        match open(path) {
+            Ok(file) => Ok(Self::File(SnapshotFile {
+                path: path.to_owned(),
+                file,
+                unpacked: OnceLock::new(),
+                verified: OnceLock::new(),
+            })),
+            Err(source) => Err(EtcdError::Open {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// Passes every object to `gather`, with an accumulator from `new`. A restart drops the
+    /// accumulator and calls `new` again. A running etcd has only the newest revisions, so it
+    /// ignores `revisions`. Progress counts bytes of a file, and objects of a running etcd.
+    ///
+    /// # Errors
+    /// [`EtcdError`] before the end of the source. The caller must then undo side effects of
+    /// `gather`.
+    pub fn read<A>(
+        &self,
+        revisions: Revisions,
+        on_progress: OnProgress<'_>,
+        mut new: impl FnMut() -> A,
+        gather: impl FnMut(&mut A, Object<'_>),
+    ) -> Result<EtcdReading<A>, EtcdError> {
+        match self {
+            Self::File(snapshot) => {
+                let file = snapshot.database()?;
+                let SnapshotFile { path, verified, .. } = snapshot;
+                let read = || {
+                    let stamp = Stamp::of(file)
+                        .map_err(|source| SnapshotError::Unreadable { offset: 0, source })?;
+                    let mut snapshot = Snapshot::open(file, on_progress)?;
+                    if verified.get() == Some(&stamp) {
+                        snapshot.trust_hash();
+                    }
+                    let reading = snapshot.gather(revisions, new(), gather)?;
+                    if reading.integrity == Integrity::Verified {
+                        verified.get_or_init(|| stamp);
+                    }
+                    Ok(EtcdReading {
+                        gathered: reading.gathered,
+                        totals: reading.totals,
+                        trust: Trust::File {
+                            integrity: reading.integrity,
+                            damaged_meta: snapshot.damaged_meta(),
+                        },
+                        unread: None,
+                    })
+                };
+                read().map_err(|source| EtcdError::Snapshot {
+                    path: path.clone(),
+                    source,
+                })
+            }
+            // An etcd range has a single revision per key, so superseded ones are unavailable.
+            Self::Live(live) => Ok(live.read(on_progress, new, gather)?),
+        }
+    }
+
+    /// Path of the file, or URLs of the members, for reports.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(SnapshotFile { path, .. }) => path.display().to_string(),
+            Self::Live(live) => live.name(),
+        }
+    }
+}
+
+impl SnapshotFile {
+    /// The original file, packed or plain.
+    pub(crate) fn given(&self) -> &File {
+        &self.file
+    }
+
+    /// The database: the file itself, or its unpacked copy.
+    ///
+    /// # Errors
+    /// [`EtcdError::Form`], or [`EtcdError::Snapshot`] if reading the file fails.
+    pub(crate) fn database(&self) -> Result<&File, EtcdError> {
+        let form = |problem| EtcdError::Form {
+            path: self.path.clone(),
+            problem,
+        };
+
+        let now = Stamp::of(&self.file).map_err(|error| form(UnpackError::Read(error)))?;
+        if let Some((database, then)) = self.unpacked.get() {
+            return match now == *then {
+                true => Ok(database),
+                false => Err(form(UnpackError::Changed)),
+            };
+        }
+
+        let plain = self.file.metadata().is_ok_and(|it| it.is_file())
+            && is_database(&self.file).map_err(|source| EtcdError::Snapshot {
+                path: self.path.clone(),
+                source,
+            })?;
+        if plain {
+            return Ok(&self.file);
+        }
+
+        let database = unpack(&self.file).map_err(form)?;
+        if Stamp::of(&self.file).ok() != Some(now) {
+            return Err(form(UnpackError::Changed));
+        }
+        let (database, _) = self.unpacked.get_or_init(|| (database, now));
+        Ok(database)
+    }
+}
+
+/// Opens a file of a backup set. Non-blocking, so that a pipe without a writer causes no hang.
+///
+/// # Errors
+/// The file does not exist, or opening it is not permitted.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self {
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+impl EtcdError {
+    /// Whether the source was readable but damaged.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Snapshot { source, .. } => source.is_damage(),
+            Self::TooVaried { .. } => true,
+            Self::Open { .. } | Self::Form { .. } | Self::Live(_) => false,
+        }
+    }
+
+    /// Whether the command line lacks a required option.
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(self, Self::Live(LiveError::NoAuthority { .. }))
+    }
+
+    /// Cause of the failure.
+    #[must_use]
+    pub fn cause(&self) -> Found {
+        match self {
+            Self::Form { path, problem } => problem.cause(path),
+            Self::Open { .. } => (&snapshot::NOT_OPENED, Vec::new()),
+            Self::Snapshot { source, .. } if source.is_damage() => (&snapshot::DAMAGED, Vec::new()),
+            Self::Snapshot { .. } => (&snapshot::UNREADABLE, Vec::new()),
+            Self::TooVaried { .. } => (&snapshot::OVERSIZED, Vec::new()),
+            Self::Live(error) => (error.cause(), Vec::new()),
+        }
+    }
+
+    /// First step of the cause, for reports without a result of the common model.
+    #[must_use]
+    pub fn next_step(&self) -> Option<String> {
+        // The steps of these causes need no configuration.
+        let advice = advise(&self.cause(), &Site::new(Path::new(""), None));
+        Some(advice.steps.first()?.sentence())
+    }
+}

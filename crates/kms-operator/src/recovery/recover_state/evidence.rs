@@ -1,0 +1,216 @@
+//! Reads records and peers' states, and summarizes each piece of evidence.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use kms_domain::{
+    digest::sha256_hex,
+    key::TransitKey,
+    recovery::{
+        pair::Proof,
+        rebuild::{EtcdFinding, PeerEvidence, RecordEvidence},
+        record::{self, BackupRecord},
+        resolve::Resolution,
+    },
+    registry::{
+        checkpoint::Checkpoint,
+        document::{self, Document, Generation, StateHash},
+    },
+    transit::TransitVersion,
+};
+use kms_node::state::StatePath;
+
+use super::InputError;
+
+/// Kind of evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    EtcdSnapshot,
+    Etcd,
+    /// File from record-backup.
+    BackupRecord,
+    /// A copy of another node's state.
+    PeerState,
+}
+
+/// Summary of one piece of evidence.
+#[derive(Debug, Clone)]
+pub struct GatheredItem {
+    pub kind: Kind,
+    /// Path of the file, or URLs of the members.
+    pub name: String,
+    /// Hash of the file in hex; empty for a running etcd.
+    pub sha256: String,
+    /// Revision of the reading; 0 for a record or a state.
+    pub revision: u64,
+    /// Highest promoted version in the evidence.
+    pub active: Option<TransitVersion>,
+    /// The peer's state, or the state at the time of the record.
+    pub state: Option<(Generation, StateHash)>,
+    /// Number of objects per needed version, from etcd only.
+    pub objects: BTreeMap<TransitVersion, u64>,
+    /// Results of its distinct encrypted DEKs.
+    pub deks: Proof,
+}
+
+impl Kind {
+    /// Code in reports and journals.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EtcdSnapshot => "etcd-snapshot",
+            Self::Etcd => "etcd",
+            Self::BackupRecord => "backup-record",
+            Self::PeerState => "peer-state",
+        }
+    }
+}
+
+impl GatheredItem {
+    pub(super) fn etcd(
+        name: &str,
+        sha256: &str,
+        revision: u64,
+        findings: &[EtcdFinding],
+        superseded: &[Resolution],
+    ) -> Self {
+        let mut objects: BTreeMap<TransitVersion, u64> = BTreeMap::new();
+        let promoted = superseded.iter().filter_map(|origin| match origin {
+            Resolution::Live(key) => Some(key.version()),
+            Resolution::Known(_) | Resolution::Unresolved(_) => None,
+        });
+        let mut active = promoted.max();
+        let mut deks = Proof::default();
+
+        for EtcdFinding { finding, .. } in findings {
+            let seeds = finding.seeds;
+            deks.proven = deks.proven.saturating_add(seeds.proven);
+            deks.failed = deks.failed.saturating_add(seeds.failed);
+            deks.untried = deks.untried.saturating_add(seeds.untried);
+            let version = match &finding.origin {
+                Resolution::Live(key) | Resolution::Known(key) => {
+                    active = active.max(Some(key.version()));
+                    Some(key.version())
+                }
+                Resolution::Unresolved(gap) => gap.version(),
+            };
+            if let Some(version) = version {
+                let count = objects.entry(version).or_default();
+                *count = count.saturating_add(finding.objects);
+            }
+        }
+
+        Self {
+            kind: match sha256 {
+                "" => Kind::Etcd,
+                _ => Kind::EtcdSnapshot,
+            },
+            name: name.to_owned(),
+            sha256: sha256.to_owned(),
+            revision,
+            active,
+            state: None,
+            objects,
+            deks,
+        }
+    }
+
+    fn told(
+        kind: Kind,
+        name: &str,
+        bytes: &[u8],
+        active: &TransitKey,
+        state: (Generation, StateHash),
+    ) -> Self {
+        Self {
+            kind,
+            name: name.to_owned(),
+            sha256: sha256_hex(bytes),
+            revision: 0,
+            active: Some(active.version()),
+            state: Some(state),
+            objects: BTreeMap::new(),
+            deks: Proof::default(),
+        }
+    }
+}
+
+pub(super) fn read_record(path: &Path) -> Result<(RecordEvidence, GatheredItem), InputError> {
+    let bytes = read(path, record::MAX_FILE_BYTES).map_err(|source| InputError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let record = BackupRecord::decode(&bytes).map_err(|problem| InputError::Record {
+        path: path.to_owned(),
+        problem,
+    })?;
+    let name = path.display().to_string();
+    let state = &record.note().state;
+    let state = (state.generation, state.hash.clone());
+    let exhibited = GatheredItem::told(Kind::BackupRecord, &name, &bytes, record.active(), state);
+    Ok((RecordEvidence { name, record }, exhibited))
+}
+
+/// Accepts a copy at any path, so only its content is verified.
+pub(super) fn read_peer(
+    path: &Path,
+    own: &StatePath,
+) -> Result<(PeerEvidence, GatheredItem), InputError> {
+    let same = |one: &Path, other: &Path| {
+        let (one, other) = (fs::canonicalize(one).ok(), fs::canonicalize(other).ok());
+        one.is_some() && one == other
+    };
+    if same(path, &own.document()) {
+        return Err(InputError::PeerIsOwn {
+            path: path.to_owned(),
+        });
+    }
+
+    let unreadable = |path: PathBuf| |source| InputError::Unreadable { path, source };
+    let bytes = read(path, document::MAX_FILE_BYTES).map_err(unreadable(path.to_owned()))?;
+    let document = Document::decode(&bytes).map_err(|problem| InputError::PeerDocument {
+        path: path.to_owned(),
+        problem,
+    })?;
+
+    let mut beside = OsString::from(path);
+    beside.push(".checkpoint");
+    let beside = PathBuf::from(beside);
+    let checkpoint = match read(&beside, document::MAX_FILE_BYTES) {
+        Ok(bytes) => {
+            Some(
+                Checkpoint::decode(&bytes).map_err(|problem| InputError::PeerCheckpoint {
+                    path: beside,
+                    problem,
+                })?,
+            )
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(unreadable(beside)(error)),
+    };
+
+    let name = path.display().to_string();
+    let state = (document.generation(), document.hash().clone());
+    let active = document.registry().active();
+    let exhibited = GatheredItem::told(Kind::PeerState, &name, &bytes, active, state);
+    let peer = PeerEvidence {
+        name,
+        document,
+        checkpoint,
+    };
+    Ok((peer, exhibited))
+}
+
+/// Reads at most `most + 1` bytes, so that a larger file is detected.
+fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let most = u64::try_from(most).unwrap_or(u64::MAX);
+    let file = File::open(path)?;
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,347 @@
+//! Progress of rewriting the stored objects after a rotation, from etcd and its backups.
+
+mod judged;
+
+use std::collections::BTreeMap;
+
+use kms_domain::{
+    recovery::evidence::{Rewriting, Usage, judge_rewriting},
+    registry::Registry,
+    transit::{KeyProfile, TransitVersion},
+};
+use kms_node::{
+    advice::{
+        Advice,
+        retirement::{
+            BACKUPS_NEED_VERSIONS, NOT_PROMOTED, NOT_REWRITTEN, OTHERWISE_PROTECTED, SOURCE_UNREAD,
+        },
+    },
+    exit::Exit,
+    report::{CheckResult, one_line, table::Table},
+};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::recovery::{
+    evidence::{EvidenceUnread, SourceRead},
+    evidence_report::{
+        self, Asker, SourceRow, check_of_withdrawn, checks_of_objects, checks_of_reading, counted,
+        of_failure, states, unread_keys,
+    },
+    scan,
+    unread::Unread,
+};
+
+/// The read sources, with the versions of this node and of the key.
+#[derive(Clone, Copy)]
+pub(super) struct Facts<'a> {
+    /// Every source, of which the running etcd, else the latest snapshot, decides.
+    pub(super) sources: &'a [SourceRead],
+    /// Of this node, if it has one.
+    pub(super) registry: Option<&'a Registry>,
+    /// The key, if it could be read.
+    pub(super) profile: Option<&'a KeyProfile>,
+    /// The name that objects are stored under.
+    pub(super) provider: &'a str,
+    pub(super) asker: Asker<'a>,
+}
+
+/// The members that only evidence makes.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RewritingRow {
+    /// In the source that decides; absent if nothing was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    objects_under_old_versions: Option<u64>,
+    /// The same by version and resource.
+    under_old_versions: Vec<UnderOldVersion>,
+    sources: Vec<SourceRow>,
+}
+
+/// The verdict on the sources, with its advice.
+pub(super) struct Judgement {
+    /// The members of the result.
+    pub(super) row: RewritingRow,
+    pub(super) verdict: &'static str,
+    pub(super) headline: String,
+    /// If nothing but the evidence is against a better one.
+    pub(super) exit: Exit,
+    pub(super) advice: Advice,
+    pub(super) checks: Vec<CheckResult>,
+    pub(super) limitations: Vec<String>,
+    is_proven: bool,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct UnderOldVersion {
+    transit_version: u64,
+    resource: String,
+    objects: u64,
+}
+
+impl UnderOldVersion {
+    fn of((version, usage): (TransitVersion, &Usage)) -> Vec<Self> {
+        let rows = usage.newest.iter().map(|(resource, objects)| Self {
+            transit_version: version.get(),
+            resource: resource.clone(),
+            objects: *objects,
+        });
+        rows.collect()
+    }
+}
+
+/// The word where nothing can be told.
+const INCONCLUSIVE: &str = "inconclusive";
+
+impl Judgement {
+    /// Evaluates the sources.
+    #[must_use]
+    pub(super) fn of(facts: Facts<'_>) -> Self {
+        let Facts {
+            sources,
+            registry,
+            asker,
+            ..
+        } = facts;
+        let states = registry.map(states).unwrap_or_default();
+        let mut checks = checks_of_reading(sources, asker);
+        checks.extend(unread_keys(sources).map(Unread::warning));
+        let decisive = facts.decisive();
+        checks.extend(checks_of_objects(decisive, asker));
+        checks.push(facts.check());
+        checks.extend(decisive.and_then(|source| protection(source, asker)));
+        checks.extend(facts.backups());
+        checks.extend(check_of_withdrawn(sources, &states, asker));
+        let old = decisive.map_or_else(Vec::new, |source| facts.old(source));
+        let judged = facts.judged();
+        Self {
+            verdict: judged.map_or(INCONCLUSIVE, Rewriting::as_str),
+            headline: facts.headline(judged),
+            exit: match judged {
+                Some(Rewriting::Finished) => Exit::Success,
+                Some(Rewriting::Unresolved | Rewriting::Unfinished | Rewriting::NotPromoted) => {
+                    Exit::CheckFailed
+                }
+                Some(Rewriting::Inconclusive) | None => Exit::Runtime,
+            },
+            advice: facts.advice(judged),
+            checks,
+            limitations: facts.limitations(),
+            is_proven: facts.is_proven(judged),
+            row: RewritingRow {
+                objects_under_old_versions: registry.and(decisive).map(|_| {
+                    old.iter().fold(0, |sum: u64, (_, usage)| {
+                        sum.saturating_add(usage.objects())
+                    })
+                }),
+                under_old_versions: old.into_iter().flat_map(UnderOldVersion::of).collect(),
+                sources: sources
+                    .iter()
+                    .map(|source| SourceRow::of(source, &states))
+                    .collect(),
+            },
+        }
+    }
+
+    /// Where a source gave no answer, nothing is said of the others.
+    #[must_use]
+    pub(super) fn unread(error: &EvidenceUnread, asker: Asker<'_>) -> Self {
+        let (id, title) = scan::READ;
+        Self {
+            verdict: INCONCLUSIVE,
+            headline:
+                "the evidence could not be read, so it is unknown whether anything is left to \
+                       rewrite"
+                    .to_owned(),
+            exit: Exit::Runtime,
+            advice: asker.advise(&SOURCE_UNREAD, &of_failure(error)),
+            checks: vec![CheckResult::fail(id, title, one_line(error))],
+            limitations: vec![
+                "Nothing is known of the objects, since a source could not be read.".to_owned(),
+            ],
+            is_proven: false,
+            row: RewritingRow {
+                objects_under_old_versions: None,
+                under_old_versions: Vec::new(),
+                sources: Vec::new(),
+            },
+        }
+    }
+
+    /// `proven` for the running etcd that was read, or `limited`.
+    #[must_use]
+    pub(super) fn confidence(&self) -> &'static str {
+        match self.is_proven {
+            true => "proven",
+            false => "limited",
+        }
+    }
+}
+
+impl RewritingRow {
+    /// Its rows for text.
+    pub(super) fn tables(&self) -> Vec<Table> {
+        let columns = ["version", "resource", "objects"];
+        let mut old = Table::new("objects under older versions", columns);
+        for row in &self.under_old_versions {
+            old.row([
+                &row.transit_version.to_string(),
+                &row.resource,
+                &row.objects.to_string(),
+            ]);
+        }
+        let mut tables = vec![old];
+        tables.extend(evidence_report::tables(&self.sources));
+        tables
+    }
+}
+
+impl<'a> Facts<'a> {
+    /// The source closest to the present content of etcd.
+    fn decisive(&self) -> Option<&'a SourceRead> {
+        let latest = || self.sources.iter().max_by_key(|source| source.revision);
+        let live = self.sources.iter().find(|source| source.is_live());
+        live.or_else(latest)
+    }
+
+    /// Keys of it that were left unread.
+    fn unread(&self) -> Option<&'a Unread> {
+        self.decisive()?.unread.as_ref()
+    }
+
+    /// `None` where there is nothing to judge, or nothing to measure it by.
+    fn judged(&self) -> Option<Rewriting> {
+        let active = self.active()?;
+        Some(judge_rewriting(
+            active,
+            self.newest(active),
+            &self.decisive()?.evidence,
+        ))
+    }
+
+    fn active(&self) -> Option<TransitVersion> {
+        Some(self.registry?.active().version())
+    }
+
+    /// The newest version that is known, active or not.
+    fn newest(&self, active: TransitVersion) -> TransitVersion {
+        let pending = self.registry.and_then(Registry::pending);
+        let pending = pending.map(|record| record.key.version());
+        let latest = self.profile.map(KeyProfile::latest);
+        active
+            .max(pending.unwrap_or(active))
+            .max(latest.unwrap_or(active))
+    }
+
+    /// Objects of the source under versions older than the active one.
+    fn old(&self, source: &'a SourceRead) -> Vec<(TransitVersion, &'a Usage)> {
+        let Some(active) = self.active() else {
+            return Vec::new();
+        };
+        let older = source.evidence.needs().range(..active);
+        older
+            .filter(|(_, usage)| usage.objects() > 0)
+            .map(|(version, usage)| (*version, usage))
+            .collect()
+    }
+
+    fn check(&self) -> CheckResult {
+        let (id, title) = ("etcd.rewritten", "Objects under older versions");
+        let (Some(active), Some(source)) = (self.active(), self.decisive()) else {
+            return CheckResult::skip(id, title, "there is no state that tells the active version");
+        };
+        let newest = self.newest(active);
+        let old: Vec<_> = self
+            .old(source)
+            .into_iter()
+            .map(|(version, usage)| format!("version {version}: {}", counted(&usage.newest)))
+            .collect();
+        if newest > active {
+            return CheckResult::fail(
+                id,
+                title,
+                format!("version {newest} is there, and this node still encrypts with {active}"),
+            )
+            .impact(self.asker.advise(&NOT_PROMOTED, &Vec::new()).data);
+        }
+        if old.is_empty() {
+            return CheckResult::pass(id, title);
+        }
+        CheckResult::fail(id, title, format!("{} in {}", old.join("; "), source.name))
+            .impact(self.asker.advise(&NOT_REWRITTEN, &Vec::new()).data)
+    }
+
+    /// Other sources with objects under older versions.
+    fn backups(&self) -> Option<CheckResult> {
+        let backups = self.needing_backups();
+        let found: Vec<_> = backups
+            .iter()
+            .map(|(name, versions)| format!("{name} needs version {}", listed(versions)))
+            .collect();
+        (!found.is_empty()).then(|| {
+            CheckResult::warn(
+                "etcd.backups",
+                "Backups that need an older version",
+                found.join("; "),
+            )
+            .because(self.asker.advise(&BACKUPS_NEED_VERSIONS, &Vec::new()))
+        })
+    }
+
+    fn needing_backups(&self) -> BTreeMap<&'a str, Vec<TransitVersion>> {
+        let decisive = self.decisive().map(std::ptr::from_ref);
+        let others = self
+            .sources
+            .iter()
+            .filter(|it| Some(std::ptr::from_ref(*it)) != decisive);
+        let needing = others.map(|source| {
+            let versions = self.old(source).into_iter().map(|(version, _)| version);
+            (source.name.as_str(), versions.collect::<Vec<_>>())
+        });
+        needing
+            .filter(|(_, versions)| !versions.is_empty())
+            .collect()
+    }
+
+    fn is_proven(&self, judged: Option<Rewriting>) -> bool {
+        let told = match judged {
+            Some(Rewriting::Finished | Rewriting::Unfinished | Rewriting::NotPromoted) => true,
+            Some(Rewriting::Unresolved | Rewriting::Inconclusive) | None => false,
+        };
+        let sound = |source: &SourceRead| {
+            let evidence = &source.evidence;
+            source.is_live()
+                && source.unread.is_none()
+                && evidence.unknown_objects() == 0
+                && evidence.objects() > 0
+        };
+        told && self.profile.is_some() && self.decisive().is_some_and(sound)
+    }
+}
+
+/// Limits of rewriting while the provider is in use.
+fn protection(source: &SourceRead, asker: Asker<'_>) -> Option<CheckResult> {
+    let found = source.otherwise.iter().flat_map(|(resource, rows)| {
+        rows.iter().map(move |(protected, objects)| {
+            let by = protected.as_str();
+            let named = protected.provider();
+            let named = named.map_or(String::new(), |name| format!(" {name}"));
+            format!("{resource} {objects} {by}{named}")
+        })
+    });
+    let found: Vec<_> = found.collect();
+    (!found.is_empty()).then(|| {
+        CheckResult::warn(
+            "etcd.protection",
+            "Objects of the same resources that are not under this provider",
+            found.join(", "),
+        )
+        .because(asker.advise(&OTHERWISE_PROTECTED, &Vec::new()))
+    })
+}
+
+fn listed(versions: &[TransitVersion]) -> String {
+    let versions: Vec<_> = versions.iter().map(ToString::to_string).collect();
+    versions.join(", ")
+}
