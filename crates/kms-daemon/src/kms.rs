@@ -7,7 +7,7 @@
 
 use std::{
     pin::pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use kms_domain::{
     ciphertext::TransitCiphertext,
     digest::TextHash,
     health::Health,
+    key::TransitKey,
     key_id::KeyId,
     limits::check_sizes,
     prepare::{PreparedEncrypt, prepare_decrypt, prepare_encrypt},
@@ -135,7 +136,7 @@ impl Kms {
     /// Records a call whose request was not received, and returns its response.
     #[must_use]
     pub fn refuse(&self, method: Method, fault: Fault) -> Status {
-        CallRecord::open(&self.0, method, "").close(Some(fault));
+        CallRecord::open(&self.0, method, "", &Facts::default()).close(Some(fault));
         match method {
             Method::Decrypt => fault.decrypt_status(b""),
             Method::Status | Method::Encrypt => fault.status(method),
@@ -147,8 +148,14 @@ impl Kms {
 impl KeyManagementService for Kms {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let shared = &*self.0;
+        let facts = Facts::default();
         shared
-            .answer(Method::Status, "", pin!(async { shared.status() }))
+            .answer(
+                Method::Status,
+                "",
+                &facts,
+                pin!(async { shared.status(&facts) }),
+            )
             .await
             .map_err(|fault| fault.status(Method::Status))
     }
@@ -161,11 +168,13 @@ impl KeyManagementService for Kms {
         let limit = deadline::remaining(request.metadata(), shared.call_limit);
         // The plaintext is a slice of tonic's buffer, which this code cannot wipe.
         let EncryptRequest { plaintext, uid } = request.into_inner();
+        let facts = Facts::default();
         shared
             .answer(
                 Method::Encrypt,
                 &uid,
-                pin!(shared.encrypt(&plaintext, limit)),
+                &facts,
+                pin!(shared.encrypt(&plaintext, limit, &facts)),
             )
             .await
             .map_err(|fault| fault.status(Method::Encrypt))
@@ -178,11 +187,13 @@ impl KeyManagementService for Kms {
         let shared = &*self.0;
         let limit = deadline::remaining(request.metadata(), shared.call_limit);
         let request = request.into_inner();
+        let facts = Facts::default();
         shared
             .answer(
                 Method::Decrypt,
                 &request.uid,
-                pin!(shared.decrypt(&request, limit)),
+                &facts,
+                pin!(shared.decrypt(&request, limit, &facts)),
             )
             .await
             .map_err(|fault| fault.decrypt_status(&request.ciphertext))
@@ -190,13 +201,17 @@ impl KeyManagementService for Kms {
 }
 
 impl Shared {
-    fn status(&self) -> Result<StatusResponse, Fault> {
+    fn status(&self, facts: &Facts) -> Result<StatusResponse, Fault> {
         let _slot = slot(&self.status_slots)?;
 
         let (healthz, key_id) = match self.view.snapshot().health {
-            Health::Healthy(active) => ("ok", active.key().id().to_string()),
+            Health::Healthy(active) => {
+                facts.key.set(active.shared()).ok();
+                ("ok", active.key().id().to_string())
+            }
             Health::Unhealthy(_) => ("unhealthy", String::new()),
         };
+        facts.healthz.set(healthz).ok();
 
         Ok(StatusResponse {
             version: API_VERSION.to_owned(),
@@ -205,7 +220,12 @@ impl Shared {
         })
     }
 
-    async fn encrypt(&self, plaintext: &[u8], limit: Duration) -> Result<EncryptResponse, Fault> {
+    async fn encrypt(
+        &self,
+        plaintext: &[u8],
+        limit: Duration,
+        facts: &Facts,
+    ) -> Result<EncryptResponse, Fault> {
         let _slot = slot(&self.encrypt_slots)?;
         if plaintext.is_empty() {
             return Err(Fault::EmptyPlaintext);
@@ -222,6 +242,7 @@ impl Shared {
                     }
                     Health::Unhealthy(_) => return Err(Fault::Unhealthy),
                 };
+                facts.key.set(active.shared()).ok();
                 let prepared = prepare_encrypt(active, &self.plugin_version);
                 let asking = self.encrypt_hedges.race(|| {
                     self.session.call(async |token| {
@@ -243,6 +264,7 @@ impl Shared {
         &self,
         request: &DecryptRequest,
         limit: Duration,
+        facts: &Facts,
     ) -> Result<DecryptResponse, Fault> {
         let known_slot = slot(&self.decrypt_slots)?;
         if request.ciphertext.is_empty() {
@@ -266,6 +288,7 @@ impl Shared {
             pin!(async {
                 let key_id = KeyId::parse(&request.key_id).map_err(|_| Fault::MalformedKeyId)?;
                 let (key, _slot) = self.known(key_id, known_slot).await?;
+                facts.key.set(key.shared()).ok();
 
                 let annotations = Annotations::parse(annotations)?;
                 let ciphertext = TransitCiphertext::parse(&request.ciphertext)
@@ -314,9 +337,10 @@ impl Shared {
         &self,
         method: Method,
         uid: &str,
+        facts: &Facts,
         work: impl Future<Output = Result<T, Fault>> + Unpin,
     ) -> Result<Response<T>, Fault> {
-        let record = CallRecord::open(self, method, uid);
+        let record = CallRecord::open(self, method, uid, facts);
         let outcome = match caught(work).await {
             Ok(outcome) => outcome,
             Err(kind) => Err(Fault::Panic(kind)),
@@ -378,23 +402,34 @@ fn respond_encrypted(
     Ok(response)
 }
 
+/// Fields of a log line that become known during a call.
+#[derive(Debug, Default)]
+struct Facts {
+    /// The key that the call uses.
+    key: OnceLock<Arc<TransitKey>>,
+    /// The answer of Status.
+    healthz: OnceLock<&'static str>,
+}
+
 /// The log line and metrics of one call. Dropped unclosed, it records a canceled call.
 struct CallRecord<'a> {
     shared: &'a Shared,
     method: Method,
     /// The UID of the request from the API server.
     uid: &'a str,
+    facts: &'a Facts,
     started: Instant,
     open: bool,
 }
 
 impl<'a> CallRecord<'a> {
-    fn open(shared: &'a Shared, method: Method, uid: &'a str) -> Self {
+    fn open(shared: &'a Shared, method: Method, uid: &'a str, facts: &'a Facts) -> Self {
         shared.metrics.kms_started(method);
         Self {
             shared,
             method,
             uid,
+            facts,
             started: Instant::now(),
             open: true,
         }
@@ -427,6 +462,11 @@ impl<'a> CallRecord<'a> {
             .kms_finished(self.method, status, class, took);
         let duration_ms = took.as_secs_f64() * 1e3;
         let operation = self.method.operation();
+        let healthz = self.facts.healthz.get().copied();
+        let key = self.facts.key.get();
+        let key_id_hash = key.map(|key| key.id_hash().as_str());
+        let transit_key_version = key.map(|key| key.version().get());
+        let panic_recovered = panic_type.map(|_| true);
 
         let incident = self.shared.correlation.incident(&SystemClock);
         let uid_hash = incident
@@ -440,6 +480,9 @@ impl<'a> CallRecord<'a> {
                 operation,
                 status,
                 duration_ms,
+                key_id_hash,
+                transit_key_version,
+                healthz,
                 request_uid_hash,
                 debug_correlation_incident,
                 debug_correlation_expires_at,
@@ -450,6 +493,9 @@ impl<'a> CallRecord<'a> {
                 status,
                 error_class,
                 duration_ms,
+                key_id_hash,
+                transit_key_version,
+                panic_recovered,
                 panic_type,
                 request_uid_hash,
                 debug_correlation_incident,

@@ -6,7 +6,6 @@
 
 use std::{
     future::Future,
-    net::IpAddr,
     os::unix::net::UnixListener,
     path::PathBuf,
     pin::pin,
@@ -51,11 +50,13 @@ use crate::{
     supervisor::{PartEnded, Supervisor, watch},
     telemetry::{
         correlation::Correlation,
-        endpoints::{self, Answer, BindError, OPEN_METRICS},
+        endpoints::{
+            self, Answer, Asked, BindError, OPEN_METRICS, TEXT_FORMAT, prefers_open_metrics,
+        },
         health, hooks,
         jwt_life::{JwtLife, follow},
         log,
-        metrics::Metrics,
+        metrics::{Metrics, text_format},
         readings::Readings,
     },
     trust::{Followed, followed},
@@ -445,10 +446,14 @@ async fn listen(
         let listener = endpoints::bind("server.healthAddress", at.bind_to()).await?;
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "health.listening");
-        let (view, stopping) = (gauges.view.clone(), Arc::clone(stopping));
-        let answer = move |path: &str, client: IpAddr| match is_asked(path, client) {
+        let (view, clients) = (gauges.view.clone(), gauges.clients.clone());
+        let stopping = Arc::clone(stopping);
+        let answer = move |Asked { path, client, .. }: Asked<'_>| match is_asked(path, client) {
             true => Some(sources.answer()),
-            false => health::answer(path, &view, stopping.load(Ordering::Relaxed)),
+            false => {
+                let stopping = stopping.load(Ordering::Relaxed);
+                health::answer(path, &view, clients.status().is_lost(), stopping)
+            }
         };
         let serving = endpoints::serve(listener, "health", max_connections, answer);
         parts.spawn("health listener", serving);
@@ -457,7 +462,10 @@ async fn listen(
         let listener = endpoints::bind("server.metricsAddress", at.bind_to()).await?;
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "metrics.listening");
-        let answer = move |path: &str, _| (path == "/metrics").then(|| gauges.answer());
+        let answer = move |asked: Asked<'_>| {
+            let open_metrics = prefers_open_metrics(asked.accept);
+            (asked.path == "/metrics").then(|| gauges.answer(open_metrics))
+        };
         let serving = endpoints::serve(listener, "metrics", max_connections, answer);
         parts.spawn("metrics listener", serving);
     }
@@ -476,7 +484,8 @@ struct Gauges {
 }
 
 impl Gauges {
-    fn answer(&self) -> Answer {
+    fn answer(&self, open_metrics: bool) -> Answer {
+        let clients = self.clients.status();
         let readings = Readings {
             snapshot: self.view.snapshot(),
             token_ttl: self.session.status().token_remaining.unwrap_or_default(),
@@ -484,14 +493,21 @@ impl Gauges {
             // Client certificate logins are unsupported in this build.
             certificate_ttl: Duration::ZERO,
             socket: socket_mark(&self.socket),
-            connections: self.clients.status().connected,
+            connections: clients.connected,
+            socket_fault: clients.fault.map(|(fault, _)| fault.as_str()),
+            socket_lost: clients.is_lost(),
             log_lines_dropped: log::dropped_lines(),
             files: self.files.latest(),
         };
+        let body = self.metrics.render(readings);
+        let (content_type, body) = match open_metrics {
+            true => (OPEN_METRICS, body),
+            false => (TEXT_FORMAT, text_format(&body)),
+        };
         Answer {
             status: StatusCode::OK,
-            content_type: OPEN_METRICS,
-            body: self.metrics.render(readings),
+            content_type,
+            body,
         }
     }
 }

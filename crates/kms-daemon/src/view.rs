@@ -13,11 +13,14 @@ use std::{
 };
 
 use kms_domain::{
-    health::{DeepOutcome, Freshness, Health, MetadataOutcome, Reason, assess},
+    health::{Breaker, DeepOutcome, Freshness, Health, MetadataOutcome, Reason, assess},
     key_id::KeyId,
     registry::{Lookup, Registry},
 };
-use kms_node::{clock::Clock, state::StorageFault};
+use kms_node::{
+    clock::Clock,
+    state::{StorageFault, disk::Space},
+};
 use tokio::{sync::watch, time::Instant};
 
 /// An immutable snapshot of registry and probe results.
@@ -36,8 +39,11 @@ pub struct View {
     /// The committed registry plus newer versions of the key whose commit failed. Used for
     /// decryption only: encryption requires a version on disk.
     pub unsaved: Option<Arc<Registry>>,
-    /// The disk fails to store a change of the state, or holds another state than the one in use.
+    /// The disk fails to store a change of the state, has no room for one, or holds another state
+    /// than the one in use.
     pub persistence: Option<PersistenceDegraded>,
+    /// Free space of the state directory; `None` if unknown.
+    pub space: Option<Space>,
     /// Three metadata probes in a row have failed.
     pub metadata_breaker_open: bool,
     /// Three deep probes in a row have failed.
@@ -91,6 +97,7 @@ impl View {
             deep_class: None,
             unsaved: None,
             persistence: None,
+            space: None,
             metadata_breaker_open: false,
             deep_breaker_open: false,
             metadata_failure: None,
@@ -205,6 +212,10 @@ impl ViewReader {
             freshness,
             view.metadata,
             view.deep,
+            match view.breaker_open() {
+                true => Breaker::Open,
+                false => Breaker::Closed,
+            },
         );
         Snapshot {
             view,

@@ -6,7 +6,7 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use kms_domain::{
-    health::{DeepFailure, DeepOutcome, MetadataFailure, MetadataOutcome, Reason},
+    health::{DeepOutcome, MetadataFailure, MetadataOutcome, Reason},
     registry::{
         Lookup, Registry,
         rotation::{ActivationWait, RotationRefused, RotationRules, discover},
@@ -32,7 +32,7 @@ use tokio::{
 use self::{
     breaker::Breaker,
     calls::CallOutcomes,
-    committer::{CommitterError, StateCommitter},
+    committer::{CommitterError, Confirmed, StateCommitter},
     discovery::{Discovery, DiscoveryFailed, Limiter, Wanted},
     metadata::MetadataError,
 };
@@ -305,13 +305,14 @@ impl Watcher {
         let left = self.complete_commit().await;
         let confirmed = self.parts.committer.confirm();
         let profile = self.read().await;
-        let confirmed = confirmed.await;
+        let Confirmed { document, space } = confirmed.await;
 
-        self.on_disk = left
-            .as_ref()
-            .and(confirmed.as_ref())
-            .err()
-            .map(CommitterError::fault);
+        self.view.space = space.map(|(space, _)| space);
+        let failed = left.as_ref().and(document.as_ref()).err();
+        self.on_disk = match failed {
+            Some(error) => Some(error.fault()),
+            None => space.and_then(|(_, fault)| fault),
+        };
         let profile = profile?;
 
         if let Err(unsaved) = left {
@@ -450,11 +451,7 @@ impl Watcher {
             self.limiter.recovered();
         }
         let found = failure.map(|failure| {
-            let call = failure.call();
-            let failure = match call {
-                Some(_) if self.metadata_breaker.is_open() => MetadataFailure::CircuitBreakerOpen,
-                _ => failure.failure(),
-            };
+            let (call, failure) = (failure.call(), failure.failure());
             (failure, self.failed_probe(failure.into(), call))
         });
 
@@ -475,11 +472,7 @@ impl Watcher {
 
     fn record_deep(&mut self, failure: Option<&DeepError>) {
         let found = failure.map(|failure| {
-            let call = failure.call();
-            let failure = match call {
-                Some(_) if self.deep_breaker.is_open() => DeepFailure::CircuitBreakerOpen,
-                _ => failure.failure(),
-            };
+            let (call, failure) = (failure.call(), failure.failure());
             (failure, self.failed_probe(failure.into(), call))
         });
         self.view.deep = found.map_or(DeepOutcome::Passed, |(failure, _)| {

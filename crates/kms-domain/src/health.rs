@@ -23,6 +23,12 @@ impl ActiveKey {
     pub fn key(&self) -> &TransitKey {
         &self.0
     }
+
+    /// The same key without the permission.
+    #[must_use]
+    pub fn shared(&self) -> Arc<TransitKey> {
+        Arc::clone(&self.0)
+    }
 }
 
 /// Whether this node may encrypt, and with which version.
@@ -90,8 +96,8 @@ pub enum MetadataFailure {
     StatePublishFailed,
     /// Transit refuses to encrypt with the active version.
     EncryptionBlocked,
-    /// At least three probes in a row could not call OpenBao.
-    CircuitBreakerOpen,
+    /// OpenBao is sealed.
+    OpenBaoSealed,
     /// Any other cause.
     ProbeFailed,
 }
@@ -103,8 +109,17 @@ pub enum DeepFailure {
     Failed,
     /// A response with an impossible size or version.
     Invalid,
-    /// At least three probes in a row could not call OpenBao.
-    CircuitBreakerOpen,
+    /// OpenBao is sealed.
+    OpenBaoSealed,
+}
+
+/// Whether at least three probes of a kind in a row have failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breaker {
+    /// At most two.
+    Closed,
+    /// Further calls are expected to fail as well.
+    Open,
 }
 
 /// A reason of any kind. The set is bounded, for logs, metrics and readiness.
@@ -138,7 +153,9 @@ pub enum Reason {
     DeepProbeFailed,
     /// See [`DeepFailure::Invalid`].
     DeepProbeInvalid,
-    /// At least three probes of a kind in a row could not call OpenBao.
+    /// See [`MetadataFailure::OpenBaoSealed`].
+    OpenBaoSealed,
+    /// See [`Breaker::Open`]; never the only reason.
     CircuitBreakerOpen,
     /// See [`MetadataFailure::ProbeFailed`].
     ProbeFailed,
@@ -146,13 +163,15 @@ pub enum Reason {
 
 /// Combines all inputs; `registry` is `None` until there is a state.
 ///
-/// The order of reasons is: no state, stale, metadata, deep.
+/// The order of reasons is: sealed, no state, stale, metadata, deep, breaker. A sealed OpenBao is the
+/// cause of all others, and an open breaker is their consequence.
 #[must_use]
 pub fn assess(
     registry: Option<&Registry>,
     freshness: Freshness,
     metadata: MetadataOutcome,
     deep: DeepOutcome,
+    breaker: Breaker,
 ) -> Health {
     let reasons = [
         registry.is_none().then_some(Reason::StateUnavailable),
@@ -166,8 +185,11 @@ pub fn assess(
             Health::Healthy(ActiveKey(Arc::clone(registry.active())))
         }
         (_, reasons) => {
+            let sealed = [Some(Reason::OpenBaoSealed)];
+            let sealed = sealed.into_iter().filter(|sealed| reasons.contains(sealed));
+            let open = (breaker == Breaker::Open).then_some(Reason::CircuitBreakerOpen);
             let mut distinct = Vec::new();
-            for reason in reasons.into_iter().flatten() {
+            for reason in sealed.chain(reasons).chain([open]).flatten() {
                 if !distinct.contains(&reason) {
                     distinct.push(reason);
                 }
@@ -204,6 +226,7 @@ impl Reason {
             Self::DeepProbePending => "deep_probe_pending",
             Self::DeepProbeFailed => "deep_probe_failed",
             Self::DeepProbeInvalid => "deep_probe_invalid",
+            Self::OpenBaoSealed => "openbao_sealed",
             Self::CircuitBreakerOpen => "circuit_breaker_open",
             Self::ProbeFailed => "probe_failed",
         }
@@ -258,7 +281,7 @@ impl From<MetadataFailure> for Reason {
             MetadataFailure::StateSaveFailed => Self::StateSaveFailed,
             MetadataFailure::StatePublishFailed => Self::StatePublishFailed,
             MetadataFailure::EncryptionBlocked => Self::EncryptionBlocked,
-            MetadataFailure::CircuitBreakerOpen => Self::CircuitBreakerOpen,
+            MetadataFailure::OpenBaoSealed => Self::OpenBaoSealed,
             MetadataFailure::ProbeFailed => Self::ProbeFailed,
         }
     }
@@ -269,7 +292,7 @@ impl From<DeepFailure> for Reason {
         match failure {
             DeepFailure::Failed => Self::DeepProbeFailed,
             DeepFailure::Invalid => Self::DeepProbeInvalid,
-            DeepFailure::CircuitBreakerOpen => Self::CircuitBreakerOpen,
+            DeepFailure::OpenBaoSealed => Self::OpenBaoSealed,
         }
     }
 }
@@ -284,10 +307,20 @@ mod tests {
     fn reasons(
         loaded: bool,
         freshness: Freshness,
+        outcomes: (MetadataOutcome, DeepOutcome),
+    ) -> Vec<&'static str> {
+        with_breaker(loaded, freshness, outcomes, Breaker::Closed)
+    }
+
+    fn with_breaker(
+        loaded: bool,
+        freshness: Freshness,
         (metadata, deep): (MetadataOutcome, DeepOutcome),
+        breaker: Breaker,
     ) -> Vec<&'static str> {
         let registry = vectors::registry(&[(2, RecordState::Active), (1, RecordState::Retired)]);
-        match assess(loaded.then_some(&registry), freshness, metadata, deep) {
+        let loaded = loaded.then_some(&registry);
+        match assess(loaded, freshness, metadata, deep, breaker) {
             Health::Healthy(active) => {
                 assert_eq!(active.key(), &**registry.active());
                 Vec::new()
@@ -331,7 +364,7 @@ mod tests {
             (M::StateSaveFailed, "state_save_failed"),
             (M::StatePublishFailed, "state_publish_failed"),
             (M::EncryptionBlocked, "encryption_blocked"),
-            (M::CircuitBreakerOpen, "circuit_breaker_open"),
+            (M::OpenBaoSealed, "openbao_sealed"),
             (M::ProbeFailed, "probe_failed"),
         ] {
             let outcome = (MetadataOutcome::Failed(failure), DeepOutcome::Passed);
@@ -340,7 +373,7 @@ mod tests {
         for (failure, code) in [
             (DeepFailure::Failed, "deep_probe_failed"),
             (DeepFailure::Invalid, "deep_probe_invalid"),
-            (DeepFailure::CircuitBreakerOpen, "circuit_breaker_open"),
+            (DeepFailure::OpenBaoSealed, "openbao_sealed"),
         ] {
             let outcome = (MetadataOutcome::Verified, DeepOutcome::Failed(failure));
             assert_eq!(reasons(true, Freshness::Fresh, outcome), [code]);
@@ -349,13 +382,14 @@ mod tests {
 
     #[test]
     fn a_reason_is_given_once() {
-        let open = (
-            MetadataOutcome::Failed(MetadataFailure::CircuitBreakerOpen),
-            DeepOutcome::Failed(DeepFailure::CircuitBreakerOpen),
+        let sealed = (
+            MetadataOutcome::Failed(MetadataFailure::OpenBaoSealed),
+            DeepOutcome::Failed(DeepFailure::OpenBaoSealed),
         );
+        assert_eq!(reasons(true, Freshness::Fresh, sealed), ["openbao_sealed"]);
         assert_eq!(
-            reasons(true, Freshness::Fresh, open),
-            ["circuit_breaker_open"]
+            reasons(false, Freshness::Fresh, sealed),
+            ["openbao_sealed", "state_unavailable"]
         );
         let no_state = (
             MetadataOutcome::Failed(MetadataFailure::StateUnavailable),
@@ -365,5 +399,20 @@ mod tests {
             reasons(false, Freshness::Fresh, no_state),
             ["state_unavailable", "deep_probe_pending"]
         );
+    }
+
+    #[test]
+    fn an_open_breaker_is_the_last_reason_and_never_the_only_one() {
+        let open = |outcomes| with_breaker(true, Freshness::Fresh, outcomes, Breaker::Open);
+        let sealed = MetadataOutcome::Failed(MetadataFailure::OpenBaoSealed);
+        assert_eq!(
+            open((sealed, DeepOutcome::Pending)),
+            [
+                "openbao_sealed",
+                "deep_probe_pending",
+                "circuit_breaker_open"
+            ]
+        );
+        assert!(open(GOOD).is_empty());
     }
 }

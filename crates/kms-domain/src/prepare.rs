@@ -141,14 +141,15 @@ pub fn prepare_proof(
 mod tests {
     use super::*;
     use crate::{
-        health::{DeepOutcome, Freshness, Health, MetadataOutcome, assess},
+        health::{Breaker, DeepOutcome, Freshness, Health, MetadataOutcome, assess},
         registry::{Lookup, RecordState, Registry},
         vectors,
     };
 
     fn encrypt(registry: &Registry) -> PreparedEncrypt {
         let (fresh, verified) = (Freshness::Fresh, MetadataOutcome::Verified);
-        let Health::Healthy(active) = assess(Some(registry), fresh, verified, DeepOutcome::Passed)
+        let (passed, closed) = (DeepOutcome::Passed, Breaker::Closed);
+        let Health::Healthy(active) = assess(Some(registry), fresh, verified, passed, closed)
         else {
             panic!("unhealthy")
         };

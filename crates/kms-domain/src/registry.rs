@@ -275,6 +275,12 @@ impl DecryptKey {
     pub fn key(&self) -> &TransitKey {
         &self.0
     }
+
+    /// The same key without the permission.
+    #[must_use]
+    pub fn shared(&self) -> Arc<TransitKey> {
+        Arc::clone(&self.0)
+    }
 }
 
 impl ProbeKey {

@@ -1,6 +1,6 @@
 //! Environment and user of the process, as a value, so that tests need no process of their own.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, io, os::fd::AsFd as _, path::PathBuf};
 
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
@@ -34,6 +34,19 @@ impl Environment {
     pub fn socket_roots(&self) -> Vec<PathBuf> {
         let system = ["/run", "/var/run"].into_iter().map(PathBuf::from);
         system.chain(self.runtime_directory()).collect()
+    }
+
+    /// Whether standard error is the stream to the journal that the service manager has named.
+    #[must_use]
+    pub fn logs_to_journal(&self) -> bool {
+        let stream = self.variable("JOURNAL_STREAM");
+        let Some((device, inode)) = stream.and_then(|stream| stream.split_once(':')) else {
+            return false;
+        };
+        // A process with this variable may have another standard error, such as a terminal.
+        rustix::fs::fstat(io::stderr().as_fd()).is_ok_and(|facts| {
+            device.parse() == Ok(facts.st_dev) && inode.parse() == Ok(facts.st_ino)
+        })
     }
 
     /// An empty variable counts as unset.

@@ -114,6 +114,80 @@ fn user_name(uid: u32) -> Option<String> {
     })
 }
 
+/// A difference of the socket or its directory from the configuration, beyond the rules of a start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Drift {
+    #[error("the socket has mode {found:04o}, and server.socketMode is {expected:04o}")]
+    Mode { found: u32, expected: u32 },
+    #[error("the socket belongs to group {found}, and server.socketGroup is group {expected}")]
+    Group { found: u32, expected: u32 },
+    /// The group of the socket cannot reach it.
+    #[error(
+        "the directory of the socket has mode {mode:04o} and group {group}, so group {expected} of \
+         server.socketGroup has no access"
+    )]
+    Directory {
+        mode: u32,
+        group: u32,
+        expected: u32,
+    },
+    /// Other users can replace the socket.
+    #[error(
+        "the directory of the socket has mode {mode:04o}, so other users can replace the socket"
+    )]
+    Shared { mode: u32 },
+}
+
+impl Drift {
+    /// The bounded word for log, metrics and reports.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Mode { .. } => "mode",
+            Self::Group { .. } => "group",
+            Self::Directory { .. } => "directory",
+            Self::Shared { .. } => "unsafe_directory",
+        }
+    }
+}
+
+/// Compares the socket, if it exists, and its directory with the configured mode and group.
+#[must_use]
+pub fn socket_drift(socket: &Path, mode: u32, gid: u32) -> Vec<Drift> {
+    let mut drift = Vec::new();
+    if let Ok(found) = fs::symlink_metadata(socket) {
+        let (found_mode, expected) = (found.mode() & 0o7777, mode);
+        if found_mode != expected {
+            let found = found_mode;
+            drift.push(Drift::Mode { found, expected });
+        }
+        let (found, expected) = (found.gid(), gid);
+        if found != expected {
+            drift.push(Drift::Group { found, expected });
+        }
+    }
+    let directory = socket.parent().unwrap_or(Path::new("/"));
+    if let Ok(found) = fs::symlink_metadata(directory) {
+        let (found_mode, group) = (found.mode() & 0o7777, found.gid());
+        let enters = match group == gid {
+            true => found_mode & 0o010 != 0,
+            false => found_mode & 0o001 != 0,
+        };
+        // A socket for its owner alone needs no access of its group.
+        if mode & 0o060 != 0 && !enters {
+            drift.push(Drift::Directory {
+                mode: found_mode,
+                group,
+                expected: gid,
+            });
+        }
+        if found_mode & NOT_WRITABLE != 0 {
+            drift.push(Drift::Shared { mode: found_mode });
+        }
+    }
+    drift
+}
+
 type Checked<T = ()> = Result<T, Box<Problem>>;
 
 /// A problem whose setting the caller adds.
@@ -212,7 +286,7 @@ fn bundle(path: &Path) -> Checked {
 
 fn socket(path: &Path, environment: &Environment) -> Checked {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    own_directory(parent, NOT_WRITABLE, environment)?;
+    own_directory(parent, NOT_WRITABLE, environment).map_err(as_packaged)?;
     // Another user with write access to a directory above could put a socket of their own there.
     let roots = environment.socket_roots();
     let root = roots.iter().find(|root| parent.starts_with(root));
@@ -237,6 +311,18 @@ fn socket(path: &Path, environment: &Environment) -> Checked {
             refused(path, "is taken by something that is not a socket", hint)
         }
     }
+}
+
+/// Names the mode of the packaged directory, not only the one without the unsafe bits.
+fn as_packaged(mut problem: Box<Problem>) -> Box<Problem> {
+    let chmod = problem
+        .hint
+        .as_deref()
+        .is_some_and(|hint| hint.starts_with("run: chmod "));
+    if let Some(directory) = problem.value.as_deref().filter(|_| chmod) {
+        problem.hint = Some(format!("run: chmod 2750 {directory}"));
+    }
+    problem
 }
 
 /// The library runs inside the provider, so only root may change it.

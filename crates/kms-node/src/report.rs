@@ -277,6 +277,11 @@ impl CheckResult {
         self
     }
 
+    #[must_use]
+    pub fn is_of_configuration(&self) -> bool {
+        self.of_configuration
+    }
+
     /// Identifier of the check.
     #[must_use]
     pub fn id(&self) -> &'static str {

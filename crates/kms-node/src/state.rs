@@ -18,7 +18,7 @@ pub mod rebuild;
 use std::{error::Error as _, ffi::OsStr, path::PathBuf};
 
 pub use commit::{CommitError, StateWriter};
-use disk::{Directory, Disk, DiskError, SystemDisk};
+use disk::{Directory, Disk, DiskError, Space, SystemDisk};
 pub use fault::StorageFault;
 use kms_domain::{
     identity::{self, OtherIdentity},
@@ -351,6 +351,50 @@ impl LockedState {
             anchor,
             document,
         ))
+    }
+}
+
+/// A trial write in the state directory.
+#[derive(Debug)]
+pub struct Trial {
+    /// `None` if it is unknown.
+    pub space: Option<Space>,
+    /// Whether a copy of the state could be written, synced and removed.
+    pub written: Result<(), DiskError>,
+}
+
+impl Trial {
+    /// Writes a copy of the state under another name and removes it, which needs what a save needs.
+    /// `None` without a state directory. The state itself is unchanged. Blocks on the disk.
+    #[must_use]
+    pub fn make(path: &StatePath) -> Option<Self> {
+        let directory = match Directory::open(path.directory()) {
+            Ok(directory) => directory?,
+            Err(problem) => {
+                return Some(Self {
+                    space: None,
+                    written: Err(problem),
+                });
+            }
+        };
+        let state = directory.read_start(path.document_name(), MAX_FILE_BYTES as u64);
+        let content = state.ok().flatten();
+        let content = content.unwrap_or_else(|| vec![b' '; 1024]);
+        Some(Self {
+            space: directory.space().ok(),
+            written: directory.try_writing(&content),
+        })
+    }
+
+    /// Why the next save would fail; `None` if it would succeed, or if only the provider's user can
+    /// tell.
+    #[must_use]
+    pub fn fault(&self) -> Option<StorageFault> {
+        match &self.written {
+            Ok(()) => None,
+            Err(DiskError::Unsafe { .. }) => self.space.and_then(|space| space.fault(0)),
+            Err(problem) => Some(problem.fault()),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use kms_domain::{
     scope::TransitKeyPath,
     transit::{KeyProfile, ProfileRefused},
 };
-use openbao_client::transit::Transit;
+use openbao_client::{failure::FailureClass, transit::Transit};
 
 use crate::auth::{CallFailure, Session};
 
@@ -46,6 +46,9 @@ impl KeyReadError {
     #[must_use]
     pub fn failure(&self) -> MetadataFailure {
         match self {
+            Self::UpsertRead { source, .. } | Self::Read { source, .. } if is_sealed(source) => {
+                MetadataFailure::OpenBaoSealed
+            }
             Self::UpsertRead { .. } => MetadataFailure::UpsertCheckFailed,
             Self::UpsertAllowed { .. } => MetadataFailure::UpsertAllowed,
             Self::Read { .. } => MetadataFailure::MetadataReadFailed,
@@ -61,6 +64,11 @@ impl KeyReadError {
             Self::UpsertAllowed { .. } | Self::Profile(_) => None,
         }
     }
+}
+
+/// Whether the call failed because OpenBao is sealed.
+fn is_sealed(failure: &CallFailure) -> bool {
+    failure.class() == Some(FailureClass::Sealed)
 }
 
 /// Reads and checks the mount and the key.

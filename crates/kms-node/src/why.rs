@@ -20,6 +20,9 @@ pub fn is_asked(path: &str, client: IpAddr) -> bool {
     path == PATH && client.to_canonical().is_loopback()
 }
 
+/// The reason while new clients cannot connect. Status is unaffected: connected clients are served.
+pub const SOCKET_LOST: &str = "socket_lost";
+
 /// Under this version, members may be added, but never renamed or removed.
 pub const SCHEMA_VERSION: &str = "v1";
 
@@ -135,6 +138,12 @@ pub struct State {
     /// Present while the state cannot be saved or has changed on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsaved: Option<Failed>,
+    /// Bytes free in the file system of its directory; absent if unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
+    /// Inodes free there; absent if unknown or unlimited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_inodes: Option<u64>,
 }
 
 /// A file reloaded at run time.
@@ -184,6 +193,9 @@ pub struct Socket {
     /// The last failed accept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failed>,
+    /// Why new clients may not reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Failed>,
 }
 
 /// The setting of the only file without secrets.

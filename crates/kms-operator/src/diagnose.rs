@@ -1,8 +1,9 @@
 //! Checks of a node, shared by the commands that diagnose.
 //!
 //! A [`Check`] is a value: its name, the checks that it needs, and its evaluation of the [`Facts`] that
-//! the command has gathered. [`examine`] evaluates the checks of a command. Nothing here writes. The
-//! facts come from the same files, user, server and socket that the provider uses.
+//! the command has gathered. [`examine`] evaluates the checks of a command. Nothing here changes a file;
+//! `state.disk` writes and removes one of its own. The facts come from the same files, user, server and
+//! socket that the provider uses.
 
 pub mod capabilities;
 pub mod configuration;

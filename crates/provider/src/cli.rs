@@ -39,13 +39,15 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use kms_daemon::telemetry::log;
 use kms_node::{
     advice::{Site, site::quoted},
     build_info::BuildInfo,
     clock::{Clock as _, SystemClock},
     config::{Environment, Flags, LoadError, Loaded},
     exit::Exit,
+    node_files,
     report::{Output, ignore_broken_pipe, outcome::Outcome, text::Look},
 };
 use serde::Serialize;
@@ -96,6 +98,18 @@ struct Cli {
     flags: GlobalFlags,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+impl Cli {
+    /// Refuses a global flag that the command would ignore.
+    fn without_conflict(self) -> Result<Self, clap::Error> {
+        if matches!(self.command, Some(Command::Dev(_))) && self.flags.config.is_some() {
+            let text = "dev writes a configuration of its own, so --config has no effect; --dir names \
+                        the place of the lab\n";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
+        }
+        Ok(self)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -200,7 +214,7 @@ pub fn run(
 ) -> Exit {
     let arguments: Vec<_> = arguments.into_iter().collect();
     let line = Line::of(&arguments);
-    let cli = match Cli::try_parse_from(&arguments) {
+    let cli = match Cli::try_parse_from(&arguments).and_then(Cli::without_conflict) {
         Ok(cli) => cli,
         Err(answer) => return show(&answer, &line, out, err),
     };
@@ -238,8 +252,12 @@ pub fn run(
             let written = Output::Json.write(&outcome, Look::default(), &mut out);
             written.and_then(|()| out.flush()).ok();
         }
+        let mut text = Vec::new();
+        // A vector takes every byte.
+        failure.write(&advice, &mut text).ok();
         // Nobody is left to tell when standard error is closed.
-        failure.write(&advice, err).ok();
+        err.write_all(&log::of_errors(&text, environment.logs_to_journal()))
+            .ok();
     }
     exit
 }
@@ -368,6 +386,30 @@ impl Context<'_> {
     /// The checked configuration.
     fn load(&self) -> Result<Loaded, LoadError> {
         kms_node::config::load(&self.flags, self.environment)
+    }
+
+    /// The configuration, if `serve` accepts it and the files that it names.
+    fn load_for_serve(&self, environment: &Environment) -> Result<Loaded, Failure> {
+        let loaded = self.load()?;
+        loaded.config.auth.jwt_file()?;
+        let user = environment.effective_uid;
+        if let Some((owner, uid)) = node_files::foreign_state(&loaded.config, user) {
+            let directory = loaded.config.state_path.directory().to_owned();
+            return Err(Failure::ForeignState {
+                directory,
+                owner,
+                uid,
+                user,
+            });
+        }
+        let path = || loaded.path.clone();
+        node_files::check(&loaded.config, &loaded.path, environment).map_err(|problems| {
+            LoadError::Invalid {
+                path: path(),
+                problems,
+            }
+        })?;
+        Ok(loaded)
     }
 
     /// The command line without these flags, each with its value if it takes one.

@@ -90,13 +90,14 @@ pub enum LabError {
 
 impl Lab {
     /// Starts a server from `bao` and sets it up, below a directory that must not exist yet. `told`
-    /// receives a message for each step.
+    /// receives a message for each step. `flags` replace settings of the generated configuration.
     ///
     /// # Errors
     /// [`LabError`]; all files created until then are removed.
     pub async fn set_up(
         bao: BaoBinary,
         directory: Option<PathBuf>,
+        flags: &Flags,
         environment: &Environment,
         mut told: impl FnMut(fmt::Arguments<'_>),
     ) -> Result<Self, LabError> {
@@ -143,7 +144,7 @@ impl Lab {
 
         let flags = Flags {
             config: Some(file),
-            ..Flags::default()
+            ..flags.clone()
         };
         let loaded = config::load(&flags, environment)?;
 
@@ -350,7 +351,7 @@ fn configuration(server: &Server, directory: &Path, socket: &Path) -> String {
 configVersion: v1alpha1
 server:
   socketPath: {socket}
-  socketMode: "0660"
+  socketMode: "0600"
   socketGroup: "{gid}"
   metricsAddress: "127.0.0.1:0"
   healthAddress: "127.0.0.1:0"

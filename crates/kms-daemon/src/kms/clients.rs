@@ -48,6 +48,26 @@ struct Table {
     evicted: u64,
     accept_failures: u64,
     last_accept_failure: Option<(AcceptFailure, SystemTime)>,
+    fault: Option<(SocketFault, SystemTime)>,
+}
+
+/// Why new clients may not reach the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketFault {
+    /// Its path does not lead to this process.
+    Lost(&'static str),
+    /// Its mode or group, or those of its directory, differ from the configuration.
+    Drifted(&'static str),
+}
+
+impl SocketFault {
+    /// The bounded word in metrics and reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lost(reason) | Self::Drifted(reason) => reason,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -80,6 +100,16 @@ pub struct SocketStatus {
     pub accept_failures: u64,
     /// The last failed accept, and its time.
     pub last_accept_failure: Option<(AcceptFailure, SystemTime)>,
+    /// The present fault, and its begin.
+    pub fault: Option<(SocketFault, SystemTime)>,
+}
+
+impl SocketStatus {
+    /// Whether the path of the socket does not lead to this process.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self.fault, Some((SocketFault::Lost(_), _)))
+    }
 }
 
 impl Clients {
@@ -109,6 +139,14 @@ impl Clients {
         table.last_accept_failure = Some((failure, SystemClock.now()));
     }
 
+    /// Records the present fault of the socket.
+    pub fn set_socket_fault(&self, fault: Option<SocketFault>) {
+        let mut table = self.0.lock();
+        if table.fault.map(|(fault, _)| fault) != fault {
+            table.fault = fault.map(|fault| (fault, SystemClock.now()));
+        }
+    }
+
     #[must_use]
     pub fn status(&self) -> SocketStatus {
         let table = self.0.lock();
@@ -119,6 +157,7 @@ impl Clients {
             evicted: table.evicted,
             accept_failures: table.accept_failures,
             last_accept_failure: table.last_accept_failure,
+            fault: table.fault,
         }
     }
 

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     Kms,
-    clients::{Client, Clients, TAKE},
+    clients::{Client, Clients, SocketFault, TAKE},
     receive::{self, Held},
     socket::{Connection, Socket, SocketError},
 };
@@ -75,7 +75,6 @@ impl Server<'_> {
         draining: &watch::Receiver<bool>,
     ) -> Infallible {
         let mut failures = AcceptFailures::of("kms");
-        let mut file = SocketFile::default();
         let mut look = interval(FILE_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let http = builder(self.limits);
@@ -99,37 +98,55 @@ impl Server<'_> {
                     }
                 },
                 Some(_) = connections.join_next() => {}
-                _ = look.tick() => self.keep_file(socket, &mut file).await,
+                _ = look.tick() => self.keep_file(socket).await,
             }
         }
     }
 
-    /// Binds the socket again if its file is missing; for a socket of systemd, only logs it.
-    async fn keep_file(&self, socket: &mut Socket, file: &mut SocketFile) {
-        if socket.is_in_place() {
-            *file = SocketFile::default();
-            return;
-        }
-        if socket.is_activated() {
-            if !file.missed {
+    /// Binds the socket again if its path leads elsewhere; reports a socket of systemd, which only
+    /// systemd can bind, and a changed mode or group.
+    async fn keep_file(&self, socket: &mut Socket) {
+        let former = self.clients.status().fault.map(|(fault, _)| fault);
+        let fault = if socket.is_in_place() {
+            Self::drifted(socket, former)
+        } else if socket.is_activated() {
+            let missing = SocketFault::Lost("missing");
+            if former != Some(missing) {
                 tracing::error!("socket.missing");
             }
-            file.missed = true;
-            return;
-        }
-        match socket.bind_again().await {
-            Ok(()) => {
-                self.metrics.socket_restart();
-                tracing::warn!("socket.rebound");
-            }
-            Err(error) => {
-                let reason = Some(SocketError::reason(&error));
-                if file.failed != reason {
-                    tracing::error!(reason, "socket.rebind_failed");
+            Some(missing)
+        } else {
+            match socket.bind_again().await {
+                Ok(()) => {
+                    self.metrics.socket_restart();
+                    tracing::warn!("socket.rebound");
+                    None
                 }
-                file.failed = reason;
+                Err(error) => {
+                    let reason = SocketError::reason(&error);
+                    let lost = SocketFault::Lost(reason);
+                    if former != Some(lost) {
+                        tracing::error!(reason, "socket.rebind_failed");
+                    }
+                    Some(lost)
+                }
             }
+        };
+        if fault.is_none() && former.is_some() {
+            tracing::info!("socket.restored");
         }
+        self.clients.set_socket_fault(fault);
+    }
+
+    /// The first difference of the socket in place from the configuration.
+    fn drifted(socket: &Socket, former: Option<SocketFault>) -> Option<SocketFault> {
+        let drift = socket.drift();
+        let reason = drift.first()?.as_str();
+        let fault = Some(SocketFault::Drifted(reason));
+        if former != fault {
+            tracing::warn!(reason, "socket.drifted");
+        }
+        fault
     }
 
     /// Serves one connection to its end.
@@ -194,13 +211,6 @@ impl Server<'_> {
             }
         }
     }
-}
-
-/// Log lines already written about a missing file.
-#[derive(Default)]
-struct SocketFile {
-    missed: bool,
-    failed: Option<&'static str>,
 }
 
 /// HTTP/2 with stream windows for a message of the maximum size. The stream limit of a connection

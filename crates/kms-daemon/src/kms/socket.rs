@@ -11,6 +11,10 @@ use std::{
     time::Duration,
 };
 
+use kms_node::{
+    node_files::{Drift, socket_drift},
+    state::Holder,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
@@ -61,8 +65,19 @@ pub enum SocketError {
     #[error("{} exists and is not a socket: it stays in place", path.display())]
     NotASocket { path: PathBuf },
     /// Another process accepts connections on the socket.
-    #[error("another process serves {}", path.display())]
-    InUse { path: PathBuf },
+    #[error(
+        "{} serves {}",
+        match listener {
+            Some(listener) => listener.to_string(),
+            None => "another process".to_owned(),
+        },
+        path.display()
+    )]
+    InUse {
+        path: PathBuf,
+        /// `None` outside this PID namespace.
+        listener: Option<Holder>,
+    },
     /// A connection attempt neither succeeded nor was refused.
     #[error("the use of {} is unknown, so it stays in place", path.display())]
     Undecided {
@@ -114,8 +129,10 @@ impl SocketError {
 pub struct Socket {
     listener: UnixListener,
     settings: SocketSettings,
-    /// Device and inode of the file bound by this process; `None` with a passed listener.
-    own_file: Option<(u64, u64)>,
+    /// Device and inode of the file that leads to the listener.
+    file: (u64, u64),
+    /// Whether the service manager passed the listener.
+    activated: bool,
     reclaimed: bool,
 }
 
@@ -145,7 +162,8 @@ impl Socket {
         let socket = Self {
             listener,
             settings: settings.clone(),
-            own_file: Some((bound.dev(), bound.ino())),
+            file: (bound.dev(), bound.ino()),
+            activated: false,
             reclaimed,
         };
 
@@ -201,7 +219,8 @@ impl Socket {
         Ok(Self {
             listener: UnixListener::from_std(listener).map_err(failed)?,
             settings: settings.clone(),
-            own_file: None,
+            file: (found.dev(), found.ino()),
+            activated: true,
             reclaimed: false,
         })
     }
@@ -215,7 +234,7 @@ impl Socket {
     /// Whether systemd owns the socket.
     #[must_use]
     pub fn is_activated(&self) -> bool {
-        self.own_file.is_none()
+        self.activated
     }
 
     /// Accepts the next connection. This future is cancel-safe.
@@ -229,10 +248,15 @@ impl Socket {
     /// Whether the path still leads to this socket.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
-        fs::symlink_metadata(&self.settings.path).is_ok_and(|found| match self.own_file {
-            Some(own) => own == (found.dev(), found.ino()),
-            None => found.file_type().is_socket(),
-        })
+        fs::symlink_metadata(&self.settings.path)
+            .is_ok_and(|found| self.file == (found.dev(), found.ino()))
+    }
+
+    /// Differences of the file and its directory from the settings.
+    #[must_use]
+    pub fn drift(&self) -> Vec<Drift> {
+        let SocketSettings { path, mode, gid } = &self.settings;
+        socket_drift(path, *mode, *gid)
     }
 
     /// Binds the path again after the file bound by this process was removed.
@@ -243,7 +267,7 @@ impl Socket {
         let again = Self::bind(&self.settings).await?;
         // The new file may reuse the inode of the old one; dropping the old socket must not remove
         // it.
-        self.own_file = None;
+        self.activated = true;
         *self = again;
         Ok(())
     }
@@ -305,9 +329,15 @@ async fn reclaim(path: &Path) -> Result<bool, SocketError> {
     }
 
     match time::timeout(DIAL_TIMEOUT, UnixStream::connect(path)).await {
-        Ok(Ok(_connected)) => Err(SocketError::InUse {
-            path: path.to_owned(),
-        }),
+        Ok(Ok(connected)) => {
+            // The credentials of the process that called `listen`.
+            let pid = connected.peer_cred().ok().and_then(|peer| peer.pid());
+            let pid = pid.and_then(|pid| u32::try_from(pid).ok());
+            Err(SocketError::InUse {
+                path: path.to_owned(),
+                listener: pid.filter(|pid| *pid > 0).map(Holder::running),
+            })
+        }
         Ok(Err(refused)) if refused.kind() == io::ErrorKind::ConnectionRefused => {
             let failed = |source| SocketError::Bind {
                 attempt: "remove the dead socket",
@@ -431,7 +461,8 @@ mod tests {
         assert_eq!(socket_mark(directory.path()), None);
         let second = Socket::bind(&settings).await;
         assert!(
-            matches!(second, Err(SocketError::InUse { .. })),
+            matches!(&second, Err(SocketError::InUse { listener: Some(listener), .. })
+                if listener.pid == std::process::id()),
             "{second:?}"
         );
         drop(socket);
@@ -472,6 +503,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_changed_mode_or_group_of_socket_or_directory_is_drift() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path());
+        let socket = Socket::bind(&settings).await.unwrap();
+        let words = || socket.drift().iter().map(Drift::as_str).collect::<Vec<_>>();
+        let set = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        assert_eq!(words(), [""; 0]);
+        set(&settings.path, 0o600);
+        assert_eq!(words(), ["mode"]);
+        set(&settings.path, 0o660);
+        for (mode, drift) in [
+            (0o700, &["directory"][..]),
+            (0o2777, &["unsafe_directory"]),
+            (0o2750, &[]),
+            (0o755, &[]),
+        ] {
+            set(directory.path(), mode);
+            assert_eq!(words(), drift, "{mode:o}");
+        }
+        let gid = settings.gid + 1;
+        let other = SocketSettings { gid, ..settings };
+        let drift = socket_drift(&other.path, other.mode, other.gid);
+        let words: Vec<_> = drift.iter().map(Drift::as_str).collect();
+        assert_eq!(words, ["group"], "others may enter the directory");
+    }
+
+    #[tokio::test]
     async fn a_passed_listener_is_taken_as_configured_and_its_file_stays() {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path());
@@ -481,10 +541,21 @@ mod tests {
         let passed = || kept.try_clone().unwrap();
         let socket = Socket::activated(passed(), &settings).unwrap();
         assert!(socket.is_activated() && socket.is_in_place());
+        assert_eq!(socket.drift(), []);
         let _connected = UnixStream::connect(&settings.path).await.unwrap();
         socket.accept().await.unwrap();
         drop(socket);
         assert!(settings.path.exists());
+        // The socket unit was restarted alone: its new socket is not the one that was passed.
+        let socket = Socket::activated(passed(), &settings).unwrap();
+        let aside = directory.path().join("aside");
+        let _new = listen(&aside);
+        rustix::fs::rename(&aside, &settings.path).unwrap();
+        assert!(!socket.is_in_place());
+        rustix::fs::rename(&settings.path, &aside).unwrap();
+        let kept = listen(&settings.path);
+        fs::set_permissions(&settings.path, fs::Permissions::from_mode(0o660)).unwrap();
+        let passed = || kept.try_clone().unwrap();
 
         let refused = |listener, settings: &SocketSettings| {
             let refused = Socket::activated(listener, settings).unwrap_err();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::StatusCode;
-use kms_domain::health::{DeepOutcome, Health, MetadataOutcome, Reason};
+use kms_domain::health::{DeepOutcome, MetadataOutcome};
 use kms_node::{
     auth::{AuthState, Session},
     build_info::BuildInfo,
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::{
     kms::{Kms, clients::Clients},
-    telemetry::{endpoints::Answer, jwt_life::JwtLife, log},
+    telemetry::{endpoints::Answer, health::reasons, jwt_life::JwtLife, log},
     trust::TrustReader,
     view::{ProbeFailure, ViewReader},
 };
@@ -57,20 +57,12 @@ impl Sources {
         let now = SystemClock.now();
         let snapshot = self.view.snapshot();
         let view = &snapshot.view;
-        let reasons = match &snapshot.health {
-            Health::Healthy(_) => Vec::new(),
-            Health::Unhealthy(reasons) => {
-                let codes = reasons.as_slice().iter();
-                codes
-                    .map(|reason| Reason::code(*reason).to_owned())
-                    .collect()
-            }
-        };
+        let reasons = reasons(&snapshot.health, self.clients.status().is_lost());
         Why {
             schema_version: SCHEMA_VERSION.to_owned(),
             version: BuildInfo::CURRENT.version.to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            reasons,
+            reasons: reasons.into_iter().map(str::to_owned).collect(),
             metadata_probe: Probe {
                 passed: view.metadata == MetadataOutcome::Verified,
                 last_failure: view.metadata_failure.map(|failure| probe(failure, now)),
@@ -92,6 +84,8 @@ impl Sources {
                 unsaved: view.persistence.map(|degraded| {
                     Failed::new(degraded.fault.as_str(), None, since(degraded.since, now))
                 }),
+                free_bytes: view.space.map(|space| space.free_bytes),
+                free_inodes: view.space.and_then(|space| space.free_inodes),
             },
             files: self.files(),
             decrypts: self.kms.get().map(Kms::batcher).map(|batcher| Decrypts {
@@ -156,6 +150,9 @@ impl Sources {
             last_failure: status
                 .last_accept_failure
                 .map(|(failure, at)| Failed::new(failure.as_str(), None, since(at, now))),
+            fault: status
+                .fault
+                .map(|(fault, at)| Failed::new(fault.as_str(), None, since(at, now))),
         }
     }
 }

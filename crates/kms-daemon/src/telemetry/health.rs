@@ -6,21 +6,24 @@ use kms_domain::{
     health::{Freshness, Health, Reason},
     registry::rotation::RotationState,
 };
-use kms_node::plain_http;
+use kms_node::{plain_http, why::SOCKET_LOST};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::endpoints::Answer;
 use crate::view::{Snapshot, ViewReader};
 
-/// Answers the paths of the health listener. During a stop, both report `unavailable`.
+/// Answers the paths of the health listener. During a stop, all report `unavailable`. `/healthz`
+/// is liveness: a restart for an OpenBao out of reach would do harm, since a start needs OpenBao.
 #[must_use]
-pub fn answer(path: &str, view: &ViewReader, stopping: bool) -> Option<Answer> {
+pub fn answer(path: &str, view: &ViewReader, socket_lost: bool, stopping: bool) -> Option<Answer> {
     match path {
-        "/live" if stopping => Some(word(StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
+        "/live" | "/livez" | "/healthz" if stopping => {
+            Some(word(StatusCode::SERVICE_UNAVAILABLE, "unavailable"))
+        }
         // Liveness is independent of OpenBao.
-        "/live" => Some(word(StatusCode::OK, "ok")),
-        "/ready" => Some(ready(&view.snapshot(), stopping)),
+        "/live" | "/livez" | "/healthz" => Some(word(StatusCode::OK, "ok")),
+        "/ready" | "/readyz" => Some(ready(&view.snapshot(), socket_lost, stopping)),
         _ => None,
     }
 }
@@ -35,6 +38,16 @@ fn word(status: StatusCode, word: &'static str) -> Answer {
 
 /// The reason during a stop, in addition to the health reasons.
 const STOPPING: &str = "stopping";
+
+/// The reasons not to be ready, without [`STOPPING`]; the most basic first.
+pub(crate) fn reasons(health: &Health, socket_lost: bool) -> Vec<&'static str> {
+    let reasons = match health {
+        Health::Healthy(_) => &[][..],
+        Health::Unhealthy(reasons) => reasons.as_slice(),
+    };
+    let codes = reasons.iter().map(|reason| Reason::code(*reason));
+    codes.chain(socket_lost.then_some(SOCKET_LOST)).collect()
+}
 
 /// The body of `/ready`.
 #[derive(Serialize, JsonSchema)]
@@ -56,16 +69,12 @@ pub struct Ready<'a> {
     persistence_error: Option<&'static str>,
 }
 
-fn ready(snapshot: &Snapshot, stopping: bool) -> Answer {
-    let (healthz, mut reasons) = match &snapshot.health {
-        Health::Healthy(_) => ("ok", Vec::new()),
-        Health::Unhealthy(reasons) => {
-            let codes = reasons.as_slice().iter();
-            let codes = codes.map(|reason| Reason::code(*reason)).collect();
-            ("unhealthy", codes)
-        }
+fn ready(snapshot: &Snapshot, socket_lost: bool, stopping: bool) -> Answer {
+    let healthz = match &snapshot.health {
+        Health::Healthy(_) => "ok",
+        Health::Unhealthy(_) => "unhealthy",
     };
-
+    let mut reasons = reasons(&snapshot.health, socket_lost);
     if stopping {
         reasons.push(STOPPING);
     }

@@ -14,6 +14,7 @@ use std::{
     io::{self, ErrorKind, Write},
     mem,
     os::fd::AsFd as _,
+    sync::atomic::{AtomicBool, Ordering},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -50,6 +51,8 @@ const FLUSH: Duration = Duration::from_secs(1);
 const OURS: [&str; 3] = ["kms_daemon", "kms_node", "provider"];
 
 static QUEUE: Queue = Queue::new();
+/// Whether lines begin with their priority, as the journal reads it.
+static PRIORITIES: AtomicBool = AtomicBool::new(false);
 
 /// Queues lines from now on, for the whole process; [`write_lines`] starts the writer. A second
 /// call has no effect.
@@ -84,6 +87,21 @@ pub fn write_lines() -> io::Result<()> {
     writer
         .spawn(move || write_forever(&QUEUE, stderr))
         .map(drop)
+}
+
+/// Gives each line its priority for the journal of systemd, such as `<4>`.
+pub fn prefix_priorities(journal: bool) {
+    PRIORITIES.store(journal, Ordering::Relaxed);
+}
+
+/// The text of an error, for the journal with the priority of an error on each line.
+#[must_use]
+pub fn of_errors(text: &[u8], journal: bool) -> Vec<u8> {
+    if !journal {
+        return text.to_vec();
+    }
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    lines.flat_map(|line| [b"<3>", line].concat()).collect()
 }
 
 /// Queues plain text, such as the message of a failed command.
@@ -243,15 +261,19 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let ts = Timestamp::try_from(SystemClock.now()).map_err(|_| fmt::Error)?;
-        let level = match *event.metadata().level() {
-            Level::TRACE | Level::DEBUG => "debug",
-            Level::INFO => "info",
-            Level::WARN => "warn",
-            Level::ERROR => "error",
+        let (level, priority) = match *event.metadata().level() {
+            Level::TRACE | Level::DEBUG => ("debug", 7),
+            Level::INFO => ("info", 6),
+            Level::WARN => ("warn", 4),
+            Level::ERROR => ("error", 3),
         };
+        if PRIORITIES.load(Ordering::Relaxed) {
+            write!(line, "<{priority}>")?;
+        }
 
         let mut fields = Fields::default();
         event.record(&mut fields);
+        fields.name_operation();
         match self.format {
             LogFormat::Json => {
                 write!(line, r#"{{"ts":"{ts:.6}","level":"{level}""#)?;
@@ -286,6 +308,18 @@ impl Fields {
             self.0.len()
         };
         self.0.insert(at, (field.name(), value));
+    }
+}
+
+impl Fields {
+    /// The operation of an event without one is the event itself.
+    fn name_operation(&mut self) {
+        let message = self.0.first().filter(|(name, _)| *name == "message");
+        if let Some((_, message)) = message
+            && self.0.iter().all(|(name, _)| *name != "operation")
+        {
+            self.0.push(("operation", message.clone()));
+        }
     }
 }
 
@@ -334,6 +368,13 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn an_error_for_the_journal_has_its_priority_on_each_line() {
+        let text = b"error: one\n  next: two\n";
+        assert_eq!(of_errors(text, false), text);
+        assert_eq!(of_errors(text, true), b"<3>error: one\n<3>  next: two\n");
     }
 
     #[test]

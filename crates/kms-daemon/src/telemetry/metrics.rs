@@ -483,9 +483,52 @@ impl Metrics {
     }
 }
 
+/// The OpenMetrics text in the text format 0.0.4 of Prometheus, with the same samples. There, the
+/// metadata of a counter or an info names the sample, and neither units nor an end exist.
+#[must_use]
+pub fn text_format(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    // HELP precedes TYPE, whose suffix it needs.
+    let mut help = None;
+    for line in open_metrics.lines() {
+        if let Some(about) = line.strip_prefix("# HELP ") {
+            help = about.split_once(' ');
+        } else if let Some((name, kind)) = line
+            .strip_prefix("# TYPE ")
+            .and_then(|about| about.split_once(' '))
+        {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                "unknown" => ("", "untyped"),
+                kind => ("", kind),
+            };
+            if let Some((_, help)) = help.take().filter(|(helped, _)| *helped == name) {
+                text.push_str(&format!("# HELP {name}{suffix} {help}\n"));
+            }
+            text.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+        } else if !line.starts_with('#') {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_format_has_the_same_samples_under_their_own_names() {
+        let open_metrics = "# HELP a_calls Calls.\n# TYPE a_calls counter\na_calls_total{x=\"#\"} 1\n\
+            # HELP a_build Build.\n# TYPE a_build info\na_build_info{v=\"1\"} 1\n\
+            # HELP a_s Time.\n# TYPE a_s gauge\n# UNIT a_s seconds\na_s 2.5\n# EOF\n";
+        let text = "# HELP a_calls_total Calls.\n# TYPE a_calls_total counter\na_calls_total{x=\"#\"} 1\n\
+            # HELP a_build_info Build.\n# TYPE a_build_info gauge\na_build_info{v=\"1\"} 1\n\
+            # HELP a_s Time.\n# TYPE a_s gauge\na_s 2.5\n";
+        assert_eq!(text_format(open_metrics), text);
+    }
 
     /// Queries written for the reference program use these bounds.
     #[test]

@@ -3,12 +3,7 @@
 
 use std::{fmt, time::Duration};
 
-use kms_domain::{
-    digest::TextHash,
-    health::{Health, Reason},
-    key::TransitKey,
-    registry::rotation::RotationState,
-};
+use kms_domain::{digest::TextHash, key::TransitKey, registry::rotation::RotationState};
 use kms_node::hardening::files::FileView;
 use prometheus_client::{
     collector::Collector,
@@ -16,6 +11,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
+use super::health::reasons;
 use crate::view::Snapshot;
 
 /// The values of one scrape.
@@ -31,7 +27,12 @@ pub struct Readings {
     pub certificate_ttl: Duration,
     /// Globally unique hash of the socket; `None` before it is bound.
     pub socket: Option<TextHash>,
+    /// Connections to the socket.
     pub connections: usize,
+    /// Why new clients may not reach the socket.
+    pub socket_fault: Option<&'static str>,
+    /// Whether the path of the socket does not lead to this process.
+    pub socket_lost: bool,
     /// Log lines dropped since the start.
     pub log_lines_dropped: u64,
     /// Files reloaded at run time.
@@ -67,6 +68,9 @@ impl Collector for Readings {
         let connections = u64::try_from(self.connections).unwrap_or(u64::MAX);
         let help = "Connections to the socket";
         gauges.one("socket_connections", help, connections)?;
+        let fault = self.socket_fault.map(|fault| (fault, 1));
+        let help = "1 while the socket is out of reach, or differs from the configuration";
+        gauges.labelled("socket_fault", help, "reason", fault)?;
         let dropped = ConstCounter::new(self.log_lines_dropped);
         let help = "Log lines dropped, since standard error was not read in time";
         dropped.encode(gauges.0.encode_descriptor(
@@ -86,22 +90,27 @@ impl Readings {
         let age = age.map_or(f64::INFINITY, |age| age.as_secs_f64());
         let help = "Time since the last finished metadata probe";
         gauges.one("status_cache_age_seconds", help, age)?;
-        let reasons = match health {
-            Health::Healthy(_) => &[][..],
-            Health::Unhealthy(reasons) => reasons.as_slice(),
-        };
+        let reasons = reasons(health, self.socket_lost);
         let ready = u64::from(reasons.is_empty());
         gauges.one("ready", "Whether /ready answers 200", ready)?;
-        let codes = reasons.iter().map(|reason| (Reason::code(*reason), 1));
+        let codes = reasons.into_iter().map(|reason| (reason, 1));
         let help = "1 for every reason not to be ready";
         gauges.labelled("readiness_reason", help, "reason", codes)?;
         let degraded = u64::from(view.persistence.is_some());
-        let help = "1 while the state on disk cannot be saved or is not the one in use";
+        let help = "1 while the state cannot be saved or is not the one on disk";
         gauges.one("rotation_persistence_degraded", help, degraded)?;
         let faults = view.persistence.iter();
         let faults = faults.map(|degraded| (degraded.fault.as_str(), 1));
         let help = "1 for the cause of degraded persistence";
         gauges.labelled("persistence_error", help, "error", faults)?;
+        if let Some(space) = view.space {
+            let help = "Bytes free in the file system of the state directory";
+            gauges.one("state_free_bytes", help, space.free_bytes)?;
+            if let Some(inodes) = space.free_inodes {
+                let help = "Inodes free in the file system of the state directory";
+                gauges.one("state_free_inodes", help, inodes)?;
+            }
+        }
         let open = u64::from(view.breaker_open());
         let help = "1 after three failed probes in a row, until a success";
         gauges.one("circuit_breaker_state", help, open)

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kms_domain::registry::{Registry, document::Document};
-use kms_node::state::{CommitError, StateWriter, StorageFault};
+use kms_node::state::{CommitError, StateWriter, StorageFault, disk::Space};
 use tokio::{sync::Mutex, task, time::timeout};
 
 /// Time limit of a disk operation. A slower commit continues on its thread, and
@@ -41,6 +41,15 @@ pub enum CommitterError {
          probe tries again"
     )]
     NoAnswer,
+}
+
+/// The disk at one time.
+#[derive(Debug)]
+pub struct Confirmed {
+    /// Whether it holds the document in use.
+    pub document: Result<(), CommitterError>,
+    /// Its free space, and why the next save would fail on it; `None` if unknown.
+    pub space: Option<(Space, Option<StorageFault>)>,
 }
 
 impl CommitterError {
@@ -117,10 +126,22 @@ impl StateCommitter {
         Ok(is_new)
     }
 
-    /// Starts to compare the disk with the document in use; the future returns the result. Partial
-    /// files of a failed commit count as foreign.
-    pub fn confirm(&self) -> impl Future<Output = Result<(), CommitterError>> + use<> {
-        self.work(|state| state.confirm())
+    /// Starts to compare the disk with the document in use, and to measure its free space; the
+    /// future returns the results. Partial files of a failed commit count as foreign.
+    pub fn confirm(&self) -> impl Future<Output = Confirmed> + use<> {
+        let examined = self.work(|state| Ok((state.confirm(), state.space().ok())));
+        async move {
+            match examined.await {
+                Ok((document, space)) => Confirmed {
+                    document: document.map_err(CommitterError::from),
+                    space,
+                },
+                Err(error) => Confirmed {
+                    document: Err(error),
+                    space: None,
+                },
+            }
+        }
     }
 
     fn work<T, F>(&self, work: F) -> impl Future<Output = Result<T, CommitterError>> + use<T, F>

@@ -124,7 +124,7 @@ impl Watcher {
         unsaved: CommitterError,
     ) -> MetadataError {
         self.on_disk = Some(unsaved.fault());
-        let confirmed = self.parts.committer.confirm().await;
+        let confirmed = self.parts.committer.confirm().await.document;
         let Some(document) = self.parts.committer.document() else {
             return unsaved.into();
         };

@@ -11,7 +11,8 @@ use kms_domain::{
     annotations::PluginVersion,
     bootstrap::bootstrap,
     health::{
-        DeepFailure, DeepOutcome, Freshness, Health, MetadataFailure, MetadataOutcome, assess,
+        Breaker, DeepFailure, DeepOutcome, Freshness, Health, MetadataFailure, MetadataOutcome,
+        assess,
     },
     prepare::prepare_encrypt,
     registry::{
@@ -711,7 +712,13 @@ enum Stopped {
 impl Process {
     pub(crate) fn health(&self) -> Health {
         let registry = self.published.as_deref();
-        assess(registry, Freshness::Fresh, self.metadata, self.deep)
+        assess(
+            registry,
+            Freshness::Fresh,
+            self.metadata,
+            self.deep,
+            Breaker::Closed,
+        )
     }
 
     fn failed(&mut self, failure: MetadataFailure) -> Stopped {

@@ -403,6 +403,19 @@ causes! {
             run("start the provider again", RESTART.command),
             run("report the last lines of its log", READ_LOG.command),
         ]);
+
+    SOCKET_DRIFTED = none_lost(
+        "socket_drifted",
+        "mode or group of the socket or its directory differ from the configuration",
+        "a kube-apiserver of root still connects, another one may wait for this node",
+    )
+    .steps(&[
+        run("set them as configured", "{fix}"),
+        act(
+            "correct their source: tmpfiles.d or RuntimeDirectory= for the directory, the socket \
+             unit or configuration management for the socket",
+        ),
+    ]);
 }
 
 /// The cause of a JWT that cannot log in.

@@ -282,7 +282,11 @@ causes! {
         "a running process uses the state",
         "a state in use stays in place",
     )
-    .steps(&[STOP, run("run the same command again", "{whole}")])
+    .steps(&[
+        run("see the process", "ps -fp {pid}"),
+        STOP,
+        run("run the same command again", "{whole}"),
+    ])
     .warnings(&[KEEP_ALL]);
 
     KEY_UNASKED = unknown(

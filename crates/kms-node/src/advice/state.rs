@@ -6,7 +6,7 @@ use super::{
     Cause, Step, act, command, configuration, node, none_lost, not_lost_yet, run, unknown,
 };
 use crate::state::{
-    CommitError, LockError, StateError,
+    CommitError, LockError, StateError, StorageFault,
     disk::{DiskError, Flaw},
 };
 
@@ -24,6 +24,11 @@ pub const RESTORE_VERSIONS: Step = run(
     "bao-kms-provider restore-versions --config {config} --versions {removed}",
 );
 const INSPECT: &str = "bao-kms-provider inspect-state --config {config}";
+
+const DISK_ERRORS: Step = run(
+    "look for errors of its disk",
+    "dmesg --level=err,warn | tail -n 30",
+);
 
 const BEFORE_RESTART: &str = "do not restart a serving provider before its state is restored";
 const NO_BLIND_ACCEPTANCE: &str =
@@ -140,13 +145,6 @@ causes! {
     ])
     .warnings(&[EDIT_NOTHING]);
 
-    UNSAVED_NO_SPACE = none_lost(
-        "state_unsaved_no_space",
-        "the running provider cannot save its state: the file system is full",
-        UNSAVED_DATA,
-    )
-    .steps(&[run("free space or inodes", "df -h {state_directory}; df -i {state_directory}")]);
-
     UNSAVED_DIRECTORY_GONE = none_lost(
         "state_unsaved_directory_gone",
         "the running provider cannot save its state: its directory is gone or was replaced",
@@ -170,8 +168,7 @@ causes! {
 
     UNSAVED = none_lost(
         "state_unsaved",
-        "the running provider cannot save its state: access is denied, or the file system is \
-         read-only",
+        "the running provider cannot save its state: access is denied, or its disk fails",
         UNSAVED_DATA,
     )
     .steps(&[
@@ -179,8 +176,7 @@ causes! {
             "see owner, mode and mount of its directory",
             "ls -ld {state_directory}; findmnt -T {state_directory}",
         ),
-        act("if the mount is read-only, read the errors of its disk with dmesg, and mount it \
-            read-write"),
+        DISK_ERRORS,
     ]);
 
     VERSIONS_REMOVED = none_lost(
@@ -247,6 +243,66 @@ causes! {
          away, and run the same command again",
     )])
     .warnings(&[EDIT_NOTHING]);
+
+    DISK_FULL = none_lost(
+        "state_disk_full",
+        "the file system of the state is full: the versions of the key cannot be saved",
+        UNSAVED_DATA,
+    )
+    .steps(&[
+        run(
+            "see whether bytes or inodes are used up",
+            "df -h {state_directory}; df -i {state_directory}",
+        ),
+        run(
+            "find the largest directories on that file system, and free space there",
+            "du -xh --max-depth=2 \"$(findmnt -no TARGET -T {state_directory})\" | sort -h | tail",
+        ),
+        act("a running provider saves by itself afterwards; start a stopped one"),
+    ])
+    .warnings(&[EDIT_NOTHING]);
+
+    DISK_READ_ONLY = none_lost(
+        "state_disk_read_only",
+        "the file system of the state is read-only: the versions of the key cannot be saved",
+        UNSAVED_DATA,
+    )
+    .steps(&[
+        run("see its mount options", "findmnt -T {state_directory}"),
+        DISK_ERRORS,
+        act("mount it read-write; a running provider saves by itself afterwards"),
+    ])
+    .warnings(&[EDIT_NOTHING]);
+
+    DISK_FAILING = none_lost(
+        "state_disk_failing",
+        "the disk of the state refuses to write, or does not answer",
+        UNSAVED_DATA,
+    )
+    .steps(&[
+        run(
+            "see owner, mode and mount of the directory",
+            "ls -ld {state_directory}; findmnt -T {state_directory}",
+        ),
+        DISK_ERRORS,
+    ])
+    .warnings(&[EDIT_NOTHING]);
+}
+
+/// The cause of a disk that takes no new state.
+#[must_use]
+pub fn of_storage(fault: StorageFault) -> &'static Cause {
+    match fault {
+        StorageFault::NoSpace => &DISK_FULL,
+        StorageFault::ReadOnly => &DISK_READ_ONLY,
+        StorageFault::NoDescriptors
+        | StorageFault::DirectoryGone
+        | StorageFault::Permission
+        | StorageFault::Io
+        | StorageFault::NoAnswer
+        | StorageFault::ForeignState
+        | StorageFault::UnsafeFiles => &DISK_FAILING,
+    }
 }
 
 /// The cause of a state that cannot be used.
@@ -270,6 +326,11 @@ pub fn of_error(error: &StateError) -> &'static Cause {
             ..
         }) => &TOO_OPEN,
         StateError::Lock(LockError::Locked { .. }) => &node::STATE_LOCKED,
+        StateError::Lock(LockError::Unusable(problem)) | StateError::CheckpointWrite(problem)
+            if is_full(problem) =>
+        {
+            of_storage(problem.fault())
+        }
         StateError::Unreadable(_) | StateError::Lock(_) | StateError::CheckpointWrite(_) => {
             &UNREADABLE
         }
@@ -280,7 +341,8 @@ pub fn of_error(error: &StateError) -> &'static Cause {
 #[must_use]
 pub fn of_unsaved(word: &str) -> &'static Cause {
     match word {
-        "no_space" => &UNSAVED_NO_SPACE,
+        "no_space" => &DISK_FULL,
+        "read_only" => &DISK_READ_ONLY,
         "directory_gone" => &UNSAVED_DIRECTORY_GONE,
         "no_descriptors" => &UNSAVED_NO_DESCRIPTORS,
         "foreign_state" => &REPLACED,
@@ -299,8 +361,14 @@ pub fn of_disk(problem: &DiskError) -> &'static Cause {
         DiskError::Unsafe { .. } => &UNREADABLE,
         DiskError::DirectoryReplaced { .. } => &UNSAVED_DIRECTORY_GONE,
         DiskError::Exists { .. } => &command::OUTPUT_NOT_WRITTEN,
+        DiskError::System { .. } if is_full(problem) => of_storage(problem.fault()),
         DiskError::System { .. } => &NOT_SAVED,
     }
+}
+
+fn is_full(problem: &DiskError) -> bool {
+    let full = [StorageFault::NoSpace, StorageFault::ReadOnly];
+    full.contains(&problem.fault())
 }
 
 /// The cause of a state that was not committed.

@@ -6,6 +6,8 @@
 //!
 //! Implements the write order and the recovery of `docs/format/state-document.md`.
 
+use std::io;
+
 use kms_domain::{
     confirmed::Confirmed,
     registry::{
@@ -17,7 +19,7 @@ use kms_domain::{
 
 use super::{
     Pair, StateError, StatePath, StorageFault,
-    disk::{Directory, Disk, DiskError},
+    disk::{Directory, Disk, DiskError, Space},
     lock::Lock,
 };
 
@@ -164,6 +166,16 @@ impl StateWriter {
         } else {
             Err(self.foreign())
         }
+    }
+
+    /// Free space of the disk, and why the next save would fail on it.
+    ///
+    /// # Errors
+    /// The space is unknown.
+    pub fn space(&self) -> io::Result<(Space, Option<StorageFault>)> {
+        let document = self.committed.as_ref().map(Document::encode);
+        let space = self.directory.space()?;
+        Ok((space, space.fault(document.map_or(0, |it| it.len()))))
     }
 
     fn store(&mut self, next: Document) -> Result<&Document, CommitError> {

@@ -19,7 +19,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, StatVfs, StatVfsMountFlags},
     io::Errno,
     process::geteuid,
 };
@@ -86,11 +86,16 @@ pub enum DiskError {
     #[error("{} exists already and was not changed", path.display())]
     Exists { path: PathBuf },
     /// The operating system returned an error.
-    #[error("cannot {attempt} {}", path.display())]
+    #[error("cannot {attempt} {}{}", path.display(), match space {
+        Some(space) => format!(" on a file system with {space}"),
+        None => String::new(),
+    })]
     System {
         /// The attempted operation, as a verb.
         attempt: &'static str,
         path: PathBuf,
+        /// Of a full or read-only file system.
+        space: Option<Space>,
         #[source]
         source: io::Error,
     },
@@ -173,6 +178,67 @@ impl fmt::Debug for Octal {
     }
 }
 
+/// Free space of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes available to users other than root.
+    pub free_bytes: u64,
+    /// `None` on a file system that has no limit of inodes.
+    pub free_inodes: Option<u64>,
+    read_only: bool,
+}
+
+impl Space {
+    /// The space at `path`. Blocks on the file system.
+    fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self::from(rustix::fs::statvfs(path)?))
+    }
+
+    /// Why a file of `bytes` and a second, small file cannot be stored; `None` if they can. Quotas
+    /// are not visible here.
+    #[must_use]
+    pub(super) fn fault(&self, bytes: usize) -> Option<StorageFault> {
+        const BLOCK: usize = 4096;
+        let needed = bytes.next_multiple_of(BLOCK).saturating_add(BLOCK);
+        let fits = u64::try_from(needed).is_ok_and(|needed| needed <= self.free_bytes);
+        if self.read_only {
+            Some(StorageFault::ReadOnly)
+        } else if !fits || self.free_inodes == Some(0) {
+            Some(StorageFault::NoSpace)
+        } else {
+            None
+        }
+    }
+}
+
+impl From<StatVfs> for Space {
+    fn from(facts: StatVfs) -> Self {
+        Self {
+            free_bytes: facts.f_bavail.saturating_mul(facts.f_frsize),
+            free_inodes: (facts.f_files > 0).then_some(facts.f_favail),
+            read_only: facts.f_flag.contains(StatVfsMountFlags::RDONLY),
+        }
+    }
+}
+
+impl fmt::Display for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: u64 = 1 << 20;
+        match self.free_bytes {
+            bytes @ ..MIB => write!(f, "{bytes} bytes ")?,
+            bytes => write!(f, "{} MiB ", bytes / MIB)?,
+        }
+        if let Some(inodes) = self.free_inodes {
+            write!(f, "and {inodes} inodes ")?;
+        }
+        f.write_str("free")?;
+        match self.read_only {
+            true => f.write_str(", mounted read-only"),
+            false => Ok(()),
+        }
+    }
+}
+
 /// An open directory writable by its owner only.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -202,6 +268,27 @@ impl Directory {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn space(&self) -> io::Result<Space> {
+        Ok(Space::from(rustix::fs::fstatvfs(&self.descriptor)?))
+    }
+
+    /// Writes `content` to a file of its own name, syncs it, and removes it.
+    pub(super) fn try_writing(&self, content: &[u8]) -> Result<(), DiskError> {
+        self.require_own()?;
+        // One name a process: two checks at a time must not disturb each other.
+        let name = OsString::from(format!("write-test-{}", std::process::id()));
+        let path = self.path.join(&name);
+        let temporary = Temporary::of(self.descriptor.as_fd(), &path, &name);
+        temporary.remove_stale()?;
+        let file = temporary.create()?;
+        let written = temporary.fill(&mut SystemDisk, &file, PRIVATE, content);
+        let removed = temporary.remove_stale();
+        written.and(removed)?;
+        SystemDisk
+            .sync(self.descriptor.as_fd())
+            .map_err(failed("sync", &self.path))
     }
 
     /// Requires ownership by this process, a precondition of every write.
@@ -534,10 +621,16 @@ fn flawed(path: &Path, flaw: Flaw) -> DiskError {
 }
 
 fn failed(attempt: &'static str, path: &Path) -> impl Fn(io::Error) -> DiskError {
-    move |source| DiskError::System {
-        attempt,
-        path: path.to_owned(),
-        source,
+    move |source| {
+        let full = [StorageFault::NoSpace, StorageFault::ReadOnly];
+        let space = full.contains(&StorageFault::of(&source));
+        let directory = path.parent().unwrap_or(path);
+        DiskError::System {
+            attempt,
+            path: path.to_owned(),
+            space: space.then(|| Space::at(directory).ok()).flatten(),
+            source,
+        }
     }
 }
 
@@ -785,5 +878,36 @@ mod tests {
         for directory in [path, aside] {
             assert_eq!(fs::read_dir(directory).unwrap().count(), 0);
         }
+    }
+
+    #[test]
+    fn a_disk_is_full_without_bytes_or_inodes_for_a_save() {
+        let space = |free_bytes, free_inodes| Space {
+            free_bytes,
+            free_inodes,
+            read_only: false,
+        };
+        let full = Some(StorageFault::NoSpace);
+        assert_eq!(space(12_288, Some(1)).fault(5000), None);
+        assert_eq!(space(12_288, None).fault(5000), None);
+        assert_eq!(space(12_287, Some(1)).fault(5000), full);
+        assert_eq!(space(1 << 30, Some(0)).fault(5000), full);
+        assert_eq!(space(12, Some(0)).to_string(), "12 bytes and 0 inodes free");
+        let read_only = Space {
+            read_only: true,
+            ..space(1 << 30, None)
+        };
+        assert_eq!(read_only.fault(0), Some(StorageFault::ReadOnly));
+        assert_eq!(read_only.to_string(), "1024 MiB free, mounted read-only");
+    }
+
+    #[test]
+    fn a_write_test_leaves_nothing_behind() {
+        let directory = tempdir().unwrap();
+        set_mode(directory.path(), 0o750);
+        let pinned = Directory::open(directory.path()).unwrap().unwrap();
+        pinned.try_writing(b"content").unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert!(pinned.space().unwrap().fault(1).is_none());
     }
 }

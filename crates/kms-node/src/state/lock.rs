@@ -6,7 +6,7 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fmt, fs, io,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -20,12 +20,20 @@ use super::disk::{Directory, DiskError};
 pub enum LockError {
     /// Another process holds the lock.
     #[error(
-        "{} is locked: another process, usually the running provider, is using this state, and a \
-         second writer would break its history; nothing was changed. Stop that process or wait for \
-         it to end. Deleting the lock file does not free the state",
-        path.display()
+        "{} is locked by {}, and a second writer would break the history of the state; nothing was \
+         changed. Stop that process or wait for it to end. Deleting the lock file does not free the \
+         state",
+        path.display(),
+        match holder {
+            Some(holder) => holder.to_string(),
+            None => "another process, usually the running provider".to_owned(),
+        }
     )]
-    Locked { path: PathBuf },
+    Locked {
+        path: PathBuf,
+        /// `None` outside this PID namespace, or if `/proc` does not list it.
+        holder: Option<Holder>,
+    },
     /// The lock file or its directory is unsafe or unusable.
     #[error("the state cannot be locked; nothing was changed")]
     Unusable(#[source] DiskError),
@@ -88,10 +96,18 @@ impl Holder {
         self.program == "bao-kms-provider"[..15]
     }
 
-    fn running(pid: u32) -> Self {
+    /// The running process of this number.
+    #[must_use]
+    pub fn running(pid: u32) -> Self {
         let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let program = program.trim_end().to_owned();
         Self { pid, program }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} ({})", self.pid, self.program)
     }
 }
 
@@ -125,7 +141,10 @@ impl Lock {
         let path = directory.path().join(name);
         match rustix::fs::flock(&descriptor, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { descriptor }),
-            Err(Errno::WOULDBLOCK) => Err(LockError::Locked { path }),
+            Err(Errno::WOULDBLOCK) => {
+                let holder = Holder::of(&path).ok().flatten();
+                Err(LockError::Locked { path, holder })
+            }
             Err(errno) => Err(LockError::System {
                 path,
                 source: errno.into(),
@@ -169,7 +188,10 @@ mod tests {
         assert_eq!(made.mode() & 0o7777, 0o600);
 
         match take(directory.path()) {
-            Err(LockError::Locked { path }) => assert_eq!(path, file),
+            Err(LockError::Locked { path, holder }) => {
+                assert_eq!(path, file);
+                assert_eq!(holder.unwrap().pid, std::process::id());
+            }
             other => panic!("expected a held lock, got {other:?}"),
         }
         let forked = held.descriptor.try_clone().unwrap();

@@ -11,6 +11,7 @@ use openbao_client::transit::Transit;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::is_sealed;
 use crate::auth::{CallFailure, Session};
 
 /// Why a deep probe failed.
@@ -45,6 +46,9 @@ impl DeepError {
     #[must_use]
     pub fn failure(&self) -> DeepFailure {
         match self {
+            Self::Encrypt { source, .. } | Self::Decrypt { source, .. } if is_sealed(source) => {
+                DeepFailure::OpenBaoSealed
+            }
             Self::Invalid => DeepFailure::Invalid,
             Self::Random(_)
             | Self::Encrypt { .. }

@@ -12,15 +12,15 @@ use kms_domain::key_id::KeyId;
 use kms_node::{
     advice::{self, Values, node as causes},
     config::{Config, Environment, GroupProblem, Problem},
-    node_files,
+    node_files::{self, Drift, socket_drift},
     probe::{KmsClient, ProbeError},
     process_identity::{IdentityError, ProcessIdentity},
     report::{CheckResult, ImpactClass, one_line, shell},
-    state::Holder,
+    state::{Holder, StorageFault, Trial, disk::DiskError},
     why::Why,
 };
 use rustix::process::Pid;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{net::UnixStream, task, time::timeout};
 
 use super::{
     Check,
@@ -44,12 +44,32 @@ pub const GROUP: Check = Check {
     evaluate: group,
 };
 
+/// Socket and directory have the configured mode and group.
+pub const ACCESS: Check = Check {
+    id: "socket.access",
+    title: "Mode and group of socket and directory",
+    needs: &[
+        "config.validate",
+        "config.files/server.socketPath",
+        "socket.group",
+    ],
+    evaluate: access,
+};
+
 /// Only a provider holds the lock on the state.
 pub const LOCK: Check = Check {
     id: "state.lock",
     title: "Lock on the state",
     needs: &["config.validate", "config.files/state.path"],
     evaluate: lock,
+};
+
+/// The disk of the state takes the next save.
+pub const DISK: Check = Check {
+    id: "state.disk",
+    title: "Disk of the state",
+    needs: &["config.validate", "config.files/state.path"],
+    evaluate: disk,
 };
 
 /// The running provider is healthy and serves the active key of its state.
@@ -63,13 +83,19 @@ pub const LIVE: Check = Check {
 /// A Status call takes microseconds; the limit allows for an overloaded machine.
 const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Time limit of a trial write; the same as that of the daemon for a save.
+const DISK_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Facts about the machine.
 pub struct Node {
     pub(crate) user: Result<User, IdentityError>,
     /// Problems with the files and directories in the configuration.
     pub files: Result<(), Vec<Problem>>,
     group: Result<u32, GroupProblem>,
+    drift: Vec<Drift>,
     pub(crate) lock: io::Result<Option<Holder>>,
+    /// A trial write beside the state; `None` if the disk does not answer.
+    disk: Option<Option<Trial>>,
     pub(crate) live: Live,
     /// View of the running provider; `None` if none is running.
     pub(crate) why: Option<Result<Why, WhyError>>,
@@ -131,11 +157,15 @@ impl Node {
             ..environment.clone()
         };
 
+        let (group, server) = (config.server.socket_group.gid(), &config.server);
+        let drift = |gid: &u32| socket_drift(&server.socket_path, server.socket_mode.bits(), *gid);
         let mut node = Self {
             user,
             files: node_files::check(config, config_path, &environment),
-            group: config.server.socket_group.gid(),
+            drift: group.as_ref().map(drift).unwrap_or_default(),
+            group,
             lock: Holder::of(&config.state_path.lock()),
+            disk: try_disk(config).await,
             live: Live::ask(&config.server.socket_path).await,
             why: None,
         };
@@ -158,6 +188,13 @@ impl Node {
         Pid::from_raw(holder.pid.try_into().ok()?)
     }
 
+    /// Whether this process runs as the user of the provider.
+    #[must_use]
+    pub fn is_own_user(&self) -> bool {
+        let user = self.user.as_ref();
+        user.is_ok_and(|user| user.own.uid == user.provider)
+    }
+
     /// Whether a server responds at the socket.
     fn is_served(&self) -> bool {
         match self.live {
@@ -174,6 +211,13 @@ impl Node {
             _ => None,
         }
     }
+}
+
+/// Writes on a thread of its own, since a hanging disk never returns.
+async fn try_disk(config: &Config) -> Option<Option<Trial>> {
+    let path = config.state_path.clone();
+    let trial = task::spawn_blocking(move || Trial::make(&path));
+    timeout(DISK_DEADLINE, trial).await.ok()?.ok()
 }
 
 impl User {
@@ -313,6 +357,32 @@ fn group(facts: &Facts) -> Option<Vec<CheckResult>> {
     Some(vec![check])
 }
 
+fn access(facts: &Facts) -> Option<Vec<CheckResult>> {
+    let server = &facts.config()?.server;
+    let drift = &facts.node.as_ref()?.drift;
+    if drift.is_empty() {
+        return Some(vec![ACCESS.pass()]);
+    }
+    let gid = facts.node.as_ref()?.group.as_ref().ok()?;
+    let socket = shell(&server.socket_path);
+    let directory = shell(server.socket_path.parent()?);
+    let check = |drift: &Drift| {
+        let fix = match drift {
+            Drift::Mode { expected, .. } => format!("chmod {expected:04o} {socket}"),
+            Drift::Group { .. } => format!("chgrp {gid} {socket}"),
+            Drift::Directory { .. } | Drift::Shared { .. } => {
+                format!("chgrp {gid} {directory} && chmod 2750 {directory}")
+            }
+        };
+        ACCESS
+            .fail(format!("{}: {drift}", server.socket_path.display()))
+            .because(facts.advise(&causes::SOCKET_DRIFTED, &[("fix", &*fix)]))
+            .detail("drift", drift.as_str())
+            .impact_class(ImpactClass::ApiServerAvailability)
+    };
+    Some(drift.iter().map(check).collect())
+}
+
 fn lock(facts: &Facts) -> Option<Vec<CheckResult>> {
     let path = facts.config()?.state_path.lock();
     let path = path.display();
@@ -350,6 +420,44 @@ fn lock(facts: &Facts) -> Option<Vec<CheckResult>> {
     Some(vec![check])
 }
 
+fn disk(facts: &Facts) -> Option<Vec<CheckResult>> {
+    let directory = facts.config()?.state_path.directory().display();
+    let fail = |message: String, fault: StorageFault| {
+        DISK.fail(message)
+            .because(facts.advise(advice::state::of_storage(fault), &[]))
+            .impact_class(ImpactClass::ApiServerAvailability)
+    };
+    let check = match &facts.node.as_ref()?.disk {
+        None => {
+            let seconds = DISK_DEADLINE.as_secs();
+            let message = format!("the disk of {directory} has not answered for {seconds} s");
+            fail(message, StorageFault::NoAnswer)
+        }
+        Some(None) => DISK.skip(format!("{directory} does not exist")),
+        Some(Some(trial)) => {
+            let space = trial.space.map(|space| space.to_string());
+            let space = space.unwrap_or_else(|| "unknown free space".to_owned());
+            let check = match (&trial.written, trial.fault()) {
+                (Err(DiskError::Unsafe { .. }), Some(fault)) => {
+                    fail(format!("the file system of {directory} has {space}"), fault)
+                }
+                (Err(error), Some(fault)) => fail(one_line(error), fault),
+                (Err(error), None) => DISK.skip(one_line(error)),
+                (Ok(()), _) => DISK
+                    .pass()
+                    .message(format!("a test file was written and removed; {space}")),
+            };
+            match trial.space {
+                Some(space) => check
+                    .detail("freeBytes", space.free_bytes)
+                    .detail("freeInodes", space.free_inodes),
+                None => check,
+            }
+        }
+    };
+    Some(vec![check])
+}
+
 fn live(facts: &Facts) -> Option<Vec<CheckResult>> {
     let node = facts.node.as_ref()?;
     let socket = facts.config()?.server.socket_path.display();
@@ -361,22 +469,43 @@ fn live(facts: &Facts) -> Option<Vec<CheckResult>> {
     };
 
     let check = match (&node.live, &node.lock) {
-        (Live::Absent, Ok(Some(holder))) => LIVE
-            .warn(format!(
-                "process {} holds the lock on the state, but there is no socket {socket}: it is \
-                 still starting, or serves another socket",
-                holder.pid
-            ))
-            .because(facts.advise(&causes::SOCKET_UNUSABLE, &[]))
-            .code("starting")
-            .impact_class(ImpactClass::ApiServerAvailability),
+        (Live::Absent, Ok(Some(holder))) => {
+            let state = match &node.why {
+                Some(Ok(why)) if why.decrypts.is_none() => {
+                    format!("is still starting ({})", why.reasons.join(", "))
+                }
+                Some(Ok(_)) => "serves, and its socket was removed".to_owned(),
+                _ => {
+                    "is still starting, serves another socket, or its socket was removed".to_owned()
+                }
+            };
+            let pid = holder.pid;
+            fail(
+                format!("there is no socket {socket}: the provider, process {pid}, {state}"),
+                &causes::SOCKET_UNUSABLE,
+                causes::SOCKET_UNUSABLE.code,
+            )
+        }
         (Live::Absent, _) => LIVE.skip(format!(
             "there is no socket {socket}: the provider is not running"
         )),
+        (Live::Dead, Ok(Some(holder))) => fail(
+            format!(
+                "process {} holds the lock on the state, but no process serves {socket}",
+                holder.pid
+            ),
+            &causes::SOCKET_UNUSABLE,
+            causes::SOCKET_UNUSABLE.code,
+        ),
         (Live::Dead, _) => fail(
             format!("no process serves {socket}: the provider ended without a clean stop"),
             &causes::NOT_RUNNING,
             "stale_socket",
+        ),
+        (Live::Closed(error), _) if node.is_own_user() => fail(
+            format!("the provider's user cannot connect to {socket}: {error}"),
+            &causes::SOCKET_UNUSABLE,
+            causes::SOCKET_UNUSABLE.code,
         ),
         (Live::Closed(error), _) => LIVE
             .skip(format!("this user cannot connect to {socket}: {error}"))

@@ -9,7 +9,7 @@ use kms_node::{
     config::{Config, Listener},
     plain_http::{self, GetError, HttpUrl},
     report::{CheckResult, ImpactClass, counted, one_line},
-    why::{self, Failed, Why},
+    why::{self, Failed, SOCKET_LOST, Why},
 };
 
 use super::{Check, facts::Facts};
@@ -56,7 +56,7 @@ fn evaluate(facts: &Facts) -> Option<Vec<CheckResult>> {
     };
     let mut found = Findings {
         facts,
-        unhealthy: !why.reasons.is_empty(),
+        unhealthy: why.reasons.iter().any(|reason| reason != SOCKET_LOST),
         checks: Vec::new(),
     };
     for file in &why.files {
@@ -98,6 +98,16 @@ fn evaluate(facts: &Facts) -> Option<Vec<CheckResult>> {
         let message = format!("the running provider cannot save its state: {failed}");
         let cause = advice::state::of_unsaved(&failed.class);
         found.push("unsaved", message, cause, &[]);
+    }
+    if let Some(fault) = &why.socket.fault
+        && why.reasons.iter().any(|reason| reason == SOCKET_LOST)
+    {
+        let message = format!("the socket's path does not lead to the running provider: {fault}");
+        let advice = facts.advise(&node::SOCKET_UNUSABLE, &[]);
+        let check = WHY.fail(message).because(advice).code("socket");
+        found
+            .checks
+            .push(check.impact_class(ImpactClass::ApiServerAvailability));
     }
     if why.log_lines_dropped > 0 {
         let lines = counted(why.log_lines_dropped, "log line");

@@ -18,10 +18,11 @@ const VERDICT: &str = "openbao_kms_drill_last_verdict";
 const SUCCESS: &str = "openbao_kms_drill_last_success_timestamp_seconds";
 const OBJECTS: &str = "openbao_kms_drill_proven_objects";
 const VERSIONS: &str = "openbao_kms_drill_proven_versions";
+const BY_VERSION: &str = "openbao_kms_drill_proven_objects_by_version";
 const MADE: &str = "openbao_kms_drill_backup_timestamp_seconds";
 
 /// Metrics with their `# HELP` texts.
-const HELP: [(&str, &str); 7] = [
+const HELP: [(&str, &str); 8] = [
     (RUN, "When the last drill ended."),
     (DURATION, "How long it took."),
     (VERDICT, "Its verdict: 1 for one of them, 0 for the others."),
@@ -31,6 +32,7 @@ const HELP: [(&str, &str); 7] = [
         VERSIONS,
         "Versions of the Transit key that were needed for it.",
     ),
+    (BY_VERSION, "Those objects by the version that opened them."),
     (MADE, "When the backup was made that the last drill took."),
 ];
 
@@ -84,17 +86,24 @@ fn text(report: &DrillReport, labels: &str, before: &str, now: SystemTime) -> St
         lines.push(format!("{SUCCESS}{{{labels}}} {now}"));
         lines.push(format!("{OBJECTS}{{{labels}}} {}", proven.objects));
         lines.push(format!("{VERSIONS}{{{labels}}} {versions}"));
+        for (version, objects) in &proven.by_version {
+            lines.push(format!(
+                "{BY_VERSION}{{{labels},version=\"{version}\"}} {objects}"
+            ));
+        }
     } else {
         let kept = [SUCCESS, OBJECTS, VERSIONS].into_iter().filter_map(|name| {
             let value = earlier(name, labels, before)?;
             Some(format!("{name}{{{labels}}} {value}"))
         });
         lines.extend(kept);
+        lines.extend(earlier_by_version(labels, before));
     }
 
     let mut text = String::new();
     for (name, help) in HELP {
-        let samples = lines.iter().filter(|line| line.starts_with(name));
+        let named = |line: &&String| line.split('{').next() == Some(name);
+        let samples = lines.iter().filter(named);
         let samples: Vec<_> = samples.map(String::as_str).collect();
         if !samples.is_empty() {
             // Writing to a string always succeeds.
@@ -115,6 +124,17 @@ fn earlier(name: &str, labels: &str, before: &str) -> Option<String> {
     let sample = format!("{name}{{{labels}}} ");
     let value = before.lines().find_map(|line| line.strip_prefix(&sample))?;
     value.parse::<u64>().ok().map(|value| value.to_string())
+}
+
+/// The samples by version in the previous file, as far as they are valid.
+fn earlier_by_version(labels: &str, before: &str) -> Vec<String> {
+    let start = format!("{BY_VERSION}{{{labels},version=\"");
+    let valid = |line: &str| {
+        let (version, objects) = line.strip_prefix(&start)?.split_once("\"} ")?;
+        let (version, objects) = (version.parse::<u64>().ok()?, objects.parse::<u64>().ok()?);
+        Some(format!("{start}{version}\"}} {objects}"))
+    };
+    before.lines().filter_map(valid).collect()
 }
 
 #[cfg(test)]
@@ -147,5 +167,13 @@ mod tests {
         ] {
             assert_eq!(earlier(SUCCESS, ours, &before).as_deref(), kept);
         }
+        let of = |labels: &str, objects: &str| {
+            format!("{BY_VERSION}{{{labels},version=\"2\"}} {objects}\n")
+        };
+        let before = [of(ours, "5"), of("fingerprint=\"b\"", "6"), of(ours, "six")].concat();
+        assert_eq!(
+            earlier_by_version(ours, &before),
+            [of(ours, "5").trim_end()]
+        );
     }
 }

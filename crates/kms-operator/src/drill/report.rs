@@ -4,6 +4,7 @@
 mod checks;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -154,6 +155,9 @@ pub struct Proven {
     pub deks: u64,
     /// The versions of the key that did it.
     pub transit_versions: Vec<u64>,
+    /// The objects by version, for the metrics.
+    #[serde(skip)]
+    pub by_version: BTreeMap<u64, u64>,
 }
 
 impl Drill {
@@ -382,6 +386,9 @@ impl Proven {
             let version = version.filter(|version| !proven.transit_versions.contains(version));
             if objects > 0 {
                 proven.transit_versions.extend(version);
+                if let Some(version) = row.version {
+                    *proven.by_version.entry(version.get()).or_default() += objects;
+                }
             }
         }
         proven

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use kms_node::{
     advice::{self, Cause, DataImpact, NEVER, NextStep, RELY_ON_THE_KEY},
+    exit::Exit,
     report::{CheckResult, outcome::Outcome, shell},
 };
 use schemars::JsonSchema;
@@ -48,6 +49,11 @@ pub fn outcome(
     let lowest = lowest.to_string();
     let mut advice = facts.advise(cause, &[("lowest", &*lowest)]);
     // Only the name of the key and its version numbers were examined.
+    // As `doctor`, `config` and `serve` end with the same finding.
+    let of_configuration = stopped_at.is_some_and(CheckResult::is_of_configuration);
+    if of_configuration && advice.exit == Exit::CheckFailed {
+        advice.exit = Exit::Configuration;
+    }
     let relies_on_the_key = RELY_ON_THE_KEY.contains(&cause);
     if cause.impact == DataImpact::NoneLost && relies_on_the_key && !shows_the_key(facts) {
         advice.impact = DataImpact::Unknown;

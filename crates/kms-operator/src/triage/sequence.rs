@@ -226,6 +226,11 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
     (
         Gather::Provider,
         &[
+            // A stopped provider may not start with a full disk, and a running one cannot save.
+            Step {
+                check: node::DISK,
+                cause: by_code,
+            },
             Step {
                 check: service::RUNNING,
                 cause: |_, _| Some(&advice::node::NOT_RUNNING),
@@ -233,7 +238,12 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
             // It names the cause that SERVING sees from outside.
             Step {
                 check: running::WHY,
-                cause: |_, _| Some(&advice::node::UNHEALTHY),
+                cause: |_, check| {
+                    Some(match check.cause() {
+                        Some("socket") => &advice::node::SOCKET_UNUSABLE,
+                        _ => &advice::node::UNHEALTHY,
+                    })
+                },
             },
             Step {
                 check: service::SERVING,
@@ -244,6 +254,11 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                         _ => by_code(facts, check)?,
                     })
                 },
+            },
+            // kube-apiserver may be another user than the one of this command.
+            Step {
+                check: node::ACCESS,
+                cause: by_code,
             },
         ],
     ),

@@ -3,7 +3,7 @@
 
 use kms_domain::registry::checkpoint::CheckpointStatus;
 use kms_node::{
-    advice::{self, Cause},
+    advice,
     report::{CheckResult, one_line},
 };
 
@@ -129,33 +129,14 @@ fn running(facts: &Facts) -> Option<Vec<CheckResult>> {
 
 fn serving(facts: &Facts) -> Option<Vec<CheckResult>> {
     let node = facts.node.as_ref()?;
-    let socket = facts.config()?.server.socket_path.display();
-    let unusable =
-        |message: String, cause: &'static Cause| Some(vec![SERVING.fail(message).code(cause.code)]);
     match &node.live {
-        Live::Absent => unusable(
-            format!(
-                "the provider runs, but there is no socket {socket}: it is still starting, serves \
-                 another socket, or its socket was removed"
-            ),
-            &advice::node::SOCKET_UNUSABLE,
-        ),
-        Live::Dead => unusable(
-            format!("a process holds the lock on the state, but none serves {socket}"),
-            &advice::node::SOCKET_UNUSABLE,
-        ),
-        Live::Closed(error) => {
-            let own = node.user.as_ref().ok();
-            let cause = match own {
-                Some(user) if user.own.uid == user.provider => &advice::node::SOCKET_UNUSABLE,
-                _ => &advice::node::NOT_PERMITTED,
-            };
-            unusable(
-                format!("this user cannot connect to {socket}: {error}"),
-                cause,
-            )
+        Live::Closed(error) if !node.is_own_user() => {
+            let socket = facts.config()?.server.socket_path.display();
+            let message = format!("this user cannot connect to {socket}: {error}");
+            let check = SERVING.fail(message);
+            Some(vec![check.code(advice::node::NOT_PERMITTED.code)])
         }
-        Live::Failed(_) | Live::Healthy(_) => (LIVE.evaluate)(facts),
+        _ => (LIVE.evaluate)(facts),
     }
 }
 

@@ -1,11 +1,11 @@
 //! `config`: the configuration in effect; `config schema`: its JSON Schema.
 
-use std::{io, path::Path, time::SystemTime};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, time::SystemTime};
 
 use clap::{Args, Subcommand};
 use kms_node::{
     clock::{Clock as _, SystemClock},
-    config::{Loaded, Problem, Setting, schema},
+    config::{Environment, Loaded, Problem, Setting, schema},
     report::{
         counted,
         outcome::{Outcome, PASSED},
@@ -19,13 +19,16 @@ use super::{Context, Exit, Failure, OutputFlag};
 
 /// Show every setting with its origin, or all problems of the configuration
 ///
-/// Files that the configuration names are not examined. Exit code 3 when the configuration is
-/// invalid.
+/// Accepts what serve accepts on this node: also the files and directories that it names are
+/// examined, for the owner of the state directory. Exit code 3, as of serve, when it is refused.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Options {
     #[command(subcommand)]
     command: Option<Part>,
+    /// Examine the settings alone, not the files that they name: for use elsewhere than on the node
+    #[arg(long)]
+    settings_only: bool,
     #[command(flatten)]
     output: OutputFlag,
 }
@@ -43,7 +46,22 @@ impl Options {
             writeln!(context.out)?;
             return Ok(Exit::Success);
         }
-        let loaded = context.load()?;
+        let loaded = match self.settings_only {
+            true => {
+                let loaded = context.load()?;
+                loaded.config.auth.jwt_file()?;
+                loaded
+            }
+            false => {
+                let state = context.load()?.config.state_path;
+                let owner = fs::metadata(state.directory()).map(|directory| directory.uid());
+                let environment = Environment {
+                    effective_uid: owner.unwrap_or(context.environment.effective_uid),
+                    ..context.environment.clone()
+                };
+                context.load_for_serve(&environment)?
+            }
+        };
         let outcome = Effective::outcome(&loaded, SystemClock.now());
         self.output.show(&outcome, context)
     }

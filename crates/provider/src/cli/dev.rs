@@ -68,7 +68,8 @@ impl Options {
                 // Progress is a courtesy.
                 drop(writeln!(anstream::stderr(), "lab: {step}"));
             };
-            let lab = Lab::set_up(bao, self.dir.clone(), context.environment, told).await?;
+            let (dir, flags) = (self.dir.clone(), &context.flags);
+            let lab = Lab::set_up(bao, dir, flags, context.environment, told).await?;
             let logging = &lab.loaded.config.logging;
             log::start(logging.level, logging.format);
             log::write_lines().map_err(Failure::Runtime)?;

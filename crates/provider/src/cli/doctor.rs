@@ -25,15 +25,17 @@ const COMMAND: &str = "doctor";
 
 /// The node first, then the connection to OpenBao, then the key: a cause comes before its
 /// consequences.
-const CHECKS: [Check; 26] = [
+const CHECKS: [Check; 28] = [
     configuration::LOAD,
     configuration::VALIDATE,
     node::USER,
     configuration::FILES,
     node::GROUP,
+    node::ACCESS,
     encryption_config::ENCRYPTION_CONFIG,
     state::STATE,
     node::LOCK,
+    node::DISK,
     hardening::HARDENING,
     server::TLS,
     server::REACHABLE,
@@ -57,8 +59,9 @@ const CHECKS: [Check; 26] = [
 /// Find out why this node does not serve, or whether it could
 ///
 /// Checks configuration, files, state, OpenBao, login, policy, key and the running provider, and
-/// names what failed first. Changes nothing; encrypts and decrypts random bytes with OpenBao, and
-/// asks the running provider for its Status and its view (/why). Run it as root or as the provider's
+/// names what failed first. Changes nothing: it writes and removes a test file beside the state,
+/// encrypts and decrypts random bytes with OpenBao, and asks the running provider for its Status and
+/// its view (/why). Run it as root or as the provider's
 /// user. Exit code 4 when a check fails, 3 when it is one of the configuration.
 #[derive(Debug, Args)]
 pub(super) struct Options {

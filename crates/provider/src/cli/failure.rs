@@ -180,7 +180,11 @@ pub(super) enum Failure {
 
 impl From<LabError> for Failure {
     fn from(error: LabError) -> Self {
-        Self::Lab(Box::new(error))
+        match error {
+            // A value of a flag or of the environment.
+            LabError::Config(error) => Self::Config(error),
+            error => Self::Lab(Box::new(error)),
+        }
     }
 }
 
@@ -448,8 +452,18 @@ fn of_conflict(conflict: &RegistryConflict) -> Found {
 
 fn of_state(error: &StateError) -> Found {
     let cause = match error {
-        StateError::Lock(LockError::Locked { .. }) => &restore::PROVIDER_RUNNING,
-        StateError::CheckpointWrite(_) => &state::NOT_SAVED,
+        StateError::Lock(LockError::Locked { holder, .. }) => {
+            let pid = holder
+                .as_ref()
+                .map(|holder| ("pid", holder.pid.to_string()));
+            let foreign = holder.as_ref().is_some_and(|holder| !holder.is_provider());
+            let cause = match foreign {
+                true => &node::STATE_LOCKED,
+                false => &restore::PROVIDER_RUNNING,
+            };
+            return (cause, pid.into_iter().collect());
+        }
+        StateError::CheckpointWrite(problem) => state::of_disk(problem),
         error => state::of_error(error),
     };
     let path = match error {

@@ -11,9 +11,8 @@ use kms_daemon::{
 use kms_node::{
     advice::Site,
     build_info::BuildInfo,
-    config::{Config, LoadError, SocketGroup},
+    config::{Config, SocketGroup},
     hardening::harden,
-    node_files,
     state::MissingCheckpoint,
 };
 use tokio::runtime;
@@ -35,30 +34,15 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let mut loaded = context.load()?;
-        loaded.config.auth.jwt_file()?;
-        let user = context.environment.effective_uid;
-        if let Some((owner, uid)) = node_files::foreign_state(&loaded.config, user) {
-            let directory = loaded.config.state_path.directory().to_owned();
-            return Err(Failure::ForeignState {
-                directory,
-                owner,
-                uid,
-                user,
-            });
-        }
-        node_files::check(&loaded.config, &loaded.path, context.environment).map_err(
-            |problems| LoadError::Invalid {
-                path: loaded.path.clone(),
-                problems,
-            },
-        )?;
+        let mut loaded = context.load_for_serve(context.environment)?;
         // The group file may be out of reach when the socket is bound.
         let group = &mut loaded.config.server.socket_group;
         *group = SocketGroup::Id(group.gid().map_err(ServeError::Group)?);
         let config = &loaded.config;
 
         let passed = passed_listener(context.environment)?;
+        let journal = context.environment.logs_to_journal();
+        log::prefix_priorities(journal);
         log::start(config.logging.level, config.logging.format);
         lifecycle::prepare();
         tracing::info!(
@@ -89,14 +73,19 @@ impl Options {
             served.map_err(Failure::Runtime)
         });
         let site = Site::new(&loaded.path, Some(config));
-        let exit = end(served, &site, &context.line);
+        let exit = end(served, &site, &context.line, journal);
         log::flush();
         Ok(exit)
     }
 }
 
 /// Logs the end, and writes a failure through the log, whose reader may have stalled.
-fn end(served: Result<Result<(), ServeError>, Failure>, site: &Site<'_>, line: &Line) -> Exit {
+fn end(
+    served: Result<Result<(), ServeError>, Failure>,
+    site: &Site<'_>,
+    line: &Line,
+    journal: bool,
+) -> Exit {
     let (reason, part) = match &served {
         Ok(Err(error)) => (Some(error.reason()), error.part()),
         _ => (None, None),
@@ -113,7 +102,7 @@ fn end(served: Result<Result<(), ServeError>, Failure>, site: &Site<'_>, line: &
         let mut text = Vec::new();
         // A vector takes every byte.
         failure.write(&failure.advise(site, line), &mut text).ok();
-        log::write_text(&text);
+        log::write_text(&log::of_errors(&text, journal));
     }
     exit
 }

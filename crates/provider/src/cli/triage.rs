@@ -21,9 +21,10 @@ use super::{
 /// In an incident: name the first failure, its impact on the data, the next step and the warnings
 ///
 /// Checks configuration, login, OpenBao, key and state, ends with a round trip through the running
-/// provider, and stops at the first failure. Changes nothing. Run it as root or as the provider's user;
-/// evidence from etcd makes it prove more. Exit code 0 when all checks passed, 4 when one failed, 3 when
-/// it is one of the configuration, 5 when the result is inconclusive.
+/// provider, and stops at the first failure. Changes nothing: it writes and removes a test file beside
+/// the state. Run it as root or as the provider's user; evidence from etcd makes it prove more. Exit
+/// code 0 when all checks passed, 4 when one failed, 3 when it is one of the configuration, 5 when the
+/// result is inconclusive.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// A record that record-backup wrote for this cluster

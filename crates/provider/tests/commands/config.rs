@@ -1,6 +1,6 @@
 //! `config` and `config schema`.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::{finish, program, run, write};
 
@@ -9,6 +9,7 @@ fn config_shows_every_setting_with_its_origin() {
     let shown = finish(
         program(&[
             "config",
+            "--settings-only",
             "--config",
             "tests/config/good/minimal.yaml",
             "--log-level",
@@ -22,10 +23,20 @@ fn config_shows_every_setting_with_its_origin() {
 
 #[test]
 fn config_as_json_has_settings_fingerprint_and_warnings() {
+    // The login of a file with the identity of the vectors.
+    let text = fs::read_to_string("tests/config/good/oauth2.yaml").unwrap();
+    let (before, rest) = text.split_once("    oauth2:\n").unwrap();
+    let (_, after) = rest.split_once("\ntransit:").unwrap();
+    let before = before.replace("source: oauth2", "source: file");
+    let jwt = "    jwtFile: /var/lib/openbao-kms/identity.jwt";
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!("{before}{jwt}\ntransit:{after}");
+    let path = write(directory.path(), "config.yaml", &text);
     let shown = run(&[
         "config",
+        "--settings-only",
         "--config",
-        "tests/config/good/oauth2.yaml",
+        path.to_str().unwrap(),
         "--metrics-address",
         "0.0.0.0:8081",
         "--output",
@@ -52,7 +63,12 @@ fn config_as_json_has_settings_fingerprint_and_warnings() {
 
 #[test]
 fn the_fingerprint_without_a_namespace_is_another_one() {
-    let shown = run(&["config", "--config", "tests/config/good/minimal.yaml"]);
+    let shown = run(&[
+        "config",
+        "--settings-only",
+        "--config",
+        "tests/config/good/minimal.yaml",
+    ]);
     assert!(
         shown
             .out
@@ -80,6 +96,34 @@ fn an_invalid_configuration_exits_3_with_every_problem() {
             "column": 15, "rule": "must be text, not a number", "hint": "put it in quotes",
         })
     );
+}
+
+/// The files of this configuration do not exist here, its login is not in this build, or others may
+/// write the file itself.
+#[test]
+fn a_file_that_serve_refuses_is_refused_with_the_same_code_and_problems() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string("tests/config/good/minimal.yaml").unwrap();
+    let open = write(directory.path(), "open.yaml", &text);
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o666)).unwrap();
+    for (path, said) in [
+        ("tests/config/good/minimal.yaml", "openbao.caCertFile"),
+        (open.to_str().unwrap(), "has mode 0666"),
+        ("tests/config/good/oauth2.yaml", "auth.jwt.source is oauth2"),
+        ("tests/config/good/cert.yaml", "auth.method is cert"),
+        ("tests/config/bad/wrong-types.yaml", "server.socketMode"),
+    ] {
+        let of = |command| run(&[command, "--config", path]);
+        let (serve, config) = (of("serve"), of("config"));
+        assert_eq!((serve.code, config.code), (3, 3), "{}", config.err);
+        assert_eq!(serve.err, config.err);
+        assert!(config.err.contains(said), "{}", config.err);
+        assert_eq!(config.out, "");
+    }
+    let elsewhere = ["config", "--settings-only", "--config"];
+    let code = |path| run(&[&elsewhere[..], &[path]].concat()).code;
+    assert_eq!(code("tests/config/good/minimal.yaml"), 0);
+    assert_eq!(code("tests/config/good/oauth2.yaml"), 3);
 }
 
 #[test]

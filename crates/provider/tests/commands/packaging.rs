@@ -31,7 +31,15 @@ fn unit_of(file: &str) -> BTreeMap<String, Vec<String>> {
 /// The directory of a path in the default configuration.
 fn default_directory(setting: &str) -> String {
     let config = "tests/config/good/minimal.yaml";
-    let shown = run(&["config", "--config", config, "--output", "json"]).json();
+    let shown = run(&[
+        "config",
+        "--settings-only",
+        "--config",
+        config,
+        "--output",
+        "json",
+    ])
+    .json();
     let mut settings = shown["settings"].as_array().unwrap().iter();
     let found = settings.find(|it| it["path"] == setting).unwrap();
     let path = Path::new(found["value"].as_str().unwrap());
@@ -76,7 +84,15 @@ fn the_unit_waits_for_readiness_and_leaves_no_memory_behind() {
 fn the_socket_unit_is_as_the_default_configuration_has_it() {
     let (socket, unit) = (unit_of("bao-kms-provider.socket"), unit());
     let config = "tests/config/good/minimal.yaml";
-    let shown = run(&["config", "--config", config, "--output", "json"]).json();
+    let shown = run(&[
+        "config",
+        "--settings-only",
+        "--config",
+        config,
+        "--output",
+        "json",
+    ])
+    .json();
     let settings = shown["settings"].as_array().unwrap();
     for (directive, setting) in [
         ("ListenStream", "server.socketPath"),

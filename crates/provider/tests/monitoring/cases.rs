@@ -15,6 +15,42 @@ type Series = &'static [(&'static str, &'static str)];
 
 pub(crate) const CASES: &[Case] = &[
     Case {
+        alert: "OpenBaoKMSSocketFault",
+        labels: r#"instance="n1",job="kms",reason="mode""#,
+        firing: &[(
+            r#"openbao_kms_socket_fault{job="kms",instance="n1",reason="mode"}"#,
+            "_x20 1x20",
+        )],
+        silent: &[&[(
+            r#"openbao_kms_socket_fault{job="kms",instance="n1",reason="mode"}"#,
+            "1x20 _x20",
+        )]],
+    },
+    Case {
+        alert: "OpenBaoKMSStateDiskFull",
+        labels: r#"instance="n1",job="kms""#,
+        firing: &[
+            (
+                r#"openbao_kms_state_free_bytes{job="kms",instance="n1"}"#,
+                "1e9x40",
+            ),
+            (
+                r#"openbao_kms_state_free_inodes{job="kms",instance="n1"}"#,
+                "1000x10 99x30",
+            ),
+        ],
+        silent: &[
+            &[(
+                r#"openbao_kms_state_free_bytes{job="kms",instance="n1"}"#,
+                "1e9x40",
+            )],
+            &[(
+                r#"openbao_kms_state_free_bytes{job="kms",instance="n1"}"#,
+                "1e9x27 0x20",
+            )],
+        ],
+    },
+    Case {
         alert: "OpenBaoKMSNotReady",
         labels: r#"instance="n1",job="kms""#,
         firing: &[(r#"openbao_kms_ready{job="kms",instance="n1"}"#, "1x20 0x20")],

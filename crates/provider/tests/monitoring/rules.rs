@@ -61,7 +61,7 @@ struct Labels {
 struct Annotations {
     summary: String,
     description: String,
-    runbook: String,
+    runbook_url: String,
 }
 
 fn rules() -> Vec<Rule> {
@@ -86,7 +86,7 @@ fn every_alert_says_what_it_means_and_where_the_runbook_is() {
         assert!(!rule.annotations.summary.is_empty(), "{name}");
         assert!(rule.annotations.description.len() > 60, "{name}");
         let anchor = format!("docs/operate/alerts.md#{}", name.to_lowercase());
-        assert_eq!(rule.annotations.runbook, anchor);
+        assert_eq!(rule.annotations.runbook_url, anchor);
         assert!(headings.remove(name), "{name} has no section");
     }
     assert!(headings.is_empty(), "sections without alert: {headings:?}");

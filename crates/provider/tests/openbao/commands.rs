@@ -11,6 +11,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use openbao_lab::port::free_port;
 use rustix::process::{Signal, geteuid};
 use serde_json::{Value, json};
 use testkit::{
@@ -291,6 +292,42 @@ async fn a_lab_serves_until_it_is_interrupted_and_takes_everything_with_it() {
     assert!(!lab.exists());
     assert!(!socket.parent().unwrap().exists());
     assert!(TcpStream::connect(&address).await.is_err(), "bao runs on");
+}
+
+#[tokio::test]
+async fn a_lab_takes_the_flags_of_logging_and_listeners_and_refuses_a_configuration() {
+    let (parent, lab) = place();
+    let sockets = SocketDir::new();
+    let address = format!("127.0.0.1:{}", free_port().unwrap());
+    let flags = ["--log-level", "debug", "--health-address", &address];
+    let flags = [&flags[..], &["--metrics-address", ""]].concat();
+    let command = dev(&sockets, &lab, &flags);
+    let mut provider = Provider::spawn(command, parent.path(), sockets.socket());
+    wait_until(SOON, "the lab", async || {
+        provider.assert_running();
+        provider.log().contains(" serve.ready")
+    })
+    .await;
+    TcpStream::connect(&address).await.unwrap();
+    let log = provider.log();
+    assert!(log.contains(" debug openbao.request "), "{log}");
+    assert!(!log.contains("metrics.listening"), "{log}");
+    provider.signal(Signal::INT);
+    assert_eq!(provider.ended().await.code, Some(0));
+
+    for (flags, code, said) in [
+        (
+            ["--config", "/etc/openbao-kms/config.yaml"],
+            2,
+            "--config has no effect",
+        ),
+        (["--log-level", "loud"], 3, "(from --log-level)"),
+    ] {
+        let refused: Finished = dev(&sockets, &lab, &flags).output().unwrap().into();
+        assert_eq!(refused.code, Some(code), "{}", refused.err);
+        assert!(refused.err.contains(said), "{}", refused.err);
+        assert!(!lab.exists());
+    }
 }
 
 #[test]

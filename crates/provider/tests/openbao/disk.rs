@@ -16,11 +16,11 @@ use std::{
 use kms_node::state::disk::{Disk, SystemDisk};
 use rustix::process::{getegid, geteuid};
 use serde_json::Value;
-use testkit::wait::wait_until;
+use testkit::{schema::assert_published, wait::wait_until};
 
 use crate::{
     crash::{CONFIG, serve_with},
-    node::{Node, TIMING},
+    node::{Finished, Node, TIMING},
     provider::{Provider, SOON, to_decrypt},
 };
 
@@ -52,7 +52,7 @@ impl Mounts {
             shell,
             state: node.state_dir().to_str().unwrap().to_owned(),
         };
-        mounts.run("mount -t tmpfs -o size=64k,mode=0750 none STATE");
+        mounts.run("mount -t tmpfs -o size=64k,nr_inodes=32,mode=0750 none STATE");
         mounts
     }
 
@@ -72,7 +72,27 @@ impl Mounts {
 
     /// Starts this node's provider in the namespace, as the user of the tests.
     fn spawn(&self, node: &Node) -> Provider {
-        let serve = node.program(&["serve"]);
+        node.spawn_as(self.program(node, &["serve"]))
+    }
+
+    /// Asserts that `doctor` and `triage` find this cause, with its figures and one exit code.
+    fn assert_found(&self, node: &Node, cause: &str, figures: &str) {
+        for command in ["doctor", "triage"] {
+            let mut program = self.program(node, &[command, "--output", "json"]);
+            let done = Finished::from(program.output().unwrap());
+            assert_eq!(done.code, Some(4), "{}{}", done.out, done.err);
+            let report: Value = serde_json::from_str(&done.out).unwrap();
+            assert_published(&report);
+            assert_eq!(report["cause"], cause, "{report:#}");
+            let checks = report["checks"].as_array().unwrap().iter();
+            let mut found = checks.filter(|check| check["id"] == "state.disk");
+            let message = found.next().unwrap()["message"].as_str().unwrap();
+            assert!(message.contains(figures), "{message}");
+        }
+    }
+
+    fn program(&self, node: &Node, arguments: &[&str]) -> Command {
+        let serve = node.program(arguments);
         let mut command = Command::new("nsenter");
         command.env_clear();
         for (name, value) in serve.get_envs() {
@@ -87,7 +107,7 @@ impl Mounts {
             command.arg(format!("--map-group={group}"));
         }
         command.arg(serve.get_program()).args(serve.get_args());
-        node.spawn_as(command)
+        command
     }
 }
 
@@ -116,8 +136,13 @@ async fn a_full_disk_delays_a_rotation_and_stops_neither_calls_nor_a_start() {
     provider.ready().await;
     let old = provider.encrypt(b"old").await.unwrap();
     mounts.fill();
-    node.rotate().await;
+    // Nothing waits to be saved yet.
     wait_for_fault(&provider, "no_space").await;
+    assert_eq!(provider.metric("state_free_bytes").await, 0.0);
+    assert!(provider.metric("state_free_inodes").await > 0.0);
+    assert_eq!(provider.health("/why").await.1["state"]["free_bytes"], 0);
+    mounts.assert_found(&node, "state_disk_full", "0 bytes and 2");
+    node.rotate().await;
     let by_peer = node.stored_by_peer(2, b"by a peer").await;
 
     for restarted in [false, true] {
@@ -133,6 +158,7 @@ async fn a_full_disk_delays_a_rotation_and_stops_neither_calls_nor_a_start() {
         let decrypted = provider.decrypt(by_peer.clone()).await.unwrap();
         assert_eq!(decrypted, "by a peer");
     }
+    mounts.assert_found(&node, "state_disk_full", "0 bytes and 2");
     mounts.run("rm STATE/filled");
     provider.encrypt_under(2).await;
     provider.wait_for_event("state.restored").await;
@@ -156,19 +182,49 @@ async fn a_start_on_a_read_only_disk_serves_with_the_pair_that_is_there() {
     provider.ready().await;
     provider.encrypt_under(1).await;
     assert_eq!(provider.decrypt(to_decrypt(&old)).await.unwrap(), "old");
-    let ready = provider.health("/ready").await.1;
-    assert_eq!(ready["persistence_error"], Value::Null, "nothing to write");
+    // Nothing waits to be saved yet.
+    wait_for_fault(&provider, "read_only").await;
+    mounts.assert_found(&node, "state_disk_read_only", "mounted read-only");
     let second = mounts.spawn(&node).ended().await;
     second.assert_refused(5, &["is locked", "nothing was changed"]);
 
     node.rotate().await;
-    wait_for_fault(&provider, "read_only").await;
     provider.encrypt_under(1).await;
     let by_peer = node.stored_by_peer(2, b"by a peer").await;
     assert_eq!(provider.decrypt(by_peer).await.unwrap(), "by a peer");
     mounts.run("mount -o remount,bind,rw STATE");
     provider.encrypt_under(2).await;
     provider.wait_for_event("state.restored").await;
+}
+
+#[tokio::test]
+async fn a_disk_without_inodes_is_named_by_every_command_and_by_a_start_that_fails() {
+    let node = Node::new(TIMING).await;
+    let mut mounts = Mounts::over_state_of(&node);
+    mounts.run("i=0; while touch STATE/f$i 2> /dev/null; do i=$((i+1)); done");
+    let refused = mounts.spawn(&node).ended().await;
+    refused.assert_refused(
+        5,
+        &[
+            "the file system of the state is full",
+            "and 0 inodes free",
+            "df -i",
+        ],
+    );
+    mounts.assert_found(&node, "state_disk_full", "and 0 inodes free");
+
+    // The lock is there, and the first state is not.
+    mounts.run("rm STATE/f0");
+    mounts.fill();
+    let refused = mounts.spawn(&node).ended().await;
+    refused.assert_refused(
+        5,
+        &["the file system of the state is full", "0 inodes free"],
+    );
+    mounts.run("rm STATE/f*");
+    let mut provider = mounts.spawn(&node);
+    provider.ready().await;
+    provider.encrypt_under(1).await;
 }
 
 #[tokio::test]

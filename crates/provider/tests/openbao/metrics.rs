@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::unix::fs::PermissionsExt as _,
     time::Duration,
 };
 
@@ -97,17 +98,60 @@ async fn a_scrape_holds_what_the_documentation_lists_and_nothing_else() {
     let aside = node.state_dir().with_extension("aside");
     rustix::fs::rename(node.state_dir(), aside).unwrap();
     std::fs::remove_file(node.tenant.jwt_file()).unwrap();
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(node.sockets.socket(), private).unwrap();
     wait_until(SOON, "what shows in need alone", async || {
         now(&provider, "jwt_ttl_seconds").await
             && now(&provider, "readiness_reason{").await
             && now(&provider, "persistence_error{").await
             && now(&provider, "file_unreadable{").await
+            && now(&provider, "socket_fault{").await
     })
     .await;
     let metrics = provider.metrics().await;
     assert_eq!(scraped(&metrics), documented());
     assert!(!metrics.contains("{}"), "{metrics}");
     assert!(metrics.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn a_scrape_has_the_format_that_the_client_prefers() {
+    let node = Node::new(QUIET).await;
+    let provider = node.serve().await;
+    let (of_open_metrics, open_metrics) = provider
+        .metrics_as("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2,*/*;q=0.1")
+        .await;
+    assert_eq!(
+        of_open_metrics,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    let (of_text, text) = provider.metrics_as("*/*").await;
+    assert_eq!(of_text, "text/plain; version=0.0.4; charset=utf-8");
+    assert!(!text.contains("# EOF") && !text.contains("# UNIT"));
+    let requests = "openbao_kms_grpc_requests_total";
+    assert!(text.contains(&format!("\n# TYPE {requests} counter\n")));
+    assert!(text.contains("\n# TYPE openbao_kms_build_info gauge\n"));
+    let names = |text: &str| -> BTreeSet<String> {
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let series = samples.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned()));
+        series.collect()
+    };
+    assert_eq!(names(&text), names(&open_metrics));
+    // Each sample follows the metadata of its own name, as Prometheus requires of this format.
+    let mut family = "";
+    for line in text.lines() {
+        if let Some(typed) = line.strip_prefix("# TYPE ") {
+            family = typed.split(' ').next().unwrap();
+        } else if !line.starts_with('#') {
+            let name = line.split(['{', ' ']).next().unwrap();
+            let of_histogram = ["_bucket", "_sum", "_count"];
+            let name = of_histogram
+                .iter()
+                .find_map(|suffix| name.strip_suffix(suffix).filter(|it| *it == family))
+                .unwrap_or(name);
+            assert_eq!(name, family, "{line}");
+        }
+    }
 }
 
 #[tokio::test]

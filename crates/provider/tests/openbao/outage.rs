@@ -7,7 +7,7 @@ use std::{
 };
 
 use rcgen::{CertificateParams, KeyPair};
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::{
     files,
     openbao::{OpenBao, shared_openbao},
@@ -44,7 +44,7 @@ async fn a_start_without_openbao_ends_with_the_cause() {
         5,
         &[&lasting[..], &["the connection failed: refused"]].concat(),
     );
-    let end = r#""message":"serve.shutdown","exit_code":5,"reason":"upsert_check_failed"}"#;
+    let end = r#""message":"serve.shutdown","exit_code":5,"reason":"upsert_check_failed","#;
     assert!(refused.err.contains(end), "{}", refused.err);
 
     node.config = good.clone();
@@ -120,7 +120,7 @@ async fn a_lost_connection_pauses_the_probes_and_heals_by_itself() {
     assert_eq!(refused.code(), Code::Unavailable);
     assert_decrypt_refused(&refused, "transit unavailable", "no data is lost");
     wait_until(SOON, "the pause", async || {
-        provider.reasons().await.first().map(String::as_str) == Some("circuit_breaker_open")
+        provider.reasons().await.last().map(String::as_str) == Some("circuit_breaker_open")
     })
     .await;
     assert_eq!(provider.metric("circuit_breaker_state").await, 1.0);
@@ -169,7 +169,10 @@ async fn an_outage_shows_in_status_and_ends_with_it_though_no_probe_is_due() {
             provider.metric("circuit_breaker_state").await == 1.0
         })
         .await;
-        assert_eq!(provider.reasons().await, ["circuit_breaker_open"]);
+        assert_eq!(
+            provider.reasons().await,
+            ["upsert_check_failed", "circuit_breaker_open"]
+        );
         let class = &provider.health("/ready").await.1["metadata_error_class"];
         assert!(
             class == "connection_failed" || class == "timeout",
@@ -273,6 +276,7 @@ async fn a_sealed_or_restarted_openbao_is_followed_without_a_restart() {
     provider.wait_for_event("status.probe").await;
     let (_, ready) = provider.health("/ready").await;
     assert_eq!(ready["metadata_error_class"], "sealed");
+    assert_eq!(ready["reasons"][0], "openbao_sealed");
     server.unseal().await;
     provider.ready().await;
     let encrypted = provider.encrypt(b"seed").await.unwrap();
@@ -293,6 +297,24 @@ async fn a_sealed_or_restarted_openbao_is_followed_without_a_restart() {
         provider.status().await.healthz == "unhealthy"
     })
     .await;
+    // The cause stays the first reason when the breaker has opened.
+    wait_until(SOON, "an open breaker", async || {
+        let reasons = provider.reasons().await;
+        assert_eq!(reasons[0], "openbao_sealed", "{reasons:?}");
+        reasons[1..] == ["circuit_breaker_open"]
+    })
+    .await;
+    let reason = r#"readiness_reason{reason="openbao_sealed"}"#;
+    assert_eq!(provider.metric(reason).await, 1.0);
+    let impatient = node.peer(IMPATIENT);
+    let refused = impatient.refused().await;
+    refused.assert_refused(5, &["OpenBao is sealed"]);
+    let end = refused
+        .err
+        .lines()
+        .find(|line| line.contains("serve.shutdown"));
+    let end: Value = serde_json::from_str(end.unwrap()).unwrap();
+    assert_eq!(end["reason"], "openbao_sealed");
     server.unseal().await;
     provider.wait_for_reasons(&[]).await;
     provider.decrypt(to_decrypt(&encrypted)).await.unwrap();

@@ -67,8 +67,14 @@ async fn a_second_provider_of_the_same_state_is_refused_and_disturbs_nothing() {
     let provider = node.serve().await;
     let before = (fs::read(node.state_file()).unwrap(), node.sockets.socket());
     let refused = node.refused().await;
-    let lock = "key-registry.json.lock is locked: another process";
-    refused.assert_refused(5, &[lock, "Deleting the lock file does not free the state"]);
+    let lock = format!(
+        "key-registry.json.lock is locked by process {}",
+        provider.pid()
+    );
+    refused.assert_refused(
+        5,
+        &[&lock, "Deleting the lock file does not free the state"],
+    );
     assert_eq!(fs::read(node.state_file()).unwrap(), before.0);
     assert!(before.1.exists());
     assert_eq!(provider.status().await.healthz, "ok");
@@ -84,7 +90,8 @@ async fn a_socket_that_somebody_serves_is_never_taken() {
     files::directory(&elsewhere, 0o750);
     node.config["state"]["path"] = json!(elsewhere.join("key-registry.json"));
     let refused = node.refused().await;
-    refused.assert_refused(5, &["another process serves", "kms.sock"]);
+    let running = format!("process {} (bao-kms-provide) serves", provider.pid());
+    refused.assert_refused(5, &[&running, "kms.sock"]);
     let socket = fs::symlink_metadata(node.sockets.socket()).unwrap();
     assert_eq!(socket.ino(), inode);
     assert_eq!(provider.status().await.key_id, key_id);
@@ -114,7 +121,7 @@ async fn directories_that_others_may_write_are_refused() {
     open(&node.state_dir(), 0o750);
     open(node.sockets.path(), 0o777);
     let refused = node.refused().await;
-    refused.assert_refused(3, &["server.socketPath", "chmod 0755"]);
+    refused.assert_refused(3, &["server.socketPath", "chmod 2750"]);
 }
 
 #[tokio::test]
@@ -127,8 +134,7 @@ async fn a_listener_that_is_taken_ends_the_start() {
         let refused = node.refused().await;
         let said = format!("cannot listen on server.{field} {address}");
         refused.assert_refused(5, &[&said]);
-        let end =
-            r#""level":"error","message":"serve.shutdown","exit_code":5,"reason":"listener"}"#;
+        let end = r#""level":"error","message":"serve.shutdown","exit_code":5,"reason":"listener","operation":"serve.shutdown"}"#;
         assert!(refused.err.contains(end), "{}", refused.err);
         node.config["server"][field] = free;
     }

@@ -374,11 +374,18 @@ impl Provider {
         wait_until(SOON, &awaited, async || self.reasons().await == reasons).await;
     }
 
-    /// All metrics.
+    /// All metrics, as OpenMetrics.
     pub(crate) async fn metrics(&self) -> String {
-        let (status, body) = self.get("metrics.listening", "/metrics").await;
-        assert_eq!(status, 200);
-        body
+        self.metrics_as("application/openmetrics-text").await.1
+    }
+
+    /// The content type and all metrics for a client that accepts this.
+    pub(crate) async fn metrics_as(&self, accept: &str) -> (String, String) {
+        let (head, body) = self.fetch("metrics.listening", "/metrics", accept).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let mut headers = head.lines().filter_map(|line| line.split_once(": "));
+        let content_type = headers.find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        (content_type.unwrap().1.to_owned(), body)
     }
 
     /// The value of one series, such as `ready` or `auth_login_total{status="ok"}`; zero when it
@@ -436,15 +443,21 @@ impl Provider {
     }
 
     async fn get(&self, listening: &str, path: &str) -> (u16, String) {
+        let (head, body) = self.fetch(listening, path, "*/*").await;
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body)
+    }
+
+    /// The head and the body of an answer.
+    async fn fetch(&self, listening: &str, path: &str, accept: &str) -> (String, String) {
         let address = self.address(listening);
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nAccept: {accept}\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, body.to_owned())
+        (head.to_owned(), body.to_owned())
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     os::{
         fd::BorrowedFd,
         unix::{
-            fs::PermissionsExt as _,
+            fs::{PermissionsExt as _, chown},
             net::{UnixListener, UnixStream},
         },
     },
@@ -37,12 +37,14 @@ use kms_node::{
         disk::{Disk, SystemDisk},
     },
 };
-use rustix::process::Signal;
+use openbao_lab::port::free_port;
+use rustix::process::{Signal, geteuid};
+use serde_json::{Value, json};
 use testkit::{files, wait::wait_until};
 use tonic::{Status, transport::Endpoint};
 
 use crate::{
-    node::{Node, QUIET, TIMING},
+    node::{IMPATIENT, Node, QUIET, TIMING},
     provider::{SOON, to_decrypt},
 };
 
@@ -159,6 +161,206 @@ async fn a_passed_socket_of_another_mode_or_path_is_refused() {
     assert!(socket.exists());
 }
 
+/// A report of `doctor` or `triage`: exit code, cause and the first step.
+fn report(node: &Node, command: &str) -> (Option<i32>, Value) {
+    let done = node.run(&[command, "--output", "json"]);
+    (done.code, serde_json::from_str(&done.out).unwrap())
+}
+
+#[tokio::test]
+async fn a_changed_mode_or_group_is_named_by_the_provider_and_with_one_exit_code_by_both_tools() {
+    let mut node = Node::new(QUIET).await;
+    node.config["server"]["healthAddress"] = json!(format!("127.0.0.1:{}", free_port().unwrap()));
+    let mut provider = node.serve().await;
+    let (socket, directory) = (node.sockets.socket(), node.sockets.path().to_owned());
+    let gid = rustix::process::getegid().as_raw();
+    let chmod = |path: &Path, mode| {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    let other_group = || chown(&socket, None, Some(gid + 1)).unwrap();
+    type Change<'a> = &'a dyn Fn();
+    let cases: [(&str, Change<'_>, i32, &str, String); 4] = [
+        (
+            "mode",
+            &|| chmod(&socket, 0o600),
+            4,
+            "socket_drifted",
+            format!("chmod 0660 {}", socket.display()),
+        ),
+        (
+            "group",
+            &other_group,
+            4,
+            "socket_drifted",
+            format!("chgrp {gid} {}", socket.display()),
+        ),
+        (
+            "directory",
+            &|| chmod(&directory, 0o700),
+            4,
+            "socket_drifted",
+            format!("chmod 2750 {}", directory.display()),
+        ),
+        (
+            "unsafe_directory",
+            &|| chmod(&directory, 0o2777),
+            3,
+            "node_misconfigured",
+            format!("chmod 2750 {}", directory.display()),
+        ),
+    ];
+    for (word, change, exit, cause, fix) in cases {
+        if word == "group" && !geteuid().is_root() {
+            continue;
+        }
+        change();
+        let series = format!(r#"socket_fault{{reason="{word}"}}"#);
+        wait_until(SOON, word, async || provider.metric(&series).await == 1.0).await;
+        assert_eq!(provider.reasons().await, [""; 0]);
+        for command in ["doctor", "triage"] {
+            let (code, report) = report(&node, command);
+            assert_eq!(code, Some(exit), "{command}: {report:#}");
+            assert_eq!(report["cause"], cause, "{command}: {report:#}");
+            let steps = report["nextSteps"].to_string();
+            assert!(steps.contains(&fix), "{command}: {fix}: {steps}");
+        }
+        chmod(&directory, 0o750);
+        chmod(&socket, 0o660);
+        chown(&socket, None, Some(gid)).unwrap();
+        wait_until(SOON, "the end of the drift", async || {
+            provider.metric(&series).await == 0.0
+        })
+        .await;
+    }
+    provider.wait_for_event("socket.restored").await;
+    let drifted = provider.events("socket.drifted").next().unwrap();
+    assert_eq!(drifted["reason"], "mode");
+
+    // Another file, which the provider leaves alone.
+    fs::remove_file(&socket).unwrap();
+    drop(File::create(&socket).unwrap());
+    wait_until(SOON, "a lost socket", async || {
+        provider.reasons().await == ["socket_lost"]
+    })
+    .await;
+    for command in ["doctor", "triage"] {
+        let (code, report) = report(&node, command);
+        assert_eq!(code, Some(3), "{command}: {report:#}");
+        assert_eq!(report["cause"], "node_misconfigured", "{report:#}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_instance_names_the_running_process() {
+    let node = Node::new(QUIET).await;
+    let provider = node.serve().await;
+    let running = format!("process {} (bao-kms-provide)", provider.pid());
+    let inspect = format!("ps -fp {}", provider.pid());
+    let refused = node.refused().await;
+    let said = format!("is locked by {running}");
+    refused.assert_refused(5, &[&said, "nothing was changed", &inspect]);
+    let triage = node.run(&["triage", "--output", "json"]);
+    assert!(triage.out.contains(&running), "{}", triage.out);
+
+    // With a state of its own, at the same socket.
+    let mut peer = node.peer(QUIET);
+    peer.config["server"]["socketPath"] = node.config["server"]["socketPath"].clone();
+    let refused = peer.refused().await;
+    refused.assert_refused(5, &[&format!("{running} serves")]);
+}
+
+/// Runs `serve` with the variable of systemd for a standard error that is this file.
+async fn refused_under_systemd(node: &Node, stream: &str) -> String {
+    let program = node.program(&["serve"]);
+    let mut command = Command::new("/bin/sh");
+    command
+        .args([
+            "-c",
+            r#"JOURNAL_STREAM=$(stat -Lc %d:%i "$1"); export JOURNAL_STREAM; shift; exec "$@""#,
+        ])
+        .args(["sh", stream])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .env_clear()
+        .envs(
+            program
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    node.spawn_as(command).ended().await.err
+}
+
+#[tokio::test]
+async fn each_line_to_the_journal_has_its_priority() {
+    let mut node = Node::new(IMPATIENT).await;
+    node.config["openbao"]["address"] = json!("https://127.0.0.1:1");
+    let own = "/proc/self/fd/2";
+    let log = refused_under_systemd(&node, own).await;
+    for (start, said) in [
+        ("<6>{", "serve.start"),
+        ("<4>{", "status.probe"),
+        ("<3>{", "serve.shutdown"),
+        ("<3>error: ", "the provider does not start"),
+        ("<3>  next: ", ""),
+    ] {
+        let found = log
+            .lines()
+            .any(|line| line.starts_with(start) && line.contains(said));
+        assert!(found, "{start} {said}: {log}");
+    }
+    for line in log.lines() {
+        let priority = line.strip_prefix('<').and_then(|line| line.split_once('>'));
+        assert!(
+            matches!(priority, Some(("3" | "4" | "6" | "7", _))),
+            "{line}"
+        );
+    }
+    // A terminal of somebody who has the variable from a service.
+    let log = refused_under_systemd(&node, "/proc/self/exe").await;
+    assert!(!log.contains('<'), "{log}");
+    // Before the log begins.
+    node.config["openbao"]["address"] = json!("http://127.0.0.1:1");
+    let log = refused_under_systemd(&node, own).await;
+    assert!(log.lines().all(|line| line.starts_with("<3>")), "{log}");
+}
+
+#[tokio::test]
+async fn every_event_has_its_operation_and_a_request_its_key() {
+    let node = Node::new(QUIET).await;
+    let provider = node.serve().await;
+    let status = provider.status().await;
+    let encrypted = provider.encrypt(b"seed").await.unwrap();
+    provider.decrypt(to_decrypt(&encrypted)).await.unwrap();
+    let active = node.inspect();
+    let hash = &active["records"][0]["keyIdHash"];
+    for operation in ["kms.status", "kms.encrypt", "kms.decrypt"] {
+        let mut events = provider.events("kms.request");
+        let event = events
+            .find(|event| event["operation"] == operation)
+            .unwrap();
+        assert_eq!(event["transit_key_version"], 1, "{event}");
+        assert_eq!(&event["key_id_hash"], hash, "{event}");
+        let healthz = (operation == "kms.status").then_some("ok");
+        assert_eq!(event["healthz"].as_str(), healthz, "{event}");
+    }
+    assert_eq!(status.healthz, "ok");
+    for line in provider.log().lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let operation = event["operation"].as_str();
+        let own = event["message"].as_str().unwrap();
+        assert!(operation == Some(own) || own == "kms.request", "{event}");
+    }
+    for (alias, path) in [
+        ("/livez", "/live"),
+        ("/healthz", "/live"),
+        ("/readyz", "/ready"),
+    ] {
+        let (status, body) = provider.health(alias).await;
+        let (as_before, expected) = provider.health(path).await;
+        assert_eq!((status, &body["status"]), (as_before, &expected["status"]));
+    }
+}
+
 #[tokio::test]
 async fn a_hangup_is_ignored() {
     let node = Node::new(QUIET).await;
@@ -187,6 +389,13 @@ async fn a_socket_file_that_is_gone_or_replaced_is_bound_again() {
     provider.wait_for_event("socket.rebind_failed").await;
     let failed = provider.events("socket.rebind_failed").next().unwrap();
     assert_eq!(failed["reason"], "not_a_socket");
+    assert_eq!(provider.reasons().await, ["socket_lost"]);
+    assert_eq!(provider.health("/ready").await.1["healthz"], "ok");
+    let series = r#"socket_fault{reason="not_a_socket"}"#;
+    assert_eq!(provider.metric(series).await, 1.0);
+    assert_eq!(provider.metric("ready").await, 0.0);
+    let status = kept.status(StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.healthz, "ok", "connected clients are served");
     assert_eq!(fs::read(&socket).unwrap(), b"of value to somebody");
     fs::remove_file(&socket).unwrap();
     wait_until(SOON, "another socket", async || {
@@ -196,6 +405,8 @@ async fn a_socket_file_that_is_gone_or_replaced_is_bound_again() {
     assert_eq!(provider.status().await.healthz, "ok");
     kept.status(StatusRequest {}).await.unwrap();
     assert_eq!(provider.events("socket.rebind_failed").count(), 1);
+    assert_eq!(provider.events("socket.restored").count(), 1);
+    assert_eq!(provider.reasons().await, [""; 0]);
     assert_eq!(provider.stop().await.code, Some(0));
     assert!(!socket.exists());
 }

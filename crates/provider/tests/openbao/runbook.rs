@@ -73,7 +73,7 @@ fn the_first_page_leads_to_every_other_and_names_tests_that_exist() {
 }
 
 /// The codes that `triage` ends with.
-const VERDICTS: [&str; 36] = [
+const VERDICTS: [&str; 40] = [
     "config_lost",
     "config_invalid",
     "identity_changed",
@@ -103,8 +103,12 @@ const VERDICTS: [&str; 36] = [
     "state_rolled_back",
     "checkpoint_lost",
     "state_replaced",
+    "state_disk_full",
+    "state_disk_read_only",
+    "state_disk_failing",
     "not_running",
     "socket_unusable",
+    "socket_drifted",
     "provider_unhealthy",
     "not_permitted",
     "evidence_unusable",

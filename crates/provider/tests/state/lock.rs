@@ -20,7 +20,7 @@ fn assert_locked(node: &Node) {
     let text = chain(&error);
     for part in [
         "key-registry.json.lock",
-        "another process",
+        "is locked by process",
         "nothing was changed",
     ] {
         assert!(text.contains(part), "{text}");

@@ -26,6 +26,10 @@ pub(super) fn assert_text(name: &str, node: &Node, report: &Finished) {
         "\"pid\": ",
         "\"user\": ",
         "\"provider\": ",
+        "removed; ",
+        "MiB and ",
+        "freeBytes\": ",
+        "freeInodes\": ",
         "skewSecondsAtLeast\": ",
         "skewSecondsAtMost\": ",
     ];

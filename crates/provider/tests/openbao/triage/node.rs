@@ -170,7 +170,7 @@ async fn a_file_that_others_may_write_is_mended() {
     let state = node.state_dir();
     fs::set_permissions(&state, Permissions::from_mode(0o770)).unwrap();
     triage(&node, &[], "node_misconfigured")
-        .means("none_lost", 4, "config.files")
+        .means("none_lost", 3, "config.files")
         .next(&format!("chmod 0750 {}", state.display()));
     fs::set_permissions(&state, Permissions::from_mode(0o750)).unwrap();
     triage(&node, &[], "not_running");
@@ -188,7 +188,7 @@ async fn a_jwt_that_is_missing_or_expired_is_issued_anew() {
         file.display()
     );
     triage(&node, &[], "jwt_unusable")
-        .means("none_lost", 4, "config.files")
+        .means("none_lost", 3, "config.files")
         .next(&emergency);
     let mut claims = tenant.claims();
     claims["exp"] = json!(claims["iat"].as_u64().unwrap() - 600);
@@ -383,6 +383,8 @@ async fn a_socket_that_was_removed_is_missed() {
         .next("systemctl restart bao-kms-provider");
     assert_eq!(said.status("provider.process"), "pass");
     assert_eq!(said.status("provider.socket"), "warn");
+    let doctor = node.run(&["doctor", "--output", "json"]);
+    doctor.assert_told(4, &["there is no socket", r#""cause": "socket_unusable""#]);
 }
 
 #[tokio::test]
