@@ -81,7 +81,7 @@ pub(super) async fn objects_in_plaintext() {
     site.etcd()
         .put("/registry/secrets/default/plain", b"k8s\0 plain");
     let scan = format!("bao-kms-provider scan-etcd {}", site.live());
-    site.fixes(&scan, "plaintext_objects").await;
+    site.fixes(&scan, "otherwise_protected").await;
 }
 
 pub(super) async fn keys_that_were_not_read() {

@@ -110,7 +110,7 @@ pub(super) async fn a_provider_that_hangs() {
         site.node.sockets.socket().display()
     );
     let probe = site.line(&probe);
-    site.fixes(&probe, "no_answer").await;
+    site.fixes(&probe, "provider_unhealthy").await;
     site.serving().signal(Signal::STOP);
     let triage = site.line("triage");
     site.fixes(&triage, "provider_unhealthy").await;
@@ -141,9 +141,9 @@ pub(super) async fn a_user_without_the_permissions_of_the_provider() {
     }
     // A member of the provider's group can read everything.
     let line = site.line_as(STRANGER, SERVICE_USER, "doctor");
-    site.follows(&line, "other_user").await;
+    site.follows(&line, "not_permitted").await;
     let sudo = format!("sudo {}", site.line("doctor"));
-    site.clears(&sudo, "other_user").await;
+    site.clears(&sudo, "not_permitted").await;
 }
 
 pub(super) async fn files_that_the_provider_cannot_read() {
@@ -154,7 +154,7 @@ pub(super) async fn files_that_the_provider_cannot_read() {
     let doctor = site.line("doctor");
     set_mode(&site.node.tenant.ca_file(), 0o600);
     chown(site.node.tenant.jwt_file(), Some(0), Some(0)).unwrap();
-    site.fixes(&doctor, "files_unreadable").await;
+    site.fixes(&doctor, "node_misconfigured").await;
 }
 
 pub(super) async fn a_start_as_root() {
@@ -202,10 +202,10 @@ pub(super) async fn a_provider_that_cannot_log_in() {
     })
     .await;
     let doctor = site.line("doctor");
-    let steps = site.finds(&doctor, "provider_login_failed").await;
+    let steps = site.finds(&doctor, "provider_disconnected").await;
     site.write_jwt(&site.node.tenant.claims());
     site.carries_out(&steps).await;
-    site.clears(&doctor, "provider_login_failed").await;
+    site.clears(&doctor, "provider_disconnected").await;
 }
 
 pub(super) async fn a_provider_whose_probes_fail() {
@@ -224,7 +224,7 @@ pub(super) async fn a_provider_whose_probes_fail() {
     // The commands have a connection of their own, which works.
     site.configure("/openbao/address", direct);
     let doctor = site.line("doctor");
-    site.fixes(&doctor, "provider_probe_failed").await;
+    site.fixes(&doctor, "provider_disconnected").await;
 }
 
 pub(super) async fn a_bundle_that_the_provider_has_not_loaded() {
@@ -278,11 +278,11 @@ pub(super) async fn a_probe_that_proves_too_little() {
     }
     let probe = probe_of(&site, "");
     let as_root = site.line(&probe);
-    site.follows(&as_root, "probed_as_root").await;
+    site.follows(&as_root, "probe_unproven").await;
     let as_owner = site.line_as(SERVICE_USER, SERVICE_USER, &probe);
-    site.follows(&as_owner, "probed_as_owner").await;
-    site.clears(&as_process, "probed_as_root").await;
-    site.clears(&as_process, "probed_as_owner").await;
+    site.follows(&as_owner, "probe_unproven").await;
+    site.clears(&as_process, "probe_unproven").await;
+    site.clears(&as_process, "probe_unproven").await;
 }
 
 pub(super) async fn a_socket_without_access() {

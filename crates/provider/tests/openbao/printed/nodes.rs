@@ -89,7 +89,7 @@ pub(super) async fn nodes_with_two_keys() {
         "--etcd-snapshot FILE",
         format!("--etcd-snapshot {snapshot}"),
     );
-    on(&mut a).follows(&two, "other_key_undecided").await;
+    on(&mut a).follows(&two, "other_key").await;
     a.follows(&all, "other_key").await;
     assert_ne!(original, b.pair());
     a.lose_state();
@@ -126,8 +126,8 @@ pub(super) async fn a_node_without_a_usable_state() {
     b.stop().await;
     b.put_pair(&whole);
     fs::remove_file(b.node.checkpoint()).unwrap();
-    rebuilds(&mut b, &both, "state_refused").await;
-    b.clears(&serving, "state_refused").await;
+    rebuilds(&mut b, &both, "no_state").await;
+    b.clears(&serving, "no_state").await;
     a.stop().await;
 }
 
@@ -162,14 +162,14 @@ pub(super) async fn nodes_at_different_versions() {
         a.serving().events("key.pending").next().is_some()
     })
     .await;
-    a.follows(&both, "waiting").await;
+    a.follows(&both, "promotion_pending_on_nodes").await;
     for site in [&mut a, &mut b] {
         site.stop().await;
         site.configure("/rotation/activationDelay", "100ms");
         site.serve().await;
         site.serving().encrypt_under(3).await;
     }
-    a.clears(&both, "waiting").await;
+    a.clears(&both, "promotion_pending_on_nodes").await;
     b.clears(&both, "promotion_pending_on_nodes").await;
 
     // Stopped, and set back to an older pair.

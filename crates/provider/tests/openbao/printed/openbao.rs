@@ -130,7 +130,7 @@ pub(super) async fn a_policy_that_grants_too_little_or_too_much() {
     for (path, code) in [
         ("/encrypt/etcd", "policy_insufficient"),
         ("/config/keys", "mount_settings_denied"),
-        ("auth/token/renew-self", "renewal_denied"),
+        ("auth/token/renew-self", "policy_insufficient"),
     ] {
         let without = |policy: String| policy.replace(&format!("{path}\""), "/nothing\"");
         grant(&mut site, without).await;

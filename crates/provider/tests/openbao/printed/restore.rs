@@ -54,13 +54,13 @@ pub(super) async fn a_state_that_is_in_place() {
     let wrong = format!("krs1.{}", "A".repeat(43));
     let replace = |hash: &str| format!("--replace --expected-state-hash {hash}");
     let line = from_snapshot(&site, &replace(&wrong));
-    site.follows(&line, "other_state").await;
+    site.follows(&line, "state_in_place").await;
     let inspected = site.node.inspect();
     site.write_config();
     let line = from_snapshot(&site, &replace(inspected["stateHash"].as_str().unwrap()));
-    site.clears(&line, "other_state").await;
+    site.clears(&line, "state_in_place").await;
     site.lose_state();
-    site.follows(&line, "nothing_to_replace").await;
+    site.follows(&line, "option_unfit").await;
     rebuilt(&mut site, "recover-state").await;
 }
 
@@ -102,7 +102,7 @@ pub(super) async fn a_state_of_a_newer_release() {
         .replacen('{', "{\"new\": 1, ", 1);
     site.put_state(newer.as_bytes());
     let line = from_snapshot(&site, "");
-    site.follows(&line, "newer_state").await;
+    site.follows(&line, "state_other_release").await;
     rebuilt(&mut site, "--replace-newer-release").await;
 }
 
@@ -117,9 +117,8 @@ pub(super) async fn a_key_that_cannot_be_asked_or_used() {
     site.carries_out(&steps).await;
     site.clears(&line, "key_unasked").await;
     site.configure_key(json!({"deletion_allowed": true})).await;
-    site.follows(&line, "key_settings_unfit").await;
-    site.then("verify-key", "key_unusable").await;
-    site.clears(&line, "key_settings_unfit").await;
+    site.follows(&line, "key_unusable").await;
+    site.clears(&line, "key_unusable").await;
 }
 
 /// With another byte in its ciphertext.
@@ -149,7 +148,7 @@ pub(super) async fn objects_that_stay_unreadable() {
     site.clears(&line, "deks_not_decrypted").await;
     site.lose_state();
     let accepted = recover(&site, &format!("{live} --accept-unreadable 1"));
-    site.follows(&accepted, "acceptance_idle").await;
+    site.follows(&accepted, "option_unfit").await;
     rebuilt(&mut site, "recover-state").await;
 }
 
@@ -157,11 +156,11 @@ pub(super) async fn a_promotion_that_is_not_known() {
     let (mut site, _) = rotated().await;
     site.lose_state();
     let wrong = from_snapshot(&site, "--assume-not-promoted 2");
-    site.follows(&wrong, "assumption_wrong").await;
+    site.follows(&wrong, "option_unfit").await;
     rebuilt(&mut site, "recover-state").await;
     site.lose_state();
     let idle = from_snapshot(&site, "--assume-not-promoted 9");
-    site.follows(&idle, "assumption_idle").await;
+    site.follows(&idle, "option_unfit").await;
     rebuilt(&mut site, "recover-state").await;
     site.lose_state();
     site.rotate(3).await;
@@ -192,7 +191,7 @@ pub(super) async fn minimums_that_hide_versions() {
     let assumed = from_peer(&site, "--assume-not-promoted 3");
     site.configure_key(json!({"min_encryption_version": 3}))
         .await;
-    site.fixes(&assumed, "active_blocked").await;
+    site.fixes(&assumed, "encryption_blocked").await;
     let raised = json!({"min_encryption_version": 0, "min_decryption_version": 3});
     site.configure_key(raised).await;
     site.fixes(&assumed, "active_unusable").await;
@@ -203,7 +202,7 @@ pub(super) async fn an_etcd_that_shows_too_little() {
     site.lose_state();
     site.etcd().put("/other/x", b"value");
     let bounded = recover(&site, &format!("{} --etcd-prefix-only", site.live()));
-    site.follows(&bounded, "etcd_keys_left_out").await;
+    site.follows(&bounded, "keys_unread").await;
     rebuilt(&mut site, "recover-state").await;
     site.lose_state();
     let full = site.etcd.take();
@@ -213,9 +212,9 @@ pub(super) async fn an_etcd_that_shows_too_little() {
     let empty = site.snapshot("empty.db");
     site.etcd = full;
     let line = recover(&site, &format!("--etcd-snapshot {empty}"));
-    site.follows(&line, "etcd_without_objects").await;
+    site.follows(&line, "no_objects").await;
     let line = from_snapshot(&site, "");
-    site.clears(&line, "etcd_without_objects").await;
+    site.clears(&line, "no_objects").await;
 }
 
 pub(super) async fn objects_of_other_names() {
@@ -233,9 +232,9 @@ pub(super) async fn objects_of_other_names() {
     std::mem::swap(&mut other.etcd, &mut site.etcd);
     let config = other.write_config().display().to_string();
     site.choose("--config FILE", format!("--config {config}"));
-    site.follows(&line, "objects_of_other_identity").await;
+    site.follows(&line, "other_identity").await;
     site.delete("secrets/default/other");
-    site.clears(&line, "objects_of_other_identity").await;
+    site.clears(&line, "other_identity").await;
 }
 
 pub(super) async fn a_key_that_is_not_that_of_the_evidence() {
@@ -250,7 +249,7 @@ pub(super) async fn a_key_that_is_not_that_of_the_evidence() {
     admin.trim_key(&site.mount(), KEY, 2).await.unwrap();
     let line = "recover-state --etcd-snapshot ";
     let line = format!("{line}{}", site.file("etcd.db").display());
-    backups.recovers(&line, "needed_versions_trimmed").await;
+    backups.recovers(&line, "versions_lost").await;
     recreate_key(&backups.site).await;
     backups.recovers(&line, "evidence_of_other_key").await;
 

@@ -58,12 +58,12 @@ pub(super) async fn versions_that_objects_need() {
     for (words, code, right) in [
         (
             "retire-versions --before-version 3",
-            "version_above_active",
+            "version_choice_invalid",
             "retire-versions --before-version 2",
         ),
         (
             "restore-versions --versions 2",
-            "versions_not_restorable",
+            "version_choice_invalid",
             "restore-versions --versions 1",
         ),
     ] {
@@ -89,19 +89,19 @@ pub(super) async fn objects_that_were_not_written_again() {
         "verify-rotation {} --etcd-prefix-only",
         site.live()
     ));
-    site.follows(&bounded, "objects_partly_read").await;
-    site.clears(&verify, "objects_partly_read").await;
+    site.follows(&bounded, "keys_unread").await;
+    site.clears(&verify, "keys_unread").await;
     let retire = format!(
         "retire-versions --before-version 2 {} --etcd-prefix-only",
         site.live()
     );
     let retire = site.line(&retire);
-    site.follows(&retire, "source_keys_unread").await;
+    site.follows(&retire, "keys_unread").await;
     let retire = site.line(&format!(
         "retire-versions --before-version 2 {}",
         site.live()
     ));
-    site.clears(&retire, "source_keys_unread").await;
+    site.clears(&retire, "keys_unread").await;
 }
 
 pub(super) async fn a_node_that_has_not_followed_the_key() {
@@ -120,6 +120,11 @@ pub(super) async fn a_node_without_a_state() {
     let mut site = Site::new().await;
     site.start_etcd().await;
     site.tolerate("verify-rotation", 5);
+    let evidence = site.snapshot("evidence.db");
+    site.choose(
+        "--etcd-snapshot FILE",
+        format!("--etcd-snapshot {evidence}"),
+    );
     let verify = site.line(&format!("verify-rotation {}", site.live()));
     site.fixes(&verify, "no_active_version").await;
 }
@@ -135,18 +140,18 @@ pub(super) async fn sources_that_show_too_little() {
     let empty = site.snapshot("empty.db");
     site.etcd = own;
     let line = site.line(&retire(&empty));
-    site.follows(&line, "source_without_objects").await;
+    site.follows(&line, "no_objects").await;
     site.snapshot("empty.db");
-    site.clears(&line, "source_without_objects").await;
+    site.clears(&line, "no_objects").await;
 
     let file = site.snapshot("evidence.db");
     let whole = fs::read(&file).unwrap();
     files::replace(file.as_ref(), &whole[..whole.len() - 1000], 0o600);
     let verify = site.line(&format!("verify-rotation --etcd-snapshot {file}"));
-    let steps = site.finds(&verify, "source_unread").await;
+    let steps = site.finds(&verify, "snapshot_damaged").await;
     site.snapshot("evidence.db");
     site.carries_out(&steps).await;
-    site.clears(&verify, "source_unread").await;
+    site.clears(&verify, "snapshot_damaged").await;
 
     // Without the hash at its end.
     files::replace(file.as_ref(), &whole[..whole.len() - 32], 0o600);
@@ -161,8 +166,8 @@ pub(super) async fn sources_that_show_too_little() {
     };
     site.put("secrets/default/strange", &strange);
     site.snapshot("evidence.db");
-    site.follows(&line, "needs_unresolved").await;
+    site.follows(&line, "key_ids_unknown").await;
     site.delete("secrets/default/strange");
     site.snapshot("evidence.db");
-    site.clears(&line, "needs_unresolved").await;
+    site.clears(&line, "key_ids_unknown").await;
 }

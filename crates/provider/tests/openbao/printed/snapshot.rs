@@ -21,8 +21,8 @@ pub(super) async fn an_etcd_snapshot_that_proves_too_little() {
             damaged[sound.len() / 2] ^= 1;
             damaged
         }),
-        ("snapshot_without_hash", sound[..sound.len() - 32].to_vec()),
-        ("meta_page_damaged", {
+        ("source_unverified", sound[..sound.len() - 32].to_vec()),
+        ("snapshot_damaged", {
             // The hash would tell first.
             let mut damaged = sound[..sound.len() - 32].to_vec();
             damaged[page..2 * page].fill(0);
@@ -36,8 +36,8 @@ pub(super) async fn an_etcd_snapshot_that_proves_too_little() {
     assert_eq!(packed.code, Some(0), "{}", packed.err);
     fs::remove_file(&file).unwrap();
     let packed = site.line(&format!("scan-etcd --etcd-snapshot {file}.xz"));
-    site.follows(&packed, "snapshot_packed").await;
-    site.clears(&scan, "snapshot_packed").await;
+    site.follows(&packed, "not_a_snapshot").await;
+    site.clears(&scan, "not_a_snapshot").await;
 }
 
 pub(super) async fn an_openbao_snapshot_that_proves_too_little() {
