@@ -197,7 +197,7 @@ pub(crate) async fn starts(stage: &Stage, extent: &Extent, report: &mut Report) 
 pub(crate) fn program(stage: &Stage, provider: &Provider, report: &mut Report) {
     let bytes = fs::metadata(&stage.program).unwrap().len();
     let megabytes = f64::from(u32::try_from(bytes).unwrap()) / 1e6;
-    report.push(Row::new("program.size", megabytes, "MB").target(AtMost(10.0)));
+    report.push(Row::new("program.size", megabytes, "MB").target(AtMost(14.0)));
     let libraries = provider.libraries();
     let foreign = libraries
         .iter()
