@@ -5,6 +5,7 @@ use std::process::Stdio;
 use crate::circles;
 use crate::go;
 use crate::process::{self, Error, say};
+use crate::prose;
 use crate::proto;
 
 /// Crates banned from the dependency tree: TLS and cryptography come only from aws-lc-rs.
@@ -15,7 +16,7 @@ type Check = (&'static str, fn() -> Result<(), Error>);
 
 /// Runs every check, also after a failed one, and lists the failed ones at the end.
 pub(crate) fn run() -> Result<(), Error> {
-    let checks: [Check; 10] = [
+    let checks: [Check; 11] = [
         ("format", format),
         ("clippy", clippy),
         ("fuzz targets", fuzz_targets),
@@ -28,6 +29,7 @@ pub(crate) fn run() -> Result<(), Error> {
         ("generated code", || proto::run(&["--check"])),
         ("circular dependencies", circles::run),
         ("Go", go_programs),
+        ("English", prose::run),
     ];
     let mut failed = Vec::new();
     for (name, check) in checks {

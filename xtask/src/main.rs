@@ -35,7 +35,7 @@ Usage: cargo xtask <command>
                   --kubernetes adds the tests with a real kube-apiserver,
                   --long adds the tests of many minutes;
                   ARGS go to `cargo test`, as in `test -- -p kms-domain -- a_name`
-  lint            Check format, clippy, documentation, dependencies and generated code
+  lint            Check format, clippy, documentation, dependencies, generated code and English
   prose           Measure the English of docs, comments and messages
   proto [--check] Generate the code for the protobuf service, or compare it with the committed code
   fuzz [--seconds N] [TARGET]
