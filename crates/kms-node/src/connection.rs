@@ -27,6 +27,7 @@ use crate::{
 
 /// OpenBao as used by a one-shot command; the first request logs in.
 pub struct Connection {
+    pub client: Client,
     pub session: Session,
     pub transit: Transit,
     #[expect(dead_code, reason = "the session's task runs until this is dropped")]
@@ -229,6 +230,7 @@ impl Connection {
         let mut tasks = JoinSet::new();
         tasks.spawn(task.run());
         Self {
+            client: client.clone(),
             session,
             transit: Transit::new(client, &config.key, config.openbao.timeout),
             tasks,

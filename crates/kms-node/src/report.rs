@@ -345,6 +345,12 @@ impl CheckResult {
         self.details.get(CODE)?.as_str()
     }
 
+    /// The advice of the catalogue, with the values of the finding.
+    #[must_use]
+    pub fn advice(&self) -> Option<&Advice> {
+        self.advice.as_ref()
+    }
+
     fn new(id: &'static str, title: &'static str, status: Status) -> Self {
         Self {
             id,

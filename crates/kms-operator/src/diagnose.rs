@@ -20,7 +20,6 @@ pub mod state;
 use std::collections::BTreeMap;
 
 use kms_node::{
-    advice,
     auth::CallFailure,
     exit::Exit,
     report::{CheckResult, ImpactClass, one_line, outcome::Outcome, table::Table},
@@ -133,7 +132,10 @@ impl Check {
 
     /// A failed call to OpenBao. The code is the class of the failure.
     fn unanswered(&self, failure: &CallFailure, facts: &Facts, class: ImpactClass) -> CheckResult {
-        let cause = advice::openbao::of_call(failure);
+        let cause = match failure {
+            CallFailure::Auth(failure) => facts.of_login(failure),
+            failure => facts.of_call(failure),
+        };
         self.fail(one_line(failure))
             .because(facts.advise(cause, &[]))
             .code(failure.class().map_or("auth_failed", FailureClass::label))

@@ -611,7 +611,8 @@ impl Answer {
             | Operation::TransitEncrypt
             | Operation::TransitDecrypt
             | Operation::TransitBatchDecrypt
-            | Operation::CapabilitiesSelf => said.data.is_some(),
+            | Operation::CapabilitiesSelf
+            | Operation::TokenLookupSelf => said.data.is_some(),
             // These have no envelope around their content.
             Operation::SealStatus | Operation::Leader | Operation::Health => false,
             Operation::Admin => true,

@@ -1,6 +1,6 @@
 //! Location and identity of OpenBao: address, namespace, server name, roots.
 
-use std::{fmt, net::IpAddr};
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use http::{HeaderValue, Uri, uri::Authority};
 use kms_domain::scope::Namespace;
@@ -237,6 +237,24 @@ pub enum RootsProblem {
     },
 }
 
+/// Two sections without a line feed between them, as `cat` leaves them. A PEM reader drops the second
+/// one silently.
+const GLUED: &str = "-----END CERTIFICATE----------BEGIN CERTIFICATE-----";
+const SEPARATED: &str = "-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----";
+
+/// Whether the PEM text has sections without a line feed between them.
+#[must_use]
+pub fn is_glued(pem: &[u8]) -> bool {
+    str::from_utf8(pem).is_ok_and(|text| text.contains(GLUED))
+}
+
+fn separated(pem: &[u8]) -> Cow<'_, [u8]> {
+    match str::from_utf8(pem) {
+        Ok(text) if text.contains(GLUED) => Cow::Owned(text.replace(GLUED, SEPARATED).into_bytes()),
+        _ => Cow::Borrowed(pem),
+    }
+}
+
 impl Roots {
     /// Parses all `CERTIFICATE` sections of a PEM text.
     ///
@@ -244,7 +262,8 @@ impl Roots {
     /// When the text has no certificate or an unusable one.
     pub fn from_pem(pem: &[u8]) -> Result<Self, RootsProblem> {
         let mut store = RootCertStore::empty();
-        for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
+        let pem = separated(pem);
+        for (index, certificate) in CertificateDer::pem_slice_iter(&pem).enumerate() {
             let certificate = certificate.map_err(|_| RootsProblem::NotPem)?;
             store.add(certificate).map_err(|_| RootsProblem::Unusable {
                 position: index + 1,

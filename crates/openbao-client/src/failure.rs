@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::{
     connect::LookupFailed,
+    login_refusal::LoginRefusal,
     request::{Operation, RequestId},
 };
 
@@ -155,6 +156,7 @@ pub struct Failure {
     class: FailureClass,
     status: Option<u16>,
     detail: Option<&'static str>,
+    refusal: Option<LoginRefusal>,
     responder: Option<Box<str>>,
     pub(crate) request_id: Option<RequestId>,
     server_errors: ServerErrors,
@@ -169,6 +171,7 @@ impl Failure {
             class,
             status: None,
             detail: None,
+            refusal: None,
             responder: None,
             request_id: None,
             server_errors: ServerErrors::default(),
@@ -221,6 +224,9 @@ impl Failure {
             class => class,
         };
         let mut failure = Self::new(operation, class).status(status);
+        if operation == Operation::JwtLogin {
+            failure.refusal = LoginRefusal::of(status, &errors);
+        }
         if operation == Operation::Admin {
             failure.server_errors = ServerErrors::bounded(errors);
         }
@@ -295,6 +301,23 @@ impl Failure {
         self.class
     }
 
+    /// The TLS failure, if it has a remedy of its own.
+    #[must_use]
+    pub fn tls_problem(&self) -> Option<TlsProblem> {
+        match self.detail? {
+            CA_AS_SERVER => Some(TlsProblem::CaAsServer),
+            NO_SERVER_AUTH => Some(TlsProblem::NoServerAuth),
+            CLIENT_CERTIFICATE => Some(TlsProblem::ClientCertificateRequired),
+            _ => None,
+        }
+    }
+
+    /// Why OpenBao refused a login, if its answer is a known one.
+    #[must_use]
+    pub fn refusal(&self) -> Option<LoginRefusal> {
+        self.refusal
+    }
+
     /// The HTTP status, if a response arrived.
     #[must_use]
     pub fn http_status(&self) -> Option<u16> {
@@ -319,7 +342,10 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} failed: {}", self.operation, self.class.sentence())?;
+        match self.refusal {
+            Some(refusal) => write!(f, "{} failed: {refusal}", self.operation)?,
+            None => write!(f, "{} failed: {}", self.operation, self.class.sentence())?,
+        }
         if let Some(detail) = self.detail {
             write!(f, ": {detail}")?;
         }
@@ -464,10 +490,33 @@ pub(crate) fn transport_class(
     }
 }
 
+const CA_AS_SERVER: &str = "the server presents a CA certificate as its own";
+const NO_SERVER_AUTH: &str = "the server's certificate is not for servers: its extended key usage lacks \
+    serverAuth";
+const CLIENT_CERTIFICATE: &str = "the server requires a client certificate";
+
+/// A TLS failure with a remedy of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsProblem {
+    /// A certificate with CA:TRUE is used as the server's.
+    CaAsServer,
+    /// The extended key usage lacks serverAuth.
+    NoServerAuth,
+    /// The server requires a client certificate.
+    ClientCertificateRequired,
+}
+
 fn tls_detail(error: &rustls::Error) -> &'static str {
-    use rustls::CertificateError as Certificate;
+    use rustls::{AlertDescription as Alert, CertificateError as Certificate};
     match error {
         rustls::Error::InvalidCertificate(certificate) => match certificate {
+            // rustls has no variant for it, and passes on the error of webpki.
+            Certificate::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+                CA_AS_SERVER
+            }
+            Certificate::InvalidPurpose | Certificate::InvalidPurposeContext { .. } => {
+                NO_SERVER_AUTH
+            }
             Certificate::Expired | Certificate::ExpiredContext { .. } => {
                 "the server's certificate has expired"
             }
@@ -483,6 +532,10 @@ fn tls_detail(error: &rustls::Error) -> &'static str {
             }
             _ => "the server's certificate cannot be verified",
         },
+        // TLS 1.3 and 1.2. This client never sends a certificate.
+        rustls::Error::AlertReceived(Alert::CertificateRequired | Alert::BadCertificate) => {
+            CLIENT_CERTIFICATE
+        }
         rustls::Error::AlertReceived(_) => "the server ended the handshake with an alert",
         rustls::Error::PeerIncompatible(_) => "the server offers no common TLS version or cipher",
         _ => "the TLS protocol was violated",

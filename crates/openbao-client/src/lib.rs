@@ -20,6 +20,8 @@ pub mod event;
 pub mod failure;
 pub mod leader;
 pub mod login;
+pub mod login_refusal;
+pub mod presented;
 pub mod request;
 pub mod seal_status;
 pub mod token;

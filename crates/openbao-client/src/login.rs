@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    num::NonZeroU32,
     pin::Pin,
     time::{Duration, SystemTime},
 };
@@ -151,7 +152,10 @@ impl LoginFailure {
         match self {
             Self::JwtFile(problem) => problem.code(),
             Self::Jwt(problem) => problem.code(),
-            Self::OpenBao(failure) => failure.class().label(),
+            Self::OpenBao(failure) => match failure.refusal() {
+                Some(refusal) => refusal.label(),
+                None => failure.class().label(),
+            },
         }
     }
 
@@ -194,6 +198,28 @@ pub async fn renew_self(
         .await
 }
 
+/// Reads the `token_bound_cidrs` of a token.
+///
+/// # Errors
+/// The classified failure; the policy `default` permits the request.
+pub async fn bound_cidrs(
+    client: &Client,
+    token: &Token,
+    deadline: Duration,
+) -> Result<Vec<String>, Failure> {
+    #[derive(Deserialize)]
+    struct Limits {
+        #[serde(default)]
+        bound_cidrs: Option<Vec<String>>,
+    }
+    let request = Request::get(Operation::TokenLookupSelf, "auth/token/lookup-self").token(token);
+    client
+        .send_and_read(request, deadline, |answer| {
+            Ok(answer.data::<Limits>()?.bound_cidrs.unwrap_or_default())
+        })
+        .await
+}
+
 /// Parses the `auth` member of a response; an empty `client_token` counts as missing.
 fn granted(answer: &Answer) -> Result<(Option<Token>, Lease), Failure> {
     #[derive(Deserialize)]
@@ -211,6 +237,8 @@ fn granted(answer: &Answer) -> Result<(Option<Token>, Lease), Failure> {
         lease_duration: u64,
         #[serde(default)]
         renewable: bool,
+        #[serde(default)]
+        num_uses: i64,
     }
     let auth = answer.json::<Body<'_>>()?.auth;
     let token = auth
@@ -222,6 +250,7 @@ fn granted(answer: &Answer) -> Result<(Option<Token>, Lease), Failure> {
     let lease = Lease {
         duration: Duration::from_secs(auth.lease_duration),
         renewable: auth.renewable,
+        uses: u32::try_from(auth.num_uses).ok().and_then(NonZeroU32::new),
     };
     Ok((token, lease))
 }

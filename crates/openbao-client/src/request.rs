@@ -30,6 +30,8 @@ pub enum Operation {
     TransitBatchDecrypt,
     /// Read the capabilities of the token in use.
     CapabilitiesSelf,
+    /// Read the limits of the token in use: only in diagnostics.
+    TokenLookupSelf,
     /// Read the seal status; needs no token.
     SealStatus,
     /// Read the active server of the cluster; needs no token.
@@ -53,6 +55,7 @@ impl Operation {
             Self::TransitDecrypt => "transit_decrypt",
             Self::TransitBatchDecrypt => "transit_batch_decrypt",
             Self::CapabilitiesSelf => "capabilities_self",
+            Self::TokenLookupSelf => "token_lookup_self",
             Self::SealStatus => "seal_status",
             Self::Leader => "leader",
             Self::Health => "health",
@@ -68,6 +71,7 @@ impl Operation {
             Self::TransitMetadataRead
             | Self::TransitDisableUpsertRead
             | Self::CapabilitiesSelf
+            | Self::TokenLookupSelf
             | Self::SealStatus
             | Self::Leader
             | Self::Health => Purpose::Probe,
@@ -91,6 +95,7 @@ impl Operation {
             | Self::TransitEncrypt
             | Self::TransitDecrypt
             | Self::CapabilitiesSelf
+            | Self::TokenLookupSelf
             | Self::SealStatus
             | Self::Leader
             | Self::Health => 256 << 10,

@@ -1,6 +1,6 @@
 //! An OpenBao token and its lease.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use http::HeaderValue;
 use zeroize::Zeroizing;
@@ -46,6 +46,8 @@ pub struct Lease {
     pub duration: Duration,
     /// Whether the token may be renewed.
     pub renewable: bool,
+    /// Number of requests after which OpenBao revokes the token, the `token_num_uses` of its role.
+    pub uses: Option<NonZeroU32>,
 }
 
 #[cfg(test)]

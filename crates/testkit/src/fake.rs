@@ -27,11 +27,12 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use openbao_client::endpoint::{Address, Endpoint, Roots, ServerName};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName as TlsName, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -94,6 +95,12 @@ pub enum Handshake {
     Good,
     /// TLS with a certificate that expired in 2001.
     Expired,
+    /// TLS with one self-signed CA certificate, which is the CA as well.
+    SelfSignedCa,
+    /// TLS with a certificate for clients only.
+    ForClients,
+    /// TLS that requires a client certificate.
+    ClientCertificate,
     /// TCP is accepted; the TLS handshake stays unanswered.
     Never,
 }
@@ -252,13 +259,36 @@ fn pki(handshake: Handshake) -> (String, ServerConfig) {
         leaf.not_after = rcgen::date_time_ymd(2001, 2, 1);
     }
 
-    let issuer = Issuer::from_params(&ca, &ca_key);
-    let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    if handshake == Handshake::ForClients {
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    }
 
-    let tls = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let issuer = Issuer::from_params(&ca, &ca_key);
+    let (ca_pem, leaf) = match handshake {
+        Handshake::SelfSignedCa => {
+            leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let own = leaf.self_signed(&key).unwrap();
+            (own.pem(), own)
+        }
+        _ => (ca_pem, leaf.signed_by(&key, &issuer).unwrap()),
+    };
+
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let tls = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
+        .unwrap();
+    let tls = match handshake {
+        Handshake::ClientCertificate => {
+            let mut roots = RootCertStore::empty();
+            roots
+                .add(ca.self_signed(&ca_key).unwrap().der().clone())
+                .unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+            tls.with_client_cert_verifier(verifier.build().unwrap())
+        }
+        _ => tls.with_no_client_auth(),
+    };
+    let tls = tls
         .with_single_cert(
             vec![leaf.der().clone()],
             PrivateKeyDer::Pkcs8(key.serialize_der().into()),

@@ -359,6 +359,7 @@ mod tests {
                 lease: Lease {
                     duration: HOUR,
                     renewable: false,
+                    uses: None,
                 },
                 credential_expires: SystemTime::UNIX_EPOCH,
             })))

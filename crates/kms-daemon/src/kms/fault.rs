@@ -252,6 +252,7 @@ impl Fault {
                 | JwtProblem::NearExpiry { .. } => Self::JwtDates,
                 JwtProblem::Empty
                 | JwtProblem::Malformed(_)
+                | JwtProblem::NoExpiry
                 | JwtProblem::Issuer
                 | JwtProblem::Audience
                 | JwtProblem::Subject => Self::JwtClaims,

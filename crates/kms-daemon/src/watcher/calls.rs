@@ -40,6 +40,7 @@ impl CallOutcomes {
                 Operation::TransitMetadataRead
                 | Operation::TransitDisableUpsertRead
                 | Operation::CapabilitiesSelf
+                | Operation::TokenLookupSelf
                 | Operation::SealStatus
                 | Operation::Leader
                 | Operation::Health

@@ -9,9 +9,9 @@ use crate::transit::{KeyProfile, Sentences, TransitVersion, VersionProblem};
 pub enum RegistryConflict {
     /// The key has fewer versions than before.
     #[error(
-        "the newest Transit version is {latest}, but version {active} is active here, so OpenBao \
-         holds an older copy of the key: objects written since under higher versions cannot be \
-         read until the newer one is back, and nothing was changed on this node"
+        "the newest Transit version is {latest}, but version {active} is active here: OpenBao holds \
+         an older copy of the key, or another key of its name. Objects written since under higher \
+         versions cannot be read until the key has them again, and nothing was changed on this node"
     )]
     VersionRollback {
         /// The active version.
@@ -22,7 +22,7 @@ pub enum RegistryConflict {
     /// Every unreadable version that must stay readable.
     #[error(
         "versions that stored objects may need cannot be used: {}. Objects under them cannot be \
-         read; the other versions continue to decrypt, and nothing was changed on this node",
+         read, and nothing was changed on this node",
         Sentences(.0)
     )]
     Retained(Vec<VersionProblem>),

@@ -14,13 +14,17 @@ causes! {
         .exit(Exit::Configuration)
         .steps(&[
             act(
-                "restore {config} from configuration management or from a backup, or name another \
-                 file with --config",
+                "if the provider served on this node before, restore {config} from configuration \
+                 management or from a backup, or name another file with --config",
             ),
             act(
                 "compare providerName, clusterId, instanceId, namespace, transitMountId, \
                  keyLineageId, mountPath and keyName with a backup record or another node: each \
                  must be as before",
+            ),
+            run(
+                "at a first installation, write the file (docs/configuration.md), and check it",
+                "bao-kms-provider config --config {config}",
             ),
         ]);
 

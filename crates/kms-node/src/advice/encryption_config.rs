@@ -167,4 +167,14 @@ causes! {
          and then remove the others",
     )])
     .warnings(&["do not remove another provider or identity before every object is rewritten"]);
+
+    NO_FILE = none_lost(
+        "encryption_config_unused",
+        "kube-apiserver encrypts nothing: it has no --encryption-provider-config",
+        "objects that were encrypted before are unreadable until the flag is back",
+    )
+    .steps(&[act(
+        "give kube-apiserver the file with --encryption-provider-config, if encryption is to be in \
+         use",
+    )]);
 }

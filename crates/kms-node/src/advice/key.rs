@@ -6,7 +6,8 @@ use kms_domain::{
 };
 
 use super::{
-    Cause, Found, Step, act, at_risk, lost, node, not_lost_yet, openbao, run, unknown, versions,
+    Cause, Found, Step, act, at_risk, lost, node, none_lost, not_lost_yet, openbao, run, unknown,
+    versions,
 };
 use crate::{exit::Exit, transit_key::round_trip::DeepError};
 
@@ -33,6 +34,14 @@ pub const CHECK: Step = run(
 const CORRECT: Step = run(
     "correct the settings, as an administrator",
     "bao write {bao} {mount}/keys/{key}/config {settings}",
+);
+const ENABLE_MOUNT: Step = run(
+    "at a first installation, enable the mount, unless it exists, as an administrator",
+    "bao secrets enable {bao} -path={mount} transit",
+);
+const CREATE: Step = run(
+    "at a first installation, create the key, as an administrator",
+    "bao write {bao} -f {mount}/keys/{key}",
 );
 
 /// The warning of a pair whose key lacks versions, or is another key.
@@ -174,6 +183,38 @@ causes! {
          another key, keep this one until no object and no backup needs it",
     )])
     .warnings(&[KEEP_PRESENT]);
+
+    ABSENT = unknown(
+        "key_absent",
+        "OpenBao has no key at the configured mount and name, and this node has no state: a first \
+         installation, or a loss of both",
+        "nothing on this node tells whether objects were encrypted before, and etcd does",
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[
+        run(
+            "have etcd decide it, with the options for the etcd of this cluster",
+            "bao-kms-provider triage --endpoints URLS --cacert FILE --cert FILE --key FILE \
+             --config {config}",
+        ),
+        ENABLE_MOUNT,
+        CREATE,
+        act(
+            "otherwise compare transit.mountPath {mount} and transit.keyName {key} with another \
+             node, and restore a backup of OpenBao with the key",
+        ),
+    ])
+    .warnings(&["do not create a key of that name while etcd may hold objects of an earlier one"]);
+
+    FIRST_INSTALLATION = none_lost(
+        "first_installation",
+        "this is a first installation: the key is yet to be created",
+        "this node has no state, and the given etcd data holds no object of such a provider",
+    )
+    .steps(&[ENABLE_MOUNT, CREATE])
+    .warnings(&[
+        "do not create the key if another etcd holds objects of a key of this mount and name",
+    ]);
 }
 
 /// The cause of metadata that the provider refuses.

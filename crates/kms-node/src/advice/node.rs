@@ -32,6 +32,10 @@ const STATUS: Step = run(
     "see whether the provider runs",
     "systemctl status bao-kms-provider",
 );
+pub(super) const COMPARE_CLOCKS: Step = run(
+    "compare the clocks of this node and of OpenBao",
+    "date --utc; curl --silent --head {curl}/v1/sys/health | grep -i '^date'",
+);
 const AS_ROOT: Step = run(
     "run it as root",
     "sudo bao-kms-provider {command} --config {config}",
@@ -51,7 +55,7 @@ causes! {
             "bao-kms-provider doctor --encryption-config /etc/kubernetes/encryption-config.yaml \
              --config {config}",
         ),
-        run("restart kube-apiserver, and read encrypted objects", "kubectl get secrets -A"),
+        run("see whether kube-apiserver reads encrypted objects", "kubectl get secrets -A"),
     ]);
 
     STATE_OF_OTHER_USER = none_lost(
@@ -116,7 +120,7 @@ causes! {
     )
     .steps(&[run(
         "find the wrong clock and correct it with NTP; compare both",
-        "date --utc; curl --silent --head {curl}/v1/sys/health | grep -i '^date'",
+        COMPARE_CLOCKS.command,
     )]);
 
     NOT_RUNNING = none_lost("not_running", "the provider is stopped, and could run", WAITS)
@@ -207,7 +211,7 @@ causes! {
 
     JWT_EXPIRED = none_lost(
         "jwt_expired",
-        "the JWT has expired, expires too soon, is not valid yet, or is malformed",
+        "the JWT has expired, expires too soon, or is not valid yet",
         KEY_IS_IN_OPENBAO,
     )
     .steps(&[
@@ -215,6 +219,30 @@ causes! {
         act("find out why the software for its renewal on this node stopped"),
         act("if the JWT is new, compare the clocks of this node, of the issuer and of OpenBao"),
     ]);
+
+    JWT_MALFORMED = none_lost(
+        "jwt_malformed",
+        "the file of the JWT is empty, or holds something other than one JWT",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        act(
+            "have {jwt} written with the JWT alone: three parts with dots, without byte order \
+             mark, quotation marks, NUL bytes or line breaks inside",
+        ),
+        act("have a new JWT issued, if the file was damaged"),
+    ]);
+
+    JWT_NO_EXPIRY = none_lost(
+        "jwt_no_expiry",
+        "the JWT has no expiry (exp)",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[act(
+        "have the issuer set exp, with a life of some hours and renewal on this node, and replace \
+         {jwt} by rename",
+    )])
+    .warnings(&["do not use a JWT without an expiry: a stolen one is valid for ever"]);
 
     JWT_CLAIMS = none_lost(
         "jwt_claims",
@@ -434,15 +462,15 @@ pub fn of_jwt(failure: &LoginFailure) -> &'static Cause {
             | CredentialFileProblem::TooLarge { .. } => &JWT_UNREADABLE,
         },
         LoginFailure::Jwt(problem) => match problem {
-            JwtProblem::Empty
-            | JwtProblem::Malformed(_)
-            | JwtProblem::Expired { .. }
+            JwtProblem::Empty | JwtProblem::Malformed(_) => &JWT_MALFORMED,
+            JwtProblem::NoExpiry => &JWT_NO_EXPIRY,
+            JwtProblem::Expired { .. }
             | JwtProblem::NearExpiry { .. }
             | JwtProblem::NotYetValid(_)
             | JwtProblem::IssuedInFuture(_) => &JWT_EXPIRED,
             JwtProblem::Issuer | JwtProblem::Audience | JwtProblem::Subject => &JWT_CLAIMS,
         },
-        LoginFailure::OpenBao(failure) => openbao::of_login_request(failure.class()),
+        LoginFailure::OpenBao(failure) => openbao::of_login_request(failure),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Causes at OpenBao and on the connection to it.
 
-use openbao_client::failure::FailureClass;
+use openbao_client::{
+    failure::{Failure, FailureClass, TlsProblem},
+    login_refusal::LoginRefusal,
+};
 
 use super::{
     Cause, Step, act, at_risk, key, node, none_lost, not_lost_yet, run, unknown, versions,
@@ -20,6 +23,21 @@ const WRITE_POLICY: Step = run(
     "bao-kms-provider policy openbao --config {config} | bao policy write {bao} NAME -",
 );
 const NO_WIDER_POLICY: &str = "do not give the provider a root token or a wider policy";
+const NO_UNKNOWN_CA: &str = "do not trust the CA of an unknown server at the address, and do not disable \
+    verification";
+const SHOW_CLAIMS: Step = run(
+    "see the claims of the JWT",
+    "cut -d. -f2 {jwt} | tr '_-' '/+' | base64 -d 2>/dev/null; echo",
+);
+const SHOW_ROLE: Step = run(
+    "compare them with the role, as an administrator",
+    "bao read {bao} {login}/role/{role}",
+);
+const SHOW_USAGE: Step = run(
+    "see the certificate of the server",
+    "openssl s_client -connect {authority} </dev/null | openssl x509 -noout -subject -issuer -dates \
+     -ext basicConstraints,extendedKeyUsage",
+);
 
 causes! {
     UNREACHABLE = none_lost("openbao_unreachable", "OpenBao does not answer", ANSWERS_AGAIN)
@@ -61,8 +79,7 @@ causes! {
              -issuer -dates -ext subjectAltName",
         ),
     ])
-    .warnings(&["do not trust the CA of an unknown server at the address, and do not disable \
-        verification"]);
+    .warnings(&[NO_UNKNOWN_CA]);
 
     UNINITIALIZED = at_risk(
         "openbao_uninitialized",
@@ -109,7 +126,8 @@ causes! {
     POLICY_INSUFFICIENT = none_lost(
         "policy_insufficient",
         "the policy of the token lacks permissions of the provider",
-        KEY_IS_IN_OPENBAO,
+        "OpenBao keeps the key; the calls that the policy denies fail at once, also those of a \
+         running provider",
     )
     .steps(&[WRITE_POLICY])
     .warnings(&[NO_WIDER_POLICY]);
@@ -175,13 +193,290 @@ causes! {
     )
     .steps(&[WRITE_POLICY])
     .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_ROLE_MISSING = none_lost(
+        "login_role_missing",
+        "the login method in OpenBao has no role of the configured name",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        run("list its roles, as an administrator", "bao list {bao} {login}/role"),
+        act("correct auth.jwt.role in {config}, or write the role {role} again"),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_ROLE_UNSUITABLE = none_lost(
+        "login_role_unsuitable",
+        "the role in OpenBao is for another kind of login, or needs a claim that the JWT lacks",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        SHOW_CLAIMS,
+        SHOW_ROLE,
+        act("set role_type=jwt, and user_claim and groups_claim to claims of the JWT"),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_AUDIENCE = none_lost(
+        "login_audience",
+        "the role in OpenBao is bound to another audience than that of the JWT",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        SHOW_CLAIMS,
+        SHOW_ROLE,
+        run(
+            "bind the role to aud of the JWT (AUDIENCE), or have a JWT issued for bound_audiences",
+            "bao write {bao} {login}/role/{role} role_type=jwt bound_audiences=AUDIENCE",
+        ),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_SUBJECT = none_lost(
+        "login_subject",
+        "the role in OpenBao is bound to another subject than that of the JWT",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        SHOW_CLAIMS,
+        SHOW_ROLE,
+        run(
+            "bind the role to sub of the JWT (SUBJECT), or have a JWT issued for bound_subject",
+            "bao write {bao} {login}/role/{role} role_type=jwt bound_subject=SUBJECT",
+        ),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_ISSUER = none_lost(
+        "login_issuer",
+        "the login method in OpenBao is bound to another issuer than that of the JWT",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        SHOW_CLAIMS,
+        run(
+            "compare iss with bound_issuer of the login method, as an administrator",
+            "bao read {bao} {login}/config",
+        ),
+        act("have the JWT issued by that issuer, or bind the login method to iss of the JWT"),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_SIGNATURE = none_lost(
+        "login_signature",
+        "the keys of the login method in OpenBao do not verify the signature of the JWT",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        run(
+            "see the source of the keys of the login method, as an administrator",
+            "bao read {bao} {login}/config",
+        ),
+        act(
+            "if it is a URL, have OpenBao reach it; otherwise add the present public key of the \
+             issuer, or have a JWT issued with one of the keys",
+        ),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_CLAIMS = none_lost(
+        "login_claims",
+        "a claim of the JWT differs from bound_claims of the role in OpenBao",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        SHOW_CLAIMS,
+        SHOW_ROLE,
+        act("correct bound_claims of the role, or have a JWT issued with these claims"),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_CLOCK = none_lost(
+        "login_clock",
+        "the JWT has expired, or is not valid yet, by the clock of OpenBao",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        run(
+            "compare the clocks of this node and of OpenBao, and correct the wrong one with NTP",
+            node::COMPARE_CLOCKS.command,
+        ),
+        act("if both are right, have a new JWT issued, and replace {jwt} with it by rename"),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_UNCONFIGURED = none_lost(
+        "login_unconfigured",
+        "the login method in OpenBao has no configuration",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[run(
+        "write its issuer and public keys again, or jwks_url in place of the keys, as an \
+         administrator",
+        "bao write {bao} {login}/config bound_issuer=ISSUER jwt_validation_pubkeys=@FILE",
+    )])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_DENIED = none_lost(
+        "login_denied",
+        "OpenBao has no login method at the configured path and namespace, or the role excludes \
+         this node",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        run("list the login methods of the namespace, as an administrator", "bao auth list {bao}"),
+        run(
+            "if {login} is listed, compare token_bound_cidrs of the role with the address of this \
+             node",
+            "bao read {bao} -field=token_bound_cidrs {login}/role/{role}",
+        ),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_MOUNT_MISSING = none_lost(
+        "login_mount_missing",
+        "OpenBao has no login method at the configured path and namespace",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        run("list the login methods of the namespace, as an administrator", "bao auth list {bao}"),
+        act(
+            "correct auth.jwt.mountPath or openbao.namespace in {config}; another namespace may \
+             have the method",
+        ),
+        act("if it was deleted, enable and configure it again, with its role and policy"),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_MOUNT_ELSEWHERE = none_lost(
+        "login_mount_elsewhere",
+        "the login method is mounted in the root namespace of OpenBao, and the configuration names \
+         another one",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        run(
+            "compare openbao.namespace in {config} with that of the key, the role and the policy, \
+             as an administrator",
+            "bao auth list {server}",
+        ),
+        act(
+            "enable the login method in the namespace of the key: a token of the root namespace \
+             needs its policy there",
+        ),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_ADDRESS_EXCLUDED = none_lost(
+        "login_address_excluded",
+        "token_bound_cidrs of the role in OpenBao excludes the address of this node",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        run(
+            "compare them with the address that OpenBao sees, perhaps that of a proxy, as an \
+             administrator",
+            "bao read {bao} -field=token_bound_cidrs {login}/role/{role}",
+        ),
+        run(
+            "add the address (CIDR), or clear the list",
+            "bao write {bao} {login}/role/{role} role_type=jwt token_bound_cidrs=CIDR",
+        ),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_NAMESPACE_MISSING = none_lost(
+        "login_namespace_missing",
+        "OpenBao has no namespace of the configured name",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        run("list the namespaces, as an administrator", "bao namespace list {server}"),
+        act(
+            "correct openbao.namespace in {config}: it is part of the identity, so it must be as \
+             before",
+        ),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    TOKEN_USES_LIMITED = none_lost(
+        "token_uses_limited",
+        "the role in OpenBao limits the number of requests of a token",
+        "OpenBao revokes a token after that number of requests, so calls wait for a new login or \
+         fail",
+    )
+    .steps(&[run(
+        "remove the limit, as an administrator",
+        "bao write {bao} {login}/role/{role} role_type=jwt token_num_uses=0",
+    )]);
+
+    TOKEN_ADDRESSES_LIMITED = none_lost(
+        "token_addresses_limited",
+        "the role in OpenBao binds tokens to addresses",
+        "logins and calls fail once this node, or a proxy in front of OpenBao, has another address",
+    )
+    .steps(&[run(
+        "check that the addresses include every address that this node may have, as an \
+         administrator",
+        "bao read {bao} -field=token_bound_cidrs {login}/role/{role}",
+    )]);
+
+    CA_AS_SERVER_CERTIFICATE = none_lost(
+        "ca_as_server_certificate",
+        "OpenBao presents a CA certificate as its server certificate",
+        ANSWERS_AGAIN,
+    )
+    .steps(&[
+        act(
+            "issue a certificate for the server with CA:FALSE, its name in subjectAltName and the \
+             usage serverAuth, signed by that CA, and set it as tls_cert_file in the listener of \
+             OpenBao",
+        ),
+        SHOW_USAGE,
+    ])
+    .warnings(&[NO_UNKNOWN_CA]);
+
+    NO_SERVER_AUTH = none_lost(
+        "certificate_not_for_servers",
+        "the extended key usage of OpenBao's certificate lacks serverAuth",
+        ANSWERS_AGAIN,
+    )
+    .steps(&[
+        act(
+            "issue the certificate again with the usage serverAuth, and set it as tls_cert_file in \
+             the listener of OpenBao",
+        ),
+        SHOW_USAGE,
+    ])
+    .warnings(&[NO_UNKNOWN_CA]);
+
+    CLIENT_CERTIFICATE_REQUIRED = none_lost(
+        "client_certificate_required",
+        "OpenBao, or a proxy in front of it, requires a client certificate, and the provider has \
+         none",
+        ANSWERS_AGAIN,
+    )
+    .steps(&[act(
+        "remove tls_require_and_verify_client_cert from the listener of OpenBao at {address}, or \
+         add a listener without it for the nodes",
+    )]);
+
+    CA_BUNDLE_GLUED = none_lost(
+        "ca_bundle_glued",
+        "openbao.caCertFile has two certificates without a line feed between them",
+        "the provider reads both, and other programs drop the second one",
+    )
+    .steps(&[run(
+        "separate them",
+        "sed -i 's/-----END CERTIFICATE----------BEGIN/-----END CERTIFICATE-----\\n-----BEGIN/g' {ca}",
+    )]);
 }
 
 /// The cause of a failed call with the token.
 #[must_use]
 pub fn of_call(failure: &CallFailure) -> &'static Cause {
     match failure {
-        CallFailure::OpenBao(failure) => of_class(failure.class()),
+        CallFailure::OpenBao(failure) => of_request(failure),
         CallFailure::Auth(failure) => of_login(failure),
     }
 }
@@ -191,7 +486,7 @@ pub fn of_call(failure: &CallFailure) -> &'static Cause {
 pub fn of_login(failure: &AuthFailure) -> &'static Cause {
     match failure {
         AuthFailure::Login(failure) => node::of_jwt(failure),
-        AuthFailure::Renewal(failure) => of_login_request(failure.class()),
+        AuthFailure::Renewal(failure) => of_login_request(failure),
         AuthFailure::ShortLease { .. } => &LEASE_TOO_SHORT,
         AuthFailure::Timeout => &UNREACHABLE,
         AuthFailure::Rejected => &LOGIN_REFUSED,
@@ -201,15 +496,43 @@ pub fn of_login(failure: &AuthFailure) -> &'static Cause {
 
 /// The cause of a failed login request. Every refusal concerns the login.
 #[must_use]
-pub fn of_login_request(class: FailureClass) -> &'static Cause {
-    match class {
-        FailureClass::RateLimited => &RATE_LIMITED,
-        class if class.is_outage() => of_class(class),
-        _ => &LOGIN_REFUSED,
+pub fn of_login_request(failure: &Failure) -> &'static Cause {
+    match (failure.refusal(), failure.class()) {
+        (Some(refusal), _) => of_refusal(refusal),
+        (None, FailureClass::RateLimited) => &RATE_LIMITED,
+        (None, class) if class.is_outage() => of_request(failure),
+        (None, _) => &LOGIN_REFUSED,
+    }
+}
+
+fn of_refusal(refusal: LoginRefusal) -> &'static Cause {
+    match refusal {
+        LoginRefusal::RoleMissing => &LOGIN_ROLE_MISSING,
+        LoginRefusal::RoleUnsuitable => &LOGIN_ROLE_UNSUITABLE,
+        LoginRefusal::Audience => &LOGIN_AUDIENCE,
+        LoginRefusal::Subject => &LOGIN_SUBJECT,
+        LoginRefusal::Issuer => &LOGIN_ISSUER,
+        LoginRefusal::Signature => &LOGIN_SIGNATURE,
+        LoginRefusal::BoundClaims => &LOGIN_CLAIMS,
+        LoginRefusal::Expired | LoginRefusal::NotYetValid => &LOGIN_CLOCK,
+        LoginRefusal::MountUnconfigured => &LOGIN_UNCONFIGURED,
+        LoginRefusal::MountOrAddress => &LOGIN_DENIED,
+        LoginRefusal::NamespaceMissing => &LOGIN_NAMESPACE_MISSING,
     }
 }
 
 /// The cause of a failed request.
+#[must_use]
+pub fn of_request(failure: &Failure) -> &'static Cause {
+    match failure.tls_problem() {
+        Some(TlsProblem::CaAsServer) => &CA_AS_SERVER_CERTIFICATE,
+        Some(TlsProblem::NoServerAuth) => &NO_SERVER_AUTH,
+        Some(TlsProblem::ClientCertificateRequired) => &CLIENT_CERTIFICATE_REQUIRED,
+        None => of_class(failure.class()),
+    }
+}
+
+/// The cause of a failed request, by its class.
 #[must_use]
 pub fn of_class(class: FailureClass) -> &'static Cause {
     match class {

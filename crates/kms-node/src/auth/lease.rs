@@ -1,6 +1,7 @@
 //! Age of a token, measured by two clocks.
 
 use std::{
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -49,6 +50,10 @@ impl LiveToken {
 
     pub(super) fn renewable(&self) -> bool {
         self.lease.renewable
+    }
+
+    pub(super) fn uses(&self) -> Option<NonZeroU32> {
+        self.lease.uses
     }
 
     /// Remaining life by local clocks, used to schedule a replacement; the expiry itself is up to

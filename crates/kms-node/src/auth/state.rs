@@ -2,6 +2,7 @@
 
 use std::{
     mem,
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -36,6 +37,8 @@ pub struct AuthStatus {
     /// Remaining life of the token by local clocks; zero for a token in use beyond its lease.
     /// `None` without a token.
     pub token_remaining: Option<Duration>,
+    /// Number of requests that OpenBao grants to each token; `None` for any number.
+    pub token_uses: Option<NonZeroU32>,
     /// Expiry of the credential of the last login, by the wall clock.
     pub credential_expires: Option<SystemTime>,
     /// Time of the last successful login.
@@ -88,6 +91,7 @@ pub(super) struct State {
     granted: Option<Instant>,
     failure: Option<AuthFailure>,
     last_failure: Option<PastFailure>,
+    token_uses: Option<NonZeroU32>,
     credential_expires: Option<SystemTime>,
     last_login: Option<SystemTime>,
     last_renewal: Option<SystemTime>,
@@ -107,6 +111,7 @@ impl State {
             granted: None,
             failure: None,
             last_failure: None,
+            token_uses: None,
             credential_expires: None,
             last_login: None,
             last_renewal: None,
@@ -197,6 +202,7 @@ impl State {
             Ok((live, credential_expires)) => {
                 self.granted = Some(live.since());
                 self.worked = false;
+                self.token_uses = live.uses();
                 self.credential_expires = Some(credential_expires);
                 self.last_login = Some(now.wall);
                 self.succeeded(live);
@@ -224,6 +230,7 @@ impl State {
         AuthStatus {
             state,
             token_remaining,
+            token_uses: self.token_uses,
             credential_expires: self.credential_expires,
             last_login: self.last_login,
             last_renewal: self.last_renewal,

@@ -86,6 +86,7 @@ async fn play(steps: &Mutex<VecDeque<Step>>) -> Result<Lease, LoginFailure> {
     Ok(Lease {
         duration,
         renewable,
+        uses: None,
     })
 }
 

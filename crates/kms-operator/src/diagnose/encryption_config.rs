@@ -7,6 +7,7 @@
 
 mod document;
 mod endpoint;
+pub mod find;
 mod json;
 mod ours;
 mod resource;
@@ -32,6 +33,7 @@ use zeroize::Zeroizing;
 
 use super::Check;
 use document::{Document, Kms, Provider};
+use find::Located;
 
 const ID: &str = "kubernetes.encryption_config";
 const TITLE: &str = "EncryptionConfiguration";
@@ -65,6 +67,43 @@ pub fn check_file(path: &Path, config: &Config) -> Vec<CheckResult> {
             vec![refused("malformed", message, "save the file as UTF-8")]
         }
     }
+}
+
+/// Checks the file that kube-apiserver was found to use; messages name it. A file that this user
+/// cannot read is a warning.
+#[must_use]
+pub fn check_located(located: &Located, config: &Config) -> Vec<CheckResult> {
+    let (path, named_by) = match located {
+        Located::File { path, named_by } => (path, named_by),
+        Located::WithoutFlag { named_by } => {
+            let message =
+                format!("kube-apiserver ({named_by}) has no --encryption-provider-config");
+            return vec![warn(&causes::NO_FILE, message, ImpactClass::Diagnosis)];
+        }
+        Located::Several(files) => {
+            let files: Vec<_> = files.iter().map(|it| it.display().to_string()).collect();
+            return vec![ENCRYPTION_CONFIG.skip(format!(
+                "several kube-apiservers have different files, so name one with \
+                 --encryption-config: {}",
+                files.join(", ")
+            ))];
+        }
+        Located::Nothing => {
+            return vec![ENCRYPTION_CONFIG.skip(
+                "no kube-apiserver was found on this node, and no --encryption-config was given",
+            )];
+        }
+    };
+    let place = format!("{} ({named_by})", path.display());
+    let checks = check_file(path, config).into_iter().map(|check| {
+        let message = format!("{place}: {}", check.found());
+        let check = check.message(message);
+        match check.cause() {
+            Some("unreadable" | "missing") => check.as_warning(),
+            _ => check,
+        }
+    });
+    checks.collect()
 }
 
 /// Checks the text of the file; see [`check_file`].

@@ -1,6 +1,7 @@
 //! Facts gathered by a command before any evaluation. `None` means not gathered.
 
 use std::{
+    num::NonZeroU32,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -9,11 +10,11 @@ use std::{
 use kms_domain::{
     aad::AssociatedData,
     recovery::record::BackupRecord,
-    registry::Registry,
+    registry::{Registry, checkpoint::CheckpointStatus},
     transit::{KeyMetadata, KeyProfile, ProfileRefused, TransitVersion},
 };
 use kms_node::{
-    advice::{Advice, Cause, Site, Values},
+    advice::{Advice, Cause, Site, Values, key, openbao},
     auth::{AuthFailure, CallFailure},
     clock::{Clock as _, SystemClock},
     config::{Config, LoadError, Loaded},
@@ -26,9 +27,11 @@ use kms_node::{
 use openbao_client::{
     client::Client,
     endpoint::{Address, Endpoint},
-    failure::Failure,
+    failure::{Failure, FailureClass},
     leader::{Leader, leader},
-    login::{LoginFailure, jwt_file::JwtSource},
+    login::{LoginFailure, bound_cidrs, jwt::JwtRole, jwt_file::JwtSource},
+    login_refusal::LoginRefusal,
+    presented::{Presented, presented},
     seal_status::{SealStatus, seal_status},
 };
 
@@ -42,6 +45,8 @@ use crate::recovery::{EtcdError, verify_pair::Pair};
 pub struct Facts {
     /// Name of the command, for steps that repeat it.
     pub command: &'static str,
+    /// Its options besides `--config`, each with a space before it.
+    pub options: String,
     /// The configuration, or the error while loading it.
     pub loaded: Result<Loaded, LoadError>,
     /// Facts about the machine, the process and the running provider.
@@ -56,11 +61,19 @@ pub struct Facts {
     pub connection: Option<Result<(), ConnectionError>>,
     /// Unauthenticated status of the server.
     pub server: Option<Answered>,
+    /// Certificates of a server that is not trusted, its own first.
+    pub presented: Vec<Presented>,
     /// Earlier addresses without an unsealed server.
     pub passed_over: Vec<Answered>,
     /// Role of the server in its cluster.
     pub leader: Option<Result<Leader, Failure>>,
     pub login: Option<Result<(), AuthFailure>>,
+    /// Place of the login method, if OpenBao answered a login as without one.
+    pub login_mount: Option<LoginMount>,
+    /// Number of requests that OpenBao grants to a token; `None` for any number.
+    pub token_uses: Option<NonZeroU32>,
+    /// Addresses that OpenBao binds a token to, if the policy permits reading them.
+    pub token_cidrs: Vec<String>,
     /// Capabilities of the token.
     pub granted: Option<Result<Granted, CallFailure>>,
     /// Metadata of the key in Transit.
@@ -76,14 +89,29 @@ pub struct Facts {
     pub record: Option<BackupRecord>,
     /// Result of each source of etcd data.
     pub etcd: Vec<Evidence>,
+    /// After a failure: a brief round trip through the socket of the running provider.
+    pub service: Option<Result<RoundTrip, ProbeError>>,
     /// A round trip through the socket of the running provider.
     pub trip: Option<Result<RoundTrip, ProbeError>>,
+}
+
+/// Where a login method is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginMount {
+    /// At the configured path and namespace.
+    Here,
+    /// At the configured path, in the root namespace instead of the configured one.
+    InRoot,
+    /// Neither.
+    Missing,
 }
 
 /// A source of etcd data, compared with the key.
 pub struct Evidence {
     /// Path of the file, or URLs of the members.
     pub source: String,
+    /// Decryption was tried. Otherwise, objects were counted by the version that they need.
+    pub tried: bool,
     /// Result of the comparison, or failure of the source.
     pub pair: Result<Pair, EtcdError>,
 }
@@ -116,7 +144,9 @@ impl Answered {
         })
     }
 
-    fn is_unsealed(&self) -> bool {
+    /// Whether it answered as an unsealed server.
+    #[must_use]
+    pub fn is_unsealed(&self) -> bool {
         let status = self.status.as_ref();
         status.is_ok_and(|status| status.initialized && !status.sealed)
     }
@@ -136,6 +166,7 @@ impl Facts {
     pub fn new(command: &'static str, loaded: Result<Loaded, LoadError>) -> Self {
         Self {
             command,
+            options: String::new(),
             loaded,
             node: None,
             encryption: None,
@@ -143,9 +174,13 @@ impl Facts {
             jwt: None,
             connection: None,
             server: None,
+            presented: Vec::new(),
             passed_over: Vec::new(),
             leader: None,
             login: None,
+            login_mount: None,
+            token_uses: None,
+            token_cidrs: Vec::new(),
             granted: None,
             metadata: None,
             profile: None,
@@ -154,6 +189,7 @@ impl Facts {
             active_probe: None,
             record: None,
             etcd: Vec::new(),
+            service: None,
             trip: None,
         }
     }
@@ -178,11 +214,51 @@ impl Facts {
         }
     }
 
+    /// The cause of a failed login.
+    #[must_use]
+    pub fn of_login(&self, failure: &AuthFailure) -> &'static Cause {
+        let cause = openbao::of_login(failure);
+        match self.login_mount {
+            Some(mount) if cause == &openbao::LOGIN_DENIED => match mount {
+                LoginMount::Here => &openbao::LOGIN_ADDRESS_EXCLUDED,
+                LoginMount::InRoot => &openbao::LOGIN_MOUNT_ELSEWHERE,
+                LoginMount::Missing => &openbao::LOGIN_MOUNT_MISSING,
+            },
+            _ => cause,
+        }
+    }
+
+    /// The cause of a failed call with the token.
+    #[must_use]
+    pub fn of_call(&self, failure: &CallFailure) -> &'static Cause {
+        let cause = openbao::of_call(failure);
+        if self.token_uses.is_some() && cause == &openbao::LOGIN_REFUSED {
+            return &openbao::TOKEN_USES_LIMITED;
+        }
+        match self.is_unused() && cause == &key::LOST {
+            true => &key::ABSENT,
+            false => cause,
+        }
+    }
+
+    /// Whether this node has neither a state nor a record, and its provider does not serve.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        let served = self
+            .node
+            .as_ref()
+            .is_some_and(|node| node.served().is_some());
+        let absent = |stored: &Stored| stored.anchor == CheckpointStatus::Absent;
+        let stored = self.stored.as_ref().and_then(|stored| stored.as_ref().ok());
+        stored.is_some_and(absent) && self.record.is_none() && !served
+    }
+
     /// The advice for this installation.
     #[must_use]
     pub fn advise(&self, cause: &Cause, values: Values<'_>) -> Advice {
         let site = Site::new(self.config_path(), self.config());
-        cause.advise(&site, &[values, &[("command", self.command)]].concat())
+        let command = format!("{}{}", self.command, self.options);
+        cause.advise(&site, &[values, &[("command", &*command)]].concat())
     }
 
     /// The key, if its use is permitted.
@@ -235,6 +311,13 @@ impl Facts {
         }
 
         asked.truncate(1);
+        let failures = asked.iter().filter_map(|it| it.status.as_ref().err());
+        if failures
+            .map(Failure::class)
+            .any(|it| it == FailureClass::TlsFailed)
+        {
+            self.presented = presented(&first, config.openbao.timeout).await;
+        }
         self.server = asked.pop();
         Ok(first)
     }
@@ -261,14 +344,26 @@ impl Facts {
     /// Logs in, then reads capabilities, key and mount.
     pub async fn ask_openbao(&mut self, config: &Config, openbao: &Connection) {
         let Connection {
-            session, transit, ..
+            client,
+            session,
+            transit,
+            ..
         } = openbao;
-        let login = session.token().await.map(drop);
-        let logged_in = login.is_ok();
-        self.login = Some(login);
-        if !logged_in {
-            return;
-        }
+        let token = match session.token().await {
+            Ok(token) => token,
+            Err(failure) => {
+                let refusal = failure.openbao().and_then(Failure::refusal);
+                if refusal == Some(LoginRefusal::MountOrAddress) {
+                    self.login_mount = find_login(config, client).await;
+                }
+                self.login = Some(Err(failure));
+                return;
+            }
+        };
+        self.login = Some(Ok(()));
+        self.token_uses = session.status().token_uses;
+        let cidrs = bound_cidrs(client, &token, config.openbao.timeout).await;
+        self.token_cidrs = cidrs.unwrap_or_default();
 
         self.granted = Some(capabilities::ask(openbao, &config.key).await);
         let metadata = openbao.key_metadata().await;
@@ -318,4 +413,28 @@ impl Facts {
         }
         Ok(())
     }
+}
+
+/// Looks for the login method by logins without a JWT. `None` if that is impossible.
+async fn find_login(config: &Config, client: &Client) -> Option<LoginMount> {
+    let (jwt, _) = config.auth.jwt_file().ok()?;
+    let mounted = async |client: Client| {
+        let role = JwtRole {
+            client,
+            mount_path: jwt.mount_path.clone(),
+            role: jwt.role.clone(),
+        };
+        role.is_mounted(config.openbao.timeout).await
+    };
+    if mounted(client.clone()).await {
+        return Some(LoginMount::Here);
+    }
+    let mut endpoint = connection::endpoint(config).ok()?;
+    if endpoint.namespace.take().is_some() {
+        let root = Client::new(endpoint, Arc::new(|_| {})).ok()?;
+        if mounted(root).await {
+            return Some(LoginMount::InRoot);
+        }
+    }
+    Some(LoginMount::Missing)
 }

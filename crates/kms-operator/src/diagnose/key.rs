@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kms_domain::{
     key::{KeyScope, TransitKey},
-    registry::RegistryConflict,
-    transit::{Finding, Impact, ProfileRefused, TransitVersion, VersionProblem},
+    registry::{Record, Registry, RegistryConflict},
+    transit::{Finding, Impact, KeyProfile, ProfileRefused, TransitVersion, VersionProblem},
 };
 use kms_node::{
     advice::{self, Advice},
@@ -228,7 +228,7 @@ fn restrictions(facts: &Facts) -> Option<CheckResult> {
         let message = format!("for the newest version {}", profile.latest());
         return Some(RESTRICTIONS.pass().message(message));
     };
-    if let Err(conflict) = profile.require_retained(registry) {
+    if let Err(conflict) = require_retained(profile, registry) {
         let check = RESTRICTIONS
             .fail(found(&conflict))
             .because(conflict_advice(facts, &conflict))
@@ -259,14 +259,39 @@ fn restrictions(facts: &Facts) -> Option<CheckResult> {
 #[must_use]
 pub fn contradiction(facts: &Facts) -> Option<(String, Advice)> {
     let (profile, registry) = (facts.usable_key()?, facts.registry()?);
-    let conflict = profile.require_retained(registry).err()?;
+    let conflict = require_retained(profile, registry).err()?;
     let hidden = advice::key::of_conflict(&conflict) == &advice::versions::BELOW_MINIMUM;
     (!hidden).then(|| (found(&conflict), conflict_advice(facts, &conflict)))
+}
+
+/// A key with fewer versions is an older copy only if its versions are those of the state.
+fn require_retained(profile: &KeyProfile, registry: &Registry) -> Result<(), RegistryConflict> {
+    let conflict = profile.require_retained(registry);
+    let Err(RegistryConflict::VersionRollback { .. }) = conflict else {
+        return conflict;
+    };
+    let problem = |record: &Record| {
+        let (version, recorded) = (record.key.version(), record.key.created_at());
+        let found = profile.created_at(version)?;
+        (found != recorded).then_some(VersionProblem::CreationTimeMismatch {
+            version,
+            recorded,
+            found,
+        })
+    };
+    let recreated: Vec<_> = registry.retained().filter_map(problem).collect();
+    match recreated.is_empty() {
+        true => conflict,
+        false => Err(RegistryConflict::Retained(recreated)),
+    }
 }
 
 fn conflict_code(conflict: &RegistryConflict) -> &'static str {
     match conflict {
         RegistryConflict::VersionRollback { .. } => "key_rolled_back",
+        conflict if advice::key::of_conflict(conflict) == &advice::key::RECREATED => {
+            advice::key::RECREATED.code
+        }
         RegistryConflict::Retained(problems) => {
             let is_hidden = |it: &VersionProblem| matches!(it, VersionProblem::Hidden { .. });
             match problems.iter().all(is_hidden) {

@@ -1,9 +1,9 @@
 //! The credential of this node, and its login to OpenBao.
 
 use kms_node::{
-    advice,
+    advice::{self, Cause},
     auth::{AuthFailure, CallFailure},
-    report::{CheckResult, ImpactClass, one_line},
+    report::{CheckResult, ImpactClass, counted, one_line},
 };
 use openbao_client::failure::{Failure, FailureClass};
 
@@ -51,12 +51,14 @@ fn jwt(facts: &Facts) -> Option<Vec<CheckResult>> {
 
 fn auth(facts: &Facts) -> Option<Vec<CheckResult>> {
     let failure = match facts.login.as_ref()? {
-        Ok(()) => return Some(vec![AUTH.pass()]),
+        Ok(()) => return Some(logged_in(facts)),
         Err(failure) => failure,
     };
     let call = CallFailure::Auth(failure.clone());
     let failed = AUTH.unanswered(&call, facts, ImpactClass::ApiServerAvailability);
+    let refusal = failure.openbao().and_then(Failure::refusal);
     let failed = match failure.openbao().map(Failure::class) {
+        Some(_) if refusal.is_some() => failed.code(failure.detail()),
         Some(
             class @ (FailureClass::InvalidRequest
             | FailureClass::PermissionDenied
@@ -69,4 +71,26 @@ fn auth(facts: &Facts) -> Option<Vec<CheckResult>> {
         },
     };
     Some(vec![failed])
+}
+
+/// Limits of the role that a node meets later.
+fn logged_in(facts: &Facts) -> Vec<CheckResult> {
+    let limited = |message: String, cause: &Cause| {
+        AUTH.warn(message)
+            .because(facts.advise(cause, &[]))
+            .impact_class(ImpactClass::ApiServerAvailability)
+    };
+    let uses = facts.token_uses.map(|uses| {
+        let message = format!("each token is good for {}", counted(uses.get(), "request"));
+        limited(message, &advice::openbao::TOKEN_USES_LIMITED)
+    });
+    let cidrs = (!facts.token_cidrs.is_empty()).then(|| {
+        let message = format!("tokens are bound to {}", facts.token_cidrs.join(", "));
+        limited(message, &advice::openbao::TOKEN_ADDRESSES_LIMITED)
+    });
+    let warnings: Vec<_> = uses.into_iter().chain(cidrs).collect();
+    match warnings.is_empty() {
+        true => vec![AUTH.pass()],
+        false => warnings,
+    }
 }

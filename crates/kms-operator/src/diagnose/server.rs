@@ -1,13 +1,16 @@
 //! OpenBao as it answers without a login: certificate, seal status, active server, clock.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use kms_node::{
     advice::{Advice, node, openbao},
     report::{CheckResult, ImpactClass, one_line},
 };
 use openbao_client::{
-    endpoint::Address,
+    endpoint::{Address, is_glued},
     failure::{Failure, FailureClass},
     leader::Leader,
 };
@@ -48,7 +51,15 @@ pub const CLOCK: Check = Check {
 };
 
 fn tls(facts: &Facts) -> Option<Vec<CheckResult>> {
+    let ca = &facts.config()?.openbao.ca_cert_file;
     let check = match facts.connection.as_ref()? {
+        Ok(()) if fs::read(ca).is_ok_and(|pem| is_glued(&pem)) => TLS
+            .warn(format!(
+                "{} has -----END CERTIFICATE----- and -----BEGIN CERTIFICATE----- on one line",
+                ca.display()
+            ))
+            .because(facts.advise(&openbao::CA_BUNDLE_GLUED, &[]))
+            .impact_class(ImpactClass::Diagnosis),
         Ok(()) => TLS.pass(),
         Err(error) => TLS
             .fail(one_line(error))
@@ -88,9 +99,9 @@ fn reachable(facts: &Facts) -> Option<Vec<CheckResult>> {
             .impact("none, if the login works")
             .impact_class(ImpactClass::Diagnosis),
         Err(failure) => fail(
-            format!("{address}: {failure}"),
+            format!("{address}: {failure}{}", presented(facts)),
             failure.class().label(),
-            openbao::of_class(failure.class()),
+            openbao::of_request(failure),
         ),
     };
     let passed_over = facts.passed_over.iter().map(|other| {
@@ -111,6 +122,13 @@ fn reachable(facts: &Facts) -> Option<Vec<CheckResult>> {
             .impact_class(ImpactClass::ApiServerAvailability)
     });
     Some([check].into_iter().chain(passed_over).collect())
+}
+
+/// The chain of a server that is not trusted, its own certificate first.
+fn presented(facts: &Facts) -> String {
+    let chain = facts.presented.iter().enumerate();
+    let chain = chain.map(|(place, it)| format!("; certificate {} presented: {it}", place + 1));
+    chain.collect()
 }
 
 fn active_server(facts: &Facts) -> Option<CheckResult> {

@@ -261,29 +261,68 @@ pub fn verify_with(
     };
 
     let rows = rows(&inventory, &lineage, &outcomes, opened.as_ref());
-    let findings: Vec<_> = rows.iter().map(|row| row.finding.clone()).collect();
     let appeared = opened.map_or(0, |opened| opened.appeared);
-    let remedies = remedies(&findings, &removed);
+    drop(outcomes);
+    let pair = compared(inventory, lineage, rows, &removed);
+    Ok(Pair {
+        unanswered,
+        appeared,
+        ..pair
+    })
+}
+
+/// Counts the objects of all of `source` by the version that they need, without a request to
+/// OpenBao. `live` is what is known of the key.
+///
+/// # Errors
+/// [`EtcdError`] if reading etcd fails.
+pub fn count(
+    config: &Config,
+    source: &EtcdSource,
+    prefix: Option<String>,
+    claims: Vec<VersionClaims>,
+    live: LiveKey,
+    reading: OnProgress<'_>,
+) -> Result<Pair, EtcdError> {
+    let wanted = Wanted {
+        revisions: Revisions::Newest,
+        prefix,
+        names: false,
+    };
+    let inventory = Inventory::gather(source, &wanted, reading)?;
+    let scope = Arc::new(KeyScope::new(config.scope.clone()));
+    let lineage = KeyResolver::new(scope, live, claims);
+    let rows = rows(&inventory, &lineage, &HashMap::new(), None);
+    Ok(compared(inventory, lineage, rows, &[]))
+}
+
+fn compared(
+    inventory: Inventory,
+    lineage: KeyResolver,
+    rows: Vec<Row>,
+    removed: &[Arc<TransitKey>],
+) -> Pair {
+    let findings: Vec<_> = rows.iter().map(|row| row.finding.clone()).collect();
+    let remedies = remedies(&findings, removed);
 
     let names = inventory.names_of_key(&lineage);
     let damaged = inventory.damaged_under(|name| names.contains(name));
     let damaged = damaged.fold(0, |sum: u64, (_, count)| sum.saturating_add(count.objects));
     let verdict = verdict(&inventory, &findings, damaged, &remedies);
     let under_other_names = under_other_names(&inventory, &lineage);
-    drop(outcomes);
 
-    Ok(Pair {
+    Pair {
         damaged,
         damaged_elsewhere: inventory.damaged_values.saturating_sub(damaged),
         inventory,
         lineage,
-        unanswered,
+        unanswered: None,
         rows,
         under_other_names,
-        appeared,
+        appeared: 0,
         remedies,
         verdict,
-    })
+    }
 }
 
 fn verdict(

@@ -1,5 +1,7 @@
 //! Key versions required by state, backup record and etcd, compared with the live key.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use kms_domain::{
     key::TransitKey,
     recovery::{
@@ -7,18 +9,21 @@ use kms_domain::{
         pair::{Remedy, Verdict as PairVerdict},
         rebuild::OWN_STATE,
         record::BackupRecord,
-        resolve::Resolution,
+        resolve::{LiveKey, Resolution},
     },
     registry::{RecordState, Registry},
     transit::{KeyProfile, TransitVersion},
 };
 use kms_node::{
     advice::{self, Cause},
+    auth::CallFailure,
     config::Config,
-    report::{CheckResult, counted, one_line},
+    report::{CheckResult, counted, one_line, table::Table, utc},
     state::StateError,
 };
 use openbao_client::failure::FailureClass;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::{
     diagnose::{
@@ -77,9 +82,174 @@ pub const ETCD: Check = Check {
             let skipped = ETCD.skip("no --etcd-snapshot and no --endpoints were given");
             return Some(vec![skipped]);
         }
-        Some(facts.etcd.iter().map(etcd).collect())
+        let checks = facts.etcd.iter().map(|evidence| match &evidence.pair {
+            Ok(pair) if facts.is_unused() && !holds_objects(pair) => ETCD.warn(format!(
+                "{}: nothing was encrypted by such a provider yet",
+                evidence.source
+            )),
+            _ => etcd(evidence),
+        });
+        Some(checks.collect())
     },
 };
+
+/// What the checks before have found of the key.
+#[must_use]
+pub fn live_key(facts: &Facts) -> LiveKey {
+    match (facts.usable_key(), &facts.metadata) {
+        (Some(profile), _) => LiveKey::Listed(profile.clone()),
+        (None, Some(Err(CallFailure::OpenBao(failure))))
+            if failure.class() == FailureClass::NotFound =>
+        {
+            LiveKey::Missing
+        }
+        _ => LiveKey::Unknown,
+    }
+}
+
+/// The cause of a missing key on a node without a state, by the etcd data; `None` if that is
+/// missing, unreadable or incomplete.
+#[must_use]
+pub fn of_absent_key(facts: &Facts) -> Option<&'static Cause> {
+    let pairs = facts.etcd.iter().map(|evidence| evidence.pair.as_ref());
+    let pairs: Vec<_> = pairs.collect::<Result<_, _>>().ok()?;
+    if pairs.iter().any(|pair| holds_objects(pair)) {
+        return Some(&advice::key::LOST);
+    }
+    let complete = |pair: &&Pair| !pair.inventory.has_open_keys();
+    (!pairs.is_empty() && pairs.iter().all(complete)).then_some(&advice::key::FIRST_INSTALLATION)
+}
+
+/// Whether there are objects of this key, of another one of such a provider, or damaged ones.
+fn holds_objects(pair: &Pair) -> bool {
+    let inventory = &pair.inventory;
+    let mut groups = inventory.groups.iter();
+    inventory.damaged_values > 0 || groups.any(|group| group.parsed.is_ok())
+}
+
+/// The skipped trial decryption of a source whose objects were counted.
+#[must_use]
+pub fn counted_only(evidence: &Evidence) -> CheckResult {
+    let source = &evidence.source;
+    let message = match &evidence.pair {
+        Ok(pair) => {
+            let objects = pair.rows.iter().map(|row| row.finding.objects).sum::<u64>();
+            format!(
+                "{source}: not tried; {} counted",
+                counted(objects, "object")
+            )
+        }
+        Err(error) => one_line(error),
+    };
+    ETCD.skip(message)
+}
+
+/// Objects of one resource that need one version of the key.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Need {
+    /// Path of the file, or URLs of the members.
+    source: String,
+    /// Absent if the objects name no version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transit_version: Option<u64>,
+    resource: String,
+    objects: u64,
+    /// Objects of this resource under the key.
+    of: u64,
+    /// `decrypts`, `fails`, `untried`, or the code of the reason why this OpenBao lacks the version.
+    result: &'static str,
+}
+
+/// The stored objects of the key by version and resource.
+#[must_use]
+pub fn needs(facts: &Facts) -> Vec<Need> {
+    let mut needs = Vec::new();
+    for Evidence { source, pair, .. } in &facts.etcd {
+        let Ok(pair) = pair else { continue };
+        let mut totals: BTreeMap<&str, u64> = BTreeMap::new();
+        for (resource, objects) in pair.rows.iter().flat_map(|row| &row.resources) {
+            *totals.entry(resource).or_default() += objects;
+        }
+        for row in &pair.rows {
+            for (resource, objects) in &row.resources {
+                needs.push(Need {
+                    source: source.clone(),
+                    transit_version: row.version.map(TransitVersion::get),
+                    resource: resource.clone(),
+                    objects: *objects,
+                    of: totals.get(&**resource).copied().unwrap_or_default(),
+                    result: result(row),
+                });
+            }
+        }
+    }
+    needs
+}
+
+fn result(row: &Row) -> &'static str {
+    let seeds = row.finding.seeds;
+    match &row.finding.origin {
+        Resolution::Live(_) if seeds.failed > 0 => "fails",
+        Resolution::Live(_) if seeds.untried == 0 && seeds.proven > 0 => DECRYPTS,
+        Resolution::Live(_) | Resolution::Known(_) => "untried",
+        Resolution::Unresolved(gap) => gap.code(),
+    }
+}
+
+const DECRYPTS: &str = "decrypts";
+
+/// The objects that this OpenBao was not seen to decrypt, for example `200 of 800 secrets need
+/// version 1`; `None` without such objects.
+#[must_use]
+pub fn undecrypted(needs: &[Need]) -> Option<String> {
+    let mut versions: BTreeMap<(Option<u64>, &str), Vec<String>> = BTreeMap::new();
+    for need in needs.iter().filter(|need| need.result != DECRYPTS) {
+        let Need {
+            objects,
+            of,
+            resource,
+            ..
+        } = need;
+        let place = (need.transit_version, &*need.source);
+        let counts = versions.entry(place).or_default();
+        counts.push(format!("{objects} of {of} {resource}"));
+    }
+    let sources: BTreeSet<_> = needs.iter().map(|need| &need.source).collect();
+    let sentence = |((version, source), counts): (&(Option<u64>, &str), &Vec<String>)| {
+        let version = version.map_or("an unknown version".to_owned(), |it| {
+            format!("version {it}")
+        });
+        let place = match sources.len() {
+            1 => String::new(),
+            _ => format!(" in {source}"),
+        };
+        format!("{}{place} need {version}", counts.join(", "))
+    };
+    let all: Vec<_> = versions.iter().map(sentence).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// The rows of [`needs`].
+#[must_use]
+pub fn table(needs: &[Need]) -> Table {
+    let columns = ["version", "resource", "objects", "of", "result", "source"];
+    let mut table = Table::new("objects of the key by version", columns);
+    for need in needs {
+        let version = need
+            .transit_version
+            .map_or("unknown".to_owned(), |it| it.to_string());
+        table.row([
+            version,
+            need.resource.clone(),
+            need.objects.to_string(),
+            need.of.to_string(),
+            need.result.to_owned(),
+            need.source.clone(),
+        ]);
+    }
+    table
+}
 
 /// The worst cause among the retained versions that the live key lacks.
 #[must_use]
@@ -177,7 +347,7 @@ fn record(facts: &Facts) -> Option<CheckResult> {
             })
         })
     };
-    let needed: Vec<_> = record
+    let needed: Vec<&TransitKey> = record
         .note()
         .versions
         .values()
@@ -191,14 +361,13 @@ fn record(facts: &Facts) -> Option<CheckResult> {
     let missing: Vec<_> = needed
         .iter()
         .filter(|key| gone(profile, key) == Some(cause))
-        .map(|key| key.version().to_string())
         .collect();
     let outweighed = facts.etcd.iter().any(decrypts_all);
     let message = format!(
         "the record of {} has {}, and this OpenBao {}",
         record.note().recorded_at,
         versions(&missing),
-        state_of(cause)
+        state_of(cause, profile, &missing)
     );
     Some(match outweighed {
         true => RECORD.warn(format!(
@@ -210,25 +379,40 @@ fn record(facts: &Facts) -> Option<CheckResult> {
 }
 
 /// State of the recorded versions in the live key.
-fn state_of(cause: &Cause) -> &'static str {
+fn state_of(cause: &Cause, profile: &KeyProfile, missing: &[&&TransitKey]) -> String {
     if cause == &advice::key::RECREATED {
-        "has others of the same numbers, created at another time"
-    } else if cause == &advice::versions::ROLLED_BACK {
+        let times = missing.iter().filter_map(|key| {
+            let live = profile.created_at(key.version())?;
+            let (live, recorded) = (utc(live.get()), utc(key.created_at().get()));
+            Some(format!(
+                "version {} at {live} instead of {recorded}",
+                key.version()
+            ))
+        });
+        let times: Vec<_> = times.collect();
+        return format!(
+            "has others of the same numbers, created at another time: {}",
+            times.join(", ")
+        );
+    }
+    let state = if cause == &advice::versions::ROLLED_BACK {
         "was restored to an earlier point"
     } else if cause == &advice::versions::BELOW_MINIMUM {
         "has min_decryption_version above them"
     } else {
         "lacks them"
-    }
+    };
+    state.to_owned()
 }
 
 /// Whether all encrypted DEKs of the source decrypt.
 fn decrypts_all(evidence: &Evidence) -> bool {
     let pair = evidence.pair.as_ref();
-    pair.is_ok_and(|pair| pair.verdict == PairVerdict::Compatible)
+    evidence.tried && pair.is_ok_and(|pair| pair.verdict == PairVerdict::Compatible)
 }
 
-fn versions(numbers: &[String]) -> String {
+fn versions(keys: &[&&TransitKey]) -> String {
+    let numbers: Vec<_> = keys.iter().map(|key| key.version().to_string()).collect();
     let word = if numbers.len() == 1 {
         "version"
     } else {

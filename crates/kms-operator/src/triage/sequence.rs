@@ -5,7 +5,8 @@ use super::{
     service,
 };
 use crate::diagnose::{
-    Check, capabilities, configuration, facts::Facts, key, login, node, running, server,
+    Check, capabilities, configuration, encryption_config, facts::Facts, key, login, node, running,
+    server,
 };
 use kms_domain::{
     registry::checkpoint::Rollback,
@@ -125,7 +126,7 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                         Some("not_initialized") => &advice::openbao::UNINITIALIZED,
                         Some("sealed") => &advice::openbao::SEALED,
                         Some("not_openbao") => &advice::openbao::NOT_OPENBAO,
-                        Some("tls_failed") => &advice::openbao::UNTRUSTED,
+                        Some("tls_failed") => Cause::named(check.advice()?.code)?,
                         _ => &advice::openbao::UNREACHABLE,
                     })
                 },
@@ -151,7 +152,7 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                 check: login::AUTH,
                 cause: |facts, _| {
                     let failure = facts.login.as_ref()?.as_ref().err()?;
-                    Some(advice::openbao::of_login(failure))
+                    Some(facts.of_login(failure))
                 },
             },
             // Excess permissions are no cause; an unanswered query shows at the first use.
@@ -167,7 +168,7 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                 check: key::METADATA,
                 cause: |facts, _| {
                     let failure = facts.metadata.as_ref()?.as_ref().err()?;
-                    Some(advice::openbao::of_call(failure))
+                    Some(facts.of_call(failure))
                 },
             },
             Step {
@@ -205,7 +206,7 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                 cause: |facts, _| {
                     Some(match facts.upsert_disabled.as_ref()? {
                         Ok(_) => &advice::key::UNUSABLE,
-                        Err(failure) => advice::openbao::of_call(failure),
+                        Err(failure) => facts.of_call(failure),
                     })
                 },
             },
@@ -264,10 +265,17 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
     ),
     (
         Gather::RoundTrip,
-        &[Step {
-            check: service::ROUND_TRIP,
-            cause: |_, _| Some(&advice::node::UNHEALTHY),
-        }],
+        &[
+            Step {
+                check: service::ROUND_TRIP,
+                cause: |_, _| Some(&advice::node::UNHEALTHY),
+            },
+            // The provider serves; does kube-apiserver call it?
+            Step {
+                check: encryption_config::ENCRYPTION_CONFIG,
+                cause: |_, check| Cause::named(check.advice()?.code),
+            },
+        ],
     ),
 ];
 

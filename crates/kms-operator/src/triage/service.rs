@@ -1,11 +1,16 @@
 //! Checks of the running provider: process and socket at the start of the sequence, Status and a round
 //! trip at its end. The causes of a failed start lie between them.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use kms_domain::registry::checkpoint::CheckpointStatus;
 use kms_node::{
     advice,
-    report::{CheckResult, one_line},
+    probe::ProbeError,
+    report::{CheckResult, one_line, table::Table, utc},
 };
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::diagnose::{
     Check,
@@ -13,6 +18,9 @@ use crate::diagnose::{
     node::{LIVE, Live},
     state::STATE,
 };
+
+/// Limit of the round trip after a failure.
+pub(super) const SERVICE_LIMIT: Duration = Duration::from_millis(800);
 
 /// A symptom: later checks look for its cause.
 pub const PROCESS: Check = Check {
@@ -57,6 +65,69 @@ pub const ROUND_TRIP: Check = Check {
     needs: &[],
     evaluate: round_trip,
 };
+
+/// Calls of kube-apiserver that work while the incident lasts.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    /// `works`, `not tried`, or the failure; so for the next two.
+    status: String,
+    encrypt: String,
+    decrypt: String,
+    /// Expiry of the token in use, RFC 3339; absent if the provider does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_expires: Option<String>,
+}
+
+/// The calls through the socket just now; `None` unless the provider runs and a check failed.
+#[must_use]
+pub fn service(facts: &Facts, now: SystemTime) -> Option<Service> {
+    const WORKS: &str = "works";
+    const NOT_TRIED: &str = "not tried";
+    let trip = facts.service.as_ref()?;
+    let failed = trip.as_ref().err().map(|error| match error {
+        ProbeError::Timeout => format!("no answer within {} ms", SERVICE_LIMIT.as_millis()),
+        error => one_line(error),
+    });
+    let [status, encrypt, decrypt] = match (trip, failed) {
+        (Err(error), Some(failed)) => match error {
+            ProbeError::Call {
+                call: "Decrypt", ..
+            }
+            | ProbeError::WrongPlaintext => [WORKS.to_owned(), WORKS.to_owned(), failed],
+            ProbeError::Call {
+                call: "Encrypt", ..
+            }
+            | ProbeError::EmptyCiphertext
+            | ProbeError::KeyChanged => [WORKS.to_owned(), failed, NOT_TRIED.to_owned()],
+            _ => [failed, NOT_TRIED.to_owned(), NOT_TRIED.to_owned()],
+        },
+        _ => [WORKS; 3].map(str::to_owned),
+    };
+    let why = facts.node.as_ref()?.why.as_ref();
+    let why = why.and_then(|why| why.as_ref().ok());
+    let remaining = why.and_then(|why| why.login.token_remaining_seconds);
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    Some(Service {
+        status,
+        encrypt,
+        decrypt,
+        token_expires: remaining.map(|remaining| utc(now.saturating_add(remaining))),
+    })
+}
+
+/// The calls as rows.
+#[must_use]
+pub fn table(service: &Service) -> Table {
+    let mut table = Table::new("running provider, through its socket", ["call", "now"]);
+    table.row(["Status", &*service.status]);
+    table.row(["Encrypt", &*service.encrypt]);
+    table.row(["Decrypt", &*service.decrypt]);
+    if let Some(expires) = &service.token_expires {
+        table.row(["token", &*format!("expires at {expires}")]);
+    }
+    table
+}
 
 fn process(facts: &Facts) -> Option<Vec<CheckResult>> {
     let check = match &facts.node.as_ref()?.lock {

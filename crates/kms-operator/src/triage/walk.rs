@@ -18,11 +18,12 @@ use tokio::runtime::Runtime;
 use super::{
     evidence,
     sequence::{FIRST, Gather, SEQUENCE, Step},
+    service::SERVICE_LIMIT,
 };
 use crate::{
     diagnose::{
         facts::{Evidence, Facts},
-        node::Node,
+        node::{Live, Node},
     },
     recovery::{
         EtcdSource,
@@ -74,7 +75,7 @@ pub fn walk(
         endpoint: None,
         openbao: None,
     };
-    let mut stopped = None;
+    let mut stopped: Option<(&'static Cause, CheckResult)> = None;
     for (gather, steps) in SEQUENCE {
         match &stopped {
             Some(stopped) => skip(steps, stopped, checks),
@@ -83,6 +84,33 @@ pub fn walk(
                 stopped = ask(steps, facts, checks);
             }
         }
+    }
+
+    if stopped.is_some() && facts.trip.is_none() {
+        walk.measure_service(facts);
+    }
+
+    if stopped.is_some() && facts.etcd.is_empty() {
+        walk.count_etcd(facts);
+        let counted: Vec<_> = facts.etcd.iter().map(evidence::counted_only).collect();
+        let skipped = checks.iter().position(|it| it.id() == evidence::ETCD.id);
+        if let Some(skipped) = skipped.filter(|_| !counted.is_empty()) {
+            checks.splice(skipped..=skipped, counted);
+        }
+    }
+
+    // Without a state, etcd tells a first installation from a loss.
+    if let Some((cause, check)) = &mut stopped
+        && *cause == &advice::key::ABSENT
+        && let Some(decided) = evidence::of_absent_key(facts)
+    {
+        *cause = decided;
+        let decided = check.clone().because(facts.advise(decided, &[]));
+        checks
+            .iter_mut()
+            .filter(|it| *it == check)
+            .for_each(|it| *it = decided.clone());
+        *check = decided;
     }
     stopped
 }
@@ -221,7 +249,28 @@ impl Walk<'_> {
             };
             facts.etcd.push(Evidence {
                 source: source.name(),
+                tried: true,
                 pair: verify_pair::verify(self.config(), source, options, watch),
+            });
+        }
+    }
+
+    /// After a failure before the trial decryptions: counts the objects by the version that they
+    /// need, with what is known of the key.
+    fn count_etcd(&mut self, facts: &mut Facts) {
+        for source in &self.material.sources {
+            let pair = verify_pair::count(
+                self.config(),
+                source,
+                self.material.prefix.clone(),
+                evidence::claims(facts),
+                evidence::live_key(facts),
+                self.material.on_progress,
+            );
+            facts.etcd.push(Evidence {
+                source: source.name(),
+                tried: false,
+                pair,
             });
         }
     }
@@ -240,6 +289,23 @@ impl Walk<'_> {
             self.runtime.block_on(node.ask_again(config));
         }
         facts.stored = Some(config.state().load());
+    }
+
+    /// Not during an outage of OpenBao: no call can succeed, and each failure counts against the health
+    /// of the provider.
+    fn measure_service(&mut self, facts: &mut Facts) {
+        let live = facts.node.as_ref().map(|node| &node.live);
+        let outage = facts.server.as_ref().is_some_and(|it| !it.is_unsealed());
+        if outage || !matches!(live, Some(Live::Healthy(_) | Live::Failed(_))) {
+            return;
+        }
+        let socket = &self.config().server.socket_path;
+        let call = async || {
+            KmsClient::new(socket, SERVICE_LIMIT)?
+                .round_trip(None)
+                .await
+        };
+        facts.service = Some(self.runtime.block_on(call()));
     }
 
     fn call_provider(&mut self, facts: &mut Facts) {

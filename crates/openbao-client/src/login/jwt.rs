@@ -31,6 +31,8 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 pub struct Jwt {
     text: Zeroizing<String>,
     claims: Claims,
+    /// `exp`, counted from the epoch.
+    expires: Duration,
 }
 
 /// Required claims of a JWT.
@@ -57,6 +59,9 @@ pub enum JwtProblem {
     /// The JWT needs three dot-separated parts, a base64url payload and valid claims.
     #[error("it is malformed: {0}")]
     Malformed(&'static str),
+    /// Without `exp`.
+    #[error("it has no exp: OpenBao and this provider require an expiry")]
+    NoExpiry,
     /// `nbf` is in the future.
     #[error("it is not valid yet, for another {} s by this machine's clock", .0.as_secs())]
     NotYetValid(Duration),
@@ -98,6 +103,7 @@ impl JwtProblem {
         match self {
             Self::Empty => "empty",
             Self::Malformed(_) => "malformed",
+            Self::NoExpiry => "no_expiry",
             Self::NotYetValid(_) => "not_yet_valid",
             Self::IssuedInFuture(_) => "issued_in_future",
             Self::Issuer => "issuer",
@@ -117,6 +123,17 @@ impl Jwt {
     pub fn parse(text: &[u8]) -> Result<Self, JwtProblem> {
         let text = std::str::from_utf8(text).map_err(|_| JwtProblem::Malformed("not UTF-8"))?;
         let text = text.trim();
+        if text.starts_with('\u{feff}') {
+            return Err(JwtProblem::Malformed(
+                "a byte order mark (BOM) at its start",
+            ));
+        }
+        if text.contains('\0') {
+            return Err(JwtProblem::Malformed("a NUL byte inside"));
+        }
+        if text.contains(['"', '\'']) {
+            return Err(JwtProblem::Malformed("quotation marks"));
+        }
         if text.is_empty() {
             return Err(JwtProblem::Empty);
         }
@@ -138,11 +155,13 @@ impl Jwt {
         BASE64URL
             .decode_vec(payload, &mut json)
             .map_err(|_| JwtProblem::Malformed("a payload in other than base64url"))?;
-        let claims = serde_json::from_slice(&json)
+        let claims: Claims = serde_json::from_slice(&json)
             .map_err(|_| JwtProblem::Malformed("a payload without usable claims"))?;
+        let expires = claims.exp.as_ref().ok_or(JwtProblem::NoExpiry)?.0;
         Ok(Self {
             text: Zeroizing::new(text.to_owned()),
             claims,
+            expires,
         })
     }
 
@@ -150,7 +169,7 @@ impl Jwt {
     #[must_use]
     pub fn expires(&self) -> SystemTime {
         // Cannot overflow: dates are limited when they are parsed.
-        UNIX_EPOCH + self.claims.exp.0
+        UNIX_EPOCH + self.expires
     }
 
     /// Checks the claims at the wall-clock time `now`.
@@ -185,7 +204,7 @@ impl Jwt {
             return Err(JwtProblem::Subject);
         }
 
-        let exp = claims.exp.0;
+        let exp = self.expires;
         if now.saturating_sub(leeway) >= exp {
             return Err(JwtProblem::Expired {
                 since: now.saturating_sub(exp),
@@ -213,17 +232,31 @@ pub struct JwtRole {
     pub role: KeyName,
 }
 
+#[derive(Serialize)]
+struct Body<'a> {
+    role: &'a str,
+    jwt: &'a str,
+}
+
 impl JwtRole {
+    /// Whether a login method is mounted at the path, in the namespace of the client: it answers a
+    /// login without a JWT with 400. Without a mount, OpenBao answers with 403.
+    pub async fn is_mounted(&self, deadline: Duration) -> bool {
+        let path = format!("{}/login", self.mount_path);
+        let request = Request::post(Operation::JwtLogin, path).json(&Body {
+            role: self.role.as_str(),
+            jwt: "",
+        });
+        let answer = self.client.send_and_read(request, deadline, |_| Ok(()));
+        let refused = answer.await.err().and_then(|failure| failure.http_status());
+        refused == Some(400)
+    }
+
     /// Exchanges a JWT for a token.
     ///
     /// # Errors
     /// The classified failure; OpenBao rejects a JWT with 400.
     pub async fn exchange(&self, jwt: &Jwt, deadline: Duration) -> Result<Grant, Failure> {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            role: &'a str,
-            jwt: &'a str,
-        }
         let request = Request::post(Operation::JwtLogin, format!("{}/login", self.mount_path))
             .json(&Body {
                 role: self.role.as_str(),
@@ -244,7 +277,7 @@ impl JwtRole {
 
 #[derive(Deserialize)]
 struct Claims {
-    exp: NumericDate,
+    exp: Option<NumericDate>,
     nbf: Option<NumericDate>,
     iat: Option<NumericDate>,
     iss: Option<String>,
@@ -338,7 +371,20 @@ mod tests {
         assert_eq!(malformed("a..c"), "an empty part");
         assert_eq!(malformed("a.e3 0.c"), "white space inside");
         assert_eq!(malformed("a.e+/=.c"), "a payload in other than base64url");
-        assert_eq!(malformed("a.e30.c"), "a payload without usable claims");
+        assert_eq!(malformed("a.W10.c"), "a payload without usable claims");
+        assert!(matches!(Jwt::parse(b"a.e30.c"), Err(JwtProblem::NoExpiry)));
+        // Left by editors, by JSON and by a buffer of fixed size.
+        let sound = "a.eyJleHAiOjF9Cg.c";
+        for (text, what) in [
+            (
+                format!("\u{feff}{sound}"),
+                "a byte order mark (BOM) at its start",
+            ),
+            (format!("\"{sound}\"\n"), "quotation marks"),
+            (format!("{sound}\0\0"), "a NUL byte inside"),
+        ] {
+            assert_eq!(malformed(&text), what);
+        }
         // Padding is tolerated, and the signature may be empty.
         let padded = "a.eyJleHAiOjF9Cg==.\n";
         assert_eq!(Jwt::parse(padded.as_bytes()).ok().unwrap().expires(), at(1));

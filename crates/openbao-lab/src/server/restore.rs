@@ -232,6 +232,7 @@ impl Restored {
             lease: Lease {
                 duration: Duration::from_secs(auth.lease_duration),
                 renewable: auth.renewable,
+                uses: None,
             },
             // The token was created without a credential that expires.
             credential_expires: SystemTime::UNIX_EPOCH,

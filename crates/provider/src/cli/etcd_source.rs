@@ -156,6 +156,30 @@ impl EvidenceFlags {
         self.live.etcd_prefix.clone()
     }
 
+    /// All options as given, for the same command again.
+    pub(super) fn again(&self) -> String {
+        let live = &self.live;
+        let mut options = String::new();
+        for file in &self.etcd_snapshot {
+            options.push_str(&format!(" --etcd-snapshot {}", shell(file)));
+        }
+        if !live.endpoints.is_empty() {
+            options.push_str(&format!(" {}", live.options()));
+        }
+        if let Some(prefix) = &live.etcd_prefix {
+            options.push_str(&format!(" --etcd-prefix {}", quoted(prefix)));
+        }
+        if live.etcd_prefix_only {
+            options.push_str(" --etcd-prefix-only");
+        }
+        let unread = &self.unread.allow_unread_prefixes;
+        if !unread.is_empty() {
+            let unread = quoted(&unread.join(","));
+            options.push_str(&format!(" --allow-unread-prefixes {unread}"));
+        }
+        options
+    }
+
     /// The options that name one of the [sources](Self::sources), as a shell takes them.
     pub(super) fn options(&self, source: &EtcdSource) -> String {
         let live = &self.live;

@@ -85,6 +85,7 @@ pub(super) struct Options {
 }
 
 impl Options {
+    #[expect(clippy::result_large_err, reason = "one result for each given file")]
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let loaded = context.load()?;
         let config = &loaded.config;

@@ -1,11 +1,18 @@
 //! `triage`: the first failure, its impact on the data, and the next step.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use kms_node::clock::{Clock as _, SystemClock};
+use kms_node::{
+    advice::site::shell,
+    clock::{Clock as _, SystemClock},
+};
 use kms_operator::{
-    diagnose::{facts::Facts, node::become_provider},
+    diagnose::{
+        encryption_config::{check_file, check_located, find::locate},
+        facts::Facts,
+        node::become_provider,
+    },
     triage::{
         report,
         walk::{self, Material},
@@ -30,6 +37,13 @@ pub(super) struct Options {
     /// A record that record-backup wrote for this cluster
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// The file that kube-apiserver gets with --encryption-provider-config; by default it is looked up
+    /// by its process, its manifest, or the configuration of K3s, RKE2 or OpenShift
+    #[arg(long, value_name = "PATH")]
+    encryption_config: Option<PathBuf>,
+    /// Root directory of the node for that search, such as /host in a debug container
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    node_root: PathBuf,
     #[command(flatten)]
     output: OutputFlag,
     #[command(flatten)]
@@ -45,11 +59,30 @@ impl Options {
         let mut checks = Vec::new();
         let mut facts = Facts::new("triage", context.load());
         facts.record = record;
+        facts.options = self.etcd.again();
+        if let Some(record) = &self.record {
+            facts
+                .options
+                .push_str(&format!(" --record {}", shell(record)));
+        }
+        if let Some(path) = &self.encryption_config {
+            let option = format!(" --encryption-config {}", shell(path));
+            facts.options.push_str(&option);
+        }
+        if self.node_root != Path::new("/") {
+            let option = format!(" --node-root {}", shell(&self.node_root));
+            facts.options.push_str(&option);
+        }
         let mut stopped = walk::begin(&facts, &mut checks);
         if stopped.is_none()
             && let Ok(loaded) = &facts.loaded
         {
             let loaded = loaded.clone();
+            // Before the change of user: these files belong to root as a rule.
+            facts.encryption = Some(match &self.encryption_config {
+                Some(path) => check_file(path, &loaded.config),
+                None => check_located(&locate(&self.node_root), &loaded.config),
+            });
             // Before the runtime, whose threads take on what this one is.
             let became = become_provider(&loaded.config);
             let runtime = runtime::Builder::new_current_thread().enable_all().build();
@@ -67,7 +100,13 @@ impl Options {
             // A name lookup that hangs must not hold up the end.
             runtime.shutdown_background();
         }
-        let outcome = report::outcome(stopped, checks, &facts, SystemClock.now());
+        let outcome = report::outcome(
+            stopped,
+            checks,
+            &facts,
+            self.output.verbose,
+            SystemClock.now(),
+        );
         self.output.show(&outcome, context)
     }
 }

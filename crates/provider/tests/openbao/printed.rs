@@ -35,6 +35,7 @@ macro_rules! incidents {
 }
 
 incidents! {
+    node::a_configuration_that_is_missing: config_lost;
     node::a_configuration_with_an_invalid_setting: config_invalid;
     node::a_directory_that_others_can_write: node_misconfigured;
     node::a_process_that_holds_the_lock: state_locked;
@@ -60,7 +61,16 @@ incidents! {
     openbao::another_software_at_the_address: not_openbao;
     openbao::a_certificate_of_another_authority: openbao_untrusted;
     openbao::a_server_that_is_sealed: openbao_sealed;
-    openbao::a_role_for_another_audience: login_refused;
+    openbao::a_role_that_refuses_the_jwt: login_refused login_audience login_subject login_claims
+        login_role_unsuitable login_role_missing login_address_excluded login_denied;
+    openbao::a_login_method_that_refuses_the_jwt: login_issuer login_signature login_unconfigured
+        login_mount_missing;
+    openbao::a_namespace_without_the_login_method: login_mount_elsewhere login_namespace_missing;
+    openbao::a_jwt_that_is_not_valid_yet_at_openbao: login_clock;
+    openbao::limits_of_the_role: token_uses_limited token_addresses_limited;
+    openbao::certificates_that_are_not_for_a_server: ca_as_server_certificate
+        certificate_not_for_servers;
+    openbao::a_bundle_without_a_line_feed: ca_bundle_glued;
     openbao::a_policy_that_grants_too_little_or_too_much: policy_insufficient
         mount_settings_denied policy_excessive;
     openbao::a_limit_of_the_rate: openbao_rate_limited;
@@ -68,6 +78,7 @@ incidents! {
     key::settings_that_can_be_corrected: key_unusable upsert_allowed versions_below_minimum
         key_soft_deleted encryption_blocked;
     key::a_key_that_can_never_be_used: key_unfit;
+    key::a_key_that_is_yet_to_be_created: key_absent first_installation;
     key::an_openbao_from_an_earlier_backup: openbao_rolled_back key_recreated key_lost
         versions_lost;
     state::a_state_that_is_lost_damaged_or_older: state_lost state_absent no_active_version

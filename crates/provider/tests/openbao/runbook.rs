@@ -73,7 +73,7 @@ fn the_first_page_leads_to_every_other_and_names_tests_that_exist() {
 }
 
 /// The codes that `triage` ends with.
-const VERDICTS: [&str; 40] = [
+const VERDICTS: [&str; 43] = [
     "config_lost",
     "config_invalid",
     "identity_changed",
@@ -90,6 +90,9 @@ const VERDICTS: [&str; 40] = [
     "login_refused",
     "policy_insufficient",
     "key_lost",
+    "key_absent",
+    "first_installation",
+    "token_uses_limited",
     "key_recreated",
     "openbao_rolled_back",
     "versions_lost",

@@ -10,7 +10,7 @@ use std::{
 use openbao_lab::admin::login::JwtRole;
 use serde_json::{Value, json};
 use testkit::{
-    fake::{FakeOpenBao, Reply, SERVER_NAME},
+    fake::{FakeOpenBao, Handshake, Reply, SERVER_NAME},
     files,
     openbao::{OpenBao, shared_openbao},
     tenant::{ROLE, SUBJECT},
@@ -82,12 +82,16 @@ pub(crate) struct Scripted {
 
 impl Scripted {
     pub(crate) async fn start(script: Vec<Reply>) -> Self {
+        Self::start_with(Handshake::Good, script).await
+    }
+
+    pub(crate) async fn start_with(handshake: Handshake, script: Vec<Reply>) -> Self {
         let (started, facts) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let thread = thread::spawn(move || {
             let runtime = runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
-                let fake = FakeOpenBao::start(script).await;
+                let fake = FakeOpenBao::start_with(handshake, script).await;
                 let address = fake.endpoint().address.to_string();
                 started.send((fake.ca_pem().to_owned(), address)).unwrap();
                 ended.await.ok();
@@ -183,15 +187,29 @@ async fn a_jwt_with_other_claims_than_configured() {
 
 #[tokio::test]
 async fn a_role_that_does_not_exist() {
-    let (id, words) = ("openbao.auth", "OpenBao refused the request");
-    misconfigured("/auth/jwt/role", "nobody", id, words, "role/nobody").await;
+    let (id, words) = ("openbao.auth", "has no such role");
+    misconfigured(
+        "/auth/jwt/role",
+        "nobody",
+        id,
+        words,
+        "/role; correct auth.jwt.role",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_login_that_is_not_mounted() {
     let (setting, bad) = ("/auth/jwt/mountPath", "auth/nothing");
     let words = "login failed";
-    misconfigured(setting, bad, "openbao.auth", words, "auth/nothing/config").await;
+    misconfigured(
+        setting,
+        bad,
+        "openbao.auth",
+        words,
+        "correct auth.jwt.mountPath",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -209,12 +227,48 @@ async fn a_role_for_another_audience() {
         .write_jwt_role(mount, ROLE, role("other"))
         .await
         .unwrap();
-    let found = patient.shows(4, "openbao.auth", "OpenBao refused the request");
-    found.says("bound_audiences");
+    let found = patient.shows(4, "openbao.auth", "not among bound_audiences");
+    found.says("bound_audiences=AUDIENCE");
     admin
         .write_jwt_role(mount, ROLE, role("kms"))
         .await
         .unwrap();
+    patient.is_well();
+}
+
+/// OpenBao would refuse the first three with one text, and never sees them.
+#[tokio::test]
+async fn a_file_that_holds_more_than_a_jwt() {
+    let patient = Patient::new().await;
+    let tenant = &patient.node.tenant;
+    let sound = tenant.jwt(&tenant.claims());
+    let mut eternal = tenant.claims();
+    eternal.as_object_mut().unwrap().remove("exp");
+    for (text, words, cause) in [
+        (
+            format!("\u{feff}{}", *sound),
+            "a byte order mark",
+            "jwt_malformed",
+        ),
+        (
+            format!("\"{}\"", *sound),
+            "quotation marks",
+            "jwt_malformed",
+        ),
+        (format!("{}\0", *sound), "a NUL byte", "jwt_malformed"),
+        (
+            tenant.jwt(&eternal).to_string(),
+            "it has no exp",
+            "jwt_no_expiry",
+        ),
+    ] {
+        files::replace(&tenant.jwt_file(), text.as_bytes(), 0o640);
+        patient.shows(4, "jwt.local", words);
+        let report = patient.node.run(&["doctor", "--output", "json"]);
+        let report: Value = serde_json::from_str(&report.out).unwrap();
+        assert_eq!(report["cause"], cause);
+    }
+    files::replace(&tenant.jwt_file(), sound.as_bytes(), 0o640);
     patient.is_well();
 }
 

@@ -69,6 +69,28 @@ pub(super) async fn a_key_that_can_never_be_used() {
     site.clears(&doctor, "key_unfit").await;
 }
 
+pub(super) async fn a_key_that_is_yet_to_be_created() {
+    let tenant = Tenant::without_key(shared_openbao().await).await;
+    let mut site = Site::of_tenant(tenant);
+    let mount = format!("sys/mounts/{}", site.mount());
+    site.start_etcd().await;
+    let plain = b"k8s\0 plain";
+    site.etcd().put("/registry/secrets/default/plain", plain);
+    let live = site.live();
+    site.choose(
+        "--endpoints URLS --cacert FILE --cert FILE --key FILE",
+        live.clone(),
+    );
+    for (line, code) in [
+        ("triage".to_owned(), "key_absent"),
+        (format!("triage {live}"), "first_installation"),
+    ] {
+        site.admin().await.delete(&mount).await.unwrap();
+        let line = site.line(&line);
+        site.fixes(&line, code).await;
+    }
+}
+
 /// The creation seconds of the key.
 pub(super) async fn seconds(site: &Site) -> Option<Value> {
     let path = format!("{}/keys/{KEY}", site.mount());

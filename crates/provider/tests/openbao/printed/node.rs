@@ -40,6 +40,17 @@ impl Drop for Process {
     }
 }
 
+pub(super) async fn a_configuration_that_is_missing() {
+    let mut site = Site::new().await;
+    let (config, away) = (site.write_config(), site.file("away"));
+    let triage = site.line("triage");
+    site.rename(&config, &away).await;
+    let steps = site.finds(&triage, "config_lost").await;
+    site.rename(&away, &config).await;
+    site.carries_out(&steps).await;
+    site.clears(&triage, "config_lost").await;
+}
+
 pub(super) async fn a_configuration_with_an_invalid_setting() {
     let mut site = Site::new().await;
     let right = site.node.config["openbao"]["address"].clone();

@@ -6,14 +6,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-use openbao_lab::{admin::login::JwtRole, port::free_port};
-use serde_json::json;
+use openbao_lab::{admin::login::JwtRole, jwt::JwtIssuer, port::free_port};
+use serde_json::{Value, json};
 use testkit::{
-    fake::FakeOpenBao,
+    fake::{FakeOpenBao, Handshake, SERVER_NAME},
     files,
     openbao::shared_openbao,
     pki::Authority,
-    tenant::{ROLE, SUBJECT},
+    tenant::{AUDIENCE, ISSUER, ROLE, SUBJECT},
     wait::wait_until,
 };
 
@@ -90,25 +90,203 @@ pub(super) async fn a_server_that_is_sealed() {
     site.fixes(&triage, "openbao_sealed").await;
 }
 
-pub(super) async fn a_role_for_another_audience() {
+/// Changes settings of the role.
+async fn write_role(site: &Site, settings: Value) {
+    let path = format!("auth/{}/role/{ROLE}", site.node.tenant.jwt_mount);
+    let mut role = json!({"role_type": "jwt"});
+    let own = role.as_object_mut().unwrap();
+    own.extend(settings.as_object().unwrap().clone());
+    site.admin().await.write(&path, &role).await.unwrap();
+}
+
+pub(super) async fn a_role_that_refuses_the_jwt() {
     let mut site = Site::new().await;
+    site.serve().await;
+    site.stop().await;
+    let (triage, plan) = (site.line("triage"), site.line("rotation-plan"));
+    for (setting, right) in [
+        ("bound_audiences=AUDIENCE", AUDIENCE),
+        ("bound_subject=SUBJECT", SUBJECT),
+        ("token_bound_cidrs=CIDR", "127.0.0.0/8"),
+    ] {
+        let (name, _) = setting.split_once('=').unwrap();
+        site.choose(setting, format!("{name}={right}"));
+    }
+    for (fault, code) in [
+        (json!({"bound_audiences": ["other"]}), "login_audience"),
+        (json!({"bound_subject": "other"}), "login_subject"),
+        (
+            json!({"token_bound_cidrs": ["10.9.9.0/24"]}),
+            "login_address_excluded",
+        ),
+    ] {
+        write_role(&site, fault).await;
+        site.fixes(&triage, code).await;
+    }
+    for (line, fault, right, code) in [
+        (
+            &triage,
+            json!({"user_claim": "nobody"}),
+            json!({"user_claim": "sub"}),
+            "login_role_unsuitable",
+        ),
+        // A number is no name of a user.
+        (
+            &triage,
+            json!({"user_claim": "exp"}),
+            json!({"user_claim": "sub"}),
+            "login_refused",
+        ),
+        (
+            &triage,
+            json!({"bound_claims": {"group": "nodes"}}),
+            json!({"bound_claims": {}}),
+            "login_claims",
+        ),
+        // This command does not look for the login method.
+        (
+            &plan,
+            json!({"token_bound_cidrs": ["10.9.9.0/24"]}),
+            json!({"token_bound_cidrs": []}),
+            "login_denied",
+        ),
+    ] {
+        write_role(&site, fault).await;
+        site.follows(line, code).await;
+        write_role(&site, right).await;
+        site.clears(line, code).await;
+    }
+
     let (mount, policy) = (
         site.node.tenant.jwt_mount.clone(),
         site.node.tenant.policy.clone(),
     );
-    let role = |audience| JwtRole {
-        audience,
+    let role = JwtRole {
+        audience: AUDIENCE,
         subject: SUBJECT,
         policy: &policy,
     };
     let admin = shared_openbao().await.admin();
-    let written = admin.write_jwt_role(&mount, ROLE, role("other")).await;
-    written.unwrap();
+    admin.write_jwt_role(&mount, "other", role).await.unwrap();
+    let path = format!("auth/{mount}/role/{ROLE}");
+    admin.delete(&path).await.unwrap();
+    site.follows(&triage, "login_role_missing").await;
+    admin.write_jwt_role(&mount, ROLE, role).await.unwrap();
+    site.clears(&triage, "login_role_missing").await;
+}
+
+pub(super) async fn a_login_method_that_refuses_the_jwt() {
+    let mut site = Site::new().await;
     let triage = site.line("triage");
-    site.follows(&triage, "login_refused").await;
-    let written = admin.write_jwt_role(&mount, ROLE, role("kms")).await;
-    written.unwrap();
-    site.clears(&triage, "login_refused").await;
+    let admin = shared_openbao().await.admin();
+    let mount = site.node.tenant.jwt_mount.clone();
+    let key = site.node.tenant.public_key_pem().to_owned();
+    let other = JwtIssuer::generate().unwrap();
+    let config =
+        |issuer: &str, key: &str| json!({"bound_issuer": issuer, "jwt_validation_pubkeys": [key]});
+    let path = format!("auth/{mount}/config");
+    for (fault, code) in [
+        (config("https://other.test", &key), "login_issuer"),
+        (config(ISSUER, other.public_key_pem()), "login_signature"),
+    ] {
+        admin.write(&path, &fault).await.unwrap();
+        site.follows(&triage, code).await;
+        admin.write(&path, &config(ISSUER, &key)).await.unwrap();
+        site.clears(&triage, code).await;
+    }
+
+    let empty = json!({"type": "jwt"});
+    let path = format!("sys/auth/{mount}-empty");
+    admin.write(&path, &empty).await.unwrap();
+    site.configure("/auth/jwt/mountPath", format!("auth/{mount}-empty"));
+    files::replace(&site.file("issuer.pem"), key.as_bytes(), 0o600);
+    site.choose("=ISSUER", format!("={ISSUER}"));
+    site.choose("=@FILE", "=@issuer.pem");
+    site.fixes(&triage, "login_unconfigured").await;
+
+    site.configure("/auth/jwt/mountPath", "auth/nothing");
+    site.follows(&triage, "login_mount_missing").await;
+    site.configure("/auth/jwt/mountPath", format!("auth/{mount}"));
+    site.clears(&triage, "login_mount_missing").await;
+}
+
+pub(super) async fn a_namespace_without_the_login_method() {
+    let mut site = Site::new().await;
+    let triage = site.line("triage");
+    let right = site.node.config["openbao"].clone();
+    let admin = shared_openbao().await.admin();
+    let namespace = format!("of-{}", site.node.tenant.jwt_mount);
+    let path = format!("sys/namespaces/{namespace}");
+    admin.write(&path, &json!({})).await.unwrap();
+    for (namespace, code) in [
+        (&*namespace, "login_mount_elsewhere"),
+        ("nowhere", "login_namespace_missing"),
+    ] {
+        site.configure("/openbao/namespace", namespace);
+        site.follows(&triage, code).await;
+        site.configure("/openbao", right.clone());
+        site.clears(&triage, code).await;
+    }
+    admin.delete(&path).await.unwrap();
+}
+
+/// The node permits a greater difference of the clocks than OpenBao.
+pub(super) async fn a_jwt_that_is_not_valid_yet_at_openbao() {
+    let mut site = Site::new().await;
+    site.configure("/auth/jwt/clockSkewLeeway", "20m");
+    let mut claims = site.node.tenant.claims();
+    claims["nbf"] = json!(claims["iat"].as_u64().unwrap() + 600);
+    site.write_jwt(&claims);
+    let triage = site.line("triage");
+    site.follows(&triage, "login_clock").await;
+    site.write_jwt(&site.node.tenant.claims());
+    site.clears(&triage, "login_clock").await;
+}
+
+pub(super) async fn limits_of_the_role() {
+    let mut site = Site::new().await;
+    let limits = json!({
+        "token_no_default_policy": false,
+        "token_num_uses": 40,
+        "token_bound_cidrs": ["127.0.0.0/8"],
+    });
+    write_role(&site, limits).await;
+    let doctor = site.line("doctor");
+    site.fixes(&doctor, "token_uses_limited").await;
+    site.follows(&doctor, "token_addresses_limited").await;
+    write_role(&site, json!({"token_bound_cidrs": []})).await;
+    site.clears(&doctor, "token_addresses_limited").await;
+}
+
+pub(super) async fn certificates_that_are_not_for_a_server() {
+    let mut site = Site::new().await;
+    let triage = site.line("triage");
+    let ca = site.node.tenant.ca_file();
+    let (right, trusted) = (site.node.config["openbao"].clone(), fs::read(&ca).unwrap());
+    for (handshake, code) in [
+        (Handshake::SelfSignedCa, "ca_as_server_certificate"),
+        (Handshake::ForClients, "certificate_not_for_servers"),
+    ] {
+        let fake = FakeOpenBao::start_with(handshake, []).await;
+        files::replace(&ca, fake.ca_pem().as_bytes(), 0o644);
+        site.configure("/openbao/address", fake.endpoint().address.to_string());
+        site.configure("/openbao/tlsServerName", SERVER_NAME);
+        site.follows(&triage, code).await;
+        files::replace(&ca, &trusted, 0o644);
+        site.configure("/openbao", right.clone());
+        site.clears(&triage, code).await;
+    }
+}
+
+pub(super) async fn a_bundle_without_a_line_feed() {
+    let mut site = Site::new().await;
+    let other = FakeOpenBao::start([]).await;
+    let ca = site.node.tenant.ca_file();
+    let own = fs::read(&ca).unwrap();
+    let glued = [other.ca_pem().trim_end().as_bytes(), &own].concat();
+    files::replace(&ca, &glued, 0o644);
+    let doctor = site.line("doctor");
+    site.fixes(&doctor, "ca_bundle_glued").await;
 }
 
 /// Grants what `policy openbao` prints, after a change.

@@ -12,8 +12,8 @@ use testkit::schema::assert_published;
 
 use crate::node::{Finished, Node};
 
-/// What must never be done, whatever has happened: a word of each.
-const NEVER: [&str; 8] = [
+/// What must never be done, whatever has happened: a word of each. `--verbose` prints all.
+pub(crate) const NEVER: [&str; 8] = [
     "delete or overwrite the encrypted data in etcd",
     "recreate the Transit key",
     "raise min_decryption_version",
@@ -34,7 +34,16 @@ pub(crate) struct Said {
 #[track_caller]
 pub(crate) fn triage(node: &Node, options: &[&str], verdict: &str) -> Said {
     let before = files(node);
-    let of = [&["triage"], options].concat();
+    // Without the kube-apiservers of other tests.
+    let alone = [
+        "triage",
+        "--node-root",
+        node.tenant.path().to_str().unwrap(),
+    ];
+    let of = match options.contains(&"--node-root") {
+        true => [&["triage"], options].concat(),
+        false => [&alone, options].concat(),
+    };
     let text = node.run(&of);
     let json = node.run(&[&of[..], &["--output", "json"]].concat());
     assert_eq!(files(node), before, "a file was changed");
@@ -74,13 +83,8 @@ impl Said {
         let line = format!("\ndata: {impact} - ");
         assert!(self.text.contains(&line), "{}", self.text);
         assert_eq!(self.json["stoppedAt"], stopped_at, "{}", self.text);
-        let never = self.json["warnings"].as_array().unwrap();
-        for never_do in NEVER {
-            let said = never
-                .iter()
-                .any(|it| it.as_str().unwrap().contains(never_do));
-            assert!(said, "{never_do} is missing: {}", self.text);
-        }
+        let warnings = self.json["warnings"].as_array().unwrap();
+        assert_eq!(warnings.len(), 2, "{}", self.text);
         self.only_skips_after(stopped_at);
         self
     }

@@ -230,3 +230,82 @@ async fn a_record_of_other_names_is_another_cluster_unless_the_configuration_was
         .means("at_risk", 3, "config.identity")
         .found("clusterId is \"renamed\", recorded \"cluster-test\"");
 }
+
+/// The objects of [`Corpus`] by version, as in `found`.
+const ALL_NEEDS: [&str; 2] = [
+    "1 of 1 configmaps, 2 of 4 secrets need version 1",
+    "2 of 4 secrets, 1 of 1 widgets.example.org need version 2",
+];
+
+/// Faults of the key, of the login and of OpenBao: each stops before the trial decryptions.
+#[tokio::test]
+async fn given_evidence_is_counted_by_version_and_resource_whatever_fails_first() {
+    let (node, provider, corpus) = served().await;
+    let snapshot = corpus.snapshot("etcd.db");
+    let snapshot = snapshot.to_str().unwrap();
+    let record = record(&node, snapshot);
+    provider.stop().await;
+    let live = corpus.live();
+    let mut live: Vec<_> = live.iter().map(String::as_str).collect();
+    live.extend(["--etcd-prefix", "/registry", "--record", &record]);
+    let recorded = ["--etcd-snapshot", snapshot, "--record", &record];
+    let require = |options: &[&str], verdict: &str, stopped_at: &str| {
+        let said = triage(&node, options, verdict);
+        assert_eq!(said.json["stoppedAt"], stopped_at, "{}", said.text);
+        for needs in ALL_NEEDS {
+            said.found(needs);
+        }
+        assert!(
+            !said.text.contains("No etcd data was tried"),
+            "{}",
+            said.text
+        );
+        let again = format!(
+            "triage --config {} {}",
+            node.write_config().display(),
+            options.join(" ")
+        );
+        said.next(&again);
+        said
+    };
+
+    fs::remove_file(node.tenant.jwt_file()).unwrap();
+    require(&recorded, "jwt_unusable", "config.files");
+    node.tenant.write_jwt(&node.tenant.claims());
+
+    let deletable = KeyConfig {
+        deletion_allowed: Some(true),
+        ..KeyConfig::default()
+    };
+    node.configure_key(deletable).await;
+    require(&recorded, "key_unusable", "transit.profile");
+    let admin = shared_openbao().await.admin();
+    let mount = &node.tenant.transit_mount;
+    admin.delete_key(mount, KEY).await.unwrap();
+    let said = require(&live, "key_lost", "transit.metadata");
+    let objects = said.json["objects"].as_array().unwrap();
+    let of_secrets = json!({
+        "source": objects[0]["source"], "transitVersion": 1, "resource": "secrets",
+        "objects": 2, "of": 4, "result": "no_key",
+    });
+    assert!(objects.contains(&of_secrets), "{objects:#?}");
+}
+
+#[tokio::test]
+async fn objects_that_need_the_original_key_are_counted() {
+    let (node, provider, corpus) = served().await;
+    let live = corpus.live();
+    let live: Vec<_> = live.iter().map(String::as_str).collect();
+    provider.stop().await;
+    node.recreate_key().await;
+    let said = triage(&node, &live, "key_recreated");
+    said.means("lost_without_backup", 4, "etcd.decrypt")
+        .found(ALL_NEEDS[0])
+        .found("another creation second");
+    assert!(!said.text.contains("older copy"), "{}", said.text);
+
+    let verbose = node.run(&[&["triage", "--verbose"], &live[..]].concat());
+    for words in super::case::NEVER {
+        assert!(verbose.out.contains(words), "{words}: {}", verbose.out);
+    }
+}

@@ -6,6 +6,7 @@ use openbao_lab::admin::{
 };
 use serde_json::{Value, json};
 use testkit::{
+    etcd::Etcd,
     openbao::{OpenBao, shared_openbao},
     tenant::KEY,
 };
@@ -88,6 +89,7 @@ async fn a_key_that_was_made_anew_is_not_the_old_one() {
         .next("systemctl stop bao-kms-provider")
         .next("original key")
         .warns_first("accept the present key");
+    both_creation_times(&node, "1");
 }
 
 #[tokio::test]
@@ -99,6 +101,25 @@ async fn a_key_that_was_made_anew_is_so_too_when_it_lacks_later_versions() {
         4,
         "transit.version_restrictions",
     );
+    both_creation_times(&node, "1");
+}
+
+/// `triage` and `doctor` name both times, and neither takes the key for an older copy.
+#[track_caller]
+fn both_creation_times(node: &Node, version: &str) {
+    let outputs = [
+        triage(node, &[], "key_recreated").text,
+        node.run(&["doctor"]).out,
+    ];
+    for output in outputs {
+        let words = format!("version {version} was created at 20");
+        assert!(output.contains(&words), "{output}");
+        let (_, after) = output.split_once(&words).unwrap();
+        let (times, _) = after.split_once('\n').unwrap();
+        assert!(times.contains("Z, and at 20"), "{times}");
+        assert!(!output.contains("older copy"), "{output}");
+        assert!(!output.contains("continue to decrypt"), "{output}");
+    }
 }
 
 #[tokio::test]
@@ -175,4 +196,55 @@ async fn a_mount_that_would_replace_a_lost_key_is_set_right() {
     triage(&node, &[], "key_unusable")
         .means("at_risk", 4, "transit.disable_upsert")
         .next("disable_upsert=true");
+}
+
+/// Without a key and a state, etcd alone tells a first installation from a loss.
+#[tokio::test]
+async fn a_first_installation_is_no_loss() {
+    let node = Node::new(TIMING).await;
+    delete_key(&node).await;
+    let said = triage(&node, &[], "key_absent");
+    said.means("unknown", 4, "transit.metadata")
+        .next("triage --endpoints")
+        .warns_first("create a key of that name while etcd may hold");
+    let doctor = node.run(&["doctor", "--output", "json"]);
+    let doctor: Value = serde_json::from_str(&doctor.out).unwrap();
+    assert_eq!(doctor["cause"], "key_absent");
+
+    let etcd = Etcd::start().await;
+    etcd.put("/registry/secrets/default/plain", b"k8s\0 plain");
+    let snapshot = node.tenant.path().join("etcd.db");
+    etcd.save_snapshot(&snapshot);
+    let evidence = ["--etcd-snapshot", snapshot.to_str().unwrap()];
+    let mount = &node.tenant.transit_mount;
+    let said = triage(&node, &evidence, "first_installation");
+    said.means("none_lost", 4, "transit.metadata")
+        .next(&format!(" -f {mount}/keys/{KEY}"));
+    assert!(!said.text.contains("restore"), "{}", said.text);
+
+    let new = NewKey::default();
+    admin().await.create_key(mount, KEY, &new).await.unwrap();
+    let said = triage(&node, &evidence, "not_running");
+    assert_eq!(said.status("etcd.decrypt"), "warn");
+
+    // An object of an earlier key: the same node, with the same answers of OpenBao.
+    let provider = node.serve().await;
+    let kind = testkit::stored::SourceType::HkdfSeed;
+    let sealer = crate::corpus::sealer(&node, &provider, kind).await;
+    provider.stop().await;
+    let key = "/registry/secrets/default/one";
+    etcd.put(key, &sealer.value(key, crate::corpus::OBJECT));
+    let later = node.tenant.path().join("later.db");
+    etcd.save_snapshot(&later);
+    for file in [node.state_file(), node.checkpoint()] {
+        std::fs::remove_file(file).unwrap();
+    }
+    delete_key(&node).await;
+    triage(
+        &node,
+        &["--etcd-snapshot", later.to_str().unwrap()],
+        "key_lost",
+    )
+    .means("lost_without_backup", 4, "transit.metadata")
+    .found("1 of 1 secrets need version 1");
 }

@@ -423,3 +423,65 @@ async fn a_provider_that_hangs_is_restarted() {
     let steps = report["nextSteps"].to_string();
     assert!(steps.contains("systemctl restart"), "{steps}");
 }
+
+/// kube-apiserver's file is found by its manifest, and is evaluated once the provider serves.
+#[tokio::test]
+async fn a_kube_apiserver_that_calls_another_provider_is_found() {
+    let node = Node::new(QUIET).await;
+    let _provider = node.serve().await;
+    let root = tempfile::TempDir::new().unwrap();
+    let below_root = |path: &str, content: &Value| {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        files::replace(&path, content.to_string().as_bytes(), 0o644);
+    };
+    below_root(
+        "etc/kubernetes/manifests/kube-apiserver.yaml",
+        &json!({"spec": {
+            "containers": [{
+                "command": ["kube-apiserver", "--encryption-provider-config=/enc/config.yaml"],
+                "volumeMounts": [{"name": "enc", "mountPath": "/enc"}],
+            }],
+            "volumes": [{"name": "enc", "hostPath": {"path": "/etc/kubernetes/enc"}}],
+        }}),
+    );
+    let encryption_config = |name: &Value, socket: &str| {
+        let kms = json!({
+            "apiVersion": "v2", "name": name, "endpoint": format!("unix://{socket}"),
+            "timeout": "11s",
+        });
+        let file = json!({
+            "apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration",
+            "resources": [{"resources": ["secrets"], "providers": [{"kms": kms}]}],
+        });
+        below_root("etc/kubernetes/enc/config.yaml", &file);
+    };
+    let options = ["--node-root", root.path().to_str().unwrap()];
+    let name = node.config["transit"]["keyIdScope"]["providerName"].clone();
+    let socket = node.config["server"]["socketPath"].as_str().unwrap();
+
+    encryption_config(&json!("renamed"), socket);
+    triage(&node, &options, "provider_name")
+        .means("at_risk", 4, "kubernetes.encryption_config")
+        .found("etc/kubernetes/enc/config.yaml (/etc/kubernetes/manifests/kube-apiserver.yaml)")
+        .found("has the name \"renamed\"")
+        .next("triage --config");
+    encryption_config(&name, "/run/other/kms.sock");
+    triage(&node, &options, "provider_endpoint")
+        .means("at_risk", 4, "kubernetes.encryption_config")
+        .found("leads to another socket than server.socketPath")
+        .next(&format!(" --node-root {}", root.path().display()));
+    encryption_config(&name, socket);
+    let said = triage(&node, &options, "healthy");
+    assert!(
+        !said.text.contains("restart kube-apiserver"),
+        "{}",
+        said.text
+    );
+    assert!(["pass", "warn"].contains(&said.status("kubernetes.encryption_config")));
+
+    encryption_config(&json!("renamed"), socket);
+    let file = root.path().join("etc/kubernetes/enc/config.yaml");
+    let given = ["--encryption-config", file.to_str().unwrap()];
+    triage(&node, &given, "provider_name").found("has the name \"renamed\"");
+}

@@ -1,12 +1,12 @@
 //! Faults on the way to OpenBao: unreachable is not lost.
 
-use openbao_lab::admin::login::JwtRole;
+use openbao_lab::port::free_port;
 use serde_json::{Value, json};
 use testkit::{
-    fake::{FakeOpenBao, Reply, SERVER_NAME},
+    fake::{FakeOpenBao, Handshake, Reply, SERVER_NAME},
     files,
     openbao::{OpenBao, shared_openbao},
-    tenant::{ROLE, SUBJECT},
+    tenant::{AUDIENCE, ROLE, SUBJECT},
     wait::wait_until,
 };
 
@@ -112,27 +112,185 @@ async fn a_server_that_the_configured_ca_does_not_vouch_for() {
         .warns_first("trust the CA of an unknown server");
 }
 
+/// The certificates are those of the server, and are named whatever is wrong with them.
 #[tokio::test]
-async fn a_role_that_refuses_the_jwt_is_corrected_and_nobody_gets_a_root_token() {
+async fn each_fault_of_a_certificate_is_named_with_the_presented_chain() {
     let mut node = Node::new(QUIET).await;
-    let tenant = &node.tenant;
-    let role = JwtRole {
-        audience: "other",
-        subject: SUBJECT,
-        policy: &tenant.policy,
-    };
+    let config = node.config.clone();
+    let ca = node.tenant.ca_file();
+    let good = std::fs::read(&ca).unwrap();
+    for (handshake, verdict, words) in [
+        (
+            Handshake::SelfSignedCa,
+            "ca_as_server_certificate",
+            "presents a CA certificate as its own",
+        ),
+        (
+            Handshake::ForClients,
+            "certificate_not_for_servers",
+            "lacks serverAuth",
+        ),
+        (
+            Handshake::ClientCertificate,
+            "client_certificate_required",
+            "requires a client certificate",
+        ),
+        (Handshake::Expired, "openbao_untrusted", "has expired"),
+    ] {
+        let fake = Scripted::start_with(handshake, Vec::new()).await;
+        files::replace(&ca, fake.ca_pem.as_bytes(), 0o644);
+        node.config["openbao"]["address"] = json!(fake.address);
+        node.config["openbao"]["tlsServerName"] = json!(SERVER_NAME);
+        let said = triage(&node, &[], verdict);
+        said.means("none_lost", 4, "openbao.reachable")
+            .found(words)
+            .found("; certificate 1 presented: subject \"CN=")
+            .found(", valid ")
+            .found(", SHA-256 ");
+        let doctor = node.run(&["doctor", "--output", "json"]);
+        let doctor: Value = serde_json::from_str(&doctor.out).unwrap();
+        assert_eq!(doctor["cause"], verdict);
+    }
+    // Both certificates are used, although a PEM reader drops the second one.
+    let other = FakeOpenBao::start([]).await;
+    let glued = [other.ca_pem().trim_end().as_bytes(), &good].concat();
+    files::replace(&ca, &glued, 0o644);
+    node.config = config;
+    let said = triage(&node, &[], "not_running");
+    assert_eq!(said.status("openbao.tls"), "warn");
+    assert!(said.text.contains("on one line"), "{}", said.text);
+}
+
+/// Each with its cause, and `doctor` names the same one.
+#[tokio::test]
+async fn each_refusal_of_a_login_has_its_cause() {
+    let mut node = Node::new(QUIET).await;
     let admin = shared_openbao().await.admin();
-    let mount = &tenant.jwt_mount;
-    admin.write_jwt_role(mount, ROLE, role).await.unwrap();
-    triage(&node, &[], "login_refused")
-        .means("none_lost", 4, "openbao.auth")
-        .next("bound_audiences")
-        .warns_first("root token");
+    let mount = node.tenant.jwt_mount.clone();
+    let path = format!("auth/{mount}/role/{ROLE}");
+    let policy = node.tenant.policy.clone();
+    let refused = |node: &Node, verdict: &str, words: &str, step: &str| {
+        let said = triage(node, &[], verdict);
+        said.means("none_lost", 4, "openbao.auth")
+            .found(words)
+            .next(step)
+            .warns_first("root token");
+        let doctor = node.run(&["doctor", "--output", "json"]);
+        let doctor: Value = serde_json::from_str(&doctor.out).unwrap();
+        assert_eq!(doctor["cause"], verdict, "{doctor:#}");
+    };
+    let role = |change: Value| {
+        let mut role = json!({
+            "role_type": "jwt", "user_claim": "sub", "bound_audiences": [AUDIENCE],
+            "bound_subject": SUBJECT, "bound_claims": {}, "token_bound_cidrs": [],
+            "token_policies": [policy], "token_no_default_policy": true,
+            "token_ttl": "30m", "token_max_ttl": "1h", "token_num_uses": 0,
+        });
+        let own = role.as_object_mut().unwrap();
+        own.extend(change.as_object().unwrap().clone());
+        role
+    };
+    for (change, verdict, words, step) in [
+        (
+            json!({"bound_audiences": ["other"]}),
+            "login_audience",
+            "the audience of the JWT is not among bound_audiences",
+            "bound_audiences=AUDIENCE",
+        ),
+        (
+            json!({"bound_subject": "other"}),
+            "login_subject",
+            "the subject of the JWT is not bound_subject",
+            "bound_subject=SUBJECT",
+        ),
+        (
+            json!({"bound_claims": {"group": "nodes"}}),
+            "login_claims",
+            "differs from bound_claims",
+            "correct bound_claims",
+        ),
+        (
+            json!({"user_claim": "nobody"}),
+            "login_role_unsuitable",
+            "needs a claim that the JWT lacks",
+            "user_claim",
+        ),
+        (
+            json!({"token_bound_cidrs": ["10.9.9.0/24"]}),
+            "login_address_excluded",
+            "the role excludes the address of this node",
+            "token_bound_cidrs=CIDR",
+        ),
+    ] {
+        admin.write(&path, &role(change)).await.unwrap();
+        refused(&node, verdict, words, step);
+    }
+
+    admin.delete(&path).await.unwrap();
+    let list = format!(
+        "bao list -address={}",
+        node.config["openbao"]["address"].as_str().unwrap()
+    );
+    refused(&node, "login_role_missing", "has no such role", &list);
+    admin.write(&path, &role(json!({}))).await.unwrap();
+
+    let config = format!("auth/{mount}/config");
+    let issuer = json!({
+        "bound_issuer": "https://other.test",
+        "jwt_validation_pubkeys": [node.tenant.public_key_pem()],
+    });
+    admin.write(&config, &issuer).await.unwrap();
+    refused(&node, "login_issuer", "is not bound_issuer", "bound_issuer");
+
     node.config["auth"]["jwt"]["mountPath"] = json!("auth/nothing");
+    let words = "no login method is mounted";
+    refused(&node, "login_mount_missing", words, "bao auth list");
     node.config["openbao"]["namespace"] = json!("team-a");
-    triage(&node, &[], "login_refused")
+    let words = "the namespace does not exist";
+    refused(
+        &node,
+        "login_namespace_missing",
+        words,
+        "bao namespace list",
+    );
+}
+
+/// The node is in one namespace, and the login method in another.
+#[tokio::test]
+async fn a_login_method_in_the_root_namespace_is_found() {
+    let mut node = Node::new(QUIET).await;
+    let admin = shared_openbao().await.admin();
+    let namespace = format!("team-{}", node.tenant.jwt_mount);
+    let path = format!("sys/namespaces/{namespace}");
+    admin.write(&path, &json!({})).await.unwrap();
+    node.config["openbao"]["namespace"] = json!(namespace);
+    triage(&node, &[], "login_mount_elsewhere")
         .means("none_lost", 4, "openbao.auth")
-        .next(" -namespace=team-a auth/nothing/role/");
+        .next("bao auth list");
+    admin.delete(&path).await.unwrap();
+}
+
+/// A warning while it works.
+#[tokio::test]
+async fn limits_of_the_role_are_told_before_they_stop_the_node() {
+    let node = Node::new(QUIET).await;
+    let admin = shared_openbao().await.admin();
+    let role = json!({
+        "role_type": "jwt", "user_claim": "sub", "bound_audiences": [AUDIENCE],
+        "token_policies": [node.tenant.policy], "token_ttl": "30m", "token_max_ttl": "1h",
+        "token_no_default_policy": false, "token_num_uses": 40, "token_bound_cidrs": ["127.0.0.0/8", "::1/128"],
+    });
+    let path = format!("auth/{}/role/{ROLE}", node.tenant.jwt_mount);
+    admin.write(&path, &role).await.unwrap();
+    let doctor = node.run(&["doctor"]);
+    assert_eq!(doctor.code, Some(0), "{}", doctor.out);
+    for words in [
+        "[warn] openbao.auth: Login to OpenBao - each token is good for 40 requests",
+        "[warn] openbao.auth: Login to OpenBao - tokens are bound to 127.0.0.0/8",
+        "token_num_uses=0",
+    ] {
+        assert!(doctor.out.contains(words), "{words}: {}", doctor.out);
+    }
 }
 
 #[tokio::test]
@@ -156,6 +314,41 @@ async fn a_policy_that_lacks_something_is_written_anew() {
     node.grant(|policy| policy + &more).await;
     let said = triage(&node, &[], "not_running");
     assert_eq!(said.status("transit.capabilities"), "warn");
+}
+
+/// What works is measured: a changed policy applies to the token in use, a lost JWT does not.
+#[tokio::test]
+async fn the_calls_that_still_work_are_measured_through_the_socket() {
+    let mut node = Node::new(QUIET).await;
+    let address = format!("127.0.0.1:{}", free_port().unwrap());
+    node.config["server"]["healthAddress"] = json!(address);
+    let _provider = node.serve().await;
+    std::fs::remove_file(node.tenant.jwt_file()).unwrap();
+    let said = triage(&node, &[], "jwt_unusable");
+    let service = &said.json["service"];
+    for call in ["status", "encrypt", "decrypt"] {
+        assert_eq!(service[call], "works", "{}", said.text);
+    }
+    let expires = service["tokenExpires"].as_str().unwrap();
+    let row = format!("expires at {expires}\n");
+    assert!(said.text.contains(&row), "{}", said.text);
+    node.tenant.write_jwt(&node.tenant.claims());
+
+    for (call, works) in [("decrypt", "encrypt"), ("encrypt", "status")] {
+        let path = format!("/{call}/etcd\"");
+        node.grant(|policy| policy.replace(&path, "/nothing\""))
+            .await;
+        let said = triage(&node, &[], "policy_insufficient");
+        let service = &said.json["service"];
+        assert_eq!(service[works], "works", "{}", said.text);
+        let failure = service[call].as_str().unwrap();
+        assert!(failure.contains("PermissionDenied"), "{failure}");
+        assert!(
+            !said.text.contains("until its token expires"),
+            "{}",
+            said.text
+        );
+    }
 }
 
 /// Real servers on this machine share its clock, so this one only claims another time. A clock matters
