@@ -5,6 +5,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File, Permissions},
     io::{self, Write as _},
+    mem,
     os::{
         fd::BorrowedFd,
         unix::{
@@ -252,7 +253,7 @@ async fn a_changed_mode_or_group_is_named_by_the_provider_and_with_one_exit_code
 
 #[tokio::test]
 async fn a_second_instance_names_the_running_process() {
-    let node = Node::new(QUIET).await;
+    let mut node = Node::new(QUIET).await;
     let provider = node.serve().await;
     let running = format!("process {} (bao-kms-provide)", provider.pid());
     let inspect = format!("ps -fp {}", provider.pid());
@@ -264,9 +265,12 @@ async fn a_second_instance_names_the_running_process() {
 
     // With a state of its own, at the same socket.
     let mut peer = node.peer(QUIET);
+    mem::swap(&mut node.sockets, &mut peer.sockets);
     peer.config["server"]["socketPath"] = node.config["server"]["socketPath"].clone();
     let refused = peer.refused().await;
     refused.assert_refused(5, &[&format!("{running} serves")]);
+    mem::swap(&mut node.sockets, &mut peer.sockets);
+    peer.config["server"]["socketPath"] = json!(peer.sockets.socket());
 }
 
 /// Runs `serve` with the variable of systemd for a standard error that is this file.

@@ -230,11 +230,16 @@ pub(super) async fn objects_of_other_names() {
     std::mem::swap(&mut other.etcd, &mut site.etcd);
     other.store("secrets/default/other").await;
     std::mem::swap(&mut other.etcd, &mut site.etcd);
+    // A command reads the configuration with the runtime directory of this node.
+    let own = other.node.config["server"]["socketPath"].clone();
+    let socket = site.node.sockets.socket().display().to_string();
+    other.configure("/server/socketPath", socket);
     let config = other.write_config().display().to_string();
     site.choose("--config FILE", format!("--config {config}"));
     site.follows(&line, "other_identity").await;
     site.delete("secrets/default/other");
     site.clears(&line, "other_identity").await;
+    other.configure("/server/socketPath", own);
 }
 
 pub(super) async fn a_key_that_is_not_that_of_the_evidence() {
