@@ -49,7 +49,7 @@ use self::{
     panic::caught,
 };
 use crate::{
-    telemetry::{correlation::Correlation, metrics::Metrics},
+    telemetry::{correlation::Correlation, metrics::Metrics, milliseconds},
     view::ViewReader,
     watcher::discovery::Discovery,
 };
@@ -460,7 +460,7 @@ impl<'a> CallRecord<'a> {
         self.shared
             .metrics
             .kms_finished(self.method, status, class, took);
-        let duration_ms = took.as_secs_f64() * 1e3;
+        let duration_ms = milliseconds(took);
         let operation = self.method.operation();
         let healthz = self.facts.healthz.get().copied();
         let key = self.facts.key.get();

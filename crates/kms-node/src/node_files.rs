@@ -265,6 +265,14 @@ fn owned(path: &Path, metadata: &Metadata, environment: &Environment) -> Checked
     if owner == user {
         return Ok(());
     }
+    if user == 0 {
+        // An administrator tried the service by hand: root's directories would stop the service.
+        let rule = format!(
+            "belongs to user {owner}, and this is a start as root: keep this owner if the service \
+             runs as it"
+        );
+        return refused(path, rule, "run: systemctl start bao-kms-provider");
+    }
     let rule = format!("belongs to user {owner}, but the provider runs as user {user}");
     refused(path, rule, format!("run: chown {user} {}", path.display()))
 }

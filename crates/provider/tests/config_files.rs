@@ -115,6 +115,23 @@ fn directories_of_another_user_are_refused() {
 }
 
 #[test]
+fn a_start_as_root_leaves_their_owner_to_the_directories_of_the_service() {
+    let node = Node::new();
+    let problems = node.check_as(&Environment {
+        effective_uid: 0,
+        ..node.environment.clone()
+    });
+    let foreign = problems.iter().filter(|it| it.rule.contains("belongs to"));
+    let foreign: Vec<_> = foreign.collect();
+    assert!(foreign.len() >= 2, "{problems:?}");
+    for problem in foreign {
+        assert!(problem.rule.contains("keep this owner"), "{problem:?}");
+        let start = "run: systemctl start bao-kms-provider";
+        assert_eq!(problem.hint.as_deref(), Some(start));
+    }
+}
+
+#[test]
 fn a_group_that_does_not_exist_is_refused() {
     let mut node = Node::new();
     node.text = node.text.replace("\"990\"", "no-such-group-of-anybody");
@@ -195,6 +212,11 @@ impl Node {
     }
 
     fn check(&self) -> Vec<Problem> {
+        self.check_as(&self.environment)
+    }
+
+    /// For a start in another environment.
+    fn check_as(&self, environment: &Environment) -> Vec<Problem> {
         let path = self.path("config.yaml");
         let config: Config = parse(
             &self.text,
@@ -204,7 +226,7 @@ impl Node {
         )
         .unwrap()
         .config;
-        node_files::check(&config, &path, &self.environment)
+        node_files::check(&config, &path, environment)
             .err()
             .unwrap_or_default()
     }

@@ -11,7 +11,7 @@ use openbao_client::{
     request::RequestId,
 };
 
-use super::{correlation::Correlation, metrics::Metrics};
+use super::{correlation::Correlation, metrics::Metrics, milliseconds};
 
 /// Logs and counts every login and renewal.
 #[must_use]
@@ -19,7 +19,7 @@ pub fn auth_hook(metrics: &Arc<Metrics>) -> AuthHook {
     let metrics = Arc::clone(metrics);
     Arc::new(move |event: &AuthEvent<'_>| {
         let (status, detail) = (event.outcome.label(), event.detail);
-        let duration_ms = event.duration.as_secs_f64() * 1e3;
+        let duration_ms = milliseconds(event.duration);
         match (event.action, event.failure.is_none()) {
             (AuthAction::Login, true) => tracing::info!(status, duration_ms, "auth.login"),
             (AuthAction::Login, false) => {
@@ -47,7 +47,7 @@ pub fn request_hook(metrics: &Arc<Metrics>, correlation: &Arc<Correlation>) -> R
         if let Some(date) = event.date {
             metrics.openbao_clock(date);
         }
-        let duration_ms = event.duration.as_secs_f64() * 1e3;
+        let duration_ms = milliseconds(event.duration);
         let incident = correlation.incident(&SystemClock);
         let openbao_request_id = incident
             .and(event.request_id.as_ref())

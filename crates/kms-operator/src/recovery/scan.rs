@@ -85,7 +85,7 @@ pub fn scan(
     let lineage = config.map(|config| lineage(config, &mut limitations));
     if lineage.is_none() {
         limitations.push(
-            "without --config the Transit version of a key_id is what its annotations claim"
+            "without --config the Transit version of a key_id is the one in its annotations, unproven"
                 .to_owned(),
         );
     }

@@ -83,7 +83,7 @@ impl Options {
                 Some(path) => check_file(path, &loaded.config),
                 None => check_located(&locate(&self.node_root), &loaded.config),
             });
-            // Before the runtime, whose threads take on what this one is.
+            // Before the runtime: its threads inherit the user of this one.
             let became = become_provider(&loaded.config);
             let runtime = runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(Failure::Runtime)?;
