@@ -15,18 +15,15 @@ const WAITS: &str = "kube-apiserver waits for this node, and etcd stays as it is
 const RUNNING_CONTINUES: &str =
     "the running provider continues to serve until its next login or reload of trust";
 
-pub(super) const START: Step = run("start the provider", "systemctl start bao-kms-provider");
-pub(super) const STOP: Step = run("stop the provider", "systemctl stop bao-kms-provider");
-const RESTART: Step = run("restart the provider", "systemctl restart bao-kms-provider");
-const READ_LOG: Step = run("read its log", "journalctl -u bao-kms-provider -n 50");
+pub(super) const START: Step = run("start the provider", "systemctl start {unit}");
+pub(super) const STOP: Step = run("stop the provider", "systemctl stop {unit}");
+const RESTART: Step = run("restart the provider", "systemctl restart {unit}");
+const READ_LOG: Step = run("read its log", "journalctl -u {unit} -n 50");
 const READINESS: Step = run(
     "see the reasons of its readiness",
     "curl --max-time 5 {ready}",
 );
-const STATUS: Step = run(
-    "see whether the provider runs",
-    "systemctl status bao-kms-provider",
-);
+const STATUS: Step = run("see whether the provider runs", "systemctl status {unit}");
 pub(super) const COMPARE_CLOCKS: Step = run(
     "compare the clocks of this node and of OpenBao",
     "date --utc; curl --silent --head {curl}/v1/sys/health | grep -i '^date'",
@@ -62,7 +59,7 @@ causes! {
     .steps(&[
         run(
             "start the service, which runs as the owner of the state",
-            "systemctl start bao-kms-provider",
+            "systemctl start {unit}",
         ),
         run(
             "or, for a start with these options, run it as that user",
@@ -194,7 +191,7 @@ causes! {
     )
     .steps(&[run(
         "see the missing measures in its log; docs/operate/hardening.md describes each",
-        "journalctl -u bao-kms-provider | grep process.not_hardened",
+        "journalctl -u {unit} | grep process.not_hardened",
     )]);
 
     SANDBOX_OUTDATED = none_lost(
@@ -344,8 +341,8 @@ causes! {
         act("leave one ListenStream= in the socket unit, with the path of server.socketPath"),
         run(
             "load the unit, and start the provider again",
-            "systemctl daemon-reload && systemctl restart bao-kms-provider.socket \
-             bao-kms-provider.service",
+            "systemctl daemon-reload && systemctl restart {unit}.socket \
+             {unit}.service",
         ),
     ]);
 

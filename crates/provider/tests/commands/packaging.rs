@@ -106,6 +106,47 @@ fn the_socket_unit_is_as_the_default_configuration_has_it() {
     assert_eq!(socket["SocketGroup"], unit["SupplementaryGroups"]);
 }
 
+/// Several instances on one node: the same unit, with configuration, state and socket of its own.
+#[test]
+fn the_units_of_an_instance_differ_only_in_their_places() {
+    for (kind, places) in [
+        (
+            "service",
+            &[
+                ("OpenBao Transit\n", "OpenBao Transit, instance %i\n"),
+                ("provider.socket", "provider@.socket"),
+                ("kms/config.yaml", "kms/%i/config.yaml"),
+                (
+                    "ReadOnlyPaths=/etc/openbao-kms",
+                    "ReadOnlyPaths=/etc/openbao-kms/%i",
+                ),
+                ("=/run/openbao-kms", "=/run/openbao-kms/%i"),
+                (
+                    "/var/lib/openbao-kms/state",
+                    "/var/lib/openbao-kms/%i/state",
+                ),
+            ][..],
+        ),
+        (
+            "socket",
+            &[
+                ("KMS v2 provider\n", "KMS v2 provider, instance %i\n"),
+                ("=/run/openbao-kms", "=/run/openbao-kms/%i"),
+            ],
+        ),
+    ] {
+        let mut expected = packaged(&format!("bao-kms-provider.{kind}"));
+        for (one, instance) in places {
+            assert!(expected.contains(one), "{one}");
+            expected = expected.replace(one, instance);
+        }
+        assert!(
+            packaged(&format!("bao-kms-provider@.{kind}")) == expected,
+            "{kind}"
+        );
+    }
+}
+
 #[test]
 fn users_and_directories_are_made_as_the_unit_expects_them() {
     let (unit, users) = (unit(), packaged("sysusers.d/bao-kms-provider.conf"));
