@@ -34,7 +34,7 @@ pub use choice::{ClientAuthMethod, Enforcement, LogFormat, LogLevel};
 pub use origin::{DEFAULT_CONFIG_PATH, Flags, Origin};
 pub use problem::{Problem, ProblemKind};
 pub use resolve::Setting;
-pub use schema::{reference_rows, schema};
+pub use schema::{Described, described, reference_rows, schema};
 pub use settings::{
     Auth, Bootstrap, Cert, Config, DebugCorrelation, Hardening, Jwt, JwtSource, Limits, Logging,
     Method, OAuth2, OpenBao, Pkcs11, Rotation, Server, Status,

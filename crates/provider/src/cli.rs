@@ -12,6 +12,7 @@ mod doctor;
 mod drill;
 mod etcd_source;
 mod failure;
+mod init;
 mod inspect_state;
 mod key_id;
 mod man;
@@ -57,7 +58,8 @@ use failure::{Failed, Failure};
 const PROGRAM: &str = "bao-kms-provider";
 
 /// Names of the commands, as results have them.
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
+    "init",
     "serve",
     "doctor",
     "triage",
@@ -108,6 +110,18 @@ impl Cli {
                         the place of the lab\n";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
         }
+        let flags = &self.flags;
+        let replaced = [
+            &flags.log_level,
+            &flags.metrics_address,
+            &flags.health_address,
+        ];
+        let any = flags.config.is_some() || replaced.into_iter().any(Option::is_some);
+        if matches!(self.command, Some(Command::Init(_))) && any {
+            let text = "init makes a configuration, so the flags of a running provider have no effect; \
+                        --set has the value of a setting\n";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
+        }
         Ok(self)
     }
 }
@@ -131,6 +145,7 @@ struct GlobalFlags {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Options),
     Serve(serve::Options),
     Doctor(doctor::Options),
     Triage(triage::Options),
@@ -353,6 +368,7 @@ fn typed(arguments: &[OsString]) -> String {
 impl Command {
     fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         match self {
+            Self::Init(options) => options.run(context),
             Self::Serve(options) => options.run(context),
             Self::Doctor(options) => options.run(context),
             Self::Triage(options) => options.run(context),

@@ -99,22 +99,31 @@ pub enum JwtProblem {
 /// Error of the form of a JWT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JwtForm {
+    /// The bytes are no UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
+    /// A byte order mark stands first.
     #[error("a byte order mark (BOM) at its start")]
     ByteOrderMark,
+    /// A NUL byte stands inside.
     #[error("a NUL byte inside")]
     Nul,
+    /// Quotation marks stand around or inside it.
     #[error("quotation marks")]
     Quotes,
+    /// White space stands inside.
     #[error("white space inside")]
     WhiteSpace,
+    /// There are fewer or more than three parts.
     #[error("not three parts")]
     Parts,
+    /// Header or payload is empty.
     #[error("an empty part")]
     EmptyPart,
+    /// The payload is not base64url.
     #[error("a payload in other than base64url")]
     Encoding,
+    /// The payload is no JSON object with claims of the right types.
     #[error("a payload without usable claims")]
     Claims,
 }
