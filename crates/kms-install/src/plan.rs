@@ -1,11 +1,11 @@
 //! The checked values of an installation.
 
-use std::{path::PathBuf, time::Duration};
-
-use kms_domain::scope::TransitKeyPath;
-use kms_node::config::{
-    self, Environment, Flags, JwtSource, LoadError, Loaded, Method, Problem, ProblemKind,
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
 };
+
+use kms_node::config::{self, Config, Environment, Flags, LoadError, Loaded, Problem, ProblemKind};
 
 use crate::{
     policy::{UnsafePolicyPath, policy},
@@ -69,55 +69,55 @@ impl Plan {
             );
         }
         values.complete();
-        let loaded = load(&values.document().to_string())?;
 
-        let config = &loaded.config;
-        let policy_name =
-            policy_name.unwrap_or_else(|| format!("openbao-kms-{}", config.scope.cluster_id));
         let mut problems = Vec::new();
-        let mut refuse = |path: &str, rule: &str| {
-            problems.push(Problem {
-                path: path.to_owned(),
-                kind: ProblemKind::Value,
-                origin: None,
-                value: None,
-                rule: rule.to_owned(),
-                hint: None,
-            });
-        };
-        if let Err(unsupported) = config.auth.supported() {
-            refuse("auth.method", &unsupported.to_string());
-        }
-        check_login(&loaded, &mut refuse);
-        check_places(&loaded, &model, &mut refuse);
-        if !is_policy_name(&policy_name) {
-            refuse(
+        if let Some(name) = &policy_name
+            && !is_policy_name(name)
+        {
+            problems.push(problem(
                 "--policy-name",
                 "must have letters, digits, '_', '-' and '.', begin with a letter, digit or '_', and \
                  be neither root nor default",
-            );
+            ));
         }
-        let policy = policy_of(&config.key, config);
-        match policy {
-            Ok(policy) if problems.is_empty() => Ok(Self {
-                loaded,
-                model,
-                policy_name,
-                policy,
-            }),
-            Ok(_) => Err(PlanError::Invalid(problems)),
-            Err(unsafe_path) => {
-                problems.push(Problem {
-                    path: "transit.mountPath".to_owned(),
-                    kind: ProblemKind::Value,
-                    origin: None,
-                    value: None,
-                    rule: unsafe_path.to_string(),
-                    hint: None,
-                });
+        problems.extend(missing_claims(&values));
+        let loaded = load(&values.document().to_string());
+        match loaded {
+            Err(PlanError::Invalid(more)) => {
+                problems.extend(more);
                 Err(PlanError::Invalid(problems))
             }
+            Ok(loaded) => {
+                problems.extend(broken_rules(&loaded, &model));
+                let config = &loaded.config;
+                let policy = policy_of(config).unwrap_or_else(|unsafe_path| {
+                    problems.push(problem("transit.mountPath", unsafe_path.to_string()));
+                    String::new()
+                });
+                let policy_name = policy_name
+                    .unwrap_or_else(|| format!("openbao-kms-{}", config.scope.cluster_id));
+                match problems.is_empty() {
+                    true => Ok(Self {
+                        loaded,
+                        model,
+                        policy_name,
+                        policy,
+                    }),
+                    false => Err(PlanError::Invalid(problems)),
+                }
+            }
         }
+    }
+}
+
+fn problem(path: &str, rule: impl Into<String>) -> Problem {
+    Problem {
+        path: path.to_owned(),
+        kind: ProblemKind::Value,
+        origin: None,
+        value: None,
+        rule: rule.into(),
+        hint: None,
     }
 }
 
@@ -145,112 +145,101 @@ pub(crate) fn load(text: &str) -> Result<Loaded, PlanError> {
     })
 }
 
-fn policy_of(key: &TransitKeyPath, config: &config::Config) -> Result<String, UnsafePolicyPath> {
+fn policy_of(config: &Config) -> Result<String, UnsafePolicyPath> {
     let namespace = config.scope.openbao_namespace.as_ref();
     let place = namespace.map_or("the root namespace".to_owned(), |name| {
         format!("namespace {name}")
     });
-    policy(key, true, &place)
+    policy(&config.key, true, &place)
 }
 
-fn check_login(loaded: &Loaded, refuse: &mut impl FnMut(&str, &str)) {
-    let auth = &loaded.config.auth;
-    if auth.login_before_token_expiry >= TOKEN_TTL {
-        refuse(
-            "auth.loginBeforeTokenExpiry",
-            "must be shorter than 30m, the lifetime of tokens under the generated role",
-        );
-    }
-    if !auth.mount_path().as_str().starts_with("auth/") {
-        refuse("auth mountPath", "must begin with auth/");
-    }
-    if let Method::Jwt(jwt) = &auth.method {
-        let claims = &jwt.claims;
-        if claims.expected_issuer.is_none() {
-            refuse(
-                "auth.jwt.expectedIssuer",
-                "must be written: OpenBao binds the login to it",
-            );
-        }
-        if claims.expected_audience.is_empty() {
-            refuse(
-                "auth.jwt.expectedAudience",
-                "must have an entry: OpenBao binds the role to it",
-            );
-        }
-        if claims.expected_subject.is_none() {
-            refuse(
-                "auth.jwt.expectedSubject",
-                "must be written: OpenBao binds the role to it",
-            );
-        }
-    }
+/// Claims that bind the login in OpenBao. The provider alone would do without them.
+fn missing_claims(values: &Values) -> Vec<Problem> {
+    let jwt = values.text("auth.method") == Some("jwt");
+    let missing = |path: &&str| jwt && values.text(path).is_none_or(str::is_empty);
+    ["auth.jwt.expectedIssuer", "auth.jwt.expectedSubject"]
+        .into_iter()
+        .filter(missing)
+        .map(|path| problem(path, "must be written: OpenBao binds the login to it"))
+        .collect()
 }
 
-fn check_places(loaded: &Loaded, model: &Model, refuse: &mut impl FnMut(&str, &str)) {
+/// Rules of a new installation, beyond those of the provider.
+fn broken_rules(loaded: &Loaded, model: &Model) -> Vec<Problem> {
     let config = &loaded.config;
-    let (socket, state) = (&config.server.socket_path, config.state_path.directory());
+    let auth = &config.auth;
+    let (socket, state) = (
+        &config.server.socket_path,
+        config.state_path.directory().to_owned(),
+    );
+    let mut problems = Vec::new();
+    let mut refuse_if = |broken: bool, path: &str, rule: &str| {
+        if broken {
+            problems.push(problem(path, rule));
+        }
+    };
+    let unsupported = auth
+        .supported()
+        .err()
+        .map(|unsupported| unsupported.to_string());
+    refuse_if(
+        unsupported.is_some(),
+        "auth.method",
+        unsupported.as_deref().unwrap_or_default(),
+    );
+    refuse_if(
+        auth.login_before_token_expiry >= TOKEN_TTL,
+        "auth.loginBeforeTokenExpiry",
+        "must be shorter than 30m, the lifetime of tokens under the generated role",
+    );
+    refuse_if(
+        !auth.mount_path().as_str().starts_with("auth/"),
+        "auth mountPath",
+        "must begin with auth/",
+    );
     match model {
         Model::Systemd => {
-            if !socket.starts_with(SOCKET_DIRECTORY) {
-                refuse(
-                    "server.socketPath",
-                    "must be below /run/openbao-kms, which the unit may write",
-                );
-            }
-            if !state.starts_with(STATE_DIRECTORY) {
-                refuse(
-                    "state.path",
-                    "must be below /var/lib/openbao-kms/state, which the unit may write",
-                );
-            }
+            refuse_if(
+                !socket.starts_with(SOCKET_DIRECTORY),
+                "server.socketPath",
+                "must be below /run/openbao-kms, which the unit may write",
+            );
+            refuse_if(
+                !state.starts_with(STATE_DIRECTORY),
+                "state.path",
+                "must be below /var/lib/openbao-kms/state, which the unit may write",
+            );
         }
         Model::StaticPod { image, socket_gid } => {
-            if !is_image(image) {
-                refuse(
-                    "--image",
-                    "must be repository@sha256:<64 hexadecimal digits>, without a tag",
-                );
-            }
-            if *socket_gid == 0 {
-                refuse(
-                    "--socket-gid",
-                    "must be the number of a group other than root's",
-                );
-            }
-            let Method::Jwt(jwt) = &config.auth.method else {
-                refuse("auth.method", "must be jwt for a static pod");
-                return;
-            };
-            let JwtSource::File(credential) = &jwt.source else {
-                return;
-            };
-            let parents = [
-                Some(&**socket),
-                Some(&*config.state_path.document()),
-                Some(&**credential),
-            ]
-            .map(|path| {
-                path.and_then(std::path::Path::parent)
-                    .map(ToOwned::to_owned)
+            refuse_if(
+                !is_image(image),
+                "--image",
+                "must be repository@sha256:<64 hexadecimal digits>, without a tag",
+            );
+            refuse_if(
+                *socket_gid == 0,
+                "--socket-gid",
+                "must be the number of a group other than root's",
+            );
+            let credentials = auth.credential_files();
+            let mounted: Vec<_> = [&**socket, &*config.state_path.document()]
+                .into_iter()
+                .chain(credentials.iter().map(|(_, path)| *path))
+                .filter_map(Path::parent)
+                .map(ToOwned::to_owned)
+                .collect();
+            let nested = mounted.iter().enumerate().any(|(at, one)| {
+                let mut others = mounted.iter().enumerate().filter(|(other, _)| *other != at);
+                others.any(|(_, other)| one.starts_with(other))
             });
-            let disjoint = parents.iter().enumerate().all(|(at, one)| {
-                parents.iter().enumerate().all(|(other_at, other)| {
-                    at == other_at
-                        || one
-                            .as_ref()
-                            .zip(other.as_ref())
-                            .is_some_and(|(one, other)| !one.starts_with(other))
-                })
-            });
-            if !disjoint {
-                refuse(
-                    "server.socketPath, state.path, auth.jwt.jwtFile",
-                    "must be in three directories, none inside another: each is mounted alone",
-                );
-            }
+            refuse_if(
+                nested,
+                "server.socketPath, state.path and the credential",
+                "must be in directories of their own, none inside another: each is mounted alone",
+            );
         }
     }
+    problems
 }
 
 fn is_policy_name(name: &str) -> bool {
@@ -323,9 +312,13 @@ mod tests {
             "server.socketMode",
             "transit.keyIdScope.clusterId",
             "transit.keyIdScope.keyLineageId",
+            "auth.jwt.expectedIssuer",
+            "auth.jwt.expectedSubject",
         ] {
             assert!(found.iter().any(|it| it == path), "{path}: {found:?}");
         }
+        // What follows from a missing value is no problem of its own.
+        assert_eq!(found.len(), 7, "{found:?}");
 
         let mut elsewhere = values();
         elsewhere

@@ -147,25 +147,21 @@ impl Values {
         self.fill("configVersion", "v1alpha1");
         self.fill("server.socketGroup", "openbao-kms-socket");
         self.fill("openbao.caCertFile", "/etc/openbao-kms/tls/ca.crt");
-        if let Some(host) = self
-            .text("openbao.address")
-            .and_then(host)
-            .map(str::to_owned)
-        {
-            self.fill("openbao.tlsServerName", host.trim_matches(['[', ']']));
-            self.fill(
-                "openbao.instanceId",
-                host.trim_matches(['[', ']']).replace(':', "-"),
-            );
-        }
-        self.fill("transit.mountPath", "kubernetes-kms");
-        self.fill("transit.keyIdScope.transitMountId", "kubernetes-kms-1");
+        // Without an address or cluster, what follows from it is filled in as well: the missing value
+        // is one problem, and the check refuses it.
+        let address = self.text("openbao.address").and_then(host);
+        let host = address
+            .unwrap_or("openbao")
+            .trim_matches(['[', ']'])
+            .to_owned();
+        self.fill("openbao.instanceId", host.replace(':', "-"));
+        self.fill("openbao.tlsServerName", host);
         let cluster = self.text("transit.keyIdScope.clusterId");
-        let Some(cluster) = cluster.filter(|id| ClusterId::parse(id).is_ok()) else {
-            return;
-        };
-        let cluster = cluster.to_owned();
+        let cluster = cluster.filter(|id| ClusterId::parse(id).is_ok());
+        let cluster = cluster.unwrap_or("cluster").to_owned();
+        self.fill("transit.mountPath", "kubernetes-kms");
         self.fill("transit.keyName", &*cluster);
+        self.fill("transit.keyIdScope.transitMountId", "kubernetes-kms-1");
         self.fill(
             "transit.keyIdScope.providerName",
             format!("openbao-{cluster}"),

@@ -27,6 +27,7 @@ mod faults;
 mod forms;
 mod hardening;
 mod histories;
+mod init;
 mod key;
 mod load;
 mod login;
