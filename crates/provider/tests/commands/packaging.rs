@@ -1,6 +1,6 @@
 //! The files of `packaging/systemd` fit the program: its defaults, its notifications, its limits.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path, process::Command};
 
 use kms_node::config::DEFAULT_CONFIG_PATH;
 
@@ -77,6 +77,41 @@ fn the_unit_waits_for_readiness_and_leaves_no_memory_behind() {
         ("AmbientCapabilities", ""),
     ] {
         assert_eq!(unit[name], [value], "{name}");
+    }
+}
+
+/// Without warnings also on systemd 252, the oldest supported: newer directives are in a drop-in.
+/// Needs systemd-analyze; machines without systemd skip it.
+#[test]
+fn systemd_loads_the_units_without_a_warning() {
+    let directory = tempfile::tempdir().unwrap();
+    let units = [
+        ("bao-kms-provider.service", "bao-kms-provider.service"),
+        ("bao-kms-provider.socket", "bao-kms-provider.socket"),
+        ("bao-kms-provider@.service", "bao-kms-provider@east.service"),
+        ("bao-kms-provider@.socket", "bao-kms-provider@east.socket"),
+        ("bao-kms-drill.service", "bao-kms-drill.service"),
+        ("bao-kms-drill.timer", "bao-kms-drill.timer"),
+    ];
+    for (file, name) in units {
+        // The program is not installed here.
+        let text = packaged(file).replace("/usr/bin/bao-kms-provider", "/bin/true");
+        testkit::files::replace(&directory.path().join(name), text.as_bytes(), 0o644);
+    }
+    let analyzed = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .args(units.map(|(_, name)| directory.path().join(name)))
+        .output();
+    match analyzed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            eprintln!("skipped: no systemd-analyze");
+        }
+        analyzed => {
+            let analyzed = analyzed.unwrap();
+            let said = String::from_utf8_lossy(&analyzed.stderr);
+            let about_ours = said.lines().filter(|line| line.contains("bao-kms"));
+            assert_eq!(about_ours.collect::<Vec<_>>(), [""; 0], "{said}");
+        }
     }
 }
 
