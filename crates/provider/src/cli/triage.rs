@@ -11,11 +11,10 @@ use kms_operator::{
         walk::{self, Material},
     },
 };
-use tokio::runtime;
 
 use super::{
     Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
-    verify_backup::read_record,
+    runtime, verify_backup::read_record,
 };
 
 /// In an incident: name the first failure, its impact on the data, the next step and the warnings
@@ -52,8 +51,7 @@ impl Options {
             let loaded = loaded.clone();
             // Before the runtime, whose threads take on what this one is.
             let became = become_provider(&loaded.config);
-            let runtime = runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(Failure::Runtime)?;
+            let runtime = runtime()?;
             let reading = ProgressLine::new("reading etcd");
             let material = Material {
                 loaded: &loaded,
