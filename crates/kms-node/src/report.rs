@@ -10,6 +10,7 @@ pub mod text;
 use std::{
     fmt,
     io::{self, Write},
+    time::SystemTime,
 };
 
 use jiff::Timestamp;
@@ -49,6 +50,13 @@ pub fn utc(seconds: u64) -> String {
     time.map_or_else(|| format!("second {seconds}"), |time| time.to_string())
 }
 
+/// A time in RFC 3339, in whole seconds; one beyond the calendar is shown as the epoch.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    let time = Timestamp::try_from(time).unwrap_or_default();
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 struct StepText<'a> {
     text: &'a str,
     command: Option<&'a str>,
@@ -84,6 +92,36 @@ pub fn ignore_broken_pipe(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
+    }
+}
+
+/// Identifier and title of a check. Stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckName(pub &'static str, pub &'static str);
+
+impl CheckName {
+    /// As it should be.
+    #[must_use]
+    pub fn pass(self) -> CheckResult {
+        CheckResult::pass(self.0, self.1)
+    }
+
+    /// To be looked at.
+    #[must_use]
+    pub fn warn(self, message: impl Into<String>) -> CheckResult {
+        CheckResult::warn(self.0, self.1, message)
+    }
+
+    /// Not as it should be.
+    #[must_use]
+    pub fn fail(self, message: impl Into<String>) -> CheckResult {
+        CheckResult::fail(self.0, self.1, message)
+    }
+
+    /// Not asked; `cause` says why.
+    #[must_use]
+    pub fn skip(self, cause: impl Into<String>) -> CheckResult {
+        CheckResult::skip(self.0, self.1, cause)
     }
 }
 

@@ -18,6 +18,7 @@ pub mod raft_snapshot;
 pub mod recover_state;
 pub mod recovery_report;
 pub mod retirement_report;
+pub mod rows;
 pub mod scan;
 mod tar_files;
 mod truncated;

@@ -169,10 +169,7 @@ pub fn gather(
         outcome.set_cause(&advice);
         outcome.add_actions(&advice);
     }
-    let tables = outcome.result.tables();
-    tables
-        .into_iter()
-        .for_each(|table| outcome.add_table(table));
+    outcome.add_tables(outcome.result.tables());
     Ok(outcome)
 }
 
@@ -200,11 +197,10 @@ impl Rotation {
     fn tables(&self) -> Vec<Table> {
         let mut facts = Table::new("this node", ["fact", "value"]);
         for (name, value) in &self.facts.0 {
-            let value = match value {
-                Value::String(text) => text.clone(),
-                value => value.to_string(),
-            };
-            facts.row([*name, &value]);
+            match value {
+                Value::String(text) => facts.facts(name, [text]),
+                value => facts.facts(name, [value]),
+            }
         }
         let mut tables = vec![facts];
         tables.extend(self.rewriting.iter().flat_map(RewritingRow::tables));

@@ -51,39 +51,62 @@ use kms_node::{
     report::{Output, ignore_broken_pipe, outcome::Outcome, text::Look},
 };
 use serde::Serialize;
+use tokio::runtime::{self, Runtime};
 
 use failure::{Failed, Failure};
 
 const PROGRAM: &str = "bao-kms-provider";
 
-/// Names of the commands, as results have them.
-const COMMANDS: [&str; 25] = [
-    "serve",
-    "doctor",
-    "triage",
-    "probe",
-    "dev",
-    "config",
-    "key-id",
-    "inspect-state",
-    "compare-nodes",
-    "verify-key",
-    "rotation-plan",
-    "verify-rotation",
-    "retire-versions",
-    "restore-versions",
-    "scan-etcd",
-    "record-backup",
-    "verify-backup",
-    "recover-state",
-    "drill",
-    "benchmark",
-    "policy",
-    "version",
-    "completion",
-    "man",
-    "schema",
-];
+/// Declares the commands, each by the module with its options.
+macro_rules! commands {
+    ($($(#[$hidden:meta])? $command:ident: $module:ident, $name:literal;)*) => {
+        #[derive(Debug, Subcommand)]
+        enum Command {
+            $($(#[$hidden])? #[command(name = $name)] $command($module::Options),)*
+        }
+
+        /// Names of the commands, as results have them.
+        const COMMANDS: &[&str] = &[$($name),*];
+
+        impl Command {
+            fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+                match self {
+                    $(Self::$command(options) => options.run(context),)*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    Serve: serve, "serve";
+    Doctor: doctor, "doctor";
+    Triage: triage, "triage";
+    Probe: probe, "probe";
+    Dev: dev, "dev";
+    Config: config, "config";
+    KeyId: key_id, "key-id";
+    InspectState: inspect_state, "inspect-state";
+    CompareNodes: compare_nodes, "compare-nodes";
+    VerifyKey: verify_key, "verify-key";
+    RotationPlan: rotation_plan, "rotation-plan";
+    VerifyRotation: verify_rotation, "verify-rotation";
+    RetireVersions: retire_versions, "retire-versions";
+    RestoreVersions: restore_versions, "restore-versions";
+    ScanEtcd: scan_etcd, "scan-etcd";
+    RecordBackup: record_backup, "record-backup";
+    VerifyBackup: verify_backup, "verify-backup";
+    RecoverState: recover_state, "recover-state";
+    Drill: drill, "drill";
+    Benchmark: benchmark, "benchmark";
+    Policy: policy, "policy";
+    Version: version, "version";
+    Completion: completion, "completion";
+    #[command(hide = true)]
+    Man: man, "man";
+    #[command(hide = true)]
+    Schema: schema, "schema";
+}
 
 /// Node-local Kubernetes KMS v2 provider backed by OpenBao Transit.
 #[derive(Debug, Parser)]
@@ -127,37 +150,6 @@ struct GlobalFlags {
     /// Replaces server.healthAddress; empty disables the listener
     #[arg(long, global = true, value_name = "HOST:PORT")]
     health_address: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Serve(serve::Options),
-    Doctor(doctor::Options),
-    Triage(triage::Options),
-    Probe(probe::Options),
-    Dev(dev::Options),
-    Config(config::Options),
-    KeyId(key_id::Options),
-    InspectState(inspect_state::Options),
-    CompareNodes(compare_nodes::Options),
-    VerifyKey(verify_key::Options),
-    RotationPlan(rotation_plan::Options),
-    VerifyRotation(verify_rotation::Options),
-    RetireVersions(retire_versions::Options),
-    RestoreVersions(restore_versions::Options),
-    ScanEtcd(scan_etcd::Options),
-    RecordBackup(record_backup::Options),
-    VerifyBackup(verify_backup::Options),
-    RecoverState(recover_state::Options),
-    Drill(drill::Options),
-    Benchmark(benchmark::Options),
-    Policy(policy::Options),
-    Version(version::Options),
-    Completion(completion::Options),
-    #[command(hide = true)]
-    Man(man::Options),
-    #[command(hide = true)]
-    Schema(schema::Options),
 }
 
 /// What every command may use.
@@ -281,8 +273,8 @@ impl Line {
         let mut output = output.filter(|(flag, _)| *flag == "--output");
         let mut joined = texts.iter().filter_map(|it| it.strip_prefix("--output="));
         let command = texts.iter().skip(1);
-        let mut command = command.filter_map(|it| COMMANDS.into_iter().find(|name| name == it));
-        let command = command.next();
+        let mut command = command.filter_map(|it| COMMANDS.iter().find(|name| *name == it));
+        let command = command.next().copied();
         let applying: &[_] = match command {
             // Its --expected-state-hash names the state that --replace gives up.
             Some("recover-state") => &[("--apply", false), ("--expected-plan-hash", true)],
@@ -350,36 +342,10 @@ fn typed(arguments: &[OsString]) -> String {
     line
 }
 
-impl Command {
-    fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        match self {
-            Self::Serve(options) => options.run(context),
-            Self::Doctor(options) => options.run(context),
-            Self::Triage(options) => options.run(context),
-            Self::Probe(options) => options.run(context),
-            Self::Dev(options) => options.run(context),
-            Self::Config(options) => options.run(context),
-            Self::KeyId(options) => options.run(context),
-            Self::InspectState(options) => options.run(context),
-            Self::CompareNodes(options) => options.run(context),
-            Self::VerifyKey(options) => options.run(context),
-            Self::RotationPlan(options) => options.run(context),
-            Self::VerifyRotation(options) => options.run(context),
-            Self::RetireVersions(options) => options.run(context),
-            Self::RestoreVersions(options) => options.run(context),
-            Self::ScanEtcd(options) => options.run(context),
-            Self::Benchmark(options) => options.run(context),
-            Self::RecordBackup(options) => options.run(context),
-            Self::VerifyBackup(options) => options.run(context),
-            Self::RecoverState(options) => options.run(context),
-            Self::Drill(options) => options.run(context),
-            Self::Policy(options) => options.run(context),
-            Self::Version(options) => options.run(context),
-            Self::Completion(options) => options.run(context),
-            Self::Man(options) => options.run(context),
-            Self::Schema(options) => options.run(context),
-        }
-    }
+/// A runtime on this thread.
+fn runtime() -> Result<Runtime, Failure> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(Failure::Runtime)
 }
 
 impl Context<'_> {

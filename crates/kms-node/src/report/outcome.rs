@@ -5,7 +5,6 @@
 
 use std::time::SystemTime;
 
-use jiff::Timestamp;
 use kms_domain::fingerprint::IdentityFingerprint;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -81,14 +80,12 @@ pub struct Data {
 impl<R> Outcome<R> {
     /// A result without checks: a failure until one passed or [`Self::conclude`] says otherwise.
     pub fn new(command: &'static str, now: SystemTime, result: R) -> Self {
-        // A clock beyond the calendar is shown as the epoch.
-        let time = Timestamp::try_from(now).unwrap_or_default();
         Self {
             schema_version: "v1",
             command,
             name: command,
             version: BuildInfo::CURRENT.version,
-            time: time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            time: super::rfc3339(now),
             identity_fingerprint: None,
             verdict: FAILED,
             exit: Exit::CheckFailed,
@@ -185,8 +182,7 @@ impl<R> Outcome<R> {
 
     /// Adds steps and warnings of a cause whose effect on the data is that of another.
     pub fn add_actions(&mut self, advice: &Advice) {
-        let steps = advice.steps.iter().cloned();
-        steps.for_each(|step| self.add_step(step));
+        self.add_steps(advice.steps.iter().cloned());
         self.add_warnings(advice.warnings.iter().copied());
     }
 
@@ -206,6 +202,11 @@ impl<R> Outcome<R> {
         if !self.next_steps.contains(&step) {
             self.next_steps.push(step);
         }
+    }
+
+    /// Adds steps after those before, each once.
+    pub fn add_steps(&mut self, steps: impl IntoIterator<Item = NextStep>) {
+        steps.into_iter().for_each(|step| self.add_step(step));
     }
 
     /// Adds warnings after those before, each once. A warning is a whole sentence: `do not ...`.
@@ -233,9 +234,7 @@ impl<R> Outcome<R> {
         self.cause = self.cause.or(part.cause);
         self.found = self.found.take().or_else(|| part.found.clone());
         self.data = self.data.take().or_else(|| part.data.clone());
-        part.next_steps
-            .iter()
-            .for_each(|step| self.add_step(step.clone()));
+        self.add_steps(part.next_steps.iter().cloned());
         self.add_warnings(part.warnings.iter().cloned());
         self.add_limitations(part.limitations.iter().cloned());
         self.tables.extend(part.tables.iter().cloned());
@@ -246,6 +245,11 @@ impl<R> Outcome<R> {
         if !table.is_empty() {
             self.tables.push(table);
         }
+    }
+
+    /// Adds tables after those before.
+    pub fn add_tables(&mut self, tables: impl IntoIterator<Item = Table>) {
+        tables.into_iter().for_each(|table| self.add_table(table));
     }
 
     pub fn exit(&self) -> Exit {

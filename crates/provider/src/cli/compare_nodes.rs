@@ -11,9 +11,8 @@ use kms_node::{
     plain_http::HttpUrl,
 };
 use kms_operator::nodes::{self, Node, NodeName, Source, report};
-use tokio::runtime;
 
-use super::{Context, Exit, Failure, OutputFlag, inspect_state::state_path};
+use super::{Context, Exit, Failure, OutputFlag, inspect_state::state_path, runtime};
 
 /// Compare control-plane nodes, and say whether it is safe to continue with the next
 ///
@@ -48,10 +47,7 @@ impl Options {
             None => None,
         };
         let config = loaded.as_ref().map(|loaded| &loaded.config);
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let seen = runtime
-            .map_err(Failure::Runtime)?
-            .block_on(nodes::look(&nodes, timeout));
+        let seen = runtime()?.block_on(nodes::look(&nodes, timeout));
         let configured = config.map(Config::fingerprint);
         let path = context.flags.config_path(context.environment);
         let outcome = report::outcome(

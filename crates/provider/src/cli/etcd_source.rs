@@ -7,6 +7,7 @@ use kms_node::advice::site::{quoted, shell};
 use kms_operator::recovery::{
     EtcdError, EtcdSource,
     etcd_live::{Bounds, EtcdEndpoint, LiveEtcd, TlsFiles},
+    evidence::EvidenceSources,
     prefix,
 };
 
@@ -121,9 +122,7 @@ impl LiveFlags {
         let live = LiveEtcd::new(self.endpoints.clone(), files.as_ref(), bounds)?;
         Ok(EtcdSource::Live(live))
     }
-}
 
-impl LiveFlags {
     fn options(&self) -> String {
         let urls: Vec<_> = self.endpoints.iter().map(ToString::to_string).collect();
         let mut options = format!("--endpoints {}", quoted(&urls.join(",")));
@@ -178,6 +177,14 @@ impl EvidenceFlags {
             options.push_str(&format!(" --allow-unread-prefixes {unread}"));
         }
         options
+    }
+
+    /// The sources as evidence; `None` without one.
+    ///
+    /// # Errors
+    /// Those of [`Self::sources`].
+    pub(super) fn evidence(&self) -> Result<Option<EvidenceSources>, EtcdError> {
+        Ok(EvidenceSources::new(self.sources()?, self.prefix()))
     }
 
     /// The options that name one of the [sources](Self::sources), as a shell takes them.

@@ -28,7 +28,7 @@ use kms_node::{
         site::{quoted, shell},
         snapshot,
         state::{self, of_commit},
-        versions,
+        texts, versions,
     },
     config::{LoadError, Problem, UnsupportedAuth},
     hardening::NotHardened,
@@ -188,35 +188,24 @@ impl From<LabError> for Failure {
     }
 }
 
-impl From<BenchmarkError> for Failure {
-    fn from(error: BenchmarkError) -> Self {
-        Self::Benchmark(Box::new(error))
-    }
+/// Large errors are boxed, so that every `Result` stays small.
+macro_rules! boxed {
+    ($($variant:ident($error:ident)),*) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::$variant(Box::new(error))
+            }
+        })*
+    };
 }
 
-impl From<EtcdError> for Failure {
-    fn from(error: EtcdError) -> Self {
-        Self::Etcd(Box::new(error))
-    }
-}
-
-impl From<StateError> for Failure {
-    fn from(error: StateError) -> Self {
-        Self::State(Box::new(error))
-    }
-}
-
-impl From<RetirementError> for Failure {
-    fn from(error: RetirementError) -> Self {
-        Self::Retirement(Box::new(error))
-    }
-}
-
-impl From<RebuildError> for Failure {
-    fn from(error: RebuildError) -> Self {
-        Self::Rebuild(Box::new(error))
-    }
-}
+boxed!(
+    Benchmark(BenchmarkError),
+    Etcd(EtcdError),
+    State(StateError),
+    Retirement(RetirementError),
+    Rebuild(RebuildError)
+);
 
 impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
@@ -288,7 +277,7 @@ impl Failure {
         let typed = line.typed.as_str();
         let mut known = vec![("again", typed), ("whole", typed), ("plan", &line.planning)];
         known.extend(line.command.map(|command| ("command", command)));
-        known.extend(values.iter().map(|(name, value)| (*name, value.as_str())));
+        known.extend(texts(&values));
         let mut advice = cause.advise(site, &known);
         advice.exit = self.exit();
         advice.without_the_key();
@@ -453,10 +442,9 @@ fn of_conflict(conflict: &RegistryConflict) -> Found {
 fn of_state(error: &StateError) -> Found {
     let cause = match error {
         StateError::Lock(LockError::Locked { holder, .. }) => {
-            let pid = holder
-                .as_ref()
-                .map(|holder| ("pid", holder.pid.to_string()));
-            let foreign = holder.as_ref().is_some_and(|holder| !holder.is_provider());
+            let holder = holder.as_ref();
+            let pid = holder.map(|holder| ("pid", holder.pid.to_string()));
+            let foreign = holder.is_some_and(|holder| !holder.is_provider());
             let cause = match foreign {
                 true => &node::STATE_LOCKED,
                 false => &restore::PROVIDER_RUNNING,
@@ -510,7 +498,7 @@ fn of_retirement(error: &RetirementError) -> Found {
 }
 
 /// The members of a failure.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Failed<'a> {
     /// An invalid configuration file; absent for other failures, as are the next two.
@@ -531,25 +519,16 @@ impl<'a> Failed<'a> {
                 valid: Some(false),
                 problems: Some(problems),
             },
-            _ => Self {
-                path: None,
-                valid: None,
-                problems: None,
-            },
+            _ => Self::default(),
         }
     }
 
     /// The result in JSON of a command line that the parser refuses.
     pub(super) fn usage(refused: &clap::Error, line: &Line, now: SystemTime) -> Outcome<Self> {
-        let members = Self {
-            path: None,
-            valid: None,
-            problems: None,
-        };
         let command = line.command.map(|command| ("command", command));
         let values: Vec<_> = command.into_iter().collect();
         let site = Site::new(Path::new(""), None);
-        let mut outcome = Outcome::new(line.name(), now, members);
+        let mut outcome = Outcome::new(line.name(), now, Self::default());
         outcome.conclude_with(&command::INVALID_USAGE.advise(&site, &values));
         let text = refused.to_string();
         let message = text.split("\n\n").next().unwrap_or(&text);

@@ -85,18 +85,16 @@ pub(super) struct Derived {
 impl Derived {
     fn facts(&self, fingerprint: &str) -> Table {
         let mut facts = Table::new("key version", ["name", "value"]);
-        facts.row(["identityFingerprint", fingerprint]);
-        facts.row(["transitVersion", &self.transit_version.to_string()]);
-        facts.row([
-            "transitVersionCreatedAtUnix",
-            &self.transit_version_created_at_unix.to_string(),
-        ]);
-        facts.row(["keyIdHash", &self.key_id_hash]);
+        facts.facts("identityFingerprint", [fingerprint]);
+        facts.facts("transitVersion", [self.transit_version]);
+        let created_at = self.transit_version_created_at_unix;
+        facts.facts("transitVersionCreatedAtUnix", [created_at]);
+        facts.facts("keyIdHash", [&self.key_id_hash]);
         for (name, value) in &self.annotations {
-            facts.row([*name, value]);
+            facts.facts(name, [value]);
         }
-        facts.row(["associatedData", &self.associated_data]);
-        facts.row(["associatedDataBase64", &self.associated_data_base64]);
+        facts.facts("associatedData", [&self.associated_data]);
+        facts.facts("associatedDataBase64", [&self.associated_data_base64]);
         facts
     }
 }

@@ -6,16 +6,11 @@ use kms_node::{
     clock::{Clock as _, SystemClock},
 };
 use kms_operator::{
-    recovery::{
-        evidence::{Asked, EvidenceSources},
-        evidence_report::Asker,
-    },
+    recovery::{evidence::Asked, evidence_report::Asker},
     rotation_report::{self, RotationCommand},
 };
 
-use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
-};
+use super::{Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::reading};
 
 /// Show the stage of the key's rotation on this node, and the condition of the next promotion
 ///
@@ -42,22 +37,19 @@ pub(super) fn show(
     let loaded = context.load()?;
     let config = &loaded.config;
     config.auth.jwt_file()?;
-    let sources = match etcd {
-        Some(flags) => EvidenceSources::new(flags.sources()?, flags.prefix()),
-        None => None,
-    };
-    let progress = ProgressLine::new("reading etcd");
-    let on_progress = |done| progress.show(done);
-    let evidence = sources.as_ref().map(|sources| Asked {
-        sources,
-        on_progress: &on_progress,
-    });
+    let sources = etcd.map(EvidenceFlags::evidence).transpose()?.flatten();
     let asker = Asker {
         site: Site::new(&loaded.path, Some(config)),
         again: &context.line.typed,
         unbounded: &context.typed_without(&[("--etcd-prefix-only", false)]),
     };
-    let outcome = rotation_report::gather(config, command, evidence, asker, SystemClock.now())?;
-    drop(progress);
+    let now = SystemClock.now();
+    let outcome = reading(|on_progress| {
+        let evidence = sources.as_ref().map(|sources| Asked {
+            sources,
+            on_progress,
+        });
+        rotation_report::gather(config, command, evidence, asker, now)
+    })?;
     output.show(&outcome, context)
 }

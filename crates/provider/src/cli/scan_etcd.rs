@@ -10,7 +10,7 @@ use kms_node::{
 };
 use kms_operator::recovery::{inventory::Wanted, scan};
 
-use super::{Context, Exit, Failure, OutputFlag, etcd_source::EtcdFlags, progress::ProgressLine};
+use super::{Context, Exit, Failure, OutputFlag, etcd_source::EtcdFlags, progress::reading};
 
 /// Show the content of etcd: protection of each resource, and versions of the key that it needs
 ///
@@ -50,12 +50,9 @@ impl Options {
             names: self.show_names,
         };
         let now = SystemClock.now();
-        let progress = ProgressLine::new("reading etcd");
         let scanned = self.etcd.source(None).and_then(|source| {
-            let on_progress = |done| progress.show(done);
-            scan::scan(&source, &wanted, config, &site, &on_progress, now)
+            reading(|on_progress| scan::scan(&source, &wanted, config, &site, on_progress, now))
         });
-        drop(progress);
         let outcome = match scanned {
             Ok(outcome) => outcome,
             Err(error) if error.is_misuse() => return Err(error.into()),

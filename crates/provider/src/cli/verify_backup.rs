@@ -1,9 +1,6 @@
 //! `verify-backup`: may this etcd data and this OpenBao go into service together?
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kms_domain::recovery::record::{BackupRecord, MAX_FILE_BYTES};
@@ -16,13 +13,14 @@ use kms_operator::recovery::{
     backup_record::{note_as_recorded, note_source},
     local_knowledge::LocalKnowledge,
     pair_report,
-    verify_pair::{self, Depth, Pair, VerifyOptions, Watch},
+    recover_state::read_file,
+    verify_pair::{self, Depth, Pair, VerifyOptions},
 };
 
 use super::{
     Context, Exit, Failure, OutputFlag,
     etcd_source::{EtcdFlags, UnreadFlags},
-    progress::ProgressLine,
+    progress::watching,
 };
 
 /// Prove that an etcd backup and an OpenBao can go into service together
@@ -96,32 +94,16 @@ impl Options {
             claims: known.claims(),
             removed: known.removed(),
             depth: self.depth,
-            sample: None,
             names: self.show_names,
-            superseded: false,
+            ..VerifyOptions::default()
         };
-        let reading = ProgressLine::new("reading etcd");
-        let trying = ProgressLine::new("trying encrypted DEKs");
-        let opening = ProgressLine::new("opening objects");
-        let watch = Watch {
-            reading: &|done| reading.show(done),
-            trying: &|done| trying.show(done),
-            opening: &|done| opening.show(done),
-        };
-        let pair = verify_pair::verify(config, &source, options, watch)?;
+        let pair = watching(|watch| verify_pair::verify(config, &source, options, watch))?;
         Ok((source, pair))
     }
 }
 
 pub(super) fn read_record(path: &Path) -> Result<BackupRecord, Failure> {
-    let read = || {
-        let mut bytes = Vec::new();
-        let most = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX);
-        let file = std::fs::File::open(path)?;
-        file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|source| Failure::RecordUnreadable {
+    let bytes = read_file(path, MAX_FILE_BYTES).map_err(|source| Failure::RecordUnreadable {
         path: path.to_owned(),
         source,
     })?;
