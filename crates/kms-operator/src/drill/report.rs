@@ -275,6 +275,13 @@ pub fn outcome(
         .tables()
         .into_iter()
         .for_each(|table| outcome.add_table(table));
+    for (store, at) in outcome.result.made() {
+        let since = at
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let event = format!("{store} snapshot made");
+        outcome.picture.add_event(since.as_secs(), event);
+    }
     if let Some(pair) = pair {
         outcome.take_over(pair);
         outcome.add_table(verification_table(pair));

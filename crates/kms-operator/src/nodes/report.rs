@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::{LookError, Node, Seen};
 
+mod picture;
 mod words;
 
 use words::{Compared, ONE_AT_A_TIME};
@@ -119,6 +120,7 @@ pub fn outcome(
     );
     outcome.add_checks(compared.checks());
     outcome.add_limitations(compared.limitations());
+    outcome.picture = picture::picture(&outcome.result.nodes, seen);
     let (states, keys) = tables(&outcome.result.nodes);
     outcome.add_table(states);
     outcome.add_table(keys);

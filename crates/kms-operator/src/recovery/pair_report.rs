@@ -5,6 +5,7 @@ mod causes;
 mod checks;
 mod key_ids;
 mod limitations;
+mod picture;
 
 use std::{collections::BTreeMap, path::Path, time::SystemTime};
 
@@ -165,6 +166,7 @@ pub fn outcome(facts: Facts<'_>, now: SystemTime) -> PairReport {
     tables
         .into_iter()
         .for_each(|table| outcome.add_table(table));
+    outcome.picture = picture::picture(facts, &outcome.result.key_ids);
     outcome.result.etcd = Some(etcd);
     let unread = pair.inventory.unread.as_ref().map(Unread::check);
     outcome.add_checks(checks(facts).into_iter().chain(unread));

@@ -14,7 +14,7 @@ use kms_operator::{
 };
 
 use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
+    Context, Exit, Failure, PageFlags, etcd_source::EvidenceFlags, progress::ProgressLine,
 };
 
 /// Show the stage of the key's rotation on this node, and the condition of the next promotion
@@ -24,7 +24,7 @@ use super::{
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
-    output: OutputFlag,
+    output: PageFlags,
 }
 
 impl Options {
@@ -35,10 +35,11 @@ impl Options {
 
 pub(super) fn show(
     context: &mut Context<'_>,
-    output: &OutputFlag,
+    output: &PageFlags,
     command: RotationCommand,
     etcd: Option<&EvidenceFlags>,
 ) -> Result<Exit, Failure> {
+    output.require_new()?;
     let loaded = context.load()?;
     let config = &loaded.config;
     config.auth.jwt_file()?;
@@ -54,7 +55,7 @@ pub(super) fn show(
     });
     let asker = Asker {
         site: Site::new(&loaded.path, Some(config)),
-        again: &context.line.typed,
+        again: &context.again(),
         unbounded: &context.typed_without(&[("--etcd-prefix-only", false)]),
     };
     let outcome = rotation_report::gather(config, command, evidence, asker, SystemClock.now())?;
