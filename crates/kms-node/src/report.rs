@@ -3,7 +3,7 @@
 //! A command makes one value; `--output` chooses between its text for people and its JSON, which
 //! is a compatibility surface: members are added, never renamed or removed.
 
-mod html;
+pub mod html;
 pub mod outcome;
 pub mod picture;
 pub mod table;

@@ -1,7 +1,7 @@
 //! The page of a result: one self-contained HTML file without scripts, for a browser or a printer.
 //!
 //! Names in etcd are hostile input. Markup consists of constants, all other text goes through
-//! [`Page::text`], and every attribute is constant. The Content-Security-Policy permits the one style
+//! `Page::text`, and every attribute is constant. The Content-Security-Policy permits the one style
 //! sheet by its hash, and no request.
 
 use std::{
