@@ -1,9 +1,11 @@
-//! The result model of every command and its two renderings.
+//! The result model of every command and its renderings.
 //!
 //! A command makes one value; `--output` chooses between its text for people and its JSON, which
 //! is a compatibility surface: members are added, never renamed or removed.
 
+pub mod html;
 pub mod outcome;
+pub mod picture;
 pub mod table;
 pub mod text;
 

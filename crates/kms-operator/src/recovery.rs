@@ -13,6 +13,7 @@ pub mod form;
 pub mod inventory;
 pub mod local_knowledge;
 pub mod pair_report;
+pub(crate) mod picture;
 pub mod prefix;
 pub mod raft_snapshot;
 pub mod recover_state;

@@ -1,6 +1,7 @@
 //! The result of `rotation-plan` and `verify-rotation`: the rotation of the key as the state of this node,
 //! the key and, if given, etcd data show it. Read-only.
 
+mod picture;
 mod rewriting;
 
 use std::{
@@ -133,6 +134,7 @@ pub fn gather(
     };
     let mut outcome = Outcome::new(command.command(), now, members);
     outcome.identify(&config.fingerprint());
+    outcome.picture = picture::history(registry, profile, config.rotation.activation_delay);
 
     let has_evidence = judgement.is_some();
     match judgement {
@@ -146,6 +148,7 @@ pub fn gather(
             }
             outcome.add_limitations(judgement.limitations);
             outcome.result.rewriting = Some(judgement.row);
+            outcome.picture.extend(&judgement.picture);
         }
         None => {
             let state = RotationState::of(registry);

@@ -49,6 +49,7 @@ use kms_node::{
     exit::Exit,
     node_files,
     report::{Output, ignore_broken_pipe, outcome::Outcome, text::Look},
+    state::disk::{self, DiskError},
 };
 use serde::Serialize;
 use tokio::runtime::{self, Runtime};
@@ -193,6 +194,43 @@ impl OutputFlag {
         };
         self.output.write(outcome, look, context.out)?;
         Ok(outcome.exit())
+    }
+}
+
+/// `--output` and `--html` of the commands with a picture.
+#[derive(Debug, Args)]
+struct PageFlags {
+    #[command(flatten)]
+    output: OutputFlag,
+    /// Also write the result to a new file, as an HTML page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl PageFlags {
+    /// Refuses an existing file before the work. The write refuses it too.
+    fn require_new(&self) -> Result<(), Failure> {
+        match &self.html {
+            Some(path) if path.symlink_metadata().is_ok() => {
+                let path = path.clone();
+                Err(Failure::PageFile(DiskError::Exists { path }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Prints a result, then writes its page; its exit code is that of the command.
+    fn show<R: Serialize>(
+        &self,
+        outcome: &Outcome<R>,
+        context: &mut Context<'_>,
+    ) -> Result<Exit, Failure> {
+        let exit = self.output.show(outcome, context)?;
+        if let Some(path) = &self.html {
+            let page = outcome.html();
+            disk::create_new(path, page.as_bytes()).map_err(Failure::PageFile)?;
+        }
+        Ok(exit)
     }
 }
 
@@ -378,9 +416,18 @@ impl Context<'_> {
         Ok(loaded)
     }
 
-    /// The command line without these flags, each with its value if it takes one.
+    /// The command line for a later run: without new files of this run, which exist by then.
+    fn again(&self) -> String {
+        self.typed_without(&[])
+    }
+
+    /// The same without these flags, each with its value if it takes one.
     fn typed_without(&self, left_out: &[(&str, bool)]) -> String {
-        typed(&without(&self.arguments, left_out))
+        let written = [("--html", true), ("--report", true)];
+        typed(&without(
+            &self.arguments,
+            &[&written[..], left_out].concat(),
+        ))
     }
 }
 

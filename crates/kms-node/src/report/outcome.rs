@@ -1,7 +1,8 @@
-//! The result of a command: one model, two renderings.
+//! The result of a command: one model for text, JSON and the HTML page.
 //!
 //! JSON is one envelope for every command, a compatibility surface: members are added, never renamed
-//! or removed. `R` holds the members of one command. Text is rendered by [`text`](super::text) alone.
+//! or removed. `R` holds the members of one command. [`text`](super::text) and [`html`](super::html)
+//! render the same fields.
 
 use std::time::SystemTime;
 
@@ -9,7 +10,7 @@ use kms_domain::fingerprint::IdentityFingerprint;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{CheckResult, Status, table::Table};
+use super::{CheckResult, Status, picture::Picture, table::Table};
 use crate::{
     advice::{Advice, DataImpact, NextStep},
     build_info::BuildInfo,
@@ -31,21 +32,21 @@ pub struct Outcome<R = Nothing> {
     /// The same as `command`: the member of the reference provider.
     name: &'static str,
     /// Of this program.
-    version: &'static str,
+    pub(super) version: &'static str,
     /// RFC 3339, whole seconds.
-    time: String,
+    pub(super) time: String,
     /// Identity of the configuration that was used.
     #[serde(skip_serializing_if = "Option::is_none")]
-    identity_fingerprint: Option<String>,
+    pub(super) identity_fingerprint: Option<String>,
     pub(super) verdict: &'static str,
     #[serde(skip)]
     exit: Exit,
-    exit_code: u8,
+    pub(super) exit_code: u8,
     /// The verdict in a sentence.
     pub(super) headline: String,
     /// Code of the cause in the catalogue of causes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<&'static str>,
+    pub(super) cause: Option<&'static str>,
     /// The finding that decides, with its values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) found: Option<String>,
@@ -64,6 +65,9 @@ pub struct Outcome<R = Nothing> {
     pub(super) limitations: Vec<String>,
     #[serde(skip)]
     pub(super) tables: Vec<Table>,
+    /// For the page.
+    #[serde(skip)]
+    pub picture: Picture,
 }
 
 /// No members beside those of every command.
@@ -75,6 +79,19 @@ pub struct Nothing {}
 pub struct Data {
     pub(super) impact: DataImpact,
     pub(super) meaning: String,
+}
+
+impl Data {
+    /// The meaning without the word of the impact, which stands before it.
+    pub(super) fn sentence(&self) -> &str {
+        let word = match self.impact {
+            DataImpact::NoneLost => return &self.meaning,
+            DataImpact::AtRisk => "at risk: ",
+            DataImpact::LostWithoutBackup => "lost without a backup: ",
+            DataImpact::Unknown => "unknown: ",
+        };
+        self.meaning.trim_start_matches(word)
+    }
 }
 
 impl<R> Outcome<R> {
@@ -101,6 +118,7 @@ impl<R> Outcome<R> {
             result,
             limitations: Vec::new(),
             tables: Vec::new(),
+            picture: Picture::default(),
         }
     }
 
@@ -229,7 +247,8 @@ impl<R> Outcome<R> {
         }
     }
 
-    /// Takes over all that a partial result says of the data and of the next steps, and its tables.
+    /// Takes over all that a partial result says of the data and of the next steps, its tables and its
+    /// picture.
     pub fn take_over<P>(&mut self, part: &Outcome<P>) {
         self.cause = self.cause.or(part.cause);
         self.found = self.found.take().or_else(|| part.found.clone());
@@ -238,6 +257,7 @@ impl<R> Outcome<R> {
         self.add_warnings(part.warnings.iter().cloned());
         self.add_limitations(part.limitations.iter().cloned());
         self.tables.extend(part.tables.iter().cloned());
+        self.picture.extend(&part.picture);
     }
 
     /// Adds a table to the text; a table without rows is left out.

@@ -1,4 +1,4 @@
-//! Rows of a result in text, in aligned columns.
+//! Rows of a result, and their text in aligned columns.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,10 @@ use tabwriter::TabWriter;
 /// A title, the names of the columns, and rows of as many cells.
 #[derive(Debug, Clone)]
 pub struct Table {
-    title: String,
-    columns: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
-    left_out: Option<String>,
+    pub(super) title: String,
+    pub(super) columns: Vec<&'static str>,
+    pub(super) rows: Vec<Vec<String>>,
+    pub(super) left_out: Option<String>,
 }
 
 /// A table under construction, column by column.

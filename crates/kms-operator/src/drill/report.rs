@@ -274,6 +274,13 @@ pub fn outcome(
         outcome.add_cause(&advice::advise(&failure.cause(), &site));
     }
     outcome.add_tables(outcome.result.tables());
+    for (store, at) in outcome.result.made() {
+        let since = at
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let event = format!("{store} snapshot made");
+        outcome.picture.add_event(since.as_secs(), event);
+    }
     if let Some(pair) = pair {
         outcome.take_over(pair);
         outcome.add_table(verification_table(pair));

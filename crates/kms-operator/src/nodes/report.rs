@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use super::{LookError, Node, Seen};
 
+mod picture;
 mod words;
 
 use words::{Compared, ONE_AT_A_TIME};
@@ -123,6 +124,7 @@ pub fn outcome(
     );
     outcome.add_checks(compared.checks());
     outcome.add_limitations(compared.limitations());
+    outcome.picture = picture::picture(&outcome.result.nodes, seen);
     outcome.add_tables(tables(&outcome.result.nodes));
     outcome
 }

@@ -5,6 +5,7 @@ mod causes;
 mod checks;
 mod key_ids;
 mod limitations;
+mod picture;
 
 use std::{collections::BTreeMap, path::Path, time::SystemTime};
 
@@ -161,6 +162,7 @@ pub fn outcome(facts: Facts<'_>, now: SystemTime) -> PairReport {
     let tables = tables.chain(etcd.tables()).chain(outcome.result.tables());
     let tables: Vec<_> = tables.chain(drift(facts)).collect();
     outcome.add_tables(tables);
+    outcome.picture = picture::picture(facts, &outcome.result.key_ids);
     outcome.result.etcd = Some(etcd);
     let unread = pair.inventory.unread.as_ref().map(Unread::check);
     outcome.add_checks(checks(facts).into_iter().chain(unread));

@@ -2,6 +2,7 @@
 //! encryption or decryption; OpenBao is optional.
 
 mod content;
+mod picture;
 
 use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
@@ -101,6 +102,7 @@ pub fn scan(
         .map(|group| KeyIdRow::of(group, config, lineage.as_ref()))
         .collect();
     let known = known(&key_ids, config, site);
+    let picture = picture::picture(&inventory, &key_ids, lineage.as_ref());
     let content = Content::of(&inventory, key_ids);
 
     let tables = content.tables();
@@ -109,6 +111,7 @@ pub fn scan(
     };
     let mut outcome = Outcome::new("scan-etcd", now, members);
     outcome.identify_with(config);
+    outcome.picture = picture;
     judge(&inventory, site, &mut outcome);
     outcome.add_tables(tables);
 

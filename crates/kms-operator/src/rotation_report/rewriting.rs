@@ -18,12 +18,14 @@ use kms_node::{
     exit::Exit,
     report::{
         CheckName, CheckResult, one_line,
+        picture::Picture,
         table::{Cell as _, Table},
     },
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::picture;
 use crate::recovery::{
     evidence::{EvidenceUnread, SourceRead},
     evidence_report::{
@@ -71,6 +73,7 @@ pub(super) struct Judgement {
     pub(super) advice: Advice,
     pub(super) checks: Vec<CheckResult>,
     pub(super) limitations: Vec<String>,
+    pub(super) picture: Picture,
     is_proven: bool,
 }
 
@@ -136,6 +139,7 @@ impl Judgement {
             advice: facts.advice(judged),
             checks,
             limitations: facts.limitations(),
+            picture: picture::objects(registry, sources),
             is_proven: facts.is_proven(judged),
             row: RewritingRow {
                 objects_under_old_versions: registry.and(decisive).map(|_| {
@@ -166,6 +170,7 @@ impl Judgement {
             limitations: vec![
                 "Nothing is known of the objects, since a source could not be read.".to_owned(),
             ],
+            picture: Picture::default(),
             is_proven: false,
             row: RewritingRow {
                 objects_under_old_versions: None,

@@ -12,7 +12,7 @@ use kms_node::{
 };
 use kms_operator::nodes::{self, Node, NodeName, Source, report};
 
-use super::{Context, Exit, Failure, OutputFlag, inspect_state::state_path, runtime};
+use super::{Context, Exit, Failure, PageFlags, inspect_state::state_path, runtime};
 
 /// Compare control-plane nodes, and say whether it is safe to continue with the next
 ///
@@ -35,13 +35,14 @@ pub(super) struct Options {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_positive)]
     timeout: Duration,
     #[command(flatten)]
-    output: OutputFlag,
+    output: PageFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let (timeout, nodes) = (self.timeout, self.nodes()?);
         nodes::require_comparable(&nodes)?;
+        self.output.require_new()?;
         let loaded = match &context.flags.config {
             Some(_) => Some(context.load()?),
             None => None,
@@ -55,7 +56,7 @@ impl Options {
             &seen,
             configured.as_ref(),
             &Site::new(&path, config),
-            &context.line.typed,
+            &context.again(),
             SystemClock.now(),
         );
         self.output.show(&outcome, context)

@@ -21,7 +21,7 @@ use kms_operator::{
 };
 
 use super::{
-    Context, Exit, Failure, OutputFlag, progress::ProgressLine, runtime, verify_backup::read_record,
+    Context, Exit, Failure, PageFlags, progress::ProgressLine, runtime, verify_backup::read_record,
 };
 
 /// Rehearse a restore of both backups in isolation, and remove the copy again
@@ -40,7 +40,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "FILE")]
     metrics_file: Option<PathBuf>,
     #[command(flatten)]
-    output: OutputFlag,
+    output: PageFlags,
 }
 
 impl Options {
@@ -48,6 +48,7 @@ impl Options {
         let loaded = context.load()?;
         let config = Arc::new(loaded.config);
         let record = self.setup.record.as_deref().map(read_record).transpose()?;
+        self.output.require_new()?;
         // Found again on writing; this only spares the wait.
         if let Some(path) = &self.report
             && !path.is_dir()
@@ -69,10 +70,9 @@ impl Options {
         runtime.shutdown_background();
 
         let now = SystemClock.now();
-        // The file of this report exists by then.
-        let again = context.typed_without(&[("--report", true)]);
+        let again = context.again();
         let report = report::outcome(&config, &setup, &known, &rehearsal?, &again, now);
-        let exit = self.output.show(&report, context)?;
+        let shown = self.output.show(&report, context);
         let measured = match &self.metrics_file {
             Some(path) => metrics::write(path, &config, &report, now),
             None => Ok(()),
@@ -83,7 +83,7 @@ impl Options {
             disk::create_new(&dated(path, now), &json).map_err(Failure::DrillReportFile)?;
         }
         measured.map_err(Failure::DrillMetricsFile)?;
-        Ok(exit)
+        shown
     }
 }
 

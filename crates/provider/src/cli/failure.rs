@@ -108,6 +108,9 @@ pub(super) enum Failure {
     /// The report of a drill could not be written.
     #[error("the report of the drill was not written")]
     DrillReportFile(#[source] DiskError),
+    /// The HTML page could not be written.
+    #[error("the HTML page was not written")]
+    PageFile(#[source] DiskError),
     /// The metrics of a drill could not be written.
     #[error("the metrics of the drill were not written, so that its alert may fire")]
     DrillMetricsFile(#[source] DiskError),
@@ -263,6 +266,7 @@ impl Failure {
             | Self::RecordFile(_)
             | Self::DrillReportFile(_)
             | Self::DrillMetricsFile(_)
+            | Self::PageFile(_)
             | Self::Runtime(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
@@ -364,6 +368,7 @@ impl Failure {
             Self::RecordFile(_)
             | Self::DrillReportFile(_)
             | Self::DrillMetricsFile(_)
+            | Self::PageFile(_)
             | Self::ManualPages { .. } => &command::OUTPUT_NOT_WRITTEN,
             Self::RecordUnreadable { .. } => &snapshot::NOT_OPENED,
             Self::RecordInvalid {

@@ -10,7 +10,7 @@ use kms_operator::{
     rotation_report::{self, RotationCommand},
 };
 
-use super::{Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::reading};
+use super::{Context, Exit, Failure, PageFlags, etcd_source::EvidenceFlags, progress::reading};
 
 /// Show the stage of the key's rotation on this node, and the condition of the next promotion
 ///
@@ -19,7 +19,7 @@ use super::{Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, prog
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
-    output: OutputFlag,
+    output: PageFlags,
 }
 
 impl Options {
@@ -30,17 +30,18 @@ impl Options {
 
 pub(super) fn show(
     context: &mut Context<'_>,
-    output: &OutputFlag,
+    output: &PageFlags,
     command: RotationCommand,
     etcd: Option<&EvidenceFlags>,
 ) -> Result<Exit, Failure> {
+    output.require_new()?;
     let loaded = context.load()?;
     let config = &loaded.config;
     config.auth.jwt_file()?;
     let sources = etcd.map(EvidenceFlags::evidence).transpose()?.flatten();
     let asker = Asker {
         site: Site::new(&loaded.path, Some(config)),
-        again: &context.line.typed,
+        again: &context.again(),
         unbounded: &context.typed_without(&[("--etcd-prefix-only", false)]),
     };
     let now = SystemClock.now();

@@ -10,7 +10,7 @@ use kms_node::{
 };
 use kms_operator::recovery::{inventory::Wanted, scan};
 
-use super::{Context, Exit, Failure, OutputFlag, etcd_source::EtcdFlags, progress::reading};
+use super::{Context, Exit, Failure, PageFlags, etcd_source::EtcdFlags, progress::reading};
 
 /// Show the content of etcd: protection of each resource, and versions of the key that it needs
 ///
@@ -29,11 +29,12 @@ pub(super) struct Options {
     #[arg(long)]
     show_names: bool,
     #[command(flatten)]
-    output: OutputFlag,
+    output: PageFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        self.output.require_new()?;
         let loaded = match &context.flags.config {
             Some(_) => Some(context.load()?),
             None => None,

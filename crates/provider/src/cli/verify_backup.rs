@@ -18,7 +18,7 @@ use kms_operator::recovery::{
 };
 
 use super::{
-    Context, Exit, Failure, OutputFlag,
+    Context, Exit, Failure, PageFlags,
     etcd_source::{EtcdFlags, UnreadFlags},
     progress::watching,
 };
@@ -44,17 +44,18 @@ pub(super) struct Options {
     #[arg(long)]
     show_names: bool,
     #[command(flatten)]
-    output: OutputFlag,
+    output: PageFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        self.output.require_new()?;
         let loaded = context.load()?;
         let config = &loaded.config;
         config.auth.jwt_file()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
         let known = LocalKnowledge::gather(config, &loaded.path, record);
-        let again = context.line.typed.clone();
+        let again = context.again();
         let verified = self.verify(config, &known);
         let now = SystemClock.now();
         let outcome = match verified {

@@ -3,7 +3,7 @@
 use clap::Args;
 use kms_operator::rotation_report::RotationCommand;
 
-use super::{Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, rotation_plan::show};
+use super::{Context, Exit, Failure, PageFlags, etcd_source::EvidenceFlags, rotation_plan::show};
 
 /// Show how far this node, and with evidence every object, has followed a rotation
 ///
@@ -14,7 +14,7 @@ use super::{Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, rota
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
-    output: OutputFlag,
+    output: PageFlags,
     #[command(flatten)]
     etcd: EvidenceFlags,
 }

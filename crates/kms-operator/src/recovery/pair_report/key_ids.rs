@@ -27,11 +27,11 @@ const KNOWN: &str = "known";
 #[serde(rename_all = "camelCase")]
 pub(super) struct KeyIdRow {
     #[serde(skip_serializing_if = "Option::is_none")]
-    transit_version: Option<u64>,
+    pub(super) transit_version: Option<u64>,
     key_id_hash: String,
     /// `live`, `known`, or the code of the problem.
     status: &'static str,
-    message: String,
+    pub(super) message: String,
     pub(super) objects: u64,
     lost_objects: u64,
     resources: BTreeMap<String, u64>,
