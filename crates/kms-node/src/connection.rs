@@ -9,12 +9,14 @@ use kms_domain::transit::KeyMetadata;
 use openbao_client::{
     addresses::Role,
     client::{Client, ClientOptions, ClientProblem},
+    credential_file::CredentialFileProblem,
     endpoint::{Endpoint, Roots, RootsProblem},
     login::{
         Grant,
         jwt::JwtRole,
         jwt_file::{JwtFile, JwtSource},
     },
+    token::TokenProblem,
     transit::Transit,
 };
 use tokio::{runtime, task::JoinSet};
@@ -65,6 +67,19 @@ pub enum ConnectionError {
     /// The settings of the endpoint are invalid for a client.
     #[error("cannot set up the connection to OpenBao")]
     Client(#[from] ClientProblem),
+    /// The file of `--token-file` is unsafe or unreadable.
+    #[error("cannot use the token file {}", path.display())]
+    TokenFile {
+        path: PathBuf,
+        #[source]
+        problem: CredentialFileProblem,
+    },
+    #[error("the token file {} holds no token", path.display())]
+    Token {
+        path: PathBuf,
+        #[source]
+        problem: TokenProblem,
+    },
     #[error(transparent)]
     UnsupportedAuth(#[from] UnsupportedAuth),
     /// The runtime could not be started.
@@ -90,7 +105,7 @@ pub fn endpoint(config: &Config) -> Result<Endpoint, ConnectionError> {
         address: config.openbao.address.clone(),
         server_name: config.openbao.server_name.clone(),
         roots,
-        namespace: config.scope.openbao_namespace.clone(),
+        namespace: config.request_namespace().cloned(),
     })
 }
 
@@ -202,8 +217,11 @@ impl Connection {
     /// Creates a connection without sending a request. It belongs to the current runtime.
     ///
     /// # Errors
-    /// Invalid settings for a client, or an unsupported login.
+    /// Invalid settings for a client, an unsupported login, or an unusable token file.
     pub fn new(config: &Config, endpoint: Endpoint) -> Result<Self, ConnectionError> {
+        if let Some(path) = &config.openbao.substitute.token_file {
+            return Self::given(config, endpoint, given::from_file(path)?);
+        }
         let client = Client::new(endpoint, Arc::new(|_| {}))?;
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
         let source = jwt_source(config)?;

@@ -3,7 +3,7 @@
 //! JSON is one envelope for every command, a compatibility surface: members are added, never renamed
 //! or removed. `R` holds the members of one command. Text is rendered by [`text`](super::text) alone.
 
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
 use jiff::Timestamp;
 use kms_domain::fingerprint::IdentityFingerprint;
@@ -63,8 +63,27 @@ pub struct Outcome<R = Nothing> {
     pub result: R,
     /// Facts that the result leaves open.
     pub(super) limitations: Vec<String>,
+    /// Options that came from elsewhere than the command line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    option_sources: Vec<OptionSource>,
     #[serde(skip)]
     pub(super) tables: Vec<Table>,
+}
+
+/// An option with the source of its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct OptionSource {
+    /// With its dashes.
+    pub option: String,
+    pub value: String,
+    /// An environment variable, `kubeadm` for its files, or `command line`.
+    pub source: &'static str,
+}
+
+impl fmt::Display for OptionSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} comes from {}", self.option, self.source)
+    }
 }
 
 /// No members beside those of every command.
@@ -103,6 +122,7 @@ impl<R> Outcome<R> {
             checks: Vec::new(),
             result,
             limitations: Vec::new(),
+            option_sources: Vec::new(),
             tables: Vec::new(),
         }
     }
@@ -226,6 +246,21 @@ impl<R> Outcome<R> {
                 self.limitations.push(limitation);
             }
         }
+    }
+
+    /// Names the options that came from elsewhere than the command line.
+    pub fn set_sources(&mut self, sources: &[OptionSource]) {
+        let mut table = Table::new("options", ["option", "value", "source"]);
+        for OptionSource {
+            option,
+            value,
+            source,
+        } in sources
+        {
+            table.row([option.as_str(), value, source]);
+        }
+        self.add_table(table);
+        self.option_sources = sources.to_vec();
     }
 
     /// Takes over all that a partial result says of the data and of the next steps, and its tables.

@@ -9,11 +9,12 @@ use kms_node::{
     config::Config,
     duration::parse_positive,
     plain_http::HttpUrl,
+    report::outcome::Outcome,
 };
 use kms_operator::nodes::{self, Node, NodeName, Source, report};
 use tokio::runtime;
 
-use super::{Context, Exit, Failure, OutputFlag, inspect_state::state_path};
+use super::{Context, Exit, Failure, OutputFlag, inspect_state::state_path, repeat::RepeatFlags};
 
 /// Compare control-plane nodes, and say whether it is safe to continue with the next
 ///
@@ -36,6 +37,8 @@ pub(super) struct Options {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_positive)]
     timeout: Duration,
     #[command(flatten)]
+    repeat: RepeatFlags,
+    #[command(flatten)]
     output: OutputFlag,
 }
 
@@ -49,20 +52,22 @@ impl Options {
         };
         let config = loaded.as_ref().map(|loaded| &loaded.config);
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let seen = runtime
-            .map_err(Failure::Runtime)?
-            .block_on(nodes::look(&nodes, timeout));
+        let runtime = runtime.map_err(Failure::Runtime)?;
         let configured = config.map(Config::fingerprint);
         let path = context.flags.config_path(context.environment);
-        let outcome = report::outcome(
-            &nodes,
-            &seen,
-            configured.as_ref(),
-            &Site::new(&path, config),
-            &context.line.typed,
-            SystemClock.now(),
-        );
-        self.output.show(&outcome, context)
+        let once = |context: &mut Context<'_>| {
+            let seen = runtime.block_on(nodes::look(&nodes, timeout));
+            Ok(report::outcome(
+                &nodes,
+                &seen,
+                configured.as_ref(),
+                &Site::new(&path, config),
+                &context.line.typed,
+                SystemClock.now(),
+            ))
+        };
+        let is_good = |outcome: &Outcome<_>| outcome.exit() == Exit::Success;
+        self.repeat.run(&self.output, context, once, is_good)
     }
 
     fn nodes(&self) -> Result<Vec<Node>, Failure> {

@@ -135,7 +135,7 @@ impl Options {
             typed: &typed,
             now,
         };
-        let outcome = match &self.expected_plan_hash {
+        let mut outcome = match &self.expected_plan_hash {
             None => run.planned(&recover_state::plan(config, &mut request, watch)),
             Some(reviewed) => {
                 match recover_state::apply(config, &mut request, reviewed, now, watch)? {
@@ -146,6 +146,7 @@ impl Options {
             }
         };
         drop((reading, trying));
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 }

@@ -81,6 +81,7 @@ impl Review {
         };
         let mut result = shown(&outcome, asker);
         result.identify(&config.fingerprint());
+        result.set_sources(&context.sources);
         self.output.show(&result, context)
     }
 }

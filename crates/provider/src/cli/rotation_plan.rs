@@ -4,17 +4,19 @@ use clap::Args;
 use kms_node::{
     advice::Site,
     clock::{Clock as _, SystemClock},
+    report::outcome::Outcome,
 };
 use kms_operator::{
     recovery::{
         evidence::{Asked, EvidenceSources},
         evidence_report::Asker,
     },
-    rotation_report::{self, RotationCommand},
+    rotation_report::{self, Rotation, RotationCommand},
 };
 
 use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, openbao_flags::OpenBaoFlags,
+    progress::ProgressLine, repeat::RepeatFlags,
 };
 
 /// Show the stage of the key's rotation on this node, and the condition of the next promotion
@@ -24,21 +26,31 @@ use super::{
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
+    repeat: RepeatFlags,
+    #[command(flatten)]
+    openbao: OpenBaoFlags,
+    #[command(flatten)]
     output: OutputFlag,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        show(context, &self.output, RotationCommand::Plan, None)
+        self.openbao.apply(context);
+        let once = |context: &mut Context<'_>| gather(context, RotationCommand::Plan, None);
+        self.repeat.run(&self.output, context, once, is_finished)
     }
 }
 
-pub(super) fn show(
-    context: &mut Context<'_>,
-    output: &OutputFlag,
+/// Whether the rotation is at its end.
+pub(super) fn is_finished(outcome: &Outcome<Rotation>) -> bool {
+    outcome.exit() == Exit::Success && outcome.result.is_settled()
+}
+
+pub(super) fn gather(
+    context: &Context<'_>,
     command: RotationCommand,
     etcd: Option<&EvidenceFlags>,
-) -> Result<Exit, Failure> {
+) -> Result<Outcome<Rotation>, Failure> {
     let loaded = context.load()?;
     let config = &loaded.config;
     config.auth.jwt_file()?;
@@ -57,7 +69,8 @@ pub(super) fn show(
         again: &context.line.typed,
         unbounded: &context.typed_without(&[("--etcd-prefix-only", false)]),
     };
-    let outcome = rotation_report::gather(config, command, evidence, asker, SystemClock.now())?;
+    let mut outcome = rotation_report::gather(config, command, evidence, asker, SystemClock.now())?;
     drop(progress);
-    output.show(&outcome, context)
+    outcome.set_sources(&context.sources);
+    Ok(outcome)
 }

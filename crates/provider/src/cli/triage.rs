@@ -67,7 +67,8 @@ impl Options {
             // A name lookup that hangs must not hold up the end.
             runtime.shutdown_background();
         }
-        let outcome = report::outcome(stopped, checks, &facts, SystemClock.now());
+        let mut outcome = report::outcome(stopped, checks, &facts, SystemClock.now());
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 }

@@ -3,7 +3,13 @@
 use clap::Args;
 use kms_operator::rotation_report::RotationCommand;
 
-use super::{Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, rotation_plan::show};
+use super::{
+    Context, Exit, Failure, OutputFlag,
+    etcd_source::EvidenceFlags,
+    openbao_flags::OpenBaoFlags,
+    repeat::RepeatFlags,
+    rotation_plan::{gather, is_finished},
+};
 
 /// Show how far this node, and with evidence every object, has followed a rotation
 ///
@@ -14,6 +20,10 @@ use super::{Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, rota
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
+    repeat: RepeatFlags,
+    #[command(flatten)]
+    openbao: OpenBaoFlags,
+    #[command(flatten)]
     output: OutputFlag,
     #[command(flatten)]
     etcd: EvidenceFlags,
@@ -21,11 +31,9 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        show(
-            context,
-            &self.output,
-            RotationCommand::Verify,
-            Some(&self.etcd),
-        )
+        self.openbao.apply(context);
+        let etcd = Some(&self.etcd);
+        let once = |context: &mut Context<'_>| gather(context, RotationCommand::Verify, etcd);
+        self.repeat.run(&self.output, context, once, is_finished)
     }
 }
