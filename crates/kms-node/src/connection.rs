@@ -72,7 +72,7 @@ pub enum ConnectionError {
     TokenFile {
         path: PathBuf,
         #[source]
-        problem: CredentialFileProblem,
+        problem: Box<CredentialFileProblem>,
     },
     #[error("the token file {} holds no token", path.display())]
     Token {

@@ -30,7 +30,7 @@ pub(super) fn from_file(path: &Path) -> Result<Grant, ConnectionError> {
     let content = credential_file::read(path, JWT_FILE_RULES).map_err(|problem| {
         ConnectionError::TokenFile {
             path: path.to_owned(),
-            problem,
+            problem: Box::new(problem),
         }
     })?;
     let text = std::str::from_utf8(&content).unwrap_or_default();

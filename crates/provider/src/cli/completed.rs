@@ -21,6 +21,10 @@ pub(super) const OPENBAO: [(&str, &str); 4] = [
     ("openbao-server-name", "BAO_TLS_SERVER_NAME"),
 ];
 
+/// Commands that need one source of etcd data. For all others a reading of etcd is typed evidence: it
+/// decides verdicts, so no variable may add it.
+const ONE_SOURCE: [&str; 2] = ["scan-etcd", "verify-backup"];
+
 /// A command line with the options that were left out.
 pub(super) struct Completed {
     pub(super) arguments: Vec<OsString>,
@@ -50,13 +54,14 @@ impl Completed {
             }
         }
         if has("endpoints") {
-            line.complete_etcd(environment, kubeadm);
+            let is_required = command.is_some_and(|it| ONE_SOURCE.contains(&it.get_name()));
+            line.complete_etcd(is_required, environment, kubeadm);
         }
         line
     }
 
-    fn complete_etcd(&mut self, environment: &Environment, kubeadm: &Path) {
-        if !self.names("endpoints") && !self.names("etcd-snapshot") {
+    fn complete_etcd(&mut self, is_required: bool, environment: &Environment, kubeadm: &Path) {
+        if is_required && !self.names("endpoints") && !self.names("etcd-snapshot") {
             self.add_variable("endpoints", "ETCDCTL_ENDPOINTS", environment);
         }
         if !self.names("endpoints") {
@@ -203,6 +208,7 @@ mod tests {
             "x",
             "x serve",
             "x doctor",
+            "x triage",
             "x help scan-etcd",
         ] {
             assert_eq!(complete(line, &ETCDCTL, none), (line.to_owned(), vec![]));
