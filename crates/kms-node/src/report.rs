@@ -35,6 +35,8 @@ pub enum Output {
     Text,
     /// One JSON document, indented by two spaces
     Json,
+    /// The same document as YAML
+    Yaml,
 }
 
 /// A number with its noun: `1 object`, `2 objects`.
@@ -80,6 +82,9 @@ impl Output {
             Self::Json => serde_json::to_writer_pretty(&mut *out, outcome)
                 .map_err(io::Error::from)
                 .and_then(|()| writeln!(out)),
+            Self::Yaml => serde_saphyr::to_string(outcome)
+                .map_err(io::Error::other)
+                .and_then(|text| write!(out, "---\n{text}")),
         };
         ignore_broken_pipe(written)
     }

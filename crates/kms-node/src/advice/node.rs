@@ -470,6 +470,7 @@ pub fn of_jwt(failure: &LoginFailure) -> &'static Cause {
             | JwtProblem::IssuedInFuture(_) => &JWT_EXPIRED,
             JwtProblem::Issuer | JwtProblem::Audience | JwtProblem::Subject => &JWT_CLAIMS,
         },
+        LoginFailure::GivenToken => &openbao::TOKEN_REJECTED,
         LoginFailure::OpenBao(failure) => openbao::of_login_request(failure),
     }
 }

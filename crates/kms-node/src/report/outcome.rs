@@ -4,7 +4,7 @@
 //! or removed. `R` holds the members of one command. [`text`](super::text) and [`html`](super::html)
 //! render the same fields.
 
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
 use kms_domain::fingerprint::IdentityFingerprint;
 use schemars::JsonSchema;
@@ -63,11 +63,30 @@ pub struct Outcome<R = Nothing> {
     pub result: R,
     /// Facts that the result leaves open.
     pub(super) limitations: Vec<String>,
+    /// Options that came from elsewhere than the command line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    option_sources: Vec<OptionSource>,
     #[serde(skip)]
     pub(super) tables: Vec<Table>,
     /// For the page.
     #[serde(skip)]
     pub picture: Picture,
+}
+
+/// An option with the source of its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct OptionSource {
+    /// With its dashes.
+    pub option: String,
+    pub value: String,
+    /// An environment variable, `kubeadm` for its files, or `command line`.
+    pub source: &'static str,
+}
+
+impl fmt::Display for OptionSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} comes from {}", self.option, self.source)
+    }
 }
 
 /// No members beside those of every command.
@@ -117,6 +136,7 @@ impl<R> Outcome<R> {
             checks: Vec::new(),
             result,
             limitations: Vec::new(),
+            option_sources: Vec::new(),
             tables: Vec::new(),
             picture: Picture::default(),
         }
@@ -245,6 +265,16 @@ impl<R> Outcome<R> {
                 self.limitations.push(limitation);
             }
         }
+    }
+
+    /// Names the options that came from elsewhere than the command line.
+    pub fn set_sources(&mut self, sources: &[OptionSource]) {
+        let table = Table::of("options", sources)
+            .column("option", |it| &it.option)
+            .column("value", |it| &it.value)
+            .column("source", |it| it.source);
+        self.add_table(table.table());
+        self.option_sources = sources.to_vec();
     }
 
     /// Takes over all that a partial result says of the data and of the next steps, its tables and its

@@ -45,7 +45,8 @@ pub(super) struct EvidenceFlags {
 /// A running etcd.
 #[derive(Debug, Args)]
 struct LiveFlags {
-    /// URLs of a running etcd, separated by commas; the first that answers is read
+    /// URLs of a running etcd, or HOST:PORT, separated by commas; the first that answers is read [env:
+    /// ETCDCTL_ENDPOINTS]
     #[arg(
         long,
         value_name = "URLS",
@@ -53,13 +54,14 @@ struct LiveFlags {
         value_parser = EtcdEndpoint::parse
     )]
     endpoints: Vec<EtcdEndpoint>,
-    /// CA certificates that verify the running etcd
+    /// CA certificates that verify the running etcd [env: ETCDCTL_CACERT] [default: the three files of
+    /// kubeadm, where they exist]
     #[arg(long, value_name = "FILE", requires = "endpoints")]
     cacert: Option<PathBuf>,
-    /// Client certificate for the running etcd
+    /// Client certificate for the running etcd [env: ETCDCTL_CERT]
     #[arg(long, value_name = "FILE", requires_all = ["cacert", "key"])]
     cert: Option<PathBuf>,
-    /// Private key of --cert
+    /// Private key of --cert [env: ETCDCTL_KEY]
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
     /// As given to kube-apiserver, to tell its objects from those of other API servers; all are read

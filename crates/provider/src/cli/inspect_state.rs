@@ -1,7 +1,7 @@
 //! `inspect-state`: what a state file and its checkpoint say, and whether both may be believed.
 //! Reads only, without lock and without connection.
 
-use std::path::PathBuf;
+use std::{num::NonZeroU64, path::PathBuf};
 
 use clap::Args;
 use kms_domain::{
@@ -88,16 +88,24 @@ struct Content {
 struct RecordRow {
     transit_version: u64,
     transit_version_created_at_unix: u64,
+    /// RFC 3339, like the members beside other Unix seconds.
+    transit_version_created_at: String,
     state: &'static str,
     key_id_hash: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     observed_at_unix: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    observed_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     stable_observation_count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stable_at_unix: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    stable_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     promoted_at_unix: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promoted_at: Option<String>,
 }
 
 fn inspect(path: &StatePath, config: Option<&Config>, site: &Site<'_>) -> Outcome<Inspection> {
@@ -180,7 +188,7 @@ impl Content {
         let versions = Table::of("versions", &self.records)
             .column("version", |it| it.transit_version)
             .column("state", |it| it.state)
-            .column("created at", |it| utc(it.transit_version_created_at_unix))
+            .column("created at", |it| &it.transit_version_created_at)
             .column("keyIdHash", |it| &it.key_id_hash);
         [pair, versions.table()]
     }
@@ -193,15 +201,25 @@ impl RecordRow {
             state,
             bookkeeping,
         } = record;
+        let unix = |time: Option<NonZeroU64>| time.map(NonZeroU64::get);
+        let (observed, stable, promoted) = (
+            unix(bookkeeping.observed_at()),
+            unix(bookkeeping.stable_at()),
+            unix(bookkeeping.promoted_at()),
+        );
         Self {
             transit_version: key.version().get(),
             transit_version_created_at_unix: key.created_at().get(),
+            transit_version_created_at: utc(key.created_at().get()),
             state: state.as_str(),
             key_id_hash: key.id_hash().to_string(),
-            observed_at_unix: bookkeeping.observed_at().map(Into::into),
+            observed_at_unix: observed,
+            observed_at: observed.map(utc),
             stable_observation_count: bookkeeping.stable_observation_count().map(Into::into),
-            stable_at_unix: bookkeeping.stable_at().map(Into::into),
-            promoted_at_unix: bookkeeping.promoted_at().map(Into::into),
+            stable_at_unix: stable,
+            stable_at: stable.map(utc),
+            promoted_at_unix: promoted,
+            promoted_at: promoted.map(utc),
         }
     }
 }

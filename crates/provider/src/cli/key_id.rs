@@ -15,6 +15,7 @@ use kms_node::{
     report::{
         outcome::{Outcome, PASSED},
         table::Table,
+        utc,
     },
 };
 use schemars::JsonSchema;
@@ -52,6 +53,7 @@ impl Options {
         let derived = Derived {
             transit_version: key.version().get(),
             transit_version_created_at_unix: key.created_at().get(),
+            transit_version_created_at: utc(key.created_at().get()),
             key_id: key.id().to_string(),
             key_id_hash: key.id_hash().to_string(),
             annotations: annotations.entries().into_iter().collect(),
@@ -74,6 +76,8 @@ impl Options {
 pub(super) struct Derived {
     transit_version: u64,
     transit_version_created_at_unix: u64,
+    /// The same in RFC 3339.
+    transit_version_created_at: String,
     key_id: String,
     key_id_hash: String,
     annotations: BTreeMap<&'static str, String>,
@@ -89,6 +93,8 @@ impl Derived {
         facts.facts("transitVersion", [self.transit_version]);
         let created_at = self.transit_version_created_at_unix;
         facts.facts("transitVersionCreatedAtUnix", [created_at]);
+        let created_at = &self.transit_version_created_at;
+        facts.facts("transitVersionCreatedAt", [created_at]);
         facts.facts("keyIdHash", [&self.key_id_hash]);
         for (name, value) in &self.annotations {
             facts.facts(name, [value]);

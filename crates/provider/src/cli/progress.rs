@@ -32,6 +32,14 @@ pub(super) fn watching<R>(work: impl FnOnce(Watch<'_>) -> R) -> R {
     })
 }
 
+/// Replaces the line of progress on the terminal; empty clears it.
+pub(super) fn tell(line: &str) {
+    if io::stderr().is_terminal() {
+        // Progress is a courtesy.
+        drop(write!(anstream::stderr(), "\r\x1b[K{line}"));
+    }
+}
+
 impl ProgressLine {
     pub(super) fn new(what: &'static str) -> Self {
         let shown = io::stderr().is_terminal().then(AtomicU64::default);

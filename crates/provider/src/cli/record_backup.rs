@@ -22,7 +22,7 @@ use kms_operator::recovery::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Context, Exit, Failure, OutputFlag, progress::watching};
+use super::{Context, Exit, Failure, OutputFlag, openbao_flags::TokenFlags, progress::watching};
 
 /// Write the record of a backup set: the state, key and snapshots that belong together
 ///
@@ -45,11 +45,14 @@ pub(super) struct Options {
     #[arg(long, value_name = "FILE")]
     openbao_snapshot: Option<PathBuf>,
     #[command(flatten)]
+    token: TokenFlags,
+    #[command(flatten)]
     output: OutputFlag,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        self.token.apply(context);
         let loaded = context.load()?;
         let config = loaded.config;
         config.auth.jwt_file()?;
@@ -68,7 +71,7 @@ impl Options {
         let gathered =
             watching(|watch| backup_record::gather(&config, set, now, watch).map_err(Box::new));
         let site = Site::new(&loaded.path, Some(&config));
-        let outcome = match gathered {
+        let mut outcome = match gathered {
             Ok(noted) => {
                 disk::create_new(&self.out, noted.record.encode().as_bytes())
                     .map_err(Failure::RecordFile)?;
@@ -76,6 +79,7 @@ impl Options {
             }
             Err(error) => not_recorded(&config, &error, &site, now),
         };
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 }

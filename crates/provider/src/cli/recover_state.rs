@@ -13,8 +13,8 @@ use kms_operator::recovery::{
 };
 
 use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::watching,
-    review::become_owner,
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, openbao_flags::TokenFlags,
+    progress::watching, review::become_owner,
 };
 
 /// Rebuild a lost or damaged registry state from evidence, after the key was rotated
@@ -29,6 +29,8 @@ pub(super) struct Options {
     // First, so that it comes before the headings.
     #[command(flatten)]
     output: OutputFlag,
+    #[command(flatten)]
+    token: TokenFlags,
     #[command(flatten)]
     etcd: EvidenceFlags,
     /// A record that record-backup wrote; repeatable
@@ -85,6 +87,7 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        self.token.apply(context);
         let loaded = context.load()?;
         let config = &loaded.config;
         config.auth.jwt_file()?;
@@ -129,7 +132,7 @@ impl Options {
             typed: &typed,
             now,
         };
-        let outcome = match &self.expected_plan_hash {
+        let mut outcome = match &self.expected_plan_hash {
             None => {
                 let planned = watching(|watch| recover_state::plan(config, &mut request, watch));
                 run.planned(&planned)
@@ -144,6 +147,7 @@ impl Options {
                 }
             }
         };
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 }

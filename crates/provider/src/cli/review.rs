@@ -29,7 +29,10 @@ use kms_operator::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::reading};
+use super::{
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, openbao_flags::TokenFlags,
+    progress::reading,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Review {
@@ -39,6 +42,8 @@ pub(super) struct Review {
     /// The stateHash of the plan that was reviewed
     #[arg(long, value_name = "HASH", requires = "apply", value_parser = state_hash)]
     expected_state_hash: Option<StateHash>,
+    #[command(flatten)]
+    token: TokenFlags,
     #[command(flatten)]
     output: OutputFlag,
 }
@@ -50,6 +55,7 @@ impl Review {
         wanted: &Wanted,
         etcd: Option<&EvidenceFlags>,
     ) -> Result<Exit, Failure> {
+        self.token.apply(context);
         let loaded = context.load()?;
         let config = &loaded.config;
         config.auth.jwt_file()?;
@@ -75,6 +81,7 @@ impl Review {
         };
         let mut result = shown(&outcome, asker);
         result.identify(&config.fingerprint());
+        result.set_sources(&context.sources);
         self.output.show(&result, context)
     }
 }

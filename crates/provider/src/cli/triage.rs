@@ -98,13 +98,14 @@ impl Options {
             // A name lookup that hangs must not hold up the end.
             runtime.shutdown_background();
         }
-        let outcome = report::outcome(
+        let mut outcome = report::outcome(
             stopped,
             checks,
             &facts,
             self.output.verbose,
             SystemClock.now(),
         );
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 }

@@ -20,6 +20,7 @@ use kms_operator::recovery::{
 use super::{
     Context, Exit, Failure, PageFlags,
     etcd_source::{EtcdFlags, UnreadFlags},
+    openbao_flags::OpenBaoFlags,
     progress::watching,
 };
 
@@ -35,14 +36,22 @@ pub(super) struct Options {
     #[command(flatten)]
     unread: UnreadFlags,
     /// The record that record-backup wrote for this set
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Verification")]
     record: Option<PathBuf>,
     /// Decrypt every distinct DEK, or open every object too
-    #[arg(long, value_enum, default_value_t, value_name = "DEPTH")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "DEPTH",
+        help_heading = "Verification"
+    )]
     depth: Depth,
     /// Name the first few objects that do not open
-    #[arg(long)]
+    #[arg(long, help_heading = "Verification")]
     show_names: bool,
+    #[command(flatten)]
+    openbao: OpenBaoFlags,
     #[command(flatten)]
     output: PageFlags,
 }
@@ -50,6 +59,7 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         self.output.require_new()?;
+        self.openbao.apply(context);
         let loaded = context.load()?;
         let config = &loaded.config;
         config.auth.jwt_file()?;
@@ -58,7 +68,7 @@ impl Options {
         let again = context.again();
         let verified = self.verify(config, &known);
         let now = SystemClock.now();
-        let outcome = match verified {
+        let mut outcome = match verified {
             Ok((source, pair)) => {
                 let noted = known.record.as_ref().and_then(|it| it.note().etcd.as_ref());
                 let snapshot = if let Some(noted) = noted
@@ -81,6 +91,7 @@ impl Options {
             Err(error) if error.is_misuse() => return Err(error.into()),
             Err(error) => pair_report::not_read(config, &loaded.path, &error, &again, now),
         };
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 
