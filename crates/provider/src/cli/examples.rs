@@ -215,6 +215,9 @@ pub(super) fn command() -> Command {
     with_examples.help_template(template)
 }
 
+/// Columns of the help text, as of the parser.
+const WIDTH: usize = 100;
+
 /// The commands with their purposes, under the headings of their groups.
 fn groups(cli: &Command) -> String {
     let mut text = String::new();
@@ -223,8 +226,15 @@ fn groups(cli: &Command) -> String {
         let commands = names.iter().filter_map(|name| cli.find_subcommand(name));
         for command in commands.filter(|it| !it.is_hide_set()) {
             let about = command.get_about().map(ToString::to_string);
-            let line = format!("  {:17}{}", command.get_name(), about.unwrap_or_default());
-            text.push_str(line.trim_end());
+            let mut line = format!("  {:17}", command.get_name());
+            for word in about.unwrap_or_default().split(' ') {
+                if line.len() + word.len() >= WIDTH {
+                    text.push_str(&line);
+                    line = format!("\n{:19}", "");
+                }
+                line.push_str(&format!(" {word}"));
+            }
+            text.push_str(&line);
             text.push('\n');
         }
     }
@@ -264,11 +274,9 @@ mod tests {
                 .iter()
                 .filter(|name| !["man", "schema"].contains(name));
             rest = shown.fold(below, |rest, name| {
-                rest.strip_prefix(&format!("  {name} "))
-                    .unwrap()
-                    .split_once('\n')
-                    .unwrap()
-                    .1
+                let (before, after) = rest.split_once(&format!("  {name} ")).unwrap();
+                assert!(!before.contains("\n\n"), "{before}");
+                after
             });
         }
         assert!(rest.contains("--config <PATH>"), "{rest}");
