@@ -268,11 +268,13 @@ impl Cause {
 /// Fills in the placeholders of a cause that was found.
 #[must_use]
 pub fn advise((cause, values): &Found, site: &Site<'_>) -> Advice {
-    let values: Vec<_> = values
-        .iter()
-        .map(|(name, value)| (*name, &**value))
-        .collect();
-    cause.advise(site, &values)
+    cause.advise(site, &texts(values))
+}
+
+/// Values of placeholders, as [`Cause::advise`] takes them.
+#[must_use]
+pub fn texts<'v>(values: &'v [(&'static str, String)]) -> Vec<(&'static str, &'v str)> {
+    values.iter().map(|(name, it)| (*name, &**it)).collect()
 }
 
 impl Step {

@@ -132,7 +132,9 @@ impl AuthFailure {
 
     fn cause(&self) -> Cause {
         match self {
-            Self::ShortLease { .. } | Self::Rejected => Cause::Refused,
+            Self::ShortLease { .. } | Self::Rejected | Self::Login(LoginFailure::GivenToken) => {
+                Cause::Refused
+            }
             Self::Login(LoginFailure::JwtFile(_) | LoginFailure::Jwt(_))
             | Self::Timeout
             | Self::Stopped => Cause::Absent,

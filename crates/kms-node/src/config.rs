@@ -24,14 +24,17 @@ use std::{
     time::Duration,
 };
 
-use kms_domain::{fingerprint::IdentityFingerprint, scope::MountPath};
+use kms_domain::{
+    fingerprint::IdentityFingerprint,
+    scope::{MountPath, Namespace},
+};
 use resolve::Resolver;
 
 use crate::state::StateReader;
 
 pub use crate::{environment::Environment, group::GroupProblem};
 pub use choice::{ClientAuthMethod, Enforcement, LogFormat, LogLevel};
-pub use origin::{DEFAULT_CONFIG_PATH, Flags, Origin};
+pub use origin::{DEFAULT_CONFIG_PATH, Flags, Origin, Substitute};
 pub use problem::{Problem, ProblemKind};
 pub use resolve::Setting;
 pub use schema::{Described, described, reference_rows, schema};
@@ -147,6 +150,13 @@ impl Config {
     #[must_use]
     pub fn fingerprint(&self) -> IdentityFingerprint {
         IdentityFingerprint::of(&self.scope, &self.key)
+    }
+
+    /// Namespace of the requests to OpenBao.
+    #[must_use]
+    pub fn request_namespace(&self) -> Option<&Namespace> {
+        let substitute = self.openbao.substitute.namespace.as_ref();
+        substitute.or(self.scope.openbao_namespace.as_ref())
     }
 
     /// Read access to the state of this node.

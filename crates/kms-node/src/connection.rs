@@ -19,6 +19,7 @@ use crate::{
     auth::{AuthEvent, AuthHook, CallFailure, Session, SessionSettings, SessionTask},
     clock::{Clock, SystemClock},
     config::{Config, JwtSource, Method, UnsupportedAuth},
+    token_file::TokenFileError,
 };
 
 /// OpenBao as used by a one-shot command; the first request logs in.
@@ -63,6 +64,8 @@ pub enum ConnectionError {
     #[error("cannot set up the connection to OpenBao")]
     Client(#[from] ClientProblem),
     #[error(transparent)]
+    TokenFile(#[from] TokenFileError),
+    #[error(transparent)]
     UnsupportedAuth(#[from] UnsupportedAuth),
     /// The runtime could not be started.
     #[error("cannot start the runtime")]
@@ -87,7 +90,7 @@ pub fn endpoint(config: &Config) -> Result<Endpoint, ConnectionError> {
         address: config.openbao.address.clone(),
         server_name: config.openbao.server_name.clone(),
         roots,
-        namespace: config.scope.openbao_namespace.clone(),
+        namespace: config.request_namespace().cloned(),
     })
 }
 
@@ -202,8 +205,11 @@ impl Connection {
     /// Creates a connection without sending a request. It belongs to the current runtime.
     ///
     /// # Errors
-    /// Invalid settings for a client, or an unsupported login.
+    /// Invalid settings for a client, an unsupported login, or an unusable token file.
     pub fn new(config: &Config, endpoint: Endpoint) -> Result<Self, ConnectionError> {
+        if let Some(file) = &config.openbao.substitute.token_file {
+            return Self::given(config, endpoint, given::grant(file.token()?));
+        }
         let client = Client::new(endpoint, Arc::new(|_| {}))?;
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
         let login = login(config, client.clone())?;

@@ -26,5 +26,6 @@ pub mod probe;
 pub mod process_identity;
 pub mod report;
 pub mod state;
+pub mod token_file;
 pub mod transit_key;
 pub mod why;

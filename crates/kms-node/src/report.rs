@@ -1,15 +1,18 @@
-//! The result model of every command and its two renderings.
+//! The result model of every command and its renderings.
 //!
 //! A command makes one value; `--output` chooses between its text for people and its JSON, which
 //! is a compatibility surface: members are added, never renamed or removed.
 
+pub mod html;
 pub mod outcome;
+pub mod picture;
 pub mod table;
 pub mod text;
 
 use std::{
     fmt,
     io::{self, Write},
+    time::SystemTime,
 };
 
 use jiff::Timestamp;
@@ -32,6 +35,8 @@ pub enum Output {
     Text,
     /// One JSON document, indented by two spaces
     Json,
+    /// The same document as YAML
+    Yaml,
 }
 
 /// A number with its noun: `1 object`, `2 objects`.
@@ -47,6 +52,13 @@ pub fn utc(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok();
     let time = time.and_then(|seconds| Timestamp::from_second(seconds).ok());
     time.map_or_else(|| format!("second {seconds}"), |time| time.to_string())
+}
+
+/// A time in RFC 3339, in whole seconds; one beyond the calendar is shown as the epoch.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    let time = Timestamp::try_from(time).unwrap_or_default();
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 struct StepText<'a> {
@@ -70,6 +82,9 @@ impl Output {
             Self::Json => serde_json::to_writer_pretty(&mut *out, outcome)
                 .map_err(io::Error::from)
                 .and_then(|()| writeln!(out)),
+            Self::Yaml => serde_saphyr::to_string(outcome)
+                .map_err(io::Error::other)
+                .and_then(|text| write!(out, "---\n{text}")),
         };
         ignore_broken_pipe(written)
     }
@@ -84,6 +99,36 @@ pub fn ignore_broken_pipe(written: io::Result<()>) -> io::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
+    }
+}
+
+/// Identifier and title of a check. Stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckName(pub &'static str, pub &'static str);
+
+impl CheckName {
+    /// As it should be.
+    #[must_use]
+    pub fn pass(self) -> CheckResult {
+        CheckResult::pass(self.0, self.1)
+    }
+
+    /// To be looked at.
+    #[must_use]
+    pub fn warn(self, message: impl Into<String>) -> CheckResult {
+        CheckResult::warn(self.0, self.1, message)
+    }
+
+    /// Not as it should be.
+    #[must_use]
+    pub fn fail(self, message: impl Into<String>) -> CheckResult {
+        CheckResult::fail(self.0, self.1, message)
+    }
+
+    /// Not asked; `cause` says why.
+    #[must_use]
+    pub fn skip(self, cause: impl Into<String>) -> CheckResult {
+        CheckResult::skip(self.0, self.1, cause)
     }
 }
 

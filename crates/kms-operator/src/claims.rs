@@ -155,6 +155,8 @@ fn any_row() -> impl Strategy<Value = Row> {
         });
         let refused = (seeds.failed > 0).then(|| ("secrets".to_owned(), seeds.failed));
         let problems = (seeds.failed > 0).then_some((SeedProblem::NotDecrypted, seeds.failed));
+        let unopened = data.filter(|data| data.failed > 0);
+        let unopened = unopened.map(|data| ("secrets".to_owned(), data.failed));
         let finding = Finding {
             origin,
             objects: objects.max(seeds.failed),
@@ -164,6 +166,7 @@ fn any_row() -> impl Strategy<Value = Row> {
         Row {
             seed_problems: problems.into_iter().collect(),
             refused: refused.into_iter().collect(),
+            unopened: unopened.into_iter().collect(),
             ..row(finding)
         }
     })
@@ -177,8 +180,8 @@ fn row(finding: Finding) -> Row {
     Row {
         version,
         key_id_hash: "hash".to_owned(),
+        resources: BTreeMap::from([("secrets".to_owned(), finding.objects)]),
         finding,
-        resources: BTreeMap::new(),
         seed_problems: BTreeMap::new(),
         refused: BTreeMap::new(),
         undecryptable_names: Vec::new(),

@@ -21,12 +21,13 @@ use std::{
     time::Duration,
 };
 
+use clap::Args;
 use etcd_snapshot::file::Progress;
 use kms_domain::{
     recovery::record::{BackupRecord, FileInfo},
     transit::TransitVersion,
 };
-use kms_node::{config::Config, connection::Access};
+use kms_node::{config::Config, connection::Access, duration::parse_positive};
 use openbao_client::endpoint::Endpoint;
 use openbao_lab::{
     admin::{Admin, transit::KeyConfig},
@@ -56,28 +57,56 @@ const PREFIX: &str = "bao-kms-drill-";
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Options of a drill.
-#[derive(Debug)]
+#[derive(Debug, Args)]
 pub struct Setup {
-    /// Names, namespace, mount and key. Its server is not contacted.
-    pub config: Arc<Config>,
-    /// Path of the `bao` program; `None` searches for it.
-    pub bao: Option<PathBuf>,
-    /// File from `etcdctl snapshot save`.
+    /// What `etcdctl snapshot save` wrote
+    #[arg(long, value_name = "FILE")]
     pub etcd_snapshot: PathBuf,
-    /// File from `bao operator raft snapshot save`.
+    /// What `bao operator raft snapshot save` wrote
+    #[arg(long, value_name = "FILE")]
     pub openbao_snapshot: PathBuf,
-    /// For an OpenBao with a static seal.
-    pub seal: Option<StaticSeal>,
-    /// Files with one unseal share each.
-    pub unseal_key_files: Vec<PathBuf>,
-    /// Parent of the private directory.
+    /// A file with one unseal key share, or recovery key share of an OpenBao that unseals itself, readable
+    /// for nobody else; repeat up to the threshold
+    #[arg(long, value_name = "FILE", required = true)]
+    pub unseal_key_file: Vec<PathBuf>,
+    /// The current_key of `seal "static"`, where OpenBao unseals itself with it
+    #[arg(long, value_name = "FILE", requires = "static_seal_key_id")]
+    pub static_seal_key_file: Option<PathBuf>,
+    /// The current_key_id of `seal "static"`
+    #[arg(
+        long,
+        value_name = "ID",
+        value_parser = key_id,
+        requires = "static_seal_key_file"
+    )]
+    pub static_seal_key_id: Option<String>,
+    /// The record that record-backup wrote for this set
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// The `bao` program [default: BAO_BIN, then PATH, then target/tools]
+    #[arg(long, value_name = "PATH")]
+    pub bao: Option<PathBuf>,
+    /// Where the private directory is made; needs three times the size of the OpenBao snapshot
+    #[arg(long, value_name = "DIRECTORY", default_value = "/tmp")]
     pub work_dir: PathBuf,
-    /// Continue although the copy could reach other systems.
+    /// Go on although nothing keeps the restored copy from other systems
+    #[arg(long)]
     pub allow_network: bool,
-    /// Keep the names of the first few failed objects.
-    pub names: bool,
-    /// Maximum age of the backups.
+    /// Name the first few objects that do not open
+    #[arg(long)]
+    pub show_names: bool,
+    /// How old both snapshots may be, such as 26h
+    #[arg(long, value_name = "DURATION", value_parser = parse_positive)]
     pub max_age: Option<Duration>,
+}
+
+/// It goes into OpenBao's configuration, where `${` would begin something else.
+fn key_id(text: &str) -> Result<String, &'static str> {
+    let plain = |c: char| c.is_ascii_graphic() && !"\"\\$".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err("Must be visible ASCII characters without quotes, backslashes and dollars"),
+    }
 }
 
 /// Progress callbacks.
@@ -152,8 +181,18 @@ pub enum Stage {
     Verify,
 }
 
+impl Setup {
+    fn seal(&self) -> Option<StaticSeal> {
+        Some(StaticSeal {
+            key_file: self.static_seal_key_file.clone()?,
+            key_id: self.static_seal_key_id.clone()?,
+        })
+    }
+}
+
 /// Runs the drill until its end, a failure, or `stop`, then removes the private directory.
 pub async fn rehearse(
+    config: &Arc<Config>,
     setup: &Setup,
     known: &LocalKnowledge,
     told: ProgressReporter,
@@ -179,7 +218,7 @@ pub async fn rehearse(
 
     let mut scratch = None;
     let ended = tokio::select! {
-        ended = rehearsal.go(setup, known, told, &mut scratch) => ended,
+        ended = rehearsal.go(config, setup, known, told, &mut scratch) => ended,
         // Dropping the copy kills its process.
         signal = stop => Err(DrillError::Interrupted(signal)),
     };
@@ -196,6 +235,7 @@ pub async fn rehearse(
 impl DrillRun {
     async fn go(
         &mut self,
+        config: &Arc<Config>,
         setup: &Setup,
         known: &LocalKnowledge,
         told: ProgressReporter,
@@ -216,9 +256,9 @@ impl DrillRun {
         self.stage = Stage::Inputs;
         let scratch: &TempWorkspace = scratch.insert(self.make_scratch(&setup.work_dir)?);
         let bao = find_bao(setup.bao.as_deref())?;
-        let shares = setup.unseal_key_files.iter().map(|file| share(file));
+        let shares = setup.unseal_key_file.iter().map(|file| share(file));
         let shares: Vec<UnsealKey> = shares.collect::<Result<_, _>>()?;
-        let seal = setup.seal.clone().map(checked).transpose()?;
+        let seal = setup.seal().map(checked).transpose()?;
         let etcd = EtcdSource::file(&setup.etcd_snapshot)?;
         let snapshot = scratch.path().join("openbao.snap");
         let (from, to) = (setup.openbao_snapshot.clone(), snapshot.clone());
@@ -272,16 +312,14 @@ impl DrillRun {
         step("opening every object");
         let begun = Instant::now();
         let options = VerifyOptions {
-            prefix: None,
             claims: known.claims(),
             removed: known.removed(),
             depth: Depth::Data,
-            names: setup.names,
-            sample: None,
-            superseded: false,
+            names: setup.show_names,
+            ..VerifyOptions::default()
         };
         let trial = Arc::new(Trial {
-            config: Arc::clone(&setup.config),
+            config: Arc::clone(config),
             etcd,
             options,
             reading,

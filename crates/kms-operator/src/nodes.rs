@@ -56,7 +56,7 @@ pub enum Source {
 }
 
 /// Successful view of a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Basis of the comparison.
     pub view: NodeView,
@@ -196,17 +196,17 @@ impl Source {
                 view: NodeView {
                     active: Some(healthy.key_id.hash()),
                     ready: Some(true),
-                    ..unseen()
+                    ..NodeView::default()
                 },
-                ..Seen::nothing()
+                ..Seen::default()
             }),
             // An unhealthy Status has neither a key nor a reason.
             Err(ProbeError::Unhealthy) => Ok(Seen {
                 view: NodeView {
                     ready: Some(false),
-                    ..unseen()
+                    ..NodeView::default()
                 },
-                ..Seen::nothing()
+                ..Seen::default()
             }),
             Err(error) => Err(error.into()),
         }
@@ -219,10 +219,10 @@ impl Source {
             Err(error) => Ok(Seen {
                 view: NodeView {
                     state: StateView::Refused,
-                    ..unseen()
+                    ..NodeView::default()
                 },
                 refused: Some(error.finding()),
-                ..Seen::nothing()
+                ..Seen::default()
             }),
         }
     }
@@ -246,38 +246,7 @@ pub async fn look(nodes: &[Node], limit: Duration) -> Vec<Result<Seen, LookError
     seen
 }
 
-/// A view without facts.
-fn unseen() -> NodeView {
-    NodeView {
-        fingerprint: None,
-        active: None,
-        active_version: None,
-        pending: Pending::Unknown,
-        readable: None,
-        known: Vec::new(),
-        ready: None,
-        state: StateView::Unknown,
-        reads: Vec::new(),
-        removed: Vec::new(),
-        marks: Vec::new(),
-    }
-}
-
 impl Seen {
-    fn nothing() -> Self {
-        Self {
-            view: unseen(),
-            generation: None,
-            checkpoint: None,
-            pending_since: None,
-            expected_wait: None,
-            reasons: Vec::new(),
-            provider_version: None,
-            refused: None,
-            told_apart: false,
-        }
-    }
-
     fn of_state(stored: &Stored) -> Self {
         let unanchored = CheckpointStatus::Missing {
             first_generation: false,
@@ -291,7 +260,7 @@ impl Seen {
             (Some(_), None) => StateView::Usable,
         };
         let document = stored.document.as_ref();
-        let view = document.map_or_else(unseen, of_document);
+        let view = document.map(of_document).unwrap_or_default();
         Self {
             view: NodeView { state, ..view },
             generation: document.map(Document::generation).map(Generation::get),
@@ -301,7 +270,7 @@ impl Seen {
                 .and_then(|pending| pending.bookkeeping.observed_at())
                 .map(|since| since.get()),
             refused,
-            ..Self::nothing()
+            ..Self::default()
         }
     }
 }
@@ -327,6 +296,6 @@ fn of_document(document: &Document) -> NodeView {
         known: known.collect(),
         reads: registry.retained().map(|it| it.key.version()).collect(),
         removed: removed.map(|it| it.key.version()).collect(),
-        ..unseen()
+        ..NodeView::default()
     }
 }

@@ -1,13 +1,10 @@
 //! The result of `rotation-plan` and `verify-rotation`: the rotation of the key as the state of this node,
 //! the key and, if given, etcd data show it. Read-only.
 
+mod picture;
 mod rewriting;
 
-use std::{
-    borrow::Cow,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{borrow::Cow, fmt, num::NonZeroU64, sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
 use kms_domain::{
@@ -18,7 +15,7 @@ use kms_domain::{
         resolve::{KeyResolver, LiveKey},
     },
     registry::{
-        Registry,
+        Bookkeeping, Registry,
         checkpoint::CheckpointStatus,
         document::Document,
         rotation::{RotationRefused, RotationRules, RotationState, discover},
@@ -65,6 +62,9 @@ const LIMITATION: &str = "Local state and the key's metadata cannot prove that e
     etcd and every backup was rewritten under the active version. Rewrite all objects and let old \
     backups expire before you retire a version; until then every older version must stay \
     decryptable in OpenBao.";
+
+/// Verdict of a version that no probe of this node has seen.
+const NOT_OBSERVED: &str = "not-observed";
 
 /// The members of `rotation-plan` and `verify-rotation`: the facts of this node, and those of etcd
 /// where it was read.
@@ -119,7 +119,9 @@ pub fn gather(
         found.bootstrap(config, profile, asker);
     }
     let registry = stored.document.as_ref().map(|it| &**it.registry());
-    found.rotation(registry, profile, config.rotation.activation_delay);
+    let promotion = registry.and_then(Registry::pending);
+    let promotion = promotion.map(|pending| Promotion::of(&pending.bookkeeping, config, now));
+    found.rotation(registry, profile, promotion.as_ref());
 
     let judgement = evidence.map(|asked| judge(config, asked, registry, profile, asker));
     if command == RotationCommand::Verify {
@@ -133,6 +135,7 @@ pub fn gather(
     };
     let mut outcome = Outcome::new(command.command(), now, members);
     outcome.identify(&config.fingerprint());
+    outcome.picture = picture::history(registry, profile, config.rotation.activation_delay);
 
     let has_evidence = judgement.is_some();
     match judgement {
@@ -146,10 +149,12 @@ pub fn gather(
             }
             outcome.add_limitations(judgement.limitations);
             outcome.result.rewriting = Some(judgement.row);
+            outcome.picture.extend(&judgement.picture);
         }
         None => {
             let state = RotationState::of(registry);
-            outcome.conclude(state.as_str(), Exit::Success, headline(registry, profile));
+            let (verdict, headline) = stage(registry, profile, promotion.as_ref());
+            outcome.conclude(verdict, Exit::Success, headline);
             if state == RotationState::Pending && failure.is_none() {
                 outcome.add_cause(&asker.advise(&PROMOTION_PENDING, &Vec::new()));
             }
@@ -169,42 +174,127 @@ pub fn gather(
         outcome.set_cause(&advice);
         outcome.add_actions(&advice);
     }
-    let tables = outcome.result.tables();
-    tables
-        .into_iter()
-        .for_each(|table| outcome.add_table(table));
+    outcome.add_tables(outcome.result.tables());
     Ok(outcome)
 }
 
-/// Where this node stands, in a sentence.
-fn headline(registry: Option<&Registry>, profile: Option<&KeyProfile>) -> String {
+/// Verdict and headline without evidence.
+fn stage(
+    registry: Option<&Registry>,
+    profile: Option<&KeyProfile>,
+    promotion: Option<&Promotion>,
+) -> (&'static str, String) {
+    let state = RotationState::of(registry).as_str();
     let Some(registry) = registry else {
-        return MAY_BOOTSTRAP.to_owned();
+        return (state, MAY_BOOTSTRAP.to_owned());
     };
     let active = registry.active().version();
-    match (registry.pending(), profile.map(KeyProfile::latest)) {
-        (Some(pending), _) => format!(
-            "this node encrypts with version {active}, and version {} waits for its promotion",
-            pending.key.version()
-        ),
-        (None, Some(latest)) if latest > active => format!(
-            "this node encrypts with version {active}, and has not observed version {latest} yet"
-        ),
-        (None, _) => {
-            format!("this node encrypts with version {active}, and no rotation is under way")
+    match (
+        registry.pending(),
+        promotion,
+        profile.map(KeyProfile::latest),
+    ) {
+        (Some(pending), Some(promotion), _) => {
+            let version = pending.key.version();
+            let headline = format!(
+                "this node encrypts with version {active}, and version {version} waits for its \
+                 promotion: {promotion}"
+            );
+            (state, headline)
+        }
+        (_, _, Some(latest)) if latest > active => {
+            let headline = format!(
+                "this node encrypts with version {active}, and has not observed version {latest} \
+                 yet"
+            );
+            (NOT_OBSERVED, headline)
+        }
+        _ => {
+            let headline =
+                format!("this node encrypts with version {active}, and no rotation is under way");
+            (state, headline)
+        }
+    }
+}
+
+/// Progress of a pending version.
+struct Promotion {
+    observations: u64,
+    required: u64,
+    /// An estimate: a restart of the provider restarts the delay.
+    expected: Option<Timestamp>,
+    overdue: bool,
+}
+
+impl Promotion {
+    fn of(pending: &Bookkeeping, config: &Config, now: SystemTime) -> Self {
+        let rotation = &config.rotation;
+        let required = u64::from(rotation.required_observations.get());
+        let observations = pending
+            .stable_observation_count()
+            .map_or(0, NonZeroU64::get);
+        let now = Timestamp::try_from(now).unwrap_or_default();
+        let stable = pending.promotes_after(rotation.activation_delay);
+        let expected = match stable.filter(|_| pending.is_stable(rotation.required_observations)) {
+            Some(second) => second.try_into().ok(),
+            None => {
+                let missing = u32::try_from(required.saturating_sub(observations));
+                let probes = config
+                    .status
+                    .probe_interval
+                    .saturating_mul(missing.unwrap_or(1));
+                let wait = probes.saturating_add(rotation.activation_delay).as_secs();
+                i64::try_from(wait)
+                    .ok()
+                    .and_then(|wait| now.as_second().checked_add(wait))
+            }
+        };
+        let expected = expected.and_then(|second| Timestamp::from_second(second).ok());
+        Self {
+            observations,
+            required,
+            expected,
+            overdue: expected.is_some_and(|expected| expected < now),
+        }
+    }
+}
+
+impl fmt::Display for Promotion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            observations,
+            required,
+            expected,
+            overdue,
+        } = self;
+        write!(f, "{observations} of {required} observations")?;
+        match expected {
+            Some(time) if *overdue => write!(f, ", due since {time}"),
+            Some(time) => write!(f, ", expected at {time}"),
+            None => Ok(()),
         }
     }
 }
 
 impl Rotation {
+    /// Whether this node encrypts with the newest version of the key.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let version = |wanted| {
+            let mut facts = self.facts.0.iter();
+            facts.find_map(|(name, value)| (*name == wanted).then(|| value.as_u64())?)
+        };
+        let active = version("activeTransitVersion");
+        active.is_some() && active == version("latestTransitVersion")
+    }
+
     fn tables(&self) -> Vec<Table> {
         let mut facts = Table::new("this node", ["fact", "value"]);
         for (name, value) in &self.facts.0 {
-            let value = match value {
-                Value::String(text) => text.clone(),
-                value => value.to_string(),
-            };
-            facts.row([*name, &value]);
+            match value {
+                Value::String(text) => facts.facts(name, [text]),
+                value => facts.facts(name, [value]),
+            }
         }
         let mut tables = vec![facts];
         tables.extend(self.rewriting.iter().flat_map(RewritingRow::tables));
@@ -279,7 +369,7 @@ impl Findings {
         &mut self,
         registry: Option<&Registry>,
         profile: Option<&KeyProfile>,
-        activation_delay: Duration,
+        promotion: Option<&Promotion>,
     ) {
         let active = registry.map(Registry::active);
         self.add("rotationState", RotationState::of(registry).as_str());
@@ -289,23 +379,14 @@ impl Findings {
         let Some(pending) = registry.and_then(Registry::pending) else {
             return;
         };
-        let seen = pending.bookkeeping.stable_observation_count();
         self.add("pendingKeyIdHash", pending.key.id_hash().as_str());
         self.add("pendingTransitVersion", pending.key.version().get());
-        self.add(
-            "pendingStableObservationCount",
-            seen.map_or(0, |count| count.get()),
-        );
-        // An estimate: a restart of the provider restarts the delay.
-        self.add_if(
-            "pendingPromotesAfter",
-            pending
-                .bookkeeping
-                .promotes_after(activation_delay)
-                .and_then(|seconds| i64::try_from(seconds).ok())
-                .and_then(|seconds| Timestamp::from_second(seconds).ok())
-                .map(|time| time.to_string()),
-        );
+        if let Some(promotion) = promotion {
+            self.add("pendingStableObservationCount", promotion.observations);
+            self.add("pendingRequiredObservationCount", promotion.required);
+            let expected = promotion.expected.map(|time| time.to_string());
+            self.add_if("pendingPromotesAfter", expected);
+        }
     }
 
     fn add(&mut self, name: &'static str, value: impl Into<Value>) {
@@ -395,7 +476,7 @@ impl Serialize for NamedFacts {
 }
 
 /// Every fact that a report may hold, with its JSON type.
-const FACTS: [(&str, &str); 21] = [
+const FACTS: [(&str, &str); 22] = [
     ("transitMetadataStatus", "string"),
     ("transitMetadataError", "string"),
     ("stateLoaded", "boolean"),
@@ -415,6 +496,7 @@ const FACTS: [(&str, &str); 21] = [
     ("pendingKeyIdHash", "string"),
     ("pendingTransitVersion", "integer"),
     ("pendingStableObservationCount", "integer"),
+    ("pendingRequiredObservationCount", "integer"),
     ("pendingPromotesAfter", "string"),
     ("confidence", "string"),
 ];

@@ -146,7 +146,8 @@ impl Address {
     }
 
     /// The host without the brackets of an IPv6 address.
-    pub(crate) fn host(&self) -> &str {
+    #[must_use]
+    pub fn host(&self) -> &str {
         self.authority.host().trim_matches(['[', ']'])
     }
 

@@ -81,6 +81,9 @@ pub enum LoginFailure {
     /// The login request failed.
     #[error("OpenBao gave no token")]
     OpenBao(#[source] Failure),
+    /// OpenBao rejected the given token, which is used in place of a login.
+    #[error("OpenBao rejects the given token")]
+    GivenToken,
 }
 
 /// Outcome of a login or renewal: the label of metrics and logs.
@@ -150,6 +153,7 @@ impl LoginFailure {
             Self::Jwt(JwtProblem::NearExpiry { .. }) => LoginOutcome::JwtNearExpiry,
             Self::JwtFile(_) | Self::Jwt(_) => LoginOutcome::JwtInvalid,
             Self::OpenBao(failure) => LoginOutcome::of_class(failure.class()),
+            Self::GivenToken => LoginOutcome::AuthFailed,
         }
     }
 
@@ -163,6 +167,7 @@ impl LoginFailure {
                 Some(refusal) => refusal.label(),
                 None => failure.class().label(),
             },
+            Self::GivenToken => "token_rejected",
         }
     }
 
@@ -172,7 +177,7 @@ impl LoginFailure {
         match self {
             Self::Jwt(JwtProblem::Expired { .. }) => Some(Duration::ZERO),
             Self::Jwt(JwtProblem::NearExpiry { remaining, .. }) => Some(*remaining),
-            Self::JwtFile(_) | Self::Jwt(_) | Self::OpenBao(_) => None,
+            Self::JwtFile(_) | Self::Jwt(_) | Self::OpenBao(_) | Self::GivenToken => None,
         }
     }
 }

@@ -5,22 +5,26 @@
 
 mod benchmark;
 mod compare_nodes;
+mod completed;
 mod completion;
 mod config;
 mod dev;
 mod doctor;
 mod drill;
 mod etcd_source;
+mod examples;
 mod failure;
 mod init;
 mod inspect_state;
 mod key_id;
 mod man;
+mod openbao_flags;
 mod policy;
 mod probe;
 mod progress;
 mod record_backup;
 mod recover_state;
+mod repeat;
 mod restore_versions;
 mod retire_versions;
 mod review;
@@ -37,10 +41,10 @@ mod version;
 use std::{
     ffi::OsString,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
 use kms_daemon::telemetry::log;
 use kms_node::{
     advice::{Site, site::quoted},
@@ -49,43 +53,89 @@ use kms_node::{
     config::{Environment, Flags, LoadError, Loaded},
     exit::Exit,
     node_files,
-    report::{Output, ignore_broken_pipe, outcome::Outcome, text::Look},
+    report::{
+        Output, ignore_broken_pipe,
+        outcome::{OptionSource, Outcome},
+        text::Look,
+    },
+    state::disk::{self, DiskError},
 };
 use serde::Serialize;
+use tokio::runtime::{self, Runtime};
 
+use completed::{Completed, KUBEADM_ETCD};
 use failure::{Failed, Failure};
 
 const PROGRAM: &str = "bao-kms-provider";
 
-/// Names of the commands, as results have them.
-const COMMANDS: [&str; 26] = [
-    "init",
-    "serve",
-    "doctor",
-    "triage",
-    "probe",
-    "dev",
-    "config",
-    "key-id",
-    "inspect-state",
-    "compare-nodes",
-    "verify-key",
-    "rotation-plan",
-    "verify-rotation",
-    "retire-versions",
-    "restore-versions",
-    "scan-etcd",
-    "record-backup",
-    "verify-backup",
-    "recover-state",
-    "drill",
-    "benchmark",
-    "policy",
-    "version",
-    "completion",
-    "man",
-    "schema",
-];
+/// Declares the commands in their groups, each by the module with its options.
+macro_rules! commands {
+    ($($group:literal { $($(#[$hidden:meta])? $command:ident: $module:ident, $name:literal;)* })*) => {
+        #[derive(Debug, Subcommand)]
+        enum Command {
+            $($($(#[$hidden])? #[command(name = $name)] $command($module::Options),)*)*
+        }
+
+        /// Names of the commands, as results have them.
+        const COMMANDS: &[&str] = &[$($($name),*),*];
+
+        /// The same by the headings of the help text.
+        const GROUPS: &[(&str, &[&str])] = &[$(($group, &[$($name),*])),*];
+
+        impl Command {
+            fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+                match self {
+                    $($(Self::$command(options) => options.run(context),)*)*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    "Installation" {
+        Init: init, "init";
+    }
+    "Service" {
+        Serve: serve, "serve";
+        Dev: dev, "dev";
+    }
+    "Diagnosis" {
+        Triage: triage, "triage";
+        Doctor: doctor, "doctor";
+        Probe: probe, "probe";
+        CompareNodes: compare_nodes, "compare-nodes";
+        Benchmark: benchmark, "benchmark";
+    }
+    "Configuration, state and key" {
+        Config: config, "config";
+        InspectState: inspect_state, "inspect-state";
+        VerifyKey: verify_key, "verify-key";
+        KeyId: key_id, "key-id";
+        Policy: policy, "policy";
+    }
+    "Rotation" {
+        RotationPlan: rotation_plan, "rotation-plan";
+        VerifyRotation: verify_rotation, "verify-rotation";
+        RetireVersions: retire_versions, "retire-versions";
+        RestoreVersions: restore_versions, "restore-versions";
+    }
+    "Backup and recovery" {
+        RecordBackup: record_backup, "record-backup";
+        VerifyBackup: verify_backup, "verify-backup";
+        ScanEtcd: scan_etcd, "scan-etcd";
+        RecoverState: recover_state, "recover-state";
+        Drill: drill, "drill";
+    }
+    "Program" {
+        Version: version, "version";
+        Completion: completion, "completion";
+        #[command(hide = true)]
+        Man: man, "man";
+        #[command(hide = true)]
+        Schema: schema, "schema";
+    }
+}
 
 /// Node-local Kubernetes KMS v2 provider backed by OpenBao Transit.
 #[derive(Debug, Parser)]
@@ -103,6 +153,12 @@ struct Cli {
 }
 
 impl Cli {
+    fn read(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        let mut command = examples::command();
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+
     /// Refuses a global flag that the command would ignore.
     fn without_conflict(self) -> Result<Self, clap::Error> {
         if matches!(self.command, Some(Command::Dev(_))) && self.flags.config.is_some() {
@@ -143,54 +199,26 @@ struct GlobalFlags {
     health_address: Option<String>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    Init(init::Options),
-    Serve(serve::Options),
-    Doctor(doctor::Options),
-    Triage(triage::Options),
-    Probe(probe::Options),
-    Dev(dev::Options),
-    Config(config::Options),
-    KeyId(key_id::Options),
-    InspectState(inspect_state::Options),
-    CompareNodes(compare_nodes::Options),
-    VerifyKey(verify_key::Options),
-    RotationPlan(rotation_plan::Options),
-    VerifyRotation(verify_rotation::Options),
-    RetireVersions(retire_versions::Options),
-    RestoreVersions(restore_versions::Options),
-    ScanEtcd(scan_etcd::Options),
-    RecordBackup(record_backup::Options),
-    VerifyBackup(verify_backup::Options),
-    RecoverState(recover_state::Options),
-    Drill(drill::Options),
-    Benchmark(benchmark::Options),
-    Policy(policy::Options),
-    Version(version::Options),
-    Completion(completion::Options),
-    #[command(hide = true)]
-    Man(man::Options),
-    #[command(hide = true)]
-    Schema(schema::Options),
-}
-
 /// What every command may use.
 struct Context<'a> {
     flags: Flags,
+    /// As typed, with the options that were left out and found elsewhere.
     arguments: Vec<OsString>,
     line: Line,
+    sources: Vec<OptionSource>,
     environment: &'a Environment,
     /// Whether results in text are coloured.
     color: bool,
     out: &'a mut dyn Write,
 }
 
-/// `--output` of the commands that have it.
+/// Options of the commands with a result.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
 struct OutputFlag {
-    /// Output format: text or JSON
+    /// Output format: text, JSON or YAML
     #[arg(
+        short,
         long,
         value_enum,
         ignore_case = true,
@@ -201,20 +229,79 @@ struct OutputFlag {
     /// Show every check and every row
     #[arg(long)]
     verbose: bool,
+    /// Print no result: the exit code is the answer
+    #[arg(short, long, conflicts_with_all = ["output", "verbose"])]
+    quiet: bool,
 }
 
 impl OutputFlag {
+    /// The result as it is printed.
+    fn render<R: Serialize>(
+        &self,
+        outcome: &Outcome<R>,
+        context: &Context<'_>,
+    ) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        let look = Look {
+            color: context.color,
+            verbose: self.verbose,
+        };
+        if !self.quiet {
+            self.output.write(outcome, look, &mut text)?;
+        }
+        Ok(text)
+    }
+
     /// Prints a result; its exit code is that of the command.
     fn show<R: Serialize>(
         &self,
         outcome: &Outcome<R>,
         context: &mut Context<'_>,
     ) -> Result<Exit, Failure> {
-        let look = Look {
-            color: context.color,
-            verbose: self.verbose,
-        };
-        self.output.write(outcome, look, context.out)?;
+        let text = self.render(outcome, context)?;
+        ignore_broken_pipe(context.out.write_all(&text))?;
+        Ok(outcome.exit())
+    }
+}
+
+/// `--output` and `--html` of the commands with a picture.
+#[derive(Debug, Args)]
+struct PageFlags {
+    #[command(flatten)]
+    output: OutputFlag,
+    /// Also write the result to a new file, as an HTML page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl PageFlags {
+    /// Refuses an existing file before the work. The write refuses it too.
+    fn require_new(&self) -> Result<(), Failure> {
+        match &self.html {
+            Some(path) if path.symlink_metadata().is_ok() => {
+                let path = path.clone();
+                Err(Failure::PageFile(DiskError::Exists { path }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Prints a result, then writes its page; its exit code is that of the command.
+    fn show<R: Serialize>(
+        &self,
+        outcome: &Outcome<R>,
+        context: &mut Context<'_>,
+    ) -> Result<Exit, Failure> {
+        self.output.show(outcome, context)?;
+        self.write_page(outcome)
+    }
+
+    /// Writes the page of a result that is shown; its exit code is that of the command.
+    fn write_page<R>(&self, outcome: &Outcome<R>) -> Result<Exit, Failure> {
+        if let Some(path) = &self.html {
+            let page = outcome.html();
+            disk::create_new(path, page.as_bytes()).map_err(Failure::PageFile)?;
+        }
         Ok(outcome.exit())
     }
 }
@@ -227,17 +314,20 @@ pub fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> Exit {
-    let arguments: Vec<_> = arguments.into_iter().collect();
+    let typed = arguments.into_iter().collect();
+    let Completed { arguments, sources } =
+        Completed::new(typed, environment, Path::new(KUBEADM_ETCD));
     let line = Line::of(&arguments);
-    let cli = match Cli::try_parse_from(&arguments).and_then(Cli::without_conflict) {
+    let cli = match Cli::read(&arguments).and_then(Cli::without_conflict) {
         Ok(cli) => cli,
-        Err(answer) => return show(&answer, &line, out, err),
+        Err(answer) => return show(&answer, &line, &sources, out, err),
     };
     let mut out = Counted { out, begun: false };
     let mut context = Context {
         flags: cli.flags.into(),
         arguments,
         line,
+        sources,
         environment,
         color,
         out: &mut out,
@@ -259,17 +349,23 @@ pub fn run(
         let loaded = context.load().ok();
         let path = context.flags.config_path(environment);
         let config = loaded.as_ref().map(|loaded| &loaded.config);
-        let line = context.line;
+        let (line, sources) = (context.line, context.sources);
         let advice = failure.advise(&Site::new(&path, config), &line);
         // A second document would follow the first.
-        if line.json && !out.begun {
-            let outcome = failure.outcome(&advice, &line, SystemClock.now());
-            let written = Output::Json.write(&outcome, Look::default(), &mut out);
+        if let Some(format) = line.format
+            && !out.begun
+        {
+            let mut outcome = failure.outcome(&advice, &line, SystemClock.now());
+            outcome.set_sources(&sources);
+            let written = format.write(&outcome, Look::default(), &mut out);
             written.and_then(|()| out.flush()).ok();
         }
         let mut text = Vec::new();
         // A vector takes every byte.
         failure.write(&advice, &mut text).ok();
+        for source in &sources {
+            writeln!(text, "  note: {source}").ok();
+        }
         // Nobody is left to tell when standard error is closed.
         err.write_all(&log::of_errors(&text, environment.logs_to_journal()))
             .ok();
@@ -284,20 +380,29 @@ struct Line {
     /// The same without the options that apply a plan.
     planning: String,
     command: Option<&'static str>,
-    /// Whether `--output json` is in it.
-    json: bool,
+    /// The format of `--output`, if it is one for programs.
+    format: Option<Output>,
 }
 
 impl Line {
     fn of(arguments: &[OsString]) -> Self {
         let texts: Vec<_> = arguments.iter().map(|it| it.to_string_lossy()).collect();
-        let json = |text: &str| text.eq_ignore_ascii_case("json");
-        let output = texts.iter().zip(texts.iter().skip(1));
-        let mut output = output.filter(|(flag, _)| *flag == "--output");
-        let mut joined = texts.iter().filter_map(|it| it.strip_prefix("--output="));
+        let format = |text: &str| {
+            let formats = [("json", Output::Json), ("yaml", Output::Yaml)];
+            let mut formats = formats.into_iter();
+            let found = formats.find(|(name, _)| text.eq_ignore_ascii_case(name));
+            found.map(|(_, format)| format)
+        };
+        let next = texts.iter().zip(texts.iter().skip(1));
+        let next = next.filter(|(flag, _)| matches!(&***flag, "--output" | "-o"));
+        let joined = texts.iter().filter_map(|it| {
+            let short = || it.strip_prefix("-o").map(|it| it.trim_start_matches('='));
+            it.strip_prefix("--output=").or_else(short)
+        });
+        let mut formats = next.map(|(_, value)| &**value).chain(joined);
         let command = texts.iter().skip(1);
-        let mut command = command.filter_map(|it| COMMANDS.into_iter().find(|name| name == it));
-        let command = command.next();
+        let mut command = command.filter_map(|it| COMMANDS.iter().find(|name| *name == it));
+        let command = command.next().copied();
         let applying: &[_] = match command {
             // Its --expected-state-hash names the state that --replace gives up.
             Some("recover-state") => &[("--apply", false), ("--expected-plan-hash", true)],
@@ -307,7 +412,7 @@ impl Line {
             typed: typed(arguments),
             planning: typed(&without(arguments, applying)),
             command,
-            json: output.any(|(_, format)| json(format)) || joined.any(json),
+            format: formats.find_map(format),
         }
     }
 
@@ -365,37 +470,10 @@ fn typed(arguments: &[OsString]) -> String {
     line
 }
 
-impl Command {
-    fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        match self {
-            Self::Init(options) => options.run(context),
-            Self::Serve(options) => options.run(context),
-            Self::Doctor(options) => options.run(context),
-            Self::Triage(options) => options.run(context),
-            Self::Probe(options) => options.run(context),
-            Self::Dev(options) => options.run(context),
-            Self::Config(options) => options.run(context),
-            Self::KeyId(options) => options.run(context),
-            Self::InspectState(options) => options.run(context),
-            Self::CompareNodes(options) => options.run(context),
-            Self::VerifyKey(options) => options.run(context),
-            Self::RotationPlan(options) => options.run(context),
-            Self::VerifyRotation(options) => options.run(context),
-            Self::RetireVersions(options) => options.run(context),
-            Self::RestoreVersions(options) => options.run(context),
-            Self::ScanEtcd(options) => options.run(context),
-            Self::Benchmark(options) => options.run(context),
-            Self::RecordBackup(options) => options.run(context),
-            Self::VerifyBackup(options) => options.run(context),
-            Self::RecoverState(options) => options.run(context),
-            Self::Drill(options) => options.run(context),
-            Self::Policy(options) => options.run(context),
-            Self::Version(options) => options.run(context),
-            Self::Completion(options) => options.run(context),
-            Self::Man(options) => options.run(context),
-            Self::Schema(options) => options.run(context),
-        }
-    }
+/// A runtime on this thread.
+fn runtime() -> Result<Runtime, Failure> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(Failure::Runtime)
 }
 
 impl Context<'_> {
@@ -428,9 +506,30 @@ impl Context<'_> {
         Ok(loaded)
     }
 
-    /// The command line without these flags, each with its value if it takes one.
+    /// Names a typed option that replaces a part of the configuration.
+    fn add_source(&mut self, option: &str, value: &Option<String>) {
+        let is_known = self.sources.iter().any(|it| it.option == option);
+        if let (false, Some(value)) = (is_known, value) {
+            self.sources.push(OptionSource {
+                option: option.to_owned(),
+                value: value.clone(),
+                source: "command line",
+            });
+        }
+    }
+
+    /// The command line for a later run: without new files of this run, which exist by then.
+    fn again(&self) -> String {
+        self.typed_without(&[])
+    }
+
+    /// The same without these flags, each with its value if it takes one.
     fn typed_without(&self, left_out: &[(&str, bool)]) -> String {
-        typed(&without(&self.arguments, left_out))
+        let written = [("--html", true), ("--report", true)];
+        typed(&without(
+            &self.arguments,
+            &[&written[..], left_out].concat(),
+        ))
     }
 }
 
@@ -441,25 +540,37 @@ impl From<GlobalFlags> for Flags {
             log_level: flags.log_level,
             metrics_address: flags.metrics_address,
             health_address: flags.health_address,
+            ..Self::default()
         }
     }
 }
 
 fn print_help(out: &mut dyn Write) -> Result<Exit, Failure> {
-    write!(out, "{}", Cli::command().render_help())?;
+    write!(out, "{}", examples::command().render_help())?;
     Ok(Exit::Success)
 }
 
 /// Help and version are results; everything else is a usage error, which may be coloured.
-fn show(answer: &clap::Error, line: &Line, out: &mut dyn Write, err: &mut dyn Write) -> Exit {
+fn show(
+    answer: &clap::Error,
+    line: &Line,
+    sources: &[OptionSource],
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Exit {
     let text = answer.render();
     let (exit, written) = if answer.use_stderr() {
-        if line.json {
-            let outcome = Failed::usage(answer, line, SystemClock.now());
-            let written = Output::Json.write(&outcome, Look::default(), out);
+        if let Some(format) = line.format {
+            let mut outcome = Failed::usage(answer, line, SystemClock.now());
+            outcome.set_sources(sources);
+            let written = format.write(&outcome, Look::default(), out);
             written.and_then(|()| out.flush()).ok();
         }
-        (Exit::Usage, write!(err, "{}", text.ansi()))
+        let mut text = text.ansi().to_string();
+        for source in sources {
+            text.push_str(&format!("note: {source}\n"));
+        }
+        (Exit::Usage, write!(err, "{text}"))
     } else {
         (Exit::Success, write!(out, "{text}"))
     };
@@ -501,14 +612,19 @@ mod tests {
         let line = |text: &str| {
             let arguments: Vec<_> = text.split(' ').map(OsString::from).collect();
             let line = Line::of(&arguments);
-            (line.command, line.json)
+            (line.command, line.format)
         };
-        assert_eq!(line("x doctor --output json"), (Some("doctor"), true));
+        let json = Some(Output::Json);
+        assert_eq!(line("x doctor --output json"), (Some("doctor"), json));
         assert_eq!(
             line("x --config c key-id --output=JSON --x"),
-            (Some("key-id"), true)
+            (Some("key-id"), json)
         );
-        assert_eq!(line("x nothing --output text"), (None, false));
+        for short in ["-o yaml", "-oyaml", "-o=yaml"] {
+            let (_, format) = line(&format!("x doctor {short}"));
+            assert_eq!(format, Some(Output::Yaml), "{short}");
+        }
+        assert_eq!(line("x nothing --output text"), (None, None));
     }
 
     #[test]

@@ -259,7 +259,7 @@ impl Fault {
             },
             AuthFailure::ShortLease { .. } => Self::ShortLease,
             AuthFailure::Stopped => Self::Stopping,
-            AuthFailure::Login(LoginFailure::OpenBao(_))
+            AuthFailure::Login(LoginFailure::OpenBao(_) | LoginFailure::GivenToken)
             | AuthFailure::Renewal(_)
             | AuthFailure::Timeout
             | AuthFailure::Rejected => Self::Login,

@@ -7,8 +7,8 @@
 pub use crate::registry::Readable;
 use crate::{digest::TextHash, fingerprint::IdentityFingerprint, transit::TransitVersion};
 
-/// Data read from one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Data read from one node; by default, none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeView {
     /// The configured identity.
     pub fingerprint: Option<IdentityFingerprint>,
@@ -36,9 +36,10 @@ pub struct NodeView {
 }
 
 /// Whether a version waits for promotion on a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Pending {
     /// The source lacks this value.
+    #[default]
     Unknown,
     /// No version waits.
     No,
@@ -47,9 +48,10 @@ pub enum Pending {
 }
 
 /// Condition of a node's state document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum StateView {
     /// The source lacks this value.
+    #[default]
     Unknown,
     /// The node serves, or can serve, with it.
     Usable,

@@ -29,6 +29,18 @@ pub struct Proof {
     pub untried: u64,
 }
 
+impl Proof {
+    /// Sums of both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            proven: self.proven.saturating_add(other.proven),
+            failed: self.failed.saturating_add(other.failed),
+            untried: self.untried.saturating_add(other.untried),
+        }
+    }
+}
+
 /// Compatibility of the pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {

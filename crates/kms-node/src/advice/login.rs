@@ -109,6 +109,7 @@ pub fn of_failure(failure: &LoginFailure) -> &'static Cause {
             | JwtProblem::IssuedInFuture(_) => &JWT_EXPIRED,
             JwtProblem::Issuer | JwtProblem::Audience | JwtProblem::Subject => &JWT_CLAIMS,
         },
+        LoginFailure::GivenToken => &openbao::TOKEN_REJECTED,
         LoginFailure::OpenBao(failure) => openbao::of_login_request(failure),
     }
 }

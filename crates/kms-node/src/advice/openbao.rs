@@ -173,6 +173,26 @@ causes! {
     )
     .steps(&[act("put the CA of OpenBao's certificate at {ca}, from a backup or another node")]);
 
+    TOKEN_FILE_UNUSABLE = none_lost(
+        "token_file_unusable",
+        "the file of --token-file is unreadable, open to other users, or without a token",
+        "OpenBao was not asked",
+    )
+    .steps(&[act(
+        "put one token into a regular file with mode 0600, and name it by its absolute path",
+    )]);
+
+    TOKEN_REJECTED = none_lost(
+        "token_rejected",
+        "OpenBao rejects the token of --token-file",
+        "the key was not used, and nothing was changed",
+    )
+    .steps(&[act(
+        "create a token with the policy of the provider, in the same OpenBao and namespace, and \
+         write it to the file",
+    )])
+    .warnings(&[NO_WIDER_POLICY]);
+
     POLICY_EXCESSIVE = not_lost_yet(
         "policy_excessive",
         "the policy of the token gives power over the key",
@@ -562,6 +582,7 @@ pub fn of_class(class: FailureClass) -> &'static Cause {
 pub fn of_connection(error: &ConnectionError) -> &'static Cause {
     match error {
         ConnectionError::CaBundle { .. } | ConnectionError::CaFile { .. } => &CA_BUNDLE_UNUSABLE,
+        ConnectionError::TokenFile(_) => &TOKEN_FILE_UNUSABLE,
         ConnectionError::Client(_) => &super::configuration::INVALID,
         ConnectionError::UnsupportedAuth(_) => &super::configuration::UNSUPPORTED_LOGIN,
         ConnectionError::Runtime(_) => &INCONCLUSIVE,

@@ -56,7 +56,7 @@ impl<'a> Site<'a> {
             // Options of a `bao` command about the server itself, which has no namespace.
             "server" => server(config),
             // Options of a `bao` command about the key, the policy or the login.
-            "bao" => match &config.scope.openbao_namespace {
+            "bao" => match config.request_namespace() {
                 Some(namespace) => {
                     format!(
                         "{} -namespace={}",

@@ -12,6 +12,7 @@ use super::{
     Auth, Bootstrap, Cert, Config, DebugCorrelation, Jwt, JwtSource, Logging, Method, OAuth2,
     OpenBao, Pkcs11, Server, Status,
     choice::{AuthMethod, JwtSourceName, LogLevel},
+    origin::Substitute,
     problem::Broken,
     resolve::Resolver,
     rules::MAX_FAILOVER,
@@ -84,6 +85,10 @@ pub(super) fn failover(resolver: &mut Resolver) -> Option<Vec<Failover>> {
         server_name: own_name.unwrap_or_else(|| server_name.clone()),
     });
     Some(with_name.collect())
+}
+
+pub(super) fn substitute(resolver: &mut Resolver) -> Option<Substitute> {
+    Some(resolver.substitute.clone())
 }
 
 pub(super) fn auth(resolver: &mut Resolver) -> Option<Auth> {

@@ -1,16 +1,18 @@
 //! Origins of values, and the few settings that a flag or variable may replace.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, sync::Arc};
 
+use kms_domain::scope::Namespace;
+use openbao_client::endpoint::Address;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
     resolve::Setting,
-    settings::{Logging, Server},
+    settings::{Logging, OpenBao, Server},
 };
-use crate::environment::Environment;
+use crate::{environment::Environment, token_file::TokenFile};
 
 /// The default of `--config` for every command that needs a configuration.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/openbao-kms/config.yaml";
@@ -75,12 +77,27 @@ impl fmt::Display for Origin {
 }
 
 /// The flags that replace a part of the configuration; an empty text is a value.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Flags {
     pub config: Option<PathBuf>,
     pub log_level: Option<String>,
     pub metrics_address: Option<String>,
     pub health_address: Option<String>,
+    /// Of one-shot commands.
+    pub openbao_address: Option<String>,
+    pub openbao_cacert: Option<String>,
+    pub openbao_server_name: Option<String>,
+    pub substitute: Substitute,
+}
+
+/// Parts of the connection to OpenBao that a one-shot command replaces. The identity in every key_id
+/// stays that of the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Substitute {
+    /// Namespace of the requests.
+    pub namespace: Option<Namespace>,
+    /// File with a token, in place of a login.
+    pub token_file: Option<Arc<TokenFile>>,
 }
 
 impl Flags {
@@ -107,6 +124,27 @@ impl Flags {
                 origin,
             })
         };
+        let replaced = |path, flag, given: &Option<String>| {
+            given.as_ref().map(|text| Setting {
+                path,
+                value: Value::from(text.as_str()),
+                origin: Origin::Flag { name: flag },
+            })
+        };
+        let address = "--openbao-address";
+        // The other addresses and the name in the certificate belong to the configured server.
+        let elsewhere = self.openbao_address.as_ref();
+        let parsed = elsewhere.and_then(|text| Address::parse(text).ok());
+        let host = parsed.map(|address| address.host().to_owned());
+        let (name, named_by) = match &self.openbao_server_name {
+            Some(_) => (&self.openbao_server_name, "--openbao-server-name"),
+            None => (&host, address),
+        };
+        let no_failover = elsewhere.map(|_| Setting {
+            path: OpenBao::failover_addresses.into(),
+            value: Value::Array(Vec::new()),
+            origin: Origin::Flag { name: address },
+        });
         let level = Logging::level.into();
         let (metrics, health) = (Server::metrics.into(), Server::health.into());
         [
@@ -123,6 +161,14 @@ impl Flags {
                 &self.health_address,
                 HEALTH_VARIABLES,
             ),
+            replaced(OpenBao::address.into(), address, &self.openbao_address),
+            replaced(
+                OpenBao::ca_cert_file.into(),
+                "--openbao-cacert",
+                &self.openbao_cacert,
+            ),
+            replaced(OpenBao::server_name.into(), named_by, name),
+            no_failover,
         ]
         .into_iter()
         .flatten()
@@ -183,6 +229,29 @@ mod tests {
             (metrics.path, &metrics.value),
             ("server.metricsAddress", &"".into())
         );
+    }
+
+    #[test]
+    fn another_openbao_has_its_own_name_and_no_other_addresses() {
+        let mut flags = Flags {
+            openbao_address: Some("https://[::1]:8300".to_owned()),
+            ..Flags::default()
+        };
+        let replaced = |flags: &Flags| -> Vec<_> {
+            let settings = flags.replacements(&environment(&[])).into_iter();
+            settings.map(|it| (it.path, it.value.to_string())).collect()
+        };
+        let expected = |name: &str| {
+            [
+                ("openbao.address", r#""https://[::1]:8300""#),
+                ("openbao.tlsServerName", name),
+                ("openbao.failoverAddresses", "[]"),
+            ]
+            .map(|(path, value)| (path, value.to_owned()))
+        };
+        assert_eq!(replaced(&flags), expected(r#""::1""#));
+        flags.openbao_server_name = Some("bao.example".to_owned());
+        assert_eq!(replaced(&flags), expected(r#""bao.example""#));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     document::Document,
-    origin::{Flags, Origin},
+    origin::{Flags, Origin, Substitute},
     problem::{Broken, Problem, ProblemKind},
     rules::Rule,
     setting::{Declared, Key},
@@ -39,6 +39,7 @@ pub(super) struct Resolver {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     pub(super) socket_roots: Vec<PathBuf>,
+    pub(super) substitute: Substitute,
 }
 
 impl Resolver {
@@ -51,6 +52,7 @@ impl Resolver {
             problems: document.problems,
             warnings: Vec::new(),
             socket_roots: environment.socket_roots(),
+            substitute: flags.substitute.clone(),
         }
     }
 

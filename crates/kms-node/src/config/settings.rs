@@ -17,6 +17,7 @@ use serde_json::json;
 use super::{
     build,
     choice::*,
+    origin::Substitute,
     resolve::Resolver,
     rules::*,
     setting::{Declared, Key, Section, settings},
@@ -121,6 +122,8 @@ settings! {
         namespace "namespace": Optional<NamespacePath> = "";
         // Further addresses of the same cluster, for `serve`.
         .. failover: Vec<Failover> = build::failover;
+        // Of one-shot commands.
+        .. substitute: Substitute = build::substitute;
     }
 
     /// Login to OpenBao.

@@ -7,11 +7,26 @@ use std::{
 
 use openbao_client::{
     client::Client,
-    failure::{Failure, FailureClass},
+    failure::Failure,
     login::{Grant, Login, LoginFailure, Pending, Renewal, renew_self},
-    request::Operation,
-    token::Token,
+    token::{Lease, Token},
 };
+
+/// Longer than any one-shot command. OpenBao ends the token at its own time.
+const ASSUMED_LEASE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The grant of a given token.
+pub(super) fn grant(token: Token) -> Grant {
+    Grant {
+        token,
+        lease: Lease {
+            duration: ASSUMED_LEASE,
+            renewable: false,
+            uses: None,
+        },
+        credential_expires: None,
+    }
+}
 
 /// Holds the token until the session requests it.
 pub(super) struct GivenToken {
@@ -37,8 +52,7 @@ impl Login for GivenToken {
         let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
         let grant = { grant }.take();
         // There is no second token: the first one was rejected or has expired.
-        let over = || Failure::new(Operation::TokenRenewSelf, FailureClass::Unauthenticated);
-        Box::pin(async move { grant.ok_or_else(|| LoginFailure::OpenBao(over())) })
+        Box::pin(async move { grant.ok_or(LoginFailure::GivenToken) })
     }
 
     fn renew<'a>(

@@ -1,16 +1,16 @@
-//! The result of a command: one model, two renderings.
+//! The result of a command: one model for text, JSON and the HTML page.
 //!
 //! JSON is one envelope for every command, a compatibility surface: members are added, never renamed
-//! or removed. `R` holds the members of one command. Text is rendered by [`text`](super::text) alone.
+//! or removed. `R` holds the members of one command. [`text`](super::text) and [`html`](super::html)
+//! render the same fields.
 
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
-use jiff::Timestamp;
 use kms_domain::fingerprint::IdentityFingerprint;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{CheckResult, Status, table::Table};
+use super::{CheckResult, Status, picture::Picture, table::Table};
 use crate::{
     advice::{Advice, DataImpact, NextStep},
     build_info::BuildInfo,
@@ -32,21 +32,21 @@ pub struct Outcome<R = Nothing> {
     /// The same as `command`: the member of the reference provider.
     name: &'static str,
     /// Of this program.
-    version: &'static str,
+    pub(super) version: &'static str,
     /// RFC 3339, whole seconds.
-    time: String,
+    pub(super) time: String,
     /// Identity of the configuration that was used.
     #[serde(skip_serializing_if = "Option::is_none")]
-    identity_fingerprint: Option<String>,
+    pub(super) identity_fingerprint: Option<String>,
     pub(super) verdict: &'static str,
     #[serde(skip)]
     exit: Exit,
-    exit_code: u8,
+    pub(super) exit_code: u8,
     /// The verdict in a sentence.
     pub(super) headline: String,
     /// Code of the cause in the catalogue of causes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<&'static str>,
+    pub(super) cause: Option<&'static str>,
     /// The finding that decides, with its values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) found: Option<String>,
@@ -63,8 +63,30 @@ pub struct Outcome<R = Nothing> {
     pub result: R,
     /// Facts that the result leaves open.
     pub(super) limitations: Vec<String>,
+    /// Options that came from elsewhere than the command line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    option_sources: Vec<OptionSource>,
     #[serde(skip)]
     pub(super) tables: Vec<Table>,
+    /// For the page.
+    #[serde(skip)]
+    pub picture: Picture,
+}
+
+/// An option with the source of its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct OptionSource {
+    /// With its dashes.
+    pub option: String,
+    pub value: String,
+    /// An environment variable, `kubeadm` for its files, or `command line`.
+    pub source: &'static str,
+}
+
+impl fmt::Display for OptionSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} comes from {}", self.option, self.source)
+    }
 }
 
 /// No members beside those of every command.
@@ -78,17 +100,28 @@ pub struct Data {
     pub(super) meaning: String,
 }
 
+impl Data {
+    /// The meaning without the word of the impact, which stands before it.
+    pub(super) fn sentence(&self) -> &str {
+        let word = match self.impact {
+            DataImpact::NoneLost => return &self.meaning,
+            DataImpact::AtRisk => "at risk: ",
+            DataImpact::LostWithoutBackup => "lost without a backup: ",
+            DataImpact::Unknown => "unknown: ",
+        };
+        self.meaning.trim_start_matches(word)
+    }
+}
+
 impl<R> Outcome<R> {
     /// A result without checks: a failure until one passed or [`Self::conclude`] says otherwise.
     pub fn new(command: &'static str, now: SystemTime, result: R) -> Self {
-        // A clock beyond the calendar is shown as the epoch.
-        let time = Timestamp::try_from(now).unwrap_or_default();
         Self {
             schema_version: "v1",
             command,
             name: command,
             version: BuildInfo::CURRENT.version,
-            time: time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            time: super::rfc3339(now),
             identity_fingerprint: None,
             verdict: FAILED,
             exit: Exit::CheckFailed,
@@ -103,7 +136,9 @@ impl<R> Outcome<R> {
             checks: Vec::new(),
             result,
             limitations: Vec::new(),
+            option_sources: Vec::new(),
             tables: Vec::new(),
+            picture: Picture::default(),
         }
     }
 
@@ -185,8 +220,7 @@ impl<R> Outcome<R> {
 
     /// Adds steps and warnings of a cause whose effect on the data is that of another.
     pub fn add_actions(&mut self, advice: &Advice) {
-        let steps = advice.steps.iter().cloned();
-        steps.for_each(|step| self.add_step(step));
+        self.add_steps(advice.steps.iter().cloned());
         self.add_warnings(advice.warnings.iter().copied());
     }
 
@@ -206,6 +240,11 @@ impl<R> Outcome<R> {
         if !self.next_steps.contains(&step) {
             self.next_steps.push(step);
         }
+    }
+
+    /// Adds steps after those before, each once.
+    pub fn add_steps(&mut self, steps: impl IntoIterator<Item = NextStep>) {
+        steps.into_iter().for_each(|step| self.add_step(step));
     }
 
     /// Adds warnings after those before, each once. A warning is a whole sentence: `do not ...`.
@@ -228,17 +267,27 @@ impl<R> Outcome<R> {
         }
     }
 
-    /// Takes over all that a partial result says of the data and of the next steps, and its tables.
+    /// Names the options that came from elsewhere than the command line.
+    pub fn set_sources(&mut self, sources: &[OptionSource]) {
+        let table = Table::of("options", sources)
+            .column("option", |it| &it.option)
+            .column("value", |it| &it.value)
+            .column("source", |it| it.source);
+        self.add_table(table.table());
+        self.option_sources = sources.to_vec();
+    }
+
+    /// Takes over all that a partial result says of the data and of the next steps, its tables and its
+    /// picture.
     pub fn take_over<P>(&mut self, part: &Outcome<P>) {
         self.cause = self.cause.or(part.cause);
         self.found = self.found.take().or_else(|| part.found.clone());
         self.data = self.data.take().or_else(|| part.data.clone());
-        part.next_steps
-            .iter()
-            .for_each(|step| self.add_step(step.clone()));
+        self.add_steps(part.next_steps.iter().cloned());
         self.add_warnings(part.warnings.iter().cloned());
         self.add_limitations(part.limitations.iter().cloned());
         self.tables.extend(part.tables.iter().cloned());
+        self.picture.extend(&part.picture);
     }
 
     /// Adds a table to the text; a table without rows is left out.
@@ -246,6 +295,11 @@ impl<R> Outcome<R> {
         if !table.is_empty() {
             self.tables.push(table);
         }
+    }
+
+    /// Adds tables after those before.
+    pub fn add_tables(&mut self, tables: impl IntoIterator<Item = Table>) {
+        tables.into_iter().for_each(|table| self.add_table(table));
     }
 
     pub fn exit(&self) -> Exit {

@@ -9,7 +9,7 @@ use super::{
     CheckResult, Status,
     outcome::{Outcome, PASSED},
 };
-use crate::{advice::DataImpact, exit::Exit};
+use crate::exit::Exit;
 
 /// Form of the text.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,16 +51,7 @@ impl<R> Outcome<R> {
             writeln!(out, "found: {found}")?;
         }
         if let Some(data) = &self.data {
-            // The word of the impact stands before its sentence already.
-            let meaning = match data.impact {
-                DataImpact::NoneLost => &*data.meaning,
-                DataImpact::AtRisk => data.meaning.trim_start_matches("at risk: "),
-                DataImpact::LostWithoutBackup => {
-                    data.meaning.trim_start_matches("lost without a backup: ")
-                }
-                DataImpact::Unknown => data.meaning.trim_start_matches("unknown: "),
-            };
-            writeln!(out, "data: {} - {meaning}", data.impact.as_str())?;
+            writeln!(out, "data: {} - {}", data.impact.as_str(), data.sentence())?;
         }
         for step in &self.next_steps {
             writeln!(out, "next: {}", step.text)?;
@@ -151,7 +142,11 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::{advice::NextStep, report::outcome::Nothing, report::table::Table};
+    use crate::{
+        advice::{DataImpact, NextStep},
+        report::outcome::Nothing,
+        report::table::Table,
+    };
 
     fn text(outcome: &Outcome, look: Look) -> String {
         let mut out = Vec::new();

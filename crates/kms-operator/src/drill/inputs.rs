@@ -1,18 +1,11 @@
 //! Inputs of a drill: unseal shares, the key of a seal, and the OpenBao snapshot.
 
-use std::{
-    fs,
-    io::{self, Read as _, Write as _},
-    ops::RangeInclusive,
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-};
+use std::{fs, io, ops::RangeInclusive, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kms_domain::recovery::record::FileInfo;
 use openbao_client::credential_file::{self, CredentialFileRules};
 use openbao_lab::server::{UnsealKey, restore::StaticSeal};
-use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
@@ -20,6 +13,7 @@ use super::{
     failure::{DrillError, ShareProblem},
 };
 use crate::recovery::{
+    backup_record::note_while_copied,
     open,
     raft_snapshot::{self, RaftSnapshotError},
 };
@@ -93,26 +87,11 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<Copied> {
         .mode(0o600)
         .open(to)?;
 
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 18];
-    let mut bytes = 0_u64;
-    loop {
-        let read = from.read(&mut buffer)?;
-        let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else {
-            break;
-        };
-        hash.update(part);
-        to.write_all(part)?;
-        bytes = bytes.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
-    }
-
+    let file = note_while_copied(&mut from, &mut to)?;
     let inspected = raft_snapshot::inspect(&to);
     let created = inspected.as_ref().ok().and_then(|it| it.created);
     Ok(Copied {
-        file: FileInfo {
-            sha256: hash.finalize().into(),
-            bytes,
-        },
+        file,
         made: Made::by_archive(created).or_else(|| Made::by_file(&from)),
         inspected: inspected.map(|_| ()),
     })

@@ -9,12 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use jiff::Timestamp;
 use kms_domain::recovery::{pair::Verdict as PairVerdict, record::FileInfo};
 use kms_node::{
     advice::{self, Site},
+    config::Config,
     exit::Exit,
-    report::{Status, one_line, outcome::Outcome, table::Table},
+    report::{CheckResult, Status, one_line, outcome::Outcome, rfc3339, table::Table},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -27,6 +27,7 @@ use super::{
 use crate::recovery::{
     local_knowledge::LocalKnowledge,
     pair_report::{self, PairReport},
+    rows::FileRow,
     verify_pair::Depth,
 };
 use checks::checks;
@@ -128,12 +129,6 @@ struct AgeRow {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-struct FileRow {
-    sha256: String,
-    bytes: u64,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct DurationsRow {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -190,10 +185,20 @@ impl Drill {
     }
 
     fn tables(&self) -> [Table; 2] {
-        let columns = ["file", "path", "sha256", "bytes", "age", "age from"];
-        let mut files = Table::new("backups", columns);
-        files.row(self.etcd_snapshot.cells("etcd"));
-        files.row(self.openbao_snapshot.cells("OpenBao"));
+        let files = [
+            ("etcd", &self.etcd_snapshot),
+            ("OpenBao", &self.openbao_snapshot),
+        ];
+        let hours = |age: &AgeRow| Hours(Duration::from_secs(age.age_seconds)).to_string();
+        let files = Table::of("backups", files)
+            .column("file", |(name, _)| name)
+            .column("path", |(_, it)| &it.path)
+            .column("sha256", |(_, it)| it.file.as_ref().map(|it| &it.sha256))
+            .column("bytes", |(_, it)| it.file.as_ref().map(|it| it.bytes))
+            .column("age", |(_, it)| it.age.as_ref().map(hours))
+            .column("age from", |(_, it)| {
+                it.age.as_ref().map(|it| it.age_source)
+            });
         let mut durations = Table::new("durations", ["step", "seconds"]);
         for (name, seconds) in [
             ("restore", self.durations.restore_seconds),
@@ -201,24 +206,22 @@ impl Drill {
             ("verify", self.durations.verify_seconds),
             ("in all", Some(self.durations.total_seconds)),
         ] {
-            if let Some(seconds) = seconds {
-                durations.row([name.to_owned(), format!("{seconds:.1}")]);
-            }
+            durations.facts(name, seconds.map(|it| format!("{it:.1}")));
         }
-        [files, durations]
+        [files.table(), durations]
     }
 }
 
 /// The report on a drill. `again` is the command line.
 #[must_use]
 pub fn outcome(
+    config: &Config,
     setup: &Setup,
     known: &LocalKnowledge,
     rehearsal: &DrillRun,
     again: &str,
     now: SystemTime,
 ) -> DrillReport {
-    let config = &setup.config;
     let path = &known.config_path;
     let site = Site::new(path, Some(config));
     let verification = rehearsal.verified.as_ref().map(|verified| match verified {
@@ -270,11 +273,14 @@ pub fn outcome(
         outcome.set_found(first_line(failure));
         outcome.add_cause(&advice::advise(&failure.cause(), &site));
     }
-    outcome
-        .result
-        .tables()
-        .into_iter()
-        .for_each(|table| outcome.add_table(table));
+    outcome.add_tables(outcome.result.tables());
+    for (store, at) in outcome.result.made() {
+        let since = at
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let event = format!("{store} snapshot made");
+        outcome.picture.add_event(since.as_secs(), event);
+    }
     if let Some(pair) = pair {
         outcome.take_over(pair);
         outcome.add_table(verification_table(pair));
@@ -285,7 +291,7 @@ pub fn outcome(
     }
     if verdict != Verdict::Compatible {
         let again = advice::evidence::AGAIN.advise(&site, &[("again", again)]);
-        again.into_iter().for_each(|step| outcome.add_step(step));
+        outcome.add_steps(again);
         outcome.add_warnings([advice::drill::KEEP_BACKUPS]);
     }
     outcome.add_checks(checks(known, rehearsal, &ages, pair));
@@ -296,13 +302,13 @@ pub fn outcome(
 
 /// The checks of the pair that did not pass.
 fn verification_table(pair: &PairReport) -> Table {
-    let mut table = Table::new("verification of the pair", ["status", "check", "found"]);
-    for check in pair.checks() {
-        if check.status() != Status::Pass {
-            table.row([check.status().as_str(), check.id(), check.found()]);
-        }
-    }
-    table
+    let open = pair.checks().iter();
+    let open = open.filter(|check| check.status() != Status::Pass);
+    Table::of("verification of the pair", open)
+        .column("status", |it| it.status().as_str())
+        .column("check", CheckResult::id)
+        .column("found", CheckResult::found)
+        .table()
 }
 
 fn verdict(rehearsal: &DrillRun, pair: Option<&PairReport>) -> Verdict {
@@ -401,32 +407,12 @@ impl InputRow {
             path: path.to_owned(),
             age: age.map(|age| AgeRow {
                 made: age.made.at,
-                made_at: Timestamp::try_from(age.made.at)
-                    .unwrap_or_default()
-                    .strftime("%Y-%m-%dT%H:%M:%SZ")
-                    .to_string(),
+                made_at: rfc3339(age.made.at),
                 age_seconds: age.age.as_secs(),
                 age_source: age.made.source.as_str(),
             }),
-            file: file.map(|file| FileRow {
-                sha256: file.sha256_hex(),
-                bytes: file.bytes,
-            }),
+            file: file.map(Into::into),
         }
-    }
-
-    fn cells(&self, name: &str) -> [String; 6] {
-        let file = self.file.as_ref();
-        let age = self.age.as_ref();
-        let hours = |age: &AgeRow| Hours(Duration::from_secs(age.age_seconds)).to_string();
-        [
-            name.to_owned(),
-            self.path.display().to_string(),
-            file.map_or_else(String::new, |file| file.sha256.clone()),
-            file.map_or_else(String::new, |file| file.bytes.to_string()),
-            age.map_or_else(String::new, hours),
-            age.map_or_else(String::new, |age| age.age_source.to_owned()),
-        ]
     }
 }
 
@@ -445,12 +431,9 @@ impl DurationsRow {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::Arc, time::UNIX_EPOCH};
+    use std::{collections::BTreeSet, time::UNIX_EPOCH};
 
-    use kms_node::{
-        config::{Environment, Flags, load},
-        report::{Output, text::Look},
-    };
+    use kms_node::report::{Output, text::Look};
     use openbao_lab::server::{restore::RestoreError, snapshot::SnapshotError};
     use proptest::prelude::*;
 
@@ -461,21 +444,17 @@ mod tests {
     };
 
     fn setup(allow_network: bool) -> Setup {
-        let flags = Flags {
-            config: Some("../provider/tests/config/good/minimal.yaml".into()),
-            ..Flags::default()
-        };
-        let loaded = load(&flags, &Environment::default()).unwrap();
         Setup {
-            config: Arc::new(loaded.config),
-            bao: None,
             etcd_snapshot: "etcd.db".into(),
             openbao_snapshot: "openbao.snap".into(),
-            seal: None,
-            unseal_key_files: Vec::new(),
+            unseal_key_file: Vec::new(),
+            static_seal_key_file: None,
+            static_seal_key_id: None,
+            record: None,
+            bao: None,
             work_dir: "/tmp".into(),
             allow_network,
-            names: false,
+            show_names: false,
             max_age: None,
         }
     }
@@ -504,8 +483,10 @@ mod tests {
     }
 
     fn told(setup: &Setup, rehearsal: &DrillRun) -> (Exit, String) {
-        let known = LocalKnowledge::gather(&setup.config, Path::new("config.yaml"), None);
+        let config = claims::config();
+        let known = LocalKnowledge::gather(&config, Path::new("config.yaml"), None);
         let outcome = outcome(
+            &config,
             setup,
             &known,
             rehearsal,

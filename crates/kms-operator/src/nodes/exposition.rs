@@ -110,7 +110,7 @@ pub fn read(text: &str) -> Result<Seen, NotMetrics> {
         expected_wait: expected_wait.and_then(|wait| Duration::try_from_secs_f64(wait).ok()),
         reasons: samples.labels("readiness_reason", "reason")?,
         provider_version: Some(version),
-        ..Seen::nothing()
+        ..Seen::default()
     })
 }
 
@@ -185,7 +185,7 @@ mod tests {
         let seen = read_all("").unwrap();
         let nothing = Seen {
             provider_version: Some("v1.2.3".to_owned()),
-            ..Seen::nothing()
+            ..Seen::default()
         };
         assert_eq!(seen, nothing);
         let seen = read_all("openbao_kms_state_generation 7\n").unwrap();

@@ -10,13 +10,18 @@ use kms_domain::{
 use kms_node::{
     advice::{NextStep, Site},
     exit::Exit,
-    report::{one_line, outcome::Outcome, table::Table},
+    report::{
+        one_line,
+        outcome::Outcome,
+        table::{Cell as _, Table},
+    },
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{LookError, Node, Seen};
 
+mod picture;
 mod words;
 
 use words::{Compared, ONE_AT_A_TIME};
@@ -101,9 +106,9 @@ pub fn outcome(
     };
 
     let mut outcome = Outcome::new("compare-nodes", now, members);
-    configured
-        .into_iter()
-        .for_each(|configured| outcome.identify(configured));
+    if let Some(configured) = configured {
+        outcome.identify(configured);
+    }
     let advice = compared.advice();
     if let [worst, others @ ..] = advice.as_slice() {
         outcome.conclude_with(worst);
@@ -119,9 +124,8 @@ pub fn outcome(
     );
     outcome.add_checks(compared.checks());
     outcome.add_limitations(compared.limitations());
-    let (states, keys) = tables(&outcome.result.nodes);
-    outcome.add_table(states);
-    outcome.add_table(keys);
+    outcome.picture = picture::picture(&outcome.result.nodes, seen);
+    outcome.add_tables(tables(&outcome.result.nodes));
     outcome
 }
 
@@ -188,58 +192,50 @@ fn time(seconds: u64) -> Option<String> {
 }
 
 /// State and keys of the nodes.
-fn tables(rows: &[NodeRow]) -> (Table, Table) {
-    let mut states = Table::new(
-        "nodes",
-        [
-            "node", "source", "findings", "active", "pending", "oldest", "state", "ready",
-            "program",
-        ],
-    );
-    let mut keys = Table::new("keys", ["node", "activeKeyIdHash", "identityFingerprint"]);
-    for row in rows {
-        let number = |value: Option<u64>| value.map_or_else(String::new, |it| it.to_string());
-        let findings = match row.findings.is_empty() {
+fn tables(rows: &[NodeRow]) -> [Table; 2] {
+    let states = Table::of("nodes", rows)
+        .column("node", |it| &it.name)
+        .column("source", |it| it.source)
+        .column("findings", |it| match it.findings.is_empty() {
             true => "agrees".to_owned(),
-            false => row.findings.join(", "),
-        };
-        let pending = match (&row.pending_since, row.pending_transit_version) {
+            false => it.findings.join(", "),
+        })
+        .column("active", |it| it.active_transit_version)
+        .column("pending", NodeRow::pending)
+        .column("oldest", |it| it.oldest_readable_transit_version)
+        .column("state", NodeRow::state)
+        .column("ready", |it| match it.ready {
+            None => String::new(),
+            Some(true) => "yes".to_owned(),
+            Some(false) if it.readiness_reasons.is_empty() => "no".to_owned(),
+            Some(false) => format!("no: {}", it.readiness_reasons.join(", ")),
+        })
+        .column("program", |it| &it.provider_version);
+    let told = rows.iter();
+    let told =
+        told.filter(|it| it.active_key_id_hash.is_some() || it.identity_fingerprint.is_some());
+    let keys = Table::of("keys", told)
+        .column("node", |it| &it.name)
+        .column("activeKeyIdHash", |it| &it.active_key_id_hash)
+        .column("identityFingerprint", |it| &it.identity_fingerprint);
+    [states.table(), keys.table()]
+}
+
+impl NodeRow {
+    fn pending(&self) -> String {
+        match (&self.pending_since, self.pending_transit_version) {
             (Some(since), Some(version)) => format!("{version} since {since}"),
-            (_, version) => number(version),
-        };
-        let state = match (row.state_generation, row.state_checkpoint_status) {
+            (_, version) => version.text(),
+        }
+    }
+
+    fn state(&self) -> String {
+        match (self.state_generation, self.state_checkpoint_status) {
             (Some(generation), Some(checkpoint)) => {
                 format!("generation {generation}, checkpoint {checkpoint}")
             }
-            (generation, checkpoint) => {
-                checkpoint.map_or_else(|| number(generation), str::to_owned)
-            }
-        };
-        let ready = match row.ready {
-            None => String::new(),
-            Some(true) => "yes".to_owned(),
-            Some(false) if row.readiness_reasons.is_empty() => "no".to_owned(),
-            Some(false) => format!("no: {}", row.readiness_reasons.join(", ")),
-        };
-        states.row([
-            row.name.clone(),
-            row.source.to_owned(),
-            findings,
-            number(row.active_transit_version),
-            pending,
-            number(row.oldest_readable_transit_version),
-            state,
-            ready,
-            row.provider_version.clone().unwrap_or_default(),
-        ]);
-        if row.active_key_id_hash.is_some() || row.identity_fingerprint.is_some() {
-            let shown = |text: &Option<String>| text.clone().unwrap_or_default();
-            keys.row([
-                row.name.clone(),
-                shown(&row.active_key_id_hash),
-                shown(&row.identity_fingerprint),
-            ]);
+            (generation, None) => generation.text(),
+            (None, checkpoint) => checkpoint.text(),
         }
     }
-    (states, keys)
 }

@@ -7,13 +7,12 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, Read as _, Seek as _},
+    io::{self, Read, Seek as _, Write},
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
 };
 
-use jiff::Timestamp;
 use kms_domain::{
     key::KeyScope,
     recovery::{
@@ -35,6 +34,7 @@ use kms_node::{
     config::Config,
     connection::{self, ConnectionError},
     exit::Exit,
+    report::rfc3339,
     state::{StateError, Stored},
 };
 use sha2::{Digest as _, Sha256};
@@ -44,7 +44,7 @@ use super::{
     cause::of_unanswered,
     open,
     raft_snapshot::{self, RaftSnapshot, RaftSnapshotError},
-    verify_pair::{self, Depth, Pair, Unanswered, VerifyOptions, Watch},
+    verify_pair::{self, Pair, Unanswered, VerifyOptions, Watch},
 };
 
 /// Existing files of the backup set.
@@ -149,9 +149,7 @@ impl BackupError {
         };
         (cause, Vec::new())
     }
-}
 
-impl BackupError {
     /// Exit code of the command: a store that could not be read decides nothing about the set.
     #[must_use]
     pub fn exit(&self) -> Exit {
@@ -194,11 +192,7 @@ pub fn gather(
             let options = VerifyOptions {
                 prefix: set.etcd_prefix.map(str::to_owned),
                 claims: vec![VersionClaims::of_registry(OWN_STATE, document.registry())],
-                removed: Vec::new(),
-                depth: Depth::Dek,
-                sample: None,
-                superseded: false,
-                names: false,
+                ..VerifyOptions::default()
             };
             let (etcd, pair, unmapped) = note_etcd(config, path, options, watch)?;
             (etcd, Some(pair), unmapped)
@@ -207,10 +201,7 @@ pub fn gather(
 
     let (openbao, inspected) = openbao.unzip();
     let record = BackupRecord::new(Note {
-        recorded_at: Timestamp::try_from(now)
-            .unwrap_or_default()
-            .strftime("%Y-%m-%dT%H:%M:%SZ")
-            .to_string(),
+        recorded_at: rfc3339(now),
         plugin_version: BuildInfo::CURRENT.version.to_owned(),
         scope,
         path: config.key.clone(),
@@ -275,26 +266,29 @@ pub fn note_as_recorded(
 }
 
 fn note(path: &Path, mut file: &File) -> Result<FileInfo, BackupError> {
-    let mut read = || {
-        file.rewind()?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 1 << 18];
-        let mut bytes = 0_u64;
-        loop {
-            let read = file.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            hash.update(&buffer[..read]);
-            bytes = bytes.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
-        }
-        let sha256 = hash.finalize().into();
-        Ok(FileInfo { sha256, bytes })
-    };
-    read().map_err(|source| BackupError::Unreadable {
+    let noted = file.rewind();
+    let noted = noted.and_then(|()| note_while_copied(&mut file, &mut io::sink()));
+    noted.map_err(|source| BackupError::Unreadable {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Size and hash of everything that is copied.
+pub(crate) fn note_while_copied(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<FileInfo> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    let mut bytes = 0_u64;
+    loop {
+        let read = from.read(&mut buffer)?;
+        let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else {
+            let sha256 = hash.finalize().into();
+            return Ok(FileInfo { sha256, bytes });
+        };
+        hash.update(part);
+        to.write_all(part)?;
+        bytes = bytes.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+    }
 }
 
 fn state(document: &Document, stored: &Stored) -> StateInfo {

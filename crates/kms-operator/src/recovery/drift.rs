@@ -3,6 +3,8 @@
 //! Drift is information for the operator, without a verdict. A higher generation is expected,
 //! another mount is not.
 
+use std::{collections::BTreeSet, fmt::Display};
+
 use kms_domain::{
     recovery::{
         record::{BackupRecord, EtcdInfo, FileInfo},
@@ -155,15 +157,15 @@ impl Comparison {
     fn add(
         &mut self,
         source: DriftSource,
-        field: impl ToString,
-        recorded: impl ToString,
-        found: impl ToString,
+        field: &str,
+        recorded: impl Display,
+        found: impl Display,
     ) {
         let (recorded, found) = (recorded.to_string(), found.to_string());
         if recorded != found {
             self.drift.push(Drift {
                 source,
-                field: field.to_string(),
+                field: field.to_owned(),
                 recorded,
                 found,
             });
@@ -171,106 +173,79 @@ impl Comparison {
     }
 
     fn add_state(&mut self, record: &BackupRecord, stored: &Stored, document: &Document) {
+        let mut add = |field, recorded: &dyn Display, found: &dyn Display| {
+            self.add(DriftSource::State, field, recorded, found);
+        };
         let [version, key_id, generation, hash, checkpoint] = STATE;
         let (recorded, active) = (record.active(), document.registry().active());
-        self.add(
-            DriftSource::State,
-            version,
-            recorded.version(),
-            active.version(),
-        );
-        self.add(
-            DriftSource::State,
-            key_id,
-            recorded.id_hash(),
-            active.id_hash(),
-        );
+        add(version, &recorded.version(), &active.version());
+        add(key_id, recorded.id_hash(), active.id_hash());
         let recorded = &record.note().state;
-        self.add(
-            DriftSource::State,
-            generation,
-            recorded.generation,
-            document.generation(),
-        );
-        self.add(DriftSource::State, hash, &recorded.hash, document.hash());
-        self.add(
-            DriftSource::State,
+        add(generation, &recorded.generation, &document.generation());
+        add(hash, &recorded.hash, document.hash());
+        add(
             checkpoint,
             &recorded.checkpoint,
-            stored.checkpoint_status(),
+            &stored.checkpoint_status(),
         );
     }
 
     /// Creation times first: a changed one proves another key.
     fn add_key(&mut self, record: &BackupRecord, profile: &KeyProfile) {
-        let key = DriftSource::Key;
+        let mut add = |field: &str, recorded: &dyn Display, found: &dyn Display| {
+            self.add(DriftSource::Key, field, recorded, found);
+        };
         let note = record.note();
         for (version, noted) in &note.versions {
             if let Some(live) = profile.created_at(*version) {
                 let field = format!("versions[{version}].createdAtUnix");
-                self.add(key, field, noted.key.created_at(), live);
+                add(&field, &noted.key.created_at(), &live);
             }
         }
 
         let limits = &note.limits;
         let [latest, available, decryption, encryption] = KEY;
-        self.add(key, latest, limits.latest, profile.latest());
-        self.add(
-            key,
-            available,
-            limits.min_available,
-            profile.min_available(),
-        );
-        self.add(
-            key,
+        add(latest, &limits.latest, &profile.latest());
+        add(available, &limits.min_available, &profile.min_available());
+        add(
             decryption,
-            limits.min_decryption,
-            profile.min_decryption(),
+            &limits.min_decryption,
+            &profile.min_decryption(),
         );
-        self.add(
-            key,
+        add(
             encryption,
-            limits.min_encryption,
-            profile.min_encryption(),
+            &limits.min_encryption,
+            &profile.min_encryption(),
         );
         for (version, noted) in &note.versions {
             let decryptable = profile.created_at(*version) == Some(noted.key.created_at());
             let field = format!("versions[{version}].decryptable");
-            self.add(key, field, noted.decryptable, decryptable);
+            add(&field, &noted.decryptable, &decryptable);
         }
     }
 
     fn add_etcd(&mut self, etcd: &EtcdInfo, pair: &Pair, snapshot: Option<&FileInfo>) {
+        if snapshot.is_none() {
+            self.not_compared.extend(FILE.map(str::to_owned));
+        }
+        let mut add = |field: &str, recorded: &dyn Display, found: &dyn Display| {
+            self.add(DriftSource::Etcd, field, recorded, found);
+        };
         let [hash, bytes] = FILE;
-        match snapshot {
-            Some(file) => {
-                self.add(
-                    DriftSource::Etcd,
-                    hash,
-                    etcd.file.sha256_hex(),
-                    file.sha256_hex(),
-                );
-                self.add(DriftSource::Etcd, bytes, etcd.file.bytes, file.bytes);
-            }
-            None => self.not_compared.extend(FILE.map(str::to_owned)),
+        if let Some(file) = snapshot {
+            add(hash, &etcd.file.sha256_hex(), &file.sha256_hex());
+            add(bytes, &etcd.file.bytes, &file.bytes);
         }
         let revision = pair.inventory.totals.revision;
-        self.add(
-            DriftSource::Etcd,
-            "etcdSnapshot.revision",
-            etcd.revision,
-            revision,
-        );
-        let mut versions: Vec<_> = etcd.required.keys().copied().collect();
-        versions.extend(pair.rows.iter().filter_map(|row| row.version));
-        versions.sort_unstable();
-        versions.dedup();
+        add("etcdSnapshot.revision", &etcd.revision, &revision);
+        let needed = pair.rows.iter().filter_map(|row| row.version);
+        let versions: BTreeSet<_> = etcd.required.keys().copied().chain(needed).collect();
         for version in versions {
             let rows = pair.rows.iter().filter(|row| row.version == Some(version));
             let found: u64 = rows.map(|row| row.finding.objects).sum();
             let recorded = etcd.required.get(&version).copied().unwrap_or(0);
             let field = format!("etcdSnapshot.requiredVersions[{version}].objects");
-            self.add(DriftSource::Etcd, field, recorded, found);
+            add(&field, &recorded, &found);
         }
     }
 }

@@ -59,7 +59,7 @@ pub struct Bounds {
     pub allowed: Vec<String>,
 }
 
-/// Client URL of a member: `https://HOST[:PORT]`, or `http://` on loopback.
+/// Client URL of a member: `https://HOST[:PORT]`, the same as `HOST:PORT`, or `http://` on loopback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdEndpoint(Uri);
 
@@ -67,7 +67,7 @@ pub struct EtcdEndpoint(Uri);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointProblem {
     /// Unsupported scheme, missing host, or a path, query or user.
-    #[error("must be https://HOST:PORT")]
+    #[error("must be https://HOST:PORT, or HOST:PORT")]
     Form,
     /// Data from etcd would cross the network unencrypted.
     #[error("must begin with https://; http:// is allowed to a loopback address only")]
@@ -158,12 +158,20 @@ const LISTED: usize = 100;
 const RANGE: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.KV/Range");
 
 impl EtcdEndpoint {
-    /// Parses a URL.
+    /// Parses a URL, or `HOST:PORT` as etcdctl takes it.
     ///
     /// # Errors
     /// The violated rule.
     pub fn parse(text: &str) -> Result<Self, EndpointProblem> {
-        let uri: Uri = text.parse().map_err(|_| EndpointProblem::Form)?;
+        let bare = !text.contains("://");
+        let uri: Uri = match bare {
+            true => format!("https://{text}").parse(),
+            false => text.parse(),
+        }
+        .map_err(|_| EndpointProblem::Form)?;
+        if bare && uri.port().is_none() {
+            return Err(EndpointProblem::Form);
+        }
         let authority = uri.authority().ok_or(EndpointProblem::Form)?;
         let plain = uri.path().is_empty() || uri.path() == "/";
         if !plain || uri.query().is_some() || authority.as_str().contains('@') {
@@ -699,7 +707,8 @@ mod tests {
         for (bad, problem) in [
             ("http://10.0.0.1:2379", EndpointProblem::Plaintext),
             ("http://localhost.example", EndpointProblem::Plaintext),
-            ("10.0.0.1:2379", EndpointProblem::Form),
+            ("10.0.0.1", EndpointProblem::Form),
+            ("[::1]", EndpointProblem::Form),
             ("unix:///run/etcd", EndpointProblem::Form),
             ("https://root@etcd:2379", EndpointProblem::Form),
             ("https://etcd:2379/v3", EndpointProblem::Form),

@@ -129,6 +129,13 @@ impl SourceRead {
         }
     }
 
+    /// Whether all of its keys were read, and every object of this provider among them is known.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let evidence = &self.evidence;
+        self.unread.is_none() && evidence.unknown_objects() == 0 && evidence.objects() > 0
+    }
+
     /// Whether the source is a running etcd.
     #[must_use]
     pub fn is_live(&self) -> bool {

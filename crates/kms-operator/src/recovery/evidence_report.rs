@@ -13,8 +13,12 @@ use kms_node::{
         Advice, Cause, Found, Site,
         evidence::{KEY_IDS_UNKNOWN, NO_OBJECTS, OBJECTS_DAMAGED, SAME_SOURCES, UNVERIFIED},
         retirement::REMOVED_BEFORE,
+        texts,
     },
-    report::{CheckResult, counted as number, one_line, table::Table},
+    report::{
+        CheckName, CheckResult, counted, one_line,
+        table::{Cell as _, Table},
+    },
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -37,7 +41,7 @@ pub type Values = Vec<(&'static str, String)>;
 impl Asker<'_> {
     #[must_use]
     pub fn advise(&self, cause: &Cause, values: &Values) -> Advice {
-        let mut all: Vec<_> = values.iter().map(|(name, it)| (*name, &**it)).collect();
+        let mut all = texts(values);
         all.push(("again", self.again));
         cause.advise(&self.site, &all)
     }
@@ -177,85 +181,65 @@ impl SourceRow {
 
 /// Rows of the sources for text.
 #[must_use]
-pub fn tables(rows: &[SourceRow]) -> Vec<Table> {
-    let mut sources = Table::new(
-        "sources",
-        ["source", "kind", "integrity", "revision", "objects"],
-    );
-    let mut versions = Table::new(
-        "versions in etcd",
-        [
-            "version",
-            "state",
-            "objects",
-            "resources",
-            "older revisions",
-            "source",
-        ],
-    );
-    let mut unresolved = Table::new(
-        "objects of unknown versions",
-        [
-            "objects",
-            "code",
-            "resources",
-            "reason",
-            "key_id hash",
-            "source",
-        ],
-    );
-    let mut otherwise = Table::new(
-        "objects of the same resources outside of this provider",
-        ["resource", "objects", "protection", "provider", "source"],
-    );
+pub fn tables(rows: &[SourceRow]) -> [Table; 5] {
+    let sources = Table::of("sources", rows)
+        .column("source", |it| &it.source)
+        .column("kind", |it| it.kind)
+        .column("integrity", |it| it.integrity)
+        .column("revision", |it| it.revision)
+        .column("objects", |it| it.objects);
+    let versions = Table::of("versions in etcd", of_each(rows, |it| &it.versions))
+        .column("version", |(_, it)| it.transit_version)
+        .column("state", |(_, it)| it.state)
+        .column("objects", |(_, it)| it.objects)
+        .column("resources", |(_, it)| &it.resources)
+        .column("older revisions", |(_, it)| &it.older_revisions)
+        .column("source", |(source, _)| source);
+    let unresolved = of_each(rows, |it| &it.unresolved);
+    let unresolved = Table::of("objects of unknown versions", unresolved)
+        .column("objects", |(_, it)| it.objects)
+        .column("code", |(_, it)| it.code)
+        .column("resources", |(_, it)| &it.resources)
+        .column("reason", |(_, it)| &it.reason)
+        .column("key_id hash", |(_, it)| &it.key_id_hash)
+        .column("source", |(source, _)| source);
+    let otherwise = of_each(rows, |it| &it.otherwise_protected);
+    let title = "objects of the same resources outside of this provider";
+    let otherwise = Table::of(title, otherwise)
+        .column("resource", |(_, it)| &it.resource)
+        .column("objects", |(_, it)| it.objects)
+        .column("protection", |(_, it)| it.protection)
+        .column("provider", |(_, it)| &it.provider)
+        .column("source", |(source, _)| source);
+
     let mut unread = Table::new("not read, or damaged", ["source", "finding"]);
     for row in rows {
-        let source = row.source.as_str();
-        sources.row([
-            source,
-            row.kind,
-            row.integrity,
-            &row.revision.to_string(),
-            &row.objects.to_string(),
-        ]);
-        for it in &row.versions {
-            versions.row([
-                &it.transit_version.to_string(),
-                it.state.unwrap_or_default(),
-                &it.objects.to_string(),
-                &counted(&it.resources),
-                &counted(&it.older_revisions),
-                source,
-            ]);
-        }
-        for it in &row.unresolved {
-            unresolved.row([
-                &it.objects.to_string(),
-                it.code,
-                &counted(&it.resources),
-                &it.reason,
-                &it.key_id_hash,
-                source,
-            ]);
-        }
-        for it in &row.otherwise_protected {
-            otherwise.row([
-                &it.resource,
-                &it.objects.to_string(),
-                it.protection,
-                it.provider.as_deref().unwrap_or_default(),
-                source,
-            ]);
-        }
-        if let Some(keys) = &row.unread {
-            unread.row([source, &keys.describe()]);
-        }
-        if !row.damaged_values.is_empty() {
-            let damaged = counted(&row.damaged_values);
-            unread.row([source, &format!("damaged values: {damaged}")]);
-        }
+        unread.facts(&row.source, row.unread.as_ref().map(Unread::describe));
+        let damaged = (!row.damaged_values.is_empty()).then(|| row.damaged_values.text());
+        unread.facts(
+            &row.source,
+            damaged.map(|it| format!("damaged values: {it}")),
+        );
     }
-    vec![sources, versions, unresolved, otherwise, unread]
+    [
+        sources.table(),
+        versions.table(),
+        unresolved.table(),
+        otherwise.table(),
+        unread,
+    ]
+}
+
+/// The rows of each source, with its name.
+fn of_each<'r, T>(
+    rows: &'r [SourceRow],
+    of: impl Fn(&'r SourceRow) -> &'r Vec<T>,
+) -> Vec<(&'r str, &'r T)> {
+    let pairs = rows.iter().flat_map(|row| {
+        let all = of(row).iter();
+        all.map(move |it| (row.source.as_str(), it))
+    });
+    pairs.collect()
 }
 
 impl UnresolvedRow {
@@ -276,34 +260,23 @@ fn unresolved(read: &SourceRead) -> impl Iterator<Item = &Unresolved> {
     rows.filter(|row| row.usage.objects() > 0)
 }
 
-/// `secrets 2, configmaps 1`
-#[must_use]
-pub fn counted(resources: &BTreeMap<String, u64>) -> String {
-    let counts: Vec<_> = resources
-        .iter()
-        .map(|(resource, objects)| format!("{resource} {objects}"))
-        .collect();
-    counts.join(", ")
-}
-
 /// Whether the sources were read with proven integrity.
 #[must_use]
 pub fn checks_of_reading(sources: &[SourceRead], asker: Asker<'_>) -> Vec<CheckResult> {
-    let (id, title) = scan::READ;
     let read: Vec<_> = sources
         .iter()
         .map(|source| format!("{} at revision {}", source.name, source.revision))
         .collect();
-    let read = CheckResult::pass(id, title).message(read.join(", "));
+    let read = scan::READ.pass().message(read.join(", "));
 
-    let (id, title) = scan::INTEGRITY;
     let doubts: Vec<_> = sources
         .iter()
         .filter_map(|source| Some(format!("{}: {}", source.name, source.trust.doubt()?)))
         .collect();
     let integrity = match doubts.is_empty() {
-        true => CheckResult::pass(id, title),
-        false => CheckResult::warn(id, title, doubts.join("; "))
+        true => scan::INTEGRITY.pass(),
+        false => scan::INTEGRITY
+            .warn(doubts.join("; "))
             .because(asker.advise(&UNVERIFIED, &Vec::new())),
     };
     vec![read, integrity]
@@ -314,7 +287,7 @@ pub fn unread_keys(sources: &[SourceRead]) -> impl Iterator<Item = &Unread> {
     sources.iter().filter_map(|source| source.unread.as_ref())
 }
 
-const OBJECTS: (&str, &str) = ("etcd.objects", "Objects of this provider");
+const OBJECTS: CheckName = CheckName("etcd.objects", "Objects of this provider");
 
 /// Whether every object of the sources is known.
 #[must_use]
@@ -330,42 +303,42 @@ pub fn checks_of_objects<'s>(
         (!found.is_empty()).then(|| found.join("; "))
     };
 
-    let (id, title) = OBJECTS;
     let none = each(&|source| (source.evidence.objects() == 0).then(|| "none".to_owned()));
     let objects = match none {
-        None => CheckResult::pass(id, title),
-        Some(found) => {
-            CheckResult::fail(id, title, found).because(asker.advise(&NO_OBJECTS, &Vec::new()))
-        }
+        None => OBJECTS.pass(),
+        Some(found) => OBJECTS
+            .fail(found)
+            .because(asker.advise(&NO_OBJECTS, &Vec::new())),
     };
 
-    let (id, title) = scan::VALUES;
-    let damaged = |usage: &Usage| (usage.objects() > 0).then(|| counted(&usage.newest));
+    let damaged = |usage: &Usage| (usage.objects() > 0).then(|| usage.newest.text());
     let values = match each(&|source| damaged(source.evidence.damaged())) {
-        None => CheckResult::pass(id, title),
-        Some(found) => CheckResult::fail(id, title, format!("damaged: {found}"))
+        None => scan::VALUES.pass(),
+        Some(found) => scan::VALUES
+            .fail(format!("damaged: {found}"))
             .because(asker.advise(&OBJECTS_DAMAGED, &Vec::new())),
     };
 
-    let (id, title) = scan::KEY_IDS;
     let first = |source: &SourceRead| {
         let row = unresolved(source).next()?;
         let all = unresolved(source).map(|row| row.usage.objects());
         Some(format!(
             "{} of unknown version, such as {} ({})",
-            number(all.fold(0, u64::saturating_add), "object"),
-            counted(&row.usage.newest),
+            counted(all.fold(0, u64::saturating_add), "object"),
+            row.usage.newest.text(),
             one_line(&row.gap)
         ))
     };
     let key_ids = match each(&first) {
-        None => CheckResult::pass(id, title),
-        Some(found) => {
-            CheckResult::fail(id, title, found).because(asker.advise(&KEY_IDS_UNKNOWN, &Vec::new()))
-        }
+        None => scan::KEY_IDS.pass(),
+        Some(found) => scan::KEY_IDS
+            .fail(found)
+            .because(asker.advise(&KEY_IDS_UNKNOWN, &Vec::new())),
     };
     vec![objects, values, key_ids]
 }
+
+const REMOVED: CheckName = CheckName("key.removed_before", "Versions removed on this node before");
 
 /// Objects that this node has stopped to decrypt before, if there are any.
 #[must_use]
@@ -389,12 +362,9 @@ pub fn check_of_withdrawn(
     }
     let uses: Vec<_> = needed.into_iter().flat_map(|(.., uses)| uses).collect();
     Some(
-        CheckResult::warn(
-            "key.removed_before",
-            "Versions removed on this node before",
-            uses.join("; "),
-        )
-        .because(asker.advise(&REMOVED_BEFORE, &vec![("removed", removed.join(","))])),
+        REMOVED
+            .warn(uses.join("; "))
+            .because(asker.advise(&REMOVED_BEFORE, &vec![("removed", removed.join(","))])),
     )
 }
 
@@ -403,8 +373,8 @@ pub fn check_of_withdrawn(
 pub fn uses(sources: &[SourceRead], version: TransitVersion) -> Vec<String> {
     let needed = usage_of(sources, version).filter(|(_, usage)| usage.objects() > 0);
     let lines = needed.map(|(source, usage)| {
-        let objects = number(usage.objects(), "object");
-        let by = counted(&usage.newest);
+        let objects = counted(usage.objects(), "object");
+        let by = usage.newest.text();
         let name = &source.name;
         format!("version {version} is needed by {objects} ({by}) in {name}")
     });

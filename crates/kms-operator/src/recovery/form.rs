@@ -1,7 +1,7 @@
 //! Detects the format of a file given as an etcd snapshot, from its first bytes. Another format is
 //! no evidence of damage, so errors name the format only.
 
-use std::{fmt, path::Path};
+use std::{fmt, fs::File, io, path::Path};
 
 use kms_node::{
     advice::{Found, snapshot},
@@ -80,6 +80,16 @@ const USTAR: std::ops::Range<usize> = 257..262;
 const TEXT: usize = 512;
 
 impl Form {
+    /// Form of anything but a regular file.
+    pub(super) fn of_kind(file: &File) -> io::Result<Option<Self>> {
+        let kind = file.metadata()?.file_type();
+        Ok(match (kind.is_file(), kind.is_dir()) {
+            (true, _) => None,
+            (_, true) => Some(Self::Directory),
+            (_, false) => Some(Self::Special),
+        })
+    }
+
     /// Detects the format from `head`, the start of a file or a whole shorter file.
     #[must_use]
     pub fn of(head: &[u8]) -> Option<Self> {

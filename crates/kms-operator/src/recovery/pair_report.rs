@@ -5,12 +5,12 @@ mod causes;
 mod checks;
 mod key_ids;
 mod limitations;
+mod picture;
 
 use std::{collections::BTreeMap, path::Path, time::SystemTime};
 
 use causes::{cases, gravest, remedy_values};
-use checks::{DATA, DEKS, DRIFT, KEY, MAPPED, OBJECTS, STATE, checks, skipped};
-use jiff::Timestamp;
+use checks::{DATA, DEKS, DRIFT, KEY, MAPPED, OBJECTS, STATE, checks};
 use key_ids::{KeyIdRow, lost, untested};
 use kms_domain::{
     recovery::{
@@ -19,13 +19,12 @@ use kms_domain::{
         resolve::Resolution,
     },
     registry::document::Document,
-    transit::CreatedAt,
 };
 use kms_node::{
     advice::{self, DataImpact, Site},
     config::Config,
     exit::Exit,
-    report::{CheckResult, counted, one_line, outcome::Outcome, table::Table},
+    report::{counted, one_line, outcome::Outcome, table::Table, utc},
 };
 use limitations::limitations;
 use schemars::JsonSchema;
@@ -162,9 +161,8 @@ pub fn outcome(facts: Facts<'_>, now: SystemTime) -> PairReport {
     let tables = causes::table(&cases).into_iter();
     let tables = tables.chain(etcd.tables()).chain(outcome.result.tables());
     let tables: Vec<_> = tables.chain(drift(facts)).collect();
-    tables
-        .into_iter()
-        .for_each(|table| outcome.add_table(table));
+    outcome.add_tables(tables);
+    outcome.picture = picture::picture(facts, &outcome.result.key_ids);
     outcome.result.etcd = Some(etcd);
     let unread = pair.inventory.unread.as_ref().map(Unread::check);
     outcome.add_checks(checks(facts).into_iter().chain(unread));
@@ -197,19 +195,20 @@ pub fn not_read(
     let judged = members.judged;
     let mut outcome = Outcome::new("verify-backup", now, members);
     outcome.identify(&config.fingerprint());
-    let advice = advice::advise(&error.cause(), &Site::new(config_path, Some(config)));
+    let site = Site::new(config_path, Some(config));
+    let advice = advice::advise(&error.cause(), &site);
     let headline = format!("nothing was compared: {}", advice.headline);
     outcome.conclude(judged.as_str(), exit(judged), headline);
     outcome.set_found(one_line(error));
     outcome.add_cause(&advice);
-    let site = Site::new(config_path, Some(config));
-    let again = advice::evidence::AGAIN.advise(&site, &[("again", again)]);
-    again.into_iter().for_each(|step| outcome.add_step(step));
+    outcome.add_steps(advice::evidence::AGAIN.advise(&site, &[("again", again)]));
     outcome.add_warnings([advice::KEEP_ETCD]);
 
-    let (id, title) = scan::READ;
-    outcome.add_checks([CheckResult::fail(id, title, one_line(error)).code(advice.code)]);
-    outcome.add_checks([OBJECTS, KEY, STATE, MAPPED, DEKS, DATA, DRIFT].map(skipped));
+    outcome.add_checks([scan::READ.fail(one_line(error)).code(advice.code)]);
+    outcome.add_checks(
+        [OBJECTS, KEY, STATE, MAPPED, DEKS, DATA, DRIFT]
+            .map(|it| it.skip("an earlier check failed")),
+    );
     outcome
 }
 
@@ -344,38 +343,27 @@ impl EtcdRow {
         }
     }
 
-    fn tables(&self) -> Vec<Table> {
-        let columns = [
-            "source", "revision", "keys", "objects", "lost", "untested", "damaged",
-        ];
-        let mut etcd = Table::new("etcd", columns);
-        etcd.row([
-            self.source.clone(),
-            self.revision.to_string(),
-            self.keys.to_string(),
-            self.objects.to_string(),
-            self.lost_objects.to_string(),
-            self.untested_objects.to_string(),
-            self.damaged_values.to_string(),
-        ]);
-        let mut damaged = Table::new("damaged values", ["key"]);
-        self.damaged_keys.iter().for_each(|key| damaged.row([key]));
-        let mut names = Table::new("under other provider names", ["provider", "objects"]);
-        for (name, objects) in &self.under_other_names {
-            names.row([name.clone(), objects.to_string()]);
-        }
-        vec![etcd, names, damaged]
+    fn tables(&self) -> [Table; 3] {
+        let etcd = Table::of("etcd", [self])
+            .column("source", |it| &it.source)
+            .column("revision", |it| it.revision)
+            .column("keys", |it| it.keys)
+            .column("objects", |it| it.objects)
+            .column("lost", |it| it.lost_objects)
+            .column("untested", |it| it.untested_objects)
+            .column("damaged", |it| it.damaged_values);
+        let names = Table::of("under other provider names", &self.under_other_names)
+            .column("provider", |(name, _)| name)
+            .column("objects", |(_, objects)| objects);
+        let damaged = Table::of("damaged values", &self.damaged_keys).column("key", |key| key);
+        [etcd.table(), names.table(), damaged.table()]
     }
 }
 
 impl RemedyRow {
     fn of(facts: Facts<'_>, remedy: &Remedy, site: &Site<'_>) -> Option<Self> {
         let values = remedy_values(facts, remedy);
-        let values: Vec<_> = values
-            .iter()
-            .map(|(name, value)| (*name, &**value))
-            .collect();
-        let command = |step: advice::Step| step.advise(site, &values)?.command;
+        let command = |step: advice::Step| step.advise(site, &advice::texts(&values))?.command;
         Some(match remedy {
             Remedy::LowerMinDecryption(version) => Self {
                 code: "lower_min_decryption_version",
@@ -394,36 +382,14 @@ impl RemedyRow {
 }
 
 impl VerifyBackup {
-    fn tables(&self) -> Vec<Table> {
-        let columns = [
-            "version",
-            "status",
-            "objects",
-            "lost",
-            "finding",
-            "resources",
-            "keyIdHash",
-        ];
-        let mut table = Table::new("key_ids", columns);
+    fn tables(&self) -> [Table; 3] {
         let rows = Truncated::of(&self.key_ids, FEW_ROWS, |row| row.is_of_the_key());
-        rows.shown.iter().for_each(|row| table.row(row.cells()));
+        let mut table = KeyIdRow::table(&rows.shown);
         let left_out = LeftOut::of(&rows.left_out, |row| row.objects);
-        if let Some(more) = LeftOut::and(left_out, self.key_ids_left_out) {
-            table.left_out(format!(
-                "and {} more key_ids of {} objects",
-                more.rows, more.objects
-            ));
-        }
-
-        let mut resources = Table::new("unreadable objects", ["version", "resource", "objects"]);
-        let mut names = Table::new("the first of them", ["version", "key"]);
-        for row in &rows.shown {
-            row.unopened()
-                .into_iter()
-                .for_each(|cells| resources.row(cells));
-            row.names().into_iter().for_each(|cells| names.row(cells));
-        }
-        vec![table, resources, names]
+        let nouns = ("key_ids", "objects");
+        LeftOut::note(&mut table, left_out, self.key_ids_left_out, nouns);
+        let [resources, names] = KeyIdRow::tables_of_unreadable(&rows.shown);
+        [table, resources, names]
     }
 }
 
@@ -433,7 +399,7 @@ fn drift(facts: Facts<'_>) -> Option<Table> {
     let mut table = Table::new(title, ["in", "fact", "recorded", "now"]);
     for drift in &facts.compared.drift {
         let shown = |value: &str| match drift.field.ends_with("createdAtUnix") {
-            true => value.parse().map_or_else(|_| value.to_owned(), rfc3339),
+            true => value.parse().map_or_else(|_| value.to_owned(), utc),
             false => format!("{value:?}"),
         };
         let (recorded, found) = (shown(&drift.recorded), shown(&drift.found));
@@ -441,13 +407,4 @@ fn drift(facts: Facts<'_>) -> Option<Table> {
         table.row([drift.source.name(), field, &*recorded, &*found]);
     }
     Some(table)
-}
-
-fn rfc3339(second: i64) -> String {
-    Timestamp::from_second(second).map_or_else(|_| format!("second {second}"), |it| it.to_string())
-}
-
-/// In RFC 3339, as elsewhere in reports.
-fn time_of(second: CreatedAt) -> String {
-    rfc3339(i64::try_from(second.get()).unwrap_or(i64::MAX))
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, BufReader, Read, Seek as _},
+    io::{self, BufReader, Read},
     time::{Duration, SystemTime},
 };
 
@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     form::Form,
     tar_files::{TarError, TarFile, each_file},
-    unpacked::{HEAD, Source},
+    unpacked::Source,
 };
 
 /// A snapshot with verified hashes.
@@ -78,23 +78,11 @@ const MAX_SUMS: u64 = 4096;
 /// # Errors
 /// [`RaftSnapshotError`].
 pub fn inspect(file: &File) -> Result<RaftSnapshot, RaftSnapshotError> {
-    let kind = file
-        .metadata()
-        .map_err(RaftSnapshotError::Read)?
-        .file_type();
-    if !kind.is_file() {
-        return Err(RaftSnapshotError::Form(match kind.is_dir() {
-            true => Form::Directory,
-            false => Form::Special,
-        }));
+    if let Some(form) = Form::of_kind(file).map_err(RaftSnapshotError::Read)? {
+        return Err(RaftSnapshotError::Form(form));
     }
     let source = Source::new(file);
-    let mut reader = &source;
-    reader.rewind().map_err(RaftSnapshotError::Read)?;
-    let mut head = Vec::new();
-    let read = reader.take(HEAD).read_to_end(&mut head);
-    read.map_err(RaftSnapshotError::Read)?;
-    reader.rewind().map_err(RaftSnapshotError::Read)?;
+    let head = source.head().map_err(RaftSnapshotError::Read)?;
     match Form::of(&head) {
         Some(Form::Gzip) => {}
         Some(form) => return Err(RaftSnapshotError::Form(form)),

@@ -9,14 +9,13 @@ mod input_error;
 
 use std::{mem, num::NonZeroU64, sync::Arc, time::SystemTime};
 
-pub use evidence::{GatheredItem, Kind, read_peer, read_record};
-pub use input_error::InputError;
-use jiff::Timestamp;
+pub use evidence::{GatheredItem, Kind, read_file, read_peer, read_record};
+pub use input_error::{FileProblem, InputError};
 use kms_domain::{
     key::KeyScope,
     recovery::{
         claims::VersionClaims,
-        journal::{EvidenceItem, Journal},
+        journal::Journal,
         rebuild::{
             EtcdEvidence, EtcdFinding, Evidence, OWN_STATE, PeerEvidence, PlanBlocker,
             PlanBlockers, PlanHash, RebuildPlan, RecordEvidence, Unreadable, rebuild,
@@ -32,6 +31,7 @@ use kms_node::{
     build_info::BuildInfo,
     config::Config,
     connection,
+    report::rfc3339,
     state::{
         Holder, LockedState, StateError,
         rebuild::{RebuildError, Remains},
@@ -42,7 +42,7 @@ use openbao_client::failure::FailureClass;
 use super::{
     EtcdSource,
     backup_record::note_source,
-    verify_pair::{self, Depth, Row, VerifyOptions, Watch},
+    verify_pair::{self, Row, VerifyOptions, Watch},
 };
 
 /// Options of the operator.
@@ -179,26 +179,8 @@ fn weigh(
         Ok(profile) => weighed.key = Some(profile),
         Err(input_error) => weighed.obstacles.push(input_error),
     }
-    let mut records = Vec::new();
-    for read in mem::take(&mut request.records) {
-        match read {
-            Ok((record, exhibited)) => {
-                records.push(record);
-                weighed.items.push(exhibited);
-            }
-            Err(input_error) => weighed.obstacles.push(input_error),
-        }
-    }
-    let mut peers = Vec::new();
-    for read in mem::take(&mut request.peers) {
-        match read {
-            Ok((peer, exhibited)) => {
-                peers.push(peer);
-                weighed.items.push(exhibited);
-            }
-            Err(input_error) => weighed.obstacles.push(input_error),
-        }
-    }
+    let records = weighed.take(mem::take(&mut request.records));
+    let peers = weighed.take(mem::take(&mut request.peers));
     let (Some(key), Some(remains)) = (weighed.key.clone(), &weighed.remains) else {
         return weighed;
     };
@@ -211,16 +193,9 @@ fn weigh(
     let of_records = of_records.map(|it| VersionClaims::of_record(&*it.name, &it.record));
     let claims: Vec<_> = of_peers.chain(own).chain(of_records).collect();
     let own = remains.files.clone();
-    let mut etcd = Vec::new();
-    for source in &request.etcd {
-        match look_at(config, request, source, &claims, &key, watch) {
-            Ok((evidence, exhibited)) => {
-                etcd.push(evidence);
-                weighed.items.push(exhibited);
-            }
-            Err(input_error) => weighed.obstacles.push(input_error),
-        }
-    }
+    let sources = request.etcd.iter();
+    let etcd = sources.map(|source| look_at(config, request, source, &claims, &key, watch));
+    let etcd = weighed.take(etcd);
     let evidence = Evidence {
         scope: Arc::new(KeyScope::new(config.scope.clone())),
         path: config.key.clone(),
@@ -244,6 +219,23 @@ fn weigh(
         Err(refusals) => weighed.refusals = beside(&weighed.obstacles, &refusals),
     }
     weighed
+}
+
+impl Weighed {
+    /// The readable ones. Notes their items, and the errors of the others.
+    fn take<T>(&mut self, evidence: impl IntoIterator<Item = Read<T>>) -> Vec<T> {
+        let mut taken = Vec::new();
+        for read in evidence {
+            match read {
+                Ok((evidence, item)) => {
+                    taken.push(evidence);
+                    self.items.push(item);
+                }
+                Err(input_error) => self.obstacles.push(input_error),
+            }
+        }
+        taken
+    }
 }
 
 /// Drops refusals for lack of evidence if an input failed: that input could be sufficient.
@@ -284,11 +276,10 @@ fn look_at(
     let options = VerifyOptions {
         prefix: request.prefix.clone(),
         claims: claims.to_vec(),
-        removed: Vec::new(),
-        depth: Depth::Dek,
         sample: request.sample,
         names: request.names,
         superseded: true,
+        ..VerifyOptions::default()
     };
 
     let pair =
@@ -360,17 +351,8 @@ fn journal(
     now: SystemTime,
 ) -> Journal {
     let next = plan.next();
-    let items = weighed.items.iter().map(|it| EvidenceItem {
-        kind: it.kind.as_str().to_owned(),
-        name: it.name.clone(),
-        sha256: it.sha256.clone(),
-        revision: it.revision,
-    });
     Journal {
-        recovered_at: Timestamp::try_from(now)
-            .unwrap_or_default()
-            .strftime("%Y-%m-%dT%H:%M:%SZ")
-            .to_string(),
+        recovered_at: rfc3339(now),
         plugin_version: BuildInfo::CURRENT.version.to_owned(),
         plan: plan.hash().clone(),
         fingerprint: config.fingerprint(),
@@ -378,7 +360,7 @@ fn journal(
         previous_hash: next.previous_hash().cloned(),
         state_hash: next.hash().clone(),
         active: next.registry().active().version(),
-        evidence: items.collect(),
+        evidence: weighed.items.iter().map(GatheredItem::item).collect(),
         not_promoted: request.not_promoted,
         kept: weighed.remains.iter().flat_map(Remains::kept).collect(),
         limitations: plan.limitations().iter().map(limitation).collect(),

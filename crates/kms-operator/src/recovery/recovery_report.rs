@@ -99,7 +99,7 @@ impl Run<'_> {
                 .map(|record| VersionRow::of(&record.key, record.state))
                 .collect(),
             evidence: journal.evidence.iter().map(EvidenceRow::item).collect(),
-            kept_files: journal.kept.iter().map(KeptRow::of).collect(),
+            kept_files: journal.kept.iter().cloned().map(KeptRow::of).collect(),
             journal: Some(self.journal(&journal.plan)),
             ..Recovery::default()
         };
@@ -118,25 +118,16 @@ impl Run<'_> {
     /// When nothing was or can be done.
     #[must_use]
     pub fn refused(self, weighed: &Weighed) -> Outcome<Recovery> {
-        let advisor = self.advisor(weighed);
-        let of_inputs = weighed.obstacles.iter().map(|error| {
-            let advice = advisor.of_input(error);
-            (RefusalRow::input_error(error, &advice), advice)
-        });
-        let of_blockers = weighed.refusals.iter().map(|blocker| {
-            let advice = advisor.of_blocker(blocker);
-            (RefusalRow::blocker(blocker, &advice), advice)
-        });
-        let (refusals, advice): (Vec<_>, Vec<_>) = of_inputs.chain(of_blockers).unzip();
+        let findings = self.advisor(weighed).findings();
         let recovery = Recovery {
-            refusals,
+            refusals: findings.iter().map(RefusalRow::of).collect(),
             evidence: weighed.items.iter().map(EvidenceRow::of).collect(),
             unreadable: weighed.unreadable.iter().map(UnreadableRow::of).collect(),
             ..Recovery::default()
         };
 
         let mut outcome = self.outcome(recovery);
-        outcome.add_checks(checks(&self.loaded.config, weighed, &advisor));
+        outcome.add_checks(checks(&self.loaded.config, weighed, &findings));
         outcome.conclude_by_checks();
         let undecided =
             weighed.refusals.is_empty() && weighed.obstacles.iter().all(InputError::is_undecided);
@@ -153,10 +144,11 @@ impl Run<'_> {
             ),
         }
         // The worst finding decides what is at stake; each of them has steps.
-        if let Some(worst) = advice.iter().min_by_key(|it| rank(it.impact)) {
+        let advice = || findings.iter().map(|it| &it.advice);
+        if let Some(worst) = advice().min_by_key(|it| rank(it.impact)) {
             outcome.set_cause(worst);
         }
-        advice.iter().for_each(|it| outcome.add_actions(it));
+        advice().for_each(|it| outcome.add_actions(it));
         outcome
     }
 
@@ -187,16 +179,15 @@ impl Run<'_> {
                 versions: plan.versions().iter().map(VersionRow::rebuilt).collect(),
                 // With names, which a plan has like its evidence.
                 unreadable: plan.unreadable().iter().map(UnreadableRow::of).collect(),
-                kept_files: kept.map(|kept| KeptRow::of(&kept)).collect(),
+                kept_files: kept.map(KeptRow::of).collect(),
                 journal: Some(self.journal(plan.hash())),
                 ..recovery
             };
         }
         let mut outcome = self.outcome(recovery);
-        let advisor = self.advisor(weighed);
-        outcome.add_checks(checks(&self.loaded.config, weighed, &advisor));
+        outcome.add_checks(checks(&self.loaded.config, weighed, &[]));
         outcome.conclude(verdict, Exit::Success, headline);
-        outcome.add_actions(&advisor.of_plan(cause, values));
+        outcome.add_actions(&self.advisor(weighed).of_plan(cause, values));
         let limitations = weighed.plan.iter().flat_map(RebuildPlan::limitations);
         outcome.add_limitations(limitations.map(limitation));
         outcome
@@ -206,9 +197,7 @@ impl Run<'_> {
         let tables = recovery.tables();
         let mut outcome = Outcome::new(NAME, self.now, recovery);
         outcome.identify(&self.loaded.config.fingerprint());
-        tables
-            .into_iter()
-            .for_each(|table| outcome.add_table(table));
+        outcome.add_tables(tables);
         outcome
     }
 
@@ -227,21 +216,19 @@ impl Run<'_> {
 }
 
 impl Recovery {
-    fn tables(&self) -> Vec<Table> {
+    fn tables(&self) -> [Table; 6] {
         let mut plan = Table::new("plan", ["fact", "value"]);
-        if let Some(hash) = &self.plan_hash {
-            plan.row(["planHash", hash]);
-        }
+        plan.facts("planHash", &self.plan_hash);
         if let Some(state) = &self.state {
             state.rows(&mut plan);
         }
-        if let Some(journal) = &self.journal {
-            plan.row(["journal", &journal.display().to_string()]);
-        }
-        for KeptRow { file, kept_as, .. } in &self.kept_files {
-            plan.row(["keptAs", &format!("{file} as {kept_as}")]);
-        }
-        vec![
+        plan.facts("journal", self.journal.as_ref().map(|it| it.display()));
+        let kept = self.kept_files.iter();
+        plan.facts(
+            "keptAs",
+            kept.map(|it| format!("{} as {}", it.file, it.kept_as)),
+        );
+        [
             rows::refusals(&self.refusals),
             plan,
             rows::versions(&self.versions),

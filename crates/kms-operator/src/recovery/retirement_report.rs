@@ -17,7 +17,7 @@ use kms_node::{
         retirement::{NEEDED, OLDER_REVISIONS, REVERSIBLE_LIMITATION},
     },
     exit::Exit,
-    report::CheckResult,
+    report::{CheckName, CheckResult, table::Cell as _},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -26,7 +26,7 @@ use super::{
     evidence::SourceRead,
     evidence_report::{
         Asker, SourceRow, States, Values, check_of_withdrawn, checks_of_objects, checks_of_reading,
-        counted, limits, rewrite, unread_keys, usage_of, uses,
+        limits, rewrite, unread_keys, usage_of, uses,
     },
     unread::Unread,
 };
@@ -190,34 +190,34 @@ impl Findings {
     }
 
     fn needed(&self, removed: &[Arc<TransitKey>], asker: Asker<'_>) -> CheckResult {
-        let (id, title) = ("key.needed", "Objects under a version to be removed");
+        const NAME: CheckName = CheckName("key.needed", "Objects under a version to be removed");
         let found: Vec<_> = removed
             .iter()
             .flat_map(|key| uses(&self.sources, key.version()))
             .collect();
         if found.is_empty() {
-            return CheckResult::pass(id, title);
+            return NAME.pass();
         }
-        CheckResult::fail(id, title, found.join("; "))
+        NAME.fail(found.join("; "))
             .impact(asker.advise(&NEEDED, &Vec::new()).data)
     }
 
     fn older(&self, removed: &[Arc<TransitKey>], asker: Asker<'_>) -> CheckResult {
-        let (id, title) = ("key.older_revisions", "Older revisions");
+        const NAME: CheckName = CheckName("key.older_revisions", "Older revisions");
         let found = removed.iter().flat_map(|key| {
             let version = key.version();
             usage_of(&self.sources, version)
                 .filter(|(_, usage)| !usage.older.is_empty())
                 .map(move |(source, usage)| {
-                    let older = counted(&usage.older);
+                    let older = usage.older.text();
                     format!("version {version}: {older} in {}", source.name)
                 })
         });
         let found: Vec<_> = found.collect();
         if found.is_empty() {
-            return CheckResult::pass(id, title);
+            return NAME.pass();
         }
-        CheckResult::warn(id, title, found.join("; "))
+        NAME.warn(found.join("; "))
             .because(asker.advise(&OLDER_REVISIONS, &Vec::new()))
     }
 
@@ -226,13 +226,8 @@ impl Findings {
             Retirement::Allowed | Retirement::Needed => true,
             Retirement::Unresolved | Retirement::Unread | Retirement::Inconclusive => false,
         };
-        told && self.sources.iter().all(|source| {
-            let evidence = &source.evidence;
-            source.trust.doubt().is_none()
-                && source.unread.is_none()
-                && evidence.unknown_objects() == 0
-                && evidence.objects() > 0
-        })
+        let sound = |source: &SourceRead| source.trust.doubt().is_none() && source.is_whole();
+        told && self.sources.iter().all(sound)
     }
 
     /// The verdict in a sentence.

@@ -2,6 +2,7 @@
 //! encryption or decryption; OpenBao is optional.
 
 mod content;
+mod picture;
 
 use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
@@ -20,7 +21,7 @@ use kms_node::{
     config::Config,
     connection,
     exit::Exit,
-    report::{CheckResult, counted, one_line, outcome::Outcome},
+    report::{CheckName, CheckResult, counted, one_line, outcome::Outcome},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -42,26 +43,25 @@ pub struct ScanEtcd {
     content: Option<Content>,
 }
 
-/// Result of a scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// All keys were read, and all values are valid.
-    Complete,
-    /// All keys below a prefix were read, and their values are valid; other keys were left unread.
-    Limited,
-    /// The source or a value is damaged.
-    Damaged,
-    /// Reading etcd failed, or etcd has no key below the selected prefix.
-    Inconclusive,
-}
+/// Result of a scan, and its exit code.
+type Verdict = (&'static str, Exit);
 
-pub(crate) const READ: (&str, &str) = ("etcd.read", "Reading of etcd");
-pub(super) const INTEGRITY: (&str, &str) = ("etcd.integrity", "Integrity of the source");
-pub(super) const VALUES: (&str, &str) = ("etcd.values", "Stored values");
-const PROTECTION: (&str, &str) = ("etcd.protection", "Encryption at rest");
-pub(super) const KEY_IDS: (&str, &str) = ("etcd.key_ids", "Key IDs of this provider");
+/// All keys were read, and all values are valid.
+const COMPLETE: Verdict = ("complete", Exit::Success);
+/// All keys below a prefix were read, and their values are valid; other keys were left unread.
+const LIMITED: Verdict = ("limited", Exit::Success);
+/// The source or a value is damaged.
+const DAMAGED: Verdict = ("damaged", Exit::CheckFailed);
+/// Reading etcd failed, or etcd has no key below the selected prefix.
+const INCONCLUSIVE: Verdict = ("inconclusive", Exit::Runtime);
 
-const PREFIX: (&str, &str) = ("etcd.prefix", "Keys below the prefix");
+pub(crate) const READ: CheckName = CheckName("etcd.read", "Reading of etcd");
+pub(super) const INTEGRITY: CheckName = CheckName("etcd.integrity", "Integrity of the source");
+pub(super) const VALUES: CheckName = CheckName("etcd.values", "Stored values");
+const PROTECTION: CheckName = CheckName("etcd.protection", "Encryption at rest");
+pub(super) const KEY_IDS: CheckName = CheckName("etcd.key_ids", "Key IDs of this provider");
+
+const PREFIX: CheckName = CheckName("etcd.prefix", "Keys below the prefix");
 
 /// Whether plaintext objects of this resource are a finding even if none are encrypted.
 fn is_secrets(resource: &str) -> bool {
@@ -102,6 +102,7 @@ pub fn scan(
         .map(|group| KeyIdRow::of(group, config, lineage.as_ref()))
         .collect();
     let known = known(&key_ids, config, site);
+    let picture = picture::picture(&inventory, &key_ids, lineage.as_ref());
     let content = Content::of(&inventory, key_ids);
 
     let tables = content.tables();
@@ -110,12 +111,10 @@ pub fn scan(
     };
     let mut outcome = Outcome::new("scan-etcd", now, members);
     outcome.identify_with(config);
+    outcome.picture = picture;
     judge(&inventory, site, &mut outcome);
-    tables
-        .into_iter()
-        .for_each(|table| outcome.add_table(table));
+    outcome.add_tables(tables);
 
-    let (id, title) = READ;
     let totals = inventory.totals;
     let read = format!(
         "{} at revision {}",
@@ -123,7 +122,7 @@ pub fn scan(
         totals.revision
     );
     outcome.add_checks([
-        CheckResult::pass(id, title).message(read),
+        READ.pass().message(read),
         integrity(inventory.trust, site),
         values(&inventory),
     ]);
@@ -145,20 +144,18 @@ pub fn not_read(
     let mut outcome = Outcome::new("scan-etcd", now, ScanEtcd { content: None });
     outcome.identify_with(config);
     let advice = advice::advise(&error.cause(), site);
-    let verdict = match error.is_damage() {
-        true => Verdict::Damaged,
-        false => Verdict::Inconclusive,
+    let (verdict, exit) = match error.is_damage() {
+        true => DAMAGED,
+        false => INCONCLUSIVE,
     };
     let headline = format!("nothing is known of etcd: {}", advice.headline);
-    outcome.conclude(verdict.as_str(), verdict.exit(), headline);
+    outcome.conclude(verdict, exit, headline);
     outcome.set_found(one_line(error));
     outcome.add_cause(&advice);
 
-    let (id, title) = READ;
-    outcome.add_checks([CheckResult::fail(id, title, one_line(error)).code(advice.code)]);
+    outcome.add_checks([READ.fail(one_line(error)).code(advice.code)]);
     outcome.add_checks(
-        [INTEGRITY, VALUES, PROTECTION, KEY_IDS]
-            .map(|(id, title)| CheckResult::skip(id, title, "etcd was not read")),
+        [INTEGRITY, VALUES, PROTECTION, KEY_IDS].map(|name| name.skip("etcd was not read")),
     );
     outcome
 }
@@ -168,54 +165,31 @@ fn judge(inventory: &Inventory, site: &Site<'_>, outcome: &mut Outcome<ScanEtcd>
     let keys = counted(inventory.totals.keys, "key");
     let revision = inventory.totals.revision;
     let read = format!("etcd has {keys} at revision {revision}");
-    let (verdict, headline) = match (
+    let ((verdict, exit), headline) = match (
         inventory.damaged_values,
         no_keys(inventory),
         &inventory.unread,
     ) {
-        (0, None, None) => (
-            Verdict::Complete,
-            format!("{read}, and every value is valid"),
-        ),
-        (0, None, Some(unread)) => (Verdict::Limited, format!("{read}; {}", unread.describe())),
+        (0, None, None) => (COMPLETE, format!("{read}, and every value is valid")),
+        (0, None, Some(unread)) => (LIMITED, format!("{read}; {}", unread.describe())),
         (0, Some(_), _) => {
             outcome.add_cause(&advice::snapshot::NO_KEYS.advise(site, &[]));
             (
-                Verdict::Inconclusive,
+                INCONCLUSIVE,
                 format!("{read}, and none below the prefix of the API server"),
             )
         }
         (damaged, ..) => {
             outcome.add_cause(&advice::evidence::VALUES_DAMAGED.advise(site, &[]));
             let damaged = counted(damaged, "value");
-            (Verdict::Damaged, format!("{read}; damaged: {damaged}"))
+            (DAMAGED, format!("{read}; damaged: {damaged}"))
         }
     };
-    outcome.conclude(verdict.as_str(), verdict.exit(), headline);
-}
-
-impl Verdict {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::Limited => "limited",
-            Self::Damaged => "damaged",
-            Self::Inconclusive => "inconclusive",
-        }
-    }
-
-    fn exit(self) -> Exit {
-        match self {
-            Self::Complete | Self::Limited => Exit::Success,
-            Self::Damaged => Exit::CheckFailed,
-            Self::Inconclusive => Exit::Runtime,
-        }
-    }
+    outcome.conclude(verdict, exit, headline);
 }
 
 /// A prefix without keys is wrong, because every API server stores keys.
 fn no_keys(inventory: &Inventory) -> Option<CheckResult> {
-    let (id, title) = PREFIX;
     let (prefix, below) = inventory.prefixes().next()?;
     if below > 0 || (inventory.prefix.is_none() && !inventory.keys_elsewhere.is_empty()) {
         return None;
@@ -232,59 +206,55 @@ fn no_keys(inventory: &Inventory) -> Option<CheckResult> {
             few(&others, 0)
         ),
     };
-    Some(CheckResult::fail(id, title, message).code(advice::snapshot::NO_KEYS.code))
+    Some(PREFIX.fail(message).code(advice::snapshot::NO_KEYS.code))
 }
 
 /// Integrity status of the reading.
 pub fn integrity(trust: Trust, site: &Site<'_>) -> CheckResult {
-    let (id, title) = INTEGRITY;
     match trust {
         Trust::File {
             damaged_meta: Some(page),
             ..
-        } => CheckResult::warn(
-            id,
-            title,
-            format!("meta page {page} is damaged, so the other one decides"),
-        )
-        .because(advice::evidence::UNVERIFIED.advise(site, &[])),
+        } => INTEGRITY
+            .warn(format!(
+                "meta page {page} is damaged, so the other one decides"
+            ))
+            .because(advice::evidence::UNVERIFIED.advise(site, &[])),
         Trust::File {
             integrity: Integrity::Verified,
             ..
-        } => CheckResult::pass(id, title).message("the SHA-256 at the end of the file is right"),
+        } => INTEGRITY
+            .pass()
+            .message("the SHA-256 at the end of the file is right"),
         Trust::File {
             integrity: Integrity::NoHash,
             ..
-        } => CheckResult::warn(id, title, "the file has no SHA-256 at its end")
+        } => INTEGRITY
+            .warn("the file has no SHA-256 at its end")
             .because(advice::evidence::UNVERIFIED.advise(site, &[])),
-        Trust::Live { restarts: 0 } => CheckResult::pass(id, title).message("read at one revision"),
-        Trust::Live { restarts } => CheckResult::pass(id, title).message(format!(
+        Trust::Live { restarts: 0 } => INTEGRITY.pass().message("read at one revision"),
+        Trust::Live { restarts } => INTEGRITY.pass().message(format!(
             "read at one revision; restarted {restarts} times, as compaction removed the revision"
         )),
     }
 }
 
 fn values(inventory: &Inventory) -> CheckResult {
-    let (id, title) = VALUES;
     let Some(first) = inventory.damaged.first() else {
-        return CheckResult::pass(id, title);
+        return VALUES.pass();
     };
     let damaged = inventory.damaged_values;
-    CheckResult::fail(
-        id,
-        title,
-        format!(
+    VALUES
+        .fail(format!(
             "{damaged} damaged; the first is of {} at revision {}: {}",
             first.resource, first.revision, first.error
-        ),
-    )
-    .impact("kube-apiserver cannot read these objects, and lists of their resources fail")
-    .code(advice::evidence::VALUES_DAMAGED.code)
+        ))
+        .impact("kube-apiserver cannot read these objects, and lists of their resources fail")
+        .code(advice::evidence::VALUES_DAMAGED.code)
 }
 
 /// Secrets in plaintext, and partly encrypted resources.
 fn protection(inventory: &Inventory, site: &Site<'_>) -> CheckResult {
-    let (id, title) = PROTECTION;
     let findings: Vec<String> = inventory
         .resources
         .iter()
@@ -301,18 +271,19 @@ fn protection(inventory: &Inventory, site: &Site<'_>) -> CheckResult {
         })
         .collect();
     if findings.is_empty() {
-        return CheckResult::pass(id, title)
+        return PROTECTION
+            .pass()
             .message("no secret, and no resource with encrypted objects, is in plaintext");
     }
-    CheckResult::warn(id, title, format!("in plaintext: {}", few(&findings, 0)))
+    PROTECTION
+        .warn(format!("in plaintext: {}", few(&findings, 0)))
         .because(advice::evidence::OTHERWISE_PROTECTED.advise(site, &[]))
 }
 
 /// Covers the configured provider only.
 fn known(rows: &[KeyIdRow], config: Option<&Config>, site: &Site<'_>) -> CheckResult {
-    let (id, title) = KEY_IDS;
     let Some(config) = config else {
-        return CheckResult::skip(id, title, "give --config to compare");
+        return KEY_IDS.skip("give --config to compare");
     };
 
     let provider = &config.scope.provider_name;
@@ -321,24 +292,21 @@ fn known(rows: &[KeyIdRow], config: Option<&Config>, site: &Site<'_>) -> CheckRe
     let Some(first) = strangers.first() else {
         let versions: BTreeSet<u64> = ours().filter_map(|row| row.transit_version).collect();
         let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
-        return CheckResult::pass(id, title).message(match versions.is_empty() {
+        return KEY_IDS.pass().message(match versions.is_empty() {
             true => format!("etcd holds nothing of provider {provider}"),
             false => format!("needed Transit versions: {}", few(&versions, 0)),
         });
     };
 
     let reason = first.gap.as_deref().unwrap_or_default();
-    CheckResult::warn(
-        id,
-        title,
-        format!(
+    KEY_IDS
+        .warn(format!(
             "{} of {} are of unknown versions; {}: {reason}",
             strangers.len(),
             ours().count(),
             first.key_id_hash
-        ),
-    )
-    .because(advice::evidence::KEY_IDS_UNKNOWN.advise(site, &[]))
+        ))
+        .because(advice::evidence::KEY_IDS_UNKNOWN.advise(site, &[]))
 }
 
 /// Known versions of the key. A failure of OpenBao or of the state becomes a limitation.

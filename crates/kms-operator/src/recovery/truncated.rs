@@ -4,6 +4,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
+use kms_node::report::table::Table;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -69,8 +70,24 @@ impl LeftOut {
         })
     }
 
+    /// Adds a sentence on both to the table: `and 2 more rows of 7 objects`.
+    pub(super) fn note(
+        table: &mut Table,
+        one: Option<Self>,
+        other: Option<Self>,
+        (rows, objects): (&str, &str),
+    ) {
+        if let Some(more) = Self::and(one, other) {
+            let text = format!(
+                "and {} more {rows} of {} {objects}",
+                more.rows, more.objects
+            );
+            table.left_out(text);
+        }
+    }
+
     /// Sum of both.
-    pub(super) fn and(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+    fn and(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         let (Some(one), Some(other)) = (one, other) else {
             return one.or(other);
         };

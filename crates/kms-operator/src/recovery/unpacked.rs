@@ -7,6 +7,7 @@
 use std::{
     cell::Cell,
     env,
+    error::Error,
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -41,7 +42,7 @@ const RESERVE: u64 = 20;
 const LOOK: u64 = 16 << 20;
 /// Number of leading bytes for format detection. They contain both meta pages of a database with
 /// the largest page size.
-pub(super) const HEAD: u64 = 68 << 10;
+const HEAD: u64 = 68 << 10;
 
 /// Failure for a file other than a bbolt database. The integrity of the data remains unknown.
 #[derive(Debug, thiserror::Error)]
@@ -150,22 +151,11 @@ pub(super) fn unpack(file: &File) -> Result<File, UnpackError> {
 }
 
 fn unpack_to(file: &File, directory: &Path, limit: u64) -> Result<File, UnpackError> {
-    let kind = file.metadata().map_err(UnpackError::Read)?.file_type();
-    if !kind.is_file() {
-        return Err(UnpackError::NotASnapshot(match kind.is_dir() {
-            true => Form::Directory,
-            false => Form::Special,
-        }));
+    if let Some(form) = Form::of_kind(file).map_err(UnpackError::Read)? {
+        return Err(UnpackError::NotASnapshot(form));
     }
     let source = Source::new(file);
-    let mut reader = &source;
-    reader.rewind().map_err(UnpackError::Read)?;
-    let mut head = Vec::new();
-    let read = reader.take(HEAD).read_to_end(&mut head);
-    read.map_err(UnpackError::Read)?;
-    reader.rewind().map_err(UnpackError::Read)?;
-    source.ended.set(false);
-
+    let head = source.head().map_err(UnpackError::Read)?;
     let archive = Form::of(&head).ok_or(UnpackError::Unknown)?;
     let unpacking = Unpacking {
         archive,
@@ -204,16 +194,11 @@ impl Unpacking<'_> {
     }
 
     fn only_file(&self, mut archive: impl Read) -> Result<File, UnpackError> {
-        let files = |files| UnpackError::Files {
-            archive: self.archive,
-            files,
-        };
-
         let mut kept = None;
         let mut is_first = true;
         let walked = each_file(&mut archive, |file| {
             if !is_first {
-                return Err(Stop::Unpack(files("several files")));
+                return Err(Stop::Unpack(self.files("several files")));
             }
             is_first = false;
             if matches!(file.name, b"meta.json" | b"state.bin") {
@@ -227,16 +212,13 @@ impl Unpacking<'_> {
             Stop::Unpack(error) => error,
             Stop::Tar(TarError::Truncated) => self.wrong(io::ErrorKind::UnexpectedEof.into()),
             Stop::Tar(TarError::Read(error)) => self.wrong(error),
-            Stop::Tar(error @ TarError::Sparse) => UnpackError::Unsupported {
-                archive: self.archive,
-                what: error.to_string(),
-            },
+            Stop::Tar(error @ TarError::Sparse) => self.unsupported(&error),
         })?;
 
         // Reads the remainder after the tar archive, to verify the checksum of the compression.
         let mut rest = archive.take(self.limit);
         io::copy(&mut rest, &mut io::sink()).map_err(|error| self.wrong(error))?;
-        kept.ok_or_else(|| files("no file"))
+        kept.ok_or_else(|| self.files("no file"))
     }
 
     fn zip(&self, archive: impl Read + Seek) -> Result<File, UnpackError> {
@@ -246,18 +228,10 @@ impl Unpacking<'_> {
             let entry = archive.by_index_raw(index);
             let is_file = entry.map_err(|error| self.wrong_zip(error))?.is_file();
             if is_file && found.replace(index).is_some() {
-                return Err(UnpackError::Files {
-                    archive: self.archive,
-                    files: "several files",
-                });
+                return Err(self.files("several files"));
             }
         }
-        let Some(index) = found else {
-            return Err(UnpackError::Files {
-                archive: self.archive,
-                files: "no file",
-            });
-        };
+        let index = found.ok_or_else(|| self.files("no file"))?;
         let entry = archive.by_index(index);
         self.keep(&mut entry.map_err(|error| self.wrong_zip(error))?)
     }
@@ -312,6 +286,20 @@ impl Unpacking<'_> {
         Ok(io::Cursor::new(head))
     }
 
+    fn files(&self, files: &'static str) -> UnpackError {
+        UnpackError::Files {
+            archive: self.archive,
+            files,
+        }
+    }
+
+    fn unsupported(&self, feature: &dyn Error) -> UnpackError {
+        UnpackError::Unsupported {
+            archive: self.archive,
+            what: feature.to_string(),
+        }
+    }
+
     /// Cause of a failed read of the archive.
     fn wrong(&self, error: io::Error) -> UnpackError {
         let archive = self.archive;
@@ -319,10 +307,7 @@ impl Unpacking<'_> {
             return UnpackError::Read(error);
         }
         match error.kind() {
-            io::ErrorKind::Unsupported => UnpackError::Unsupported {
-                archive,
-                what: error.to_string(),
-            },
+            io::ErrorKind::Unsupported => self.unsupported(&error),
             io::ErrorKind::UnexpectedEof => UnpackError::Truncated(archive),
             _ if self.source.ended.get() => UnpackError::Truncated(archive),
             _ => UnpackError::Damaged {
@@ -337,10 +322,7 @@ impl Unpacking<'_> {
         match error {
             ZipError::Io(error) => self.wrong(error),
             ZipError::UnsupportedArchive(_) | ZipError::CompressionMethodNotSupported(_) => {
-                UnpackError::Unsupported {
-                    archive,
-                    what: error.to_string(),
-                }
+                self.unsupported(&error)
             }
             // The directory of a zip archive is at its end, so a truncated archive counts as
             // damaged.
@@ -392,6 +374,17 @@ impl<'f> Source<'f> {
             ended: Cell::new(false),
             failed: Cell::new(false),
         }
+    }
+
+    /// The first bytes, for format detection. The next reading starts at the beginning.
+    pub(super) fn head(&self) -> io::Result<Vec<u8>> {
+        let mut reader = self;
+        let mut head = Vec::new();
+        reader.rewind()?;
+        reader.take(HEAD).read_to_end(&mut head)?;
+        reader.rewind()?;
+        self.ended.set(false);
+        Ok(head)
     }
 
     /// Whether reading from disk failed.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use kms_node::{
     advice::{Found, evidence},
-    report::CheckResult,
+    report::{CheckName, CheckResult},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -86,8 +86,8 @@ impl Unread {
     /// Check result for an informational report.
     #[must_use]
     pub fn warning(&self) -> CheckResult {
-        let (id, title) = UNREAD;
-        CheckResult::warn(id, title, self.describe())
+        UNREAD
+            .warn(self.describe())
             .impact("objects among them are not counted")
             .code(evidence::KEYS_UNREAD.code)
     }
@@ -98,15 +98,15 @@ impl Unread {
         if self.is_allowed() {
             return self.warning();
         }
-        let (id, title) = UNREAD;
-        CheckResult::fail(id, title, self.describe())
+        UNREAD
+            .fail(self.describe())
             .impact("objects among them may need any version of this key")
             .code(evidence::KEYS_UNREAD.code)
     }
 }
 
 /// Identifier and title of the check. Stable.
-const UNREAD: (&str, &str) = ("etcd.unread", "Keys outside the prefix");
+const UNREAD: CheckName = CheckName("etcd.unread", "Keys outside the prefix");
 
 #[cfg(test)]
 mod tests {

@@ -169,7 +169,7 @@ pub struct Watch<'p> {
     pub opening: OnProgress<'p>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
     /// Prefix of the selected API server; see [`Wanted::prefix`].
     pub prefix: Option<String>,
@@ -210,22 +210,12 @@ pub fn verify_with(
     options: VerifyOptions,
     watch: Watch<'_>,
 ) -> Result<Pair, EtcdError> {
-    let VerifyOptions {
-        prefix,
-        claims,
-        removed,
-        depth,
-        sample,
-        names,
-        superseded,
-    } = options;
-
     let wanted = Wanted {
         revisions: Revisions::Newest,
-        prefix,
-        names,
+        prefix: options.prefix,
+        names: options.names,
     };
-    let inventory = match superseded {
+    let inventory = match options.superseded {
         true => Inventory::gather_with_superseded(source, &wanted, watch.reading)?,
         false => Inventory::gather(source, &wanted, watch.reading)?,
     };
@@ -233,8 +223,8 @@ pub fn verify_with(
     let asked = connection::ask_as(config, access, async |openbao| {
         let (live, unread) = read_key(config, openbao).await;
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
-        let lineage = KeyResolver::new(scope, live, claims.iter().cloned());
-        let mut trial = Trial::new(&inventory, &lineage, sample);
+        let lineage = KeyResolver::new(scope, live, options.claims.iter().cloned());
+        let mut trial = Trial::new(&inventory, &lineage, options.sample);
         let unanswered = match unread {
             None => trial.decrypt_all(openbao, watch.trying).await.err(),
             unread => unread,
@@ -243,11 +233,11 @@ pub fn verify_with(
     });
     let (lineage, outcomes, unanswered) = asked.unwrap_or_else(|error| {
         let scope = Arc::new(KeyScope::new(config.scope.clone()));
-        let lineage = KeyResolver::new(scope, LiveKey::Unknown, claims);
+        let lineage = KeyResolver::new(scope, LiveKey::Unknown, options.claims.iter().cloned());
         (lineage, HashMap::new(), Some(error.into()))
     });
 
-    let opened = match depth {
+    let opened = match options.depth {
         Depth::Dek => None,
         Depth::Data => {
             let opening = Opening {
@@ -263,7 +253,7 @@ pub fn verify_with(
     let rows = rows(&inventory, &lineage, &outcomes, opened.as_ref());
     let appeared = opened.map_or(0, |opened| opened.appeared);
     drop(outcomes);
-    let pair = compared(inventory, lineage, rows, &removed);
+    let pair = compared(inventory, lineage, rows, &options.removed);
     Ok(Pair {
         unanswered,
         appeared,
@@ -477,8 +467,7 @@ impl Row {
 
     fn add_opened(&mut self, opened: &OpenedGroup) {
         if let Some(data) = &mut self.finding.data {
-            data.proven = data.proven.saturating_add(opened.proof.proven);
-            data.failed = data.failed.saturating_add(opened.proof.failed);
+            *data = data.plus(opened.proof);
         }
         add_counts(&mut self.unopened, &opened.unopened);
         let room = FEW.saturating_sub(self.unopened_names.len());

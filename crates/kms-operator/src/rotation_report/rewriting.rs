@@ -16,16 +16,21 @@ use kms_node::{
         retirement::{BACKUPS_NEED_VERSIONS, NOT_PROMOTED, NOT_REWRITTEN},
     },
     exit::Exit,
-    report::{CheckResult, one_line, table::Table},
+    report::{
+        CheckName, CheckResult, one_line,
+        picture::Picture,
+        table::{Cell as _, Table},
+    },
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::picture;
 use crate::recovery::{
     evidence::{EvidenceUnread, SourceRead},
     evidence_report::{
-        self, Asker, SourceRow, check_of_withdrawn, checks_of_objects, checks_of_reading, counted,
-        states, unread_keys,
+        self, Asker, SourceRow, check_of_withdrawn, checks_of_objects, checks_of_reading, states,
+        unread_keys,
     },
     scan,
     unread::Unread,
@@ -68,6 +73,7 @@ pub(super) struct Judgement {
     pub(super) advice: Advice,
     pub(super) checks: Vec<CheckResult>,
     pub(super) limitations: Vec<String>,
+    pub(super) picture: Picture,
     is_proven: bool,
 }
 
@@ -89,6 +95,12 @@ impl UnderOldVersion {
         rows.collect()
     }
 }
+
+const BACKUPS: CheckName = CheckName("etcd.backups", "Backups that need an older version");
+const PROTECTION: CheckName = CheckName(
+    "etcd.protection",
+    "Objects of the same resources that are not under this provider",
+);
 
 /// The word where nothing can be told.
 const INCONCLUSIVE: &str = "inconclusive";
@@ -127,12 +139,12 @@ impl Judgement {
             advice: facts.advice(judged),
             checks,
             limitations: facts.limitations(),
+            picture: picture::objects(registry, sources),
             is_proven: facts.is_proven(judged),
             row: RewritingRow {
                 objects_under_old_versions: registry.and(decisive).map(|_| {
-                    old.iter().fold(0, |sum: u64, (_, usage)| {
-                        sum.saturating_add(usage.objects())
-                    })
+                    let objects = old.iter().map(|(_, usage)| usage.objects());
+                    objects.fold(0, u64::saturating_add)
                 }),
                 under_old_versions: old.into_iter().flat_map(UnderOldVersion::of).collect(),
                 sources: sources
@@ -146,7 +158,6 @@ impl Judgement {
     /// Where a source gave no answer, nothing is said of the others.
     #[must_use]
     pub(super) fn unread(error: &EvidenceUnread, asker: Asker<'_>) -> Self {
-        let (id, title) = scan::READ;
         Self {
             verdict: INCONCLUSIVE,
             headline:
@@ -155,10 +166,11 @@ impl Judgement {
                     .to_owned(),
             exit: Exit::Runtime,
             advice: asker.of_failure(&error.cause),
-            checks: vec![CheckResult::fail(id, title, one_line(error))],
+            checks: vec![scan::READ.fail(one_line(error))],
             limitations: vec![
                 "Nothing is known of the objects, since a source could not be read.".to_owned(),
             ],
+            picture: Picture::default(),
             is_proven: false,
             row: RewritingRow {
                 objects_under_old_versions: None,
@@ -181,16 +193,11 @@ impl Judgement {
 impl RewritingRow {
     /// Its rows for text.
     pub(super) fn tables(&self) -> Vec<Table> {
-        let columns = ["version", "resource", "objects"];
-        let mut old = Table::new("objects under older versions", columns);
-        for row in &self.under_old_versions {
-            old.row([
-                &row.transit_version.to_string(),
-                &row.resource,
-                &row.objects.to_string(),
-            ]);
-        }
-        let mut tables = vec![old];
+        let old = Table::of("objects under older versions", &self.under_old_versions)
+            .column("version", |it| it.transit_version)
+            .column("resource", |it| &it.resource)
+            .column("objects", |it| it.objects);
+        let mut tables = vec![old.table()];
         tables.extend(evidence_report::tables(&self.sources));
         tables
     }
@@ -246,28 +253,27 @@ impl<'a> Facts<'a> {
     }
 
     fn check(&self) -> CheckResult {
-        let (id, title) = ("etcd.rewritten", "Objects under older versions");
+        const NAME: CheckName = CheckName("etcd.rewritten", "Objects under older versions");
         let (Some(active), Some(source)) = (self.active(), self.decisive()) else {
-            return CheckResult::skip(id, title, "there is no state that tells the active version");
+            return NAME.skip("there is no state that tells the active version");
         };
         let newest = self.newest(active);
         let old: Vec<_> = self
             .old(source)
             .into_iter()
-            .map(|(version, usage)| format!("version {version}: {}", counted(&usage.newest)))
+            .map(|(version, usage)| format!("version {version}: {}", usage.newest.text()))
             .collect();
         if newest > active {
-            return CheckResult::fail(
-                id,
-                title,
-                format!("version {newest} is there, and this node still encrypts with {active}"),
-            )
-            .impact(self.asker.advise(&NOT_PROMOTED, &Vec::new()).data);
+            return NAME
+                .fail(format!(
+                    "version {newest} is there, and this node still encrypts with {active}"
+                ))
+                .impact(self.asker.advise(&NOT_PROMOTED, &Vec::new()).data);
         }
         if old.is_empty() {
-            return CheckResult::pass(id, title);
+            return NAME.pass();
         }
-        CheckResult::fail(id, title, format!("{} in {}", old.join("; "), source.name))
+        NAME.fail(format!("{} in {}", old.join("; "), source.name))
             .impact(self.asker.advise(&NOT_REWRITTEN, &Vec::new()).data)
     }
 
@@ -279,12 +285,9 @@ impl<'a> Facts<'a> {
             .map(|(name, versions)| format!("{name} needs version {}", listed(versions)))
             .collect();
         (!found.is_empty()).then(|| {
-            CheckResult::warn(
-                "etcd.backups",
-                "Backups that need an older version",
-                found.join("; "),
-            )
-            .because(self.asker.advise(&BACKUPS_NEED_VERSIONS, &Vec::new()))
+            BACKUPS
+                .warn(found.join("; "))
+                .because(self.asker.advise(&BACKUPS_NEED_VERSIONS, &Vec::new()))
         })
     }
 
@@ -308,13 +311,7 @@ impl<'a> Facts<'a> {
             Some(Rewriting::Finished | Rewriting::Unfinished | Rewriting::NotPromoted) => true,
             Some(Rewriting::Unresolved | Rewriting::Inconclusive) | None => false,
         };
-        let sound = |source: &SourceRead| {
-            let evidence = &source.evidence;
-            source.is_live()
-                && source.unread.is_none()
-                && evidence.unknown_objects() == 0
-                && evidence.objects() > 0
-        };
+        let sound = |source: &SourceRead| source.is_live() && source.is_whole();
         told && self.profile.is_some() && self.decisive().is_some_and(sound)
     }
 }
@@ -331,12 +328,9 @@ fn protection(source: &SourceRead, asker: Asker<'_>) -> Option<CheckResult> {
     });
     let found: Vec<_> = found.collect();
     (!found.is_empty()).then(|| {
-        CheckResult::warn(
-            "etcd.protection",
-            "Objects of the same resources that are not under this provider",
-            found.join(", "),
-        )
-        .because(asker.advise(&OTHERWISE_PROTECTED, &Vec::new()))
+        PROTECTION
+            .warn(found.join(", "))
+            .because(asker.advise(&OTHERWISE_PROTECTED, &Vec::new()))
     })
 }
 

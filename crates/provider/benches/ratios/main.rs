@@ -117,6 +117,9 @@ fn main() -> ExitCode {
     let mut out = io::stdout().lock();
     let written = match options.output {
         Output::Text => report.text(&mut out),
+        Output::Yaml => serde_saphyr::to_string(&report)
+            .map_err(io::Error::other)
+            .and_then(|text| out.write_all(text.as_bytes())),
         Output::Json => serde_json::to_writer_pretty(&mut out, &report)
             .map_err(io::Error::from)
             .and_then(|()| writeln!(out)),

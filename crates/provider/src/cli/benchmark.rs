@@ -1,12 +1,10 @@
 //! `benchmark`: how long encrypting and decrypting take from this node.
 
-use std::io::{self, IsTerminal as _, Write as _};
-
 use clap::Args;
 use kms_node::clock::{Clock as _, SystemClock};
 use kms_operator::benchmark::{Load, through_openbao, through_socket};
 
-use super::{Context, Exit, Failure, OutputFlag};
+use super::{Context, Exit, Failure, OutputFlag, openbao_flags::OpenBaoFlags, progress::tell};
 
 /// Measure how long encrypting and decrypting 32 random bytes take
 ///
@@ -36,11 +34,14 @@ pub(super) struct Options {
     #[arg(long)]
     through_socket: bool,
     #[command(flatten)]
+    openbao: OpenBaoFlags,
+    #[command(flatten)]
     output: OutputFlag,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        self.openbao.apply(context);
         let config = context.load()?.config;
         let load = Load {
             iterations: self.iterations,
@@ -56,14 +57,7 @@ impl Options {
         tell("");
         let mut outcome = result?.outcome(SystemClock.now());
         outcome.identify(&config.fingerprint());
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
-    }
-}
-
-/// Replaces the line that somebody who waits at a terminal sees.
-fn tell(line: &str) {
-    if io::stderr().is_terminal() {
-        // Progress is a courtesy.
-        drop(write!(anstream::stderr(), "\r\x1b[K{line}"));
     }
 }

@@ -2,18 +2,20 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use kms_node::{
     advice::Site,
     clock::{Clock as _, SystemClock},
     config::Config,
     duration::parse_positive,
     plain_http::HttpUrl,
+    report::outcome::Outcome,
 };
 use kms_operator::nodes::{self, Node, NodeName, Source, report};
-use tokio::runtime;
 
-use super::{Context, Exit, Failure, OutputFlag, inspect_state::state_path};
+use super::{
+    Context, Exit, Failure, PageFlags, inspect_state::state_path, repeat::RepeatFlags, runtime,
+};
 
 /// Compare control-plane nodes, and say whether it is safe to continue with the next
 ///
@@ -22,6 +24,7 @@ use super::{Context, Exit, Failure, OutputFlag, inspect_state::state_path};
 /// identity of that configuration, otherwise that of the majority. Exit code 0 when the nodes agree,
 /// 4 when they do not or a rotation is under way, 5 when that could not be established.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("one_page").args(["watch", "html"]))]
 pub(super) struct Options {
     /// A node by the metrics of its provider, such as node-a=http://127.0.0.1:8081
     #[arg(long, value_name = "NAME=URL", value_parser = metrics)]
@@ -36,33 +39,41 @@ pub(super) struct Options {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_positive)]
     timeout: Duration,
     #[command(flatten)]
-    output: OutputFlag,
+    repeat: RepeatFlags,
+    #[command(flatten)]
+    output: PageFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let (timeout, nodes) = (self.timeout, self.nodes()?);
         nodes::require_comparable(&nodes)?;
+        self.output.require_new()?;
         let loaded = match &context.flags.config {
             Some(_) => Some(context.load()?),
             None => None,
         };
         let config = loaded.as_ref().map(|loaded| &loaded.config);
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let seen = runtime
-            .map_err(Failure::Runtime)?
-            .block_on(nodes::look(&nodes, timeout));
+        let runtime = runtime()?;
         let configured = config.map(Config::fingerprint);
         let path = context.flags.config_path(context.environment);
-        let outcome = report::outcome(
-            &nodes,
-            &seen,
-            configured.as_ref(),
-            &Site::new(&path, config),
-            &context.line.typed,
-            SystemClock.now(),
-        );
-        self.output.show(&outcome, context)
+        let again = context.again();
+        let once = |_: &mut Context<'_>| {
+            let seen = runtime.block_on(nodes::look(&nodes, timeout));
+            Ok(report::outcome(
+                &nodes,
+                &seen,
+                configured.as_ref(),
+                &Site::new(&path, config),
+                &again,
+                SystemClock.now(),
+            ))
+        };
+        let is_good = |outcome: &Outcome<_>| outcome.exit() == Exit::Success;
+        let outcome = self
+            .repeat
+            .run(&self.output.output, context, once, is_good)?;
+        self.output.write_page(&outcome)
     }
 
     fn nodes(&self) -> Result<Vec<Node>, Failure> {

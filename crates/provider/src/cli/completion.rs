@@ -33,7 +33,10 @@ impl Options {
         let mut command = Cli::command();
         let name = command.get_name().to_owned();
         clap_complete::generate(generator, &mut command, name, &mut script);
-        context.out.write_all(&script)?;
+        let script = String::from_utf8_lossy(&script);
+        // The generator gives the program two names in the script for bash, because of its hyphens.
+        let script = script.replace("bao__subcmd__kms__subcmd__provider", "bao__kms__provider");
+        context.out.write_all(script.as_bytes())?;
         Ok(Exit::Success)
     }
 }

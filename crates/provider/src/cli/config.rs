@@ -108,23 +108,14 @@ impl<'a> Effective<'a> {
         outcome.identify(&config.fingerprint());
         outcome.conclude(PASSED, Exit::Success, headline);
         let mut identity = Table::new("identity", ["name", "value"]);
-        identity.row(["identityFingerprint", config.fingerprint().as_str()]);
-        outcome.add_table(identity);
-        let mut problems = Table::new("warnings", ["problem"]);
-        for warning in warnings {
-            problems.row([warning.to_string()]);
-        }
-        outcome.add_table(problems);
+        identity.facts("identityFingerprint", [config.fingerprint()]);
+        let problems = Table::of("warnings", warnings).column("problem", ToString::to_string);
         // Values last: one that is long must not move the origins.
-        let mut table = Table::new("settings", ["setting", "origin", "value"]);
-        for setting in settings {
-            table.row([
-                setting.path.to_owned(),
-                setting.origin.to_string(),
-                setting.value.to_string(),
-            ]);
-        }
-        outcome.add_table(table);
+        let table = Table::of("settings", settings)
+            .column("setting", |it| it.path)
+            .column("origin", |it| it.origin.to_string())
+            .column("value", |it| it.value.to_string());
+        outcome.add_tables([identity, problems.table(), table.table()]);
         outcome
     }
 }

@@ -26,9 +26,9 @@ use kms_node::{
 use openbao_lab::binary::find_bao;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::{runtime, sync::oneshot};
+use tokio::sync::oneshot;
 
-use super::{Context, Exit, Failure, OutputFlag};
+use super::{Context, Exit, Failure, OutputFlag, runtime};
 use crate::dev::Lab;
 
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
@@ -60,8 +60,7 @@ impl Options {
         let bao = find_bao(self.bao.as_deref())?;
         let program = bao.path().to_owned();
         lifecycle::prepare();
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(Failure::Runtime)?;
+        let runtime = runtime()?;
         let done = runtime.block_on(async {
             let stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
             let told = |step: std::fmt::Arguments<'_>| {
@@ -209,15 +208,13 @@ impl<'a> Summary<'a> {
             kept: keep.then_some(directory),
         };
         let mut facts = Table::new("round trip", ["name", "value"]);
-        facts.row(["bao", &bao.display().to_string()]);
-        facts.row(["key_id", members.key_id]);
-        facts.row([
-            "ciphertext".to_owned(),
-            format!(
-                "{} bytes, {}..., {} annotations",
-                members.ciphertext_bytes, members.ciphertext_prefix, members.annotations
-            ),
-        ]);
+        facts.facts("bao", [bao.display()]);
+        facts.facts("key_id", [members.key_id]);
+        let ciphertext = format!(
+            "{} bytes, {}..., {} annotations",
+            members.ciphertext_bytes, members.ciphertext_prefix, members.annotations
+        );
+        facts.facts("ciphertext", [ciphertext]);
         for (call, ms) in [
             ("Status", members.status_ms),
             ("Encrypt", members.encrypt_ms),

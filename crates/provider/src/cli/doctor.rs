@@ -17,9 +17,8 @@ use kms_operator::diagnose::{
     node::{self, Node, become_provider},
     running, server, state,
 };
-use tokio::runtime;
 
-use super::{Context, Exit, Failure, OutputFlag};
+use super::{Context, Exit, Failure, OutputFlag, runtime};
 
 const COMMAND: &str = "doctor";
 
@@ -96,8 +95,7 @@ fn gather(facts: &mut Facts, loaded: &Loaded, context: &Context<'_>) -> Result<(
     let Loaded { config, path, .. } = loaded;
     // Before the runtime, whose threads take on what this one is.
     let became = become_provider(config);
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(Failure::Runtime)?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let mut node = Node::look(config, path, context.environment, became).await;
         facts.stored = Some(config.state().load());

@@ -4,7 +4,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use clap::Args;
@@ -12,7 +12,6 @@ use jiff::Timestamp;
 use kms_daemon::lifecycle::{self, Hangup};
 use kms_node::{
     clock::{Clock as _, SystemClock},
-    duration::parse_positive,
     report::{Output, text::Look},
     state::disk::{self, DiskError},
 };
@@ -20,11 +19,9 @@ use kms_operator::{
     drill::{self, ProgressReporter, Setup, metrics, report},
     recovery::local_knowledge::LocalKnowledge,
 };
-use openbao_lab::server::restore::StaticSeal;
-use tokio::runtime;
 
 use super::{
-    Context, Exit, Failure, OutputFlag, progress::ProgressLine, verify_backup::read_record,
+    Context, Exit, Failure, PageFlags, progress::ProgressLine, runtime, verify_backup::read_record,
 };
 
 /// Rehearse a restore of both backups in isolation, and remove the copy again
@@ -34,45 +31,8 @@ use super::{
 /// everything opened, 4 when the backups do not restore all data or are too old, 5 when that could not be established.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// What `etcdctl snapshot save` wrote
-    #[arg(long, value_name = "FILE")]
-    etcd_snapshot: PathBuf,
-    /// What `bao operator raft snapshot save` wrote
-    #[arg(long, value_name = "FILE")]
-    openbao_snapshot: PathBuf,
-    /// A file with one unseal key share, or recovery key share of an OpenBao that unseals itself, readable
-    /// for nobody else; repeat up to the threshold
-    #[arg(long, value_name = "FILE", required = true)]
-    unseal_key_file: Vec<PathBuf>,
-    /// The current_key of `seal "static"`, where OpenBao unseals itself with it
-    #[arg(long, value_name = "FILE", requires = "static_seal_key_id")]
-    static_seal_key_file: Option<PathBuf>,
-    /// The current_key_id of `seal "static"`
-    #[arg(
-        long,
-        value_name = "ID",
-        value_parser = key_id,
-        requires = "static_seal_key_file"
-    )]
-    static_seal_key_id: Option<String>,
-    /// The record that record-backup wrote for this set
-    #[arg(long, value_name = "FILE")]
-    record: Option<PathBuf>,
-    /// The `bao` program [default: BAO_BIN, then PATH, then target/tools]
-    #[arg(long, value_name = "PATH")]
-    bao: Option<PathBuf>,
-    /// Where the private directory is made; needs three times the size of the OpenBao snapshot
-    #[arg(long, value_name = "DIRECTORY", default_value = "/tmp")]
-    work_dir: PathBuf,
-    /// Go on although nothing keeps the restored copy from other systems
-    #[arg(long)]
-    allow_network: bool,
-    /// Name the first few objects that do not open
-    #[arg(long)]
-    show_names: bool,
-    /// How old both snapshots may be, such as 26h
-    #[arg(long, value_name = "DURATION", value_parser = parse_positive)]
-    max_age: Option<Duration>,
+    #[command(flatten)]
+    setup: Setup,
     /// Write the report as JSON to a new file, or to one named after the time in a directory
     #[arg(long, value_name = "PATH")]
     report: Option<PathBuf>,
@@ -80,14 +40,15 @@ pub(super) struct Options {
     #[arg(long, value_name = "FILE")]
     metrics_file: Option<PathBuf>,
     #[command(flatten)]
-    output: OutputFlag,
+    output: PageFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let loaded = context.load()?;
         let config = Arc::new(loaded.config);
-        let record = self.record.as_deref().map(read_record).transpose()?;
+        let record = self.setup.record.as_deref().map(read_record).transpose()?;
+        self.output.require_new()?;
         // Found again on writing; this only spares the wait.
         if let Some(path) = &self.report
             && !path.is_dir()
@@ -99,33 +60,19 @@ impl Options {
         lifecycle::prepare();
 
         let known = LocalKnowledge::gather(&config, &loaded.path, record);
-        let seal = self.static_seal_key_file.zip(self.static_seal_key_id);
-        let setup = Setup {
-            config: Arc::clone(&config),
-            bao: self.bao,
-            etcd_snapshot: self.etcd_snapshot,
-            openbao_snapshot: self.openbao_snapshot,
-            seal: seal.map(|(key_file, key_id)| StaticSeal { key_id, key_file }),
-            unseal_key_files: self.unseal_key_file,
-            work_dir: self.work_dir,
-            allow_network: self.allow_network,
-            names: self.show_names,
-            max_age: self.max_age,
-        };
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(Failure::Runtime)?;
+        let setup = self.setup;
+        let runtime = runtime()?;
         let rehearsal = runtime.block_on(async {
             let stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
-            Ok::<_, Failure>(drill::rehearse(&setup, &known, told(), stop).await)
+            Ok::<_, Failure>(drill::rehearse(&config, &setup, &known, told(), stop).await)
         });
         // After a signal, objects may still be on their way through a thread.
         runtime.shutdown_background();
 
         let now = SystemClock.now();
-        // The file of this report exists by then.
-        let again = context.typed_without(&[("--report", true)]);
-        let report = report::outcome(&setup, &known, &rehearsal?, &again, now);
-        let exit = self.output.show(&report, context)?;
+        let again = context.again();
+        let report = report::outcome(&config, &setup, &known, &rehearsal?, &again, now);
+        let shown = self.output.show(&report, context);
         let measured = match &self.metrics_file {
             Some(path) => metrics::write(path, &config, &report, now),
             None => Ok(()),
@@ -136,16 +83,7 @@ impl Options {
             disk::create_new(&dated(path, now), &json).map_err(Failure::DrillReportFile)?;
         }
         measured.map_err(Failure::DrillMetricsFile)?;
-        Ok(exit)
-    }
-}
-
-/// It goes into OpenBao's configuration, where `${` would begin something else.
-fn key_id(text: &str) -> Result<String, &'static str> {
-    let plain = |c: char| c.is_ascii_graphic() && !"\"\\$".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => Ok(text.to_owned()),
-        false => Err("Must be visible ASCII characters without quotes, backslashes and dollars"),
+        shown
     }
 }
 

@@ -7,6 +7,7 @@ use kms_node::advice::site::{quoted, shell};
 use kms_operator::recovery::{
     EtcdError, EtcdSource,
     etcd_live::{Bounds, EtcdEndpoint, LiveEtcd, TlsFiles},
+    evidence::EvidenceSources,
     prefix,
 };
 
@@ -44,7 +45,8 @@ pub(super) struct EvidenceFlags {
 /// A running etcd.
 #[derive(Debug, Args)]
 struct LiveFlags {
-    /// URLs of a running etcd, separated by commas; the first that answers is read
+    /// URLs of a running etcd, or HOST:PORT, separated by commas; the first that answers is read [env:
+    /// ETCDCTL_ENDPOINTS]
     #[arg(
         long,
         value_name = "URLS",
@@ -52,13 +54,14 @@ struct LiveFlags {
         value_parser = EtcdEndpoint::parse
     )]
     endpoints: Vec<EtcdEndpoint>,
-    /// CA certificates that verify the running etcd
+    /// CA certificates that verify the running etcd [env: ETCDCTL_CACERT] [default: the three files of
+    /// kubeadm, where they exist]
     #[arg(long, value_name = "FILE", requires = "endpoints")]
     cacert: Option<PathBuf>,
-    /// Client certificate for the running etcd
+    /// Client certificate for the running etcd [env: ETCDCTL_CERT]
     #[arg(long, value_name = "FILE", requires_all = ["cacert", "key"])]
     cert: Option<PathBuf>,
-    /// Private key of --cert
+    /// Private key of --cert [env: ETCDCTL_KEY]
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
     /// As given to kube-apiserver, to tell its objects from those of other API servers; all are read
@@ -121,9 +124,7 @@ impl LiveFlags {
         let live = LiveEtcd::new(self.endpoints.clone(), files.as_ref(), bounds)?;
         Ok(EtcdSource::Live(live))
     }
-}
 
-impl LiveFlags {
     fn options(&self) -> String {
         let urls: Vec<_> = self.endpoints.iter().map(ToString::to_string).collect();
         let mut options = format!("--endpoints {}", quoted(&urls.join(",")));
@@ -178,6 +179,14 @@ impl EvidenceFlags {
             options.push_str(&format!(" --allow-unread-prefixes {unread}"));
         }
         options
+    }
+
+    /// The sources as evidence; `None` without one.
+    ///
+    /// # Errors
+    /// Those of [`Self::sources`].
+    pub(super) fn evidence(&self) -> Result<Option<EvidenceSources>, EtcdError> {
+        Ok(EvidenceSources::new(self.sources()?, self.prefix()))
     }
 
     /// The options that name one of the [sources](Self::sources), as a shell takes them.

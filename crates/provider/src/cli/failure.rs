@@ -29,7 +29,7 @@ use kms_node::{
         site::{quoted, shell},
         snapshot,
         state::{self, of_commit},
-        versions,
+        texts, versions,
     },
     config::{LoadError, Problem, UnsupportedAuth},
     hardening::NotHardened,
@@ -110,6 +110,9 @@ pub(super) enum Failure {
     /// The report of a drill could not be written.
     #[error("the report of the drill was not written")]
     DrillReportFile(#[source] DiskError),
+    /// The HTML page could not be written.
+    #[error("the HTML page was not written")]
+    PageFile(#[source] DiskError),
     /// The metrics of a drill could not be written.
     #[error("the metrics of the drill were not written, so that its alert may fire")]
     DrillMetricsFile(#[source] DiskError),
@@ -199,35 +202,24 @@ impl From<LabError> for Failure {
     }
 }
 
-impl From<BenchmarkError> for Failure {
-    fn from(error: BenchmarkError) -> Self {
-        Self::Benchmark(Box::new(error))
-    }
+/// Large errors are boxed, so that every `Result` stays small.
+macro_rules! boxed {
+    ($($variant:ident($error:ident)),*) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::$variant(Box::new(error))
+            }
+        })*
+    };
 }
 
-impl From<EtcdError> for Failure {
-    fn from(error: EtcdError) -> Self {
-        Self::Etcd(Box::new(error))
-    }
-}
-
-impl From<StateError> for Failure {
-    fn from(error: StateError) -> Self {
-        Self::State(Box::new(error))
-    }
-}
-
-impl From<RetirementError> for Failure {
-    fn from(error: RetirementError) -> Self {
-        Self::Retirement(Box::new(error))
-    }
-}
-
-impl From<RebuildError> for Failure {
-    fn from(error: RebuildError) -> Self {
-        Self::Rebuild(Box::new(error))
-    }
-}
+boxed!(
+    Benchmark(BenchmarkError),
+    Etcd(EtcdError),
+    State(StateError),
+    Retirement(RetirementError),
+    Rebuild(RebuildError)
+);
 
 impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
@@ -286,6 +278,7 @@ impl Failure {
             | Self::RecordFile(_)
             | Self::DrillReportFile(_)
             | Self::DrillMetricsFile(_)
+            | Self::PageFile(_)
             | Self::Runtime(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
@@ -300,7 +293,7 @@ impl Failure {
         let typed = line.typed.as_str();
         let mut known = vec![("again", typed), ("whole", typed), ("plan", &line.planning)];
         known.extend(line.command.map(|command| ("command", command)));
-        known.extend(values.iter().map(|(name, value)| (*name, value.as_str())));
+        known.extend(texts(&values));
         let mut advice = cause.advise(site, &known);
         advice.exit = self.exit();
         advice.without_the_key();
@@ -387,6 +380,7 @@ impl Failure {
             Self::RecordFile(_)
             | Self::DrillReportFile(_)
             | Self::DrillMetricsFile(_)
+            | Self::PageFile(_)
             | Self::ManualPages { .. } => &command::OUTPUT_NOT_WRITTEN,
             Self::RecordUnreadable { .. } => &snapshot::NOT_OPENED,
             Self::RecordInvalid {
@@ -470,10 +464,9 @@ fn of_conflict(conflict: &RegistryConflict) -> Found {
 fn of_state(error: &StateError) -> Found {
     let cause = match error {
         StateError::Lock(LockError::Locked { holder, .. }) => {
-            let pid = holder
-                .as_ref()
-                .map(|holder| ("pid", holder.pid.to_string()));
-            let foreign = holder.as_ref().is_some_and(|holder| !holder.is_provider());
+            let holder = holder.as_ref();
+            let pid = holder.map(|holder| ("pid", holder.pid.to_string()));
+            let foreign = holder.is_some_and(|holder| !holder.is_provider());
             let cause = match foreign {
                 true => &node::STATE_LOCKED,
                 false => &restore::PROVIDER_RUNNING,
@@ -527,7 +520,7 @@ fn of_retirement(error: &RetirementError) -> Found {
 }
 
 /// The members of a failure.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Failed<'a> {
     /// An invalid configuration file; absent for other failures, as are the next two.
@@ -556,25 +549,16 @@ impl<'a> Failed<'a> {
                     _ => None,
                 },
             },
-            _ => Self {
-                path: None,
-                valid: None,
-                problems: None,
-            },
+            _ => Self::default(),
         }
     }
 
     /// The result in JSON of a command line that the parser refuses.
     pub(super) fn usage(refused: &clap::Error, line: &Line, now: SystemTime) -> Outcome<Self> {
-        let members = Self {
-            path: None,
-            valid: None,
-            problems: None,
-        };
         let command = line.command.map(|command| ("command", command));
         let values: Vec<_> = command.into_iter().collect();
         let site = Site::new(Path::new(""), None);
-        let mut outcome = Outcome::new(line.name(), now, members);
+        let mut outcome = Outcome::new(line.name(), now, Self::default());
         outcome.conclude_with(&command::INVALID_USAGE.advise(&site, &values));
         let text = refused.to_string();
         let message = text.split("\n\n").next().unwrap_or(&text);

@@ -1,10 +1,9 @@
 //! `inspect-state`: what a state file and its checkpoint say, and whether both may be believed.
 //! Reads only, without lock and without connection.
 
-use std::path::PathBuf;
+use std::{num::NonZeroU64, path::PathBuf};
 
 use clap::Args;
-use jiff::Timestamp;
 use kms_domain::{
     identity::require_identity,
     registry::{Record, document::Document},
@@ -13,7 +12,7 @@ use kms_node::{
     advice::{self, Site},
     clock::{Clock as _, SystemClock},
     config::Config,
-    report::{CheckResult, outcome::Outcome, table::Table},
+    report::{CheckName, CheckResult, outcome::Outcome, table::Table, utc},
     state::{self, StatePath, Stored},
 };
 use kms_operator::diagnose;
@@ -89,16 +88,24 @@ struct Content {
 struct RecordRow {
     transit_version: u64,
     transit_version_created_at_unix: u64,
+    /// RFC 3339, like the members beside other Unix seconds.
+    transit_version_created_at: String,
     state: &'static str,
     key_id_hash: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     observed_at_unix: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    observed_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     stable_observation_count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stable_at_unix: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    stable_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     promoted_at_unix: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promoted_at: Option<String>,
 }
 
 fn inspect(path: &StatePath, config: Option<&Config>, site: &Site<'_>) -> Outcome<Inspection> {
@@ -112,16 +119,12 @@ fn inspect(path: &StatePath, config: Option<&Config>, site: &Site<'_>) -> Outcom
     };
 
     let mut outcome = Outcome::new("inspect-state", SystemClock.now(), members);
-    if let Some(config) = config {
-        outcome.identify(&config.fingerprint());
-    }
+    outcome.identify_with(config);
     let identity = identity_check(document, config, site);
     let pair = diagnose::state::pair(site, path, &stored).without_the_key();
     outcome.add_checks([pair, identity]);
     outcome.conclude_by_checks();
-    for table in tables.into_iter().flatten() {
-        outcome.add_table(table);
-    }
+    outcome.add_tables(tables.into_iter().flatten());
     outcome
 }
 
@@ -130,16 +133,19 @@ fn identity_check(
     config: Option<&Config>,
     site: &Site<'_>,
 ) -> CheckResult {
-    const ID: &str = "registry.identity";
-    const TITLE: &str = "Names of the state and of the configuration";
+    const NAME: CheckName = CheckName(
+        "registry.identity",
+        "Names of the state and of the configuration",
+    );
     let (document, config) = match (document, config) {
-        (None, _) => return CheckResult::skip(ID, TITLE, "there is no valid state"),
-        (Some(_), None) => return CheckResult::skip(ID, TITLE, "give --config to compare"),
+        (None, _) => return NAME.skip("there is no valid state"),
+        (Some(_), None) => return NAME.skip("give --config to compare"),
         (Some(document), Some(config)) => (document, config),
     };
     match require_identity(document, &config.scope, &config.key) {
-        Ok(()) => CheckResult::pass(ID, TITLE),
-        Err(other) => CheckResult::fail(ID, TITLE, other.to_string())
+        Ok(()) => NAME.pass(),
+        Err(other) => NAME
+            .fail(other.to_string())
             .because(advice::configuration::IDENTITY_CHANGED.advise(site, &[])),
     }
 }
@@ -167,45 +173,25 @@ impl Content {
     fn tables(&self, path: &StatePath) -> [Table; 2] {
         let title = format!("state and checkpoint of {}", path.document().display());
         let mut pair = Table::new(title, ["name", "value"]);
-        let number = |value: u64| Some(value.to_string());
-        for (name, value) in [
-            ("stateFingerprint", Some(self.state_fingerprint.clone())),
-            ("stateGeneration", number(self.state_generation)),
-            ("stateHash", Some(self.state_hash.clone())),
-            ("statePreviousHash", self.state_previous_hash.clone()),
-            (
-                "stateCheckpointStatus",
-                Some(self.state_checkpoint_status.to_owned()),
-            ),
-            (
-                "stateCheckpointGeneration",
-                self.state_checkpoint_generation.and_then(number),
-            ),
-            ("stateCheckpointHash", self.state_checkpoint_hash.clone()),
-            ("activeKeyIdHash", Some(self.active_key_id_hash.clone())),
-            ("activeTransitVersion", number(self.active_transit_version)),
-        ] {
-            if let Some(value) = value {
-                pair.row([name, &value]);
-            }
-        }
-        let mut versions = Table::new("versions", ["version", "state", "created at", "keyIdHash"]);
-        for record in &self.records {
-            versions.row([
-                record.transit_version.to_string(),
-                record.state.to_owned(),
-                rfc3339(record.transit_version_created_at_unix),
-                record.key_id_hash.clone(),
-            ]);
-        }
-        [pair, versions]
+        pair.facts("stateFingerprint", [&self.state_fingerprint]);
+        pair.facts("stateGeneration", [self.state_generation]);
+        pair.facts("stateHash", [&self.state_hash]);
+        pair.facts("statePreviousHash", &self.state_previous_hash);
+        pair.facts("stateCheckpointStatus", [self.state_checkpoint_status]);
+        pair.facts(
+            "stateCheckpointGeneration",
+            self.state_checkpoint_generation,
+        );
+        pair.facts("stateCheckpointHash", &self.state_checkpoint_hash);
+        pair.facts("activeKeyIdHash", [&self.active_key_id_hash]);
+        pair.facts("activeTransitVersion", [self.active_transit_version]);
+        let versions = Table::of("versions", &self.records)
+            .column("version", |it| it.transit_version)
+            .column("state", |it| it.state)
+            .column("created at", |it| &it.transit_version_created_at)
+            .column("keyIdHash", |it| &it.key_id_hash);
+        [pair, versions.table()]
     }
-}
-
-fn rfc3339(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().map(Timestamp::from_second);
-    time.and_then(Result::ok)
-        .map_or_else(|| seconds.to_string(), |time| time.to_string())
 }
 
 impl RecordRow {
@@ -215,15 +201,25 @@ impl RecordRow {
             state,
             bookkeeping,
         } = record;
+        let unix = |time: Option<NonZeroU64>| time.map(NonZeroU64::get);
+        let (observed, stable, promoted) = (
+            unix(bookkeeping.observed_at()),
+            unix(bookkeeping.stable_at()),
+            unix(bookkeeping.promoted_at()),
+        );
         Self {
             transit_version: key.version().get(),
             transit_version_created_at_unix: key.created_at().get(),
+            transit_version_created_at: utc(key.created_at().get()),
             state: state.as_str(),
             key_id_hash: key.id_hash().to_string(),
-            observed_at_unix: bookkeeping.observed_at().map(Into::into),
+            observed_at_unix: observed,
+            observed_at: observed.map(utc),
             stable_observation_count: bookkeeping.stable_observation_count().map(Into::into),
-            stable_at_unix: bookkeeping.stable_at().map(Into::into),
-            promoted_at_unix: bookkeeping.promoted_at().map(Into::into),
+            stable_at_unix: stable,
+            stable_at: stable.map(utc),
+            promoted_at_unix: promoted,
+            promoted_at: promoted.map(utc),
         }
     }
 }

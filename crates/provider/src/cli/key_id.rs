@@ -15,6 +15,7 @@ use kms_node::{
     report::{
         outcome::{Outcome, PASSED},
         table::Table,
+        utc,
     },
 };
 use schemars::JsonSchema;
@@ -52,6 +53,7 @@ impl Options {
         let derived = Derived {
             transit_version: key.version().get(),
             transit_version_created_at_unix: key.created_at().get(),
+            transit_version_created_at: utc(key.created_at().get()),
             key_id: key.id().to_string(),
             key_id_hash: key.id_hash().to_string(),
             annotations: annotations.entries().into_iter().collect(),
@@ -74,6 +76,8 @@ impl Options {
 pub(super) struct Derived {
     transit_version: u64,
     transit_version_created_at_unix: u64,
+    /// The same in RFC 3339.
+    transit_version_created_at: String,
     key_id: String,
     key_id_hash: String,
     annotations: BTreeMap<&'static str, String>,
@@ -85,18 +89,18 @@ pub(super) struct Derived {
 impl Derived {
     fn facts(&self, fingerprint: &str) -> Table {
         let mut facts = Table::new("key version", ["name", "value"]);
-        facts.row(["identityFingerprint", fingerprint]);
-        facts.row(["transitVersion", &self.transit_version.to_string()]);
-        facts.row([
-            "transitVersionCreatedAtUnix",
-            &self.transit_version_created_at_unix.to_string(),
-        ]);
-        facts.row(["keyIdHash", &self.key_id_hash]);
+        facts.facts("identityFingerprint", [fingerprint]);
+        facts.facts("transitVersion", [self.transit_version]);
+        let created_at = self.transit_version_created_at_unix;
+        facts.facts("transitVersionCreatedAtUnix", [created_at]);
+        let created_at = &self.transit_version_created_at;
+        facts.facts("transitVersionCreatedAt", [created_at]);
+        facts.facts("keyIdHash", [&self.key_id_hash]);
         for (name, value) in &self.annotations {
-            facts.row([*name, value]);
+            facts.facts(name, [value]);
         }
-        facts.row(["associatedData", &self.associated_data]);
-        facts.row(["associatedDataBase64", &self.associated_data_base64]);
+        facts.facts("associatedData", [&self.associated_data]);
+        facts.facts("associatedDataBase64", [&self.associated_data_base64]);
         facts
     }
 }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 
-use super::{Cli, Context, Exit, Failure};
+use super::{Context, Exit, Failure, examples};
 
 /// Write a manual page for every command into a directory
 #[derive(Debug, Args)]
@@ -16,7 +16,7 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn run(self, _: &mut Context<'_>) -> Result<Exit, Failure> {
         let directory = self.directory;
-        match clap_mangen::generate_to(Cli::command(), &directory) {
+        match clap_mangen::generate_to(examples::command(), &directory) {
             Ok(()) => Ok(Exit::Success),
             Err(source) => Err(Failure::ManualPages { directory, source }),
         }

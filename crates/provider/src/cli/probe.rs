@@ -19,20 +19,22 @@ use kms_node::{
     probe::{KmsClient, ProbeError, RoundTrip},
     process_identity::ProcessIdentity,
     report::{
-        CheckResult,
+        CheckName, CheckResult,
         outcome::{Nothing, Outcome, PASSED},
         table::Table,
     },
 };
-use tokio::runtime;
 
-use super::{Context, Exit, Failure, OutputFlag};
+use super::{Context, Exit, Failure, OutputFlag, repeat::RepeatFlags, runtime};
 
-const SOCKET: (&str, &str) = ("socket.path", "Socket");
-const STATUS: (&str, &str) = ("kms.status", "Status");
-const ENCRYPT: (&str, &str) = ("kms.encrypt", "Encrypt");
-const DECRYPT: (&str, &str) = ("kms.decrypt", "Decrypt");
-const KEY_ID: (&str, &str) = ("kms.key_id", "key_id");
+const SOCKET: CheckName = CheckName("socket.path", "Socket");
+const IDENTITY: CheckName = CheckName("client.identity", "Identity of the client");
+const SCOPE: CheckName = CheckName("socket.access_scope", "Access to the socket");
+const STATUS: CheckName = CheckName("kms.status", "Status");
+const ENCRYPT: CheckName = CheckName("kms.encrypt", "Encrypt");
+const DECRYPT: CheckName = CheckName("kms.decrypt", "Decrypt");
+const CONNECT: CheckName = CheckName("socket.connect", "Connection");
+const KEY_ID: CheckName = CheckName("kms.key_id", "key_id");
 
 /// Make one Status, Encrypt and Decrypt through the socket of a running provider
 ///
@@ -53,6 +55,8 @@ pub(super) struct Options {
     #[arg(long, value_name = "NAME")]
     as_process: Option<String>,
     #[command(flatten)]
+    repeat: RepeatFlags,
+    #[command(flatten)]
     output: OutputFlag,
 }
 
@@ -63,33 +67,42 @@ impl Options {
         let loaded = context.load().ok();
         let site = Site::new(&path, loaded.as_ref().map(|loaded| &loaded.config));
 
-        let mut outcome = Outcome::new("probe", SystemClock.now(), Nothing {});
-        let trip = self.check(&site, &mut outcome)?;
-        outcome.conclude_by_checks();
-        if let Some((identity, trip)) = trip {
-            let headline = format!(
-                "Status, Encrypt and Decrypt succeeded with key_id {}",
-                trip.key_id
-            );
-            outcome.conclude(PASSED, Exit::Success, headline);
-            outcome.add_table(table(&identity, &trip));
-        }
-        self.output.show(&outcome, context)
+        // Given up once, the rights of root do not come back.
+        let mut client = None;
+        let once = |_: &mut Context<'_>| {
+            let mut outcome = Outcome::new("probe", SystemClock.now(), Nothing {});
+            let trip = self.check(&site, &mut outcome, &mut client)?;
+            outcome.conclude_by_checks();
+            if let Some((identity, trip)) = trip {
+                let headline = format!(
+                    "Status, Encrypt and Decrypt succeeded with key_id {}",
+                    trip.key_id
+                );
+                outcome.conclude(PASSED, Exit::Success, headline);
+                outcome.add_table(table(&identity, &trip));
+            }
+            Ok(outcome)
+        };
+        let is_good = |outcome: &Outcome| outcome.exit() == Exit::Success;
+        let outcome = self.repeat.run(&self.output, context, once, is_good)?;
+        Ok(outcome.exit())
     }
 
     fn check(
         &self,
         site: &Site<'_>,
         outcome: &mut Outcome,
+        client: &mut Option<ProcessIdentity>,
     ) -> Result<Option<(ProcessIdentity, RoundTrip)>, Failure> {
-        let Some(identity) = self.client_identity(site, outcome) else {
+        let known = client.take();
+        let Some(identity) = self.client_identity(site, outcome, known) else {
             return Ok(None);
         };
+        *client = Some(identity.clone());
         if !self.check_socket(site, outcome, &identity) {
             return Ok(None);
         }
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(Failure::Runtime)?;
+        let runtime = runtime()?;
         let done = runtime.block_on(async {
             let mut client = KmsClient::new(&self.socket, self.timeout)?;
             client.round_trip(self.expected_key_id.as_ref()).await
@@ -117,30 +130,34 @@ impl Options {
         cause.advise(site, &values)
     }
 
-    /// Takes on the requested identity, and names it.
-    fn client_identity(&self, site: &Site<'_>, outcome: &mut Outcome) -> Option<ProcessIdentity> {
-        const ID: &str = "client.identity";
-        const TITLE: &str = "Identity of the client";
-        let assumed = match &self.as_process {
-            Some(name) => ProcessIdentity::of_process(name).and_then(|identity| {
+    /// Takes on the requested identity, unless this process has it, and names it.
+    fn client_identity(
+        &self,
+        site: &Site<'_>,
+        outcome: &mut Outcome,
+        known: Option<ProcessIdentity>,
+    ) -> Option<ProcessIdentity> {
+        let assumed = match (&self.as_process, known) {
+            (_, Some(known)) => Ok(known),
+            (Some(name), None) => ProcessIdentity::of_process(name).and_then(|identity| {
                 identity.assume()?;
                 Ok(identity)
             }),
-            None => ProcessIdentity::own(),
+            (None, None) => ProcessIdentity::own(),
         };
         let (check, identity) = match assumed {
             Ok(identity) if identity.uid == 0 && self.as_process.is_none() => {
                 let cause = &advice::node::PROBE_UNPROVEN;
                 let message = format!("{identity}: {}", cause.headline);
-                let check = CheckResult::warn(ID, TITLE, message);
+                let check = IDENTITY.warn(message);
                 (check.because(self.advise(site, cause)), Some(identity))
             }
             Ok(identity) => {
-                let check = CheckResult::pass(ID, TITLE).message(identity.to_string());
+                let check = IDENTITY.pass().message(identity.to_string());
                 (check, Some(identity))
             }
             Err(error) => {
-                let check = CheckResult::fail(ID, TITLE, error.to_string());
+                let check = IDENTITY.fail(error.to_string());
                 let advice = self.advise(site, &advice::node::PROCESS_UNKNOWN);
                 (check.because(advice), None)
             }
@@ -155,16 +172,14 @@ impl Options {
         outcome: &mut Outcome,
         identity: &ProcessIdentity,
     ) -> bool {
-        let (id, title) = SOCKET;
         let path = self.socket.display();
         let problem = match fs::symlink_metadata(&self.socket) {
             Ok(_) if !self.socket.is_absolute() => format!("{path} is not an absolute path"),
             Ok(found) if found.file_type().is_socket() => {
-                outcome.add_checks([CheckResult::pass(id, title).message(path.to_string())]);
+                outcome.add_checks([SOCKET.pass().message(path.to_string())]);
                 if found.uid() == identity.uid && identity.uid != 0 {
                     let cause = &advice::node::PROBE_UNPROVEN;
-                    let (id, title) = ("socket.access_scope", "Access to the socket");
-                    let check = CheckResult::warn(id, title, cause.headline);
+                    let check = SCOPE.warn(cause.headline);
                     outcome.add_checks([check.because(self.advise(site, cause))]);
                 }
                 return true;
@@ -179,7 +194,7 @@ impl Options {
             Err(error) => format!("{path} cannot be examined: {error}"),
         };
         let advice = self.advise(site, &advice::node::SOCKET_DENIED);
-        outcome.add_checks([CheckResult::fail(id, title, problem).because(advice)]);
+        outcome.add_checks([SOCKET.fail(problem).because(advice)]);
         false
     }
 }
@@ -187,21 +202,14 @@ impl Options {
 fn table(identity: &ProcessIdentity, trip: &RoundTrip) -> Table {
     let title = format!("calls of {identity}");
     let mut table = Table::new(title, ["call", "time", "result"]);
-    table.row([
-        "Status".to_owned(),
-        milliseconds(trip.status),
-        "ok".to_owned(),
-    ]);
-    table.row([
-        "Encrypt".to_owned(),
-        milliseconds(trip.encrypt),
-        encrypted(trip),
-    ]);
-    table.row([
-        "Decrypt".to_owned(),
-        milliseconds(trip.decrypt),
-        "the same bytes".to_owned(),
-    ]);
+    let encrypted = encrypted(trip);
+    for (call, took, result) in [
+        ("Status", trip.status, "ok"),
+        ("Encrypt", trip.encrypt, &encrypted),
+        ("Decrypt", trip.decrypt, "the same bytes"),
+    ] {
+        table.row([call, &milliseconds(took), result]);
+    }
     table
 }
 
@@ -217,21 +225,22 @@ fn encrypted(trip: &RoundTrip) -> String {
 }
 
 fn passed(trip: &RoundTrip) -> [CheckResult; 4] {
-    let pass = |(id, title), message: String| CheckResult::pass(id, title).message(message);
     let encrypt = format!("{} in {}", encrypted(trip), milliseconds(trip.encrypt));
     let decrypt = format!("same bytes in {}", milliseconds(trip.decrypt));
     [
-        pass(STATUS, format!("ok in {}", milliseconds(trip.status))),
-        pass(ENCRYPT, encrypt),
-        pass(DECRYPT, decrypt),
-        pass(KEY_ID, trip.key_id.to_string()),
+        STATUS
+            .pass()
+            .message(format!("ok in {}", milliseconds(trip.status))),
+        ENCRYPT.pass().message(encrypt),
+        DECRYPT.pass().message(decrypt),
+        KEY_ID.pass().message(trip.key_id.to_string()),
     ]
 }
 
 /// The checks before the failed one passed; those after it are skipped.
 fn failed(error: &ProbeError, advice: Advice) -> Vec<CheckResult> {
     let (passed, failed): (&[_], _) = match error {
-        ProbeError::Connect(_) | ProbeError::Random(_) => (&[], ("socket.connect", "Connection")),
+        ProbeError::Connect(_) | ProbeError::Random(_) => (&[], CONNECT),
         ProbeError::Call {
             call: "Decrypt", ..
         }
@@ -247,16 +256,15 @@ fn failed(error: &ProbeError, advice: Advice) -> Vec<CheckResult> {
         ProbeError::ForeignKeyId | ProbeError::UnexpectedKeyId { .. } => (&[STATUS], KEY_ID),
         ProbeError::KeyChanged => (&[STATUS, ENCRYPT], KEY_ID),
     };
-    let tried = |check: &(_, _)| *check == failed || passed.contains(check);
+    let tried = |check: &CheckName| *check == failed || passed.contains(check);
     let skipped = [STATUS, ENCRYPT, DECRYPT, KEY_ID]
         .into_iter()
         .filter(|check| !tried(check))
-        .map(|(id, title)| CheckResult::skip(id, title, "an earlier check failed"));
-    let (id, title) = failed;
-    let failed = CheckResult::fail(id, title, error.to_string()).because(advice);
+        .map(|name| name.skip("an earlier check failed"));
+    let failed = failed.fail(error.to_string()).because(advice);
     passed
         .iter()
-        .map(|(id, title)| CheckResult::pass(id, title))
+        .map(|name| name.pass())
         .chain([failed])
         .chain(skipped)
         .collect()

@@ -3,25 +3,26 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use clap::Args;
-use kms_domain::recovery::{pair::Proof, record::FileInfo};
+use kms_domain::recovery::pair::Proof;
 use kms_node::{
     advice::{self, Site},
     clock::{Clock as _, SystemClock},
     config::Config,
-    report::{CheckResult, counted, one_line, outcome::Outcome, table::Table},
+    report::{CheckName, CheckResult, counted, one_line, outcome::Outcome, table::Table},
     state::disk,
 };
 use kms_operator::recovery::{
     backup_record::{self, BackupError, BackupSet, NewRecord},
     prefix,
     raft_snapshot::RaftSnapshot,
+    rows::{FileRow, Required},
     scan,
-    verify_pair::{Pair, Watch},
+    verify_pair::Pair,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Context, Exit, Failure, OutputFlag, progress::ProgressLine};
+use super::{Context, Exit, Failure, OutputFlag, openbao_flags::TokenFlags, progress::watching};
 
 /// Write the record of a backup set: the state, key and snapshots that belong together
 ///
@@ -44,11 +45,14 @@ pub(super) struct Options {
     #[arg(long, value_name = "FILE")]
     openbao_snapshot: Option<PathBuf>,
     #[command(flatten)]
+    token: TokenFlags,
+    #[command(flatten)]
     output: OutputFlag,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        self.token.apply(context);
         let loaded = context.load()?;
         let config = loaded.config;
         config.auth.supported()?;
@@ -64,18 +68,10 @@ impl Options {
             openbao: self.openbao_snapshot.as_deref(),
         };
         let now = SystemClock.now();
-        let gathered = {
-            let reading = ProgressLine::new("reading etcd");
-            let trying = ProgressLine::new("trying encrypted DEKs");
-            let watch = Watch {
-                reading: &|done| reading.show(done),
-                trying: &|done| trying.show(done),
-                opening: &|_| {},
-            };
-            backup_record::gather(&config, set, now, watch)
-        };
+        let gathered =
+            watching(|watch| backup_record::gather(&config, set, now, watch).map_err(Box::new));
         let site = Site::new(&loaded.path, Some(&config));
-        let outcome = match gathered {
+        let mut outcome = match gathered {
             Ok(noted) => {
                 disk::create_new(&self.out, noted.record.encode().as_bytes())
                     .map_err(Failure::RecordFile)?;
@@ -83,6 +79,7 @@ impl Options {
             }
             Err(error) => not_recorded(&config, &error, &site, now),
         };
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 }
@@ -112,25 +109,11 @@ struct Recorded {
 
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct FileRow {
-    sha256: String,
-    bytes: u64,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
 struct EtcdRow {
     #[serde(flatten)]
     file: FileRow,
     revision: u64,
     required_versions: Vec<Required>,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct Required {
-    transit_version: u64,
-    objects: u64,
 }
 
 const NO_PROOF: &str = "A record names the parts of a set; it does not prove that the set can be \
@@ -170,9 +153,7 @@ fn recorded(
         let headline = format!("the record {shown} was written: keep it with the snapshots");
         outcome.conclude("recorded", Exit::Success, headline);
     }
-    tables
-        .into_iter()
-        .for_each(|table| outcome.add_table(table));
+    outcome.add_tables(tables);
     outcome.add_checks(checks);
     outcome.add_limitations([NO_PROOF]);
     outcome.add_limitations(note.etcd.is_none().then_some(NO_ETCD));
@@ -199,7 +180,7 @@ fn not_recorded(
     outcome.set_found(one_line(error));
     if matches!(error, BackupError::Profile(_)) {
         let check = advice::key::CHECK.advise(site, &[]);
-        check.into_iter().for_each(|step| outcome.add_step(step));
+        outcome.add_steps(check);
     }
     outcome
 }
@@ -209,16 +190,9 @@ impl Recorded {
         let record = &noted.record;
         let note = record.note();
         let etcd = note.etcd.as_ref().map(|etcd| EtcdRow {
-            file: FileRow::of(&etcd.file),
+            file: (&etcd.file).into(),
             revision: etcd.revision,
-            required_versions: etcd
-                .required
-                .iter()
-                .map(|(version, &objects)| Required {
-                    transit_version: version.get(),
-                    objects,
-                })
-                .collect(),
+            required_versions: Required::rows(&etcd.required),
         });
         Self {
             path,
@@ -229,44 +203,44 @@ impl Recorded {
             state_hash: note.state.hash.to_string(),
             latest_transit_version: note.limits.latest.get(),
             etcd_snapshot: etcd,
-            openbao_snapshot: note.openbao.as_ref().map(FileRow::of),
+            openbao_snapshot: note.openbao.as_ref().map(Into::into),
         }
     }
 
     fn tables(&self) -> [Table; 3] {
         let mut facts = Table::new("record", ["fact", "value"]);
-        for (fact, value) in [
-            ("record hash", self.record_hash.clone()),
-            ("active version", self.active_transit_version.to_string()),
-            ("active keyIdHash", self.active_key_id_hash.clone()),
-            ("latest version", self.latest_transit_version.to_string()),
-            ("state generation", self.state_generation.to_string()),
-            ("state hash", self.state_hash.clone()),
-        ] {
-            facts.row([fact.to_owned(), value]);
-        }
-        let mut files = Table::new("snapshots", ["store", "sha256", "bytes"]);
-        let mut versions = Table::new("versions of the etcd snapshot", ["version", "objects"]);
-        if let Some(etcd) = &self.etcd_snapshot {
-            files.row(etcd.file.cells("etcd"));
-            for it in &etcd.required_versions {
-                versions.row([it.transit_version.to_string(), it.objects.to_string()]);
-            }
-        }
-        if let Some(openbao) = &self.openbao_snapshot {
-            files.row(openbao.cells("OpenBao"));
-        }
-        [facts, files, versions]
+        facts.facts("record hash", [&self.record_hash]);
+        facts.facts("active version", [self.active_transit_version]);
+        facts.facts("active keyIdHash", [&self.active_key_id_hash]);
+        facts.facts("latest version", [self.latest_transit_version]);
+        facts.facts("state generation", [self.state_generation]);
+        facts.facts("state hash", [&self.state_hash]);
+        let etcd = self.etcd_snapshot.as_ref();
+        let files = [
+            ("etcd", etcd.map(|etcd| &etcd.file)),
+            ("OpenBao", self.openbao_snapshot.as_ref()),
+        ];
+        let files = files
+            .into_iter()
+            .filter_map(|(store, file)| Some((store, file?)));
+        let files = Table::of("snapshots", files)
+            .column("store", |(store, _)| store)
+            .column("sha256", |(_, file)| &file.sha256)
+            .column("bytes", |(_, file)| file.bytes);
+        let versions = etcd.map_or(&[][..], |etcd| &*etcd.required_versions);
+        let versions = Table::of("versions of the etcd snapshot", versions)
+            .column("version", |it| it.transit_version)
+            .column("objects", |it| it.objects);
+        [facts, files.table(), versions.table()]
     }
 }
 
 fn checks(noted: &NewRecord, site: &Site<'_>) -> Vec<CheckResult> {
     let mut checks = vec![checkpoint(&noted.record.note().state.checkpoint, site)];
     match &noted.pair {
-        None => checks.extend(
-            [VERSIONS, DEKS]
-                .map(|(id, title)| CheckResult::skip(id, title, "no --etcd-snapshot was given")),
-        ),
+        None => {
+            checks.extend([VERSIONS, DEKS].map(|name| name.skip("no --etcd-snapshot was given")))
+        }
         Some(pair) => {
             checks.push(scan::integrity(pair.inventory.trust, site));
             checks.push(versions(noted, pair, site));
@@ -277,19 +251,15 @@ fn checks(noted: &NewRecord, site: &Site<'_>) -> Vec<CheckResult> {
     checks
 }
 
-/// Identifier and title of a check. Stable.
-type Name = (&'static str, &'static str);
-
-const VERSIONS: Name = ("etcd.versions", "Versions of the etcd snapshot");
-const DEKS: Name = (
+const VERSIONS: CheckName = CheckName("etcd.versions", "Versions of the etcd snapshot");
+const DEKS: CheckName = CheckName(
     "deks.decrypt",
     "Decryption of the encrypted DEKs of the etcd snapshot",
 );
-const OPENBAO: Name = ("openbao.snapshot", "Hashes of the OpenBao snapshot");
+const OPENBAO: CheckName = CheckName("openbao.snapshot", "Hashes of the OpenBao snapshot");
 const LOSES: &str = "restored as it is, this set loses those objects; the record was written";
 
 fn versions(noted: &NewRecord, pair: &Pair, site: &Site<'_>) -> CheckResult {
-    let (id, title) = VERSIONS;
     let note = noted.record.note();
     let etcd = note.etcd.as_ref();
     let needed: u64 = etcd.map_or(0, |etcd| etcd.required.values().sum());
@@ -301,21 +271,22 @@ fn versions(noted: &NewRecord, pair: &Pair, site: &Site<'_>) -> CheckResult {
             counted(noted.unmapped, "object"),
             counted(damaged, "value")
         );
-        CheckResult::fail(id, title, message)
+        VERSIONS
+            .fail(message)
             .impact(LOSES)
             .code(advice::evidence::SET_UNFIT.code)
     } else if needed == 0 {
         let message = format!("the snapshot holds no object of provider {provider}");
-        CheckResult::warn(id, title, message)
+        VERSIONS
+            .warn(message)
             .because(advice::evidence::NO_OBJECTS.advise(site, &[]))
             .impact("if secrets are encrypted in this cluster, this is another cluster's snapshot")
     } else {
-        CheckResult::pass(id, title).message(counted(needed, "object"))
+        VERSIONS.pass().message(counted(needed, "object"))
     }
 }
 
 fn deks(pair: &Pair) -> CheckResult {
-    let (id, title) = DEKS;
     let sum = |count: fn(&Proof) -> u64| {
         let counts = pair.rows.iter().map(|row| count(&row.finding.seeds));
         counts.fold(0, u64::saturating_add)
@@ -326,51 +297,32 @@ fn deks(pair: &Pair) -> CheckResult {
         let objects = objects.fold(0, u64::saturating_add);
         let (failed, objects) = (counted(failed, "encrypted DEK"), counted(objects, "object"));
         let message = format!("not decrypted: {failed} of {objects}");
-        CheckResult::fail(id, title, message)
+        DEKS.fail(message)
             .impact(LOSES)
             .code(advice::evidence::SET_UNFIT.code)
     } else if proven == 0 {
-        CheckResult::skip(id, title, "none was decrypted")
+        DEKS.skip("none was decrypted")
     } else {
-        CheckResult::pass(id, title).message(counted(proven, "encrypted DEK"))
+        DEKS.pass().message(counted(proven, "encrypted DEK"))
     }
 }
 
 fn openbao(snapshot: Option<RaftSnapshot>, site: &Site<'_>) -> CheckResult {
-    let (id, title) = OPENBAO;
     match snapshot {
-        None => CheckResult::skip(id, title, "no --openbao-snapshot was given"),
-        Some(RaftSnapshot { sealed: true, .. }) => CheckResult::pass(id, title),
-        Some(RaftSnapshot { sealed: false, .. }) => {
-            CheckResult::warn(id, title, "it has no SHA256SUMS.sealed")
-                .because(advice::snapshot::OPENBAO_UNSIGNED.advise(site, &[]))
-        }
+        None => OPENBAO.skip("no --openbao-snapshot was given"),
+        Some(RaftSnapshot { sealed: true, .. }) => OPENBAO.pass(),
+        Some(RaftSnapshot { sealed: false, .. }) => OPENBAO
+            .warn("it has no SHA256SUMS.sealed")
+            .because(advice::snapshot::OPENBAO_UNSIGNED.advise(site, &[])),
     }
 }
 
 fn checkpoint(status: &str, site: &Site<'_>) -> CheckResult {
-    const ID: &str = "registry.state";
-    const TITLE: &str = "State and checkpoint";
+    const NAME: CheckName = CheckName("registry.state", "State and checkpoint");
     match status {
-        "current" => CheckResult::pass(ID, TITLE),
-        other => CheckResult::warn(ID, TITLE, format!("the checkpoint is {other}"))
+        "current" => NAME.pass(),
+        other => NAME
+            .warn(format!("the checkpoint is {other}"))
             .because(advice::state::CHECKPOINT_LOST.advise(site, &[])),
-    }
-}
-
-impl FileRow {
-    fn of(file: &FileInfo) -> Self {
-        Self {
-            sha256: file.sha256_hex(),
-            bytes: file.bytes,
-        }
-    }
-
-    fn cells(&self, store: &str) -> [String; 3] {
-        [
-            store.to_owned(),
-            self.sha256.clone(),
-            self.bytes.to_string(),
-        ]
     }
 }

@@ -10,12 +10,11 @@ use kms_node::clock::{Clock as _, SystemClock};
 use kms_operator::recovery::{
     recover_state::{self, Applied, Request, read_peer, read_record},
     recovery_report::{Run, Typed},
-    verify_pair::Watch,
 };
 
 use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
-    review::become_owner,
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, openbao_flags::TokenFlags,
+    progress::watching, review::become_owner,
 };
 
 /// Rebuild a lost or damaged registry state from evidence, after the key was rotated
@@ -30,6 +29,8 @@ pub(super) struct Options {
     // First, so that it comes before the headings.
     #[command(flatten)]
     output: OutputFlag,
+    #[command(flatten)]
+    token: TokenFlags,
     #[command(flatten)]
     etcd: EvidenceFlags,
     /// A record that record-backup wrote; repeatable
@@ -85,8 +86,8 @@ pub(super) struct Options {
 }
 
 impl Options {
-    #[expect(clippy::result_large_err, reason = "one result for each given file")]
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        self.token.apply(context);
         let loaded = context.load()?;
         let config = &loaded.config;
         config.auth.supported()?;
@@ -107,14 +108,16 @@ impl Options {
             unbounded: without(&[("--etcd-prefix-only", false)]),
             etcd: options.collect(),
         };
-        let records = self.record.iter().map(|it| read_record(it));
-        let peers = self.peer_state.iter();
-        let peers = peers.map(|it| read_peer(it, &config.state_path));
+        let records = self.record.iter().map(PathBuf::as_path).map(read_record);
+        let mut peers = Vec::new();
+        for path in &self.peer_state {
+            peers.push(read_peer(path, &config.state_path));
+        }
         let mut request = Request {
             etcd: sources,
             prefix: self.etcd.prefix(),
             records: records.collect(),
-            peers: peers.collect(),
+            peers,
             sample: self.sample,
             replace: self.expected_state_hash,
             replace_newer_release: self.replace_newer_release,
@@ -123,30 +126,28 @@ impl Options {
             names: self.show_names,
         };
         become_owner(config);
-        let reading = ProgressLine::new("reading etcd");
-        let trying = ProgressLine::new("trying encrypted DEKs");
-        let watch = Watch {
-            reading: &|done| reading.show(done),
-            trying: &|done| trying.show(done),
-            opening: &|_| (),
-        };
         let now = SystemClock.now();
         let run = Run {
             loaded: &loaded,
             typed: &typed,
             now,
         };
-        let outcome = match &self.expected_plan_hash {
-            None => run.planned(&recover_state::plan(config, &mut request, watch)),
+        let mut outcome = match &self.expected_plan_hash {
+            None => {
+                let planned = watching(|watch| recover_state::plan(config, &mut request, watch));
+                run.planned(&planned)
+            }
             Some(reviewed) => {
-                match recover_state::apply(config, &mut request, reviewed, now, watch)? {
+                match watching(|watch| {
+                    recover_state::apply(config, &mut request, reviewed, now, watch)
+                })? {
                     Applied::Rebuilt(weighed) => run.applied(&weighed),
                     Applied::Continued(done) => run.continued(&done.0, &done.1),
                     Applied::Refused(weighed) => run.refused(&weighed),
                 }
             }
         };
-        drop((reading, trying));
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 }

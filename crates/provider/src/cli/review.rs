@@ -20,7 +20,7 @@ use kms_node::{
 use kms_operator::{
     diagnose::node::become_provider,
     recovery::{
-        evidence::{Asked, EvidenceSources},
+        evidence::Asked,
         evidence_report::{self, Asker},
         retirement_report::{EvidenceRow, Findings, NeededBy, OlderRevisions},
     },
@@ -30,7 +30,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, openbao_flags::TokenFlags,
+    progress::reading,
 };
 
 #[derive(Debug, Args)]
@@ -42,6 +43,8 @@ pub(super) struct Review {
     #[arg(long, value_name = "HASH", requires = "apply", value_parser = state_hash)]
     expected_state_hash: Option<StateHash>,
     #[command(flatten)]
+    token: TokenFlags,
+    #[command(flatten)]
     output: OutputFlag,
 }
 
@@ -52,25 +55,22 @@ impl Review {
         wanted: &Wanted,
         etcd: Option<&EvidenceFlags>,
     ) -> Result<Exit, Failure> {
+        self.token.apply(context);
         let loaded = context.load()?;
         let config = &loaded.config;
         config.auth.supported()?;
-        let sources = match etcd {
-            Some(flags) => EvidenceSources::new(flags.sources()?, flags.prefix()),
-            None => None,
-        };
+        let sources = etcd.map(EvidenceFlags::evidence).transpose()?.flatten();
         become_owner(config);
-        let progress = ProgressLine::new("reading etcd");
-        let on_progress = |done| progress.show(done);
-        let evidence = sources.as_ref().map(|sources| Asked {
-            sources,
-            on_progress: &on_progress,
-        });
-        let outcome = match &self.expected_state_hash {
-            None => retirement::plan(config, wanted, evidence)?,
-            Some(reviewed) => retirement::apply(config, wanted, reviewed, evidence)?,
-        };
-        drop(progress);
+        let outcome = reading(|on_progress| {
+            let evidence = sources.as_ref().map(|sources| Asked {
+                sources,
+                on_progress,
+            });
+            Ok::<_, Failure>(match &self.expected_state_hash {
+                None => retirement::plan(config, wanted, evidence)?,
+                Some(reviewed) => retirement::apply(config, wanted, reviewed, evidence)?,
+            })
+        })?;
 
         const APPLYING: [(&str, bool); 2] = [("--apply", false), ("--expected-state-hash", true)];
         let bounded = [&APPLYING[..], &[("--etcd-prefix-only", false)]].concat();
@@ -81,6 +81,7 @@ impl Review {
         };
         let mut result = shown(&outcome, asker);
         result.identify(&config.fingerprint());
+        result.set_sources(&context.sources);
         self.output.show(&result, context)
     }
 }
@@ -220,7 +221,7 @@ fn shown(outcome: &Outcome, asker: Asker<'_>) -> outcome::Outcome<Retirement> {
         }
         (None, None) => {}
     }
-    tables.into_iter().for_each(|table| result.add_table(table));
+    result.add_tables(tables);
     match findings {
         Some(findings) => result.add_limitations(findings.limitations()),
         None => result.add_limitations([UNCHECKED_LIMITATION]),
@@ -232,17 +233,16 @@ fn shown(outcome: &Outcome, asker: Asker<'_>) -> outcome::Outcome<Retirement> {
 impl Retirement {
     fn tables(&self) -> Vec<Table> {
         let mut plan = Table::new("plan", ["fact", "value"]);
-        plan.row(["applied", &self.applied.to_string()]);
-        if self.before_version > 0 {
-            plan.row(["beforeVersion", &self.before_version.to_string()]);
-        }
-        plan.row(["stateHash", &self.state_hash]);
-        plan.row(["nextStateHash", &self.next_state_hash]);
-        plan.row(["nextGeneration", &self.next_generation.to_string()]);
-        plan.row(["activeKeyIdHash", &self.active_key_id_hash]);
-        if let Some(evidence) = &self.evidence {
-            plan.row(["confidence", evidence.confidence]);
-        }
+        plan.facts("applied", [self.applied]);
+        plan.facts(
+            "beforeVersion",
+            Some(self.before_version).filter(|it| *it > 0),
+        );
+        plan.facts("stateHash", [&self.state_hash]);
+        plan.facts("nextStateHash", [&self.next_state_hash]);
+        plan.facts("nextGeneration", [self.next_generation]);
+        plan.facts("activeKeyIdHash", [&self.active_key_id_hash]);
+        plan.facts("confidence", self.evidence.as_ref().map(|it| it.confidence));
         let mut tables = vec![
             plan,
             table_of("versions to remove", &self.removed_versions),
@@ -268,28 +268,32 @@ fn table_of(title: &str, versions: &[Version]) -> Table {
     for version in versions {
         let number = version.transit_version.to_string();
         let hash = version.key_id_hash.as_str();
-        let needed = version.needed_by.iter().flatten();
-        let needed = needed.map(|it| {
-            (
-                format!("{} {}", it.resource, it.objects),
-                String::new(),
-                &it.source,
-            )
-        });
-        let older = version.older_revisions.iter().flatten();
-        let older = older.map(|it| {
-            (
-                String::new(),
-                format!("{} {}", it.resource, it.revisions),
-                &it.source,
-            )
-        });
-        let rows: Vec<_> = needed.chain(older).collect();
-        if rows.is_empty() {
+        let needed = version.needed_by.as_deref().unwrap_or_default();
+        let older = version.older_revisions.as_deref().unwrap_or_default();
+        if needed.is_empty() && older.is_empty() {
             table.row([&*number, hash]);
         }
-        for (needed, older, source) in rows {
-            table.row([&*number, hash, &needed, &older, source]);
+        for NeededBy {
+            source,
+            resource,
+            objects,
+        } in needed
+        {
+            table.row([&*number, hash, &format!("{resource} {objects}"), "", source]);
+        }
+        for OlderRevisions {
+            source,
+            resource,
+            revisions,
+        } in older
+        {
+            table.row([
+                &*number,
+                hash,
+                "",
+                &format!("{resource} {revisions}"),
+                source,
+            ]);
         }
     }
     table

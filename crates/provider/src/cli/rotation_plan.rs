@@ -1,20 +1,19 @@
 //! `rotation-plan`: stage of a rotation on this node, and its next condition.
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use kms_node::{
     advice::Site,
     clock::{Clock as _, SystemClock},
+    report::outcome::Outcome,
 };
 use kms_operator::{
-    recovery::{
-        evidence::{Asked, EvidenceSources},
-        evidence_report::Asker,
-    },
-    rotation_report::{self, RotationCommand},
+    recovery::{evidence::Asked, evidence_report::Asker},
+    rotation_report::{self, Rotation, RotationCommand},
 };
 
 use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
+    Context, Exit, Failure, PageFlags, etcd_source::EvidenceFlags, openbao_flags::OpenBaoFlags,
+    progress::reading, repeat::RepeatFlags,
 };
 
 /// Show the stage of the key's rotation on this node, and the condition of the next promotion
@@ -22,42 +21,55 @@ use super::{
 /// Reads the state and the key's metadata and changes nothing. Exit code 4 when OpenBao, the key
 /// or the state blocks it; the known facts are shown all the same.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("one_page").args(["watch", "html"]))]
 pub(super) struct Options {
     #[command(flatten)]
-    output: OutputFlag,
+    repeat: RepeatFlags,
+    #[command(flatten)]
+    openbao: OpenBaoFlags,
+    #[command(flatten)]
+    output: PageFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        show(context, &self.output, RotationCommand::Plan, None)
+        self.output.require_new()?;
+        self.openbao.apply(context);
+        let once = |context: &mut Context<'_>| gather(context, RotationCommand::Plan, None);
+        let outcome = self
+            .repeat
+            .run(&self.output.output, context, once, is_finished)?;
+        self.output.write_page(&outcome)
     }
 }
 
-pub(super) fn show(
-    context: &mut Context<'_>,
-    output: &OutputFlag,
+/// Whether the rotation is at its end.
+pub(super) fn is_finished(outcome: &Outcome<Rotation>) -> bool {
+    outcome.exit() == Exit::Success && outcome.result.is_settled()
+}
+
+pub(super) fn gather(
+    context: &Context<'_>,
     command: RotationCommand,
     etcd: Option<&EvidenceFlags>,
-) -> Result<Exit, Failure> {
+) -> Result<Outcome<Rotation>, Failure> {
     let loaded = context.load()?;
     let config = &loaded.config;
     config.auth.supported()?;
-    let sources = match etcd {
-        Some(flags) => EvidenceSources::new(flags.sources()?, flags.prefix()),
-        None => None,
-    };
-    let progress = ProgressLine::new("reading etcd");
-    let on_progress = |done| progress.show(done);
-    let evidence = sources.as_ref().map(|sources| Asked {
-        sources,
-        on_progress: &on_progress,
-    });
+    let sources = etcd.map(EvidenceFlags::evidence).transpose()?.flatten();
     let asker = Asker {
         site: Site::new(&loaded.path, Some(config)),
-        again: &context.line.typed,
+        again: &context.again(),
         unbounded: &context.typed_without(&[("--etcd-prefix-only", false)]),
     };
-    let outcome = rotation_report::gather(config, command, evidence, asker, SystemClock.now())?;
-    drop(progress);
-    output.show(&outcome, context)
+    let now = SystemClock.now();
+    let mut outcome = reading(|on_progress| {
+        let evidence = sources.as_ref().map(|sources| Asked {
+            sources,
+            on_progress,
+        });
+        rotation_report::gather(config, command, evidence, asker, now)
+    })?;
+    outcome.set_sources(&context.sources);
+    Ok(outcome)
 }

@@ -10,7 +10,10 @@ use kms_node::{
 };
 use kms_operator::recovery::{inventory::Wanted, scan};
 
-use super::{Context, Exit, Failure, OutputFlag, etcd_source::EtcdFlags, progress::ProgressLine};
+use super::{
+    Context, Exit, Failure, PageFlags, etcd_source::EtcdFlags, openbao_flags::OpenBaoFlags,
+    progress::reading,
+};
 
 /// Show the content of etcd: protection of each resource, and versions of the key that it needs
 ///
@@ -29,11 +32,15 @@ pub(super) struct Options {
     #[arg(long)]
     show_names: bool,
     #[command(flatten)]
-    output: OutputFlag,
+    openbao: OpenBaoFlags,
+    #[command(flatten)]
+    output: PageFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        self.output.require_new()?;
+        self.openbao.apply(context);
         let loaded = match &context.flags.config {
             Some(_) => Some(context.load()?),
             None => None,
@@ -50,17 +57,15 @@ impl Options {
             names: self.show_names,
         };
         let now = SystemClock.now();
-        let progress = ProgressLine::new("reading etcd");
         let scanned = self.etcd.source(None).and_then(|source| {
-            let on_progress = |done| progress.show(done);
-            scan::scan(&source, &wanted, config, &site, &on_progress, now)
+            reading(|on_progress| scan::scan(&source, &wanted, config, &site, on_progress, now))
         });
-        drop(progress);
-        let outcome = match scanned {
+        let mut outcome = match scanned {
             Ok(outcome) => outcome,
             Err(error) if error.is_misuse() => return Err(error.into()),
             Err(error) => scan::not_read(&error, config, &site, now),
         };
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 }

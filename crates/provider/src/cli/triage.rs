@@ -18,11 +18,10 @@ use kms_operator::{
         walk::{self, Material},
     },
 };
-use tokio::runtime;
 
 use super::{
     Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::ProgressLine,
-    verify_backup::read_record,
+    runtime, verify_backup::read_record,
 };
 
 /// In an incident: name the first failure, its impact on the data, the next step and the warnings
@@ -85,8 +84,7 @@ impl Options {
             });
             // Before the runtime: its threads inherit the user of this one.
             let became = become_provider(&loaded.config);
-            let runtime = runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(Failure::Runtime)?;
+            let runtime = runtime()?;
             let reading = ProgressLine::new("reading etcd");
             let material = Material {
                 loaded: &loaded,
@@ -100,13 +98,14 @@ impl Options {
             // A name lookup that hangs must not hold up the end.
             runtime.shutdown_background();
         }
-        let outcome = report::outcome(
+        let mut outcome = report::outcome(
             stopped,
             checks,
             &facts,
             self.output.verbose,
             SystemClock.now(),
         );
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 }

@@ -1,9 +1,6 @@
 //! `verify-backup`: may this etcd data and this OpenBao go into service together?
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kms_domain::recovery::record::{BackupRecord, MAX_FILE_BYTES};
@@ -16,13 +13,15 @@ use kms_operator::recovery::{
     backup_record::{note_as_recorded, note_source},
     local_knowledge::LocalKnowledge,
     pair_report,
-    verify_pair::{self, Depth, Pair, VerifyOptions, Watch},
+    recover_state::read_file,
+    verify_pair::{self, Depth, Pair, VerifyOptions},
 };
 
 use super::{
-    Context, Exit, Failure, OutputFlag,
+    Context, Exit, Failure, PageFlags,
     etcd_source::{EtcdFlags, UnreadFlags},
-    progress::ProgressLine,
+    openbao_flags::OpenBaoFlags,
+    progress::watching,
 };
 
 /// Prove that an etcd backup and an OpenBao can go into service together
@@ -37,29 +36,39 @@ pub(super) struct Options {
     #[command(flatten)]
     unread: UnreadFlags,
     /// The record that record-backup wrote for this set
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Verification")]
     record: Option<PathBuf>,
     /// Decrypt every distinct DEK, or open every object too
-    #[arg(long, value_enum, default_value_t, value_name = "DEPTH")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "DEPTH",
+        help_heading = "Verification"
+    )]
     depth: Depth,
     /// Name the first few objects that do not open
-    #[arg(long)]
+    #[arg(long, help_heading = "Verification")]
     show_names: bool,
     #[command(flatten)]
-    output: OutputFlag,
+    openbao: OpenBaoFlags,
+    #[command(flatten)]
+    output: PageFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        self.output.require_new()?;
+        self.openbao.apply(context);
         let loaded = context.load()?;
         let config = &loaded.config;
         config.auth.supported()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
         let known = LocalKnowledge::gather(config, &loaded.path, record);
-        let again = context.line.typed.clone();
+        let again = context.again();
         let verified = self.verify(config, &known);
         let now = SystemClock.now();
-        let outcome = match verified {
+        let mut outcome = match verified {
             Ok((source, pair)) => {
                 let noted = known.record.as_ref().and_then(|it| it.note().etcd.as_ref());
                 let snapshot = if let Some(noted) = noted
@@ -82,6 +91,7 @@ impl Options {
             Err(error) if error.is_misuse() => return Err(error.into()),
             Err(error) => pair_report::not_read(config, &loaded.path, &error, &again, now),
         };
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 
@@ -96,32 +106,16 @@ impl Options {
             claims: known.claims(),
             removed: known.removed(),
             depth: self.depth,
-            sample: None,
             names: self.show_names,
-            superseded: false,
+            ..VerifyOptions::default()
         };
-        let reading = ProgressLine::new("reading etcd");
-        let trying = ProgressLine::new("trying encrypted DEKs");
-        let opening = ProgressLine::new("opening objects");
-        let watch = Watch {
-            reading: &|done| reading.show(done),
-            trying: &|done| trying.show(done),
-            opening: &|done| opening.show(done),
-        };
-        let pair = verify_pair::verify(config, &source, options, watch)?;
+        let pair = watching(|watch| verify_pair::verify(config, &source, options, watch))?;
         Ok((source, pair))
     }
 }
 
 pub(super) fn read_record(path: &Path) -> Result<BackupRecord, Failure> {
-    let read = || {
-        let mut bytes = Vec::new();
-        let most = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX);
-        let file = std::fs::File::open(path)?;
-        file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|source| Failure::RecordUnreadable {
+    let bytes = read_file(path, MAX_FILE_BYTES).map_err(|source| Failure::RecordUnreadable {
         path: path.to_owned(),
         source,
     })?;

@@ -11,7 +11,7 @@ use kms_operator::diagnose::{
     Check, capabilities, conclude, configuration, examine, facts::Facts, key, login, server, state,
 };
 
-use super::{Context, Exit, Failure, OutputFlag};
+use super::{Context, Exit, Failure, OutputFlag, openbao_flags::OpenBaoFlags};
 
 const COMMAND: &str = "verify-key";
 
@@ -37,11 +37,14 @@ const CHECKS: [Check; 13] = [
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
+    openbao: OpenBaoFlags,
+    #[command(flatten)]
     output: OutputFlag,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        self.openbao.apply(context);
         let mut outcome = Outcome::new(COMMAND, SystemClock.now(), Nothing {});
         let mut facts = Facts::new(COMMAND, context.load());
         if let Some(config) = facts.config().cloned() {
@@ -49,6 +52,7 @@ impl Options {
             gather(&mut facts, &config);
         }
         conclude(&mut outcome, examine(&CHECKS, &facts));
+        outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
     }
 }

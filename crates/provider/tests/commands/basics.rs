@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     process::{Command, Stdio},
 };
 
@@ -25,7 +26,8 @@ fn mistakes_on_the_command_line_exit_2_and_say_so_on_standard_error() {
         &["help", "nothing"],
         &["version", "surplus"],
         &["version", "--output"],
-        &["version", "--output", "yaml"],
+        &["version", "--output", "toml"],
+        &["version", "--quiet", "--verbose"],
         &["completion", "tcsh"],
         &["completion"],
         &["key-id"],
@@ -102,6 +104,87 @@ fn version_says_what_was_built() {
 }
 
 #[test]
+fn yaml_has_the_document_of_json() {
+    for arguments in [
+        &["version"][..],
+        &["doctor", "--nothing"],
+        &["rotation-plan", "--config", "/nonexistent"],
+    ] {
+        let mut json = run(&[arguments, &["-o", "json"]].concat()).json();
+        let yaml = run(&[arguments, &["-o", "yaml"]].concat());
+        assert!(yaml.out.starts_with("---\n"), "{}", yaml.out);
+        let mut yaml: serde_json::Value = serde_saphyr::from_str(&yaml.out).unwrap();
+        for document in [&mut json, &mut yaml] {
+            document["time"].take();
+        }
+        assert_eq!(yaml, json);
+    }
+}
+
+#[test]
+fn a_quiet_command_answers_by_its_exit_code_alone() {
+    let good = run(&["version", "-q"]);
+    assert_eq!(
+        (good.code, good.transcript()),
+        (0, "exit code 0\n--- stdout\n--- stderr\n".to_owned())
+    );
+    let nodes = ["--state", "a=/nonexistent/a", "--state", "b=/nonexistent/b"];
+    let bad = run(&[&["compare-nodes", "-q"], &nodes[..]].concat());
+    assert_eq!((bad.code, bad.out.as_str()), (4, ""), "{}", bad.err);
+}
+
+/// Types into an interactive bash with the completion script, and returns its terminal.
+fn typed_into_bash(keys: &str) -> String {
+    let program = assert_cmd::cargo::cargo_bin("bao-kms-provider");
+    let directory = program.parent().unwrap().to_str().unwrap();
+    let mut terminal = Command::new("script")
+        .args([
+            "--quiet",
+            "--return",
+            "--command",
+            "bash --norc --noprofile -i",
+            "/dev/null",
+        ])
+        .env_clear()
+        .env("PATH", format!("{directory}:/usr/bin:/bin"))
+        .env("TERM", "dumb")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = terminal.stdin.take().unwrap();
+    write!(
+        input,
+        "source <(bao-kms-provider completion bash)\n{keys}\nexit\n"
+    )
+    .unwrap();
+    drop(input);
+    let finished = terminal.wait_with_output().unwrap();
+    String::from_utf8_lossy(&finished.stdout).into_owned()
+}
+
+#[test]
+fn bash_completes_commands_options_and_values() {
+    for (keys, completed) in [
+        (
+            "echo =; bao-kms-provider versio\t",
+            "bao-kms-provider version ",
+        ),
+        (
+            "bao-kms-provider version --outp\tjs\t",
+            "version --output json ",
+        ),
+        (
+            "bao-kms-provider rotation-plan --token\t",
+            "rotation-plan --token-file ",
+        ),
+    ] {
+        let terminal = typed_into_bash(keys);
+        assert!(terminal.contains(completed), "{keys:?}: {terminal}");
+    }
+}
+
+#[test]
 fn every_shell_gets_a_completion_that_knows_the_commands() {
     for shell in ["bash", "fish", "powershell", "zsh"] {
         let script = run(&["completion", shell]);
@@ -121,6 +204,10 @@ fn every_command_has_a_manual_page() {
                 .unwrap()
                 .contains(".TH")
         );
+    }
+    for page in ["bao-kms-provider-probe.1", "bao-kms-provider-scan-etcd.1"] {
+        let page = fs::read_to_string(directory.path().join(page)).unwrap();
+        assert!(page.contains("Examples:"), "{page}");
     }
     let refused = run(&["man", directory.path().join("none").to_str().unwrap()]);
     assert_eq!(refused.code, 1);

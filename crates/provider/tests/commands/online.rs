@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{config_for, run, vectors, write};
+use super::{config_for, finish, program, run, vectors, write};
 
 const HASH: &str = "krs1.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
@@ -18,7 +18,7 @@ fn mistakes_on_the_command_line_are_found_before_anything_else() {
         (&retire, &["--apply"]),
         (&retire, &["--expected-state-hash", HASH]),
         (&retire, &["--apply", "--expected-state-hash", "krs1.short"]),
-        (&retire, &["--output", "yaml"]),
+        (&retire, &["--output", "toml"]),
         (&restore, &["--apply"]),
         (&["restore-versions"], &[]),
         (&["restore-versions", "--versions", ""], &[]),
@@ -26,17 +26,17 @@ fn mistakes_on_the_command_line_are_found_before_anything_else() {
         (&["restore-versions", "--versions", "1,,2"], &[]),
         (&["rotation-plan", "surplus"], &[]),
         (&["verify-rotation", "--output"], &[]),
-        (&["verify-key", "--output", "yaml"], &[]),
+        (&["verify-key", "--output", "toml"], &[]),
         (&["benchmark"], &["--iterations", "0"]),
         (&["benchmark"], &["--iterations", "-1"]),
         (&["benchmark"], &["--iterations", "1000001"]),
         (&["benchmark"], &["--iterations", "many"]),
         (&["benchmark"], &["--concurrency", "0"]),
         (&["benchmark"], &["--concurrency"]),
-        (&["benchmark"], &["--output", "yaml"]),
+        (&["benchmark"], &["--output", "toml"]),
         (&["benchmark"], &["surplus"]),
         (&["record-backup"], &[]),
-        (&["record-backup", "--out", "x", "--output", "yaml"], &[]),
+        (&["record-backup", "--out", "x", "--output", "toml"], &[]),
         (&["verify-backup"], &[]),
         (
             &["verify-backup", "--etcd-snapshot", "x", "--depth", "all"],
@@ -177,4 +177,50 @@ fn a_ca_bundle_that_is_not_there_is_no_mistake_of_the_configuration() {
             failed.out
         );
     }
+}
+
+#[test]
+fn variables_of_etcdctl_and_bao_are_used_and_named() {
+    let scan = |more: &[&str], variables: &[(&str, &str)]| {
+        let mut command = program(&[&["scan-etcd", "-o", "json"], more].concat());
+        finish(command.envs(variables.iter().copied()))
+    };
+    let endpoint = ("ETCDCTL_ENDPOINTS", "http://127.0.0.1:1");
+    let by_variable = scan(&[], &[endpoint]);
+    assert_eq!(by_variable.code, 5, "{}", by_variable.err);
+    let source = &by_variable.json()["optionSources"][0];
+    assert_eq!(source["option"], "--endpoints");
+    assert_eq!(source["value"], endpoint.1);
+    assert_eq!(source["source"], endpoint.0);
+    let typed = scan(&["--endpoints", "http://127.0.0.1:2"], &[endpoint]).json();
+    assert!(typed.get("optionSources").is_none(), "{typed:#}");
+    assert!(typed.to_string().contains("127.0.0.1:2"), "{typed:#}");
+
+    let bad = scan(&[], &[("ETCDCTL_ENDPOINTS", "http://192.0.2.1:1")]);
+    assert_eq!(bad.code, 2);
+    let note = "note: --endpoints comes from ETCDCTL_ENDPOINTS";
+    assert!(bad.err.contains(note), "{}", bad.err);
+
+    let scope = &vectors("key_id.json")["keys"][0]["scope"];
+    let directory = tempfile::tempdir().unwrap();
+    let config = write(directory.path(), "config.yaml", &config_for(scope));
+    let verify = [
+        "verify-key",
+        "-o",
+        "json",
+        "--config",
+        config.to_str().unwrap(),
+    ];
+    let bao = [
+        ("BAO_ADDR", "http://plain"),
+        ("BAO_CACERT", "/nonexistent/other"),
+    ];
+    let refused = finish(program(&verify).envs(bao));
+    assert_eq!(refused.code, 3, "{}", refused.err);
+    let refused = refused.json();
+    assert!(
+        refused.to_string().contains("from --openbao-address"),
+        "{refused:#}"
+    );
+    assert_eq!(refused["optionSources"][1]["source"], "BAO_CACERT");
 }

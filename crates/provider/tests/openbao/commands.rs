@@ -110,6 +110,24 @@ async fn a_probe_says_what_is_wrong_with_the_socket() {
 }
 
 #[tokio::test]
+async fn a_probe_waits_for_a_provider_that_starts() {
+    let node = Node::new(QUIET).await;
+    let socket = node.sockets.socket();
+    let late = probe(&socket, &["--wait", "300ms", "--interval", "100ms"]);
+    assert_eq!(late.code, Some(4), "{}", late.err);
+    assert!(late.out.contains("does not exist"), "{}", late.out);
+
+    let mut command = program();
+    command.arg("probe").arg("--socket").arg(&socket);
+    command.args(["--wait", "1m", "--interval", "100ms", "--quiet"]);
+    let waiting = command.stdout(Stdio::piped()).spawn().unwrap();
+    let provider = node.serve().await;
+    let waited = waiting.wait_with_output().unwrap();
+    assert_eq!((waited.status.code(), &*waited.stdout), (Some(0), &b""[..]));
+    provider.stop().await;
+}
+
+#[tokio::test]
 async fn a_probe_fails_on_an_unhealthy_provider_and_on_another_key() {
     let node = Node::new(TIMING).await;
     let provider = node.serve().await;

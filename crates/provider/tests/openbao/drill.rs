@@ -155,7 +155,7 @@ impl Backups {
     #[track_caller]
     fn assert_secret(&self, said: &[&str]) {
         let mut written: Vec<String> = said.iter().map(|&text| text.to_owned()).collect();
-        for name in ["drill.prom", "reports"] {
+        for name in ["drill.prom", "reports", "page.html"] {
             let path = self.path(name);
             if path.is_dir() {
                 files_below(&path, &mut written);
@@ -263,7 +263,8 @@ async fn backups_that_belong_together_are_proven_and_nothing_in_service_notices(
 
     files::directory(&backups.path("reports"), 0o755);
     let (record, reports) = (path("record.json"), path("reports"));
-    let more = ["--record", &record, "--report", &reports];
+    let page = path("page.html");
+    let more = ["--record", &record, "--report", &reports, "--html", &page];
     let report = backups.drill(SET, &more, 0, "compatible").await;
     assert_eq!(
         report["proven"],
@@ -280,6 +281,17 @@ async fn backups_that_belong_together_are_proven_and_nothing_in_service_notices(
     assert_eq!(report["openbaoSnapshot"]["sha256"], hash);
     assert_eq!(live.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     assert_eq!(audited(), before);
+
+    let page = fs::read_to_string(page).unwrap();
+    for shown in [
+        "<h1>drill: compatible</h1>",
+        "<td><span class=\"good\">2 readable</span></td><td><span class=\"good\">1 readable</span></td>",
+        "etcd snapshot made",
+        "openbao snapshot made",
+        "backup recorded",
+    ] {
+        assert!(page.contains(shown), "{shown} in {page}");
+    }
 
     let written = fs::read_dir(&reports).unwrap().next().unwrap().unwrap();
     let mode = written.metadata().unwrap().permissions().mode();

@@ -27,6 +27,7 @@ mod faults;
 mod forms;
 mod hardening;
 mod histories;
+mod html;
 mod init;
 mod key;
 mod load;

@@ -106,6 +106,7 @@ incidents! {
     nodes::nodes_at_different_versions: promotion_pending_on_nodes behind;
     nodes::a_node_that_reads_less_or_does_not_serve: missing_versions not_ready;
     restore::a_plan_without_evidence: no_evidence;
+    restore::a_login_that_does_not_work: state_planned;
     restore::a_state_that_is_in_place: state_in_place option_unfit;
     restore::a_plan_that_is_applied_too_early_or_too_late: plan_outdated provider_running;
     restore::a_state_of_a_newer_release: state_other_release;

@@ -114,6 +114,7 @@ pub(crate) fn transcript(node: &Node, finished: &Finished) -> String {
             "\"time\": ",
             "pendingPromotesAfter\": ",
             "pendingPromotesAfter ",
+            " observations, expected at ",
             // The places of certificates in commands.
             " --cacert ",
             // Warnings about the places and times of a test.

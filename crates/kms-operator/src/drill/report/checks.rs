@@ -3,7 +3,7 @@
 use kms_domain::recovery::pair::Verdict;
 use kms_node::{
     advice::drill,
-    report::{CheckResult, ImpactClass, one_line},
+    report::{CheckName, CheckResult, ImpactClass, one_line},
 };
 
 use crate::{
@@ -14,33 +14,33 @@ use crate::{
     recovery::{local_knowledge::LocalKnowledge, pair_report::PairReport},
 };
 
-/// Identifier and title of a check. Stable.
-type Name = (&'static str, &'static str);
-
-const LEFTOVERS: Name = ("drill.leftovers", "Leftovers of earlier drills");
-const RECORD: Name = ("openbao.record", "OpenBao snapshot of the record");
-const AGE: Name = ("drill.age", "Age of the backups");
-const REMOVED: Name = ("drill.removed", "Removal of the copy");
+const LEFTOVERS: CheckName = CheckName("drill.leftovers", "Leftovers of earlier drills");
+const RECORD: CheckName = CheckName("openbao.record", "OpenBao snapshot of the record");
+const AGE: CheckName = CheckName("drill.age", "Age of the backups");
+const REMOVED: CheckName = CheckName("drill.removed", "Removal of the copy");
 
 /// Each step as a check.
-const STAGES: [(Stage, Name); 6] = [
+const STAGES: [(Stage, CheckName); 6] = [
     (
         Stage::Isolation,
-        ("drill.isolation", "Isolation of the copy"),
+        CheckName("drill.isolation", "Isolation of the copy"),
     ),
     (
         Stage::Inputs,
-        ("drill.inputs", "Backups, shares and program"),
+        CheckName("drill.inputs", "Backups, shares and program"),
     ),
     (
         Stage::Restore,
-        ("openbao.restore", "Restore of the OpenBao snapshot"),
+        CheckName("openbao.restore", "Restore of the OpenBao snapshot"),
     ),
-    (Stage::Unseal, ("openbao.shares", "Unseal shares")),
-    (Stage::Start, ("openbao.start", "Start of the copy")),
+    (Stage::Unseal, CheckName("openbao.shares", "Unseal shares")),
+    (
+        Stage::Start,
+        CheckName("openbao.start", "Start of the copy"),
+    ),
     (
         Stage::Verify,
-        ("pair.verified", "Decryption with the restored key"),
+        CheckName("pair.verified", "Decryption with the restored key"),
     ),
 ];
 
@@ -71,51 +71,50 @@ fn stage_check(
     rehearsal: &DrillRun,
     pair: Option<&PairReport>,
     stage: Stage,
-    (id, title): Name,
+    name: CheckName,
 ) -> CheckResult {
     if stage > rehearsal.stage {
-        return CheckResult::skip(id, title, "the drill ended before");
+        return name.skip("the drill ended before");
     }
     if stage == rehearsal.stage
         && let Some(failure) = &rehearsal.failure
         && pair.is_none()
     {
-        return CheckResult::fail(id, title, one_line(failure)).code(failure.cause().0.code);
+        return name.fail(one_line(failure)).code(failure.cause().0.code);
     }
     match stage {
-        Stage::Isolation => isolation(rehearsal, (id, title)),
+        Stage::Isolation => isolation(rehearsal, name),
         Stage::Start => {
             let version = rehearsal.version.as_deref().unwrap_or("unknown");
-            CheckResult::pass(id, title).message(format!("OpenBao {version}"))
+            name.pass().message(format!("OpenBao {version}"))
         }
         Stage::Unseal => match rehearsal.audit_devices {
-            None | Some(0) => CheckResult::pass(id, title),
+            None | Some(0) => name.pass(),
             Some(devices) => {
                 let message = format!("its {devices} audit devices were removed from the copy");
-                CheckResult::pass(id, title).message(message)
+                name.pass().message(message)
             }
         },
         Stage::Verify => match pair {
-            Some(pair) => verified(pair, (id, title)),
-            None => CheckResult::skip(id, title, "nothing was verified"),
+            Some(pair) => verified(pair, name),
+            None => name.skip("nothing was verified"),
         },
-        Stage::Inputs | Stage::Restore => CheckResult::pass(id, title),
+        Stage::Inputs | Stage::Restore => name.pass(),
     }
 }
 
-fn verified(pair: &PairReport, (id, title): Name) -> CheckResult {
+fn verified(pair: &PairReport, name: CheckName) -> CheckResult {
     match pair.result.judged {
-        Verdict::Compatible => CheckResult::pass(id, title),
-        Verdict::Inconclusive => CheckResult::skip(id, title, pair.headline()),
-        Verdict::CompatibleAfter | Verdict::Incompatible => {
-            CheckResult::fail(id, title, pair.headline())
-                .impact("a restore of these two backups would not bring all data back")
-                .impact_class(ImpactClass::DataRecovery)
-        }
+        Verdict::Compatible => name.pass(),
+        Verdict::Inconclusive => name.skip(pair.headline()),
+        Verdict::CompatibleAfter | Verdict::Incompatible => name
+            .fail(pair.headline())
+            .impact("a restore of these two backups would not bring all data back")
+            .impact_class(ImpactClass::DataRecovery),
     }
 }
 
-fn isolation(rehearsal: &DrillRun, (id, title): Name) -> CheckResult {
+fn isolation(rehearsal: &DrillRun, name: CheckName) -> CheckResult {
     let isolation = &rehearsal.isolation;
     let network = match &isolation.interfaces {
         Ok(interfaces) if interfaces.is_empty() => "there is no network but loopback".to_owned(),
@@ -131,57 +130,55 @@ fn isolation(rehearsal: &DrillRun, (id, title): Name) -> CheckResult {
     };
     let message = format!("{network}; {confined}");
     if isolation.holds() {
-        CheckResult::pass(id, title).message(message)
+        name.pass().message(message)
     } else {
-        CheckResult::warn(id, title, message)
+        name.warn(message)
             .impact("the copy may have revoked leases or rotated passwords in other systems")
             .code(drill::NOT_ISOLATED.code)
     }
 }
 
 fn leftovers(rehearsal: &DrillRun) -> CheckResult {
-    let (id, title) = LEFTOVERS;
     let Some(leftovers) = &rehearsal.leftovers else {
-        return CheckResult::skip(id, title, "the drill ended before");
+        return LEFTOVERS.skip("the drill ended before");
     };
     if leftovers.is_empty() {
-        return CheckResult::pass(id, title);
+        return LEFTOVERS.pass();
     }
     let paths = leftovers.iter().map(|path| path.display().to_string());
     let paths: Vec<_> = paths.collect();
-    CheckResult::warn(id, title, format!("removed: {}", paths.join(", ")))
+    LEFTOVERS
+        .warn(format!("removed: {}", paths.join(", ")))
         .impact("copies of OpenBao's encrypted data lay there since the machine went down")
 }
 
 fn record(known: &LocalKnowledge, rehearsal: &DrillRun) -> CheckResult {
-    let (id, title) = RECORD;
     let Some(record) = &known.record else {
-        return CheckResult::skip(id, title, "no --record was given");
+        return RECORD.skip("no --record was given");
     };
     match (&record.note().openbao, &rehearsal.openbao) {
-        (None, _) => CheckResult::skip(id, title, "the record names no OpenBao snapshot"),
-        (_, None) => CheckResult::skip(id, title, "the drill ended before"),
-        (Some(noted), Some(found)) if noted.sha256 == found.sha256 => CheckResult::pass(id, title),
+        (None, _) => RECORD.skip("the record names no OpenBao snapshot"),
+        (_, None) => RECORD.skip("the drill ended before"),
+        (Some(noted), Some(found)) if noted.sha256 == found.sha256 => RECORD.pass(),
         (Some(noted), Some(_)) => {
             let message = format!("the record has another one: {}", noted.sha256_hex());
-            CheckResult::warn(id, title, message).code(drill::OTHER_SNAPSHOT.code)
+            RECORD.warn(message).code(drill::OTHER_SNAPSHOT.code)
         }
     }
 }
 
 fn age(ages: &Ages) -> CheckResult {
-    let (id, title) = AGE;
     let Some(most) = ages.most else {
-        return CheckResult::skip(id, title, "no --max-age was given");
+        return AGE.skip("no --max-age was given");
     };
     let too_old: Vec<_> = ages.too_old().map(|age| age.to_string()).collect();
     match (&*too_old, &ages.etcd, &ages.openbao) {
-        ([], Some(_), Some(_)) => CheckResult::pass(id, title),
-        ([], ..) => CheckResult::skip(id, title, "the drill ended before"),
+        ([], Some(_), Some(_)) => AGE.pass(),
+        ([], ..) => AGE.skip("the drill ended before"),
         (too_old, ..) => {
             let most = Hours(most);
             let message = format!("older than {most}: {}", too_old.join("; "));
-            CheckResult::fail(id, title, message)
+            AGE.fail(message)
                 .impact("a restore would lose later changes")
                 .impact_class(ImpactClass::DataRecovery)
                 .code(drill::OUTDATED.code)
@@ -190,10 +187,10 @@ fn age(ages: &Ages) -> CheckResult {
 }
 
 fn removed(rehearsal: &DrillRun) -> CheckResult {
-    let (id, title) = REMOVED;
     match &rehearsal.not_removed {
-        None => CheckResult::pass(id, title),
-        Some((path, error)) => CheckResult::fail(id, title, format!("{}: {error}", path.display()))
+        None => REMOVED.pass(),
+        Some((path, error)) => REMOVED
+            .fail(format!("{}: {error}", path.display()))
             .code(drill::LEFTOVERS.code),
     }
 }

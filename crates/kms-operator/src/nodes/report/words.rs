@@ -9,24 +9,21 @@ use kms_domain::{
 };
 use kms_node::{
     advice::{Advice, Cause, Site, nodes},
-    report::{CheckResult, ImpactClass, one_line},
+    report::{CheckName, CheckResult, ImpactClass, one_line},
 };
 
 use crate::nodes::{LookError, Node, Seen};
 
-/// Identifier and title of a check. Stable.
-type Name = (&'static str, &'static str);
-
-const ANSWER: Name = ("nodes.answer", "Answers of the nodes");
-const DISTINCT: Name = ("nodes.distinct", "Nodes given once");
-const IDENTITY: Name = ("nodes.identity", "Identity in the configurations");
-const KEY: Name = ("nodes.key", "Key behind each version");
-const STATE: Name = ("nodes.state", "Registry state of the nodes");
-const VERSION: Name = ("nodes.version", "Version for encryption");
-const ROTATION: Name = ("nodes.rotation", "Rotation");
-const READABLE: Name = ("nodes.readable", "Readable versions");
-const READY: Name = ("nodes.ready", "Readiness");
-const PROGRAM: Name = ("nodes.program", "Releases of the provider");
+const ANSWER: CheckName = CheckName("nodes.answer", "Answers of the nodes");
+const DISTINCT: CheckName = CheckName("nodes.distinct", "Nodes given once");
+const IDENTITY: CheckName = CheckName("nodes.identity", "Identity in the configurations");
+const KEY: CheckName = CheckName("nodes.key", "Key behind each version");
+const STATE: CheckName = CheckName("nodes.state", "Registry state of the nodes");
+const VERSION: CheckName = CheckName("nodes.version", "Version for encryption");
+const ROTATION: CheckName = CheckName("nodes.rotation", "Rotation");
+const READABLE: CheckName = CheckName("nodes.readable", "Readable versions");
+const READY: CheckName = CheckName("nodes.ready", "Readiness");
+const PROGRAM: CheckName = CheckName("nodes.program", "Releases of the provider");
 
 pub(super) const ONE_AT_A_TIME: &str =
     "keep at least one node that serves untouched until the others agree";
@@ -125,10 +122,10 @@ impl Compared<'_> {
         ]
     }
 
-    fn check(&self, (id, title): Name, told: Coverage, of: fn(Finding) -> bool) -> CheckResult {
+    fn check(&self, name: CheckName, told: Coverage, of: fn(Finding) -> bool) -> CheckResult {
         let findings: Vec<_> = self.found().filter(|(_, it)| of(*it)).collect();
         let Some((_, worst)) = findings.iter().max_by_key(|(_, it)| it.weight()) else {
-            return self.nothing_found((id, title), told);
+            return self.nothing_found(name, told);
         };
         let told: Vec<_> = findings
             .iter()
@@ -137,8 +134,8 @@ impl Compared<'_> {
         let told = told.join("; ");
         let (cause, class) = cause(*worst);
         let check = match worst.weight() {
-            Weight::Settles => CheckResult::warn(id, title, told),
-            Weight::Open | Weight::Differs => CheckResult::fail(id, title, told),
+            Weight::Settles => name.warn(told),
+            Weight::Open | Weight::Differs => name.fail(told),
         };
         check
             .because(self.advise(cause))
@@ -147,7 +144,7 @@ impl Compared<'_> {
     }
 
     /// What a source does not show passes nothing.
-    fn nothing_found(&self, (id, title): Name, told: Coverage) -> CheckResult {
+    fn nothing_found(&self, name: CheckName, told: Coverage) -> CheckResult {
         let (tell, silent): (Vec<_>, Vec<_>) = self
             .nodes
             .iter()
@@ -156,24 +153,25 @@ impl Compared<'_> {
         let silent: Vec<_> = silent.iter().map(|(node, _)| node.name.as_str()).collect();
         let silent = silent.join(", ");
         if tell.len() < told.least {
-            CheckResult::skip(id, title, format!("not told by {silent}"))
+            name.skip(format!("not told by {silent}"))
         } else if silent.is_empty() || told.least == 0 {
-            CheckResult::pass(id, title)
+            name.pass()
         } else {
-            CheckResult::pass(id, title).message(format!("as far as told: not by {silent}"))
+            name.pass()
+                .message(format!("as far as told: not by {silent}"))
         }
     }
 
     /// An upgrade goes node by node, so different programs are no reason to stop.
     fn program(&self) -> CheckResult {
-        let (id, title) = PROGRAM;
         let seen = self.seen.iter().filter_map(|seen| seen.as_ref().ok());
         let versions: BTreeSet<_> = seen.filter_map(|it| it.provider_version.as_ref()).collect();
         let listed: Vec<_> = versions.iter().map(|version| version.as_str()).collect();
         match listed.as_slice() {
-            [] => CheckResult::skip(id, title, "only metrics tell"),
-            [one] => CheckResult::pass(id, title).message(*one),
-            several => CheckResult::warn(id, title, several.join(", "))
+            [] => PROGRAM.skip("only metrics tell"),
+            [one] => PROGRAM.pass().message(*one),
+            several => PROGRAM
+                .warn(several.join(", "))
                 .because(self.advise(&nodes::PROGRAMS_DIFFER))
                 .impact_class(ImpactClass::Diagnosis),
         }
@@ -443,7 +441,7 @@ mod tests {
             let row = format!("\n| `{}` | ", finding.code());
             assert!(PAGE.contains(&row), "{finding:?}");
         }
-        for (id, _) in [
+        for CheckName(id, _) in [
             ANSWER, DISTINCT, IDENTITY, KEY, STATE, VERSION, ROTATION, READABLE, READY, PROGRAM,
         ] {
             assert!(PAGE.contains(&format!("\n| `{id}` | ")), "{id}");

@@ -8,17 +8,17 @@ use kms_domain::{
     transit::{CreatedAt, TransitVersion},
 };
 use kms_node::{
-    advice::{self, Advice, Cause, DataImpact, Found, NextStep, Site},
-    report::{counted, one_line, outcome::Outcome, table::Table},
+    advice::{self, Advice, Cause, DataImpact, Found, NextStep, Site, texts},
+    report::{counted, one_line, outcome::Outcome, table::Table, utc},
 };
 
 use super::{
     Facts,
     key_ids::{lost, untested},
-    time_of,
 };
 use crate::recovery::{
     cause::{Context, ORDER, of_unanswered},
+    truncated::few,
     verify_pair::Row,
 };
 
@@ -181,7 +181,7 @@ impl Case {
             Resolution::Known(key) => format!("it needs version {}", key.version()),
         };
         let made = made(&finding.origin).map_or_else(String::new, |at| {
-            format!(", which was made at {}", time_of(at))
+            format!(", which was made at {}", utc(at.get()))
         });
         let version = row.version.map(|version| ("highest", version.to_string()));
         self.values = version.into_iter().chain([("made", made)]).collect();
@@ -202,13 +202,9 @@ impl Case {
     }
 
     fn advice(&self, site: &Site<'_>) -> Advice {
-        let values: Vec<_> = self
-            .values
-            .iter()
-            .map(|(name, value)| (*name, &**value))
-            .collect();
-        let etcd = ("etcd", "--etcd-snapshot FILE");
-        self.cause.advise(site, &[&values[..], &[etcd]].concat())
+        let mut values = texts(&self.values);
+        values.push(("etcd", "--etcd-snapshot FILE"));
+        self.cause.advise(site, &values)
     }
 
     fn sentence(&self) -> String {
@@ -264,7 +260,7 @@ pub(super) fn add_advice<R>(
     let verdict = facts.pair.verdict;
     if verdict != Verdict::Compatible {
         let again = advice::evidence::AGAIN.advise(site, &[("again", facts.again)]);
-        again.into_iter().for_each(|step| outcome.add_step(step));
+        outcome.add_steps(again);
         outcome.add_warnings([advice::KEEP_ETCD]);
     }
     let unfit = cases
@@ -273,12 +269,7 @@ pub(super) fn add_advice<R>(
     outcome.add_warnings(unfit.then_some(advice::key::NOT_IN_SERVICE));
     for remedy in &facts.pair.remedies {
         let values = remedy_values(facts, remedy);
-        let values: Vec<_> = values
-            .iter()
-            .map(|(name, value)| (*name, &**value))
-            .collect();
-        let later = advice::versions::RAISE_MINIMUM.advise(site, &values);
-        later.into_iter().for_each(|step| outcome.add_step(step));
+        outcome.add_steps(advice::versions::RAISE_MINIMUM.advise(site, &texts(&values)));
     }
 }
 
@@ -293,16 +284,14 @@ pub(super) fn gravest(cases: &[Case]) -> Option<(DataImpact, String)> {
 
 /// One row a cause, where there are several.
 pub(super) fn table(cases: &[Case]) -> Option<Table> {
-    let mut table = Table::new("causes", ["cause", "objects", "versions", "meaning"]);
-    for case in cases {
+    let versions = |case: &Case| {
         let versions: Vec<_> = case.versions.iter().map(ToString::to_string).collect();
-        let objects = match case.objects {
-            0 => String::new(),
-            objects => objects.to_string(),
-        };
-        let versions = crate::recovery::truncated::few(&versions, 0);
-        let Cause { code, headline, .. } = case.cause;
-        table.row([*code, &*objects, &*versions, *headline]);
-    }
-    (cases.len() > 1).then_some(table)
+        few(&versions, 0)
+    };
+    let table = Table::of("causes", cases)
+        .column("cause", |case| case.cause.code)
+        .column("objects", |case| Some(case.objects).filter(|it| *it > 0))
+        .column("versions", versions)
+        .column("meaning", |case| case.cause.headline);
+    (cases.len() > 1).then(|| table.table())
 }

@@ -14,10 +14,10 @@ use kms_domain::{
 };
 use kms_node::{
     advice::{self, Site},
-    report::{CheckResult, counted, one_line},
+    report::{CheckName, CheckResult, counted, one_line, utc},
 };
 
-use super::{Facts, time_of};
+use super::Facts;
 use crate::recovery::{
     cause::of_unanswered,
     drift::Comparison,
@@ -27,16 +27,13 @@ use crate::recovery::{
     verify_pair::{Depth, Pair, Row},
 };
 
-/// Identifier and title of a check. Stable.
-pub(super) type Name = (&'static str, &'static str);
-
-pub(super) const OBJECTS: Name = ("etcd.objects", "Objects of this provider in etcd");
-pub(super) const KEY: Name = ("openbao.key", "The key in OpenBao");
-pub(super) const STATE: Name = ("registry.state", "State of this node");
-pub(super) const MAPPED: Name = ("key_ids.mapped", "Versions of the stored key_ids");
-pub(super) const DEKS: Name = ("deks.decrypt", "Decryption of the encrypted DEKs");
-pub(super) const DATA: Name = ("data.open", "Decryption of the objects");
-pub(super) const DRIFT: Name = ("record.drift", "Comparison with the record");
+pub(super) const OBJECTS: CheckName = CheckName("etcd.objects", "Objects of this provider in etcd");
+pub(super) const KEY: CheckName = CheckName("openbao.key", "The key in OpenBao");
+pub(super) const STATE: CheckName = CheckName("registry.state", "State of this node");
+pub(super) const MAPPED: CheckName = CheckName("key_ids.mapped", "Versions of the stored key_ids");
+pub(super) const DEKS: CheckName = CheckName("deks.decrypt", "Decryption of the encrypted DEKs");
+pub(super) const DATA: CheckName = CheckName("data.open", "Decryption of the objects");
+pub(super) const DRIFT: CheckName = CheckName("record.drift", "Comparison with the record");
 
 /// All of them, in their order.
 pub(super) fn checks(facts: Facts<'_>) -> [CheckResult; 8] {
@@ -48,7 +45,7 @@ pub(super) fn checks(facts: Facts<'_>) -> [CheckResult; 8] {
         mapped_check(facts.pair),
         proof_check(DEKS, facts.pair, |row| Some(row.finding.seeds)),
         match facts.depth {
-            Depth::Dek => CheckResult::skip(DATA.0, DATA.1, "give --depth data"),
+            Depth::Dek => DATA.skip("give --depth data"),
             Depth::Data => proof_check(DATA, facts.pair, |row| row.finding.data),
         },
         drift_check(facts),
@@ -63,7 +60,6 @@ fn site(facts: Facts<'_>) -> Site<'_> {
 }
 
 fn objects_check(facts: Facts<'_>) -> CheckResult {
-    let (id, title) = OBJECTS;
     let inventory = &facts.pair.inventory;
     let ours: u64 = facts.pair.rows.iter().map(|row| row.finding.objects).sum();
     let keys = inventory.totals.keys;
@@ -72,7 +68,8 @@ fn objects_check(facts: Facts<'_>) -> CheckResult {
     if pair.damaged > 0 {
         let damaged = counted(pair.damaged, "value");
         let message = format!("damaged under the name of this provider: {damaged}");
-        CheckResult::fail(id, title, message)
+        OBJECTS
+            .fail(message)
             .impact("the API server refuses them, and with them every list of their resource")
             .code(advice::evidence::OBJECTS_DAMAGED.code)
     } else if ours == pair.under_other_names.values().sum::<u64>() {
@@ -85,63 +82,65 @@ fn objects_check(facts: Facts<'_>) -> CheckResult {
         let message = format!(
             "none of {keys} keys is of provider {provider}; KMS v2 providers there: {others}"
         );
-        CheckResult::warn(id, title, message).code(advice::evidence::NO_OBJECTS.code)
+        OBJECTS
+            .warn(message)
+            .code(advice::evidence::NO_OBJECTS.code)
     } else if pair.damaged_elsewhere > 0 {
         let damaged = counted(pair.damaged_elsewhere, "value");
         let message = format!(
             "{ours} of {keys} keys; damaged under other provider names, which does not concern this \
              key: {damaged}"
         );
-        CheckResult::warn(id, title, message)
+        OBJECTS
+            .warn(message)
             .because(advice::evidence::DAMAGED_OF_OTHERS.advise(&site(facts), &[]))
     } else if pair.under_other_names.is_empty() {
-        CheckResult::pass(id, title).message(format!("{ours} of {keys} keys"))
+        OBJECTS.pass().message(format!("{ours} of {keys} keys"))
     } else {
         let names = pair.under_other_names.iter().take(FEW);
         let names: Vec<_> = names
             .map(|(name, count)| format!("{count} under {name}"))
             .collect();
         let message = format!("{ours} of {keys} keys, of them {}", names.join(", "));
-        CheckResult::pass(id, title).message(message)
+        OBJECTS.pass().message(message)
     }
 }
 
 fn key_check(pair: &Pair) -> CheckResult {
-    let (id, title) = KEY;
     match (&pair.unanswered, pair.lineage.live()) {
-        (Some(unanswered), _) => {
-            CheckResult::fail(id, title, one_line(unanswered)).code(of_unanswered(unanswered).code)
-        }
-        (None, LiveKey::Listed(profile)) => CheckResult::pass(id, title).message(format!(
+        (Some(unanswered), _) => KEY
+            .fail(one_line(unanswered))
+            .code(of_unanswered(unanswered).code),
+        (None, LiveKey::Listed(profile)) => KEY.pass().message(format!(
             "latest version {}, min_available_version {}, min_decryption_version {}",
             profile.latest(),
             profile.min_available(),
             profile.min_decryption()
         )),
-        (None, LiveKey::Missing | LiveKey::Unknown) => {
-            CheckResult::fail(id, title, "OpenBao answers, and has no such key")
-                .code(advice::key::LOST.code)
-        }
+        (None, LiveKey::Missing | LiveKey::Unknown) => KEY
+            .fail("OpenBao answers, and has no such key")
+            .code(advice::key::LOST.code),
     }
 }
 
 fn state_check(facts: Facts<'_>) -> CheckResult {
-    let (id, title) = STATE;
     let config = facts.config;
     match facts.state {
-        Err(cause) => CheckResult::skip(id, title, cause),
+        Err(cause) => STATE.skip(cause),
         Ok(document) => match require_identity(document, &config.scope, &config.key) {
             Ok(()) => match contradiction(facts.pair, OWN_STATE) {
-                Some(other) => other_key((id, title), other, "by the state of this node"),
+                Some(other) => other_key(STATE, other, "by the state of this node"),
                 None => conflict(facts.pair, document).map_or_else(
-                    || CheckResult::pass(id, title),
+                    || STATE.pass(),
                     |conflict| {
-                        CheckResult::warn(id, title, conflict.to_string())
+                        STATE
+                            .warn(conflict.to_string())
                             .because(advice::state::CONFLICT.advise(&site(facts), &[]))
                     },
                 ),
             },
-            Err(other) => CheckResult::warn(id, title, other.to_string())
+            Err(other) => STATE
+                .warn(other.to_string())
                 .because(advice::configuration::IDENTITY_CHANGED.advise(&site(facts), &[])),
         },
     }
@@ -166,16 +165,16 @@ fn conflict(pair: &Pair, document: &Document) -> Option<RegistryConflict> {
 }
 
 /// A changed creation time of a version proves another key.
-fn other_key((id, title): Name, other: OtherSecond, source: &str) -> CheckResult {
+fn other_key(name: CheckName, other: OtherSecond, source: &str) -> CheckResult {
     let OtherSecond {
         version,
         recorded,
         live,
     } = other;
-    let (live, recorded) = (time_of(live), time_of(recorded));
+    let (live, recorded) = (utc(live.get()), utc(recorded.get()));
     let message =
         format!("version {version} was created at {live} in OpenBao, at {recorded} {source}");
-    CheckResult::fail(id, title, message)
+    name.fail(message)
         .impact(OTHER_KEY)
         .code(advice::key::RECREATED.code)
 }
@@ -184,7 +183,6 @@ const OTHER_KEY: &str = "from that version on the live key is another one: it wa
     was restored and the key rotated again. It does not decrypt what the recorded versions encrypted";
 
 fn mapped_check(pair: &Pair) -> CheckResult {
-    let (id, title) = MAPPED;
     let objects = |of: fn(&Resolution) -> bool| -> u64 {
         let rows = pair.rows.iter().filter(|row| of(&row.finding.origin));
         rows.map(|row| row.finding.objects).sum()
@@ -204,62 +202,50 @@ fn mapped_check(pair: &Pair) -> CheckResult {
     });
     let gaps = objects(|it| matches!(it, Resolution::Unresolved(_))).saturating_sub(other_provider);
     if pair.rows.is_empty() {
-        CheckResult::skip(id, title, "there are none")
+        MAPPED.skip("there are none")
     } else if open > 0 {
-        CheckResult::skip(id, title, "the versions of the key are unknown")
+        MAPPED.skip("the versions of the key are unknown")
     } else if gaps > 0 {
-        CheckResult::fail(
-            id,
-            title,
-            format!("{} without a version of the key", counted(gaps, "object")),
-        )
+        MAPPED.fail(format!(
+            "{} without a version of the key",
+            counted(gaps, "object")
+        ))
     } else if other_provider > 0 {
         let message = format!(
             "{} under other provider names, whose key_ids this configuration does not give",
             counted(other_provider, "object")
         );
-        CheckResult::skip(id, title, message)
+        MAPPED.skip(message)
     } else {
         let key_ids = pair.rows.len();
         let (key_ids, live) = (counted(key_ids, "key_id"), counted(live, "object"));
-        CheckResult::pass(id, title).message(format!("{key_ids} of {live}"))
+        MAPPED.pass().message(format!("{key_ids} of {live}"))
     }
 }
 
-/// The answer for a check whose prerequisite failed.
-pub(super) fn skipped((id, title): Name) -> CheckResult {
-    CheckResult::skip(id, title, "an earlier check failed")
-}
-
-fn proof_check((id, title): Name, pair: &Pair, of: fn(&Row) -> Option<Proof>) -> CheckResult {
-    let mut sum = Proof::default();
-    for proof in pair.rows.iter().filter_map(of) {
-        sum.proven = sum.proven.saturating_add(proof.proven);
-        sum.failed = sum.failed.saturating_add(proof.failed);
-        sum.untried = sum.untried.saturating_add(proof.untried);
-    }
+fn proof_check(name: CheckName, pair: &Pair, of: fn(&Row) -> Option<Proof>) -> CheckResult {
+    let sum = pair.rows.iter().filter_map(of);
     let Proof {
         proven,
         failed,
         untried,
-    } = sum;
+    } = sum.fold(Proof::default(), Proof::plus);
     let counts = format!("{proven} decrypted, {failed} not, {untried} untried");
     if failed > 0 {
-        CheckResult::fail(id, title, counts)
+        name.fail(counts)
     } else if proven == 0 || untried > 0 {
-        CheckResult::skip(id, title, counts)
+        name.skip(counts)
     } else {
-        CheckResult::pass(id, title).message(format!("{proven} of {proven}"))
+        name.pass().message(format!("{proven} of {proven}"))
     }
 }
 
 fn drift_check(facts: Facts<'_>) -> CheckResult {
-    let (id, title) = DRIFT;
     let Some(record) = facts.record else {
-        return CheckResult::skip(id, title, "no --record was given");
+        return DRIFT.skip("no --record was given");
     };
     if let Some(other) = contradiction(facts.pair, THE_RECORD) {
-        return other_key((id, title), other, "by the record");
+        return other_key(DRIFT, other, "by the record");
     }
     let at = &record.note().recorded_at;
     let Comparison {
@@ -269,11 +255,11 @@ fn drift_check(facts: Facts<'_>) -> CheckResult {
     let fields: Vec<_> = drift.iter().map(|it| it.field.as_str()).collect();
     let missing = few(not_compared, 0);
     match (fields.is_empty(), not_compared.is_empty()) {
-        (true, true) => CheckResult::pass(id, title).message(format!("made at {at}")),
+        (true, true) => DRIFT.pass().message(format!("made at {at}")),
         (true, false) => {
             let message =
                 format!("no compared fact has changed since {at}; not compared: {missing}");
-            CheckResult::skip(id, title, message)
+            DRIFT.skip(message)
         }
         (false, compared_all) => {
             let message = format!("changed since {at}: {}", fields.join(", "));
@@ -281,7 +267,7 @@ fn drift_check(facts: Facts<'_>) -> CheckResult {
                 true => String::new(),
                 false => format!("; not compared: {missing}"),
             };
-            CheckResult::warn(id, title, format!("{message}{missing}"))
+            DRIFT.warn(format!("{message}{missing}"))
         }
     }
 }

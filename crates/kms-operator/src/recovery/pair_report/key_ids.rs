@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use kms_domain::recovery::{
-    pair::Proof,
     record::BackupRecord,
     resolve::{Resolution, ResolveError},
 };
-use kms_node::report::{counted, one_line};
+use kms_node::report::{counted, one_line, table::Table};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Facts;
 use crate::recovery::{
     cause::Context,
+    rows::Tried,
     truncated::{LeftOut, few, largest},
     verify_pair::{Row, SeedProblem},
 };
@@ -27,11 +27,11 @@ const KNOWN: &str = "known";
 #[serde(rename_all = "camelCase")]
 pub(super) struct KeyIdRow {
     #[serde(skip_serializing_if = "Option::is_none")]
-    transit_version: Option<u64>,
+    pub(super) transit_version: Option<u64>,
     key_id_hash: String,
     /// `live`, `known`, or the code of the problem.
     status: &'static str,
-    message: String,
+    pub(super) message: String,
     pub(super) objects: u64,
     lost_objects: u64,
     resources: BTreeMap<String, u64>,
@@ -56,13 +56,6 @@ pub(super) struct KeyIdRow {
     /// Code of the cause in the catalogue of causes; absent for objects that decrypt.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
-struct Tried {
-    proven: u64,
-    failed: u64,
-    untried: u64,
 }
 
 impl KeyIdRow {
@@ -100,11 +93,11 @@ impl KeyIdRow {
             lost_objects: lost(row),
             resources,
             resources_left_out,
-            deks: Tried::of(finding.seeds),
+            deks: finding.seeds.into(),
             dek_problems: problems
                 .map(|(problem, &count)| (problem.code(), count))
                 .collect(),
-            data: finding.data.map(Tried::of),
+            data: finding.data.map(Into::into),
             unopened_resources,
             unopened_resources_left_out,
             unopened_names: row.unopened_names.clone(),
@@ -117,39 +110,44 @@ impl KeyIdRow {
         matches!(self.status, LIVE | KNOWN)
     }
 
-    /// The cells of its row in text.
-    pub(super) fn cells(&self) -> [String; 7] {
+    fn version(&self) -> String {
         let version = self.transit_version;
-        let resources: Vec<_> = self
-            .resources
-            .iter()
-            .map(|(resource, objects)| format!("{resource} {objects}"))
-            .collect();
-        let more = self.resources_left_out.map_or(0, |it| it.rows);
-        [
-            version.map_or_else(|| "none".to_owned(), |version| version.to_string()),
-            self.status.to_owned(),
-            self.objects.to_string(),
-            self.lost_objects.to_string(),
-            self.message.clone(),
-            few(&resources, more),
-            self.key_id_hash.clone(),
-        ]
+        version.map_or_else(|| "none".to_owned(), |version| version.to_string())
     }
 
-    /// Rows of objects that failed authentication, by resource.
-    pub(super) fn unopened(&self) -> Vec<[String; 3]> {
-        let [version, ..] = self.cells();
-        let by = self.unopened_resources.iter();
-        by.map(|(resource, objects)| [version.clone(), resource.clone(), objects.to_string()])
-            .collect()
+    pub(super) fn table(rows: &[&Self]) -> Table {
+        let resources = |it: &Self| {
+            let counts = it.resources.iter();
+            let counts: Vec<_> = counts
+                .map(|(name, objects)| format!("{name} {objects}"))
+                .collect();
+            few(&counts, it.resources_left_out.map_or(0, |it| it.rows))
+        };
+        Table::of("key_ids", rows.iter().copied())
+            .column("version", Self::version)
+            .column("status", |it| it.status)
+            .column("objects", |it| it.objects)
+            .column("lost", |it| it.lost_objects)
+            .column("finding", |it| &it.message)
+            .column("resources", resources)
+            .column("keyIdHash", |it| &it.key_id_hash)
+            .table()
     }
 
-    /// Rows of the names that were requested.
-    pub(super) fn names(&self) -> Vec<[String; 2]> {
-        let [version, ..] = self.cells();
-        let names = self.undecryptable_names.iter().chain(&self.unopened_names);
-        names.map(|name| [version.clone(), name.clone()]).collect()
+    /// Objects that failed authentication, by resource, and the names that were requested.
+    pub(super) fn tables_of_unreadable(rows: &[&Self]) -> [Table; 2] {
+        let mut resources = Table::new("unreadable objects", ["version", "resource", "objects"]);
+        let mut names = Table::new("the first of them", ["version", "key"]);
+        for row in rows {
+            let version = row.version();
+            for (resource, objects) in &row.unopened_resources {
+                resources.row([&*version, resource, &objects.to_string()]);
+            }
+            for name in row.undecryptable_names.iter().chain(&row.unopened_names) {
+                names.row([&*version, name]);
+            }
+        }
+        [resources, names]
     }
 }
 
@@ -202,16 +200,6 @@ pub(super) fn proven(row: &Row) -> String {
         }
     }
     text
-}
-
-impl Tried {
-    fn of(proof: Proof) -> Self {
-        Self {
-            proven: proof.proven,
-            failed: proof.failed,
-            untried: proof.untried,
-        }
-    }
 }
 
 impl SeedProblem {

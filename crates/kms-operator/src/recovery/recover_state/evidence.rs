@@ -12,6 +12,7 @@ use kms_domain::{
     digest::sha256_hex,
     key::TransitKey,
     recovery::{
+        journal::EvidenceItem,
         pair::Proof,
         rebuild::{EtcdFinding, PeerEvidence, RecordEvidence},
         record::{self, BackupRecord},
@@ -25,7 +26,7 @@ use kms_domain::{
 };
 use kms_node::state::StatePath;
 
-use super::InputError;
+use super::{FileProblem, InputError};
 
 /// Kind of evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +73,17 @@ impl Kind {
 }
 
 impl GatheredItem {
+    /// As in a journal.
+    #[must_use]
+    pub fn item(&self) -> EvidenceItem {
+        EvidenceItem {
+            kind: self.kind.as_str().to_owned(),
+            name: self.name.clone(),
+            sha256: self.sha256.clone(),
+            revision: self.revision,
+        }
+    }
+
     pub(super) fn etcd(
         name: &str,
         sha256: &str,
@@ -88,10 +100,7 @@ impl GatheredItem {
         let mut deks = Proof::default();
 
         for EtcdFinding { finding, .. } in findings {
-            let seeds = finding.seeds;
-            deks.proven = deks.proven.saturating_add(seeds.proven);
-            deks.failed = deks.failed.saturating_add(seeds.failed);
-            deks.untried = deks.untried.saturating_add(seeds.untried);
+            deks = deks.plus(finding.seeds);
             let version = match &finding.origin {
                 Resolution::Live(key) | Resolution::Known(key) => {
                     active = active.max(Some(key.version()));
@@ -145,14 +154,8 @@ impl GatheredItem {
 /// # Errors
 /// [`InputError`] of an unreadable or invalid file.
 pub fn read_record(path: &Path) -> Result<(RecordEvidence, GatheredItem), InputError> {
-    let bytes = read(path, record::MAX_FILE_BYTES).map_err(|source| InputError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })?;
-    let record = BackupRecord::decode(&bytes).map_err(|problem| InputError::Record {
-        path: path.to_owned(),
-        problem,
-    })?;
+    let bytes = read_file(path, record::MAX_FILE_BYTES).map_err(unreadable(path))?;
+    let record = BackupRecord::decode(&bytes).map_err(invalid(path))?;
     let name = path.display().to_string();
     let state = &record.note().state;
     let state = (state.generation, state.hash.clone());
@@ -175,27 +178,16 @@ pub fn read_peer(path: &Path, own: &StatePath) -> Result<(PeerEvidence, Gathered
         });
     }
 
-    let unreadable = |path: PathBuf| |source| InputError::Unreadable { path, source };
-    let bytes = read(path, document::MAX_FILE_BYTES).map_err(unreadable(path.to_owned()))?;
-    let document = Document::decode(&bytes).map_err(|problem| InputError::PeerDocument {
-        path: path.to_owned(),
-        problem,
-    })?;
+    let bytes = read_file(path, document::MAX_FILE_BYTES).map_err(unreadable(path))?;
+    let document = Document::decode(&bytes).map_err(invalid(path))?;
 
     let mut beside = OsString::from(path);
     beside.push(".checkpoint");
     let beside = PathBuf::from(beside);
-    let checkpoint = match read(&beside, document::MAX_FILE_BYTES) {
-        Ok(bytes) => {
-            Some(
-                Checkpoint::decode(&bytes).map_err(|problem| InputError::PeerCheckpoint {
-                    path: beside,
-                    problem,
-                })?,
-            )
-        }
+    let checkpoint = match read_file(&beside, document::MAX_FILE_BYTES) {
+        Ok(bytes) => Some(Checkpoint::decode(&bytes).map_err(invalid(&beside))?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(unreadable(beside)(error)),
+        Err(error) => return Err(unreadable(&beside)(error)),
     };
 
     let name = path.display().to_string();
@@ -210,8 +202,24 @@ pub fn read_peer(path: &Path, own: &StatePath) -> Result<(PeerEvidence, Gathered
     Ok((peer, exhibited))
 }
 
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> InputError {
+    let path = path.to_owned();
+    |source| InputError::Unreadable { path, source }
+}
+
+fn invalid<P: Into<FileProblem>>(path: &Path) -> impl FnOnce(P) -> InputError {
+    let path = path.to_owned();
+    |problem| InputError::Invalid {
+        path,
+        problem: Box::new(problem.into()),
+    }
+}
+
 /// Reads at most `most + 1` bytes, so that a larger file is detected.
-fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// Those of opening and reading the file.
+pub fn read_file(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let most = u64::try_from(most).unwrap_or(u64::MAX);
     let file = File::open(path)?;

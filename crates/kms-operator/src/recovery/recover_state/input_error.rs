@@ -8,11 +8,7 @@ use kms_domain::{
     scope::TransitKeyPath,
     transit::ProfileRefused,
 };
-use kms_node::{
-    auth::CallFailure,
-    connection::ConnectionError,
-    state::{LockError, StateError},
-};
+use kms_node::{auth::CallFailure, connection::ConnectionError, state::StateError};
 
 use crate::recovery::{
     EtcdError, backup_record::BackupError, unread::Unread, verify_pair::Unanswered,
@@ -74,35 +70,12 @@ pub enum InputError {
         #[source]
         source: io::Error,
     },
-    /// Invalid or modified backup record.
-    #[error("{}", match problem {
-        RecordError::NewerRelease(_) => NEWER,
-        _ => "it is no valid backup record",
-    })]
-    Record {
+    /// Invalid or modified record, state or checkpoint.
+    #[error("{}", .problem.sentence())]
+    Invalid {
         path: PathBuf,
         #[source]
-        problem: RecordError,
-    },
-    /// Invalid or modified state of a peer.
-    #[error("{}", match problem {
-        DocumentError::NewerRelease(_) => NEWER,
-        _ => "it is no valid state",
-    })]
-    PeerDocument {
-        path: PathBuf,
-        #[source]
-        problem: DocumentError,
-    },
-    /// Invalid checkpoint of a peer.
-    #[error("{}", match problem {
-        CheckpointError::NewerRelease(_) => NEWER,
-        _ => "it is no valid checkpoint",
-    })]
-    PeerCheckpoint {
-        path: PathBuf,
-        #[source]
-        problem: CheckpointError,
+        problem: Box<FileProblem>,
     },
     /// This node's own state given as a peer's.
     #[error("it is this node's own state, not a peer's")]
@@ -111,49 +84,40 @@ pub enum InputError {
     Outdated(PlanOutdated),
 }
 
-const NEWER: &str = "this release cannot read it";
+/// Violated rule of a file of the evidence.
+#[derive(Debug, thiserror::Error)]
+pub enum FileProblem {
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    PeerDocument(#[from] DocumentError),
+    #[error(transparent)]
+    PeerCheckpoint(#[from] CheckpointError),
+}
 
-impl InputError {
-    /// Whether a newer release wrote the given evidence.
-    fn is_newer_evidence(&self) -> bool {
+impl FileProblem {
+    /// Whether a newer release wrote the file.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
         matches!(
             self,
-            Self::Record {
-                problem: RecordError::NewerRelease(_),
-                ..
-            } | Self::PeerDocument {
-                problem: DocumentError::NewerRelease(_),
-                ..
-            } | Self::PeerCheckpoint {
-                problem: CheckpointError::NewerRelease(_),
-                ..
-            }
+            Self::Record(RecordError::NewerRelease(_))
+                | Self::PeerDocument(DocumentError::NewerRelease(_))
+                | Self::PeerCheckpoint(CheckpointError::NewerRelease(_))
         )
     }
 
-    /// Stable code in reports.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
+    fn sentence(&self) -> &'static str {
         match self {
-            newer if newer.is_newer_evidence() => "other_release",
-            Self::State(StateError::Lock(LockError::Locked { .. })) => "provider_running",
-            Self::State(StateError::NoDirectory { .. }) => "no_directory",
-            Self::State(StateError::OtherRelease { .. }) => "other_release",
-            Self::State(_) => "state_unusable",
-            Self::Connection(_) | Self::Metadata(_) | Self::Unanswered { .. } => "openbao",
-            Self::NoKey(_) => "no_key",
-            Self::Profile(_) => "key_profile",
-            Self::KeyMoved => "key_moved",
-            Self::Etcd { .. } | Self::Unhashed { .. } => "etcd_unread",
-            Self::Unread { .. } => "keys_unread",
-            Self::Unreadable { .. } => "unreadable",
-            Self::Record { .. } => "record_invalid",
-            Self::PeerDocument { .. } | Self::PeerCheckpoint { .. } => "peer_invalid",
-            Self::PeerIsOwn { .. } => "peer_is_own",
-            Self::Outdated(_) => "plan_outdated",
+            newer if newer.is_newer() => "this release cannot read it",
+            Self::Record(_) => "it is no valid backup record",
+            Self::PeerDocument(_) => "it is no valid state",
+            Self::PeerCheckpoint(_) => "it is no valid checkpoint",
         }
     }
+}
 
+impl InputError {
     /// Name of the affected evidence.
     #[must_use]
     pub fn evidence(&self) -> Option<String> {
@@ -163,9 +127,7 @@ impl InputError {
             | Self::Unanswered { name, .. }
             | Self::Unhashed { name, .. } => Some(name.clone()),
             Self::Unreadable { path, .. }
-            | Self::Record { path, .. }
-            | Self::PeerDocument { path, .. }
-            | Self::PeerCheckpoint { path, .. }
+            | Self::Invalid { path, .. }
             | Self::PeerIsOwn { path } => Some(path.display().to_string()),
             Self::State(_)
             | Self::Connection(_)
@@ -181,7 +143,8 @@ impl InputError {
     #[must_use]
     pub fn is_undecided(&self) -> bool {
         match self {
-            newer if newer.is_newer_evidence() => true,
+            Self::Etcd { error, .. } => !error.is_damage(),
+            Self::Invalid { problem, .. } => problem.is_newer(),
             Self::Connection(_)
             | Self::Metadata(_)
             | Self::Unanswered { .. }
@@ -189,13 +152,9 @@ impl InputError {
             | Self::Unhashed { .. }
             | Self::Unread { .. }
             | Self::Unreadable { .. } => true,
-            Self::Etcd { error, .. } => !error.is_damage(),
             Self::State(_)
             | Self::NoKey(_)
             | Self::Profile(_)
-            | Self::Record { .. }
-            | Self::PeerDocument { .. }
-            | Self::PeerCheckpoint { .. }
             | Self::PeerIsOwn { .. }
             | Self::Outdated(_) => false,
         }

@@ -5,23 +5,21 @@ use std::collections::BTreeMap;
 use kms_domain::{
     recovery::{
         rebuild::{OWN_STATE, PlanBlocker},
-        record::RecordError,
         resolve::ResolveError,
     },
-    registry::{checkpoint::CheckpointError, document::DocumentError},
     transit::{TransitVersion, VersionProblem},
 };
 use kms_node::{
     advice::{
         Advice, Cause, Found, Site, configuration, evidence,
         key::{self, KEEP_KEY},
-        node, restore as causes, snapshot, state, versions,
+        node, restore as causes, snapshot, state, texts, versions,
     },
-    report::counted,
+    report::{CheckName, counted, one_line},
     state::{LockError, StateError},
 };
 
-use crate::recovery::recover_state::{InputError, Kind, Weighed};
+use crate::recovery::recover_state::{FileProblem, InputError, Kind, Weighed};
 
 /// The command line that asked for a report.
 #[derive(Debug, Default)]
@@ -50,9 +48,46 @@ pub(super) struct Advisor<'a> {
     pub(super) weighed: &'a Weighed,
 }
 
+pub(super) const PROVIDER: CheckName =
+    CheckName("provider.stopped", "Use of the state by a process");
+pub(super) const DIRECTORY: CheckName = CheckName("state.directory", "State directory");
+pub(super) const REMAINS: CheckName = CheckName("state.remains", "Remaining files of the state");
+pub(super) const KEY: CheckName = CheckName("openbao.key", "Key and its settings");
+pub(super) const EVIDENCE: CheckName = CheckName("evidence.read", "Reading of the evidence");
+pub(super) const IDENTITY: CheckName = CheckName("evidence.identity", "Identity of the evidence");
+pub(super) const MAPPED: CheckName = CheckName("key_ids.mapped", "Resolution of each key_id");
+pub(super) const DECRYPTS: CheckName =
+    CheckName("deks.decrypt", "Decryption of the encrypted DEKs");
+pub(super) const ACCOUNTED: CheckName =
+    CheckName("versions.accounted", "Versions in use by the evidence");
+pub(super) const ACTIVE: CheckName = CheckName("active.known", "Active version");
+pub(super) const PLAN: CheckName = CheckName("plan.reviewed", "Match with the reviewed plan");
+
+/// A finding that blocks a plan.
+pub(super) struct Blocking {
+    pub(super) code: &'static str,
+    /// The check that it fails.
+    pub(super) subject: CheckName,
+    /// The files or servers that it is about; empty where it is about none.
+    pub(super) evidence: Vec<String>,
+    pub(super) message: String,
+    pub(super) advice: Advice,
+    /// An error of the inputs, so that the evidence was not weighed as a whole.
+    pub(super) is_input: bool,
+    /// The remains of this node's own state name another configuration.
+    pub(super) of_configuration: bool,
+}
+
 impl Advisor<'_> {
-    pub(super) fn of_blocker(&self, blocker: &PlanBlocker) -> Advice {
-        let (cause, values) = self.cause_of_blocker(blocker);
+    /// The errors of the inputs, then the blockers in the evidence.
+    pub(super) fn findings(&self) -> Vec<Blocking> {
+        let of_inputs = self.weighed.obstacles.iter().map(|it| self.of_input(it));
+        let of_blockers = self.weighed.refusals.iter().map(|it| self.of_blocker(it));
+        of_inputs.chain(of_blockers).collect()
+    }
+
+    fn of_blocker(&self, blocker: &PlanBlocker) -> Blocking {
+        let (subject, (cause, values)) = self.cause_of_blocker(blocker);
         let mut advice = self.advise(cause, blocker.evidence(), values);
         let of_key = matches!(
             blocker,
@@ -61,12 +96,30 @@ impl Advisor<'_> {
         if of_key && !advice.warnings.contains(&KEEP_KEY) {
             advice.warnings.push(KEEP_KEY);
         }
-        advice
+        let names_another = matches!(blocker, PlanBlocker::OtherIdentity { .. });
+        Blocking {
+            code: blocker.code(),
+            subject,
+            evidence: blocker.evidence().to_vec(),
+            message: blocker.to_string(),
+            advice,
+            is_input: false,
+            of_configuration: names_another && blocker.evidence() == [OWN_STATE],
+        }
     }
 
-    pub(super) fn of_input(&self, error: &InputError) -> Advice {
-        let (cause, values) = self.cause_of_input(error);
-        self.advise(cause, error.evidence().as_slice(), values)
+    fn of_input(&self, error: &InputError) -> Blocking {
+        let (code, subject, (cause, values)) = self.cause_of_input(error);
+        let evidence = Vec::from_iter(error.evidence());
+        Blocking {
+            code,
+            subject,
+            message: one_line(error),
+            advice: self.advise(cause, &evidence, values),
+            evidence,
+            is_input: true,
+            of_configuration: false,
+        }
     }
 
     /// With the options of the etcd that the finding is about, or of the only one that was given.
@@ -79,7 +132,7 @@ impl Advisor<'_> {
             unbounded: _,
             etcd,
         } = self.typed;
-        let mut values: Vec<_> = values.iter().map(|(name, it)| (*name, &**it)).collect();
+        let mut values = texts(&values);
         values.extend([
             ("whole", &**whole),
             ("plan", planning),
@@ -94,56 +147,59 @@ impl Advisor<'_> {
         cause.advise(&self.site, &values)
     }
 
-    fn cause_of_blocker(&self, blocker: &PlanBlocker) -> Found {
+    fn cause_of_blocker(&self, blocker: &PlanBlocker) -> (CheckName, Found) {
+        use PlanBlocker as B;
         let plain = |cause| (cause, Vec::new());
         match blocker {
-            PlanBlocker::NoEvidence => plain(&causes::NO_EVIDENCE),
-            PlanBlocker::StateInPlace { hash, .. } => {
-                (self.of_state_in_place(), vec![("hash", hash.to_string())])
+            B::NoEvidence => (EVIDENCE, plain(&causes::NO_EVIDENCE)),
+            B::StateInPlace { hash, .. } => {
+                let values = vec![("hash", hash.to_string())];
+                (REMAINS, (self.of_state_in_place(), values))
             }
-            PlanBlocker::OtherState { found, .. } => {
-                (&causes::STATE_IN_PLACE, vec![("hash", found.to_string())])
+            B::OtherState { found, .. } => {
+                let values = vec![("hash", found.to_string())];
+                (REMAINS, (&causes::STATE_IN_PLACE, values))
             }
-            PlanBlocker::NothingToReplace { .. } => self.without(&self.typed.keeping),
-            PlanBlocker::OtherIdentity { .. } => plain(&configuration::IDENTITY_CHANGED),
-            PlanBlocker::PeerNoPair { .. } | PlanBlocker::PeerUnanchored { .. } => {
-                plain(&causes::PEER_INVALID)
+            B::NothingToReplace { .. } => (REMAINS, self.without(&self.typed.keeping)),
+            B::OtherIdentity { .. } => (IDENTITY, plain(&configuration::IDENTITY_CHANGED)),
+            B::PeerNoPair { .. } | B::PeerUnanchored { .. } => {
+                (IDENTITY, plain(&causes::PEER_INVALID))
             }
-            PlanBlocker::NoObjects { .. } => plain(&evidence::NO_OBJECTS),
-            PlanBlocker::Undecryptable { evidence, gap, .. } => self.cause_of_gap(evidence, gap),
-            PlanBlocker::NotDecrypted { .. } => plain(&causes::NOT_DECRYPTED),
-            PlanBlocker::Untried { .. } => plain(&causes::UNTRIED),
-            PlanBlocker::Unreadable {
+            B::NoObjects { .. } => (EVIDENCE, plain(&evidence::NO_OBJECTS)),
+            B::Undecryptable { evidence, gap, .. } => (MAPPED, self.cause_of_gap(evidence, gap)),
+            B::NotDecrypted { .. } => (DECRYPTS, plain(&causes::NOT_DECRYPTED)),
+            B::Untried { .. } => (DECRYPTS, plain(&causes::UNTRIED)),
+            B::Unreadable {
                 objects, sampled, ..
-            } => (
-                &causes::UNREADABLE_OBJECTS,
-                self.of_unreadable(*objects, *sampled),
-            ),
-            PlanBlocker::AcceptanceIdle { .. } => self.without(&self.typed.planning),
-            PlanBlocker::ActiveUnproven { .. } => plain(&causes::ACTIVE_UNPROVEN),
-            PlanBlocker::ActiveRemoved { .. } => plain(&causes::ACTIVE_REMOVED),
-            PlanBlocker::NeverRotated { .. } => plain(&causes::NEVER_ROTATED),
-            PlanBlocker::AboveLatest { .. } => plain(&versions::ROLLED_BACK),
-            PlanBlocker::Recreated { .. } => plain(&causes::OTHER_KEY),
-            PlanBlocker::Contradiction { .. } => plain(&causes::CONTRADICTION),
-            PlanBlocker::Unresolved { problem, .. } => {
-                (&causes::UNRESOLVED, self.of_problem(problem))
+            } => {
+                let values = self.of_unreadable(*objects, *sampled);
+                (ACCOUNTED, (&causes::UNREADABLE_OBJECTS, values))
             }
-            PlanBlocker::ActiveUnusable { problem, .. } => {
-                (&causes::ACTIVE_UNUSABLE, self.of_problem(problem))
+            B::AcceptanceIdle { .. } => (ACCOUNTED, self.without(&self.typed.planning)),
+            B::ActiveUnproven { .. } => (ACTIVE, plain(&causes::ACTIVE_UNPROVEN)),
+            B::ActiveRemoved { .. } => (ACTIVE, plain(&causes::ACTIVE_REMOVED)),
+            B::NeverRotated { .. } => (IDENTITY, plain(&causes::NEVER_ROTATED)),
+            B::AboveLatest { .. } => (IDENTITY, plain(&versions::ROLLED_BACK)),
+            B::Recreated { .. } => (IDENTITY, plain(&causes::OTHER_KEY)),
+            B::Contradiction { .. } => (IDENTITY, plain(&causes::CONTRADICTION)),
+            B::Unresolved { problem, .. } => {
+                (ACCOUNTED, (&causes::UNRESOLVED, self.of_problem(problem)))
             }
-            PlanBlocker::ActiveBlocked { active, .. } => (
-                &versions::ENCRYPTION_BLOCKED,
-                vec![("active", active.to_string())],
-            ),
-            PlanBlocker::Undecided { versions, .. } => (
-                &causes::UNDECIDED,
-                vec![("first", versions.first.to_string())],
-            ),
-            PlanBlocker::AssumptionWrong { .. } | PlanBlocker::AssumptionIdle { .. } => {
-                self.without(&self.typed.unassumed)
+            B::ActiveUnusable { problem, .. } => {
+                (ACTIVE, (&causes::ACTIVE_UNUSABLE, self.of_problem(problem)))
             }
-            PlanBlocker::Document(_) => plain(&causes::UNWRITABLE),
+            B::ActiveBlocked { active, .. } => {
+                let values = vec![("active", active.to_string())];
+                (ACTIVE, (&versions::ENCRYPTION_BLOCKED, values))
+            }
+            B::Undecided { versions, .. } => {
+                let values = vec![("first", versions.first.to_string())];
+                (ACTIVE, (&causes::UNDECIDED, values))
+            }
+            B::AssumptionWrong { .. } | B::AssumptionIdle { .. } => {
+                (ACTIVE, self.without(&self.typed.unassumed))
+            }
+            B::Document(_) => (ACTIVE, plain(&causes::UNWRITABLE)),
         }
     }
 
@@ -266,56 +322,58 @@ impl Advisor<'_> {
         values
     }
 
-    fn cause_of_input(&self, error: &InputError) -> Found {
-        let plain = |cause| (cause, Vec::new());
-        match error {
-            InputError::State(StateError::Lock(LockError::Locked { .. })) => {
-                plain(&causes::PROVIDER_RUNNING)
+    /// Code, subject and cause of an error.
+    fn cause_of_input(&self, error: &InputError) -> (&'static str, CheckName, Found) {
+        use InputError as E;
+        let (code, subject, cause): (_, _, &Cause) = match error {
+            E::State(error) => {
+                let (code, cause): (_, &Cause) = match error {
+                    StateError::Lock(LockError::Locked { .. }) => {
+                        let cause = (&causes::PROVIDER_RUNNING, Vec::new());
+                        return ("provider_running", PROVIDER, cause);
+                    }
+                    StateError::NoDirectory { .. } => {
+                        ("no_directory", &node::STATE_DIRECTORY_MISSING)
+                    }
+                    StateError::OtherRelease { .. } => ("other_release", &state::OTHER_RELEASE),
+                    StateError::OtherConfiguration { .. } => {
+                        ("state_unusable", &configuration::IDENTITY_CHANGED)
+                    }
+                    StateError::Lock(_)
+                    | StateError::Unreadable(_)
+                    | StateError::CorruptCheckpoint { .. }
+                    | StateError::CorruptDocument { .. }
+                    | StateError::RolledBack { .. }
+                    | StateError::CheckpointMissing { .. }
+                    | StateError::CheckpointWrite(_) => ("state_unusable", &state::UNREADABLE),
+                };
+                (code, DIRECTORY, cause)
             }
-            InputError::State(StateError::NoDirectory { .. }) => {
-                plain(&node::STATE_DIRECTORY_MISSING)
+            E::Connection(_) | E::Metadata(_) => ("openbao", KEY, &causes::KEY_UNASKED),
+            E::Unanswered { .. } => ("openbao", DECRYPTS, &causes::KEY_UNASKED),
+            E::KeyMoved => ("key_moved", KEY, &causes::KEY_UNASKED),
+            E::NoKey(_) => ("no_key", KEY, &key::LOST),
+            E::Profile(refused) => return ("key_profile", KEY, key::found_profile(refused)),
+            E::Etcd { error, .. } => return ("etcd_unread", EVIDENCE, error.cause()),
+            E::Unhashed { error, .. } => return ("etcd_unread", EVIDENCE, error.cause()),
+            E::Unread { name, unread } => {
+                let found = unread.cause(name, Some(&self.typed.unbounded));
+                return ("keys_unread", EVIDENCE, found);
             }
-            InputError::State(StateError::OtherRelease { .. }) => plain(&state::OTHER_RELEASE),
-            InputError::State(StateError::OtherConfiguration { .. }) => {
-                plain(&configuration::IDENTITY_CHANGED)
+            E::Unreadable { .. } => ("unreadable", EVIDENCE, &snapshot::NOT_OPENED),
+            E::Invalid { problem, .. } if problem.is_newer() => {
+                ("other_release", EVIDENCE, &evidence::NEWER_RELEASE)
             }
-            InputError::State(
-                StateError::Lock(_)
-                | StateError::Unreadable(_)
-                | StateError::CorruptCheckpoint { .. }
-                | StateError::CorruptDocument { .. }
-                | StateError::RolledBack { .. }
-                | StateError::CheckpointMissing { .. }
-                | StateError::CheckpointWrite(_),
-            ) => plain(&state::UNREADABLE),
-            InputError::Connection(_)
-            | InputError::Metadata(_)
-            | InputError::Unanswered { .. }
-            | InputError::KeyMoved => plain(&causes::KEY_UNASKED),
-            InputError::NoKey(_) => plain(&key::LOST),
-            InputError::Profile(refused) => key::found_profile(refused),
-            InputError::Etcd { error, .. } => error.cause(),
-            InputError::Unhashed { error, .. } => error.cause(),
-            InputError::Unread { name, unread } => unread.cause(name, Some(&self.typed.unbounded)),
-            InputError::Unreadable { .. } => plain(&snapshot::NOT_OPENED),
-            InputError::Record {
-                problem: RecordError::NewerRelease(_),
-                ..
-            }
-            | InputError::PeerDocument {
-                problem: DocumentError::NewerRelease(_),
-                ..
-            }
-            | InputError::PeerCheckpoint {
-                problem: CheckpointError::NewerRelease(_),
-                ..
-            } => plain(&evidence::NEWER_RELEASE),
-            InputError::Record { .. } => plain(&evidence::RECORD_INVALID),
-            InputError::PeerDocument { .. }
-            | InputError::PeerCheckpoint { .. }
-            | InputError::PeerIsOwn { .. } => plain(&causes::PEER_INVALID),
-            InputError::Outdated(_) => plain(&causes::PLAN_OUTDATED),
-        }
+            E::Invalid { problem, .. } => match **problem {
+                FileProblem::Record(_) => ("record_invalid", EVIDENCE, &evidence::RECORD_INVALID),
+                FileProblem::PeerDocument(_) | FileProblem::PeerCheckpoint(_) => {
+                    ("peer_invalid", EVIDENCE, &causes::PEER_INVALID)
+                }
+            },
+            E::PeerIsOwn { .. } => ("peer_is_own", EVIDENCE, &causes::PEER_INVALID),
+            E::Outdated(_) => ("plan_outdated", PLAN, &causes::PLAN_OUTDATED),
+        };
+        (code, subject, (cause, Vec::new()))
     }
 
     /// The advice of a plan that was made or carried out.
@@ -366,7 +424,7 @@ mod tests {
             weighed: &weighed,
         };
         let advised = weighed.refusals.iter().map(|it| {
-            let advice = advisor.of_blocker(it);
+            let advice = advisor.of_blocker(it).advice;
             let commands = advice.steps.into_iter().filter_map(|step| step.command);
             (advice.code, commands.collect())
         });

@@ -6,22 +6,19 @@ use kms_domain::{
     key::TransitKey,
     recovery::{
         journal::{EvidenceItem, Kept},
-        rebuild::{PlanBlocker, Rebuilt, Unreadable},
+        rebuild::{Rebuilt, Unreadable},
     },
     registry::{RecordState, document::Document},
     transit::TransitVersion,
 };
-use kms_node::{
-    advice::{Advice, NextStep},
-    config::Config,
-    report::{one_line, table::Table},
-};
+use kms_node::{advice::NextStep, config::Config, report::table::Table};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::causes::Blocking;
 use crate::recovery::{
-    evidence_report::counted,
-    recover_state::{GatheredItem, InputError, Kind},
+    recover_state::{GatheredItem, Kind},
+    rows::{Required, Tried},
 };
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -38,7 +35,7 @@ pub(super) struct RefusalRow {
     warnings: Vec<&'static str>,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EvidenceRow {
     /// `etcd-snapshot`, `etcd`, `backup-record` or `peer-state`.
@@ -60,20 +57,6 @@ pub(super) struct EvidenceRow {
     /// Distinct encrypted DEKs of this provider in etcd data.
     #[serde(skip_serializing_if = "Option::is_none")]
     deks: Option<Tried>,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-struct Tried {
-    proven: u64,
-    failed: u64,
-    untried: u64,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct Required {
-    transit_version: u64,
-    objects: u64,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -134,22 +117,13 @@ pub(super) struct KeptRow {
 }
 
 impl RefusalRow {
-    pub(super) fn input_error(error: &InputError, advice: &Advice) -> Self {
-        let evidence = error.evidence().into_iter().collect();
-        Self::new(error.code(), evidence, one_line(error), advice)
-    }
-
-    pub(super) fn blocker(blocker: &PlanBlocker, advice: &Advice) -> Self {
-        let evidence = blocker.evidence().to_vec();
-        Self::new(blocker.code(), evidence, blocker.to_string(), advice)
-    }
-
-    fn new(code: &'static str, evidence: Vec<String>, message: String, advice: &Advice) -> Self {
+    pub(super) fn of(finding: &Blocking) -> Self {
+        let advice = &finding.advice;
         Self {
-            code,
+            code: finding.code,
             cause: advice.code,
-            evidence,
-            message,
+            evidence: finding.evidence.clone(),
+            message: finding.message.clone(),
             impact: advice.data.clone(),
             next_steps: advice.steps.clone(),
             warnings: advice.warnings.clone(),
@@ -164,11 +138,7 @@ impl EvidenceRow {
             name: item.name.clone(),
             sha256: item.sha256.clone(),
             revision: (item.revision > 0).then_some(item.revision),
-            active_transit_version: None,
-            state_generation: None,
-            state_hash: None,
-            required_versions: Vec::new(),
-            deks: None,
+            ..Self::default()
         }
     }
 
@@ -176,26 +146,12 @@ impl EvidenceRow {
         let state = exhibited.state.as_ref();
         let of_etcd = matches!(exhibited.kind, Kind::Etcd | Kind::EtcdSnapshot);
         Self {
-            kind: exhibited.kind.as_str().to_owned(),
-            name: exhibited.name.clone(),
-            sha256: exhibited.sha256.clone(),
-            revision: (exhibited.revision > 0).then_some(exhibited.revision),
             active_transit_version: exhibited.active.map(|version| version.get()),
             state_generation: state.map(|(generation, _)| generation.get()),
             state_hash: state.map(|(_, hash)| hash.to_string()),
-            required_versions: exhibited
-                .objects
-                .iter()
-                .map(|(version, &objects)| Required {
-                    transit_version: version.get(),
-                    objects,
-                })
-                .collect(),
-            deks: of_etcd.then_some(Tried {
-                proven: exhibited.deks.proven,
-                failed: exhibited.deks.failed,
-                untried: exhibited.deks.untried,
-            }),
+            required_versions: Required::rows(&exhibited.objects),
+            deks: of_etcd.then(|| exhibited.deks.into()),
+            ..Self::item(&exhibited.item())
         }
     }
 }
@@ -221,21 +177,14 @@ impl StateRow {
     }
 
     pub(super) fn rows(&self, table: &mut Table) {
-        table.row(["state", &self.path.display().to_string()]);
-        table.row(["generation", &self.generation.to_string()]);
-        table.row(["stateHash", &self.hash]);
-        if let Some(previous) = &self.previous_hash {
-            table.row(["previousHash", previous]);
-        }
-        if let Some(follows) = self.follows {
-            table.row(["follows", follows]);
-        }
-        let active = self.active_transit_version.to_string();
-        table.row(["activeTransitVersion", &active]);
-        table.row(["activeKeyIdHash", &self.active_key_id_hash]);
-        for name in &self.active_shown_by {
-            table.row(["activeShownBy", name]);
-        }
+        table.facts("state", [self.path.display()]);
+        table.facts("generation", [self.generation]);
+        table.facts("stateHash", [&self.hash]);
+        table.facts("previousHash", &self.previous_hash);
+        table.facts("follows", self.follows);
+        table.facts("activeTransitVersion", [self.active_transit_version]);
+        table.facts("activeKeyIdHash", [&self.active_key_id_hash]);
+        table.facts("activeShownBy", &self.active_shown_by);
     }
 }
 
@@ -275,105 +224,79 @@ impl UnreadableRow {
 }
 
 impl KeptRow {
-    pub(super) fn of(kept: &Kept) -> Self {
-        let Kept {
-            file,
-            kept_as,
-            sha256,
-        } = kept.clone();
+    pub(super) fn of(kept: Kept) -> Self {
         Self {
-            file,
-            kept_as,
-            sha256,
+            file: kept.file,
+            kept_as: kept.kept_as,
+            sha256: kept.sha256,
         }
     }
 }
 
 pub(super) fn refusals(rows: &[RefusalRow]) -> Table {
-    let mut table = Table::new("findings", ["code", "evidence", "finding"]);
-    for row in rows {
-        table.row([row.code, &row.evidence.join(", "), &row.message]);
-    }
-    table
+    Table::of("findings", rows)
+        .column("code", |it| it.code)
+        .column("evidence", |it| &it.evidence)
+        .column("finding", |it| &it.message)
+        .table()
 }
 
 pub(super) fn evidence(rows: &[EvidenceRow]) -> Table {
-    let mut table = Table::new(
-        "evidence",
-        [
-            "kind",
-            "name",
-            "promoted",
-            "generation",
-            "revision",
-            "objects",
-            "deks",
-        ],
-    );
-    let number = |it: Option<u64>| it.map_or(String::new(), |it| it.to_string());
-    for row in rows {
-        let required = row.required_versions.iter();
-        let objects =
-            required.map(|it| format!("{} of version {}", it.objects, it.transit_version));
-        let deks = row.deks.as_ref().map(|it| {
-            format!(
-                "{} decrypted, {} rejected, {} untried",
-                it.proven, it.failed, it.untried
-            )
-        });
-        table.row([
-            row.kind.clone(),
-            row.name.clone(),
-            number(row.active_transit_version),
-            number(row.state_generation),
-            number(row.revision),
-            objects.collect::<Vec<_>>().join(", "),
-            deks.unwrap_or_default(),
-        ]);
-    }
-    table
+    let objects = |it: &EvidenceRow| {
+        let needed = it.required_versions.iter();
+        needed
+            .map(|it| format!("{} of version {}", it.objects, it.transit_version))
+            .collect::<Vec<_>>()
+    };
+    let deks = |it: &EvidenceRow| {
+        let Tried {
+            proven,
+            failed,
+            untried,
+        } = it.deks?;
+        Some(format!(
+            "{proven} decrypted, {failed} rejected, {untried} untried"
+        ))
+    };
+    Table::of("evidence", rows)
+        .column("kind", |it| &it.kind)
+        .column("name", |it| &it.name)
+        .column("promoted", |it| it.active_transit_version)
+        .column("generation", |it| it.state_generation)
+        .column("revision", |it| it.revision)
+        .column("objects", objects)
+        .column("deks", deks)
+        .table()
 }
 
 pub(super) fn versions(rows: &[VersionRow]) -> Table {
-    let mut table = Table::new(
-        "versions",
-        ["version", "state", "objects", "key_id hash", ""],
-    );
-    for row in rows {
-        let objects = row.objects.iter();
-        let objects = objects.map(|(source, objects)| format!("{objects} in {source}"));
-        let kept = match row.removed_by.is_empty() {
-            true => String::new(),
-            false => format!(
-                "kept though it is removed by {}: it decrypts",
-                row.removed_by.join(", ")
-            ),
-        };
-        table.row([
-            row.transit_version.to_string(),
-            row.state.to_owned(),
-            objects.collect::<Vec<_>>().join(", "),
-            row.key_id_hash.clone(),
-            kept,
-        ]);
-    }
-    table
+    let objects = |it: &VersionRow| {
+        let sources = it.objects.iter();
+        sources
+            .map(|(source, objects)| format!("{objects} in {source}"))
+            .collect::<Vec<_>>()
+    };
+    let kept = |it: &VersionRow| {
+        let by = it.removed_by.join(", ");
+        (!by.is_empty()).then(|| format!("kept though it is removed by {by}: it decrypts"))
+    };
+    Table::of("versions", rows)
+        .column("version", |it| it.transit_version)
+        .column("state", |it| it.state)
+        .column("objects", objects)
+        .column("key_id hash", |it| &it.key_id_hash)
+        .column("", kept)
+        .table()
 }
 
 pub(super) fn unreadable(rows: &[UnreadableRow]) -> Table {
-    let columns = ["objects", "version", "cause", "resources", "evidence"];
-    let mut table = Table::new("unreadable objects", columns);
-    for row in rows {
-        let version = row.transit_version.map(|it| it.to_string());
-        table.row([
-            row.objects.to_string(),
-            version.unwrap_or_default(),
-            row.cause.to_owned(),
-            counted(&row.resources),
-            row.evidence.clone(),
-        ]);
-    }
-    table
+    Table::of("unreadable objects", rows)
+        .column("objects", |it| it.objects)
+        .column("version", |it| it.transit_version)
+        .column("cause", |it| it.cause)
+        .column("resources", |it| &it.resources)
+        .column("evidence", |it| &it.evidence)
+        .table()
 }
 
 /// The first few names of each row, with --show-names.

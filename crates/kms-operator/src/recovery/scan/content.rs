@@ -3,7 +3,10 @@
 use kms_domain::recovery::resolve::{KeyResolver, Resolution};
 use kms_node::{
     config::Config,
-    report::{one_line, table::Table},
+    report::{
+        one_line,
+        table::{Rows, Table},
+    },
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -185,9 +188,7 @@ impl KeyIdRow {
         }
         row
     }
-}
 
-impl KeyIdRow {
     /// Whether the row has precedence in a truncated report.
     fn matters(&self) -> bool {
         self.is_ours && self.gap_code.is_none()
@@ -195,19 +196,6 @@ impl KeyIdRow {
 
     fn objects(&self) -> u64 {
         self.count.objects
-    }
-
-    fn cells(&self) -> Vec<String> {
-        let version = self.transit_version.map(|version| version.to_string());
-        let first = [
-            self.key_id_hash.clone(),
-            self.provider.clone(),
-            version.unwrap_or_default(),
-            self.version_from.unwrap_or_default().to_owned(),
-            self.gap_code.unwrap_or_default().to_owned(),
-            self.distinct_encrypted_deks.to_string(),
-        ];
-        first.into_iter().chain(self.count.cells()).collect()
     }
 }
 
@@ -222,133 +210,103 @@ impl CountRow {
             names: count.names.clone(),
         }
     }
-
-    fn cells(&self) -> [String; 5] {
-        [
-            self.objects.to_string(),
-            self.superseded.to_string(),
-            self.bytes.to_string(),
-            self.first_mod_revision.to_string(),
-            self.last_mod_revision.to_string(),
-        ]
-    }
 }
 
 impl Content {
     /// Totals, then the rows by prefix, resource and `key_id`, then names that were requested.
-    pub(super) fn tables(&self) -> Vec<Table> {
-        let columns = [
-            "source",
-            "integrity",
-            "revision",
-            "compacted",
-            "keys",
-            "superseded",
-            "damaged",
-        ];
-        let mut totals = Table::new("etcd", columns);
-        totals.row([
-            self.source.clone(),
-            self.integrity.to_owned(),
-            self.revision.to_string(),
-            self.compacted_revision
-                .map_or_else(String::new, |revision| revision.to_string()),
-            self.keys.to_string(),
-            self.superseded_revisions.to_string(),
-            self.damaged_values.to_string(),
-        ]);
+    pub(super) fn tables(&self) -> [Table; 5] {
+        let totals = Table::of("etcd", [self])
+            .column("source", |it| &it.source)
+            .column("integrity", |it| it.integrity)
+            .column("revision", |it| it.revision)
+            .column("compacted", |it| it.compacted_revision)
+            .column("keys", |it| it.keys)
+            .column("superseded", |it| it.superseded_revisions)
+            .column("damaged", |it| it.damaged_values);
         let mut names = Table::new("names of the first objects", ["of", "object"]);
         let resources = self.resource_table(&mut names);
         let key_ids = self.key_id_table(&mut names);
-        self.damaged_keys
-            .iter()
-            .for_each(|key| names.row(["damaged", key]));
-        vec![totals, self.prefix_table(), resources, key_ids, names]
+        names.facts("damaged", &self.damaged_keys);
+        [
+            totals.table(),
+            self.prefix_table(),
+            resources,
+            key_ids,
+            names,
+        ]
     }
 
     /// Only where there are several.
     fn prefix_table(&self) -> Table {
-        let mut table = Table::new("prefixes", ["prefix", "keys"]);
-        if self.prefixes.len() <= 1 {
-            return table;
-        }
-        let prefixes = Truncated::of(&self.prefixes, FEW_ROWS, |_| false);
-        for PrefixRow { prefix, keys } in &prefixes.shown {
-            table.row([prefix.clone(), keys.to_string()]);
-        }
-        let left_out = LeftOut::of(&prefixes.left_out, |row| row.keys);
-        more(&mut table, left_out, self.prefixes_left_out, "keys");
+        let prefixes = self.prefixes.iter().filter(|_| self.prefixes.len() > 1);
+        let rows = Truncated::of(prefixes, FEW_ROWS, |_| false);
+        let mut table = Table::of("prefixes", rows.shown)
+            .column("prefix", |it| &it.prefix)
+            .column("keys", |it| it.keys)
+            .table();
+        let left_out = LeftOut::of(&rows.left_out, |row| row.keys);
+        LeftOut::note(
+            &mut table,
+            left_out,
+            self.prefixes_left_out,
+            ("rows", "keys"),
+        );
         table
     }
 
     fn resource_table(&self, names: &mut Table) -> Table {
-        let columns = [
-            "resource",
-            "protection",
-            "provider",
-            "objects",
-            "superseded",
-            "bytes",
-            "first revision",
-            "last revision",
-        ];
-        let mut table = Table::new("resources", columns);
         let rows = Truncated::of(&self.resources, FEW_ROWS, |row| is_secrets(&row.resource));
         for row in &rows.shown {
-            let first = [
-                row.resource.clone(),
-                row.protection.to_owned(),
-                row.provider.clone().unwrap_or_default(),
-            ];
-            table.row(first.into_iter().chain(row.count.cells()));
             let of = format!("{} {}", row.resource, row.protection);
-            row.count
-                .names
-                .iter()
-                .for_each(|name| names.row([&of, name]));
+            names.facts(&of, &row.count.names);
         }
+        let table = Table::of("resources", rows.shown)
+            .column("resource", |it| &it.resource)
+            .column("protection", |it| it.protection)
+            .column("provider", |it| &it.provider);
+        let mut table = count_columns(table, |it| &it.count);
         let left_out = LeftOut::of(&rows.left_out, |row| row.count.objects);
-        more(&mut table, left_out, self.resources_left_out, "objects");
+        LeftOut::note(
+            &mut table,
+            left_out,
+            self.resources_left_out,
+            ("rows", "objects"),
+        );
         table
     }
 
     fn key_id_table(&self, names: &mut Table) -> Table {
-        let columns = [
-            "keyIdHash",
-            "provider",
-            "version",
-            "version from",
-            "gap",
-            "DEKs",
-            "objects",
-            "superseded",
-            "bytes",
-            "first revision",
-            "last revision",
-        ];
-        let mut table = Table::new("key_ids", columns);
         let rows = Truncated::of(&self.key_ids, FEW_ROWS, |row| row.matters());
         for row in &rows.shown {
-            table.row(row.cells());
             let of = format!("key_id {}", row.key_id_hash);
-            row.count
-                .names
-                .iter()
-                .for_each(|name| names.row([&of, name]));
+            names.facts(&of, &row.count.names);
         }
+        let table = Table::of("key_ids", rows.shown)
+            .column("keyIdHash", |it| &it.key_id_hash)
+            .column("provider", |it| &it.provider)
+            .column("version", |it| it.transit_version)
+            .column("version from", |it| it.version_from)
+            .column("gap", |it| it.gap_code)
+            .column("DEKs", |it| it.distinct_encrypted_deks);
+        let mut table = count_columns(table, |it| &it.count);
         let left_out = LeftOut::of(&rows.left_out, |row| row.objects());
-        more(&mut table, left_out, self.key_ids_left_out, "objects");
+        LeftOut::note(
+            &mut table,
+            left_out,
+            self.key_ids_left_out,
+            ("rows", "objects"),
+        );
         table
     }
 }
 
-fn more(table: &mut Table, one: Option<LeftOut>, other: Option<LeftOut>, of: &str) {
-    if let Some(more) = LeftOut::and(one, other) {
-        table.left_out(format!(
-            "and {} more rows of {} {of}",
-            more.rows, more.objects
-        ));
-    }
+fn count_columns<'r, T: Copy>(rows: Rows<T>, count: impl Fn(T) -> &'r CountRow + Copy) -> Table {
+    rows.column("objects", move |it| count(it).objects)
+        .column("superseded", move |it| count(it).superseded)
+        .column("bytes", move |it| count(it).bytes)
+        .column("first revision", move |it| count(it).first_mod_revision)
+        .column("last revision", move |it| count(it).last_mod_revision)
+        .table()
 }
 
 impl PrefixRow {

@@ -199,8 +199,7 @@ impl Opened {
         self.appeared = self.appeared.saturating_add(other.appeared);
         for (index, more) in other.groups {
             let group = self.groups.entry(index).or_default();
-            group.proof.proven = group.proof.proven.saturating_add(more.proof.proven);
-            group.proof.failed = group.proof.failed.saturating_add(more.proof.failed);
+            group.proof = group.proof.plus(more.proof);
             super::add_counts(&mut group.unopened, &more.unopened);
             for (number, name) in more.names {
                 group.keep_name(number, name);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use testkit::{stored::Sealer, tenant::KEY};
+use testkit::{files, openbao::shared_openbao, stored::Sealer, tenant::KEY};
 
 use super::{
     key::{Backups, recreate_key},
@@ -33,6 +33,25 @@ fn from_snapshot(site: &Site, options: &str) -> String {
 fn from_peer(site: &Site, options: &str) -> String {
     let file = site.file("peer.json");
     recover(site, &format!("--peer-state {} {options}", file.display()))
+}
+
+/// A token takes the place of the login. It is root's alone, and read before the change of user.
+pub(super) async fn a_login_that_does_not_work() {
+    let (mut site, _) = rotated().await;
+    let token = site.file("token");
+    let root = &shared_openbao().await.secrets().root_token;
+    files::replace(&token, root.expose().as_bytes(), 0o600);
+    let option = format!("--token-file {}", token.display());
+    site.configure("/auth/jwt/role", "nobody");
+    site.record("second.json", &option).await;
+    let retire = site.line(&format!("retire-versions --before-version 2 {option}"));
+    let planned = site.shell(&retire).await;
+    assert_eq!(planned.code, Some(0), "{}{}", planned.out, planned.err);
+
+    site.lose_state();
+    let line = from_snapshot(&site, &option);
+    site.follows(&line, "state_planned").await;
+    assert!(site.node.state_file().exists());
 }
 
 pub(super) async fn a_plan_without_evidence() {

@@ -1,10 +1,15 @@
 //! `rotation-plan` and `verify-rotation` through a whole rotation, and when something is in the way.
 
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
 use openbao_lab::admin::transit::KeyConfig;
 use serde_json::json;
-use testkit::wait::wait_until;
+use testkit::{files, openbao::shared_openbao, wait::wait_until};
 
-use super::{files, json_of, stopped_at, transcript, without_state};
+use super::{files as state_files, json_of, stopped_at, transcript, without_state};
 use crate::{
     node::{Node, TIMING},
     provider::SOON,
@@ -29,11 +34,11 @@ async fn a_pending_version_is_shown_with_what_it_waits_for() {
     node.rotate().await;
     wait_until(SOON, "a stable version", async || {
         let plan = node.run(&["rotation-plan", "--output", "json"]).json();
-        plan["pendingPromotesAfter"].is_string()
+        plan["pendingStableObservationCount"] == 2
     })
     .await;
     provider.stop().await;
-    let before = files(&node);
+    let before = state_files(&node);
     for (name, arguments) in [
         ("rotation-plan-pending", &["rotation-plan"][..]),
         (
@@ -43,7 +48,84 @@ async fn a_pending_version_is_shown_with_what_it_waits_for() {
     ] {
         insta::assert_snapshot!(name, transcript(&node, &node.run(arguments)));
     }
-    assert_eq!(files(&node), before);
+    assert_eq!(state_files(&node), before);
+
+    let waited = ["rotation-plan", "--wait", "1ms", "--output", "json"];
+    let waited = node.run(&waited);
+    assert_eq!(waited.code, Some(4), "{}", waited.err);
+    let waited = json_of(&waited);
+    assert_eq!(
+        (&waited["verdict"], &waited["exitCode"]),
+        (&json!("pending"), &json!(4))
+    );
+    assert_eq!(waited["pendingRequiredObservationCount"], 2);
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_the_promotion() {
+    let node = Node::new(TIMING).await;
+    let provider = node.serve().await;
+    node.rotate().await;
+    let often = ["--wait", "1m", "--interval", "100ms", "--output", "json"];
+    for command in ["rotation-plan", "verify-rotation"] {
+        let plan = node.run(&[&[command], &often[..]].concat()).json();
+        assert_eq!(
+            (&plan["verdict"], &plan["activeTransitVersion"]),
+            (&json!("active"), &json!(2))
+        );
+    }
+
+    let watch = ["rotation-plan", "--watch", "--interval", "100ms"];
+    let mut watch = node.program(&watch).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut verdict = |wanted: &str| lines.any(|line| line.unwrap().contains(wanted));
+    assert!(verdict("rotation-plan: active"));
+    node.rotate().await;
+    assert!(verdict("rotation-plan: active"));
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    provider.stop().await;
+}
+
+#[tokio::test]
+async fn another_openbao_and_a_token_are_used_for_one_command_and_named() {
+    let (mut node, _) = stopped_at(2).await;
+    let address = node.config["openbao"]["address"].take();
+    let address = address.as_str().unwrap();
+    node.config["openbao"]["address"] = json!("https://127.0.0.1:1");
+    node.config["auth"]["jwt"]["role"] = json!("nobody");
+    let token = node.state_dir().parent().unwrap().join("token");
+    let secrets = shared_openbao().await.secrets();
+    files::replace(&token, secrets.root_token.expose().as_bytes(), 0o600);
+    let file = ["--token-file", token.to_str().unwrap()];
+    let plan = |options: &[&str]| {
+        let mut command = node.program(&[&["rotation-plan", "-o", "json"], options].concat());
+        command.env("BAO_ADDR", address);
+        json_of(&command.output().unwrap().into())
+    };
+
+    let found = plan(&file);
+    assert_eq!(found["transitMetadataStatus"], "pass", "{found:#}");
+    assert_eq!(found["latestTransitVersion"], 2);
+    let source =
+        |option, value, source| json!({"option": option, "value": value, "source": source});
+    let expected = [
+        source("--openbao-address", address, "BAO_ADDR"),
+        source("--token-file", file[1], "command line"),
+    ];
+    assert_eq!(found["optionSources"], json!(expected));
+
+    let wins = plan(&[&file[..], &["--openbao-address=https://127.0.0.1:2"]].concat());
+    assert_eq!(wins["transitMetadataStatus"], "fail", "{wins:#}");
+    assert_eq!(wins["optionSources"][0]["source"], "command line");
+
+    files::replace(&token, secrets.root_token.expose().as_bytes(), 0o644);
+    let open = plan(&file);
+    let error = open["transitMetadataError"].as_str().unwrap();
+    assert!(error.contains("has mode 0644"), "{error}");
+
+    files::replace(&token, b"s.revoked", 0o600);
+    assert_eq!(plan(&file)["cause"], "token_rejected");
 }
 
 #[tokio::test]
