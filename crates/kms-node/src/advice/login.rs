@@ -6,7 +6,7 @@ use openbao_client::{
 };
 
 use super::{
-    Cause, act, none_lost,
+    Cause, act, none_lost, oauth2,
     openbao::{self, KEY_IS_IN_OPENBAO},
     run,
 };
@@ -109,6 +109,7 @@ pub fn of_failure(failure: &LoginFailure) -> &'static Cause {
             | JwtProblem::IssuedInFuture(_) => &JWT_EXPIRED,
             JwtProblem::Issuer | JwtProblem::Audience | JwtProblem::Subject => &JWT_CLAIMS,
         },
+        LoginFailure::OAuth2(problem) => oauth2::of_problem(*problem),
         LoginFailure::OpenBao(failure) => openbao::of_login_request(failure),
     }
 }
