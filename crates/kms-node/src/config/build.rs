@@ -154,7 +154,7 @@ pub(super) fn jwt_source(resolver: &mut Resolver) -> Option<JwtSource> {
             );
             resolver.needed(Jwt::jwt_file).map(JwtSource::File)
         }
-        JwtSourceName::OAuth2 => oauth2(resolver).map(JwtSource::OAuth2),
+        JwtSourceName::OAuth2 => oauth2(resolver).map(|it| JwtSource::OAuth2(Box::new(it))),
     }
 }
 

@@ -37,7 +37,7 @@ pub enum Method {
 #[derive(Debug, Clone)]
 pub enum JwtSource {
     File(PathBuf),
-    OAuth2(OAuth2),
+    OAuth2(Box<OAuth2>),
 }
 
 /// Proof of the client's identity at the OAuth 2.0 issuer.

@@ -312,8 +312,16 @@ async fn a_client_that_cannot_get_a_usable_token_is_told_why() {
     write_secret(&node, "two\nlines");
     refused_with(&node, "oauth_secret_unusable").await;
     write_secret(&node, SECRET);
-    let mut provider = node.spawn();
-    provider.ready().await;
+    let mut other_grant = client(SECRET);
+    other_grant["grant_types"] = json!(["authorization_code"]);
+    issuer.put_client(&other_grant).await;
+    refused_with(&node, "oauth_client_refused").await;
+
+    let mut in_form = client(SECRET);
+    in_form["token_endpoint_auth_method"] = json!("client_secret_post");
+    issuer.put_client(&in_form).await;
+    node.config["auth"]["jwt"]["oauth2"]["authMethod"] = json!("client_secret_post");
+    let provider = node.serve().await;
     provider.stop().await;
 }
 
