@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -16,6 +17,7 @@ use openbao_client::{
         jwt::{ClaimRules, JwtRole},
         oauth2::{
             ClientAuthentication, ClientSecret, OAuth2Login, SecretPlace, TokenRequest, TokenUrl,
+            system_ca_file,
         },
     },
 };
@@ -63,6 +65,10 @@ impl Place {
     }
 
     fn login_at(&self, url: &str) -> OAuth2Login {
+        self.login_with(url, Some(self.directory.path().join("ca.crt")))
+    }
+
+    fn login_with(&self, url: &str, ca_file: Option<PathBuf>) -> OAuth2Login {
         let role = JwtRole {
             client: Client::new(self.openbao.endpoint(), Arc::new(|_| {})).unwrap(),
             mount_path: MountPath::parse("auth/jwt").unwrap(),
@@ -75,8 +81,8 @@ impl Place {
             audience: Some("kms".to_owned()),
             resources: Vec::new(),
         };
-        let file = |name: &str| self.directory.path().join(name);
-        let secret = ClientSecret::new(file("secret"), SecretPlace::Basic);
+        let secret = self.directory.path().join("secret");
+        let secret = ClientSecret::new(secret, SecretPlace::Basic);
         let rules = ClaimRules {
             expected_issuer: Some("https://id.test".to_owned()),
             expected_audience: vec!["kms".to_owned()],
@@ -85,7 +91,7 @@ impl Place {
             min_remaining: Duration::from_secs(120),
         };
         let authentication = ClientAuthentication::Secret(secret);
-        OAuth2Login::new(role, request, authentication, Some(file("ca.crt")), rules)
+        OAuth2Login::new(role, request, authentication, ca_file, rules)
     }
 
     /// Outcome and code of a login that must fail before OpenBao is asked.
@@ -245,6 +251,16 @@ async fn an_issuer_without_a_trusted_certificate_gets_no_secret() {
     place.write("ca.crt", place.openbao.ca_pem(), 0o644);
     let refused = place.refused(&place.login(), LONG).await;
     assert_eq!(refused, ("oauth2_request", "tls_failed".to_owned()));
+
+    // A private CA is not among those of the system, which may have none.
+    let port = place.issuer.endpoint().address.port();
+    let system = place.login_with(&format!("https://localhost:{port}/token"), None);
+    let expected = match system_ca_file() {
+        Some(_) => "tls_failed",
+        None => "file_missing",
+    };
+    let refused = place.refused(&system, LONG).await;
+    assert_eq!(refused, ("oauth2_request", expected.to_owned()));
 
     let nobody = place.login_at("https://localhost:1/token");
     let refused = place.refused(&nobody, LONG).await;

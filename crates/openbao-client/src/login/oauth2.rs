@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 use crate::{
     connect::{BoxError, Host, tls},
     credential_file::{CredentialFileProblem, CredentialFileRules},
-    endpoint::Roots,
+    endpoint::{Roots, RootsProblem},
     failure::{Failure, FailureClass},
     login::{
         Grant, Login, LoginFailure, Pending, Renewal,
@@ -97,6 +97,14 @@ pub enum ClientAuthentication {
     PrivateKey(PrivateKeyJwt),
 }
 
+/// Certificates trusted for the issuer.
+enum Trust {
+    /// Those of a configured file alone.
+    File(FileReader),
+    /// Those of the system; `None` if it has no known file of them.
+    System(Option<FileReader>),
+}
+
 /// A login with an access token of an OAuth 2.0 issuer. The files are read before every login, so
 /// a replaced secret takes effect without a restart.
 pub struct OAuth2Login {
@@ -104,8 +112,7 @@ pub struct OAuth2Login {
     request: TokenRequest,
     authentication: ClientAuthentication,
     host: Host,
-    /// `None` if the system has no file of CA certificates.
-    ca_file: Option<FileReader>,
+    trust: Trust,
     rules: ClaimRules,
 }
 
@@ -122,13 +129,17 @@ impl OAuth2Login {
         ca_file: Option<PathBuf>,
         rules: ClaimRules,
     ) -> Self {
-        let ca_file = ca_file.or_else(system_ca_file);
+        let reader = |path| FileReader::new(path, CA_FILE_RULES);
+        let trust = match ca_file {
+            Some(path) => Trust::File(reader(path)),
+            None => Trust::System(system_ca_file().map(reader)),
+        };
         Self {
             role,
             host: Host::new(request.url.address(), request.url.server_name()),
             request,
             authentication,
-            ca_file: ca_file.map(|path| FileReader::new(path, CA_FILE_RULES)),
+            trust,
             rules,
         }
     }
@@ -157,10 +168,14 @@ impl OAuth2Login {
     }
 
     async fn tls(&self) -> Result<TlsConnector, OAuth2Problem> {
-        let file = self.ca_file.as_ref();
+        type Parse = fn(&[u8]) -> Result<Roots, RootsProblem>;
+        let (file, parse): (_, Parse) = match &self.trust {
+            Trust::File(file) => (Some(file), Roots::from_pem),
+            Trust::System(file) => (file.as_ref(), Roots::usable_from_pem),
+        };
         let file = file.ok_or(OAuth2Problem::CaFile(CredentialFileProblem::Missing))?;
         let pem = file.read().await.map_err(OAuth2Problem::CaFile)?;
-        let roots = Roots::from_pem(&pem).map_err(OAuth2Problem::Ca)?;
+        let roots = parse(&pem).map_err(OAuth2Problem::Ca)?;
         let tls = tls(roots).map_err(|_| Transport::new(FailureClass::TlsFailed))?;
         Ok(tls)
     }
