@@ -1,21 +1,36 @@
-//! Runs Go in the only Go module of this project, for the tests with a real kube-apiserver.
+//! Runs Go in the Go modules of this project, for the tests with a real kube-apiserver or OAuth issuer.
 
 use std::process::{Command, Stdio};
 
 use crate::process;
 
-/// Path of the module, from the root of the workspace.
-const MODULE: &str = "tests/control-plane";
+/// A Go module of this project.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Module {
+    /// Path from the root of the workspace.
+    pub(crate) path: &'static str,
+    /// Its go.mod.
+    pub(crate) manifest: &'static str,
+    /// Its go.sum.
+    pub(crate) sums: &'static str,
+}
 
-/// Its go.mod.
-pub(crate) const MOD: &str = include_str!("../../tests/control-plane/go.mod");
+pub(crate) const CONTROL_PLANE: Module = Module {
+    path: "tests/control-plane",
+    manifest: include_str!("../../tests/control-plane/go.mod"),
+    sums: include_str!("../../tests/control-plane/go.sum"),
+};
 
-/// Its go.sum.
-pub(crate) const SUM: &str = include_str!("../../tests/control-plane/go.sum");
+pub(crate) const ISSUER: Module = Module {
+    path: "tests/issuer",
+    manifest: include_str!("../../tests/issuer/go.mod"),
+    sums: include_str!("../../tests/issuer/go.sum"),
+};
 
-/// The reason if Go cannot read the module. Go's own message goes to standard error.
+/// The reason if Go cannot read the modules. Go's own message goes to standard error.
 pub(crate) fn problem() -> Option<&'static str> {
-    match command("go", &["list", "-m"])
+    match CONTROL_PLANE
+        .command("go", &["list", "-m"])
         .stdout(Stdio::null())
         .status()
     {
@@ -25,21 +40,23 @@ pub(crate) fn problem() -> Option<&'static str> {
     }
 }
 
-/// `go` or `gofmt`, with the module as working directory.
-pub(crate) fn command(program: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    // A go.work file above the checkout would select other versions.
-    command
-        .args(args)
-        .current_dir(process::root().join(MODULE))
-        .env("GOWORK", "off");
-    command
-}
+impl Module {
+    /// `go` or `gofmt`, with the module as working directory.
+    pub(crate) fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        // A go.work file above the checkout would select other versions.
+        command
+            .args(args)
+            .current_dir(process::root().join(self.path))
+            .env("GOWORK", "off");
+        command
+    }
 
-/// The version after a word at the start of a line of go.mod: that of a module, or of Go.
-pub(crate) fn pinned(word: &str) -> &'static str {
-    let mut lines = MOD.lines().map(str::split_whitespace);
-    lines
-        .find_map(|mut words| (words.next() == Some(word)).then(|| words.next())?)
-        .unwrap_or_default()
+    /// The version after a word at the start of a line of go.mod: that of a module, or of Go.
+    pub(crate) fn pinned(&self, word: &str) -> &'static str {
+        let mut lines = self.manifest.lines().map(str::split_whitespace);
+        lines
+            .find_map(|mut words| (words.next() == Some(word)).then(|| words.next())?)
+            .unwrap_or_default()
+    }
 }

@@ -96,8 +96,8 @@ fn go_programs() -> Result<(), Error> {
         say(&format!("NOT RUN (gofmt, go vet): {problem}"));
         return Ok(());
     }
-    process::run(&mut go::command("go", &["vet", "./..."]))?;
-    let misformatted = process::output(&mut go::command("gofmt", &["-l", "."]))?;
+    process::run(&mut go::CONTROL_PLANE.command("go", &["vet", "./..."]))?;
+    let misformatted = process::output(&mut go::CONTROL_PLANE.command("gofmt", &["-l", "."]))?;
     match misformatted.trim() {
         "" => Ok(()),
         files => Err(Error::Refused(format!(

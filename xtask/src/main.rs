@@ -28,11 +28,12 @@ Usage: cargo xtask <command>
 
   tools [--kubernetes]
                   Download the pinned test tools into target/tools and check their SHA-256;
-                  with --kubernetes also build kube-apiserver and its programs, which needs Go
+                  with --kubernetes also build kube-apiserver and its programs, and an OAuth
+                  issuer, which needs Go
   demo [--keep]   Build a release and show its main task on a real OpenBao
   test [--kubernetes] [--long] [-- ARGS]
                   Run the test suite and count the tests with real servers;
-                  --kubernetes adds the tests with a real kube-apiserver,
+                  --kubernetes adds the tests with a real kube-apiserver or OAuth issuer,
                   --long adds the tests of many minutes;
                   ARGS go to `cargo test`, as in `test -- -p kms-domain -- a_name`
   lint            Check format, clippy, documentation, dependencies, generated code and English

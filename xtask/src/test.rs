@@ -10,7 +10,7 @@ use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::process::{Command, ExitStatus};
 
 use crate::process::{self, Error, say};
-use crate::tools::{self, OF_OURS, Tool};
+use crate::tools::{self, BUILT_ONLY, Tool};
 use tally::{Server, Tally};
 
 /// Scope of a run.
@@ -104,7 +104,10 @@ fn suite(reach: Reach, options: &[&str]) -> Command {
     };
     let features: &[&str] = match reach {
         Reach::Plain => &[],
-        Reach::Kubernetes => &["--features", "provider/kubernetes-tests"],
+        Reach::Kubernetes => &[
+            "--features",
+            "provider/kubernetes-tests,provider/issuer-tests",
+        ],
     };
     process::cargo(
         &[
@@ -120,7 +123,7 @@ fn suite(reach: Reach, options: &[&str]) -> Command {
 /// Modules of tests with a missing Go program.
 fn without_program(reach: Reach, tools: &[Tool]) -> Vec<&'static str> {
     let missing = |variable| tools.iter().all(|tool| tool.variable != variable);
-    let modules = OF_OURS
+    let modules = BUILT_ONLY
         .into_iter()
         .filter(|(_, variable)| missing(*variable));
     let modules = modules.map(|(module, _)| module);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::process::{self, Error, say};
 
-pub(crate) use kubernetes::OF_OURS;
+pub(crate) use kubernetes::BUILT_ONLY;
 
 /// Version of OpenBao for the tests.
 pub(crate) const OPENBAO_VERSION: &str = packages::OPENBAO.version;

@@ -22,6 +22,7 @@ pub mod key;
 pub mod login;
 pub mod node;
 pub mod nodes;
+pub mod oauth2;
 pub mod openbao;
 mod page;
 pub mod restore;
@@ -195,11 +196,12 @@ const fn unknown(code: &'static str, headline: &'static str, data: &'static str)
 
 /// Every cause, by topic: the heading of the topic and its causes.
 #[must_use]
-pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 15] {
+pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 16] {
     [
         ("Configuration", configuration::ALL),
         ("Node and provider", node::ALL),
         ("Login", login::ALL),
+        ("OAuth issuer", oauth2::ALL),
         ("OpenBao", openbao::ALL),
         ("Key", key::ALL),
         ("Versions of the key", versions::ALL),

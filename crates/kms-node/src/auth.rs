@@ -138,6 +138,8 @@ impl AuthFailure {
             Self::Login(LoginFailure::JwtFile(_) | LoginFailure::Jwt(_))
             | Self::Timeout
             | Self::Stopped => Cause::Absent,
+            Self::Login(LoginFailure::OAuth2(problem)) if problem.is_refusal() => Cause::Refused,
+            Self::Login(LoginFailure::OAuth2(_)) => Cause::Absent,
             Self::Login(LoginFailure::OpenBao(failure)) | Self::Renewal(failure) => {
                 let class = failure.class();
                 if class.is_outage() || class == FailureClass::InvalidAnswer {

@@ -33,14 +33,14 @@ use resolve::Resolver;
 use crate::state::StateReader;
 
 pub use crate::{environment::Environment, group::GroupProblem};
-pub use choice::{ClientAuthMethod, Enforcement, LogFormat, LogLevel};
+pub use choice::{Enforcement, LogFormat, LogLevel};
 pub use origin::{DEFAULT_CONFIG_PATH, Flags, Origin, Substitute};
 pub use problem::{Problem, ProblemKind};
 pub use resolve::Setting;
 pub use schema::{Described, described, reference_rows, schema};
 pub use settings::{
-    Auth, Bootstrap, Cert, Config, DebugCorrelation, Hardening, Jwt, JwtSource, Limits, Logging,
-    Method, OAuth2, OpenBao, Pkcs11, Rotation, Server, Status,
+    Auth, Bootstrap, Cert, ClientCredential, Config, DebugCorrelation, Hardening, Jwt, JwtSource,
+    Limits, Logging, Method, OAuth2, OpenBao, Pkcs11, Rotation, Server, Status,
 };
 pub use values::{Listener, SocketGroup, SocketMode};
 
@@ -78,10 +78,7 @@ pub enum LoadError {
 
 /// A login method outside this build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{setting} is {value}, but this build logs in with a token file only; \
-     set auth.method: jwt and auth.jwt.source: file"
-)]
+#[error("{setting} is {value}, but this build logs in by JWT only; set auth.method: jwt")]
 pub struct UnsupportedAuth {
     setting: &'static str,
     value: &'static str,
@@ -91,10 +88,6 @@ impl UnsupportedAuth {
     pub(crate) const CERT: Self = Self {
         setting: "auth.method",
         value: "cert",
-    };
-    pub(crate) const OAUTH2: Self = Self {
-        setting: "auth.jwt.source",
-        value: "oauth2",
     };
 }
 
@@ -175,10 +168,7 @@ impl Auth {
     pub fn supported(&self) -> Result<(), UnsupportedAuth> {
         match &self.method {
             Method::Cert(_) => Err(UnsupportedAuth::CERT),
-            Method::Jwt(jwt) => match &jwt.source {
-                JwtSource::OAuth2(_) => Err(UnsupportedAuth::OAUTH2),
-                JwtSource::File(_) => Ok(()),
-            },
+            Method::Jwt(_) => Ok(()),
         }
     }
 
@@ -215,15 +205,30 @@ impl Auth {
         match &self.method {
             Method::Jwt(jwt) => match &jwt.source {
                 JwtSource::File(path) => vec![("auth.jwt.jwtFile", path)],
-                JwtSource::OAuth2(oauth2) => vec![(
-                    "auth.jwt.oauth2.clientSecretFile",
-                    &oauth2.client_secret_file,
-                )],
+                JwtSource::OAuth2(oauth2) => {
+                    let ca_file = oauth2.ca_cert_file.iter();
+                    let ca_file = ca_file.map(|path| ("auth.jwt.oauth2.caCertFile", &**path));
+                    [oauth2.credential.file()]
+                        .into_iter()
+                        .chain(ca_file)
+                        .collect()
+                }
             },
             Method::Cert(cert) => vec![(
                 "auth.cert.pkcs11.certificateFile",
                 &cert.token.certificate_file,
             )],
+        }
+    }
+}
+
+impl ClientCredential {
+    /// The file with the secret or the key, with its setting.
+    #[must_use]
+    pub fn file(&self) -> (&'static str, &Path) {
+        match self {
+            Self::Secret { file, .. } => ("auth.jwt.oauth2.clientSecretFile", file),
+            Self::PrivateKey { file, .. } => ("auth.jwt.oauth2.privateKeyFile", file),
         }
     }
 }

@@ -10,7 +10,12 @@ use openbao_client::{
     addresses::Role,
     client::{Client, ClientOptions, ClientProblem},
     endpoint::{Endpoint, Roots, RootsProblem},
-    login::{Grant, Login, jwt::JwtRole, jwt_file::JwtFile},
+    login::{
+        Grant, Login,
+        jwt::{ClaimRules, JwtRole},
+        jwt_file::JwtFile,
+        oauth2::{ClientAuthentication, ClientSecret, OAuth2Login, PrivateKeyJwt, TokenRequest},
+    },
     transit::Transit,
 };
 use tokio::{runtime, task::JoinSet};
@@ -18,7 +23,7 @@ use tokio::{runtime, task::JoinSet};
 use crate::{
     auth::{AuthEvent, AuthHook, CallFailure, Session, SessionSettings, SessionTask},
     clock::{Clock, SystemClock},
-    config::{Config, JwtSource, Method, UnsupportedAuth},
+    config::{ClientCredential, Config, JwtSource, Method, OAuth2, UnsupportedAuth},
     token_file::TokenFileError,
 };
 
@@ -130,11 +135,36 @@ pub fn login(config: &Config, client: Client) -> Result<Arc<dyn Login>, Connecti
                     let login = JwtFile::new(role, path.clone(), jwt.claims.clone());
                     Ok(Arc::new(login))
                 }
-                JwtSource::OAuth2(_) => Err(UnsupportedAuth::OAUTH2.into()),
+                JwtSource::OAuth2(oauth2) => {
+                    Ok(Arc::new(self::oauth2(role, oauth2, jwt.claims.clone())))
+                }
             }
         }
         Method::Cert(_) => Err(UnsupportedAuth::CERT.into()),
     }
+}
+
+fn oauth2(role: JwtRole, oauth2: &OAuth2, rules: ClaimRules) -> OAuth2Login {
+    let authentication = match oauth2.credential.clone() {
+        ClientCredential::Secret { file, place } => {
+            ClientAuthentication::Secret(ClientSecret::new(file, place))
+        }
+        ClientCredential::PrivateKey {
+            file,
+            key_id,
+            audience,
+            rsa,
+        } => ClientAuthentication::PrivateKey(PrivateKeyJwt::new(file, key_id, audience, rsa)),
+    };
+    let request = TokenRequest {
+        url: oauth2.token_url.clone(),
+        client_id: oauth2.client_id.clone(),
+        scopes: oauth2.scopes.clone(),
+        audience: oauth2.audience.clone(),
+        resources: oauth2.resources.clone(),
+    };
+    let ca_file = oauth2.ca_cert_file.clone();
+    OAuth2Login::new(role, request, authentication, ca_file, rules)
 }
 
 /// Creates a session and its task. The task must run for the session to get a token.

@@ -61,8 +61,8 @@ pub fn check(
                 checks.push(("auth.jwt.jwtFile", file(path, PRIVATE_READABLE)));
             }
             JwtSource::OAuth2(oauth2) => {
-                let secret = file(&oauth2.client_secret_file, SECRET);
-                checks.push(("auth.jwt.oauth2.clientSecretFile", secret));
+                let (setting, secret) = oauth2.credential.file();
+                checks.push((setting, file(secret, SECRET)));
                 let roots = oauth2.ca_cert_file.iter();
                 checks.extend(roots.map(|path| ("auth.jwt.oauth2.caCertFile", bundle(path))));
             }

@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use serde::{
     Deserialize,
@@ -29,7 +29,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     addresses::{AddressHook, Addresses, Health, Role, Target},
-    connect::{Host, tls},
+    connect::{BoxError, Host, tls},
     endpoint::{Endpoint, Failover, Roots},
     event::{Outcome, RequestEvent, RequestHook},
     failure::{Failure, FailureClass},
@@ -679,27 +679,32 @@ impl Envelope {
     }
 }
 
-/// Reads a body of at most `limit` bytes without leaving copies in freed memory.
+/// Reads a body of at most `limit` bytes.
 async fn read_body(
     body: Incoming,
     limit: usize,
     operation: Operation,
     status: StatusCode,
 ) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    collect(body, limit).await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            Failure::new(operation, FailureClass::Unavailable)
+                .detail("the answer is larger than allowed")
+                .status(status)
+        } else {
+            Failure::from_transport(operation, error.as_ref()).status(status)
+        }
+    })
+}
+
+/// Reads a body of at most `limit` bytes without leaving copies in freed memory. A longer one is a
+/// [`LengthLimitError`].
+pub(crate) async fn collect(body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, BoxError> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
     let mut collected = Zeroizing::new(Vec::with_capacity(announced.min(limit)));
     let mut body = Limited::new(body, limit);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                Failure::new(operation, FailureClass::Unavailable)
-                    .detail("the answer is larger than allowed")
-                    .status(status)
-            } else {
-                Failure::from_transport(operation, error.as_ref()).status(status)
-            }
-        })?;
-        if let Ok(piece) = frame.into_data() {
+        if let Ok(piece) = frame?.into_data() {
             let needed = collected.len() + piece.len();
             if needed > collected.capacity() {
                 // A plain reallocation would free the old buffer without wiping it.

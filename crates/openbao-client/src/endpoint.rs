@@ -276,6 +276,20 @@ impl Roots {
         Ok(Self(store))
     }
 
+    /// Parses the `CERTIFICATE` sections of a PEM text and leaves out unusable ones: the bundle of a
+    /// system may have some, and nobody on the node can correct it.
+    ///
+    /// # Errors
+    /// When the text has no usable certificate.
+    pub fn usable_from_pem(pem: &[u8]) -> Result<Self, RootsProblem> {
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).flatten());
+        match store.is_empty() {
+            true => Err(RootsProblem::NoCertificate),
+            false => Ok(Self(store)),
+        }
+    }
+
     /// Number of certificates; at least one.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
@@ -398,6 +412,22 @@ mod tests {
                 problem,
                 "{pem:?}"
             );
+        }
+    }
+
+    #[test]
+    fn an_unusable_certificate_in_the_bundle_of_a_system_is_left_out() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = rcgen::CertificateParams::default();
+        let good = ca.self_signed(&key).unwrap().pem();
+        let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let both = format!("{bad}{good}");
+        let refused = Roots::from_pem(both.as_bytes()).unwrap_err();
+        assert_eq!(refused, RootsProblem::Unusable { position: 1 });
+        assert_eq!(Roots::usable_from_pem(both.as_bytes()).unwrap().len(), 1);
+        for none in ["", bad] {
+            let refused = Roots::usable_from_pem(none.as_bytes()).unwrap_err();
+            assert_eq!(refused, RootsProblem::NoCertificate);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     client::{Answer, Client},
     credential_file::CredentialFileProblem,
     failure::{Failure, FailureClass},
-    login::jwt::JwtProblem,
+    login::{jwt::JwtProblem, oauth2::OAuth2Problem},
     request::{Operation, Request},
     token::{Lease, Token},
 };
@@ -24,6 +24,7 @@ use crate::{
 pub mod file_reader;
 pub mod jwt;
 pub mod jwt_file;
+pub mod oauth2;
 
 /// A boxed future, for trait objects.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -78,6 +79,9 @@ pub enum LoginFailure {
     /// The JWT is unusable; the login request was not sent.
     #[error("the JWT cannot be used")]
     Jwt(#[source] JwtProblem),
+    /// The OAuth 2.0 issuer gave no usable access token; the login request was not sent.
+    #[error(transparent)]
+    OAuth2(OAuth2Problem),
     /// The login request failed.
     #[error("OpenBao gave no token")]
     OpenBao(#[source] Failure),
@@ -97,6 +101,16 @@ pub enum LoginOutcome {
     JwtNearExpiry,
     /// The JWT cannot be read, or its claims differ from the configuration.
     JwtInvalid,
+    /// The secret or the private key of the OAuth client cannot be used.
+    OAuth2Credential,
+    /// The OAuth issuer gave no answer.
+    OAuth2Request,
+    /// The OAuth issuer refused the request.
+    OAuth2Rejected,
+    /// The OAuth issuer answered with 429 or 5xx.
+    OAuth2Unavailable,
+    /// The OAuth issuer gave an unusable response.
+    OAuth2Response,
     /// OpenBao rejected the request, or granted too short a lease.
     AuthFailed,
     /// Any other failure, for example unreachable OpenBao.
@@ -112,8 +126,21 @@ impl LoginOutcome {
             Self::JwtExpired => "jwt_expired",
             Self::JwtNearExpiry => "jwt_near_expiry",
             Self::JwtInvalid => "jwt_invalid",
+            Self::OAuth2Credential => "oauth2_credential",
+            Self::OAuth2Request => "oauth2_request",
+            Self::OAuth2Rejected => "oauth2_rejected",
+            Self::OAuth2Unavailable => "oauth2_unavailable",
+            Self::OAuth2Response => "oauth2_response",
             Self::AuthFailed => "auth_failed",
             Self::Error => "error",
+        }
+    }
+
+    pub(crate) fn of_jwt(problem: JwtProblem) -> Self {
+        match problem {
+            JwtProblem::Expired { .. } => Self::JwtExpired,
+            JwtProblem::NearExpiry { .. } => Self::JwtNearExpiry,
+            _ => Self::JwtInvalid,
         }
     }
 
@@ -149,9 +176,9 @@ impl LoginFailure {
     #[must_use]
     pub fn outcome(&self) -> LoginOutcome {
         match self {
-            Self::Jwt(JwtProblem::Expired { .. }) => LoginOutcome::JwtExpired,
-            Self::Jwt(JwtProblem::NearExpiry { .. }) => LoginOutcome::JwtNearExpiry,
-            Self::JwtFile(_) | Self::Jwt(_) => LoginOutcome::JwtInvalid,
+            Self::JwtFile(_) => LoginOutcome::JwtInvalid,
+            Self::Jwt(problem) => LoginOutcome::of_jwt(*problem),
+            Self::OAuth2(problem) => problem.outcome(),
             Self::OpenBao(failure) => LoginOutcome::of_class(failure.class()),
             Self::GivenToken => LoginOutcome::AuthFailed,
         }
@@ -163,6 +190,7 @@ impl LoginFailure {
         match self {
             Self::JwtFile(problem) => problem.code(),
             Self::Jwt(problem) => problem.code(),
+            Self::OAuth2(problem) => problem.code(),
             Self::OpenBao(failure) => match failure.refusal() {
                 Some(refusal) => refusal.label(),
                 None => failure.class().label(),
@@ -175,9 +203,12 @@ impl LoginFailure {
     #[must_use]
     pub fn credential_remaining(&self) -> Option<Duration> {
         match self {
-            Self::Jwt(JwtProblem::Expired { .. }) => Some(Duration::ZERO),
-            Self::Jwt(JwtProblem::NearExpiry { remaining, .. }) => Some(*remaining),
-            Self::JwtFile(_) | Self::Jwt(_) | Self::OpenBao(_) | Self::GivenToken => None,
+            Self::Jwt(problem) | Self::OAuth2(OAuth2Problem::Token(problem)) => match problem {
+                JwtProblem::Expired { .. } => Some(Duration::ZERO),
+                JwtProblem::NearExpiry { remaining, .. } => Some(*remaining),
+                _ => None,
+            },
+            Self::JwtFile(_) | Self::OAuth2(_) | Self::OpenBao(_) | Self::GivenToken => None,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
@@ -253,7 +254,8 @@ fn pki(handshake: Handshake) -> (String, ServerConfig) {
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
 
     let key = KeyPair::generate().unwrap();
-    let mut leaf = CertificateParams::new([SERVER_NAME.to_owned()]).unwrap();
+    let names = [SERVER_NAME, "localhost"].map(str::to_owned);
+    let mut leaf = CertificateParams::new(names).unwrap();
     if handshake == Handshake::Expired {
         leaf.not_before = rcgen::date_time_ymd(2001, 1, 1);
         leaf.not_after = rcgen::date_time_ymd(2001, 2, 1);
@@ -351,7 +353,10 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
 
     let reply = match (ruled, &shared.server) {
         (Some(reply), _) => Some(reply),
-        (None, Some(server)) => return server.ask(Request::from_parts(parts, body)).await,
+        (None, Some(server)) => {
+            let response = server.ask(Request::from_parts(parts, body)).await?;
+            return Ok(response.map(Script::of));
+        }
         (None, None) => lock(&shared.script).pop_front(),
     };
 
@@ -391,34 +396,42 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
 
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
     Ok(response)
 }
 
-/// The server behind a proxy, reached by its IP address.
-struct Upstream {
+/// A server reached by its IP address over TLS, such as the one behind a proxy.
+pub(crate) struct Upstream {
     address: SocketAddr,
     tls: Arc<ClientConfig>,
 }
 
 impl Upstream {
     fn of(server: &OpenBao) -> Self {
+        let address = server.endpoint().address;
+        let address = SocketAddr::new(address.ip().unwrap(), address.port());
+        Self::new(address, &server.ca_file())
+    }
+
+    /// A server with a certificate of this CA.
+    pub(crate) fn new(address: SocketAddr, ca_file: &Path) -> Self {
         let mut roots = RootCertStore::empty();
-        let ca = CertificateDer::from_pem_file(server.ca_file()).unwrap();
+        let ca = CertificateDer::from_pem_file(ca_file).unwrap();
         roots.add(ca).unwrap();
         let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let address = server.endpoint().address;
         Self {
-            address: SocketAddr::new(address.ip().unwrap(), address.port()),
+            address,
             tls: Arc::new(tls),
         }
     }
 
-    /// Forwards the request on a new connection.
-    async fn ask(&self, request: Request<Bytes>) -> io::Result<Response<Script>> {
+    /// Sends the request on a new connection and reads the whole response.
+    pub(crate) async fn ask(&self, request: Request<Bytes>) -> io::Result<Response<Bytes>> {
         let tcp = TcpStream::connect(self.address).await?;
         let name = TlsName::from(self.address.ip());
         let tls = TlsConnector::from(Arc::clone(&self.tls));
@@ -434,7 +447,7 @@ impl Upstream {
             .map_err(io::Error::other)?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        Ok(Response::from_parts(parts, Script::of(body)))
+        Ok(Response::from_parts(parts, body))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Test fixtures: real OpenBao, etcd and kube-apiserver servers, and a scripted OpenBao for faults.
+//! Test fixtures: real OpenBao, etcd, kube-apiserver and Ory Hydra servers, and a scripted OpenBao for faults.
 //!
 //! A missing program or a failed set-up fails the test and prints the command to install the
 //! program. Tests are never skipped.
@@ -11,6 +11,7 @@ pub mod control_plane;
 pub mod etcd;
 pub mod fake;
 pub mod files;
+pub mod hydra;
 pub mod openbao;
 pub mod pki;
 pub mod relay;

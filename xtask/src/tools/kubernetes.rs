@@ -1,5 +1,6 @@
 //! Builds kube-apiserver, the etcd of its release and two programs of this project with Go, from
-//! the modules pinned in `tests/control-plane/go.mod` and verified by go.sum.
+//! the modules pinned in `tests/control-plane/go.mod` and verified by go.sum; and Ory Hydra, an
+//! OAuth 2.0 issuer, from `tests/issuer`.
 //!
 //! Environment variables can select existing programs, so that the tests run with official ones and
 //! without Go.
@@ -9,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{Tool, directory, lock, remove_dir, remove_file, rename, scratch, write};
-use crate::go;
+use crate::go::{self, Module};
 use crate::process::{self, Error, say};
 
 /// Directory with an existing kube-apiserver and etcd, and optionally more of the programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-const PROGRAMS: [Program; 6] = [
+const PROGRAMS: [Program; 7] = [
     Program {
         name: "kube-apiserver",
         variable: "KUBE_APISERVER",
@@ -52,12 +53,19 @@ const PROGRAMS: [Program; 6] = [
         package: "./encryption-config",
         source: include_str!("../../../tests/control-plane/encryption-config/main.go"),
     },
+    Program {
+        name: "hydra",
+        variable: "HYDRA",
+        package: "github.com/ory/hydra/v2",
+        source: "",
+    },
 ];
 
-/// Test modules that need a program of this project, with its variable. These programs need Go.
-pub(crate) const OF_OURS: [(&str, &str); 2] = [
+/// Test modules that need a program that only Go provides, with its variable.
+pub(crate) const BUILT_ONLY: [(&str, &str); 3] = [
     ("old_client::", "OLD_CLIENT"),
     ("encryption_config::", "ENCRYPTION_CONFIG"),
+    ("oauth_issuer::", "HYDRA"),
 ];
 
 struct Program {
@@ -70,14 +78,30 @@ struct Program {
 }
 
 impl Program {
-    /// Whether it is a program of this project, published nowhere else.
-    fn is_ours(&self) -> bool {
-        !self.source.is_empty()
+    /// Whether the other tests can run without it.
+    fn is_optional(&self) -> bool {
+        BUILT_ONLY
+            .iter()
+            .any(|(_, variable)| *variable == self.variable)
+    }
+
+    fn module(&self) -> &'static Module {
+        match self.variable {
+            "HYDRA" => &go::ISSUER,
+            _ => &go::CONTROL_PLANE,
+        }
+    }
+
+    /// Further build options: Hydra has SQLite, in C, only with a tag.
+    fn tags(&self) -> &'static [&'static str] {
+        match self.variable {
+            "HYDRA" => &["-tags=sqlite"],
+            _ => &[],
+        }
     }
 }
 
-/// Finds or builds each program. Without Go, programs of this project may be missing from the
-/// result.
+/// Finds or builds each program. Without Go, optional programs may be missing from the result.
 ///
 /// Returns at once if nothing has changed. A concurrent run waits for the first.
 pub(super) fn provide() -> Result<Vec<Tool>, Error> {
@@ -104,7 +128,7 @@ pub(super) fn provide() -> Result<Vec<Tool>, Error> {
         match go::problem() {
             None => build(&missing, &home)?,
             // Without Go the other tests can still run.
-            Some(_) if missing.iter().all(|program| program.is_ours()) => {
+            Some(_) if missing.iter().all(|program| program.is_optional()) => {
                 for Program { name, variable, .. } in missing {
                     say(&format!("NOT BUILT, Go is missing: {name}"));
                     tools.retain(|tool| tool.variable != *variable);
@@ -156,13 +180,14 @@ fn recipe(program: &Program) -> String {
     let Program {
         package, source, ..
     } = program;
-    let ldflags = ldflags();
-    format!("{package} {ldflags}\n{source}\n{}\n{}", go::MOD, go::SUM)
+    let (ldflags, tags) = (ldflags(), program.tags().concat());
+    let Module { manifest, sums, .. } = program.module();
+    format!("{package} {ldflags}{tags}\n{source}\n{manifest}\n{sums}")
 }
 
 /// Without these flags the API server reports version v0.0.0-master.
 fn ldflags() -> String {
-    let version = go::pinned("k8s.io/kubernetes");
+    let version = go::CONTROL_PLANE.pinned("k8s.io/kubernetes");
     let mut numbers = version.trim_start_matches('v').split('.');
     let mut number = || numbers.next().unwrap_or_default();
     let (major, minor) = (number(), number());
@@ -173,15 +198,15 @@ fn ldflags() -> String {
 fn no_go(problem: &str, missing: &[&Program]) -> Error {
     let variables: Vec<_> = missing
         .iter()
-        .filter(|program| !program.is_ours())
+        .filter(|program| !program.is_optional())
         .map(|program| program.variable)
         .collect();
     Error::Refused(format!(
         "Go {} is needed to build Kubernetes {} for the tests, and {problem}; install it (Go 1.21 or \
          later downloads this release by itself, unless GOTOOLCHAIN is `local`), or set the paths of existing \
          programs in {}, or their directory in {ASSETS}",
-        go::pinned("go"),
-        go::pinned("k8s.io/kubernetes"),
+        go::CONTROL_PLANE.pinned("go"),
+        go::CONTROL_PLANE.pinned("k8s.io/kubernetes"),
         variables.join(", ")
     ))
 }
@@ -192,7 +217,7 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
         "building {} program(s) for the tests of Kubernetes {} with Go; the first build \
          takes minutes on 2 cores",
         missing.len(),
-        go::pinned("k8s.io/kubernetes")
+        go::CONTROL_PLANE.pinned("k8s.io/kubernetes")
     ));
     let partial = home.join("partial");
     scratch(&partial)?;
@@ -203,8 +228,10 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
 
         let start = Instant::now();
         let (new, built) = (partial.join(name), home.join(name));
-        let mut build = go::command("go", &["build", "-trimpath", "-buildvcs=false", "-ldflags"]);
-        process::run(build.arg(ldflags()).arg("-o").arg(&new).arg(package))?;
+        let args = ["build", "-trimpath", "-buildvcs=false", "-ldflags"];
+        let mut build = program.module().command("go", &args);
+        build.arg(ldflags()).args(program.tags());
+        process::run(build.arg("-o").arg(&new).arg(package))?;
 
         // Remove the stamp before its program is replaced.
         remove_file(&stamp(&built))?;

@@ -12,7 +12,7 @@ use kms_node::{
 };
 use openbao_client::{
     failure::FailureClass,
-    login::{LoginFailure, jwt::JwtProblem},
+    login::{LoginFailure, jwt::JwtProblem, oauth2::OAuth2Problem},
 };
 use tonic::{Code, Status};
 
@@ -67,6 +67,14 @@ pub enum Fault {
     JwtDates,
     /// The JWT is malformed or differs from the configured claims; no request was sent to OpenBao.
     JwtClaims,
+    /// The secret, key or CA file of the OAuth client is unusable; no request was sent.
+    OAuth2Credential,
+    /// The OAuth issuer gives no answer; no request was sent to OpenBao.
+    OAuth2Unreachable,
+    /// The OAuth issuer refuses the token request; no request was sent to OpenBao.
+    OAuth2Refused,
+    /// The OAuth issuer gives an unusable token; no request was sent to OpenBao.
+    OAuth2Token,
     /// The provider is stopping.
     Stopping,
     /// A Transit call, or the login before it, failed.
@@ -153,7 +161,15 @@ impl Fault {
             Self::Unhealthy => (Code::FailedPrecondition, "status unhealthy", "status_stale"),
             Self::Panic(_) => (Code::Internal, "kms request failed", "panic"),
             Self::InvalidTransitAnswer => (Code::Internal, "kms request failed", "unknown"),
-            Self::Login | Self::ShortLease | Self::JwtFile | Self::JwtDates | Self::JwtClaims => (
+            Self::Login
+            | Self::ShortLease
+            | Self::JwtFile
+            | Self::JwtDates
+            | Self::JwtClaims
+            | Self::OAuth2Credential
+            | Self::OAuth2Unreachable
+            | Self::OAuth2Refused
+            | Self::OAuth2Token => (
                 Code::Unauthenticated,
                 "transit authentication failed",
                 "auth_failed",
@@ -257,6 +273,19 @@ impl Fault {
                 | JwtProblem::Audience
                 | JwtProblem::Subject => Self::JwtClaims,
             },
+            AuthFailure::Login(LoginFailure::OAuth2(problem)) => match problem {
+                OAuth2Problem::SecretFile(_)
+                | OAuth2Problem::SecretContent
+                | OAuth2Problem::KeyFile(_)
+                | OAuth2Problem::Key(_)
+                | OAuth2Problem::CaFile(_)
+                | OAuth2Problem::Ca(_) => Self::OAuth2Credential,
+                OAuth2Problem::Request(_) | OAuth2Problem::Unavailable(_) => {
+                    Self::OAuth2Unreachable
+                }
+                OAuth2Problem::Rejected { .. } => Self::OAuth2Refused,
+                OAuth2Problem::Response(_) | OAuth2Problem::Token(_) => Self::OAuth2Token,
+            },
             AuthFailure::ShortLease { .. } => Self::ShortLease,
             AuthFailure::Stopped => Self::Stopping,
             AuthFailure::Login(LoginFailure::OpenBao(_) | LoginFailure::GivenToken)
@@ -335,6 +364,10 @@ mod tests {
             Fault::JwtFile,
             Fault::JwtDates,
             Fault::JwtClaims,
+            Fault::OAuth2Credential,
+            Fault::OAuth2Unreachable,
+            Fault::OAuth2Refused,
+            Fault::OAuth2Token,
             Fault::Stopping,
         ];
         local.into_iter().chain(EVERY_CLASS.map(Fault::Transit))

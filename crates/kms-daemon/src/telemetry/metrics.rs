@@ -36,11 +36,16 @@ const AAD_REASONS: [&str; 3] = ["aad_missing", "aad_mismatch", "annotation_inval
 const KEY_ID_REASONS: [&str; 2] = ["key_id_unknown", "key_id_malformed"];
 /// Error classes used in alerts.
 const CLASSES_OF_ANY_METHOD: [&str; 3] = ["panic", "timeout", "transit_policy_denied"];
-const LOGIN_OUTCOMES: [LoginOutcome; 6] = [
+const LOGIN_OUTCOMES: [LoginOutcome; 11] = [
     LoginOutcome::Ok,
     LoginOutcome::JwtExpired,
     LoginOutcome::JwtNearExpiry,
     LoginOutcome::JwtInvalid,
+    LoginOutcome::OAuth2Credential,
+    LoginOutcome::OAuth2Request,
+    LoginOutcome::OAuth2Rejected,
+    LoginOutcome::OAuth2Unavailable,
+    LoginOutcome::OAuth2Response,
     LoginOutcome::AuthFailed,
     LoginOutcome::Error,
 ];

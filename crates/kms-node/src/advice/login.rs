@@ -6,7 +6,7 @@ use openbao_client::{
 };
 
 use super::{
-    Cause, act, none_lost,
+    Cause, act, none_lost, oauth2,
     openbao::{self, KEY_IS_IN_OPENBAO},
     run,
 };
@@ -110,6 +110,7 @@ pub fn of_failure(failure: &LoginFailure) -> &'static Cause {
             JwtProblem::Issuer | JwtProblem::Audience | JwtProblem::Subject => &JWT_CLAIMS,
         },
         LoginFailure::GivenToken => &openbao::TOKEN_REJECTED,
+        LoginFailure::OAuth2(problem) => oauth2::of_problem(*problem),
         LoginFailure::OpenBao(failure) => openbao::of_login_request(failure),
     }
 }

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use crate::{config::Config, plain_http::HttpUrl};
+use crate::{
+    config::{Config, JwtSource, Method},
+    plain_http::HttpUrl,
+};
 
 /// An installation: its configuration file, and its settings if they could be loaded.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +78,20 @@ impl<'a> Site<'a> {
             "checkpoint" => shell(&config.state_path.checkpoint()),
             "socket" => shell(&config.server.socket_path),
             "credential" => shell(config.auth.credential_files().first()?.1),
+            // Options of `curl` and the token URL of the OAuth issuer.
+            "issuer" => {
+                let Method::Jwt(jwt) = &config.auth.method else {
+                    return None;
+                };
+                let JwtSource::OAuth2(oauth2) = &jwt.source else {
+                    return None;
+                };
+                let url = quoted(oauth2.token_url.as_str());
+                match &oauth2.ca_cert_file {
+                    Some(ca) => format!("--cacert {} {url}", shell(ca)),
+                    None => url,
+                }
+            }
             "ready" => {
                 let listener = config.server.health.as_ref()?.bind_to();
                 HttpUrl::local(listener, "/ready").to_string()

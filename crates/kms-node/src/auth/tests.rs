@@ -9,7 +9,11 @@ use std::{
 use openbao_client::{
     credential_file::CredentialFileProblem,
     failure::FailureClass,
-    login::{Pending, jwt::JwtProblem},
+    login::{
+        Pending,
+        jwt::JwtProblem,
+        oauth2::{OAuth2Problem, TokenError},
+    },
     request::Operation,
     token::Lease,
 };
@@ -383,6 +387,24 @@ async fn a_refused_login_is_repeated_ever_more_rarely() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_issuer_that_refuses_is_asked_ever_more_rarely() {
+    let rejected = OAuth2Problem::Rejected {
+        status: 401,
+        error: TokenError::InvalidClient,
+    };
+    for refusal in [rejected, OAuth2Problem::Unavailable(429)] {
+        let refused = Step::Fail(LoginFailure::OAuth2(refusal));
+        let f = fixture(&vec![refused; 60], &[]);
+        let before = Instant::now();
+        while before.elapsed() < MINUTE {
+            assert!(f.session.token().await.is_err());
+            sleep(SECOND / 10).await;
+        }
+        assert!(f.script.logins() <= 7, "{}", f.script.logins());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_any_outage_a_login_is_tried_within_two_seconds() {
     let file = LoginFailure::JwtFile(CredentialFileProblem::Missing);
     let absent = [
@@ -394,7 +416,8 @@ async fn after_any_outage_a_login_is_tried_within_two_seconds() {
         FailureClass::DnsFailed,
     ];
     let absent = absent.map(|class| LoginFailure::OpenBao(failure(class)));
-    for cause in absent.into_iter().chain([file]) {
+    let issuer = LoginFailure::OAuth2(OAuth2Problem::Unavailable(503));
+    for cause in absent.into_iter().chain([file, issuer]) {
         let f = fixture(&vec![Step::Fail(cause); 60], &[]);
         while f.script.logins() < 60 {
             assert!(f.session.token().await.is_err());

@@ -5,13 +5,16 @@ use std::time::Duration;
 use kms_domain::scope::{IdentityScope, TransitKeyPath};
 use openbao_client::{
     endpoint::{Address, Failover},
-    login::jwt::ClaimRules,
+    login::{
+        jwt::ClaimRules,
+        oauth2::{RsaAlgorithm, SecretPlace},
+    },
 };
 
 use super::{
-    Auth, Bootstrap, Cert, Config, DebugCorrelation, Jwt, JwtSource, Logging, Method, OAuth2,
-    OpenBao, Pkcs11, Server, Status,
-    choice::{AuthMethod, JwtSourceName, LogLevel},
+    Auth, Bootstrap, Cert, ClientCredential, Config, DebugCorrelation, Jwt, JwtSource, Logging,
+    Method, OAuth2, OpenBao, Pkcs11, Server, Status,
+    choice::{AuthMethod, ClientAuthMethod, JwtSourceName, LogLevel, RsaAlgorithmName},
     origin::Substitute,
     problem::Broken,
     resolve::Resolver,
@@ -156,7 +159,7 @@ pub(super) fn jwt_source(resolver: &mut Resolver) -> Option<JwtSource> {
             );
             resolver.needed(Jwt::jwt_file).map(JwtSource::File)
         }
-        JwtSourceName::OAuth2 => oauth2(resolver).map(JwtSource::OAuth2),
+        JwtSourceName::OAuth2 => oauth2(resolver).map(|it| JwtSource::OAuth2(Box::new(it))),
     }
 }
 
@@ -183,6 +186,42 @@ fn oauth2(resolver: &mut Resolver) -> Option<OAuth2> {
     );
     resolver.require("auth.jwt.oauth2");
     OAuth2::read(resolver)
+}
+
+pub(super) fn client_credential(resolver: &mut Resolver) -> Option<ClientCredential> {
+    let method = resolver.get(OAuth2::auth_method)?;
+    let place = match method {
+        ClientAuthMethod::Basic => SecretPlace::Basic,
+        ClientAuthMethod::Post => SecretPlace::Post,
+        ClientAuthMethod::PrivateKeyJwt => {
+            resolver.reject_if(
+                resolver.is_written(OAuth2::client_secret_file),
+                OAuth2::client_secret_file,
+                Broken::rule("must not be written when authMethod is private_key_jwt")
+                    .hint("remove it")
+                    .hidden(),
+            );
+            let file = resolver.needed(OAuth2::private_key_file);
+            return Some(ClientCredential::PrivateKey {
+                key_id: resolver.get(OAuth2::key_id)?,
+                audience: resolver.get(OAuth2::assertion_audience)?,
+                rsa: match resolver.get(OAuth2::rsa_algorithm)? {
+                    RsaAlgorithmName::Rs256 => RsaAlgorithm::Rs256,
+                    RsaAlgorithmName::Ps256 => RsaAlgorithm::Ps256,
+                },
+                file: file?,
+            });
+        }
+    };
+    resolver.reject_if(
+        resolver.is_written(OAuth2::private_key_file),
+        OAuth2::private_key_file,
+        Broken::rule("must not be written when authMethod is a method with a secret")
+            .hint("remove it, or set authMethod: private_key_jwt")
+            .hidden(),
+    );
+    let file = resolver.needed(OAuth2::client_secret_file)?;
+    Some(ClientCredential::Secret { file, place })
 }
 
 pub(super) fn pkcs11(resolver: &mut Resolver) -> Option<Pkcs11> {

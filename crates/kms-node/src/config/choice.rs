@@ -44,7 +44,12 @@ choices! {
     pub(super) ConfigVersion { V1Alpha1 = "v1alpha1" }
     pub(super) AuthMethod { Jwt = "jwt", Cert = "cert" }
     pub(super) JwtSourceName { File = "file", OAuth2 = "oauth2" }
-    pub ClientAuthMethod { Basic = "client_secret_basic", Post = "client_secret_post" }
+    pub(super) ClientAuthMethod {
+        Basic = "client_secret_basic",
+        Post = "client_secret_post",
+        PrivateKeyJwt = "private_key_jwt",
+    }
+    pub(super) RsaAlgorithmName { Rs256 = "RS256", Ps256 = "PS256" }
     pub(super) CertSource {
         Pkcs11 = "pkcs11";
         "spiffe" = "OpenBao cannot derive an identity alias from a URI SAN"

@@ -9,7 +9,10 @@ use kms_domain::scope::{
     ClusterId, KeyLineageId, KeyName, MountPath, Namespace, OpenBaoInstanceId, ProviderName,
     TransitMountId,
 };
-use openbao_client::endpoint::{Address, ServerName};
+use openbao_client::{
+    endpoint::{Address, ServerName},
+    login::oauth2::TokenUrl,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -207,7 +210,7 @@ texts! {
     Group: "text", r"\S", values::socket_group => SocketGroup;
     HostPort: "host:port", r"^([^:\[\]]*|\[[^\[\]]+\]):[0-9]+$", values::listener => Listener;
     HttpsUrl: "URL", URL, values::address => Address;
-    TokenUrl: "URL", URL, values::token_url => String;
+    TokenUrlText: "URL", URL, values::token_url => TokenUrl;
     TlsServerName: "text", r"\S", values::server_name => ServerName;
     ResourceUri: "URI", "^[A-Za-z][A-Za-z0-9+.-]*:[!-~]+$", values::resource => String;
     Positive: "duration", DURATION, duration::parse_positive => Duration;

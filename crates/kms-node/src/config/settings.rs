@@ -9,7 +9,10 @@ use kms_domain::scope::{
 };
 use openbao_client::{
     endpoint::{Address, Failover, ServerName},
-    login::jwt::ClaimRules,
+    login::{
+        jwt::ClaimRules,
+        oauth2::{RsaAlgorithm, SecretPlace, TokenUrl},
+    },
     turns::TURNS,
 };
 use serde_json::json;
@@ -35,7 +38,23 @@ pub enum Method {
 #[derive(Debug, Clone)]
 pub enum JwtSource {
     File(PathBuf),
-    OAuth2(OAuth2),
+    OAuth2(Box<OAuth2>),
+}
+
+/// Proof of the client's identity at the OAuth 2.0 issuer.
+#[derive(Debug, Clone)]
+pub enum ClientCredential {
+    Secret {
+        file: PathBuf,
+        place: SecretPlace,
+    },
+    PrivateKey {
+        file: PathBuf,
+        key_id: Option<String>,
+        /// Audience of the assertion; `None` is the token URL.
+        audience: Option<String>,
+        rsa: RsaAlgorithm,
+    },
 }
 
 settings! {
@@ -194,15 +213,34 @@ settings! {
     }
 
     /// Tokens by the OAuth 2.0 client credentials grant, for source oauth2.
-    pub struct OAuth2: "auth.jwt.oauth2.", optional {
+    pub struct OAuth2: "auth.jwt.oauth2.", optional, {
+        "if": {"properties": {"authMethod": {"const": "private_key_jwt"}}},
+        "then": {"required": ["privateKeyFile"], "not": {"required": ["clientSecretFile"]}},
+        "else": {"required": ["clientSecretFile"], "not": {"required": ["privateKeyFile"]}},
+    } {
         /// `https` URL without user information or fragment; a query is kept.
-        token_url "tokenUrl": TokenUrl => String;
+        token_url "tokenUrl": TokenUrlText => TokenUrl;
         /// Client identifier at the issuer; no control characters.
         client_id "clientId": ClientId => String;
-        /// File with the client secret.
-        client_secret_file "clientSecretFile": AbsolutePath => PathBuf;
-        /// Authentication of the client: `client_secret_basic` or `client_secret_post`.
-        auth_method "authMethod": ClientAuthMethod => ClientAuthMethod;
+        /// Authentication of the client: `client_secret_basic`, `client_secret_post` or
+        /// `private_key_jwt`.
+        auth_method "authMethod": ClientAuthMethod;
+        /// File with the client secret; required for the two methods with a secret, refused for
+        /// `private_key_jwt`.
+        client_secret_file "clientSecretFile": AbsolutePath = null;
+        /// PEM file with the private key of the client: EC P-256 or P-384, Ed25519, or RSA from 2048
+        /// bits; required for `private_key_jwt`, else refused.
+        private_key_file "privateKeyFile": AbsolutePath = null;
+        /// ID of the key at the issuer (`kid`), for `private_key_jwt`.
+        // An issuer that knows one key of the client needs none.
+        key_id "keyId": Optional<Printable> = "";
+        /// Audience of the assertion, for `private_key_jwt`; empty is `tokenUrl`.
+        // The token endpoint, as in RFC 7523; some issuers want their issuer name instead.
+        assertion_audience "assertionAudience": Optional<Printable> = "";
+        /// Signature with an RSA key, for `private_key_jwt`: `RS256` or `PS256`. Other keys have one
+        /// algorithm each: `ES256`, `ES384` or `EdDSA`.
+        // Every issuer has it.
+        rsa_algorithm "rsaAlgorithm": RsaAlgorithmName = "RS256";
         // Many issuers want none of the following three.
         /// Requested scopes, in printable ASCII without space, `"` and `\`.
         scopes "scopes": List<Scope> => Vec<String> = [];
@@ -213,6 +251,7 @@ settings! {
         /// PEM file with the issuer's certificates; empty trusts those of the system.
         // An issuer is often a public service.
         ca_cert_file "caCertFile": Optional<AbsolutePath> => Option<PathBuf> = "";
+        .. credential: ClientCredential = build::client_credential;
     }
 
     /// Login with a client certificate, for method cert.

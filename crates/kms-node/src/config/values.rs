@@ -7,7 +7,10 @@ use std::{
 };
 
 use kms_domain::scope::{ClusterId, ProviderName};
-use openbao_client::endpoint::{Address, ServerName};
+use openbao_client::{
+    endpoint::{Address, ServerName},
+    login::oauth2::TokenUrl,
+};
 
 use super::problem::Broken;
 use crate::{
@@ -263,16 +266,9 @@ pub(super) fn server_name(text: &str) -> Result<ServerName, Broken> {
 }
 
 /// An https URL, perhaps with a query, such as that of a token endpoint.
-pub(super) fn token_url(text: &str) -> Result<String, Broken> {
-    let without_query = text.split_once('?').map_or(text, |(url, _)| url);
-    address(without_query).map_err(Broken::hidden)?;
-    if text.contains('#') {
-        return Err(Broken::rule("must not contain a fragment ('#')").hidden());
-    }
-    match text.parse::<http::Uri>() {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err(Broken::rule("must be a valid URL").hidden()),
-    }
+pub(super) fn token_url(text: &str) -> Result<TokenUrl, Broken> {
+    let url = required(text).map_err(Broken::hidden)?;
+    TokenUrl::parse(url).map_err(|problem| Broken::rule(problem).hidden())
 }
 
 /// An absolute URI as in RFC 8707: a scheme, without user information or fragment.

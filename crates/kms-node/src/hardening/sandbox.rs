@@ -17,6 +17,8 @@ use landlock::{
     RulesetStatus, Scope,
 };
 
+use openbao_client::login::oauth2::system_ca_file;
+
 use super::Outcome;
 use crate::config::{Config, JwtSource, Method};
 
@@ -47,27 +49,34 @@ impl Sandbox {
     /// configuration does not list completely.
     #[must_use]
     pub fn of(config: &Config) -> Option<Self> {
-        let credential = match &config.auth.method {
+        let issuer = match &config.auth.method {
             Method::Jwt(jwt) => match &jwt.source {
-                JwtSource::File(path) => stable_directory(path),
-                JwtSource::OAuth2(_) => return None,
+                JwtSource::File(_) => None,
+                JwtSource::OAuth2(oauth2) => Some(oauth2),
             },
             Method::Cert(_) => return None,
         };
+        let credentials = config.auth.credential_files().into_iter();
+        let credentials = credentials.map(|(_, path)| path.to_owned());
+        let system_ca = issuer.filter(|issuer| issuer.ca_cert_file.is_none());
+        let system_ca = system_ca.and_then(|_| system_ca_file());
         // For the metrics of this process. The kernel may recreate the directory of one process at
         // any time, so the rule is on `/proc`. Protected entries of other processes stay
         // inaccessible, because Landlock also denies tracing them.
         let processes = PathBuf::from("/proc");
-        let mut read = vec![
-            stable_directory(&config.openbao.ca_cert_file),
-            credential,
-            processes,
-        ];
+        let mut read: Vec<_> = [config.openbao.ca_cert_file.clone()]
+            .into_iter()
+            .chain(credentials)
+            .chain(system_ca)
+            .map(|path| stable_directory(&path))
+            .chain([processes])
+            .collect();
 
         let failover = config.openbao.failover.iter().map(|place| &place.address);
         let addresses: Vec<_> = [&config.openbao.address]
             .into_iter()
             .chain(failover)
+            .chain(issuer.map(|issuer| issuer.token_url.address()))
             .collect();
 
         let mut connect: Vec<_> = addresses.iter().map(|address| address.port()).collect();
@@ -439,8 +448,12 @@ mod tests {
     }
 
     fn boundary_of(change: impl FnOnce(String) -> String) -> Option<Sandbox> {
-        let path = "../provider/tests/config/good/minimal.yaml";
-        let text = change(fs::read_to_string(path).unwrap());
+        boundary_of_file("minimal", change)
+    }
+
+    fn boundary_of_file(name: &str, change: impl FnOnce(String) -> String) -> Option<Sandbox> {
+        let path = format!("../provider/tests/config/good/{name}.yaml");
+        let text = change(fs::read_to_string(&path).unwrap());
         let loaded = parse(
             &text,
             path.into(),
@@ -537,6 +550,26 @@ mod tests {
             text.replace(first, both)
         });
         assert_eq!(name.unwrap().connect, [8200, DNS_PORT]);
+    }
+
+    #[test]
+    fn an_oauth_issuer_can_be_reached_and_the_files_of_its_client_read() {
+        let sandbox = boundary_of_file("oauth2", |text| {
+            let text = text.replace("https://vault-a.harbor.test:8200", "https://10.0.0.1:8200");
+            text.replace("https://id.harbor.test/", "https://10.0.0.2:8443/")
+        });
+        let sandbox = sandbox.unwrap();
+        assert_eq!(sandbox.connect, [8200, 8443]);
+        for directory in [
+            "/var/lib/openbao-kms/credentials",
+            "/etc/openbao-kms/issuer",
+        ] {
+            assert!(sandbox.read.iter().any(|path| path == Path::new(directory)));
+        }
+        let name = boundary_of_file("oauth2", |text| {
+            text.replace("https://vault-a.harbor.test:8200", "https://10.0.0.1:8200")
+        });
+        assert_eq!(name.unwrap().connect, [443, 8200, DNS_PORT]);
     }
 
     #[test]

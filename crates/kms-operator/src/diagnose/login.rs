@@ -5,7 +5,10 @@ use kms_node::{
     auth::{AuthFailure, CallFailure},
     report::{CheckResult, ImpactClass, counted, one_line},
 };
-use openbao_client::failure::{Failure, FailureClass};
+use openbao_client::{
+    failure::{Failure, FailureClass},
+    login::{LoginFailure, oauth2::OAuth2Problem},
+};
 
 use super::{Check, facts::Facts};
 
@@ -16,6 +19,9 @@ pub const JWT: Check = Check {
     needs: &[
         "config.validate",
         "config.files/auth.jwt.jwtFile",
+        "config.files/auth.jwt.oauth2.clientSecretFile",
+        "config.files/auth.jwt.oauth2.privateKeyFile",
+        "config.files/auth.jwt.oauth2.caCertFile",
         "process.identity/other_user",
     ],
     evaluate: jwt,
@@ -37,10 +43,13 @@ pub const AUTH_ALONE: Check = Check {
 
 fn jwt(facts: &Facts) -> Option<Vec<CheckResult>> {
     let files = facts.config()?.auth.credential_files();
-    let (_, file) = files.first()?;
     let failure = match facts.credential.as_ref()? {
         Ok(()) => return Some(vec![JWT.pass()]),
         Err(failure) => failure,
+    };
+    let (_, file) = match failure {
+        LoginFailure::OAuth2(OAuth2Problem::CaFile(_) | OAuth2Problem::Ca(_)) => files.last()?,
+        _ => files.first()?,
     };
     let failed = JWT
         .fail(format!("{}: {}", file.display(), one_line(failure)))

@@ -91,6 +91,10 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                 cause: |_, check| {
                     Some(match check.cause() {
                         Some("auth.jwt.jwtFile") => &advice::login::JWT_UNUSABLE,
+                        Some(
+                            "auth.jwt.oauth2.clientSecretFile" | "auth.jwt.oauth2.privateKeyFile",
+                        ) => &advice::oauth2::SECRET_UNUSABLE,
+                        Some("auth.jwt.oauth2.caCertFile") => &advice::oauth2::CA_UNUSABLE,
                         _ => &advice::node::MISCONFIGURED,
                     })
                 },
@@ -109,7 +113,11 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
         Gather::Credential,
         &[Step {
             check: login::JWT,
-            cause: |_, _| Some(&advice::login::JWT_UNUSABLE),
+            cause: |_, check| {
+                let code = check.advice()?.code;
+                let oauth2 = advice::oauth2::ALL.iter().find(|cause| cause.code == code);
+                Some(oauth2.copied().unwrap_or(&advice::login::JWT_UNUSABLE))
+            },
         }],
     ),
     (

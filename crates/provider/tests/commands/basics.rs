@@ -60,7 +60,7 @@ fn a_command_without_a_result_has_the_same_envelope_in_json() {
             "restore /nonexistent",
         ),
         (
-            &["benchmark", "--config", "tests/config/good/oauth2.yaml"],
+            &["benchmark", "--config", "tests/config/good/cert.yaml"],
             3,
             "login_unsupported",
             "auth.jwt.source",

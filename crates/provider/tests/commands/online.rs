@@ -68,13 +68,13 @@ fn a_configuration_that_is_not_valid_exits_3() {
         &["record-backup", "--out", "/nonexistent/record"],
         &["verify-backup", "--etcd-snapshot", "/nonexistent/db"],
     ] {
-        for config in [bad, "tests/config/good/oauth2.yaml", "/nonexistent"] {
+        for config in [bad, "tests/config/good/cert.yaml", "/nonexistent"] {
             let refused = run(&[command, &["--config", config]].concat());
             assert_eq!(refused.code, 3, "{command:?}: {}", refused.err);
             assert_eq!(refused.out, "", "{command:?}");
         }
     }
-    for config in [bad, "/nonexistent", "tests/config/good/oauth2.yaml"] {
+    for config in [bad, "/nonexistent", "tests/config/good/cert.yaml"] {
         let refused = run(&["verify-key", "--config", config, "--output", "json"]);
         assert_eq!(refused.code, 3, "{}", refused.err);
         let checks = refused.json()["checks"].as_array().unwrap().clone();

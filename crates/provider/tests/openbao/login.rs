@@ -1,6 +1,9 @@
 //! The JWT and the token: what a start says about a JWT that cannot work, and how a running
 //! provider gets over a token that OpenBao has revoked.
 
+#[cfg(feature = "issuer-tests")]
+mod oauth_issuer;
+
 use std::{
     fs,
     os::unix::fs::symlink,

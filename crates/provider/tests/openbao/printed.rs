@@ -133,6 +133,16 @@ incidents! {
 /// Causes whose commands are not run here, with the reason.
 const LEFT_OUT: &[(&str, &str)] = &[
     (
+        "oauth_issuer_unreachable",
+        "needs a real issuer; login/oauth_issuer.rs has one, and its commands only show the answer",
+    ),
+    ("oauth_issuer_untrusted", "as above"),
+    ("oauth_response_unusable", "as above"),
+    (
+        "oauth_token_claims",
+        "needs a real issuer; its command is that of jwt_claims",
+    ),
+    (
         "state_disk_failing",
         "needs a disk that fails; disk.rs stages a full and a read-only one",
     ),

@@ -73,13 +73,14 @@ fn the_first_page_leads_to_every_other_and_names_tests_that_exist() {
 }
 
 /// The codes that `triage` ends with.
-const VERDICTS: [&str; 43] = [
+const VERDICTS: [&str; 44] = [
     "config_lost",
     "config_invalid",
     "identity_changed",
     "node_misconfigured",
     "state_locked",
     "jwt_unusable",
+    "oauth_issuer_unreachable",
     "openbao_unreachable",
     "not_openbao",
     "openbao_untrusted",

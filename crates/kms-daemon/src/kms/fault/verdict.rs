@@ -100,6 +100,26 @@ impl Fault {
                 "this node's JWT is malformed or has other claims than auth.jwt expects",
                 "issue the right JWT",
             ),
+            Self::OAuth2Credential => (
+                NoDataLost,
+                "a file of this node's OAuth client cannot be used",
+                "see detail of auth.login in the provider's log",
+            ),
+            Self::OAuth2Unreachable => (
+                NoDataLost,
+                "the OAuth issuer of this node gives no answer",
+                "restore the issuer or the connection to it",
+            ),
+            Self::OAuth2Refused => (
+                NoDataLost,
+                "the OAuth issuer refuses this node's client",
+                "restore the client and its secret",
+            ),
+            Self::OAuth2Token => (
+                NoDataLost,
+                "the OAuth issuer gives this node no usable token",
+                "see detail of auth.login in the provider's log",
+            ),
             Self::Stopping => (NoDataLost, "the provider of this node stops", RETRIED),
             Self::Login | Self::Transit(FailureClass::Unauthenticated) => (
                 NoDataLost,
