@@ -19,6 +19,8 @@ use crate::{
     token::{Lease, Token},
 };
 
+pub mod cert;
+pub mod certificate;
 pub mod jwt;
 pub mod jwt_file;
 
