@@ -21,9 +21,10 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use kms_domain::fingerprint::IdentityFingerprint;
+use kms_domain::{fingerprint::IdentityFingerprint, scope::MountPath};
 use resolve::Resolver;
 
 use crate::state::StateReader;
@@ -81,6 +82,17 @@ pub enum LoadError {
 pub struct UnsupportedAuth {
     setting: &'static str,
     value: &'static str,
+}
+
+impl UnsupportedAuth {
+    pub(crate) const CERT: Self = Self {
+        setting: "auth.method",
+        value: "cert",
+    };
+    pub(crate) const OAUTH2: Self = Self {
+        setting: "auth.jwt.source",
+        value: "oauth2",
+    };
 }
 
 /// Reads and checks the configuration named by flags and environment.
@@ -146,18 +158,62 @@ impl Config {
 }
 
 impl Auth {
-    /// The login of this build: rules for the token, and its file.
+    /// Checks that this build has the login method.
     ///
     /// # Errors
     /// [`UnsupportedAuth`] names the setting.
-    pub fn jwt_file(&self) -> Result<(&Jwt, &Path), UnsupportedAuth> {
-        let unsupported = |setting, value| Err(UnsupportedAuth { setting, value });
+    pub fn supported(&self) -> Result<(), UnsupportedAuth> {
         match &self.method {
-            Method::Cert(_) => unsupported("auth.method", "cert"),
+            Method::Cert(_) => Err(UnsupportedAuth::CERT),
             Method::Jwt(jwt) => match &jwt.source {
-                JwtSource::OAuth2(_) => unsupported("auth.jwt.source", "oauth2"),
-                JwtSource::File(path) => Ok((jwt, path)),
+                JwtSource::OAuth2(_) => Err(UnsupportedAuth::OAUTH2),
+                JwtSource::File(_) => Ok(()),
             },
+        }
+    }
+
+    /// Mount of the auth method in OpenBao.
+    #[must_use]
+    pub fn mount_path(&self) -> &MountPath {
+        match &self.method {
+            Method::Jwt(jwt) => &jwt.mount_path,
+            Method::Cert(cert) => &cert.mount_path,
+        }
+    }
+
+    /// Role of the login, if one is configured.
+    #[must_use]
+    pub fn role(&self) -> Option<&str> {
+        match &self.method {
+            Method::Jwt(jwt) => Some(jwt.role.as_str()),
+            Method::Cert(cert) => cert.role.as_deref(),
+        }
+    }
+
+    /// Tolerated difference between the clocks of the credential's issuer and this node.
+    #[must_use]
+    pub fn clock_skew_leeway(&self) -> Duration {
+        match &self.method {
+            Method::Jwt(jwt) => jwt.claims.clock_skew_leeway,
+            Method::Cert(cert) => cert.clock_skew_leeway,
+        }
+    }
+
+    /// Files that a running provider reads again for each login, each with its setting.
+    #[must_use]
+    pub fn credential_files(&self) -> Vec<(&'static str, &Path)> {
+        match &self.method {
+            Method::Jwt(jwt) => match &jwt.source {
+                JwtSource::File(path) => vec![("auth.jwt.jwtFile", path)],
+                JwtSource::OAuth2(oauth2) => vec![(
+                    "auth.jwt.oauth2.clientSecretFile",
+                    &oauth2.client_secret_file,
+                )],
+            },
+            Method::Cert(cert) => vec![(
+                "auth.cert.pkcs11.certificateFile",
+                &cert.token.certificate_file,
+            )],
         }
     }
 }

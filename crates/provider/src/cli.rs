@@ -391,7 +391,7 @@ impl Context<'_> {
     /// The configuration, if `serve` accepts it and the files that it names.
     fn load_for_serve(&self, environment: &Environment) -> Result<Loaded, Failure> {
         let loaded = self.load()?;
-        loaded.config.auth.jwt_file()?;
+        loaded.config.auth.supported()?;
         let user = environment.effective_uid;
         if let Some((owner, uid)) = node_files::foreign_state(&loaded.config, user) {
             let directory = loaded.config.state_path.directory().to_owned();

@@ -64,15 +64,15 @@ impl<'a> Site<'a> {
                 }
                 None => server(config),
             },
-            "login" => config.auth.jwt_file().ok()?.0.mount_path.to_string(),
-            "role" => config.auth.jwt_file().ok()?.0.role.to_string(),
+            "login" => config.auth.mount_path().to_string(),
+            "role" => config.auth.role()?.to_owned(),
             "mount" => config.key.mount_path.to_string(),
             "key" => config.key.key_name.to_string(),
             "state" => shell(&config.state_path.document()),
             "state_directory" => shell(config.state_path.directory()),
             "checkpoint" => shell(&config.state_path.checkpoint()),
             "socket" => shell(&config.server.socket_path),
-            "jwt" => shell(config.auth.jwt_file().ok()?.1),
+            "credential" => shell(config.auth.credential_files().first()?.1),
             "ready" => {
                 let listener = config.server.health.as_ref()?.bind_to();
                 HttpUrl::local(listener, "/ready").to_string()

@@ -239,19 +239,6 @@ struct Body<'a> {
 }
 
 impl JwtRole {
-    /// Whether a login method is mounted at the path, in the namespace of the client: it answers a
-    /// login without a JWT with 400. Without a mount, OpenBao answers with 403.
-    pub async fn is_mounted(&self, deadline: Duration) -> bool {
-        let path = format!("{}/login", self.mount_path);
-        let request = Request::post(Operation::JwtLogin, path).json(&Body {
-            role: self.role.as_str(),
-            jwt: "",
-        });
-        let answer = self.client.send_and_read(request, deadline, |_| Ok(()));
-        let refused = answer.await.err().and_then(|failure| failure.http_status());
-        refused == Some(400)
-    }
-
     /// Exchanges a JWT for a token.
     ///
     /// # Errors
@@ -268,7 +255,7 @@ impl JwtRole {
                 Ok(Grant {
                     token: token.ok_or_else(|| answer.invalid("it holds no token"))?,
                     lease,
-                    credential_expires: jwt.expires(),
+                    credential_expires: Some(jwt.expires()),
                 })
             })
             .await

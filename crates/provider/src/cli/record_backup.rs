@@ -51,7 +51,7 @@ impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let loaded = context.load()?;
         let config = loaded.config;
-        config.auth.jwt_file()?;
+        config.auth.supported()?;
         // Found again on writing; this only spares the wait.
         if self.out.symlink_metadata().is_ok() {
             return Err(Failure::RecordFile(disk::DiskError::Exists {

@@ -89,7 +89,7 @@ impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let loaded = context.load()?;
         let config = &loaded.config;
-        config.auth.jwt_file()?;
+        config.auth.supported()?;
         let sources = self.etcd.sources()?;
         let options = sources.iter().map(|it| (it.name(), self.etcd.options(it)));
         const PLANNING: [(&str, bool); 4] = [

@@ -41,7 +41,7 @@ pub(super) fn show(
 ) -> Result<Exit, Failure> {
     let loaded = context.load()?;
     let config = &loaded.config;
-    config.auth.jwt_file()?;
+    config.auth.supported()?;
     let sources = match etcd {
         Some(flags) => EvidenceSources::new(flags.sources()?, flags.prefix()),
         None => None,

@@ -53,7 +53,7 @@ impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let loaded = context.load()?;
         let config = &loaded.config;
-        config.auth.jwt_file()?;
+        config.auth.supported()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
         let known = LocalKnowledge::gather(config, &loaded.path, record);
         let again = context.line.typed.clone();
