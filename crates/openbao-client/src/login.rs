@@ -21,6 +21,8 @@ use crate::{
     token::{Lease, Token},
 };
 
+pub mod cert;
+pub mod certificate;
 pub mod file_reader;
 pub mod jwt;
 pub mod jwt_file;
