@@ -133,7 +133,14 @@ impl AuthFailure {
     fn cause(&self) -> Cause {
         match self {
             Self::ShortLease { .. } | Self::Rejected => Cause::Refused,
-            Self::Login(LoginFailure::JwtFile(_) | LoginFailure::Jwt(_))
+            Self::Login(
+                LoginFailure::JwtFile(_)
+                | LoginFailure::Jwt(_)
+                | LoginFailure::CertificateFile(_)
+                | LoginFailure::Certificate(_)
+                | LoginFailure::PinFile(_)
+                | LoginFailure::Pkcs11(_),
+            )
             | Self::Timeout
             | Self::Stopped => Cause::Absent,
             Self::Login(LoginFailure::OpenBao(failure)) | Self::Renewal(failure) => {

@@ -164,7 +164,8 @@ impl Auth {
     /// [`UnsupportedAuth`] names the setting.
     pub fn supported(&self) -> Result<(), UnsupportedAuth> {
         match &self.method {
-            Method::Cert(_) => Err(UnsupportedAuth::CERT),
+            Method::Cert(_) if !pkcs11_signer::IS_BUILT => Err(UnsupportedAuth::CERT),
+            Method::Cert(_) => Ok(()),
             Method::Jwt(jwt) => match &jwt.source {
                 JwtSource::OAuth2(_) => Err(UnsupportedAuth::OAUTH2),
                 JwtSource::File(_) => Ok(()),
@@ -210,10 +211,13 @@ impl Auth {
                     &oauth2.client_secret_file,
                 )],
             },
-            Method::Cert(cert) => vec![(
-                "auth.cert.pkcs11.certificateFile",
-                &cert.token.certificate_file,
-            )],
+            Method::Cert(cert) => vec![
+                (
+                    "auth.cert.pkcs11.certificateFile",
+                    &cert.token.certificate_file,
+                ),
+                ("auth.cert.pkcs11.pinFile", &cert.token.pin_file),
+            ],
         }
     }
 }

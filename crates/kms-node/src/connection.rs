@@ -10,15 +10,20 @@ use openbao_client::{
     addresses::Role,
     client::{Client, ClientOptions, ClientProblem},
     endpoint::{Endpoint, Roots, RootsProblem},
-    login::{Grant, Login, jwt::JwtRole, jwt_file::JwtFile},
+    login::{
+        Grant, Login, cert::CertRole, certificate::CertificateRules, jwt::JwtRole, jwt_file::JwtFile,
+        pkcs11::Pkcs11,
+    },
     transit::Transit,
 };
+use pkcs11_signer::TokenKey;
 use tokio::{runtime, task::JoinSet};
 
 use crate::{
     auth::{AuthEvent, AuthHook, CallFailure, Session, SessionSettings, SessionTask},
     clock::{Clock, SystemClock},
     config::{Config, JwtSource, Method, UnsupportedAuth},
+    pkcs11_helper,
 };
 
 /// OpenBao as used by a one-shot command; the first request logs in.
@@ -130,7 +135,27 @@ pub fn login(config: &Config, client: Client) -> Result<Arc<dyn Login>, Connecti
                 JwtSource::OAuth2(_) => Err(UnsupportedAuth::OAUTH2.into()),
             }
         }
-        Method::Cert(_) => Err(UnsupportedAuth::CERT.into()),
+        Method::Cert(_) if !pkcs11_signer::IS_BUILT => Err(UnsupportedAuth::CERT.into()),
+        Method::Cert(cert) => {
+            let token = &cert.token;
+            let role = CertRole {
+                client,
+                mount_path: cert.mount_path.clone(),
+                role: cert.role.clone(),
+            };
+            let key = TokenKey {
+                module: token.module_path.clone(),
+                token: token.token_label.clone(),
+                key: token.key_label.clone(),
+            };
+            let rules = CertificateRules {
+                clock_skew_leeway: cert.clock_skew_leeway,
+                min_remaining: cert.min_remaining_ttl,
+            };
+            let (chain, pin) = (token.certificate_file.clone(), token.pin_file.clone());
+            let login = Pkcs11::new(role, key, chain, pin, rules, pkcs11_helper::helper);
+            Ok(Arc::new(login))
+        }
     }
 }
 

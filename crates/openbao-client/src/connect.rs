@@ -16,7 +16,9 @@ use rustls::{
 };
 use tokio::{
     net::{TcpStream, lookup_host},
+    runtime::Handle,
     sync::watch,
+    task::spawn_blocking,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -126,7 +128,14 @@ impl Host {
         let connecting = async {
             let tcp = TcpStream::connect(peer).await?;
             watch_over(&tcp)?;
-            tls.connect(self.server_name.clone(), tcp).await
+            let server_name = self.server_name.clone();
+            if !tls.config().client_auth_cert_resolver.has_certs() {
+                return tls.connect(server_name, tcp).await;
+            }
+            // The signature may come from a slow token, and rustls waits for it within a poll.
+            let runtime = Handle::current();
+            let handshake = move || runtime.block_on(tls.connect(server_name, tcp));
+            spawn_blocking(handshake).await.map_err(io::Error::other)?
         };
         timeout(SETUP_TIMEOUT, connecting)
             .await

@@ -9,6 +9,7 @@ use std::{
 };
 
 use kms_domain::scope::MountPath;
+use pkcs11_signer::TokenProblem;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -16,7 +17,7 @@ use crate::{
     client::{Answer, Client},
     credential_file::CredentialFileProblem,
     failure::{Failure, FailureClass},
-    login::jwt::JwtProblem,
+    login::{certificate::CertificateProblem, jwt::JwtProblem, secret_file::SecretProblem},
     request::{Operation, Request},
     token::{Lease, Token},
 };
@@ -26,6 +27,8 @@ pub mod certificate;
 pub mod file_reader;
 pub mod jwt;
 pub mod jwt_file;
+pub mod pkcs11;
+pub mod secret_file;
 
 /// A boxed future, for trait objects.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -80,6 +83,18 @@ pub enum LoginFailure {
     /// The JWT is unusable; the login request was not sent.
     #[error("the JWT cannot be used")]
     Jwt(#[source] JwtProblem),
+    /// The certificate file cannot be read.
+    #[error("the file of the client certificate cannot be used")]
+    CertificateFile(#[source] CredentialFileProblem),
+    /// The client certificate or its key is unusable; the login request was not sent.
+    #[error("the client certificate cannot be used")]
+    Certificate(#[from] CertificateProblem),
+    /// The PIN cannot be read.
+    #[error("the PIN file cannot be used")]
+    PinFile(#[source] SecretProblem),
+    /// The key on the token cannot be used.
+    #[error("the key on the PKCS#11 token cannot be used")]
+    Pkcs11(#[from] TokenProblem),
     /// The login request failed.
     #[error("OpenBao gave no token")]
     OpenBao(#[source] Failure),
@@ -96,6 +111,12 @@ pub enum LoginOutcome {
     JwtNearExpiry,
     /// The JWT cannot be read, or its claims differ from the configuration.
     JwtInvalid,
+    /// A client certificate has expired.
+    CertExpired,
+    /// A client certificate expires too soon for a login.
+    CertNearExpiry,
+    /// The client certificate or its key cannot be read or used.
+    CertInvalid,
     /// OpenBao rejected the request, or granted too short a lease.
     AuthFailed,
     /// Any other failure, for example unreachable OpenBao.
@@ -111,6 +132,9 @@ impl LoginOutcome {
             Self::JwtExpired => "jwt_expired",
             Self::JwtNearExpiry => "jwt_near_expiry",
             Self::JwtInvalid => "jwt_invalid",
+            Self::CertExpired => "cert_expired",
+            Self::CertNearExpiry => "cert_near_expiry",
+            Self::CertInvalid => "cert_invalid",
             Self::AuthFailed => "auth_failed",
             Self::Error => "error",
         }
@@ -151,6 +175,14 @@ impl LoginFailure {
             Self::Jwt(JwtProblem::Expired { .. }) => LoginOutcome::JwtExpired,
             Self::Jwt(JwtProblem::NearExpiry { .. }) => LoginOutcome::JwtNearExpiry,
             Self::JwtFile(_) | Self::Jwt(_) => LoginOutcome::JwtInvalid,
+            Self::Certificate(CertificateProblem::Expired { .. }) => LoginOutcome::CertExpired,
+            Self::Certificate(CertificateProblem::NearExpiry { .. }) => {
+                LoginOutcome::CertNearExpiry
+            }
+            Self::CertificateFile(_)
+            | Self::Certificate(_)
+            | Self::PinFile(_)
+            | Self::Pkcs11(_) => LoginOutcome::CertInvalid,
             Self::OpenBao(failure) => LoginOutcome::of_class(failure.class()),
         }
     }
@@ -161,6 +193,10 @@ impl LoginFailure {
         match self {
             Self::JwtFile(problem) => problem.code(),
             Self::Jwt(problem) => problem.code(),
+            Self::CertificateFile(problem) => problem.code(),
+            Self::Certificate(problem) => problem.code(),
+            Self::PinFile(problem) => problem.code(),
+            Self::Pkcs11(problem) => problem.code(),
             Self::OpenBao(failure) => match failure.refusal() {
                 Some(refusal) => refusal.label(),
                 None => failure.class().label(),
@@ -172,9 +208,17 @@ impl LoginFailure {
     #[must_use]
     pub fn credential_remaining(&self) -> Option<Duration> {
         match self {
-            Self::Jwt(JwtProblem::Expired { .. }) => Some(Duration::ZERO),
-            Self::Jwt(JwtProblem::NearExpiry { remaining, .. }) => Some(*remaining),
-            Self::JwtFile(_) | Self::Jwt(_) | Self::OpenBao(_) => None,
+            Self::Jwt(JwtProblem::Expired { .. })
+            | Self::Certificate(CertificateProblem::Expired { .. }) => Some(Duration::ZERO),
+            Self::Jwt(JwtProblem::NearExpiry { remaining, .. })
+            | Self::Certificate(CertificateProblem::NearExpiry { remaining, .. }) => Some(*remaining),
+            Self::JwtFile(_)
+            | Self::Jwt(_)
+            | Self::CertificateFile(_)
+            | Self::Certificate(_)
+            | Self::PinFile(_)
+            | Self::Pkcs11(_)
+            | Self::OpenBao(_) => None,
         }
     }
 }

@@ -8,7 +8,6 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::{BorrowedFd, OwnedFd},
-    process::{Signal, set_parent_process_death_signal},
     thread::set_no_new_privs,
 };
 
@@ -39,8 +38,6 @@ struct Worker {
 /// # Errors
 /// The channel failed.
 pub fn keep(provider: BorrowedFd<'_>, worker: impl Fn() -> Command) -> io::Result<()> {
-    // The end of the channel ends this process too, but not within a call of the kernel.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
     set_no_new_privs(true)?;
     let mut current: Option<Worker> = None;
     let mut dying: Vec<Child> = Vec::new();

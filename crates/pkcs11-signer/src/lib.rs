@@ -13,6 +13,9 @@
 //!
 //! The PIN travels on the sockets alone.
 
+/// Whether this build can load modules.
+pub const IS_BUILT: bool = cfg!(feature = "module");
+
 mod frame;
 mod helper;
 mod keeper;

@@ -15,6 +15,7 @@ mod failure;
 mod inspect_state;
 mod key_id;
 mod man;
+mod pkcs11_helper;
 mod policy;
 mod probe;
 mod progress;
@@ -57,7 +58,7 @@ use failure::{Failed, Failure};
 const PROGRAM: &str = "bao-kms-provider";
 
 /// Names of the commands, as results have them.
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "serve",
     "doctor",
     "triage",
@@ -83,6 +84,7 @@ const COMMANDS: [&str; 25] = [
     "completion",
     "man",
     "schema",
+    "pkcs11-helper",
 ];
 
 /// Node-local Kubernetes KMS v2 provider backed by OpenBao Transit.
@@ -158,6 +160,8 @@ enum Command {
     Man(man::Options),
     #[command(hide = true)]
     Schema(schema::Options),
+    #[command(hide = true)]
+    Pkcs11Helper(pkcs11_helper::Options),
 }
 
 /// What every command may use.
@@ -378,6 +382,7 @@ impl Command {
             Self::Completion(options) => options.run(context),
             Self::Man(options) => options.run(context),
             Self::Schema(options) => options.run(context),
+            Self::Pkcs11Helper(options) => options.run(context),
         }
     }
 }

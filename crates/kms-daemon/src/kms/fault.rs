@@ -67,6 +67,10 @@ pub enum Fault {
     JwtDates,
     /// The JWT is malformed or differs from the configured claims; no request was sent to OpenBao.
     JwtClaims,
+    /// The client certificate is unusable; no request was sent to OpenBao.
+    Certificate,
+    /// The key on the PKCS#11 token is unusable; no request was sent to OpenBao.
+    Token,
     /// The provider is stopping.
     Stopping,
     /// A Transit call, or the login before it, failed.
@@ -153,7 +157,13 @@ impl Fault {
             Self::Unhealthy => (Code::FailedPrecondition, "status unhealthy", "status_stale"),
             Self::Panic(_) => (Code::Internal, "kms request failed", "panic"),
             Self::InvalidTransitAnswer => (Code::Internal, "kms request failed", "unknown"),
-            Self::Login | Self::ShortLease | Self::JwtFile | Self::JwtDates | Self::JwtClaims => (
+            Self::Login
+            | Self::ShortLease
+            | Self::JwtFile
+            | Self::JwtDates
+            | Self::JwtClaims
+            | Self::Certificate
+            | Self::Token => (
                 Code::Unauthenticated,
                 "transit authentication failed",
                 "auth_failed",
@@ -257,6 +267,10 @@ impl Fault {
                 | JwtProblem::Audience
                 | JwtProblem::Subject => Self::JwtClaims,
             },
+            AuthFailure::Login(LoginFailure::CertificateFile(_) | LoginFailure::Certificate(_)) => {
+                Self::Certificate
+            }
+            AuthFailure::Login(LoginFailure::PinFile(_) | LoginFailure::Pkcs11(_)) => Self::Token,
             AuthFailure::ShortLease { .. } => Self::ShortLease,
             AuthFailure::Stopped => Self::Stopping,
             AuthFailure::Login(LoginFailure::OpenBao(_))
@@ -334,6 +348,8 @@ mod tests {
             Fault::ShortLease,
             Fault::JwtFile,
             Fault::JwtDates,
+            Fault::Certificate,
+            Fault::Token,
             Fault::JwtClaims,
             Fault::Stopping,
         ];

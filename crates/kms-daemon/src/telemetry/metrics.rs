@@ -36,11 +36,14 @@ const AAD_REASONS: [&str; 3] = ["aad_missing", "aad_mismatch", "annotation_inval
 const KEY_ID_REASONS: [&str; 2] = ["key_id_unknown", "key_id_malformed"];
 /// Error classes used in alerts.
 const CLASSES_OF_ANY_METHOD: [&str; 3] = ["panic", "timeout", "transit_policy_denied"];
-const LOGIN_OUTCOMES: [LoginOutcome; 6] = [
+const LOGIN_OUTCOMES: [LoginOutcome; 9] = [
     LoginOutcome::Ok,
     LoginOutcome::JwtExpired,
     LoginOutcome::JwtNearExpiry,
     LoginOutcome::JwtInvalid,
+    LoginOutcome::CertExpired,
+    LoginOutcome::CertNearExpiry,
+    LoginOutcome::CertInvalid,
     LoginOutcome::AuthFailed,
     LoginOutcome::Error,
 ];

@@ -8,7 +8,7 @@ use openbao_client::{
 use super::{
     Cause, act, none_lost,
     openbao::{self, KEY_IS_IN_OPENBAO},
-    run,
+    pkcs11, run,
 };
 
 causes! {
@@ -109,6 +109,11 @@ pub fn of_failure(failure: &LoginFailure) -> &'static Cause {
             | JwtProblem::IssuedInFuture(_) => &JWT_EXPIRED,
             JwtProblem::Issuer | JwtProblem::Audience | JwtProblem::Subject => &JWT_CLAIMS,
         },
+        LoginFailure::CertificateFile(_) | LoginFailure::Certificate(_) => {
+            pkcs11::of_certificate(failure)
+        }
+        LoginFailure::PinFile(_) => &pkcs11::PIN_FILE,
+        LoginFailure::Pkcs11(problem) => pkcs11::of_token(problem),
         LoginFailure::OpenBao(failure) => openbao::of_login_request(failure),
     }
 }

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use crate::{config::Config, plain_http::HttpUrl};
+use crate::{
+    config::{Config, Method, Pkcs11},
+    plain_http::HttpUrl,
+};
 
 /// An installation: its configuration file, and its settings if they could be loaded.
 #[derive(Debug, Clone, Copy)]
@@ -73,12 +76,23 @@ impl<'a> Site<'a> {
             "checkpoint" => shell(&config.state_path.checkpoint()),
             "socket" => shell(&config.server.socket_path),
             "credential" => shell(config.auth.credential_files().first()?.1),
+            "module" => shell(&token(config)?.module_path),
+            "pin_file" => shell(&token(config)?.pin_file),
+            "token_label" => quoted(&token(config)?.token_label),
+            "key_label" => quoted(&token(config)?.key_label),
             "ready" => {
                 let listener = config.server.health.as_ref()?.bind_to();
                 HttpUrl::local(listener, "/ready").to_string()
             }
             _ => return None,
         })
+    }
+}
+
+fn token(config: &Config) -> Option<&Pkcs11> {
+    match &config.auth.method {
+        Method::Cert(cert) => Some(&cert.token),
+        Method::Jwt(_) => None,
     }
 }
 

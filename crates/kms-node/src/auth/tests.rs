@@ -119,7 +119,7 @@ impl Login for ScriptedLogin {
             self.script.renewal_count.fetch_add(1, Ordering::SeqCst);
             let refusal = |failed| match failed {
                 LoginFailure::OpenBao(failure) => failure,
-                LoginFailure::JwtFile(_) | LoginFailure::Jwt(_) => unreachable!(),
+                _ => unreachable!(),
             };
             let lease = play(&self.script.renewals).await.map_err(refusal)?;
             let text = Zeroizing::new(token.expose().to_owned());

@@ -47,22 +47,20 @@ impl Sandbox {
     /// configuration does not list completely.
     #[must_use]
     pub fn of(config: &Config) -> Option<Self> {
-        let credential = match &config.auth.method {
-            Method::Jwt(jwt) => match &jwt.source {
-                JwtSource::File(path) => stable_directory(path),
-                JwtSource::OAuth2(_) => return None,
-            },
-            Method::Cert(_) => return None,
-        };
+        if let Method::Jwt(jwt) = &config.auth.method
+            && let JwtSource::OAuth2(_) = &jwt.source
+        {
+            return None;
+        }
+        // A PKCS#11 module runs outside of the sandbox, in the helper.
+        let files = config.auth.credential_files().into_iter();
+        let credentials = files.map(|(_, path)| stable_directory(path));
         // For the metrics of this process. The kernel may recreate the directory of one process at
         // any time, so the rule is on `/proc`. Protected entries of other processes stay
         // inaccessible, because Landlock also denies tracing them.
         let processes = PathBuf::from("/proc");
-        let mut read = vec![
-            stable_directory(&config.openbao.ca_cert_file),
-            credential,
-            processes,
-        ];
+        let mut read = vec![stable_directory(&config.openbao.ca_cert_file), processes];
+        read.extend(credentials);
 
         let failover = config.openbao.failover.iter().map(|place| &place.address);
         let addresses: Vec<_> = [&config.openbao.address]

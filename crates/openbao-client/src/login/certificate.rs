@@ -208,6 +208,11 @@ impl Chain {
         })
     }
 
+    /// The client's own certificate.
+    pub(crate) fn own(&self) -> Option<&CertificateDer<'static>> {
+        self.certificates.first()
+    }
+
     /// Earliest expiry within the chain.
     #[must_use]
     pub fn expires(&self) -> SystemTime {

@@ -1,6 +1,8 @@
 //! The JWT and the token: what a start says about a JWT that cannot work, and how a running
 //! provider gets over a token that OpenBao has revoked.
 
+mod pkcs11;
+
 use std::{
     fs,
     os::unix::fs::symlink,

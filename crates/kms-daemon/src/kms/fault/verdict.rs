@@ -100,6 +100,16 @@ impl Fault {
                 "this node's JWT is malformed or has other claims than auth.jwt expects",
                 "issue the right JWT",
             ),
+            Self::Certificate => (
+                NoDataLost,
+                "this node's client certificate cannot be used",
+                "renew it or correct the clock, see detail of auth.login in the provider's log",
+            ),
+            Self::Token => (
+                NoDataLost,
+                "this node's PKCS#11 token cannot be used",
+                "see detail of auth.login in the provider's log",
+            ),
             Self::Stopping => (NoDataLost, "the provider of this node stops", RETRIED),
             Self::Login | Self::Transit(FailureClass::Unauthenticated) => (
                 NoDataLost,
