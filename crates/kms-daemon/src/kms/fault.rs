@@ -12,7 +12,10 @@ use kms_node::{
 };
 use openbao_client::{
     failure::FailureClass,
-    login::{LoginFailure, jwt::JwtProblem},
+    login::{
+        LoginFailure, certificate::CertificateProblem, jwt::JwtProblem,
+        token_file::TokenFileProblem,
+    },
 };
 use tonic::{Code, Status};
 
@@ -61,6 +64,10 @@ pub enum Fault {
     Login,
     /// OpenBao grants tokens whose lease is too short.
     ShortLease,
+    /// The secret, token or certificate of the login is unusable on this node.
+    Credential,
+    /// The token of a file, or a client certificate, ends.
+    CredentialDates,
     /// The JWT file is unreadable; no request was sent to OpenBao.
     JwtFile,
     /// The JWT is expired or not yet valid by the node's clock; no request was sent to OpenBao.
@@ -153,7 +160,13 @@ impl Fault {
             Self::Unhealthy => (Code::FailedPrecondition, "status unhealthy", "status_stale"),
             Self::Panic(_) => (Code::Internal, "kms request failed", "panic"),
             Self::InvalidTransitAnswer => (Code::Internal, "kms request failed", "unknown"),
-            Self::Login | Self::ShortLease | Self::JwtFile | Self::JwtDates | Self::JwtClaims => (
+            Self::Login
+            | Self::ShortLease
+            | Self::Credential
+            | Self::CredentialDates
+            | Self::JwtFile
+            | Self::JwtDates
+            | Self::JwtClaims => (
                 Code::Unauthenticated,
                 "transit authentication failed",
                 "auth_failed",
@@ -257,6 +270,25 @@ impl Fault {
                 | JwtProblem::Audience
                 | JwtProblem::Subject => Self::JwtClaims,
             },
+            AuthFailure::Login(LoginFailure::Certificate(
+                CertificateProblem::NotYetValid { .. }
+                | CertificateProblem::Expired { .. }
+                | CertificateProblem::NearExpiry { .. },
+            ))
+            | AuthFailure::Login(LoginFailure::Token(TokenFileProblem::NearExpiry { .. })) => {
+                Self::CredentialDates
+            }
+            AuthFailure::Login(LoginFailure::Token(
+                TokenFileProblem::Rejected | TokenFileProblem::LookupDenied,
+            )) => Self::Login,
+            AuthFailure::Login(
+                LoginFailure::Secret(_)
+                | LoginFailure::Wrapping(_)
+                | LoginFailure::Token(_)
+                | LoginFailure::CertificateFile(_)
+                | LoginFailure::KeyFile(_)
+                | LoginFailure::Certificate(_),
+            ) => Self::Credential,
             AuthFailure::ShortLease { .. } => Self::ShortLease,
             AuthFailure::Stopped => Self::Stopping,
             AuthFailure::Login(LoginFailure::OpenBao(_))
@@ -332,6 +364,8 @@ mod tests {
             Fault::InvalidTransitAnswer,
             Fault::Login,
             Fault::ShortLease,
+            Fault::Credential,
+            Fault::CredentialDates,
             Fault::JwtFile,
             Fault::JwtDates,
             Fault::JwtClaims,

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use crate::{config::Config, plain_http::HttpUrl};
+use crate::{
+    config::{CertSource, Config, Method},
+    plain_http::HttpUrl,
+};
 
 /// An installation: its configuration file, and its settings if they could be loaded.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +67,7 @@ impl<'a> Site<'a> {
                 }
                 None => server(config),
             },
-            "login" => config.auth.mount_path().to_string(),
+            "login" => config.auth.mount_path()?.to_string(),
             "role" => config.auth.role()?.to_owned(),
             "mount" => config.key.mount_path.to_string(),
             "key" => config.key.key_name.to_string(),
@@ -72,6 +75,13 @@ impl<'a> Site<'a> {
             "state_directory" => shell(config.state_path.directory()),
             "checkpoint" => shell(&config.state_path.checkpoint()),
             "socket" => shell(&config.server.socket_path),
+            "key_file" => match &config.auth.method {
+                Method::Cert(cert) => match &cert.source {
+                    CertSource::File(files) => shell(&files.key),
+                    CertSource::Pkcs11(_) => return None,
+                },
+                _ => return None,
+            },
             "credential" => shell(config.auth.credential_files().first()?.1),
             "ready" => {
                 let listener = config.server.health.as_ref()?.bind_to();

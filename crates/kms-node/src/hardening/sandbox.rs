@@ -18,7 +18,7 @@ use landlock::{
 };
 
 use super::Outcome;
-use crate::config::{Config, JwtSource, Method};
+use crate::config::{CertSource, Config, JwtSource, Method};
 
 /// The newest tested ABI. Later ones restrict more operations, perhaps too many.
 const TRIED: ABI = ABI::V7;
@@ -47,22 +47,28 @@ impl Sandbox {
     /// configuration does not list completely.
     #[must_use]
     pub fn of(config: &Config) -> Option<Self> {
-        let credential = match &config.auth.method {
-            Method::Jwt(jwt) => match &jwt.source {
-                JwtSource::File(path) => stable_directory(path),
-                JwtSource::OAuth2(_) => return None,
-            },
-            Method::Cert(_) => return None,
-        };
+        for method in config.auth.methods() {
+            match method {
+                Method::Jwt(jwt) => match &jwt.source {
+                    JwtSource::File(_) => {}
+                    JwtSource::OAuth2(_) => return None,
+                },
+                Method::Cert(cert) => match &cert.source {
+                    CertSource::File(_) => {}
+                    CertSource::Pkcs11(_) => return None,
+                },
+                Method::AppRole(_) | Method::Userpass(_) | Method::Token(_) => {}
+            }
+        }
+        let credentials = config.auth.credential_files().into_iter();
+        let credentials = credentials.map(|(_, path)| stable_directory(path));
         // For the metrics of this process. The kernel may recreate the directory of one process at
         // any time, so the rule is on `/proc`. Protected entries of other processes stay
         // inaccessible, because Landlock also denies tracing them.
         let processes = PathBuf::from("/proc");
-        let mut read = vec![
-            stable_directory(&config.openbao.ca_cert_file),
-            credential,
-            processes,
-        ];
+        let mut read = vec![stable_directory(&config.openbao.ca_cert_file)];
+        read.extend(credentials);
+        read.push(processes);
 
         let failover = config.openbao.failover.iter().map(|place| &place.address);
         let addresses: Vec<_> = [&config.openbao.address]
