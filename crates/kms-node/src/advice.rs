@@ -201,7 +201,7 @@ pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 16] {
         ("Configuration", configuration::ALL),
         ("Node and provider", node::ALL),
         ("Login", login::ALL),
-        ("Client certificate and PKCS#11 token", pkcs11::ALL),
+        ("PKCS#11 token", pkcs11::ALL),
         ("OpenBao", openbao::ALL),
         ("Key", key::ALL),
         ("Versions of the key", versions::ALL),

@@ -20,7 +20,7 @@ use std::{
 
 use openbao_client::{
     failure::{Failure, FailureClass},
-    login::{Grant, Login, LoginFailure, LoginOutcome, Renewal},
+    login::{Grant, Login, LoginFailure, LoginOutcome, Renewal, token_file::TokenFileProblem},
     token::Token,
 };
 use tokio::{
@@ -133,16 +133,11 @@ impl AuthFailure {
     fn cause(&self) -> Cause {
         match self {
             Self::ShortLease { .. } | Self::Rejected => Cause::Refused,
-            Self::Login(
-                LoginFailure::JwtFile(_)
-                | LoginFailure::Jwt(_)
-                | LoginFailure::CertificateFile(_)
-                | LoginFailure::Certificate(_)
-                | LoginFailure::PinFile(_)
-                | LoginFailure::Pkcs11(_),
-            )
-            | Self::Timeout
-            | Self::Stopped => Cause::Absent,
+            Self::Timeout | Self::Stopped => Cause::Absent,
+            // A token that OpenBao rejected.
+            Self::Login(LoginFailure::Token(
+                TokenFileProblem::Rejected | TokenFileProblem::LookupDenied,
+            )) => Cause::Refused,
             Self::Login(LoginFailure::OpenBao(failure)) | Self::Renewal(failure) => {
                 let class = failure.class();
                 if class.is_outage() || class == FailureClass::InvalidAnswer {
@@ -151,6 +146,8 @@ impl AuthFailure {
                     Cause::Refused
                 }
             }
+            // No login was requested.
+            Self::Login(_) => Cause::Absent,
         }
     }
 
@@ -304,7 +301,8 @@ impl Session {
     #[must_use]
     pub fn status(&self) -> AuthStatus {
         let now = self.shared.now();
-        self.shared.state().status(now)
+        let identity = self.shared.login.identity();
+        self.shared.state().status(now, identity)
     }
 }
 
@@ -321,9 +319,9 @@ impl SessionTask {
 
 impl Shared {
     fn want(&self) -> Wanted {
-        let now = self.now();
+        let (now, returns) = (self.now(), self.login.is_due());
         let mut state = self.state();
-        let (wanted, start) = state.want(now);
+        let (wanted, start) = state.want(now, returns);
         if start {
             self.wanted.notify_one();
         }
@@ -344,6 +342,17 @@ impl Shared {
 
     /// Renews a renewable token. Otherwise, or if that fails, makes a login.
     async fn attempt(&self) {
+        if self.state().returns() {
+            let deadline = Instant::now() + self.settings.login_timeout;
+            let result = self.log_in(deadline, true).await;
+            let now = self.now();
+            match result {
+                Ok(granted) => self.state().logged_in(Ok(granted), now),
+                Err(_) => self.state().stayed(),
+            }
+            return;
+        }
+
         let renewable = self.state().renewable();
         let next_login = self.state().next_login();
         if renewable.is_none()
@@ -370,7 +379,7 @@ impl Shared {
             }
         }
 
-        let result = self.log_in(deadline).await;
+        let result = self.log_in(deadline, false).await;
         let now = self.now();
         self.state().logged_in(result, now);
     }
@@ -397,10 +406,15 @@ impl Shared {
     async fn log_in(
         &self,
         deadline: Instant,
+        again: bool,
     ) -> Result<(LiveToken, Option<SystemTime>), AuthFailure> {
         let started = self.now();
         let remaining = deadline.saturating_duration_since(started.elapsed);
-        let login = self.login.log_in(started.wall, remaining);
+        let login = if again {
+            self.login.log_in_again(started.wall, remaining)
+        } else {
+            self.login.log_in(started.wall, remaining)
+        };
         let result = match timeout_at(deadline, login).await {
             Ok(Ok(Grant {
                 token,

@@ -11,8 +11,18 @@ use openbao_client::{
     client::{Client, ClientOptions, ClientProblem},
     endpoint::{Endpoint, Roots, RootsProblem},
     login::{
-        Grant, Login, cert::CertRole, certificate::CertificateRules, jwt::JwtRole, jwt_file::JwtFile,
+        Grant, Login,
+        approle::{AppRole, Wrapping},
+        cert::CertRole,
+        cert_file::CertFile,
+        certificate::CertificateRules,
+        fallback::{FallbackEvent, WithFallback},
+        jwt::JwtRole,
+        jwt_file::JwtFile,
         pkcs11::Pkcs11,
+        secret_file::SecretFile,
+        token_file::TokenFile,
+        userpass::Userpass,
     },
     transit::Transit,
 };
@@ -22,7 +32,7 @@ use tokio::{runtime, task::JoinSet};
 use crate::{
     auth::{AuthEvent, AuthHook, CallFailure, Session, SessionSettings, SessionTask},
     clock::{Clock, SystemClock},
-    config::{Config, JwtSource, Method, UnsupportedAuth},
+    config::{Auth, CertSource, Config, JwtSource, Method, UnsupportedAuth},
     pkcs11_helper,
 };
 
@@ -115,12 +125,77 @@ pub fn failover(config: &Config) -> ClientOptions {
     }
 }
 
-/// The login of the configuration, shared by all readers of its credential.
+/// The process that logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// The provider. It alone may unwrap a wrapped secret ID, which works once.
+    Provider,
+    /// Any other command.
+    Command,
+}
+
+/// The login of the configuration, with its standby identity, shared by all readers of its
+/// credential.
 ///
 /// # Errors
 /// This build does not support the configured login.
-pub fn login(config: &Config, client: Client) -> Result<Arc<dyn Login>, ConnectionError> {
-    match &config.auth.method {
+pub fn login(
+    config: &Config,
+    client: Client,
+    process: Process,
+) -> Result<Arc<dyn Login>, ConnectionError> {
+    let auth = &config.auth;
+    let configured = login_by(&auth.method, auth, client.clone(), process)?;
+    let Some(fallback) = &auth.fallback else {
+        return Ok(configured);
+    };
+    let fallback = login_by(fallback, auth, client, process)?;
+    let hook = Arc::new(log_fallback);
+    Ok(Arc::new(WithFallback::new(configured, fallback, hook)))
+}
+
+/// The configured login of a command, without its standby identity.
+///
+/// # Errors
+/// As [`login`].
+pub fn configured_login(
+    config: &Config,
+    client: Client,
+) -> Result<Arc<dyn Login>, ConnectionError> {
+    login_by(&config.auth.method, &config.auth, client, Process::Command)
+}
+
+/// The login of a command by the standby identity alone; `None` without one.
+#[must_use]
+pub fn fallback_login(
+    config: &Config,
+    client: Client,
+) -> Option<Result<Arc<dyn Login>, ConnectionError>> {
+    let fallback = config.auth.fallback.as_ref()?;
+    Some(login_by(fallback, &config.auth, client, Process::Command))
+}
+
+fn log_fallback(event: &FallbackEvent<'_>) {
+    match event {
+        FallbackEvent::Started(cause) => {
+            let cause = cause.detail();
+            tracing::warn!(cause, "auth.fallback_started");
+        }
+        FallbackEvent::Failed(failure) => {
+            let cause = failure.detail();
+            tracing::error!(cause, "auth.fallback_failed");
+        }
+        FallbackEvent::Ended => tracing::info!("auth.fallback_ended"),
+    }
+}
+
+fn login_by(
+    method: &Method,
+    auth: &Auth,
+    client: Client,
+    process: Process,
+) -> Result<Arc<dyn Login>, ConnectionError> {
+    match method {
         Method::Jwt(jwt) => {
             let role = JwtRole {
                 client,
@@ -135,27 +210,62 @@ pub fn login(config: &Config, client: Client) -> Result<Arc<dyn Login>, Connecti
                 JwtSource::OAuth2(_) => Err(UnsupportedAuth::OAUTH2.into()),
             }
         }
-        Method::Cert(_) if !pkcs11_signer::IS_BUILT => Err(UnsupportedAuth::CERT.into()),
         Method::Cert(cert) => {
-            let token = &cert.token;
             let role = CertRole {
                 client,
                 mount_path: cert.mount_path.clone(),
                 role: cert.role.clone(),
             };
-            let key = TokenKey {
-                module: token.module_path.clone(),
-                token: token.token_label.clone(),
-                key: token.key_label.clone(),
-            };
             let rules = CertificateRules {
                 clock_skew_leeway: cert.clock_skew_leeway,
                 min_remaining: cert.min_remaining_ttl,
             };
-            let (chain, pin) = (token.certificate_file.clone(), token.pin_file.clone());
-            let login = Pkcs11::new(role, key, chain, pin, rules, pkcs11_helper::helper);
-            Ok(Arc::new(login))
+            match &cert.source {
+                CertSource::File(files) => {
+                    let (certificate, key) = (files.certificate.clone(), files.key.clone());
+                    Ok(Arc::new(CertFile::new(role, certificate, key, rules)))
+                }
+                CertSource::Pkcs11(_) if !pkcs11_signer::IS_BUILT => {
+                    Err(UnsupportedAuth::PKCS11.into())
+                }
+                CertSource::Pkcs11(token) => {
+                    let key = TokenKey {
+                        module: token.module_path.clone(),
+                        token: token.token_label.clone(),
+                        key: token.key_label.clone(),
+                    };
+                    let (chain, pin) = (token.certificate_file.clone(), token.pin_file.clone());
+                    let helper = pkcs11_helper::helper;
+                    Ok(Arc::new(Pkcs11::new(role, key, chain, pin, rules, helper)))
+                }
+            }
         }
+        Method::AppRole(approle) => {
+            let wrapping = match (approle.wrapped, process) {
+                (false, _) => Wrapping::Plain,
+                (true, Process::Provider) => Wrapping::Unwrap,
+                (true, Process::Command) => Wrapping::Reserved,
+            };
+            Ok(Arc::new(AppRole::new(
+                client,
+                approle.mount_path.clone(),
+                approle.role_id.clone(),
+                SecretFile::new(approle.secret_id_file.clone()),
+                wrapping,
+            )))
+        }
+        Method::Userpass(userpass) => Ok(Arc::new(Userpass {
+            client,
+            mount_path: userpass.mount_path.clone(),
+            username: userpass.username.to_string(),
+            password: SecretFile::new(userpass.password_file.clone()),
+        })),
+        Method::Token(token) => Ok(Arc::new(TokenFile::new(
+            client,
+            SecretFile::new(token.file.clone()),
+            auth.login_before_token_expiry,
+            auth.token_renewal_increment,
+        ))),
     }
 }
 
@@ -231,7 +341,7 @@ impl Connection {
     pub fn new(config: &Config, endpoint: Endpoint) -> Result<Self, ConnectionError> {
         let client = Client::new(endpoint, Arc::new(|_| {}))?;
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
-        let login = login(config, client.clone())?;
+        let login = login(config, client.clone(), Process::Command)?;
         let (session, task) = session(config, login, Arc::new(SystemClock), hook);
         Ok(Self::with(config, client, session, task))
     }

@@ -23,10 +23,8 @@ static HELPER: Mutex<Option<Arc<Helper>>> = Mutex::new(None);
 /// # Errors
 /// The process cannot be started.
 pub fn start_for(config: &Config) -> io::Result<()> {
-    match &config.auth.method {
-        Method::Cert(_) => helper().map(drop),
-        Method::Jwt(_) => Ok(()),
-    }
+    let mut tokens = config.auth.methods().filter_map(Method::pkcs11);
+    tokens.next().map_or(Ok(()), |_| helper().map(drop))
 }
 
 /// The helper, started if it does not run.

@@ -106,6 +106,27 @@ impl Operation {
         !matches!(self, Self::Admin | Self::WrappingUnwrap)
     }
 
+    /// Whether the request exchanges a credential for a token, without a token of its own.
+    pub(crate) fn is_login(self) -> bool {
+        match self {
+            Self::JwtLogin | Self::CertLogin | Self::AppRoleLogin | Self::UserpassLogin => true,
+            Self::WrappingLookup
+            | Self::WrappingUnwrap
+            | Self::TokenRenewSelf
+            | Self::TransitMetadataRead
+            | Self::TransitDisableUpsertRead
+            | Self::TransitEncrypt
+            | Self::TransitDecrypt
+            | Self::TransitBatchDecrypt
+            | Self::CapabilitiesSelf
+            | Self::TokenLookupSelf
+            | Self::SealStatus
+            | Self::Leader
+            | Self::Health
+            | Self::Admin => false,
+        }
+    }
+
     /// Whether the connection presents the client certificate, if there is one. OpenBao compares
     /// the certificate of a renewal with that of the login.
     pub(crate) fn presents_certificate(self) -> bool {

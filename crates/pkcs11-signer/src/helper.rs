@@ -120,7 +120,10 @@ impl Helper {
     pub fn has_ended(&self) -> bool {
         let mut source = [PollFd::new(&self.channel, PollFlags::empty())];
         let looked = poll(&mut source, Some(&Timespec::default()));
-        looked.is_err() || source.iter().any(|it| it.revents().contains(PollFlags::HUP))
+        looked.is_err()
+            || source
+                .iter()
+                .any(|it| it.revents().contains(PollFlags::HUP))
     }
 
     /// Sends a message and waits for its answer until `end`.
@@ -187,8 +190,7 @@ impl OpenKey {
     ) -> Result<Vec<u8>, TokenProblem> {
         let data = data.to_vec();
         let end = Instant::now() + limit;
-        self.helper
-            .call(Kind::Sign, &Sign { mechanism, data }, end)
+        self.helper.call(Kind::Sign, &Sign { mechanism, data }, end)
     }
 }
 

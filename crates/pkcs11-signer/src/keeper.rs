@@ -92,10 +92,7 @@ fn wait(
         Err(error) => return Err(error.into()),
     }
     let mut ready = sources.iter().map(|source| !source.revents().is_empty());
-    Ok((
-        ready.next().unwrap_or(false),
-        ready.next().unwrap_or(false),
-    ))
+    Ok((ready.next().unwrap_or(false), ready.next().unwrap_or(false)))
 }
 
 fn start(mut worker: Command) -> io::Result<Worker> {

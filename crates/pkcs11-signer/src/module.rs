@@ -30,10 +30,7 @@ use crate::{
 const P256: &[u8] = &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
 const P384: &[u8] = &[0x06, 5, 0x2b, 0x81, 4, 0, 0x22];
 /// Ed25519 by its identifier, and by its name, which older modules use.
-const ED25519: [&[u8]; 2] = [
-    &[0x06, 3, 0x2b, 0x65, 0x70],
-    b"\x13\x0cedwards25519",
-];
+const ED25519: [&[u8]; 2] = [&[0x06, 3, 0x2b, 0x65, 0x70], b"\x13\x0cedwards25519"];
 
 /// A session logged in to a token, with its key.
 pub(crate) struct SigningSession {
@@ -65,7 +62,9 @@ impl SigningSession {
         if token.user_pin_final_try() {
             return Err(TokenProblem::PinLastTry);
         }
-        let session = module.open_ro_session(slot).map_err(|it| call_failed(&it))?;
+        let session = module
+            .open_ro_session(slot)
+            .map_err(|it| call_failed(&it))?;
         let pin = AuthPin::new(open.pin.as_str().into());
         session
             .login(UserType::User, Some(&pin))
@@ -80,10 +79,7 @@ impl SigningSession {
             KeyKind::Rsa => MechanismType::RSA_PKCS_PSS,
         };
         let mechanisms = module.get_mechanism_list(slot);
-        if !mechanisms
-            .map_err(|it| call_failed(&it))?
-            .contains(&needed)
-        {
+        if !mechanisms.map_err(|it| call_failed(&it))?.contains(&needed) {
             return Err(TokenProblem::KeyUnsupported);
         }
         Ok(Self { session, key, kind })
@@ -116,13 +112,16 @@ impl SigningSession {
     }
 }
 
-/// Only root may be able to change the module, since it runs with the rights of the provider.
+/// Only root may be able to change the module or a link to it, since it runs with the rights of the
+/// provider.
 fn check_file(module: &Path) -> Result<(), TokenProblem> {
-    let facts = fs::metadata(module).map_err(|error| match error.kind() {
+    let unreadable = |error: std::io::Error| match error.kind() {
         ErrorKind::NotFound => TokenProblem::ModuleMissing,
         _ => TokenProblem::ModuleUnloadable,
-    })?;
-    if facts.uid() != 0 || facts.mode() & 0o022 != 0 {
+    };
+    let link = fs::symlink_metadata(module).map_err(unreadable)?;
+    let facts = fs::metadata(module).map_err(unreadable)?;
+    if link.uid() != 0 || facts.uid() != 0 || facts.mode() & 0o022 != 0 {
         return Err(TokenProblem::ModuleUnsafe);
     }
     let header = |path: &Path| {
@@ -172,7 +171,11 @@ fn find_key(session: &Session, label: &str) -> Result<ObjectHandle, TokenProblem
 }
 
 fn kind_of(session: &Session, key: ObjectHandle) -> Result<KeyKind, TokenProblem> {
-    let read = |of| session.get_attributes(key, &[of]).map_err(|it| call_failed(&it));
+    let read = |of| {
+        session
+            .get_attributes(key, &[of])
+            .map_err(|it| call_failed(&it))
+    };
     let key_type = read(AttributeType::KeyType)?;
     let curve = || match read(AttributeType::EcParams)?.pop() {
         Some(Attribute::EcParams(curve)) => Ok(curve),

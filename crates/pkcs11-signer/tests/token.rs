@@ -72,7 +72,9 @@ impl Place {
 
     #[track_caller]
     fn assert_signs(&self) {
-        let open = self.open(LIMIT).unwrap_or_else(|problem| panic!("{problem}"));
+        let open = self
+            .open(LIMIT)
+            .unwrap_or_else(|problem| panic!("{problem}"));
         let signature = open.sign(Mechanism::Ecdsa, &DIGEST, LIMIT).unwrap();
         assert_eq!(signature.len(), 64);
     }
@@ -82,13 +84,36 @@ impl Place {
 fn each_type_of_key_signs() {
     let mut place = Place::with(module());
     for (id, label, generated, kind, mechanism, length) in [
-        ("11", "p384", KeyType::P384, KeyKind::P384, Mechanism::Ecdsa, 96),
-        ("12", "rsa", KeyType::Rsa, KeyKind::Rsa, Mechanism::PssSha256, 256),
-        ("13", "ed", KeyType::Ed25519, KeyKind::Ed25519, Mechanism::Ed25519, 64),
+        (
+            "11",
+            "p384",
+            KeyType::P384,
+            KeyKind::P384,
+            Mechanism::Ecdsa,
+            96,
+        ),
+        (
+            "12",
+            "rsa",
+            KeyType::Rsa,
+            KeyKind::Rsa,
+            Mechanism::PssSha256,
+            256,
+        ),
+        (
+            "13",
+            "ed",
+            KeyType::Ed25519,
+            KeyKind::Ed25519,
+            Mechanism::Ed25519,
+            64,
+        ),
     ] {
         place.token.import(label, id, &generate(generated));
         label.clone_into(&mut place.key.key);
-        let open = place.open(LIMIT).unwrap_or_else(|it| panic!("{label}: {it}"));
+        let open = place
+            .open(LIMIT)
+            .unwrap_or_else(|it| panic!("{label}: {it}"));
         assert_eq!(open.kind(), kind);
         // The session serves several signatures.
         for _ in 0..2 {

@@ -1,6 +1,10 @@
 //! PKCS#11 tokens in software (SoftHSM 2), and a module with faults in front of them.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed set-up fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed set-up fails the test"
+)]
 
 use std::{
     fs,
@@ -31,7 +35,10 @@ const FAULTY: &str = include_str!("softhsm/faulty.c");
 /// When SoftHSM is not installed.
 #[must_use]
 pub fn module() -> PathBuf {
-    let found = MODULES.map(PathBuf::from).into_iter().find(|it| it.exists());
+    let found = MODULES
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|it| it.exists());
     found.unwrap_or_else(|| panic!("SoftHSM is missing: install the package softhsm2"))
 }
 
@@ -88,7 +95,14 @@ impl SoftToken {
         );
         let token = Self(directory);
         files::replace(&token.configuration(), configuration.as_bytes(), 0o644);
-        token.run(&["--init-token", "--free", "--label", TOKEN, "--so-pin", "so-pin-4711"]);
+        token.run(&[
+            "--init-token",
+            "--free",
+            "--label",
+            TOKEN,
+            "--so-pin",
+            "so-pin-4711",
+        ]);
         token
     }
 

@@ -12,7 +12,10 @@ use kms_node::{
 };
 use openbao_client::{
     failure::FailureClass,
-    login::{LoginFailure, jwt::JwtProblem},
+    login::{
+        LoginFailure, certificate::CertificateProblem, jwt::JwtProblem,
+        token_file::TokenFileProblem,
+    },
 };
 use tonic::{Code, Status};
 
@@ -61,14 +64,16 @@ pub enum Fault {
     Login,
     /// OpenBao grants tokens whose lease is too short.
     ShortLease,
+    /// The secret, token or certificate of the login is unusable on this node.
+    Credential,
+    /// The token of a file, or a client certificate, ends.
+    CredentialDates,
     /// The JWT file is unreadable; no request was sent to OpenBao.
     JwtFile,
     /// The JWT is expired or not yet valid by the node's clock; no request was sent to OpenBao.
     JwtDates,
     /// The JWT is malformed or differs from the configured claims; no request was sent to OpenBao.
     JwtClaims,
-    /// The client certificate is unusable; no request was sent to OpenBao.
-    Certificate,
     /// The key on the PKCS#11 token is unusable; no request was sent to OpenBao.
     Token,
     /// The provider is stopping.
@@ -159,11 +164,12 @@ impl Fault {
             Self::InvalidTransitAnswer => (Code::Internal, "kms request failed", "unknown"),
             Self::Login
             | Self::ShortLease
+            | Self::Credential
+            | Self::CredentialDates
+            | Self::Token
             | Self::JwtFile
             | Self::JwtDates
-            | Self::JwtClaims
-            | Self::Certificate
-            | Self::Token => (
+            | Self::JwtClaims => (
                 Code::Unauthenticated,
                 "transit authentication failed",
                 "auth_failed",
@@ -267,10 +273,26 @@ impl Fault {
                 | JwtProblem::Audience
                 | JwtProblem::Subject => Self::JwtClaims,
             },
-            AuthFailure::Login(LoginFailure::CertificateFile(_) | LoginFailure::Certificate(_)) => {
-                Self::Certificate
+            AuthFailure::Login(LoginFailure::Certificate(
+                CertificateProblem::NotYetValid { .. }
+                | CertificateProblem::Expired { .. }
+                | CertificateProblem::NearExpiry { .. },
+            ))
+            | AuthFailure::Login(LoginFailure::Token(TokenFileProblem::NearExpiry { .. })) => {
+                Self::CredentialDates
             }
+            AuthFailure::Login(LoginFailure::Token(
+                TokenFileProblem::Rejected | TokenFileProblem::LookupDenied,
+            )) => Self::Login,
             AuthFailure::Login(LoginFailure::PinFile(_) | LoginFailure::Pkcs11(_)) => Self::Token,
+            AuthFailure::Login(
+                LoginFailure::Secret(_)
+                | LoginFailure::Wrapping(_)
+                | LoginFailure::Token(_)
+                | LoginFailure::CertificateFile(_)
+                | LoginFailure::KeyFile(_)
+                | LoginFailure::Certificate(_),
+            ) => Self::Credential,
             AuthFailure::ShortLease { .. } => Self::ShortLease,
             AuthFailure::Stopped => Self::Stopping,
             AuthFailure::Login(LoginFailure::OpenBao(_))
@@ -346,10 +368,11 @@ mod tests {
             Fault::InvalidTransitAnswer,
             Fault::Login,
             Fault::ShortLease,
+            Fault::Credential,
+            Fault::CredentialDates,
+            Fault::Token,
             Fault::JwtFile,
             Fault::JwtDates,
-            Fault::Certificate,
-            Fault::Token,
             Fault::JwtClaims,
             Fault::Stopping,
         ];

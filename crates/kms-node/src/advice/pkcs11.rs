@@ -1,56 +1,23 @@
-//! Causes in the client certificate of this node and in the key on its PKCS#11 token.
+//! Causes in the PKCS#11 token of this node.
 
-use openbao_client::login::{LoginFailure, certificate::CertificateProblem};
 use pkcs11_signer::TokenProblem;
 
 use super::{Cause, Step, act, configuration, none_lost, openbao::KEY_IS_IN_OPENBAO, run};
 use crate::exit::Exit;
 
 const NO_GUESSING: &str = "do not try other PINs by hand: the token locks after a few wrong ones";
-const SHOW_LIBRARIES: Step = run("see whether the dynamic linker finds all its libraries", "ldd {module}");
+const SHOW_LIBRARIES: Step = run(
+    "see whether the dynamic linker finds all its libraries",
+    "ldd {module}",
+);
 const SHOW_TOKENS: Step = run(
     "see the tokens of the module",
     "pkcs11-tool --module {module} --list-token-slots",
 );
-const AGAIN: Step = act("the provider logs in by itself once this is repaired; a restart is not needed");
+const AGAIN: Step =
+    act("the provider logs in by itself once this is repaired; a restart is not needed");
 
 causes! {
-    CERTIFICATE_EXPIRED = none_lost(
-        "certificate_expired",
-        "the client certificate has expired, expires too soon, or is not valid yet",
-        KEY_IS_IN_OPENBAO,
-    )
-    .steps(&[
-        run(
-            "see the dates of the certificate",
-            "openssl x509 -noout -dates -in {credential}",
-        ),
-        act("have a new certificate issued for the same key, and replace {credential} by rename"),
-        act("if the certificate is new, correct the clock of this node"),
-    ]);
-
-    CERTIFICATE_UNUSABLE = none_lost(
-        "certificate_unusable",
-        "the client certificate is missing, unreadable, or unsuitable for a login",
-        KEY_IS_IN_OPENBAO,
-    )
-    .steps(&[
-        act(
-            "put the PEM chain at {credential}, with the certificate of this node first and without a \
-             private key, readable for the user of the provider",
-        ),
-        act("have it issued with SHA-256 or newer, and with the extended key usage clientAuth"),
-    ]);
-
-    CERTIFICATE_FOREIGN = none_lost(
-        "certificate_foreign",
-        "the client certificate belongs to another key than the configured one",
-        KEY_IS_IN_OPENBAO,
-    )
-    .steps(&[act(
-        "have a certificate issued for the configured key, and replace {credential} by rename",
-    )]);
-
     MODULE_MISSING = none_lost("module_missing", "the PKCS#11 module is missing", KEY_IS_IN_OPENBAO)
         .steps(&[act(
             "install the software of the token, or correct auth.cert.pkcs11.modulePath in {config}; the \
@@ -65,7 +32,7 @@ causes! {
     .exit(Exit::Configuration)
     .steps(&[
         act("install the module again, if another user may have changed it"),
-        run("let root alone change it", "chown root {module} && chmod go-w {module}"),
+        act("let root own {module} and each link to it, without write access for others"),
     ]);
 
     MODULE_ARCHITECTURE = none_lost(
@@ -216,19 +183,6 @@ causes! {
         "generate a key of such a type on the token, have a certificate issued for it, and replace \
          {credential} and auth.cert.pkcs11.keyLabel",
     )]);
-}
-
-/// The cause of a problem with the certificate.
-pub(super) fn of_certificate(failure: &LoginFailure) -> &'static Cause {
-    match failure {
-        LoginFailure::Certificate(
-            CertificateProblem::Expired { .. }
-            | CertificateProblem::NearExpiry { .. }
-            | CertificateProblem::NotYetValid { .. },
-        ) => &CERTIFICATE_EXPIRED,
-        LoginFailure::Certificate(CertificateProblem::ForeignKey) => &CERTIFICATE_FOREIGN,
-        _ => &CERTIFICATE_UNUSABLE,
-    }
 }
 
 /// The cause of a problem with the token.

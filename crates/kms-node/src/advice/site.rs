@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    config::{Config, Method, Pkcs11},
+    config::{CertSource, Config, Method, Pkcs11},
     plain_http::HttpUrl,
 };
 
@@ -67,7 +67,7 @@ impl<'a> Site<'a> {
                 }
                 None => server(config),
             },
-            "login" => config.auth.mount_path().to_string(),
+            "login" => config.auth.mount_path()?.to_string(),
             "role" => config.auth.role()?.to_owned(),
             "mount" => config.key.mount_path.to_string(),
             "key" => config.key.key_name.to_string(),
@@ -75,6 +75,14 @@ impl<'a> Site<'a> {
             "state_directory" => shell(config.state_path.directory()),
             "checkpoint" => shell(&config.state_path.checkpoint()),
             "socket" => shell(&config.server.socket_path),
+            "key_file" => match &config.auth.method {
+                Method::Cert(cert) => match &cert.source {
+                    CertSource::File(files) => shell(&files.key),
+                    // The only file with rules like those of a key.
+                    CertSource::Pkcs11(token) => shell(&token.certificate_file),
+                },
+                _ => return None,
+            },
             "credential" => shell(config.auth.credential_files().first()?.1),
             "module" => shell(&token(config)?.module_path),
             "pin_file" => shell(&token(config)?.pin_file),
@@ -90,10 +98,7 @@ impl<'a> Site<'a> {
 }
 
 fn token(config: &Config) -> Option<&Pkcs11> {
-    match &config.auth.method {
-        Method::Cert(cert) => Some(&cert.token),
-        Method::Jwt(_) => None,
-    }
+    config.auth.methods().find_map(Method::pkcs11)
 }
 
 fn server(config: &Config) -> String {

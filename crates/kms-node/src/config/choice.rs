@@ -42,11 +42,13 @@ macro_rules! choices {
 
 choices! {
     pub(super) ConfigVersion { V1Alpha1 = "v1alpha1" }
-    pub(super) AuthMethod { Jwt = "jwt", Cert = "cert" }
+    pub(super) AuthMethod {
+        Jwt = "jwt", Cert = "cert", AppRole = "approle", Userpass = "userpass", Token = "token",
+    }
     pub(super) JwtSourceName { File = "file", OAuth2 = "oauth2" }
     pub ClientAuthMethod { Basic = "client_secret_basic", Post = "client_secret_post" }
-    pub(super) CertSource {
-        Pkcs11 = "pkcs11";
+    pub(super) CertSourceName {
+        File = "file", Pkcs11 = "pkcs11";
         "spiffe" = "OpenBao cannot derive an identity alias from a URI SAN"
     }
     pub(super) RotationMode { Observed = "observed" }

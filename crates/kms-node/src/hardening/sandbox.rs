@@ -47,20 +47,25 @@ impl Sandbox {
     /// configuration does not list completely.
     #[must_use]
     pub fn of(config: &Config) -> Option<Self> {
-        if let Method::Jwt(jwt) = &config.auth.method
-            && let JwtSource::OAuth2(_) = &jwt.source
-        {
-            return None;
+        for method in config.auth.methods() {
+            match method {
+                Method::Jwt(jwt) => match &jwt.source {
+                    JwtSource::File(_) => {}
+                    JwtSource::OAuth2(_) => return None,
+                },
+                // The module of a token runs outside, in the helper.
+                Method::Cert(_) | Method::AppRole(_) | Method::Userpass(_) | Method::Token(_) => {}
+            }
         }
-        // A PKCS#11 module runs outside of the sandbox, in the helper.
-        let files = config.auth.credential_files().into_iter();
-        let credentials = files.map(|(_, path)| stable_directory(path));
+        let credentials = config.auth.credential_files().into_iter();
+        let credentials = credentials.map(|(_, path)| stable_directory(path));
         // For the metrics of this process. The kernel may recreate the directory of one process at
         // any time, so the rule is on `/proc`. Protected entries of other processes stay
         // inaccessible, because Landlock also denies tracing them.
         let processes = PathBuf::from("/proc");
-        let mut read = vec![stable_directory(&config.openbao.ca_cert_file), processes];
+        let mut read = vec![stable_directory(&config.openbao.ca_cert_file)];
         read.extend(credentials);
+        read.push(processes);
 
         let failover = config.openbao.failover.iter().map(|place| &place.address);
         let addresses: Vec<_> = [&config.openbao.address]

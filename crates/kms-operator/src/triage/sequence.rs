@@ -14,6 +14,7 @@ use kms_domain::{
 };
 use kms_node::{
     advice::{self, Cause},
+    config::Method,
     report::CheckResult,
     state::StateError,
     transit_key::round_trip::DeepError,
@@ -109,7 +110,10 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
         Gather::Credential,
         &[Step {
             check: login::JWT,
-            cause: |_, _| Some(&advice::login::JWT_UNUSABLE),
+            cause: |facts, check| match &facts.config()?.auth.method {
+                Method::Jwt(_) => Some(&advice::login::JWT_UNUSABLE),
+                _ => Cause::named(check.advice()?.code),
+            },
         }],
     ),
     (

@@ -25,7 +25,7 @@ const COMMAND: &str = "doctor";
 
 /// The node first, then the connection to OpenBao, then the key: a cause comes before its
 /// consequences.
-const CHECKS: [Check; 28] = [
+const CHECKS: [Check; 29] = [
     configuration::LOAD,
     configuration::VALIDATE,
     node::USER,
@@ -42,6 +42,7 @@ const CHECKS: [Check; 28] = [
     server::CLOCK,
     login::JWT,
     login::AUTH,
+    login::FALLBACK,
     capabilities::CAPABILITIES,
     capabilities::CONFIG_READ,
     capabilities::RENEWAL,

@@ -1,7 +1,13 @@
 //! The JWT and the token: what a start says about a JWT that cannot work, and how a running
 //! provider gets over a token that OpenBao has revoked.
 
+mod approle;
+mod cert;
+mod fallback;
+mod method;
 mod pkcs11;
+mod token;
+mod userpass;
 
 use std::{
     fs,

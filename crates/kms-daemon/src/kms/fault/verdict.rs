@@ -85,6 +85,16 @@ impl Fault {
                 "OpenBao grants this node tokens that end too soon",
                 "raise token_ttl and token_max_ttl of its role",
             ),
+            Self::Credential => (
+                NoDataLost,
+                "this node's secret, token or certificate for the login cannot be used",
+                "see detail of auth.login in the provider's log",
+            ),
+            Self::CredentialDates => (
+                NoDataLost,
+                "this node's certificate or token for the login has ended or ends soon",
+                "replace it or correct the clock",
+            ),
             Self::JwtFile => (
                 NoDataLost,
                 "this node's JWT file cannot be read",
@@ -99,11 +109,6 @@ impl Fault {
                 NoDataLost,
                 "this node's JWT is malformed or has other claims than auth.jwt expects",
                 "issue the right JWT",
-            ),
-            Self::Certificate => (
-                NoDataLost,
-                "this node's client certificate cannot be used",
-                "renew it or correct the clock, see detail of auth.login in the provider's log",
             ),
             Self::Token => (
                 NoDataLost,

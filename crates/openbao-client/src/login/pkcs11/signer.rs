@@ -235,9 +235,18 @@ mod tests {
 
     #[test]
     fn ecdsa_signatures_are_the_shortest_integers() {
-        assert_eq!(ecdsa_der(&[0, 1, 0, 0x80]), [0x30, 7, 2, 1, 1, 2, 2, 0, 0x80]);
-        assert_eq!(ecdsa_der(&[0, 0, 0x7f, 0xff]), [0x30, 7, 2, 1, 0, 2, 2, 0x7f, 0xff]);
+        assert_eq!(
+            ecdsa_der(&[0, 1, 0, 0x80]),
+            [0x30, 7, 2, 1, 1, 2, 2, 0, 0x80]
+        );
+        assert_eq!(
+            ecdsa_der(&[0, 0, 0x7f, 0xff]),
+            [0x30, 7, 2, 1, 0, 2, 2, 0x7f, 0xff]
+        );
         let longest = ecdsa_der(&[0xff; 96]);
-        assert_eq!((longest.len(), &longest[..4]), (104, &[0x30, 102, 2, 49][..]));
+        assert_eq!(
+            (longest.len(), &longest[..4]),
+            (104, &[0x30, 102, 2, 49][..])
+        );
     }
 }
