@@ -39,7 +39,7 @@ pub fn module() -> PathBuf {
         .map(PathBuf::from)
         .into_iter()
         .find(|it| it.exists());
-    found.unwrap_or_else(|| panic!("SoftHSM is missing: install the package softhsm2"))
+    found.unwrap_or_else(|| panic!("SoftHSM is missing: apt-get install softhsm2"))
 }
 
 /// Type of a generated key.
@@ -151,7 +151,7 @@ impl SoftToken {
             .args(["--pin", PIN])
             .env("SOFTHSM2_CONF", self.configuration())
             .output()
-            .unwrap_or_else(|_| panic!("SoftHSM is missing: install the package softhsm2"));
+            .unwrap_or_else(|_| panic!("SoftHSM is missing: apt-get install softhsm2"));
         assert!(done.status.success(), "{done:?}");
     }
 }

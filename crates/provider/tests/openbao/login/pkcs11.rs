@@ -247,7 +247,7 @@ async fn a_token_is_renewed_and_replaced_at_its_maximum_life() {
 }
 
 #[tokio::test]
-async fn a_revoked_certificate_is_refused_and_a_new_one_needs_no_restart() {
+async fn a_new_certificate_or_pin_needs_no_restart_after_a_bad_one() {
     let at = TokenNode::new(TIMING).await;
     let provider = at.serve().await;
     let request = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
@@ -282,6 +282,22 @@ async fn a_revoked_certificate_is_refused_and_a_new_one_needs_no_restart() {
             .await
             >= 1.0
     );
+    at.write_certificate(&at.certificate(4));
+    wait_until(SOON, "the next certificate", async || {
+        provider.decrypt(request.clone()).await.is_ok()
+    })
+    .await;
+
+    at.write_pin("wrong");
+    at.revoke_tokens().await;
+    wait_for_detail(&provider, "pin_known_wrong").await;
+    let tries = provider.events("auth.login");
+    assert_eq!(tries.filter(|it| it["detail"] == "pin_wrong").count(), 1);
+    at.write_pin(PIN);
+    wait_until(SOON, "the right PIN", async || {
+        provider.decrypt(request.clone()).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test]
