@@ -258,7 +258,16 @@ settings! {
     }
 
     /// Login with a client certificate, for method cert.
-    pub struct Cert: "auth.cert.", optional {
+    pub struct Cert: "auth.cert.", optional, {
+        "oneOf": [
+            {
+                "properties": {"source": {"const": "file"}},
+                "required": ["certificateFile", "keyFile"],
+                "not": {"required": ["pkcs11"]},
+            },
+            {"properties": {"source": {"const": "pkcs11"}}, "required": ["pkcs11"]},
+        ],
+    } {
         /// Mount of the certificate auth method, with `auth/` in front.
         mount_path "mountPath": Mount => MountPath;
         /// Role of the login; empty lets OpenBao try every role of the mount.
@@ -280,7 +289,7 @@ settings! {
     }
 
     /// Private key on a PKCS#11 token, for source pkcs11.
-    pub struct Pkcs11: "auth.cert.pkcs11.", required {
+    pub struct Pkcs11: "auth.cert.pkcs11.", optional {
         /// PEM file with the certificate chain, mode 0640 or less.
         certificate_file "certificateFile": AbsolutePath => PathBuf;
         /// Library of the token; it, or a link to it, belongs to root.

@@ -427,7 +427,8 @@ impl Facts {
         self.read_credential(config).await?;
         let endpoint = self.ask_server(config).await?;
         let unsealed = self.server.as_ref().is_some_and(Answered::may_be_unsealed);
-        if unsealed && matches!(self.credential, Some(Ok(()))) {
+        let usable = matches!(self.credential, Some(Ok(()))) || config.auth.fallback.is_some();
+        if unsealed && usable {
             let openbao = Connection::new(config, endpoint)?;
             self.try_fallback(config, &openbao.client).await;
             self.ask_openbao(config, &openbao).await;

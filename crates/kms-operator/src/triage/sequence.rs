@@ -111,6 +111,8 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
         &[Step {
             check: login::JWT,
             cause: |facts, check| match &facts.config()?.auth.method {
+                // The standby identity decides at the login.
+                _ if facts.config()?.auth.fallback.is_some() => None,
                 Method::Jwt(_) => Some(&advice::login::JWT_UNUSABLE),
                 _ => Cause::named(check.advice()?.code),
             },
@@ -246,6 +248,7 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                 cause: |_, check| {
                     Some(match check.cause() {
                         Some("socket") => &advice::node::SOCKET_UNUSABLE,
+                        Some("fallback") => &advice::login::FALLBACK_IN_USE,
                         _ => &advice::node::UNHEALTHY,
                     })
                 },

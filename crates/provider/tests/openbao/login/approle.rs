@@ -3,9 +3,13 @@
 use std::{fs, process::Command};
 
 use serde_json::json;
-use testkit::openbao::{binary, shared_openbao};
+use testkit::{
+    openbao::{binary, shared_openbao},
+    wait::wait_until,
+};
 
 use super::method::Method;
+use crate::provider::SOON;
 
 #[tokio::test]
 async fn a_secret_id_buys_tokens_until_it_is_destroyed_and_a_new_one_needs_no_restart() {
@@ -84,6 +88,10 @@ async fn a_wrapped_secret_id_is_unwrapped_once_and_a_used_one_is_reported() {
     method.put(&wrapped_secret_id(&method).await);
     let provider = method.node.serve().await;
     method.put(&wrapped_secret_id(&method).await);
-    method.revoke().await;
+    let unwrapped = r#"openbao_requests_total{operation="wrapping_unwrap",status="ok"}"#;
+    wait_until(SOON, "the second unwrapping", async || {
+        provider.metric(unwrapped).await >= 2.0
+    })
+    .await;
     method.recovers(&provider).await;
 }

@@ -78,22 +78,21 @@ async fn a_refusal_by_openbao_is_bridged_and_an_outage_is_not() {
     let server = shared_openbao().await;
     let relay = Relay::to(&server.endpoint()).await;
     node.config["openbao"]["address"] = json!(relay.address);
-    let provider = node.serve().await;
     relay.set(Line::Cut);
-    revoke_tokens(&node).await;
-    let failed = r#"auth_login_total{status="error"}"#;
+    let mut provider = node.spawn();
     wait_until(SOON, "failed logins", async || {
-        provider.encrypt(b"seed").await.ok();
-        provider.metric(failed).await >= 2.0
+        provider.events("auth.login").count() >= 2
     })
     .await;
-    assert_eq!(provider.metric(IN_USE).await, 0.0);
+    assert_eq!(provider.events("auth.fallback_started").count(), 0);
+    assert_eq!(provider.events("auth.fallback_failed").count(), 0);
 
     let role = format!("auth/{}/role/{ROLE}", node.tenant.jwt_mount);
     let admin = server.admin();
     let written: Value = admin.read(&role).await.unwrap().json().unwrap();
     admin.delete(&role).await.unwrap();
     relay.set(Line::Open);
+    provider.ready().await;
     switches(&provider, 1.0).await;
     admin.write(&role, &written["data"]).await.unwrap();
     switches(&provider, 0.0).await;

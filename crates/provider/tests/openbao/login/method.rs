@@ -8,7 +8,6 @@ use std::{
 
 use serde_json::{Value, json};
 use testkit::{files, openbao::shared_openbao, pki::Authority, wait::wait_until};
-use tonic::Code;
 
 use crate::{
     node::{IMPATIENT, Node},
@@ -189,8 +188,7 @@ impl Method {
             failed.is_some_and(|failed| failed["detail"] == detail)
         })
         .await;
-        let call = provider.encrypt(b"seed").await;
-        assert!(call.is_err_and(|refused| refused.code() == Code::Unauthenticated));
+        assert!(provider.encrypt(b"seed").await.is_err());
     }
 
     pub(crate) async fn recovers(&self, provider: &Provider) {

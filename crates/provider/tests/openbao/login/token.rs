@@ -33,8 +33,11 @@ async fn a_token_is_renewed_to_its_end_and_a_new_one_needs_no_restart() {
     let first = create(&method, json!({"ttl": "6s", "explicit_max_ttl": "12s"})).await;
     method.put(&first);
     let provider = method.node.serve().await;
-    let left = provider.metric("credential_ttl_seconds").await;
-    assert!((1.0..=12.0).contains(&left), "{left}");
+    wait_until(SOON, "the end of the token", async || {
+        let left = provider.metric("credential_ttl_seconds").await;
+        (1.0..=12.0).contains(&left)
+    })
+    .await;
     let request = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
     let renewed = r#"auth_renewal_total{status="ok"}"#;
     wait_until(SOON, "a renewal", async || {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use testkit::{files, openbao::shared_openbao, wait::wait_until};
 
 use super::site::{Site, give};
-use crate::provider::SOON;
+use crate::{doctor::fault::SERVICE_USER, provider::SOON};
 
 /// Puts a secret of the login in place.
 fn put(site: &Site, secret: &str) {
@@ -87,7 +87,7 @@ pub(super) async fn a_wrapped_secret_id_that_is_used_or_of_another_path() {
     site.configure("/bootstrap/graceTimeout", "10ms");
     site.choose("role/ROLE/", "role/kms/");
 
-    let serve = site.line("serve");
+    let serve = site.line_as(SERVICE_USER, SERVICE_USER, "serve");
     let options = "-wrap-ttl=5m -field=wrapping_token";
     let server = format!(
         "-address={} -ca-cert={}",
@@ -191,13 +191,13 @@ pub(super) async fn a_standby_identity_in_use() {
         claims
     });
     site.serve().await;
-    let triage = site.line("triage");
-    site.follows(&triage, "fallback_in_use").await;
+    let doctor = site.line("doctor");
+    site.follows(&doctor, "fallback_in_use").await;
     site.write_jwt(&site.node.tenant.claims());
     wait_until(SOON, "the configured login", async || {
         let why = site.serving().health("/why").await.1;
         why["login"]["fallback"].is_null()
     })
     .await;
-    site.clears(&triage, "fallback_in_use").await;
+    site.clears(&doctor, "fallback_in_use").await;
 }
