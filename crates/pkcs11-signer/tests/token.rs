@@ -1,5 +1,11 @@
 //! Keys on real SoftHSM tokens, and modules that hang, crash or refuse.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "functions that only tests call may fail like tests"
+)]
+
 use std::{
     env,
     process::Command,
