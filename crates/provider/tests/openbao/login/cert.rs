@@ -55,6 +55,10 @@ fn replace_pair(from: &Path, to: &Path) {
 
 /// As kubelet keeps its certificate: one file with chain and key, replaced by another link.
 #[tokio::test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "kubelet replaces its link in the same way"
+)]
 async fn the_certificate_of_kubelet_is_followed_through_its_link() {
     let directory = TempDir::new().unwrap();
     let (mut method, authority) = Method::cert(directory.path()).await;
