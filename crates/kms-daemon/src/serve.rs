@@ -23,7 +23,7 @@ use kms_node::{
     build_info::BuildInfo,
     clock::{Clock, SystemClock},
     config::{Config, GroupProblem, UnsupportedAuth},
-    connection::{self, ConnectionError},
+    connection::{self, ConnectionError, Process},
     hardening::files::{FilesView, follow as follow_files},
     node_files::socket_mark,
     state::{
@@ -32,7 +32,7 @@ use kms_node::{
     },
     why::is_asked,
 };
-use openbao_client::{event::RequestHook, transit::Transit};
+use openbao_client::{event::RequestHook, login::fallback::Identity, transit::Transit};
 use tokio::{
     task,
     time::{Instant, timeout},
@@ -54,7 +54,8 @@ use crate::{
         endpoints::{
             self, Answer, Asked, BindError, OPEN_METRICS, TEXT_FORMAT, prefers_open_metrics,
         },
-        health, hooks, log,
+        health::{self, Now},
+        hooks, log,
         metrics::{Metrics, text_format},
         readings::Readings,
     },
@@ -229,7 +230,7 @@ async fn start_and_run(
     } = client;
     parts.spawn("CA bundle watcher", following);
 
-    let login = connection::login(config, client.clone())?;
+    let login = connection::login(config, client.clone(), Process::Provider)?;
     let (session, session_task) = connection::session(
         config,
         Arc::clone(&login),
@@ -277,6 +278,7 @@ async fn start_and_run(
         view: view.clone(),
         session: session.clone(),
         credential_life,
+        auth_method: config.auth.method.name(),
         files,
         metrics: Arc::clone(&metrics),
         socket: config.server.socket_path.clone(),
@@ -445,12 +447,17 @@ async fn listen(
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "health.listening");
         let (view, clients) = (gauges.view.clone(), gauges.clients.clone());
+        let session = gauges.session.clone();
         let stopping = Arc::clone(stopping);
         let answer = move |Asked { path, client, .. }: Asked<'_>| match is_asked(path, client) {
             true => Some(sources.answer()),
             false => {
-                let stopping = stopping.load(Ordering::Relaxed);
-                health::answer(path, &view, clients.status().is_lost(), stopping)
+                let now = Now {
+                    socket_lost: clients.status().is_lost(),
+                    fallback: session.status().identity == Identity::Fallback,
+                    stopping: stopping.load(Ordering::Relaxed),
+                };
+                health::answer(path, &view, now)
             }
         };
         let serving = endpoints::serve(listener, "health", max_connections, answer);
@@ -475,6 +482,7 @@ struct Gauges {
     view: ViewReader,
     session: Session,
     credential_life: CredentialLife,
+    auth_method: &'static str,
     files: FilesView,
     metrics: Arc<Metrics>,
     socket: PathBuf,
@@ -483,13 +491,13 @@ struct Gauges {
 
 impl Gauges {
     fn answer(&self, open_metrics: bool) -> Answer {
-        let clients = self.clients.status();
+        let (clients, login) = (self.clients.status(), self.session.status());
         let readings = Readings {
             snapshot: self.view.snapshot(),
-            token_ttl: self.session.status().token_remaining.unwrap_or_default(),
-            jwt_ttl: self.credential_life.remaining(),
-            // Client certificate logins are unsupported in this build.
-            certificate_ttl: Duration::ZERO,
+            token_ttl: login.token_remaining.unwrap_or_default(),
+            auth_method: self.auth_method,
+            credential_ttl: self.credential_life.remaining(),
+            identity: login.identity,
             socket: socket_mark(&self.socket),
             connections: clients.connected,
             socket_fault: clients.fault.map(|(fault, _)| fault.as_str()),

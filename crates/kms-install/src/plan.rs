@@ -61,14 +61,14 @@ impl Plan {
         model: Model,
         policy_name: Option<String>,
     ) -> Result<Self, PlanError> {
-        if let Model::StaticPod { socket_gid, .. } = &model {
-            values.replace("server.socketGroup", socket_gid.to_string());
-            values.fill(
-                "auth.jwt.jwtFile",
-                "/var/lib/openbao-kms/credentials/identity.jwt",
-            );
-        }
-        values.complete();
+        let credentials = match &model {
+            Model::Systemd => "/var/lib/openbao-kms",
+            Model::StaticPod { socket_gid, .. } => {
+                values.replace("server.socketGroup", socket_gid.to_string());
+                "/var/lib/openbao-kms/credentials"
+            }
+        };
+        values.complete(credentials);
 
         let mut problems = Vec::new();
         if let Some(name) = &policy_name
@@ -192,9 +192,11 @@ fn broken_rules(loaded: &Loaded, model: &Model) -> Vec<Problem> {
         "auth.loginBeforeTokenExpiry",
         "must be shorter than 30m, the lifetime of tokens under the generated role",
     );
+    let method = auth.method.name();
     refuse_if(
-        !auth.mount_path().as_str().starts_with("auth/"),
-        "auth mountPath",
+        auth.mount_path()
+            .is_some_and(|path| !path.as_str().starts_with("auth/")),
+        &format!("auth.{method}.mountPath"),
         "must begin with auth/",
     );
     match model {

@@ -143,7 +143,8 @@ impl Values {
     }
 
     /// Completes the settings that follow from others, or that most installations share.
-    pub fn complete(&mut self) {
+    /// `credentials` is the directory of the login's files.
+    pub fn complete(&mut self, credentials: &str) {
         self.fill("configVersion", "v1alpha1");
         self.fill("server.socketGroup", "openbao-kms-socket");
         self.fill("openbao.caCertFile", "/etc/openbao-kms/tls/ca.crt");
@@ -167,14 +168,40 @@ impl Values {
             format!("openbao-{cluster}"),
         );
         self.fill("auth.method", "jwt");
-        if self.text("auth.method") == Some("jwt") {
-            self.fill("auth.jwt.mountPath", format!("auth/{cluster}-kms"));
-            self.fill("auth.jwt.role", "kms-node");
-            self.fill("auth.jwt.expectedAudience", json!(["openbao"]));
-            if !self.has("auth.jwt.oauth2.tokenUrl") {
-                self.fill("auth.jwt.source", "file");
-                self.fill("auth.jwt.jwtFile", "/var/lib/openbao-kms/identity.jwt");
+        let method = self.text("auth.method").unwrap_or_default().to_owned();
+        let mount = format!("auth/{cluster}-kms");
+        let file = |name: &str| format!("{credentials}/{name}");
+        match method.as_str() {
+            "jwt" => {
+                self.fill("auth.jwt.mountPath", mount);
+                self.fill("auth.jwt.role", "kms-node");
+                self.fill("auth.jwt.expectedAudience", json!(["openbao"]));
+                if !self.has("auth.jwt.oauth2.tokenUrl") {
+                    self.fill("auth.jwt.source", "file");
+                    self.fill("auth.jwt.jwtFile", file("identity.jwt"));
+                }
             }
+            "cert" => {
+                self.fill("auth.cert.mountPath", mount);
+                self.fill("auth.cert.name", "kms-node");
+                self.fill("auth.cert.source", "file");
+                if self.text("auth.cert.source") == Some("file") {
+                    self.fill("auth.cert.certificateFile", file("client.crt"));
+                    self.fill("auth.cert.keyFile", file("client.key"));
+                }
+            }
+            "approle" => {
+                self.fill("auth.approle.mountPath", mount);
+                self.fill("auth.approle.roleId", format!("openbao-kms-{cluster}"));
+                self.fill("auth.approle.secretIdFile", file("secret-id"));
+            }
+            "userpass" => {
+                self.fill("auth.userpass.mountPath", mount);
+                self.fill("auth.userpass.username", "kms-node");
+                self.fill("auth.userpass.passwordFile", file("password"));
+            }
+            "token" => self.fill("auth.token.file", file("token")),
+            _ => {}
         }
     }
 
@@ -221,7 +248,7 @@ mod tests {
         values.set("transit.keyIdScope.clusterId=east").unwrap();
         values.set("auth.jwt.expectedAudience=a, b").unwrap();
         values.set("server.maxConcurrentEncrypt=3").unwrap();
-        values.complete();
+        values.complete("/c");
         let document = values.document();
         assert_eq!(document["openbao"]["tlsServerName"], "bao.test");
         assert_eq!(document["openbao"]["instanceId"], "bao.test");

@@ -25,6 +25,7 @@ pub mod nodes;
 pub mod oauth2;
 pub mod openbao;
 mod page;
+pub mod pkcs11;
 pub mod restore;
 pub mod retirement;
 pub mod site;
@@ -196,12 +197,13 @@ const fn unknown(code: &'static str, headline: &'static str, data: &'static str)
 
 /// Every cause, by topic: the heading of the topic and its causes.
 #[must_use]
-pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 16] {
+pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 17] {
     [
         ("Configuration", configuration::ALL),
         ("Node and provider", node::ALL),
         ("Login", login::ALL),
         ("OAuth issuer", oauth2::ALL),
+        ("PKCS#11 token", pkcs11::ALL),
         ("OpenBao", openbao::ALL),
         ("Key", key::ALL),
         ("Versions of the key", versions::ALL),

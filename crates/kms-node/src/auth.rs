@@ -20,7 +20,7 @@ use std::{
 
 use openbao_client::{
     failure::{Failure, FailureClass},
-    login::{Grant, Login, LoginFailure, LoginOutcome, Renewal},
+    login::{Grant, Login, LoginFailure, LoginOutcome, Renewal, token_file::TokenFileProblem},
     token::Token,
 };
 use tokio::{
@@ -135,11 +135,12 @@ impl AuthFailure {
             Self::ShortLease { .. } | Self::Rejected | Self::Login(LoginFailure::GivenToken) => {
                 Cause::Refused
             }
-            Self::Login(LoginFailure::JwtFile(_) | LoginFailure::Jwt(_))
-            | Self::Timeout
-            | Self::Stopped => Cause::Absent,
+            Self::Timeout | Self::Stopped => Cause::Absent,
+            // A token that OpenBao rejected.
+            Self::Login(LoginFailure::Token(
+                TokenFileProblem::Rejected | TokenFileProblem::LookupDenied,
+            )) => Cause::Refused,
             Self::Login(LoginFailure::OAuth2(problem)) if problem.is_refusal() => Cause::Refused,
-            Self::Login(LoginFailure::OAuth2(_)) => Cause::Absent,
             Self::Login(LoginFailure::OpenBao(failure)) | Self::Renewal(failure) => {
                 let class = failure.class();
                 if class.is_outage() || class == FailureClass::InvalidAnswer {
@@ -148,6 +149,8 @@ impl AuthFailure {
                     Cause::Refused
                 }
             }
+            // No login was requested.
+            Self::Login(_) => Cause::Absent,
         }
     }
 
@@ -301,7 +304,8 @@ impl Session {
     #[must_use]
     pub fn status(&self) -> AuthStatus {
         let now = self.shared.now();
-        self.shared.state().status(now)
+        let identity = self.shared.login.identity();
+        self.shared.state().status(now, identity)
     }
 }
 
@@ -318,9 +322,9 @@ impl SessionTask {
 
 impl Shared {
     fn want(&self) -> Wanted {
-        let now = self.now();
+        let (now, returns) = (self.now(), self.login.is_due());
         let mut state = self.state();
-        let (wanted, start) = state.want(now);
+        let (wanted, start) = state.want(now, returns);
         if start {
             self.wanted.notify_one();
         }
@@ -341,6 +345,17 @@ impl Shared {
 
     /// Renews a renewable token. Otherwise, or if that fails, makes a login.
     async fn attempt(&self) {
+        if self.state().returns() {
+            let deadline = Instant::now() + self.settings.login_timeout;
+            let result = self.log_in(deadline, true).await;
+            let now = self.now();
+            match result {
+                Ok(granted) => self.state().logged_in(Ok(granted), now),
+                Err(_) => self.state().stayed(),
+            }
+            return;
+        }
+
         let renewable = self.state().renewable();
         let next_login = self.state().next_login();
         if renewable.is_none()
@@ -367,7 +382,7 @@ impl Shared {
             }
         }
 
-        let result = self.log_in(deadline).await;
+        let result = self.log_in(deadline, false).await;
         let now = self.now();
         self.state().logged_in(result, now);
     }
@@ -394,10 +409,15 @@ impl Shared {
     async fn log_in(
         &self,
         deadline: Instant,
+        again: bool,
     ) -> Result<(LiveToken, Option<SystemTime>), AuthFailure> {
         let started = self.now();
         let remaining = deadline.saturating_duration_since(started.elapsed);
-        let login = self.login.log_in(started.wall, remaining);
+        let login = if again {
+            self.login.log_in_again(started.wall, remaining)
+        } else {
+            self.login.log_in(started.wall, remaining)
+        };
         let result = match timeout_at(deadline, login).await {
             Ok(Ok(Grant {
                 token,

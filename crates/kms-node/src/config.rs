@@ -39,8 +39,9 @@ pub use problem::{Problem, ProblemKind};
 pub use resolve::Setting;
 pub use schema::{Described, described, reference_rows, schema};
 pub use settings::{
-    Auth, Bootstrap, Cert, ClientCredential, Config, DebugCorrelation, Hardening, Jwt, JwtSource,
-    Limits, Logging, Method, OAuth2, OpenBao, Pkcs11, Rotation, Server, Status,
+    AppRole, Auth, Bootstrap, Cert, CertFiles, CertSource, ClientCredential, Config,
+    DebugCorrelation, Hardening, Jwt, JwtSource, Limits, Logging, Method, OAuth2, OpenBao, Pkcs11,
+    Rotation, Server, Status, TokenFile, Userpass,
 };
 pub use values::{Listener, SocketGroup, SocketMode};
 
@@ -78,16 +79,19 @@ pub enum LoadError {
 
 /// A login method outside this build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{setting} is {value}, but this build logs in by JWT only; set auth.method: jwt")]
+#[error(
+    "{setting} is {value}, which this build lacks; \
+     set auth.method: jwt and auth.jwt.source: file, or use another build"
+)]
 pub struct UnsupportedAuth {
     setting: &'static str,
     value: &'static str,
 }
 
 impl UnsupportedAuth {
-    pub(crate) const CERT: Self = Self {
-        setting: "auth.method",
-        value: "cert",
+    pub(crate) const PKCS11: Self = Self {
+        setting: "auth.cert.source",
+        value: "pkcs11",
     };
 }
 
@@ -161,49 +165,97 @@ impl Config {
 }
 
 impl Auth {
-    /// Checks that this build has the login method.
+    /// Checks that this build has the login methods.
     ///
     /// # Errors
     /// [`UnsupportedAuth`] names the setting.
     pub fn supported(&self) -> Result<(), UnsupportedAuth> {
-        match &self.method {
-            Method::Cert(_) => Err(UnsupportedAuth::CERT),
-            Method::Jwt(_) => Ok(()),
-        }
+        self.methods().try_for_each(Method::supported)
     }
 
-    /// Mount of the auth method in OpenBao.
+    /// The configured method, then that of the standby identity.
+    pub fn methods(&self) -> impl Iterator<Item = &Method> {
+        [&self.method].into_iter().chain(&self.fallback)
+    }
+
+    /// Mount of the auth method in OpenBao; `None` for a token, which needs no login.
     #[must_use]
-    pub fn mount_path(&self) -> &MountPath {
+    pub fn mount_path(&self) -> Option<&MountPath> {
         match &self.method {
-            Method::Jwt(jwt) => &jwt.mount_path,
-            Method::Cert(cert) => &cert.mount_path,
+            Method::Jwt(jwt) => Some(&jwt.mount_path),
+            Method::Cert(cert) => Some(&cert.mount_path),
+            Method::AppRole(approle) => Some(&approle.mount_path),
+            Method::Userpass(userpass) => Some(&userpass.mount_path),
+            Method::Token(_) => None,
         }
     }
 
-    /// Role of the login, if one is configured.
+    /// Role below `role/` of the mount, if the configuration has its name.
     #[must_use]
     pub fn role(&self) -> Option<&str> {
         match &self.method {
             Method::Jwt(jwt) => Some(jwt.role.as_str()),
-            Method::Cert(cert) => cert.role.as_deref(),
+            Method::Cert(_) | Method::AppRole(_) | Method::Userpass(_) | Method::Token(_) => None,
         }
     }
 
-    /// Tolerated difference between the clocks of the credential's issuer and this node.
+    /// Tolerated difference between the clocks of the credential's issuer and this node; `None` for
+    /// a credential without dates.
     #[must_use]
-    pub fn clock_skew_leeway(&self) -> Duration {
+    pub fn clock_skew_leeway(&self) -> Option<Duration> {
         match &self.method {
-            Method::Jwt(jwt) => jwt.claims.clock_skew_leeway,
-            Method::Cert(cert) => cert.clock_skew_leeway,
+            Method::Jwt(jwt) => Some(jwt.claims.clock_skew_leeway),
+            Method::Cert(cert) => Some(cert.clock_skew_leeway),
+            Method::AppRole(_) | Method::Userpass(_) | Method::Token(_) => None,
         }
     }
 
-    /// Files that a running provider reads again for each login, each with its setting.
+    /// Files that a running provider reads again for each login, each with its setting. The first
+    /// belongs to `auth.method`.
     #[must_use]
     pub fn credential_files(&self) -> Vec<(&'static str, &Path)> {
-        match &self.method {
-            Method::Jwt(jwt) => match &jwt.source {
+        self.methods().flat_map(Method::files).collect()
+    }
+}
+
+impl Method {
+    /// The word of `auth.method`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Jwt(_) => "jwt",
+            Self::Cert(_) => "cert",
+            Self::AppRole(_) => "approle",
+            Self::Userpass(_) => "userpass",
+            Self::Token(_) => "token",
+        }
+    }
+
+    /// The token, for a login that uses one.
+    #[must_use]
+    pub fn pkcs11(&self) -> Option<&Pkcs11> {
+        match self {
+            Self::Cert(cert) => match &cert.source {
+                CertSource::Pkcs11(token) => Some(token),
+                CertSource::File(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn supported(&self) -> Result<(), UnsupportedAuth> {
+        match self {
+            Self::Cert(cert) => match &cert.source {
+                CertSource::Pkcs11(_) if !pkcs11_signer::IS_BUILT => Err(UnsupportedAuth::PKCS11),
+                CertSource::Pkcs11(_) | CertSource::File(_) => Ok(()),
+            },
+            Self::Jwt(_) | Self::AppRole(_) | Self::Userpass(_) | Self::Token(_) => Ok(()),
+        }
+    }
+
+    fn files(&self) -> Vec<(&'static str, &Path)> {
+        match self {
+            Self::Jwt(jwt) => match &jwt.source {
                 JwtSource::File(path) => vec![("auth.jwt.jwtFile", path)],
                 JwtSource::OAuth2(oauth2) => {
                     let ca_file = oauth2.ca_cert_file.iter();
@@ -214,10 +266,23 @@ impl Auth {
                         .collect()
                 }
             },
-            Method::Cert(cert) => vec![(
-                "auth.cert.pkcs11.certificateFile",
-                &cert.token.certificate_file,
-            )],
+            Self::Cert(cert) => match &cert.source {
+                CertSource::File(files) => vec![
+                    ("auth.cert.certificateFile", &*files.certificate),
+                    ("auth.cert.keyFile", &*files.key),
+                ],
+                CertSource::Pkcs11(token) => vec![
+                    ("auth.cert.pkcs11.certificateFile", &*token.certificate_file),
+                    ("auth.cert.pkcs11.pinFile", &*token.pin_file),
+                ],
+            },
+            Self::AppRole(approle) => {
+                vec![("auth.approle.secretIdFile", &approle.secret_id_file)]
+            }
+            Self::Userpass(userpass) => {
+                vec![("auth.userpass.passwordFile", &userpass.password_file)]
+            }
+            Self::Token(token) => vec![("auth.token.file", &token.file)],
         }
     }
 }

@@ -12,18 +12,31 @@ use openbao_client::{
     endpoint::{Endpoint, Roots, RootsProblem},
     login::{
         Grant, Login,
+        approle::{AppRole, Wrapping},
+        cert::CertRole,
+        cert_file::CertFile,
+        certificate::CertificateRules,
+        fallback::{FallbackEvent, WithFallback},
         jwt::{ClaimRules, JwtRole},
         jwt_file::JwtFile,
         oauth2::{ClientAuthentication, ClientSecret, OAuth2Login, PrivateKeyJwt, TokenRequest},
+        pkcs11::Pkcs11,
+        secret_file::SecretFile,
+        token_file::TokenFile,
+        userpass::Userpass,
     },
     transit::Transit,
 };
+use pkcs11_signer::TokenKey;
 use tokio::{runtime, task::JoinSet};
 
 use crate::{
     auth::{AuthEvent, AuthHook, CallFailure, Session, SessionSettings, SessionTask},
     clock::{Clock, SystemClock},
-    config::{ClientCredential, Config, JwtSource, Method, OAuth2, UnsupportedAuth},
+    config::{
+        Auth, CertSource, ClientCredential, Config, JwtSource, Method, OAuth2, UnsupportedAuth,
+    },
+    pkcs11_helper,
     token_file::TokenFileError,
 };
 
@@ -118,12 +131,77 @@ pub fn failover(config: &Config) -> ClientOptions {
     }
 }
 
-/// The login of the configuration, shared by all readers of its credential.
+/// The process that logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// The provider. It alone may unwrap a wrapped secret ID, which works once.
+    Provider,
+    /// Any other command.
+    Command,
+}
+
+/// The login of the configuration, with its standby identity, shared by all readers of its
+/// credential.
 ///
 /// # Errors
 /// This build does not support the configured login.
-pub fn login(config: &Config, client: Client) -> Result<Arc<dyn Login>, ConnectionError> {
-    match &config.auth.method {
+pub fn login(
+    config: &Config,
+    client: Client,
+    process: Process,
+) -> Result<Arc<dyn Login>, ConnectionError> {
+    let auth = &config.auth;
+    let configured = login_by(&auth.method, auth, client.clone(), process)?;
+    let Some(fallback) = &auth.fallback else {
+        return Ok(configured);
+    };
+    let fallback = login_by(fallback, auth, client, process)?;
+    let hook = Arc::new(log_fallback);
+    Ok(Arc::new(WithFallback::new(configured, fallback, hook)))
+}
+
+/// The configured login of a command, without its standby identity.
+///
+/// # Errors
+/// As [`login`].
+pub fn configured_login(
+    config: &Config,
+    client: Client,
+) -> Result<Arc<dyn Login>, ConnectionError> {
+    login_by(&config.auth.method, &config.auth, client, Process::Command)
+}
+
+/// The login of a command by the standby identity alone; `None` without one.
+#[must_use]
+pub fn fallback_login(
+    config: &Config,
+    client: Client,
+) -> Option<Result<Arc<dyn Login>, ConnectionError>> {
+    let fallback = config.auth.fallback.as_ref()?;
+    Some(login_by(fallback, &config.auth, client, Process::Command))
+}
+
+fn log_fallback(event: &FallbackEvent<'_>) {
+    match event {
+        FallbackEvent::Started(cause) => {
+            let cause = cause.detail();
+            tracing::warn!(cause, "auth.fallback_started");
+        }
+        FallbackEvent::Failed(failure) => {
+            let cause = failure.detail();
+            tracing::error!(cause, "auth.fallback_failed");
+        }
+        FallbackEvent::Ended => tracing::info!("auth.fallback_ended"),
+    }
+}
+
+fn login_by(
+    method: &Method,
+    auth: &Auth,
+    client: Client,
+    process: Process,
+) -> Result<Arc<dyn Login>, ConnectionError> {
+    match method {
         Method::Jwt(jwt) => {
             let role = JwtRole {
                 client,
@@ -140,7 +218,62 @@ pub fn login(config: &Config, client: Client) -> Result<Arc<dyn Login>, Connecti
                 }
             }
         }
-        Method::Cert(_) => Err(UnsupportedAuth::CERT.into()),
+        Method::Cert(cert) => {
+            let role = CertRole {
+                client,
+                mount_path: cert.mount_path.clone(),
+                role: cert.role.clone(),
+            };
+            let rules = CertificateRules {
+                clock_skew_leeway: cert.clock_skew_leeway,
+                min_remaining: cert.min_remaining_ttl,
+            };
+            match &cert.source {
+                CertSource::File(files) => {
+                    let (certificate, key) = (files.certificate.clone(), files.key.clone());
+                    Ok(Arc::new(CertFile::new(role, certificate, key, rules)))
+                }
+                CertSource::Pkcs11(_) if !pkcs11_signer::IS_BUILT => {
+                    Err(UnsupportedAuth::PKCS11.into())
+                }
+                CertSource::Pkcs11(token) => {
+                    let key = TokenKey {
+                        module: token.module_path.clone(),
+                        token: token.token_label.clone(),
+                        key: token.key_label.clone(),
+                    };
+                    let (chain, pin) = (token.certificate_file.clone(), token.pin_file.clone());
+                    let helper = pkcs11_helper::helper;
+                    Ok(Arc::new(Pkcs11::new(role, key, chain, pin, rules, helper)))
+                }
+            }
+        }
+        Method::AppRole(approle) => {
+            let wrapping = match (approle.wrapped, process) {
+                (false, _) => Wrapping::Plain,
+                (true, Process::Provider) => Wrapping::Unwrap,
+                (true, Process::Command) => Wrapping::Reserved,
+            };
+            Ok(Arc::new(AppRole::new(
+                client,
+                approle.mount_path.clone(),
+                approle.role_id.clone(),
+                SecretFile::new(approle.secret_id_file.clone()),
+                wrapping,
+            )))
+        }
+        Method::Userpass(userpass) => Ok(Arc::new(Userpass {
+            client,
+            mount_path: userpass.mount_path.clone(),
+            username: userpass.username.to_string(),
+            password: SecretFile::new(userpass.password_file.clone()),
+        })),
+        Method::Token(token) => Ok(Arc::new(TokenFile::new(
+            client,
+            SecretFile::new(token.file.clone()),
+            auth.login_before_token_expiry,
+            auth.token_renewal_increment,
+        ))),
     }
 }
 
@@ -242,7 +375,7 @@ impl Connection {
         }
         let client = Client::new(endpoint, Arc::new(|_| {}))?;
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
-        let login = login(config, client.clone())?;
+        let login = login(config, client.clone(), Process::Command)?;
         let (session, task) = session(config, login, Arc::new(SystemClock), hook);
         Ok(Self::with(config, client, session, task))
     }

@@ -21,6 +21,7 @@ pub mod hardening;
 pub mod jitter;
 pub mod kms_api;
 pub mod node_files;
+pub mod pkcs11_helper;
 pub mod plain_http;
 pub mod probe;
 pub mod process_identity;

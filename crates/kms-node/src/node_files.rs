@@ -10,10 +10,10 @@ use std::{
 };
 
 use kms_domain::digest::TextHash;
-use openbao_client::endpoint::Roots;
+use openbao_client::{credential_file, endpoint::Roots};
 
 use crate::{
-    config::{Config, JwtSource, Method, Problem, ProblemKind},
+    config::{CertSource, Config, JwtSource, Method, Problem, ProblemKind},
     environment::Environment,
 };
 
@@ -55,28 +55,8 @@ pub fn check(
         // The reader of the state checks the files in it.
         ("state.path", state_directory),
     ];
-    match &config.auth.method {
-        Method::Jwt(jwt) => match &jwt.source {
-            JwtSource::File(path) => {
-                checks.push(("auth.jwt.jwtFile", file(path, PRIVATE_READABLE)));
-            }
-            JwtSource::OAuth2(oauth2) => {
-                let (setting, secret) = oauth2.credential.file();
-                checks.push((setting, file(secret, SECRET)));
-                let roots = oauth2.ca_cert_file.iter();
-                checks.extend(roots.map(|path| ("auth.jwt.oauth2.caCertFile", bundle(path))));
-            }
-        },
-        Method::Cert(cert) => {
-            let token = &cert.token;
-            let certificate = file(&token.certificate_file, PRIVATE_READABLE);
-            let pin = file(&token.pin_file, PRIVATE_READABLE);
-            checks.extend([
-                ("auth.cert.pkcs11.certificateFile", certificate),
-                ("auth.cert.pkcs11.pinFile", pin),
-                ("auth.cert.pkcs11.modulePath", module(&token.module_path)),
-            ]);
-        }
+    for method in config.auth.methods() {
+        checks.extend(of_method(method));
     }
     let problems: Vec<_> = checks
         .into_iter()
@@ -91,6 +71,55 @@ pub fn check(
     match problems.is_empty() {
         true => Ok(()),
         false => Err(problems),
+    }
+}
+
+fn of_method(method: &Method) -> Vec<(&'static str, Checked)> {
+    match method {
+        Method::Jwt(jwt) => match &jwt.source {
+            JwtSource::File(path) => vec![("auth.jwt.jwtFile", file(path, PRIVATE_READABLE))],
+            JwtSource::OAuth2(oauth2) => {
+                let (setting, secret) = oauth2.credential.file();
+                let roots = oauth2.ca_cert_file.iter();
+                let roots = roots.map(|path| ("auth.jwt.oauth2.caCertFile", bundle(path)));
+                [(setting, file(secret, SECRET))]
+                    .into_iter()
+                    .chain(roots)
+                    .collect()
+            }
+        },
+        Method::Cert(cert) => match &cert.source {
+            CertSource::File(files) if files.certificate == files.key => {
+                vec![("auth.cert.keyFile", behind_link(&files.key, SECRET))]
+            }
+            CertSource::File(files) => vec![
+                (
+                    "auth.cert.certificateFile",
+                    behind_link(&files.certificate, NOT_WRITABLE),
+                ),
+                ("auth.cert.keyFile", behind_link(&files.key, SECRET)),
+            ],
+            CertSource::Pkcs11(token) => vec![
+                (
+                    "auth.cert.pkcs11.certificateFile",
+                    file(&token.certificate_file, PRIVATE_READABLE),
+                ),
+                (
+                    "auth.cert.pkcs11.pinFile",
+                    file(&token.pin_file, PRIVATE_READABLE),
+                ),
+                ("auth.cert.pkcs11.modulePath", module(&token.module_path)),
+            ],
+        },
+        Method::AppRole(approle) => vec![(
+            "auth.approle.secretIdFile",
+            file(&approle.secret_id_file, SECRET),
+        )],
+        Method::Userpass(userpass) => vec![(
+            "auth.userpass.passwordFile",
+            file(&userpass.password_file, SECRET),
+        )],
+        Method::Token(token) => vec![("auth.token.file", file(&token.file, SECRET))],
     }
 }
 
@@ -216,6 +245,18 @@ fn file(path: &Path, mask: u32) -> Checked {
     regular(path, mask).map(drop)
 }
 
+/// A regular file, or a symbolic link to one in the same directory, as kubelet keeps for its
+/// certificate.
+fn behind_link(path: &Path, mask: u32) -> Checked {
+    let metadata = fs::symlink_metadata(path).map_err(failed(path, "examined"))?;
+    if !metadata.is_symlink() {
+        return file(path, mask);
+    }
+    let target = credential_file::link_target(path);
+    let target = target.map_err(|rule| problem(Some(path), rule.to_string()))?;
+    file(&target, mask)
+}
+
 /// A regular file, not a symlink, without the permission bits of `mask`.
 fn regular(path: &Path, mask: u32) -> Checked<Metadata> {
     let metadata = fs::symlink_metadata(path).map_err(failed(path, "examined"))?;
@@ -333,8 +374,13 @@ fn as_packaged(mut problem: Box<Problem>) -> Box<Problem> {
     problem
 }
 
-/// The library runs inside the provider, so only root may change it.
+/// The library runs with the rights of the provider, so only root may change it. The path may be a
+/// link of root, as packages install it.
 fn module(path: &Path) -> Checked {
+    let link = fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink() && link.uid() == 0);
+    if link && let Ok(target) = fs::canonicalize(path) {
+        return module(&target);
+    }
     match regular(path, NOT_WRITABLE)?.uid() {
         0 => Ok(()),
         _ => Err(problem(Some(path), "must belong to root")),

@@ -96,6 +96,9 @@ pub struct Login {
     /// The last failed attempt; absent after a success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failed>,
+    /// Whether the standby identity (`auth.fallback`) granted the token.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fallback: bool,
     /// Failed attempts in a row.
     pub failures_in_a_row: u32,
     /// Rest of the pause before the next attempt.

@@ -7,7 +7,7 @@
 //! cluster are never used.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
+use tokio_rustls::TlsConnector;
 
 use crate::{
     endpoint::Address,
@@ -98,6 +99,34 @@ impl Health {
 pub(crate) struct Target {
     pub(crate) address: Address,
     pub(crate) pool: Pool,
+    /// Connections that present a client certificate; empty before the first certificate.
+    certified: OnceLock<Pool>,
+}
+
+impl Target {
+    pub(crate) fn new(address: Address, pool: Pool) -> Self {
+        Self {
+            address,
+            pool,
+            certified: OnceLock::new(),
+        }
+    }
+
+    /// The connections for an operation.
+    pub(crate) fn pool_for(&self, operation: Operation) -> &Pool {
+        let certified = self.certified.get();
+        certified
+            .filter(|_| operation.presents_certificate())
+            .unwrap_or(&self.pool)
+    }
+
+    /// Sets the TLS settings of the connections that present a client certificate.
+    pub(crate) fn present(&self, tls: TlsConnector) {
+        let pool = self
+            .certified
+            .get_or_init(|| self.pool.with_tls(tls.clone()));
+        pool.replace_tls(tls);
+    }
 }
 
 pub(crate) struct Addresses {
@@ -519,12 +548,12 @@ mod tests {
         let key = rcgen::KeyPair::generate().unwrap();
         let ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
         let ca = ca.self_signed(&key).unwrap().pem();
-        let tls = tls(Roots::from_pem(ca.as_bytes()).unwrap()).unwrap();
+        let tls = tls(Roots::from_pem(ca.as_bytes()).unwrap(), None).unwrap();
         let targets = (1..=3).map(|port| {
             let address = Address::parse(&format!("https://127.0.0.1:{port}")).unwrap();
             let host = Host::new(&address, &ServerName::parse("bao").unwrap());
             let pool = Pool::new(host, tls.clone(), MAX_AGE);
-            Target { address, pool }
+            Target::new(address, pool)
         });
         let addresses = Addresses::new(targets.collect(), Arc::new(|_, _| {}));
         for (at, standby) in [(0, false), (1, true), (2, true)] {

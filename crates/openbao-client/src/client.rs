@@ -1,13 +1,13 @@
 //! Sends one request and waits for its response, within a deadline and a size limit.
 //!
 //! If the connection breaks before the response begins, the request is sent once more on a new
-//! connection within the same deadline. [`Operation::Admin`] is sent again only if no byte was
-//! written. With several addresses, all other operations are also sent to the next address if one
-//! fails. Each address but the last gets half of the remaining time.
+//! connection within the same deadline. [`Operation::Admin`] and [`Operation::WrappingUnwrap`] are
+//! sent again only if no byte was written. With several addresses, all other operations are also
+//! sent to the next address if one fails. Each address but the last gets half of the remaining time.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
+use rustls::sign::CertifiedKey;
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -25,6 +26,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout_at},
 };
+use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -57,8 +59,22 @@ struct Inner {
     turns: Turns,
     /// Latest key version reported by the active server.
     latest_version: AtomicI64,
+    trust: Mutex<Trust>,
     namespace: Option<HeaderValue>,
     hook: RequestHook,
+}
+
+/// The TLS identities of both sides.
+struct Trust {
+    roots: Roots,
+    /// The client certificate of logins.
+    certificate: Option<CertifiedKey>,
+}
+
+impl Trust {
+    fn tls(&self, certificate: Option<&CertifiedKey>) -> Result<TlsConnector, ClientProblem> {
+        tls(self.roots.clone(), certificate).map_err(ClientProblem::Tls)
+    }
 }
 
 /// Error of the creation of a client.
@@ -95,7 +111,11 @@ impl Client {
             .map(|namespace| HeaderValue::from_bytes(namespace.as_str().as_bytes()))
             .transpose()
             .map_err(|_| ClientProblem::Namespace)?;
-        let tls = tls(endpoint.roots).map_err(ClientProblem::Tls)?;
+        let trust = Trust {
+            roots: endpoint.roots,
+            certificate: None,
+        };
+        let tls = trust.tls(None)?;
         let first = Failover {
             address: endpoint.address,
             server_name: endpoint.server_name,
@@ -103,15 +123,14 @@ impl Client {
 
         let targets = [first].into_iter().chain(options.failover).map(|place| {
             let host = Host::new(&place.address, &place.server_name);
-            Target {
-                address: place.address,
-                pool: Pool::new(host, tls.clone(), options.max_age),
-            }
+            let pool = Pool::new(host, tls.clone(), options.max_age);
+            Target::new(place.address, pool)
         });
         Ok(Self(Arc::new(Inner {
             addresses: Addresses::new(targets.collect(), options.address_hook),
             turns: Turns::new(),
             latest_version: AtomicI64::new(0),
+            trust: Mutex::new(trust),
             namespace,
             hook,
         })))
@@ -123,11 +142,40 @@ impl Client {
     /// # Errors
     /// When TLS cannot be set up; the earlier roots stay in use.
     pub fn replace_roots(&self, roots: Roots) -> Result<(), ClientProblem> {
-        let tls = tls(roots).map_err(ClientProblem::Tls)?;
+        let mut trust = self.trust();
+        let certificate = trust.certificate.clone();
+        let renewed = Trust { roots, certificate };
+        let tls = renewed.tls(None)?;
+        let certified = renewed.certificate.as_ref();
+        let certified = certified.map(|key| renewed.tls(Some(key))).transpose()?;
         for target in self.0.addresses.all() {
             target.pool.replace_tls(tls.clone());
+            if let Some(certified) = &certified {
+                target.present(certified.clone());
+            }
         }
+        *trust = renewed;
         Ok(())
+    }
+
+    /// Sets the client certificate of certificate logins and of token renewals. Other requests
+    /// present none. Idle connections of earlier logins are closed at once, so that the next
+    /// handshake presents this certificate.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up; the earlier certificate stays in use.
+    pub fn present(&self, certificate: CertifiedKey) -> Result<(), ClientProblem> {
+        let mut trust = self.trust();
+        let tls = trust.tls(Some(&certificate))?;
+        for target in self.0.addresses.all() {
+            target.present(tls.clone());
+        }
+        trust.certificate = Some(certificate);
+        Ok(())
+    }
+
+    fn trust(&self) -> MutexGuard<'_, Trust> {
+        self.0.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Confirms the cluster of the last metadata read after its key was verified: other clusters
@@ -340,7 +388,7 @@ impl Client {
         };
         let http = self.http_request(target, request)?;
 
-        let mut lease = match timeout_at(end, target.pool.checkout(fresh)).await {
+        let mut lease = match timeout_at(end, target.pool_for(operation).checkout(fresh)).await {
             Ok(Ok(lease)) => lease,
             Ok(Err(error)) => return Err(Failure::from_transport(operation, &*error).into()),
             Err(_) => return Err(timed_out().into()),
@@ -605,13 +653,19 @@ impl Answer {
     fn unexpected(&self) -> Failure {
         let said = Envelope::read(&self.body);
         let from_openbao = match self.operation {
-            Operation::JwtLogin | Operation::TokenRenewSelf => said.auth.is_some(),
+            Operation::JwtLogin
+            | Operation::CertLogin
+            | Operation::AppRoleLogin
+            | Operation::UserpassLogin
+            | Operation::TokenRenewSelf => said.auth.is_some(),
             Operation::TransitMetadataRead
             | Operation::TransitDisableUpsertRead
             | Operation::TransitEncrypt
             | Operation::TransitDecrypt
             | Operation::TransitBatchDecrypt
             | Operation::CapabilitiesSelf
+            | Operation::WrappingLookup
+            | Operation::WrappingUnwrap
             | Operation::TokenLookupSelf => said.data.is_some(),
             // These have no envelope around their content.
             Operation::SealStatus | Operation::Leader | Operation::Health => false,

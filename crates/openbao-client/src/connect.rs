@@ -8,10 +8,17 @@ use std::{
 };
 
 use rustix::net::sockopt;
-use rustls::{ClientConfig, crypto::aws_lc_rs, pki_types};
+use rustls::{
+    ClientConfig,
+    crypto::aws_lc_rs,
+    pki_types,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
 use tokio::{
     net::{TcpStream, lookup_host},
+    runtime::Handle,
     sync::watch,
+    task::spawn_blocking,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -30,12 +37,21 @@ const KEEPALIVE_COUNT: u32 = 3;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// TLS settings with these roots only.
-pub(crate) fn tls(roots: Roots) -> Result<TlsConnector, rustls::Error> {
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+/// TLS settings with these roots only. A server that asks for a client certificate gets
+/// `certificate`.
+pub(crate) fn tls(
+    roots: Roots,
+    certificate: Option<&CertifiedKey>,
+) -> Result<TlsConnector, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_root_certificates(roots.into_store())
-        .with_no_client_auth();
+        .with_root_certificates(roots.into_store());
+    let config = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(key) => {
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key.clone())))
+        }
+    };
     Ok(Arc::new(config).into())
 }
 
@@ -112,7 +128,14 @@ impl Host {
         let connecting = async {
             let tcp = TcpStream::connect(peer).await?;
             watch_over(&tcp)?;
-            tls.connect(self.server_name.clone(), tcp).await
+            let server_name = self.server_name.clone();
+            if !tls.config().client_auth_cert_resolver.has_certs() {
+                return tls.connect(server_name, tcp).await;
+            }
+            // The signature may come from a slow token, and rustls waits for it within a poll.
+            let runtime = Handle::current();
+            let handshake = move || runtime.block_on(tls.connect(server_name, tcp));
+            spawn_blocking(handshake).await.map_err(io::Error::other)?
         };
         timeout(SETUP_TIMEOUT, connecting)
             .await

@@ -1,9 +1,15 @@
 //! Reads a credential file if its mode excludes access by others.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::Read,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+};
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, Stat, fstat, lstat, open},
+    fs::{FileType, Mode, OFlags, Stat, fstat, lstat, open, readlink},
     io::Errno,
 };
 use zeroize::Zeroizing;
@@ -130,6 +136,43 @@ pub fn read(
     Ok(content)
 }
 
+/// As [`read`]; the path may also be a symbolic link to a file in its own directory, as kubelet keeps
+/// one for its current certificate. Root or the owner of the file must own the link, so that nobody
+/// else selects the file.
+///
+/// # Errors
+/// The first violated rule; [`CredentialFileProblem::Symlink`] for any other link.
+pub fn read_through_link(
+    path: &Path,
+    rules: CredentialFileRules,
+) -> Result<Zeroizing<Vec<u8>>, CredentialFileProblem> {
+    let found = lstat(path).map_err(problem_of)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
+        return read(path, rules);
+    }
+    read(&link_target(path)?, rules)
+}
+
+/// The file of a symbolic link that [`read_through_link`] follows.
+///
+/// # Errors
+/// [`CredentialFileProblem::Symlink`] for a link that leads elsewhere, or belongs to another user.
+pub fn link_target(path: &Path) -> Result<PathBuf, CredentialFileProblem> {
+    let link = lstat(path).map_err(problem_of)?;
+    let target = readlink(path, Vec::new()).map_err(problem_of)?;
+    let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+    let directory = path.parent().ok_or(CredentialFileProblem::Symlink)?;
+    let target = directory.join(target);
+    if target.parent() != Some(directory) {
+        return Err(CredentialFileProblem::Symlink);
+    }
+    let owner = lstat(&target).map_err(problem_of)?.st_uid;
+    match link.st_uid == 0 || link.st_uid == owner {
+        true => Ok(target),
+        false => Err(CredentialFileProblem::Symlink),
+    }
+}
+
 fn checked(
     stat: rustix::io::Result<Stat>,
     rules: CredentialFileRules,
@@ -204,6 +247,31 @@ mod tests {
             };
             assert_eq!(read(&path, RULES).unwrap_err(), problem, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn a_link_leads_to_a_file_beside_it_only() {
+        let (directory, path) = file(b"x", 0o600);
+        let at = |name: &str| directory.path().join(name);
+        let inner = at("inner");
+        fs::create_dir(&inner).unwrap();
+        symlink("credential", at("relative")).unwrap();
+        symlink(&path, at("absolute")).unwrap();
+        symlink("relative", at("second")).unwrap();
+        symlink("../credential", inner.join("outside")).unwrap();
+        symlink("none", at("dangling")).unwrap();
+        for path in [path.clone(), at("relative"), at("absolute")] {
+            assert_eq!(&read_through_link(&path, RULES).unwrap()[..], b"x");
+        }
+        for (path, problem) in [
+            (at("second"), CredentialFileProblem::Symlink),
+            (inner.join("outside"), CredentialFileProblem::Symlink),
+            (at("dangling"), CredentialFileProblem::Missing),
+        ] {
+            assert_eq!(read_through_link(&path, RULES).unwrap_err(), problem);
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert!(read_through_link(&at("relative"), RULES).is_err());
     }
 
     #[test]

@@ -216,15 +216,14 @@ impl Failure {
     ) -> Self {
         let class = match class_of(status, &errors) {
             FailureClass::PermissionDenied
-                if operation != Operation::JwtLogin
-                    && errors.iter().any(|it| token_invalid(it)) =>
+                if !operation.is_login() && errors.iter().any(|it| token_invalid(it)) =>
             {
                 FailureClass::Unauthenticated
             }
             class => class,
         };
         let mut failure = Self::new(operation, class).status(status);
-        if operation == Operation::JwtLogin {
+        if operation.is_login() {
             failure.refusal = LoginRefusal::of(status, &errors);
         }
         if operation == Operation::Admin {

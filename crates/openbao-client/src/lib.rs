@@ -9,6 +9,7 @@
 //! inside hyper, rustls and the allocator are outside its control.
 
 mod connect;
+mod der;
 mod pool;
 mod responder;
 

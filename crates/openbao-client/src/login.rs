@@ -9,6 +9,7 @@ use std::{
 };
 
 use kms_domain::scope::MountPath;
+use pkcs11_signer::TokenProblem;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -16,15 +17,28 @@ use crate::{
     client::{Answer, Client},
     credential_file::CredentialFileProblem,
     failure::{Failure, FailureClass},
-    login::{jwt::JwtProblem, oauth2::OAuth2Problem},
+    login::{
+        approle::WrappingProblem, certificate::CertificateProblem, fallback::Identity,
+        jwt::JwtProblem, oauth2::OAuth2Problem, secret_file::SecretProblem,
+        token_file::TokenFileProblem,
+    },
     request::{Operation, Request},
     token::{Lease, Token},
 };
 
+pub mod approle;
+pub mod cert;
+pub mod cert_file;
+pub mod certificate;
+pub mod fallback;
 pub mod file_reader;
 pub mod jwt;
 pub mod jwt_file;
 pub mod oauth2;
+pub mod pkcs11;
+pub mod secret_file;
+pub mod token_file;
+pub mod userpass;
 
 /// A boxed future, for trait objects.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -50,6 +64,25 @@ pub trait Login: Send + Sync {
         increment: Duration,
         deadline: Duration,
     ) -> Pending<'a, Result<Renewal, Failure>>;
+
+    /// The identity of the last token.
+    fn identity(&self) -> Identity {
+        Identity::Configured
+    }
+
+    /// Whether [`Self::log_in_again`] is due, though the current token is good.
+    fn is_due(&self) -> bool {
+        false
+    }
+
+    /// As [`Self::log_in`], without a standby identity.
+    fn log_in_again(
+        &self,
+        now: SystemTime,
+        deadline: Duration,
+    ) -> Pending<'_, Result<Grant, LoginFailure>> {
+        self.log_in(now, deadline)
+    }
 }
 
 /// A new token.
@@ -82,6 +115,30 @@ pub enum LoginFailure {
     /// The OAuth 2.0 issuer gave no usable access token; the login request was not sent.
     #[error(transparent)]
     OAuth2(OAuth2Problem),
+    /// The file of a secret ID, password or token is unusable.
+    #[error("the secret of the login cannot be used")]
+    Secret(#[from] SecretProblem),
+    /// The wrapped secret ID is unusable.
+    #[error("the wrapped secret ID cannot be used")]
+    Wrapping(#[from] WrappingProblem),
+    /// The token of the file is unusable.
+    #[error("the token of the file cannot be used")]
+    Token(#[from] TokenFileProblem),
+    /// The certificate file cannot be read.
+    #[error("the file of the client certificate cannot be used")]
+    CertificateFile(#[source] CredentialFileProblem),
+    /// The file of the private key cannot be read.
+    #[error("the file of the private key cannot be used")]
+    KeyFile(#[source] CredentialFileProblem),
+    /// The client certificate or its key is unusable; the login request was not sent.
+    #[error("the client certificate cannot be used")]
+    Certificate(#[from] CertificateProblem),
+    /// The PIN cannot be read.
+    #[error("the PIN file cannot be used")]
+    PinFile(#[source] SecretProblem),
+    /// The key on the token cannot be used.
+    #[error("the key on the PKCS#11 token cannot be used")]
+    Pkcs11(#[from] TokenProblem),
     /// The login request failed.
     #[error("OpenBao gave no token")]
     OpenBao(#[source] Failure),
@@ -111,6 +168,16 @@ pub enum LoginOutcome {
     OAuth2Unavailable,
     /// The OAuth issuer gave an unusable response.
     OAuth2Response,
+    /// A client certificate has expired.
+    CertExpired,
+    /// A client certificate expires too soon for a login.
+    CertNearExpiry,
+    /// The client certificate or its key cannot be read or used.
+    CertInvalid,
+    /// The secret ID, password or token cannot be read or used.
+    SecretInvalid,
+    /// The token of the file has too little life left.
+    TokenNearExpiry,
     /// OpenBao rejected the request, or granted too short a lease.
     AuthFailed,
     /// Any other failure, for example unreachable OpenBao.
@@ -131,6 +198,11 @@ impl LoginOutcome {
             Self::OAuth2Rejected => "oauth2_rejected",
             Self::OAuth2Unavailable => "oauth2_unavailable",
             Self::OAuth2Response => "oauth2_response",
+            Self::CertExpired => "cert_expired",
+            Self::CertNearExpiry => "cert_near_expiry",
+            Self::CertInvalid => "cert_invalid",
+            Self::SecretInvalid => "secret_invalid",
+            Self::TokenNearExpiry => "token_near_expiry",
             Self::AuthFailed => "auth_failed",
             Self::Error => "error",
         }
@@ -179,6 +251,20 @@ impl LoginFailure {
             Self::JwtFile(_) => LoginOutcome::JwtInvalid,
             Self::Jwt(problem) => LoginOutcome::of_jwt(*problem),
             Self::OAuth2(problem) => problem.outcome(),
+            Self::Certificate(CertificateProblem::Expired { .. }) => LoginOutcome::CertExpired,
+            Self::Certificate(CertificateProblem::NearExpiry { .. }) => {
+                LoginOutcome::CertNearExpiry
+            }
+            Self::CertificateFile(_)
+            | Self::KeyFile(_)
+            | Self::Certificate(_)
+            | Self::PinFile(_)
+            | Self::Pkcs11(_) => LoginOutcome::CertInvalid,
+            Self::Token(TokenFileProblem::NearExpiry { .. }) => LoginOutcome::TokenNearExpiry,
+            Self::Token(TokenFileProblem::Rejected | TokenFileProblem::LookupDenied) => {
+                LoginOutcome::AuthFailed
+            }
+            Self::Secret(_) | Self::Wrapping(_) | Self::Token(_) => LoginOutcome::SecretInvalid,
             Self::OpenBao(failure) => LoginOutcome::of_class(failure.class()),
             Self::GivenToken => LoginOutcome::AuthFailed,
         }
@@ -191,6 +277,13 @@ impl LoginFailure {
             Self::JwtFile(problem) => problem.code(),
             Self::Jwt(problem) => problem.code(),
             Self::OAuth2(problem) => problem.code(),
+            Self::Secret(problem) => problem.code(),
+            Self::Wrapping(problem) => problem.code(),
+            Self::Token(problem) => problem.code(),
+            Self::CertificateFile(problem) | Self::KeyFile(problem) => problem.code(),
+            Self::Certificate(problem) => problem.code(),
+            Self::PinFile(problem) => problem.code(),
+            Self::Pkcs11(problem) => problem.code(),
             Self::OpenBao(failure) => match failure.refusal() {
                 Some(refusal) => refusal.label(),
                 None => failure.class().label(),
@@ -208,19 +301,65 @@ impl LoginFailure {
                 JwtProblem::NearExpiry { remaining, .. } => Some(*remaining),
                 _ => None,
             },
-            Self::JwtFile(_) | Self::OAuth2(_) | Self::OpenBao(_) | Self::GivenToken => None,
+            Self::Certificate(CertificateProblem::Expired { .. }) => Some(Duration::ZERO),
+            Self::Certificate(CertificateProblem::NearExpiry { remaining, .. })
+            | Self::Token(TokenFileProblem::NearExpiry { remaining, .. }) => Some(*remaining),
+            Self::JwtFile(_)
+            | Self::OAuth2(_)
+            | Self::Secret(_)
+            | Self::Wrapping(_)
+            | Self::Token(_)
+            | Self::CertificateFile(_)
+            | Self::KeyFile(_)
+            | Self::Certificate(_)
+            | Self::PinFile(_)
+            | Self::Pkcs11(_)
+            | Self::OpenBao(_)
+            | Self::GivenToken => None,
+        }
+    }
+
+    /// Whether the credential is the cause. An outage, a rate limit or an unexpected answer of
+    /// OpenBao says nothing about it; without an OAuth issuer there is no credential.
+    #[must_use]
+    pub fn is_of_the_credential(&self) -> bool {
+        match self {
+            Self::OpenBao(failure) => {
+                LoginOutcome::of_class(failure.class()) == LoginOutcome::AuthFailed
+            }
+            _ => true,
         }
     }
 }
 
 /// Whether a login method is mounted at the path, in the namespace of the client: it answers a login
-/// without a credential with 400. Without a mount, OpenBao answers with 403.
+/// without a credential with 400 or, for a missing field, 500. Without a mount, OpenBao answers with
+/// 403.
 pub async fn is_mounted(client: &Client, mount_path: &MountPath, deadline: Duration) -> bool {
     let request = Request::post(Operation::JwtLogin, format!("{mount_path}/login"))
         .json(&BTreeMap::<&str, &str>::new());
     let answer = client.send_and_read(request, deadline, |_| Ok(()));
     let refused = answer.await.err().and_then(|failure| failure.http_status());
-    refused == Some(400)
+    matches!(refused, Some(400 | 500))
+}
+
+/// Sends a login request and reads the granted token. The request is repeated by the client only
+/// where that is harmless.
+async fn exchange(
+    client: &Client,
+    request: Request<'_>,
+    credential_expires: Option<SystemTime>,
+    deadline: Duration,
+) -> Result<Grant, LoginFailure> {
+    let answered = client.send_and_read(request, deadline, |answer| {
+        let (token, lease) = granted(&answer)?;
+        Ok(Grant {
+            token: token.ok_or_else(|| answer.invalid("it holds no token"))?,
+            lease,
+            credential_expires,
+        })
+    });
+    answered.await.map_err(LoginFailure::OpenBao)
 }
 
 /// Renews a token with `auth/token/renew-self`, for any login method.

@@ -1,4 +1,4 @@
-//! Reasons of OpenBao's JWT login for a refusal, from its error texts. The texts themselves stay
+//! Reasons of OpenBao's logins for a refusal, from its error texts. The texts themselves stay
 //! inside.
 
 use std::fmt;
@@ -33,6 +33,15 @@ pub enum LoginRefusal {
     MountOrAddress,
     /// OpenBao has no such namespace.
     NamespaceMissing,
+    /// The role ID, secret ID, user name or password is unknown, used up or expired. OpenBao answers
+    /// all alike.
+    Credential,
+    /// The secret ID excludes the address of this node.
+    SecretIdAddress,
+    /// No client certificate reached OpenBao.
+    CertificateMissing,
+    /// No role accepts the client certificate.
+    Certificate,
 }
 
 /// Status and text of each reason, in lower case; each text matches anywhere in an error. OpenBao
@@ -109,6 +118,41 @@ const TEXTS: &[(StatusCode, &str, LoginRefusal)] = &[
         LoginRefusal::MountUnconfigured,
     ),
     (
+        StatusCode::BAD_REQUEST,
+        "invalid role or secret id",
+        LoginRefusal::Credential,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "invalid username or password",
+        LoginRefusal::Credential,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "cidr restrictions on the secret id",
+        LoginRefusal::SecretIdAddress,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "no client certificate found",
+        LoginRefusal::CertificateMissing,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "invalid certificate or no client certificate supplied",
+        LoginRefusal::Certificate,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "failed to verify client",
+        LoginRefusal::Certificate,
+    ),
+    (
+        StatusCode::BAD_REQUEST,
+        "all constraints",
+        LoginRefusal::Certificate,
+    ),
+    (
         StatusCode::FORBIDDEN,
         "permission denied",
         LoginRefusal::MountOrAddress,
@@ -150,6 +194,10 @@ impl LoginRefusal {
             Self::MountUnconfigured => "mount_unconfigured",
             Self::MountOrAddress => "mount_or_address",
             Self::NamespaceMissing => "namespace_missing",
+            Self::Credential => "credential",
+            Self::SecretIdAddress => "secret_id_address",
+            Self::CertificateMissing => "certificate_missing",
+            Self::Certificate => "certificate",
         }
     }
 }
@@ -172,10 +220,20 @@ impl fmt::Display for LoginRefusal {
             Self::NotYetValid => "the JWT is not valid yet by the clock of OpenBao",
             Self::MountUnconfigured => "the login method has no configuration",
             Self::MountOrAddress => {
-                "no login method is mounted at this path and namespace, or the role excludes the \
-                 address of this node"
+                "no login method is mounted at this path and namespace, the role excludes the \
+                 address of this node, or OpenBao has locked the login after failures"
             }
             Self::NamespaceMissing => "the namespace does not exist",
+            Self::Credential => {
+                "the login method does not accept the ID with its secret: one of them is wrong, \
+                 expired, revoked or used up"
+            }
+            Self::SecretIdAddress => "the secret ID excludes the address of this node",
+            Self::CertificateMissing => {
+                "no client certificate reached OpenBao: its listener does not ask for one, or a \
+                 proxy ends the TLS connection"
+            }
+            Self::Certificate => "no role of the login method accepts the client certificate",
         })
     }
 }

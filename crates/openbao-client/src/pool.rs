@@ -54,7 +54,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 pub(crate) struct Pool(Arc<Inner>);
 
 struct Inner {
-    host: Host,
+    host: Arc<Host>,
     max_age: Duration,
     /// Held only briefly, never across an await.
     state: Mutex<State>,
@@ -111,6 +111,15 @@ impl Broken {
 
 impl Pool {
     pub(crate) fn new(host: Host, tls: TlsConnector, max_age: Duration) -> Self {
+        Self::of(Arc::new(host), tls, max_age)
+    }
+
+    /// An empty pool to the same address, with other TLS settings.
+    pub(crate) fn with_tls(&self, tls: TlsConnector) -> Self {
+        Self::of(Arc::clone(&self.0.host), tls, self.0.max_age)
+    }
+
+    fn of(host: Arc<Host>, tls: TlsConnector, max_age: Duration) -> Self {
         Self(Arc::new(Inner {
             host,
             max_age,
@@ -501,7 +510,7 @@ mod tests {
         let ca = ca.self_signed(&key).unwrap().pem();
         let address = Address::parse("https://127.0.0.1:1").unwrap();
         let host = Host::new(&address, &ServerName::parse("bao").unwrap());
-        let tls = tls(Roots::from_pem(ca.as_bytes()).unwrap()).unwrap();
+        let tls = tls(Roots::from_pem(ca.as_bytes()).unwrap(), None).unwrap();
         Pool::new(host, tls, MAX_AGE)
     }
 
@@ -569,7 +578,7 @@ mod tests {
         let address = Address::parse(&format!("https://{good}")).unwrap();
         let host = Host::new(&address, &ServerName::parse("bao").unwrap());
         let roots = Roots::from_pem(certificate.pem().as_bytes()).unwrap();
-        let pool = Pool::new(host, tls(roots).unwrap(), MAX_AGE);
+        let pool = Pool::new(host, tls(roots, None).unwrap(), MAX_AGE);
         (pool, good)
     }
 

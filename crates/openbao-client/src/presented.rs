@@ -16,7 +16,11 @@ use rustls::{
 };
 use tokio::time::timeout;
 
-use crate::{connect::Host, endpoint::Endpoint};
+use crate::{
+    connect::Host,
+    der::{Certificate, element},
+    endpoint::Endpoint,
+};
 
 /// Limit for the parts of a name that are shown.
 const MAX_NAME: usize = 120;
@@ -146,46 +150,16 @@ impl ServerCertVerifier for Recorder {
     }
 }
 
-/// Reads names and dates of RFC 5280. `None` for another structure.
+/// Reads names and dates. `None` for another structure.
 fn describe(der: &[u8]) -> Option<Presented> {
-    const VERSION: u8 = 0xa0;
-    let (_, certificate, _) = element(der)?;
-    let (_, body, _) = element(certificate)?;
-    let (tag, _, after) = element(body)?;
-    let rest = if tag == VERSION { after } else { body };
-    let (_, _serial, rest) = element(rest)?;
-    let (_, _algorithm, rest) = element(rest)?;
-    let (_, issuer, rest) = element(rest)?;
-    let (_, validity, rest) = element(rest)?;
-    let (_, subject, _) = element(rest)?;
-    let (start_tag, start, rest) = element(validity)?;
-    let (end_tag, end, _) = element(rest)?;
+    let parts = Certificate::parse(der)?;
     Some(Presented {
-        subject: name(subject),
-        issuer: name(issuer),
-        not_before: date(start_tag, start)?,
-        not_after: date(end_tag, end)?,
+        subject: name(parts.subject),
+        issuer: name(parts.issuer),
+        not_before: parts.not_before.to_string(),
+        not_after: parts.not_after.to_string(),
         fingerprint: sha256_hex(der),
     })
-}
-
-/// Tag, content and the bytes after the first DER element.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (tag, rest) = der.split_first()?;
-    let (first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(*first), rest),
-        0x81..=0x84 => {
-            let (digits, rest) = rest.split_at_checked(usize::from(first - 0x80))?;
-            let length = digits
-                .iter()
-                .fold(0, |all, digit| all << 8 | usize::from(*digit));
-            (length, rest)
-        }
-        _ => return None,
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some((*tag, content, rest))
 }
 
 /// `CN=..., O=...`; other attributes are left out.
@@ -216,26 +190,6 @@ fn name(mut parts: &[u8]) -> String {
         true => "(empty)".to_owned(),
         false => format!("{:?}", shown.join(", ")),
     }
-}
-
-fn date(tag: u8, text: &[u8]) -> Option<String> {
-    const UTC_TIME: u8 = 0x17;
-    let text = str::from_utf8(text).ok()?;
-    let text = match tag {
-        UTC_TIME if text < "50" => format!("20{text}"),
-        UTC_TIME => format!("19{text}"),
-        _ => text.to_owned(),
-    };
-    let part = |from: usize, to: usize| text.get(from..to);
-    Some(format!(
-        "{}-{}-{}T{}:{}:{}Z",
-        part(0, 4)?,
-        part(4, 6)?,
-        part(6, 8)?,
-        part(8, 10)?,
-        part(10, 12)?,
-        part(12, 14)?
-    ))
 }
 
 #[cfg(test)]

@@ -16,6 +16,16 @@ const ERROR_BODY_LIMIT: usize = 64 << 10;
 pub enum Operation {
     /// Exchange a JWT for a token.
     JwtLogin,
+    /// Exchange a client certificate for a token.
+    CertLogin,
+    /// Exchange a role ID and a secret ID for a token.
+    AppRoleLogin,
+    /// Exchange a password for a token.
+    UserpassLogin,
+    /// Read how a wrapping token was created.
+    WrappingLookup,
+    /// Unwrap the content of a wrapping token; works once.
+    WrappingUnwrap,
     /// Renew the token in use.
     TokenRenewSelf,
     /// Read the Transit key's metadata.
@@ -48,6 +58,11 @@ impl Operation {
     pub fn label(self) -> &'static str {
         match self {
             Self::JwtLogin => "jwt_login",
+            Self::CertLogin => "cert_login",
+            Self::AppRoleLogin => "approle_login",
+            Self::UserpassLogin => "userpass_login",
+            Self::WrappingLookup => "wrapping_lookup",
+            Self::WrappingUnwrap => "wrapping_unwrap",
             Self::TokenRenewSelf => "token_renew_self",
             Self::TransitMetadataRead => "transit_metadata_read",
             Self::TransitDisableUpsertRead => "transit_disable_upsert_read",
@@ -75,14 +90,47 @@ impl Operation {
             | Self::SealStatus
             | Self::Leader
             | Self::Health => Purpose::Probe,
-            Self::JwtLogin | Self::TokenRenewSelf => Purpose::Login,
+            Self::JwtLogin
+            | Self::CertLogin
+            | Self::AppRoleLogin
+            | Self::UserpassLogin
+            | Self::WrappingLookup
+            | Self::WrappingUnwrap
+            | Self::TokenRenewSelf => Purpose::Login,
         }
     }
 
     /// Whether a repetition is harmless if OpenBao has already executed the request. An encryption
     /// names its key version, and the token of a lost login response expires.
     pub(crate) fn may_be_repeated(self) -> bool {
-        self != Self::Admin
+        !matches!(self, Self::Admin | Self::WrappingUnwrap)
+    }
+
+    /// Whether the request exchanges a credential for a token, without a token of its own.
+    pub(crate) fn is_login(self) -> bool {
+        match self {
+            Self::JwtLogin | Self::CertLogin | Self::AppRoleLogin | Self::UserpassLogin => true,
+            Self::WrappingLookup
+            | Self::WrappingUnwrap
+            | Self::TokenRenewSelf
+            | Self::TransitMetadataRead
+            | Self::TransitDisableUpsertRead
+            | Self::TransitEncrypt
+            | Self::TransitDecrypt
+            | Self::TransitBatchDecrypt
+            | Self::CapabilitiesSelf
+            | Self::TokenLookupSelf
+            | Self::SealStatus
+            | Self::Leader
+            | Self::Health
+            | Self::Admin => false,
+        }
+    }
+
+    /// Whether the connection presents the client certificate, if there is one. OpenBao compares
+    /// the certificate of a renewal with that of the login.
+    pub(crate) fn presents_certificate(self) -> bool {
+        matches!(self, Self::CertLogin | Self::TokenRenewSelf)
     }
 
     /// Maximum size of a response, in bytes. Metadata of a key with many versions is long.
@@ -90,6 +138,11 @@ impl Operation {
         match self {
             Self::TransitMetadataRead | Self::TransitBatchDecrypt | Self::Admin => 4 << 20,
             Self::JwtLogin
+            | Self::CertLogin
+            | Self::AppRoleLogin
+            | Self::UserpassLogin
+            | Self::WrappingLookup
+            | Self::WrappingUnwrap
             | Self::TokenRenewSelf
             | Self::TransitDisableUpsertRead
             | Self::TransitEncrypt

@@ -19,6 +19,7 @@ mod inspect_state;
 mod key_id;
 mod man;
 mod openbao_flags;
+mod pkcs11_helper;
 mod policy;
 mod probe;
 mod progress;
@@ -134,6 +135,8 @@ commands! {
         Man: man, "man";
         #[command(hide = true)]
         Schema: schema, "schema";
+        #[command(hide = true)]
+        Pkcs11Helper: pkcs11_helper, "pkcs11-helper";
     }
 }
 

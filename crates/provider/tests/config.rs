@@ -253,7 +253,7 @@ fn what_is_allowed_but_probably_not_meant_is_a_warning() {
 #[test]
 fn a_login_that_this_build_cannot_do_is_named() {
     for (name, setting) in [
-        ("good/cert.yaml", Some("auth.method is cert")),
+        ("good/cert.yaml", None),
         ("good/oauth2.yaml", None),
         ("good/minimal.yaml", None),
     ] {

@@ -17,6 +17,7 @@ pub mod pki;
 pub mod relay;
 pub mod runbook;
 pub mod schema;
+pub mod softhsm;
 pub mod stored;
 pub mod tenant;
 pub mod wait;

@@ -12,7 +12,10 @@ use kms_node::{
 };
 use openbao_client::{
     failure::FailureClass,
-    login::{LoginFailure, jwt::JwtProblem, oauth2::OAuth2Problem},
+    login::{
+        LoginFailure, certificate::CertificateProblem, jwt::JwtProblem, oauth2::OAuth2Problem,
+        token_file::TokenFileProblem,
+    },
 };
 use tonic::{Code, Status};
 
@@ -61,6 +64,10 @@ pub enum Fault {
     Login,
     /// OpenBao grants tokens whose lease is too short.
     ShortLease,
+    /// The secret, token or certificate of the login is unusable on this node.
+    Credential,
+    /// The token of a file, or a client certificate, ends.
+    CredentialDates,
     /// The JWT file is unreadable; no request was sent to OpenBao.
     JwtFile,
     /// The JWT is expired or not yet valid by the node's clock; no request was sent to OpenBao.
@@ -75,6 +82,8 @@ pub enum Fault {
     OAuth2Refused,
     /// The OAuth issuer gives an unusable token; no request was sent to OpenBao.
     OAuth2Token,
+    /// The key on the PKCS#11 token is unusable; no request was sent to OpenBao.
+    Token,
     /// The provider is stopping.
     Stopping,
     /// A Transit call, or the login before it, failed.
@@ -163,6 +172,9 @@ impl Fault {
             Self::InvalidTransitAnswer => (Code::Internal, "kms request failed", "unknown"),
             Self::Login
             | Self::ShortLease
+            | Self::Credential
+            | Self::CredentialDates
+            | Self::Token
             | Self::JwtFile
             | Self::JwtDates
             | Self::JwtClaims
@@ -286,6 +298,26 @@ impl Fault {
                 OAuth2Problem::Rejected { .. } => Self::OAuth2Refused,
                 OAuth2Problem::Response(_) | OAuth2Problem::Token(_) => Self::OAuth2Token,
             },
+            AuthFailure::Login(LoginFailure::Certificate(
+                CertificateProblem::NotYetValid { .. }
+                | CertificateProblem::Expired { .. }
+                | CertificateProblem::NearExpiry { .. },
+            ))
+            | AuthFailure::Login(LoginFailure::Token(TokenFileProblem::NearExpiry { .. })) => {
+                Self::CredentialDates
+            }
+            AuthFailure::Login(LoginFailure::Token(
+                TokenFileProblem::Rejected | TokenFileProblem::LookupDenied,
+            )) => Self::Login,
+            AuthFailure::Login(LoginFailure::PinFile(_) | LoginFailure::Pkcs11(_)) => Self::Token,
+            AuthFailure::Login(
+                LoginFailure::Secret(_)
+                | LoginFailure::Wrapping(_)
+                | LoginFailure::Token(_)
+                | LoginFailure::CertificateFile(_)
+                | LoginFailure::KeyFile(_)
+                | LoginFailure::Certificate(_),
+            ) => Self::Credential,
             AuthFailure::ShortLease { .. } => Self::ShortLease,
             AuthFailure::Stopped => Self::Stopping,
             AuthFailure::Login(LoginFailure::OpenBao(_) | LoginFailure::GivenToken)
@@ -361,6 +393,9 @@ mod tests {
             Fault::InvalidTransitAnswer,
             Fault::Login,
             Fault::ShortLease,
+            Fault::Credential,
+            Fault::CredentialDates,
+            Fault::Token,
             Fault::JwtFile,
             Fault::JwtDates,
             Fault::JwtClaims,

@@ -18,7 +18,7 @@ use kms_node::{
         State, Why,
     },
 };
-use openbao_client::{client::Client, view::AddressView};
+use openbao_client::{client::Client, login::fallback::Identity, view::AddressView};
 use tokio::time::Instant;
 
 use crate::{
@@ -120,6 +120,7 @@ impl Sources {
                 let class = failure.outcome.label();
                 Failed::new(class, Some(failure.detail), since(failure.at, now))
             }),
+            fallback: status.identity == Identity::Fallback,
             failures_in_a_row: status.consecutive_failures,
             retry_in_seconds: status.retry_in.map(|rest| rest.as_secs()),
         }

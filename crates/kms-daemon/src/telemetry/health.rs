@@ -16,16 +16,27 @@ use crate::view::{Snapshot, ViewReader};
 /// Answers the paths of the health listener. During a stop, all report `unavailable`. `/healthz`
 /// is liveness: a restart for an OpenBao out of reach would do harm, since a start needs OpenBao.
 #[must_use]
-pub fn answer(path: &str, view: &ViewReader, socket_lost: bool, stopping: bool) -> Option<Answer> {
+pub fn answer(path: &str, view: &ViewReader, now: Now) -> Option<Answer> {
     match path {
-        "/live" | "/livez" | "/healthz" if stopping => {
+        "/live" | "/livez" | "/healthz" if now.stopping => {
             Some(word(StatusCode::SERVICE_UNAVAILABLE, "unavailable"))
         }
         // Liveness is independent of OpenBao.
         "/live" | "/livez" | "/healthz" => Some(word(StatusCode::OK, "ok")),
-        "/ready" | "/readyz" => Some(ready(&view.snapshot(), socket_lost, stopping)),
+        "/ready" | "/readyz" => Some(ready(&view.snapshot(), now)),
         _ => None,
     }
+}
+
+/// What an answer adds to the view.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Now {
+    /// The path of the socket does not lead to this process.
+    pub socket_lost: bool,
+    /// The standby identity is in use.
+    pub fallback: bool,
+    /// The provider is stopping.
+    pub stopping: bool,
 }
 
 fn word(status: StatusCode, word: &'static str) -> Answer {
@@ -67,15 +78,18 @@ pub struct Ready<'a> {
     persistence_degraded: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     persistence_error: Option<&'static str>,
+    /// The standby identity (`auth.fallback`) is in use.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    login_fallback: bool,
 }
 
-fn ready(snapshot: &Snapshot, socket_lost: bool, stopping: bool) -> Answer {
+fn ready(snapshot: &Snapshot, now: Now) -> Answer {
     let healthz = match &snapshot.health {
         Health::Healthy(_) => "ok",
         Health::Unhealthy(_) => "unhealthy",
     };
-    let mut reasons = reasons(&snapshot.health, socket_lost);
-    if stopping {
+    let mut reasons = reasons(&snapshot.health, now.socket_lost);
+    if now.stopping {
         reasons.push(STOPPING);
     }
 
@@ -100,6 +114,7 @@ fn ready(snapshot: &Snapshot, socket_lost: bool, stopping: bool) -> Answer {
             .view
             .persistence
             .map(|degraded| degraded.fault.as_str()),
+        login_fallback: now.fallback,
     };
 
     let body = serde_json::to_string(&body).unwrap_or_else(|_| {

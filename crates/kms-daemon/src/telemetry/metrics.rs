@@ -11,7 +11,7 @@ use kms_domain::registry::document::Generation;
 use kms_node::{
     build_info::BuildInfo,
     clock::{Clock as _, SystemClock},
-    config::{self, Config, Method as Auth},
+    config::{self, CertSource, Config, Method as Auth},
     kms_api::{Method, code_name},
 };
 use openbao_client::login::LoginOutcome;
@@ -36,7 +36,7 @@ const AAD_REASONS: [&str; 3] = ["aad_missing", "aad_mismatch", "annotation_inval
 const KEY_ID_REASONS: [&str; 2] = ["key_id_unknown", "key_id_malformed"];
 /// Error classes used in alerts.
 const CLASSES_OF_ANY_METHOD: [&str; 3] = ["panic", "timeout", "transit_policy_denied"];
-const LOGIN_OUTCOMES: [LoginOutcome; 11] = [
+const LOGIN_OUTCOMES: [LoginOutcome; 16] = [
     LoginOutcome::Ok,
     LoginOutcome::JwtExpired,
     LoginOutcome::JwtNearExpiry,
@@ -46,6 +46,11 @@ const LOGIN_OUTCOMES: [LoginOutcome; 11] = [
     LoginOutcome::OAuth2Rejected,
     LoginOutcome::OAuth2Unavailable,
     LoginOutcome::OAuth2Response,
+    LoginOutcome::CertExpired,
+    LoginOutcome::CertNearExpiry,
+    LoginOutcome::CertInvalid,
+    LoginOutcome::SecretInvalid,
+    LoginOutcome::TokenNearExpiry,
     LoginOutcome::AuthFailed,
     LoginOutcome::Error,
 ];
@@ -190,11 +195,14 @@ impl Metrics {
     fn register_constants(&mut self, build: &BuildInfo, config: &Config) {
         let r = &mut self.registry;
         r.register("build", "What was built", Info::new(build.labels()));
-        let (method, source) = match &config.auth.method {
-            Auth::Jwt(_) => ("jwt", "none"),
-            Auth::Cert(_) => ("cert", "pkcs11"),
+        let source = match &config.auth.method {
+            Auth::Cert(cert) => match &cert.source {
+                CertSource::File(_) => "file",
+                CertSource::Pkcs11(_) => "pkcs11",
+            },
+            Auth::Jwt(_) | Auth::AppRole(_) | Auth::Userpass(_) | Auth::Token(_) => "none",
         };
-        let method = Info::new([("method", method)]);
+        let method = Info::new([("method", config.auth.method.name())]);
         r.register("auth_method", "Auth method in use", method);
         let source = Info::new([("source", source)]);
         r.register("certificate_source", "Certificate source in use", source);
@@ -223,14 +231,20 @@ impl Metrics {
         let ahead = auth.login_before_token_expiry;
         seconds("login_before_token_expiry_seconds", help, ahead);
 
-        let (least, leeway) = match &auth.method {
-            Auth::Jwt(jwt) => (jwt.claims.min_remaining, jwt.claims.clock_skew_leeway),
-            Auth::Cert(cert) => (cert.min_remaining_ttl, cert.clock_skew_leeway),
+        let least = match &auth.method {
+            Auth::Jwt(jwt) => Some(jwt.claims.min_remaining),
+            Auth::Cert(cert) => Some(cert.min_remaining_ttl),
+            Auth::Token(_) => Some(ahead),
+            Auth::AppRole(_) | Auth::Userpass(_) => None,
         };
-        let help = "Minimum remaining life of a JWT or certificate in use";
-        seconds("credential_min_remaining_seconds", help, least);
-        let help = "Tolerated clock difference for the dates of a credential";
-        seconds("clock_skew_leeway_seconds", help, leeway);
+        if let Some(least) = least {
+            let help = "Minimum remaining life of a credential in use";
+            seconds("credential_min_remaining_seconds", help, least);
+        }
+        if let Some(leeway) = auth.clock_skew_leeway() {
+            let help = "Tolerated clock difference for the dates of a credential";
+            seconds("clock_skew_leeway_seconds", help, leeway);
+        }
 
         let help = "Least time from the discovery of a version to its promotion";
         let counting = status.probe_interval * rotation.required_observations.get();

@@ -5,6 +5,7 @@ use std::{fmt, time::Duration};
 
 use kms_domain::{digest::TextHash, key::TransitKey, registry::rotation::RotationState};
 use kms_node::hardening::files::FileView;
+use openbao_client::login::fallback::Identity;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _},
@@ -21,10 +22,12 @@ pub struct Readings {
     pub snapshot: Snapshot,
     /// Remaining life of the OpenBao token; zero without one.
     pub token_ttl: Duration,
-    /// Remaining life of the JWT for the next login; `None` if unknown.
-    pub jwt_ttl: Option<Duration>,
-    /// Remaining life of the client certificate; zero without one.
-    pub certificate_ttl: Duration,
+    /// Word of the configured login method.
+    pub auth_method: &'static str,
+    /// Remaining life of the credential for the next login; `None` if unknown or without an end.
+    pub credential_ttl: Option<Duration>,
+    /// The identity of the token.
+    pub identity: Identity,
     /// Globally unique hash of the socket; `None` before it is bound.
     pub socket: Option<TextHash>,
     /// Connections to the socket.
@@ -52,10 +55,18 @@ impl Collector for Readings {
         self.encode_key(&mut gauges)?;
         let help = "Remaining token life";
         gauges.one("token_ttl_seconds", help, self.token_ttl.as_secs_f64())?;
-        if let Some(ttl) = self.jwt_ttl {
+        let of_method = |method| self.credential_ttl.filter(|_| self.auth_method == method);
+        if let Some(ttl) = self.credential_ttl {
+            let help = "Remaining life of the credential for the next login";
+            gauges.one("credential_ttl_seconds", help, ttl.as_secs_f64())?;
+        }
+        if let Some(ttl) = of_method("jwt") {
             let help = "Remaining life of the JWT for the next login";
             gauges.one("jwt_ttl_seconds", help, ttl.as_secs_f64())?;
         }
+        let fallback = u64::from(self.identity == Identity::Fallback);
+        let help = "1 while the standby identity (auth.fallback) is in use";
+        gauges.one("auth_fallback_in_use", help, fallback)?;
         let help = "Tells this process from every other one";
         let socket = self.socket.iter().map(|socket| (socket.as_str(), 1));
         gauges.labelled("socket_info", help, "hash", socket)?;
@@ -63,7 +74,7 @@ impl Collector for Readings {
         let unreadable = unreadable.map(|file| (file.setting, 1));
         let help = "1 for each file this process fails to open now";
         gauges.labelled("file_unreadable", help, "setting", unreadable)?;
-        let ttl = self.certificate_ttl.as_secs_f64();
+        let ttl = of_method("cert").unwrap_or_default().as_secs_f64();
         gauges.one("certificate_ttl_seconds", "Remaining certificate life", ttl)?;
         let connections = u64::try_from(self.connections).unwrap_or(u64::MAX);
         let help = "Connections to the socket";

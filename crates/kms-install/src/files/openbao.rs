@@ -1,6 +1,6 @@
 //! The OpenBao side: mount, key, policy, login method and role.
 
-use kms_node::config::{Config, Method};
+mod login;
 
 use super::{indented, word};
 use crate::plan::Plan;
@@ -13,7 +13,11 @@ pub(super) fn script(plan: &Plan) -> String {
         format!("export BAO_NAMESPACE={}\n", word(name.as_str()))
     });
     let (mount, key) = (config.key.mount_path.as_str(), config.key.key_name.as_str());
-    let (login_enable, login_config, login_role) = login(plan);
+    let login::Commands {
+        enable,
+        configure,
+        role,
+    } = login::commands(plan);
     format!(
         r#"#!/bin/sh
 # Prepares OpenBao for bao-kms-provider of cluster {cluster}. Run it once for the key, with BAO_ADDR,
@@ -73,73 +77,10 @@ esac
         mount_word = word(mount),
         policy = plan.policy,
         policy_name = word(&plan.policy_name),
-        login_enable = indented(&login_enable, 2),
-        login_config = indented(&login_config, 2),
-        login_role = indented(&login_role, 2),
+        login_enable = indented(&enable, 2),
+        login_config = indented(&configure, 2),
+        login_role = indented(&role, 2),
     )
-}
-
-/// Name of the method below `auth/`.
-fn method_mount(config: &Config) -> &str {
-    let path = config.auth.mount_path().as_str();
-    path.strip_prefix("auth/").unwrap_or(path)
-}
-
-/// Commands that enable the login method, configure it, and write the role.
-fn login(plan: &Plan) -> (String, String, String) {
-    let config = &plan.loaded.config;
-    let mount = method_mount(config);
-    let path = word(config.auth.mount_path().as_str());
-    let role = config.auth.role().unwrap_or_default();
-    let kind = match &config.auth.method {
-        Method::Jwt(_) => "jwt",
-        Method::Cert(_) => "cert",
-    };
-    let enable = format!(
-        "has_mount auth {mount} || bao auth enable -path={} {kind}",
-        word(mount)
-    );
-    let token = format!(
-        "token_policies={} token_ttl=30m token_max_ttl=1h token_no_default_policy=true \\\n  \
-         token_type=service",
-        word(&plan.policy_name)
-    );
-    match &config.auth.method {
-        Method::Jwt(jwt) => {
-            let claims = &jwt.claims;
-            let issuer = word(claims.expected_issuer.as_deref().unwrap_or_default());
-            let subject = word(claims.expected_subject.as_deref().unwrap_or_default());
-            let audiences = word(&claims.expected_audience.join(","));
-            let config = format!(
-                "# The keys of the issuer: from JWT_KEYS (a PEM file with public keys), from JWKS_URL, or\n\
-                 # from the issuer's discovery document. ISSUER_CA is the PEM file with its CA, if it is private.\n\
-                 if [ -n \"${{JWT_KEYS:-}}\" ]; then\n  \
-                   bao write {path}/config bound_issuer={issuer} \"jwt_validation_pubkeys=@$JWT_KEYS\"\n\
-                 elif [ -n \"${{JWKS_URL:-}}\" ]; then\n  \
-                   bao write {path}/config bound_issuer={issuer} \"jwks_url=$JWKS_URL\" \
-                 ${{ISSUER_CA:+\"jwks_ca_pem=@$ISSUER_CA\"}}\n\
-                 else\n  \
-                   bao write {path}/config bound_issuer={issuer} oidc_discovery_url={issuer} \
-                 ${{ISSUER_CA:+\"oidc_discovery_ca_pem=@$ISSUER_CA\"}}\n\
-                 fi"
-            );
-            let role = format!(
-                "bao write {path}/role/{role} role_type=jwt user_claim=sub \\\n  \
-                 bound_audiences={audiences} bound_subject={subject} \\\n  {token}"
-            );
-            (enable, config, role)
-        }
-        Method::Cert(_) => {
-            let config =
-                format!("bao write {path}/config disable_binding=false ocsp_fail_open=false");
-            let role = format!(
-                "# CLIENT_CA: the PEM file with the CA of the nodes' certificates. ALLOWED: a rule that only\n\
-                 # certificates of nodes meet, such as allowed_uri_sans=spiffe://example/kms\n\
-                 bao write {path}/certs/{role} \"certificate=@$CLIENT_CA\" \"$ALLOWED\" \\\n  {token}"
-            );
-            (enable, config, role)
-        }
-    }
 }
 
 /// The same objects for OpenTofu.
@@ -150,65 +91,7 @@ pub(super) fn tofu(plan: &Plan) -> String {
     let namespace = namespace.map_or(String::new(), |name| {
         format!("  namespace = {}\n", text(name.as_str()))
     });
-    let mount = method_mount(config);
-    let role = text(config.auth.role().unwrap_or_default());
-    let token = "  token_policies          = [vault_policy.kms.name]\n  \
-                 token_ttl               = 1800\n  \
-                 token_max_ttl           = 3600\n  \
-                 token_no_default_policy = true\n";
-    let login = match &config.auth.method {
-        Method::Jwt(jwt) => {
-            let claims = &jwt.claims;
-            let issuer = text(claims.expected_issuer.as_deref().unwrap_or_default());
-            let audiences = serde_json::json!(claims.expected_audience);
-            let subject = text(claims.expected_subject.as_deref().unwrap_or_default());
-            format!(
-                r#"# The keys of the issuer. In place of the discovery document: jwks_url, or jwt_validation_pubkeys.
-resource "vault_jwt_auth_backend" "kms" {{
-  type               = "jwt"
-  path               = {mount}
-  bound_issuer       = {issuer}
-  oidc_discovery_url = {issuer}
-}}
-
-resource "vault_jwt_auth_backend_role" "kms" {{
-  backend                 = vault_jwt_auth_backend.kms.path
-  role_name               = {role}
-  role_type               = "jwt"
-  user_claim              = "sub"
-  bound_audiences         = {audiences}
-  bound_subject           = {subject}
-{token}}}
-"#,
-                mount = text(mount),
-            )
-        }
-        Method::Cert(_) => format!(
-            r#"variable "client_ca" {{
-  type        = string
-  description = "PEM of the CA of the nodes' certificates"
-}}
-
-variable "allowed_uri_sans" {{
-  type        = list(string)
-  description = "URIs that only certificates of nodes have"
-}}
-
-resource "vault_auth_backend" "kms" {{
-  type = "cert"
-  path = {mount}
-}}
-
-resource "vault_cert_auth_backend_role" "kms" {{
-  backend                 = vault_auth_backend.kms.path
-  name                    = {role}
-  certificate             = var.client_ca
-  allowed_uri_sans        = var.allowed_uri_sans
-{token}}}
-"#,
-            mount = text(mount),
-        ),
-    };
+    let login = login::tofu(plan);
     format!(
         r#"# Prepares OpenBao for bao-kms-provider of cluster {cluster}. The provider for Vault speaks OpenBao's API.
 terraform {{

@@ -481,6 +481,68 @@ causes! {
          add a listener without it for the nodes",
     )]);
 
+    LOGIN_CREDENTIAL = none_lost(
+        "login_credential",
+        "OpenBao does not accept the ID and the secret of the login: one of them is wrong, expired, \
+         revoked or used up",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        act(
+            "compare auth.approle.roleId or auth.userpass.username in {config} with the role or the user \
+             in OpenBao",
+        ),
+        act(
+            "as an administrator, create a new secret ID or set a new password, and replace {credential} \
+             with it by rename",
+        ),
+    ])
+    .warnings(&[
+        NO_WIDER_POLICY,
+        "do not repeat a wrong password: OpenBao locks the login after some failures",
+    ]);
+
+    LOGIN_SECRET_ID_ADDRESS = none_lost(
+        "login_secret_id_address",
+        "the secret ID is bound to other addresses than that of this node",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[act(
+        "create a secret ID whose cidr_list has the address of this node, or of the proxy in front of \
+         OpenBao, and replace {credential} with it by rename",
+    )])
+    .warnings(&[NO_WIDER_POLICY]);
+
+    LOGIN_CERTIFICATE_MISSING = none_lost(
+        "login_certificate_missing",
+        "no client certificate of this node reached OpenBao",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        act(
+            "remove tls_disable_client_certs from the listener of OpenBao at {address}, so that it asks \
+             for certificates",
+        ),
+        act("if a proxy ends the TLS connections, connect to OpenBao itself"),
+    ]);
+
+    LOGIN_CERTIFICATE = none_lost(
+        "login_certificate",
+        "no role of the certificate login in OpenBao accepts the certificate of this node",
+        KEY_IS_IN_OPENBAO,
+    )
+    .steps(&[
+        run(
+            "list the roles of the login method, as an administrator",
+            "bao list {bao} {login}/certs",
+        ),
+        act(
+            "compare the issuer and the names of the certificate with certificate and allowed_* of the \
+             role",
+        ),
+    ])
+    .warnings(&[NO_WIDER_POLICY]);
+
     CA_BUNDLE_GLUED = none_lost(
         "ca_bundle_glued",
         "openbao.caCertFile has two certificates without a line feed between them",
@@ -538,6 +600,10 @@ fn of_refusal(refusal: LoginRefusal) -> &'static Cause {
         LoginRefusal::MountUnconfigured => &LOGIN_UNCONFIGURED,
         LoginRefusal::MountOrAddress => &LOGIN_DENIED,
         LoginRefusal::NamespaceMissing => &LOGIN_NAMESPACE_MISSING,
+        LoginRefusal::Credential => &LOGIN_CREDENTIAL,
+        LoginRefusal::SecretIdAddress => &LOGIN_SECRET_ID_ADDRESS,
+        LoginRefusal::CertificateMissing => &LOGIN_CERTIFICATE_MISSING,
+        LoginRefusal::Certificate => &LOGIN_CERTIFICATE,
     }
 }
 

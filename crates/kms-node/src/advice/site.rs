@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    config::{Config, JwtSource, Method},
+    config::{CertSource, Config, JwtSource, Method, Pkcs11},
     plain_http::HttpUrl,
 };
 
@@ -69,7 +69,7 @@ impl<'a> Site<'a> {
                 }
                 None => server(config),
             },
-            "login" => config.auth.mount_path().to_string(),
+            "login" => config.auth.mount_path()?.to_string(),
             "role" => config.auth.role()?.to_owned(),
             "mount" => config.key.mount_path.to_string(),
             "key" => config.key.key_name.to_string(),
@@ -77,6 +77,14 @@ impl<'a> Site<'a> {
             "state_directory" => shell(config.state_path.directory()),
             "checkpoint" => shell(&config.state_path.checkpoint()),
             "socket" => shell(&config.server.socket_path),
+            "key_file" => match &config.auth.method {
+                Method::Cert(cert) => match &cert.source {
+                    CertSource::File(files) => shell(&files.key),
+                    // The only file with rules like those of a key.
+                    CertSource::Pkcs11(token) => shell(&token.certificate_file),
+                },
+                _ => return None,
+            },
             "credential" => shell(config.auth.credential_files().first()?.1),
             // Options of `curl` and the token URL of the OAuth issuer.
             "issuer" => {
@@ -92,6 +100,10 @@ impl<'a> Site<'a> {
                     None => url,
                 }
             }
+            "module" => shell(&token(config)?.module_path),
+            "pin_file" => shell(&token(config)?.pin_file),
+            "token_label" => quoted(&token(config)?.token_label),
+            "key_label" => quoted(&token(config)?.key_label),
             "ready" => {
                 let listener = config.server.health.as_ref()?.bind_to();
                 HttpUrl::local(listener, "/ready").to_string()
@@ -114,6 +126,10 @@ fn unit_of(config_path: &Path) -> String {
         Some(instance) => format!("bao-kms-provider@{instance}"),
         None => "bao-kms-provider".to_owned(),
     }
+}
+
+fn token(config: &Config) -> Option<&Pkcs11> {
+    config.auth.methods().find_map(Method::pkcs11)
 }
 
 fn server(config: &Config) -> String {

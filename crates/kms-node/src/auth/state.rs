@@ -7,7 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use openbao_client::{login::LoginOutcome, token::Token};
+use openbao_client::{
+    login::{LoginOutcome, fallback::Identity},
+    token::Token,
+};
 use tokio::time::Instant;
 
 use super::{
@@ -49,6 +52,8 @@ pub struct AuthStatus {
     pub failure: Option<AuthFailure>,
     /// The last failure, also after a later success.
     pub last_failure: Option<PastFailure>,
+    /// The login that granted the token.
+    pub identity: Identity,
     /// Failed attempts in a row.
     pub consecutive_failures: u32,
     /// The rest of the pause after a failed attempt.
@@ -85,6 +90,8 @@ pub(super) struct State {
     attempting: bool,
     /// The next attempt has to be a login instead of a renewal.
     login_only: bool,
+    /// The next attempt only replaces the token of a standby identity, which stays good.
+    return_only: bool,
     backoff: Backoff,
     recovery: RecoveryLimit,
     /// Start of the last login that granted a token.
@@ -106,6 +113,7 @@ impl State {
             rejected_unused: false,
             attempting: false,
             login_only: false,
+            return_only: false,
             backoff: Backoff::default(),
             recovery: RecoveryLimit::default(),
             granted: None,
@@ -120,8 +128,8 @@ impl State {
 
     /// The answer for a caller, and whether to start an attempt for it. The age of a token only
     /// affects the attempt. During the pause after a failed attempt, callers without a token get
-    /// that failure.
-    pub(super) fn want(&mut self, now: Moment) -> (Wanted, bool) {
+    /// that failure. `returns`: the configured login is due while a standby identity is in use.
+    pub(super) fn want(&mut self, now: Moment, returns: bool) -> (Wanted, bool) {
         let paused = self.backoff.remaining(now.elapsed).is_some();
         let (wanted, due) = match (&mut self.current, &self.failure) {
             (Some(current), _) => {
@@ -133,7 +141,21 @@ impl State {
             }
             (None, _) => (Wanted::Wait, true),
         };
-        (wanted, due && self.start(now))
+        let start = (due || returns) && self.start(now);
+        if start {
+            self.return_only = !due;
+        }
+        (wanted, start)
+    }
+
+    /// Whether the attempt only replaces the good token of a standby identity.
+    pub(super) fn returns(&mut self) -> bool {
+        mem::take(&mut self.return_only) && self.current.is_some() && !self.login_only
+    }
+
+    /// Ends an attempt to return to the configured login. The token stays.
+    pub(super) fn stayed(&mut self) {
+        self.attempting = false;
     }
 
     /// OpenBao accepted the token.
@@ -219,7 +241,7 @@ impl State {
         }
     }
 
-    pub(super) fn status(&mut self, now: Moment) -> AuthStatus {
+    pub(super) fn status(&mut self, now: Moment, identity: Identity) -> AuthStatus {
         let current = self.current.as_mut();
         let token_remaining = current.map(|current| current.remaining(now));
         let state = match (&self.failure, token_remaining) {
@@ -236,6 +258,7 @@ impl State {
             last_renewal: self.last_renewal,
             failure: self.failure.clone(),
             last_failure: self.last_failure,
+            identity,
             consecutive_failures: self.backoff.failures(),
             retry_in: self.backoff.remaining(now.elapsed),
         }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::UNIX_EPOCH,
 };
 
@@ -76,6 +76,35 @@ impl Script {
 struct ScriptedLogin {
     script: Arc<Script>,
     clock: Arc<TestClock>,
+}
+
+/// A standby identity, whose token the next login replaces.
+struct StandIn {
+    login: ScriptedLogin,
+    is_due: Arc<AtomicBool>,
+}
+
+impl Login for StandIn {
+    fn check(&self, now: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>> {
+        self.login.check(now)
+    }
+
+    fn log_in(&self, now: SystemTime, limit: Duration) -> Pending<'_, Result<Grant, LoginFailure>> {
+        self.login.log_in(now, limit)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        token: &'a Token,
+        increment: Duration,
+        limit: Duration,
+    ) -> Pending<'a, Result<Renewal, Failure>> {
+        self.login.renew(token, increment, limit)
+    }
+
+    fn is_due(&self) -> bool {
+        self.is_due.swap(false, Ordering::SeqCst)
+    }
 }
 
 async fn play(steps: &Mutex<VecDeque<Step>>) -> Result<Lease, LoginFailure> {
@@ -693,4 +722,39 @@ fn calls_can_move_between_threads() {
     let (session, task) = Session::new(SETTINGS, login, clock, Arc::new(|_| {}));
     movable(session.call(|_| async { Ok(()) }));
     movable(task.run());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_token_of_a_standby_is_kept_until_the_configured_login_works() {
+    let expired = Step::Fail(LoginFailure::Jwt(JwtProblem::Expired { since: HOUR }));
+    let script = Script::new(&[Step::Renewable(HOUR), expired, Step::Good(HOUR)], &[]);
+    let clock = Arc::new(TestClock {
+        start: Instant::now(),
+        set: Mutex::new(UNIX_EPOCH + 1000 * HOUR),
+    });
+    let is_due = Arc::new(AtomicBool::new(false));
+    let login = StandIn {
+        login: ScriptedLogin {
+            script: script.clone(),
+            clock: clock.clone(),
+        },
+        is_due: is_due.clone(),
+    };
+    let (session, task) = Session::new(SETTINGS, Arc::new(login), clock, Arc::new(|_| {}));
+    tokio::spawn(task.run());
+    let token = async || session.token().await.ok().unwrap().expose().to_owned();
+    assert_eq!(token().await, "t1");
+
+    // The failed attempt costs neither the token nor a pause.
+    for (attempt, next) in [(2, "t1"), (3, "t3")] {
+        is_due.store(true, Ordering::SeqCst);
+        assert_eq!(token().await, "t1");
+        sleep(2 * SECOND).await;
+        assert_eq!(script.logins(), attempt);
+        assert_eq!(token().await, next);
+        let status = session.status();
+        assert_eq!(status.state, AuthState::Authenticated);
+        assert_eq!(status.retry_in, None);
+    }
+    assert_eq!(script.renewals(), 0);
 }

@@ -12,9 +12,12 @@ use openbao_client::{
 };
 
 use super::{
-    Auth, Bootstrap, Cert, ClientCredential, Config, DebugCorrelation, Jwt, JwtSource, Logging,
-    Method, OAuth2, OpenBao, Pkcs11, Server, Status,
-    choice::{AuthMethod, ClientAuthMethod, JwtSourceName, LogLevel, RsaAlgorithmName},
+    AppRole, Auth, Bootstrap, Cert, CertFiles, CertSource, ClientCredential, Config,
+    DebugCorrelation, Jwt, JwtSource, Logging, Method, OAuth2, OpenBao, Pkcs11, Server, Status,
+    TokenFile, Userpass,
+    choice::{
+        AuthMethod, CertSourceName, ClientAuthMethod, JwtSourceName, LogLevel, RsaAlgorithmName,
+    },
     origin::Substitute,
     problem::Broken,
     resolve::Resolver,
@@ -117,11 +120,42 @@ pub(super) fn login_timeout(resolver: &mut Resolver) -> Option<Duration> {
 }
 
 pub(super) fn method(resolver: &mut Resolver) -> Option<Method> {
-    match resolver.get(Auth::method_name)? {
+    let name = resolver.get(Auth::method_name)?;
+    method_named(name, resolver)
+}
+
+pub(super) fn fallback(resolver: &mut Resolver) -> Option<Option<Method>> {
+    let Some(name) = resolver.get(Auth::fallback_name)? else {
+        return Some(None);
+    };
+    let method = resolver.get(Auth::method_name)?;
+    if method == name {
+        let rule = Broken::rule("must differ from auth.method")
+            .hint("a standby of the same method would share its cause of failure");
+        resolver.reject_if(true, Auth::fallback_name, rule);
+        return None;
+    }
+    method_named(name, resolver).map(Some)
+}
+
+fn method_named(name: AuthMethod, resolver: &mut Resolver) -> Option<Method> {
+    match name {
         AuthMethod::Jwt => jwt(resolver).map(Method::Jwt),
         AuthMethod::Cert => {
             resolver.require("auth.cert");
             Cert::read(resolver).map(Method::Cert)
+        }
+        AuthMethod::AppRole => {
+            resolver.require("auth.approle");
+            AppRole::read(resolver).map(Method::AppRole)
+        }
+        AuthMethod::Userpass => {
+            resolver.require("auth.userpass");
+            Userpass::read(resolver).map(Method::Userpass)
+        }
+        AuthMethod::Token => {
+            resolver.require("auth.token");
+            TokenFile::read(resolver).map(Method::Token)
         }
     }
 }
@@ -224,9 +258,34 @@ pub(super) fn client_credential(resolver: &mut Resolver) -> Option<ClientCredent
     Some(ClientCredential::Secret { file, place })
 }
 
-pub(super) fn pkcs11(resolver: &mut Resolver) -> Option<Pkcs11> {
-    resolver.require("auth.cert.pkcs11");
-    Pkcs11::read(resolver)
+pub(super) fn cert_source(resolver: &mut Resolver) -> Option<CertSource> {
+    match resolver.get(Cert::source_name)? {
+        CertSourceName::File => {
+            let block = "auth.cert.pkcs11";
+            let is_written = resolver.is_written(block);
+            let rule = Broken::rule("must not be written when auth.cert.source is file")
+                .hint("remove the block, or set source: pkcs11");
+            resolver.reject_if(is_written, block, rule);
+            let certificate = resolver.needed(Cert::certificate_file);
+            let key = resolver.needed(Cert::key_file);
+            Some(CertSource::File(CertFiles {
+                certificate: certificate?,
+                key: key?,
+            }))
+        }
+        CertSourceName::Pkcs11 => {
+            for key in [Cert::certificate_file, Cert::key_file] {
+                let path: &'static str = key.into();
+                let is_written = resolver.is_written(path);
+                let rule = Broken::rule("must not be written when auth.cert.source is pkcs11")
+                    .hint("remove it, or set source: file")
+                    .hidden();
+                resolver.reject_if(is_written, path, rule);
+            }
+            resolver.require("auth.cert.pkcs11");
+            Pkcs11::read(resolver).map(CertSource::Pkcs11)
+        }
+    }
 }
 
 pub(super) fn scope(resolver: &mut Resolver) -> Option<IdentityScope> {
@@ -325,21 +384,44 @@ fn warn_of_likely_mistakes(resolver: &mut Resolver, config: &Config) {
         Broken::rule("is not below 30m, the lifetime of tokens under the documented role")
             .hint("a token that lives no longer than this is refused at login"),
     );
-    let (unused, method, mount, mount_path) = match &config.auth.method {
-        Method::Jwt(jwt) => ("auth.cert", "jwt", &jwt.mount_path, Jwt::mount_path),
-        Method::Cert(cert) => ("auth.jwt", "cert", &cert.mount_path, Cert::mount_path),
-    };
-    resolver.warn_if(
-        resolver.is_written(unused),
-        unused,
-        Broken::rule(format!("is ignored, since auth.method is {method}")).hint("remove the block"),
-    );
-    resolver.warn_if(
-        !mount.as_str().starts_with("auth/"),
-        mount_path,
-        Broken::rule("does not begin with auth/, where OpenBao mounts auth methods")
-            .hint("write the whole path, such as auth/jwt"),
-    );
+    let used = [Some(&config.auth.method), config.auth.fallback.as_ref()];
+    for block in [
+        "auth.jwt",
+        "auth.cert",
+        "auth.approle",
+        "auth.userpass",
+        "auth.token",
+    ] {
+        let is_used = used
+            .iter()
+            .flatten()
+            .any(|method| block == format!("auth.{}", method.name()));
+        resolver.warn_if(
+            !is_used && resolver.is_written(block),
+            block,
+            Broken::rule(format!(
+                "is ignored, since auth.method is {}",
+                config.auth.method.name()
+            ))
+            .hint("remove the block"),
+        );
+    }
+    for method in used.into_iter().flatten() {
+        let (mount, setting) = match method {
+            Method::Jwt(jwt) => (&jwt.mount_path, Jwt::mount_path.into()),
+            Method::Cert(cert) => (&cert.mount_path, Cert::mount_path.into()),
+            Method::AppRole(approle) => (&approle.mount_path, AppRole::mount_path.into()),
+            Method::Userpass(userpass) => (&userpass.mount_path, Userpass::mount_path.into()),
+            Method::Token(_) => continue,
+        };
+        let setting: &'static str = setting;
+        resolver.warn_if(
+            !mount.as_str().starts_with("auth/"),
+            setting,
+            Broken::rule("does not begin with auth/, where OpenBao mounts auth methods")
+                .hint("write the whole path, such as auth/jwt"),
+        );
+    }
     let state = config.state_path.directory();
     resolver.warn_if(
         !state.starts_with(SERVICE_STATE_DIRECTORY),

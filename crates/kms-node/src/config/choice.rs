@@ -42,7 +42,9 @@ macro_rules! choices {
 
 choices! {
     pub(super) ConfigVersion { V1Alpha1 = "v1alpha1" }
-    pub(super) AuthMethod { Jwt = "jwt", Cert = "cert" }
+    pub(super) AuthMethod {
+        Jwt = "jwt", Cert = "cert", AppRole = "approle", Userpass = "userpass", Token = "token",
+    }
     pub(super) JwtSourceName { File = "file", OAuth2 = "oauth2" }
     pub(super) ClientAuthMethod {
         Basic = "client_secret_basic",
@@ -50,8 +52,8 @@ choices! {
         PrivateKeyJwt = "private_key_jwt",
     }
     pub(super) RsaAlgorithmName { Rs256 = "RS256", Ps256 = "PS256" }
-    pub(super) CertSource {
-        Pkcs11 = "pkcs11";
+    pub(super) CertSourceName {
+        File = "file", Pkcs11 = "pkcs11";
         "spiffe" = "OpenBao cannot derive an identity alias from a URI SAN"
     }
     pub(super) RotationMode { Observed = "observed" }

@@ -114,8 +114,11 @@ impl<R: Rule> Rule for Optional<R> {
 
     fn schema() -> Value {
         let mut schema = R::schema();
-        if let Value::String(pattern) = &mut schema["pattern"] {
+        if let Some(Value::String(pattern)) = schema.get_mut("pattern") {
             pattern.insert_str(0, "^$|");
+        }
+        if let Some(Value::Array(words)) = schema.get_mut("enum") {
+            words.push("".into());
         }
         schema
     }

@@ -15,7 +15,7 @@ use openbao_client::{
     },
     turns::TURNS,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     build,
@@ -33,6 +33,25 @@ use crate::state::StatePath;
 pub enum Method {
     Jwt(Jwt),
     Cert(Cert),
+    AppRole(AppRole),
+    Userpass(Userpass),
+    Token(TokenFile),
+}
+
+/// The private key of a client certificate.
+#[derive(Debug, Clone)]
+pub enum CertSource {
+    File(CertFiles),
+    Pkcs11(Pkcs11),
+}
+
+/// A client certificate and its key in files, which may be the same.
+#[derive(Debug, Clone)]
+pub struct CertFiles {
+    /// The chain, in PEM.
+    pub certificate: PathBuf,
+    /// The key, in PEM.
+    pub key: PathBuf,
 }
 
 #[derive(Debug, Clone)]
@@ -55,6 +74,19 @@ pub enum ClientCredential {
         audience: Option<String>,
         rsa: RsaAlgorithm,
     },
+}
+
+/// The block of a method is required with it.
+fn method_block(method: &str) -> Value {
+    json!({
+        "if": {
+            "anyOf": [
+                {"properties": {"method": {"const": method}}, "required": ["method"]},
+                {"properties": {"fallback": {"const": method}}, "required": ["fallback"]},
+            ],
+        },
+        "then": {"required": [method]},
+    })
 }
 
 settings! {
@@ -147,13 +179,25 @@ settings! {
 
     /// Login to OpenBao.
     pub struct Auth: "auth.", required, {
-        "if": {"properties": {"method": {"const": "cert"}}, "required": ["method"]},
-        "then": {"required": ["cert"]},
-        "else": {"required": ["jwt"]},
+        "allOf": [
+            method_block("cert"),
+            method_block("approle"),
+            method_block("userpass"),
+            method_block("token"),
+            {
+                "if": {"properties": {"method": {"const": "jwt"}}},
+                "then": {"required": ["jwt"]},
+            },
+        ],
     } {
-        /// `jwt` or `cert`; the block of the other method is ignored with a warning.
+        /// `jwt`, `cert`, `approle`, `userpass` or `token`. Blocks of other methods are ignored with a
+        /// warning, except that of `auth.fallback`.
         // It needs no client key on the node.
         method_name "method": AuthMethod = "jwt";
+        /// Another method as a standby identity, with its own block: used only while the login by
+        /// `auth.method` fails because of its credential. Empty: none.
+        // Whoever holds the second credential can log in as well.
+        fallback_name "fallback": Optional<AuthMethod> = "";
         /// Longer than 0s; a token is renewed or replaced this long before it ends.
         // Time for several attempts.
         login_before_token_expiry "loginBeforeTokenExpiry": Positive => Duration = "5m";
@@ -165,6 +209,7 @@ settings! {
         // The configured value, or the longer of `openbao.timeout` and 5 seconds.
         .. login_timeout: Duration = build::login_timeout;
         .. method: Method = build::method;
+        .. fallback: Option<Method> = build::fallback;
     }
 
     /// Login with a JSON Web Token, for method jwt.
@@ -255,35 +300,81 @@ settings! {
     }
 
     /// Login with a client certificate, for method cert.
-    pub struct Cert: "auth.cert.", optional {
+    pub struct Cert: "auth.cert.", optional, {
+        "oneOf": [
+            {
+                "properties": {"source": {"const": "file"}},
+                "required": ["certificateFile", "keyFile"],
+                "not": {"required": ["pkcs11"]},
+            },
+            {"properties": {"source": {"const": "pkcs11"}}, "required": ["pkcs11"]},
+        ],
+    } {
         /// Mount of the certificate auth method, with `auth/` in front.
         mount_path "mountPath": Mount => MountPath;
         /// Role of the login; empty lets OpenBao try every role of the mount.
         role "name": Optional<Name> => Option<String> = "";
-        /// `pkcs11`; `spiffe` is refused, since OpenBao cannot derive an identity alias from a URI SAN.
-        source "source": CertSource;
+        /// `file` or `pkcs11`; `spiffe` is refused, since OpenBao cannot derive an identity alias from a
+        /// URI SAN.
+        source_name "source": CertSourceName;
+        /// PEM file with the certificate chain, for source `file`. It may be a symbolic link to a file
+        /// in its own directory, as kubelet keeps one.
+        certificate_file "certificateFile": AbsolutePath = null;
+        /// PEM file with the private key, for source `file`; the same file if it holds both.
+        key_file "keyFile": AbsolutePath = null;
         /// Longer than 0s; a certificate with less time left is not used.
         // People renew certificates; a day leaves time to act.
         min_remaining_ttl "minRemainingTtl": Positive => Duration = "24h";
         /// Tolerated difference between the clocks of issuer and node.
         clock_skew_leeway "clockSkewLeeway": NonNegative => Duration = "30s";
-        .. token: Pkcs11 = build::pkcs11;
+        .. source: CertSource = build::cert_source;
     }
 
     /// Private key on a PKCS#11 token, for source pkcs11.
-    pub struct Pkcs11: "auth.cert.pkcs11.", required {
-        /// PEM file with the certificate chain.
+    pub struct Pkcs11: "auth.cert.pkcs11.", optional {
+        /// PEM file with the certificate chain, mode 0640 or less.
         certificate_file "certificateFile": AbsolutePath => PathBuf;
-        /// Library of the token; it belongs to root.
+        /// Library of the token; it, or a link to it, belongs to root.
         module_path "modulePath": AbsolutePath => PathBuf;
         /// Label of the token.
         token_label "tokenLabel": Name => String;
         /// Label of the key.
         key_label "keyLabel": Name => String;
-        /// File with the PIN.
+        /// File with the PIN in one line, mode 0640 or less. It is read before each login.
         pin_file "pinFile": AbsolutePath => PathBuf;
-        /// At least 2 sessions; one stays reserved for the login state.
+        /// At least 2 sessions; the provider uses one at a time.
         max_sessions "maxSessions": Integer<NonZeroU32, 2, { u32::MAX }> => NonZeroU32;
+    }
+
+    /// Login with a role ID and a secret ID, for method approle.
+    pub struct AppRole: "auth.approle.", optional {
+        /// Mount of the AppRole auth method, with `auth/` in front.
+        mount_path "mountPath": Mount => MountPath;
+        /// Role ID: a name, without its secret ID worthless.
+        role_id "roleId": Name => String;
+        /// File with the secret ID, or with its wrapping token.
+        secret_id_file "secretIdFile": AbsolutePath => PathBuf;
+        /// The file holds a response-wrapping token, which the provider unwraps once. Other commands
+        /// then have no login of their own.
+        // Every restart needs a new wrapping token.
+        wrapped "wrapped": bool => bool = false;
+    }
+
+    /// Login with a password, for method userpass.
+    pub struct Userpass: "auth.userpass.", optional {
+        /// Mount of the userpass auth method, with `auth/` in front.
+        mount_path "mountPath": Mount => MountPath;
+        /// Name of the user.
+        username "username": KeyNameText => KeyName;
+        /// File with the password.
+        password_file "passwordFile": AbsolutePath => PathBuf;
+    }
+
+    /// A token from a file instead of a login, for method token: an identity for an emergency, with an
+    /// end.
+    pub struct TokenFile: "auth.token.", optional {
+        /// File with the token. A new token in it is taken when the current one nears its end.
+        file "file": AbsolutePath => PathBuf;
     }
 
     /// The Transit key.

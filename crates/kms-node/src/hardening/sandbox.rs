@@ -49,16 +49,23 @@ impl Sandbox {
     /// configuration does not list completely.
     #[must_use]
     pub fn of(config: &Config) -> Option<Self> {
-        let issuer = match &config.auth.method {
-            Method::Jwt(jwt) => match &jwt.source {
-                JwtSource::File(_) => None,
-                JwtSource::OAuth2(oauth2) => Some(oauth2),
-            },
-            Method::Cert(_) => return None,
-        };
+        let issuers: Vec<_> = config
+            .auth
+            .methods()
+            .filter_map(|method| match method {
+                Method::Jwt(jwt) => match &jwt.source {
+                    JwtSource::File(_) => None,
+                    JwtSource::OAuth2(oauth2) => Some(oauth2),
+                },
+                // The module of a token runs outside, in the helper.
+                Method::Cert(_) | Method::AppRole(_) | Method::Userpass(_) | Method::Token(_) => {
+                    None
+                }
+            })
+            .collect();
         let credentials = config.auth.credential_files().into_iter();
         let credentials = credentials.map(|(_, path)| path.to_owned());
-        let system_ca = issuer.filter(|issuer| issuer.ca_cert_file.is_none());
+        let system_ca = issuers.iter().find(|issuer| issuer.ca_cert_file.is_none());
         let system_ca = system_ca.and_then(|_| system_ca_file());
         // For the metrics of this process. The kernel may recreate the directory of one process at
         // any time, so the rule is on `/proc`. Protected entries of other processes stay
@@ -76,7 +83,7 @@ impl Sandbox {
         let addresses: Vec<_> = [&config.openbao.address]
             .into_iter()
             .chain(failover)
-            .chain(issuer.map(|issuer| issuer.token_url.address()))
+            .chain(issuers.iter().map(|issuer| issuer.token_url.address()))
             .collect();
 
         let mut connect: Vec<_> = addresses.iter().map(|address| address.port()).collect();

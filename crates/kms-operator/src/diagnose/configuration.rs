@@ -138,6 +138,14 @@ fn file(facts: &Facts, problem: &Problem) -> CheckResult {
         (None, _, "state.path") => (&advice::node::STATE_DIRECTORY_MISSING, Vec::new()),
         (None, _, "server.socketPath") => (&advice::node::SOCKET_DIRECTORY_UNUSABLE, Vec::new()),
         (None, _, "auth.jwt.jwtFile") => (&advice::login::JWT_MISSING, Vec::new()),
+        (None, _, "auth.cert.certificateFile" | "auth.cert.keyFile") => {
+            (&advice::login::CERT_MISSING, Vec::new())
+        }
+        (
+            None,
+            _,
+            "auth.approle.secretIdFile" | "auth.userpass.passwordFile" | "auth.token.file",
+        ) => (&advice::login::SECRET_MISSING, Vec::new()),
         (None, _, setting) => (
             &advice::node::MISCONFIGURED,
             vec![("missing", &*quoted), ("setting", setting)],

@@ -18,7 +18,7 @@ use kms_node::{
     auth::{AuthFailure, CallFailure},
     clock::{Clock as _, SystemClock},
     config::{Config, LoadError, Loaded},
-    connection::{self, Connection, ConnectionError},
+    connection::{self, Connection, ConnectionError, Process},
     probe::{ProbeError, RoundTrip},
     report::CheckResult,
     state::{StateError, Stored},
@@ -29,7 +29,7 @@ use openbao_client::{
     endpoint::{Address, Endpoint},
     failure::{Failure, FailureClass},
     leader::{Leader, leader},
-    login::{LoginFailure, bound_cidrs, is_mounted},
+    login::{Login, LoginFailure, bound_cidrs, fallback::Identity, is_mounted},
     login_refusal::LoginRefusal,
     presented::{Presented, presented},
     seal_status::{SealStatus, seal_status},
@@ -68,6 +68,10 @@ pub struct Facts {
     /// Role of the server in its cluster.
     pub leader: Option<Result<Leader, Failure>>,
     pub login: Option<Result<(), AuthFailure>>,
+    /// Failure of the configured login, where the standby identity logged in instead.
+    pub standing_in: Option<LoginFailure>,
+    /// Login by the standby identity.
+    pub fallback: Option<Result<(), LoginFailure>>,
     /// Place of the login method, if OpenBao answered a login as without one.
     pub login_mount: Option<LoginMount>,
     /// Number of requests that OpenBao grants to a token; `None` for any number.
@@ -178,6 +182,8 @@ impl Facts {
             passed_over: Vec::new(),
             leader: None,
             login: None,
+            standing_in: None,
+            fallback: None,
             login_mount: None,
             token_uses: None,
             token_cidrs: Vec::new(),
@@ -283,7 +289,7 @@ impl Facts {
     /// The client could not be created.
     pub async fn read_credential(&mut self, config: &Config) -> Result<(), ConnectionError> {
         let client = Client::new(connection::endpoint(config)?, Arc::new(|_| {}))?;
-        let login = connection::login(config, client)?;
+        let login = connection::login(config, client, Process::Command)?;
         self.credential = Some(login.check(SystemClock.now()).await.map(drop));
         Ok(())
     }
@@ -344,6 +350,13 @@ impl Facts {
         Ok(())
     }
 
+    /// Logs in by the standby identity, if there is one.
+    pub async fn try_fallback(&mut self, config: &Config, client: &Client) {
+        if let Some(login) = connection::fallback_login(config, client.clone()) {
+            self.fallback = log_in(login, config).await;
+        }
+    }
+
     /// Logs in, then reads capabilities, key and mount.
     pub async fn ask_openbao(&mut self, config: &Config, openbao: &Connection) {
         let Connection {
@@ -364,6 +377,11 @@ impl Facts {
             }
         };
         self.login = Some(Ok(()));
+        if session.status().identity == Identity::Fallback {
+            self.standing_in = log_in(connection::configured_login(config, client.clone()), config)
+                .await
+                .and_then(Result::err);
+        }
         self.token_uses = session.status().token_uses;
         let cidrs = bound_cidrs(client, &token, config.openbao.timeout).await;
         self.token_cidrs = cidrs.unwrap_or_default();
@@ -409,8 +427,10 @@ impl Facts {
         self.read_credential(config).await?;
         let endpoint = self.ask_server(config).await?;
         let unsealed = self.server.as_ref().is_some_and(Answered::may_be_unsealed);
-        if unsealed && matches!(self.credential, Some(Ok(()))) {
+        let usable = matches!(self.credential, Some(Ok(()))) || config.auth.fallback.is_some();
+        if unsealed && usable {
             let openbao = Connection::new(config, endpoint)?;
+            self.try_fallback(config, &openbao.client).await;
             self.ask_openbao(config, &openbao).await;
             self.try_key(&openbao).await;
         }
@@ -418,9 +438,18 @@ impl Facts {
     }
 }
 
+/// A login whose token is not used. `None` where the build or the process excludes it.
+async fn log_in(
+    login: Result<Arc<dyn Login>, ConnectionError>,
+    config: &Config,
+) -> Option<Result<(), LoginFailure>> {
+    let (now, deadline) = (SystemClock.now(), config.auth.login_timeout);
+    Some(login.ok()?.log_in(now, deadline).await.map(drop))
+}
+
 /// Looks for the login method by logins without a credential. `None` if that is impossible.
 async fn find_login(config: &Config, client: &Client) -> Option<LoginMount> {
-    let (mount_path, deadline) = (config.auth.mount_path(), config.openbao.timeout);
+    let (mount_path, deadline) = (config.auth.mount_path()?, config.openbao.timeout);
     if is_mounted(client, mount_path, deadline).await {
         return Some(LoginMount::Here);
     }

@@ -7,7 +7,7 @@ use kms_node::{
 };
 use openbao_client::{
     failure::{Failure, FailureClass},
-    login::{LoginFailure, oauth2::OAuth2Problem},
+    login::{LoginFailure, approle::WrappingProblem, oauth2::OAuth2Problem},
 };
 
 use super::{Check, facts::Facts};
@@ -22,6 +22,12 @@ pub const JWT: Check = Check {
         "config.files/auth.jwt.oauth2.clientSecretFile",
         "config.files/auth.jwt.oauth2.privateKeyFile",
         "config.files/auth.jwt.oauth2.caCertFile",
+        "config.files/auth.cert.certificateFile",
+        "config.files/auth.cert.keyFile",
+        "config.files/auth.cert.pkcs11.certificateFile",
+        "config.files/auth.approle.secretIdFile",
+        "config.files/auth.userpass.passwordFile",
+        "config.files/auth.token.file",
         "process.identity/other_user",
     ],
     evaluate: jwt,
@@ -31,8 +37,22 @@ pub const JWT: Check = Check {
 pub const AUTH: Check = Check {
     id: "openbao.auth",
     title: "Login to OpenBao",
-    needs: &["openbao.tls", "openbao.reachable", "jwt.local"],
+    needs: &[
+        "openbao.tls",
+        "openbao.reachable",
+        "jwt.local",
+        "config.files/auth.cert.pkcs11.modulePath",
+        "config.files/auth.cert.pkcs11.pinFile",
+    ],
     evaluate: auth,
+};
+
+/// `doctor`: the standby identity can log in.
+pub const FALLBACK: Check = Check {
+    id: "openbao.fallback",
+    title: "Login of the standby identity",
+    needs: &["openbao.tls", "openbao.reachable"],
+    evaluate: fallback,
 };
 
 /// `verify-key`: as [`AUTH`], with everything that a login needs being part of it.
@@ -77,14 +97,48 @@ fn auth(facts: &Facts) -> Option<Vec<CheckResult>> {
         ) => failed.code(class.label()),
         _ => match failure {
             AuthFailure::ShortLease { .. } => failed.code("short_lease"),
+            AuthFailure::Login(LoginFailure::PinFile(_) | LoginFailure::Pkcs11(_)) => {
+                failed.code(failure.detail())
+            }
             _ => failed,
         },
     };
     Some(vec![failed])
 }
 
-/// Limits of the role that a node meets later.
+/// No result without a standby identity.
+fn fallback(facts: &Facts) -> Option<Vec<CheckResult>> {
+    if facts.config()?.auth.fallback.is_none() {
+        return Some(Vec::new());
+    }
+    let failure = match facts.fallback.as_ref() {
+        None => return Some(vec![FALLBACK.skip("no login was tried")]),
+        Some(Ok(())) => return Some(vec![FALLBACK.pass()]),
+        Some(Err(failure)) => failure,
+    };
+    if let LoginFailure::Wrapping(WrappingProblem::Reserved) = failure {
+        return Some(vec![FALLBACK.skip(one_line(failure))]);
+    }
+    let failed = FALLBACK
+        .fail(one_line(failure))
+        .because(facts.advise(advice::login::of_failure(failure), &[]))
+        .code(failure.detail())
+        .impact("no data is lost: the login by auth.method is not affected")
+        .impact_class(ImpactClass::Diagnosis);
+    Some(vec![failed])
+}
+
+/// Limits of the role that a node meets later, and a failure behind the standby identity.
 fn logged_in(facts: &Facts) -> Vec<CheckResult> {
+    let standing_in = facts.standing_in.as_ref().map(|failure| {
+        AUTH.warn(format!(
+            "the standby identity logged in, since the configured login failed: {}",
+            one_line(failure)
+        ))
+        .because(facts.advise(advice::login::of_failure(failure), &[]))
+        .code(failure.detail())
+        .impact_class(ImpactClass::ApiServerAvailability)
+    });
     let limited = |message: String, cause: &Cause| {
         AUTH.warn(message)
             .because(facts.advise(cause, &[]))
@@ -98,7 +152,7 @@ fn logged_in(facts: &Facts) -> Vec<CheckResult> {
         let message = format!("tokens are bound to {}", facts.token_cidrs.join(", "));
         limited(message, &advice::openbao::TOKEN_ADDRESSES_LIMITED)
     });
-    let warnings: Vec<_> = uses.into_iter().chain(cidrs).collect();
+    let warnings: Vec<_> = standing_in.into_iter().chain(uses).chain(cidrs).collect();
     match warnings.is_empty() {
         true => vec![AUTH.pass()],
         false => warnings,

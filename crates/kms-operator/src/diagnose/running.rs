@@ -79,6 +79,10 @@ fn evaluate(facts: &Facts) -> Option<Vec<CheckResult>> {
         let message = login(facts, why, failed);
         found.push("login", message, &node::PROVIDER_DISCONNECTED, &[]);
     }
+    if why.login.fallback {
+        let message = "the running provider uses the standby identity auth.fallback".to_owned();
+        found.push("fallback", message, &advice::login::FALLBACK_IN_USE, &[]);
+    }
     for (probe, probe_name, code) in [
         (
             &why.metadata_probe,

@@ -14,6 +14,7 @@ use kms_domain::{
 };
 use kms_node::{
     advice::{self, Cause},
+    config::{JwtSource, Method},
     report::CheckResult,
     state::StateError,
     transit_key::round_trip::DeepError,
@@ -113,10 +114,17 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
         Gather::Credential,
         &[Step {
             check: login::JWT,
-            cause: |_, check| {
+            cause: |facts, check| {
+                let auth = &facts.config()?.auth;
                 let code = check.advice()?.code;
-                let oauth2 = advice::oauth2::ALL.iter().find(|cause| cause.code == code);
-                Some(oauth2.copied().unwrap_or(&advice::login::JWT_UNUSABLE))
+                match &auth.method {
+                    // The standby identity decides at the login.
+                    _ if auth.fallback.is_some() => None,
+                    Method::Jwt(jwt) if matches!(jwt.source, JwtSource::File(_)) => {
+                        Some(&advice::login::JWT_UNUSABLE)
+                    }
+                    _ => Cause::named(code),
+                }
             },
         }],
     ),
@@ -250,6 +258,7 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                 cause: |_, check| {
                     Some(match check.cause() {
                         Some("socket") => &advice::node::SOCKET_UNUSABLE,
+                        Some("fallback") => &advice::login::FALLBACK_IN_USE,
                         _ => &advice::node::UNHEALTHY,
                     })
                 },

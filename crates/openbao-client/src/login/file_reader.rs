@@ -49,6 +49,16 @@ impl FileReader {
         }
     }
 
+    /// As [`Self::new`]; the path may be a symbolic link by the rules of
+    /// [`credential_file::read_through_link`].
+    #[must_use]
+    pub fn through_link(path: PathBuf, rules: CredentialFileRules) -> Self {
+        Self {
+            read_file: credential_file::read_through_link,
+            ..Self::new(path, rules)
+        }
+    }
+
     /// Reads the whole file. Takes at most 2 s.
     ///
     /// # Errors

@@ -176,7 +176,7 @@ impl OAuth2Login {
         let file = file.ok_or(OAuth2Problem::CaFile(CredentialFileProblem::Missing))?;
         let pem = file.read().await.map_err(OAuth2Problem::CaFile)?;
         let roots = parse(&pem).map_err(OAuth2Problem::Ca)?;
-        let tls = tls(roots).map_err(|_| Transport::new(FailureClass::TlsFailed))?;
+        let tls = tls(roots, None).map_err(|_| Transport::new(FailureClass::TlsFailed))?;
         Ok(tls)
     }
 

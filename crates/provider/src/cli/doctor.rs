@@ -24,7 +24,7 @@ const COMMAND: &str = "doctor";
 
 /// The node first, then the connection to OpenBao, then the key: a cause comes before its
 /// consequences.
-const CHECKS: [Check; 28] = [
+const CHECKS: [Check; 29] = [
     configuration::LOAD,
     configuration::VALIDATE,
     node::USER,
@@ -41,6 +41,7 @@ const CHECKS: [Check; 28] = [
     server::CLOCK,
     login::JWT,
     login::AUTH,
+    login::FALLBACK,
     capabilities::CAPABILITIES,
     capabilities::CONFIG_READ,
     capabilities::RENEWAL,
@@ -86,7 +87,15 @@ impl Options {
             facts.encryption = encryption.map(|path| check_file(path, &loaded.config));
             gather(&mut facts, &loaded, context)?;
         }
-        conclude(&mut outcome, examine(&CHECKS, &facts));
+        // Most installations have no standby identity.
+        let has_fallback = facts
+            .config()
+            .is_some_and(|config| config.auth.fallback.is_some());
+        let checks = CHECKS.into_iter();
+        let checks: Vec<_> = checks
+            .filter(|check| has_fallback || check.id != login::FALLBACK.id)
+            .collect();
+        conclude(&mut outcome, examine(&checks, &facts));
         self.output.show(&outcome, context)
     }
 }

@@ -13,6 +13,7 @@ use kms_node::{
     build_info::BuildInfo,
     config::{Config, SocketGroup},
     hardening::harden,
+    pkcs11_helper,
     state::MissingCheckpoint,
 };
 use tokio::runtime;
@@ -59,6 +60,7 @@ impl Options {
             );
         }
         let manager = ServiceManager::of(context.environment);
+        pkcs11_helper::start_for(config).map_err(Failure::Runtime)?;
         let hardened = harden(config);
         // Not before: a thread keeps to the sandbox only if it starts within it.
         log::write_lines().map_err(Failure::Runtime)?;

@@ -59,12 +59,6 @@ fn a_command_without_a_result_has_the_same_envelope_in_json() {
             "config_lost",
             "restore /nonexistent",
         ),
-        (
-            &["benchmark", "--config", "tests/config/good/cert.yaml"],
-            3,
-            "login_unsupported",
-            "auth.jwt.source",
-        ),
     ] {
         let text = run(arguments);
         assert_eq!((text.code, text.out.as_str()), (code, ""), "{arguments:?}");

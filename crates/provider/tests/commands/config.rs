@@ -98,8 +98,7 @@ fn an_invalid_configuration_exits_3_with_every_problem() {
     );
 }
 
-/// The files of this configuration do not exist here, its login is not in this build, or others may
-/// write the file itself.
+/// The files of this configuration do not exist here, or others may write the file itself.
 #[test]
 fn a_file_that_serve_refuses_is_refused_with_the_same_code_and_problems() {
     let directory = tempfile::tempdir().unwrap();
@@ -113,7 +112,10 @@ fn a_file_that_serve_refuses_is_refused_with_the_same_code_and_problems() {
             "tests/config/good/oauth2.yaml",
             "auth.jwt.oauth2.clientSecretFile",
         ),
-        ("tests/config/good/cert.yaml", "auth.method is cert"),
+        (
+            "tests/config/good/cert.yaml",
+            "auth.cert.pkcs11.certificateFile",
+        ),
         ("tests/config/bad/wrong-types.yaml", "server.socketMode"),
     ] {
         let of = |command| run(&[command, "--config", path]);

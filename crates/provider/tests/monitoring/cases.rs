@@ -370,6 +370,66 @@ pub(crate) const CASES: &[Case] = &[
         ],
     },
     Case {
+        alert: "OpenBaoKMSTokenFileEnding",
+        labels: r#"instance="n1",job="kms""#,
+        firing: &[
+            (
+                r#"openbao_kms_credential_ttl_seconds{job="kms",instance="n1"}"#,
+                "1200x40",
+            ),
+            (
+                r#"openbao_kms_credential_min_remaining_seconds{job="kms",instance="n1"}"#,
+                "300x40",
+            ),
+            (
+                r#"openbao_kms_auth_method_info{job="kms",instance="n1",method="token"}"#,
+                "1x40",
+            ),
+        ],
+        silent: &[
+            &[
+                (
+                    r#"openbao_kms_credential_ttl_seconds{job="kms",instance="n1"}"#,
+                    "7200x40",
+                ),
+                (
+                    r#"openbao_kms_credential_min_remaining_seconds{job="kms",instance="n1"}"#,
+                    "300x40",
+                ),
+                (
+                    r#"openbao_kms_auth_method_info{job="kms",instance="n1",method="token"}"#,
+                    "1x40",
+                ),
+            ],
+            &[
+                (
+                    r#"openbao_kms_credential_ttl_seconds{job="kms",instance="n1"}"#,
+                    "1200x40",
+                ),
+                (
+                    r#"openbao_kms_credential_min_remaining_seconds{job="kms",instance="n1"}"#,
+                    "300x40",
+                ),
+                (
+                    r#"openbao_kms_auth_method_info{job="kms",instance="n1",method="jwt"}"#,
+                    "1x40",
+                ),
+            ],
+        ],
+    },
+    Case {
+        alert: "OpenBaoKMSFallbackInUse",
+        labels: r#"instance="n1",job="kms""#,
+        firing: &[(
+            r#"openbao_kms_auth_fallback_in_use{job="kms",instance="n1"}"#,
+            "1x40",
+        )],
+        silent: &[&[(
+            r#"openbao_kms_auth_fallback_in_use{job="kms",instance="n1"}"#,
+            "0x40",
+        )]],
+    },
+    Case {
         alert: "OpenBaoKMSJWTExpiring",
         labels: r#"instance="n1",job="kms""#,
         firing: &[

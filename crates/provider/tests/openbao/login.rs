@@ -1,8 +1,15 @@
 //! The JWT and the token: what a start says about a JWT that cannot work, and how a running
 //! provider gets over a token that OpenBao has revoked.
 
+mod approle;
+mod cert;
+mod fallback;
+mod method;
 #[cfg(feature = "issuer-tests")]
 mod oauth_issuer;
+mod pkcs11;
+mod token;
+mod userpass;
 
 use std::{
     fs,

@@ -4,6 +4,7 @@
 
 mod evidence;
 mod key;
+mod login;
 mod node;
 mod nodes;
 mod openbao;
@@ -75,6 +76,11 @@ incidents! {
         mount_settings_denied policy_excessive;
     openbao::a_limit_of_the_rate: openbao_rate_limited;
     openbao::a_lease_that_is_too_short: lease_too_short;
+    login::a_token_of_a_file_that_cannot_serve: token_file_rejected token_is_root token_ends;
+    login::a_wrapped_secret_id_that_is_used_or_of_another_path: secret_id_intercepted
+        secret_id_substituted;
+    login::a_certificate_that_cannot_log_in: cert_expired cert_unsuitable login_certificate;
+    login::a_standby_identity_in_use: fallback_in_use;
     key::settings_that_can_be_corrected: key_unusable upsert_allowed versions_below_minimum
         key_soft_deleted encryption_blocked;
     key::a_key_that_can_never_be_used: key_unfit;
@@ -141,6 +147,34 @@ const LEFT_OUT: &[(&str, &str)] = &[
     (
         "oauth_token_claims",
         "needs a real issuer; its command is that of jwt_claims",
+    ),
+    (
+        "module_unloadable",
+        "its command shows libraries; pkcs11-signer/tests stages it",
+    ),
+    (
+        "module_failed",
+        "its command shows tokens, by OpenSC; login/pkcs11.rs stages it",
+    ),
+    (
+        "module_crashed",
+        "its command shows libraries; login/pkcs11.rs stages it",
+    ),
+    (
+        "token_helper_gone",
+        "its command restarts the unit, which starts another helper",
+    ),
+    (
+        "token_absent",
+        "its command shows tokens, by OpenSC; login/pkcs11.rs removes one and puts it back",
+    ),
+    (
+        "token_key_absent",
+        "its command asks for the PIN; login/pkcs11.rs stages it",
+    ),
+    (
+        "pin_last_try",
+        "its command asks for the PIN; pkcs11-signer/tests stages it",
     ),
     (
         "state_disk_failing",

@@ -85,6 +85,16 @@ impl Fault {
                 "OpenBao grants this node tokens that end too soon",
                 "raise token_ttl and token_max_ttl of its role",
             ),
+            Self::Credential => (
+                NoDataLost,
+                "this node's secret, token or certificate for the login cannot be used",
+                "see detail of auth.login in the provider's log",
+            ),
+            Self::CredentialDates => (
+                NoDataLost,
+                "this node's certificate or token for the login has ended or ends soon",
+                "replace it or correct the clock",
+            ),
             Self::JwtFile => (
                 NoDataLost,
                 "this node's JWT file cannot be read",
@@ -118,6 +128,11 @@ impl Fault {
             Self::OAuth2Token => (
                 NoDataLost,
                 "the OAuth issuer gives this node no usable token",
+                "see detail of auth.login in the provider's log",
+            ),
+            Self::Token => (
+                NoDataLost,
+                "this node's PKCS#11 token cannot be used",
                 "see detail of auth.login in the provider's log",
             ),
             Self::Stopping => (NoDataLost, "the provider of this node stops", RETRIED),
