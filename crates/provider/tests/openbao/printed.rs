@@ -2,6 +2,7 @@
 //! laid out as the package does it, against real servers. Then the command that printed it must no
 //! longer report the cause.
 
+mod bundle;
 mod evidence;
 mod key;
 mod node;
