@@ -50,12 +50,11 @@ use crate::{
     supervisor::{PartEnded, Supervisor, watch},
     telemetry::{
         correlation::Correlation,
+        credential_life::{CredentialLife, follow},
         endpoints::{
             self, Answer, Asked, BindError, OPEN_METRICS, TEXT_FORMAT, prefers_open_metrics,
         },
-        health, hooks,
-        jwt_life::{JwtLife, follow},
-        log,
+        health, hooks, log,
         metrics::{Metrics, text_format},
         readings::Readings,
     },
@@ -230,18 +229,17 @@ async fn start_and_run(
     } = client;
     parts.spawn("CA bundle watcher", following);
 
-    let jwt = connection::jwt_source(config)?;
+    let login = connection::login(config, client.clone())?;
     let (session, session_task) = connection::session(
         config,
-        jwt.clone(),
-        client.clone(),
+        Arc::clone(&login),
         Arc::clone(&clock),
         hooks::auth_hook(&metrics),
-    )?;
+    );
     parts.spawn("login", session_task.run());
 
-    let (jwt_life, following) = follow(jwt, config.status.probe_interval);
-    parts.spawn("JWT watcher", following);
+    let (credential_life, following) = follow(login, config.status.probe_interval);
+    parts.spawn("credential watcher", following);
     let (files, following) = follow_files(config, Arc::clone(&clock), config.status.probe_interval);
     parts.spawn("file watcher", following);
     let transit = Transit::new(client.clone(), &config.key, config.openbao.timeout);
@@ -270,7 +268,7 @@ async fn start_and_run(
         session: session.clone(),
         client: client.clone(),
         trust,
-        jwt_life: jwt_life.clone(),
+        credential_life: credential_life.clone(),
         files: files.clone(),
         kms: Arc::clone(&service),
         clients: clients.clone(),
@@ -278,7 +276,7 @@ async fn start_and_run(
     let gauges = Gauges {
         view: view.clone(),
         session: session.clone(),
-        jwt_life,
+        credential_life,
         files,
         metrics: Arc::clone(&metrics),
         socket: config.server.socket_path.clone(),
@@ -476,7 +474,7 @@ async fn listen(
 struct Gauges {
     view: ViewReader,
     session: Session,
-    jwt_life: JwtLife,
+    credential_life: CredentialLife,
     files: FilesView,
     metrics: Arc<Metrics>,
     socket: PathBuf,
@@ -489,7 +487,7 @@ impl Gauges {
         let readings = Readings {
             snapshot: self.view.snapshot(),
             token_ttl: self.session.status().token_remaining.unwrap_or_default(),
-            jwt_ttl: self.jwt_life.remaining(),
+            jwt_ttl: self.credential_life.remaining(),
             // Client certificate logins are unsupported in this build.
             certificate_ttl: Duration::ZERO,
             socket: socket_mark(&self.socket),

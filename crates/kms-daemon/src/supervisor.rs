@@ -10,8 +10,7 @@ use crate::kms::panic::caught;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the {part} {}, so the provider stopped: kube-apiserver cannot read or write encrypted objects \
-     through this node; no data is lost. Start it again with `systemctl restart bao-kms-provider`, \
-     and report the last lines of its log",
+     through this node; no data is lost",
     if *.panicked { "panicked" } else { "ended unexpectedly" }
 )]
 pub struct PartEnded {

@@ -2,11 +2,11 @@
 
 pub mod accept;
 pub mod correlation;
+pub mod credential_life;
 pub mod endpoints;
 pub mod eviction;
 pub mod health;
 pub mod hooks;
-pub mod jwt_life;
 pub mod log;
 pub mod metrics;
 pub mod process;

@@ -19,6 +19,7 @@ pub mod drill;
 pub mod encryption_config;
 pub mod evidence;
 pub mod key;
+pub mod login;
 pub mod node;
 pub mod nodes;
 pub mod openbao;
@@ -194,10 +195,11 @@ const fn unknown(code: &'static str, headline: &'static str, data: &'static str)
 
 /// Every cause, by topic: the heading of the topic and its causes.
 #[must_use]
-pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 14] {
+pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 15] {
     [
         ("Configuration", configuration::ALL),
         ("Node and provider", node::ALL),
+        ("Login", login::ALL),
         ("OpenBao", openbao::ALL),
         ("Key", key::ALL),
         ("Versions of the key", versions::ALL),

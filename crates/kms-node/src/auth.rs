@@ -66,7 +66,7 @@ pub struct SessionTask {
 
 struct Shared {
     settings: SessionSettings,
-    login: Box<dyn Login>,
+    login: Arc<dyn Login>,
     clock: Arc<dyn Clock>,
     hook: AuthHook,
     /// Locked briefly, never across an await.
@@ -222,7 +222,7 @@ impl Session {
     #[must_use]
     pub fn new(
         settings: SessionSettings,
-        login: Box<dyn Login>,
+        login: Arc<dyn Login>,
         clock: Arc<dyn Clock>,
         hook: AuthHook,
     ) -> (Self, SessionTask) {
@@ -389,7 +389,10 @@ impl Shared {
         result
     }
 
-    async fn log_in(&self, deadline: Instant) -> Result<(LiveToken, SystemTime), AuthFailure> {
+    async fn log_in(
+        &self,
+        deadline: Instant,
+    ) -> Result<(LiveToken, Option<SystemTime>), AuthFailure> {
         let started = self.now();
         let remaining = deadline.saturating_duration_since(started.elapsed);
         let login = self.login.log_in(started.wall, remaining);

@@ -21,9 +21,13 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use kms_domain::{fingerprint::IdentityFingerprint, scope::Namespace};
+use kms_domain::{
+    fingerprint::IdentityFingerprint,
+    scope::{MountPath, Namespace},
+};
 use resolve::Resolver;
 
 use crate::state::StateReader;
@@ -33,7 +37,7 @@ pub use choice::{ClientAuthMethod, Enforcement, LogFormat, LogLevel};
 pub use origin::{DEFAULT_CONFIG_PATH, Flags, Origin, Substitute};
 pub use problem::{Problem, ProblemKind};
 pub use resolve::Setting;
-pub use schema::{reference_rows, schema};
+pub use schema::{Described, described, reference_rows, schema};
 pub use settings::{
     Auth, Bootstrap, Cert, Config, DebugCorrelation, Hardening, Jwt, JwtSource, Limits, Logging,
     Method, OAuth2, OpenBao, Pkcs11, Rotation, Server, Status,
@@ -81,6 +85,17 @@ pub enum LoadError {
 pub struct UnsupportedAuth {
     setting: &'static str,
     value: &'static str,
+}
+
+impl UnsupportedAuth {
+    pub(crate) const CERT: Self = Self {
+        setting: "auth.method",
+        value: "cert",
+    };
+    pub(crate) const OAUTH2: Self = Self {
+        setting: "auth.jwt.source",
+        value: "oauth2",
+    };
 }
 
 /// Reads and checks the configuration named by flags and environment.
@@ -153,18 +168,62 @@ impl Config {
 }
 
 impl Auth {
-    /// The login of this build: rules for the token, and its file.
+    /// Checks that this build has the login method.
     ///
     /// # Errors
     /// [`UnsupportedAuth`] names the setting.
-    pub fn jwt_file(&self) -> Result<(&Jwt, &Path), UnsupportedAuth> {
-        let unsupported = |setting, value| Err(UnsupportedAuth { setting, value });
+    pub fn supported(&self) -> Result<(), UnsupportedAuth> {
         match &self.method {
-            Method::Cert(_) => unsupported("auth.method", "cert"),
+            Method::Cert(_) => Err(UnsupportedAuth::CERT),
             Method::Jwt(jwt) => match &jwt.source {
-                JwtSource::OAuth2(_) => unsupported("auth.jwt.source", "oauth2"),
-                JwtSource::File(path) => Ok((jwt, path)),
+                JwtSource::OAuth2(_) => Err(UnsupportedAuth::OAUTH2),
+                JwtSource::File(_) => Ok(()),
             },
+        }
+    }
+
+    /// Mount of the auth method in OpenBao.
+    #[must_use]
+    pub fn mount_path(&self) -> &MountPath {
+        match &self.method {
+            Method::Jwt(jwt) => &jwt.mount_path,
+            Method::Cert(cert) => &cert.mount_path,
+        }
+    }
+
+    /// Role of the login, if one is configured.
+    #[must_use]
+    pub fn role(&self) -> Option<&str> {
+        match &self.method {
+            Method::Jwt(jwt) => Some(jwt.role.as_str()),
+            Method::Cert(cert) => cert.role.as_deref(),
+        }
+    }
+
+    /// Tolerated difference between the clocks of the credential's issuer and this node.
+    #[must_use]
+    pub fn clock_skew_leeway(&self) -> Duration {
+        match &self.method {
+            Method::Jwt(jwt) => jwt.claims.clock_skew_leeway,
+            Method::Cert(cert) => cert.clock_skew_leeway,
+        }
+    }
+
+    /// Files that a running provider reads again for each login, each with its setting.
+    #[must_use]
+    pub fn credential_files(&self) -> Vec<(&'static str, &Path)> {
+        match &self.method {
+            Method::Jwt(jwt) => match &jwt.source {
+                JwtSource::File(path) => vec![("auth.jwt.jwtFile", path)],
+                JwtSource::OAuth2(oauth2) => vec![(
+                    "auth.jwt.oauth2.clientSecretFile",
+                    &oauth2.client_secret_file,
+                )],
+            },
+            Method::Cert(cert) => vec![(
+                "auth.cert.pkcs11.certificateFile",
+                &cert.token.certificate_file,
+            )],
         }
     }
 }

@@ -10,11 +10,7 @@ use openbao_client::{
     addresses::Role,
     client::{Client, ClientOptions, ClientProblem},
     endpoint::{Endpoint, Roots, RootsProblem},
-    login::{
-        Grant,
-        jwt::JwtRole,
-        jwt_file::{JwtFile, JwtSource},
-    },
+    login::{Grant, Login, jwt::JwtRole, jwt_file::JwtFile},
     transit::Transit,
 };
 use tokio::{runtime, task::JoinSet};
@@ -22,7 +18,7 @@ use tokio::{runtime, task::JoinSet};
 use crate::{
     auth::{AuthEvent, AuthHook, CallFailure, Session, SessionSettings, SessionTask},
     clock::{Clock, SystemClock},
-    config::{Config, UnsupportedAuth},
+    config::{Config, JwtSource, Method, UnsupportedAuth},
     token_file::TokenFileError,
 };
 
@@ -117,41 +113,44 @@ pub fn failover(config: &Config) -> ClientOptions {
     }
 }
 
-/// The source of the JWT file, shared by all its readers.
+/// The login of the configuration, shared by all readers of its credential.
 ///
 /// # Errors
 /// This build does not support the configured login.
-pub fn jwt_source(config: &Config) -> Result<JwtSource, UnsupportedAuth> {
-    let (jwt, file) = config.auth.jwt_file()?;
-    Ok(JwtSource::new(file.to_owned(), jwt.claims.clone()))
+pub fn login(config: &Config, client: Client) -> Result<Arc<dyn Login>, ConnectionError> {
+    match &config.auth.method {
+        Method::Jwt(jwt) => {
+            let role = JwtRole {
+                client,
+                mount_path: jwt.mount_path.clone(),
+                role: jwt.role.clone(),
+            };
+            match &jwt.source {
+                JwtSource::File(path) => {
+                    let login = JwtFile::new(role, path.clone(), jwt.claims.clone());
+                    Ok(Arc::new(login))
+                }
+                JwtSource::OAuth2(_) => Err(UnsupportedAuth::OAUTH2.into()),
+            }
+        }
+        Method::Cert(_) => Err(UnsupportedAuth::CERT.into()),
+    }
 }
 
 /// Creates a session and its task. The task must run for the session to get a token.
-///
-/// # Errors
-/// This build does not support the configured login.
+#[must_use]
 pub fn session(
     config: &Config,
-    source: JwtSource,
-    client: Client,
+    login: Arc<dyn Login>,
     clock: Arc<dyn Clock>,
     hook: AuthHook,
-) -> Result<(Session, SessionTask), UnsupportedAuth> {
-    let (jwt, _) = config.auth.jwt_file()?;
-    let login = JwtFile {
-        role: JwtRole {
-            client,
-            mount_path: jwt.mount_path.clone(),
-            role: jwt.role.clone(),
-        },
-        source,
-    };
+) -> (Session, SessionTask) {
     let settings = SessionSettings {
         login_before_token_expiry: config.auth.login_before_token_expiry,
         token_renewal_increment: config.auth.token_renewal_increment,
         login_timeout: config.auth.login_timeout,
     };
-    Ok(Session::new(settings, Box::new(login), clock, hook))
+    Session::new(settings, login, clock, hook)
 }
 
 /// Runs `questions` on a connection to the configured OpenBao, and waits for them.
@@ -213,9 +212,8 @@ impl Connection {
         }
         let client = Client::new(endpoint, Arc::new(|_| {}))?;
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
-        let source = jwt_source(config)?;
-        let clock = Arc::new(SystemClock);
-        let (session, task) = session(config, source, client.clone(), clock, hook)?;
+        let login = login(config, client.clone())?;
+        let (session, task) = session(config, login, Arc::new(SystemClock), hook);
         Ok(Self::with(config, client, session, task))
     }
 
@@ -226,7 +224,7 @@ impl Connection {
             token_renewal_increment: grant.lease.duration,
             login_timeout: config.auth.login_timeout,
         };
-        let login = Box::new(given::GivenToken::new(client.clone(), grant));
+        let login = Arc::new(given::GivenToken::new(client.clone(), grant));
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
         let (session, task) = Session::new(settings, login, Arc::new(SystemClock), hook);
         Ok(Self::with(config, client, session, task))

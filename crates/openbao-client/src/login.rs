@@ -1,12 +1,14 @@
 //! Login methods: they obtain and renew a token of OpenBao.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     num::NonZeroU32,
     pin::Pin,
     time::{Duration, SystemTime},
 };
 
+use kms_domain::scope::MountPath;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -19,6 +21,7 @@ use crate::{
     token::{Lease, Token},
 };
 
+pub mod file_reader;
 pub mod jwt;
 pub mod jwt_file;
 
@@ -27,6 +30,10 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A login method. It must be independent of the API server protected by the keys.
 pub trait Login: Send + Sync {
+    /// Reads the credential at the wall-clock time `now`, without a login: its expiry, or `None` if
+    /// it has none.
+    fn check(&self, now: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>>;
+
     /// Obtains a new token within `deadline`. `now` is the wall clock, for the dates of the
     /// credential.
     fn log_in(
@@ -50,8 +57,8 @@ pub struct Grant {
     pub token: Token,
     /// The granted lease. The caller checks whether it is long enough.
     pub lease: Lease,
-    /// Expiry of the credential used for the login.
-    pub credential_expires: SystemTime,
+    /// Expiry of the credential used for the login; `None` if it has none.
+    pub credential_expires: Option<SystemTime>,
 }
 
 /// A renewed token.
@@ -173,6 +180,16 @@ impl LoginFailure {
             Self::JwtFile(_) | Self::Jwt(_) | Self::OpenBao(_) | Self::GivenToken => None,
         }
     }
+}
+
+/// Whether a login method is mounted at the path, in the namespace of the client: it answers a login
+/// without a credential with 400. Without a mount, OpenBao answers with 403.
+pub async fn is_mounted(client: &Client, mount_path: &MountPath, deadline: Duration) -> bool {
+    let request = Request::post(Operation::JwtLogin, format!("{mount_path}/login"))
+        .json(&BTreeMap::<&str, &str>::new());
+    let answer = client.send_and_read(request, deadline, |_| Ok(()));
+    let refused = answer.await.err().and_then(|failure| failure.http_status());
+    refused == Some(400)
 }
 
 /// Renews a token with `auth/token/renew-self`, for any login method.

@@ -25,7 +25,7 @@ use openbao_client::{
     login::{
         Login, LoginFailure, LoginOutcome,
         jwt::{ClaimRules, JwtRole},
-        jwt_file::{JwtFile, JwtSource},
+        jwt_file::JwtFile,
     },
     request::{Operation, Request},
     seal_status::seal_status,
@@ -659,14 +659,12 @@ fn jwt_file(fake: &FakeOpenBao, directory: &Path) -> JwtFile {
         clock_skew_leeway: Duration::ZERO,
         min_remaining: Duration::from_secs(60),
     };
-    JwtFile {
-        role: JwtRole {
-            client: client(fake.endpoint()),
-            mount_path: MountPath::parse("auth/k8s-jwt").unwrap(),
-            role: KeyName::parse("provider").unwrap(),
-        },
-        source: JwtSource::new(path, rules),
-    }
+    let role = JwtRole {
+        client: client(fake.endpoint()),
+        mount_path: MountPath::parse("auth/k8s-jwt").unwrap(),
+        role: KeyName::parse("provider").unwrap(),
+    };
+    JwtFile::new(role, path, rules)
 }
 
 fn jwt_path(directory: &Path) -> PathBuf {
@@ -686,7 +684,7 @@ async fn a_login_sends_role_and_jwt_and_no_token() {
     assert_eq!(grant.lease.duration, Duration::from_secs(1800));
     assert!(grant.lease.renewable);
     let expires = UNIX_EPOCH + Duration::from_secs(1000);
-    assert_eq!(grant.credential_expires, expires);
+    assert_eq!(grant.credential_expires, Some(expires));
 
     let seen = fake.seen().remove(0);
     assert_eq!(seen.target, "/v1/auth/k8s-jwt/login");

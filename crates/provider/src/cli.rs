@@ -14,6 +14,7 @@ mod drill;
 mod etcd_source;
 mod examples;
 mod failure;
+mod init;
 mod inspect_state;
 mod key_id;
 mod man;
@@ -94,6 +95,9 @@ macro_rules! commands {
 }
 
 commands! {
+    "Installation" {
+        Init: init, "init";
+    }
     "Service" {
         Serve: serve, "serve";
         Dev: dev, "dev";
@@ -163,6 +167,18 @@ impl Cli {
         if matches!(self.command, Some(Command::Dev(_))) && self.flags.config.is_some() {
             let text = "dev writes a configuration of its own, so --config has no effect; --dir names \
                         the place of the lab\n";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
+        }
+        let flags = &self.flags;
+        let replaced = [
+            &flags.log_level,
+            &flags.metrics_address,
+            &flags.health_address,
+        ];
+        let any = flags.config.is_some() || replaced.into_iter().any(Option::is_some);
+        if matches!(self.command, Some(Command::Init(_))) && any {
+            let text = "init makes a configuration, so the flags of a running provider have no effect; \
+                        --set has the value of a setting\n";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
         }
         Ok(self)
@@ -499,7 +515,7 @@ impl Context<'_> {
     /// The configuration, if `serve` accepts it and the files that it names.
     fn load_for_serve(&self, environment: &Environment) -> Result<Loaded, Failure> {
         let loaded = self.load()?;
-        loaded.config.auth.jwt_file()?;
+        loaded.config.auth.supported()?;
         let user = environment.effective_uid;
         if let Some((owner, uid)) = node_files::foreign_state(&loaded.config, user) {
             let directory = loaded.config.state_path.directory().to_owned();

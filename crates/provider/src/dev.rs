@@ -23,7 +23,10 @@ use openbao_lab::{
 };
 use serde_json::json;
 
-use crate::policy::{UnsafePolicyPath, policy};
+use kms_install::{
+    files::{Phase, encryption_configuration},
+    policy::{UnsafePolicyPath, policy},
+};
 
 const TRANSIT_MOUNT: &str = "transit";
 const KEY: &str = "kubernetes-etcd";
@@ -125,7 +128,7 @@ impl Lab {
             0o640,
             configuration(&server, path, &socket).as_bytes(),
         )?;
-        let encryption = encryption_configuration(&socket);
+        let encryption = encryption_configuration(PROVIDER_NAME, &socket, Phase::Writers);
         write(
             &path.join("encryption-config.yaml"),
             0o644,
@@ -389,25 +392,6 @@ state:
 logging:
   format: text
 "#
-    )
-}
-
-/// The `EncryptionConfiguration` of an API server that uses the lab.
-fn encryption_configuration(socket: &Path) -> String {
-    let endpoint = serde_json::Value::from(format!("unix://{}", socket.display())).to_string();
-    format!(
-        "apiVersion: apiserver.config.k8s.io/v1
-kind: EncryptionConfiguration
-resources:
-  - resources: [secrets]
-    providers:
-      - kms:
-          apiVersion: v2
-          name: {PROVIDER_NAME}
-          endpoint: {endpoint}
-          timeout: 3s
-      - identity: {{}}
-"
     )
 }
 

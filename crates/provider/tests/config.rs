@@ -258,7 +258,7 @@ fn a_login_that_this_build_cannot_do_is_named() {
         ("good/minimal.yaml", None),
     ] {
         let auth = load_file(&corpus_file(name)).unwrap().config.auth;
-        let refusal = auth.jwt_file().err().map(|refusal| refusal.to_string());
+        let refusal = auth.supported().err().map(|refusal| refusal.to_string());
         match (refusal, setting) {
             (Some(refusal), Some(setting)) => assert!(refusal.starts_with(setting), "{refusal}"),
             (refusal, setting) => assert_eq!(refusal.as_deref(), setting),

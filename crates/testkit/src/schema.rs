@@ -60,6 +60,7 @@ fn name(result: &Value) -> Option<&'static str> {
         Some("scan-etcd") => "scan-etcd",
         Some("verify-backup") => "verify-backup",
         Some("drill") => "drill",
+        Some("init") => "init",
         Some("inspect-state") => "inspect-state",
         Some("rotation-plan" | "verify-rotation") => "rotation",
         Some("dev") if has("bao") => "dev-once",

@@ -353,6 +353,10 @@ mod tests {
     struct Granting;
 
     impl Login for Granting {
+        fn check(&self, _: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>> {
+            Box::pin(ready(Ok(None)))
+        }
+
         fn log_in(&self, _: SystemTime, _: Duration) -> Pending<'_, Result<Grant, LoginFailure>> {
             Box::pin(ready(Ok(Grant {
                 token: Token::new("t".to_owned().into()).ok().unwrap(),
@@ -361,7 +365,7 @@ mod tests {
                     renewable: false,
                     uses: None,
                 },
-                credential_expires: SystemTime::UNIX_EPOCH,
+                credential_expires: None,
             })))
         }
 
@@ -430,7 +434,7 @@ mod tests {
             login_timeout: SOON,
         };
         let clock = Arc::new(SystemClock);
-        let (session, task) = Session::new(settings, Box::new(Granting), clock, Arc::new(|_| {}));
+        let (session, task) = Session::new(settings, Arc::new(Granting), clock, Arc::new(|_| {}));
         tokio::spawn(task.run());
         let hedges = Hedges::new(Counter::default());
         let batcher = DecryptBatcher::new(Transit::new(client, &path, SOON), session, hedges);

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::{
     kms::{Kms, clients::Clients},
-    telemetry::{endpoints::Answer, health::reasons, jwt_life::JwtLife, log},
+    telemetry::{credential_life::CredentialLife, endpoints::Answer, health::reasons, log},
     trust::TrustReader,
     view::{ProbeFailure, ViewReader},
 };
@@ -36,7 +36,7 @@ pub(super) struct Sources {
     pub(super) session: Session,
     pub(super) client: Client,
     pub(super) trust: TrustReader,
-    pub(super) jwt_life: JwtLife,
+    pub(super) credential_life: CredentialLife,
     pub(super) files: FilesView,
     /// The service, once it is created.
     pub(super) kms: Arc<OnceLock<Kms>>,
@@ -112,7 +112,10 @@ impl Sources {
             }
             .to_owned(),
             token_remaining_seconds: status.token_remaining.map(|left| left.as_secs()),
-            credential_remaining_seconds: self.jwt_life.remaining().map(|left| left.as_secs()),
+            credential_remaining_seconds: self
+                .credential_life
+                .remaining()
+                .map(|left| left.as_secs()),
             last_failure: status.last_failure.filter(|_| failed).map(|failure| {
                 let class = failure.outcome.label();
                 Failed::new(class, Some(failure.detail), since(failure.at, now))

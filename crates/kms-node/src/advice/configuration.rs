@@ -23,8 +23,8 @@ causes! {
                  must be as before",
             ),
             run(
-                "at a first installation, write the file (docs/configuration.md), and check it",
-                "bao-kms-provider config --config {config}",
+                "at a first installation, make the file with the others",
+                "bao-kms-provider init --new-key --out openbao-kms",
             ),
         ]);
 
@@ -59,6 +59,17 @@ causes! {
         "use a build with this login method, or set auth.method to jwt and auth.jwt.source to file \
          in {config}",
     )]);
+
+    VALUES_INVALID = none_lost(
+        "values_invalid",
+        "the values of the installation are incomplete, or break rules",
+        "nothing was written, in OpenBao or on this machine",
+    )
+    .exit(Exit::Configuration)
+    .steps(&[
+        act("correct each setting above in the file of values, or by --set PATH=VALUE"),
+        run("see every setting with its rule", "bao-kms-provider config schema"),
+    ]);
 
     UNSAFE_POLICY_PATH = none_lost(
         "policy_path_unsafe",

@@ -77,7 +77,7 @@ causes! {
          decrypts none of them",
     )
     .steps(&[
-        run("stop the provider", "systemctl stop bao-kms-provider"),
+        run("stop the provider", "systemctl stop {unit}"),
         act(
             "if this OpenBao has the original key, compare providerName, clusterId and instanceId \
              in {config} with a backup record: etcd does not show them",
@@ -159,7 +159,7 @@ causes! {
         "objects written with this key now may be unreadable later",
     )
     .steps(&[
-        run("stop the provider", "systemctl stop bao-kms-provider"),
+        run("stop the provider", "systemctl stop {unit}"),
         run("see the versions and limits of the key", "bao read {bao} {mount}/keys/{key}"),
         act("report it, with the releases of provider and OpenBao"),
     ])

@@ -1,10 +1,5 @@
 //! Causes on the node: files, user, lock, socket, process.
 
-use openbao_client::{
-    credential_file::CredentialFileProblem,
-    login::{LoginFailure, jwt::JwtProblem},
-};
-
 use tonic::Code;
 
 use super::{
@@ -20,18 +15,15 @@ const WAITS: &str = "kube-apiserver waits for this node, and etcd stays as it is
 const RUNNING_CONTINUES: &str =
     "the running provider continues to serve until its next login or reload of trust";
 
-pub(super) const START: Step = run("start the provider", "systemctl start bao-kms-provider");
-pub(super) const STOP: Step = run("stop the provider", "systemctl stop bao-kms-provider");
-const RESTART: Step = run("restart the provider", "systemctl restart bao-kms-provider");
-const READ_LOG: Step = run("read its log", "journalctl -u bao-kms-provider -n 50");
+pub(super) const START: Step = run("start the provider", "systemctl start {unit}");
+pub(super) const STOP: Step = run("stop the provider", "systemctl stop {unit}");
+const RESTART: Step = run("restart the provider", "systemctl restart {unit}");
+const READ_LOG: Step = run("read its log", "journalctl -u {unit} -n 50");
 const READINESS: Step = run(
     "see the reasons of its readiness",
     "curl --max-time 5 {ready}",
 );
-const STATUS: Step = run(
-    "see whether the provider runs",
-    "systemctl status bao-kms-provider",
-);
+const STATUS: Step = run("see whether the provider runs", "systemctl status {unit}");
 pub(super) const COMPARE_CLOCKS: Step = run(
     "compare the clocks of this node and of OpenBao",
     "date --utc; curl --silent --head {curl}/v1/sys/health | grep -i '^date'",
@@ -67,7 +59,7 @@ causes! {
     .steps(&[
         run(
             "start the service, which runs as the owner of the state",
-            "systemctl start bao-kms-provider",
+            "systemctl start {unit}",
         ),
         run(
             "or, for a start with these options, run it as that user",
@@ -102,16 +94,6 @@ causes! {
     )
     .steps(&[run("identify the process", "ps -fp {pid}"), run("end it", "kill {pid}")])
     .warnings(&["do not delete the lock file: the lock stays with the process"]);
-
-    JWT_UNUSABLE = none_lost(
-        "jwt_unusable",
-        "the JWT is missing, unreadable, expired, or its claims differ from the configuration",
-        KEY_IS_IN_OPENBAO,
-    )
-    .steps(&[act(
-        "if the issuer is gone, put a JWT of an emergency issuer with the same claims at {jwt}, or \
-         pin its public key in OpenBao's login, for as short a time as possible",
-    )]);
 
     CLOCK_WRONG = none_lost(
         "clock_wrong",
@@ -195,68 +177,6 @@ causes! {
         ),
     ]);
 
-    JWT_MISSING = none_lost("jwt_missing", "the JWT is missing", KEY_IS_IN_OPENBAO)
-        .steps(&[act("start the software for the renewal of {jwt} on this node, and read its \
-            log")]);
-
-    JWT_UNREADABLE = none_lost(
-        "jwt_unreadable",
-        "the file of the JWT is unreadable for the user of the provider, or its file system hangs",
-        KEY_IS_IN_OPENBAO,
-    )
-    .steps(&[
-        act("make {jwt} a regular file with mode 0640, readable for the user of the provider"),
-        act("if its file system hangs, mount it again, or keep the file on a local one"),
-    ]);
-
-    JWT_EXPIRED = none_lost(
-        "jwt_expired",
-        "the JWT has expired, expires too soon, or is not valid yet",
-        KEY_IS_IN_OPENBAO,
-    )
-    .steps(&[
-        act("have a new JWT issued, and replace {jwt} with it by rename"),
-        act("find out why the software for its renewal on this node stopped"),
-        act("if the JWT is new, compare the clocks of this node, of the issuer and of OpenBao"),
-    ]);
-
-    JWT_MALFORMED = none_lost(
-        "jwt_malformed",
-        "the file of the JWT is empty, or holds something other than one JWT",
-        KEY_IS_IN_OPENBAO,
-    )
-    .steps(&[
-        act(
-            "have {jwt} written with the JWT alone: three parts with dots, without byte order \
-             mark, quotation marks, NUL bytes or line breaks inside",
-        ),
-        act("have a new JWT issued, if the file was damaged"),
-    ]);
-
-    JWT_NO_EXPIRY = none_lost(
-        "jwt_no_expiry",
-        "the JWT has no expiry (exp)",
-        KEY_IS_IN_OPENBAO,
-    )
-    .steps(&[act(
-        "have the issuer set exp, with a life of some hours and renewal on this node, and replace \
-         {jwt} by rename",
-    )])
-    .warnings(&["do not use a JWT without an expiry: a stolen one is valid for ever"]);
-
-    JWT_CLAIMS = none_lost(
-        "jwt_claims",
-        "the claims of the JWT differ from the configuration",
-        KEY_IS_IN_OPENBAO,
-    )
-    .steps(&[
-        act("have a JWT issued with the configured claims"),
-        run(
-            "or correct auth.jwt, if the role in OpenBao has other claims",
-            "bao read {bao} {login}/role/{role}",
-        ),
-    ]);
-
     HARDENING_REFUSED = none_lost(
         "hardening_refused",
         "a required hardening measure is not available on this node",
@@ -271,7 +191,7 @@ causes! {
     )
     .steps(&[run(
         "see the missing measures in its log; docs/operate/hardening.md describes each",
-        "journalctl -u bao-kms-provider | grep process.not_hardened",
+        "journalctl -u {unit} | grep process.not_hardened",
     )]);
 
     SANDBOX_OUTDATED = none_lost(
@@ -421,8 +341,8 @@ causes! {
         act("leave one ListenStream= in the socket unit, with the path of server.socketPath"),
         run(
             "load the unit, and start the provider again",
-            "systemctl daemon-reload && systemctl restart bao-kms-provider.socket \
-             bao-kms-provider.service",
+            "systemctl daemon-reload && systemctl restart {unit}.socket \
+             {unit}.service",
         ),
     ]);
 
@@ -444,35 +364,6 @@ causes! {
              unit or configuration management for the socket",
         ),
     ]);
-}
-
-/// The cause of a JWT that cannot log in.
-#[must_use]
-pub fn of_jwt(failure: &LoginFailure) -> &'static Cause {
-    match failure {
-        LoginFailure::JwtFile(problem) => match problem {
-            CredentialFileProblem::Missing => &JWT_MISSING,
-            CredentialFileProblem::Hangs
-            | CredentialFileProblem::AbsolutePathRequired
-            | CredentialFileProblem::Unreadable(_)
-            | CredentialFileProblem::Symlink
-            | CredentialFileProblem::NotRegular
-            | CredentialFileProblem::UnsafePermissions { .. }
-            | CredentialFileProblem::Changed
-            | CredentialFileProblem::TooLarge { .. } => &JWT_UNREADABLE,
-        },
-        LoginFailure::Jwt(problem) => match problem {
-            JwtProblem::Empty | JwtProblem::Malformed(_) => &JWT_MALFORMED,
-            JwtProblem::NoExpiry => &JWT_NO_EXPIRY,
-            JwtProblem::Expired { .. }
-            | JwtProblem::NearExpiry { .. }
-            | JwtProblem::NotYetValid(_)
-            | JwtProblem::IssuedInFuture(_) => &JWT_EXPIRED,
-            JwtProblem::Issuer | JwtProblem::Audience | JwtProblem::Subject => &JWT_CLAIMS,
-        },
-        LoginFailure::GivenToken => &openbao::TOKEN_REJECTED,
-        LoginFailure::OpenBao(failure) => openbao::of_login_request(failure),
-    }
 }
 
 /// The cause of a call that the provider refused with this gRPC code.

@@ -6,7 +6,7 @@ use openbao_client::{
 };
 
 use super::{
-    Cause, Step, act, at_risk, key, node, none_lost, not_lost_yet, run, unknown, versions,
+    Cause, Step, act, at_risk, key, login, node, none_lost, not_lost_yet, run, unknown, versions,
 };
 use crate::{
     auth::{AuthFailure, CallFailure},
@@ -27,7 +27,7 @@ const NO_UNKNOWN_CA: &str = "do not trust the CA of an unknown server at the add
     verification";
 const SHOW_CLAIMS: Step = run(
     "see the claims of the JWT",
-    "cut -d. -f2 {jwt} | tr '_-' '/+' | base64 -d 2>/dev/null; echo",
+    "cut -d. -f2 {credential} | tr '_-' '/+' | base64 -d 2>/dev/null; echo",
 );
 const SHOW_ROLE: Step = run(
     "compare them with the role, as an administrator",
@@ -321,7 +321,7 @@ causes! {
             "compare the clocks of this node and of OpenBao, and correct the wrong one with NTP",
             node::COMPARE_CLOCKS.command,
         ),
-        act("if both are right, have a new JWT issued, and replace {jwt} with it by rename"),
+        act("if both are right, have a new JWT issued, and replace {credential} with it by rename"),
     ])
     .warnings(&[NO_WIDER_POLICY]);
 
@@ -505,7 +505,7 @@ pub fn of_call(failure: &CallFailure) -> &'static Cause {
 #[must_use]
 pub fn of_login(failure: &AuthFailure) -> &'static Cause {
     match failure {
-        AuthFailure::Login(failure) => node::of_jwt(failure),
+        AuthFailure::Login(failure) => login::of_failure(failure),
         AuthFailure::Renewal(failure) => of_login_request(failure),
         AuthFailure::ShortLease { .. } => &LEASE_TOO_SHORT,
         AuthFailure::Timeout => &UNREACHABLE,

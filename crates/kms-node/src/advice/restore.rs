@@ -72,7 +72,7 @@ causes! {
         run(
             "only if no later backup is left anywhere and the restored etcd fits this OpenBao: \
              stop the provider, on every node",
-            "systemctl stop bao-kms-provider",
+            "systemctl stop {unit}",
         ),
         run(
             "then move state and checkpoint away, on every node, and keep them",
@@ -321,7 +321,7 @@ causes! {
         act("review evidence, versions and limitations"),
         run(
             "stop the provider of this node: process {pid} ({program}) holds the state",
-            "systemctl stop bao-kms-provider",
+            "systemctl stop {unit}",
         ),
         run(
             "with the provider of this node stopped, apply the plan",

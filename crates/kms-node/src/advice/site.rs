@@ -30,8 +30,10 @@ impl<'a> Site<'a> {
     /// value.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<String> {
-        if name == "config" {
-            return Some(shell(self.config_path));
+        match name {
+            "config" => return Some(shell(self.config_path)),
+            "unit" => return Some(unit_of(self.config_path)),
+            _ => {}
         }
         let config = self.config?;
         let openbao = &config.openbao;
@@ -64,21 +66,36 @@ impl<'a> Site<'a> {
                 }
                 None => server(config),
             },
-            "login" => config.auth.jwt_file().ok()?.0.mount_path.to_string(),
-            "role" => config.auth.jwt_file().ok()?.0.role.to_string(),
+            "login" => config.auth.mount_path().to_string(),
+            "role" => config.auth.role()?.to_owned(),
             "mount" => config.key.mount_path.to_string(),
             "key" => config.key.key_name.to_string(),
             "state" => shell(&config.state_path.document()),
             "state_directory" => shell(config.state_path.directory()),
             "checkpoint" => shell(&config.state_path.checkpoint()),
             "socket" => shell(&config.server.socket_path),
-            "jwt" => shell(config.auth.jwt_file().ok()?.1),
+            "credential" => shell(config.auth.credential_files().first()?.1),
             "ready" => {
                 let listener = config.server.health.as_ref()?.bind_to();
                 HttpUrl::local(listener, "/ready").to_string()
             }
             _ => return None,
         })
+    }
+}
+
+/// The packaged unit with this configuration file: the directory names the instance.
+fn unit_of(config_path: &Path) -> String {
+    let below = config_path.strip_prefix("/etc/openbao-kms");
+    let parts: Vec<_> = below.iter().flat_map(|below| below.iter()).collect();
+    let name = match parts[..] {
+        [instance, file] if file == "config.yaml" => instance.to_str(),
+        _ => None,
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    match name.filter(|name| name.chars().all(plain)) {
+        Some(instance) => format!("bao-kms-provider@{instance}"),
+        None => "bao-kms-provider".to_owned(),
     }
 }
 
@@ -121,6 +138,24 @@ pub fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_unit_is_the_instance_of_the_configuration() {
+        for (path, unit) in [
+            ("/etc/openbao-kms/config.yaml", "bao-kms-provider"),
+            (
+                "/etc/openbao-kms/east-1/config.yaml",
+                "bao-kms-provider@east-1",
+            ),
+            ("/etc/openbao-kms/east-1/other.yaml", "bao-kms-provider"),
+            ("/etc/openbao-kms/a b/config.yaml", "bao-kms-provider"),
+            ("/etc/openbao-kms/a/b/config.yaml", "bao-kms-provider"),
+            ("/home/ann/east/config.yaml", "bao-kms-provider"),
+            ("", "bao-kms-provider"),
+        ] {
+            assert_eq!(unit_of(Path::new(path)), unit, "{path}");
+        }
+    }
 
     #[test]
     fn a_path_is_one_word_of_a_shell() {

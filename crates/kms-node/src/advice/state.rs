@@ -105,7 +105,7 @@ causes! {
             "put the files of the running provider back, {state} and {checkpoint}, from a backup \
              of this node or a copy of a healthy peer",
         ),
-        run("only then restart the provider", "systemctl restart bao-kms-provider"),
+        run("only then restart the provider", "systemctl restart {unit}"),
     ])
     .warnings(&[BEFORE_RESTART]);
 
@@ -163,7 +163,7 @@ causes! {
     )
     .steps(&[
         run("see its open files", "ls -l /proc/$(pidof bao-kms-provider)/fd"),
-        run("raise LimitNOFILE=", "systemctl edit bao-kms-provider"),
+        run("raise LimitNOFILE=", "systemctl edit {unit}"),
     ]);
 
     UNSAVED = none_lost(
@@ -197,7 +197,7 @@ causes! {
         act("run the command on a serving node"),
         run(
             "or start the provider, if this node is new",
-            "systemctl start bao-kms-provider",
+            "systemctl start {unit}",
         ),
         run("if it served before, rebuild its state, first as a plan", REBUILD.command),
     ])

@@ -195,7 +195,7 @@ impl State {
     /// Ends an attempt with a login.
     pub(super) fn logged_in(
         &mut self,
-        result: Result<(LiveToken, SystemTime), AuthFailure>,
+        result: Result<(LiveToken, Option<SystemTime>), AuthFailure>,
         now: Moment,
     ) {
         match result {
@@ -203,7 +203,7 @@ impl State {
                 self.granted = Some(live.since());
                 self.worked = false;
                 self.token_uses = live.uses();
-                self.credential_expires = Some(credential_expires);
+                self.credential_expires = credential_expires;
                 self.last_login = Some(now.wall);
                 self.succeeded(live);
             }

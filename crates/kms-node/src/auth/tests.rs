@@ -91,6 +91,10 @@ async fn play(steps: &Mutex<VecDeque<Step>>) -> Result<Lease, LoginFailure> {
 }
 
 impl Login for ScriptedLogin {
+    fn check(&self, _: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>> {
+        Box::pin(async { Ok(None) })
+    }
+
     fn log_in(&self, _: SystemTime, _: Duration) -> Pending<'_, Result<Grant, LoginFailure>> {
         Box::pin(async {
             let number = self.script.login_count.fetch_add(1, Ordering::SeqCst) + 1;
@@ -99,7 +103,7 @@ impl Login for ScriptedLogin {
             Ok(Grant {
                 token: Token::new(text).ok().unwrap(),
                 lease,
-                credential_expires: self.clock.now() + 2 * HOUR,
+                credential_expires: Some(self.clock.now() + 2 * HOUR),
             })
         })
     }
@@ -172,7 +176,7 @@ fn fixture(logins: &[Step], renewals: &[Step]) -> Fixture {
             events.lock().unwrap().push(told);
         })
     };
-    let login = Box::new(ScriptedLogin {
+    let login = Arc::new(ScriptedLogin {
         script: script.clone(),
         clock: clock.clone(),
     });
@@ -655,7 +659,7 @@ fn calls_can_move_between_threads() {
     fn movable(future: impl Future + Send) {
         drop(future);
     }
-    let login = Box::new(ScriptedLogin {
+    let login = Arc::new(ScriptedLogin {
         script: Arc::default(),
         clock: Arc::new(TestClock {
             start: Instant::now(),

@@ -85,6 +85,25 @@ pub(super) fn near_miss(path: &str, key: &str, properties: &Value) -> Option<Str
         .map(|other| format!("did you mean {other}?"))
 }
 
+/// A setting as the reference page shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Described {
+    /// Such as `server.socketPath`.
+    pub path: &'static str,
+    /// Such as `text`, `integer`, `boolean` or `list`.
+    pub kind: &'static str,
+    pub text: &'static str,
+}
+
+/// Every setting, in the order of the reference page.
+pub fn described() -> impl Iterator<Item = Described> {
+    all_settings().map(|setting| Described {
+        path: setting.path,
+        kind: setting.kind,
+        text: setting.text.trim(),
+    })
+}
+
 fn all_settings() -> impl Iterator<Item = &'static Declared> {
     SECTIONS.iter().flat_map(|section| section.settings)
 }

@@ -12,8 +12,6 @@ use openbao_client::{
     token::{Lease, Token},
 };
 
-use crate::clock::{Clock as _, SystemClock};
-
 /// Longer than any one-shot command. OpenBao ends the token at its own time.
 const ASSUMED_LEASE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
@@ -26,7 +24,7 @@ pub(super) fn grant(token: Token) -> Grant {
             renewable: false,
             uses: None,
         },
-        credential_expires: SystemClock.now() + ASSUMED_LEASE,
+        credential_expires: None,
     }
 }
 
@@ -46,6 +44,10 @@ impl GivenToken {
 }
 
 impl Login for GivenToken {
+    fn check(&self, _: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>> {
+        Box::pin(async { Ok(None) })
+    }
+
     fn log_in(&self, _: SystemTime, _: Duration) -> Pending<'_, Result<Grant, LoginFailure>> {
         let grant = self.grant.lock().unwrap_or_else(PoisonError::into_inner);
         let grant = { grant }.take();

@@ -1,6 +1,6 @@
 //! Drops root's capabilities before the daemon serves.
 
-use std::{fs::File, io, path::Path};
+use std::{fs::File, io, iter, path::Path};
 
 use rustix::{
     process::{Gid, getegid, getgroups},
@@ -43,11 +43,10 @@ fn try_to_drop(config: &Config) -> Result<(), String> {
     // Clears the effective set first, to test whether the daemon needs the capabilities.
     let effective = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective, ..held }).map_err(refused)?;
-    let needed = [
-        Some(&*config.openbao.ca_cert_file),
-        config.auth.jwt_file().ok().map(|(_, path)| path),
-    ];
-    if let Some(path) = needed.into_iter().flatten().find(|path| is_denied(path)) {
+    let credentials = config.auth.credential_files().into_iter();
+    let mut needed =
+        iter::once(&*config.openbao.ca_cert_file).chain(credentials.map(|(_, path)| path));
+    if let Some(path) = needed.find(|path| is_denied(path)) {
         set_capabilities(None, held).map_err(refused)?;
         let path = path.display();
         return Err(format!(

@@ -12,10 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::{sync::watch, task, time::interval};
 
 use super::sandbox::is_outside;
-use crate::{
-    clock::Clock,
-    config::{Config, JwtSource, Method},
-};
+use crate::{clock::Clock, config::Config};
 
 /// Why a file cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,11 +91,8 @@ pub fn follow(
     period: Duration,
 ) -> (FilesView, impl Future<Output = ()> + Send + use<>) {
     let mut files = vec![("openbao.caCertFile", config.openbao.ca_cert_file.clone())];
-    if let Method::Jwt(jwt) = &config.auth.method
-        && let JwtSource::File(path) = &jwt.source
-    {
-        files.push(("auth.jwt.jwtFile", path.clone()));
-    }
+    let credentials = config.auth.credential_files().into_iter();
+    files.extend(credentials.map(|(setting, path)| (setting, path.to_owned())));
     let (publish, view) = watch::channel(Vec::new());
     let following = async move {
         let mut period = interval(period);

@@ -76,7 +76,7 @@ fn validate(facts: &Facts) -> Option<Vec<CheckResult>> {
         }
         Err(_) => return None,
     };
-    if let Err(unsupported) = loaded.config.auth.jwt_file() {
+    if let Err(unsupported) = loaded.config.auth.supported() {
         let check = VALIDATE
             .fail(unsupported.to_string())
             .because(facts.advise(&advice::configuration::UNSUPPORTED_LOGIN, &[]))
@@ -137,7 +137,7 @@ fn file(facts: &Facts, problem: &Problem) -> CheckResult {
         (Some(hint), None, _) => (&advice::node::MISCONFIGURED, vec![("correction", hint)]),
         (None, _, "state.path") => (&advice::node::STATE_DIRECTORY_MISSING, Vec::new()),
         (None, _, "server.socketPath") => (&advice::node::SOCKET_DIRECTORY_UNUSABLE, Vec::new()),
-        (None, _, "auth.jwt.jwtFile") => (&advice::node::JWT_MISSING, Vec::new()),
+        (None, _, "auth.jwt.jwtFile") => (&advice::login::JWT_MISSING, Vec::new()),
         (None, _, setting) => (
             &advice::node::MISCONFIGURED,
             vec![("missing", &*quoted), ("setting", setting)],

@@ -29,7 +29,7 @@ use openbao_client::{
     endpoint::{Address, Endpoint},
     failure::{Failure, FailureClass},
     leader::{Leader, leader},
-    login::{LoginFailure, bound_cidrs, jwt::JwtRole, jwt_file::JwtSource},
+    login::{LoginFailure, bound_cidrs, is_mounted},
     login_refusal::LoginRefusal,
     presented::{Presented, presented},
     seal_status::{SealStatus, seal_status},
@@ -55,8 +55,8 @@ pub struct Facts {
     pub encryption: Option<Vec<CheckResult>>,
     /// The registry state of this node.
     pub stored: Option<Result<Stored, StateError>>,
-    /// Whether the JWT is usable for a login.
-    pub jwt: Option<Result<(), LoginFailure>>,
+    /// Whether the credential is usable for a login.
+    pub credential: Option<Result<(), LoginFailure>>,
     /// Result of setting up the OpenBao client.
     pub connection: Option<Result<(), ConnectionError>>,
     /// Unauthenticated status of the server.
@@ -171,7 +171,7 @@ impl Facts {
             node: None,
             encryption: None,
             stored: None,
-            jwt: None,
+            credential: None,
             connection: None,
             server: None,
             presented: Vec::new(),
@@ -198,7 +198,7 @@ impl Facts {
     #[must_use]
     pub fn config(&self) -> Option<&Config> {
         let config = &self.loaded.as_ref().ok()?.config;
-        config.auth.jwt_file().is_ok().then_some(config)
+        config.auth.supported().is_ok().then_some(config)
     }
 
     /// Path of the configuration file.
@@ -277,12 +277,15 @@ impl Facts {
             .map(|document| &**document.registry())
     }
 
-    /// Reads the JWT as a login would.
-    pub async fn read_jwt(&mut self, config: &Config) {
-        if let Ok((jwt, file)) = config.auth.jwt_file() {
-            let source = JwtSource::new(file.to_owned(), jwt.claims.clone());
-            self.jwt = Some(source.read(SystemClock.now()).await.map(drop));
-        }
+    /// Reads the credential as a login would.
+    ///
+    /// # Errors
+    /// The client could not be created.
+    pub async fn read_credential(&mut self, config: &Config) -> Result<(), ConnectionError> {
+        let client = Client::new(connection::endpoint(config)?, Arc::new(|_| {}))?;
+        let login = connection::login(config, client)?;
+        self.credential = Some(login.check(SystemClock.now()).await.map(drop));
+        Ok(())
     }
 
     /// Requests the unauthenticated status from the configured addresses in order, up to the first
@@ -397,16 +400,16 @@ impl Facts {
         };
     }
 
-    /// Gathers all facts about JWT, server and key. Each step requires the success of the previous
+    /// Gathers all facts about credential, server and key. Each step requires the success of the previous
     /// one.
     ///
     /// # Errors
     /// The client could not be created.
     pub async fn ask_all(&mut self, config: &Config) -> Result<(), ConnectionError> {
-        self.read_jwt(config).await;
+        self.read_credential(config).await?;
         let endpoint = self.ask_server(config).await?;
         let unsealed = self.server.as_ref().is_some_and(Answered::may_be_unsealed);
-        if unsealed && matches!(self.jwt, Some(Ok(()))) {
+        if unsealed && matches!(self.credential, Some(Ok(()))) {
             let openbao = Connection::new(config, endpoint)?;
             self.ask_openbao(config, &openbao).await;
             self.try_key(&openbao).await;
@@ -415,24 +418,16 @@ impl Facts {
     }
 }
 
-/// Looks for the login method by logins without a JWT. `None` if that is impossible.
+/// Looks for the login method by logins without a credential. `None` if that is impossible.
 async fn find_login(config: &Config, client: &Client) -> Option<LoginMount> {
-    let (jwt, _) = config.auth.jwt_file().ok()?;
-    let mounted = async |client: Client| {
-        let role = JwtRole {
-            client,
-            mount_path: jwt.mount_path.clone(),
-            role: jwt.role.clone(),
-        };
-        role.is_mounted(config.openbao.timeout).await
-    };
-    if mounted(client.clone()).await {
+    let (mount_path, deadline) = (config.auth.mount_path(), config.openbao.timeout);
+    if is_mounted(client, mount_path, deadline).await {
         return Some(LoginMount::Here);
     }
     let mut endpoint = connection::endpoint(config).ok()?;
     if endpoint.namespace.take().is_some() {
         let root = Client::new(endpoint, Arc::new(|_| {})).ok()?;
-        if mounted(root).await {
+        if is_mounted(&root, mount_path, deadline).await {
             return Some(LoginMount::InRoot);
         }
     }

@@ -36,14 +36,15 @@ pub const AUTH_ALONE: Check = Check {
 };
 
 fn jwt(facts: &Facts) -> Option<Vec<CheckResult>> {
-    let (_, file) = facts.config()?.auth.jwt_file().ok()?;
-    let failure = match facts.jwt.as_ref()? {
+    let files = facts.config()?.auth.credential_files();
+    let (_, file) = files.first()?;
+    let failure = match facts.credential.as_ref()? {
         Ok(()) => return Some(vec![JWT.pass()]),
         Err(failure) => failure,
     };
     let failed = JWT
         .fail(format!("{}: {}", file.display(), one_line(failure)))
-        .because(facts.advise(advice::node::of_jwt(failure), &[]))
+        .because(facts.advise(advice::login::of_failure(failure), &[]))
         .code(failure.detail())
         .impact_class(ImpactClass::ApiServerAvailability);
     Some(vec![failed])

@@ -229,11 +229,11 @@ impl User {
             let opened = File::open(path);
             opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
         };
-        let jwt = config.auth.jwt_file().ok().map(|(_, file)| file);
+        let credentials = config.auth.credential_files().into_iter();
         let state = config.state_path.document();
         let unreadable = [config_path, &config.openbao.ca_cert_file, directory, &state]
             .into_iter()
-            .chain(jwt)
+            .chain(credentials.map(|(_, file)| file))
             .filter(denied)
             .map(Path::to_owned)
             .collect();

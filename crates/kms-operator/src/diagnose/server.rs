@@ -165,8 +165,7 @@ fn answered(failure: &Failure) -> bool {
 
 fn clock(facts: &Facts) -> Option<Vec<CheckResult>> {
     let config = facts.config()?;
-    let (jwt, _) = config.auth.jwt_file().ok()?;
-    let leeway = jwt.claims.clock_skew_leeway;
+    let leeway = config.auth.clock_skew_leeway();
     let server = facts.server.as_ref()?;
     let Some(date) = server.status.as_ref().ok().and_then(|status| status.date) else {
         let skipped = CLOCK.skip("OpenBao did not say its time");

@@ -90,7 +90,7 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                 check: configuration::FILES,
                 cause: |_, check| {
                     Some(match check.cause() {
-                        Some("auth.jwt.jwtFile") => &advice::node::JWT_UNUSABLE,
+                        Some("auth.jwt.jwtFile") => &advice::login::JWT_UNUSABLE,
                         _ => &advice::node::MISCONFIGURED,
                     })
                 },
@@ -109,7 +109,7 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
         Gather::Credential,
         &[Step {
             check: login::JWT,
-            cause: |_, _| Some(&advice::node::JWT_UNUSABLE),
+            cause: |_, _| Some(&advice::login::JWT_UNUSABLE),
         }],
     ),
     (

@@ -178,7 +178,7 @@ impl Walk<'_> {
     fn gather(&mut self, gather: Gather, facts: &mut Facts) {
         match gather {
             Gather::Node => self.look_around(facts),
-            Gather::Credential => self.runtime.block_on(facts.read_jwt(self.config())),
+            Gather::Credential => self.read_credential(facts),
             Gather::Server => facts.connection = Some(self.ask_server(facts)),
             Gather::Key => self.ask_openbao(facts),
             Gather::Etcd => self.try_etcd(facts),
@@ -194,6 +194,13 @@ impl Walk<'_> {
         let look = Node::look(config, path, self.material.environment, became);
         facts.node = Some(self.runtime.block_on(look));
         facts.stored = Some(config.state().load());
+    }
+
+    fn read_credential(&self, facts: &mut Facts) {
+        let read = self.runtime.block_on(facts.read_credential(self.config()));
+        if let Err(error) = read {
+            facts.connection = Some(Err(error));
+        }
     }
 
     fn ask_server(&mut self, facts: &mut Facts) -> Result<(), ConnectionError> {

@@ -58,7 +58,7 @@ pub enum JwtProblem {
     Empty,
     /// The JWT needs three dot-separated parts, a base64url payload and valid claims.
     #[error("it is malformed: {0}")]
-    Malformed(&'static str),
+    Malformed(JwtForm),
     /// Without `exp`.
     #[error("it has no exp: OpenBao and this provider require an expiry")]
     NoExpiry,
@@ -96,13 +96,61 @@ pub enum JwtProblem {
     },
 }
 
+/// Error of the form of a JWT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JwtForm {
+    /// The bytes are no UTF-8.
+    #[error("not UTF-8")]
+    NotUtf8,
+    /// A byte order mark stands first.
+    #[error("a byte order mark (BOM) at its start")]
+    ByteOrderMark,
+    /// A NUL byte stands inside.
+    #[error("a NUL byte inside")]
+    Nul,
+    /// Quotation marks stand around or inside it.
+    #[error("quotation marks")]
+    Quotes,
+    /// White space stands inside.
+    #[error("white space inside")]
+    WhiteSpace,
+    /// There are fewer or more than three parts.
+    #[error("not three parts")]
+    Parts,
+    /// Header or payload is empty.
+    #[error("an empty part")]
+    EmptyPart,
+    /// The payload is not base64url.
+    #[error("a payload in other than base64url")]
+    Encoding,
+    /// The payload is no JSON object with claims of the right types.
+    #[error("a payload without usable claims")]
+    Claims,
+}
+
+impl JwtForm {
+    fn code(self) -> &'static str {
+        match self {
+            Self::NotUtf8 => "not_utf8",
+            Self::ByteOrderMark => "byte_order_mark",
+            Self::Nul => "nul_byte",
+            Self::Quotes => "quotation_marks",
+            Self::WhiteSpace => "white_space",
+            Self::Parts => "not_three_parts",
+            Self::EmptyPart => "empty_part",
+            Self::Encoding => "not_base64url",
+            Self::Claims => "unusable_claims",
+        }
+    }
+}
+
 impl JwtProblem {
     /// Error code for logs and reports.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
             Self::Empty => "empty",
-            Self::Malformed(_) => "malformed",
+            Self::Malformed(form) => form.code(),
             Self::NoExpiry => "no_expiry",
             Self::NotYetValid(_) => "not_yet_valid",
             Self::IssuedInFuture(_) => "issued_in_future",
@@ -121,42 +169,41 @@ impl Jwt {
     /// # Errors
     /// [`JwtProblem::Empty`] or [`JwtProblem::Malformed`].
     pub fn parse(text: &[u8]) -> Result<Self, JwtProblem> {
-        let text = std::str::from_utf8(text).map_err(|_| JwtProblem::Malformed("not UTF-8"))?;
+        let text =
+            std::str::from_utf8(text).map_err(|_| JwtProblem::Malformed(JwtForm::NotUtf8))?;
         let text = text.trim();
         if text.starts_with('\u{feff}') {
-            return Err(JwtProblem::Malformed(
-                "a byte order mark (BOM) at its start",
-            ));
+            return Err(JwtProblem::Malformed(JwtForm::ByteOrderMark));
         }
         if text.contains('\0') {
-            return Err(JwtProblem::Malformed("a NUL byte inside"));
+            return Err(JwtProblem::Malformed(JwtForm::Nul));
         }
         if text.contains(['"', '\'']) {
-            return Err(JwtProblem::Malformed("quotation marks"));
+            return Err(JwtProblem::Malformed(JwtForm::Quotes));
         }
         if text.is_empty() {
             return Err(JwtProblem::Empty);
         }
         if text.contains(char::is_whitespace) {
-            return Err(JwtProblem::Malformed("white space inside"));
+            return Err(JwtProblem::Malformed(JwtForm::WhiteSpace));
         }
 
         let mut parts = text.split('.');
         let (Some(header), Some(payload), Some(_signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(JwtProblem::Malformed("not three parts"));
+            return Err(JwtProblem::Malformed(JwtForm::Parts));
         };
         if header.is_empty() || payload.is_empty() {
-            return Err(JwtProblem::Malformed("an empty part"));
+            return Err(JwtProblem::Malformed(JwtForm::EmptyPart));
         }
 
         let mut json = Zeroizing::new(Vec::new());
         BASE64URL
             .decode_vec(payload, &mut json)
-            .map_err(|_| JwtProblem::Malformed("a payload in other than base64url"))?;
-        let claims: Claims = serde_json::from_slice(&json)
-            .map_err(|_| JwtProblem::Malformed("a payload without usable claims"))?;
+            .map_err(|_| JwtProblem::Malformed(JwtForm::Encoding))?;
+        let claims: Claims =
+            serde_json::from_slice(&json).map_err(|_| JwtProblem::Malformed(JwtForm::Claims))?;
         let expires = claims.exp.as_ref().ok_or(JwtProblem::NoExpiry)?.0;
         Ok(Self {
             text: Zeroizing::new(text.to_owned()),
@@ -239,19 +286,6 @@ struct Body<'a> {
 }
 
 impl JwtRole {
-    /// Whether a login method is mounted at the path, in the namespace of the client: it answers a
-    /// login without a JWT with 400. Without a mount, OpenBao answers with 403.
-    pub async fn is_mounted(&self, deadline: Duration) -> bool {
-        let path = format!("{}/login", self.mount_path);
-        let request = Request::post(Operation::JwtLogin, path).json(&Body {
-            role: self.role.as_str(),
-            jwt: "",
-        });
-        let answer = self.client.send_and_read(request, deadline, |_| Ok(()));
-        let refused = answer.await.err().and_then(|failure| failure.http_status());
-        refused == Some(400)
-    }
-
     /// Exchanges a JWT for a token.
     ///
     /// # Errors
@@ -268,7 +302,7 @@ impl JwtRole {
                 Ok(Grant {
                     token: token.ok_or_else(|| answer.invalid("it holds no token"))?,
                     lease,
-                    credential_expires: jwt.expires(),
+                    credential_expires: Some(jwt.expires()),
                 })
             })
             .await
@@ -365,23 +399,20 @@ mod tests {
             _ => panic!("{text:?}"),
         };
         assert!(matches!(Jwt::parse(b" \n"), Err(JwtProblem::Empty)));
-        assert_eq!(malformed("a.e30"), "not three parts");
-        assert_eq!(malformed("a.e30.c.d"), "not three parts");
-        assert_eq!(malformed(".e30.c"), "an empty part");
-        assert_eq!(malformed("a..c"), "an empty part");
-        assert_eq!(malformed("a.e3 0.c"), "white space inside");
-        assert_eq!(malformed("a.e+/=.c"), "a payload in other than base64url");
-        assert_eq!(malformed("a.W10.c"), "a payload without usable claims");
+        assert_eq!(malformed("a.e30"), JwtForm::Parts);
+        assert_eq!(malformed("a.e30.c.d"), JwtForm::Parts);
+        assert_eq!(malformed(".e30.c"), JwtForm::EmptyPart);
+        assert_eq!(malformed("a..c"), JwtForm::EmptyPart);
+        assert_eq!(malformed("a.e3 0.c"), JwtForm::WhiteSpace);
+        assert_eq!(malformed("a.e+/=.c"), JwtForm::Encoding);
+        assert_eq!(malformed("a.W10.c"), JwtForm::Claims);
         assert!(matches!(Jwt::parse(b"a.e30.c"), Err(JwtProblem::NoExpiry)));
         // Left by editors, by JSON and by a buffer of fixed size.
         let sound = "a.eyJleHAiOjF9Cg.c";
         for (text, what) in [
-            (
-                format!("\u{feff}{sound}"),
-                "a byte order mark (BOM) at its start",
-            ),
-            (format!("\"{sound}\"\n"), "quotation marks"),
-            (format!("{sound}\0\0"), "a NUL byte inside"),
+            (format!("\u{feff}{sound}"), JwtForm::ByteOrderMark),
+            (format!("\"{sound}\"\n"), JwtForm::Quotes),
+            (format!("{sound}\0\0"), JwtForm::Nul),
         ] {
             assert_eq!(malformed(&text), what);
         }

@@ -9,7 +9,7 @@ use openbao_client::{
     login::{
         Login, LoginFailure, LoginOutcome, bound_cidrs,
         jwt::{ClaimRules, Jwt, JwtRole},
-        jwt_file::{JwtFile, JwtSource},
+        jwt_file::JwtFile,
     },
     login_refusal::LoginRefusal,
 };
@@ -52,10 +52,7 @@ fn login(corner: &Corner) -> JwtFile {
         clock_skew_leeway: Duration::from_secs(30),
         min_remaining: Duration::from_secs(120),
     };
-    JwtFile {
-        role: role(corner, ROLE),
-        source: JwtSource::new(corner.tenant.jwt_file(), rules),
-    }
+    JwtFile::new(role(corner, ROLE), corner.tenant.jwt_file(), rules)
 }
 
 #[tokio::test]

@@ -9,10 +9,7 @@
 //! Each state is a type, in this order: [`Installation`], [`ConfinedRestore`], [`AuditDisabled`],
 //! [`Restored`].
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{path::Path, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use openbao_client::{
@@ -235,7 +232,7 @@ impl Restored {
                 uses: None,
             },
             // The token was created without a credential that expires.
-            credential_expires: SystemTime::UNIX_EPOCH,
+            credential_expires: None,
         })
     }
 

@@ -11,7 +11,7 @@ use kms_node::{
 use openbao_client::{
     login::{
         jwt::{ClaimRules, JwtRole},
-        jwt_file::{JwtFile, JwtSource},
+        jwt_file::JwtFile,
     },
     transit::Transit,
 };
@@ -39,10 +39,9 @@ pub(crate) fn with_and_without(
         clock_skew_leeway: Duration::ZERO,
         min_remaining: Duration::ZERO,
     };
-    let source = JwtSource::new(stage.tenant.jwt_file(), rules);
-    let login = JwtFile { role, source };
+    let login = Arc::new(JwtFile::new(role, stage.tenant.jwt_file(), rules));
     let clock = Arc::new(SystemClock);
-    let (session, logging_in) = Session::new(TIMES, Box::new(login), clock, Arc::new(|_| {}));
+    let (session, logging_in) = Session::new(TIMES, login, clock, Arc::new(|_| {}));
     tokio::spawn(logging_in.run());
     let batcher = DecryptBatcher::new(
         transit.clone(),

@@ -51,7 +51,7 @@ impl Options {
         let result = if self.through_socket {
             through_socket(&config, load, progress)
         } else {
-            config.auth.jwt_file()?;
+            config.auth.supported()?;
             through_openbao(&config, load, progress)
         };
         tell("");

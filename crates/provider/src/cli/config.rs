@@ -49,7 +49,7 @@ impl Options {
         let loaded = match self.settings_only {
             true => {
                 let loaded = context.load()?;
-                loaded.config.auth.jwt_file()?;
+                loaded.config.auth.supported()?;
                 loaded
             }
             false => {

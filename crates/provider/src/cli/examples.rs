@@ -5,7 +5,17 @@ use clap::{Command, CommandFactory as _};
 use super::Cli;
 
 /// Per command: purpose and line.
-const EXAMPLES: [(&str, &[(&str, &str)]); 24] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 25] = [
+    (
+        "init",
+        &[
+            ("with questions, on a terminal", "init --out openbao-kms"),
+            (
+                "from a file of values, for a new key",
+                "init --values values.yaml --new-key --out openbao-kms",
+            ),
+        ],
+    ),
     (
         "serve",
         &[(

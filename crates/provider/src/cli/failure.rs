@@ -17,6 +17,7 @@ use kms_domain::{
     recovery::record::RecordError,
     registry::{RegistryConflict, retire::PlanRefused},
 };
+use kms_install::{plan::PlanError, policy::UnsafePolicyPath};
 use kms_node::{
     advice::{
         Advice, Cause, Found, NEVER, Site, command, configuration, evidence,
@@ -51,8 +52,9 @@ use openbao_lab::binary::BaoNotFound;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::init::InitError;
 use super::{Exit, Line};
-use crate::{dev::LabError, policy::UnsafePolicyPath};
+use crate::dev::LabError;
 
 /// Every way in which a command can fail.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +175,9 @@ pub(super) enum Failure {
     /// The policy would say something else than meant.
     #[error(transparent)]
     Policy(#[from] UnsafePolicyPath),
+    /// The files of an installation were not made.
+    #[error(transparent)]
+    Init(Box<InitError>),
     /// The pages could not be written.
     #[error("cannot write manual pages to {}", directory.display())]
     ManualPages {
@@ -182,6 +187,12 @@ pub(super) enum Failure {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<InitError> for Failure {
+    fn from(error: InitError) -> Self {
+        Self::Init(Box::new(error))
+    }
 }
 
 impl From<LabError> for Failure {
@@ -259,6 +270,7 @@ impl Failure {
             }
             Self::LabServe(_) => Exit::Runtime,
             Self::Backup(error) => error.exit(),
+            Self::Init(error) => error.exit(),
             Self::RecordUnreadable { .. } => Exit::Runtime,
             Self::RecordInvalid {
                 problem: RecordError::NewerRelease(_),
@@ -387,6 +399,11 @@ impl Failure {
             Self::StateFile { .. } | Self::Nodes(_) => &command::INVALID_USAGE,
             Self::Etcd(error) => return EtcdError::cause(error),
             Self::Policy(_) => &configuration::UNSAFE_POLICY_PATH,
+            Self::Init(error) => match error.exit() {
+                Exit::Configuration => &configuration::VALUES_INVALID,
+                Exit::Usage => &command::INVALID_USAGE,
+                _ => &command::OUTPUT_NOT_WRITTEN,
+            },
             Self::Runtime(_) | Self::Output(_) => &command::ERROR,
         };
         (cause, Vec::new())
@@ -528,6 +545,14 @@ impl<'a> Failed<'a> {
                 path: Some(path),
                 valid: Some(false),
                 problems: Some(problems),
+            },
+            Failure::Init(error) => Self {
+                path: None,
+                valid: Some(false),
+                problems: match &**error {
+                    InitError::Plan(PlanError::Invalid(problems)) => Some(problems),
+                    _ => None,
+                },
             },
             _ => Self::default(),
         }

@@ -3,7 +3,7 @@
 use clap::{ArgAction, Args, Subcommand};
 
 use super::{Context, Exit, Failure};
-use crate::policy::policy;
+use kms_install::policy::policy;
 
 /// Print policies
 #[derive(Debug, Args)]

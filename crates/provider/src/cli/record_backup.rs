@@ -55,7 +55,7 @@ impl Options {
         self.token.apply(context);
         let loaded = context.load()?;
         let config = loaded.config;
-        config.auth.jwt_file()?;
+        config.auth.supported()?;
         // Found again on writing; this only spares the wait.
         if self.out.symlink_metadata().is_ok() {
             return Err(Failure::RecordFile(disk::DiskError::Exists {

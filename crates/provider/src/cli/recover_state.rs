@@ -90,7 +90,7 @@ impl Options {
         self.token.apply(context);
         let loaded = context.load()?;
         let config = &loaded.config;
-        config.auth.jwt_file()?;
+        config.auth.supported()?;
         let sources = self.etcd.sources()?;
         let options = sources.iter().map(|it| (it.name(), self.etcd.options(it)));
         const PLANNING: [(&str, bool); 4] = [

@@ -58,7 +58,7 @@ impl Review {
         self.token.apply(context);
         let loaded = context.load()?;
         let config = &loaded.config;
-        config.auth.jwt_file()?;
+        config.auth.supported()?;
         let sources = etcd.map(EvidenceFlags::evidence).transpose()?.flatten();
         become_owner(config);
         let outcome = reading(|on_progress| {

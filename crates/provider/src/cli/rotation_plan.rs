@@ -55,7 +55,7 @@ pub(super) fn gather(
 ) -> Result<Outcome<Rotation>, Failure> {
     let loaded = context.load()?;
     let config = &loaded.config;
-    config.auth.jwt_file()?;
+    config.auth.supported()?;
     let sources = etcd.map(EvidenceFlags::evidence).transpose()?.flatten();
     let asker = Asker {
         site: Site::new(&loaded.path, Some(config)),

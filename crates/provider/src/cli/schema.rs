@@ -18,14 +18,14 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::Recursiv
 use serde_json::{Value, json};
 
 use super::{
-    Context, Exit, Failure, config, dev, failure::Failed, inspect_state, key_id, record_backup,
-    review, support_bundle, version,
+    Context, Exit, Failure, config, dev, failure::Failed, init, inspect_state, key_id,
+    record_backup, review, support_bundle, version,
 };
 
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 21] = [
+const SCHEMAS: [Published; 22] = [
     ("benchmark", of::<Outcome<Benchmark>>),
     // `doctor`, `verify-key` and `probe`.
     ("checks", of::<Outcome>),
@@ -36,6 +36,7 @@ const SCHEMAS: [Published; 21] = [
     ("drill", of::<Outcome<Drill>>),
     // A command that ends without a result.
     ("failure", of::<Outcome<Failed<'_>>>),
+    ("init", of::<Outcome<init::Init>>),
     ("inspect-state", of::<Outcome<inspect_state::Inspection>>),
     ("key-id", of::<Outcome<key_id::Derived>>),
     ("record-backup", of::<Outcome<record_backup::RecordBackup>>),

@@ -62,7 +62,7 @@ impl Options {
         self.openbao.apply(context);
         let loaded = context.load()?;
         let config = &loaded.config;
-        config.auth.jwt_file()?;
+        config.auth.supported()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
         let known = LocalKnowledge::gather(config, &loaded.path, record);
         let again = context.again();

@@ -1,6 +1,6 @@
 //! The files of `packaging/systemd` fit the program: its defaults, its notifications, its limits.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path, process::Command};
 
 use kms_node::config::DEFAULT_CONFIG_PATH;
 
@@ -80,6 +80,41 @@ fn the_unit_waits_for_readiness_and_leaves_no_memory_behind() {
     }
 }
 
+/// Without warnings also on systemd 252, the oldest supported: newer directives are in a drop-in.
+/// Needs systemd-analyze; machines without systemd skip it.
+#[test]
+fn systemd_loads_the_units_without_a_warning() {
+    let directory = tempfile::tempdir().unwrap();
+    let units = [
+        ("bao-kms-provider.service", "bao-kms-provider.service"),
+        ("bao-kms-provider.socket", "bao-kms-provider.socket"),
+        ("bao-kms-provider@.service", "bao-kms-provider@east.service"),
+        ("bao-kms-provider@.socket", "bao-kms-provider@east.socket"),
+        ("bao-kms-drill.service", "bao-kms-drill.service"),
+        ("bao-kms-drill.timer", "bao-kms-drill.timer"),
+    ];
+    for (file, name) in units {
+        // The program is not installed here.
+        let text = packaged(file).replace("/usr/bin/bao-kms-provider", "/bin/true");
+        testkit::files::replace(&directory.path().join(name), text.as_bytes(), 0o644);
+    }
+    let analyzed = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .args(units.map(|(_, name)| directory.path().join(name)))
+        .output();
+    match analyzed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            eprintln!("skipped: no systemd-analyze");
+        }
+        analyzed => {
+            let analyzed = analyzed.unwrap();
+            let said = String::from_utf8_lossy(&analyzed.stderr);
+            let about_ours = said.lines().filter(|line| line.contains("bao-kms"));
+            assert_eq!(about_ours.collect::<Vec<_>>(), [""; 0], "{said}");
+        }
+    }
+}
+
 #[test]
 fn the_socket_unit_is_as_the_default_configuration_has_it() {
     let (socket, unit) = (unit_of("bao-kms-provider.socket"), unit());
@@ -104,6 +139,47 @@ fn the_socket_unit_is_as_the_default_configuration_has_it() {
     }
     assert_eq!(socket["SocketUser"], unit["User"]);
     assert_eq!(socket["SocketGroup"], unit["SupplementaryGroups"]);
+}
+
+/// Several instances on one node: the same unit, with configuration, state and socket of its own.
+#[test]
+fn the_units_of_an_instance_differ_only_in_their_places() {
+    for (kind, places) in [
+        (
+            "service",
+            &[
+                ("OpenBao Transit\n", "OpenBao Transit, instance %i\n"),
+                ("provider.socket", "provider@.socket"),
+                ("kms/config.yaml", "kms/%i/config.yaml"),
+                (
+                    "ReadOnlyPaths=/etc/openbao-kms",
+                    "ReadOnlyPaths=/etc/openbao-kms/%i",
+                ),
+                ("=/run/openbao-kms", "=/run/openbao-kms/%i"),
+                (
+                    "/var/lib/openbao-kms/state",
+                    "/var/lib/openbao-kms/%i/state",
+                ),
+            ][..],
+        ),
+        (
+            "socket",
+            &[
+                ("KMS v2 provider\n", "KMS v2 provider, instance %i\n"),
+                ("=/run/openbao-kms", "=/run/openbao-kms/%i"),
+            ],
+        ),
+    ] {
+        let mut expected = packaged(&format!("bao-kms-provider.{kind}"));
+        for (one, instance) in places {
+            assert!(expected.contains(one), "{one}");
+            expected = expected.replace(one, instance);
+        }
+        assert!(
+            packaged(&format!("bao-kms-provider@.{kind}")) == expected,
+            "{kind}"
+        );
+    }
 }
 
 #[test]

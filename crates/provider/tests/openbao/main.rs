@@ -28,6 +28,7 @@ mod forms;
 mod hardening;
 mod histories;
 mod html;
+mod init;
 mod key;
 mod load;
 mod login;

@@ -134,6 +134,10 @@ incidents! {
 /// Causes whose commands are not run here, with the reason.
 const LEFT_OUT: &[(&str, &str)] = &[
     (
+        "values_invalid",
+        "its command shows the rules of the settings; a person corrects the values",
+    ),
+    (
         "state_disk_failing",
         "needs a disk that fails; disk.rs stages a full and a read-only one",
     ),

@@ -1,0 +1,134 @@
+//! `installation.json`: what was made, to compare on every node.
+
+use kms_node::build_info::BuildInfo;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::File;
+use crate::plan::{Model, Plan};
+
+/// The summary of an installation. A compatibility surface: members are added, never renamed.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Installation {
+    schema_version: &'static str,
+    generator: Generator,
+    /// `systemd` or `static-pod`.
+    model: &'static str,
+    /// Of the static pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
+    /// Equal on every node of the cluster.
+    pub identity_fingerprint: String,
+    key_lineage_id: String,
+    /// User of the provider on a node.
+    runtime_user: &'static str,
+    socket_group: String,
+    socket_path: String,
+    state_path: String,
+    policy_name: String,
+    /// Without this file.
+    pub files: Vec<Made>,
+    /// Actions for people and other tools, in order.
+    pub remaining_actions: Vec<String>,
+}
+
+/// The program that made the files.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+struct Generator {
+    name: &'static str,
+    version: &'static str,
+    commit: &'static str,
+}
+
+/// A file of the installation.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Made {
+    pub name: &'static str,
+    /// In octal.
+    pub mode: String,
+    pub purpose: &'static str,
+}
+
+impl Installation {
+    #[must_use]
+    pub fn of(plan: &Plan, files: &[File]) -> Self {
+        let config = &plan.loaded.config;
+        let text = |path: &str| {
+            let mut settings = plan.loaded.settings.iter();
+            let setting = settings.find(|setting| setting.path == path);
+            setting
+                .and_then(|setting| setting.value.as_str())
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let (model, image, runtime_user) = match &plan.model {
+            Model::Systemd => ("systemd", None, "openbao-kms"),
+            Model::StaticPod { image, .. } => ("static-pod", Some(image.clone()), "65532:65532"),
+        };
+        Self {
+            schema_version: "v1",
+            generator: Generator {
+                name: "bao-kms-provider",
+                version: BuildInfo::CURRENT.version,
+                commit: BuildInfo::CURRENT.commit,
+            },
+            model,
+            image,
+            identity_fingerprint: config.fingerprint().to_string(),
+            key_lineage_id: config.scope.key_lineage_id.to_string(),
+            runtime_user,
+            socket_group: text("server.socketGroup"),
+            socket_path: text("server.socketPath"),
+            state_path: text("state.path"),
+            policy_name: plan.policy_name.clone(),
+            files: files
+                .iter()
+                .map(|file| Made {
+                    name: file.name,
+                    mode: format!("{:04o}", file.mode),
+                    purpose: file.purpose,
+                })
+                .collect(),
+            remaining_actions: remaining(plan),
+        }
+    }
+}
+
+fn remaining(plan: &Plan) -> Vec<String> {
+    let config = &plan.loaded.config;
+    let ca = config.openbao.ca_cert_file.display();
+    let credentials = config.auth.credential_files();
+    let credentials: Vec<_> = credentials
+        .iter()
+        .map(|(_, path)| path.display().to_string())
+        .collect();
+    vec![
+        "prepare OpenBao once, as an administrator: ./openbao-setup.sh".to_owned(),
+        "on every node, install config.yaml as /etc/openbao-kms/config.yaml (root:openbao-kms, 0640)"
+            .to_owned(),
+        format!("on every node, install the CA certificate of OpenBao as {ca}"),
+        format!("on every node, let the credential arrive at {}", credentials.join(" and ")),
+        "on every node, check and start: bao-kms-provider doctor, then systemctl enable --now \
+         bao-kms-provider"
+            .to_owned(),
+        format!(
+            "on every node, install encryption-config-readers.yaml as {}/encryption-config.yaml, and \
+             restart the API server with its new flags",
+            super::API_SERVER_DIRECTORY
+        ),
+        "when every API server is a reader, replace it by encryption-config.yaml in the same way"
+            .to_owned(),
+    ]
+}
+
+pub(super) fn file(plan: &Plan, files: &[File]) -> File {
+    let summary = Installation::of(plan, files);
+    let json = serde_json::to_string_pretty(&summary).unwrap_or_default();
+    File {
+        name: "installation.json",
+        mode: 0o640,
+        purpose: "what was made, with the fingerprint to compare on every node",
+        content: json + "\n",
+    }
+}
