@@ -150,13 +150,31 @@ impl fmt::Display for HttpUrl {
 /// # Errors
 /// [`GetError`].
 pub async fn get(url: &HttpUrl, accept: &'static str, limit: Duration) -> Result<String, GetError> {
+    match get_any(url, accept, limit).await? {
+        (StatusCode::OK, text) => Ok(text),
+        (status, _) => {
+            let url = url.clone();
+            Err(GetError::Status { url, status })
+        }
+    }
+}
+
+/// Status and text at `url`.
+///
+/// # Errors
+/// [`GetError`], but for its status.
+pub async fn get_any(
+    url: &HttpUrl,
+    accept: &'static str,
+    limit: Duration,
+) -> Result<(StatusCode, String), GetError> {
     match timeout(limit, exchange(url, accept)).await {
         Ok(answer) => answer,
         Err(_elapsed) => Err(GetError::Timeout { url: url.clone() }),
     }
 }
 
-async fn exchange(url: &HttpUrl, accept: &'static str) -> Result<String, GetError> {
+async fn exchange(url: &HttpUrl, accept: &'static str) -> Result<(StatusCode, String), GetError> {
     let http = |source| GetError::Http {
         url: url.clone(),
         source,
@@ -179,13 +197,10 @@ async fn exchange(url: &HttpUrl, accept: &'static str) -> Result<String, GetErro
     let answer = async {
         let response = sender.send_request(request).await.map_err(http)?;
         let status = response.status();
-        if status != StatusCode::OK {
-            let url = url.clone();
-            return Err(GetError::Status { url, status });
-        }
         let body = Limited::new(response.into_body(), MAX_BYTES);
         let body = body.collect().await.map_err(|_| unusable())?.to_bytes();
-        String::from_utf8(body.into()).map_err(|_| unusable())
+        let text = String::from_utf8(body.into()).map_err(|_| unusable())?;
+        Ok((status, text))
     };
     // Polls the connection to transfer data while the response is pending.
     let mut connection = std::pin::pin!(connection);

@@ -33,6 +33,7 @@ mod rotation_plan;
 mod scan_etcd;
 mod schema;
 mod serve;
+mod support_bundle;
 mod triage;
 mod verify_backup;
 mod verify_key;
@@ -43,6 +44,7 @@ use std::{
     ffi::OsString,
     io::{self, Write},
     path::{Path, PathBuf},
+    thread,
 };
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
@@ -55,7 +57,7 @@ use kms_node::{
     exit::Exit,
     node_files,
     report::{
-        Output, ignore_broken_pipe,
+        Output, ignore_broken_pipe, one_line,
         outcome::{OptionSource, Outcome},
         text::Look,
     },
@@ -106,6 +108,7 @@ commands! {
         Doctor: doctor, "doctor";
         Probe: probe, "probe";
         CompareNodes: compare_nodes, "compare-nodes";
+        SupportBundle: support_bundle, "support-bundle";
         Benchmark: benchmark, "benchmark";
     }
     "Configuration, state and key" {
@@ -213,6 +216,28 @@ struct Context<'a> {
     /// Whether results in text are coloured.
     color: bool,
     out: &'a mut dyn Write,
+    /// Receives the result in place of `out`.
+    captured: Option<&'a mut Report>,
+}
+
+/// The result of a command in both forms.
+#[derive(Default)]
+struct Report {
+    text: Vec<u8>,
+    json: Vec<u8>,
+    /// Why the command ended without its own result.
+    failure: Option<String>,
+}
+
+impl Report {
+    fn capture<R: Serialize>(&mut self, outcome: &Outcome<R>) -> io::Result<()> {
+        let look = Look {
+            color: false,
+            verbose: true,
+        };
+        Output::Text.write(outcome, look, &mut self.text)?;
+        Output::Json.write(outcome, look, &mut self.json)
+    }
 }
 
 /// Options of the commands with a result.
@@ -261,6 +286,10 @@ impl OutputFlag {
         outcome: &Outcome<R>,
         context: &mut Context<'_>,
     ) -> Result<Exit, Failure> {
+        if let Some(report) = &mut context.captured {
+            report.capture(outcome)?;
+            return Ok(outcome.exit());
+        }
         let text = self.render(outcome, context)?;
         ignore_broken_pipe(context.out.write_all(&text))?;
         Ok(outcome.exit())
@@ -334,6 +363,7 @@ pub fn run(
         environment,
         color,
         out: &mut out,
+        captured: None,
     };
     let done = match cli.command {
         Some(command) => command.run(&mut context),
@@ -509,6 +539,24 @@ impl Context<'_> {
         Ok(loaded)
     }
 
+    /// The result of another command with its default options. It runs on a thread of its own:
+    /// some commands become the user of the provider, which holds for their thread.
+    fn report(&self, command: &str) -> Report {
+        let mut arguments = vec![PROGRAM.into(), command.into(), "--verbose".into()];
+        if let Some(path) = &self.flags.config {
+            arguments.extend(["--config".into(), path.clone().into_os_string()]);
+        }
+        let (flags, environment) = (self.flags.clone(), self.environment);
+        let ran = thread::scope(|scope| {
+            let ran = scope.spawn(|| capture(flags, arguments, environment));
+            ran.join()
+        });
+        ran.unwrap_or_else(|_panic| Report {
+            failure: Some("the command ended unexpectedly".to_owned()),
+            ..Report::default()
+        })
+    }
+
     /// Names a typed option that replaces a part of the configuration.
     fn add_source(&mut self, option: &str, value: &Option<String>) {
         let is_known = self.sources.iter().any(|it| it.option == option);
@@ -546,6 +594,41 @@ impl From<GlobalFlags> for Flags {
             ..Self::default()
         }
     }
+}
+
+/// Runs a command and captures its result.
+fn capture(flags: Flags, arguments: Vec<OsString>, environment: &Environment) -> Report {
+    let line = Line::of(&arguments);
+    let path = flags.config_path(environment);
+    let mut report = Report::default();
+    let command = Cli::read(&arguments).ok().and_then(|cli| cli.command);
+    let Some(command) = command else {
+        report.failure = Some("the command is unknown".to_owned());
+        return report;
+    };
+    let mut context = Context {
+        flags,
+        arguments,
+        line,
+        sources: Vec::new(),
+        environment,
+        color: false,
+        out: &mut io::sink(),
+        captured: Some(&mut report),
+    };
+    let done = command.run(&mut context);
+    if let Err(failure) = done {
+        let loaded = context.load().ok();
+        let config = loaded.as_ref().map(|loaded| &loaded.config);
+        let line = context.line;
+        let advice = failure.advise(&Site::new(&path, config), &line);
+        let outcome = failure.outcome(&advice, &line, SystemClock.now());
+        report.failure = Some(match report.capture(&outcome) {
+            Ok(()) => one_line(&failure),
+            Err(error) => error.to_string(),
+        });
+    }
+    report
 }
 
 fn print_help(out: &mut dyn Write) -> Result<Exit, Failure> {

@@ -55,6 +55,7 @@ fn name(result: &Value) -> Option<&'static str> {
         Some("version") => "version",
         Some("record-backup") => "record-backup",
         Some("recover-state") => "recover-state",
+        Some("support-bundle") => "support-bundle",
         Some("triage") => "triage",
         Some("scan-etcd") => "scan-etcd",
         Some("verify-backup") => "verify-backup",

@@ -396,7 +396,7 @@ impl Directory {
             }),
             None => {
                 let path = self.path.join(name);
-                publish_new(disk, self.descriptor.as_fd(), &path, name, content)
+                publish_new(disk, self.descriptor.as_fd(), &path, name, PRIVATE, content)
             }
         }
     }
@@ -440,7 +440,18 @@ impl Directory {
 /// the complete content.
 pub fn create_new(path: &Path, content: &[u8]) -> Result<(), DiskError> {
     let (directory, name) = parent_of(path)?;
-    publish_new(&mut SystemDisk, directory.as_fd(), path, name, content)
+    let directory = directory.as_fd();
+    publish_new(&mut SystemDisk, directory, path, name, PRIVATE, content)
+}
+
+/// The same with mode 0600.
+///
+/// # Errors
+/// Those of [`create_new`].
+pub fn create_private(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    let (directory, name) = parent_of(path)?;
+    let directory = directory.as_fd();
+    publish_new(&mut SystemDisk, directory, path, name, OWN, content)
 }
 
 /// Publishes by `link` instead of `rename`, because a link never replaces a file created meanwhile.
@@ -449,12 +460,13 @@ fn publish_new(
     directory: BorrowedFd<'_>,
     path: &Path,
     name: &OsStr,
+    mode: Mode,
     content: &[u8],
 ) -> Result<(), DiskError> {
     let temporary = Temporary::of(directory, path, name);
     let file = temporary.create()?;
     let mut publish = || {
-        temporary.fill(disk, &file, PRIVATE, content)?;
+        temporary.fill(disk, &file, mode, content)?;
         let new = &temporary.name;
         match rustix::fs::linkat(directory, new, directory, name, AtFlags::empty()) {
             Ok(()) => Ok(()),
@@ -490,6 +502,7 @@ pub fn replace_public(path: &Path, content: &[u8]) -> Result<(), DiskError> {
 }
 
 const PRIVATE: Mode = Mode::from_raw_mode(0o640);
+const OWN: Mode = Mode::from_raw_mode(0o600);
 const PUBLIC: Mode = Mode::from_raw_mode(0o644);
 
 /// A write in progress: `.<name>.tmp` beside its target.

@@ -48,8 +48,10 @@ impl Completed {
             sources: Vec::new(),
         };
 
+        // The address of init is a setting of the installation.
+        let asks_openbao = has("token-file");
         for (option, variable) in OPENBAO {
-            if has(option) && !line.names(option) {
+            if asks_openbao && has(option) && !line.names(option) {
                 line.add_variable(option, variable, environment);
             }
         }
@@ -217,6 +219,7 @@ mod tests {
             "x doctor",
             "x triage --endpoints=http://b:1",
             "x recover-state",
+            "x init",
         ] {
             let bao = [("BAO_ADDR", "https://a:1")];
             assert_eq!(complete(line, &bao, none), (line.to_owned(), vec![]));

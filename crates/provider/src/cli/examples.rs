@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory as _};
 use super::Cli;
 
 /// Per command: purpose and line.
-const EXAMPLES: [(&str, &[(&str, &str)]); 24] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 25] = [
     (
         "init",
         &[
@@ -96,6 +96,16 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 24] = [
                 "wait until a rotation is through on both",
                 "compare-nodes --metrics a=http://10.0.0.1:8081 --metrics b=http://10.0.0.2:8081 \
                  --wait 15m",
+            ),
+        ],
+    ),
+    (
+        "support-bundle",
+        &[
+            ("for a ticket", "support-bundle"),
+            (
+                "where the provider runs in a container",
+                "support-bundle /tmp/cp1.tar.gz --log /var/log/containers/bao-kms-provider.log",
             ),
         ],
     ),

@@ -113,6 +113,9 @@ pub(super) enum Failure {
     /// The HTML page could not be written.
     #[error("the HTML page was not written")]
     PageFile(#[source] DiskError),
+    /// The archive could not be written.
+    #[error("the support bundle was not written")]
+    BundleFile(#[source] DiskError),
     /// The metrics of a drill could not be written.
     #[error("the metrics of the drill were not written, so that its alert may fire")]
     DrillMetricsFile(#[source] DiskError),
@@ -279,6 +282,7 @@ impl Failure {
             | Self::DrillReportFile(_)
             | Self::DrillMetricsFile(_)
             | Self::PageFile(_)
+            | Self::BundleFile(_)
             | Self::Runtime(_)
             | Self::Lab(_)
             | Self::BaoNotFound(_)
@@ -381,6 +385,7 @@ impl Failure {
             | Self::DrillReportFile(_)
             | Self::DrillMetricsFile(_)
             | Self::PageFile(_)
+            | Self::BundleFile(_)
             | Self::ManualPages { .. } => &command::OUTPUT_NOT_WRITTEN,
             Self::RecordUnreadable { .. } => &snapshot::NOT_OPENED,
             Self::RecordInvalid {

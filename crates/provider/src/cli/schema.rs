@@ -19,13 +19,13 @@ use serde_json::{Value, json};
 
 use super::{
     Context, Exit, Failure, config, dev, failure::Failed, init, inspect_state, key_id,
-    record_backup, review, version,
+    record_backup, review, support_bundle, version,
 };
 
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 21] = [
+const SCHEMAS: [Published; 22] = [
     ("benchmark", of::<Outcome<Benchmark>>),
     // `doctor`, `verify-key` and `probe`.
     ("checks", of::<Outcome>),
@@ -49,6 +49,8 @@ const SCHEMAS: [Published; 21] = [
     ("retirement", of::<Outcome<review::Retirement>>),
     // `rotation-plan` and `verify-rotation`.
     ("rotation", of::<Outcome<Rotation>>),
+    // Also `manifest.json` in the archive.
+    ("support-bundle", of::<Outcome<support_bundle::Bundle>>),
     ("triage", of::<Outcome<Triage>>),
     ("version", of::<Outcome<version::Build>>),
     // The body of /why.

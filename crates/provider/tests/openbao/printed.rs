@@ -2,6 +2,7 @@
 //! laid out as the package does it, against real servers. Then the command that printed it must no
 //! longer report the cause.
 
+mod bundle;
 mod evidence;
 mod key;
 mod login;
@@ -175,6 +176,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
     (
         "pin_last_try",
         "its command asks for the PIN; pkcs11-signer/tests stages it",
+    ),
+    (
+        "values_invalid",
+        "its command shows the rules of the settings; a person corrects the values",
     ),
     (
         "state_disk_failing",
