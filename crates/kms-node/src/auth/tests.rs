@@ -758,3 +758,47 @@ async fn a_good_token_of_a_standby_is_kept_until_the_configured_login_works() {
     }
     assert_eq!(script.renewals(), 0);
 }
+
+/// A hundred nodes, started together, whose tokens OpenBao rejects from one moment on: each notices at
+/// its next probe, so their logins spread over half a probe interval.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_nodes_that_lose_their_tokens_at_once_do_not_log_in_together() {
+    const NODES: usize = 100;
+    const PROBE: Duration = Duration::from_secs(30);
+    let lost = Instant::now() + 10 * MINUTE;
+    let logins = Arc::new(Mutex::new(Vec::new()));
+    let mut nodes = tokio::task::JoinSet::new();
+    for _ in 0..NODES {
+        let f = fixture(&[], &[]);
+        let logins = Arc::clone(&logins);
+        nodes.spawn(async move {
+            f.token().await;
+            sleep(crate::jitter::first_of(PROBE)).await;
+            while Instant::now() < lost {
+                sleep(PROBE).await;
+            }
+            let began = Instant::now();
+            let (tried, result) = f.call(&["t1"]).await;
+            assert!(result.is_ok() && tried == ["t1", "t2"], "{tried:?}");
+            logins.lock().unwrap().push(began.duration_since(lost));
+        });
+    }
+    nodes.join_all().await;
+
+    let mut logins = logins.lock().unwrap().clone();
+    logins.sort();
+    let most_in_a_second = logins
+        .iter()
+        .map(|first| {
+            logins
+                .iter()
+                .filter(|it| (*first..*first + SECOND).contains(it))
+                .count()
+        })
+        .max()
+        .unwrap();
+    let last = logins.last().unwrap().as_secs_f64();
+    println!("{NODES} logins within {last:.1} s, at most {most_in_a_second} in a second");
+    // All at once without the jitter; about 7 a second on average with it.
+    assert!(most_in_a_second <= NODES / 4, "{logins:?}");
+}

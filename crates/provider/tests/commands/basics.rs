@@ -127,54 +127,59 @@ fn a_quiet_command_answers_by_its_exit_code_alone() {
     assert_eq!((bad.code, bad.out.as_str()), (4, ""), "{}", bad.err);
 }
 
-/// Types into an interactive bash with the completion script, and returns its terminal.
-fn typed_into_bash(keys: &str) -> String {
+/// Types into an interactive shell after `set_up`, and returns its terminal; `None` without that shell.
+fn typed(shell: &[&str], set_up: &str, keys: &str) -> Option<String> {
+    Command::new(shell[0]).arg("--version").output().ok()?;
     let program = assert_cmd::cargo::cargo_bin("bao-kms-provider");
     let directory = program.parent().unwrap().to_str().unwrap();
+    let home = tempfile::tempdir().unwrap();
     let mut terminal = Command::new("script")
-        .args([
-            "--quiet",
-            "--return",
-            "--command",
-            "bash --norc --noprofile -i",
-            "/dev/null",
-        ])
+        .args(["--quiet", "--return", "--command"])
+        .arg(shell.join(" "))
+        .arg("/dev/null")
         .env_clear()
         .env("PATH", format!("{directory}:/usr/bin:/bin"))
+        .env("HOME", home.path())
         .env("TERM", "dumb")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut input = terminal.stdin.take().unwrap();
-    write!(
-        input,
-        "source <(bao-kms-provider completion bash)\n{keys}\nexit\n"
-    )
-    .unwrap();
+    write!(input, "{set_up}\n{keys}\nexit\n").unwrap();
     drop(input);
     let finished = terminal.wait_with_output().unwrap();
-    String::from_utf8_lossy(&finished.stdout).into_owned()
+    Some(String::from_utf8_lossy(&finished.stdout).into_owned())
 }
 
+/// The completed line runs: only `version --output json` prints these members.
 #[test]
-fn bash_completes_commands_options_and_values() {
-    for (keys, completed) in [
+fn shells_complete_commands_options_and_values() {
+    for (shell, set_up) in [
         (
-            "echo =; bao-kms-provider versio\t",
-            "bao-kms-provider version ",
+            &["bash", "--norc", "--noprofile", "-i"][..],
+            "source <(bao-kms-provider completion bash)",
         ),
         (
-            "bao-kms-provider version --outp\tjs\t",
-            "version --output json ",
+            &["zsh", "-f", "-i"],
+            "autoload -Uz compinit; compinit -u -D; source <(bao-kms-provider completion zsh)",
         ),
         (
-            "bao-kms-provider rotation-plan --token\t",
-            "rotation-plan --token-file ",
+            &["fish", "--no-config", "-i"],
+            "bao-kms-provider completion fish | source",
         ),
     ] {
-        let terminal = typed_into_bash(keys);
-        assert!(terminal.contains(completed), "{keys:?}: {terminal}");
+        let keys = "bao-kms-provider versio\t--outp\tjs\t";
+        match typed(shell, set_up, keys) {
+            Some(terminal) => {
+                let name = shell[0];
+                assert!(
+                    terminal.contains("\"command\": \"version\""),
+                    "{name}: {terminal}"
+                );
+            }
+            None => eprintln!("skipped: no {}", shell[0]),
+        }
     }
 }
 

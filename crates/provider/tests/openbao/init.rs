@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -21,6 +21,8 @@ use crate::node::{Finished, Node, TIMING, program};
 struct Plan {
     node: Node,
     directory: TempDir,
+    /// Of its own: the server is shared.
+    policy: String,
 }
 
 impl Plan {
@@ -31,11 +33,12 @@ impl Plan {
         Self {
             node,
             directory: TempDir::new().unwrap(),
+            policy: format!("init-{name}"),
         }
     }
 
-    fn out(&self) -> std::path::PathBuf {
-        self.directory.path().join("made")
+    fn out(&self) -> PathBuf {
+        self.file("made")
     }
 
     /// Runs `init` with the node's values, in the places that the package has.
@@ -46,7 +49,7 @@ impl Plan {
         values["server"]["healthAddress"] = json!("127.0.0.1:8082");
         values["state"]["path"] = json!("/var/lib/openbao-kms/state/key-registry.json");
         change(&mut values);
-        let file = self.directory.path().join("values.yaml");
+        let file = self.file("values.yaml");
         files::replace(&file, values.to_string().as_bytes(), 0o640);
         let mut command = program();
         command
@@ -55,22 +58,33 @@ impl Plan {
             .arg(file)
             .arg("--out")
             .arg(self.out());
+        if !more.contains(&"--policy-name") {
+            command.args(["--policy-name", &self.policy]);
+        }
         command.args(more).output().unwrap().into()
     }
 
     /// Runs the script with the administrator's token.
-    async fn script(&self, part: &[&str]) -> Finished {
-        let programs = self.directory.path().join("bin");
+    async fn script(&self, part: &str) -> Finished {
+        let script = self.out().join("openbao-setup.sh");
+        self.administrator(&format!("{} {part}", script.display()))
+            .await
+    }
+
+    /// Runs a shell command with the administrator's token.
+    async fn administrator(&self, command: &str) -> Finished {
+        let programs = self.file("bin");
         if !programs.exists() {
             fs::create_dir(&programs).unwrap();
             let bao = binary().path().canonicalize().unwrap();
             symlink(bao, programs.join("bao")).unwrap();
         }
-        let keys = self.directory.path().join("issuer.pem");
-        files::replace(&keys, self.node.tenant.public_key_pem().as_bytes(), 0o644);
+        let keys = self.file("issuer.pem");
+        let public_key = self.node.tenant.public_key_pem();
+        files::replace(&keys, public_key.as_bytes(), 0o644);
         let openbao = shared_openbao().await;
-        Command::new(self.out().join("openbao-setup.sh"))
-            .args(part)
+        Command::new("/bin/sh")
+            .args(["-c", command])
             .env_clear()
             .env("PATH", format!("{}:/usr/bin:/bin", programs.display()))
             .env("HOME", self.directory.path())
@@ -78,9 +92,60 @@ impl Plan {
             .env("BAO_CACERT", openbao.ca_file())
             .env("BAO_TOKEN", openbao.secrets().root_token.expose())
             .env("JWT_KEYS", keys)
+            .env("PASSWORD", self.file("credential"))
             .output()
             .unwrap()
             .into()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+/// The other methods: the script, then the command that its comment gives for the credential.
+#[tokio::test]
+async fn the_script_prepares_each_login_method() {
+    for (method, settings, credential) in [
+        (
+            "approle",
+            json!({"mountPath": "auth/init-approle", "roleId": "role-of-init"}),
+            "bao write -field=secret_id -f auth/init-approle/role/kms-node/secret-id",
+        ),
+        (
+            "userpass",
+            json!({"mountPath": "auth/init-userpass", "username": "kms-node"}),
+            "",
+        ),
+        (
+            "token",
+            json!({}),
+            "bao token create -role=kms-node -field=token",
+        ),
+    ] {
+        let mut plan = Plan::new(&format!("login-{method}")).await;
+        let file = plan.file("credential");
+        files::replace(&file, b"Correct-Horse-7", 0o640);
+        let mut settings = settings;
+        settings[match method {
+            "approle" => "secretIdFile",
+            "userpass" => "passwordFile",
+            _ => "file",
+        }] = json!(file);
+        plan.node.config["auth"] = json!({"method": method, method: settings});
+
+        let made = plan.init(|_| {}, &[]);
+        assert_eq!(made.code, Some(0), "{method}: {}", made.err);
+        let done = plan.script("all").await;
+        assert_eq!(done.code, Some(0), "{method}: {}{}", done.out, done.err);
+        if !credential.is_empty() {
+            let issued = plan.administrator(credential).await;
+            assert_eq!(issued.code, Some(0), "{method}: {}", issued.err);
+            files::replace(&file, issued.out.trim().as_bytes(), 0o640);
+        }
+        let provider = plan.node.serve().await;
+        assert_eq!(plan.node.run(&["doctor"]).code, Some(0), "{method}");
+        provider.stop().await;
     }
 }
 
@@ -102,17 +167,17 @@ async fn openbao_prepared_by_the_script_serves_a_provider_with_the_same_values()
         assert_eq!(found & 0o777, mode, "{name}");
     }
 
-    let done = plan.script(&[]).await;
+    let done = plan.script("").await;
     assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
     let provider = plan.node.serve().await;
     assert_eq!(plan.node.run(&["doctor"]).code, Some(0));
     provider.stop().await;
 
     // Repeated, it keeps the key: the state of the node still fits.
-    let done = plan.script(&["all"]).await;
+    let done = plan.script("all").await;
     assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
     let _provider = plan.node.serve().await;
-    let unknown = plan.script(&["everything"]).await;
+    let unknown = plan.script("everything").await;
     assert_eq!(unknown.code, Some(2), "{}", unknown.err);
 }
 
