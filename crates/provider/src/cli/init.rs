@@ -62,7 +62,7 @@ pub(super) struct Options {
     /// Number of the group with access to the socket, for the static pod
     #[arg(long, value_name = "GID", required_if_eq("model", "static-pod"))]
     socket_gid: Option<u32>,
-    /// Name of the policy in OpenBao [default: openbao-kms-<cluster>]
+    /// Name of the policy in OpenBao [default: openbao-kms-CLUSTER]
     #[arg(long, value_name = "NAME")]
     policy_name: Option<String>,
     #[command(flatten)]
