@@ -17,7 +17,6 @@ use kms_domain::{
 use kms_node::{
     auth::{CallFailure, Session},
     clock::Clock,
-    jitter::first_of,
     state::StorageFault,
     transit_key::{
         read_profile,
@@ -187,9 +186,8 @@ impl Watcher {
 
     /// Probes and serves discoveries until the task is dropped.
     pub async fn run(mut self) {
-        // Nodes started together would probe in step, and log in together after a loss of all tokens.
-        self.next_metadata = Instant::now() + first_of(self.pace.metadata);
-        self.next_deep = Instant::now() + first_of(self.pace.deep);
+        self.next_metadata = Instant::now() + self.pace.metadata;
+        self.next_deep = Instant::now() + self.pace.deep;
         loop {
             if self.backs_off() && !self.half_open {
                 self.parts.calls.await_success();

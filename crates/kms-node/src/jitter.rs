@@ -11,13 +11,6 @@ pub fn spread(pause: Duration) -> Duration {
     spread_by(pause, random_unit())
 }
 
-/// Half to the whole of `interval`, at random: the first of a row of equal intervals, so that nodes
-/// started together do not act in step.
-#[must_use]
-pub fn first_of(interval: Duration) -> Duration {
-    interval.mul_f64(0.5 + 0.5 * random_unit())
-}
-
 fn spread_by(pause: Duration, unit: f64) -> Duration {
     pause.mul_f64(0.75 + 0.5 * unit)
 }
