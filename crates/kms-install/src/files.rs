@@ -92,3 +92,68 @@ fn indented(text: &str, spaces: usize) -> String {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::plan::tests::values;
+
+    fn made(method: &str, model: Model) -> Vec<File> {
+        let mut values = values();
+        values.set(&format!("auth.method={method}")).unwrap();
+        all(&Plan::new(values, model, None).unwrap()).unwrap()
+    }
+
+    fn pod() -> Model {
+        Model::StaticPod {
+            image: format!("registry.test/provider@sha256:{}", "a".repeat(64)),
+            socket_gid: 990,
+        }
+    }
+
+    #[test]
+    fn every_file_in_yaml_is_one_document() {
+        for method in ["jwt", "cert", "approle", "userpass", "token"] {
+            for model in [Model::Systemd, pod()] {
+                for file in made(method, model) {
+                    if file.name.ends_with(".yaml") {
+                        let read = serde_saphyr::from_str::<Value>(&file.content);
+                        assert!(read.is_ok(), "{method}: {}: {read:?}", file.name);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_static_pod_mounts_each_directory_once_and_is_no_unit() {
+        let files = made("cert", pod());
+        let content = |name: &str| -> Value {
+            let file = files.iter().find(|file| file.name == name).unwrap();
+            serde_saphyr::from_str(&file.content).unwrap()
+        };
+        let spec = &content("bao-kms-provider.yaml")["spec"];
+        let mounts = spec["containers"][0]["volumeMounts"].as_array().unwrap();
+        let paths: Vec<_> = mounts
+            .iter()
+            .map(|mount| mount["mountPath"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                "/etc/openbao-kms/config.yaml",
+                "/etc/openbao-kms/tls",
+                "/var/lib/openbao-kms/credentials",
+                "/run/openbao-kms",
+                "/var/lib/openbao-kms/state",
+            ]
+        );
+        assert_eq!(spec["volumes"].as_array().unwrap().len(), mounts.len());
+        assert_eq!(spec["securityContext"]["supplementalGroups"][0], 990);
+        let actions = content("installation.json")["remainingActions"].to_string();
+        assert!(!actions.contains("systemctl"), "{actions}");
+        assert!(actions.contains("65532:990"), "{actions}");
+    }
+}

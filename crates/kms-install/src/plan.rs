@@ -1,9 +1,6 @@
 //! The checked values of an installation.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use kms_node::config::{self, Config, Environment, Flags, LoadError, Loaded, Problem, ProblemKind};
 
@@ -110,7 +107,7 @@ impl Plan {
     }
 }
 
-fn problem(path: &str, rule: impl Into<String>) -> Problem {
+pub(crate) fn problem(path: &str, rule: impl Into<String>) -> Problem {
     Problem {
         path: path.to_owned(),
         kind: ProblemKind::Value,
@@ -178,15 +175,6 @@ fn broken_rules(loaded: &Loaded, model: &Model) -> Vec<Problem> {
             problems.push(problem(path, rule));
         }
     };
-    let unsupported = auth
-        .supported()
-        .err()
-        .map(|unsupported| unsupported.to_string());
-    refuse_if(
-        unsupported.is_some(),
-        "auth.method",
-        unsupported.as_deref().unwrap_or_default(),
-    );
     refuse_if(
         auth.login_before_token_expiry >= TOKEN_TTL,
         "auth.loginBeforeTokenExpiry",
@@ -223,13 +211,14 @@ fn broken_rules(loaded: &Loaded, model: &Model) -> Vec<Problem> {
                 "--socket-gid",
                 "must be the number of a group other than root's",
             );
-            let credentials = auth.credential_files();
-            let mounted: Vec<_> = [&**socket, &*config.state_path.document()]
-                .into_iter()
-                .chain(credentials.iter().map(|(_, path)| *path))
-                .filter_map(Path::parent)
-                .map(ToOwned::to_owned)
-                .collect();
+            refuse_if(
+                auth.methods().any(|method| method.pkcs11().is_some()),
+                "auth.cert.source",
+                "must be file for a static pod: the image has no PKCS#11 module",
+            );
+            let mut mounted = credential_directories(config);
+            mounted.extend(socket.parent().map(ToOwned::to_owned));
+            mounted.push(state);
             let nested = mounted.iter().enumerate().any(|(at, one)| {
                 let mut others = mounted.iter().enumerate().filter(|(other, _)| *other != at);
                 others.any(|(_, other)| one.starts_with(other))
@@ -242,6 +231,14 @@ fn broken_rules(loaded: &Loaded, model: &Model) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// Directories of the files that the provider reads again for each login, each once.
+pub(crate) fn credential_directories(config: &Config) -> Vec<PathBuf> {
+    let files = config.auth.credential_files().into_iter();
+    let directories = files.filter_map(|(_, path)| path.parent());
+    let distinct: BTreeSet<_> = directories.map(ToOwned::to_owned).collect();
+    distinct.into_iter().collect()
 }
 
 fn is_policy_name(name: &str) -> bool {
@@ -267,7 +264,7 @@ fn is_image(image: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// The fewest values.
@@ -367,6 +364,24 @@ mod tests {
             problems(values(), root),
             ["server.socketGroup", "--socket-gid"][1..]
         );
+
+        let mut certificate = values();
+        certificate.set("auth.method=cert").unwrap();
+        let good = pod(format!("provider@sha256:{digest}"), 990);
+        assert_eq!(problems(certificate.clone(), good), Vec::<String>::new());
+        for assignment in [
+            "auth.cert.source=pkcs11",
+            "auth.cert.pkcs11.certificateFile=/var/lib/openbao-kms/credentials/client.crt",
+            "auth.cert.pkcs11.modulePath=/usr/lib/module.so",
+            "auth.cert.pkcs11.tokenLabel=t",
+            "auth.cert.pkcs11.keyLabel=k",
+            "auth.cert.pkcs11.pinFile=/var/lib/openbao-kms/credentials/pin",
+            "auth.cert.pkcs11.maxSessions=2",
+        ] {
+            certificate.set(assignment).unwrap();
+        }
+        let token = pod(format!("provider@sha256:{digest}"), 990);
+        assert_eq!(problems(certificate, token), ["auth.cert.source"]);
 
         let mut nested = values();
         nested

@@ -20,7 +20,10 @@ use std::{
 
 use openbao_client::{
     failure::{Failure, FailureClass},
-    login::{Grant, Login, LoginFailure, LoginOutcome, Renewal, token_file::TokenFileProblem},
+    login::{
+        Grant, Login, LoginFailure, LoginOutcome, Renewal, approle::WrappingProblem,
+        token_file::TokenFileProblem,
+    },
     token::Token,
 };
 use tokio::{
@@ -136,10 +139,15 @@ impl AuthFailure {
                 Cause::Refused
             }
             Self::Timeout | Self::Stopped => Cause::Absent,
-            // A token that OpenBao rejected.
-            Self::Login(LoginFailure::Token(
-                TokenFileProblem::Rejected | TokenFileProblem::LookupDenied,
-            )) => Cause::Refused,
+            // OpenBao has refused a request with the credential.
+            Self::Login(
+                LoginFailure::Token(TokenFileProblem::Rejected | TokenFileProblem::LookupDenied)
+                | LoginFailure::Wrapping(
+                    WrappingProblem::Used
+                    | WrappingProblem::OtherPath
+                    | WrappingProblem::NoSecretId,
+                ),
+            ) => Cause::Refused,
             Self::Login(LoginFailure::OAuth2(problem)) if problem.is_refusal() => Cause::Refused,
             Self::Login(LoginFailure::OpenBao(failure)) | Self::Renewal(failure) => {
                 let class = failure.class();

@@ -34,7 +34,7 @@ use crate::state::StateReader;
 
 pub use crate::{environment::Environment, group::GroupProblem};
 pub use choice::{Enforcement, LogFormat, LogLevel};
-pub use origin::{DEFAULT_CONFIG_PATH, Flags, Origin, Substitute};
+pub use origin::{DEFAULT_CONFIG_PATH, Flags, Origin, Substitute, packaged_unit};
 pub use problem::{Problem, ProblemKind};
 pub use resolve::Setting;
 pub use schema::{Described, described, reference_rows, schema};
@@ -188,6 +188,16 @@ impl Auth {
             Method::Userpass(userpass) => Some(&userpass.mount_path),
             Method::Token(_) => None,
         }
+    }
+
+    /// Path of the login requests; `None` for a token.
+    #[must_use]
+    pub fn login_path(&self) -> Option<String> {
+        let mount_path = self.mount_path()?;
+        Some(match &self.method {
+            Method::Userpass(userpass) => format!("{mount_path}/login/{}", userpass.username),
+            _ => format!("{mount_path}/login"),
+        })
     }
 
     /// Role below `role/` of the mount, if the configuration has its name.

@@ -13,7 +13,7 @@ use kms_domain::digest::TextHash;
 use openbao_client::{credential_file, endpoint::Roots};
 
 use crate::{
-    config::{CertSource, Config, JwtSource, Method, Problem, ProblemKind},
+    config::{CertSource, Config, JwtSource, Method, Problem, ProblemKind, packaged_unit},
     environment::Environment,
 };
 
@@ -28,6 +28,13 @@ const OWN: u32 = 0o077;
 
 const MAX_BUNDLE_BYTES: u64 = 16 * 1024 * 1024;
 
+/// The process that is about to start.
+struct Start<'a> {
+    environment: &'a Environment,
+    /// The packaged unit with this configuration.
+    unit: String,
+}
+
 /// Checks every file and directory named in `config`, and the configuration file itself.
 ///
 /// # Errors
@@ -39,14 +46,15 @@ pub fn check(
 ) -> Result<(), Vec<Problem>> {
     let server = &config.server;
     let gid = server.socket_group.gid();
-    let state_directory = own_directory(config.state_path.directory(), NOT_WRITABLE, environment);
+    let start = Start {
+        environment,
+        unit: packaged_unit(config_path),
+    };
+    let state_directory = own_directory(config.state_path.directory(), NOT_WRITABLE, &start);
     let mut checks = vec![
         ("(configuration file)", file(config_path, PRIVATE_READABLE)),
         ("openbao.caCertFile", bundle(&config.openbao.ca_cert_file)),
-        (
-            "server.socketPath",
-            socket(&server.socket_path, environment),
-        ),
+        ("server.socketPath", socket(&server.socket_path, &start)),
         (
             "server.socketGroup",
             gid.map(drop)
@@ -282,9 +290,9 @@ fn directory(path: &Path, mask: u32) -> Checked<Metadata> {
     Ok(metadata)
 }
 
-fn own_directory(path: &Path, mask: u32, environment: &Environment) -> Checked {
+fn own_directory(path: &Path, mask: u32, start: &Start<'_>) -> Checked {
     let metadata = directory(path, mask)?;
-    owned(path, &metadata, environment)
+    owned(path, &metadata, start)
 }
 
 fn mode(path: &Path, metadata: &Metadata, mask: u32) -> Checked {
@@ -301,8 +309,8 @@ fn mode(path: &Path, metadata: &Metadata, mask: u32) -> Checked {
     )
 }
 
-fn owned(path: &Path, metadata: &Metadata, environment: &Environment) -> Checked {
-    let (owner, user) = (metadata.uid(), environment.effective_uid);
+fn owned(path: &Path, metadata: &Metadata, start: &Start<'_>) -> Checked {
+    let (owner, user) = (metadata.uid(), start.environment.effective_uid);
     if owner == user {
         return Ok(());
     }
@@ -312,7 +320,7 @@ fn owned(path: &Path, metadata: &Metadata, environment: &Environment) -> Checked
             "belongs to user {owner}, and this is a start as root: keep this owner if the service \
              runs as it"
         );
-        return refused(path, rule, "run: systemctl start bao-kms-provider");
+        return refused(path, rule, format!("run: systemctl start {}", start.unit));
     }
     let rule = format!("belongs to user {owner}, but the provider runs as user {user}");
     refused(path, rule, format!("run: chown {user} {}", path.display()))
@@ -333,9 +341,10 @@ fn bundle(path: &Path) -> Checked {
         .map_err(|rule| problem(Some(path), rule.to_string()))
 }
 
-fn socket(path: &Path, environment: &Environment) -> Checked {
+fn socket(path: &Path, start: &Start<'_>) -> Checked {
+    let environment = start.environment;
     let parent = path.parent().unwrap_or(Path::new("/"));
-    own_directory(parent, NOT_WRITABLE, environment).map_err(as_packaged)?;
+    own_directory(parent, NOT_WRITABLE, start).map_err(as_packaged)?;
     // Another user with write access to a directory above could put a socket of their own there.
     let roots = environment.socket_roots();
     let root = roots.iter().find(|root| parent.starts_with(root));
@@ -343,13 +352,13 @@ fn socket(path: &Path, environment: &Environment) -> Checked {
     for directory_above in above.take_while(|it| root.is_none_or(|root| it != root)) {
         let metadata = directory(directory_above, NOT_WRITABLE)?;
         if metadata.uid() != 0 {
-            owned(directory_above, &metadata, environment)?;
+            owned(directory_above, &metadata, start)?;
         }
     }
     // Unlike /run, this one belongs to the user alone.
     let private = environment.runtime_directory();
     if let Some(private) = private.filter(|private| root == Some(private)) {
-        own_directory(&private, OWN, environment)?;
+        own_directory(&private, OWN, start)?;
     }
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

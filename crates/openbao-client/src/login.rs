@@ -8,7 +8,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use kms_domain::scope::MountPath;
 use pkcs11_signer::TokenProblem;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -332,12 +331,12 @@ impl LoginFailure {
     }
 }
 
-/// Whether a login method is mounted at the path, in the namespace of the client: it answers a login
-/// without a credential with 400 or, for a missing field, 500. Without a mount, OpenBao answers with
-/// 403.
-pub async fn is_mounted(client: &Client, mount_path: &MountPath, deadline: Duration) -> bool {
-    let request = Request::post(Operation::JwtLogin, format!("{mount_path}/login"))
-        .json(&BTreeMap::<&str, &str>::new());
+/// Whether a login method is mounted at this path of logins, in the namespace of the client: it
+/// answers a login without a credential with 400 or, for a missing field, 500. Without a mount,
+/// OpenBao answers with 403.
+pub async fn is_mounted(client: &Client, login_path: &str, deadline: Duration) -> bool {
+    let request =
+        Request::post(Operation::JwtLogin, login_path).json(&BTreeMap::<&str, &str>::new());
     let answer = client.send_and_read(request, deadline, |_| Ok(()));
     let refused = answer.await.err().and_then(|failure| failure.http_status());
     matches!(refused, Some(400 | 500))
@@ -350,16 +349,16 @@ async fn exchange(
     request: Request<'_>,
     credential_expires: Option<SystemTime>,
     deadline: Duration,
-) -> Result<Grant, LoginFailure> {
-    let answered = client.send_and_read(request, deadline, |answer| {
+) -> Result<Grant, Failure> {
+    let read = |answer: Answer| {
         let (token, lease) = granted(&answer)?;
         Ok(Grant {
             token: token.ok_or_else(|| answer.invalid("it holds no token"))?,
             lease,
             credential_expires,
         })
-    });
-    answered.await.map_err(LoginFailure::OpenBao)
+    };
+    client.send_and_read(request, deadline, read).await
 }
 
 /// Renews a token with `auth/token/renew-self`, for any login method.

@@ -117,17 +117,27 @@ fn directories_of_another_user_are_refused() {
 #[test]
 fn a_start_as_root_leaves_their_owner_to_the_directories_of_the_service() {
     let node = Node::new();
-    let problems = node.check_as(&Environment {
+    let root = Environment {
         effective_uid: 0,
         ..node.environment.clone()
-    });
-    let foreign = problems.iter().filter(|it| it.rule.contains("belongs to"));
-    let foreign: Vec<_> = foreign.collect();
-    assert!(foreign.len() >= 2, "{problems:?}");
-    for problem in foreign {
-        assert!(problem.rule.contains("keep this owner"), "{problem:?}");
-        let start = "run: systemctl start bao-kms-provider";
-        assert_eq!(problem.hint.as_deref(), Some(start));
+    };
+    for (problems, start) in [
+        (
+            node.check_as(&root),
+            "run: systemctl start bao-kms-provider",
+        ),
+        (
+            node.check_instance_as(&root),
+            "run: systemctl start bao-kms-provider@east",
+        ),
+    ] {
+        let foreign = problems.iter().filter(|it| it.rule.contains("belongs to"));
+        let foreign: Vec<_> = foreign.collect();
+        assert!(foreign.len() >= 2, "{problems:?}");
+        for problem in foreign {
+            assert!(problem.rule.contains("keep this owner"), "{problem:?}");
+            assert_eq!(problem.hint.as_deref(), Some(start));
+        }
     }
 }
 
@@ -229,6 +239,18 @@ impl Node {
         node_files::check(&config, &path, environment)
             .err()
             .unwrap_or_default()
+    }
+
+    /// As [`Self::check_as`], with the configuration of a packaged instance, which is absent here.
+    fn check_instance_as(&self, environment: &Environment) -> Vec<Problem> {
+        let path = PathBuf::from("/etc/openbao-kms/east/config.yaml");
+        let loaded = parse(
+            &self.text,
+            path.clone(),
+            &Flags::default(),
+            &self.environment,
+        );
+        node_files::check(&loaded.unwrap().config, &path, environment).unwrap_err()
     }
 
     fn only_problem(&self) -> Problem {

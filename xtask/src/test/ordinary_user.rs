@@ -19,8 +19,7 @@ use crate::tools::Tool;
 /// Directory of the tests and their snapshots of messages.
 const TESTS: &str = "crates/provider/tests/openbao";
 
-/// Modules about stored data and requests alone: the user makes no difference to them, and they take
-/// half of the time.
+/// Modules about stored data and requests alone: the user makes no difference to them.
 const SAME_FOR_EVERY_USER: [&str; 10] = [
     "answers",
     "batcher",

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use kms_node::config::described;
 use serde_json::Value;
 
-use crate::plan::{Plan, PlanError, load};
+use crate::plan::{Plan, PlanError, load, problem};
 
 /// Columns of a comment.
 const WIDTH: usize = 100;
@@ -55,8 +55,13 @@ pub(super) fn configuration(plan: &Plan) -> Result<String, PlanError> {
             .map(|setting| (setting.path, setting.value.clone()))
             .collect()
     };
-    debug_assert_eq!(values(&read), values(&plan.loaded));
-    Ok(text)
+    match values(&read) == values(&plan.loaded) {
+        true => Ok(text),
+        false => Err(PlanError::Invalid(vec![problem(
+            "config.yaml",
+            "reads back with other values: report this fault of the program",
+        )])),
+    }
 }
 
 /// Plain where it cannot be read as another type, otherwise in JSON's form, which is YAML.

@@ -5,38 +5,32 @@ use std::path::{Path, PathBuf};
 use kms_node::config::Listener;
 
 use super::yaml;
-use crate::plan::Plan;
+use crate::plan::{Plan, credential_directories};
 
 const CONFIG: &str = "/etc/openbao-kms/config.yaml";
 
 pub(super) fn manifest(plan: &Plan, image: &str, socket_gid: u32) -> String {
     let config = &plan.loaded.config;
     let parent = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
-    let mut mounts: Vec<(&str, PathBuf, bool, &str)> = vec![
-        ("config", PathBuf::from(CONFIG), true, "File"),
+    let mut mounts: Vec<(String, PathBuf, bool, &str)> = vec![
+        ("config".to_owned(), PathBuf::from(CONFIG), true, "File"),
         (
-            "ca",
+            "ca".to_owned(),
             parent(&config.openbao.ca_cert_file),
             true,
             "Directory",
         ),
     ];
-    // The directory, so that a replaced file is seen.
-    if let Some((_, credential)) = config.auth.credential_files().first() {
-        mounts.push(("credential", parent(credential), true, "Directory"));
+    // Directories, so that a replaced file is seen.
+    for (at, directory) in credential_directories(config).into_iter().enumerate() {
+        let name = format!("credentials-{}", at + 1);
+        mounts.push((name, directory, true, "Directory"));
     }
-    mounts.push((
-        "socket",
-        parent(&config.server.socket_path),
-        false,
-        "Directory",
-    ));
-    mounts.push((
-        "state",
-        config.state_path.directory().to_owned(),
-        false,
-        "Directory",
-    ));
+    let writable = [
+        ("socket", parent(&config.server.socket_path)),
+        ("state", config.state_path.directory().to_owned()),
+    ];
+    mounts.extend(writable.map(|(name, path)| (name.to_owned(), path, false, "Directory")));
     let text = |path: &Path| yaml(&path.display().to_string());
     let volume_mounts: String = mounts
         .iter()

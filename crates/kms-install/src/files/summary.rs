@@ -1,5 +1,7 @@
 //! `installation.json`: what was made, to compare on every node.
 
+use std::path::Path;
+
 use kms_node::build_info::BuildInfo;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -103,15 +105,39 @@ fn remaining(plan: &Plan) -> Vec<String> {
         .iter()
         .map(|(_, path)| path.display().to_string())
         .collect();
+    let (group, start) = match &plan.model {
+        Model::Systemd => (
+            "openbao-kms",
+            "on every node, check and start: bao-kms-provider doctor, then systemctl enable --now \
+             bao-kms-provider"
+                .to_owned(),
+        ),
+        Model::StaticPod { socket_gid, .. } => (
+            "65532",
+            format!(
+                "on every node, load the image, make {} (65532:{socket_gid}, 2750, at each boot) and {} \
+                 (65532:65532, 0750), and install bao-kms-provider.yaml in /etc/kubernetes/manifests",
+                config
+                    .server
+                    .socket_path
+                    .parent()
+                    .unwrap_or(Path::new("/"))
+                    .display(),
+                config.state_path.directory().display()
+            ),
+        ),
+    };
     vec![
         "prepare OpenBao once, as an administrator: ./openbao-setup.sh".to_owned(),
-        "on every node, install config.yaml as /etc/openbao-kms/config.yaml (root:openbao-kms, 0640)"
-            .to_owned(),
+        format!(
+            "on every node, install config.yaml as /etc/openbao-kms/config.yaml (root:{group}, 0640)"
+        ),
         format!("on every node, install the CA certificate of OpenBao as {ca}"),
-        format!("on every node, let the credential arrive at {}", credentials.join(" and ")),
-        "on every node, check and start: bao-kms-provider doctor, then systemctl enable --now \
-         bao-kms-provider"
-            .to_owned(),
+        format!(
+            "on every node, let the credential arrive at {} (root:{group}, 0640)",
+            credentials.join(" and ")
+        ),
+        start,
         format!(
             "on every node, install encryption-config-readers.yaml as {}/encryption-config.yaml, and \
              restart the API server with its new flags",

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    config::{CertSource, Config, JwtSource, Method, Pkcs11},
+    config::{CertSource, Config, JwtSource, Method, Pkcs11, packaged_unit},
     plain_http::HttpUrl,
 };
 
@@ -35,7 +35,7 @@ impl<'a> Site<'a> {
     pub fn value(&self, name: &str) -> Option<String> {
         match name {
             "config" => return Some(shell(self.config_path)),
-            "unit" => return Some(unit_of(self.config_path)),
+            "unit" => return Some(packaged_unit(self.config_path)),
             _ => {}
         }
         let config = self.config?;
@@ -113,21 +113,6 @@ impl<'a> Site<'a> {
     }
 }
 
-/// The packaged unit with this configuration file: the directory names the instance.
-fn unit_of(config_path: &Path) -> String {
-    let below = config_path.strip_prefix("/etc/openbao-kms");
-    let parts: Vec<_> = below.iter().flat_map(|below| below.iter()).collect();
-    let name = match parts[..] {
-        [instance, file] if file == "config.yaml" => instance.to_str(),
-        _ => None,
-    };
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    match name.filter(|name| name.chars().all(plain)) {
-        Some(instance) => format!("bao-kms-provider@{instance}"),
-        None => "bao-kms-provider".to_owned(),
-    }
-}
-
 fn token(config: &Config) -> Option<&Pkcs11> {
     config.auth.methods().find_map(Method::pkcs11)
 }
@@ -171,24 +156,6 @@ pub fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_unit_is_the_instance_of_the_configuration() {
-        for (path, unit) in [
-            ("/etc/openbao-kms/config.yaml", "bao-kms-provider"),
-            (
-                "/etc/openbao-kms/east-1/config.yaml",
-                "bao-kms-provider@east-1",
-            ),
-            ("/etc/openbao-kms/east-1/other.yaml", "bao-kms-provider"),
-            ("/etc/openbao-kms/a b/config.yaml", "bao-kms-provider"),
-            ("/etc/openbao-kms/a/b/config.yaml", "bao-kms-provider"),
-            ("/home/ann/east/config.yaml", "bao-kms-provider"),
-            ("", "bao-kms-provider"),
-        ] {
-            assert_eq!(unit_of(Path::new(path)), unit, "{path}");
-        }
-    }
 
     #[test]
     fn a_path_is_one_word_of_a_shell() {

@@ -1,6 +1,10 @@
 //! Origins of values, and the few settings that a flag or variable may replace.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use kms_domain::scope::Namespace;
 use openbao_client::endpoint::Address;
@@ -185,6 +189,22 @@ fn first<'a>(
     names.find_map(|name| Some((name, environment.variable(name)?)))
 }
 
+/// The packaged unit with this configuration file: the directory names the instance.
+#[must_use]
+pub fn packaged_unit(config_path: &Path) -> String {
+    let below = config_path.strip_prefix("/etc/openbao-kms");
+    let parts: Vec<_> = below.iter().flat_map(|below| below.iter()).collect();
+    let name = match parts[..] {
+        [instance, file] if file == "config.yaml" => instance.to_str(),
+        _ => None,
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    match name.filter(|name| name.chars().all(plain)) {
+        Some(instance) => format!("bao-kms-provider@{instance}"),
+        None => "bao-kms-provider".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,5 +291,23 @@ mod tests {
             none.config_path(&environment(&[])).to_str(),
             Some(DEFAULT_CONFIG_PATH)
         );
+    }
+
+    #[test]
+    fn the_unit_is_the_instance_of_the_configuration() {
+        for (path, unit) in [
+            ("/etc/openbao-kms/config.yaml", "bao-kms-provider"),
+            (
+                "/etc/openbao-kms/east-1/config.yaml",
+                "bao-kms-provider@east-1",
+            ),
+            ("/etc/openbao-kms/east-1/other.yaml", "bao-kms-provider"),
+            ("/etc/openbao-kms/a b/config.yaml", "bao-kms-provider"),
+            ("/etc/openbao-kms/a/b/config.yaml", "bao-kms-provider"),
+            ("/home/ann/east/config.yaml", "bao-kms-provider"),
+            ("", "bao-kms-provider"),
+        ] {
+            assert_eq!(packaged_unit(Path::new(path)), unit, "{path}");
+        }
     }
 }

@@ -449,14 +449,14 @@ async fn log_in(
 
 /// Looks for the login method by logins without a credential. `None` if that is impossible.
 async fn find_login(config: &Config, client: &Client) -> Option<LoginMount> {
-    let (mount_path, deadline) = (config.auth.mount_path()?, config.openbao.timeout);
-    if is_mounted(client, mount_path, deadline).await {
+    let (path, deadline) = (config.auth.login_path()?, config.openbao.timeout);
+    if is_mounted(client, &path, deadline).await {
         return Some(LoginMount::Here);
     }
     let mut endpoint = connection::endpoint(config).ok()?;
     if endpoint.namespace.take().is_some() {
         let root = Client::new(endpoint, Arc::new(|_| {})).ok()?;
-        if is_mounted(&root, mount_path, deadline).await {
+        if is_mounted(&root, &path, deadline).await {
             return Some(LoginMount::InRoot);
         }
     }

@@ -248,7 +248,8 @@ impl Login for AppRole {
                 role_id: &self.role_id,
                 secret_id: &secret_id,
             });
-            exchange(&self.client, request, None, deadline).await
+            let granted = exchange(&self.client, request, None, deadline).await;
+            granted.map_err(LoginFailure::OpenBao)
         })
     }
 

@@ -1,6 +1,6 @@
 //! Login with a client certificate.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use kms_domain::scope::MountPath;
 use rustls::sign::CertifiedKey;
@@ -9,9 +9,8 @@ use serde::Serialize;
 use crate::{
     client::Client,
     failure::{Failure, FailureClass},
-    login::granted,
+    login::{Grant, exchange},
     request::{Operation, Request},
-    token::{Lease, Token},
 };
 
 /// A role of OpenBao's certificate auth method.
@@ -32,7 +31,7 @@ struct Body<'a> {
 }
 
 impl CertRole {
-    /// Exchanges a certificate for a token. The client presents the certificate also at renewals of
+    /// Exchanges a certificate with this expiry for a token. The client presents the certificate also at renewals of
     /// the token, until the next login.
     ///
     /// # Errors
@@ -40,8 +39,9 @@ impl CertRole {
     pub async fn exchange(
         &self,
         certificate: CertifiedKey,
+        expires: SystemTime,
         deadline: Duration,
-    ) -> Result<(Token, Lease), Failure> {
+    ) -> Result<Grant, Failure> {
         let operation = Operation::CertLogin;
         self.client
             .present(certificate)
@@ -49,12 +49,6 @@ impl CertRole {
         let request = Request::post(operation, format!("{}/login", self.mount_path)).json(&Body {
             name: self.role.as_deref(),
         });
-        self.client
-            .send_and_read(request, deadline, |answer| {
-                let (token, lease) = granted(&answer)?;
-                let token = token.ok_or_else(|| answer.invalid("it holds no token"))?;
-                Ok((token, lease))
-            })
-            .await
+        exchange(&self.client, request, Some(expires), deadline).await
     }
 }

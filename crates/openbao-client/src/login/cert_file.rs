@@ -96,13 +96,8 @@ impl Login for CertFile {
     ) -> Pending<'_, Result<Grant, LoginFailure>> {
         Box::pin(async move {
             let (certificate, expires) = self.read(now).await?;
-            let exchanged = self.role.exchange(certificate, deadline).await;
-            let (token, lease) = exchanged.map_err(LoginFailure::OpenBao)?;
-            Ok(Grant {
-                token,
-                lease,
-                credential_expires: Some(expires),
-            })
+            let granted = self.role.exchange(certificate, expires, deadline).await;
+            granted.map_err(LoginFailure::OpenBao)
         })
     }
 

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::{
     client::Client,
     failure::Failure,
-    login::{Grant, granted},
+    login::{Grant, exchange},
     request::{Operation, Request},
 };
 
@@ -296,16 +296,7 @@ impl JwtRole {
                 role: self.role.as_str(),
                 jwt: &jwt.text,
             });
-        self.client
-            .send_and_read(request, deadline, |answer| {
-                let (token, lease) = granted(&answer)?;
-                Ok(Grant {
-                    token: token.ok_or_else(|| answer.invalid("it holds no token"))?,
-                    lease,
-                    credential_expires: Some(jwt.expires()),
-                })
-            })
-            .await
+        exchange(&self.client, request, Some(jwt.expires()), deadline).await
     }
 }
 

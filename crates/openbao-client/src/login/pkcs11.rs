@@ -158,16 +158,11 @@ impl Login for Pkcs11 {
             let expires = chain.expires();
             let (certificate, signer) = self.open(chain, end).await?;
             let left = end.saturating_duration_since(Instant::now());
-            let exchanged = self.role.exchange(certificate, left).await;
+            let granted = self.role.exchange(certificate, expires, left).await;
             signer.close();
-            let (token, lease) = exchanged.map_err(|failure| match signer.fault() {
+            granted.map_err(|failure| match signer.fault() {
                 Some(problem) => LoginFailure::Pkcs11(problem),
                 None => LoginFailure::OpenBao(failure),
-            })?;
-            Ok(Grant {
-                token,
-                lease,
-                credential_expires: Some(expires),
             })
         })
     }

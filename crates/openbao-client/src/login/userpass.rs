@@ -51,7 +51,8 @@ impl Login for Userpass {
             let request = Request::post(Operation::UserpassLogin, path).json(&Body {
                 password: &password,
             });
-            exchange(&self.client, request, None, deadline).await
+            let granted = exchange(&self.client, request, None, deadline).await;
+            granted.map_err(LoginFailure::OpenBao)
         })
     }
 

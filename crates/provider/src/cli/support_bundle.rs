@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use kms_domain::digest::sha256_hex;
 use kms_node::{
     clock::{Clock as _, SystemClock},
-    config::{Listener, LoadError, Loaded},
+    config::{Listener, LoadError, Loaded, packaged_unit},
     plain_http::{self, GetError, HttpUrl},
     report::{Output, counted, one_line, outcome::Outcome, table::Table, text::Look},
     state::disk::{self, DiskError},
@@ -56,7 +56,7 @@ pub(super) struct Options {
     /// The new archive, with mode 0600 [default: bao-kms-support-HOST-TIME.tar.gz]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// A log of the provider [default: the journal of bao-kms-provider.service]
+    /// A log of the provider [default: the journal of the unit with this configuration]
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     #[command(flatten)]
@@ -77,7 +77,8 @@ impl Options {
         parts.add_reports(context);
         parts.add_files(&loaded);
         parts.add_answers(&loaded)?;
-        parts.add_log(self.log.as_deref());
+        let unit = packaged_unit(&context.flags.config_path(context.environment));
+        parts.add_log(self.log.as_deref(), &unit);
 
         let directory = directory_in(&path);
         let mut outcome = parts.outcome(path, now);
@@ -205,9 +206,9 @@ impl Parts {
         Ok(())
     }
 
-    fn add_log(&mut self, file: Option<&Path>) {
+    fn add_log(&mut self, file: Option<&Path>, unit: &str) {
         const NAME: &str = "log.txt";
-        match log::tail(file) {
+        match log::tail(file, unit) {
             Ok(log) => self.add(NAME, &log),
             Err(error) => self.miss(NAME, one_line(&error)),
         }

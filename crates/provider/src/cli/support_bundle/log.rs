@@ -7,7 +7,6 @@ use std::{
     process::{Command, Stdio},
 };
 
-const UNIT: &str = "bao-kms-provider.service";
 const LINES: &str = "--lines=10000";
 /// Most bytes of the end of a log.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -26,18 +25,18 @@ pub(super) enum LogError {
     NoJournal(#[source] io::Error),
     #[error("journalctl failed: {0}: give --log FILE")]
     Journal(String),
-    #[error("the journal has no line of {UNIT}: give --log FILE")]
-    NoLines,
+    #[error("the journal has no line of {0}: give --log FILE")]
+    NoLines(String),
 }
 
-/// The end of this file, or of the unit's journal.
-pub(super) fn tail(file: Option<&Path>) -> Result<String, LogError> {
+/// The end of this file, or of the journal of the unit.
+pub(super) fn tail(file: Option<&Path>, unit: &str) -> Result<String, LogError> {
     match file {
         Some(path) => of_file(path).map_err(|source| LogError::File {
             path: path.to_owned(),
             source,
         }),
-        None => of_journal(),
+        None => of_journal(unit),
     }
 }
 
@@ -50,10 +49,10 @@ fn of_file(path: &Path) -> io::Result<String> {
     Ok(lines(&end, size > MAX_BYTES))
 }
 
-fn of_journal() -> Result<String, LogError> {
-    let unit = format!("--unit={UNIT}");
+fn of_journal(unit: &str) -> Result<String, LogError> {
+    let of_unit = format!("--unit={unit}");
     let mut journal = Command::new("journalctl");
-    let journal = journal.args([&unit, LINES, "--no-pager", "--output=short-iso", "--utc"]);
+    let journal = journal.args([&of_unit, LINES, "--no-pager", "--output=short-iso", "--utc"]);
     let done = journal
         .stdin(Stdio::null())
         .output()
@@ -69,7 +68,7 @@ fn of_journal() -> Result<String, LogError> {
     let end = done.stdout.get(start..).unwrap_or_default();
     let text = lines(end, start > 0);
     match text.trim() {
-        "" | NO_ENTRIES => Err(LogError::NoLines),
+        "" | NO_ENTRIES => Err(LogError::NoLines(unit.to_owned())),
         _ => Ok(text),
     }
 }
@@ -96,12 +95,12 @@ mod tests {
         let line = format!("{}\n", "x".repeat(99));
         let lines = usize::try_from(MAX_BYTES).unwrap() / line.len() + 2;
         files::replace(&path, line.repeat(lines).as_bytes(), 0o600);
-        let end = tail(Some(&path)).unwrap();
+        let end = tail(Some(&path), "none").unwrap();
         assert!(end.len() > line.len() * (lines - 4), "{}", end.len());
         assert!(end.lines().all(|found| found.len() == 99));
         files::replace(&path, b"short", 0o600);
-        assert_eq!(tail(Some(&path)).unwrap(), "short");
-        let missing = tail(Some(&directory.path().join("none"))).unwrap_err();
+        assert_eq!(tail(Some(&path), "none").unwrap(), "short");
+        let missing = tail(Some(&directory.path().join("none")), "none").unwrap_err();
         assert!(matches!(missing, LogError::File { .. }));
     }
 }
