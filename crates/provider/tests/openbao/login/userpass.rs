@@ -1,6 +1,6 @@
 //! Login with a password.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::method::Method;
 
@@ -25,6 +25,7 @@ async fn a_user_whose_address_is_excluded_has_a_login_method() {
     let method = Method::userpass("MARKER-password-0123456789").await;
     let bound = json!({"token_bound_cidrs": ["10.9.9.0/24"]});
     method.write("users/node-1", &bound).await;
-    let triage = method.node.run(&["triage", "--output", "json"]).json();
+    let triage = method.node.run(&["triage", "--output", "json"]);
+    let triage: Value = serde_json::from_str(&triage.out).unwrap();
     assert_eq!(triage["verdict"], "login_address_excluded", "{triage:#}");
 }
