@@ -200,6 +200,18 @@ impl Auth {
         })
     }
 
+    /// Path in OpenBao of the role or user with the token settings, if the configuration names it.
+    #[must_use]
+    pub fn role_path(&self) -> Option<String> {
+        let mount_path = self.mount_path()?;
+        Some(match &self.method {
+            Method::Jwt(jwt) => format!("{mount_path}/role/{}", jwt.role),
+            Method::Cert(cert) => format!("{mount_path}/certs/{}", cert.role.as_ref()?),
+            Method::Userpass(userpass) => format!("{mount_path}/users/{}", userpass.username),
+            Method::AppRole(_) | Method::Token(_) => return None,
+        })
+    }
+
     /// Role below `role/` of the mount, if the configuration has its name.
     #[must_use]
     pub fn role(&self) -> Option<&str> {

@@ -112,9 +112,9 @@ causes! {
     LOGIN_REFUSED = none_lost("login_refused", "OpenBao rejects the login", KEY_IS_IN_OPENBAO)
         .steps(&[
             run(
-                "compare the role with the JWT and auth in {config}, as an administrator: \
-                 bound_audiences, bound_subject, bound_claims",
-                "bao read {bao} {login}/role/{role}",
+                "compare the role with the credential and auth in {config}, as an administrator; for a \
+                 JWT bound_audiences, bound_subject, bound_claims",
+                "bao read {bao} {role_path}",
             ),
             run(
                 "compare its login method: bound_issuer, signing keys",
@@ -156,7 +156,7 @@ causes! {
     )
     .steps(&[run(
         "have the role grant longer tokens, as an administrator",
-        "bao write {bao} {login}/role/{role} role_type=jwt token_ttl=30m token_max_ttl=1h",
+        "bao write {bao} {role_update} token_ttl=30m token_max_ttl=1h",
     )]);
 
     PASSED_OVER = none_lost(
@@ -348,7 +348,7 @@ causes! {
         run(
             "if {login} is listed, compare token_bound_cidrs of the role with the address of this \
              node",
-            "bao read {bao} -field=token_bound_cidrs {login}/role/{role}",
+            "bao read {bao} -field=token_bound_cidrs {role_path}",
         ),
     ])
     .warnings(&[NO_WIDER_POLICY]);
@@ -361,7 +361,7 @@ causes! {
     .steps(&[
         run("list the login methods of the namespace, as an administrator", "bao auth list {bao}"),
         act(
-            "correct auth.jwt.mountPath or openbao.namespace in {config}; another namespace may \
+            "correct auth.{method}.mountPath or openbao.namespace in {config}; another namespace may \
              have the method",
         ),
         act("if it was deleted, enable and configure it again, with its role and policy"),
@@ -396,11 +396,11 @@ causes! {
         run(
             "compare them with the address that OpenBao sees, perhaps that of a proxy, as an \
              administrator",
-            "bao read {bao} -field=token_bound_cidrs {login}/role/{role}",
+            "bao read {bao} -field=token_bound_cidrs {role_path}",
         ),
         run(
             "add the address (CIDR), or clear the list",
-            "bao write {bao} {login}/role/{role} role_type=jwt token_bound_cidrs=CIDR",
+            "bao write {bao} {role_update} token_bound_cidrs=CIDR",
         ),
     ])
     .warnings(&[NO_WIDER_POLICY]);
@@ -427,7 +427,7 @@ causes! {
     )
     .steps(&[run(
         "remove the limit, as an administrator",
-        "bao write {bao} {login}/role/{role} role_type=jwt token_num_uses=0",
+        "bao write {bao} {role_update} token_num_uses=0",
     )]);
 
     TOKEN_ADDRESSES_LIMITED = none_lost(
@@ -438,7 +438,7 @@ causes! {
     .steps(&[run(
         "check that the addresses include every address that this node may have, as an \
          administrator",
-        "bao read {bao} -field=token_bound_cidrs {login}/role/{role}",
+        "bao read {bao} -field=token_bound_cidrs {role_path}",
     )]);
 
     CA_AS_SERVER_CERTIFICATE = none_lost(

@@ -71,6 +71,16 @@ impl<'a> Site<'a> {
             },
             "login" => config.auth.mount_path()?.to_string(),
             "role" => config.auth.role()?.to_owned(),
+            "method" => config.auth.method.name().to_owned(),
+            "role_path" => config.auth.role_path()?,
+            // The kind of a JWT role has to be written again.
+            "role_update" => {
+                let kind = match &config.auth.method {
+                    Method::Jwt(_) => " role_type=jwt",
+                    _ => "",
+                };
+                format!("{}{kind}", config.auth.role_path()?)
+            }
             "mount" => config.key.mount_path.to_string(),
             "key" => config.key.key_name.to_string(),
             "state" => shell(&config.state_path.document()),
