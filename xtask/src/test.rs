@@ -28,9 +28,9 @@ const LONG: &str = "long::";
 /// Runs the suite with the pinned OpenBao and an etcd; `options` go to `cargo test`. With `long`,
 /// runs the ignored tests of modules named `long` afterwards.
 ///
-/// A run without options must include tests with a real OpenBao. As root it runs the tests of the
-/// program with OpenBao again as an ordinary user, because root passes every permission check. A
-/// run with Kubernetes must include tests with a real kube-apiserver.
+/// A run without options must include tests with a real OpenBao. As root it runs tests of the
+/// program with OpenBao again as an ordinary user, because root passes every permission check; modules
+/// that no user changes are left out. A run with Kubernetes must include tests with a real kube-apiserver.
 pub(crate) fn run(reach: Reach, long: bool, options: &[&str]) -> Result<(), Error> {
     let openbao = tools::openbao()?;
     let tools = match reach {
