@@ -57,7 +57,12 @@ pub struct Partition(Vec<Switch>);
 pub struct HungOpenBao(Pid);
 
 /// The audit log of a server as a pipe. OpenBao answers no requests while its audit log is blocked.
-pub struct AuditPipe(Arc<Mutex<()>>);
+pub struct AuditPipe {
+    gate: Arc<Mutex<()>>,
+    /// The server closes and reopens its end while it is initialized: without another writer the
+    /// reader could take that for the end of the pipe.
+    _writer: File,
+}
 
 /// Stops reading from the audit log. Drop resumes it.
 pub struct BlockedAudit<'a>(#[expect(dead_code, reason = "held")] MutexGuard<'a, ()>);
@@ -386,27 +391,32 @@ impl OpenBao {
 }
 
 impl AuditPipe {
-    /// The reader thread ends with the server, the writer of the pipe.
+    /// The reader thread ends with the last writer of the pipe.
     fn make(path: &Path) -> Self {
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
 
+        // Both ends: one alone waits for the other.
+        let writer = File::options().read(true).write(true).open(path).unwrap();
+        let mut pipe = File::open(path).unwrap();
         let gate = Arc::new(Mutex::new(()));
-        let (path, passing) = (path.to_owned(), Arc::clone(&gate));
+        let passing = Arc::clone(&gate);
         thread::spawn(move || {
-            let mut pipe = File::open(path).unwrap();
             let mut read = [0; 4096];
             while let Ok(1..) = pipe.read(&mut read) {
                 drop(passing.lock());
             }
         });
-        Self(gate)
+        Self {
+            gate,
+            _writer: writer,
+        }
     }
 
     /// Stops reading. The server blocks once the pipe is full.
     #[must_use]
     pub fn block(&self) -> BlockedAudit<'_> {
-        BlockedAudit(self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        BlockedAudit(self.gate.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
