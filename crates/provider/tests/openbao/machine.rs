@@ -294,12 +294,13 @@ impl Machine {
         command.arg("serve").arg("--config").arg(self.path(CONFIG));
         let mut provider = Provider::spawn(command, self.root.path(), self.sockets.socket());
         if provider.ready_or_ended().await {
-            let listening = provider.events("health.listening").next();
-            if let Some(address) =
-                listening.and_then(|it| it["address"].as_str().map(str::to_owned))
-            {
-                let here = format!("http://{address}");
-                self.shell.name("http://127.0.0.1:8082", here);
+            for (event, page) in [("health", "8082"), ("metrics", "8081")] {
+                let listening = provider.events(&format!("{event}.listening")).next();
+                let address = listening.and_then(|it| it["address"].as_str().map(str::to_owned));
+                if let Some(address) = address {
+                    let page = format!("http://127.0.0.1:{page}");
+                    self.shell.name(&page, format!("http://{address}"));
+                }
             }
             self.provider = Some(provider);
             return Done::silently();

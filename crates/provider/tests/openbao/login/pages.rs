@@ -81,9 +81,33 @@ async fn a_certificate() {
 #[tokio::test]
 async fn a_key_on_a_token() {
     let mut scene = serving().await;
+    with_token(&mut scene).await;
+}
+
+/// The runbook's page, on a node with this login.
+#[tokio::test]
+async fn a_lost_token_is_bridged_by_an_emergency_identity() {
+    let mut scene = serving().await;
+    let token = with_token(&mut scene).await;
+    let mut walk = Walk::of("operate/disaster-recovery/credential-loss");
+    walk.to_incident(&mut scene, "the PKCS#11 token is out of its reader")
+        .await;
+    token.remove();
+    let incident = "the token is back, and its key has a certificate of a new authority";
+    walk.to_incident(&mut scene, incident).await;
+    token.put_back();
     let openbao = scene.machine(OPENBAO).path("/root");
     make_authority(&openbao);
-    enable_cert(&scene).await;
+    let node = scene.machine(FIRST).path("/root");
+    certify(&openbao, &node, &["-force_pubkey", "kms-node.pub"]);
+    walk.to_end(&mut scene).await;
+}
+
+/// Carries out the page about the set-up of a token.
+async fn with_token(scene: &mut Scene) -> SoftToken {
+    let openbao = scene.machine(OPENBAO).path("/root");
+    make_authority(&openbao);
+    enable_cert(scene).await;
     let token = SoftToken::new();
     let node = scene.machine_mut(FIRST);
     node.set("SOFTHSM2_CONF", token.configuration());
@@ -97,7 +121,7 @@ async fn a_key_on_a_token() {
 
     let mut walk = Walk::of("operate/login/pkcs11");
     let incident = "the authority of the nodes certifies kms-node.pub.der";
-    walk.to_incident(&mut scene, incident).await;
+    walk.to_incident(scene, incident).await;
     // The request has a key of its own, which the certificate replaces by that of the token.
     openssl(
         &node,
@@ -129,7 +153,8 @@ async fn a_key_on_a_token() {
         ],
     );
     certify(&openbao, &node, &["-force_pubkey", "kms-node.pub"]);
-    walk.to_end(&mut scene).await;
+    walk.to_end(scene).await;
+    token
 }
 
 /// As on the page about certificates.
