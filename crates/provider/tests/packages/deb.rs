@@ -90,7 +90,7 @@ fn a_deb_takes_the_place_of_the_reference_program() {
         root.ok(&format!("{FOREIGN} {name} {version}"));
         root.ok(&format!("dpkg --auto-deconfigure --install {deb}"));
         root.ok("dpkg --verify bao-kms-provider && bao-kms-provider version");
-        let packages = root.ok("dpkg-query --show --showformat '${binary:Package} ${db:Status-Status}\\n' 'bao-kms-provider*' | grep -w installed");
+        let packages = root.ok("dpkg-query --show --showformat '${binary:Package} ${db:Status-Status}\\n' 'bao-kms-provider*' | grep ' installed$'");
         assert_eq!(packages, "bao-kms-provider installed\n");
         root.ok("dpkg --purge bao-kms-provider");
     }

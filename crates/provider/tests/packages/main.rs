@@ -11,6 +11,8 @@
 
 mod archive;
 mod deb;
+mod image;
+mod long;
 mod root;
 mod rpm;
 
@@ -36,14 +38,10 @@ static DIST: LazyLock<PathBuf> = LazyLock::new(|| {
         return ready.into();
     }
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dist");
-    let made = repository(env!("CARGO"))
-        .args(["xtask", "dist", "--program"])
-        .arg(assert_cmd::cargo::cargo_bin("bao-kms-provider"))
-        .arg("--out")
-        .arg(&out)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", said(&made));
+    let program = assert_cmd::cargo::cargo_bin("bao-kms-provider");
+    let mut make = repository(env!("CARGO"));
+    make.args(["xtask", "dist", "--program"]).arg(program);
+    succeed(make.arg("--out").arg(&out));
     out
 });
 
