@@ -6,6 +6,7 @@
 mod bench;
 mod circles;
 mod demo;
+mod dist;
 mod fuzz;
 mod go;
 mod lint;
@@ -31,9 +32,10 @@ Usage: cargo xtask <command>
                   with --kubernetes also build kube-apiserver and its programs, and an OAuth
                   issuer, which needs Go
   demo [--keep]   Build a release and show its main task on a real OpenBao
-  test [--kubernetes] [--long] [-- ARGS]
+  test [--kubernetes] [--packages] [--long] [-- ARGS]
                   Run the test suite and count the tests with real servers;
                   --kubernetes adds the tests with a real kube-apiserver or OAuth issuer,
+                  --packages adds those of packages and images, as root with Debian's tools;
                   --long adds the tests of many minutes;
                   ARGS go to `cargo test`, as in `test -- -p kms-domain -- a_name`
   lint            Check format, clippy, documentation, dependencies, generated code and English
@@ -41,6 +43,10 @@ Usage: cargo xtask <command>
   proto [--check] Generate the code for the protobuf service, or compare it with the committed code
   fuzz [--seconds N] [TARGET]
                   Run each fuzz target for N seconds (60)
+  dist [--arch amd64|arm64|all] [--only packages|images] [--out DIR] [--program FILE]
+                  Build the programs, packages, archives and images of a release for this machine's
+                  architecture, or the named ones, into target/dist;
+                  --program packages a ready program instead, as the tests do
   bench [--quick] [--output text|json]
                   Compare a release with direct Transit requests on a real OpenBao
 ";
@@ -76,6 +82,7 @@ fn run(args: &[&str]) -> Result<(), Error> {
         ("prose", []) => prose::run(),
         ("proto", [] | ["--check"]) => proto::run(options),
         ("fuzz", _) => fuzz::run(options),
+        ("dist", _) => dist::run(options),
         ("bench", _) => bench::run(options),
         ("help" | "--help" | "-h", _) => {
             process::say(USAGE.trim_end());
@@ -88,10 +95,11 @@ fn run(args: &[&str]) -> Result<(), Error> {
 fn run_tests(options: &[&str]) -> Result<(), Error> {
     let end = options.iter().position(|option| *option == "--");
     let (flags, after) = options.split_at(end.unwrap_or(options.len()));
-    let (mut reach, mut long) = (Reach::Plain, false);
+    let (mut reach, mut long) = (Reach::default(), false);
     for flag in flags {
         match *flag {
-            "--kubernetes" => reach = Reach::Kubernetes,
+            "--kubernetes" => reach.kubernetes = true,
+            "--packages" => reach.packages = true,
             "--long" => long = true,
             other => return Err(Error::Usage(format!("unknown option of test: {other}"))),
         }

@@ -13,13 +13,13 @@ use crate::process::{self, Error, say};
 use crate::tools::{self, BUILT_ONLY, Tool};
 use tally::{Server, Tally};
 
-/// Scope of a run.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// All tests without Go.
-    Plain,
-    /// Also the tests with a real kube-apiserver.
-    Kubernetes,
+/// Tests beyond those of every run.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Reach {
+    /// Those with a real kube-apiserver or OAuth issuer.
+    pub(crate) kubernetes: bool,
+    /// Those of packages and images, as root with Debian's tools.
+    pub(crate) packages: bool,
 }
 
 /// Module name of long tests. Normal runs ignore them.
@@ -33,9 +33,10 @@ const LONG: &str = "long::";
 /// that no user changes are left out. A run with Kubernetes must include tests with a real kube-apiserver.
 pub(crate) fn run(reach: Reach, long: bool, options: &[&str]) -> Result<(), Error> {
     let openbao = tools::openbao()?;
-    let tools = match reach {
-        Reach::Plain => tools::etcd()?,
-        Reach::Kubernetes => tools::kubernetes()?,
+    let tools = if reach.kubernetes {
+        tools::kubernetes()?
+    } else {
+        tools::etcd()?
     };
 
     let whole = options.is_empty();
@@ -84,7 +85,7 @@ pub(crate) fn run(reach: Reach, long: bool, options: &[&str]) -> Result<(), Erro
             LONG.trim_end_matches(':')
         )));
     }
-    if reach == Reach::Kubernetes && tally.against(Server::KubeApiserver) == 0 {
+    if reach.kubernetes && tally.against(Server::KubeApiserver) == 0 {
         return Err(Error::Refused(
             "no test ran with a real kube-apiserver; they must be in test programs named \
              `kubernetes`"
@@ -102,18 +103,19 @@ fn suite(reach: Reach, options: &[&str]) -> Command {
     } else {
         &["--workspace"]
     };
-    let features: &[&str] = match reach {
-        Reach::Plain => &[],
-        Reach::Kubernetes => &[
-            "--features",
-            "provider/kubernetes-tests,provider/issuer-tests",
-        ],
-    };
+    let features = [
+        (reach.kubernetes, "provider/kubernetes-tests"),
+        (reach.kubernetes, "provider/issuer-tests"),
+        (reach.packages, "provider/package-tests"),
+    ];
+    let features = features.iter().filter(|(wanted, _)| *wanted);
+    let features = features.flat_map(|(_, feature)| ["--features", feature]);
+    let features: Vec<&str> = features.collect();
     process::cargo(
         &[
             &["test", "--locked", "--no-fail-fast"],
             all,
-            features,
+            &features,
             options,
         ]
         .concat(),
@@ -127,7 +129,7 @@ fn without_program(reach: Reach, tools: &[Tool]) -> Vec<&'static str> {
         .into_iter()
         .filter(|(_, variable)| missing(*variable));
     let modules = modules.map(|(module, _)| module);
-    modules.filter(|_| reach == Reach::Kubernetes).collect()
+    modules.filter(|_| reach.kubernetes).collect()
 }
 
 /// Skips the tests of these modules.

@@ -7,6 +7,7 @@
 mod kubernetes;
 mod packages;
 mod wheel;
+mod zig;
 
 use std::fs::{self, File};
 use std::io;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::process::{self, Error, say};
 
 pub(crate) use kubernetes::BUILT_ONLY;
+pub(crate) use zig::install as zig;
 
 /// Version of OpenBao for the tests.
 pub(crate) const OPENBAO_VERSION: &str = packages::OPENBAO.version;

@@ -188,7 +188,7 @@ fn succeeds(python: &mut Command) -> Result<bool, Error> {
 }
 
 /// The system's Python if it has `pip`, else one in a virtual environment in `target/tools`.
-fn python_with_pip(title: &str, tools: &Path) -> Result<PathBuf, Error> {
+pub(super) fn python_with_pip(title: &str, tools: &Path) -> Result<PathBuf, Error> {
     let has_pip = |python: &Path| {
         let mut pip = Command::new(python);
         pip.args(["-m", "pip", "--version"])

@@ -16,6 +16,7 @@ mod packaging;
 mod schema;
 
 use std::{
+    env,
     fs::{File, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
@@ -38,7 +39,9 @@ fn run(arguments: &[&str]) -> Finished {
 }
 
 fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("bao-kms-provider").unwrap();
+    // Named for a program of another architecture.
+    let named = env::var_os("BAO_KMS_PROVIDER_BIN").map(Command::new);
+    let mut command = named.unwrap_or_else(|| Command::cargo_bin("bao-kms-provider").unwrap());
     command
         .args(arguments)
         .env_clear()

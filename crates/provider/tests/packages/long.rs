@@ -1,0 +1,105 @@
+//! A release for both architectures. Without `DIST` it is built first, which takes many minutes.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
+
+use tempfile::TempDir;
+use testkit::files;
+
+use crate::{VERSION, repository, succeed};
+
+static RELEASE: LazyLock<PathBuf> = LazyLock::new(|| {
+    if let Some(ready) = env::var_os("DIST") {
+        return ready.into();
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("release");
+    let mut make = repository(env!("CARGO"));
+    make.args(["xtask", "dist", "--arch", "all", "--out"]);
+    succeed(make.arg(&out));
+    out
+});
+
+#[test]
+#[ignore = "builds a release"]
+fn the_artifacts_of_a_release_pass_the_same_tests() {
+    let mut again = Command::new(env::current_exe().unwrap());
+    again.args(["--skip", "long::"]).env("DIST", &*RELEASE);
+    succeed(&mut again);
+}
+
+/// The tests of the commands on an emulated machine: versions, configuration, vectors of the
+/// key_id and of states.
+#[test]
+#[ignore = "builds a release"]
+fn the_arm64_programs_pass_the_tests_of_the_commands() {
+    for program in ["bao-kms-provider", "bao-kms-provider-certauth-pkcs11"] {
+        let emulated = Emulated::new(program);
+        let mut tests = repository(env!("CARGO"));
+        tests
+            .args([
+                "test",
+                "--locked",
+                "--package",
+                "provider",
+                "--test",
+                "commands",
+            ])
+            .args(["--features", "package-tests"])
+            .env("BAO_KMS_PROVIDER_BIN", emulated.script());
+        let passed = succeed(&mut tests);
+        assert!(passed.contains("key_id_reproduces_the_published_vectors ... ok"));
+    }
+}
+
+/// Snapshots of etcd, intact and damaged.
+#[test]
+#[ignore = "builds a release"]
+fn the_arm64_program_reads_snapshots_like_this_one() {
+    let emulated = Emulated::new("bao-kms-provider");
+    let here = assert_cmd::cargo::cargo_bin("bao-kms-provider");
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/etcd_snapshot");
+    let mut scanned = 0;
+    for seed in fs::read_dir(seeds).unwrap() {
+        let seed = seed.unwrap().path();
+        let scan = |program: &Path| {
+            let mut scan = Command::new(program);
+            scan.args(["scan-etcd", "--etcd-snapshot"]).arg(&seed);
+            scan.output().unwrap()
+        };
+        let (there, here) = (scan(&emulated.script()), scan(&here));
+        assert_eq!(there.status, here.status, "{}", seed.display());
+        assert_eq!(there.stdout, here.stdout, "{}", seed.display());
+        assert_eq!(there.stderr, here.stderr, "{}", seed.display());
+        scanned += 1;
+    }
+    assert!(scanned > 0);
+}
+
+/// A program for arm64, with a script that runs it under QEMU.
+struct Emulated(TempDir);
+
+impl Emulated {
+    fn new(program: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        let program = RELEASE.join(format!("{program}_{VERSION}_linux_arm64"));
+        // The dynamic linker of Debian's package libc6-arm64-cross.
+        let script = format!(
+            "#!/bin/sh\nexec qemu-aarch64 -L /usr/aarch64-linux-gnu {} \"$@\"\n",
+            program.display()
+        );
+        files::replace(
+            &directory.path().join("bao-kms-provider"),
+            script.as_bytes(),
+            0o755,
+        );
+        Self(directory)
+    }
+
+    fn script(&self) -> PathBuf {
+        self.0.path().join("bao-kms-provider")
+    }
+}

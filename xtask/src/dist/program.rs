@@ -1,0 +1,104 @@
+//! Release programs: linked to glibc with PKCS#11, and static without it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{ARCHES, Arch, NAME, Release, read, write};
+use crate::process::{self, Error};
+use crate::tools;
+
+/// The oldest supported glibc: that of RHEL 8 and Debian 10.
+const GLIBC: &str = "2.28";
+
+/// The programs for one architecture.
+pub(super) struct Programs {
+    pub(super) arch: &'static Arch,
+    pub(super) glibc: PathBuf,
+    /// A static program cannot load PKCS#11 modules.
+    pub(super) musl: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Takes a ready program for this machine, without its symbols.
+    pub(super) fn given(program: &Path) -> Result<Self, Error> {
+        let arch = ARCHES.iter().find(|arch| arch.is_host());
+        let glibc = process::root().join("target/stripped");
+        let mut strip = Command::new("strip");
+        process::run(strip.arg("-o").arg(&glibc).arg(program))?;
+        Ok(Self {
+            arch: arch.ok_or_else(|| Error::Refused("unknown architecture".into()))?,
+            glibc,
+            musl: None,
+        })
+    }
+
+    /// Compiles the programs with the C compiler and the libraries of Zig, for every machine alike.
+    pub(super) fn build(
+        arch: &'static Arch,
+        with_static: bool,
+        release: &Release,
+    ) -> Result<Self, Error> {
+        let glibc = compile(arch, "gnu", &format!(".{GLIBC}"), &[], release)?;
+        let musl = with_static
+            .then(|| compile(arch, "musl", "", &["--no-default-features"], release))
+            .transpose()?;
+        Ok(Self { arch, glibc, musl })
+    }
+
+    /// Copies the programs under their published names.
+    pub(super) fn publish(&self, release: &Release, out: &Path) -> Result<(), Error> {
+        let arch = self.arch;
+        let name = release.file_name("", arch, "");
+        let with_pkcs11 = name.replacen(NAME, &format!("{NAME}-certauth-pkcs11"), 1);
+        write(&out.join(with_pkcs11), &read(&self.glibc)?, 0o755)?;
+        match &self.musl {
+            Some(musl) => write(&out.join(name), &read(musl)?, 0o755),
+            None => Ok(()),
+        }
+    }
+}
+
+fn compile(
+    arch: &Arch,
+    libc: &str,
+    floor: &str,
+    features: &[&str],
+    release: &Release,
+) -> Result<PathBuf, Error> {
+    let target = format!("{}-unknown-linux-{libc}", arch.machine);
+    let mut rustup = Command::new("rustup");
+    rustup.args(["target", "add", &target]);
+    process::run(rustup.current_dir(process::root()))?;
+
+    let zig = tools::zig()?;
+    let mut build = Command::new(zig.join("bin/cargo-zigbuild"));
+    build
+        .args(["zigbuild", "--release", "--locked", "--package", "provider"])
+        .args(["--bin", NAME, "--target"])
+        .arg(format!("{target}{floor}"))
+        .args(features)
+        .current_dir(process::root())
+        .env("CARGO_ZIGBUILD_ZIG_PATH", zig.join("ziglang/zig"))
+        .env("RUSTFLAGS", remapped())
+        .env("SOURCE_DATE_EPOCH", release.epoch.to_string())
+        .env("BUILD_COMMIT", &release.commit)
+        .env("BUILD_DATE", &release.date)
+        .env("BUILD_DIRTY", release.dirty.to_string());
+    process::run(&mut build)?;
+    Ok(process::root().join(format!("target/{target}/release/{NAME}")))
+}
+
+/// Compiler flags that keep paths of this machine out of the programs.
+fn remapped() -> String {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let places = [
+        (Some(process::root().to_owned()), "/build"),
+        (home, "/cargo"),
+    ];
+    let flags = places.iter().filter_map(|(from, to)| {
+        let from = from.as_ref()?;
+        Some(format!("--remap-path-prefix={}={to}", from.display()))
+    });
+    flags.collect::<Vec<_>>().join(" ")
+}
