@@ -104,7 +104,10 @@ impl FreshRoot {
         let root = self.directory.path().join("root").display().to_string();
         let words = ["nsenter", "--target", &self.first, "--mount"].into_iter();
         let words = words.chain(namespaces.iter().copied());
-        words.chain(["/usr/sbin/chroot", &root]).map(str::to_owned).collect()
+        words
+            .chain(["/usr/sbin/chroot", &root])
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Root's shell in `/root`. Processes that it leaves behind end with the machine.

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use base64::{
     Engine as _,
@@ -64,7 +67,16 @@ impl Authority {
     /// # Panics
     /// When the directory cannot be written.
     pub fn client(&self, name: &str, group: &str) {
+        self.client_for(name, group, Duration::from_hours(30 * 24));
+    }
+
+    /// As [`Self::client`], with this lifetime from now on.
+    ///
+    /// # Panics
+    /// When the directory cannot be written.
+    pub fn client_for(&self, name: &str, group: &str, lifetime: Duration) {
         let mut client = CertificateParams::default();
+        client.not_after = (SystemTime::now() + lifetime).into();
         let subject = &mut client.distinguished_name;
         subject.push(DnType::OrganizationName, group);
         client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];

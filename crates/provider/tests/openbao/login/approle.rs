@@ -13,7 +13,7 @@ use crate::provider::SOON;
 
 #[tokio::test]
 async fn a_secret_id_buys_tokens_until_it_is_destroyed_and_a_new_one_needs_no_restart() {
-    let method = Method::approle(false).await;
+    let mut method = Method::approle(false).await;
     let first = method.secret_id().await;
     method.put(&first);
     let provider = method.lives().await;
@@ -60,7 +60,7 @@ async fn wrapped_secret_id(method: &Method) -> String {
 
 #[tokio::test]
 async fn a_wrapped_secret_id_is_unwrapped_once_and_a_used_one_is_reported() {
-    let method = Method::approle(true).await;
+    let mut method = Method::approle(true).await;
     let token = wrapped_secret_id(&method).await;
     method.put(&token);
     let provider = method.lives().await;

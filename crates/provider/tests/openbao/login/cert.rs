@@ -4,18 +4,20 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
+    time::Duration,
 };
 
 use serde_json::json;
 use tempfile::TempDir;
-use testkit::{files, pki::Authority};
+use testkit::{files, pki::Authority, wait::wait_until};
 
 use super::method::Method;
+use crate::provider::SOON;
 
 #[tokio::test]
 async fn a_certificate_buys_tokens_and_a_replaced_one_needs_no_restart() {
     let directory = TempDir::new().unwrap();
-    let (method, authority) = Method::cert(directory.path()).await;
+    let (mut method, authority) = Method::cert(directory.path()).await;
     authority.client("node-1", "kms");
     let first = fs::read_to_string(directory.path().join("node-1.key")).unwrap();
     let provider = method.lives().await;
@@ -45,6 +47,25 @@ async fn a_certificate_buys_tokens_and_a_replaced_one_needs_no_restart() {
     method
         .assert_silent(provider, &[&body(&first), &body(&last)])
         .await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_is_refused_here_until_there_is_another() {
+    let directory = TempDir::new().unwrap();
+    let (mut method, authority) = Method::cert(directory.path()).await;
+    method.node.config["auth"]["cert"]["minRemainingTtl"] = json!("1s");
+    method.node.config["auth"]["cert"]["clockSkewLeeway"] = json!("0s");
+    authority.client_for("node-1", "kms", Duration::from_secs(8));
+    let provider = method.node.serve().await;
+    provider.encrypt(b"seed").await.unwrap();
+    wait_until(SOON, "the end of the certificate", async || {
+        provider.metric("certificate_ttl_seconds").await <= 0.0
+    })
+    .await;
+    method.revoke().await;
+    method.fails(&provider, "expired").await;
+    authority.client("node-1", "kms");
+    method.recovers(&provider).await;
 }
 
 fn replace_pair(from: &Path, to: &Path) {

@@ -7,7 +7,13 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use testkit::{files, openbao::shared_openbao, pki::Authority, wait::wait_until};
+use testkit::{
+    files,
+    openbao::shared_openbao,
+    pki::Authority,
+    relay::{Line, Relay},
+    wait::wait_until,
+};
 
 use crate::{
     node::{IMPATIENT, Node},
@@ -26,6 +32,8 @@ pub(crate) struct Method {
     pub(crate) mount: String,
     /// File with the credential.
     pub(crate) file: PathBuf,
+    /// The way of [`Self::lives`] to OpenBao.
+    relay: Option<Relay>,
 }
 
 impl Method {
@@ -42,7 +50,12 @@ impl Method {
             .await
             .unwrap();
         let file = node.tenant.path().join("credential");
-        Self { node, mount, file }
+        Self {
+            node,
+            mount,
+            file,
+            relay: None,
+        }
     }
 
     /// A role `kms` whose secret ID is in the file.
@@ -164,9 +177,15 @@ impl Method {
         admin.write(&path, &json!({"sync": true})).await.unwrap();
     }
 
-    /// First login, renewal, and another login at the maximum TTL; no call fails meanwhile.
-    pub(crate) async fn lives(&self) -> Provider {
+    /// First login, renewal, and another login at the maximum TTL; no call fails meanwhile. Then two
+    /// outages of OpenBao, with the token alive and with its end.
+    pub(crate) async fn lives(&mut self) -> Provider {
+        let relay = Relay::to(&shared_openbao().await.endpoint()).await;
+        let direct = self.node.config["openbao"]["address"].clone();
+        self.node.config["openbao"]["address"] = json!(relay.address);
         let provider = self.node.serve().await;
+        // For commands, during which this process passes nothing on.
+        self.node.config["openbao"]["address"] = direct;
         let request = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
         for (series, count) in [
             (r#"auth_renewal_total{status="ok"}"#, 1.0),
@@ -178,6 +197,20 @@ impl Method {
             })
             .await;
         }
+        for token_ends in [false, true] {
+            relay.set(Line::Cut);
+            wait_until(SOON, "a call without OpenBao", async || {
+                provider.decrypt(request.clone()).await.is_err()
+            })
+            .await;
+            if token_ends {
+                self.revoke().await;
+            }
+            relay.set(Line::Open);
+            self.recovers(&provider).await;
+            provider.decrypt(request.clone()).await.unwrap();
+        }
+        self.relay = Some(relay);
         provider
     }
 

@@ -8,7 +8,7 @@ use super::method::Method;
 async fn a_password_buys_tokens_and_a_changed_one_needs_no_restart() {
     let first = "MARKER-password-0123456789";
     let second = "MARKER password with spaces-9876543210";
-    let method = Method::userpass(first).await;
+    let mut method = Method::userpass(first).await;
     let provider = method.lives().await;
 
     method.set_password(second).await;
