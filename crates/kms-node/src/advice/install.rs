@@ -62,7 +62,7 @@ causes! {
         run("compare {path} with the installation", "diff {path} {made}"),
         run(
             "if the installation is right, move the present one away",
-            "mv {path} {path}.before",
+            "mv --backup=numbered {path} {aside}",
         ),
         run("then run the command again", "{again}"),
     ])

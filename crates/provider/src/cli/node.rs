@@ -15,15 +15,15 @@ use kms_domain::fingerprint::IdentityFingerprint;
 use kms_install::{
     directory::{Directory, ReadError},
     node::{
-        Given, GivenError, Status, Step, accounts::Accounts, disk::Root, manager::ManagerError,
-        plan,
+        Given, GivenError, MANIFEST, Status, Step, accounts::Accounts, disk::Root,
+        manager::ManagerError, plan,
     },
     plan::Model,
 };
 use kms_node::{
-    advice::{Cause, Found, Site, install, site::shell},
+    advice::{Cause, Found, NextStep, Site, install, site::shell},
     clock::{Clock as _, SystemClock},
-    config::{Environment, Flags, LoadError, Loaded},
+    config::{Config, Environment, Flags, LoadError, Loaded},
     exit::Exit,
     report::{outcome::Outcome, table::Table},
 };
@@ -279,6 +279,31 @@ fn applying(context: &Context<'_>) -> String {
         0 => format!("{again} --apply"),
         _ => format!("sudo {again} --apply"),
     }
+}
+
+/// Values of `install::FILE_DIFFERS`.
+fn differing(path: &Path, made: Option<PathBuf>) -> Vec<(&'static str, String)> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    // kubelet reads every file in its directory of manifests.
+    let beside = match path.ends_with(MANIFEST.trim_start_matches('/')) {
+        true => directory.parent().unwrap_or(directory),
+        false => directory,
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = beside.join(format!("{name}.before"));
+    let mut values = vec![("path", shell(path)), ("aside", shell(&aside))];
+    values.extend(made.map(|made| ("made", shell(&made))));
+    values
+}
+
+/// The comparison of all nodes; `None` without a listener for metrics.
+fn compare_nodes(config: &Config) -> Option<NextStep> {
+    let port = config.server.metrics.as_ref()?.port();
+    let node = format!("--metrics NAME=http://HOST:{port}");
+    Some(NextStep::run(
+        "when it is ready on every node, compare them",
+        format!("bao-kms-provider compare-nodes {node} {node}"),
+    ))
 }
 
 /// Refuses changes by an ordinary user.

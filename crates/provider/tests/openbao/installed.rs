@@ -49,7 +49,11 @@ start() {
     " </dev/null >>/run/journal 2>&1 &
     read -r _ </run/started
 }
-stop() { active && kill "$(cat /run/pid)" && read -r _ </run/ended; return 0; }
+stop() {
+    active && kill "$(cat /run/pid)"
+    test -p /run/ended && read -r _ </run/ended
+    rm -f /run/ended
+}
 case $1 in
     is-enabled) test -e /etc/enabled ;;
     is-active) active ;;
@@ -302,6 +306,12 @@ async fn a_node_is_prepared_checked_started_called_and_removed() {
     machine.node("start openbao-kms", 0, "started");
     machine.node("check openbao-kms", 0, "passed");
 
+    // A configuration that came after the start takes a restart.
+    machine.run("mv /etc/openbao-kms/config.yaml /root/moved");
+    let renewed = machine.node(&format!("{PREPARE} --apply"), 0, "prepared");
+    let steps = renewed["nextSteps"].to_string();
+    assert!(steps.contains("systemctl restart"), "{steps}");
+
     // Like an API server in the group of the socket, and like any other user.
     let probe = |gid: u32| {
         machine.run(&format!(
@@ -442,6 +452,21 @@ async fn a_static_pod_starts_by_its_manifest() {
         name.to_string_lossy().starts_with('.')
     });
     assert_eq!(hidden.count(), 0);
+
+    // Another manifest is moved out of the directory that kubelet reads.
+    let ours = fs::read_to_string(&manifest).unwrap();
+    machine.write(
+        "etc/kubernetes/manifests/bao-kms-provider.yaml",
+        "{}\n",
+        0o600,
+    );
+    let differs = machine.node("start openbao-kms --apply", 4, "node_file_differs");
+    let steps = differs["nextSteps"].to_string();
+    let moved = "mv --backup=numbered /etc/kubernetes/manifests/bao-kms-provider.yaml \
+        /etc/kubernetes/bao-kms-provider.yaml.before";
+    assert!(steps.contains(moved), "{steps}");
+    machine.follow(&differs, &[]);
+    assert_eq!(fs::read_to_string(&manifest).unwrap(), ours);
 
     let mut remove = machine.command("bao-kms-provider node remove openbao-kms --apply");
     let removed = spawn_blocking(move || Finished::from(remove.output().unwrap()));

@@ -24,7 +24,7 @@ use kms_node::{
     state::Holder,
 };
 
-use super::{Context, Exit, Failure, NodeError, UNREAD, of_this_node, unprepared};
+use super::{Context, Exit, Failure, NodeError, UNREAD, compare_nodes, of_this_node, unprepared};
 use crate::cli::{OutputFlag, doctor};
 
 const FILES: CheckName = CheckName("node.files", "Files of the installation on this node");
@@ -60,17 +60,11 @@ impl Options {
         kms_operator::diagnose::conclude(&mut outcome, checks);
         if outcome.exit() == Exit::Success {
             let directory = shell(&self.directory);
-            outcome.add_steps([
-                NextStep::run(
-                    "start the provider",
-                    format!("bao-kms-provider node start {directory} --apply"),
-                ),
-                NextStep::run(
-                    "when it runs on every node, compare them",
-                    "bao-kms-provider compare-nodes --metrics NODE=http://HOST:8081 --metrics \
-                     NODE=http://HOST:8081",
-                ),
-            ]);
+            outcome.add_step(NextStep::run(
+                "start the provider",
+                format!("bao-kms-provider node start {directory} --apply"),
+            ));
+            outcome.add_steps(compare_nodes(&installation.loaded.config));
         }
         self.output.show(&outcome, context)
     }

@@ -1,6 +1,6 @@
 //! `node prepare`: users, groups, directories and files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kms_install::{
@@ -8,13 +8,15 @@ use kms_install::{
     node::{Given, Status, Step, Want, accounts::Accounts, disk::Root, plan},
 };
 use kms_node::{
-    advice::{NextStep, install, site::shell},
+    advice::{NextStep, install, site::shell, texts},
+    config::Config,
     report::{counted, one_line, outcome::Outcome},
+    state::Holder,
 };
 
 use super::{
     AWAITED, BROKEN, Context, DIFFERS, DONE, Exit, Failure, Node, NodeError, PLANNED, Row, UNREAD,
-    applying, conclude, count, outcome, require_root,
+    applying, conclude, count, differing, outcome, require_root,
 };
 use crate::cli::{OutputFlag, progress::tell};
 
@@ -81,7 +83,7 @@ impl Options {
                 );
             }
             (Some(step), None) => self.differs(&mut outcome, step, context),
-            (None, None) => self.complete(&mut outcome, &steps, context),
+            (None, None) => self.complete(&mut outcome, config, &steps, context),
         }
         self.output.show(&outcome, context)
     }
@@ -93,17 +95,16 @@ impl Options {
             .filter(|row| row.status == DIFFERS)
             .map(|row| format!("{} {}", row.object, row.detail))
             .collect();
-        let cause = match step.want {
-            Want::Unit => &install::PACKAGE_MISSING,
-            _ => &install::FILE_DIFFERS,
-        };
-        let (again, path) = (context.again(), shell(&self.root_of(step)));
-        let mut values = vec![("again", &*again), ("path", &*path)];
-        let made = step
-            .made_from()
-            .map(|name| shell(&self.directory.join(name)));
-        values.extend(made.as_deref().map(|made| ("made", made)));
-        conclude(outcome, cause, &values, found.join("; "));
+        if step.want == Want::Unit {
+            conclude(outcome, &install::PACKAGE_MISSING, &[], found.join("; "));
+            return;
+        }
+        let made = step.made_from().map(|name| self.directory.join(name));
+        let values = differing(&self.root_of(step), made);
+        let again = context.again();
+        let mut values = texts(&values);
+        values.push(("again", &again));
+        conclude(outcome, &install::FILE_DIFFERS, &values, found.join("; "));
     }
 
     fn root_of(&self, step: &Step) -> PathBuf {
@@ -111,7 +112,13 @@ impl Options {
     }
 
     /// Nothing differs: what is left to do.
-    fn complete(&self, outcome: &mut Outcome<Node>, steps: &[Step], context: &Context<'_>) {
+    fn complete(
+        &self,
+        outcome: &mut Outcome<Node>,
+        config: &Config,
+        steps: &[Step],
+        context: &Context<'_>,
+    ) {
         let rows = &outcome.result.steps;
         let [planned, done, awaited, unread] =
             [PLANNED, DONE, AWAITED, UNREAD].map(|status| count(rows, status));
@@ -151,7 +158,15 @@ impl Options {
                 _ => format!("this node is prepared: {made} made"),
             };
             outcome.conclude(PREPARED, Exit::Success, headline);
-            if is_system {
+            if is_system && is_outdated(config, steps, &outcome.result.steps) {
+                outcome.add_step(NextStep::run(
+                    "restart the provider with the new configuration, one node at a time",
+                    match outcome.result.model {
+                        "systemd" => "systemctl restart bao-kms-provider",
+                        _ => "crictl stop $(crictl ps --quiet --name bao-kms-provider)",
+                    },
+                ));
+            } else if is_system {
                 let directory = shell(&self.directory);
                 outcome.add_steps([
                     NextStep::run(
@@ -172,6 +187,14 @@ impl Options {
             ]);
         }
     }
+}
+
+/// Whether a provider runs that began with another configuration.
+fn is_outdated(config: &Config, steps: &[Step], rows: &[Row]) -> bool {
+    let mut steps = steps.iter().zip(rows);
+    let replaced = steps
+        .any(|(step, row)| row.status == DONE && step.path == Path::new(kms_install::node::CONFIG));
+    replaced && matches!(Holder::of(&config.state_path.lock()), Ok(Some(_)))
 }
 
 /// Makes the steps in their order up to the first failure, which is the second value.

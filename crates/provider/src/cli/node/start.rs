@@ -34,7 +34,7 @@ use kms_node::{
 
 use super::{
     BROKEN, Context, DONE, Exit, Failure, Node, NodeError, PLANNED, PRESENT, Row, UNREAD, applying,
-    conclude, of_this_node, outcome, require_root, unprepared,
+    compare_nodes, conclude, differing, of_this_node, outcome, require_root, unprepared,
 };
 use crate::cli::{OutputFlag, progress::tell, runtime, triage};
 
@@ -219,12 +219,8 @@ impl Options {
         outcome.result.key_id_hash = hash;
         outcome.conclude(READY, Exit::Success, "the provider is ready");
         outcome.add_table(table);
+        outcome.add_steps(compare_nodes(config));
         outcome.add_steps([
-            NextStep::run(
-                "when it is ready on every node, compare them",
-                "bao-kms-provider compare-nodes --metrics NODE=http://HOST:8081 --metrics \
-                 NODE=http://HOST:8081",
-            ),
             NextStep::act(
                 "then give each API server its new flags: first all of them as readers, then as writers",
             ),
@@ -279,10 +275,9 @@ fn pod(installation: &Directory, image: &str) -> (Vec<Row>, Option<Stopped>) {
         && stopped.is_none()
     {
         let made = installation.path.join("bao-kms-provider.yaml");
-        let values = vec![("path", MANIFEST.to_owned()), ("made", shell(&made))];
         stopped = Some((
             &install::FILE_DIFFERS,
-            values,
+            differing(Path::new(MANIFEST), Some(made)),
             format!("{MANIFEST} {difference}"),
         ));
     }
