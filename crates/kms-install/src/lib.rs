@@ -2,7 +2,8 @@
 //! kube-apiserver and monitoring.
 //!
 //! [`values`] completes the given settings, [`plan`] checks them as the provider would, [`files`] makes
-//! the content of each file, and [`directory`] writes them. The same values give the same bytes, and no
+//! the content of each file, and [`directory`] writes them. [`node`] brings one node from such a directory
+//! to a running provider. The same values give the same bytes, and no
 //! file holds a secret. Nothing is sent to OpenBao. Page: docs/operate/init.md.
 
 #![allow(
@@ -12,6 +13,7 @@
 
 pub mod directory;
 pub mod files;
+pub mod node;
 pub mod plan;
 pub mod policy;
 pub mod questions;

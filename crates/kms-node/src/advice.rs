@@ -18,6 +18,7 @@ pub mod configuration;
 pub mod drill;
 pub mod encryption_config;
 pub mod evidence;
+pub mod install;
 pub mod key;
 pub mod login;
 pub mod node;
@@ -197,9 +198,10 @@ const fn unknown(code: &'static str, headline: &'static str, data: &'static str)
 
 /// Every cause, by topic: the heading of the topic and its causes.
 #[must_use]
-pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 17] {
+pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 18] {
     [
         ("Configuration", configuration::ALL),
+        ("Installation of a node", install::ALL),
         ("Node and provider", node::ALL),
         ("Login", login::ALL),
         ("OAuth issuer", oauth2::ALL),

@@ -64,11 +64,12 @@ impl ProcessIdentity {
     }
 
     /// The identity of a process started for this user by a service manager: the groups in the
-    /// local user and group files, or `gid` alone for a user outside these files.
+    /// local user and group files. A user outside these files is that of a container: it has `gid`, and
+    /// the groups `added` by the runtime.
     ///
     /// # Errors
     /// One of the files is unreadable.
-    pub fn of_user(uid: u32, gid: u32) -> Result<Self, IdentityError> {
+    pub fn of_user(uid: u32, gid: u32, added: &[u32]) -> Result<Self, IdentityError> {
         let lines = |path: &str| {
             fs::read(path)
                 .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -86,11 +87,10 @@ impl ProcessIdentity {
             (number.parse() == Ok(uid)).then_some((name, fields.next()?.parse().ok()?))
         });
         let Some((name, gid)) = user else {
-            return Ok(Self {
-                uid,
-                gid,
-                groups: vec![gid],
-            });
+            let mut groups = [&[gid], added].concat();
+            groups.sort_unstable();
+            groups.dedup();
+            return Ok(Self { uid, gid, groups });
         };
 
         // name:password:gid:member,member
@@ -230,11 +230,11 @@ mod tests {
 
     #[test]
     fn a_user_has_the_groups_of_the_local_files_or_the_given_one() {
-        let root = ProcessIdentity::of_user(0, 7).unwrap();
+        let root = ProcessIdentity::of_user(0, 7, &[9]).unwrap();
         assert_eq!(root.gid, 0);
         assert!(root.groups.contains(&0), "{root}");
-        let unknown = ProcessIdentity::of_user(3_999_999, 7).unwrap();
-        assert_eq!(unknown.to_string(), "uid=3999999 gid=7 groups=7");
+        let unknown = ProcessIdentity::of_user(3_999_999, 7, &[9]).unwrap();
+        assert_eq!(unknown.to_string(), "uid=3999999 gid=7 groups=7,9");
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod init;
 mod inspect_state;
 mod key_id;
 mod man;
+mod node;
 mod openbao_flags;
 mod pkcs11_helper;
 mod policy;
@@ -98,6 +99,7 @@ macro_rules! commands {
 commands! {
     "Installation" {
         Init: init, "init";
+        Node: node, "node";
     }
     "Service" {
         Serve: serve, "serve";
@@ -184,6 +186,11 @@ impl Cli {
                         --set has the value of a setting\n";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
         }
+        if matches!(self.command, Some(Command::Node(_))) && any {
+            let text = "node has the configuration of its installation, so the flags of a running \
+                        provider have no effect\n";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
+        }
         Ok(self)
     }
 }
@@ -241,7 +248,7 @@ impl Report {
 }
 
 /// Options of the commands with a result.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 struct OutputFlag {
     /// Output format: text, JSON or YAML

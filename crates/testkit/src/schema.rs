@@ -44,7 +44,7 @@ fn name(result: &Value) -> Option<&'static str> {
     let has = |member: &str| result.get(member).is_some();
     // A command that ends without a result has a cause, and no members of its own.
     let failed = has("cause") && result["checks"] == json!([]) && result["exitCode"] != 0;
-    if failed && !has("rotationState") {
+    if failed && !has("rotationState") && !has("steps") {
         return Some("failure");
     }
     Some(match result["command"].as_str() {
@@ -63,6 +63,7 @@ fn name(result: &Value) -> Option<&'static str> {
         Some("init") => "init",
         Some("inspect-state") => "inspect-state",
         Some("rotation-plan" | "verify-rotation") => "rotation",
+        Some("node prepare" | "node start" | "node remove") => "node",
         Some("dev") if has("bao") => "dev-once",
         Some("dev") => "dev",
         Some(_) if has("operation") => "retirement",

@@ -1,7 +1,6 @@
 //! `installation.json`: what was made, to compare on every node.
 
-use std::path::Path;
-
+use kms_domain::digest::TextHash;
 use kms_node::build_info::BuildInfo;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -50,6 +49,8 @@ pub struct Made {
     /// In octal.
     pub mode: String,
     pub purpose: &'static str,
+    /// Of its content, by which the commands of a node recognize a change.
+    pub hash: String,
 }
 
 impl Installation {
@@ -90,6 +91,7 @@ impl Installation {
                     name: file.name,
                     mode: format!("{:04o}", file.mode),
                     purpose: file.purpose,
+                    hash: TextHash::of(&file.content).as_str().to_owned(),
                 })
                 .collect(),
             remaining_actions: remaining(plan),
@@ -98,54 +100,31 @@ impl Installation {
 }
 
 fn remaining(plan: &Plan) -> Vec<String> {
-    let config = &plan.loaded.config;
-    let ca = config.openbao.ca_cert_file.display();
-    let credentials = config.auth.credential_files();
-    let credentials: Vec<_> = credentials
-        .iter()
-        .map(|(_, path)| path.display().to_string())
-        .collect();
-    let (group, start) = match &plan.model {
-        Model::Systemd => (
-            "openbao-kms",
-            "on every node, check and start: bao-kms-provider doctor, then systemctl enable --now \
-             bao-kms-provider"
-                .to_owned(),
-        ),
-        Model::StaticPod { socket_gid, .. } => (
-            "65532",
-            format!(
-                "on every node, load the image, make {} (65532:{socket_gid}, 2750, at each boot) and {} \
-                 (65532:65532, 0750), and install bao-kms-provider.yaml in /etc/kubernetes/manifests",
-                config
-                    .server
-                    .socket_path
-                    .parent()
-                    .unwrap_or(Path::new("/"))
-                    .display(),
-                config.state_path.directory().display()
-            ),
-        ),
+    let install = match &plan.model {
+        Model::Systemd => "on every node, install the package of bao-kms-provider",
+        Model::StaticPod { .. } => {
+            "on every node, install the program bao-kms-provider, and load the image"
+        }
     };
-    vec![
+    let directory = super::API_SERVER_DIRECTORY;
+    [
+        install.to_owned(),
         "prepare OpenBao once, as an administrator: ./openbao-setup.sh".to_owned(),
+        "on every node, as root in this directory: bao-kms-provider node prepare . --ca FILE \
+         --credential FILE --apply"
+            .to_owned(),
+        "on every node, as root in this directory: bao-kms-provider node check ., then \
+         bao-kms-provider node start . --apply"
+            .to_owned(),
         format!(
-            "on every node, install config.yaml as /etc/openbao-kms/config.yaml (root:{group}, 0640)"
+            "when every node is ready, restart each API server with its new flags; it reads \
+             {directory}/encryption-config.yaml, which is encryption-config-readers.yaml"
         ),
-        format!("on every node, install the CA certificate of OpenBao as {ca}"),
-        format!(
-            "on every node, let the credential arrive at {} (root:{group}, 0640)",
-            credentials.join(" and ")
-        ),
-        start,
-        format!(
-            "on every node, install encryption-config-readers.yaml as {}/encryption-config.yaml, and \
-             restart the API server with its new flags",
-            super::API_SERVER_DIRECTORY
-        ),
-        "when every API server is a reader, replace it by encryption-config.yaml in the same way"
+        "when every API server is a reader, replace that file by encryption-config.yaml in the \
+         same way"
             .to_owned(),
     ]
+    .to_vec()
 }
 
 pub(super) fn file(plan: &Plan, files: &[File]) -> File {

@@ -106,6 +106,15 @@ pub fn check_located(located: &Located, config: &Config) -> Vec<CheckResult> {
     checks.collect()
 }
 
+/// Whether the file has this provider, by its name or its socket. `None` for a file that cannot be read or
+/// parsed.
+#[must_use]
+pub fn has_provider(path: &Path, config: &Config) -> Option<bool> {
+    let bytes = read(path).ok()?;
+    let document = document::parse(&decode(&bytes)?).ok()?;
+    Some(ours::is_in(&document, config))
+}
+
 /// Checks the text of the file; see [`check_file`].
 #[must_use]
 pub fn check(text: &str, config: &Config) -> Vec<CheckResult> {

@@ -11,7 +11,7 @@ use std::{
 use kms_domain::key_id::KeyId;
 use kms_node::{
     advice::{self, Values, node as causes},
-    config::{Config, Environment, GroupProblem, Problem},
+    config::{Config, Environment, GroupProblem, Problem, SocketGroup},
     node_files::{self, Drift, socket_drift},
     probe::{KmsClient, ProbeError},
     process_identity::{IdentityError, ProcessIdentity},
@@ -137,7 +137,12 @@ pub fn become_provider(config: &Config) -> Result<(), IdentityError> {
     if directory.uid() == 0 || !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    ProcessIdentity::of_user(directory.uid(), directory.gid())?.assume()
+    // As the manifest of a static pod adds it.
+    let added = match config.server.socket_group {
+        SocketGroup::Id(gid) => vec![gid],
+        SocketGroup::Name(_) => Vec::new(),
+    };
+    ProcessIdentity::of_user(directory.uid(), directory.gid(), &added)?.assume()
 }
 
 impl Node {

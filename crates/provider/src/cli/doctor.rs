@@ -1,12 +1,15 @@
 //! `doctor`: everything that this node needs to serve, from its configuration to a round trip.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kms_node::{
     clock::{Clock as _, SystemClock},
     config::Loaded,
-    report::outcome::{Nothing, Outcome},
+    report::{
+        CheckResult,
+        outcome::{Nothing, Outcome},
+    },
 };
 use kms_operator::diagnose::{
     Check, capabilities, conclude, configuration,
@@ -76,28 +79,37 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let mut outcome = Outcome::new(COMMAND, SystemClock.now(), Nothing {});
-        let mut facts = Facts::new(COMMAND, context.load());
-        if facts.config().is_some()
-            && let Ok(loaded) = &facts.loaded
-        {
-            outcome.identify(&loaded.config.fingerprint());
-            let loaded = loaded.clone();
-            // Before the change of user: the file belongs to root as a rule.
-            let encryption = self.encryption_config.as_deref();
-            facts.encryption = encryption.map(|path| check_file(path, &loaded.config));
-            gather(&mut facts, &loaded, context)?;
-        }
-        // Most installations have no standby identity.
-        let has_fallback = facts
-            .config()
-            .is_some_and(|config| config.auth.fallback.is_some());
-        let checks = CHECKS.into_iter();
-        let checks: Vec<_> = checks
-            .filter(|check| has_fallback || check.id != login::FALLBACK.id)
-            .collect();
-        conclude(&mut outcome, examine(&checks, &facts));
+        let checks = examined(&mut outcome, self.encryption_config.as_deref(), context)?;
+        conclude(&mut outcome, checks);
         self.output.show(&outcome, context)
     }
+}
+
+/// The results of all checks. This thread may become the user of the provider.
+pub(super) fn examined(
+    outcome: &mut Outcome,
+    encryption: Option<&Path>,
+    context: &Context<'_>,
+) -> Result<Vec<CheckResult>, Failure> {
+    let mut facts = Facts::new(COMMAND, context.load());
+    if facts.config().is_some()
+        && let Ok(loaded) = &facts.loaded
+    {
+        outcome.identify(&loaded.config.fingerprint());
+        let loaded = loaded.clone();
+        // Before the change of user: the file belongs to root as a rule.
+        facts.encryption = encryption.map(|path| check_file(path, &loaded.config));
+        gather(&mut facts, &loaded, context)?;
+    }
+    // Most installations have no standby identity.
+    let has_fallback = facts
+        .config()
+        .is_some_and(|config| config.auth.fallback.is_some());
+    let checks = CHECKS.into_iter();
+    let checks: Vec<_> = checks
+        .filter(|check| has_fallback || check.id != login::FALLBACK.id)
+        .collect();
+    Ok(examine(&checks, &facts))
 }
 
 fn gather(facts: &mut Facts, loaded: &Loaded, context: &Context<'_>) -> Result<(), Failure> {

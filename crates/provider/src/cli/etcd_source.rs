@@ -29,7 +29,7 @@ pub(super) struct EtcdFlags {
 }
 
 /// Any number of sources, so that every one of them counts.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Etcd")]
 pub(super) struct EvidenceFlags {
     /// What `etcdctl snapshot save` wrote, or the member/snap/db of a stopped member; also as the
@@ -43,7 +43,7 @@ pub(super) struct EvidenceFlags {
 }
 
 /// A running etcd.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct LiveFlags {
     /// URLs of a running etcd, or HOST:PORT, separated by commas; the first that answers is read [env:
     /// ETCDCTL_ENDPOINTS]
@@ -73,7 +73,7 @@ struct LiveFlags {
 }
 
 /// Keys that may stay unread.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct UnreadFlags {
     /// Assert that no object below these prefixes is encrypted with this key, where keys of the
     /// running etcd are left unread

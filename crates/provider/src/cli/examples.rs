@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory as _};
 use super::Cli;
 
 /// Per command: purpose and line.
-const EXAMPLES: [(&str, &[(&str, &str)]); 25] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 26] = [
     (
         "init",
         &[
@@ -13,6 +13,19 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 25] = [
             (
                 "from a file of values, for a new key",
                 "init --values values.yaml --new-key --out openbao-kms",
+            ),
+        ],
+    ),
+    (
+        "node",
+        &[
+            (
+                "the steps of this node, then the same with --apply",
+                "node prepare openbao-kms --ca ca.crt --credential identity.jwt",
+            ),
+            (
+                "enable the provider, start it, and wait until it is ready",
+                "node start openbao-kms --apply",
             ),
         ],
     ),

@@ -52,8 +52,8 @@ use openbao_lab::binary::BaoNotFound;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::init::InitError;
 use super::{Exit, Line};
+use super::{init::InitError, node::NodeError};
 use crate::dev::LabError;
 
 /// Every way in which a command can fail.
@@ -178,6 +178,9 @@ pub(super) enum Failure {
     /// The files of an installation were not made.
     #[error(transparent)]
     Init(Box<InitError>),
+    /// A command of a node could not begin.
+    #[error(transparent)]
+    Node(Box<NodeError>),
     /// The pages could not be written.
     #[error("cannot write manual pages to {}", directory.display())]
     ManualPages {
@@ -187,6 +190,12 @@ pub(super) enum Failure {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        Self::Node(Box::new(error))
+    }
 }
 
 impl From<InitError> for Failure {
@@ -271,6 +280,7 @@ impl Failure {
             Self::LabServe(_) => Exit::Runtime,
             Self::Backup(error) => error.exit(),
             Self::Init(error) => error.exit(),
+            Self::Node(error) => error.found().0.exit,
             Self::RecordUnreadable { .. } => Exit::Runtime,
             Self::RecordInvalid {
                 problem: RecordError::NewerRelease(_),
@@ -399,6 +409,7 @@ impl Failure {
             Self::StateFile { .. } | Self::Nodes(_) => &command::INVALID_USAGE,
             Self::Etcd(error) => return EtcdError::cause(error),
             Self::Policy(_) => &configuration::UNSAFE_POLICY_PATH,
+            Self::Node(error) => return error.found(),
             Self::Init(error) => match error.exit() {
                 Exit::Configuration => &configuration::VALUES_INVALID,
                 Exit::Usage => &command::INVALID_USAGE,

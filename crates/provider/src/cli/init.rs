@@ -15,7 +15,7 @@ use kms_install::{
     values::{Values, ValuesError},
 };
 use kms_node::{
-    advice::site::shell,
+    advice::{NextStep, site::shell},
     clock::{Clock as _, SystemClock},
     report::{
         counted,
@@ -176,10 +176,6 @@ fn outcome(plan: &Plan, installation: Installation, directory: &Path) -> Outcome
     for file in &installation.files {
         files.row([file.name, &file.mode, file.purpose]);
     }
-    let mut actions = Table::new("then", ["step", "action"]);
-    for (at, action) in installation.remaining_actions.iter().enumerate() {
-        actions.row([(at + 1).to_string(), action.clone()]);
-    }
     let mut identity = Table::new("identity", ["name", "value"]);
     let config = &plan.loaded.config;
     identity.row(["identityFingerprint", config.fingerprint().as_str()]);
@@ -196,6 +192,42 @@ fn outcome(plan: &Plan, installation: Installation, directory: &Path) -> Outcome
     outcome.conclude(PASSED, Exit::Success, headline);
     outcome.add_table(identity);
     outcome.add_table(files);
-    outcome.add_table(actions);
+    outcome.add_steps(steps(plan, directory));
     outcome
+}
+
+/// The commands that follow, up to the flags of the API servers.
+fn steps(plan: &Plan, directory: &Path) -> [NextStep; 4] {
+    let script = shell(&directory.join("openbao-setup.sh"));
+    // A command without a directory would be looked up in PATH.
+    let script = match script.contains('/') {
+        true => script,
+        false => format!("./{script}"),
+    };
+    let directory = shell(directory);
+    let (program, image) = match plan.model {
+        Model::Systemd => ("package", ""),
+        Model::StaticPod { .. } => ("program", " and the image"),
+    };
+    let prepare = format!(
+        "on every node, with the {program}{image} installed and a copy of the directory, put its files in \
+         place"
+    );
+    [
+        NextStep::run("prepare OpenBao once, as an administrator", script),
+        NextStep::run(
+            prepare,
+            format!(
+                "sudo bao-kms-provider node prepare {directory} --ca FILE --credential FILE --apply"
+            ),
+        ),
+        NextStep::run(
+            "then start the provider, and wait until it is ready",
+            format!("sudo bao-kms-provider node start {directory} --apply"),
+        ),
+        NextStep::act(
+            "when every node is ready, give each API server its new flags; installation.json lists the \
+             actions",
+        ),
+    ]
 }

@@ -18,14 +18,14 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::Recursiv
 use serde_json::{Value, json};
 
 use super::{
-    Context, Exit, Failure, config, dev, failure::Failed, init, inspect_state, key_id,
+    Context, Exit, Failure, config, dev, failure::Failed, init, inspect_state, key_id, node,
     record_backup, review, support_bundle, version,
 };
 
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 22] = [
+const SCHEMAS: [Published; 23] = [
     ("benchmark", of::<Outcome<Benchmark>>),
     // `doctor`, `verify-key` and `probe`.
     ("checks", of::<Outcome>),
@@ -39,6 +39,8 @@ const SCHEMAS: [Published; 22] = [
     ("init", of::<Outcome<init::Init>>),
     ("inspect-state", of::<Outcome<inspect_state::Inspection>>),
     ("key-id", of::<Outcome<key_id::Derived>>),
+    // `node prepare`, `node start` and `node remove`; `node check` has that of `checks`.
+    ("node", of::<Outcome<node::Node>>),
     ("record-backup", of::<Outcome<record_backup::RecordBackup>>),
     ("recover-state", of::<Outcome<Recovery>>),
     ("scan-etcd", of::<Outcome<ScanEtcd>>),

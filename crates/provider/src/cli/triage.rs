@@ -6,6 +6,7 @@ use clap::Args;
 use kms_node::{
     advice::site::shell,
     clock::{Clock as _, SystemClock},
+    report::outcome::Outcome,
 };
 use kms_operator::{
     diagnose::{
@@ -14,7 +15,7 @@ use kms_operator::{
         node::become_provider,
     },
     triage::{
-        report,
+        report::{self, Triage},
         walk::{self, Material},
     },
 };
@@ -51,6 +52,23 @@ pub(super) struct Options {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        let outcome = self.outcome(context)?;
+        self.output.show(&outcome, context)
+    }
+
+    /// With the options of a run without any.
+    pub(super) fn of_node() -> Self {
+        Self {
+            record: None,
+            encryption_config: None,
+            node_root: PathBuf::from("/"),
+            output: OutputFlag::default(),
+            etcd: EvidenceFlags::default(),
+        }
+    }
+
+    /// Walks through the checks. This thread may become the user of the provider.
+    pub(super) fn outcome(&self, context: &Context<'_>) -> Result<Outcome<Triage>, Failure> {
         // Before the change of user: these files belong to root as a rule.
         let sources = self.etcd.sources()?;
         let record = self.record.as_deref().map(read_record).transpose()?;
@@ -106,6 +124,6 @@ impl Options {
             SystemClock.now(),
         );
         outcome.set_sources(&context.sources);
-        self.output.show(&outcome, context)
+        Ok(outcome)
     }
 }

@@ -18,15 +18,15 @@ use testkit::{
 use crate::node::{Finished, Node, TIMING, program};
 
 /// Values of a node in the places of the package, and a directory for the files.
-struct Plan {
-    node: Node,
+pub(crate) struct Plan {
+    pub(crate) node: Node,
     directory: TempDir,
     /// Of its own: the server is shared.
     policy: String,
 }
 
 impl Plan {
-    async fn new(name: &str) -> Self {
+    pub(crate) async fn new(name: &str) -> Self {
         let mut node = Node::new(TIMING).await;
         node.config["transit"]["mountPath"] = json!(format!("init-{name}"));
         node.config["auth"]["jwt"]["mountPath"] = json!(format!("auth/init-{name}"));
@@ -37,12 +37,12 @@ impl Plan {
         }
     }
 
-    fn out(&self) -> PathBuf {
+    pub(crate) fn out(&self) -> PathBuf {
         self.file("made")
     }
 
     /// Runs `init` with the node's values, in the places that the package has.
-    fn init(&self, change: impl FnOnce(&mut Value), more: &[&str]) -> Finished {
+    pub(crate) fn init(&self, change: impl FnOnce(&mut Value), more: &[&str]) -> Finished {
         let mut values = self.node.config.clone();
         values["server"]["socketPath"] = json!("/run/openbao-kms/kms.sock");
         values["server"]["metricsAddress"] = json!("127.0.0.1:8081");
@@ -65,7 +65,7 @@ impl Plan {
     }
 
     /// Runs the script with the administrator's token.
-    async fn script(&self, part: &str) -> Finished {
+    pub(crate) async fn script(&self, part: &str) -> Finished {
         let script = self.out().join("openbao-setup.sh");
         let programs = self.file("bin");
         if !programs.exists() {

@@ -29,6 +29,7 @@ mod hardening;
 mod histories;
 mod html;
 mod init;
+mod installed;
 mod key;
 mod load;
 mod login;

@@ -20,6 +20,8 @@ use std::collections::BTreeSet;
 
 use kms_node::advice::catalogue;
 
+use crate::installed;
+
 /// Incidents, and the causes of which each runs every printed command.
 macro_rules! incidents {
     ($($module:ident::$incident:ident: $($code:ident)+;)+) => {
@@ -112,6 +114,9 @@ incidents! {
     nodes::a_node_without_a_usable_state: no_state;
     nodes::nodes_at_different_versions: promotion_pending_on_nodes behind;
     nodes::a_node_that_reads_less_or_does_not_serve: missing_versions not_ready;
+    installed::an_installation_that_was_edited: installation_edited;
+    installed::a_node_with_other_files: node_file_differs node_unprepared start_order;
+    installed::a_change_by_an_ordinary_user: root_required;
     restore::a_plan_without_evidence: no_evidence;
     restore::a_login_that_does_not_work: state_planned;
     restore::a_state_that_is_in_place: state_in_place option_unfit;
@@ -176,6 +181,30 @@ const LEFT_OUT: &[(&str, &str)] = &[
     (
         "pin_last_try",
         "its command asks for the PIN; pkcs11-signer/tests stages it",
+    ),
+    (
+        "installation_unusable",
+        "its command asks for values; installed.rs stages it",
+    ),
+    (
+        "node_change_failed",
+        "its command repeats a step that failed by the disk or a program",
+    ),
+    (
+        "image_missing",
+        "its command loads an image; installed.rs runs it with a stand-in",
+    ),
+    (
+        "start_not_ready",
+        "needs a provider that takes longer than its checks",
+    ),
+    (
+        "provider_in_use",
+        "its command reads etcd; installed.rs stages it",
+    ),
+    (
+        "deletion_unconfirmed",
+        "its command deletes the state; installed.rs runs it",
     ),
     (
         "values_invalid",

@@ -41,6 +41,14 @@ pub(super) fn check(document: &Document, config: &Config) -> Vec<CheckResult> {
     checks
 }
 
+/// Whether an entry has the name or the socket of this provider.
+pub(super) fn is_in(document: &Document, config: &Config) -> bool {
+    let name = config.scope.provider_name.as_str();
+    document.kms().any(|(_, kms)| {
+        kms.name() == name || kms.socket().is_ok_and(|found| is_ours(&found, config))
+    })
+}
+
 fn is_ours(socket: &[u8], config: &Config) -> bool {
     is_same_file(socket, config.server.socket_path.as_os_str().as_bytes())
 }
