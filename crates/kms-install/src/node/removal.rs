@@ -1,9 +1,6 @@
 //! The way back: what `node prepare` and `node start` made, as far as it is unchanged.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::PathBuf};
 
 use super::{
     Content, Given, Place, Step, Want,
@@ -18,13 +15,13 @@ pub struct Removal {
     pub name: &'static str,
     pub path: PathBuf,
     pub status: Status,
-    is_directory: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// It is removed; a directory once it is empty.
     Remove,
+    /// A directory, which is removed if it is empty by then.
+    RemoveIfEmpty,
     /// Why it stays.
     Kept(String),
 }
@@ -58,7 +55,6 @@ pub fn removals(
                     true => Status::Remove,
                     false => Status::Kept("is no file of a state".to_owned()),
                 },
-                is_directory: false,
             });
         }
     }
@@ -76,9 +72,8 @@ pub fn removals(
                     true => {
                         Status::Kept("holds the state: only --delete-state removes it".to_owned())
                     }
-                    false => Status::Remove,
+                    false => Status::RemoveIfEmpty,
                 },
-                is_directory: true,
             });
         }
     }
@@ -110,16 +105,19 @@ fn file(step: &Step, root: &Root) -> Option<Removal> {
         name: step.name,
         path: step.path.clone(),
         status,
-        is_directory: false,
     })
 }
 
 impl Removal {
-    /// Removes it. `false` if a directory still has files.
+    /// Removes it unless it is kept. `false` if it stays.
     ///
     /// # Errors
     /// Those of the operating system.
     pub fn apply(&self, root: &Root) -> io::Result<bool> {
-        root.remove(Path::new(&self.path), self.is_directory)
+        match self.status {
+            Status::Remove => root.remove(&self.path, false),
+            Status::RemoveIfEmpty => root.remove(&self.path, true),
+            Status::Kept(_) => Ok(false),
+        }
     }
 }

@@ -363,8 +363,20 @@ async fn a_node_is_prepared_checked_started_called_and_removed() {
     let other = "remove openbao-kms --apply --delete-state --confirm other";
     machine.node(other, 2, "deletion_unconfirmed");
     assert!(state.exists());
-    let confirmed = format!("remove openbao-kms --apply --delete-state --confirm {fingerprint}");
-    machine.node(&confirmed, 0, "removed");
+    // Typed on a terminal.
+    let typed = |answer: &str| {
+        let line = "bao-kms-provider node remove openbao-kms --apply --delete-state";
+        machine.run(&format!("echo {answer} | script -qec '{line}' /dev/null"))
+    };
+    assert_eq!(typed("other").code, Some(2));
+    assert!(state.exists());
+    let deleted = typed(fingerprint);
+    assert_eq!(deleted.code, Some(0), "{}", deleted.out);
+    assert!(
+        deleted.out.contains("Type the fingerprint"),
+        "{}",
+        deleted.out
+    );
     assert!(!state.exists());
 }
 
@@ -476,11 +488,12 @@ async fn a_static_pod_starts_by_its_manifest() {
     provider.wait().unwrap();
     let removed = removed.await.unwrap();
     assert_eq!(removed.code, Some(0), "{}{}", removed.out, removed.err);
-    assert!(
-        machine
-            .path("var/lib/openbao-kms/state/key-registry.json")
-            .exists()
-    );
+    let state = machine.path("var/lib/openbao-kms/state/key-registry.json");
+    assert!(state.exists());
+    let fingerprint = result["identityFingerprint"].as_str().unwrap();
+    let confirmed = format!("remove openbao-kms --apply --delete-state --confirm {fingerprint}");
+    machine.node(&confirmed, 0, "removed");
+    assert!(!state.exists());
 }
 
 #[tokio::test]

@@ -186,6 +186,7 @@ impl Options {
 fn row(removal: &Removal) -> Row {
     let (status, detail) = match &removal.status {
         Status::Remove => (PLANNED, ""),
+        Status::RemoveIfEmpty => (PLANNED, "if it is empty by then"),
         Status::Kept(reason) => (KEPT, &**reason),
     };
     Row::new(removal.name, removal.path.display().to_string(), status).detail(detail)
@@ -251,9 +252,12 @@ fn apply(
 fn remove(removal: &Removal, root: &Root, rows: &mut Vec<Row>) -> Option<String> {
     let mut row = row(removal);
     let mut failed = None;
-    if removal.status == Status::Remove {
+    if !matches!(removal.status, Status::Kept(_)) {
         match removal.apply(root) {
-            Ok(true) => row.status = DONE,
+            Ok(true) => {
+                row.status = DONE;
+                row = row.detail("");
+            }
             Ok(false) => {
                 row.status = KEPT;
                 row = row.detail("has other files");
