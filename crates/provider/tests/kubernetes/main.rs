@@ -11,6 +11,8 @@
 mod cluster;
 mod enabling;
 mod encryption_config;
+#[cfg(feature = "package-tests")]
+mod install;
 mod mistakes;
 mod old_client;
 mod outages;
