@@ -17,6 +17,7 @@ use kms_domain::{
 use kms_node::{
     auth::{CallFailure, Session},
     clock::Clock,
+    jitter::drift,
     state::StorageFault,
     transit_key::{
         read_profile,
@@ -186,8 +187,8 @@ impl Watcher {
 
     /// Probes and serves discoveries until the task is dropped.
     pub async fn run(mut self) {
-        self.next_metadata = Instant::now() + self.pace.metadata;
-        self.next_deep = Instant::now() + self.pace.deep;
+        self.next_metadata = Instant::now() + drift(self.pace.metadata);
+        self.next_deep = Instant::now() + drift(self.pace.deep);
         loop {
             if self.backs_off() && !self.half_open {
                 self.parts.calls.await_success();
@@ -216,7 +217,7 @@ impl Watcher {
         if suspected || now >= self.next_metadata {
             // The probe publishes its outcome; the schedule continues after a failure too.
             let found = self.probe_metadata().await.is_ok();
-            let regular = Instant::now() + self.pace.metadata;
+            let regular = Instant::now() + drift(self.pace.metadata);
             self.next_metadata = match self.metadata_breaker.retry_at() {
                 Some(retry) if self.metadata_breaker.is_open() => retry,
                 Some(retry) => retry.min(regular),
@@ -234,7 +235,7 @@ impl Watcher {
                 Some(retry) => retry,
                 None => {
                     drop(self.probe_deep().await);
-                    let regular = Instant::now() + self.pace.deep;
+                    let regular = Instant::now() + drift(self.pace.deep);
                     self.deep_breaker.retry_at().unwrap_or(regular)
                 }
             };

@@ -35,7 +35,8 @@ struct Start<'a> {
     unit: String,
 }
 
-/// Checks every file and directory named in `config`, and the configuration file itself.
+/// Checks every file and directory named in `config`, and the configuration file itself. With a
+/// standby identity, problems of one login count only if the other has some too.
 ///
 /// # Errors
 /// Every problem found.
@@ -63,8 +64,11 @@ pub fn check(
         // The reader of the state checks the files in it.
         ("state.path", state_directory),
     ];
-    for method in config.auth.methods() {
-        checks.extend(of_method(method));
+    // One usable login is enough to serve. Each login checks its own files again.
+    let logins: Vec<_> = config.auth.methods().map(of_method).collect();
+    let usable = |login: &Vec<(_, Checked)>| login.iter().all(|(_, checked)| checked.is_ok());
+    if !logins.iter().any(usable) {
+        checks.extend(logins.into_iter().flatten());
     }
     let problems: Vec<_> = checks
         .into_iter()

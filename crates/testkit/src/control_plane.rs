@@ -28,6 +28,7 @@ use crate::{
     daemon::{Daemon, program},
     etcd::Etcd,
     files,
+    fresh_root::FreshRoot,
     pki::Authority,
     wait::wait_until,
 };
@@ -37,6 +38,24 @@ pub use kind::Kind;
 mod kind;
 
 const INSTALL: &str = "cargo xtask tools --kubernetes";
+
+/// The installed kubeadm.
+///
+/// # Panics
+/// When it is missing. The message has the command to install it.
+#[must_use]
+pub fn kubeadm() -> PathBuf {
+    program("KUBEADM", "kubernetes/kubeadm", INSTALL)
+}
+
+/// The installed kubectl.
+///
+/// # Panics
+/// When it is missing. The message has the command to install it.
+#[must_use]
+pub fn kubectl() -> PathBuf {
+    program("KUBECTL", "kubernetes/kubectl", INSTALL)
+}
 
 /// Limit for background work of the API server: it polls Status and its encryption configuration
 /// once a minute, and several API servers share two processors.
@@ -50,6 +69,8 @@ pub struct ControlPlane {
     /// Certificates, keys, the encryption configuration and the log.
     directory: TempDir,
     port: u16,
+    /// Command line that runs the API server on another root; empty for this machine.
+    entrance: Vec<String>,
 }
 
 impl ControlPlane {
@@ -75,7 +96,13 @@ impl ControlPlane {
             directory,
             port: free_port().unwrap(),
             api_server: None,
+            entrance: Vec::new(),
         }
+    }
+
+    /// Lets the API server run on this machine from its next start on.
+    pub fn move_to(&mut self, machine: &FreshRoot) {
+        self.entrance = machine.entrance();
     }
 
     /// The etcd that stores the objects.
@@ -101,6 +128,27 @@ impl ControlPlane {
     #[must_use]
     pub fn encryption_file(&self) -> PathBuf {
         self.file("encryption.yaml")
+    }
+
+    /// The kubeconfig of the administrator.
+    #[must_use]
+    pub fn kubeconfig(&self) -> String {
+        let file = |name: &str| self.file(name).display().to_string();
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "admin",
+            "contexts": [{"name": "admin", "context": {"cluster": "test", "user": "admin"}}],
+            "clusters": [{"name": "test", "cluster": {
+                "server": self.endpoint(),
+                "certificate-authority": file("ca.crt"),
+            }}],
+            "users": [{"name": "admin", "user": {
+                "client-certificate": file("admin.crt"),
+                "client-key": file("admin.key"),
+            }}],
+        });
+        config.to_string()
     }
 
     /// Writes an `EncryptionConfiguration` with these providers for every [`Kind`]; the first
@@ -159,7 +207,11 @@ impl ControlPlane {
 
         let api_server = program("KUBE_APISERVER", "kubernetes/kube-apiserver", INSTALL);
         let log = self.file("kube-apiserver.log");
-        self.api_server = Some(Daemon::spawn(&api_server, &arguments, &log));
+        let mut words = self.entrance.clone();
+        words.push(api_server.display().to_string());
+        words.extend(arguments);
+        let (first, arguments) = words.split_first().unwrap();
+        self.api_server = Some(Daemon::spawn(Path::new(first), arguments, &log));
     }
 
     /// Starts the API server and waits until it is ready.

@@ -11,6 +11,7 @@ pub mod control_plane;
 pub mod etcd;
 pub mod fake;
 pub mod files;
+pub mod fresh_root;
 pub mod hydra;
 pub mod openbao;
 pub mod pki;

@@ -4,10 +4,17 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+
+use serde_json::{Value, json};
 
 use crate::files;
 
@@ -73,4 +80,18 @@ impl Authority {
         files::replace(&file("crt"), certificate.pem().as_bytes(), 0o644);
         files::replace(&file("key"), key.serialize_pem().as_bytes(), 0o600);
     }
+}
+
+/// The JWK of a PEM public key on the curve P-256.
+///
+/// # Panics
+/// When the text is something else.
+#[must_use]
+pub fn jwk_of(public_pem: &str) -> Value {
+    let lines = public_pem.lines().filter(|line| !line.starts_with('-'));
+    let der = STANDARD.decode(lines.collect::<String>()).unwrap();
+    // The end of the DER: both coordinates.
+    let (x, y) = der.last_chunk::<64>().unwrap().split_at(32);
+    let text = |number: &[u8]| URL_SAFE_NO_PAD.encode(number);
+    json!({"kty": "EC", "crv": "P-256", "x": text(x), "y": text(y), "use": "sig", "kid": "client"})
 }

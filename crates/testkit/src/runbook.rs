@@ -7,6 +7,8 @@
 //! any text within a line. `<plan-hash>` matches one word: every later use in an output must match
 //! the same word, and a command is run with that word in its place.
 //!
+//! A `yaml` block replaces the sections of the provider's configuration that it names.
+//!
 //! A fault is a comment of the form `<!-- incident: the fault -->` between two blocks. The test
 //! causes the fault there.
 
@@ -42,6 +44,9 @@ pub trait Site {
     /// `None` for a command to run in the shell.
     fn instead(&mut self, machine: &str, words: &[String]) -> impl Future<Output = Option<Done>>;
 
+    /// Replaces sections of the provider's configuration on the machine without a name.
+    fn configure(&mut self, sections: &str);
+
     /// Input at the terminal for a command with a prompt.
     fn typed(&mut self, command: &str) -> Option<String>;
 
@@ -57,7 +62,7 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Starts at the beginning of `docs/operate/disaster-recovery/<name>.md`.
+    /// Starts at the beginning of `docs/<name>.md`.
     ///
     /// # Panics
     /// When the page is missing or malformed.
@@ -110,6 +115,11 @@ impl Walk {
             match item {
                 Item::Incident(incident) => return Some(incident),
                 Item::Step(step) => self.carry_out(site, &step).await,
+                Item::Settings(sections) => {
+                    let sections = output::filled(&sections, &self.words)
+                        .unwrap_or_else(|name| panic!("{}: <{name}> is unbound", self.page.name()));
+                    site.configure(&sections);
+                }
             }
         }
         None

@@ -16,11 +16,23 @@ use crate::process::{self, Error, say};
 /// Directory with an existing kube-apiserver and etcd, and optionally more of the programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 9] = [
     Program {
         name: "kube-apiserver",
         variable: "KUBE_APISERVER",
         package: "k8s.io/kubernetes/cmd/kube-apiserver",
+        source: "",
+    },
+    Program {
+        name: "kubeadm",
+        variable: "KUBEADM",
+        package: "k8s.io/kubernetes/cmd/kubeadm",
+        source: "",
+    },
+    Program {
+        name: "kubectl",
+        variable: "KUBECTL",
+        package: "k8s.io/kubernetes/cmd/kubectl",
         source: "",
     },
     Program {

@@ -12,7 +12,7 @@ use kms_domain::{
     },
     transit::KeyProfile,
 };
-use kms_node::transit_key::round_trip;
+use kms_node::{jitter::shortest, transit_key::round_trip};
 use tokio::time::Instant;
 
 use super::{Watcher, class_of, committer::CommitterError, metadata::MetadataError};
@@ -52,11 +52,11 @@ impl Watcher {
         }
     }
 
-    /// A probe less than an interval after the previous one, for example after a restart, does not
-    /// count as further evidence of a stable version.
+    /// A probe sooner after the previous one than a regular one, for example after a restart, does
+    /// not count as further evidence of a stable version.
     fn counting(&mut self) -> Counting {
         let now = Instant::now();
-        if now.duration_since(self.observed) < self.pace.metadata {
+        if now.duration_since(self.observed) < shortest(self.pace.metadata) {
             return Counting::TooSoon;
         }
         self.observed = now;

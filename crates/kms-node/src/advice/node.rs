@@ -36,7 +36,7 @@ const AS_ROOT: Step = run(
 causes! {
     HEALTHY = none_lost(
         "healthy",
-        "all checks passed on this node",
+        "no check failed on this node",
         "this node reads and writes encrypted objects, and the key has every version of the \
          evidence",
     )

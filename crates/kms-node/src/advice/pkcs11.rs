@@ -112,6 +112,8 @@ causes! {
     .steps(&[
         SHOW_TOKENS,
         act("plug in the token {token_label}, or correct auth.cert.pkcs11.tokenLabel in {config}"),
+        act("if the token is lost, use a time-limited emergency identity until there is another: \
+             auth.method token in {config}"),
         AGAIN,
     ]);
 

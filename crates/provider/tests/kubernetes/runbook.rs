@@ -90,6 +90,10 @@ impl Site for ControlPlaneNode {
         }
     }
 
+    fn configure(&mut self, sections: &str) {
+        self.node.replace_sections(sections);
+    }
+
     fn typed(&mut self, command: &str) -> Option<String> {
         let secrets = self.openbao.secrets();
         let asks = command.starts_with("bao operator unseal");
@@ -118,7 +122,7 @@ async fn an_api_server_that_cannot_start_is_mended_from_openbao_upwards() {
     let written = site.control_plane.write(Kind::Secret, "kept", "through it");
     written.await.unwrap();
 
-    let mut walk = Walk::of("api-server-cannot-start");
+    let mut walk = Walk::of("operate/disaster-recovery/api-server-cannot-start");
     let incident = "OpenBao is sealed, the provider is stopped, and the API server starts";
     walk.to_incident(&mut site, incident).await;
     site.control_plane.stop().await;

@@ -7,7 +7,9 @@ mod fallback;
 mod method;
 #[cfg(feature = "issuer-tests")]
 mod oauth_issuer;
+mod pages;
 mod pkcs11;
+mod storm;
 mod token;
 mod userpass;
 

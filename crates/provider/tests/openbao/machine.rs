@@ -25,13 +25,18 @@ use testkit::{
 use crate::{node::program, provider::Provider};
 
 /// Of a machine with the package and with kubeadm's files.
-const DIRECTORIES: [&str; 5] = [
+const DIRECTORIES: [&str; 7] = [
     "/etc/openbao-kms/tls",
+    "/etc/openbao-kms/client",
+    "/etc/openbao-kms/pkcs11",
     "/etc/kubernetes/manifests",
     "/etc/kubernetes/pki/etcd",
     "/var/lib/openbao-kms/state",
     "/root",
 ];
+
+/// Below the root of the machine.
+const PROGRAMS: &str = "bin";
 
 /// Everything below these is the machine's own; `/backup` is the same on all machines.
 const OWN: [&str; 3] = ["/etc", "/var/lib", "/root"];
@@ -65,6 +70,8 @@ pub(crate) struct Machine {
     root: TempDir,
     /// What providers that have ended had to say.
     journal: String,
+    /// Variables of the service, from a drop-in.
+    variables: Vec<(&'static str, PathBuf)>,
 }
 
 impl Machine {
@@ -75,7 +82,7 @@ impl Machine {
             fs::create_dir_all(below(&root, directory)).unwrap();
         }
         set_mode(&below(&root, "/var/lib/openbao-kms/state"), 0o750);
-        let programs = root.path().join("bin");
+        let programs = root.path().join(PROGRAMS);
         fs::create_dir(&programs).unwrap();
         for (name, path) in [
             ("bao-kms-provider", program().get_program().into()),
@@ -110,6 +117,7 @@ impl Machine {
             sockets,
             root,
             journal: String::new(),
+            variables: Vec::new(),
         }
     }
 
@@ -119,9 +127,28 @@ impl Machine {
         self.shell.name("https://openbao.example:8200", &address);
         self.shell.name("kms-transit", &tenant.transit_mount);
         self.shell.name("kms-jwt", &tenant.jwt_mount);
+        for method in ["approle", "cert", "userpass", "oauth"] {
+            let mount = format!("{method}-of-{}", tenant.jwt_mount);
+            self.shell.name(&format!("kms-{method}"), mount);
+        }
+        self.shell.name("10.0.0.11/32", "127.0.0.1/32");
+        // A subject of a certificate.
+        self.shell.name("/CN", "/CN");
         self.shell.name("kms-policy", &tenant.policy);
         self.shell.set("BAO_ADDR", &address);
         self.shell.set("BAO_CACERT", openbao.ca_file());
+    }
+
+    /// A program in front of all others of this name.
+    pub(crate) fn add_program(&self, name: &str, script: &str) {
+        let path = self.root.path().join(PROGRAMS).join(name);
+        files::replace(&path, script.as_bytes(), 0o755);
+    }
+
+    /// Sets a variable of the operator and of the service.
+    pub(crate) fn set(&mut self, variable: &'static str, value: PathBuf) {
+        self.shell.set(variable, &value);
+        self.variables.push((variable, value));
     }
 
     /// Lets the machine's operator and the pages reach this etcd.
@@ -199,6 +226,26 @@ impl Machine {
         files::replace(&self.path(CONFIG), yaml(config).as_bytes(), 0o640);
     }
 
+    /// Replaces the sections of the configuration that this text of a page has.
+    pub(crate) fn replace_sections(&self, text: &str) {
+        let heading = |line: &&str| !line.starts_with([' ', '#']) && line.ends_with(':');
+        let replaced: Vec<&str> = text.lines().filter(heading).collect();
+        let config = fs::read_to_string(self.path(CONFIG)).unwrap();
+        let mut kept = true;
+        let mut sections = String::new();
+        for line in config.lines() {
+            if heading(&line) {
+                kept = !replaced.contains(&line);
+            }
+            if kept {
+                sections.push_str(line);
+                sections.push('\n');
+            }
+        }
+        sections.push_str(&self.shell.as_here(text));
+        files::replace(&self.path(CONFIG), sections.as_bytes(), 0o640);
+    }
+
     /// Where a path of a page is here.
     pub(crate) fn path(&self, page: &str) -> PathBuf {
         let here = self.shell.as_here(page);
@@ -243,13 +290,24 @@ impl Machine {
     async fn start(&mut self) -> Done {
         let mut command = program();
         self.sockets.set_environment(&mut command);
+        command.envs(self.variables.iter().cloned());
         command.arg("serve").arg("--config").arg(self.path(CONFIG));
         let mut provider = Provider::spawn(command, self.root.path(), self.sockets.socket());
         if provider.ready_or_ended().await {
+            for (event, page) in [("health", "8082"), ("metrics", "8081")] {
+                let listening = provider.events(&format!("{event}.listening")).next();
+                let address = listening.and_then(|it| it["address"].as_str().map(str::to_owned));
+                if let Some(address) = address {
+                    let page = format!("http://127.0.0.1:{page}");
+                    self.shell.name(&page, format!("http://{address}"));
+                }
+            }
             self.provider = Some(provider);
             return Done::silently();
         }
-        self.journal.push_str(&provider.ended().await.err);
+        let said = provider.ended().await.err;
+        println!("{said}");
+        self.journal.push_str(&said);
         Done {
             code: Some(1),
             output: "Job for bao-kms-provider.service failed because the control process exited \

@@ -39,7 +39,7 @@ const API_SERVER_MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml
 pub(crate) const FIRST: &str = "";
 
 /// The machine that OpenBao runs on.
-const OPENBAO: &str = "openbao";
+pub(crate) const OPENBAO: &str = "openbao";
 
 /// The machines, of which the first one has no name on the page.
 pub(crate) struct Scene {
@@ -419,6 +419,8 @@ impl Site for Scene {
             ["systemctl", verb, "bao-kms-provider"] => {
                 Some(self.machine_mut(machine).systemctl(verb).await)
             }
+            // The test has made the token.
+            ["softhsm2-util", "--init-token", ..] => Some(Done::silently()),
             ["systemctl", "start", "openbao"] => {
                 self.start_openbao().await;
                 Some(Done::silently())
@@ -454,6 +456,10 @@ impl Site for Scene {
             }
             _ => None,
         }
+    }
+
+    fn configure(&mut self, sections: &str) {
+        self.machine(FIRST).replace_sections(sections);
     }
 
     fn typed(&mut self, command: &str) -> Option<String> {

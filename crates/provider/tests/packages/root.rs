@@ -1,90 +1,32 @@
-//! A root of its own: this machine's system, read-only below a layer in memory.
+//! A machine of its own for packages. `systemctl` there only records its calls, as with a running
+//! systemd.
 
-use std::{
-    io::{BufRead as _, BufReader, Read as _},
-    path::Path,
-    process::{Child, ChildStdin, Command, Output, Stdio},
-};
+use std::{fs, path::Path, process::Output};
 
-use tempfile::TempDir;
+use testkit::fresh_root::FreshRoot;
 
 use crate::said;
 
-/// Mounts the layer in a mount namespace, and keeps it until standard input ends. `systemctl` there
-/// only records its calls, as with a running systemd.
-const MOUNT: &str = r#"set -e
-mount -t tmpfs -o mode=0755 tmpfs "$1"
-cd "$1"
-mkdir upper work root
-mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay root
-mount --rbind /proc root/proc
-mount --rbind /dev root/dev
-mount -t tmpfs -o mode=0755 tmpfs root/run
-mount -t tmpfs -o mode=1777 tmpfs root/tmp
-mkdir -p root/run/systemd/system
-cat >root/systemctl <<'END'
+const RECORD: &str = "\
 #!/bin/sh
-echo "$*" >>/systemctl-calls
-[ "$2" != is-active ] || [ -e /is-active ]
-END
-chmod 755 root/systemctl
-rm -f root/bin/systemctl
-mv root/systemctl root/bin/systemctl
-echo ready
-read -r _ || true
-"#;
+echo \"$*\" >>/systemctl-calls
+[ \"$2\" != is-active ] || [ -e /is-active ]
+";
 
-/// Drop ends the namespace, and all changes with it.
-pub(crate) struct Root {
-    holder: Child,
-    /// Its end is the signal to stop.
-    input: Option<ChildStdin>,
-    directory: TempDir,
-}
+/// Drop ends all changes.
+pub(crate) struct Root(FreshRoot);
 
 impl Root {
     pub(crate) fn new() -> Self {
-        let directory = TempDir::new().unwrap();
-        let mut holder = Command::new("unshare")
-            .args(["--mount", "/bin/sh", "-c", MOUNT, "sh"])
-            .arg(directory.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let output = holder.stdout.as_mut().unwrap();
-        BufReader::new(output).read_line(&mut line).unwrap();
-        if line != "ready\n" {
-            let mut problem = String::new();
-            let errors = holder.stderr.as_mut().unwrap();
-            errors.read_to_string(&mut problem).unwrap();
-            panic!("a root needs root's rights and overlay mounts: {problem}");
-        }
-        let input = holder.stdin.take();
-        let root = Self {
-            holder,
-            input,
-            directory,
-        };
-        let installed = root.run("test -e /usr/bin/bao-kms-provider || test -e /etc/openbao-kms");
-        assert!(!installed.status.success(), "the product is installed here");
+        let root = Self(FreshRoot::new(&[]));
+        fs::write(root.0.path("/systemctl"), RECORD).unwrap();
+        root.ok("mkdir -p /run/systemd/system; chmod 755 /systemctl; rm -f /bin/systemctl; mv /systemctl /bin/systemctl");
         root
     }
 
     /// Runs a shell command in the root.
     pub(crate) fn run(&self, command: &str) -> Output {
-        Command::new("nsenter")
-            .arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id()))
-            .arg("chroot")
-            .arg(self.directory.path().join("root"))
-            .args(["/bin/sh", "-c", command])
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("LC_ALL", "C.UTF-8")
-            .output()
-            .unwrap()
+        self.0.run(command)
     }
 
     /// Both streams of a successful command.
@@ -98,27 +40,15 @@ impl Root {
     /// Copies a file of this machine to `/tmp`.
     pub(crate) fn bring(&self, file: &Path) -> String {
         let name = file.file_name().unwrap().to_str().unwrap();
-        let to = self.directory.path().join("root/tmp").join(name);
-        let copied = Command::new("nsenter")
-            .arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id()))
-            .arg("cp")
-            .args([file, &to])
-            .status();
-        assert!(copied.unwrap().success());
-        format!("/tmp/{name}")
+        let to = format!("/tmp/{name}");
+        fs::copy(file, self.0.path(&to)).unwrap();
+        to
     }
 
     /// The calls of systemctl since the last time.
     pub(crate) fn systemctl(&self) -> Vec<String> {
         let calls = self.ok("cat /systemctl-calls 2>/dev/null; rm -f /systemctl-calls");
         calls.lines().map(str::to_owned).collect()
-    }
-}
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        drop(self.input.take());
-        drop(self.holder.wait());
     }
 }
 

@@ -12,6 +12,8 @@ pub enum Item {
     Incident(String),
     /// A command.
     Step(Step),
+    /// Sections of the provider's configuration, from a `yaml` block.
+    Settings(String),
 }
 
 /// A command with its expected output and exit code.
@@ -52,14 +54,14 @@ const PROGRAMS: [&str; 10] = [
     "systemctl ",
 ];
 
-/// The directory of all pages.
+/// The directory of all documentation.
 #[must_use]
 pub fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operate/disaster-recovery")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
 
 impl Page {
-    /// Reads `<name>.md`.
+    /// Reads `docs/<name>.md`.
     ///
     /// # Panics
     /// When the file is missing or malformed.
@@ -89,9 +91,10 @@ impl Page {
                     let trimmed = line.trim_start();
                     if let Some(language) = trimmed.strip_prefix("```") {
                         block = Some(Block {
-                            console: language == "console",
+                            language,
                             indent: &line[..line.len() - trimmed.len()],
                             steps: Vec::new(),
+                            settings: String::new(),
                         });
                     } else if let Some(incident) = trimmed.strip_prefix(INCIDENT) {
                         let incident = incident.strip_suffix(" -->");
@@ -123,7 +126,7 @@ impl Page {
         &self.text
     }
 
-    /// Incidents and commands, in order.
+    /// Incidents, commands and settings, in order.
     #[must_use]
     pub fn items(&self) -> &[Item] {
         &self.items
@@ -132,20 +135,26 @@ impl Page {
 
 /// A fenced block while it is parsed.
 struct Block<'a> {
-    console: bool,
+    language: &'a str,
     indent: &'a str,
     steps: Vec<Step>,
+    settings: String,
 }
 
 impl Block<'_> {
     fn line(&mut self, place: &str, number: usize, line: &str) {
         let line = line.strip_prefix(self.indent).unwrap_or(line);
+        let console = self.language == "console";
         let prompt = prompt(line);
         assert!(
-            self.console || prompt.is_none(),
+            console || prompt.is_none(),
             "{place}: a command outside a `console` block is untested"
         );
-        if !self.console {
+        if self.language == "yaml" {
+            self.settings.push_str(line);
+            self.settings.push('\n');
+        }
+        if !console {
             return;
         }
         if let Some(step) = self.steps.last_mut()
@@ -170,7 +179,8 @@ impl Block<'_> {
     }
 
     fn close(self) -> impl Iterator<Item = Item> {
-        self.steps.into_iter().map(|mut step| {
+        let settings = (!self.settings.is_empty()).then_some(Item::Settings(self.settings));
+        let steps = self.steps.into_iter().map(|mut step| {
             while step.expected.last().is_some_and(String::is_empty) {
                 step.expected.pop();
             }
@@ -179,7 +189,8 @@ impl Block<'_> {
                 step.command = command.trim_end().to_owned();
             }
             Item::Step(step)
-        })
+        });
+        settings.into_iter().chain(steps)
     }
 }
 
@@ -211,7 +222,7 @@ mod tests {
             "page.md",
             "# Title\n\nProse with `code`.\n\n1. In a list:\n\n   ```console\n   $ one \\\n       \
              two # exits with 4\n   out\n\n     indented\n\n   cp-2$ three\n   ```\n\n\
-             <!-- incident: it breaks -->\n\n```text\nno command\n```\n",
+             <!-- incident: it breaks -->\n\n```text\nno command\n```\n\n```yaml\nauth:\n  method: jwt\n```\n",
         );
         let step = |line, machine: &str, command: &str, code, expected: &[&str]| {
             Item::Step(Step {
@@ -228,6 +239,7 @@ mod tests {
                 step(8, "", "one \\\n    two", 4, &["out", "", "  indented"]),
                 step(14, "cp-2", "three", 0, &[]),
                 Item::Incident("it breaks".to_owned()),
+                Item::Settings("auth:\n  method: jwt\n".to_owned()),
             ]
         );
     }

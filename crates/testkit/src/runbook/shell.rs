@@ -1,6 +1,10 @@
 //! The shell of one machine of a test.
 
-use std::{ffi::OsString, path::Path, process::Stdio};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use tokio::process::Command;
 
@@ -12,7 +16,9 @@ pub struct Shell {
     /// Pairs of a name on the page and its value in the test.
     names: Vec<(String, String)>,
     environment: Vec<(OsString, OsString)>,
-    directory: Option<std::path::PathBuf>,
+    directory: Option<PathBuf>,
+    /// Command line that runs the rest of its words on another root; empty for this machine.
+    entrance: Vec<String>,
 }
 
 /// Result of a command.
@@ -45,6 +51,15 @@ impl Shell {
         }
     }
 
+    /// A shell on a root of its own, where all paths are the test's.
+    #[must_use]
+    pub fn on_another_root(entrance: Vec<String>, directory: &Path) -> Self {
+        Self {
+            entrance,
+            ..Self::in_directory(directory)
+        }
+    }
+
     /// Maps the name `page` to the value `here`.
     pub fn name(&mut self, page: &str, here: impl ToString) {
         self.names.retain(|(name, _)| name != page);
@@ -61,6 +76,9 @@ impl Shell {
     /// The first absolute path in a command without a mapping: the command would touch the machine
     /// that runs the test.
     pub(super) fn foreign_path<'a>(&self, command: &'a str) -> Option<&'a str> {
+        if !self.entrance.is_empty() {
+            return None;
+        }
         let mut before = ' ';
         for (at, c) in command.char_indices() {
             let path = &command[at..];
@@ -105,10 +123,21 @@ impl Shell {
     /// When `/bin/sh` fails to start.
     pub async fn run(&self, command: &str, typed: Option<&str>) -> Done {
         let terminal = typed.map(terminal::Terminal::with);
-        let mut shell = Command::new("/bin/sh");
+        let mut script = format!("exec 2>&1\n{}", self.as_here(command));
+        let mut words = self.entrance.iter().map(String::as_str).chain(["/bin/sh"]);
+        let mut shell = Command::new(words.next().unwrap_or_default());
+        match &self.directory {
+            Some(directory) if self.entrance.is_empty() => drop(shell.current_dir(directory)),
+            // The entrance leads to the root directory.
+            Some(directory) => {
+                script.insert_str(0, &format!("cd {} || exit\n", directory.display()))
+            }
+            None => {}
+        }
         shell
+            .args(words)
             .arg("-c")
-            .arg(format!("exec 2>&1\n{}", self.as_here(command)))
+            .arg(script)
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .kill_on_drop(true)
@@ -116,10 +145,6 @@ impl Shell {
                 Some(terminal) => terminal.stdin(),
                 None => Stdio::null(),
             });
-
-        if let Some(directory) = &self.directory {
-            shell.current_dir(directory);
-        }
 
         let output = shell.output().await.unwrap();
         Done {

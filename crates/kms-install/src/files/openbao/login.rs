@@ -1,5 +1,7 @@
 //! The login method and its role, for each method of the provider.
 
+use std::path::Path;
+
 use kms_node::config::{Config, Method};
 use serde_json::json;
 
@@ -83,10 +85,14 @@ pub(super) fn commands(plan: &Plan) -> Commands {
             role: format!(
                 "bao write {path}/role/kms-node bind_secret_id=true \\\n  {token}\n\
                  bao write {path}/role/kms-node/role-id role_id={}\n\
-                 # The secret ID of a node, for {}:\n\
-                 # bao write -field=secret_id -f {path}/role/kms-node/secret-id",
+                 {}",
                 word(&approle.role_id),
-                approle.secret_id_file.display()
+                issue(
+                    "SECRET_ID",
+                    "the secret ID of one node",
+                    &approle.secret_id_file,
+                    &format!("bao write -field=secret_id -f {path}/role/kms-node/secret-id"),
+                ),
             ),
         },
         Method::Userpass(userpass) => Commands {
@@ -103,14 +109,28 @@ pub(super) fn commands(plan: &Plan) -> Commands {
             enable: NOTHING.to_owned(),
             configure: NOTHING.to_owned(),
             role: format!(
-                "# The token may look itself up and renew itself by the policy default. For {}:\n\
-                 # bao token create -role=kms-node -field=token\n\
+                "# The token may look itself up and renew itself by the policy default.\n\
                  bao write auth/token/roles/kms-node allowed_policies={policy},default orphan=true \\\n  \
-                 renewable=true token_explicit_max_ttl=24h",
-                file.file.display()
+                 renewable=true token_explicit_max_ttl=24h\n\
+                 {}",
+                issue(
+                    "TOKEN",
+                    "the token of one node",
+                    &file.file,
+                    "bao token create -role=kms-node -field=token",
+                ),
             ),
         },
     }
+}
+
+/// A command that issues a credential, if the variable names a new file for it.
+fn issue(variable: &str, content: &str, place: &Path, command: &str) -> String {
+    format!(
+        "# {variable}: a new file for {content}, which becomes {}\n\
+         [ -z \"${{{variable}:-}}\" ] || (umask 077; set -C; {command} >\"${variable}\")",
+        place.display()
+    )
 }
 
 /// The same objects for OpenTofu.

@@ -102,3 +102,26 @@ async fn a_refusal_by_openbao_is_bridged_and_an_outage_is_not() {
     admin.write(&role, &written["data"]).await.unwrap();
     switches(&provider, 0.0).await;
 }
+
+#[tokio::test]
+async fn a_start_needs_the_credential_of_one_login() {
+    let mut node = with_token().await;
+    let file = node.config["auth"]["token"]["file"].clone();
+    for absent in ["/auth/token/file", "/auth/jwt/jwtFile"] {
+        let present = node.config.pointer(absent).unwrap().clone();
+        *node.config.pointer_mut(absent).unwrap() =
+            json!(format!("{}.absent", file.as_str().unwrap()));
+        let provider = node.serve().await;
+        let in_use = if absent.contains("jwt") { 1.0 } else { 0.0 };
+        assert_eq!(provider.metric(IN_USE).await, in_use, "{absent}");
+        provider.encrypt(b"seed").await.unwrap();
+        drop(provider.stop().await);
+        *node.config.pointer_mut(absent).unwrap() = present;
+    }
+
+    for setting in ["/auth/token/file", "/auth/jwt/jwtFile"] {
+        *node.config.pointer_mut(setting).unwrap() = json!("/absent/file");
+    }
+    let refused = node.refused().await;
+    refused.assert_refused(3, &["auth.token.file", "auth.jwt.jwtFile"]);
+}

@@ -429,7 +429,7 @@ impl Site {
     }
 
     async fn report(&mut self, line: &str) -> Report {
-        let text = self.shell(line).await;
+        let mut text = self.shell(line).await;
         // A change is made once, and `serve` has one form.
         if line.contains("--apply") || line.contains(" serve ") {
             return Report::of_text(line, &text);
@@ -438,7 +438,17 @@ impl Site {
         if let Some((_, out)) = line.split_once("--out ") {
             fs::remove_file(out.split(' ').next().unwrap()).ok();
         }
-        let json = self.shell(&as_json(line)).await;
+        let mut json = self.shell(&as_json(line)).await;
+        let same = |text: &Finished, json: &Finished| {
+            let json: Value = serde_json::from_str(&json.out).unwrap_or_default();
+            text.out
+                .contains(json["headline"].as_str().unwrap_or_default())
+        };
+        // The provider may have noticed more between the two.
+        if !same(&text, &json) {
+            text = self.shell(line).await;
+            json = self.shell(&as_json(line)).await;
+        }
         Report::of_both(line, &text, &json)
     }
 

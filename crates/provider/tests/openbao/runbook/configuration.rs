@@ -32,7 +32,7 @@ async fn scene() -> Scene {
 #[tokio::test]
 async fn a_lost_configuration_is_put_back_and_compared_before_any_start() {
     let mut scene = scene().await;
-    let mut walk = Walk::of("configuration-loss");
+    let mut walk = Walk::of("operate/disaster-recovery/configuration-loss");
     walk.to_incident(&mut scene, "the configuration is lost")
         .await;
     fs::remove_dir_all(scene.machine(FIRST).path("/etc/openbao-kms")).unwrap();
@@ -53,7 +53,7 @@ async fn each_identity_field_that_differs_is_named_and_nothing_is_lost() {
         ("/transit", "mountPath"),
         ("/transit", "keyName"),
     ] {
-        let mut walk = Walk::of("wrong-identity");
+        let mut walk = Walk::of("operate/disaster-recovery/wrong-identity");
         let field = format!("{}/{member}", &parent[1..]).replace('/', ".");
         walk.set_word("field", &field);
         walk.to_incident(&mut scene, "one field is another one")

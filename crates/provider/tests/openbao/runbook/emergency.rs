@@ -37,7 +37,7 @@ async fn unsafe_actions_are_named_as_such_and_taken_back() {
     scene.store(FIRST, "two").await;
     encryption_config(&scene, "openbao-kms");
 
-    let mut walk = Walk::of("emergency-actions");
+    let mut walk = Walk::of("operate/disaster-recovery/emergency-actions");
     let raised = "somebody raises min_decryption_version";
     walk.to_incident(&mut scene, raised).await;
     let minimum = KeyConfig {

@@ -1,12 +1,8 @@
 //! The issuer of the JWTs is gone: the token runs on, then nothing logs in, until its keys are
 //! pinned and a JWT is issued by hand, or until there is an emergency login.
 
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
 use serde_json::json;
-use testkit::{files, runbook::Walk, tenant::ISSUER};
+use testkit::{files, pki::jwk_of, runbook::Walk, tenant::ISSUER};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -34,7 +30,7 @@ async fn a_lost_issuer_is_outlived_and_replaced() {
     let public_key = scene.tenant.public_key_pem().as_bytes();
     files::replace(&scene.backup("issuer.pub"), public_key, 0o644);
 
-    let mut walk = Walk::of("issuer-loss");
+    let mut walk = Walk::of("operate/disaster-recovery/issuer-loss");
     walk.to_incident(&mut scene, "no new JWTs are issued").await;
     keys.serving.abort();
     let mut expired = scene.tenant.claims();
@@ -69,14 +65,9 @@ struct KeySet {
 
 impl KeySet {
     async fn of(public_key_pem: &str) -> Self {
-        let lines = public_key_pem.lines().filter(|line| !line.starts_with('-'));
-        let der = STANDARD.decode(lines.collect::<String>()).unwrap();
-        let (x, y) = der[der.len() - 64..].split_at(32);
-        let coordinate = |bytes| URL_SAFE_NO_PAD.encode(bytes);
-        let keys = json!({"keys": [{
-            "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig",
-            "x": coordinate(x), "y": coordinate(y),
-        }]});
+        let mut key = jwk_of(public_key_pem);
+        key["alg"] = json!("ES256");
+        let keys = json!({"keys": [key]});
         let body = keys.to_string();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());

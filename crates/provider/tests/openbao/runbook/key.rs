@@ -22,7 +22,7 @@ async fn a_lost_key_and_one_made_anew_give_way_to_the_original() {
         .await;
     scene.note_key_in_snapshot().await;
 
-    let mut walk = Walk::of("key-loss");
+    let mut walk = Walk::of("operate/disaster-recovery/key-loss");
     walk.to_incident(&mut scene, "somebody deletes the key")
         .await;
     delete(&scene).await;
@@ -32,7 +32,7 @@ async fn a_lost_key_and_one_made_anew_give_way_to_the_original() {
     walk.to_end(&mut scene).await;
     scene.assert_readable(FIRST).await;
 
-    let mut walk = Walk::of("key-recreated");
+    let mut walk = Walk::of("operate/disaster-recovery/key-recreated");
     let incident = "somebody deletes the key and recreates it";
     walk.to_incident(&mut scene, incident).await;
     delete(&scene).await;

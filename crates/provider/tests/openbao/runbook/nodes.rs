@@ -46,7 +46,7 @@ async fn a_replaced_node_takes_its_state_from_a_backup_a_peer_or_evidence() {
 
     scene.record("cp-1", "record.json").await;
 
-    let mut walk = Walk::of("node-replacement");
+    let mut walk = Walk::of("operate/disaster-recovery/node-replacement");
     walk.to_incident(&mut scene, "cp-2 is replaced").await;
     scene.lose_disk("cp-2").await;
     let again = "cp-2 is replaced once more, and its backup is missing";
@@ -79,7 +79,7 @@ async fn of_three_nodes_one_at_a_time_is_mended_while_the_others_read_and_write(
     scene.rotate().await;
     scene.store("cp-1", "two").await;
 
-    let mut walk = Walk::of("multi-node");
+    let mut walk = Walk::of("operate/disaster-recovery/multi-node");
     let image = "the disk of cp-2 is put back from an old image";
     walk.to_incident(&mut scene, image).await;
     let machine = scene.machine_mut("cp-2");
@@ -118,7 +118,7 @@ async fn the_only_node_comes_back_from_its_backups_alone() {
     scene.rotate().await;
     scene.store(FIRST, "two").await;
 
-    let mut walk = Walk::of("single-node");
+    let mut walk = Walk::of("operate/disaster-recovery/single-node");
     walk.to_incident(&mut scene, "the machine is lost").await;
     scene.lose_disk(FIRST).await;
     walk.to_end(&mut scene).await;

@@ -27,7 +27,7 @@ async fn both_stores_come_back_as_a_pair_and_only_as_one() {
     scene.rotate().await;
     scene.store(FIRST, "two").await;
 
-    let mut walk = Walk::of("restore-both");
+    let mut walk = Walk::of("operate/disaster-recovery/restore-both");
     walk.to_incident(&mut scene, "both stores are lost").await;
     let (share, token) = scene.kept_secrets();
     let at_hand = scene.machine(FIRST).path("/root/unseal-share");

@@ -17,7 +17,7 @@ async fn openbao_comes_back_from_its_snapshot() {
     scene.rotate().await;
     scene.store(FIRST, "two").await;
 
-    let mut walk = Walk::of("restore-openbao");
+    let mut walk = Walk::of("operate/disaster-recovery/restore-openbao");
     walk.to_incident(&mut scene, "OpenBao loses its disk").await;
     let (share, token) = scene.kept_secrets();
     scene.lose_openbao().await;

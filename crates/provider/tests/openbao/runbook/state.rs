@@ -46,7 +46,7 @@ async fn a_lost_or_older_state_is_refused_and_the_right_pair_serves_again() {
     scene.record(FIRST, "record.json").await;
     let newest = Pair::of(&scene);
 
-    let mut walk = Walk::of("state-loss");
+    let mut walk = Walk::of("operate/disaster-recovery/state-loss");
     let older = "an older state is put beside the checkpoint, and the node restarts";
     walk.to_incident(&mut scene, older).await;
     scene.machine_mut(FIRST).systemctl("stop").await;
