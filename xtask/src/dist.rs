@@ -9,8 +9,9 @@ mod image;
 mod packages;
 mod program;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -250,7 +251,14 @@ fn empty(directory: &Path) -> Result<(), Error> {
     if directory.exists() {
         fs::remove_dir_all(directory).map_err(Error::file("remove", directory))?;
     }
-    fs::create_dir_all(directory).map_err(Error::file("create", directory))
+    fs::create_dir_all(directory).map_err(Error::file("create", directory))?;
+    set_mode(directory, 0o755)
+}
+
+/// Sets a mode that is independent of the umask.
+fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
+    fs::set_permissions(path, Permissions::from_mode(mode))
+        .map_err(Error::file("set the mode of", path))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
@@ -262,14 +270,11 @@ fn read_text(path: &str) -> Result<String, Error> {
     fs::read_to_string(&path).map_err(Error::file("read", &path))
 }
 
-/// Writes a file whose mode is independent of the umask.
 #[expect(
     clippy::disallowed_methods,
     reason = "a file lost in a power failure is made again"
 )]
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
-    use std::os::unix::fs::PermissionsExt as _;
     fs::write(path, bytes).map_err(Error::file("write", path))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .map_err(Error::file("set the mode of", path))
+    set_mode(path, mode)
 }

@@ -1,12 +1,11 @@
 //! Files of an installation on a host, the same in every kind of package.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
 use super::program::Programs;
-use super::{NAME, empty, gzip, read, write};
+use super::{NAME, empty, gzip, read, set_mode, write};
 use crate::process::{self, Error};
 
 /// Shared data of the package.
@@ -175,8 +174,7 @@ pub(super) fn lay_out(entries: &[Entry], root: &Path) -> Result<(), Error> {
             directory.push(part);
             if !directory.is_dir() {
                 fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
-                fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))
-                    .map_err(Error::file("set the mode of", &directory))?;
+                set_mode(&directory, 0o755)?;
             }
         }
         write(&root.join(&entry.path), &entry.bytes, entry.mode)?;

@@ -79,7 +79,8 @@ fn compile(
         .args(features)
         .current_dir(process::root())
         .env("CARGO_ZIGBUILD_ZIG_PATH", zig.join("ziglang/zig"))
-        .env("RUSTFLAGS", remapped())
+        .env("RUSTFLAGS", remapped("--remap-path-prefix="))
+        .env("CFLAGS", remapped("-ffile-prefix-map="))
         .env("SOURCE_DATE_EPOCH", release.epoch.to_string())
         .env("BUILD_COMMIT", &release.commit)
         .env("BUILD_DATE", &release.date)
@@ -88,8 +89,8 @@ fn compile(
     Ok(process::root().join(format!("target/{target}/release/{NAME}")))
 }
 
-/// Compiler flags that keep paths of this machine out of the programs.
-fn remapped() -> String {
+/// Flags of a compiler that keep paths of this machine out of the programs.
+fn remapped(option: &str) -> String {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
     let places = [
@@ -98,7 +99,7 @@ fn remapped() -> String {
     ];
     let flags = places.iter().filter_map(|(from, to)| {
         let from = from.as_ref()?;
-        Some(format!("--remap-path-prefix={}={to}", from.display()))
+        Some(format!("{option}{}={to}", from.display()))
     });
     flags.collect::<Vec<_>>().join(" ")
 }

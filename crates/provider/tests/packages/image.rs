@@ -20,7 +20,7 @@ use testkit::{
     wait::wait_until,
 };
 
-use crate::{VERSION, artifact, succeed};
+use crate::{ARCH, VERSION, artifact, succeed};
 
 /// User and group of the image.
 const USER: u32 = 65532;
@@ -43,7 +43,9 @@ while read -r mode from to; do
 done <mounts
 mount -o remount,bind,ro rootfs
 shift
-exec setpriv --no-new-privs chroot --userspec=65532:65532 --groups=990 rootfs "$@"
+# This shell is the first process: its end is that of the others.
+setpriv --no-new-privs chroot --userspec=65532:65532 --groups=990 rootfs "$@"
+exit 1
 "#;
 
 #[tokio::test]
@@ -58,6 +60,9 @@ async fn an_image_serves_with_the_mounts_of_its_manifest() {
         let image = Image::unpack(variant);
         image.assert_minimal();
         image.serve().await;
+        if variant.is_empty() {
+            image.assert_kit();
+        }
     }
 }
 
@@ -68,7 +73,8 @@ struct Image {
     bundle: PathBuf,
     /// `config.json` of the runtime.
     config: Value,
-    index: Value,
+    /// Of the index.
+    digest: String,
 }
 
 impl Image {
@@ -85,7 +91,19 @@ impl Image {
                 .arg("--file")
                 .arg(artifact(&format!("image{variant}.tar"))),
         );
-        let index = json(&layout.join("index.json"));
+        let mut top = json(&layout.join("index.json"));
+        let index = top["manifests"][0].clone();
+        let digest = index["digest"].as_str().unwrap().to_owned();
+
+        // umoci takes an index of several architectures for an ambiguous name.
+        let of_arches = json(&layout.join("blobs").join(digest.replace(':', "/")));
+        let mut of_arches = of_arches["manifests"].as_array().unwrap().iter();
+        let manifest = of_arches.find(|it| it["platform"]["architecture"] == ARCH);
+        let mut manifest = manifest.unwrap().clone();
+        manifest["annotations"] = index["annotations"].clone();
+        top["manifests"] = json!([manifest]);
+        let top = top.to_string();
+        files::replace(&layout.join("index.json"), top.as_bytes(), 0o644);
         succeed(
             Command::new("umoci")
                 .args(["unpack", "--image"])
@@ -97,14 +115,13 @@ impl Image {
             config: json(&bundle.join("config.json")),
             directory,
             bundle,
-            index,
+            digest,
         }
     }
 
     /// The name that the kit has for the manifest.
     fn reference(&self) -> String {
-        let digest = self.index["manifests"][0]["digest"].as_str().unwrap();
-        format!("localhost/bao-kms-provider@{digest}")
+        format!("localhost/bao-kms-provider@{}", self.digest)
     }
 
     fn assert_minimal(&self) {
@@ -210,6 +227,28 @@ impl Image {
         );
         assert!(answer.contains("obk2."), "{answer}\n{}", logged());
         container.kill().unwrap();
+    }
+
+    /// The kit has this image, its name, and a program for the host.
+    fn assert_kit(&self) {
+        let kit = self.directory.path().join("kit");
+        fs::create_dir(&kit).unwrap();
+        let archive = artifact("static-pod_linux_ARCH.tar.gz");
+        let mut unpack = Command::new("tar");
+        unpack.args(["--extract", "--gzip", "--strip-components", "1"]);
+        succeed(
+            unpack
+                .arg("--directory")
+                .arg(&kit)
+                .arg("--file")
+                .arg(archive),
+        );
+        let file = artifact("image.tar");
+        let packed = fs::read(kit.join(file.file_name().unwrap())).unwrap();
+        assert!(packed == fs::read(file).unwrap());
+        let name = fs::read_to_string(kit.join("image-ref.txt")).unwrap();
+        assert_eq!(name.trim(), self.reference());
+        succeed(Command::new(kit.join("bin/bao-kms-provider")).arg("version"));
     }
 
     /// The files of `init` for this image.

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path, process::Output};
 
-use testkit::fresh_root::FreshRoot;
+use testkit::{files, fresh_root::FreshRoot};
 
 use crate::said;
 
@@ -19,8 +19,8 @@ pub(crate) struct Root(FreshRoot);
 impl Root {
     pub(crate) fn new() -> Self {
         let root = Self(FreshRoot::new(&[]));
-        fs::write(root.0.path("/systemctl"), RECORD).unwrap();
-        root.ok("mkdir -p /run/systemd/system; chmod 755 /systemctl; rm -f /bin/systemctl; mv /systemctl /bin/systemctl");
+        files::replace(&root.0.path("/systemctl"), RECORD.as_bytes(), 0o755);
+        root.ok("mkdir -p /run/systemd/system && mv -f /systemctl /bin/systemctl");
         root
     }
 
