@@ -1,6 +1,6 @@
 //! Builds kube-apiserver, the etcd of its release and two programs of this project with Go, from
-//! the modules pinned in `tests/control-plane/go.mod` and verified by go.sum; and Ory Hydra, an
-//! OAuth 2.0 issuer, from `tests/issuer`.
+//! the modules pinned in `tests/control-plane/go.mod` and verified by go.sum; Ory Hydra, an OAuth
+//! 2.0 issuer, from `tests/issuer`; and server and agent of SPIRE from `tests/workload-api`.
 //!
 //! Environment variables can select existing programs, so that the tests run with official ones and
 //! without Go.
@@ -16,7 +16,7 @@ use crate::process::{self, Error, say};
 /// Directory with an existing kube-apiserver and etcd, and optionally more of the programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 9] = [
     Program {
         name: "kube-apiserver",
         variable: "KUBE_APISERVER",
@@ -59,13 +59,27 @@ const PROGRAMS: [Program; 7] = [
         package: "github.com/ory/hydra/v2",
         source: "",
     },
+    Program {
+        name: "spire-server",
+        variable: "SPIRE_SERVER",
+        package: "github.com/spiffe/spire/cmd/spire-server",
+        source: "",
+    },
+    Program {
+        name: "spire-agent",
+        variable: "SPIRE_AGENT",
+        package: "github.com/spiffe/spire/cmd/spire-agent",
+        source: "",
+    },
 ];
 
 /// Test modules that need a program that only Go provides, with its variable.
-pub(crate) const BUILT_ONLY: [(&str, &str); 3] = [
+pub(crate) const BUILT_ONLY: [(&str, &str); 5] = [
     ("old_client::", "OLD_CLIENT"),
     ("encryption_config::", "ENCRYPTION_CONFIG"),
     ("oauth_issuer::", "HYDRA"),
+    ("spire::", "SPIRE_SERVER"),
+    ("spire::", "SPIRE_AGENT"),
 ];
 
 struct Program {
@@ -88,6 +102,7 @@ impl Program {
     fn module(&self) -> &'static Module {
         match self.variable {
             "HYDRA" => &go::ISSUER,
+            "SPIRE_SERVER" | "SPIRE_AGENT" => &go::WORKLOAD_API,
             _ => &go::CONTROL_PLANE,
         }
     }
