@@ -105,6 +105,7 @@ fn remaining(plan: &Plan) -> Vec<String> {
         .iter()
         .map(|(_, path)| path.display().to_string())
         .collect();
+    let agent = config.auth.method.workload_api_socket();
     let (group, start) = match &plan.model {
         Model::Systemd => (
             "openbao-kms",
@@ -127,16 +128,25 @@ fn remaining(plan: &Plan) -> Vec<String> {
             ),
         ),
     };
+    let credential = match agent {
+        Some(socket) => format!(
+            "on the SPIRE server, register {} for the user {group} of every node; its agent has the \
+             socket {}",
+            config.auth.subject().unwrap_or_default(),
+            socket.display()
+        ),
+        None => format!(
+            "on every node, let the credential arrive at {} (root:{group}, 0640)",
+            credentials.join(" and ")
+        ),
+    };
     vec![
         "prepare OpenBao once, as an administrator: ./openbao-setup.sh".to_owned(),
         format!(
             "on every node, install config.yaml as /etc/openbao-kms/config.yaml (root:{group}, 0640)"
         ),
         format!("on every node, install the CA certificate of OpenBao as {ca}"),
-        format!(
-            "on every node, let the credential arrive at {} (root:{group}, 0640)",
-            credentials.join(" and ")
-        ),
+        credential,
         start,
         format!(
             "on every node, install encryption-config-readers.yaml as {}/encryption-config.yaml, and \
