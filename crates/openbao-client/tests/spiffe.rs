@@ -21,7 +21,7 @@ use openbao_client::{
         jwt::{ClaimRules, JwtRole},
         spiffe::{
             SpiffeLogin,
-            workload_api::{
+            generated::{
                 Jwtsvid, JwtsvidRequest, JwtsvidResponse,
                 spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
             },

@@ -137,11 +137,11 @@ impl Spire {
         self.file("ca.crt")
     }
 
-    /// Registers the user of the tests with this SPIFFE ID.
+    /// Registers the user of the tests with this SPIFFE ID, and waits until the agent has the entry.
     ///
     /// # Panics
     /// When the server refuses.
-    pub fn register(&self, spiffe_id: &str) {
+    pub async fn register(&self, spiffe_id: &str) {
         let user = format!("unix:uid:{}", rustix::process::getuid().as_raw());
         self.ask(&[
             "entry",
@@ -157,6 +157,16 @@ impl Spire {
             "-jwtSVIDTTL",
             SVID_LIFE,
         ]);
+        let mut fetch = Command::new(agent_program());
+        fetch
+            .args(["api", "fetch", "jwt", "-audience", "test", "-spiffeID"])
+            .arg(spiffe_id)
+            .arg("-socketPath")
+            .arg(self.file("agent.sock"));
+        wait_until(SOON, "the entry at the agent", async || {
+            fetch.output().unwrap().status.success()
+        })
+        .await;
     }
 
     /// Removes the entry of [`Self::register`]. The agent follows within a second.
@@ -229,6 +239,7 @@ fn write_server_config(root: &Path, port: u16, bundle_port: u16) {
                 serving_cert_file {{
                     cert_file_path = "{certificate}"
                     key_file_path = "{key}"
+                    file_sync_interval = "1h"
                 }}
             }}
         }}

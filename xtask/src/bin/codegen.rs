@@ -17,7 +17,7 @@ const SERVICES: [[&str; 4]; 2] = [
         "openbao-client",
         "workload.proto",
         "_.rs",
-        "src/login/spiffe/workload_api.rs",
+        "src/login/spiffe/generated.rs",
     ],
 ];
 

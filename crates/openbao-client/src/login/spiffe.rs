@@ -3,7 +3,6 @@
 //! Each login asks the agent of this node for a JWT-SVID, over its Unix socket and on a connection of
 //! its own. The agent identifies this process by the socket, so there is no secret on the node.
 
-mod problem;
 #[expect(
     missing_docs,
     unused_qualifications,
@@ -11,7 +10,8 @@ mod problem;
     reason = "generated from proto/workload.proto by `cargo xtask proto`"
 )]
 #[rustfmt::skip]
-pub mod workload_api;
+pub mod generated;
+mod problem;
 
 use std::{
     path::PathBuf,
@@ -35,7 +35,7 @@ use crate::{
     },
     token::Token,
 };
-use workload_api::{Jwtsvid, JwtsvidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient};
+use generated::{Jwtsvid, JwtsvidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient};
 
 pub use problem::{ResponseProblem, SocketProblem, SpiffeProblem};
 

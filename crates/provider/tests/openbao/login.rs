@@ -8,6 +8,8 @@ mod method;
 #[cfg(feature = "issuer-tests")]
 mod oauth_issuer;
 mod pkcs11;
+#[cfg(feature = "issuer-tests")]
+mod spire;
 mod token;
 mod userpass;
 
