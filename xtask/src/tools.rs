@@ -6,6 +6,7 @@
 
 mod kubernetes;
 mod packages;
+mod spire;
 mod wheel;
 
 use std::fs::{self, File};

@@ -9,12 +9,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{Tool, directory, lock, remove_dir, remove_file, rename, scratch, write};
+use super::{Tool, directory, lock, remove_dir, remove_file, rename, scratch, spire, write};
 use crate::go::{self, Module};
 use crate::process::{self, Error, say};
 
 /// Directory with an existing kube-apiserver and etcd, and optionally more of the programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
+
+/// Changes its sources.
+const SPIRE_LISTS: &str = include_str!("spire.rs");
 
 const PROGRAMS: [Program; 9] = [
     Program {
@@ -63,13 +66,13 @@ const PROGRAMS: [Program; 9] = [
         name: "spire-server",
         variable: "SPIRE_SERVER",
         package: "github.com/spiffe/spire/cmd/spire-server",
-        source: "",
+        source: SPIRE_LISTS,
     },
     Program {
         name: "spire-agent",
         variable: "SPIRE_AGENT",
         package: "github.com/spiffe/spire/cmd/spire-agent",
-        source: "",
+        source: SPIRE_LISTS,
     },
 ];
 
@@ -87,7 +90,7 @@ struct Program {
     /// Environment variable with its path, for this command and for the tests.
     variable: &'static str,
     package: &'static str,
-    /// Source of a program of this project; empty for the others, because go.sum covers them.
+    /// Source of this project that the program is built from, if any; go.sum covers all other.
     source: &'static str,
 }
 
@@ -246,6 +249,10 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
         let args = ["build", "-trimpath", "-buildvcs=false", "-ldflags"];
         let mut build = program.module().command("go", &args);
         build.arg(ldflags()).args(program.tags());
+        if program.variable.starts_with("SPIRE_") {
+            let manifest = spire::without_clouds(&partial)?;
+            build.arg("-mod=mod").arg("-modfile").arg(manifest);
+        }
         process::run(build.arg("-o").arg(&new).arg(package))?;
 
         // Remove the stamp before its program is replaced.
