@@ -21,6 +21,9 @@ use crate::{
 /// Path of the node's SPIFFE ID.
 const WORKLOAD: &str = "openbao-kms";
 
+/// The metric of the alert on a JWT.
+const LIFE: &str = "openbao_kms_jwt_ttl_seconds ";
+
 /// A node whose login takes JWT-SVIDs of the agent.
 async fn node_of(spire: &Spire, timing: Timing) -> Node {
     let mut node = Node::new(timing).await;
@@ -118,7 +121,16 @@ async fn a_workload_logs_in_renews_and_follows_its_entry_and_the_keys() {
     provider.decrypt(encrypted.clone()).await.unwrap();
 
     // Its entry is removed, then there is one of another ID.
+    wait_until(SOON, "no life of an SVID while it is usable", async || {
+        !provider.metrics().await.contains(LIFE)
+    })
+    .await;
     spire.deregister();
+    wait_until(SOON, "a life of 0 of the SVID", async || {
+        let metrics = provider.metrics().await;
+        metrics.contains(LIFE) && provider.metric("jwt_ttl_seconds").await == 0.0
+    })
+    .await;
     wait_for_detail(&provider, "no_identity").await;
     let sentence =
         "the SPIFFE agent of this node refuses the provider its identity; no data is lost";
