@@ -1,4 +1,4 @@
-//! Runs Go in the Go modules of this project, for the tests with a real kube-apiserver or OAuth issuer.
+//! Runs Go in the Go modules of this project, for the tests with a real kube-apiserver, OAuth issuer or SPIRE.
 
 use std::process::{Command, Stdio};
 
@@ -25,6 +25,12 @@ pub(crate) const ISSUER: Module = Module {
     path: "tests/issuer",
     manifest: include_str!("../../tests/issuer/go.mod"),
     sums: include_str!("../../tests/issuer/go.sum"),
+};
+
+pub(crate) const WORKLOAD_API: Module = Module {
+    path: "tests/workload-api",
+    manifest: include_str!("../../tests/workload-api/go.mod"),
+    sums: include_str!("../../tests/workload-api/go.sum"),
 };
 
 /// The reason if Go cannot read the modules. Go's own message goes to standard error.

@@ -29,18 +29,18 @@ Usage: cargo xtask <command>
 
   tools [--kubernetes]
                   Download the pinned test tools into target/tools and check their SHA-256;
-                  with --kubernetes also build kube-apiserver and its programs, and an OAuth
-                  issuer, which needs Go
+                  with --kubernetes also build kube-apiserver and its programs, an OAuth
+                  issuer, and SPIRE, which needs Go
   demo [--keep]   Build a release and show its main task on a real OpenBao
   test [--kubernetes] [--packages] [--long] [-- ARGS]
                   Run the test suite and count the tests with real servers;
-                  --kubernetes adds the tests with a real kube-apiserver or OAuth issuer,
+                  --kubernetes adds the tests with a real kube-apiserver, OAuth issuer or SPIRE,
                   --packages adds those of packages and images, as root with Debian's tools;
                   --long adds the tests of many minutes;
                   ARGS go to `cargo test`, as in `test -- -p kms-domain -- a_name`
   lint            Check format, clippy, documentation, dependencies, generated code and English
   prose           Measure the English of docs, comments and messages
-  proto [--check] Generate the code for the protobuf service, or compare it with the committed code
+  proto [--check] Generate the code of the gRPC services, or compare it with the committed code
   fuzz [--seconds N] [TARGET]
                   Run each fuzz target for N seconds (60)
   dist [--arch amd64|arm64|all] [--only packages|images] [--out DIR] [--program FILE]

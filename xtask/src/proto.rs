@@ -1,8 +1,8 @@
-//! `cargo xtask proto`: the committed code of the KMS v2 service, generated from its `.proto` file.
+//! `cargo xtask proto`: the committed code of the gRPC services, generated from their `.proto` files.
 
 use crate::process::{self, Error};
 
-/// Generates the code, or with `--check` in `options` compares it with the committed file.
+/// Generates the code, or with `--check` in `options` compares it with the committed files.
 ///
 /// The program `codegen` of this package does the work. Only it needs the protobuf compiler, so
 /// that other commands start without building the compiler.

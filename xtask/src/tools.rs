@@ -6,6 +6,7 @@
 
 mod kubernetes;
 mod packages;
+mod spire;
 mod wheel;
 mod zig;
 

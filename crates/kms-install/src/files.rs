@@ -128,6 +128,26 @@ mod tests {
     }
 
     #[test]
+    fn a_login_by_spiffe_has_the_socket_in_the_pod_and_the_id_in_the_role() {
+        let mut values = values();
+        for assignment in [
+            "auth.jwt.spiffe.workloadAPISocket=unix:///run/spire/agent/api.sock",
+            "auth.jwt.expectedSubject=spiffe://harbor.test/kms",
+        ] {
+            values.set(assignment).unwrap();
+        }
+        let files = all(&Plan::new(values, pod(), None).unwrap()).unwrap();
+        for (name, text) in [
+            ("bao-kms-provider.yaml", "path: \"/run/spire/agent\""),
+            ("openbao-setup.sh", "bound_subject=spiffe://harbor.test/kms"),
+            ("installation.json", "register spiffe://harbor.test/kms"),
+        ] {
+            let file = files.iter().find(|file| file.name == name).unwrap();
+            assert!(file.content.contains(text), "{}", file.content);
+        }
+    }
+
+    #[test]
     fn a_static_pod_mounts_each_directory_once_and_is_no_unit() {
         let files = made("cert", pod());
         let content = |name: &str| -> Value {

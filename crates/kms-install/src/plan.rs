@@ -1,8 +1,14 @@
 //! The checked values of an installation.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use kms_node::config::{self, Config, Environment, Flags, LoadError, Loaded, Problem, ProblemKind};
+use kms_node::config::{
+    self, Config, Environment, Flags, LoadError, Loaded, Method, Problem, ProblemKind,
+};
 
 use crate::{
     policy::{UnsafePolicyPath, policy},
@@ -49,6 +55,15 @@ pub enum PlanError {
 }
 
 impl Plan {
+    /// Options of `node prepare` for the files that only the operator has.
+    #[must_use]
+    pub fn operator_files(&self) -> &'static str {
+        match self.loaded.config.auth.credential_files().is_empty() {
+            true => "--ca FILE",
+            false => "--ca FILE --credential FILE",
+        }
+    }
+
     /// Completes and checks the values as `serve` would, and by the rules of a new installation.
     ///
     /// # Errors
@@ -233,10 +248,16 @@ fn broken_rules(loaded: &Loaded, model: &Model) -> Vec<Problem> {
     problems
 }
 
-/// Directories of the files that the provider reads again for each login, each once.
+/// Directories of the files that the provider reads again for each login, and of the socket of a
+/// SPIFFE agent, each once.
 pub(crate) fn credential_directories(config: &Config) -> Vec<PathBuf> {
     let files = config.auth.credential_files().into_iter();
-    let directories = files.filter_map(|(_, path)| path.parent());
+    let sockets = config
+        .auth
+        .methods()
+        .filter_map(Method::workload_api_socket);
+    let files = files.map(|(_, path)| path).chain(sockets);
+    let directories = files.filter_map(Path::parent);
     let distinct: BTreeSet<_> = directories.map(ToOwned::to_owned).collect();
     distinct.into_iter().collect()
 }

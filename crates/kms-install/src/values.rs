@@ -176,7 +176,9 @@ impl Values {
                 self.fill("auth.jwt.mountPath", mount);
                 self.fill("auth.jwt.role", "kms-node");
                 self.fill("auth.jwt.expectedAudience", json!(["openbao"]));
-                if !self.has("auth.jwt.oauth2.tokenUrl") {
+                if self.has("auth.jwt.spiffe.workloadAPISocket") {
+                    self.fill("auth.jwt.source", "spiffe");
+                } else if !self.has("auth.jwt.oauth2.tokenUrl") {
                     self.fill("auth.jwt.source", "file");
                     self.fill("auth.jwt.jwtFile", file("identity.jwt"));
                 }
@@ -258,6 +260,16 @@ mod tests {
             json!(["a", "b"])
         );
         assert_eq!(document["server"]["maxConcurrentEncrypt"], 3);
+    }
+
+    #[test]
+    fn the_socket_of_an_agent_selects_the_source() {
+        let mut values = Values::default();
+        let socket = "auth.jwt.spiffe.workloadAPISocket=unix:///run/spire/agent/api.sock";
+        values.set(socket).unwrap();
+        values.complete("/c");
+        assert_eq!(values.text("auth.jwt.source"), Some("spiffe"));
+        assert!(!values.has("auth.jwt.jwtFile"));
     }
 
     #[test]

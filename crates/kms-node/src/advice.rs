@@ -31,6 +31,7 @@ pub mod restore;
 pub mod retirement;
 pub mod site;
 pub mod snapshot;
+pub mod spiffe;
 pub mod state;
 pub mod versions;
 
@@ -198,13 +199,14 @@ const fn unknown(code: &'static str, headline: &'static str, data: &'static str)
 
 /// Every cause, by topic: the heading of the topic and its causes.
 #[must_use]
-pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 18] {
+pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 19] {
     [
         ("Configuration", configuration::ALL),
         ("Installation of a node", install::ALL),
         ("Node and provider", node::ALL),
         ("Login", login::ALL),
         ("OAuth issuer", oauth2::ALL),
+        ("SPIFFE agent", spiffe::ALL),
         ("PKCS#11 token", pkcs11::ALL),
         ("OpenBao", openbao::ALL),
         ("Key", key::ALL),

@@ -149,6 +149,7 @@ impl AuthFailure {
                 ),
             ) => Cause::Refused,
             Self::Login(LoginFailure::OAuth2(problem)) if problem.is_refusal() => Cause::Refused,
+            Self::Login(LoginFailure::Spiffe(problem)) if problem.is_refusal() => Cause::Refused,
             Self::Login(LoginFailure::OpenBao(failure)) | Self::Renewal(failure) => {
                 let class = failure.class();
                 if class.is_outage() || class == FailureClass::InvalidAnswer {

@@ -41,7 +41,7 @@ pub use schema::{Described, described, reference_rows, schema};
 pub use settings::{
     AppRole, Auth, Bootstrap, Cert, CertFiles, CertSource, ClientCredential, Config,
     DebugCorrelation, Hardening, Jwt, JwtSource, Limits, Logging, Method, OAuth2, OpenBao, Pkcs11,
-    Rotation, Server, Status, TokenFile, Userpass,
+    Rotation, Server, Spiffe, Status, TokenFile, Userpass,
 };
 pub use values::{Listener, SocketGroup, SocketMode};
 
@@ -221,6 +221,15 @@ impl Auth {
         }
     }
 
+    /// Required `sub` claim of the JWT, if the configuration names it.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        match &self.method {
+            Method::Jwt(jwt) => jwt.claims.expected_subject.as_deref(),
+            Method::Cert(_) | Method::AppRole(_) | Method::Userpass(_) | Method::Token(_) => None,
+        }
+    }
+
     /// Tolerated difference between the clocks of the credential's issuer and this node; `None` for
     /// a credential without dates.
     #[must_use]
@@ -265,6 +274,18 @@ impl Method {
         }
     }
 
+    /// Socket of the SPIFFE Workload API, for a login that uses one.
+    #[must_use]
+    pub fn workload_api_socket(&self) -> Option<&Path> {
+        match self {
+            Self::Jwt(jwt) => match &jwt.source {
+                JwtSource::Spiffe(spiffe) => Some(&spiffe.workload_api_socket),
+                JwtSource::File(_) | JwtSource::OAuth2(_) => None,
+            },
+            _ => None,
+        }
+    }
+
     fn supported(&self) -> Result<(), UnsupportedAuth> {
         match self {
             Self::Cert(cert) => match &cert.source {
@@ -287,6 +308,8 @@ impl Method {
                         .chain(ca_file)
                         .collect()
                 }
+                // The agent knows the process by its socket.
+                JwtSource::Spiffe(_) => Vec::new(),
             },
             Self::Cert(cert) => match &cert.source {
                 CertSource::File(files) => vec![

@@ -22,6 +22,7 @@ use openbao_client::{
         oauth2::{ClientAuthentication, ClientSecret, OAuth2Login, PrivateKeyJwt, TokenRequest},
         pkcs11::Pkcs11,
         secret_file::SecretFile,
+        spiffe::SpiffeLogin,
         token_file::TokenFile,
         userpass::Userpass,
     },
@@ -215,6 +216,10 @@ fn login_by(
                 }
                 JwtSource::OAuth2(oauth2) => {
                     Ok(Arc::new(self::oauth2(role, oauth2, jwt.claims.clone())))
+                }
+                JwtSource::Spiffe(spiffe) => {
+                    let socket = spiffe.workload_api_socket.clone();
+                    Ok(Arc::new(SpiffeLogin::new(role, socket, jwt.claims.clone())))
                 }
             }
         }

@@ -99,6 +99,11 @@ fn of_method(method: &Method) -> Vec<(&'static str, Checked)> {
                     .chain(roots)
                     .collect()
             }
+            // The agent may start later, and its socket belongs to another user.
+            JwtSource::Spiffe(spiffe) => vec![(
+                "auth.jwt.spiffe.workloadAPISocket",
+                socket_or_absent(&spiffe.workload_api_socket),
+            )],
         },
         Method::Cert(cert) => match &cert.source {
             CertSource::File(files) if files.certificate == files.key => {
@@ -364,6 +369,10 @@ fn socket(path: &Path, start: &Start<'_>) -> Checked {
     if let Some(private) = private.filter(|private| root == Some(private)) {
         own_directory(&private, OWN, start)?;
     }
+    socket_or_absent(path)
+}
+
+fn socket_or_absent(path: &Path) -> Checked {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(path, "examined")(error)),

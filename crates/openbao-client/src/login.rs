@@ -18,7 +18,7 @@ use crate::{
     failure::{Failure, FailureClass},
     login::{
         approle::WrappingProblem, certificate::CertificateProblem, fallback::Identity,
-        jwt::JwtProblem, oauth2::OAuth2Problem, secret_file::SecretProblem,
+        jwt::JwtProblem, oauth2::OAuth2Problem, secret_file::SecretProblem, spiffe::SpiffeProblem,
         token_file::TokenFileProblem,
     },
     request::{Operation, Request},
@@ -36,6 +36,7 @@ pub mod jwt_file;
 pub mod oauth2;
 pub mod pkcs11;
 pub mod secret_file;
+pub mod spiffe;
 pub mod token_file;
 pub mod userpass;
 
@@ -114,6 +115,9 @@ pub enum LoginFailure {
     /// The OAuth 2.0 issuer gave no usable access token; the login request was not sent.
     #[error(transparent)]
     OAuth2(OAuth2Problem),
+    /// The SPIFFE agent gave no usable JWT-SVID; the login request was not sent.
+    #[error(transparent)]
+    Spiffe(SpiffeProblem),
     /// The file of a secret ID, password or token is unusable.
     #[error("the secret of the login cannot be used")]
     Secret(#[from] SecretProblem),
@@ -167,6 +171,14 @@ pub enum LoginOutcome {
     OAuth2Unavailable,
     /// The OAuth issuer gave an unusable response.
     OAuth2Response,
+    /// There is no connection to the SPIFFE agent, or no answer.
+    SpiffeRequest,
+    /// The SPIFFE agent gives this process no identity, or another one.
+    SpiffeRejected,
+    /// The SPIFFE agent cannot issue an SVID.
+    SpiffeUnavailable,
+    /// The SPIFFE agent gave an unusable response.
+    SpiffeResponse,
     /// A client certificate has expired.
     CertExpired,
     /// A client certificate expires too soon for a login.
@@ -197,6 +209,10 @@ impl LoginOutcome {
             Self::OAuth2Rejected => "oauth2_rejected",
             Self::OAuth2Unavailable => "oauth2_unavailable",
             Self::OAuth2Response => "oauth2_response",
+            Self::SpiffeRequest => "spiffe_request",
+            Self::SpiffeRejected => "spiffe_rejected",
+            Self::SpiffeUnavailable => "spiffe_unavailable",
+            Self::SpiffeResponse => "spiffe_response",
             Self::CertExpired => "cert_expired",
             Self::CertNearExpiry => "cert_near_expiry",
             Self::CertInvalid => "cert_invalid",
@@ -250,6 +266,7 @@ impl LoginFailure {
             Self::JwtFile(_) => LoginOutcome::JwtInvalid,
             Self::Jwt(problem) => LoginOutcome::of_jwt(*problem),
             Self::OAuth2(problem) => problem.outcome(),
+            Self::Spiffe(problem) => problem.outcome(),
             Self::Certificate(CertificateProblem::Expired { .. }) => LoginOutcome::CertExpired,
             Self::Certificate(CertificateProblem::NearExpiry { .. }) => {
                 LoginOutcome::CertNearExpiry
@@ -276,6 +293,7 @@ impl LoginFailure {
             Self::JwtFile(problem) => problem.code(),
             Self::Jwt(problem) => problem.code(),
             Self::OAuth2(problem) => problem.code(),
+            Self::Spiffe(problem) => problem.code(),
             Self::Secret(problem) => problem.code(),
             Self::Wrapping(problem) => problem.code(),
             Self::Token(problem) => problem.code(),
@@ -295,7 +313,9 @@ impl LoginFailure {
     #[must_use]
     pub fn credential_remaining(&self) -> Option<Duration> {
         match self {
-            Self::Jwt(problem) | Self::OAuth2(OAuth2Problem::Token(problem)) => match problem {
+            Self::Jwt(problem)
+            | Self::OAuth2(OAuth2Problem::Token(problem))
+            | Self::Spiffe(SpiffeProblem::Svid(problem)) => match problem {
                 JwtProblem::Expired { .. } => Some(Duration::ZERO),
                 JwtProblem::NearExpiry { remaining, .. } => Some(*remaining),
                 _ => None,
@@ -305,6 +325,7 @@ impl LoginFailure {
             | Self::Token(TokenFileProblem::NearExpiry { remaining, .. }) => Some(*remaining),
             Self::JwtFile(_)
             | Self::OAuth2(_)
+            | Self::Spiffe(_)
             | Self::Secret(_)
             | Self::Wrapping(_)
             | Self::Token(_)
@@ -319,7 +340,7 @@ impl LoginFailure {
     }
 
     /// Whether the credential is the cause. An outage, a rate limit or an unexpected answer of
-    /// OpenBao says nothing about it; without an OAuth issuer there is no credential.
+    /// OpenBao says nothing about it; without an OAuth issuer or a SPIFFE agent there is no credential.
     #[must_use]
     pub fn is_of_the_credential(&self) -> bool {
         match self {

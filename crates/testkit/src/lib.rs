@@ -1,4 +1,5 @@
-//! Test fixtures: real OpenBao, etcd, kube-apiserver and Ory Hydra servers, and a scripted OpenBao for faults.
+//! Test fixtures: real OpenBao, etcd, kube-apiserver, Ory Hydra and SPIRE servers, and a scripted OpenBao for
+//! faults.
 //!
 //! A missing program or a failed set-up fails the test and prints the command to install the
 //! program. Tests are never skipped.
@@ -19,6 +20,7 @@ pub mod relay;
 pub mod runbook;
 pub mod schema;
 pub mod softhsm;
+pub mod spire;
 pub mod stored;
 pub mod tenant;
 pub mod wait;

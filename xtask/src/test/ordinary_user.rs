@@ -70,8 +70,13 @@ pub(super) fn run_again(
         .env("XDG_RUNTIME_DIR", stage.private_dir("run")?)
         .env("HOME", stage.private_dir("home")?)
         .current_dir(stage.0.join("home"));
-    // Besides OpenBao these tests need etcd and its commands, and the OAuth issuer.
-    let needed = |tool: &&Tool| tool.variable.starts_with("ETCD") || tool.variable == "HYDRA";
+    // Besides OpenBao these tests need etcd and its commands, the OAuth issuer, and SPIRE.
+    let needed = |tool: &&Tool| {
+        let prefixes = ["ETCD", "HYDRA", "SPIRE_"];
+        prefixes
+            .iter()
+            .any(|prefix| tool.variable.starts_with(prefix))
+    };
     for tool in tools.iter().filter(needed) {
         command.env(tool.variable, stage.program(&tool.path, tool.variable)?);
     }

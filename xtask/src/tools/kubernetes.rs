@@ -1,6 +1,6 @@
 //! Builds kube-apiserver, the etcd of its release and two programs of this project with Go, from
-//! the modules pinned in `tests/control-plane/go.mod` and verified by go.sum; and Ory Hydra, an
-//! OAuth 2.0 issuer, from `tests/issuer`.
+//! the modules pinned in `tests/control-plane/go.mod` and verified by go.sum; Ory Hydra, an OAuth
+//! 2.0 issuer, from `tests/issuer`; and server and agent of SPIRE from `tests/workload-api`.
 //!
 //! Environment variables can select existing programs, so that the tests run with official ones and
 //! without Go.
@@ -9,14 +9,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{Tool, directory, lock, remove_dir, remove_file, rename, scratch, write};
+use super::{Tool, directory, lock, remove_dir, remove_file, rename, scratch, spire, write};
 use crate::go::{self, Module};
 use crate::process::{self, Error, say};
 
 /// Directory with an existing kube-apiserver and etcd, and optionally more of the programs.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-const PROGRAMS: [Program; 9] = [
+/// Changes its sources.
+const SPIRE_LISTS: &str = include_str!("spire.rs");
+
+const PROGRAMS: [Program; 11] = [
     Program {
         name: "kube-apiserver",
         variable: "KUBE_APISERVER",
@@ -71,13 +74,27 @@ const PROGRAMS: [Program; 9] = [
         package: "github.com/ory/hydra/v2",
         source: "",
     },
+    Program {
+        name: "spire-server",
+        variable: "SPIRE_SERVER",
+        package: "github.com/spiffe/spire/cmd/spire-server",
+        source: SPIRE_LISTS,
+    },
+    Program {
+        name: "spire-agent",
+        variable: "SPIRE_AGENT",
+        package: "github.com/spiffe/spire/cmd/spire-agent",
+        source: SPIRE_LISTS,
+    },
 ];
 
 /// Test modules that need a program that only Go provides, with its variable.
-pub(crate) const BUILT_ONLY: [(&str, &str); 3] = [
+pub(crate) const BUILT_ONLY: [(&str, &str); 5] = [
     ("old_client::", "OLD_CLIENT"),
     ("encryption_config::", "ENCRYPTION_CONFIG"),
     ("oauth_issuer::", "HYDRA"),
+    ("spire::", "SPIRE_SERVER"),
+    ("spire::", "SPIRE_AGENT"),
 ];
 
 struct Program {
@@ -85,7 +102,7 @@ struct Program {
     /// Environment variable with its path, for this command and for the tests.
     variable: &'static str,
     package: &'static str,
-    /// Source of a program of this project; empty for the others, because go.sum covers them.
+    /// Source of this project that the program is built from, if any; go.sum covers all other.
     source: &'static str,
 }
 
@@ -100,6 +117,7 @@ impl Program {
     fn module(&self) -> &'static Module {
         match self.variable {
             "HYDRA" => &go::ISSUER,
+            "SPIRE_SERVER" | "SPIRE_AGENT" => &go::WORKLOAD_API,
             _ => &go::CONTROL_PLANE,
         }
     }
@@ -243,6 +261,10 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
         let args = ["build", "-trimpath", "-buildvcs=false", "-ldflags"];
         let mut build = program.module().command("go", &args);
         build.arg(ldflags()).args(program.tags());
+        if program.variable.starts_with("SPIRE_") {
+            let manifest = spire::without_clouds(&partial)?;
+            build.arg("-mod=mod").arg("-modfile").arg(manifest);
+        }
         process::run(build.arg("-o").arg(&new).arg(package))?;
 
         // Remove the stamp before its program is replaced.

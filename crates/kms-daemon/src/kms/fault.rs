@@ -14,7 +14,7 @@ use openbao_client::{
     failure::FailureClass,
     login::{
         LoginFailure, certificate::CertificateProblem, jwt::JwtProblem, oauth2::OAuth2Problem,
-        token_file::TokenFileProblem,
+        spiffe::SpiffeProblem, token_file::TokenFileProblem,
     },
 };
 use tonic::{Code, Status};
@@ -82,6 +82,12 @@ pub enum Fault {
     OAuth2Refused,
     /// The OAuth issuer gives an unusable token; no request was sent to OpenBao.
     OAuth2Token,
+    /// The SPIFFE agent is unreachable or issues nothing; no request was sent to OpenBao.
+    SpiffeUnreachable,
+    /// The SPIFFE agent gives no identity, or another one; no request was sent to OpenBao.
+    SpiffeRefused,
+    /// The SPIFFE agent gives an unusable SVID; no request was sent to OpenBao.
+    SpiffeToken,
     /// The key on the PKCS#11 token is unusable; no request was sent to OpenBao.
     Token,
     /// The provider is stopping.
@@ -181,7 +187,10 @@ impl Fault {
             | Self::OAuth2Credential
             | Self::OAuth2Unreachable
             | Self::OAuth2Refused
-            | Self::OAuth2Token => (
+            | Self::OAuth2Token
+            | Self::SpiffeUnreachable
+            | Self::SpiffeRefused
+            | Self::SpiffeToken => (
                 Code::Unauthenticated,
                 "transit authentication failed",
                 "auth_failed",
@@ -298,6 +307,15 @@ impl Fault {
                 OAuth2Problem::Rejected { .. } => Self::OAuth2Refused,
                 OAuth2Problem::Response(_) | OAuth2Problem::Token(_) => Self::OAuth2Token,
             },
+            AuthFailure::Login(LoginFailure::Spiffe(problem)) => match problem {
+                SpiffeProblem::Socket(_) | SpiffeProblem::Timeout | SpiffeProblem::Unavailable => {
+                    Self::SpiffeUnreachable
+                }
+                SpiffeProblem::NoIdentity
+                | SpiffeProblem::OtherIdentity
+                | SpiffeProblem::Refused => Self::SpiffeRefused,
+                SpiffeProblem::Response(_) | SpiffeProblem::Svid(_) => Self::SpiffeToken,
+            },
             AuthFailure::Login(LoginFailure::Certificate(
                 CertificateProblem::NotYetValid { .. }
                 | CertificateProblem::Expired { .. }
@@ -403,6 +421,9 @@ mod tests {
             Fault::OAuth2Unreachable,
             Fault::OAuth2Refused,
             Fault::OAuth2Token,
+            Fault::SpiffeUnreachable,
+            Fault::SpiffeRefused,
+            Fault::SpiffeToken,
             Fault::Stopping,
         ];
         local.into_iter().chain(EVERY_CLASS.map(Fault::Transit))

@@ -36,7 +36,7 @@ const AAD_REASONS: [&str; 3] = ["aad_missing", "aad_mismatch", "annotation_inval
 const KEY_ID_REASONS: [&str; 2] = ["key_id_unknown", "key_id_malformed"];
 /// Error classes used in alerts.
 const CLASSES_OF_ANY_METHOD: [&str; 3] = ["panic", "timeout", "transit_policy_denied"];
-const LOGIN_OUTCOMES: [LoginOutcome; 16] = [
+const LOGIN_OUTCOMES: [LoginOutcome; 20] = [
     LoginOutcome::Ok,
     LoginOutcome::JwtExpired,
     LoginOutcome::JwtNearExpiry,
@@ -46,6 +46,10 @@ const LOGIN_OUTCOMES: [LoginOutcome; 16] = [
     LoginOutcome::OAuth2Rejected,
     LoginOutcome::OAuth2Unavailable,
     LoginOutcome::OAuth2Response,
+    LoginOutcome::SpiffeRequest,
+    LoginOutcome::SpiffeRejected,
+    LoginOutcome::SpiffeUnavailable,
+    LoginOutcome::SpiffeResponse,
     LoginOutcome::CertExpired,
     LoginOutcome::CertNearExpiry,
     LoginOutcome::CertInvalid,

@@ -107,12 +107,30 @@ fn remaining(plan: &Plan) -> Vec<String> {
         }
     };
     let directory = super::API_SERVER_DIRECTORY;
-    [
+    let auth = &plan.loaded.config.auth;
+    let registration = auth.method.workload_api_socket().map(|socket| {
+        let user = match &plan.model {
+            Model::Systemd => "openbao-kms",
+            Model::StaticPod { .. } => "65532",
+        };
+        format!(
+            "on the SPIRE server, register {} for the user {user} of every node; its agent has the \
+             socket {}",
+            auth.subject().unwrap_or_default(),
+            socket.display()
+        )
+    });
+    let prepare = format!(
+        "on every node, as root in this directory: bao-kms-provider node prepare . {} --apply",
+        plan.operator_files()
+    );
+    let mut actions = vec![
         install.to_owned(),
         "prepare OpenBao once, as an administrator: ./openbao-setup.sh".to_owned(),
-        "on every node, as root in this directory: bao-kms-provider node prepare . --ca FILE \
-         --credential FILE --apply"
-            .to_owned(),
+    ];
+    actions.extend(registration);
+    actions.extend([
+        prepare,
         "on every node, as root in this directory: bao-kms-provider node check ., then \
          bao-kms-provider node start . --apply"
             .to_owned(),
@@ -123,8 +141,8 @@ fn remaining(plan: &Plan) -> Vec<String> {
         "when every API server is a reader, replace that file by encryption-config.yaml in the \
          same way"
             .to_owned(),
-    ]
-    .to_vec()
+    ]);
+    actions
 }
 
 pub(super) fn file(plan: &Plan, files: &[File]) -> File {

@@ -11,7 +11,7 @@ use openbao_client::{
 use super::{
     Cause, act, none_lost, oauth2,
     openbao::{self, KEY_IS_IN_OPENBAO},
-    pkcs11, run,
+    pkcs11, run, spiffe,
 };
 
 causes! {
@@ -341,6 +341,7 @@ pub fn of_failure(failure: &LoginFailure) -> &'static Cause {
         },
         LoginFailure::GivenToken => &openbao::TOKEN_REJECTED,
         LoginFailure::OAuth2(problem) => oauth2::of_problem(*problem),
+        LoginFailure::Spiffe(problem) => spiffe::of_problem(*problem),
         LoginFailure::Secret(problem) => of_secret(*problem),
         LoginFailure::Wrapping(problem) => match problem {
             WrappingProblem::NotAToken => &SECRET_MALFORMED,

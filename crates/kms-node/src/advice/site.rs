@@ -110,6 +110,8 @@ impl<'a> Site<'a> {
                     None => url,
                 }
             }
+            "workload_socket" => shell(workload_socket(config)?),
+            "spiffe_id" => quoted(config.auth.subject()?),
             "module" => shell(&token(config)?.module_path),
             "pin_file" => shell(&token(config)?.pin_file),
             "token_label" => quoted(&token(config)?.token_label),
@@ -125,6 +127,10 @@ impl<'a> Site<'a> {
 
 fn token(config: &Config) -> Option<&Pkcs11> {
     config.auth.methods().find_map(Method::pkcs11)
+}
+
+fn workload_socket(config: &Config) -> Option<&Path> {
+    config.auth.methods().find_map(Method::workload_api_socket)
 }
 
 fn server(config: &Config) -> String {

@@ -13,8 +13,8 @@ use openbao_client::{
 
 use super::{
     AppRole, Auth, Bootstrap, Cert, CertFiles, CertSource, ClientCredential, Config,
-    DebugCorrelation, Jwt, JwtSource, Logging, Method, OAuth2, OpenBao, Pkcs11, Server, Status,
-    TokenFile, Userpass,
+    DebugCorrelation, Jwt, JwtSource, Logging, Method, OAuth2, OpenBao, Pkcs11, Server, Spiffe,
+    Status, TokenFile, Userpass,
     choice::{
         AuthMethod, CertSourceName, ClientAuthMethod, JwtSourceName, LogLevel, RsaAlgorithmName,
     },
@@ -165,7 +165,8 @@ fn jwt(resolver: &mut Resolver) -> Option<Jwt> {
     // Older files have no source.
     if resolver.is_written(Jwt::jwt_file)
         && !resolver.is_written(Jwt::source_name)
-        && !resolver.is_written("auth.jwt.oauth2")
+        && !resolver.is_written(OAUTH2.0)
+        && !resolver.is_written(SPIFFE.0)
     {
         resolver.infer(Jwt::source_name, "file", Jwt::jwt_file);
     }
@@ -185,26 +186,69 @@ pub(super) fn claims(resolver: &mut Resolver) -> Option<ClaimRules> {
 pub(super) fn jwt_source(resolver: &mut Resolver) -> Option<JwtSource> {
     match resolver.needed(Jwt::source_name)? {
         JwtSourceName::File => {
-            resolver.reject_if(
-                resolver.is_written("auth.jwt.oauth2"),
-                "auth.jwt.oauth2",
-                Broken::rule("must not be written when auth.jwt.source is file")
-                    .hint("remove the block, or set source: oauth2"),
-            );
+            refuse_block(resolver, "file", OAUTH2);
+            refuse_block(resolver, "file", SPIFFE);
             resolver.needed(Jwt::jwt_file).map(JwtSource::File)
         }
-        JwtSourceName::OAuth2 => oauth2(resolver).map(|it| JwtSource::OAuth2(Box::new(it))),
+        JwtSourceName::OAuth2 => {
+            refuse_file(resolver, "oauth2");
+            refuse_block(resolver, "oauth2", SPIFFE);
+            oauth2(resolver).map(|it| JwtSource::OAuth2(Box::new(it)))
+        }
+        JwtSourceName::Spiffe => {
+            refuse_file(resolver, "spiffe");
+            refuse_block(resolver, "spiffe", OAUTH2);
+            spiffe(resolver).map(JwtSource::Spiffe)
+        }
     }
 }
 
-fn oauth2(resolver: &mut Resolver) -> Option<OAuth2> {
+/// The block of a source, with the hint for a file with another source.
+type Block = (&'static str, &'static str);
+const OAUTH2: Block = ("auth.jwt.oauth2", "remove the block, or set source: oauth2");
+const SPIFFE: Block = ("auth.jwt.spiffe", "remove the block, or set source: spiffe");
+
+fn refuse_block(resolver: &mut Resolver, source: &str, (block, hint): Block) {
+    let rule = Broken::rule(format!(
+        "must not be written when auth.jwt.source is {source}"
+    ));
+    resolver.reject_if(resolver.is_written(block), block, rule.hint(hint));
+}
+
+fn refuse_file(resolver: &mut Resolver, source: &str) {
     resolver.reject_if(
         resolver.is_written(Jwt::jwt_file),
         Jwt::jwt_file,
-        Broken::rule("must not be written when auth.jwt.source is oauth2")
-            .hint("remove it, or set source: file")
-            .hidden(),
+        Broken::rule(format!(
+            "must not be written when auth.jwt.source is {source}"
+        ))
+        .hint("remove it, or set source: file")
+        .hidden(),
     );
+}
+
+/// The SVID is requested for one audience and one SPIFFE ID, the expected ones.
+fn spiffe(resolver: &mut Resolver) -> Option<Spiffe> {
+    let audience = resolver.get(Jwt::expected_audience);
+    resolver.reject_if(
+        audience.is_some_and(|audience| audience.len() != 1),
+        Jwt::expected_audience,
+        Broken::rule("must have exactly one entry when auth.jwt.source is spiffe")
+            .hint("name the audience that the role in OpenBao accepts"),
+    );
+    let subject = resolver.get(Jwt::expected_subject);
+    let id = subject.map(Option::unwrap_or_default);
+    resolver.reject_if(
+        id.is_some_and(|id| !values::is_spiffe_id(&id)),
+        Jwt::expected_subject,
+        Broken::rule("must be a SPIFFE ID when auth.jwt.source is spiffe")
+            .hint("write spiffe://<trust domain>/<path>, as in the registration entry"),
+    );
+    resolver.require(SPIFFE.0);
+    Spiffe::read(resolver)
+}
+
+fn oauth2(resolver: &mut Resolver) -> Option<OAuth2> {
     let needed = "OAuth2 tokens come over the network and need it checked";
     let issuer = resolver.get(Jwt::expected_issuer);
     resolver.reject_if(
@@ -218,7 +262,7 @@ fn oauth2(resolver: &mut Resolver) -> Option<OAuth2> {
         Jwt::expected_audience,
         Broken::rule("must have an entry when auth.jwt.source is oauth2").hint(needed),
     );
-    resolver.require("auth.jwt.oauth2");
+    resolver.require(OAUTH2.0);
     OAuth2::read(resolver)
 }
 

@@ -45,7 +45,7 @@ choices! {
     pub(super) AuthMethod {
         Jwt = "jwt", Cert = "cert", AppRole = "approle", Userpass = "userpass", Token = "token",
     }
-    pub(super) JwtSourceName { File = "file", OAuth2 = "oauth2" }
+    pub(super) JwtSourceName { File = "file", OAuth2 = "oauth2", Spiffe = "spiffe" }
     pub(super) ClientAuthMethod {
         Basic = "client_secret_basic",
         Post = "client_secret_post",

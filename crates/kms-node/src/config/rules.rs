@@ -202,6 +202,7 @@ macro_rules! texts {
 
 const NAME: &str = r"^\S([^\u0000\t\r\n]*\S)?$";
 const URL: &str = "^[Hh][Tt][Tt][Pp][Ss]://[^/?#@]+([/?]|$)";
+pub(super) const SPIFFE_ID: &str = "^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+$";
 const PRINTABLE: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
 const DURATION: &str = r"^\+?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h))+)$";
 
@@ -214,6 +215,7 @@ texts! {
     HostPort: "host:port", r"^([^:\[\]]*|\[[^\[\]]+\]):[0-9]+$", values::listener => Listener;
     HttpsUrl: "URL", URL, values::address => Address;
     TokenUrlText: "URL", URL, values::token_url => TokenUrl;
+    WorkloadApiSocket: "URI", "^unix:///", values::workload_api_socket => PathBuf;
     TlsServerName: "text", r"\S", values::server_name => ServerName;
     ResourceUri: "URI", "^[A-Za-z][A-Za-z0-9+.-]*:[!-~]+$", values::resource => String;
     Positive: "duration", DURATION, duration::parse_positive => Duration;

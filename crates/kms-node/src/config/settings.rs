@@ -58,6 +58,7 @@ pub struct CertFiles {
 pub enum JwtSource {
     File(PathBuf),
     OAuth2(Box<OAuth2>),
+    Spiffe(Spiffe),
 }
 
 /// Proof of the client's identity at the OAuth 2.0 issuer.
@@ -218,7 +219,7 @@ settings! {
             {
                 "properties": {"source": {"const": "file"}},
                 "required": ["jwtFile"],
-                "not": {"required": ["oauth2"]},
+                "not": {"anyOf": [{"required": ["oauth2"]}, {"required": ["spiffe"]}]},
             },
             {
                 "properties": {
@@ -227,7 +228,16 @@ settings! {
                     "expectedAudience": {"minItems": 1},
                 },
                 "required": ["source", "oauth2", "expectedIssuer", "expectedAudience"],
-                "not": {"required": ["jwtFile"]},
+                "not": {"anyOf": [{"required": ["jwtFile"]}, {"required": ["spiffe"]}]},
+            },
+            {
+                "properties": {
+                    "source": {"const": "spiffe"},
+                    "expectedAudience": {"minItems": 1, "maxItems": 1},
+                    "expectedSubject": {"pattern": SPIFFE_ID},
+                },
+                "required": ["source", "spiffe", "expectedAudience", "expectedSubject"],
+                "not": {"anyOf": [{"required": ["jwtFile"]}, {"required": ["oauth2"]}]},
             },
         ],
     } {
@@ -235,7 +245,8 @@ settings! {
         mount_path "mountPath": Mount => MountPath;
         /// Role of the login.
         role "role": KeyNameText => KeyName;
-        /// `file` or `oauth2`; optional when `jwtFile` is written and `oauth2` is not.
+        /// `file`, `oauth2` or `spiffe`; optional when `jwtFile` is written, and `oauth2` and `spiffe`
+        /// are not.
         source_name "source": JwtSourceName = null;
         /// Longer than 0s; a token with less time left is not used.
         // The writer of the file replaces it before the last two minutes.
@@ -246,11 +257,12 @@ settings! {
         /// Required `iss` claim; empty leaves the check to OpenBao. Required for source `oauth2`.
         expected_issuer "expectedIssuer": Optional<Claim> = "";
         /// The `aud` claim must name one of these; empty leaves the check to OpenBao. Required for
-        /// source `oauth2`.
+        /// source `oauth2`. Source `spiffe` has exactly one, for which the JWT-SVID is requested.
         expected_audience "expectedAudience": List<Claim> = [];
-        /// Required `sub` claim; empty leaves the check to OpenBao.
+        /// Required `sub` claim; empty leaves the check to OpenBao. For source `spiffe` the SPIFFE ID of
+        /// the requested JWT-SVID, `spiffe://<trust domain>/<path>`.
         expected_subject "expectedSubject": Optional<Claim> = "";
-        /// Token file, kept fresh by another program; required for source `file`, refused for `oauth2`.
+        /// Token file, kept fresh by another program; required for source `file`, else refused.
         jwt_file "jwtFile": AbsolutePath = null;
         // Checks of a token before its use.
         .. claims: ClaimRules = build::claims;
@@ -297,6 +309,12 @@ settings! {
         // An issuer is often a public service.
         ca_cert_file "caCertFile": Optional<AbsolutePath> => Option<PathBuf> = "";
         .. credential: ClientCredential = build::client_credential;
+    }
+
+    /// Tokens by the SPIFFE Workload API, for source spiffe.
+    pub struct Spiffe: "auth.jwt.spiffe.", optional {
+        /// Socket of the agent: `unix://` and an absolute path of at most 107 bytes.
+        workload_api_socket "workloadAPISocket": WorkloadApiSocket => PathBuf;
     }
 
     /// Login with a client certificate, for method cert.

@@ -271,6 +271,30 @@ pub(super) fn token_url(text: &str) -> Result<TokenUrl, Broken> {
     TokenUrl::parse(url).map_err(|problem| Broken::rule(problem).hidden())
 }
 
+/// The URI of a Unix socket, as a path.
+pub(super) fn workload_api_socket(text: &str) -> Result<PathBuf, Broken> {
+    let path = text.strip_prefix("unix://").unwrap_or_default();
+    if !path.starts_with('/') || path.contains(['\0', '?', '#', '%']) {
+        return Err(Broken::rule(
+            "must be unix:// and an absolute path, without query, fragment and '%'",
+        ));
+    }
+    socket_path(path)
+}
+
+/// A SPIFFE ID with a path: `spiffe://<trust domain>/<path>`.
+pub(super) fn is_spiffe_id(text: &str) -> bool {
+    let rest = text.strip_prefix("spiffe://").unwrap_or_default();
+    let (domain, path) = rest.split_once('/').unwrap_or_default();
+    let in_segment = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let in_domain = |byte: u8| in_segment(byte) && !byte.is_ascii_uppercase();
+    let segment = |text: &str| !["", ".", ".."].contains(&text) && text.bytes().all(in_segment);
+    text.len() <= 2048
+        && !domain.is_empty()
+        && domain.bytes().all(in_domain)
+        && path.split('/').all(segment)
+}
+
 /// An absolute URI as in RFC 8707: a scheme, without user information or fragment.
 pub(super) fn resource(text: &str) -> Result<String, Broken> {
     let (scheme, rest) = text.split_once(':').unwrap_or_default();
@@ -378,6 +402,50 @@ mod tests {
         );
         for bad in ["2147483648", "", " ", "a:b", "a b"] {
             assert!(socket_group(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_workload_api_is_at_an_absolute_path() {
+        let path = workload_api_socket("unix:///run/spire/api.sock").unwrap();
+        assert_eq!(path, Path::new("/run/spire/api.sock"));
+        for bad in [
+            "",
+            "/run/spire/api.sock",
+            "unix:/run/spire/api.sock",
+            "unix://run/spire/api.sock",
+            "unix:///run/../api.sock",
+            "unix:///run/api.sock?a",
+            "unix:///run/api.sock#a",
+            "unix:///run/%61",
+            "unix:@abstract",
+            "tcp://127.0.0.1:8000",
+        ] {
+            assert!(workload_api_socket(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_spiffe_id_has_a_trust_domain_and_a_path() {
+        for good in ["spiffe://a.test/kms", "spiffe://a_1-b/Node/kms.v2"] {
+            assert!(is_spiffe_id(good), "{good:?}");
+        }
+        for bad in [
+            "",
+            "spiffe://a.test",
+            "spiffe://a.test/",
+            "spiffe:///kms",
+            "spiffe://A.test/kms",
+            "spiffe://a.test:1/kms",
+            "spiffe://u@a.test/kms",
+            "spiffe://a.test/a//b",
+            "spiffe://a.test/a/../b",
+            "spiffe://a.test/kms/",
+            "spiffe://a.test/kms?x",
+            "spiffe://a.test/k%6ds",
+            "https://a.test/kms",
+        ] {
+            assert!(!is_spiffe_id(bad), "{bad:?}");
         }
     }
 

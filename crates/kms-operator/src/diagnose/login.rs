@@ -3,6 +3,7 @@
 use kms_node::{
     advice::{self, Cause},
     auth::{AuthFailure, CallFailure},
+    config::Method,
     report::{CheckResult, ImpactClass, counted, one_line},
 };
 use openbao_client::{
@@ -22,6 +23,7 @@ pub const JWT: Check = Check {
         "config.files/auth.jwt.oauth2.clientSecretFile",
         "config.files/auth.jwt.oauth2.privateKeyFile",
         "config.files/auth.jwt.oauth2.caCertFile",
+        "config.files/auth.jwt.spiffe.workloadAPISocket",
         "config.files/auth.cert.certificateFile",
         "config.files/auth.cert.keyFile",
         "config.files/auth.cert.pkcs11.certificateFile",
@@ -62,14 +64,16 @@ pub const AUTH_ALONE: Check = Check {
 };
 
 fn jwt(facts: &Facts) -> Option<Vec<CheckResult>> {
-    let files = facts.config()?.auth.credential_files();
+    let auth = &facts.config()?.auth;
+    let files = auth.credential_files();
     let failure = match facts.credential.as_ref()? {
         Ok(()) => return Some(vec![JWT.pass()]),
         Err(failure) => failure,
     };
-    let (_, file) = match failure {
-        LoginFailure::OAuth2(OAuth2Problem::CaFile(_) | OAuth2Problem::Ca(_)) => files.last()?,
-        _ => files.first()?,
+    let file = match failure {
+        LoginFailure::OAuth2(OAuth2Problem::CaFile(_) | OAuth2Problem::Ca(_)) => files.last()?.1,
+        LoginFailure::Spiffe(_) => auth.methods().find_map(Method::workload_api_socket)?,
+        _ => files.first()?.1,
     };
     let failed = JWT
         .fail(format!("{}: {}", file.display(), one_line(failure)))

@@ -96,6 +96,9 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                             "auth.jwt.oauth2.clientSecretFile" | "auth.jwt.oauth2.privateKeyFile",
                         ) => &advice::oauth2::SECRET_UNUSABLE,
                         Some("auth.jwt.oauth2.caCertFile") => &advice::oauth2::CA_UNUSABLE,
+                        Some("auth.jwt.spiffe.workloadAPISocket") => {
+                            &advice::spiffe::NOT_WORKLOAD_API
+                        }
                         _ => &advice::node::MISCONFIGURED,
                     })
                 },

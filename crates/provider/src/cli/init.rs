@@ -218,7 +218,8 @@ fn steps(plan: &Plan, directory: &Path) -> [NextStep; 4] {
         NextStep::run(
             prepare,
             format!(
-                "sudo bao-kms-provider node prepare {directory} --ca FILE --credential FILE --apply"
+                "sudo bao-kms-provider node prepare {directory} {} --apply",
+                plan.operator_files()
             ),
         ),
         NextStep::run(

@@ -9,6 +9,8 @@ mod method;
 mod oauth_issuer;
 mod pages;
 mod pkcs11;
+#[cfg(feature = "issuer-tests")]
+mod spire;
 mod storm;
 mod token;
 mod userpass;

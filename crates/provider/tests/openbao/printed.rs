@@ -151,6 +151,28 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("oauth_issuer_untrusted", "as above"),
     ("oauth_response_unusable", "as above"),
     (
+        "spiffe_agent_unreachable",
+        "needs a real agent; login/spire.rs has one, and its command only shows the health",
+    ),
+    ("spiffe_agent_unavailable", "as above"),
+    (
+        "spiffe_socket_denied",
+        "needs a real agent; login/spire.rs has one, and its command only shows modes",
+    ),
+    (
+        "spiffe_response_unusable",
+        "needs a real agent; login/spire.rs has one, and its command only shows the process",
+    ),
+    (
+        "spiffe_no_identity",
+        "its commands run on the SPIRE server; login/spire.rs creates the same entry",
+    ),
+    ("spiffe_other_identity", "as above"),
+    (
+        "spiffe_svid_claims",
+        "needs a real agent; its command is that of jwt_claims",
+    ),
+    (
         "oauth_token_claims",
         "needs a real issuer; its command is that of jwt_claims",
     ),

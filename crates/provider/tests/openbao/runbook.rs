@@ -74,7 +74,7 @@ fn the_first_page_leads_to_every_other_and_names_tests_that_exist() {
 }
 
 /// The codes that `triage` ends with.
-const VERDICTS: [&str; 44] = [
+const VERDICTS: [&str; 45] = [
     "config_lost",
     "config_invalid",
     "identity_changed",
@@ -82,6 +82,7 @@ const VERDICTS: [&str; 44] = [
     "state_locked",
     "jwt_unusable",
     "oauth_issuer_unreachable",
+    "spiffe_agent_unreachable",
     "openbao_unreachable",
     "not_openbao",
     "openbao_untrusted",

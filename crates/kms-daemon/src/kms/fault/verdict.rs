@@ -130,6 +130,21 @@ impl Fault {
                 "the OAuth issuer gives this node no usable token",
                 "see detail of auth.login in the provider's log",
             ),
+            Self::SpiffeUnreachable => (
+                NoDataLost,
+                "the SPIFFE agent of this node issues no identity now",
+                "restore the agent or its connection to its server",
+            ),
+            Self::SpiffeRefused => (
+                NoDataLost,
+                "the SPIFFE agent of this node refuses the provider its identity",
+                "restore the registration entry",
+            ),
+            Self::SpiffeToken => (
+                NoDataLost,
+                "the SPIFFE agent of this node gives no usable JWT-SVID",
+                "see detail of auth.login in the provider's log",
+            ),
             Self::Token => (
                 NoDataLost,
                 "this node's PKCS#11 token cannot be used",

@@ -1,0 +1,279 @@
+//! JWT-SVIDs of a real SPIRE, whose trust bundle OpenBao reads.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use serde_json::{Value, json};
+use testkit::{
+    openbao::shared_openbao,
+    spire::Spire,
+    tenant::{AUDIENCE, ROLE, Timing},
+    wait::wait_until,
+};
+use tonic::Code;
+
+use super::revoke_tokens;
+use crate::{
+    node::{IMPATIENT, Node, QUIET, TIMING},
+    provider::{Provider, SOON, assert_decrypt_refused, to_decrypt},
+    secrets::{files_below, holds_token},
+};
+
+/// Path of the node's SPIFFE ID.
+const WORKLOAD: &str = "openbao-kms";
+
+/// The metric of the alert on a JWT.
+const LIFE: &str = "openbao_kms_jwt_ttl_seconds ";
+
+/// A node whose login takes JWT-SVIDs of the agent.
+async fn node_of(spire: &Spire, timing: Timing) -> Node {
+    let mut node = Node::new(timing).await;
+    let mount = format!("auth/{}", node.tenant.jwt_mount);
+    let admin = shared_openbao().await.admin();
+    let config = json!({
+        "jwks_url": spire.bundle_url(),
+        "jwks_ca_pem": fs::read_to_string(spire.ca_file()).unwrap(),
+        "bound_issuer": spire.issuer(),
+    });
+    admin
+        .write(&format!("{mount}/config"), &config)
+        .await
+        .unwrap();
+    write_role(&node, spire, "30m", "1h").await;
+    node.config["auth"]["jwt"] = json!({
+        "source": "spiffe",
+        "mountPath": mount,
+        "role": ROLE,
+        "expectedIssuer": spire.issuer(),
+        "expectedAudience": [AUDIENCE],
+        "expectedSubject": spire.id(WORKLOAD),
+        "spiffe": {"workloadAPISocket": spire.workload_api()},
+    });
+    node
+}
+
+async fn write_role(node: &Node, spire: &Spire, ttl: &str, max_ttl: &str) {
+    let path = format!("auth/{}/role/{ROLE}", node.tenant.jwt_mount);
+    let role = json!({
+        "role_type": "jwt",
+        "user_claim": "sub",
+        "bound_audiences": [AUDIENCE],
+        "bound_subject": spire.id(WORKLOAD),
+        "token_policies": [node.tenant.policy],
+        "token_no_default_policy": true,
+        "token_ttl": ttl,
+        "token_max_ttl": max_ttl,
+    });
+    let admin = shared_openbao().await.admin();
+    admin.write(&path, &role).await.unwrap();
+}
+
+async fn wait_for_count(provider: &Provider, series: &str, count: f64) {
+    let awaited = format!("{count} of {series}");
+    wait_until(SOON, &awaited, async || {
+        provider.metric(series).await >= count
+    })
+    .await;
+}
+
+fn logins(status: &str) -> String {
+    format!(r#"auth_login_total{{status="{status}"}}"#)
+}
+
+async fn wait_for_detail(provider: &Provider, detail: &str) {
+    wait_until(SOON, detail, async || {
+        let failed = provider.events("auth.login").last();
+        failed.is_some_and(|failed| failed["detail"] == detail)
+    })
+    .await;
+}
+
+/// Nothing of a JWT-SVID or a token.
+fn assert_clean(said: &[String]) {
+    for text in said {
+        // Every JWT begins with this.
+        assert!(!text.contains("eyJ"), "{text}");
+        assert!(!holds_token(text), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_workload_logs_in_renews_and_follows_its_entry_and_the_keys() {
+    let mut spire = Spire::start().await;
+    let id = spire.id(WORKLOAD);
+    spire.register(&id).await;
+    let mut node = node_of(&spire, TIMING).await;
+    write_role(&node, &spire, "6s", "9s").await;
+    node.config["auth"]["loginBeforeTokenExpiry"] = json!("3s");
+    let provider = node.serve().await;
+    let encrypted = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
+
+    // Renewed, and logged in again at the maximum TTL.
+    let renewals = r#"auth_renewal_total{status="ok"}"#;
+    wait_for_count(&provider, renewals, 1.0).await;
+    wait_for_count(&provider, &logins("ok"), 2.0).await;
+
+    // The server signs with another key; a new agent has no SVID of the old one.
+    spire.rotate_key().await;
+    spire.kill_agent();
+    spire.start_agent().await;
+    let before = provider.metric(&logins("ok")).await;
+    wait_for_count(&provider, &logins("ok"), before + 1.0).await;
+    provider.decrypt(encrypted.clone()).await.unwrap();
+
+    // Its entry is removed, then there is one of another ID.
+    wait_until(SOON, "no life of an SVID while it is usable", async || {
+        !provider.metrics().await.contains(LIFE)
+    })
+    .await;
+    spire.deregister();
+    wait_until(SOON, "a life of 0 of the SVID", async || {
+        let metrics = provider.metrics().await;
+        metrics.contains(LIFE) && provider.metric("jwt_ttl_seconds").await == 0.0
+    })
+    .await;
+    wait_for_detail(&provider, "no_identity").await;
+    let sentence =
+        "the SPIFFE agent of this node refuses the provider its identity; no data is lost";
+    wait_until(SOON, sentence, async || {
+        let refused = provider.decrypt(encrypted.clone()).await.err();
+        refused.is_some_and(|refused| refused.message().contains(sentence))
+    })
+    .await;
+    spire.register(&spire.id("other")).await;
+    wait_for_detail(&provider, "other_identity").await;
+    spire.deregister();
+    spire.register(&id).await;
+    wait_until(SOON, "a login of the restored entry", async || {
+        provider.decrypt(encrypted.clone()).await.is_ok()
+    })
+    .await;
+
+    let mut said = vec![provider.metrics().await];
+    for path in ["/live", "/ready", "/why"] {
+        said.push(provider.health(path).await.1.to_string());
+    }
+    said.extend(provider.process_files());
+    for command in [
+        &["doctor"][..],
+        &["config"],
+        &["triage", "--output", "json"],
+    ] {
+        let finished = node.run(command);
+        said.extend([finished.out, finished.err]);
+    }
+    let stopped = provider.stop().await;
+    said.extend([stopped.out, stopped.err]);
+    files_below(&node.state_dir(), &mut said);
+    assert_clean(&said);
+}
+
+#[tokio::test]
+async fn without_its_agent_a_node_serves_until_its_token_ends() {
+    let mut spire = Spire::start().await;
+    spire.register(&spire.id(WORKLOAD)).await;
+    let mut node = node_of(&spire, QUIET).await;
+    node.config["auth"]["loginTimeout"] = json!("2s");
+    let provider = node.serve().await;
+    let encrypted = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
+
+    spire.kill_agent();
+    provider.decrypt(encrypted.clone()).await.unwrap();
+    assert_eq!(provider.metric(&logins("spiffe_request")).await, 0.0);
+
+    revoke_tokens(&node).await;
+    let advice = "the SPIFFE agent of this node issues no identity now; no data is lost; restore the \
+                  agent or its connection to its server";
+    let refused = provider.decrypt(encrypted.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert_decrypt_refused(&refused, "transit authentication failed", advice);
+    wait_for_detail(&provider, "socket_refused").await;
+    let doctor = node.run(&["doctor"]);
+    for part in [
+        "no process listens on it",
+        "spire-agent healthcheck -socketPath",
+    ] {
+        assert!(doctor.out.contains(part), "{}", doctor.out);
+    }
+
+    spire.start_agent().await;
+    wait_until(SOON, "a login by the restored agent", async || {
+        provider.decrypt(encrypted.clone()).await.is_ok()
+    })
+    .await;
+    provider.stop().await;
+}
+
+/// A start that must fail at the login, with the code of its cause.
+async fn refused_with(node: &Node, code: &str) {
+    let refused = node.refused().await;
+    assert_clean(&[refused.out.clone(), refused.err.clone()]);
+    refused.assert_refused(5, &["no data was changed"]);
+    let report = node.run(&["verify-key", "--output", "json"]);
+    assert_clean(&[report.out.clone(), report.err.clone()]);
+    let named = report.out.contains(&format!("\"{code}\""));
+    assert!(named, "{code}: {} {}", report.out, report.err);
+}
+
+#[tokio::test]
+async fn a_workload_that_cannot_get_a_usable_svid_is_told_why() {
+    let spire = Spire::start().await;
+    let mut node = node_of(&spire, IMPATIENT).await;
+    refused_with(&node, "spiffe_no_identity").await;
+    spire.register(&spire.id(WORKLOAD)).await;
+    let provider = node.serve().await;
+    provider.stop().await;
+
+    let directory = node.tenant.path().to_owned();
+    let absent = format!("unix://{}", directory.join("absent.sock").display());
+    let good = node.config.clone();
+    let changes: [(&[&str], Value, &str); 7] = [
+        (
+            &["expectedSubject"],
+            json!(spire.id("other")),
+            "spiffe_other_identity",
+        ),
+        // Of another trust domain.
+        (
+            &["expectedSubject"],
+            json!("spiffe://other.test/kms"),
+            "spiffe_other_identity",
+        ),
+        // The agent issues for any audience; the role does not accept it.
+        (&["expectedAudience"], json!(["other"]), "role_audience"),
+        (
+            &["expectedIssuer"],
+            json!("https://other.test"),
+            "spiffe_svid_claims",
+        ),
+        (&["minRemainingTtl"], json!("1h"), "spiffe_svid_dates"),
+        (
+            &["spiffe", "workloadAPISocket"],
+            json!(absent),
+            "spiffe_agent_unreachable",
+        ),
+        (
+            &["spiffe", "workloadAPISocket"],
+            json!(spire.server_api()),
+            "spiffe_response_unusable",
+        ),
+    ];
+    for (path, value, code) in changes {
+        node.config = good.clone();
+        let mut setting = &mut node.config["auth"]["jwt"];
+        for key in path {
+            setting = &mut setting[*key];
+        }
+        *setting = value;
+        refused_with(&node, code).await;
+    }
+    node.config = good;
+
+    // Root passes every directory.
+    if rustix::process::geteuid().is_root() {
+        return;
+    }
+    let uri = spire.workload_api();
+    let socket = uri.strip_prefix("unix://").unwrap();
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o000)).unwrap();
+    refused_with(&node, "spiffe_socket_denied").await;
+}
