@@ -107,6 +107,23 @@ impl Spire {
         format!("spiffe://{TRUST_DOMAIN}/{path}")
     }
 
+    /// SPIFFE ID of the agent.
+    #[must_use]
+    pub fn agent_id(&self) -> &str {
+        &self.agent_id
+    }
+
+    /// A script that passes its arguments to `spire-server`, for this server.
+    #[must_use]
+    pub fn server_command(&self) -> String {
+        let (program, socket) = (server_program(), self.file("server.sock"));
+        format!(
+            "#!/bin/sh\nexec {} \"$@\" -socketPath {}\n",
+            program.display(),
+            socket.display()
+        )
+    }
+
     /// The `iss` of its JWT-SVIDs.
     #[must_use]
     pub fn issuer(&self) -> &'static str {
@@ -157,6 +174,14 @@ impl Spire {
             "-jwtSVIDTTL",
             SVID_LIFE,
         ]);
+        self.wait_for_entry(spiffe_id).await;
+    }
+
+    /// Waits until the agent issues SVIDs of this SPIFFE ID to the user of the tests.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn wait_for_entry(&self, spiffe_id: &str) {
         let mut fetch = Command::new(agent_program());
         fetch
             .args(["api", "fetch", "jwt", "-audience", "test", "-spiffeID"])

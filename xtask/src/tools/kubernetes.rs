@@ -89,7 +89,9 @@ const PROGRAMS: [Program; 11] = [
 ];
 
 /// Test modules that need a program that only Go provides, with its variable.
-pub(crate) const BUILT_ONLY: [(&str, &str); 5] = [
+pub(crate) const BUILT_ONLY: [(&str, &str); 7] = [
+    ("install::", "KUBEADM"),
+    ("install::", "KUBECTL"),
     ("old_client::", "OLD_CLIENT"),
     ("encryption_config::", "ENCRYPTION_CONFIG"),
     ("oauth_issuer::", "HYDRA"),

@@ -127,7 +127,7 @@ impl Machine {
         self.shell.name("https://openbao.example:8200", &address);
         self.shell.name("kms-transit", &tenant.transit_mount);
         self.shell.name("kms-jwt", &tenant.jwt_mount);
-        for method in ["approle", "cert", "userpass", "oauth"] {
+        for method in ["approle", "cert", "userpass", "oauth", "spiffe"] {
             let mount = format!("{method}-of-{}", tenant.jwt_mount);
             self.shell.name(&format!("kms-{method}"), mount);
         }

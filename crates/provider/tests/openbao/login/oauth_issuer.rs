@@ -24,15 +24,18 @@ use testkit::{
     files,
     hydra::{AccessTokens, ClientKey, Hydra},
     openbao::shared_openbao,
+    pki::jwk_of,
+    runbook::Walk,
     tenant::{AUDIENCE, ROLE},
     wait::wait_until,
 };
 use tonic::Code;
 
-use super::revoke_tokens;
+use super::{pages::serving, revoke_tokens};
 use crate::{
     node::{Finished, IMPATIENT, Node, QUIET, TIMING},
     provider::{Provider, SOON, assert_decrypt_refused, to_decrypt},
+    scene::{FIRST, OPENBAO},
     secrets::{files_below, holds_token, spellings},
 };
 
@@ -421,4 +424,29 @@ async fn a_client_proves_itself_with_its_private_key() {
     refused_with(&node, "oauth_client_refused").await;
     files::replace(&file, b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n", 0o600);
     refused_with(&node, "oauth_key_unusable").await;
+}
+
+#[tokio::test]
+async fn an_access_token() {
+    let issuer = Hydra::start(AccessTokens::Jwt).await;
+    let mut scene = serving().await;
+    scene.name_everywhere("https://id.example.com", &issuer.issuer());
+    let ca = scene.machine(OPENBAO).path("/root/issuer-ca.pem");
+    fs::copy(issuer.ca_file(), ca).unwrap();
+
+    let mut walk = Walk::of("operate/login/oauth2");
+    let incident = "the client kms-node-1 is registered with client.pub";
+    walk.to_incident(&mut scene, incident).await;
+    let public = fs::read_to_string(scene.machine(FIRST).path("/root/client.pub")).unwrap();
+    issuer
+        .put_client(&json!({
+            "client_id": "kms-node-1",
+            "grant_types": ["client_credentials"],
+            "audience": ["openbao"],
+            "token_endpoint_auth_method": "private_key_jwt",
+            "token_endpoint_auth_signing_alg": "ES256",
+            "jwks": {"keys": [jwk_of(&public)]},
+        }))
+        .await;
+    walk.to_end(&mut scene).await;
 }

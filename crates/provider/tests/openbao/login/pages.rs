@@ -17,7 +17,7 @@ use crate::{
     scene::{FIRST, OPENBAO, Scene},
 };
 
-async fn serving() -> Scene {
+pub(super) async fn serving() -> Scene {
     let mut scene = Scene::new(TIMING).await;
     scene.serve(FIRST).await;
     scene
@@ -222,36 +222,4 @@ fn openssl(directory: &Path, arguments: &[&str]) {
         .output()
         .unwrap();
     assert!(done.status.success(), "{done:?}");
-}
-
-#[cfg(feature = "issuer-tests")]
-#[tokio::test]
-async fn an_access_token() {
-    use serde_json::json;
-    use testkit::{
-        hydra::{AccessTokens, Hydra},
-        pki::jwk_of,
-    };
-
-    let issuer = Hydra::start(AccessTokens::Jwt).await;
-    let mut scene = serving().await;
-    scene.name_everywhere("https://id.example.com", &issuer.issuer());
-    let ca = scene.machine(OPENBAO).path("/root/issuer-ca.pem");
-    fs::copy(issuer.ca_file(), ca).unwrap();
-
-    let mut walk = Walk::of("operate/login/oauth2");
-    let incident = "the client kms-node-1 is registered with client.pub";
-    walk.to_incident(&mut scene, incident).await;
-    let public = fs::read_to_string(scene.machine(FIRST).path("/root/client.pub")).unwrap();
-    issuer
-        .put_client(&json!({
-            "client_id": "kms-node-1",
-            "grant_types": ["client_credentials"],
-            "audience": ["openbao"],
-            "token_endpoint_auth_method": "private_key_jwt",
-            "token_endpoint_auth_signing_alg": "ES256",
-            "jwks": {"keys": [jwk_of(&public)]},
-        }))
-        .await;
-    walk.to_end(&mut scene).await;
 }

@@ -5,16 +5,18 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use serde_json::{Value, json};
 use testkit::{
     openbao::shared_openbao,
+    runbook::Walk,
     spire::Spire,
     tenant::{AUDIENCE, ROLE, Timing},
     wait::wait_until,
 };
 use tonic::Code;
 
-use super::revoke_tokens;
+use super::{pages::serving, revoke_tokens};
 use crate::{
     node::{IMPATIENT, Node, QUIET, TIMING},
     provider::{Provider, SOON, assert_decrypt_refused, to_decrypt},
+    scene::OPENBAO,
     secrets::{files_below, holds_token},
 };
 
@@ -276,4 +278,38 @@ async fn a_workload_that_cannot_get_a_usable_svid_is_told_why() {
     let socket = uri.strip_prefix("unix://").unwrap();
     fs::set_permissions(socket, fs::Permissions::from_mode(0o000)).unwrap();
     refused_with(&node, "spiffe_socket_denied").await;
+}
+
+/// The page about this login.
+#[tokio::test]
+async fn an_svid() {
+    let spire = Spire::start().await;
+    let mut scene = serving().await;
+    scene.add_machine("spire");
+    let user = format!("unix:uid:{}", rustix::process::getuid().as_raw());
+    let id = spire.id(WORKLOAD);
+    for (page, here) in [
+        ("unix:uid:990", &*user),
+        ("spiffe://example.com/openbao-kms/east", &*id),
+        (
+            "spiffe://example.com/spire/agent/x509pop/node-1",
+            spire.agent_id(),
+        ),
+        ("https://spire.example.com:8443", &*spire.bundle_url()),
+        ("https://spire.example.com", spire.issuer()),
+        ("unix:///run/spire/agent/api.sock", &*spire.workload_api()),
+    ] {
+        scene.name_everywhere(page, here);
+    }
+    scene
+        .machine("spire")
+        .add_program("spire-server", &spire.server_command());
+    let ca = scene.machine(OPENBAO).path("/root/bundle-ca.pem");
+    fs::copy(spire.ca_file(), ca).unwrap();
+
+    let mut walk = Walk::of("operate/login/spiffe");
+    walk.to_incident(&mut scene, "the agent has the entry")
+        .await;
+    spire.wait_for_entry(&id).await;
+    walk.to_end(&mut scene).await;
 }
