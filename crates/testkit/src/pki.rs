@@ -74,6 +74,10 @@ impl Authority {
     ///
     /// # Panics
     /// When the directory cannot be written.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the servers of a test have the time of the machine"
+    )]
     pub fn client_for(&self, name: &str, group: &str, lifetime: Duration) {
         let mut client = CertificateParams::default();
         client.not_after = (SystemTime::now() + lifetime).into();

@@ -100,7 +100,7 @@ impl Installation {
 
         let mut control_plane = ControlPlane::new().await;
         control_plane.move_to(&node);
-        fs::write(node.path("/root/cluster.yaml"), CLUSTER).unwrap();
+        files::replace(&node.path("/root/cluster.yaml"), CLUSTER.as_bytes(), 0o600);
         let made =
             node.run("kubeadm init phase control-plane apiserver --config /root/cluster.yaml");
         assert!(made.status.success(), "{made:?}");
@@ -130,7 +130,11 @@ impl Installation {
             shell.set(variable, control_plane.etcd().file(file));
         }
         let kubeconfig = control_plane.kubeconfig();
-        fs::write(node.path("/etc/kubernetes/admin.conf"), kubeconfig).unwrap();
+        files::replace(
+            &node.path("/etc/kubernetes/admin.conf"),
+            kubeconfig.as_bytes(),
+            0o600,
+        );
         shell.set("KUBECONFIG", "/etc/kubernetes/admin.conf");
         Self {
             node,

@@ -305,9 +305,7 @@ impl Machine {
             self.provider = Some(provider);
             return Done::silently();
         }
-        let said = provider.ended().await.err;
-        println!("{said}");
-        self.journal.push_str(&said);
+        self.journal.push_str(&provider.ended().await.err);
         Done {
             code: Some(1),
             output: "Job for bao-kms-provider.service failed because the control process exited \

@@ -117,7 +117,7 @@ async fn with_token(scene: &mut Scene) -> SoftToken {
     let asked = format!("#!/bin/sh\nexec /usr/bin/pkcs11-tool \"$@\" --pin {PIN}\n");
     node.add_program("pkcs11-tool", &asked);
     let node = scene.machine(FIRST).path("/root");
-    fs::write(node.join("pin"), PIN).unwrap();
+    files::replace(&node.join("pin"), PIN.as_bytes(), 0o640);
 
     let mut walk = Walk::of("operate/login/pkcs11");
     let incident = "the authority of the nodes certifies kms-node.pub.der";
@@ -193,7 +193,11 @@ fn make_authority(directory: &Path) {
 
 /// Turns `client.csr` of the node into `client.crt`.
 fn certify(authority: &Path, node: &Path, more: &[&str]) {
-    fs::write(node.join("usage"), "extendedKeyUsage = clientAuth\n").unwrap();
+    files::replace(
+        &node.join("usage"),
+        b"extendedKeyUsage = clientAuth\n",
+        0o644,
+    );
     let (ca, key) = (authority.join("node-ca.crt"), authority.join("node-ca.key"));
     let mut arguments = vec![
         "x509",

@@ -1,6 +1,8 @@
 //! A hundred nodes lose their tokens at the same moment: their logins are spread, and each node logs
 //! in once.
 
+#![expect(clippy::print_stdout, reason = "figures")]
+
 use std::{fs, time::Duration};
 
 use serde_json::{Value, json};
@@ -26,9 +28,15 @@ const PACE: Timing = Timing {
     ..TIMING
 };
 
-#[tokio::test]
-#[ignore = "takes minutes; `cargo xtask test --long`"]
-async fn a_hundred_nodes_in_step_log_in_once_each_and_apart() {
+mod long {
+    #[tokio::test]
+    #[ignore = "takes minutes; `cargo xtask test --long`"]
+    async fn a_hundred_nodes_in_step_log_in_once_each_and_apart() {
+        super::storm().await;
+    }
+}
+
+async fn storm() {
     let server = OpenBao::start().await;
     let first = Node::of(Tenant::new(&server).await, PACE);
     let mut nodes: Vec<Node> = (1..NODES).map(|_| first.peer(PACE)).collect();
