@@ -19,8 +19,8 @@ use crate::tools::Tool;
 /// Directory of the tests and their snapshots of messages.
 const TESTS: &str = "crates/provider/tests/openbao";
 
-/// Modules about stored data and requests alone: the user makes no difference to them.
-const SAME_FOR_EVERY_USER: [&str; 10] = [
+/// Modules about stored data, requests and logins of a page alone: the user makes no difference to them.
+const SAME_FOR_EVERY_USER: [&str; 12] = [
     "answers",
     "batcher",
     "bulk",
@@ -28,6 +28,8 @@ const SAME_FOR_EVERY_USER: [&str; 10] = [
     "forms",
     "histories",
     "load",
+    "login::pages",
+    "login::spire",
     "pair",
     "soak",
     "wire",
