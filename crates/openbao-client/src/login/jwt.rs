@@ -11,13 +11,15 @@ use base64::{
 };
 use kms_domain::scope::{KeyName, MountPath};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::{
     client::Client,
     failure::Failure,
-    login::{Grant, exchange},
+    login::{Grant, Login, LoginFailure, Pending, Renewal, exchange, renew_self},
     request::{Operation, Request},
+    token::Token,
 };
 
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
@@ -297,6 +299,49 @@ impl JwtRole {
                 jwt: &jwt.text,
             });
         exchange(&self.client, request, Some(jwt.expires()), deadline).await
+    }
+}
+
+/// A source of JWTs. It makes a [`Login`] by its role.
+pub trait JwtSource: Send + Sync {
+    /// The role of the logins.
+    fn role(&self) -> &JwtRole;
+
+    /// As [`Login::check`].
+    fn examine(&self, now: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>>;
+
+    /// A JWT that follows the rules of the configuration, before `deadline`.
+    fn obtain(&self, now: SystemTime, deadline: Instant) -> Pending<'_, Result<Jwt, LoginFailure>>;
+}
+
+impl<S: JwtSource> Login for S {
+    fn check(&self, now: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>> {
+        self.examine(now)
+    }
+
+    fn log_in(
+        &self,
+        now: SystemTime,
+        deadline: Duration,
+    ) -> Pending<'_, Result<Grant, LoginFailure>> {
+        Box::pin(async move {
+            // Less than the whole time, so that a slow source is named before the caller gives up.
+            let patience = Instant::now() + deadline * 9 / 10;
+            let deadline = Instant::now() + deadline;
+            let jwt = self.obtain(now, patience).await?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let grant = self.role().exchange(&jwt, left).await;
+            grant.map_err(LoginFailure::OpenBao)
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        token: &'a Token,
+        increment: Duration,
+        deadline: Duration,
+    ) -> Pending<'a, Result<Renewal, Failure>> {
+        Box::pin(renew_self(&self.role().client, token, increment, deadline))
     }
 }
 

@@ -1,20 +1,16 @@
 //! Login with a JWT from a file, renewed by another program on the host.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::{path::PathBuf, time::SystemTime};
+
+use tokio::time::Instant;
 
 use crate::{
     credential_file::CredentialFileRules,
-    failure::Failure,
     login::{
-        Grant, Login, LoginFailure, Pending, Renewal,
+        LoginFailure, Pending,
         file_reader::FileReader,
-        jwt::{ClaimRules, Jwt, JwtRole},
-        renew_self,
+        jwt::{ClaimRules, Jwt, JwtRole, JwtSource},
     },
-    token::Token,
 };
 
 /// Rules of the JWT file, also for a check without a login.
@@ -50,31 +46,17 @@ impl JwtFile {
     }
 }
 
-impl Login for JwtFile {
-    fn check(&self, now: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>> {
+impl JwtSource for JwtFile {
+    fn role(&self) -> &JwtRole {
+        &self.role
+    }
+
+    fn examine(&self, now: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>> {
         Box::pin(async move { Ok(Some(self.read(now).await?.expires())) })
     }
 
-    fn log_in(
-        &self,
-        now: SystemTime,
-        deadline: Duration,
-    ) -> Pending<'_, Result<Grant, LoginFailure>> {
-        Box::pin(async move {
-            let jwt = self.read(now).await?;
-            self.role
-                .exchange(&jwt, deadline)
-                .await
-                .map_err(LoginFailure::OpenBao)
-        })
-    }
-
-    fn renew<'a>(
-        &'a self,
-        token: &'a Token,
-        increment: Duration,
-        deadline: Duration,
-    ) -> Pending<'a, Result<Renewal, Failure>> {
-        Box::pin(renew_self(&self.role.client, token, increment, deadline))
+    /// The reading has a limit of its own.
+    fn obtain(&self, now: SystemTime, _: Instant) -> Pending<'_, Result<Jwt, LoginFailure>> {
+        Box::pin(self.read(now))
     }
 }

@@ -9,11 +9,7 @@ mod request;
 mod response;
 mod token_url;
 
-use std::{
-    fs,
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::{fs, path::PathBuf, time::SystemTime};
 
 use bytes::Bytes;
 use http::Response;
@@ -27,14 +23,12 @@ use crate::{
     connect::{BoxError, Host, tls},
     credential_file::{CredentialFileProblem, CredentialFileRules},
     endpoint::{Roots, RootsProblem},
-    failure::{Failure, FailureClass},
+    failure::FailureClass,
     login::{
-        Grant, Login, LoginFailure, Pending, Renewal,
+        LoginFailure, Pending,
         file_reader::FileReader,
-        jwt::{ClaimRules, Jwt, JwtRole},
-        renew_self,
+        jwt::{ClaimRules, Jwt, JwtRole, JwtSource},
     },
-    token::Token,
 };
 
 pub use assertion::{KeyProblem, PrivateKeyJwt, RsaAlgorithm};
@@ -145,7 +139,11 @@ impl OAuth2Login {
     }
 
     /// Requests an access token and checks its claims.
-    async fn obtain(&self, now: SystemTime, deadline: Instant) -> Result<Jwt, OAuth2Problem> {
+    async fn request_token(
+        &self,
+        now: SystemTime,
+        deadline: Instant,
+    ) -> Result<Jwt, OAuth2Problem> {
         let tls = self.tls().await?;
         let request = self
             .request
@@ -225,10 +223,14 @@ impl OAuth2Login {
     }
 }
 
-impl Login for OAuth2Login {
+impl JwtSource for OAuth2Login {
+    fn role(&self) -> &JwtRole {
+        &self.role
+    }
+
     /// The secret or the key has no expiry. The access token has one, but exists only during a
     /// login.
-    fn check(&self, now: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>> {
+    fn examine(&self, now: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>> {
         Box::pin(async move {
             self.tls().await.map_err(LoginFailure::OAuth2)?;
             let request = self.request.authenticated(&self.authentication, now);
@@ -237,29 +239,10 @@ impl Login for OAuth2Login {
         })
     }
 
-    fn log_in(
-        &self,
-        now: SystemTime,
-        deadline: Duration,
-    ) -> Pending<'_, Result<Grant, LoginFailure>> {
+    fn obtain(&self, now: SystemTime, deadline: Instant) -> Pending<'_, Result<Jwt, LoginFailure>> {
         Box::pin(async move {
-            // Less than the whole time, so that a slow issuer is named before the caller gives up.
-            let patience = Instant::now() + deadline * 9 / 10;
-            let deadline = Instant::now() + deadline;
-            let jwt = self.obtain(now, patience).await;
-            let jwt = jwt.map_err(LoginFailure::OAuth2)?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            let grant = self.role.exchange(&jwt, left).await;
-            grant.map_err(LoginFailure::OpenBao)
+            let token = self.request_token(now, deadline).await;
+            token.map_err(LoginFailure::OAuth2)
         })
-    }
-
-    fn renew<'a>(
-        &'a self,
-        token: &'a Token,
-        increment: Duration,
-        deadline: Duration,
-    ) -> Pending<'a, Result<Renewal, Failure>> {
-        Box::pin(renew_self(&self.role.client, token, increment, deadline))
     }
 }

@@ -26,14 +26,9 @@ use tonic::{
 };
 use zeroize::Zeroizing;
 
-use crate::{
-    failure::Failure,
-    login::{
-        Grant, Login, LoginFailure, Pending, Renewal,
-        jwt::{ClaimRules, Jwt, JwtRole},
-        renew_self,
-    },
-    token::Token,
+use crate::login::{
+    LoginFailure, Pending,
+    jwt::{ClaimRules, Jwt, JwtRole, JwtSource},
 };
 use generated::{Jwtsvid, JwtsvidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient};
 
@@ -126,39 +121,23 @@ async fn request(
     }
 }
 
-impl Login for SpiffeLogin {
+impl JwtSource for SpiffeLogin {
+    fn role(&self) -> &JwtRole {
+        &self.role
+    }
+
     /// Asks for an SVID. The agent replaces it before each login, so it has no expiry for the caller.
-    fn check(&self, now: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>> {
+    fn examine(&self, now: SystemTime) -> Pending<'_, Result<Option<SystemTime>, LoginFailure>> {
         Box::pin(async move {
-            let fetched = self.fetch(now, Instant::now() + CHECK_DEADLINE).await;
-            fetched.map_err(LoginFailure::Spiffe)?;
+            self.obtain(now, Instant::now() + CHECK_DEADLINE).await?;
             Ok(None)
         })
     }
 
-    fn log_in(
-        &self,
-        now: SystemTime,
-        deadline: Duration,
-    ) -> Pending<'_, Result<Grant, LoginFailure>> {
+    fn obtain(&self, now: SystemTime, deadline: Instant) -> Pending<'_, Result<Jwt, LoginFailure>> {
         Box::pin(async move {
-            // Less than the whole time, so that a hanging agent is named before the caller gives up.
-            let patience = Instant::now() + deadline * 9 / 10;
-            let deadline = Instant::now() + deadline;
-            let jwt = self.fetch(now, patience).await;
-            let jwt = jwt.map_err(LoginFailure::Spiffe)?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            let grant = self.role.exchange(&jwt, left).await;
-            grant.map_err(LoginFailure::OpenBao)
+            let fetched = self.fetch(now, deadline).await;
+            fetched.map_err(LoginFailure::Spiffe)
         })
-    }
-
-    fn renew<'a>(
-        &'a self,
-        token: &'a Token,
-        increment: Duration,
-        deadline: Duration,
-    ) -> Pending<'a, Result<Renewal, Failure>> {
-        Box::pin(renew_self(&self.role.client, token, increment, deadline))
     }
 }
