@@ -165,6 +165,10 @@ pub enum GivenError {
         wanted.join(", ")
     )]
     NoPlace { path: PathBuf, wanted: Vec<String> },
+    #[error("{} has no place: the login of this configuration reads no file", .0.display())]
+    NoneWanted(PathBuf),
+    #[error("two files are given for {}", .0.display())]
+    Twice(PathBuf),
 }
 
 impl Given {
@@ -193,6 +197,7 @@ impl Given {
         }
         for path in credentials {
             let place = match wanted[..] {
+                [] => return Err(GivenError::NoneWanted(path.clone())),
                 [(_, only)] => Some(only),
                 _ => {
                     let mut wanted = wanted.iter().map(|(_, wanted)| *wanted);
@@ -206,6 +211,9 @@ impl Given {
                     .map(|(_, path)| path.display().to_string())
                     .collect(),
             })?;
+            if files.iter().any(|(taken, _)| taken == place) {
+                return Err(GivenError::Twice(place.to_owned()));
+            }
             files.push((place.to_owned(), read(path)?));
         }
         Ok(Self { files })
@@ -776,6 +784,16 @@ mod tests {
         assert_eq!(pair.content(&place("client.crt")), Content::Awaited);
         let refused = Given::read(&cert, None, &[file("other")]).unwrap_err();
         assert!(refused.to_string().contains("client.crt"), "{refused}");
+
+        let two = [file("one"), file("two")];
+        let refused = Given::read(&config(&[]), None, &two).unwrap_err();
+        assert!(refused.to_string().contains("identity.jwt"), "{refused}");
+        let spiffe = config(&[
+            "auth.jwt.spiffe.workloadAPISocket=unix:///run/spire/agent/api.sock",
+            "auth.jwt.expectedSubject=spiffe://harbor.test/kms",
+        ]);
+        let refused = Given::read(&spiffe, None, &two[..1]).unwrap_err();
+        assert!(refused.to_string().contains("reads no file"), "{refused}");
     }
 
     #[test]

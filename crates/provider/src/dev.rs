@@ -128,7 +128,9 @@ impl Lab {
             0o640,
             configuration(&server, path, &socket).as_bytes(),
         )?;
-        let encryption = encryption_configuration(PROVIDER_NAME, &socket, Phase::Writers);
+        // The default of openbao.timeout.
+        let request = Duration::from_secs(2);
+        let encryption = encryption_configuration(PROVIDER_NAME, &socket, request, Phase::Writers);
         write(
             &path.join("encryption-config.yaml"),
             0o644,

@@ -1,6 +1,6 @@
 //! kube-apiserver: its EncryptionConfiguration, and the file that each distribution takes.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use super::{API_SERVER_DIRECTORY, File, yaml};
 use crate::plan::Plan;
@@ -14,16 +14,24 @@ pub enum Phase {
     Writers,
 }
 
-/// The EncryptionConfiguration of an API server: Secrets, with a timeout of 3 s for each call.
+/// The EncryptionConfiguration of an API server, for Secrets. Each call of it has a second more than a
+/// request to OpenBao, so that it gets the cause of a failure, and at least 3 s.
 #[must_use]
-pub fn encryption_configuration(provider_name: &str, socket: &Path, phase: Phase) -> String {
+pub fn encryption_configuration(
+    provider_name: &str,
+    socket: &Path,
+    request: Duration,
+    phase: Phase,
+) -> String {
+    let whole = request.as_secs() + u64::from(request.subsec_nanos() > 0);
+    let timeout = whole.saturating_add(1).max(3);
     let endpoint = yaml(&format!("unix://{}", socket.display()));
     let kms = format!(
         "      - kms:
           apiVersion: v2
           name: {}
           endpoint: {endpoint}
-          timeout: 3s
+          timeout: {timeout}s
 ",
         yaml(provider_name)
     );
@@ -48,7 +56,7 @@ pub(super) fn files(plan: &Plan) -> [File; 7] {
     let socket = &config.server.socket_path;
     let directory = socket.parent().unwrap_or(Path::new("/"));
     let directory = directory.display().to_string();
-    let encryption = |phase| encryption_configuration(name, socket, phase);
+    let encryption = |phase| encryption_configuration(name, socket, config.openbao.timeout, phase);
     let file = |name, purpose, content| File {
         name,
         mode: 0o644,
@@ -181,4 +189,20 @@ spec:
 ",
         socket.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_of_the_api_server_outlasts_a_request_to_openbao() {
+        for (request, timeout) in [(100, 3), (2000, 3), (2001, 4), (10_000, 11)] {
+            let request = Duration::from_millis(request);
+            let socket = Path::new("/run/a.sock");
+            let made = encryption_configuration("a", socket, request, Phase::Readers);
+            let expected = format!("timeout: {timeout}s\n");
+            assert!(made.contains(&expected), "{request:?}: {made}");
+        }
+    }
 }
