@@ -4,6 +4,8 @@
 mod approle;
 mod cert;
 mod fallback;
+#[cfg(feature = "issuer-tests")]
+mod issuer;
 mod method;
 #[cfg(feature = "issuer-tests")]
 mod oauth_issuer;

@@ -31,17 +31,24 @@ use testkit::{
 };
 use tonic::Code;
 
-use super::{pages::serving, revoke_tokens};
+use super::{
+    issuer::{
+        assert_clean, logins, refused_with, renews_and_logs_in_again, said, trust, wait_for_count,
+        write_role,
+    },
+    pages::serving,
+    revoke_tokens,
+};
 use crate::{
-    node::{Finished, IMPATIENT, Node, QUIET, TIMING},
-    provider::{Provider, SOON, assert_decrypt_refused, to_decrypt},
+    node::{IMPATIENT, Node, QUIET, TIMING},
+    provider::{SOON, assert_decrypt_refused, to_decrypt},
     scene::{FIRST, OPENBAO},
-    secrets::{files_below, holds_token, spellings},
 };
 
 const CLIENT: &str = "kms-node-1";
 const SECRET: &str = "MARKER-client-secret-0123456789abcdef";
 const NEW_SECRET: &str = "MARKER-replaced-secret-0123456789abcdef";
+const SECRETS: &[&str] = &[SECRET, NEW_SECRET];
 
 /// A client of the issuer with this secret.
 fn client(secret: &str) -> Value {
@@ -67,17 +74,9 @@ fn write_secret(node: &Node, secret: &str) {
 async fn node_of(issuer: &Hydra, timing: testkit::tenant::Timing) -> Node {
     let mut node = Node::new(timing).await;
     let mount = format!("auth/{}", node.tenant.jwt_mount);
-    let admin = shared_openbao().await.admin();
-    let config = json!({
-        "jwks_url": issuer.jwks_url(),
-        "jwks_ca_pem": fs::read_to_string(issuer.ca_file()).unwrap(),
-        "bound_issuer": issuer.issuer(),
-    });
-    admin
-        .write(&format!("{mount}/config"), &config)
-        .await
-        .unwrap();
-    write_role(&node, "30m", "1h").await;
+    let jwks_url = issuer.jwks_url();
+    trust(&node, &issuer.issuer(), &jwks_url, &issuer.ca_file()).await;
+    write_role(&node, CLIENT, "30m", "1h").await;
 
     let ca_file = node.tenant.path().join("issuer.crt");
     files::replace(&ca_file, &fs::read(issuer.ca_file()).unwrap(), 0o644);
@@ -101,64 +100,18 @@ async fn node_of(issuer: &Hydra, timing: testkit::tenant::Timing) -> Node {
     node
 }
 
-async fn write_role(node: &Node, ttl: &str, max_ttl: &str) {
-    let path = format!("auth/{}/role/{ROLE}", node.tenant.jwt_mount);
-    let role = json!({
-        "role_type": "jwt",
-        "user_claim": "sub",
-        "bound_audiences": [AUDIENCE],
-        "bound_subject": CLIENT,
-        "token_policies": [node.tenant.policy],
-        "token_no_default_policy": true,
-        "token_ttl": ttl,
-        "token_max_ttl": max_ttl,
-    });
-    let admin = shared_openbao().await.admin();
-    admin.write(&path, &role).await.unwrap();
-}
-
-async fn wait_for_count(provider: &Provider, series: &str, count: f64) {
-    let awaited = format!("{count} of {series}");
-    wait_until(SOON, &awaited, async || {
-        provider.metric(series).await >= count
-    })
-    .await;
-}
-
-fn logins(status: &str) -> String {
-    format!(r#"auth_login_total{{status="{status}"}}"#)
-}
-
-/// Nothing of a secret, of an access token or of an assertion.
-fn assert_clean(said: &[String]) {
-    for secret in [SECRET, NEW_SECRET] {
-        let forms = spellings(secret.as_bytes());
-        for text in said {
-            let found = forms.iter().find(|form| text.contains(*form));
-            assert_eq!(found, None, "{text}");
-        }
-    }
-    for text in said {
-        // Every JWT begins with this.
-        assert!(!text.contains("eyJ"), "{text}");
-        assert!(!holds_token(text), "{text}");
-    }
-}
-
 #[tokio::test]
 async fn a_client_logs_in_renews_and_follows_its_replaced_secret() {
     let issuer = Hydra::start(AccessTokens::Jwt).await;
     issuer.put_client(&client(SECRET)).await;
     let mut node = node_of(&issuer, TIMING).await;
-    write_role(&node, "6s", "9s").await;
+    write_role(&node, CLIENT, "6s", "9s").await;
     node.config["auth"]["loginBeforeTokenExpiry"] = json!("3s");
     let provider = node.serve().await;
     let encrypted = provider.encrypt(b"seed").await.unwrap();
 
     // Renewed, and logged in again at the maximum TTL.
-    let renewals = r#"auth_renewal_total{status="ok"}"#;
-    wait_for_count(&provider, renewals, 1.0).await;
-    wait_for_count(&provider, &logins("ok"), 2.0).await;
+    renews_and_logs_in_again(&provider).await;
 
     // The issuer has another secret: calls continue with the token until its end.
     issuer.put_client(&client(NEW_SECRET)).await;
@@ -186,23 +139,7 @@ async fn a_client_logs_in_renews_and_follows_its_replaced_secret() {
     })
     .await;
 
-    let mut said = vec![provider.metrics().await];
-    for path in ["/live", "/ready", "/why"] {
-        said.push(provider.health(path).await.1.to_string());
-    }
-    said.extend(provider.process_files());
-    for command in [
-        &["doctor"][..],
-        &["config"],
-        &["triage", "--output", "json"],
-    ] {
-        let finished = node.run(command);
-        said.extend([finished.out, finished.err]);
-    }
-    let stopped = provider.stop().await;
-    said.extend([stopped.out, stopped.err]);
-    files_below(&node.state_dir(), &mut said);
-    assert_clean(&said);
+    assert_clean(&said(&node, provider).await, SECRETS);
 }
 
 #[tokio::test]
@@ -240,18 +177,6 @@ async fn without_its_issuer_a_node_serves_until_its_token_ends() {
     })
     .await;
     provider.stop().await;
-}
-
-/// A start that must fail at the login, with the code of its cause.
-async fn refused_with(node: &Node, code: &str) -> Finished {
-    let refused = node.refused().await;
-    assert_clean(&[refused.out.clone(), refused.err.clone()]);
-    refused.assert_refused(5, &["no data was changed"]);
-    let report = node.run(&["verify-key", "--output", "json"]);
-    assert_clean(&[report.out.clone(), report.err.clone()]);
-    let named = report.out.contains(&format!("\"{code}\""));
-    assert!(named, "{code}: {} {}", report.out, report.err);
-    refused
 }
 
 #[tokio::test]
@@ -306,19 +231,19 @@ async fn a_client_that_cannot_get_a_usable_token_is_told_why() {
             setting = &mut setting[*key];
         }
         *setting = value;
-        refused_with(&node, code).await;
+        refused_with(&node, code, SECRETS).await;
     }
 
     node.config = good;
     write_secret(&node, NEW_SECRET);
-    refused_with(&node, "oauth_client_refused").await;
+    refused_with(&node, "oauth_client_refused", SECRETS).await;
     write_secret(&node, "two\nlines");
-    refused_with(&node, "oauth_secret_unusable").await;
+    refused_with(&node, "oauth_secret_unusable", SECRETS).await;
     write_secret(&node, SECRET);
     let mut other_grant = client(SECRET);
     other_grant["grant_types"] = json!(["authorization_code"]);
     issuer.put_client(&other_grant).await;
-    refused_with(&node, "oauth_client_refused").await;
+    refused_with(&node, "oauth_client_refused", SECRETS).await;
 
     let mut in_form = client(SECRET);
     in_form["token_endpoint_auth_method"] = json!("client_secret_post");
@@ -337,7 +262,7 @@ async fn opaque_tokens_of_an_issuer_are_named() {
     opaque.put_client(&client(SECRET)).await;
     node.config["auth"]["jwt"]["oauth2"]["tokenUrl"] = json!(opaque.token_url());
     node.config["auth"]["jwt"]["oauth2"]["caCertFile"] = json!(opaque.ca_file());
-    let refused = refused_with(&node, "oauth_token_opaque").await;
+    let refused = refused_with(&node, "oauth_token_opaque", SECRETS).await;
     assert!(refused.err.contains("opaque"), "{}", refused.err);
 }
 
@@ -421,9 +346,9 @@ async fn a_client_proves_itself_with_its_private_key() {
     provider.stop().await;
     let other = ClientKey::ec(&PKCS_ECDSA_P256_SHA256, "P-256");
     files::replace(&file, other.pem.as_bytes(), 0o600);
-    refused_with(&node, "oauth_client_refused").await;
+    refused_with(&node, "oauth_client_refused", SECRETS).await;
     files::replace(&file, b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n", 0o600);
-    refused_with(&node, "oauth_key_unusable").await;
+    refused_with(&node, "oauth_key_unusable", SECRETS).await;
 }
 
 #[tokio::test]

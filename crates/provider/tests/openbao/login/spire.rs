@@ -4,7 +4,6 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::{Value, json};
 use testkit::{
-    openbao::shared_openbao,
     runbook::Walk,
     spire::Spire,
     tenant::{AUDIENCE, ROLE, Timing},
@@ -12,12 +11,18 @@ use testkit::{
 };
 use tonic::Code;
 
-use super::{pages::serving, revoke_tokens};
+use super::{
+    issuer::{
+        assert_clean, logins, refused_with, renews_and_logs_in_again, said, trust, wait_for_count,
+        write_role,
+    },
+    pages::serving,
+    revoke_tokens,
+};
 use crate::{
     node::{IMPATIENT, Node, QUIET, TIMING},
     provider::{Provider, SOON, assert_decrypt_refused, to_decrypt},
     scene::OPENBAO,
-    secrets::{files_below, holds_token},
 };
 
 /// Path of the node's SPIFFE ID.
@@ -30,17 +35,8 @@ const LIFE: &str = "openbao_kms_jwt_ttl_seconds ";
 async fn node_of(spire: &Spire, timing: Timing) -> Node {
     let mut node = Node::new(timing).await;
     let mount = format!("auth/{}", node.tenant.jwt_mount);
-    let admin = shared_openbao().await.admin();
-    let config = json!({
-        "jwks_url": spire.bundle_url(),
-        "jwks_ca_pem": fs::read_to_string(spire.ca_file()).unwrap(),
-        "bound_issuer": spire.issuer(),
-    });
-    admin
-        .write(&format!("{mount}/config"), &config)
-        .await
-        .unwrap();
-    write_role(&node, spire, "30m", "1h").await;
+    trust(&node, spire.issuer(), &spire.bundle_url(), &spire.ca_file()).await;
+    write_role(&node, &spire.id(WORKLOAD), "30m", "1h").await;
     node.config["auth"]["jwt"] = json!({
         "source": "spiffe",
         "mountPath": mount,
@@ -53,34 +49,6 @@ async fn node_of(spire: &Spire, timing: Timing) -> Node {
     node
 }
 
-async fn write_role(node: &Node, spire: &Spire, ttl: &str, max_ttl: &str) {
-    let path = format!("auth/{}/role/{ROLE}", node.tenant.jwt_mount);
-    let role = json!({
-        "role_type": "jwt",
-        "user_claim": "sub",
-        "bound_audiences": [AUDIENCE],
-        "bound_subject": spire.id(WORKLOAD),
-        "token_policies": [node.tenant.policy],
-        "token_no_default_policy": true,
-        "token_ttl": ttl,
-        "token_max_ttl": max_ttl,
-    });
-    let admin = shared_openbao().await.admin();
-    admin.write(&path, &role).await.unwrap();
-}
-
-async fn wait_for_count(provider: &Provider, series: &str, count: f64) {
-    let awaited = format!("{count} of {series}");
-    wait_until(SOON, &awaited, async || {
-        provider.metric(series).await >= count
-    })
-    .await;
-}
-
-fn logins(status: &str) -> String {
-    format!(r#"auth_login_total{{status="{status}"}}"#)
-}
-
 async fn wait_for_detail(provider: &Provider, detail: &str) {
     wait_until(SOON, detail, async || {
         let failed = provider.events("auth.login").last();
@@ -89,30 +57,19 @@ async fn wait_for_detail(provider: &Provider, detail: &str) {
     .await;
 }
 
-/// Nothing of a JWT-SVID or a token.
-fn assert_clean(said: &[String]) {
-    for text in said {
-        // Every JWT begins with this.
-        assert!(!text.contains("eyJ"), "{text}");
-        assert!(!holds_token(text), "{text}");
-    }
-}
-
 #[tokio::test]
 async fn a_workload_logs_in_renews_and_follows_its_entry_and_the_keys() {
     let mut spire = Spire::start().await;
     let id = spire.id(WORKLOAD);
     spire.register(&id).await;
     let mut node = node_of(&spire, TIMING).await;
-    write_role(&node, &spire, "6s", "9s").await;
+    write_role(&node, &spire.id(WORKLOAD), "6s", "9s").await;
     node.config["auth"]["loginBeforeTokenExpiry"] = json!("3s");
     let provider = node.serve().await;
     let encrypted = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
 
     // Renewed, and logged in again at the maximum TTL.
-    let renewals = r#"auth_renewal_total{status="ok"}"#;
-    wait_for_count(&provider, renewals, 1.0).await;
-    wait_for_count(&provider, &logins("ok"), 2.0).await;
+    renews_and_logs_in_again(&provider).await;
 
     // The server signs with another key; a new agent has no SVID of the old one.
     spire.rotate_key().await;
@@ -150,23 +107,7 @@ async fn a_workload_logs_in_renews_and_follows_its_entry_and_the_keys() {
     })
     .await;
 
-    let mut said = vec![provider.metrics().await];
-    for path in ["/live", "/ready", "/why"] {
-        said.push(provider.health(path).await.1.to_string());
-    }
-    said.extend(provider.process_files());
-    for command in [
-        &["doctor"][..],
-        &["config"],
-        &["triage", "--output", "json"],
-    ] {
-        let finished = node.run(command);
-        said.extend([finished.out, finished.err]);
-    }
-    let stopped = provider.stop().await;
-    said.extend([stopped.out, stopped.err]);
-    files_below(&node.state_dir(), &mut said);
-    assert_clean(&said);
+    assert_clean(&said(&node, provider).await, &[]);
 }
 
 #[tokio::test]
@@ -205,22 +146,11 @@ async fn without_its_agent_a_node_serves_until_its_token_ends() {
     provider.stop().await;
 }
 
-/// A start that must fail at the login, with the code of its cause.
-async fn refused_with(node: &Node, code: &str) {
-    let refused = node.refused().await;
-    assert_clean(&[refused.out.clone(), refused.err.clone()]);
-    refused.assert_refused(5, &["no data was changed"]);
-    let report = node.run(&["verify-key", "--output", "json"]);
-    assert_clean(&[report.out.clone(), report.err.clone()]);
-    let named = report.out.contains(&format!("\"{code}\""));
-    assert!(named, "{code}: {} {}", report.out, report.err);
-}
-
 #[tokio::test]
 async fn a_workload_that_cannot_get_a_usable_svid_is_told_why() {
     let spire = Spire::start().await;
     let mut node = node_of(&spire, IMPATIENT).await;
-    refused_with(&node, "spiffe_no_identity").await;
+    refused_with(&node, "spiffe_no_identity", &[]).await;
     spire.register(&spire.id(WORKLOAD)).await;
     let provider = node.serve().await;
     provider.stop().await;
@@ -266,7 +196,7 @@ async fn a_workload_that_cannot_get_a_usable_svid_is_told_why() {
             setting = &mut setting[*key];
         }
         *setting = value;
-        refused_with(&node, code).await;
+        refused_with(&node, code, &[]).await;
     }
     node.config = good;
 
@@ -277,7 +207,7 @@ async fn a_workload_that_cannot_get_a_usable_svid_is_told_why() {
     let uri = spire.workload_api();
     let socket = uri.strip_prefix("unix://").unwrap();
     fs::set_permissions(socket, fs::Permissions::from_mode(0o000)).unwrap();
-    refused_with(&node, "spiffe_socket_denied").await;
+    refused_with(&node, "spiffe_socket_denied", &[]).await;
 }
 
 /// The page about this login.
