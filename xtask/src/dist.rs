@@ -158,7 +158,7 @@ impl Options {
     }
 }
 
-/// Builds the programs and what contains them, then `checksums.txt`.
+/// Builds the programs, the packages and images with them, then `checksums.txt`.
 pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
     let options = Options::parse(args)?;
     // A program for tests is large, and its packages are short-lived.
