@@ -33,11 +33,14 @@ const LONG: &str = "long::";
 /// that no user changes are left out. A run with Kubernetes must include tests with a real kube-apiserver.
 pub(crate) fn run(reach: Reach, long: bool, options: &[&str]) -> Result<(), Error> {
     let openbao = tools::openbao()?;
-    let tools = if reach.kubernetes {
+    let mut tools = if reach.kubernetes {
         tools::kubernetes()?
     } else {
         tools::etcd()?
     };
+    if long {
+        tools.push(tools::earlier()?);
+    }
 
     let whole = options.is_empty();
     let mut options = options.to_vec();

@@ -4,6 +4,7 @@
 //! machines, so Go builds it from its published modules, on request only. Each program is checked
 //! before it gets its final name: the path never has a partial or wrong program.
 
+mod earlier;
 mod kubernetes;
 mod packages;
 mod spire;
@@ -58,6 +59,11 @@ pub(crate) fn etcd() -> Result<Vec<Tool>, Error> {
 /// `target/tools/kubernetes`.
 pub(crate) fn kubernetes() -> Result<Vec<Tool>, Error> {
     kubernetes::provide()
+}
+
+/// Provides an earlier build of the program, for long tests.
+pub(crate) fn earlier() -> Result<Tool, Error> {
+    earlier::build()
 }
 
 /// `target/tools`.

@@ -12,17 +12,21 @@ use crate::{
     transit::TransitVersion,
 };
 
-const PROVIDER: &str = "provider.kms.openbao.org";
+/// Annotation with [`PROVIDER_MARKER`].
+pub const PROVIDER: &str = "provider.kms.openbao.org";
 const KEY_ID_HASH: &str = "key-id-hash.kms.openbao.org";
 const TRANSIT_KEY_VERSION: &str = "transit-key-version.kms.openbao.org";
 const TRANSIT_MOUNT_HASH: &str = "transit-mount-hash.kms.openbao.org";
 const TRANSIT_KEY_HASH: &str = "transit-key-hash.kms.openbao.org";
 const OPENBAO_NAMESPACE_HASH: &str = "openbao-namespace-hash.kms.openbao.org";
 const PLUGIN_VERSION: &str = "plugin-version.kms.openbao.org";
-const AAD_VERSION: &str = "aad-version.kms.openbao.org";
+/// Annotation with the version of the associated data.
+pub const AAD_VERSION: &str = "aad-version.kms.openbao.org";
 
-const PROVIDER_MARKER: &str = "openbao-transit";
-const AAD_VERSION_1: &str = "v1";
+/// Value of [`PROVIDER`] in every release of this provider.
+pub const PROVIDER_MARKER: &str = "openbao-transit";
+/// The version that this release writes and reads.
+pub const AAD_VERSION_1: &str = "v1";
 
 /// The build version of the encrypting program: non-empty, and ignored on decrypt.
 #[derive(Debug, Clone, PartialEq, Eq)]

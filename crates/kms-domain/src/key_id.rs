@@ -9,10 +9,13 @@ use crate::{
     transit::{CreatedAt, TransitVersion},
 };
 
+/// Begin of every `key_id`, which names the version of its derivation.
+pub const PREFIX: &str = "obk2.";
+
 digest_type!(
     /// `obk2.` and a digest: 48 ASCII characters, stored beside every encrypted object.
     KeyId,
-    "obk2."
+    PREFIX
 );
 
 impl KeyId {

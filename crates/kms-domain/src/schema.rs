@@ -6,15 +6,15 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// State document.
-pub(crate) const STATE: &str = "keyregistry.openbao-kms/v1alpha2";
+pub const STATE: &str = "keyregistry.openbao-kms/v1alpha2";
 /// State document without a binding to a configuration.
 pub(crate) const LEGACY_STATE: &str = "keyregistry.openbao-kms/v1alpha1";
 /// Checkpoint of a state document.
-pub(crate) const CHECKPOINT: &str = "keyregistry.openbao-kms/checkpoint/v1alpha1";
+pub const CHECKPOINT: &str = "keyregistry.openbao-kms/checkpoint/v1alpha1";
 /// Backup record.
-pub(crate) const RECORD: &str = "bao-kms-provider/backup-record/v1";
+pub const RECORD: &str = "bao-kms-provider/backup-record/v1";
 /// Recovery journal.
-pub(crate) const JOURNAL: &str = "bao-kms-provider/recovery-journal/v1";
+pub const JOURNAL: &str = "bao-kms-provider/recovery-journal/v1";
 
 /// Maximum number of displayed characters; all schema versions of this release are shorter.
 const MAX_SHOWN: usize = 64;
@@ -50,8 +50,9 @@ pub(crate) fn refuse_newer(bytes: &[u8]) -> Result<(), NewerSchema> {
     }
 }
 
-/// The first member with that name. The rest of the file may be invalid JSON.
-fn schema_version(bytes: &[u8]) -> Option<String> {
+/// The first member with that name, of any release. The rest of the file may be invalid JSON.
+#[must_use]
+pub fn schema_version(bytes: &[u8]) -> Option<String> {
     let mut found = None;
     let mut json = serde_json::Deserializer::from_slice(bytes);
     // The error is ignored: parsing stops at the member, before the end of the file.

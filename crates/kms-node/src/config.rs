@@ -37,7 +37,7 @@ pub use choice::{Enforcement, LogFormat, LogLevel};
 pub use origin::{DEFAULT_CONFIG_PATH, Flags, Origin, Substitute, packaged_unit};
 pub use problem::{Problem, ProblemKind};
 pub use resolve::Setting;
-pub use schema::{Described, described, reference_rows, schema};
+pub use schema::{Accepted, Described, accepted, described, reference_rows, schema};
 pub use settings::{
     AppRole, Auth, Bootstrap, Cert, CertFiles, CertSource, ClientCredential, Config,
     DebugCorrelation, Hardening, Jwt, JwtSource, Limits, Logging, Method, OAuth2, OpenBao, Pkcs11,

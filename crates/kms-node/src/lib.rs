@@ -16,6 +16,7 @@ pub mod duration;
 pub mod environment;
 pub mod error_chain;
 pub mod exit;
+pub mod formats;
 pub mod group;
 pub mod hardening;
 pub mod jitter;

@@ -26,7 +26,7 @@ use kms_domain::{
         checkpoint::{Checkpoint, CheckpointError, CheckpointStatus, Rollback},
         document::{Document, DocumentError, MAX_FILE_BYTES},
     },
-    schema::NewerSchema,
+    schema::{NewerSchema, schema_version},
     scope::{IdentityScope, TransitKeyPath},
 };
 use lock::Lock;
@@ -233,6 +233,25 @@ impl StateReader {
     pub fn load(&self) -> Result<Stored, StateError> {
         let directory = Directory::open(self.path.directory()).map_err(StateError::Unreadable)?;
         self.load_from(directory.as_ref())
+    }
+
+    /// Path and schema version, of any release, of state document and checkpoint. A file without a
+    /// readable schema version is left out: [`Self::load`] reports it.
+    ///
+    /// # Errors
+    /// The directory or a file is unsafe or unreadable.
+    pub fn schemas(&self) -> Result<Vec<(PathBuf, String)>, DiskError> {
+        let Some(directory) = Directory::open(self.path.directory())? else {
+            return Ok(Vec::new());
+        };
+        let mut schemas = Vec::new();
+        for path in [self.path.document(), self.path.checkpoint()] {
+            let name = path.file_name().unwrap_or_default();
+            let start = directory.read_start(name, MAX_FILE_BYTES as u64)?;
+            let schema = start.and_then(|start| schema_version(&start));
+            schemas.extend(schema.map(|schema| (path, schema)));
+        }
+        Ok(schemas)
     }
 
     /// Takes the writer lock without waiting and without reading the state.

@@ -13,6 +13,7 @@ pub mod hardening;
 pub mod key;
 pub mod login;
 pub mod node;
+pub mod release;
 pub mod running;
 pub mod server;
 pub mod state;

@@ -1,6 +1,8 @@
 //! The JSON Schema of the file and the rows of its reference page, both from
 //! [`super::settings`].
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{setting::Declared, settings::SECTIONS};
@@ -101,6 +103,28 @@ pub fn described() -> impl Iterator<Item = Described> {
         path: setting.path,
         kind: setting.kind,
         text: setting.text.trim(),
+    })
+}
+
+/// A setting that a release accepts, for another release to compare.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Accepted {
+    /// Such as `auth.method`.
+    pub path: String,
+    /// All values, where they are a list of words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+}
+
+/// Every setting that this release accepts, in the order of the reference page.
+pub fn accepted() -> impl Iterator<Item = Accepted> {
+    all_settings().map(|setting| {
+        let schema = (setting.schema)();
+        let words = schema["enum"].as_array().into_iter().flatten();
+        Accepted {
+            path: setting.path.to_owned(),
+            values: words.filter_map(Value::as_str).map(str::to_owned).collect(),
+        }
     })
 }
 

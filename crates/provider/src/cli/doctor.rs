@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use kms_node::{
     clock::{Clock as _, SystemClock},
     config::Loaded,
@@ -18,10 +18,12 @@ use kms_operator::diagnose::{
     facts::Facts,
     hardening, key, login,
     node::{self, Node, become_provider},
-    running, server, state,
+    release, running, server, state,
 };
 
-use super::{Context, Exit, Failure, OutputFlag, runtime};
+use super::{
+    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, progress::reading, runtime,
+};
 
 const COMMAND: &str = "doctor";
 
@@ -73,15 +75,52 @@ pub(super) struct Options {
     #[arg(long, value_name = "PATH")]
     encryption_config: Option<PathBuf>,
     #[command(flatten)]
+    release: ReleaseFlags,
+    #[command(flatten)]
     output: OutputFlag,
+}
+
+/// Another release of this provider.
+#[derive(Debug, Args)]
+#[command(
+    next_help_heading = "Other release",
+    group = ArgGroup::new("evidence")
+        .args(["etcd_snapshot", "endpoints"])
+        .multiple(true)
+        .requires("for_version")
+)]
+struct ReleaseFlags {
+    /// Output of `version --output json` of another release: does it read configuration, state and
+    /// stored objects of this cluster?
+    #[arg(long, value_name = "FILE")]
+    for_version: Option<PathBuf>,
+    #[command(flatten)]
+    etcd: EvidenceFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let mut outcome = Outcome::new(COMMAND, SystemClock.now(), Nothing {});
-        let checks = examined(&mut outcome, self.encryption_config.as_deref(), context)?;
+        // Before the change of user: the files belong to root as a rule.
+        let release = self.release.examined(context)?;
+        let mut checks = examined(&mut outcome, self.encryption_config.as_deref(), context)?;
+        checks.extend(release);
         conclude(&mut outcome, checks);
         self.output.show(&outcome, context)
+    }
+}
+
+impl ReleaseFlags {
+    /// Checks for the other release; none without one, or without a configuration, which other checks
+    /// report.
+    fn examined(&self, context: &Context<'_>) -> Result<Vec<CheckResult>, Failure> {
+        let etcd = self.etcd.sources()?;
+        let (Some(file), Ok(loaded)) = (&self.for_version, context.load()) else {
+            return Ok(Vec::new());
+        };
+        Ok(reading(|on_progress| {
+            release::examine(file, &loaded, &etcd, on_progress)
+        }))
     }
 }
 
@@ -136,6 +175,8 @@ fn gather(facts: &mut Facts, loaded: &Loaded, context: &Context<'_>) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use kms_node::report::CheckName;
+
     use super::*;
 
     #[test]
@@ -149,6 +190,9 @@ mod tests {
                 assert!(earlier.contains(&need), "{id} needs {need}");
             }
             earlier.push(id);
+        }
+        for CheckName(id, _) in release::CHECKS {
+            assert!(page.contains(&format!("\n| `{id}` ")), "{id}");
         }
     }
 }

@@ -44,6 +44,10 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 26] = [
                 "with the file that kube-apiserver is given",
                 "doctor --encryption-config /etc/kubernetes/encryption-config.yaml",
             ),
+            (
+                "before a change of release",
+                "doctor --for-version release.json --endpoints 127.0.0.1:2379",
+            ),
         ],
     ),
     (

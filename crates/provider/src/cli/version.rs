@@ -4,6 +4,7 @@ use clap::Args;
 use kms_node::{
     build_info::BuildInfo,
     clock::{Clock as _, SystemClock},
+    formats::Formats,
     report::{
         outcome::{Outcome, PASSED},
         table::Table,
@@ -31,6 +32,9 @@ pub(super) struct Build {
     build_date: &'static str,
     /// Whether the source differed from the revision, or `unknown`.
     dirty: &'static str,
+    /// Formats that this release reads and writes, for `doctor --for-version` of another release.
+    #[serde(flatten)]
+    formats: Formats,
 }
 
 impl Options {
@@ -45,6 +49,7 @@ impl Options {
             commit,
             build_date,
             dirty,
+            formats: Formats::ours(),
         };
         let mut outcome = Outcome::new("version", SystemClock.now(), members);
         outcome.conclude(PASSED, Exit::Success, version);

@@ -59,6 +59,7 @@ mod soak;
 mod stalled_log;
 mod traffic;
 mod triage;
+mod upgrade;
 mod upkeep;
 mod why;
 mod wire;

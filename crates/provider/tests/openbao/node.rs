@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     os::{fd::OwnedFd, unix::net::UnixListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
     sync::Arc,
     thread,
@@ -154,11 +154,17 @@ impl Node {
     /// Starts `command` with the listener of a service manager, as a shell's standard input becomes
     /// descriptor 3.
     pub(crate) fn spawn_activated(&self, listener: &UnixListener) -> Provider {
+        let built = program();
+        self.spawn_activated_as(Path::new(built.get_program()), listener)
+    }
+
+    /// The same with another build of the program.
+    pub(crate) fn spawn_activated_as(&self, build: &Path, listener: &UnixListener) -> Provider {
         let program = self.program(&["serve"]);
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", r#"LISTEN_PID=$$ exec "$0" "$@" 3<&0 </dev/null"#])
-            .arg(program.get_program())
+            .arg(build)
             .args(program.get_args())
             .env_clear()
             .envs(

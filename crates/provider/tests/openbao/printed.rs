@@ -145,6 +145,11 @@ incidents! {
 /// Causes whose commands are not run here, with the reason.
 const LEFT_OUT: &[(&str, &str)] = &[
     (
+        "release_formats_unreadable",
+        "needs the program of another release; upgrade.rs runs the command with this one",
+    ),
+    ("release_refuses_configuration", "as above"),
+    (
         "oauth_issuer_unreachable",
         "needs a real issuer; login/oauth_issuer.rs has one, and its commands only show the answer",
     ),

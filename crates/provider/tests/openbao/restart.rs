@@ -23,6 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use kms_daemon::{
     lifecycle::{self, Hangup},
     serve::serve_on,
@@ -31,7 +32,7 @@ use kms_daemon::{
 use kms_node::{
     config::{self, Environment, Flags},
     kms_api::generated::{
-        DecryptRequest, StatusRequest, key_management_service_client::KeyManagementServiceClient,
+        EncryptRequest, StatusRequest, key_management_service_client::KeyManagementServiceClient,
     },
     state::{
         MissingCheckpoint,
@@ -81,27 +82,36 @@ async fn silent_connections_do_not_delay_a_stop() {
     drop(silent);
 }
 
-/// Calls until it is told to stop, on connections of which each makes some calls.
-async fn call_on_and_on(
+/// Writes and reads until it is told to stop, on connections of which each makes some calls.
+pub(crate) async fn call_on_and_on(
     socket: PathBuf,
-    request: DecryptRequest,
     stop: Arc<AtomicBool>,
     calls: Arc<AtomicU64>,
 ) -> Result<(), Status> {
+    let mut request = None;
     while !stop.load(Ordering::Relaxed) {
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
         let mut client = KeyManagementServiceClient::new(endpoint.connect_lazy());
         for _ in 0..20 {
             client.status(StatusRequest {}).await?;
-            client.decrypt(request.clone()).await?;
-            calls.fetch_add(2, Ordering::Relaxed);
+            let written = EncryptRequest {
+                plaintext: Bytes::from_static(b"seed"),
+                uid: "test".to_owned(),
+            };
+            let encrypted = client.encrypt(written).await?.into_inner();
+            let first = request.get_or_insert_with(|| to_decrypt(&encrypted));
+            for request in [first.clone(), to_decrypt(&encrypted)] {
+                let read = client.decrypt(request).await?.into_inner();
+                assert_eq!(read.plaintext, "seed");
+            }
+            calls.fetch_add(4, Ordering::Relaxed);
         }
     }
     Ok(())
 }
 
 /// As systemd does with a socket unit.
-fn listen(path: &Path) -> UnixListener {
+pub(crate) fn listen(path: &Path) -> UnixListener {
     let listener = UnixListener::bind(path).unwrap();
     fs::set_permissions(path, Permissions::from_mode(0o660)).unwrap();
     listener
@@ -114,13 +124,12 @@ async fn with_a_socket_of_systemd_a_restart_refuses_no_connection_and_fails_no_c
     let listener = listen(&socket);
     let mut provider = node.spawn_activated(&listener);
     provider.ready().await;
-    let request = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
     let stop = Arc::new(AtomicBool::new(false));
     let calls = Arc::new(AtomicU64::new(0));
     let callers: Vec<_> = (0..6)
         .map(|_| {
             let (stop, calls) = (Arc::clone(&stop), Arc::clone(&calls));
-            tokio::spawn(call_on_and_on(socket.clone(), request.clone(), stop, calls))
+            tokio::spawn(call_on_and_on(socket.clone(), stop, calls))
         })
         .collect();
     for _ in 0..3 {
