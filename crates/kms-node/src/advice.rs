@@ -13,6 +13,7 @@ macro_rules! causes {
     };
 }
 
+pub mod cluster;
 pub mod command;
 pub mod configuration;
 pub mod drill;
@@ -199,7 +200,7 @@ const fn unknown(code: &'static str, headline: &'static str, data: &'static str)
 
 /// Every cause, by topic: the heading of the topic and its causes.
 #[must_use]
-pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 19] {
+pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 20] {
     [
         ("Configuration", configuration::ALL),
         ("Installation of a node", install::ALL),
@@ -220,6 +221,7 @@ pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 19] {
         ("Rebuild of the state", restore::ALL),
         ("EncryptionConfiguration", encryption_config::ALL),
         ("Rotation and retirement", retirement::ALL),
+        ("Cluster", cluster::ALL),
     ]
 }
 
