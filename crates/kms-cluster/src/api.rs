@@ -40,7 +40,9 @@ pub enum ConnectError {
     Malformed(PathBuf),
     #[error("the kubeconfig cannot be used")]
     Kubeconfig(#[source] Box<KubeconfigError>),
-    #[error("the kubeconfig turns the verification of the API server off (insecure-skip-tls-verify)")]
+    #[error(
+        "the kubeconfig turns the verification of the API server off (insecure-skip-tls-verify)"
+    )]
     Unverified,
     #[error("the kubeconfig cannot be used")]
     Client(#[source] Box<kube::Error>),
@@ -75,6 +77,8 @@ pub struct Refusal {
     pub reason: String,
     /// May quote the object.
     message: String,
+    /// Paths of the fields that validation refuses.
+    fields: Vec<String>,
     pub retry_after: Option<Duration>,
     /// Where a list goes on whose token has expired.
     pub continues: Option<String>,
@@ -95,6 +99,19 @@ struct Status {
     reason: String,
     message: String,
     metadata: StatusMetadata,
+    details: StatusDetails,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StatusDetails {
+    causes: Vec<StatusCause>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StatusCause {
+    field: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -242,7 +259,8 @@ impl Api {
 impl Refusal {
     fn of(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Self {
         let said: Status = serde_json::from_slice(body).unwrap_or_default();
-        let is_word = !said.reason.is_empty() && said.reason.bytes().all(|it| it.is_ascii_alphabetic());
+        let is_word =
+            !said.reason.is_empty() && said.reason.bytes().all(|it| it.is_ascii_alphabetic());
         let fallback = status.canonical_reason().unwrap_or_default();
         Self {
             status: status.as_u16(),
@@ -251,15 +269,17 @@ impl Refusal {
                 false => fallback.replace(' ', ""),
             },
             message: said.message,
+            fields: said.details.causes.into_iter().map(|it| it.field).collect(),
             retry_after,
             continues: said.metadata.r#continue.filter(|it| !it.is_empty()),
         }
     }
 
-    /// Whether the object of the name is another one than the listed one.
+    /// Whether the object of the name is another one than the listed one: its uid cannot change.
     #[must_use]
     pub fn is_recreated(&self) -> bool {
-        self.status == 409 && (self.says("UID") || self.says("uid"))
+        let mut fields = self.fields.iter();
+        self.status == 422 && !self.fields.is_empty() && fields.all(|it| it == "metadata.uid")
     }
 
     /// Whether the same request may succeed later.
@@ -397,10 +417,25 @@ mod tests {
                 &cluster::POLICY_DENIED,
                 Some("frozen"),
             ),
-            (422, "Widget \"x\" is invalid: spec", &cluster::OBJECT_INVALID, None),
+            (
+                422,
+                "Widget \"x\" is invalid: spec",
+                &cluster::OBJECT_INVALID,
+                None,
+            ),
             (403, "cannot patch resource", &cluster::FORBIDDEN, None),
-            (500, "etcdserver: request is too large", &cluster::OBJECT_TOO_LARGE, None),
-            (409, "the object has been modified", &cluster::CONFLICT, None),
+            (
+                500,
+                "etcdserver: request is too large",
+                &cluster::OBJECT_TOO_LARGE,
+                None,
+            ),
+            (
+                409,
+                "the object has been modified",
+                &cluster::CONFLICT,
+                None,
+            ),
             (418, "", &cluster::REFUSED, None),
         ];
         for (status, message, cause, by) in cases {

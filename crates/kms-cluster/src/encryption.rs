@@ -33,7 +33,8 @@ impl Encryption {
     pub fn parse(metrics: &str) -> Self {
         let mut newest: BTreeMap<String, (f64, String)> = BTreeMap::new();
         for (line, value) in series(metrics, KEY_ID) {
-            let (Some(provider), Some(hash)) = (label(line, "provider_name"), label(line, "key_id_hash"))
+            let (Some(provider), Some(hash)) =
+                (label(line, "provider_name"), label(line, "key_id_hash"))
             else {
                 continue;
             };

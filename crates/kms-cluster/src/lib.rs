@@ -13,3 +13,4 @@
 pub mod api;
 pub mod discovery;
 pub mod encryption;
+pub mod rewrite;

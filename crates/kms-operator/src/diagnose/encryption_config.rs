@@ -124,7 +124,11 @@ pub fn ruled_resources(path: &Path) -> Result<Vec<String>, Box<CheckResult>> {
     let bytes = read(path).map_err(|unread| unread.check(path))?;
     let malformed = || {
         let message = format!("{} cannot be parsed", path.display());
-        refused("malformed", message, "correct the file; `doctor` names the line")
+        refused(
+            "malformed",
+            message,
+            "correct the file; `doctor` names the line",
+        )
     };
     let text = decode(&bytes).ok_or_else(malformed)?;
     let document = document::parse(&text).map_err(|_| malformed())?;
