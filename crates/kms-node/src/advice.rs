@@ -13,6 +13,7 @@ macro_rules! causes {
     };
 }
 
+pub mod cluster;
 pub mod command;
 pub mod configuration;
 pub mod drill;
@@ -200,7 +201,7 @@ const fn unknown(code: &'static str, headline: &'static str, data: &'static str)
 
 /// Every cause, by topic: the heading of the topic and its causes.
 #[must_use]
-pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 20] {
+pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 21] {
     [
         ("Configuration", configuration::ALL),
         ("Installation of a node", install::ALL),
@@ -222,6 +223,7 @@ pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 20] {
         ("EncryptionConfiguration", encryption_config::ALL),
         ("Rotation and retirement", retirement::ALL),
         ("Change of release", release::ALL),
+        ("Cluster", cluster::ALL),
     ]
 }
 

@@ -288,6 +288,13 @@ impl Rotation {
         active.is_some() && active == version("latestTransitVersion")
     }
 
+    /// Whether the running etcd was read as a whole.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        let mut facts = self.facts.0.iter();
+        facts.any(|(name, value)| *name == "confidence" && value == "proven")
+    }
+
     fn tables(&self) -> Vec<Table> {
         let mut facts = Table::new("this node", ["fact", "value"]);
         for (name, value) in &self.facts.0 {

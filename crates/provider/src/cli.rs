@@ -4,6 +4,7 @@
 //! environment or ends the process.
 
 mod benchmark;
+mod cluster_flags;
 mod compare_nodes;
 mod completed;
 mod completion;
@@ -30,6 +31,7 @@ mod repeat;
 mod restore_versions;
 mod retire_versions;
 mod review;
+mod rewrite;
 mod rotation_plan;
 mod scan_etcd;
 mod schema;
@@ -122,6 +124,7 @@ commands! {
     }
     "Rotation" {
         RotationPlan: rotation_plan, "rotation-plan";
+        Rewrite: rewrite, "rewrite";
         VerifyRotation: verify_rotation, "verify-rotation";
         RetireVersions: retire_versions, "retire-versions";
         RestoreVersions: restore_versions, "restore-versions";

@@ -23,6 +23,7 @@ use rcgen::KeyPair;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use crate::{
     daemon::{Daemon, program},
@@ -261,6 +262,33 @@ impl ControlPlane {
         get(&self.client(), path).await
     }
 
+    /// Status and body of the response to a request with a JSON body; a `PATCH` is a merge patch.
+    ///
+    /// # Panics
+    /// When the request fails.
+    pub async fn send(&self, method: &str, path: &str, body: &Value) -> (StatusCode, Value) {
+        send(&self.client(), method, path, body).await
+    }
+
+    /// Creates objects with names from `name-0` on, several at a time, with one text.
+    ///
+    /// # Panics
+    /// When one is refused.
+    pub async fn create_many(&self, kind: Kind, name: &str, count: usize, text: &str) {
+        let mut tasks = JoinSet::new();
+        let api = self.api(kind);
+        for number in 0..count {
+            if tasks.len() >= 16 {
+                tasks.join_next().await.unwrap().unwrap();
+            }
+            let (api, object) = (api.clone(), kind.object(&format!("{name}-{number}"), text));
+            tasks.spawn(async move {
+                api.create(&PostParams::default(), &object).await.unwrap();
+            });
+        }
+        tasks.join_all().await;
+    }
+
     /// Sum of a metric over the series with all of `labels`.
     ///
     /// # Panics
@@ -386,6 +414,22 @@ async fn get(client: &Client, path: &str) -> Option<(StatusCode, String)> {
     let status = answer.status();
     let body = answer.into_body().collect().await.ok()?.to_bytes();
     Some((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+async fn send(client: &Client, method: &str, path: &str, body: &Value) -> (StatusCode, Value) {
+    let content = match method {
+        "PATCH" => "application/merge-patch+json",
+        _ => "application/json",
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", content);
+    let body = Body::from(body.to_string().into_bytes());
+    let answer = client.send(request.body(body).unwrap()).await.unwrap();
+    let status = answer.status();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap_or_default())
 }
 
 /// A KMS v2 provider at this socket, for [`ControlPlane::encrypt_with`].

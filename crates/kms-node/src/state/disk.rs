@@ -492,12 +492,24 @@ fn publish_new(
 /// # Errors
 /// An error of the operating system. The name then leads to the complete old or new content.
 pub fn replace_public(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    replace(path, content, PUBLIC)
+}
+
+/// The same with mode 0600.
+///
+/// # Errors
+/// Those of [`replace_public`].
+pub fn replace_private(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    replace(path, content, OWN)
+}
+
+fn replace(path: &Path, content: &[u8], mode: Mode) -> Result<(), DiskError> {
     let (directory, name) = parent_of(path)?;
     let temporary = Temporary::of(directory.as_fd(), path, name);
     temporary.remove_stale()?;
     let file = temporary.create()?;
 
-    temporary.fill(&mut SystemDisk, &file, PUBLIC, content)?;
+    temporary.fill(&mut SystemDisk, &file, mode, content)?;
     temporary.put_in_place(&mut SystemDisk, name)
 }
 

@@ -32,8 +32,9 @@ use kms_node::{
 use zeroize::Zeroizing;
 
 use super::Check;
-use document::{Document, Kms, Provider};
+use document::{Document, Entry, Kms, Provider};
 use find::Located;
+use resource::Resource;
 
 const ID: &str = "kubernetes.encryption_config";
 const TITLE: &str = "EncryptionConfiguration";
@@ -113,6 +114,32 @@ pub fn has_provider(path: &Path, config: &Config) -> Option<bool> {
     let bytes = read(path).ok()?;
     let document = document::parse(&decode(&bytes)?).ok()?;
     Some(ours::is_in(&document, config))
+}
+
+/// Resources and wildcards with a rule in the file, in its order and syntax.
+///
+/// # Errors
+/// The finding of a file that cannot be read or parsed.
+pub fn ruled_resources(path: &Path) -> Result<Vec<String>, Box<CheckResult>> {
+    let bytes = read(path).map_err(|unread| unread.check(path))?;
+    let malformed = || {
+        let message = format!("{} cannot be parsed", path.display());
+        refused(
+            "malformed",
+            message,
+            "correct the file; `doctor` names the line",
+        )
+    };
+    let text = decode(&bytes).ok_or_else(malformed)?;
+    let document = document::parse(&text).map_err(|_| malformed())?;
+    let entries = document.entries.iter().flat_map(Entry::resources);
+    Ok(entries.map(|it| it.to_string()).collect())
+}
+
+/// Whether a rule applies to a resource, both as the file names them.
+#[must_use]
+pub fn covers(rule: &str, resource: &str) -> bool {
+    Resource::parse(rule).covers(Resource::parse(resource))
 }
 
 /// Checks the text of the file; see [`check_file`].

@@ -3,7 +3,7 @@
 //! They are added to the typed line before it is parsed. So one set of rules holds for all options,
 //! and the printed commands also run where the variables are unset, as below `sudo`.
 
-use std::{ffi::OsString, path::Path};
+use std::{ffi::OsString, fs::File, path::Path};
 
 use clap::CommandFactory as _;
 use kms_node::{config::Environment, report::outcome::OptionSource};
@@ -12,6 +12,9 @@ use super::{Cli, Line};
 
 /// Directory of etcd's certificates on a control-plane node of kubeadm.
 pub(super) const KUBEADM_ETCD: &str = "/etc/kubernetes/pki/etcd";
+
+/// Kubeconfig of the administrator on a control-plane node of kubeadm.
+const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
 
 /// Options of a connection to OpenBao, with the variables of `bao`.
 pub(super) const OPENBAO: [(&str, &str); 4] = [
@@ -55,11 +58,29 @@ impl Completed {
                 line.add_variable(option, variable, environment);
             }
         }
+        if has("kubeconfig") && !line.names("kubeconfig") {
+            line.complete_kubeconfig(environment);
+        }
         if has("endpoints") {
             let is_required = command.is_some_and(|it| ONE_SOURCE.contains(&it.get_name()));
             line.complete_etcd(is_required, environment, kubeadm);
         }
         line
+    }
+
+    /// As `kubectl` looks for it, then the file of kubeadm's administrator.
+    fn complete_kubeconfig(&mut self, environment: &Environment) {
+        if environment.variable("KUBECONFIG").is_some() {
+            return self.add_variable("kubeconfig", "KUBECONFIG", environment);
+        }
+        let home = environment.variable("HOME").map(Path::new);
+        let of_home = home.map(|home| home.join(".kube/config"));
+        let files = [(of_home, "HOME"), (Some(ADMIN_CONF.into()), "kubeadm")];
+        for (file, source) in files {
+            if let Some(file) = file.filter(|file| File::open(file).is_ok()) {
+                return self.add("kubeconfig", &file.to_string_lossy(), source);
+            }
+        }
     }
 
     fn complete_etcd(&mut self, is_required: bool, environment: &Environment, kubeadm: &Path) {
@@ -232,10 +253,10 @@ mod tests {
         let kubeadm = directory.path();
         let line = "x verify-rotation --endpoints 127.0.0.1:2379";
         for name in ["ca.crt", "server.crt"] {
-            std::fs::File::create(kubeadm.join(name)).unwrap();
+            File::create(kubeadm.join(name)).unwrap();
         }
         assert_eq!(complete(line, &[], kubeadm).1, [""; 0]);
-        std::fs::File::create(kubeadm.join("server.key")).unwrap();
+        File::create(kubeadm.join("server.key")).unwrap();
         let (typed, sources) = complete(line, &[], kubeadm);
         assert_eq!(sources, ["kubeadm"; 3]);
         assert!(typed.contains("/server.key"), "{typed}");

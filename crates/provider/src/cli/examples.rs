@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory as _};
 use super::Cli;
 
 /// Per command: purpose and line.
-const EXAMPLES: [(&str, &[(&str, &str)]); 26] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 27] = [
     (
         "init",
         &[
@@ -141,6 +141,23 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 26] = [
         &[
             ("the stage of a rotation", "rotation-plan"),
             ("wait for the promotion", "rotation-plan --wait 15m"),
+        ],
+    ),
+    (
+        "rewrite",
+        &[
+            (
+                "the objects of each resource, and the time",
+                "rewrite --encryption-config /etc/kubernetes/encryption-config.yaml --dry-run",
+            ),
+            (
+                "on a control-plane node, proven at the end",
+                "rewrite --encryption-config /etc/kubernetes/encryption-config.yaml --endpoints 127.0.0.1:2379",
+            ),
+            (
+                "Secrets alone, slowly",
+                "rewrite --resource secrets --rate 5",
+            ),
         ],
     ),
     (

@@ -53,7 +53,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Exit, Line};
-use super::{init::InitError, node::NodeError};
+use super::{init::InitError, node::NodeError, rewrite::RewriteFailure};
 use crate::dev::LabError;
 
 /// Every way in which a command can fail.
@@ -181,6 +181,9 @@ pub(super) enum Failure {
     /// A command of a node could not begin.
     #[error(transparent)]
     Node(Box<NodeError>),
+    /// No object was rewritten.
+    #[error(transparent)]
+    Rewrite(Box<RewriteFailure>),
     /// The pages could not be written.
     #[error("cannot write manual pages to {}", directory.display())]
     ManualPages {
@@ -190,6 +193,12 @@ pub(super) enum Failure {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<RewriteFailure> for Failure {
+    fn from(error: RewriteFailure) -> Self {
+        Self::Rewrite(Box::new(error))
+    }
 }
 
 impl From<NodeError> for Failure {
@@ -281,6 +290,7 @@ impl Failure {
             Self::Backup(error) => error.exit(),
             Self::Init(error) => error.exit(),
             Self::Node(error) => error.found().0.exit,
+            Self::Rewrite(error) => error.found().0.exit,
             Self::RecordUnreadable { .. } => Exit::Runtime,
             Self::RecordInvalid {
                 problem: RecordError::NewerRelease(_),
@@ -410,6 +420,7 @@ impl Failure {
             Self::Etcd(error) => return EtcdError::cause(error),
             Self::Policy(_) => &configuration::UNSAFE_POLICY_PATH,
             Self::Node(error) => return error.found(),
+            Self::Rewrite(error) => return error.found(),
             Self::Init(error) => match error.exit() {
                 Exit::Configuration => &configuration::VALUES_INVALID,
                 Exit::Usage => &command::INVALID_USAGE,

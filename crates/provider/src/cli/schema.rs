@@ -25,7 +25,7 @@ use super::{
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 23] = [
+const SCHEMAS: [Published; 24] = [
     ("benchmark", of::<Outcome<Benchmark>>),
     // `doctor`, `verify-key` and `probe`.
     ("checks", of::<Outcome>),
@@ -49,6 +49,10 @@ const SCHEMAS: [Published; 23] = [
     ("ready", of::<health::Ready<'_>>),
     // `retire-versions` and `restore-versions`.
     ("retirement", of::<Outcome<review::Retirement>>),
+    (
+        "rewrite",
+        of::<Outcome<kms_cluster::rewrite::report::Rewrite>>,
+    ),
     // `rotation-plan` and `verify-rotation`.
     ("rotation", of::<Outcome<Rotation>>),
     // Also `manifest.json` in the archive.

@@ -17,6 +17,7 @@ mod mistakes;
 mod old_client;
 mod outages;
 mod programs;
+mod rewrite;
 mod rotation;
 mod runbook;
 

@@ -2,7 +2,7 @@
 //! OpenBao is sealed.
 
 use testkit::{
-    control_plane::{ControlPlane, Kind, WITHIN, kms},
+    control_plane::{ControlPlane, Kind, WITHIN, kms, kubectl},
     files,
     openbao::OpenBao,
     runbook::{Done, Shell, Site, Walk},
@@ -114,6 +114,34 @@ impl Site for ControlPlaneNode {
         }
         self.running = wanted;
     }
+}
+
+/// Runs the real kubectl.
+fn add_kubectl(site: &ControlPlaneNode) {
+    let script = format!("#!/bin/sh\nexec {} \"$@\"\n", kubectl().display());
+    site.node.add_program("kubectl", &script);
+}
+
+#[tokio::test]
+async fn the_page_about_the_rewrite_runs() {
+    let mut site = ControlPlaneNode::serving().await;
+    site.control_plane.define_custom_resource().await;
+    let written = site.control_plane.write(Kind::Secret, "kept", "through it");
+    written.await.unwrap();
+    add_kubectl(&site);
+    let admin = site.control_plane.kubeconfig();
+    let limited = admin.replace("\"client-key\"", "\"as\":\"rewriter\",\"client-key\"");
+    for (name, text) in [("admin", &admin), ("rewriter", &limited)] {
+        let path = site.node.path(&format!("/etc/kubernetes/{name}.conf"));
+        files::replace(&path, text.as_bytes(), 0o600);
+    }
+    let admin = site.node.path("/etc/kubernetes/admin.conf");
+    site.node.set("KUBECONFIG", admin);
+    let etcd = site.control_plane.etcd().endpoint().to_owned();
+    site.node.shell.name("127.0.0.1:2379", etcd);
+    // A path of the API.
+    site.node.shell.name("/metrics", "/metrics");
+    Walk::of("operate/rewrite").to_end(&mut site).await;
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ const CORE: [&str; 15] = [
 ];
 
 impl<'a> Resource<'a> {
-    fn parse(text: &'a str) -> Self {
+    pub(super) fn parse(text: &'a str) -> Self {
         let (name, group) = text.split_once('.').unwrap_or((text, ""));
         Self { name, group }
     }

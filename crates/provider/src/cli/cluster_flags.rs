@@ -1,0 +1,26 @@
+//! The Kubernetes API of a cluster: `--kubeconfig` and `--context`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kms_cluster::api::{Api, ConnectError};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cluster")]
+pub(super) struct ClusterFlags {
+    /// Kubeconfig, or several joined by colons [env: KUBECONFIG] [default: ~/.kube/config, else
+    /// /etc/kubernetes/admin.conf]
+    #[arg(long, value_name = "FILE", value_delimiter = ':', required = true)]
+    kubeconfig: Vec<PathBuf>,
+    /// Context of the kubeconfig, in place of its current one
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+}
+
+impl ClusterFlags {
+    /// # Errors
+    /// Those of [`Api::connect`].
+    pub(super) async fn connect(&self) -> Result<Api, ConnectError> {
+        Api::connect(&self.kubeconfig, self.context.as_deref()).await
+    }
+}
