@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use kms_node::advice::{Cause, cluster};
 use kube::{
@@ -121,11 +121,16 @@ struct StatusMetadata {
 }
 
 impl Api {
-    /// Loads the first context of these files, or the named one. Opens no connection.
+    /// Loads the first context of these files, or the named one; `server` replaces its address. Opens no
+    /// connection.
     ///
     /// # Errors
     /// The files cannot be read or used.
-    pub async fn connect(files: &[PathBuf], context: Option<&str>) -> Result<Self, ConnectError> {
+    pub async fn connect(
+        files: &[PathBuf],
+        context: Option<&str>,
+        server: Option<&Uri>,
+    ) -> Result<Self, ConnectError> {
         if CryptoProvider::get_default().is_none() {
             // A provider that was installed meanwhile is the same one.
             aws_lc_rs::default_provider().install_default().ok();
@@ -147,6 +152,9 @@ impl Api {
         let mut config = loaded.map_err(unusable)?;
         if config.accept_invalid_certs {
             return Err(ConnectError::Unverified);
+        }
+        if let Some(server) = server {
+            config.cluster_url = server.clone();
         }
         // Repetitions follow the rate of the caller.
         config.default_retry = false;
@@ -208,6 +216,13 @@ impl Api {
         let request = request.header(header::CONTENT_TYPE, JSON);
         let body = Body::from(object.to_string().into_bytes());
         self.json(path, request.body(body)).await
+    }
+
+    /// # Errors
+    /// There is no answer, or a refusal.
+    pub async fn delete(&self, path: &str) -> Result<(), CallError> {
+        let request = Request::delete(path).body(Body::empty());
+        self.send(path, request).await.map(drop)
     }
 
     async fn json<T: DeserializeOwned>(

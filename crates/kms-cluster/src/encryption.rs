@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{Api, CallError};
 
 const KEY_ID: &str = "apiserver_envelope_encryption_key_id_hash_status_last_timestamp_seconds";
-const CONFIGURATION: &str = "apiserver_encryption_config_controller_last_config_info";
+pub(crate) const CONFIGURATION: &str = "apiserver_encryption_config_controller_last_config_info";
 
 /// Hashes of the keys and of the `EncryptionConfiguration` in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -57,7 +57,7 @@ impl Encryption {
 }
 
 /// Labels and value of each series.
-fn series<'m>(metrics: &'m str, name: &'static str) -> impl Iterator<Item = (&'m str, f64)> {
+pub(crate) fn series<'m>(metrics: &'m str, name: &'static str) -> impl Iterator<Item = (&'m str, f64)> {
     metrics.lines().filter_map(move |line| {
         let rest = line.strip_prefix(name)?.strip_prefix('{')?;
         let (labels, value) = rest.rsplit_once("} ")?;
@@ -66,7 +66,7 @@ fn series<'m>(metrics: &'m str, name: &'static str) -> impl Iterator<Item = (&'m
 }
 
 /// The value of a label without escapes.
-fn label<'l>(labels: &'l str, name: &str) -> Option<&'l str> {
+pub(crate) fn label<'l>(labels: &'l str, name: &str) -> Option<&'l str> {
     let all = labels.split("\",");
     let mut all = all.filter_map(|pair| pair.split_once("=\""));
     let (_, value) = all.find(|(known, _)| *known == name)?;

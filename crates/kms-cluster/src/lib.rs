@@ -14,3 +14,4 @@ pub mod api;
 pub mod discovery;
 pub mod encryption;
 pub mod rewrite;
+pub mod rollout;

@@ -5,6 +5,7 @@ use super::{Cause, Step, act, none_lost, run, unknown};
 use crate::exit::Exit;
 
 const UNCHANGED: &str = "each object is stored as before, and readable";
+const NO_NEXT_PHASE: &str = "do not begin the next phase on any API server before this is settled";
 const AGAIN: Step = run("then continue the rewrite", "{again}");
 
 causes! {
@@ -303,4 +304,78 @@ causes! {
         run("read its conditions", "kubectl get storageversionmigrations --output yaml"),
         run("rewrite with patches instead: failures are listed by object", "{plain}"),
     ]);
+
+    ROLLOUT_FORBIDDEN = none_lost(
+        "rollout_forbidden",
+        "the user of the kubeconfig may not read the metrics, or not create a Secret for the probe",
+        "nothing was changed",
+    )
+    .exit(Exit::Runtime)
+    .steps(&[
+        run("see the rights of this user", "kubectl auth can-i --list"),
+        act("grant the ClusterRole of docs/operate/rollout.md"),
+    ]);
+
+    ROLLOUT_UNKNOWN = unknown(
+        "rollout_unknown",
+        "the phase of an API server is unknown",
+        "an API server may be unable to read what another one writes",
+    )
+    .steps(&[
+        act("name the KMS provider with --provider, if API servers have several"),
+        act("give the own address of each API server with --server, never that of a load balancer"),
+        run("then examine all of them again", "{again}"),
+    ])
+    .warnings(&[NO_NEXT_PHASE]);
+
+    ROLLOUT_UNSAFE = none_lost(
+        "rollout_unsafe",
+        "an API server cannot read what another one writes",
+        "all objects are intact in etcd; reads through {readers} fail for objects of {writers}",
+    )
+    .steps(&[
+        act("give {readers} the EncryptionConfiguration of the phase of readers now"),
+        run("then examine all of them again", "{again}"),
+    ])
+    .warnings(&[
+        NO_NEXT_PHASE,
+        "do not delete objects that an API server cannot read: another one reads them",
+    ]);
+
+    ROLLOUT_LAGGING = none_lost(
+        "rollout_lagging",
+        "API servers are in different phases",
+        "each API server reads what the others write",
+    )
+    .steps(&[
+        act("bring {lagging} to the phase {phase}, one after another"),
+        run("then examine all of them again", "{again}"),
+    ])
+    .warnings(&[NO_NEXT_PHASE]);
+
+    ROLLOUT_KEYS_DIFFER = none_lost(
+        "rollout_keys_differ",
+        "the API servers use different versions of the key",
+        "each version decrypts; a promotion reaches every API server within minutes",
+    )
+    .steps(&[run("wait until they agree", "{again}")])
+    .warnings(&[NO_NEXT_PHASE]);
+
+    ROLLOUT_TOO_EARLY = none_lost(
+        "rollout_too_early",
+        "the cluster is not ready for this step",
+        "each API server reads what the others write",
+    )
+    .steps(&[
+        act("finish the step {next} first"),
+        run("then examine all API servers again", "{again}"),
+    ])
+    .warnings(&[NO_NEXT_PHASE]);
+
+    PROBE_LEFT = none_lost(
+        "probe_left",
+        "Secrets of the probe could not be deleted",
+        "they are empty",
+    )
+    .steps(&[run("delete them", "kubectl delete secret --namespace {namespace} {secrets}")]);
 }

@@ -29,6 +29,7 @@ use kms_node::{
     config::Config,
     report::{CheckResult, ImpactClass},
 };
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::Check;
@@ -121,6 +122,24 @@ pub fn has_provider(path: &Path, config: &Config) -> Option<bool> {
 /// # Errors
 /// The finding of a file that cannot be read or parsed.
 pub fn ruled_resources(path: &Path) -> Result<Vec<String>, Box<CheckResult>> {
+    Ok(ruled(path)?.resources)
+}
+
+/// Facts of a file, to recognize it in the metrics of kube-apiserver.
+pub struct Ruled {
+    /// Resources and wildcards with a rule, in its order and syntax.
+    pub resources: Vec<String>,
+    /// Whether plaintext Secrets are read.
+    pub reads_plaintext: bool,
+    /// SHA-256 of the file, as kube-apiserver shows it: `sha256:` and hexadecimal digits.
+    pub hash: String,
+}
+
+/// Reads the rules.
+///
+/// # Errors
+/// The finding of a file that cannot be read or parsed.
+pub fn ruled(path: &Path) -> Result<Ruled, Box<CheckResult>> {
     let bytes = read(path).map_err(|unread| unread.check(path))?;
     let malformed = || {
         let message = format!("{} cannot be parsed", path.display());
@@ -133,7 +152,19 @@ pub fn ruled_resources(path: &Path) -> Result<Vec<String>, Box<CheckResult>> {
     let text = decode(&bytes).ok_or_else(malformed)?;
     let document = document::parse(&text).map_err(|_| malformed())?;
     let entries = document.entries.iter().flat_map(Entry::resources);
-    Ok(entries.map(|it| it.to_string()).collect())
+    Ok(Ruled {
+        resources: entries.map(|it| it.to_string()).collect(),
+        reads_plaintext: writers::reads_plaintext(&writers::treatment(&document)),
+        hash: hash(&bytes),
+    })
+}
+
+/// SHA-256 in the notation of kube-apiserver's metrics.
+#[must_use]
+pub fn hash(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    let digits = digest.iter().map(|byte| format!("{byte:02x}"));
+    digits.fold("sha256:".to_owned(), |hash, digits| hash + &digits)
 }
 
 /// Whether a rule applies to a resource, both as the file names them.

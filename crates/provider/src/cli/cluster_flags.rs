@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use http::Uri;
 use kms_cluster::api::{Api, ConnectError};
 
 #[derive(Debug, Args)]
@@ -18,9 +19,11 @@ pub(super) struct ClusterFlags {
 }
 
 impl ClusterFlags {
+    /// Connects to the API server of the kubeconfig, or to another one of its cluster.
+    ///
     /// # Errors
     /// Those of [`Api::connect`].
-    pub(super) async fn connect(&self) -> Result<Api, ConnectError> {
-        Api::connect(&self.kubeconfig, self.context.as_deref()).await
+    pub(super) async fn connect(&self, server: Option<&Uri>) -> Result<Api, ConnectError> {
+        Api::connect(&self.kubeconfig, self.context.as_deref(), server).await
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use clap::{ArgGroup, Args};
 use kms_cluster::{
-    api::ConnectError,
+    api::{CallError, ConnectError},
     rewrite::{
         self, Done, End, Method, Progress, RewriteError, Settings,
         report::{self, Lines, roughly},
@@ -90,6 +90,8 @@ pub(super) enum RewriteFailure {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
+    #[error(transparent)]
+    Call(#[from] CallError),
 }
 
 impl Options {
@@ -141,7 +143,7 @@ impl Options {
         let runtime = runtime()?;
         let done = runtime.block_on(async {
             let stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
-            let api = self.cluster.connect().await;
+            let api = self.cluster.connect(None).await;
             let api = api.map_err(RewriteFailure::Connect)?;
             let show = |progress: &Progress<'_>| line.show(progress);
             let done = rewrite::rewrite(&api, settings, &show, stop).await;
@@ -175,6 +177,7 @@ impl RewriteFailure {
         match self {
             Self::Connect(error) => (error.cause(), Vec::new()),
             Self::Rewrite(error) => error.found(),
+            Self::Call(error) => (error.cause(), Vec::new()),
         }
     }
 }

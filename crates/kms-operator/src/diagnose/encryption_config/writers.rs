@@ -46,6 +46,16 @@ pub(super) fn treatment(document: &Document) -> Vec<Treatment<'_>> {
     all
 }
 
+/// Whether `identity` reads Secrets. kube-apiserver uses the first rule that covers a resource, and
+/// none at all leaves it plain.
+pub(super) fn reads_plaintext(treatment: &[Treatment<'_>]) -> bool {
+    let rule = treatment.iter().find(|it| it.resource.covers(SECRETS));
+    rule.is_none_or(|it| {
+        let mut all = [it.writer].into_iter().chain(it.readers.iter().copied());
+        all.any(|provider| matches!(provider, Provider::Identity))
+    })
+}
+
 /// For programs: each resource with its writer and its other readers.
 pub(super) fn details(treatment: &[Treatment<'_>]) -> Value {
     let of = |it: &Treatment<'_>| {

@@ -1,0 +1,176 @@
+//! `rollout`: the phase of each API server, and the next step that is safe.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use http::Uri;
+use kms_cluster::rollout::{
+    self, Gathered, Settings,
+    judge::{Step, Stored},
+    report::{self, Asked},
+};
+use kms_daemon::lifecycle::{self, Hangup};
+use kms_node::{
+    clock::{Clock as _, SystemClock},
+    report::outcome::{Nothing, Outcome},
+};
+use kms_operator::{
+    diagnose::encryption_config::{Ruled, covers, ruled},
+    recovery::{
+        EtcdError, EtcdSource,
+        inventory::{Inventory, Protected, Wanted, without_prefix},
+    },
+};
+
+use super::{
+    Context, Exit, Failure, OutputFlag,
+    cluster_flags::ClusterFlags,
+    etcd_source::EvidenceFlags,
+    progress::reading,
+    rewrite::RewriteFailure,
+    runtime,
+};
+
+/// Show the phase of each API server on the way to encryption, and the next step that is safe
+///
+/// Phases are none, readers, writers and identity-removed. Each API server writes an empty Secret, and
+/// every one reads all of them; metrics name the provider that encrypted each. Exit code 4 when an API
+/// server lags or cannot read what another one writes, 5 when an API server was not examined.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    cluster: ClusterFlags,
+    /// Own address of an API server, such as https://10.0.0.11:6443; repeatable [default: those of the
+    /// service kubernetes]
+    #[arg(long, value_name = "URL")]
+    server: Vec<Uri>,
+    /// Name of the KMS provider in the EncryptionConfiguration [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// An EncryptionConfiguration that API servers may have; tells whether they still read plaintext;
+    /// repeatable
+    #[arg(long, value_name = "FILE")]
+    encryption_config: Vec<PathBuf>,
+    /// Namespace of the Secrets
+    #[arg(long, value_name = "NAME", default_value = "kube-system")]
+    namespace: String,
+    /// Succeed only if this step may begin, or go on at the next API server
+    #[arg(long = "for", value_name = "STEP")]
+    step: Option<Wish>,
+    #[command(flatten)]
+    etcd: EvidenceFlags,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+/// A step of the whole cluster.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Wish {
+    Readers,
+    Writers,
+    Rewrite,
+    IdentityRemoval,
+}
+
+impl From<Wish> for Step {
+    fn from(wish: Wish) -> Self {
+        match wish {
+            Wish::Readers => Self::Readers,
+            Wish::Writers => Self::Writers,
+            Wish::Rewrite => Self::Rewrite,
+            Wish::IdentityRemoval => Self::IdentityRemoval,
+        }
+    }
+}
+
+impl Options {
+    pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        let files: Result<Vec<Ruled>, _> =
+            self.encryption_config.iter().map(|file| ruled(file)).collect();
+        let files = match files {
+            Ok(files) => files,
+            Err(check) => {
+                let mut outcome = Outcome::new("rollout", SystemClock.now(), Nothing {});
+                outcome.add_checks([*check]);
+                outcome.conclude_by_checks();
+                return self.output.show(&outcome, context);
+            }
+        };
+        let mut rules: Vec<String> = files.iter().flat_map(|it| it.resources.clone()).collect();
+        if rules.is_empty() {
+            rules.push("secrets".to_owned());
+        }
+        let settings = Settings {
+            provider: self.provider.clone(),
+            namespace: self.namespace.clone(),
+            files,
+            run: SystemClock
+                .now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+        };
+        let gathered = self.gather(&settings)?;
+        let stored = match &gathered.provider {
+            Some(provider) => self.stored(provider, &rules)?,
+            None => Stored::Unknown,
+        };
+        let asked = Asked {
+            step: self.step.map(Step::from),
+            again: &context.again(),
+            namespace: &self.namespace,
+        };
+        let mut outcome = report::outcome(gathered, stored, &asked, SystemClock.now());
+        outcome.set_sources(&context.sources);
+        self.output.show(&outcome, context)
+    }
+
+    /// A signal ends the examination after its Secrets are deleted.
+    fn gather(&self, settings: &Settings) -> Result<Gathered, Failure> {
+        runtime()?.block_on(async {
+            // Handled, so that it cannot leave a Secret behind.
+            let _stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
+            let api = self.cluster.connect(None).await;
+            let api = api.map_err(RewriteFailure::Connect)?;
+            let servers = match self.server.as_slice() {
+                [] => rollout::servers(&api).await.map_err(RewriteFailure::Call)?,
+                given => given.iter().map(ToString::to_string).collect(),
+            };
+            let mut apis = Vec::new();
+            for server in servers {
+                let api = self.cluster.connect(server.parse().ok().as_ref()).await;
+                apis.push(api.map_err(RewriteFailure::Connect)?);
+            }
+            Ok(rollout::examine(&apis, settings).await)
+        })
+    }
+
+    /// Objects of the encrypted resources outside this provider, in the running etcd. A snapshot is
+    /// older than the cluster, so it proves nothing here.
+    fn stored(&self, provider: &str, rules: &[String]) -> Result<Stored, EtcdError> {
+        let mut sources = self.etcd.sources()?;
+        sources.retain(|source| matches!(source, EtcdSource::Live(_)));
+        let wanted = Wanted {
+            revisions: etcd_snapshot::revision::Revisions::Newest,
+            prefix: self.etcd.prefix(),
+            names: false,
+        };
+        let mut others = None;
+        for source in &sources {
+            let inventory =
+                reading(|on_progress| Inventory::gather(source, &wanted, on_progress))?;
+            if inventory.has_open_keys() {
+                return Ok(Stored::Unknown);
+            }
+            let ours = Protected::KmsV2(provider.to_owned());
+            for (resource, rows) in &inventory.resources {
+                if rules.iter().any(|rule| covers(rule, without_prefix(resource))) {
+                    let other = rows.iter().filter(|(protected, _)| **protected != ours);
+                    let other: u64 = other.map(|(_, count)| count.objects).sum();
+                    others = Some(others.unwrap_or(0) + other);
+                }
+            }
+            others.get_or_insert(0);
+        }
+        Ok(others.map_or(Stored::Unknown, Stored::Others))
+    }
+}
