@@ -449,6 +449,7 @@ impl Line {
         let applying: &[_] = match command {
             // Its --expected-state-hash names the state that --replace gives up.
             Some("recover-state") => &[("--apply", false), ("--expected-plan-hash", true)],
+            Some("rewrite") => &[("--storage-version-migration", false)],
             _ => &[("--apply", false), ("--expected-state-hash", true)],
         };
         Self {
