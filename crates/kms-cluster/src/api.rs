@@ -35,6 +35,8 @@ pub struct Api {
 /// The kubeconfig is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    #[error("no kubeconfig was named, and none is in one of the usual places")]
+    Missing,
     /// Without the cause: the parser quotes lines, and a line may hold a token.
     #[error("the kubeconfig {} is not valid YAML of a kubeconfig", .0.display())]
     Malformed(PathBuf),
@@ -134,6 +136,9 @@ impl Api {
         if CryptoProvider::get_default().is_none() {
             // A provider that was installed meanwhile is the same one.
             aws_lc_rs::default_provider().install_default().ok();
+        }
+        if files.is_empty() {
+            return Err(ConnectError::Missing);
         }
         let unusable = |error| ConnectError::Kubeconfig(Box::new(error));
         let mut kubeconfig = Kubeconfig::default();
@@ -362,7 +367,7 @@ impl ConnectError {
     pub fn cause(&self) -> &'static Cause {
         match self {
             Self::Unverified => &cluster::UNVERIFIED,
-            Self::Malformed(_) | Self::Kubeconfig(_) | Self::Client(_) => {
+            Self::Missing | Self::Malformed(_) | Self::Kubeconfig(_) | Self::Client(_) => {
                 &cluster::KUBECONFIG_UNUSABLE
             }
         }

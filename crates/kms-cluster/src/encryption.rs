@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Api, CallError};
 
-const KEY_ID: &str = "apiserver_envelope_encryption_key_id_hash_status_last_timestamp_seconds";
+pub(crate) const KEY_ID: &str =
+    "apiserver_envelope_encryption_key_id_hash_status_last_timestamp_seconds";
 pub(crate) const CONFIGURATION: &str = "apiserver_encryption_config_controller_last_config_info";
 
 /// Hashes of the keys and of the `EncryptionConfiguration` in use.
@@ -57,7 +58,10 @@ impl Encryption {
 }
 
 /// Labels and value of each series.
-pub(crate) fn series<'m>(metrics: &'m str, name: &'static str) -> impl Iterator<Item = (&'m str, f64)> {
+pub(crate) fn series<'m>(
+    metrics: &'m str,
+    name: &'static str,
+) -> impl Iterator<Item = (&'m str, f64)> + use<'m> {
     metrics.lines().filter_map(move |line| {
         let rest = line.strip_prefix(name)?.strip_prefix('{')?;
         let (labels, value) = rest.rsplit_once("} ")?;

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{Api, CallError},
-    encryption::{CONFIGURATION, Encryption, label, series},
+    encryption::{CONFIGURATION, Encryption, KEY_ID, label, series},
 };
 use judge::{Phase, Server, Unreadable};
 
@@ -145,7 +145,10 @@ pub async fn examine(apis: &[Api], settings: &Settings) -> Gathered {
     for (place, api) in apis.iter().enumerate() {
         observed.push(probe(api, place, settings).await);
     }
-    let provider = settings.provider.clone().or_else(|| only_provider(&observed));
+    let provider = settings
+        .provider
+        .clone()
+        .or_else(|| only_provider(&observed));
 
     let mut unreadable = Vec::new();
     for (place, writer) in apis.iter().enumerate() {
@@ -226,7 +229,9 @@ async fn probe(api: &Api, place: usize, settings: &Settings) -> Result<Observed,
         if after.writes.len() <= 1 || trials == TRIALS {
             return Ok(after);
         }
-        api.delete(&path_of(place, settings)).await.map_err(failed)?;
+        api.delete(&path_of(place, settings))
+            .await
+            .map_err(failed)?;
     }
 }
 
@@ -236,7 +241,12 @@ impl Observed {
     }
 
     fn parse(metrics: &str) -> Self {
-        let identity = series(metrics, CONFIGURATION).find(|(_, value)| *value > 0.0);
+        // Before Kubernetes 1.34 only the metrics of the key name the API server.
+        let mut named = series(metrics, CONFIGURATION).chain(series(metrics, KEY_ID));
+        let identity = named.find_map(|(labels, value)| {
+            let identity = label(labels, "apiserver_id_hash");
+            identity.filter(|it| value > 0.0 && !it.is_empty())
+        });
         let writes = series(metrics, WRITES).filter_map(|(labels, value)| {
             let is = |name, wanted| label(labels, name) == Some(wanted);
             let secrets = is("resource", "secrets") && is("transformation_type", "to_storage");
@@ -245,9 +255,7 @@ impl Observed {
         });
         Self {
             encryption: Encryption::parse(metrics),
-            identity: identity
-                .and_then(|(labels, _)| label(labels, "apiserver_id_hash"))
-                .map(str::to_owned),
+            identity: identity.map(str::to_owned),
             writes: writes.collect(),
         }
     }
@@ -323,18 +331,17 @@ fn seen(
     server.host = identity.as_ref().and_then(|it| leases.get(it)).cloned();
     server.identity = identity;
     let mut prefixes = writes.into_keys();
-    // Without any EncryptionConfiguration there is no counter.
-    let prefix = match encryption.configuration_hash.is_some() {
-        true => prefixes.next(),
-        false => Some(String::new()),
-    };
+    let prefix = prefixes.next();
     let alone = prefixes.next().is_none();
+    // Without any EncryptionConfiguration there is no counter, and without a KMS provider no Status.
+    let is_plain = prefix.is_none() && encryption.key_id_hashes.is_empty();
     let key = provider.and_then(|name| encryption.key_id_hashes.get(name));
     let file = settings
         .files
         .iter()
         .find(|file| Some(&file.hash) == encryption.configuration_hash.as_ref());
-    server.phase = prefix.as_deref().filter(|_| alone).and_then(|prefix| {
+    let writer = prefix.as_deref().or(is_plain.then_some(""));
+    server.phase = writer.filter(|_| alone).and_then(|prefix| {
         let ours = provider.is_some_and(|name| prefix == format!("{KMS_V2}{name}:"));
         match (ours, key.is_some()) {
             (true, _) if file.is_some_and(|file| !file.reads_plaintext) => Some(Phase::Sole),
@@ -344,10 +351,12 @@ fn seen(
             (false, false) => None,
         }
     });
-    server.writes = prefix.filter(|_| alone).map(|prefix| match prefix.is_empty() {
-        true => "plaintext".to_owned(),
-        false => prefix.trim_end_matches(':').to_owned(),
-    });
+    server.writes = prefix
+        .filter(|_| alone)
+        .map(|prefix| match prefix.is_empty() {
+            true => "plaintext".to_owned(),
+            false => prefix.trim_end_matches(':').to_owned(),
+        });
     server.key_id_hash = key.cloned();
     server.configuration_hash = encryption.configuration_hash;
     server
@@ -356,8 +365,13 @@ fn seen(
 /// API servers of the cluster beyond the examined ones. One without any EncryptionConfiguration does
 /// not show its lease, so it may be any of the open ones.
 fn unexamined(servers: &[Server], leases: &BTreeMap<String, String>) -> Vec<String> {
-    let known: BTreeSet<&String> = servers.iter().filter_map(|it| it.identity.as_ref()).collect();
-    let open = leases.iter().filter(|(identity, _)| !known.contains(identity));
+    let known: BTreeSet<&String> = servers
+        .iter()
+        .filter_map(|it| it.identity.as_ref())
+        .collect();
+    let open = leases
+        .iter()
+        .filter(|(identity, _)| !known.contains(identity));
     let open: Vec<String> = open.map(|(_, host)| host.clone()).collect();
     let anonymous = servers.iter().filter(|it| it.identity.is_none());
     let anonymous = anonymous.filter(|it| it.problem.is_none()).count();

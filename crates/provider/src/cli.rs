@@ -32,6 +32,7 @@ mod restore_versions;
 mod retire_versions;
 mod review;
 mod rewrite;
+mod rollout;
 mod rotation_plan;
 mod scan_etcd;
 mod schema;
@@ -122,9 +123,12 @@ commands! {
         KeyId: key_id, "key-id";
         Policy: policy, "policy";
     }
+    "Encryption of a cluster" {
+        Rollout: rollout, "rollout";
+        Rewrite: rewrite, "rewrite";
+    }
     "Rotation" {
         RotationPlan: rotation_plan, "rotation-plan";
-        Rewrite: rewrite, "rewrite";
         VerifyRotation: verify_rotation, "verify-rotation";
         RetireVersions: retire_versions, "retire-versions";
         RestoreVersions: restore_versions, "restore-versions";
@@ -449,6 +453,7 @@ impl Line {
         let applying: &[_] = match command {
             // Its --expected-state-hash names the state that --replace gives up.
             Some("recover-state") => &[("--apply", false), ("--expected-plan-hash", true)],
+            Some("rewrite") => &[("--storage-version-migration", false)],
             _ => &[("--apply", false), ("--expected-state-hash", true)],
         };
         Self {

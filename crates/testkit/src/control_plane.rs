@@ -6,7 +6,9 @@
 #![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
 use std::{
+    fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,6 +22,7 @@ use kube::{
 };
 use openbao_lab::port::free_port;
 use rcgen::KeyPair;
+use rustix::process::geteuid;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -66,7 +69,7 @@ pub const WITHIN: Duration = Duration::from_secs(180);
 pub struct ControlPlane {
     // Dropped first, while its etcd and its log still exist.
     api_server: Option<Daemon>,
-    etcd: Etcd,
+    etcd: Arc<Etcd>,
     /// Certificates, keys, the encryption configuration and the log.
     directory: TempDir,
     port: u16,
@@ -93,11 +96,42 @@ impl ControlPlane {
             files::replace(&directory.path().join(name), pem.as_bytes(), 0o600);
         }
         Self {
-            etcd: Etcd::start().await,
+            etcd: Arc::new(Etcd::start().await),
             directory,
             port: free_port().unwrap(),
             api_server: None,
             entrance: Vec::new(),
+        }
+    }
+
+    /// Another API server of this cluster, on a machine of this name, with the same etcd. It has no
+    /// encryption configuration.
+    ///
+    /// # Panics
+    /// When a file cannot be copied.
+    #[must_use]
+    pub fn beside(&self, host: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        for entry in fs::read_dir(self.directory.path()).unwrap() {
+            let path = entry.unwrap().path();
+            let is_shared = path
+                .extension()
+                .is_some_and(|it| it != "yaml" && it != "log");
+            if is_shared {
+                fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        let mut entrance = vec!["unshare", "--uts"];
+        // Any user may name a machine of its own.
+        entrance.extend((!geteuid().is_root()).then_some("--map-root-user"));
+        let rename = r#"hostname "$0" && exec "$@""#;
+        entrance.extend(["sh", "-c", rename, host]);
+        Self {
+            etcd: Arc::clone(&self.etcd),
+            directory,
+            port: free_port().unwrap(),
+            api_server: None,
+            entrance: entrance.into_iter().map(str::to_owned).collect(),
         }
     }
 

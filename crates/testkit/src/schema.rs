@@ -44,7 +44,11 @@ fn name(result: &Value) -> Option<&'static str> {
     let has = |member: &str| result.get(member).is_some();
     // A command that ends without a result has a cause, and no members of its own.
     let failed = has("cause") && result["checks"] == json!([]) && result["exitCode"] != 0;
-    if failed && !["rotationState", "steps", "method"].into_iter().any(has) {
+    if failed
+        && !["rotationState", "steps", "method", "servers"]
+            .into_iter()
+            .any(has)
+    {
         return Some("failure");
     }
     Some(match result["command"].as_str() {
@@ -62,6 +66,7 @@ fn name(result: &Value) -> Option<&'static str> {
         Some("drill") => "drill",
         Some("init") => "init",
         Some("inspect-state") => "inspect-state",
+        Some("rollout") if has("servers") => "rollout",
         Some("rewrite") if has("method") => "rewrite",
         Some("rotation-plan" | "verify-rotation") => "rotation",
         Some("node prepare" | "node start" | "node remove") => "node",

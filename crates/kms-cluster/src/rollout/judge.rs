@@ -80,7 +80,12 @@ pub enum Judgement {
         readers: Vec<String>,
     },
     /// These API servers are behind the others.
-    Lagging { servers: Vec<String>, to: Phase },
+    Lagging {
+        servers: Vec<String>,
+        to: Phase,
+        /// etcd was read, and no object needs another provider.
+        is_rewritten: bool,
+    },
     /// All are in one phase, and use different versions of the key.
     KeysDiffer,
     /// All are in one phase. `next` may begin.
@@ -131,6 +136,7 @@ pub fn judge(servers: &[Server], unreadable: &[Unreadable], stored: Stored) -> J
         return Judgement::Lagging {
             servers: behind.map(|it| it.server.clone()).collect(),
             to: most,
+            is_rewritten: stored == Stored::Others(0),
         };
     }
     let mut keys = servers.iter().map(|it| &it.key_id_hash);
@@ -193,11 +199,13 @@ impl Judgement {
         match self {
             Self::InStep { next, .. } => next.is_none_or(|next| step <= next),
             // A phase goes from one API server to the next, so it goes on while some lag.
-            Self::Lagging { to, .. } => match step {
+            Self::Lagging {
+                to, is_rewritten, ..
+            } => match step {
                 Step::Readers => *to >= Phase::Readers,
                 Step::Writers => *to >= Phase::Writers,
                 Step::Rewrite => *to == Phase::Sole,
-                Step::IdentityRemoval => false,
+                Step::IdentityRemoval => *to == Phase::Sole && *is_rewritten,
             },
             // The remedy.
             Self::Unsafe { .. } => step == Step::Readers,
@@ -238,16 +246,37 @@ mod tests {
         let lagging = |servers: &[&str], to| Judgement::Lagging {
             servers: servers.iter().map(|&it| it.to_owned()).collect(),
             to,
+            is_rewritten: false,
         };
         let unknown = Stored::Unknown;
         for (phases, stored, expected) in [
-            (&[None, None][..], unknown, in_step(None, Some(Step::Readers))),
+            (
+                &[None, None][..],
+                unknown,
+                in_step(None, Some(Step::Readers)),
+            ),
             (&[None, Readers], unknown, lagging(&["s0"], Readers)),
-            (&[Readers, Readers], unknown, in_step(Readers, Some(Step::Writers))),
+            (
+                &[Readers, Readers],
+                unknown,
+                in_step(Readers, Some(Step::Writers)),
+            ),
             (&[Writers, Readers], unknown, lagging(&["s1"], Writers)),
-            (&[Writers, Writers], unknown, in_step(Writers, Some(Step::Rewrite))),
-            (&[Writers, Writers], Stored::Others(3), in_step(Writers, Some(Step::Rewrite))),
-            (&[Writers, Writers], Stored::Others(0), in_step(Writers, Some(Step::IdentityRemoval))),
+            (
+                &[Writers, Writers],
+                unknown,
+                in_step(Writers, Some(Step::Rewrite)),
+            ),
+            (
+                &[Writers, Writers],
+                Stored::Others(3),
+                in_step(Writers, Some(Step::Rewrite)),
+            ),
+            (
+                &[Writers, Writers],
+                Stored::Others(0),
+                in_step(Writers, Some(Step::IdentityRemoval)),
+            ),
             (&[Sole, Writers], unknown, lagging(&["s1"], Sole)),
             (&[Sole, Sole], unknown, in_step(Sole, Option::None)),
         ] {
@@ -257,7 +286,10 @@ mod tests {
 
     #[test]
     fn a_writer_beside_an_api_server_without_the_provider_is_unsafe() {
-        let judgement = judged(&[Phase::Writers, Phase::None, Phase::Readers], Stored::Unknown);
+        let judgement = judged(
+            &[Phase::Writers, Phase::None, Phase::Readers],
+            Stored::Unknown,
+        );
         let expected = Judgement::Unsafe {
             writers: vec!["s0".to_owned()],
             readers: vec!["s1".to_owned()],
@@ -274,7 +306,10 @@ mod tests {
         };
         let all = servers(&[Some(Phase::Writers), Some(Phase::Writers)]);
         let judgement = judge(&all, &[unread], Stored::Others(0));
-        assert!(matches!(judgement, Judgement::Unsafe { .. }), "{judgement:?}");
+        assert!(
+            matches!(judgement, Judgement::Unsafe { .. }),
+            "{judgement:?}"
+        );
     }
 
     #[test]
@@ -285,7 +320,10 @@ mod tests {
         let mut same = servers(&[Some(Phase::Readers), Some(Phase::Readers)]);
         same[1].identity = same[0].identity.clone();
         let judgement = judge(&same, &[], Stored::Unknown);
-        assert_eq!(judgement, Judgement::SameServer(["s0".to_owned(), "s1".to_owned()]));
+        assert_eq!(
+            judgement,
+            Judgement::SameServer(["s0".to_owned(), "s1".to_owned()])
+        );
         let mut keys = servers(&[Some(Phase::Writers), Some(Phase::Writers)]);
         keys[1].key_id_hash = Some("sha256:b".to_owned());
         let judgement = judge(&keys, &[], Stored::Others(0));
@@ -298,6 +336,10 @@ mod tests {
         let lagging = judged(&[Phase::Writers, Phase::Readers], Stored::Others(0));
         assert!(lagging.allows(Step::Writers));
         assert!(!lagging.allows(Step::Rewrite) && !lagging.allows(Step::IdentityRemoval));
+        let removing = [Phase::Sole, Phase::Writers];
+        assert!(judged(&removing, Stored::Others(0)).allows(Step::IdentityRemoval));
+        assert!(!judged(&removing, Stored::Others(1)).allows(Step::IdentityRemoval));
+        assert!(!judged(&removing, Stored::Unknown).allows(Step::IdentityRemoval));
         let ready = judged(&[Phase::Writers, Phase::Writers], Stored::Unknown);
         assert!(ready.allows(Step::Rewrite) && ready.allows(Step::Writers));
         assert!(!ready.allows(Step::IdentityRemoval));

@@ -157,13 +157,15 @@ fn conclude(
             let values = [("writers", &*writers), ("readers", &*readers)];
             refuse(outcome, &cluster::ROLLOUT_UNSAFE, &values, found);
         }
-        Judgement::Lagging { servers, to } if !asked.step.is_some_and(|it| judgement.allows(it)) => {
+        Judgement::Lagging { servers, to, .. }
+            if !asked.step.is_some_and(|it| judgement.allows(it)) =>
+        {
             let lagging = servers.join(", ");
             let values = [("lagging", &*lagging), ("phase", to.as_str())];
             let found = format!("before the phase {}: {lagging}", to.as_str());
             refuse(outcome, &cluster::ROLLOUT_LAGGING, &values, found);
         }
-        Judgement::Lagging { servers, to } => {
+        Judgement::Lagging { servers, to, .. } => {
             let left = counted(servers.len(), "API server");
             let found = format!("the phase {} may go on; {left} to come", to.as_str());
             outcome.conclude("allowed", Exit::Success, found);

@@ -1,5 +1,6 @@
 //! Causes found through the Kubernetes API. `{again}` is the command
-//! line, `{progress}` the progress file of a rewrite.
+//! line, `{progress}` the progress file of a rewrite, `{plan}` and
+//! `{plain}` the command line without `--storage-version-migration`.
 
 use super::{Cause, Step, act, none_lost, run, unknown};
 use crate::exit::Exit;
@@ -282,7 +283,7 @@ causes! {
         "no migration was created",
     )
     .exit(Exit::CheckFailed)
-    .steps(&[run("rewrite with patches, the default", "{plain}")]);
+    .steps(&[run("rewrite with patches, the default", "{plan}")]);
 
     MIGRATION_NOT_STARTED = none_lost(
         "migration_not_started",

@@ -131,8 +131,19 @@ pub struct Ruled {
     pub resources: Vec<String>,
     /// Whether plaintext Secrets are read.
     pub reads_plaintext: bool,
+    /// Each rule with the KMS providers of its list, in the order of precedence.
+    kms: Vec<(String, Vec<String>)>,
     /// SHA-256 of the file, as kube-apiserver shows it: `sha256:` and hexadecimal digits.
     pub hash: String,
+}
+
+impl Ruled {
+    /// Whether the rule for this resource has the KMS provider.
+    #[must_use]
+    pub fn protects(&self, resource: &str, provider: &str) -> bool {
+        let rule = self.kms.iter().find(|(rule, _)| covers(rule, resource));
+        rule.is_some_and(|(_, names)| names.iter().any(|name| name == provider))
+    }
 }
 
 /// Reads the rules.
@@ -152,9 +163,11 @@ pub fn ruled(path: &Path) -> Result<Ruled, Box<CheckResult>> {
     let text = decode(&bytes).ok_or_else(malformed)?;
     let document = document::parse(&text).map_err(|_| malformed())?;
     let entries = document.entries.iter().flat_map(Entry::resources);
+    let treatment = writers::treatment(&document);
     Ok(Ruled {
         resources: entries.map(|it| it.to_string()).collect(),
-        reads_plaintext: writers::reads_plaintext(&writers::treatment(&document)),
+        reads_plaintext: writers::reads_plaintext(&treatment),
+        kms: writers::kms_names(&treatment),
         hash: hash(&bytes),
     })
 }

@@ -11,7 +11,7 @@ use kms_cluster::api::{Api, ConnectError};
 pub(super) struct ClusterFlags {
     /// Kubeconfig, or several joined by colons [env: KUBECONFIG] [default: ~/.kube/config, else
     /// /etc/kubernetes/admin.conf]
-    #[arg(long, value_name = "FILE", value_delimiter = ':', required = true)]
+    #[arg(long, value_name = "FILE", value_delimiter = ':')]
     kubeconfig: Vec<PathBuf>,
     /// Context of the kubeconfig, in place of its current one
     #[arg(long, value_name = "NAME")]

@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory as _};
 use super::Cli;
 
 /// Per command: purpose and line.
-const EXAMPLES: [(&str, &[(&str, &str)]); 27] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 28] = [
     (
         "init",
         &[
@@ -133,6 +133,20 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 27] = [
             (
                 "with an administrator's token, when the login does not work",
                 "verify-key --token-file /root/bao-token",
+            ),
+        ],
+    ),
+    (
+        "rollout",
+        &[
+            ("the phase of each API server", "rollout"),
+            (
+                "whether plaintext is gone, so that identity may be removed",
+                "rollout --for identity-removal --encryption-config /etc/kubernetes/encryption-config.yaml --endpoints 127.0.0.1:2379",
+            ),
+            (
+                "named API servers",
+                "rollout --server https://10.0.0.11:6443 --server https://10.0.0.12:6443 --for writers",
             ),
         ],
     ),

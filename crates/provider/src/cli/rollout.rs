@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use etcd_snapshot::revision::Revisions;
 use http::Uri;
 use kms_cluster::rollout::{
     self, Gathered, Settings,
-    judge::{Step, Stored},
+    judge::{Server, Step, Stored},
     report::{self, Asked},
 };
 use kms_daemon::lifecycle::{self, Hangup};
@@ -15,7 +16,7 @@ use kms_node::{
     report::outcome::{Nothing, Outcome},
 };
 use kms_operator::{
-    diagnose::encryption_config::{Ruled, covers, ruled},
+    diagnose::encryption_config::{Ruled, ruled},
     recovery::{
         EtcdError, EtcdSource,
         inventory::{Inventory, Protected, Wanted, without_prefix},
@@ -23,12 +24,8 @@ use kms_operator::{
 };
 
 use super::{
-    Context, Exit, Failure, OutputFlag,
-    cluster_flags::ClusterFlags,
-    etcd_source::EvidenceFlags,
-    progress::reading,
-    rewrite::RewriteFailure,
-    runtime,
+    Context, Exit, Failure, OutputFlag, cluster_flags::ClusterFlags, etcd_source::EvidenceFlags,
+    progress::reading, rewrite::RewriteFailure, runtime,
 };
 
 /// Show the phase of each API server on the way to encryption, and the next step that is safe
@@ -85,8 +82,11 @@ impl From<Wish> for Step {
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        let files: Result<Vec<Ruled>, _> =
-            self.encryption_config.iter().map(|file| ruled(file)).collect();
+        let files: Result<Vec<Ruled>, _> = self
+            .encryption_config
+            .iter()
+            .map(|file| ruled(file))
+            .collect();
         let files = match files {
             Ok(files) => files,
             Err(check) => {
@@ -96,10 +96,6 @@ impl Options {
                 return self.output.show(&outcome, context);
             }
         };
-        let mut rules: Vec<String> = files.iter().flat_map(|it| it.resources.clone()).collect();
-        if rules.is_empty() {
-            rules.push("secrets".to_owned());
-        }
         let settings = Settings {
             provider: self.provider.clone(),
             namespace: self.namespace.clone(),
@@ -110,10 +106,7 @@ impl Options {
                 .map_or(0, |since| since.as_secs()),
         };
         let gathered = self.gather(&settings)?;
-        let stored = match &gathered.provider {
-            Some(provider) => self.stored(provider, &rules)?,
-            None => Stored::Unknown,
-        };
+        let stored = self.stored(&gathered, &settings.files)?;
         let asked = Asked {
             step: self.step.map(Step::from),
             again: &context.again(),
@@ -144,32 +137,44 @@ impl Options {
         })
     }
 
-    /// Objects of the encrypted resources outside this provider, in the running etcd. A snapshot is
-    /// older than the cluster, so it proves nothing here.
-    fn stored(&self, provider: &str, rules: &[String]) -> Result<Stored, EtcdError> {
+    /// Objects in the running etcd that need another provider, of the resources that the files protect.
+    /// A snapshot is older than the cluster, and without the file of each API server the resources
+    /// are unknown.
+    fn stored(&self, gathered: &Gathered, files: &[Ruled]) -> Result<Stored, EtcdError> {
         let mut sources = self.etcd.sources()?;
         sources.retain(|source| matches!(source, EtcdSource::Live(_)));
+        let of = |server: &Server| {
+            let hash = server.configuration_hash.as_ref()?;
+            files.iter().find(|file| file.hash == *hash)
+        };
+        let files: Option<Vec<&Ruled>> = gathered.servers.iter().map(of).collect();
+        let (Some(files), Some(provider)) = (files, &gathered.provider) else {
+            return Ok(Stored::Unknown);
+        };
+        let protected = |resource: &str| {
+            let resource = without_prefix(resource);
+            files.iter().any(|file| file.protects(resource, provider))
+        };
         let wanted = Wanted {
-            revisions: etcd_snapshot::revision::Revisions::Newest,
+            revisions: Revisions::Newest,
             prefix: self.etcd.prefix(),
             names: false,
         };
+        let ours = Protected::KmsV2(provider.clone());
         let mut others = None;
         for source in &sources {
-            let inventory =
-                reading(|on_progress| Inventory::gather(source, &wanted, on_progress))?;
+            let inventory = reading(|on_progress| Inventory::gather(source, &wanted, on_progress))?;
             if inventory.has_open_keys() {
                 return Ok(Stored::Unknown);
             }
-            let ours = Protected::KmsV2(provider.to_owned());
-            for (resource, rows) in &inventory.resources {
-                if rules.iter().any(|rule| covers(rule, without_prefix(resource))) {
-                    let other = rows.iter().filter(|(protected, _)| **protected != ours);
-                    let other: u64 = other.map(|(_, count)| count.objects).sum();
-                    others = Some(others.unwrap_or(0) + other);
-                }
-            }
-            others.get_or_insert(0);
+            let resources = inventory
+                .resources
+                .iter()
+                .filter(|(name, _)| protected(name));
+            let rows = resources.flat_map(|(_, rows)| rows);
+            let other = rows.filter(|(protected, _)| **protected != ours);
+            let other: u64 = other.map(|(_, count)| count.objects).sum();
+            others = Some(others.unwrap_or(0) + other);
         }
         Ok(others.map_or(Stored::Unknown, Stored::Others))
     }

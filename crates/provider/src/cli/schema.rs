@@ -25,7 +25,7 @@ use super::{
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 24] = [
+const SCHEMAS: [Published; 25] = [
     ("benchmark", of::<Outcome<Benchmark>>),
     // `doctor`, `verify-key` and `probe`.
     ("checks", of::<Outcome>),
@@ -52,6 +52,10 @@ const SCHEMAS: [Published; 24] = [
     (
         "rewrite",
         of::<Outcome<kms_cluster::rewrite::report::Rewrite>>,
+    ),
+    (
+        "rollout",
+        of::<Outcome<kms_cluster::rollout::report::Rollout>>,
     ),
     // `rotation-plan` and `verify-rotation`.
     ("rotation", of::<Outcome<Rotation>>),

@@ -18,6 +18,7 @@ mod old_client;
 mod outages;
 mod programs;
 mod rewrite;
+mod rollout;
 mod rotation;
 mod runbook;
 

@@ -6,21 +6,26 @@ mod long;
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::symlink,
     path::PathBuf,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    control_plane::{Kind, WITHIN, identity},
+    control_plane::{Kind, WITHIN, identity, kubectl},
     files,
     schema::assert_published,
     wait::wait_until,
 };
 
-use crate::{cluster::Cluster, node::Finished, provider::Provider};
+use crate::{
+    cluster::Cluster,
+    node::{Finished, program},
+    provider::Provider,
+};
 
 const SEEN: &str = "apiserver_envelope_encryption_key_id_hash_status_last_timestamp_seconds";
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
@@ -61,7 +66,7 @@ impl<'c> Operator<'c> {
         self.directory.path().join("rewrite-progress.json")
     }
 
-    fn command(&self, options: &[&str]) -> std::process::Command {
+    fn command(&self, options: &[&str]) -> Command {
         let kubeconfig = self.kubeconfig();
         let kubeconfig = kubeconfig.to_str().unwrap();
         let fixed = ["rewrite", "--kubeconfig", kubeconfig, "-o", "json"];
@@ -89,6 +94,44 @@ impl<'c> Operator<'c> {
         let result = serde_json::from_str(&finished.out).unwrap();
         assert_published(&result);
         result
+    }
+
+    /// Runs every printed command, as printed; each must succeed.
+    #[track_caller]
+    fn follow(&self, result: &Value) {
+        let bin = self.directory.path().join("bin");
+        if !bin.exists() {
+            fs::create_dir(&bin).unwrap();
+            for (name, path) in [
+                ("bao-kms-provider", program().get_program().into()),
+                ("kubectl", kubectl()),
+            ] {
+                symlink(path.canonicalize().unwrap(), bin.join(name)).unwrap();
+            }
+        }
+        let etcd = self.cluster.control_plane.etcd();
+        let mut commands = 0;
+        for step in result["nextSteps"].as_array().unwrap() {
+            let Some(command) = step["command"].as_str() else {
+                continue;
+            };
+            let command = command.replace("127.0.0.1:2379", etcd.endpoint());
+            let mut shell = Command::new("/bin/sh");
+            let ran = shell
+                .args(["-c", &command])
+                .current_dir(self.directory.path())
+                .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+                .env("KUBECONFIG", self.kubeconfig())
+                .env("BAO_KMS_PROVIDER_CONFIG", self.cluster.node.write_config())
+                .env("ETCDCTL_CACERT", etcd.file("ca.crt"))
+                .env("ETCDCTL_CERT", etcd.file("client.crt"))
+                .env("ETCDCTL_KEY", etcd.file("client.key"))
+                .output()
+                .unwrap();
+            assert!(ran.status.success(), "{command}: {ran:?}");
+            commands += 1;
+        }
+        assert!(commands > 0, "{result:#}");
     }
 
     fn spawn(&self, options: &[&str]) -> Child {
@@ -298,6 +341,10 @@ async fn storage_version_migrations_are_followed_to_their_ends() {
         assert_published(&result);
         assert_eq!(result["verdict"], verdict, "{result:#}");
         assert_eq!(row(&result, "secrets")["migration"], name.as_str());
+        if code == 4 {
+            // `migration_failed`
+            operator.follow(&result);
+        }
     }
 }
 
@@ -489,13 +536,34 @@ async fn objects_that_resist_are_listed_with_their_causes_and_steps() {
     })
     .await;
     assert!(operator.progress().exists());
+    let first = result;
     let result = operator.prove();
     assert_eq!(count(&result, "secrets", "rewritten"), 1, "{result:#}");
     assert_eq!(count(&result, "secrets", "earlier"), 3, "{result:#}");
 
-    operator
-        .run(&["--resource", "secrets", "--storage-version-migration"])
-        .assert_refused(4, &["serves no storagemigration.k8s.io"]);
+    // `policy_denied`, `webhook_failed` and `object_invalid`: all is corrected by now.
+    operator.follow(&first);
+    for (code, verdict, options) in [
+        (
+            4,
+            "migration_api_missing",
+            &["--resource", "secrets", "--storage-version-migration"][..],
+        ),
+        (
+            4,
+            "nothing_selected",
+            &["--resource", "nothing.example.org"],
+        ),
+        (
+            5,
+            "kubeconfig_unusable",
+            &["--resource", "secrets", "--context", "none"],
+        ),
+    ] {
+        let result = operator.rewritten(code, options);
+        assert_eq!(result["verdict"], verdict, "{result:#}");
+        operator.follow(&result);
+    }
 
     // Rights: none at all, then to list alone.
     operator.become_user("nobody");
@@ -521,6 +589,13 @@ async fn objects_that_resist_are_listed_with_their_causes_and_steps() {
     assert_eq!(count(&result, "secrets", "resisted"), 1);
     let limited = result["limitations"].to_string();
     assert!(limited.contains("metrics of the API server could not be read"));
+    let granted = json!({"rules": [
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "patch"]},
+        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]},
+    ]});
+    let role = format!("{rights}/clusterroles/lister");
+    control_plane.send("PATCH", &role, &granted).await;
+    operator.follow(&result);
 }
 
 #[tokio::test]
@@ -607,13 +682,23 @@ async fn other_writers_and_kills_leave_each_object_written_once() {
 
     // A progress file of another rewrite is refused, and a signal ends the work with the command to
     // continue it.
-    files::replace(&operator.progress(), b"{}", 0o600);
-    operator
-        .run(&options)
-        .assert_refused(4, &["is not a progress file", "rm "]);
-    fs::remove_file(operator.progress()).unwrap();
+    let other = json!({
+        "schema": "bao-kms-provider/rewrite-progress/v1", "cluster": "another", "resources": {},
+    });
+    for (text, verdict) in [
+        ("{}".to_owned(), "progress_invalid"),
+        (other.to_string(), "progress_of_other_rewrite"),
+    ] {
+        files::replace(&operator.progress(), text.as_bytes(), 0o600);
+        let result = operator.rewritten(4, &["--resource", "secrets", "--rate", "1000"]);
+        assert_eq!(result["verdict"], verdict, "{result:#}");
+        operator.follow(&result);
+    }
+    let planned = operator.rewritten(0, &["--resource", "secrets", "--rate", "1000", "--dry-run"]);
+    assert_eq!(planned["verdict"], "rewrite_planned");
+    operator.follow(&planned);
     let before = patches(&cluster).await;
-    let child = operator.spawn(&["--resource", "secrets", "--rate", "20"]);
+    let child = operator.spawn(&["--resource", "secrets", "--rate", "100"]);
     wait_until(WITHIN, "a part of the work", async || {
         patches(&cluster).await > before
     })
@@ -621,6 +706,11 @@ async fn other_writers_and_kills_leave_each_object_written_once() {
     let pid = rustix::process::Pid::from_raw(child.id().try_into().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let finished: Finished = child.wait_with_output().unwrap().into();
-    finished.assert_told(5, &["rewrite_interrupted", "terminated", "--rate 20"]);
-    assert_published(&serde_json::from_str(&finished.out).unwrap());
+    finished.assert_told(5, &["rewrite_interrupted", "terminated", "--rate 100"]);
+    let result = serde_json::from_str(&finished.out).unwrap();
+    assert_published(&result);
+    operator.follow(&result);
+    // `rewrite_unproven`
+    let result = operator.rewritten(0, &["--resource", "secrets", "--rate", "1000"]);
+    operator.follow(&result);
 }

@@ -56,6 +56,19 @@ pub(super) fn reads_plaintext(treatment: &[Treatment<'_>]) -> bool {
     })
 }
 
+/// Each resource or wildcard with the names of its KMS providers, in file order.
+pub(super) fn kms_names(treatment: &[Treatment<'_>]) -> Vec<(String, Vec<String>)> {
+    let of = |it: &Treatment<'_>| {
+        let all = [it.writer].into_iter().chain(it.readers.iter().copied());
+        let names = all.filter_map(|provider| match provider {
+            Provider::Kms(kms) => Some(kms.name().to_owned()),
+            Provider::Identity | Provider::Local { .. } => None,
+        });
+        (it.resource.to_string(), names.collect())
+    };
+    treatment.iter().map(of).collect()
+}
+
 /// For programs: each resource with its writer and its other readers.
 pub(super) fn details(treatment: &[Treatment<'_>]) -> Value {
     let of = |it: &Treatment<'_>| {

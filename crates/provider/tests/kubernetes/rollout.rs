@@ -1,0 +1,225 @@
+//! `rollout` with two real API servers of one etcd, from plaintext to encryption alone, and with a
+//! mistake on the way.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::{
+    control_plane::{ControlPlane, Kind, identity},
+    files,
+    schema::assert_published,
+};
+
+use crate::{cluster::Cluster, node::program};
+
+/// Two API servers, and an operator with a directory of its own.
+struct Pair {
+    cluster: Cluster,
+    second: ControlPlane,
+    directory: TempDir,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let cluster = Cluster::new().await;
+        let directory = TempDir::new().unwrap();
+        let second = cluster.control_plane.beside("cp-2");
+        let kubeconfig = cluster.control_plane.kubeconfig();
+        let file = directory.path().join("kubeconfig");
+        files::replace(&file, kubeconfig.as_bytes(), 0o600);
+        Self {
+            cluster,
+            second,
+            directory,
+        }
+    }
+
+    /// Starts the first one again with these providers; none is no encryption configuration.
+    async fn first(&mut self, providers: &[Value]) {
+        restart(&mut self.cluster.control_plane, providers).await;
+    }
+
+    async fn second(&mut self, providers: &[Value]) {
+        restart(&mut self.second, providers).await;
+    }
+
+    fn command(&self, command: &str, options: &[&str]) -> std::process::Command {
+        let mut program = program();
+        program
+            .arg(command)
+            .arg("--kubeconfig")
+            .arg(self.directory.path().join("kubeconfig"))
+            .args(["--output", "json"])
+            .args(options)
+            .current_dir(self.directory.path());
+        program
+    }
+
+    /// The result for these addresses.
+    #[track_caller]
+    fn of(&self, servers: &[String], code: i32, options: &[&str]) -> Value {
+        let mut command = self.command("rollout", options);
+        for server in servers {
+            command.args(["--server", server]);
+        }
+        let done = command.output().unwrap();
+        let out = String::from_utf8_lossy(&done.stdout);
+        let err = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(code), "{out}{err}");
+        let result = serde_json::from_str(&out).unwrap();
+        assert_published(&result);
+        result
+    }
+
+    #[track_caller]
+    fn rollout(&self, code: i32, options: &[&str]) -> Value {
+        let servers = [
+            self.cluster.control_plane.endpoint(),
+            self.second.endpoint(),
+        ];
+        self.of(&servers, code, options)
+    }
+
+    fn etcd(&self) -> Vec<String> {
+        let etcd = self.cluster.control_plane.etcd();
+        let file = |name| etcd.file(name).display().to_string();
+        let options = [
+            ("--endpoints", etcd.endpoint().to_owned()),
+            ("--cacert", file("ca.crt")),
+            ("--cert", file("client.crt")),
+            ("--key", file("client.key")),
+        ];
+        let words = options.map(|(option, value)| [option.to_owned(), value]);
+        words.concat()
+    }
+
+    fn file(&self) -> PathBuf {
+        self.second.encryption_file()
+    }
+}
+
+async fn restart(control_plane: &mut ControlPlane, providers: &[Value]) {
+    control_plane.stop().await;
+    match providers {
+        [] => {
+            let file = control_plane.encryption_file();
+            if file.exists() {
+                fs::remove_file(file).unwrap();
+            }
+        }
+        providers => control_plane.encrypt_with(providers),
+    }
+    control_plane.start(&[]).await;
+}
+
+/// Verdict or cause, phases and next step.
+fn said(result: &Value) -> (&str, [&str; 2], Option<&str>) {
+    let verdict = result["cause"]
+        .as_str()
+        .or_else(|| result["verdict"].as_str());
+    let phase = |place: usize| result["servers"][place]["phase"].as_str();
+    let phases = [0, 1].map(|place| phase(place).unwrap_or("unknown"));
+    (verdict.unwrap(), phases, result["next"].as_str())
+}
+
+#[tokio::test]
+async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
+    let mut pair = Pair::new().await;
+    let _provider = pair.cluster.node.serve().await;
+    let readers = [identity(), pair.cluster.kms()];
+    let writers = [pair.cluster.kms(), identity()];
+    let sole = [pair.cluster.kms()];
+    let etcd = pair.etcd();
+    let etcd: Vec<&str> = etcd.iter().map(String::as_str).collect();
+
+    pair.first(&[]).await;
+    pair.second(&[]).await;
+    let control_plane = &pair.cluster.control_plane;
+    control_plane
+        .write(Kind::Secret, "old", "plaintext")
+        .await
+        .unwrap();
+    let result = pair.rollout(0, &[]);
+    assert_eq!(
+        said(&result),
+        ("allowed", ["none", "none"], Some("readers"))
+    );
+    let early = pair.rollout(4, &["--for", "writers"]);
+    assert_eq!(said(&early).0, "rollout_too_early");
+    // One of two running API servers is not enough.
+    let alone = pair.of(&[pair.second.endpoint()], 5, &[]);
+    assert_eq!(alone["cause"], "rollout_unknown", "{alone:#}");
+
+    pair.second(&readers).await;
+    let result = pair.rollout(4, &[]);
+    assert_eq!(
+        said(&result),
+        ("rollout_lagging", ["none", "readers"], None)
+    );
+    assert_eq!(result["servers"][1]["host"], "cp-2");
+    let going_on = pair.rollout(0, &["--for", "readers"]);
+    assert_eq!(said(&going_on).0, "allowed");
+    pair.rollout(4, &["--for", "writers"]);
+
+    // The mistake: one writes while the other has no provider.
+    pair.second(&writers).await;
+    let result = pair.rollout(4, &[]);
+    assert_eq!(said(&result), ("rollout_unsafe", ["none", "writers"], None));
+    let unread = &result["unreadable"][0];
+    let names = [&unread["writer"], &unread["reader"]];
+    assert_eq!(
+        names,
+        [
+            &json!(pair.second.endpoint()),
+            &json!(pair.cluster.control_plane.endpoint())
+        ]
+    );
+
+    pair.first(&readers).await;
+    let result = pair.rollout(0, &["--for", "writers"]);
+    assert_eq!(said(&result), ("allowed", ["readers", "writers"], None));
+    pair.rollout(4, &["--for", "rewrite"]);
+
+    pair.first(&writers).await;
+    let file = pair.file();
+    let files = ["--encryption-config", file.to_str().unwrap()];
+    let known = [&files[..], &etcd].concat();
+    let result = pair.rollout(0, &known);
+    assert_eq!(
+        said(&result),
+        ("allowed", ["writers", "writers"], Some("rewrite"))
+    );
+    // Secrets and ConfigMaps, of which kube-apiserver makes some.
+    assert!(result["otherObjects"].as_u64() >= Some(2), "{result:#}");
+    let removal = ["--for", "identity-removal"];
+    pair.rollout(4, &[&removal[..], &known].concat());
+    let both = ["--resource", "secrets", "--resource", "configmaps"];
+    let rewritten = pair.command("rewrite", &both).output().unwrap();
+    let rewritten: Value = serde_json::from_slice(&rewritten.stdout).unwrap();
+    assert_eq!(rewritten["verdict"], "inconclusive", "{rewritten:#}");
+    // Without etcd, or without the file with the resources, it stays unproven.
+    pair.rollout(4, &[&removal[..], &files].concat());
+    pair.rollout(4, &[&removal[..], &etcd].concat());
+    let result = pair.rollout(0, &[&removal[..], &known].concat());
+    assert_eq!(said(&result).2, Some("identity-removal"));
+
+    pair.first(&sole).await;
+    pair.second(&sole).await;
+    let result = pair.rollout(0, &files);
+    assert_eq!(said(&result), ("complete", ["identity-removed"; 2], None));
+    let names = pair
+        .cluster
+        .control_plane
+        .names(Kind::Secret)
+        .await
+        .unwrap();
+    assert_eq!(names, ["old"], "no Secret of a probe is left");
+    let left = pair.cluster.control_plane.etcd().ctl(&[
+        "get",
+        "--prefix",
+        "--keys-only",
+        "/registry/secrets/kube-system/bao",
+    ]);
+    assert!(left.is_empty(), "{}", String::from_utf8_lossy(&left));
+}
