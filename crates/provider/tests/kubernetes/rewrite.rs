@@ -295,6 +295,33 @@ async fn objects_of_earlier_providers_and_versions_are_written_again() {
 }
 
 #[tokio::test]
+async fn a_list_that_expires_continues_with_each_object_written_once() {
+    // Without its cache of lists, the API server reads the second page at the revision of the first.
+    let gate = "--feature-gates=ListFromCacheSnapshot=false";
+    let (cluster, _provider) = with_plain_objects(600, &[gate]).await;
+    let operator = Operator::of(&cluster);
+    let child = operator.spawn(&["--resource", "secrets", "--rate", "200"]);
+    wait_until(WITHIN, "a part of the first page", async || {
+        patches(&cluster).await >= 50.0
+    })
+    .await;
+    let etcd = cluster.control_plane.etcd();
+    let read: Value = serde_json::from_slice(&etcd.ctl(&["get", "/", "-w", "json"])).unwrap();
+    let revision = read["header"]["revision"].to_string();
+    assert!(!etcd.ctl(&["compact", &revision]).is_empty());
+    let finished: Finished = child.wait_with_output().unwrap().into();
+    let result = finished.json();
+    assert_eq!(count(&result, "secrets", "rewritten"), 601, "{result:#}");
+    let expired = ["code=\"410\"", "resource=\"secrets\"", "verb=\"LIST\""];
+    let name = "apiserver_request_total";
+    assert!(cluster.control_plane.metric(name, &expired).await > 0.0);
+    for (name, (times, _)) in writes(&cluster, Kind::Secret) {
+        let expected = if name == "ending" { 4 } else { 2 };
+        assert_eq!(times, expected, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn storage_version_migrations_are_followed_to_their_ends() {
     let enabled = [
         "--runtime-config=storagemigration.k8s.io/v1beta1=true",
