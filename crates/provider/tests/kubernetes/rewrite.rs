@@ -295,6 +295,28 @@ async fn objects_of_earlier_providers_and_versions_are_written_again() {
 }
 
 #[tokio::test]
+async fn a_restart_of_the_api_server_is_outlasted() {
+    let (mut cluster, _provider) = with_plain_objects(150, &[]).await;
+    let operator = Operator::of(&cluster);
+    let child = operator.spawn(&["--resource", "secrets", "--rate", "30"]);
+    wait_until(WITHIN, "a part of the work", async || {
+        patches(&cluster).await >= 30.0
+    })
+    .await;
+    let Operator { directory, .. } = operator;
+    cluster.control_plane.kill();
+    cluster.control_plane.start(&[]).await;
+    let finished: Finished = child.wait_with_output().unwrap().into();
+    let result = finished.json();
+    assert_eq!(row(&result, "secrets")["state"], "finished", "{result:#}");
+    drop(directory);
+    for (name, (times, _)) in writes(&cluster, Kind::Secret) {
+        let expected = if name == "ending" { 4 } else { 2 };
+        assert_eq!(times, expected, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_list_that_expires_continues_with_each_object_written_once() {
     // Without its cache of lists, the API server reads the second page at the revision of the first.
     let gate = "--feature-gates=ListFromCacheSnapshot=false";
