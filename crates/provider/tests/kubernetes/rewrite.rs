@@ -288,6 +288,17 @@ async fn objects_of_earlier_providers_and_versions_are_written_again() {
     for name in names {
         cluster.assert_each(name, MARKER).await;
     }
+    // Everything that the API server stores can be written again, also what it writes all the time.
+    let every = ["--resource", "*.*", "--rate", "1000"];
+    let planned = operator.rewritten(0, &[&every[..], &["--dry-run"]].concat());
+    let left_out = planned["leftOut"].to_string();
+    for name in ["events.events.k8s.io", "componentstatuses", "bindings"] {
+        assert!(left_out.contains(&format!("\"{name}\"")), "{left_out}");
+    }
+    let result = operator.rewritten(0, &every);
+    println!("{result:#}");
+    assert_eq!(count(&result, "secrets", "current"), 4, "{result:#}");
+
     cluster.restart_with(&[cluster.kms()]).await;
     for name in names {
         cluster.assert_each(name, MARKER).await;
