@@ -283,9 +283,14 @@ pub fn outcome(
             prove(&mut outcome, &written, proof, &advise(&cluster::UNPROVEN));
         }
     }
-    for cause in causes {
-        outcome.add_actions(&advise(cause));
-    }
+    // The command to continue comes after the corrections of all causes.
+    let actions: Vec<_> = causes.into_iter().map(advise).collect();
+    let (last, first): (Vec<_>, Vec<_>) = actions
+        .iter()
+        .flat_map(|it| it.steps.iter().cloned())
+        .partition(|step| step.command.as_deref() == Some(lines.again));
+    outcome.add_steps(first.into_iter().chain(last));
+    outcome.add_warnings(actions.iter().flat_map(|it| it.warnings.iter().copied()));
     if !before_known {
         outcome.add_limitations([
             "The metrics of the API server could not be read, so its key_id and its \

@@ -570,6 +570,9 @@ async fn objects_that_resist_are_listed_with_their_causes_and_steps() {
         ),
     ];
     assert_eq!(resisted, expected);
+    let steps = result["nextSteps"].as_array().unwrap();
+    let last = steps.last().unwrap()["command"].as_str().unwrap();
+    assert!(last.starts_with("bao-kms-provider rewrite"), "{last}");
     assert_eq!(count(&result, "secrets", "rewritten"), 3, "{result:#}");
 
     // Corrected, the same command finishes, and the objects of the first run are skipped.
