@@ -316,11 +316,23 @@ async fn a_restart_of_the_api_server_is_outlasted() {
     .await;
     let Operator { directory, .. } = operator;
     cluster.control_plane.kill();
+    let operator = Operator {
+        cluster: &cluster,
+        directory,
+    };
+    let unreachable =
+        operator.rewritten(5, &["--resource", "secrets", "--rate", "1000", "--dry-run"]);
+    assert_eq!(unreachable["verdict"], "api_server_unreachable");
+    let Operator { directory, .. } = operator;
     cluster.control_plane.start(&[]).await;
     let finished: Finished = child.wait_with_output().unwrap().into();
     let result = finished.json();
     assert_eq!(row(&result, "secrets")["state"], "finished", "{result:#}");
-    drop(directory);
+    let operator = Operator {
+        cluster: &cluster,
+        directory,
+    };
+    operator.follow(&unreachable);
     for (name, (times, _)) in writes(&cluster, Kind::Secret) {
         let expected = if name == "ending" { 4 } else { 2 };
         assert_eq!(times, expected, "{name}");

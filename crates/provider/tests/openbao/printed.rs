@@ -157,14 +157,11 @@ const BY_KUBERNETES: &[&str] = &[
     "rewrite_forbidden",
     "rewrite_unproven",
     "kubeconfig_unusable",
+    "api_server_unreachable",
 ];
 
 /// Causes whose commands are not run here, with the reason.
 const LEFT_OUT: &[(&str, &str)] = &[
-    (
-        "api_server_unreachable",
-        "needs an API server that stops; its command asks for readiness",
-    ),
     (
         "api_server_overloaded",
         "needs an API server that limits requests for a minute",
