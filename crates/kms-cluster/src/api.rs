@@ -307,7 +307,7 @@ impl Refusal {
     pub fn is_transient(&self) -> bool {
         match self.status {
             429 | 502 | 503 | 504 => true,
-            500 => self.cause() == &cluster::REFUSED,
+            500 => [&cluster::REFUSED, &cluster::NOT_ENCRYPTED].contains(&self.cause()),
             _ => false,
         }
     }
@@ -324,6 +324,8 @@ impl Refusal {
             ("is being terminated", &cluster::NAMESPACE_TERMINATING),
             ("database space exceeded", &cluster::ETCD_FULL),
             ("request is too large", &cluster::OBJECT_TOO_LARGE),
+            // Of an API server that waits for the first answer of its KMS provider.
+            ("unexpected nil transformer", &cluster::NOT_ENCRYPTED),
             ("unable to transform key", &cluster::OBJECT_UNREADABLE),
             ("failed to decrypt", &cluster::OBJECT_UNREADABLE),
             ("no matching prefix found", &cluster::OBJECT_UNREADABLE),
@@ -477,6 +479,8 @@ mod tests {
     fn only_failures_that_pass_are_repeated() {
         assert!(refusal(429, "").is_transient());
         assert!(refusal(500, "").is_transient());
+        let starting = "unable to transform key: got unexpected nil transformer";
+        assert!(refusal(500, starting).is_transient());
         assert!(!refusal(500, "failed calling webhook").is_transient());
         assert!(!refusal(422, "").is_transient());
     }

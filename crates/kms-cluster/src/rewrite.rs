@@ -297,6 +297,8 @@ struct Task {
 /// Result of one object.
 enum Written {
     Rewritten,
+    /// By others, after the list.
+    ByOthers,
     /// The stored form was the present one.
     Current,
     /// Deleted, or deleted and created again, which stored it with the present key.
@@ -475,6 +477,7 @@ impl Rewriter<'_> {
     fn take(&mut self, index: usize, shown: &str, written: Written) -> Result<(), Break> {
         let ended = match written {
             Written::Rewritten => self.count_up(index, |row| row.rewritten += 1),
+            Written::ByOthers => self.count_up(index, |row| row.earlier += 1),
             Written::Current => self.count_up(index, |row| row.current += 1),
             Written::Gone => self.count_up(index, |row| row.gone += 1),
             Written::Stopped => return Err(Break::Signal),
@@ -635,6 +638,7 @@ impl Task {
                 Ok(answer) if answer.metadata.resource_version == *resource_version => {
                     return Written::Current;
                 }
+                Ok(_) if conflicts > 0 => return Written::ByOthers,
                 Ok(_) => return Written::Rewritten,
                 Err(error) => error,
             };

@@ -215,7 +215,7 @@ pub fn outcome(
         },
     );
     let result = &outcome.result;
-    let tables = result.tables();
+    let tables = result.tables(settings.method);
     let refused = result.resisted.iter().map(|row| row.objects).sum::<u64>();
     let failed = result
         .resisted
@@ -228,6 +228,7 @@ pub fn outcome(
         .filter_map(|row| Cause::named(row.cause))
         .collect();
     let before_known = result.encryption_before.is_some();
+    outcome.add_tables(tables);
 
     match end {
         End::Stopped(error) => {
@@ -275,16 +276,21 @@ pub fn outcome(
                     format!("kube-controller-manager migrated {total} of {resources_of}")
                 }
                 Method::Patch | Method::DryRun => format!(
-                    "{} of {resources_of} written again, and the others had the present encryption",
-                    objects(rewritten)
+                    "{rewritten} of {total} of {resources_of} written again, and the others had the \
+                     present encryption"
                 ),
             };
             prove(&mut outcome, &written, proof, &advise(&cluster::UNPROVEN));
         }
     }
-    for cause in causes {
-        outcome.add_actions(&advise(cause));
-    }
+    // The command to continue comes after the corrections of all causes.
+    let actions: Vec<_> = causes.into_iter().map(advise).collect();
+    let (last, first): (Vec<_>, Vec<_>) = actions
+        .iter()
+        .flat_map(|it| it.steps.iter().cloned())
+        .partition(|step| step.command.as_deref() == Some(lines.again));
+    outcome.add_steps(first.into_iter().chain(last));
+    outcome.add_warnings(actions.iter().flat_map(|it| it.warnings.iter().copied()));
     if !before_known {
         outcome.add_limitations([
             "The metrics of the API server could not be read, so its key_id and its \
@@ -295,7 +301,6 @@ pub fn outcome(
         "The metrics are those of the API server that answered; other API servers may use another \
          key until they have the same EncryptionConfiguration and key_id.",
     ]);
-    outcome.add_tables(tables);
     outcome
 }
 
@@ -380,17 +385,23 @@ impl Method {
 }
 
 impl Rewrite {
-    fn tables(&self) -> Vec<Table> {
+    fn tables(&self, method: Method) -> Vec<Table> {
         let resources = Table::of("resources", &self.resources)
             .column("resource", |it| &it.resource)
             .column("state", |it| it.state.as_str())
-            .column("objects", |it| it.objects)
-            .column("rewritten", |it| it.rewritten)
-            .column("current", |it| it.current)
-            .column("earlier", |it| it.earlier)
-            .column("gone", |it| it.gone)
-            .column("resisted", |it| it.resisted)
-            .column("migration", |it| it.migration.as_ref());
+            .column("objects", |it| it.objects);
+        let resources = match method {
+            Method::DryRun => resources,
+            Method::Patch => resources
+                .column("rewritten", |it| it.rewritten)
+                .column("current", |it| it.current)
+                .column("earlier", |it| it.earlier)
+                .column("gone", |it| it.gone)
+                .column("resisted", |it| it.resisted),
+            Method::StorageVersionMigration => {
+                resources.column("migration", |it| it.migration.as_ref())
+            }
+        };
         let resisted = Table::of("objects that were not written again", &self.resisted)
             .column("resource", |it| &it.resource)
             .column("objects", |it| it.objects)

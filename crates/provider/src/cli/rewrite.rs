@@ -129,7 +129,7 @@ impl Options {
         };
         let done = self.work(&settings)?;
         let proof = match done.end {
-            End::Completed if proves => {
+            End::Completed if proves && done.resisted.is_empty() => {
                 Some(gather(context, RotationCommand::Verify, Some(&self.etcd))?)
             }
             _ => None,

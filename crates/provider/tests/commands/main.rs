@@ -13,6 +13,7 @@ mod inspect_state;
 mod key_id;
 mod online;
 mod packaging;
+mod rewrite;
 mod schema;
 
 use std::{

@@ -288,9 +288,81 @@ async fn objects_of_earlier_providers_and_versions_are_written_again() {
     for name in names {
         cluster.assert_each(name, MARKER).await;
     }
+    // Everything that the API server stores can be written again, also what it writes all the time.
+    let every = ["--resource", "*.*", "--rate", "1000"];
+    let planned = operator.rewritten(0, &[&every[..], &["--dry-run"]].concat());
+    let left_out = planned["leftOut"].to_string();
+    for name in ["events.events.k8s.io", "componentstatuses", "bindings"] {
+        assert!(left_out.contains(&format!("\"{name}\"")), "{left_out}");
+    }
+    let result = operator.rewritten(0, &every);
+    println!("{result:#}");
+    assert_eq!(count(&result, "secrets", "current"), 4, "{result:#}");
+
     cluster.restart_with(&[cluster.kms()]).await;
     for name in names {
         cluster.assert_each(name, MARKER).await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_of_the_api_server_is_outlasted() {
+    let (mut cluster, _provider) = with_plain_objects(150, &[]).await;
+    let operator = Operator::of(&cluster);
+    let child = operator.spawn(&["--resource", "secrets", "--rate", "30"]);
+    wait_until(WITHIN, "a part of the work", async || {
+        patches(&cluster).await >= 30.0
+    })
+    .await;
+    let Operator { directory, .. } = operator;
+    cluster.control_plane.kill();
+    let operator = Operator {
+        cluster: &cluster,
+        directory,
+    };
+    let unreachable =
+        operator.rewritten(5, &["--resource", "secrets", "--rate", "1000", "--dry-run"]);
+    assert_eq!(unreachable["verdict"], "api_server_unreachable");
+    let Operator { directory, .. } = operator;
+    cluster.control_plane.start(&[]).await;
+    let finished: Finished = child.wait_with_output().unwrap().into();
+    let result = finished.json();
+    assert_eq!(row(&result, "secrets")["state"], "finished", "{result:#}");
+    let operator = Operator {
+        cluster: &cluster,
+        directory,
+    };
+    operator.follow(&unreachable);
+    for (name, (times, _)) in writes(&cluster, Kind::Secret) {
+        let expected = if name == "ending" { 4 } else { 2 };
+        assert_eq!(times, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_expires_continues_with_each_object_written_once() {
+    // Without its cache of lists, the API server reads the second page at the revision of the first.
+    let gate = "--feature-gates=ListFromCacheSnapshot=false";
+    let (cluster, _provider) = with_plain_objects(600, &[gate]).await;
+    let operator = Operator::of(&cluster);
+    let child = operator.spawn(&["--resource", "secrets", "--rate", "200"]);
+    wait_until(WITHIN, "a part of the first page", async || {
+        patches(&cluster).await >= 50.0
+    })
+    .await;
+    let etcd = cluster.control_plane.etcd();
+    let read: Value = serde_json::from_slice(&etcd.ctl(&["get", "/", "-w", "json"])).unwrap();
+    let revision = read["header"]["revision"].to_string();
+    assert!(!etcd.ctl(&["compact", &revision]).is_empty());
+    let finished: Finished = child.wait_with_output().unwrap().into();
+    let result = finished.json();
+    assert_eq!(count(&result, "secrets", "rewritten"), 601, "{result:#}");
+    let expired = ["code=\"410\"", "resource=\"secrets\"", "verb=\"LIST\""];
+    let name = "apiserver_request_total";
+    assert!(cluster.control_plane.metric(name, &expired).await > 0.0);
+    for (name, (times, _)) in writes(&cluster, Kind::Secret) {
+        let expected = if name == "ending" { 4 } else { 2 };
+        assert_eq!(times, expected, "{name}");
     }
 }
 
@@ -510,6 +582,9 @@ async fn objects_that_resist_are_listed_with_their_causes_and_steps() {
         ),
     ];
     assert_eq!(resisted, expected);
+    let steps = result["nextSteps"].as_array().unwrap();
+    let last = steps.last().unwrap()["command"].as_str().unwrap();
+    assert!(last.starts_with("bao-kms-provider rewrite"), "{last}");
     assert_eq!(count(&result, "secrets", "rewritten"), 3, "{result:#}");
 
     // Corrected, the same command finishes, and the objects of the first run are skipped.

@@ -157,6 +157,7 @@ const BY_KUBERNETES: &[&str] = &[
     "rewrite_forbidden",
     "rewrite_unproven",
     "kubeconfig_unusable",
+    "api_server_unreachable",
 ];
 
 /// Causes whose commands are not run here, with the reason.
@@ -181,10 +182,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     (
         "probe_left",
         "needs an API server that ends during a probe; its command deletes Secrets",
-    ),
-    (
-        "api_server_unreachable",
-        "needs an API server that stops; its command asks for readiness",
     ),
     (
         "api_server_overloaded",
