@@ -1,13 +1,17 @@
 //! `cargo xtask dist`: everything that a release publishes, in `target/dist`.
 //!
 //! The same commit gives the same bytes on every run with the same tools: all times are that of the
-//! commit, and paths of the building machine are replaced.
+//! commit, and paths of the building machine are replaced. `--verify-reproducible` proves it.
 
 mod archive;
 mod contents;
 mod image;
 mod packages;
 mod program;
+mod provenance;
+mod reproducible;
+mod sbom;
+mod signature;
 
 use std::fs::{self, Permissions};
 use std::io::Write as _;
@@ -107,6 +111,11 @@ struct Options {
     /// A ready program of this machine, linked to glibc.
     program: Option<PathBuf>,
     out: PathBuf,
+    /// URI of the machine that builds, for the statement of provenance.
+    builder: Option<String>,
+    /// PEM file of the publisher's key.
+    sign_key: Option<PathBuf>,
+    verify_reproducible: bool,
 }
 
 impl Options {
@@ -117,6 +126,9 @@ impl Options {
             images: true,
             program: None,
             out: process::root().join("target/dist"),
+            builder: None,
+            sign_key: None,
+            verify_reproducible: false,
         };
         loop {
             args = match args {
@@ -145,6 +157,18 @@ impl Options {
                     options.out = path.into();
                     rest
                 }
+                ["--builder", uri, rest @ ..] => {
+                    options.builder = Some((*uri).to_owned());
+                    rest
+                }
+                ["--sign-key", path, rest @ ..] => {
+                    options.sign_key = Some(path.into());
+                    rest
+                }
+                ["--verify-reproducible", rest @ ..] => {
+                    options.verify_reproducible = true;
+                    rest
+                }
                 [other, ..] => {
                     return Err(Error::Usage(format!("invalid option of dist: {other}")));
                 }
@@ -158,9 +182,17 @@ impl Options {
     }
 }
 
-/// Builds the programs, the packages and images with them, then `checksums.txt`.
+/// The digests of all files.
+const SUMS: &str = "SHA256SUMS";
+
+/// Builds the programs, the packages and images with them, then their descriptions and `SHA256SUMS`.
 pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
     let options = Options::parse(args)?;
+    if options.verify_reproducible {
+        return reproducible::verify(args, &options);
+    }
+    let key = options.sign_key.as_deref();
+    let key = key.map(signature::Key::new).transpose()?;
     // A program for tests is large, and its packages are short-lived.
     let release = Release::current(if options.program.is_some() { 1 } else { 9 })?;
     if release.dirty {
@@ -190,31 +222,39 @@ pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
     if options.images {
         image::make(&release, &programs, out)?;
     }
-    for of_arch in programs.iter().filter(|_| options.program.is_none()) {
-        of_arch.publish(&release, out)?;
+    for program in programs.iter().flat_map(|it| it.published(&release)) {
+        write(&out.join(&program.name), &read(program.path)?, 0o755)?;
+        // The tool for it takes minutes to compile, which tests of packages do without.
+        if options.program.is_none() {
+            sbom::make(&release, &program, out, &work)?;
+        }
     }
     fs::remove_dir_all(&work).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
         _ => Err(Error::file("remove", &work)(error)),
     })?;
-    checksums(out)
+    if let Some(builder) = &options.builder {
+        provenance::make(&release, &options, builder, out)?;
+    }
+    let lines = digests(out)?.into_iter();
+    let lines = lines.map(|(name, digest)| format!("{digest}  {name}\n"));
+    let text: String = lines.collect();
+    say(&text);
+    // In the form of `sha256sum --check`.
+    write(&out.join(SUMS), text.as_bytes(), 0o644)?;
+    key.map_or(Ok(()), |key| key.sign(out))
 }
 
-/// Lists the digest of each file, for `sha256sum --check`.
-fn checksums(out: &Path) -> Result<(), Error> {
-    let mut lines = Vec::new();
+/// Name and digest of each file, ordered by name.
+fn digests(out: &Path) -> Result<Vec<(String, String)>, Error> {
+    let mut found = Vec::new();
     for file in fs::read_dir(out).map_err(Error::file("read", out))? {
         let file = file.map_err(Error::file("read", out))?;
         let name = file.file_name().to_string_lossy().into_owned();
-        lines.push((name, sha256(&read(&file.path())?)));
+        found.push((name, sha256(&read(&file.path())?)));
     }
-    lines.sort();
-    let text: String = lines
-        .iter()
-        .map(|(name, digest)| format!("{digest}  {name}\n"))
-        .collect();
-    say(&text);
-    write(&out.join("checksums.txt"), text.as_bytes(), 0o644)
+    found.sort();
+    Ok(found)
 }
 
 /// Without name and time, so that equal content gives equal bytes.

@@ -1,4 +1,5 @@
-//! Runs Go in the Go modules of this project, for the tests with a real kube-apiserver, OAuth issuer or SPIRE.
+//! Runs Go in the Go modules of this project: for the tests with a real kube-apiserver, OAuth issuer or SPIRE, and for
+//! the linter of workflows.
 
 use std::process::{Command, Stdio};
 
@@ -31,6 +32,13 @@ pub(crate) const WORKLOAD_API: Module = Module {
     path: "tests/workload-api",
     manifest: include_str!("../../tests/workload-api/go.mod"),
     sums: include_str!("../../tests/workload-api/go.sum"),
+};
+
+/// The linter of workflows.
+pub(crate) const WORKFLOWS: Module = Module {
+    path: "tests/workflows",
+    manifest: include_str!("../../tests/workflows/go.mod"),
+    sums: include_str!("../../tests/workflows/go.sum"),
 };
 
 /// The reason if Go cannot read the modules. Go's own message goes to standard error.

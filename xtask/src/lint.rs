@@ -1,5 +1,6 @@
 //! `cargo xtask lint`: all static checks.
 
+use std::fs;
 use std::process::Stdio;
 
 use crate::circles;
@@ -16,7 +17,7 @@ type Check = (&'static str, fn() -> Result<(), Error>);
 
 /// Runs every check, also after a failed one, and lists the failed ones at the end.
 pub(crate) fn run() -> Result<(), Error> {
-    let checks: [Check; 11] = [
+    let checks: [Check; 12] = [
         ("format", format),
         ("clippy", clippy),
         ("fuzz targets", fuzz_targets),
@@ -29,6 +30,7 @@ pub(crate) fn run() -> Result<(), Error> {
         ("generated code", || proto::run(&["--check"])),
         ("circular dependencies", circles::run),
         ("Go", go_programs),
+        ("workflows", workflows),
         ("English", prose::run),
     ];
     let mut failed = Vec::new();
@@ -104,6 +106,36 @@ fn go_programs() -> Result<(), Error> {
             "run `gofmt -w` in tests/control-plane on: {files}"
         ))),
     }
+}
+
+/// Syntax and expressions of the workflows, and a full commit for each action.
+fn workflows() -> Result<(), Error> {
+    if let Some(problem) = go::problem() {
+        say(&format!("NOT RUN (actionlint): {problem}"));
+        return Ok(());
+    }
+    let directory = process::root().join(".github/workflows");
+    let mut files = Vec::new();
+    for file in fs::read_dir(&directory).map_err(Error::file("read", &directory))? {
+        files.push(file.map_err(Error::file("read", &directory))?.path());
+    }
+    let mut actionlint = go::WORKFLOWS.command("go", &["tool", "actionlint"]);
+    process::run(actionlint.args(&files))?;
+    for file in &files {
+        let text = fs::read_to_string(file).map_err(Error::file("read", file))?;
+        let used = text.lines().filter_map(|line| line.split_once("uses: "));
+        for (_, action) in used {
+            let commit = action.split([' ', '#']).next().unwrap_or_default();
+            let commit = commit.rsplit('@').next().unwrap_or_default();
+            if commit.len() != 40 || !commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return Err(Error::Refused(format!(
+                    "{}: name the commit of the action: {action}",
+                    file.display()
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Rules of deny.toml. Advisories are a separate check: only they need the network.

@@ -44,9 +44,12 @@ Usage: cargo xtask <command>
   fuzz [--seconds N] [TARGET]
                   Run each fuzz target for N seconds (60)
   dist [--arch amd64|arm64|all] [--only packages|images] [--out DIR] [--program FILE]
+       [--builder URI] [--sign-key FILE] [--verify-reproducible]
                   Build the programs, packages, archives and images of a release for this machine's
-                  architecture, or the named ones, into target/dist;
-                  --program packages a ready program instead, as the tests do
+                  architecture, or the named ones, into target/dist, with bills of materials;
+                  --program packages a ready program instead, as the tests do;
+                  --builder adds a statement of provenance, --sign-key a signature;
+                  --verify-reproducible builds the commit twice and compares the digests
   bench [--quick] [--output text|json]
                   Compare a release with direct Transit requests on a real OpenBao
 ";

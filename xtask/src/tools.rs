@@ -4,6 +4,7 @@
 //! machines, so Go builds it from its published modules, on request only. Each program is checked
 //! before it gets its final name: the path never has a partial or wrong program.
 
+mod cyclonedx;
 mod earlier;
 mod kubernetes;
 mod packages;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::process::{self, Error, say};
 
+pub(crate) use cyclonedx::install as cyclonedx;
 pub(crate) use kubernetes::BUILT_ONLY;
 pub(crate) use zig::install as zig;
 

@@ -6,6 +6,7 @@ mod monitoring;
 mod openbao;
 mod static_pod;
 mod summary;
+mod systemd;
 
 use kms_node::advice::site::quoted;
 
@@ -13,6 +14,7 @@ use crate::plan::{Model, Plan, PlanError};
 
 pub use api_server::{Phase, encryption_configuration};
 pub use summary::{Installation, Made};
+pub use systemd::{SERVICE_DROP_IN, SOCKET_DROP_IN};
 
 /// Directory of the API server's encryption configuration on a node.
 pub const API_SERVER_DIRECTORY: &str = "/etc/kubernetes/openbao-kms";
@@ -67,6 +69,7 @@ pub fn all(plan: &Plan) -> Result<Vec<File>, PlanError> {
             content: static_pod::manifest(plan, image, *socket_gid),
         });
     }
+    files.extend(systemd::files(plan));
     files.extend(monitoring::files(plan));
     files.push(summary::file(plan, &files));
     Ok(files)
@@ -125,6 +128,54 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn drop_ins_have_the_values_that_differ_from_the_units() {
+        let drop_ins = |assignments: &[&str]| -> Vec<(&str, String)> {
+            let mut values = values();
+            for assignment in assignments {
+                values.set(assignment).unwrap();
+            }
+            let files = all(&Plan::new(values, Model::Systemd, None).unwrap()).unwrap();
+            let drop_ins = files
+                .into_iter()
+                .filter(|file| file.name.ends_with(".conf"));
+            drop_ins
+                .map(|file| {
+                    (
+                        file.name,
+                        file.content.lines().skip(1).collect::<Vec<_>>().join(" "),
+                    )
+                })
+                .collect()
+        };
+        assert_eq!(drop_ins(&[]), []);
+        let group = drop_ins(&["server.socketGroup=4242"]);
+        assert_eq!(
+            group[0],
+            (
+                SERVICE_DROP_IN,
+                "[Service] SupplementaryGroups= SupplementaryGroups=4242".to_owned()
+            )
+        );
+        assert_eq!(
+            group[1],
+            (
+                SOCKET_DROP_IN,
+                "[Socket] ListenStream= ListenStream=/run/openbao-kms/kms.sock SocketGroup=4242 \
+                 SocketMode=0660"
+                    .to_owned()
+            )
+        );
+        let path = drop_ins(&["server.socketPath=/run/openbao-kms/100%/kms.sock"]);
+        assert_eq!(
+            path[0].1,
+            "[Unit] ConditionPathIsDirectory=/run/openbao-kms/100%%"
+        );
+        let mode = drop_ins(&["server.socketMode=0600"]);
+        assert_eq!(mode.len(), 1);
+        assert!(mode[0].1.ends_with("SocketMode=0600"), "{mode:?}");
     }
 
     #[test]

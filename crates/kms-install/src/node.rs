@@ -20,7 +20,11 @@ use std::{
 use kms_node::config::{self, Config, Environment, Flags, Loaded, SocketGroup};
 use zeroize::Zeroizing;
 
-use crate::{directory::Directory, files::API_SERVER_DIRECTORY, plan::Model};
+use crate::{
+    directory::Directory,
+    files::{API_SERVER_DIRECTORY, SERVICE_DROP_IN, SOCKET_DROP_IN},
+    plan::Model,
+};
 use accounts::Accounts;
 use disk::{Entry, Kind, Root};
 
@@ -259,6 +263,7 @@ pub fn plan(installation: &Directory, root: &Root, given: &Given) -> Vec<Step> {
     let owners = Owners { own, socket_group };
     steps.extend(directories(config, &owners));
     steps.extend(tmpfiles(config, &installation.model, &owners, root));
+    steps.extend(drop_ins(installation));
     steps.extend(files(installation, &owners, given));
     steps
 }
@@ -382,6 +387,42 @@ fn tmpfiles(config: &Config, model: &Model, owners: &Owners, root: &Root) -> Opt
             },
         },
     })
+}
+
+/// Of the packaged units, where `init` has made some. `systemctl enable` loads them.
+fn drop_ins(installation: &Directory) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for name in [SERVICE_DROP_IN, SOCKET_DROP_IN] {
+        let text = installation.content(name);
+        if text.is_empty() {
+            continue;
+        }
+        let unit = name.trim_end_matches(".conf");
+        let directory = Path::new("/etc/systemd/system").join(format!("{unit}.d"));
+        steps.push(Step {
+            name: "directory",
+            path: directory.clone(),
+            want: Want::Directory {
+                owner: Owners::root(),
+                mode: 0o755,
+                place: Place::Own,
+            },
+        });
+        steps.push(Step {
+            name: "drop-in",
+            path: directory.join("installation.conf"),
+            want: Want::File {
+                owner: Owners::root(),
+                mode: 0o644,
+                content: Content::Made {
+                    name,
+                    text: text.to_owned(),
+                    also: None,
+                },
+            },
+        });
+    }
+    steps
 }
 
 fn files(installation: &Directory, owners: &Owners, given: &Given) -> Vec<Step> {

@@ -40,7 +40,8 @@ pub(super) fn make(release: &Release, programs: &[Programs], out: &Path) -> Resu
         Ok((of_arch.arch, files))
     });
     let with_glibc = with_glibc.collect::<Result<Vec<_>, Error>>()?;
-    Image::new(release, "-pkcs11", with_glibc)?.write(out)?;
+    let with_pkcs11 = Image::new(release, "-pkcs11", with_glibc)?;
+    with_pkcs11.write(out)?;
 
     let fixed = programs.iter().filter_map(|of_arch| {
         let musl = of_arch.musl.as_ref()?;
@@ -48,15 +49,17 @@ pub(super) fn make(release: &Release, programs: &[Programs], out: &Path) -> Resu
         Some(files.map(|files| (of_arch.arch, files)))
     });
     let fixed = fixed.collect::<Result<Vec<_>, Error>>()?;
-    if fixed.is_empty() {
-        return Ok(());
-    }
-    let image = Image::new(release, "", fixed)?;
-    image.write(out)?;
+    // Tests package one program: its kit has the image with PKCS#11.
+    let image = if fixed.is_empty() {
+        with_pkcs11
+    } else {
+        let image = Image::new(release, "", fixed)?;
+        image.write(out)?;
+        image
+    };
     for of_arch in programs {
-        if let Some(musl) = &of_arch.musl {
-            kit(release, of_arch.arch, musl, &image, out)?;
-        }
+        let program = of_arch.musl.as_ref().unwrap_or(&of_arch.glibc);
+        kit(release, of_arch.arch, program, &image, out)?;
     }
     Ok(())
 }
@@ -204,7 +207,7 @@ fn glibc(arch: &Arch) -> Result<Vec<Entry>, Error> {
 fn kit(
     release: &Release,
     arch: &Arch,
-    musl: &Path,
+    program: &Path,
     image: &Image,
     out: &Path,
 ) -> Result<(), Error> {
@@ -214,7 +217,7 @@ fn kit(
     let files = [
         Entry::new("LICENSE", read_text("LICENSE")?.into_bytes()),
         Entry::new("README.md", readme.into_bytes()),
-        Entry::program("bin/bao-kms-provider", musl)?,
+        Entry::program("bin/bao-kms-provider", program)?,
         Entry::new(&image.file, image.archive.clone()),
         Entry::new(
             "image-ref.txt",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{ARCHES, Arch, NAME, Release, read, write};
+use super::{ARCHES, Arch, NAME, Release};
 use crate::process::{self, Error};
 use crate::tools;
 
@@ -40,22 +40,44 @@ impl Programs {
     ) -> Result<Self, Error> {
         let glibc = compile(arch, "gnu", &format!(".{GLIBC}"), &[], release)?;
         let musl = with_static
-            .then(|| compile(arch, "musl", "", &["--no-default-features"], release))
+            .then(|| compile(arch, "musl", "", &STATIC, release))
             .transpose()?;
         Ok(Self { arch, glibc, musl })
     }
 
-    /// Copies the programs under their published names.
-    pub(super) fn publish(&self, release: &Release, out: &Path) -> Result<(), Error> {
-        let arch = self.arch;
-        let name = release.file_name("", arch, "");
+    /// The programs under their published names.
+    pub(super) fn published(&self, release: &Release) -> Vec<Published<'_>> {
+        let name = release.file_name("", self.arch, "");
         let with_pkcs11 = name.replacen(NAME, &format!("{NAME}-certauth-pkcs11"), 1);
-        write(&out.join(with_pkcs11), &read(&self.glibc)?, 0o755)?;
-        match &self.musl {
-            Some(musl) => write(&out.join(name), &read(musl)?, 0o755),
-            None => Ok(()),
-        }
+        let glibc = (with_pkcs11, Some(&self.glibc), "gnu", &[][..]);
+        let musl = (name, self.musl.as_ref(), "musl", &STATIC[..]);
+        let published = [glibc, musl].into_iter();
+        let published = published.filter_map(|(name, path, libc, features)| {
+            Some(Published {
+                name,
+                path: path?,
+                target: target(self.arch, libc),
+                features,
+            })
+        });
+        published.collect()
     }
+}
+
+/// A program as published.
+pub(super) struct Published<'a> {
+    pub(super) name: String,
+    pub(super) path: &'a Path,
+    /// Of Rust.
+    pub(super) target: String,
+    /// Options of cargo.
+    pub(super) features: &'static [&'static str],
+}
+
+const STATIC: [&str; 1] = ["--no-default-features"];
+
+fn target(arch: &Arch, libc: &str) -> String {
+    format!("{}-unknown-linux-{libc}", arch.machine)
 }
 
 fn compile(
@@ -65,7 +87,7 @@ fn compile(
     features: &[&str],
     release: &Release,
 ) -> Result<PathBuf, Error> {
-    let target = format!("{}-unknown-linux-{libc}", arch.machine);
+    let target = target(arch, libc);
     let mut rustup = Command::new("rustup");
     rustup.args(["target", "add", &target]);
     process::run(rustup.current_dir(process::root()))?;

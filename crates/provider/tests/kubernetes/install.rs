@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
+    sync::LazyLock,
 };
 
 use openbao_lab::port::free_port;
@@ -25,6 +26,11 @@ const PACKAGE: &str = "bao-kms-provider_0.1.0_linux_amd64.deb";
 
 /// The package of the program of this test run.
 fn package() -> PathBuf {
+    static PACKAGES: LazyLock<PathBuf> = LazyLock::new(packages);
+    PACKAGES.join(PACKAGE)
+}
+
+fn packages() -> PathBuf {
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("install");
     let made = Command::new(env!("CARGO"))
         .args(["xtask", "dist", "--only", "packages", "--program"])
@@ -35,7 +41,7 @@ fn package() -> PathBuf {
         .output()
         .unwrap();
     assert!(made.status.success(), "{made:?}");
-    out.join(PACKAGE)
+    out
 }
 
 /// On a page, while the API server polls its file.
@@ -258,4 +264,31 @@ async fn a_static_pod_serves_and_other_distributions_get_their_files() {
     let probe = site.shell.run(probe, None).await;
     assert_eq!(probe.code, Some(0), "{}", probe.output);
     Walk::of("install/openshift").to_end(&mut site).await;
+}
+
+#[tokio::test]
+async fn a_package_is_installed_upgraded_and_removed() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let openbao = OpenBao::start().await;
+    let mut site = Installation::of(&openbao).await;
+    let packages = package();
+    for file in fs::read_dir(packages.parent().unwrap()).unwrap() {
+        let file = file.unwrap();
+        let to = site.node.path("/root").join(file.file_name());
+        fs::copy(file.path(), to).unwrap();
+    }
+    let mut walk = Walk::of("install/packages");
+    walk.to_incident(&mut site, "the node is prepared").await;
+    let prepare = "\
+        bao-kms-provider init --cluster east --openbao-address https://openbao.example:8200 \
+            --set auth.method=approle --new-key --out openbao-kms \
+        && SECRET_ID=/root/secret-id ./openbao-kms/openbao-setup.sh \
+        && bao-kms-provider node prepare openbao-kms --ca /root/openbao-ca.crt \
+            --credential /root/secret-id --apply";
+    let prepared = site.shell.run(prepare, None).await;
+    assert_eq!(prepared.code, Some(0), "{}", prepared.output);
+    walk.to_end(&mut site).await;
+    assert!(!site.node.path("/usr/bin/bao-kms-provider").exists());
 }

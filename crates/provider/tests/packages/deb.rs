@@ -96,6 +96,33 @@ fn a_deb_takes_the_place_of_the_reference_program() {
     }
 }
 
+/// With another group of the socket, and another socket.
+#[test]
+fn systemd_accepts_the_drop_ins_of_init() {
+    let root = Root::new();
+    let deb = root.bring(&artifact(FILE));
+    root.ok(&format!("dpkg --install {deb}"));
+    root.ok("cd /root && bao-kms-provider init --cluster east \
+            --openbao-address https://openbao.test:8200 --set auth.method=approle --new-key \
+            --set server.socketGroup=4242 \
+            --set server.socketPath=/run/openbao-kms/east/kms.sock --out made \
+        && touch ca secret \
+        && bao-kms-provider node prepare made --ca ca --credential secret --apply");
+    let verified = root.ok("cd /usr/lib/systemd/system \
+        && systemd-analyze verify bao-kms-provider.service bao-kms-provider.socket 2>&1 \
+        | grep bao-kms || true");
+    assert_eq!(verified, "");
+    let drop_ins = root.ok("cat /etc/systemd/system/bao-kms-provider.*.d/installation.conf");
+    assert!(
+        drop_ins.contains("SupplementaryGroups=4242\n"),
+        "{drop_ins}"
+    );
+    assert!(drop_ins.contains("SocketGroup=4242\n"), "{drop_ins}");
+
+    root.ok("bao-kms-provider node remove /root/made --apply");
+    root.ok("! ls -d /etc/systemd/system/bao-kms-provider.*.d");
+}
+
 #[test]
 fn lintian_accepts_the_deb() {
     let deb = artifact(FILE);

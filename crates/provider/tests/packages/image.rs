@@ -226,7 +226,29 @@ impl Image {
                 .arg(&socket),
         );
         assert!(answer.contains("obk2."), "{answer}\n{}", logged());
+        #[cfg(feature = "kubernetes-tests")]
+        self.encrypt(&socket).await;
         container.kill().unwrap();
+    }
+
+    /// A real kube-apiserver encrypts with the container.
+    #[cfg(feature = "kubernetes-tests")]
+    async fn encrypt(&self, socket: &Path) {
+        use testkit::control_plane::{ControlPlane, Kind, identity, kms};
+
+        let mut control_plane = ControlPlane::new().await;
+        control_plane.encrypt_with(&[kms("of-the-image", socket), identity()]);
+        control_plane.start(&[]).await;
+        let (kind, text) = (Kind::Secret, "plain text of the secret");
+        control_plane.write(kind, "one", text).await.unwrap();
+        let stored = control_plane.stored(kind, "one");
+        assert!(stored.starts_with(b"k8s:enc:kms:v2:of-the-image:"));
+        // Another process has to ask the provider for the seed.
+        control_plane.stop().await;
+        control_plane.start(&[]).await;
+        let read = control_plane.read(kind, "one").await.unwrap();
+        assert_eq!(read.as_deref(), Some(text));
+        control_plane.stop().await;
     }
 
     /// The kit has this image, its name, and a program for the host.

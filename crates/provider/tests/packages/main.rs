@@ -2,7 +2,7 @@
 //!
 //! They contain the program of this test run, or are the artifacts in the directory `DIST`, as
 //! `cargo xtask dist` makes them. Each installation has a root of its own; nothing outside of it is
-//! changed. The tests run as root and need Debian's dpkg, lintian, rpm, rpmlint and umoci.
+//! changed. The tests run as root and need Debian's dpkg, lintian, rpm, rpmlint, umoci, containerd and skopeo.
 
 #![expect(
     clippy::unwrap_used,
@@ -14,15 +14,20 @@ mod archive;
 mod deb;
 mod image;
 mod long;
+mod pages;
+mod release;
 mod root;
 mod rpm;
 
 use std::{
     env,
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::LazyLock,
 };
+
+use tempfile::TempDir;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -33,18 +38,35 @@ const ARCH: &str = if cfg!(target_arch = "aarch64") {
     "amd64"
 };
 
-/// The directory of the artifacts.
+/// The directory of the artifacts, signed with a key whose public part is beside it, with the suffix
+/// `.pub`.
 static DIST: LazyLock<PathBuf> = LazyLock::new(|| {
     if let Some(ready) = env::var_os("DIST") {
         return ready.into();
     }
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dist");
     let program = assert_cmd::cargo::cargo_bin("bao-kms-provider");
-    let mut make = repository(env!("CARGO"));
-    make.args(["xtask", "dist", "--program"]).arg(program);
-    succeed(make.arg("--out").arg(&out));
+    dist(&["--program".as_ref(), program.as_os_str()], &out);
     out
 });
+
+/// `cargo xtask dist` into `out`, with a statement of provenance and a signature.
+fn dist(options: &[&OsStr], out: &Path) {
+    let keys = TempDir::new().unwrap();
+    let key = keys.path().join("key.pem");
+    let mut generate = Command::new("openssl");
+    generate.args(["genpkey", "-algorithm", "EC", "-pkeyopt"]);
+    succeed(generate.args(["ec_paramgen_curve:P-256", "-out"]).arg(&key));
+    let mut public = Command::new("openssl");
+    public.args(["pkey", "-pubout", "-in"]).arg(&key);
+    succeed(public.arg("-out").arg(out.with_extension("pub")));
+
+    let mut make = repository(env!("CARGO"));
+    make.args(["xtask", "dist", "--builder", BUILDER, "--sign-key"]);
+    succeed(make.arg(&key).args(options).arg("--out").arg(out));
+}
+
+const BUILDER: &str = "https://builder.test/one";
 
 /// A published file for this machine: `name` begins after the version.
 fn artifact(name: &str) -> PathBuf {
