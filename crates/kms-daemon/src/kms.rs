@@ -47,6 +47,7 @@ use self::{
     fault::Fault,
     hedge::Hedges,
     panic::caught,
+    server::Service,
 };
 use crate::{
     telemetry::{correlation::Correlation, metrics::Metrics, milliseconds},
@@ -60,6 +61,7 @@ pub mod clients;
 pub mod deadline;
 pub mod fault;
 pub mod hedge;
+pub mod legacy;
 pub mod panic;
 pub mod receive;
 pub mod server;
@@ -132,10 +134,10 @@ impl Kms {
     }
 }
 
-impl Kms {
-    /// Records a call whose request was not received, and returns its response.
-    #[must_use]
-    pub fn refuse(&self, method: Method, fault: Fault) -> Status {
+impl Service for Kms {
+    const LISTENER: &str = "kms";
+
+    fn refuse(&self, method: Method, fault: Fault) -> Status {
         CallRecord::open(&self.0, method, "", &Facts::default()).close(Some(fault));
         match method {
             Method::Decrypt => fault.decrypt_status(b""),

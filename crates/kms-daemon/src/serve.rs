@@ -34,6 +34,7 @@ use kms_node::{
 };
 use openbao_client::{event::RequestHook, login::fallback::Identity, transit::Transit};
 use tokio::{
+    sync::oneshot,
     task,
     time::{Instant, timeout},
 };
@@ -43,6 +44,7 @@ use crate::{
     kms::{
         Kms,
         clients::Clients,
+        legacy::LegacyReader,
         panic::caught,
         server::Server,
         socket::{Socket, SocketError, SocketSettings},
@@ -260,7 +262,10 @@ async fn start_and_run(
     );
 
     let connections = Connections::permitted();
-    let clients = Clients::new(connections.kms, config.server.limits);
+    let legacy = &config.legacy.vault_kubernetes_kms;
+    // An API server has one connection to each socket.
+    let of_legacy = legacy.as_ref().map_or(0, |_| connections.kms / 4);
+    let clients = Clients::new(connections.kms - of_legacy, config.server.limits);
     let service = Arc::new(OnceLock::new());
 
     let sources = Sources {
@@ -338,13 +343,39 @@ async fn start_and_run(
         view,
         discovery,
         transit,
-        session,
+        session.clone(),
         Arc::clone(&metrics),
         correlation,
         BuildInfo::CURRENT.plugin_version(),
         config.openbao.timeout,
         config.server.limits,
     );
+
+    let reader = match legacy {
+        Some(legacy) => {
+            let settings = SocketSettings {
+                path: legacy.socket_path.clone(),
+                ..settings
+            };
+            let socket = Socket::bind(&settings).await?;
+            let kms = LegacyReader::new(
+                kms.clone(),
+                Transit::new(client, &legacy.key, config.openbao.timeout),
+                session,
+                metrics.legacy(),
+                config.openbao.timeout,
+                config.server.limits,
+            );
+            let server = Server {
+                kms,
+                clients: Clients::new(of_legacy, config.server.limits),
+                limits: config.server.limits,
+                metrics: &metrics,
+            };
+            Some((server, socket))
+        }
+        None => None,
+    };
 
     // Set once.
     service.set(kms.clone()).ok();
@@ -359,7 +390,20 @@ async fn start_and_run(
     let mut watching = pin!(watch("prober", watcher.run()));
     tracing::info!("serve.ready");
     ready();
-    let serving = watch("KMS server", server.run(socket, &mut stop));
+    let (ending, mut ended) = oneshot::channel::<()>();
+    let stop = async {
+        stop.await;
+        drop(ending);
+    };
+    let reading = async {
+        if let Some((server, socket)) = reader {
+            let stop = async { drop((&mut ended).await) };
+            server.run(socket, stop).await;
+        }
+    };
+    let serving = watch("KMS server", async {
+        tokio::join!(server.run(socket, stop), reading);
+    });
     let ended = tokio::select! {
         ended = serving => ended,
         ended = &mut watching => ended,

@@ -50,7 +50,7 @@ impl OtherIdentity {
 /// Requires that `document` was made with this configuration.
 ///
 /// # Errors
-/// Every name that differs; if none does, the key path.
+/// Every name that differs; if none does, the key path, which a legacy document does not have.
 pub fn require_identity(
     document: &Document,
     scope: &IdentityScope,
@@ -59,11 +59,13 @@ pub fn require_identity(
     let stored = document.registry().scope().identity();
     let mut differences = name_differences(scope, stored);
     let configured = IdentityFingerprint::of(scope, path);
-    if differences.is_empty() && configured != *document.fingerprint() {
-        differences.push(IdentityDifference::KeyPath {
-            configured,
-            stored: document.fingerprint().clone(),
-        });
+    if differences.is_empty()
+        && let Some(stored) = document
+            .fingerprint()
+            .filter(|stored| **stored != configured)
+    {
+        let stored = stored.clone();
+        differences.push(IdentityDifference::KeyPath { configured, stored });
     }
     if differences.is_empty() {
         Ok(())

@@ -84,6 +84,61 @@ fn every_document_is_read_and_written_byte_for_byte() {
     }
 }
 
+/// The pairs of a preview, without a fingerprint.
+fn legacy_pairs() -> Vec<Pair> {
+    let text = include_str!("../../../conformance/vectors/state_legacy.json");
+    serde_json::from_str::<Vectors>(text).unwrap().pairs
+}
+
+#[test]
+fn every_document_of_a_preview_is_read_as_such_alone() {
+    for Pair {
+        name,
+        state,
+        checkpoint,
+    } in legacy_pairs()
+    {
+        let bytes = state.as_bytes();
+        let refused = Document::decode(bytes).unwrap_err();
+        assert!(matches!(refused, DocumentError::LegacySchema), "{name}");
+        let read = Document::decode_legacy(bytes).unwrap();
+        assert_eq!(read.encode(), state, "{name}");
+        assert_eq!(read.fingerprint(), None);
+        assert_eq!(read.registry(), document(&name).registry(), "{name}");
+        let checkpoint = Checkpoint::decode(checkpoint.as_bytes()).unwrap();
+        assert_eq!(
+            CheckpointStatus::of(Some(&read), Some(&checkpoint)),
+            Ok(CheckpointStatus::Current)
+        );
+
+        let present = document(&name).encode();
+        let refused = Document::decode_legacy(present.as_bytes()).unwrap_err();
+        assert!(matches!(refused, DocumentError::OtherFormat(_)), "{name}");
+        let bound = present.replace("openbao-kms/v1alpha2", "openbao-kms/v1alpha1");
+        let refused = Document::decode_legacy(bound.as_bytes()).unwrap_err();
+        assert!(
+            matches!(refused, DocumentError::LegacyFingerprint),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn no_byte_of_a_document_of_a_preview_can_be_changed_but_white_space() {
+    let pair = legacy_pairs().pop().unwrap();
+    let mut bytes = pair.state.into_bytes();
+    for position in 0..bytes.len() {
+        let old = bytes[position];
+        for new in [old ^ 1, old ^ 0x20, b' ', b'0', b'"'] {
+            let harmless = old.is_ascii_whitespace() && new == b' ';
+            bytes[position] = new;
+            let accepted = Document::decode_legacy(&bytes).is_ok();
+            assert_eq!(accepted, new == old || harmless, "{position} to {new:#04x}");
+        }
+        bytes[position] = old;
+    }
+}
+
 #[test]
 fn every_refused_document_names_its_rule() {
     let text = include_str!("../../../conformance/vectors/state_refused.json");

@@ -162,7 +162,7 @@ fn policy_of(config: &Config) -> Result<String, UnsafePolicyPath> {
     let place = namespace.map_or("the root namespace".to_owned(), |name| {
         format!("namespace {name}")
     });
-    policy(&config.key, true, &place)
+    policy(config, true, &place)
 }
 
 /// Claims that bind the login in OpenBao. The provider alone would do without them.

@@ -1,6 +1,7 @@
 //! The OpenBao policy of the provider: all grants with their reasons.
 
 use kms_domain::scope::TransitKeyPath;
+use kms_node::config::Config;
 
 /// A mount path with characters of special meaning in a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,33 +15,29 @@ pub struct UnsafePolicyPath(String);
 ///
 /// # Errors
 /// The mount path has characters of special meaning in a policy.
-pub fn policy(
-    key: &TransitKeyPath,
-    renewal: bool,
-    place: &str,
-) -> Result<String, UnsafePolicyPath> {
+pub fn policy(config: &Config, renewal: bool, place: &str) -> Result<String, UnsafePolicyPath> {
     let mut hcl = format!("# Policy of bao-kms-provider, for {place}.\n");
-    for (path, capability, reason) in grants(key, renewal)? {
+    let reader = config.legacy.vault_kubernetes_kms.as_ref();
+    let legacy = reader.map(|reader| &reader.key);
+    let mut grants = grants(&config.key, renewal)?;
+    if let Some(key) = legacy.filter(|key| **key != config.key) {
+        grants.extend(legacy_grants(key)?);
+    }
+    for (path, capability, reason) in grants {
         hcl +=
             &format!("\n# {reason}\npath \"{path}\" {{\n  capabilities = [\"{capability}\"]\n}}\n");
     }
     Ok(hcl)
 }
 
-/// Path, capability and reason of every grant. All other capabilities are denied, in particular
-/// `create` on encrypt, which would create a missing key.
-fn grants(
-    key: &TransitKeyPath,
-    renewal: bool,
-) -> Result<Vec<(String, &'static str, &'static str)>, UnsafePolicyPath> {
-    let mount = key.mount_path.as_str();
-    let name = key.key_name.as_str();
+/// Path, capability and reason.
+type Grant = (String, &'static str, &'static str);
 
-    // `+` and a final `*` are wildcards; quotes and `$` have a meaning in HCL.
-    let plain = |c: char| c.is_alphanumeric() || "_-./".contains(c);
-    if !mount.chars().all(plain) {
-        return Err(UnsafePolicyPath(mount.to_owned()));
-    }
+/// Every grant. All other capabilities are denied, in particular
+/// `create` on encrypt, which would create a missing key.
+fn grants(key: &TransitKeyPath, renewal: bool) -> Result<Vec<Grant>, UnsafePolicyPath> {
+    let mount = plain_mount(key)?;
+    let name = key.key_name.as_str();
 
     let mut grants = vec![
         (
@@ -70,6 +67,35 @@ fn grants(
         ));
     }
     Ok(grants)
+}
+
+/// The grants for another key, of vault-kubernetes-kms.
+fn legacy_grants(key: &TransitKeyPath) -> Result<[Grant; 2], UnsafePolicyPath> {
+    let mount = plain_mount(key)?;
+    let name = key.key_name.as_str();
+    Ok([
+        (
+            format!("{mount}/keys/{name}"),
+            "read",
+            "Versions of the key of vault-kubernetes-kms.",
+        ),
+        (
+            format!("{mount}/decrypt/{name}"),
+            "update",
+            "Decrypt objects of vault-kubernetes-kms.",
+        ),
+    ])
+}
+
+/// The mount, if it has no character of special meaning in a policy.
+fn plain_mount(key: &TransitKeyPath) -> Result<&str, UnsafePolicyPath> {
+    let mount = key.mount_path.as_str();
+    // `+` and a final `*` are wildcards; quotes and `$` have a meaning in HCL.
+    let plain = |c: char| c.is_alphanumeric() || "_-./".contains(c);
+    match mount.chars().all(plain) {
+        true => Ok(mount),
+        false => Err(UnsafePolicyPath(mount.to_owned())),
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 mod build;
 mod choice;
 mod document;
+pub mod migrate;
 mod origin;
 mod problem;
 mod resolve;
@@ -40,8 +41,8 @@ pub use resolve::Setting;
 pub use schema::{Accepted, Described, accepted, described, reference_rows, schema};
 pub use settings::{
     AppRole, Auth, Bootstrap, Cert, CertFiles, CertSource, ClientCredential, Config,
-    DebugCorrelation, Hardening, Jwt, JwtSource, Limits, Logging, Method, OAuth2, OpenBao, Pkcs11,
-    Rotation, Server, Spiffe, Status, TokenFile, Userpass,
+    DebugCorrelation, Hardening, Jwt, JwtSource, Legacy, Limits, Logging, Method, OAuth2, OpenBao,
+    Pkcs11, Rotation, Server, Spiffe, Status, TokenFile, Userpass, VaultKubernetesKms,
 };
 pub use values::{Listener, SocketGroup, SocketMode};
 
@@ -101,15 +102,20 @@ impl UnsupportedAuth {
 /// [`LoadError`]; `Invalid` holds every problem.
 pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, LoadError> {
     let path = flags.config_path(environment);
-    let text = match read(&path) {
-        Ok(Some(text)) => text,
+    let text = read_text(&path)?;
+    parse(&text, path, flags, environment)
+}
+
+fn read_text(path: &Path) -> Result<String, LoadError> {
+    let path = path.to_owned();
+    match read(&path) {
+        Ok(Some(text)) => Ok(text),
         Ok(None) => {
             let reason = format!("it is larger than {MAX_FILE_BYTES} bytes");
-            return Err(LoadError::Malformed { path, reason });
+            Err(LoadError::Malformed { path, reason })
         }
-        Err(source) => return Err(LoadError::Unreadable { path, source }),
-    };
-    parse(&text, path, flags, environment)
+        Err(source) => Err(LoadError::Unreadable { path, source }),
+    }
 }
 
 /// Checks a configuration text; `path` is only for messages.

@@ -145,6 +145,13 @@ pub enum StateError {
         state.display()
     )]
     CheckpointMissing { state: PathBuf, checkpoint: PathBuf },
+    /// A preview wrote the state file. It is undamaged, and evidence for a rebuild.
+    #[error(
+        "the state file {} is of a preview; nothing was changed. recover-state makes one of the \
+         present schema of it",
+        path.display()
+    )]
+    OfPreview { path: PathBuf },
     /// A newer release wrote the file. It is undamaged: that release reads it.
     #[error(
         "{} was {schema}; nothing was changed and no data is lost. {NEWER_RELEASE}",
@@ -172,6 +179,7 @@ impl StateError {
     pub fn finding(&self) -> String {
         match self {
             Self::OtherRelease { path, schema } => format!("{} was {schema}", path.display()),
+            Self::OfPreview { .. } => DocumentError::LegacySchema.to_string(),
             other => other.source().map_or_else(|| other.to_string(), one_line),
         }
     }
@@ -191,6 +199,7 @@ impl StateError {
             | Self::RolledBack { .. }
             | Self::OtherConfiguration { .. }
             | Self::CheckpointMissing { .. }
+            | Self::OfPreview { .. }
             | Self::OtherRelease { .. } => StorageFault::ForeignState,
         }
     }
@@ -205,6 +214,7 @@ impl StateError {
     fn of_document(path: PathBuf, problem: DocumentError) -> Self {
         match problem {
             DocumentError::NewerRelease(schema) => Self::OtherRelease { path, schema },
+            DocumentError::LegacySchema => Self::OfPreview { path },
             problem => Self::CorruptDocument { path, problem },
         }
     }
@@ -426,15 +436,31 @@ pub fn inspect(path: &StatePath) -> Result<Stored, StateError> {
     load_pair(directory.as_ref(), path)
 }
 
-/// Validates the checkpoint, the document, then both together, and reports the first error.
+/// Like [`inspect`], for a state of a preview.
+///
+/// # Errors
+/// As [`inspect`], also for a state in another schema.
+pub fn inspect_preview(path: &StatePath) -> Result<Stored, StateError> {
+    let directory = Directory::open(path.directory()).map_err(StateError::Unreadable)?;
+    match directory {
+        Some(directory) => paired(Pair::read(&directory, path, Document::decode_legacy)?, path),
+        None => paired(Pair::default(), path),
+    }
+}
+
 fn load_pair(directory: Option<&Directory>, path: &StatePath) -> Result<Stored, StateError> {
+    match directory {
+        Some(directory) => paired(Pair::read(directory, path, Document::decode)?, path),
+        None => paired(Pair::default(), path),
+    }
+}
+
+/// Validates checkpoint and document together.
+fn paired(pair: Pair, path: &StatePath) -> Result<Stored, StateError> {
     let Pair {
         document,
         checkpoint,
-    } = match directory {
-        Some(directory) => Pair::read(directory, path)?,
-        None => Pair::default(),
-    };
+    } = pair;
     let anchor =
         CheckpointStatus::of(document.as_ref(), checkpoint.as_ref()).map_err(|problem| {
             StateError::RolledBack {
@@ -457,7 +483,12 @@ struct Pair {
 }
 
 impl Pair {
-    fn read(directory: &Directory, path: &StatePath) -> Result<Self, StateError> {
+    /// Validates the checkpoint, then the document, and reports the first error.
+    fn read(
+        directory: &Directory,
+        path: &StatePath,
+        decode: fn(&[u8]) -> Result<Document, DocumentError>,
+    ) -> Result<Self, StateError> {
         // A valid file has at most `MAX_FILE_BYTES`. One more byte makes a larger file fail to
         // decode.
         let read = |name: &OsStr| {
@@ -470,7 +501,7 @@ impl Pair {
             .transpose()
             .map_err(|problem| StateError::of_checkpoint(path.checkpoint(), problem))?;
         let document = read(path.document_name())?
-            .map(|bytes| Document::decode(&bytes))
+            .map(|bytes| decode(&bytes))
             .transpose()
             .map_err(|problem| StateError::of_document(path.document(), problem))?;
         Ok(Self {

@@ -285,7 +285,7 @@ fn of_document(document: &Document) -> NodeView {
     let removed = registry.records().iter();
     let removed = removed.filter(|record| record.state == RecordState::Removed);
     NodeView {
-        fingerprint: Some(document.fingerprint().clone()),
+        fingerprint: document.fingerprint().cloned(),
         active: Some(active.id_hash().clone()),
         active_version: Some(active.version()),
         pending: match registry.pending() {

@@ -133,10 +133,34 @@ impl Transit {
         ciphertext: &TransitCiphertext,
         associated_data: &AssociatedData,
     ) -> Result<Plaintext, Failure> {
+        let context = STANDARD.encode(associated_data.as_bytes());
+        self.decrypt_one(token, ciphertext, Some(&context)).await
+    }
+
+    /// Decrypts one ciphertext of another program, which encrypted without associated data. Transit
+    /// refuses a ciphertext with associated data.
+    ///
+    /// # Errors
+    /// As for [`decrypt`](Self::decrypt).
+    pub async fn decrypt_without_context(
+        &self,
+        token: &Token,
+        ciphertext: &TransitCiphertext,
+    ) -> Result<Plaintext, Failure> {
+        self.decrypt_one(token, ciphertext, None).await
+    }
+
+    async fn decrypt_one(
+        &self,
+        token: &Token,
+        ciphertext: &TransitCiphertext,
+        associated_data: Option<&str>,
+    ) -> Result<Plaintext, Failure> {
         #[derive(Serialize)]
         struct Body<'a> {
             ciphertext: &'a str,
-            associated_data: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            associated_data: Option<&'a str>,
         }
         #[derive(Deserialize)]
         struct Reply<'a> {
@@ -150,7 +174,7 @@ impl Transit {
         }
         let body = Body {
             ciphertext: ciphertext.as_str(),
-            associated_data: &STANDARD.encode(associated_data.as_bytes()),
+            associated_data,
         };
         let request = Request::post(Operation::TransitDecrypt, self.path("decrypt"));
         self.send(request.token(token).json(&body), |answer| {
@@ -279,6 +303,16 @@ impl Transit {
             }
         })
         .await
+    }
+
+    /// Like [`key_metadata`](Self::key_metadata), for a key other than that of the provider: the
+    /// client compares latest versions of one key only.
+    ///
+    /// # Errors
+    /// The classified failure.
+    pub async fn other_key_metadata(&self, token: &Token) -> Result<KeyMetadata, Failure> {
+        let request = Request::get(Operation::TransitMetadataRead, self.path("keys"));
+        self.send(request.token(token), Answer::data).await
     }
 
     /// Calls [`Client::confirm_cluster`].

@@ -156,7 +156,7 @@ impl Lab {
         let issuer = JwtIssuer::generate()?;
         let jwt = issuer.issue(&claims())?;
         write(&path.join("identity.jwt"), 0o640, jwt.as_bytes())?;
-        let policy = policy(&loaded.config.key, true, "the root namespace")?;
+        let policy = policy(&loaded.config, true, "the root namespace")?;
         write(&path.join("policy.hcl"), 0o644, policy.as_bytes())?;
         set_up_openbao(&server.admin(&secrets.root_token)?, &issuer, &policy).await?;
 

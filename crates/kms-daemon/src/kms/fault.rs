@@ -92,6 +92,8 @@ pub enum Fault {
     Token,
     /// The provider is stopping.
     Stopping,
+    /// The `key_id` of an object of vault-kubernetes-kms belongs to another ciphertext.
+    ForeignKeyId,
     /// A Transit call, or the login before it, failed.
     Transit(FailureClass),
 }
@@ -196,6 +198,11 @@ impl Fault {
                 "auth_failed",
             ),
             Self::Stopping => (Code::Unavailable, "provider stopping", "stopping"),
+            Self::ForeignKeyId => (
+                Code::InvalidArgument,
+                "key_id does not match the ciphertext",
+                "key_id_malformed",
+            ),
             Self::Transit(class) => transit_row(class, method),
         }
     }
@@ -399,6 +406,7 @@ mod tests {
             Fault::InvalidAnnotations,
             Fault::InvalidCiphertext,
             Fault::Mismatch,
+            Fault::ForeignKeyId,
             Fault::ResponseTooLarge,
             Fault::Concurrency,
             Fault::Discovery(DiscoveryFailed::Unanswered),

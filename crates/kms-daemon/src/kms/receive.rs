@@ -21,9 +21,9 @@ use tonic::{Status, codegen::Service as _};
 use zeroize::Zeroizing;
 
 use super::{
-    Kms,
     clients::{Call, Client, Phase},
     fault::Fault,
+    server::Service,
 };
 
 /// Time limit from a request's headers to its last byte.
@@ -32,7 +32,11 @@ const RECEIVE: Duration = Duration::from_secs(3);
 pub const FRAMING_BYTES: usize = 5;
 
 /// Answers one request.
-pub async fn answer(request: Request<Incoming>, kms: &Kms, client: &Client) -> Response<Held> {
+pub async fn answer(
+    request: Request<Incoming>,
+    kms: &impl Service,
+    client: &Client,
+) -> Response<Held> {
     let (head, body) = request.into_parts();
     // Any other path is answered without reading the body.
     let Some(method) = Method::of_path(head.uri.path()) else {
@@ -69,7 +73,7 @@ pub async fn answer(request: Request<Incoming>, kms: &Kms, client: &Client) -> R
     }
 }
 
-async fn respond(request: Request<Full<Bytes>>, kms: &Kms) -> Response<tonic::body::Body> {
+async fn respond(request: Request<Full<Bytes>>, kms: &impl Service) -> Response<tonic::body::Body> {
     let mut service = KeyManagementServiceServer::new(kms.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);

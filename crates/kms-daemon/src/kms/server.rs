@@ -7,17 +7,21 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kms_domain::limits::MAX_MESSAGE_BYTES;
-use kms_node::config::Limits;
+use kms_node::{
+    config::Limits,
+    kms_api::{Method, generated::key_management_service_server::KeyManagementService},
+};
 use tokio::{
     net::UnixStream,
     sync::watch,
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
+use tonic::Status;
 
 use super::{
-    Kms,
     clients::{Client, Clients, SocketFault, TAKE},
+    fault::Fault,
     receive::{self, Held},
     socket::{Connection, Socket, SocketError},
 };
@@ -41,9 +45,18 @@ const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval between checks of the socket file.
 const FILE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// The KMS v2 API behind a socket.
+pub trait Service: KeyManagementService + Clone {
+    /// Name of its listener in the log.
+    const LISTENER: &str;
+
+    /// Records a call whose request was not received, and returns its response.
+    fn refuse(&self, method: Method, fault: Fault) -> Status;
+}
+
 /// Serves one socket.
-pub struct Server<'a> {
-    pub kms: Kms,
+pub struct Server<'a, K> {
+    pub kms: K,
     /// Limits the connections.
     pub clients: Clients,
     /// Limits the calls of one connection.
@@ -51,7 +64,7 @@ pub struct Server<'a> {
     pub metrics: &'a Metrics,
 }
 
-impl Server<'_> {
+impl<K: Service> Server<'_, K> {
     /// Serves until `stop`, then until all calls have ended, for 15 s at most. The socket file
     /// stays until then.
     pub async fn run(self, mut socket: Socket, stop: impl Future<Output = ()>) {
@@ -74,7 +87,7 @@ impl Server<'_> {
         connections: &mut JoinSet<()>,
         draining: &watch::Receiver<bool>,
     ) -> Infallible {
-        let mut failures = AcceptFailures::of("kms");
+        let mut failures = AcceptFailures::of(K::LISTENER);
         let mut look = interval(FILE_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let http = builder(self.limits);
@@ -156,7 +169,7 @@ impl Server<'_> {
         stream: UnixStream,
         client: Client,
         mut draining: watch::Receiver<bool>,
-    ) -> impl Future<Output = ()> + Send + use<> {
+    ) -> impl Future<Output = ()> + Send + use<K> {
         let (kms, evictions) = (self.kms.clone(), self.metrics.evictions());
         async move {
             let calls = client.clone();

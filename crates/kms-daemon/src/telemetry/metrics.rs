@@ -98,6 +98,7 @@ pub struct Metrics {
     socket_restarts: Counter,
     evictions: Evictions,
     accept_failures: Counters<1>,
+    legacy: LegacyMetrics,
 }
 
 /// Counts the connections closed by the provider.
@@ -108,6 +109,24 @@ impl Evictions {
     /// Counts a connection closed for this reason.
     pub fn count(&self, reason: Eviction) {
         self.0.get_or_create(&[("reason", reason.as_str())]).inc();
+    }
+}
+
+/// Counts the reads of objects of vault-kubernetes-kms.
+#[derive(Debug, Clone, Default)]
+pub struct LegacyMetrics {
+    decrypts: Counters<1>,
+    errors: Counters<1>,
+}
+
+impl LegacyMetrics {
+    /// Records the end of a call with its gRPC code in snake case and, after a failure, its error
+    /// class.
+    pub fn finished(&self, code: &'static str, class: Option<&'static str>) {
+        self.decrypts.get_or_create(&[("status", code)]).inc();
+        if let Some(class) = class {
+            self.errors.get_or_create(&[("error_class", class)]).inc();
+        }
     }
 }
 
@@ -142,11 +161,15 @@ impl Metrics {
             socket_restarts: Counter::default(),
             evictions: Evictions::default(),
             accept_failures: Family::default(),
+            legacy: LegacyMetrics::default(),
         };
         metrics.begin_at_zero();
         metrics.register_constants(build, config);
         metrics.register_calls();
         metrics.register_upkeep();
+        if config.legacy.vault_kubernetes_kms.is_some() {
+            metrics.register_legacy();
+        }
         metrics
     }
 
@@ -334,6 +357,25 @@ impl Metrics {
         let help = "Failed accepts of connections to the socket";
         let failures = self.accept_failures.clone();
         r.register("socket_accept_failures", help, failures);
+    }
+
+    fn register_legacy(&mut self) {
+        let LegacyMetrics { decrypts, errors } = &self.legacy;
+        drop(decrypts.get_or_create(&[("status", code_name(Code::Ok))]));
+        for class in CLASSES_OF_ANY_METHOD {
+            drop(errors.get_or_create(&[("error_class", class)]));
+        }
+        let r = &mut self.registry;
+        let help = "Reads of objects of vault-kubernetes-kms by gRPC code";
+        r.register("legacy_decrypts", help, decrypts.clone());
+        let help = "Failed reads of objects of vault-kubernetes-kms by error class";
+        r.register("legacy_errors", help, errors.clone());
+    }
+
+    /// The counters of reads of objects of vault-kubernetes-kms.
+    #[must_use]
+    pub fn legacy(&self) -> LegacyMetrics {
+        self.legacy.clone()
     }
 
     /// The counter of additional requests for overdue ones of this method.

@@ -276,7 +276,7 @@ mod tests {
             recovered_at: "2024-05-15T20:00:00Z".to_owned(),
             plugin_version: "v1".to_owned(),
             plan: PlanHash::parse(&crate::digest::text_of("rbp1.", b"")).unwrap(),
-            fingerprint: document.fingerprint().clone(),
+            fingerprint: document.fingerprint().unwrap().clone(),
             generation: Generation::new(5).unwrap(),
             previous_hash: Some(document.hash().clone()),
             state_hash: document.hash().clone(),

@@ -89,6 +89,8 @@ pub enum Found<T> {
         /// The hash of its bytes.
         content: TextHash,
     },
+    /// The content is valid by itself, in the schema of a preview: evidence, and never in service.
+    Legacy(T),
     /// The content is valid by itself.
     Valid(T),
 }
@@ -237,32 +239,35 @@ impl OwnFiles {
     /// The state, if a provider would start with it.
     #[must_use]
     pub fn in_service(&self) -> Option<&Document> {
-        let Found::Valid(document) = &self.document else {
-            return None;
-        };
+        let document = self.document.valid()?;
+        self.is_consistent(document).then_some(document)
+    }
 
+    /// The state of a preview, if it is the newest one by its checkpoint. It shows the active version
+    /// as a record does.
+    #[must_use]
+    pub fn legacy(&self) -> Option<&Document> {
+        match &self.document {
+            Found::Legacy(document) if self.is_consistent(document) => Some(document),
+            Found::Legacy(_) | Found::Nothing | Found::Damaged { .. } | Found::Valid(_) => None,
+        }
+    }
+
+    fn is_consistent(&self, document: &Document) -> bool {
         let checkpoint = match &self.checkpoint {
             Found::Nothing => None,
-            Found::Damaged { .. } => return None,
+            Found::Damaged { .. } | Found::Legacy(_) => return false,
             Found::Valid(checkpoint) => Some(checkpoint),
         };
 
-        match CheckpointStatus::of(Some(document), checkpoint) {
-            Ok(
-                CheckpointStatus::Current
+        matches!(
+            CheckpointStatus::of(Some(document), checkpoint),
+            Ok(CheckpointStatus::Current
                 | CheckpointStatus::Behind
                 | CheckpointStatus::Missing {
                     first_generation: true,
-                },
-            ) => Some(document),
-            Ok(
-                CheckpointStatus::Absent
-                | CheckpointStatus::Missing {
-                    first_generation: false,
-                },
-            )
-            | Err(_) => None,
-        }
+                })
+        )
     }
 }
 
@@ -423,6 +428,15 @@ impl<T> Found<T> {
     pub fn valid(&self) -> Option<&T> {
         match self {
             Self::Valid(content) => Some(content),
+            Self::Nothing | Self::Damaged { .. } | Self::Legacy(_) => None,
+        }
+    }
+
+    /// The content, if it is valid in any schema.
+    #[must_use]
+    pub fn readable(&self) -> Option<&T> {
+        match self {
+            Self::Valid(content) | Self::Legacy(content) => Some(content),
             Self::Nothing | Self::Damaged { .. } => None,
         }
     }
@@ -431,7 +445,7 @@ impl<T> Found<T> {
         match self {
             Self::Nothing => String::new(),
             Self::Damaged { content } => format!("damaged {content}"),
-            Self::Valid(content) => of(content),
+            Self::Valid(content) | Self::Legacy(content) => of(content),
         }
     }
 }

@@ -43,7 +43,8 @@ pub struct Generation(NonZeroU64);
 /// A registry, the fingerprint of its configuration, and its link to the previous document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    fingerprint: IdentityFingerprint,
+    /// `None` in the legacy schema.
+    fingerprint: Option<IdentityFingerprint>,
     generation: Generation,
     previous_hash: Option<StateHash>,
     hash: StateHash,
@@ -59,11 +60,10 @@ pub enum DocumentError {
     /// Invalid JSON of this format.
     #[error("the state document cannot be read")]
     Json(#[source] JsonProblem),
-    /// Written before states were bound to a configuration.
+    /// Written before states were bound to a configuration; [`Document::decode_legacy`] reads it.
     #[error(
-        "the state document has the schema {LEGACY_SCHEMA}, which is not bound to a configuration; \
-         bound state ({SCHEMA}) is required, so nothing was changed: restore a newer pair of state \
-         and checkpoint"
+        "the state document has the schema {LEGACY_SCHEMA} of a preview, which is not bound to a \
+         configuration; bound state ({SCHEMA}) is required"
     )]
     LegacySchema,
     /// A newer release wrote the file; it is intact, and that release reads it.
@@ -72,6 +72,9 @@ pub enum DocumentError {
     /// The schema of another format.
     #[error("the state document has the schema {0:?} instead of {SCHEMA:?}")]
     OtherFormat(String),
+    /// The legacy schema has no `identityFingerprint`.
+    #[error("a state document of the schema {LEGACY_SCHEMA} must not have an identityFingerprint")]
+    LegacyFingerprint,
     /// `identityFingerprint` is malformed.
     #[error("identityFingerprint is malformed")]
     Fingerprint(#[source] MalformedDigest),
@@ -139,7 +142,7 @@ impl Document {
         }
 
         schema::refuse_newer(bytes).map_err(DocumentError::NewerRelease)?;
-        let mut raw: RawDocument = json::read(bytes).map_err(DocumentError::Json)?;
+        let raw: RawDocument = json::read(bytes).map_err(DocumentError::Json)?;
         match raw.schema_version.as_str() {
             SCHEMA => {}
             LEGACY_SCHEMA => return Err(DocumentError::LegacySchema),
@@ -148,6 +151,32 @@ impl Document {
 
         let fingerprint = IdentityFingerprint::parse(&raw.identity_fingerprint)
             .map_err(DocumentError::Fingerprint)?;
+        Self::check(raw, Some(fingerprint))
+    }
+
+    /// Like [`decode`](Self::decode), for the schema of a preview: the same without a fingerprint. It
+    /// is evidence of the versions in use; no provider starts with it.
+    ///
+    /// # Errors
+    /// [`DocumentError`], also for any other schema.
+    pub fn decode_legacy(bytes: &[u8]) -> Result<Self, DocumentError> {
+        if bytes.len() > MAX_FILE_BYTES {
+            return Err(DocumentError::TooLarge(bytes.len()));
+        }
+        let raw: RawDocument = json::read(bytes).map_err(DocumentError::Json)?;
+        if raw.schema_version != LEGACY_SCHEMA {
+            return Err(DocumentError::OtherFormat(raw.schema_version));
+        }
+        match raw.identity_fingerprint.is_empty() {
+            true => Self::check(raw, None),
+            false => Err(DocumentError::LegacyFingerprint),
+        }
+    }
+
+    fn check(
+        mut raw: RawDocument,
+        fingerprint: Option<IdentityFingerprint>,
+    ) -> Result<Self, DocumentError> {
         let generation = Generation::new(raw.generation).ok_or(DocumentError::Generation)?;
         let active_key_id = KeyId::parse(&raw.active_key_id).map_err(DocumentError::ActiveKeyId)?;
         if raw.snapshots.is_empty() {
@@ -201,7 +230,7 @@ impl Document {
     #[must_use]
     pub fn encode(&self) -> String {
         let mut raw = RawDocument::of(
-            &self.fingerprint,
+            self.fingerprint.as_ref(),
             self.generation,
             self.previous_hash.as_ref(),
             &self.registry,
@@ -210,10 +239,10 @@ impl Document {
         json::indented(&raw)
     }
 
-    /// Fingerprint of the document's configuration.
+    /// Fingerprint of the document's configuration; `None` in the legacy schema.
     #[must_use]
-    pub fn fingerprint(&self) -> &IdentityFingerprint {
-        &self.fingerprint
+    pub fn fingerprint(&self) -> Option<&IdentityFingerprint> {
+        self.fingerprint.as_ref()
     }
 
     /// Its number in the chain.
@@ -242,16 +271,27 @@ impl Document {
 
     /// The first document of a chain.
     pub(crate) fn first(fingerprint: IdentityFingerprint, registry: Registry) -> Self {
-        Self::link(fingerprint, Generation::FIRST, None, registry)
+        Self::link(Some(fingerprint), Generation::FIRST, None, registry)
+    }
+
+    /// A first document in the legacy schema.
+    #[cfg(test)]
+    pub(crate) fn unbound(registry: Registry) -> Self {
+        Self::link(None, Generation::FIRST, None, registry)
     }
 
     fn link(
-        fingerprint: IdentityFingerprint,
+        fingerprint: Option<IdentityFingerprint>,
         generation: Generation,
         previous_hash: Option<StateHash>,
         registry: Registry,
     ) -> Self {
-        let raw = RawDocument::of(&fingerprint, generation, previous_hash.as_ref(), &registry);
+        let raw = RawDocument::of(
+            fingerprint.as_ref(),
+            generation,
+            previous_hash.as_ref(),
+            &registry,
+        );
         let hash = raw.content_hash();
         Self {
             fingerprint,
@@ -306,14 +346,17 @@ struct RawDocument {
 
 impl RawDocument {
     fn of(
-        fingerprint: &IdentityFingerprint,
+        fingerprint: Option<&IdentityFingerprint>,
         generation: Generation,
         previous_hash: Option<&StateHash>,
         registry: &Registry,
     ) -> Self {
         Self {
-            schema_version: SCHEMA.to_owned(),
-            identity_fingerprint: fingerprint.to_string(),
+            schema_version: match fingerprint {
+                Some(_) => SCHEMA.to_owned(),
+                None => LEGACY_SCHEMA.to_owned(),
+            },
+            identity_fingerprint: fingerprint.map(ToString::to_string).unwrap_or_default(),
             generation: generation.get(),
             previous_hash: previous_hash.map(StateHash::to_string).unwrap_or_default(),
             current_hash: String::new(),
@@ -385,7 +428,7 @@ mod tests {
                 let generation = Generation::new(generation).unwrap();
                 let previous =
                     (generation != Generation::FIRST).then(|| StateHash::of_bytes(b"before"));
-                Document::link(fingerprint, generation, previous, registry)
+                Document::link(Some(fingerprint), generation, previous, registry)
             },
         )
     }

@@ -177,4 +177,32 @@ causes! {
         "give kube-apiserver the file with --encryption-provider-config, if encryption is to be in \
          use",
     )]);
+
+    LEGACY_UNLISTED = not_lost_yet(
+        "legacy_unlisted",
+        "the EncryptionConfiguration has no kms provider of the name in legacy.vaultKubernetesKms",
+        "objects that vault-kubernetes-kms encrypted are unreadable with this file; without such \
+         objects the block has no use",
+    )
+    .steps(&[act(
+        "list a kms provider with apiVersion: v2, name: {name} and endpoint: unix://{socket} after \
+         that of this provider, or remove the block legacy.vaultKubernetesKms once no such object \
+         is left",
+    )])
+    .warnings(&["do not delete unreadable objects"]);
+
+    LEGACY_ENTRY = not_lost_yet(
+        "legacy_entry",
+        "the kms entry of vault-kubernetes-kms leads to another socket or API than configured",
+        "objects of vault-kubernetes-kms are readable only while the old plugin runs",
+    )
+    .steps(&[act("write apiVersion: v2 and endpoint: unix://{socket} in the entry {name}")])
+    .warnings(&["do not stop the old plugin before kube-apiserver has loaded the change"]);
+
+    LEGACY_FIRST = none_lost(
+        "legacy_first",
+        "the kms entry of vault-kubernetes-kms comes first and leads to this provider",
+        "new objects are encrypted with the key of this provider and stored under the old name",
+    )
+    .steps(&[act("put the kms entry of this provider first, and {name} after it")]);
 }

@@ -125,6 +125,17 @@ causes! {
         run("then rewrite them", "kubectl get RESOURCE -A -o json | kubectl replace -f -"),
     ]);
 
+    LEGACY_LEFT = none_lost(
+        "legacy_left",
+        "objects in etcd are still encrypted by vault-kubernetes-kms",
+        "these objects are readable through the socket of legacy.vaultKubernetesKms",
+    )
+    .steps(&[
+        run("rewrite them", "kubectl get RESOURCE -A -o json | kubectl replace -f -"),
+        act("remove the block legacy.vaultKubernetesKms and its kms entry once none is left"),
+    ])
+    .warnings(&["do not remove that block or its key in OpenBao before"]);
+
     RECORD_IMPOSSIBLE = unknown(
         "record_impossible",
         "the facts of this node make no valid backup record",

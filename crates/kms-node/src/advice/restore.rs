@@ -368,6 +368,7 @@ pub fn limitation(limitation: &Limitation) -> String {
              provider itself looks for new versions only"
         }
         Limitation::NoEtcd
+        | Limitation::Unbound { .. }
         | Limitation::Damaged { .. }
         | Limitation::Doubtful { .. }
         | Limitation::LostPromotion { .. }

@@ -54,6 +54,21 @@ causes! {
     .steps(&[FROM_BACKUP, REBUILD])
     .warnings(&[EDIT_NOTHING]);
 
+    OF_PREVIEW = none_lost(
+        "state_of_preview",
+        "the registry state was written by a preview of the provider, in schema v1alpha1",
+        "the state lists the versions in use, and the key is present",
+    )
+    .steps(&[
+        run(
+            "with the provider stopped, plan a state of the present schema from it; etcd data makes the \
+             plan stronger (--etcd-snapshot FILE)",
+            "bao-kms-provider recover-state --config {config}",
+        ),
+        act("apply the plan with the printed command, and start the provider"),
+    ])
+    .warnings(&[EDIT_NOTHING]);
+
     OTHER_RELEASE = none_lost(
         "state_other_release",
         "a newer release of the provider wrote the registry state or its checkpoint",
@@ -318,6 +333,7 @@ pub fn of_error(error: &StateError) -> &'static Cause {
             | Rollback::NotLinked { .. } => &ROLLED_BACK,
         },
         StateError::OtherConfiguration { .. } => &configuration::IDENTITY_CHANGED,
+        StateError::OfPreview { .. } => &OF_PREVIEW,
         StateError::OtherRelease { .. } => &OTHER_RELEASE,
         StateError::CheckpointMissing { .. } => &CHECKPOINT_LOST,
         StateError::NoDirectory { .. } => &node::STATE_DIRECTORY_MISSING,

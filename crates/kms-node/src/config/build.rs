@@ -1,6 +1,9 @@
 //! Rules between settings, values composed of several settings, and warnings.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use kms_domain::scope::{IdentityScope, TransitKeyPath};
 use openbao_client::{
@@ -14,7 +17,7 @@ use openbao_client::{
 use super::{
     AppRole, Auth, Bootstrap, Cert, CertFiles, CertSource, ClientCredential, Config,
     DebugCorrelation, Jwt, JwtSource, Logging, Method, OAuth2, OpenBao, Pkcs11, Server, Spiffe,
-    Status, TokenFile, Userpass,
+    Status, TokenFile, Userpass, VaultKubernetesKms,
     choice::{
         AuthMethod, CertSourceName, ClientAuthMethod, JwtSourceName, LogLevel, RsaAlgorithmName,
     },
@@ -349,6 +352,50 @@ pub(super) fn key(resolver: &mut Resolver) -> Option<TransitKeyPath> {
     Some(TransitKeyPath {
         mount_path: names.mount_path,
         key_name: names.key_name,
+    })
+}
+
+pub(super) fn vault_kubernetes_kms(resolver: &mut Resolver) -> Option<Option<VaultKubernetesKms>> {
+    if !resolver.is_written("legacy.vaultKubernetesKms") {
+        return Some(None);
+    }
+    let reader = VaultKubernetesKms::read(resolver);
+    let name = resolver.get(VaultKubernetesKms::provider_name);
+    let own_name = resolver.get(KeyIdScope::provider_name);
+    resolver.reject_if(
+        name.is_some() && name == own_name,
+        VaultKubernetesKms::provider_name,
+        Broken::rule("must differ from transit.keyIdScope.providerName")
+            .hint("the stored objects of each provider have its name in front"),
+    );
+    reader.map(Some)
+}
+
+pub(super) fn legacy_socket(resolver: &mut Resolver) -> Option<PathBuf> {
+    let written = resolver.get(VaultKubernetesKms::written_socket)?;
+    let own = resolver.get(Server::socket_path)?;
+    let directory = own.parent().unwrap_or(Path::new("/"));
+    let path = written.unwrap_or_else(|| directory.join("vault-kubernetes-kms.sock"));
+    resolver.reject_if(
+        path.parent() != Some(directory) || path == own,
+        VaultKubernetesKms::written_socket,
+        Broken::rule("must be another file in the directory of server.socketPath")
+            .hint("leave it out: vault-kubernetes-kms.sock in that directory is the default"),
+    );
+    let checked = values::socket_path(path.to_str()?);
+    let report = |broken| resolver.broken(VaultKubernetesKms::written_socket.into(), None, broken);
+    checked.map_err(report).ok()
+}
+
+pub(super) fn legacy_key(resolver: &mut Resolver) -> Option<TransitKeyPath> {
+    let own = key(resolver)?;
+    let (mount, name) = (
+        resolver.get(VaultKubernetesKms::written_mount)?,
+        resolver.get(VaultKubernetesKms::written_key)?,
+    );
+    Some(TransitKeyPath {
+        mount_path: mount.unwrap_or(own.mount_path),
+        key_name: name.unwrap_or(own.key_name),
     })
 }
 

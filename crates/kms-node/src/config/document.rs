@@ -41,6 +41,63 @@ pub(super) struct Document {
 /// # Errors
 /// The parser's message with line and column, without a snippet of the file.
 pub(super) fn parse(text: &str, schema: &Value) -> Result<Document, String> {
+    let mut document = Document::default();
+    document.place("", read(text)?, schema);
+    Ok(document)
+}
+
+/// A value of any file, by the keys that lead to it.
+pub(super) struct Flat {
+    /// Joined by dots.
+    pub(super) key: String,
+    pub(super) value: Value,
+    /// Line of the value, from 1.
+    pub(super) line: u64,
+}
+
+/// Reads one YAML document with any keys. Lists stay whole.
+///
+/// # Errors
+/// As for [`parse`].
+pub(super) fn flat(text: &str) -> Result<Vec<Flat>, String> {
+    let node = read(text)?;
+    let mut all = Vec::new();
+    match node.value {
+        Node::Map(_) => flatten("", node, &mut all),
+        Node::Scalar(_) | Node::List(_) => return Err("it is no map of keys".to_owned()),
+    }
+    Ok(all)
+}
+
+fn flatten(path: &str, node: Spanned<Node>, all: &mut Vec<Flat>) {
+    let line = node.referenced.line();
+    match node.value {
+        Node::Map(entries) => {
+            for (key, node) in entries {
+                flatten(&child(path, &key), node, all);
+            }
+        }
+        other => all.push(Flat {
+            key: path.to_owned(),
+            value: plain(other),
+            line,
+        }),
+    }
+}
+
+fn plain(node: Node) -> Value {
+    match node {
+        Node::Scalar(value) => value,
+        Node::List(nodes) => nodes.into_iter().map(|node| plain(node.value)).collect(),
+        Node::Map(entries) => {
+            let entries = entries.into_iter();
+            let entries = entries.map(|(key, node)| (key, plain(node.value)));
+            Value::Object(entries.collect())
+        }
+    }
+}
+
+fn read(text: &str) -> Result<Spanned<Node>, String> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_documents: 1,
@@ -61,11 +118,8 @@ pub(super) fn parse(text: &str, schema: &Value) -> Result<Document, String> {
         reject_unsupported_tags: true,
         with_snippet: false,
     };
-    let node: Spanned<Node> = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| without_quotations(&error.without_snippet().to_string()))?;
-    let mut document = Document::default();
-    document.place("", node, schema);
-    Ok(document)
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| without_quotations(&error.without_snippet().to_string()))
 }
 
 impl Document {

@@ -63,9 +63,9 @@ macro_rules! settings {
             settings: &[$($section::$field.declared),*],
         }),+];
         $(
-            #[expect(non_upper_case_globals, reason = "a key has the name of its field")]
             impl $section {
-                $(pub(super) const $field: Key<$rule> = Key {
+                $(#[expect(non_upper_case_globals, reason = "a key has the name of its field")]
+                pub(super) const $field: Key<$rule> = Key {
                     declared: Declared {
                         path: concat!($path, $key),
                         text: concat!($($about),+),

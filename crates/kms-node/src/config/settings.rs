@@ -111,6 +111,7 @@ settings! {
         .. rotation: Rotation = Rotation::read;
         .. logging: Logging = Logging::read;
         .. hardening: Hardening = Hardening::read;
+        .. legacy: Legacy = Legacy::read;
     }
 
     /// The socket for the API server, and the two HTTP listeners.
@@ -501,5 +502,28 @@ settings! {
         /// `LimitMEMLOCK=infinity`.
         // The unit keeps the service out of swap; few units have the limit for locking.
         lock_memory "lockMemory": Enforcement => Enforcement = "disabled";
+    }
+
+    /// Readers of objects that other providers encrypted, for a migration.
+    pub struct Legacy: "legacy.", optional {
+        // `None` without its block.
+        .. vault_kubernetes_kms: Option<VaultKubernetesKms> = build::vault_kubernetes_kms;
+    }
+
+    /// A second socket that also reads objects of vault-kubernetes-kms.
+    pub struct VaultKubernetesKms: "legacy.vaultKubernetesKms.", optional {
+        /// Name of vault-kubernetes-kms in `EncryptionConfiguration`, under which its objects are stored.
+        provider_name "providerName": PluginName => ProviderName;
+        /// The second socket, in the directory of `server.socketPath`; empty is
+        /// `vault-kubernetes-kms.sock` there. Mode and group are those of `server.socketPath`.
+        // One directory has the rights for both sockets.
+        written_socket "socketPath": Optional<SocketPath> = "";
+        // Both providers often share one key.
+        /// Mount of its Transit engine; empty is `transit.mountPath`.
+        written_mount "mountPath": Optional<Mount> = "";
+        /// Its key below the mount; empty is `transit.keyName`.
+        written_key "keyName": Optional<KeyNameText> = "";
+        .. socket_path: PathBuf = build::legacy_socket;
+        .. key: TransitKeyPath = build::legacy_key;
     }
 }

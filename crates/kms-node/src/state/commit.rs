@@ -220,7 +220,7 @@ impl StateWriter {
         self.directory
             .require_in_place()
             .map_err(StateError::Unreadable)
-            .and_then(|()| Pair::read(&self.directory, &self.path))
+            .and_then(|()| Pair::read(&self.directory, &self.path, Document::decode))
             .map_err(CommitError::Examine)
     }
 

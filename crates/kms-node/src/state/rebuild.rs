@@ -118,7 +118,11 @@ impl Remains {
         let checkpoint = read(&path.checkpoint_name())?;
         let (checkpoint, checkpoint_problem) = found(checkpoint, Checkpoint::decode);
         let document = read(path.document_name())?;
-        let (document, document_problem) = found(document, Document::decode);
+        let preview = document.as_deref().map(Document::decode_legacy);
+        let (document, document_problem) = match preview {
+            Some(Ok(document)) => (Found::Legacy(document), None),
+            Some(Err(_)) | None => found(document, Document::decode),
+        };
 
         let newer = |path, schema: &NewerSchema| StateError::OtherRelease {
             path,

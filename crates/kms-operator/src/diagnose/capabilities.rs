@@ -8,6 +8,7 @@ use kms_domain::scope::TransitKeyPath;
 use kms_node::{
     advice::openbao,
     auth::CallFailure,
+    config::Config,
     connection::Connection,
     report::{CheckResult, ImpactClass},
 };
@@ -23,7 +24,7 @@ pub const CAPABILITIES: Check = Check {
     needs: &["openbao.auth"],
     evaluate: |facts| {
         let check = match facts.granted.as_ref()? {
-            Ok(granted) => key_check(&rules(&facts.config()?.key), granted, facts),
+            Ok(granted) => key_check(&all_rules(facts.config()?), granted, facts),
             Err(failure) => CAPABILITIES
                 .unanswered(failure, facts, ImpactClass::CryptographicSafety)
                 .code(UNANSWERED),
@@ -77,13 +78,35 @@ pub type Granted = BTreeMap<String, Vec<String>>;
 ///
 /// # Errors
 /// The failed check.
-pub async fn ask(openbao: &Connection, key: &TransitKeyPath) -> Result<Granted, CallFailure> {
-    let mut paths: Vec<_> = rules(key).into_iter().map(|rule| rule.path).collect();
+pub async fn ask(openbao: &Connection, config: &Config) -> Result<Granted, CallFailure> {
+    let mut paths: Vec<_> = all_rules(config)
+        .into_iter()
+        .map(|rule| rule.path)
+        .collect();
     paths.push(RENEW_SELF.to_owned());
     openbao
         .session
         .call(async |token| openbao.transit.capabilities(&token, &paths).await)
         .await
+}
+
+/// The rules for the key, and those for another key of vault-kubernetes-kms.
+fn all_rules(config: &Config) -> Vec<Rule> {
+    let mut rules = rules(&config.key);
+    let reader = config.legacy.vault_kubernetes_kms.as_ref();
+    if let Some(key) = reader
+        .map(|reader| &reader.key)
+        .filter(|key| **key != config.key)
+    {
+        rules.extend(
+            [("keys", "read"), ("decrypt", "update")].map(|(verb, needed)| Rule {
+                path: format!("{}/{verb}/{}", key.mount_path, key.key_name),
+                needed: Some(needed),
+                forbidden: &["sudo", "root"],
+            }),
+        );
+    }
+    rules
 }
 
 fn rules(key: &TransitKeyPath) -> Vec<Rule> {

@@ -9,6 +9,7 @@ mod document;
 mod endpoint;
 pub mod find;
 mod json;
+mod legacy;
 mod ours;
 mod resource;
 mod rules;
@@ -203,6 +204,9 @@ pub fn check(text: &str, config: &Config) -> Vec<CheckResult> {
     checks.extend(ours::check(&document, config));
     let treatment = writers::treatment(&document);
     checks.extend(writers::check(&treatment, &config.scope.provider_name));
+    if let Some(reader) = &config.legacy.vault_kubernetes_kms {
+        checks.extend(legacy::check(&document, &treatment, reader));
+    }
     let summary = writers::summary(&treatment);
     if checks.is_empty() {
         checks.push(CheckResult::pass(ID, TITLE).message(summary));
@@ -340,7 +344,16 @@ fn fail(
 }
 
 fn warn(cause: &Cause, message: impl Into<String>, class: ImpactClass) -> CheckResult {
+    warn_with(cause, message, &[], class)
+}
+
+fn warn_with(
+    cause: &Cause,
+    message: impl Into<String>,
+    values: Values<'_>,
+    class: ImpactClass,
+) -> CheckResult {
     CheckResult::warn(ID, TITLE, message)
-        .because(cause.advise(&Site::none(), &[]))
+        .because(cause.advise(&Site::none(), values))
         .impact_class(class)
 }

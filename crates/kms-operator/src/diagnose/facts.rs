@@ -386,7 +386,7 @@ impl Facts {
         let cidrs = bound_cidrs(client, &token, config.openbao.timeout).await;
         self.token_cidrs = cidrs.unwrap_or_default();
 
-        self.granted = Some(capabilities::ask(openbao, &config.key).await);
+        self.granted = Some(capabilities::ask(openbao, config).await);
         let metadata = openbao.key_metadata().await;
         let judge = |metadata| KeyProfile::check(metadata, &config.key.key_name);
         self.profile = metadata.as_ref().ok().map(judge);

@@ -80,6 +80,14 @@ pub const LIVE: Check = Check {
     evaluate: live,
 };
 
+/// The socket for objects of vault-kubernetes-kms answers. Nothing without one.
+pub const LEGACY: Check = Check {
+    id: "kms.legacy_status",
+    title: "Socket for vault-kubernetes-kms",
+    needs: &[],
+    evaluate: legacy,
+};
+
 /// A Status call takes microseconds; the limit allows for an overloaded machine.
 const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -97,6 +105,9 @@ pub struct Node {
     /// A trial write beside the state; `None` if the disk does not answer.
     disk: Option<Option<Trial>>,
     pub(crate) live: Live,
+    /// The socket for objects of vault-kubernetes-kms; `None` without one, or if no provider is
+    /// running.
+    legacy: Option<Live>,
     /// View of the running provider; `None` if none is running.
     pub(crate) why: Option<Result<Why, WhyError>>,
 }
@@ -172,11 +183,15 @@ impl Node {
             lock: Holder::of(&config.state_path.lock()),
             disk: try_disk(config).await,
             live: Live::ask(&config.server.socket_path).await,
+            legacy: None,
             why: None,
         };
 
         if node.is_served() || matches!(node.lock, Ok(Some(_))) {
             node.why = Some(running::ask(config).await);
+            if let Some(reader) = &config.legacy.vault_kubernetes_kms {
+                node.legacy = Some(Live::ask(&reader.socket_path).await);
+            }
         }
         node
     }
@@ -459,6 +474,41 @@ fn disk(facts: &Facts) -> Option<Vec<CheckResult>> {
                 None => check,
             }
         }
+    };
+    Some(vec![check])
+}
+
+fn legacy(facts: &Facts) -> Option<Vec<CheckResult>> {
+    let reader = facts
+        .config()
+        .and_then(|it| it.legacy.vault_kubernetes_kms.as_ref());
+    let Some(reader) = reader else {
+        return Some(Vec::new());
+    };
+    let socket = reader.socket_path.display();
+    let fail = |message: String, cause, code: &'static str| {
+        LEGACY
+            .fail(message)
+            .because(facts.advise(cause, &[]))
+            .code(code)
+            .impact_class(ImpactClass::ApiServerAvailability)
+    };
+    let check = match &facts.node.as_ref()?.legacy {
+        None => LEGACY.skip("the provider is not running"),
+        Some(Live::Healthy(_)) => LEGACY.pass().message(format!("serves {socket}")),
+        Some(Live::Absent | Live::Dead) => fail(
+            format!("no process serves {socket}"),
+            &causes::SOCKET_UNUSABLE,
+            causes::SOCKET_UNUSABLE.code,
+        ),
+        Some(Live::Closed(error)) => {
+            LEGACY.skip(format!("this user cannot connect to {socket}: {error}"))
+        }
+        Some(Live::Failed(error)) => fail(
+            format!("{socket}: {error}"),
+            &causes::UNHEALTHY,
+            "unhealthy",
+        ),
     };
     Some(vec![check])
 }

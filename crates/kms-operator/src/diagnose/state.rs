@@ -108,6 +108,7 @@ fn refused(site: &Site<'_>, files: &StatePath, error: &StateError) -> CheckResul
         StateError::RolledBack { .. } => ("rolled_back", ImpactClass::DataRecovery),
         StateError::OtherConfiguration { .. } => ("other_configuration", ImpactClass::DataRecovery),
         StateError::OtherRelease { .. } => ("other_release", ImpactClass::DataRecovery),
+        StateError::OfPreview { .. } => ("of_preview", ImpactClass::DataRecovery),
         StateError::Unreadable(_)
         | StateError::NoDirectory { .. }
         | StateError::Lock(_)

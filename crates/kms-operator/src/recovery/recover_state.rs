@@ -185,7 +185,7 @@ fn weigh(
         return weighed;
     };
 
-    let own = remains.files.document.valid();
+    let own = remains.files.document.readable();
     let own = own.map(|it| VersionClaims::of_registry(OWN_STATE, it.registry()));
     let of_peers = peers.iter();
     let of_peers = of_peers.map(|it| VersionClaims::of_registry(&*it.name, it.document.registry()));

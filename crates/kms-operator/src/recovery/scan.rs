@@ -18,7 +18,7 @@ use kms_domain::{
 };
 use kms_node::{
     advice::{self, Site},
-    config::Config,
+    config::{Config, VaultKubernetesKms},
     connection,
     exit::Exit,
     report::{CheckName, CheckResult, counted, one_line, outcome::Outcome},
@@ -58,6 +58,7 @@ const INCONCLUSIVE: Verdict = ("inconclusive", Exit::Runtime);
 pub(crate) const READ: CheckName = CheckName("etcd.read", "Reading of etcd");
 pub(super) const INTEGRITY: CheckName = CheckName("etcd.integrity", "Integrity of the source");
 pub(super) const VALUES: CheckName = CheckName("etcd.values", "Stored values");
+const LEGACY: CheckName = CheckName("etcd.legacy", "Objects of vault-kubernetes-kms");
 const PROTECTION: CheckName = CheckName("etcd.protection", "Encryption at rest");
 pub(super) const KEY_IDS: CheckName = CheckName("etcd.key_ids", "Key IDs of this provider");
 
@@ -103,7 +104,8 @@ pub fn scan(
         .collect();
     let known = known(&key_ids, config, site);
     let picture = picture::picture(&inventory, &key_ids, lineage.as_ref());
-    let content = Content::of(&inventory, key_ids);
+    let reader = config.and_then(|config| config.legacy.vault_kubernetes_kms.as_ref());
+    let content = Content::of(&inventory, key_ids, reader);
 
     let tables = content.tables();
     let members = ScanEtcd {
@@ -129,6 +131,7 @@ pub fn scan(
     outcome.add_checks(no_keys(&inventory));
     outcome.add_checks(inventory.unread.as_ref().map(Unread::warning));
     outcome.add_checks([protection(&inventory, site), known]);
+    outcome.add_checks(reader.map(|reader| legacy(&inventory, reader, site)));
     outcome.add_limitations(limitations);
     Ok(outcome)
 }
@@ -278,6 +281,27 @@ fn protection(inventory: &Inventory, site: &Site<'_>) -> CheckResult {
     PROTECTION
         .warn(format!("in plaintext: {}", few(&findings, 0)))
         .because(advice::evidence::OTHERWISE_PROTECTED.advise(site, &[]))
+}
+
+/// Objects of the provider that this node reads at a second socket.
+fn legacy(inventory: &Inventory, reader: &VaultKubernetesKms, site: &Site<'_>) -> CheckResult {
+    let name = reader.provider_name.as_str();
+    let left: Vec<String> = inventory
+        .resources
+        .iter()
+        .filter_map(|(resource, rows)| {
+            let count = rows.get(&Protected::KmsV2(name.to_owned()))?;
+            Some(format!("{} {resource}", count.objects))
+        })
+        .collect();
+    match left.is_empty() {
+        true => LEGACY
+            .pass()
+            .message(format!("etcd holds nothing of provider {name}")),
+        false => LEGACY
+            .warn(format!("of provider {name} are left: {}", few(&left, 0)))
+            .because(advice::evidence::LEGACY_LEFT.advise(site, &[])),
+    }
 }
 
 /// Covers the configured provider only.

@@ -345,6 +345,7 @@ fn of_state(facts: &Facts, check: &CheckResult) -> &'static Cause {
             &advice::configuration::IDENTITY_CHANGED
         }
         (Some(Err(StateError::OtherRelease { .. })), _) => &advice::state::OTHER_RELEASE,
+        (Some(Err(StateError::OfPreview { .. })), _) => &advice::state::OF_PREVIEW,
         (_, Some("absent" | "absent_in_use")) => &advice::state::LOST,
         (_, Some("checkpoint_missing")) => &advice::state::CHECKPOINT_LOST,
         (_, Some("corrupt_state" | "corrupt_checkpoint")) => &advice::state::CORRUPT,

@@ -1,4 +1,7 @@
-//! `config`: the configuration in effect; `config schema`: its JSON Schema.
+//! `config`: the configuration in effect; `config schema`: its JSON Schema; `config migrate`: an
+//! older file in its form.
+
+pub(super) mod migrate;
 
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, time::SystemTime};
 
@@ -37,14 +40,20 @@ pub(super) struct Options {
 enum Part {
     /// Print the JSON Schema of the configuration file
     Schema,
+    Migrate(migrate::Options),
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        if let Some(Part::Schema) = self.command {
-            serde_json::to_writer_pretty(&mut *context.out, &schema()).map_err(io::Error::from)?;
-            writeln!(context.out)?;
-            return Ok(Exit::Success);
+        match self.command {
+            Some(Part::Schema) => {
+                serde_json::to_writer_pretty(&mut *context.out, &schema())
+                    .map_err(io::Error::from)?;
+                writeln!(context.out)?;
+                return Ok(Exit::Success);
+            }
+            Some(Part::Migrate(options)) => return options.run(context),
+            None => {}
         }
         let loaded = match self.settings_only {
             true => {

@@ -29,7 +29,7 @@ const COMMAND: &str = "doctor";
 
 /// The node first, then the connection to OpenBao, then the key: a cause comes before its
 /// consequences.
-const CHECKS: [Check; 29] = [
+const CHECKS: [Check; 30] = [
     configuration::LOAD,
     configuration::VALIDATE,
     node::USER,
@@ -59,6 +59,7 @@ const CHECKS: [Check; 29] = [
     key::ACTIVE,
     running::WHY,
     node::LIVE,
+    node::LEGACY,
 ];
 
 /// Find out why this node does not serve, or whether it could

@@ -82,6 +82,10 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 28] = [
                 "elsewhere than on the node",
                 "config --settings-only --config config.yaml",
             ),
+            (
+                "an older file in the present form",
+                "config migrate old.yaml --out config.yaml",
+            ),
         ],
     ),
     (

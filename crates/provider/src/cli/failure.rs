@@ -107,6 +107,9 @@ pub(super) enum Failure {
     /// The backup record could not be written.
     #[error("the backup record was not written")]
     RecordFile(#[source] DiskError),
+    /// The converted configuration could not be written.
+    #[error("the new configuration file was not written")]
+    NewConfig(#[source] DiskError),
     /// The report of a drill could not be written.
     #[error("the report of the drill was not written")]
     DrillReportFile(#[source] DiskError),
@@ -299,6 +302,7 @@ impl Failure {
             Self::RecordInvalid { .. } => Exit::CheckFailed,
             Self::Output(_)
             | Self::RecordFile(_)
+            | Self::NewConfig(_)
             | Self::DrillReportFile(_)
             | Self::DrillMetricsFile(_)
             | Self::PageFile(_)
@@ -402,6 +406,7 @@ impl Failure {
                 RebuildError::Disk(_) | RebuildError::NotReadBack { .. } => &state::NOT_SAVED,
             },
             Self::RecordFile(_)
+            | Self::NewConfig(_)
             | Self::DrillReportFile(_)
             | Self::DrillMetricsFile(_)
             | Self::PageFile(_)

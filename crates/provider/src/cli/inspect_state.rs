@@ -13,7 +13,7 @@ use kms_node::{
     clock::{Clock as _, SystemClock},
     config::Config,
     report::{CheckName, CheckResult, outcome::Outcome, table::Table, utc},
-    state::{self, StatePath, Stored},
+    state::{self, StateError, StatePath, Stored},
 };
 use kms_operator::diagnose;
 use schemars::JsonSchema;
@@ -68,7 +68,9 @@ pub(super) struct Inspection {
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Content {
-    state_fingerprint: String,
+    /// Absent in a state of a preview.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_fingerprint: Option<String>,
     state_generation: u64,
     state_hash: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,8 +112,13 @@ struct RecordRow {
 
 fn inspect(path: &StatePath, config: Option<&Config>, site: &Site<'_>) -> Outcome<Inspection> {
     let stored = state::inspect(path);
-    let content = stored.as_ref().ok().and_then(Content::of);
-    let document = stored.as_ref().ok().and_then(|it| it.document.as_ref());
+    let preview = match &stored {
+        Err(StateError::OfPreview { .. }) => Some(state::inspect_preview(path)),
+        Ok(_) | Err(_) => None,
+    };
+    let shown = preview.as_ref().unwrap_or(&stored).as_ref().ok();
+    let content = shown.and_then(Content::of);
+    let document = shown.and_then(|it| it.document.as_ref());
     let tables = content.as_ref().map(|content| content.tables(path));
     let members = Inspection {
         path: path.document(),
@@ -156,7 +163,7 @@ impl Content {
         let checkpoint = stored.checkpoint.as_ref();
         let registry = document.registry();
         Some(Self {
-            state_fingerprint: document.fingerprint().to_string(),
+            state_fingerprint: document.fingerprint().map(ToString::to_string),
             state_generation: document.generation().get(),
             state_hash: document.hash().to_string(),
             state_previous_hash: document.previous_hash().map(ToString::to_string),
@@ -173,7 +180,7 @@ impl Content {
     fn tables(&self, path: &StatePath) -> [Table; 2] {
         let title = format!("state and checkpoint of {}", path.document().display());
         let mut pair = Table::new(title, ["name", "value"]);
-        pair.facts("stateFingerprint", [&self.state_fingerprint]);
+        pair.facts("stateFingerprint", &self.state_fingerprint);
         pair.facts("stateGeneration", [self.state_generation]);
         pair.facts("stateHash", [&self.state_hash]);
         pair.facts("statePreviousHash", &self.state_previous_hash);

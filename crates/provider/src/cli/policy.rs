@@ -36,11 +36,11 @@ impl Options {
             include_token_renewal,
         } = self.system;
         let config = context.load()?.config;
-        let namespace = config.scope.openbao_namespace;
+        let namespace = config.scope.openbao_namespace.as_ref();
         let place = namespace.map_or("the root namespace".to_owned(), |name| {
             format!("namespace {name}")
         });
-        let policy = policy(&config.key, include_token_renewal, &place)?;
+        let policy = policy(&config, include_token_renewal, &place)?;
         context.out.write_all(policy.as_bytes())?;
         Ok(Exit::Success)
     }

@@ -25,12 +25,16 @@ use super::{
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 25] = [
+const SCHEMAS: [Published; 26] = [
     ("benchmark", of::<Outcome<Benchmark>>),
     // `doctor`, `verify-key` and `probe`.
     ("checks", of::<Outcome>),
     ("compare-nodes", of::<Outcome<Nodes>>),
     ("config", of::<Outcome<config::Effective<'_>>>),
+    (
+        "config-migrate",
+        of::<Outcome<config::migrate::Migration<'_>>>,
+    ),
     ("dev-once", of::<Outcome<dev::Summary<'_>>>),
     ("dev", of::<Outcome<dev::Made<'_>>>),
     ("drill", of::<Outcome<Drill>>),

@@ -1,4 +1,4 @@
-//! `config` and `config schema`.
+//! `config`, `config schema` and `config migrate`.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -192,4 +192,109 @@ fn the_printed_schema_is_the_published_one() {
         printed.out == fs::read_to_string(published).unwrap(),
         "docs/config.schema.json is out of date; write it with: bao-kms-provider config schema"
     );
+}
+
+/// A flat file of many spellings, with everything that cannot be taken.
+const OLD: &str = r#"# Node of the east.
+configVersion: v1alpha1
+# For the API server alone.
+socketGroup: openbao-kms-socket
+openbao.address: https://vault-a.harbor.test:8200
+openbaoCaCertFile: /etc/openbao-kms/tls/ca.crt
+openbao-tls-server-name: vault-a.harbor.test
+OPENBAO_KMS_OPENBAO_INSTANCE_ID: vaultline-2
+auth.role: kms-node
+auth.mountPath: auth/harbor-east-kms
+# jwt: eyJmarker
+auth_jwt_file: /var/lib/openbao-kms/identity.jwt
+transit:
+  mountPath: k8s-transit
+  keyName: harbor-east-etcd
+providerName: kms-harbor-east
+clusterId: harbor-east
+transitMountId: tm-harbor-01
+# One history of the key.
+keyLineageId: "4b1f0c6a9d5e47e2b8c3a07715d2f9e6"
+requireStableObservationCount: "5"
+rejectVersionRollback: "true"
+expectedAudience: openbao, vault
+adminAddress: 127.0.0.1:8080
+useAssociatedData: true
+performance:
+  batchDecrypts: true
+token: hvs.marker
+"#;
+
+#[test]
+fn a_flat_file_is_converted_and_every_decision_listed() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = write(directory.path(), "old.yaml", OLD);
+    let new = directory.path().join("new.yaml");
+    let (old, new) = (old.to_str().unwrap(), new.to_str().unwrap());
+
+    let checked = run(&["config", "migrate", old, "--check"]);
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    assert!(!Path::new(new).exists());
+    let said = run(&["config", "migrate", old, "--out", new]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    insta::assert_snapshot!(
+        "migrate",
+        said.out
+            .replace(&directory.path().display().to_string(), "DIR")
+    );
+    let written = fs::read_to_string(new).unwrap();
+    insta::assert_snapshot!("migrated", written);
+    assert!(!format!("{written}{}{}", said.out, checked.out).contains("marker"));
+    let mode = fs::metadata(new).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+    let loaded = run(&["config", "--settings-only", "--config", new]);
+    assert_eq!(loaded.code, 0, "{}", loaded.err);
+
+    // A file of today, and never over an existing one.
+    let again = run(&["config", "migrate", new, "--out", new]);
+    assert_eq!(again.code, 1, "{}", again.err);
+    assert_eq!(fs::read_to_string(new).unwrap(), written);
+    let today = run(&["config", "migrate", new, "--check", "--output", "json"]);
+    let today: serde_json::Value = serde_json::from_str(&today.out).unwrap();
+    let decisions = today["decisions"].as_array().unwrap();
+    assert!(
+        decisions.iter().all(|it| it["outcome"] == "kept"),
+        "{today}"
+    );
+    assert_eq!(today["content"], written.as_str());
+}
+
+#[test]
+fn keys_that_fit_no_setting_are_refused_all_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let new = directory.path().join("new.yaml");
+    let new = new.to_str().unwrap();
+    let text = OLD.replace("useAssociatedData: true", "useAssociatedData: false");
+    let text = text.replace(
+        "socketGroup:",
+        "socketGruop: hvs.marker\nmountPath: x\ncolour: red\nsocketGroup:",
+    );
+    let text = text + "server.socketGroup: other\n";
+    let old = write(directory.path(), "old.yaml", &text);
+    let refused = run(&["config", "migrate", old.to_str().unwrap(), "--out", new]);
+    assert_eq!(refused.code, 3);
+    for part in [
+        "socketGruop (line 4, column 1): is no setting, under no spelling; did you mean server.socketGroup?",
+        "mountPath (line 5, column 1): fits several settings; did you mean auth.jwt.mountPath or",
+        "colour (line 6, column 1): is no setting",
+        "server.socketGroup (line 32, column 1): gives server.socketGroup a second value",
+        "useAssociatedData (line 28, column 1): is false: objects without associated data cannot be read",
+    ] {
+        assert!(refused.err.contains(part), "{part}: {}", refused.err);
+    }
+    assert!(!refused.err.contains("marker"));
+    assert!(!Path::new(new).exists());
+
+    // The loader has the last word.
+    let text = OLD.replace("https://", "http://");
+    let old = write(directory.path(), "old.yaml", &text);
+    let refused = run(&["config", "migrate", old.to_str().unwrap(), "--out", new]);
+    assert_eq!(refused.code, 3);
+    assert!(refused.err.contains("openbao.address"), "{}", refused.err);
+    assert!(!Path::new(new).exists());
 }

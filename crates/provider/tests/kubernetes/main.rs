@@ -13,6 +13,7 @@ mod enabling;
 mod encryption_config;
 #[cfg(feature = "package-tests")]
 mod install;
+mod legacy;
 mod mistakes;
 mod old_client;
 mod outages;
@@ -28,6 +29,9 @@ mod machine;
 #[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
 #[path = "../openbao/node.rs"]
 mod node;
+#[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
+#[path = "../openbao/old_plugin.rs"]
+mod old_plugin;
 #[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
 #[path = "../openbao/provider.rs"]
 mod provider;

@@ -91,6 +91,7 @@ async fn a_scrape_holds_what_the_documentation_lists_and_nothing_else() {
     let mut node = Node::new(PATIENT).await;
     let relay = Relay::to(&shared_openbao().await.endpoint()).await;
     node.config["openbao"]["address"] = json!(relay.address);
+    node.config["legacy"] = json!({"vaultKubernetesKms": {"providerName": "old"}});
     let mut provider = node.serve().await;
     node.rotate().await;
     provider.wait_for_event("key.pending").await;

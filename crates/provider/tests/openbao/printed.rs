@@ -91,7 +91,7 @@ incidents! {
     key::an_openbao_from_an_earlier_backup: openbao_rolled_back key_recreated key_lost
         versions_lost;
     state::a_state_that_is_lost_damaged_or_older: state_lost state_absent no_active_version
-        state_corrupt state_rolled_back checkpoint_lost state_other_release state_planned
+        state_corrupt state_rolled_back checkpoint_lost state_other_release state_of_preview state_planned
         state_rebuilt;
     state::a_directory_that_is_missing: state_directory_missing;
     state::a_state_with_a_wrong_mode_or_owner: state_too_open state_unreadable;
@@ -227,6 +227,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
     (
         "migration_not_started",
         "waits two minutes; its command is that of migration_failed",
+    ),
+    (
+        "legacy_left",
+        "its command is that of otherwise_protected; kubernetes/legacy.rs has such objects",
     ),
     (
         "oauth_issuer_unreachable",

@@ -3,6 +3,7 @@
 
 mod evidence;
 mod fleet;
+pub(crate) mod preview;
 mod unreadable;
 
 use std::fs;

@@ -5,6 +5,7 @@ mod configuration;
 mod emergency;
 mod issuer;
 mod key;
+mod migrate;
 mod nodes;
 mod restore_both;
 mod restore_openbao;
@@ -74,7 +75,7 @@ fn the_first_page_leads_to_every_other_and_names_tests_that_exist() {
 }
 
 /// The codes that `triage` ends with.
-const VERDICTS: [&str; 45] = [
+const VERDICTS: [&str; 46] = [
     "config_lost",
     "config_invalid",
     "identity_changed",
@@ -106,6 +107,7 @@ const VERDICTS: [&str; 45] = [
     "state_lost",
     "state_corrupt",
     "state_other_release",
+    "state_of_preview",
     "state_rolled_back",
     "checkpoint_lost",
     "state_replaced",

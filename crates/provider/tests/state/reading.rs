@@ -250,7 +250,7 @@ fn the_state_of_another_configuration_is_refused_by_field() {
     };
     assert_ne!(
         IdentityFingerprint::of(&scope(), &other_key),
-        *state.fingerprint()
+        *state.fingerprint().unwrap()
     );
     // Even where a checkpoint would have been repaired.
     let node = Node::with(Some(&state), None);

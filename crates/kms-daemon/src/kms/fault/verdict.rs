@@ -190,7 +190,7 @@ impl Fault {
                 "another provider wrote the object, or it is damaged",
                 "check the provider's name, else restore the object from a backup of etcd",
             ),
-            Self::Mismatch => (
+            Self::Mismatch | Self::ForeignKeyId => (
                 MayBeDamaged,
                 "the stored parts do not belong together, so it is damaged or mixed up",
                 "restore it from a backup of etcd",

@@ -62,11 +62,12 @@ impl<'e> Assessment<'e> {
             own,
             ..
         } = evidence;
-        if etcd.is_empty() && records.is_empty() && peers.is_empty() {
+        let legacy = own.legacy().is_some();
+        if etcd.is_empty() && records.is_empty() && peers.is_empty() && !legacy {
             assessment.refuse(PlanBlocker::NoEvidence);
         }
 
-        let own = own.document.valid();
+        let own = own.document.readable();
         assessment.hear(own.map(|document| ClaimSource::own(document, evidence)));
         assessment.hear(peers.iter().map(|peer| ClaimSource::peer(peer, evidence)));
         assessment.hear(records.iter().map(|it| ClaimSource::record(it, evidence)));

@@ -21,6 +21,8 @@ pub(super) struct ClaimSource<'e> {
     pub(super) generation: Generation,
     pub(super) hash: &'e StateHash,
     pub(super) known: Vec<Known<'e>>,
+    /// A state of a preview, whose mount and key are unknown.
+    pub(super) unbound: bool,
 }
 
 /// One version in a claim source.
@@ -78,6 +80,7 @@ impl<'e> ClaimSource<'e> {
                     bookkeeping: None,
                 })
                 .collect(),
+            unbound: false,
         })
     }
 
@@ -112,6 +115,7 @@ impl<'e> ClaimSource<'e> {
                     bookkeeping: Some(record.bookkeeping),
                 })
                 .collect(),
+            unbound: document.fingerprint().is_none(),
         })
     }
 }

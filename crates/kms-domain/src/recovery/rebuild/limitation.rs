@@ -12,6 +12,15 @@ pub enum Limitation {
          version is that of records or peers"
     )]
     NoEtcd,
+    /// A state of a preview lacks mount and key name.
+    #[error(
+        "{evidence} is of a preview and names neither mount nor key: its names and the creation times of \
+         its versions are those of the configured key"
+    )]
+    Unbound {
+        /// The state.
+        evidence: String,
+    },
     /// Only a sample of the DEKs was tried.
     #[error(
         "{evidence}: of each key_id at most {sample} distinct encrypted DEKs were tried, and {untried} \
@@ -135,6 +144,7 @@ impl Limitation {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoEtcd => "no_etcd",
+            Self::Unbound { .. } => "unbound",
             Self::Sampled { .. } => "sampled",
             Self::Damaged { .. } => "damaged",
             Self::Doubtful { .. } => "doubtful",

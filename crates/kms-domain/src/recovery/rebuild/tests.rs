@@ -323,7 +323,7 @@ fn a_valid_state_is_given_up_only_by_its_hash_and_its_active_version_stays() {
 fn a_state_without_its_checkpoint_is_evidence_but_not_by_itself() {
     let lost = document(&[(2, Active), (1, Retired)]);
     let records = lost.registry().records().to_vec();
-    let fingerprint = lost.fingerprint().clone();
+    let fingerprint = lost.fingerprint().unwrap().clone();
     let first = Some((lost.generation(), lost.hash().clone()));
     let own = Document::rebuilt(fingerprint, first, records).unwrap();
     let mut evidence = Evidence {
@@ -854,7 +854,7 @@ fn a_superseded_revision_shows_a_promotion() {
 
 #[test]
 fn a_history_that_needs_rotations_is_noted_beside_a_key_that_was_never_rotated() {
-    let fingerprint = document(&[(1, Active)]).fingerprint().clone();
+    let fingerprint = document(&[(1, Active)]).fingerprint().unwrap().clone();
     let records = document(&[(1, Active)]).registry().records().to_vec();
     let hash = document(&[(1, Active)]).hash().clone();
     let after = |generation| {
@@ -947,4 +947,70 @@ fn bookkeeping_comes_from_whoever_knows_it() {
     };
     let plan = rebuild(&evidence).unwrap();
     assert_eq!(plan.next().registry().records(), records);
+}
+
+/// The state of a preview with these records, and its checkpoint.
+fn of_preview(states: &[(u64, RecordState)]) -> (Document, Checkpoint) {
+    let legacy = Document::unbound(vectors::registry(states));
+    let checkpoint = Checkpoint::of(&legacy);
+    (legacy, checkpoint)
+}
+
+#[test]
+fn the_state_of_a_preview_is_evidence_of_the_active_version() {
+    let (legacy, checkpoint) = of_preview(&[(2, Active), (1, Retired)]);
+    let mut evidence = nothing(2);
+    evidence.own.document = Found::Legacy(legacy.clone());
+    evidence.own.checkpoint = Found::Valid(checkpoint.clone());
+    let plan = rebuild(&evidence).unwrap();
+    let next = plan.next();
+    assert_eq!(next.registry().active().version(), version(2));
+    assert_eq!(next.registry().records(), legacy.registry().records());
+    assert_eq!(next.generation().get(), 2);
+    assert_eq!(next.previous_hash(), Some(legacy.hash()));
+    assert!(next.fingerprint().is_some());
+    assert_eq!(plan.active_shown_by(), [OWN_STATE]);
+    let codes: Vec<_> = plan.limitations().iter().map(Limitation::code).collect();
+    assert_eq!(codes, ["no_etcd", "unbound"]);
+
+    // Without its checkpoint only a first generation is known to be the newest.
+    evidence.own.checkpoint = Found::Nothing;
+    assert!(rebuild(&evidence).is_ok());
+    let content = TextHash::of("damaged");
+    evidence.own.checkpoint = Found::Damaged { content };
+    let refused = rebuild(&evidence).unwrap_err();
+    assert!(refused.all().contains(&PlanBlocker::NoEvidence));
+
+    // A rotation since then.
+    evidence.own.checkpoint = Found::Valid(checkpoint);
+    evidence.key = vectors::sound_profile(3, 0, 1);
+    let refused = rebuild(&evidence).unwrap_err();
+    assert!(
+        matches!(refused.all(), [PlanBlocker::Undecided { .. }]),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn the_state_of_a_preview_of_another_cluster_or_key_is_refused() {
+    let (legacy, checkpoint) = of_preview(&[(1, Active)]);
+    let mut evidence = nothing(1);
+    evidence.own.document = Found::Legacy(legacy);
+    evidence.own.checkpoint = Found::Valid(checkpoint);
+    assert!(rebuild(&evidence).is_ok());
+
+    let mut names = vectors::golden_scope();
+    names.cluster_id = crate::scope::ClusterId::parse("workload-b").unwrap();
+    let other = Evidence {
+        scope: Arc::new(KeyScope::new(names)),
+        ..evidence.clone()
+    };
+    let refused = rebuild(&other).unwrap_err();
+    let other_identity = |it: &PlanBlocker| matches!(it, PlanBlocker::OtherIdentity { .. });
+    assert!(refused.all().iter().any(other_identity), "{refused:?}");
+
+    evidence.key = vectors::profile(&[(1, 99)], 0, 1);
+    let refused = rebuild(&evidence).unwrap_err();
+    let recreated = |it: &PlanBlocker| matches!(it, PlanBlocker::Recreated { .. });
+    assert!(refused.all().iter().any(recreated), "{refused:?}");
 }

@@ -107,7 +107,7 @@ impl Document {
             None => (Generation::FIRST, None),
             Some((generation, hash)) => (generation.next()?, Some(hash)),
         };
-        let rebuilt = Self::link(fingerprint, generation, previous_hash, registry);
+        let rebuilt = Self::link(Some(fingerprint), generation, previous_hash, registry);
         rebuilt.require_readable()?;
         Ok(rebuilt)
     }
@@ -120,10 +120,12 @@ impl Document {
     }
 
     fn require_progress(&self, next: &Self, retention: Retention) -> Result<(), ProgressProblem> {
-        if next.fingerprint != self.fingerprint {
+        if let (Some(previous), Some(next)) = (&self.fingerprint, &next.fingerprint)
+            && previous != next
+        {
             return Err(ProgressProblem::OtherFingerprint {
-                previous: self.fingerprint.clone(),
-                next: next.fingerprint.clone(),
+                previous: previous.clone(),
+                next: next.clone(),
             });
         }
 
@@ -281,7 +283,7 @@ mod tests {
 
         let link = |fingerprint: &IdentityFingerprint, generation, previous: &StateHash| {
             Document::link(
-                fingerprint.clone(),
+                Some(fingerprint.clone()),
                 Generation::new(generation).unwrap(),
                 Some(previous.clone()),
                 after.registry().as_ref().clone(),
@@ -289,7 +291,7 @@ mod tests {
         };
         let foreign = crate::digest::text_of("cfg1.", b"there");
         let foreign = IdentityFingerprint::parse(&foreign).unwrap();
-        let (ours, hash) = (before.fingerprint(), before.hash());
+        let (ours, hash) = (before.fingerprint().unwrap(), before.hash());
         assert_eq!(judge(&link(ours, 2, hash)), Ok(()));
         use ProgressProblem as P;
         let refused = |next: &Document| judge(next).unwrap_err();
@@ -331,7 +333,7 @@ mod tests {
     fn the_last_generation_has_no_successor() {
         let first = document(&[(1, Active)]);
         let last = Document::link(
-            first.fingerprint().clone(),
+            first.fingerprint().cloned(),
             Generation::new(u64::MAX).unwrap(),
             Some(first.hash().clone()),
             first.registry().as_ref().clone(),

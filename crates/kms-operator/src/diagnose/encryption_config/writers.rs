@@ -126,7 +126,16 @@ enum Role {
     Other,
 }
 
-impl Treatment<'_> {
+impl<'a> Treatment<'a> {
+    pub(super) fn resource(&self) -> Resource<'a> {
+        self.resource
+    }
+
+    /// Whether the kms provider of this name encrypts.
+    pub(super) fn is_written_by(&self, name: &str) -> bool {
+        matches!(self.writer, Provider::Kms(kms) if kms.name() == name)
+    }
+
     fn read_by(&self, name: &ProviderName) -> Vec<Role> {
         self.readers.iter().map(|it| it.role(name)).collect()
     }

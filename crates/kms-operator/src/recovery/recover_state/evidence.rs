@@ -20,7 +20,7 @@ use kms_domain::{
     },
     registry::{
         checkpoint::Checkpoint,
-        document::{self, Document, Generation, StateHash},
+        document::{self, Document, DocumentError, Generation, StateHash},
     },
     transit::TransitVersion,
 };
@@ -179,7 +179,11 @@ pub fn read_peer(path: &Path, own: &StatePath) -> Result<(PeerEvidence, Gathered
     }
 
     let bytes = read_file(path, document::MAX_FILE_BYTES).map_err(unreadable(path))?;
-    let document = Document::decode(&bytes).map_err(invalid(path))?;
+    let document = match Document::decode(&bytes) {
+        Err(DocumentError::LegacySchema) => Document::decode_legacy(&bytes),
+        decoded => decoded,
+    };
+    let document = document.map_err(invalid(path))?;
 
     let mut beside = OsString::from(path);
     beside.push(".checkpoint");

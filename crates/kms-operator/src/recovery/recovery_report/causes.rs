@@ -336,6 +336,7 @@ impl Advisor<'_> {
                         ("no_directory", &node::STATE_DIRECTORY_MISSING)
                     }
                     StateError::OtherRelease { .. } => ("other_release", &state::OTHER_RELEASE),
+                    StateError::OfPreview { .. } => ("of_preview", &state::OF_PREVIEW),
                     StateError::OtherConfiguration { .. } => {
                         ("state_unusable", &configuration::IDENTITY_CHANGED)
                     }

@@ -146,6 +146,12 @@ fn describe(remains: &Remains) -> String {
             Some(problem) => format!("a damaged state ({})", one_line(problem)),
             None => "a damaged state".to_owned(),
         },
+        Found::Legacy(document) => {
+            format!(
+                "a state of a preview, of generation {}",
+                document.generation()
+            )
+        }
         Found::Valid(document) => format!("a state of generation {}", document.generation()),
     };
     let checkpoint = match &remains.files.checkpoint {
@@ -154,7 +160,7 @@ fn describe(remains: &Remains) -> String {
             Some(problem) => format!("a damaged checkpoint ({})", one_line(problem)),
             None => "a damaged checkpoint".to_owned(),
         },
-        Found::Valid(checkpoint) => {
+        Found::Valid(checkpoint) | Found::Legacy(checkpoint) => {
             format!("a checkpoint of generation {}", checkpoint.generation())
         }
     };

@@ -2,7 +2,7 @@
 
 use kms_domain::recovery::resolve::{KeyResolver, Resolution};
 use kms_node::{
-    config::Config,
+    config::{Config, VaultKubernetesKms},
     report::{
         one_line,
         table::{Rows, Table},
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::is_secrets;
 use crate::recovery::{
-    inventory::{Count, Group, Inventory},
+    inventory::{Count, Group, Inventory, Protected},
     truncated::{FEW_ROWS, LeftOut, ROWS, Truncated},
     unread::Unread,
 };
@@ -103,7 +103,18 @@ struct CountRow {
 }
 
 impl Content {
-    pub(super) fn of(inventory: &Inventory, mut key_ids: Vec<KeyIdRow>) -> Self {
+    pub(super) fn of(
+        inventory: &Inventory,
+        mut key_ids: Vec<KeyIdRow>,
+        reader: Option<&VaultKubernetesKms>,
+    ) -> Self {
+        let protection = |protected: &Protected| match (protected, reader) {
+            (Protected::KmsV2(name), Some(reader)) if *name == *reader.provider_name.as_str() => {
+                "legacy"
+            }
+            _ => protected.as_str(),
+        };
+
         key_ids.sort_by(|a, b| {
             let key = |row: &KeyIdRow| (row.provider.clone(), row.transit_version);
             key(a)
@@ -125,7 +136,7 @@ impl Content {
             .into_iter()
             .map(|(resource, protected, count)| ResourceRow {
                 resource: resource.clone(),
-                protection: protected.as_str(),
+                protection: protection(protected),
                 provider: protected.provider().map(str::to_owned),
                 count: CountRow::of(count),
             });

@@ -9,7 +9,7 @@ use super::{
     node::set_mode,
     site::{Site, give},
 };
-use crate::provider::SOON;
+use crate::{provider::SOON, recover::preview::of_preview};
 
 /// A node at version 2 with objects of both versions, all kinds of evidence chosen for `FILE`, and
 /// the pair of version 1.
@@ -79,6 +79,8 @@ pub(super) async fn a_state_that_is_lost_damaged_or_older() {
         .replacen('{', "{\"new\": 1, ", 1);
     site.put_state(newer.as_bytes());
     rebuilds(&mut site, "triage", "state_other_release").await;
+    site.put_pair(&of_preview(&newest));
+    rebuilds(&mut site, "triage", "state_of_preview").await;
 }
 
 pub(super) async fn a_directory_that_is_missing() {

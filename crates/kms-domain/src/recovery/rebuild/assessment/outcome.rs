@@ -337,6 +337,10 @@ impl<'e> Assessment<'e> {
         if self.etcd.is_empty() {
             limitations.push(Limitation::NoEtcd);
         }
+        let unbound = self.claim_sources.iter().filter(|source| source.unbound);
+        limitations.extend(unbound.map(|source| Limitation::Unbound {
+            evidence: source.name.to_owned(),
+        }));
 
         for source in &self.etcd {
             let evidence = || source.name.clone();
