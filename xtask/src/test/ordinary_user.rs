@@ -19,19 +19,37 @@ use crate::tools::Tool;
 /// Directory of the tests and their snapshots of messages.
 const TESTS: &str = "crates/provider/tests/openbao";
 
-/// Modules about stored data, requests and logins of a page alone: the user makes no difference to them.
-const SAME_FOR_EVERY_USER: [&str; 12] = [
+/// Modules about stored data, requests, versions of the key and logins of a page alone: the user makes no difference to
+/// them.
+const SAME_FOR_EVERY_USER: [&str; 29] = [
     "answers",
     "batcher",
+    "benchmark",
     "bulk",
+    "clock",
     "corpus",
+    "correlation",
+    "discovery",
     "forms",
     "histories",
+    "html",
+    "legacy",
     "load",
     "login::pages",
     "login::spire",
+    "metrics",
+    "nodes",
+    "outage",
     "pair",
+    "prefix",
+    "proxy",
+    "requests",
+    "rotation",
+    "scan_etcd",
     "soak",
+    "stalled_log",
+    "traffic",
+    "upgrade",
     "wire",
 ];
 
