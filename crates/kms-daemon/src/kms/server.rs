@@ -29,9 +29,12 @@ use crate::telemetry::{accept::AcceptFailures, eviction::Eviction, metrics::Metr
 
 /// Time limit for calls in progress after a stop.
 const DRAIN: Duration = Duration::from_secs(15);
-/// Time for a closing connection without calls: for a call already sent, and for its answer to
+/// Time for an evicted connection without calls: for a call already sent, and for its answer to
 /// `GOAWAY`.
 const LINGER: Duration = Duration::from_millis(250);
+/// The same at a stop, when a busy machine is slow to answer. A call that meets a closed connection
+/// fails.
+const LINGER_AT_STOP: Duration = Duration::from_secs(3);
 /// Time limit for the HTTP/2 preface.
 const PREFACE: Duration = Duration::from_secs(3);
 /// kube-apiserver sends some hundred bytes.
@@ -210,12 +213,16 @@ impl<K: Service> Server<'_, K> {
             }
             // The response of an evicted connection is already overdue.
             let take = if evicted.is_some() { LINGER } else { TAKE };
+            let linger = match client.has_preface() && evicted.is_none() {
+                true => LINGER_AT_STOP,
+                false => LINGER,
+            };
             connection.as_mut().graceful_shutdown();
 
             let idle = async {
                 client.idle().await;
                 timeout(take, client.taken()).await.ok();
-                sleep(LINGER).await;
+                sleep(linger).await;
                 client.idle().await;
             };
             tokio::select! {

@@ -3,11 +3,13 @@
 //! Only a dead socket is ever removed: one in the provider's directory that refuses connections.
 
 use std::{
-    fs, io,
+    fs,
+    future::Future as _,
+    io,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -18,7 +20,7 @@ use kms_node::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
-    time,
+    time::{self, Sleep, sleep},
 };
 
 use super::{
@@ -360,7 +362,12 @@ pub struct Connection {
     client: Client,
     /// Bytes of the HTTP/2 preface still to come.
     preface_left: usize,
+    /// Limit for the client's end, once this side is closed.
+    closing: Option<Pin<Box<Sleep>>>,
 }
+
+/// Time for a client to read the last frames and to close.
+const LAST_READ: Duration = Duration::from_secs(3);
 
 impl Connection {
     /// For a connection before its first read.
@@ -371,6 +378,24 @@ impl Connection {
             repair: AuthorityRewriter::new(),
             client,
             preface_left: PREFACE_BYTES,
+            closing: None,
+        }
+    }
+
+    /// Discards input until the client closes.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut discarded = [0; 256];
+        loop {
+            let mut buffer = ReadBuf::new(&mut discarded);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        match &mut self.closing {
+            Some(limit) => limit.as_mut().poll(cx),
+            None => Poll::Pending,
         }
     }
 }
@@ -422,8 +447,14 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// A client with a call under way would fail at a closed socket, before it reads the `GOAWAY` by which
+    /// it sends the call elsewhere. So its end comes first.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.closing.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.closing = Some(Box::pin(sleep(LAST_READ)));
+        }
+        self.poll_end(cx).map(Ok)
     }
 }
 
