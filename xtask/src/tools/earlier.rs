@@ -8,7 +8,7 @@ use super::{Tool, directory, lock, remove_dir, rename, scratch};
 use crate::process::{self, Error, say};
 
 /// Commit of the earlier build; with a first release, that of the newest release.
-const COMMIT: &str = "d14344b0893a508ff3060c4a67bd0884ea0bf584";
+const COMMIT: &str = "ff516535f5522d553e577439059f8a2d2935fbc7";
 const PROGRAM: &str = "bao-kms-provider";
 
 /// Builds the program of the earlier commit from the history, in `target/tools/earlier`.

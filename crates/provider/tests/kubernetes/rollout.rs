@@ -1,7 +1,12 @@
 //! `rollout` with two real API servers of one etcd, from plaintext to encryption alone, and with a
 //! mistake on the way.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -44,7 +49,7 @@ impl Pair {
         restart(&mut self.second, providers).await;
     }
 
-    fn command(&self, command: &str, options: &[&str]) -> std::process::Command {
+    fn command(&self, command: &str, options: &[&str]) -> Command {
         let mut program = program();
         program
             .arg(command)
@@ -79,6 +84,31 @@ impl Pair {
             self.second.endpoint(),
         ];
         self.of(&servers, code, options)
+    }
+
+    /// Runs every printed command, as printed. The cluster is unchanged, so the exit code is the same.
+    #[track_caller]
+    fn follow(&self, result: &Value) {
+        let bin = self.directory.path().join("bin");
+        if !bin.exists() {
+            fs::create_dir(&bin).unwrap();
+            let built = Path::new(program().get_program()).canonicalize().unwrap();
+            symlink(built, bin.join("bao-kms-provider")).unwrap();
+        }
+        let steps = result["nextSteps"].as_array().unwrap().iter();
+        let commands: Vec<&str> = steps.filter_map(|step| step["command"].as_str()).collect();
+        assert!(!commands.is_empty(), "{result:#}");
+        for command in commands {
+            let mut shell = Command::new("/bin/sh");
+            let ran = shell
+                .args(["-c", command])
+                .current_dir(self.directory.path())
+                .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+                .output()
+                .unwrap();
+            let code = ran.status.code().map(i64::from);
+            assert_eq!(code, result["exitCode"].as_i64(), "{command}: {ran:?}");
+        }
     }
 
     fn etcd(&self) -> Vec<String> {
@@ -147,9 +177,11 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
     );
     let early = pair.rollout(4, &["--for", "writers"]);
     assert_eq!(said(&early).0, "rollout_too_early");
+    pair.follow(&early);
     // One of two running API servers is not enough.
     let alone = pair.of(&[pair.second.endpoint()], 5, &[]);
     assert_eq!(alone["cause"], "rollout_unknown", "{alone:#}");
+    pair.follow(&alone);
 
     pair.second(&readers).await;
     let result = pair.rollout(4, &[]);
@@ -157,6 +189,7 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
         said(&result),
         ("rollout_lagging", ["none", "readers"], None)
     );
+    pair.follow(&result);
     assert_eq!(result["servers"][1]["host"], "cp-2");
     let going_on = pair.rollout(0, &["--for", "readers"]);
     assert_eq!(said(&going_on).0, "allowed");
@@ -166,6 +199,7 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
     pair.second(&writers).await;
     let result = pair.rollout(4, &[]);
     assert_eq!(said(&result), ("rollout_unsafe", ["none", "writers"], None));
+    pair.follow(&result);
     let unread = &result["unreadable"][0];
     let names = [&unread["writer"], &unread["reader"]];
     assert_eq!(
