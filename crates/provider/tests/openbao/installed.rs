@@ -548,7 +548,12 @@ pub(crate) async fn a_node_with_other_files() {
     machine.node(PREPARE, 0, "prepared");
     assert!(!machine.path("etc/openbao-kms/.config.yaml.new").exists());
 
-    // A service that does not wait for the unit.
+    // A service that does not wait for the unit, which is that of an earlier package.
+    let unit = "etc/systemd/system/bao-kms-provider.service";
+    let text = fs::read_to_string(machine.path(unit)).unwrap();
+    let earlier = text.replace(" k3s.service", "");
+    assert_ne!(text, earlier);
+    machine.write(unit, &earlier, 0o644);
     machine.write("etc/systemd/system/k3s.service", "[Unit]\n", 0o644);
     let order = machine.node("check openbao-kms", 4, "failed");
     assert_eq!(order["cause"], "start_order", "{order:#}");
