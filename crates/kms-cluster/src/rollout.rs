@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{Api, CallError},
+    api::{Api, CallError, JSON, METADATA},
     encryption::{CONFIGURATION, Encryption, KEY_ID, label, series},
 };
 use judge::{Phase, Server, Unreadable};
@@ -41,7 +41,7 @@ pub struct Settings {
     /// Files that API servers may have, recognized by their hash.
     pub files: Vec<Ruled>,
     /// A number for the names of the Secrets.
-    pub run: u64,
+    pub run: u128,
 }
 
 /// Evidence of all API servers.
@@ -49,12 +49,20 @@ pub struct Gathered {
     pub servers: Vec<Server>,
     /// Secrets that an API server could not read.
     pub unreadable: Vec<Unreadable>,
-    /// Host names of API servers of this cluster without an examination.
-    pub unexamined: Vec<String>,
+    /// Host names of running API servers without an examination; `None` if their leases could not be
+    /// read.
+    pub unexamined: Option<Vec<String>>,
     /// Secrets that were not deleted.
     pub left: Vec<String>,
     /// Name of the KMS provider; `None` if there is none, or several.
     pub provider: Option<String>,
+}
+
+/// Result of a Secret at one API server.
+struct Probe {
+    /// It may have to be deleted.
+    created: bool,
+    observed: Result<Observed, &'static Cause>,
 }
 
 /// Metrics of an API server.
@@ -120,7 +128,7 @@ struct Port {
 pub async fn servers(api: &Api) -> Result<Vec<String>, CallError> {
     let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices\
         ?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes";
-    let slices: Slices = api.get(path, crate::api::JSON).await?;
+    let slices: Slices = api.get(path, JSON).await?;
     Ok(urls(&slices))
 }
 
@@ -141,57 +149,72 @@ fn urls(slices: &Slices) -> Vec<String> {
 
 /// Examines every API server. `apis` are connections to each one.
 pub async fn examine(apis: &[Api], settings: &Settings) -> Gathered {
-    let mut observed = Vec::new();
+    let mut probes = Vec::new();
     for (place, api) in apis.iter().enumerate() {
-        observed.push(probe(api, place, settings).await);
+        probes.push(probe(api, place, settings).await);
     }
-    let provider = settings
-        .provider
-        .clone()
-        .or_else(|| only_provider(&observed));
-
-    let mut unreadable = Vec::new();
-    for (place, writer) in apis.iter().enumerate() {
-        if observed.get(place).is_none_or(Result::is_err) {
-            continue;
-        }
-        for reader in apis {
-            let path = path_of(place, settings);
-            let read = reader.get::<Value>(&path, crate::api::METADATA).await;
-            if let Err(error) = read {
-                unreadable.push(Unreadable {
-                    writer: writer.server().to_owned(),
-                    reader: reader.server().to_owned(),
-                    cause: error.cause(),
-                });
-            }
-        }
-    }
+    let unreadable = read_all(apis, &mut probes, settings).await;
     let mut left = Vec::new();
-    for (place, api) in apis.iter().enumerate() {
-        let deleted = api.delete(&path_of(place, settings)).await;
-        let absent = |error: &CallError| error.refusal().is_some_and(|it| it.status == 404);
-        if observed.get(place).is_some_and(Result::is_ok) && deleted.is_err_and(|it| !absent(&it)) {
+    for (place, probe) in probes.iter().enumerate() {
+        if probe.created && !is_deleted(apis, &path_of(place, settings)).await {
             left.push(name_of(place, settings));
         }
     }
 
-    let leases = match apis.first() {
-        Some(api) => leases(api).await.unwrap_or_default(),
-        None => BTreeMap::new(),
-    };
+    let observed: Vec<_> = probes.into_iter().map(|probe| probe.observed).collect();
+    let given = settings.provider.clone();
+    let provider = given.or_else(|| only_provider(&observed));
+    let leases = leases(apis).await;
     let servers: Vec<Server> = apis
         .iter()
         .zip(observed)
         .map(|(api, observed)| seen(api, observed, provider.as_deref(), &leases, settings))
         .collect();
     Gathered {
-        unexamined: unexamined(&servers, &leases),
+        unexamined: (!leases.is_empty()).then(|| unexamined(&servers, &leases)),
         servers,
         unreadable,
         left,
         provider,
     }
+}
+
+/// Reads each Secret through each API server. An API server that gives no answer about a Secret is
+/// one that was not examined; only an error inside it shows that it cannot read.
+async fn read_all(apis: &[Api], probes: &mut [Probe], settings: &Settings) -> Vec<Unreadable> {
+    let written: Vec<bool> = probes.iter().map(|probe| probe.observed.is_ok()).collect();
+    let mut unreadable = Vec::new();
+    for (place, _) in written.iter().enumerate().filter(|(_, written)| **written) {
+        let path = path_of(place, settings);
+        for (reader, probe) in apis.iter().zip(&mut *probes) {
+            let Err(error) = reader.get::<Value>(&path, METADATA).await else {
+                continue;
+            };
+            match (error.refusal(), apis.get(place)) {
+                (Some(refusal), Some(writer)) if refusal.status == 500 => {
+                    unreadable.push(Unreadable {
+                        writer: writer.server().to_owned(),
+                        reader: reader.server().to_owned(),
+                        cause: error.cause(),
+                    });
+                }
+                _ => probe.observed = Err(failure(&error)),
+            }
+        }
+    }
+    unreadable
+}
+
+/// Deletes through the first API server that answers, since the one that wrote may have ended.
+async fn is_deleted(apis: &[Api], path: &str) -> bool {
+    for api in apis {
+        match api.delete(path).await {
+            Ok(()) => return true,
+            Err(error) if error.refusal().is_some_and(|it| it.status == 404) => return true,
+            Err(_) => {}
+        }
+    }
+    false
 }
 
 fn name_of(place: usize, settings: &Settings) -> String {
@@ -203,12 +226,29 @@ fn path_of(place: usize, settings: &Settings) -> String {
     format!("/api/v1/namespaces/{}/secrets/{name}", settings.namespace)
 }
 
-/// Metrics after the API server has written a Secret, with the writes of that moment alone.
-async fn probe(api: &Api, place: usize, settings: &Settings) -> Result<Observed, &'static Cause> {
-    let failed = |error: CallError| match error.refusal() {
+fn failure(error: &CallError) -> &'static Cause {
+    match error.refusal() {
         Some(refusal) if refusal.status == 403 => &cluster::ROLLOUT_FORBIDDEN,
         _ => error.cause(),
-    };
+    }
+}
+
+async fn probe(api: &Api, place: usize, settings: &Settings) -> Probe {
+    let mut created = false;
+    let observed = observe(api, place, settings, &mut created).await;
+    Probe {
+        created,
+        observed: observed.map_err(|error| failure(&error)),
+    }
+}
+
+/// Metrics after the API server has written a Secret, with the writes of that moment alone.
+async fn observe(
+    api: &Api,
+    place: usize,
+    settings: &Settings,
+    created: &mut bool,
+) -> Result<Observed, CallError> {
     let path = format!("/api/v1/namespaces/{}/secrets", settings.namespace);
     let secret = json!({
         "apiVersion": "v1",
@@ -219,9 +259,11 @@ async fn probe(api: &Api, place: usize, settings: &Settings) -> Result<Observed,
     let mut trials = 0;
     loop {
         trials += 1;
-        let before = Observed::read(api).await.map_err(failed)?;
-        api.create::<Value>(&path, &secret).await.map_err(failed)?;
-        let mut after = Observed::read(api).await.map_err(failed)?;
+        let before = Observed::read(api).await?;
+        // Also without an answer it may exist.
+        *created = true;
+        api.create::<Value>(&path, &secret).await?;
+        let mut after = Observed::read(api).await?;
         after.writes.retain(|prefix, count| {
             *count > before.writes.get(prefix).copied().unwrap_or_default()
         });
@@ -229,9 +271,7 @@ async fn probe(api: &Api, place: usize, settings: &Settings) -> Result<Observed,
         if after.writes.len() <= 1 || trials == TRIALS {
             return Ok(after);
         }
-        api.delete(&path_of(place, settings))
-            .await
-            .map_err(failed)?;
+        api.delete(&path_of(place, settings)).await?;
     }
 }
 
@@ -272,12 +312,17 @@ fn only_provider(observed: &[Result<Observed, &'static Cause>]) -> Option<String
     }
 }
 
-/// Host name of each running API server, by the hash of the name of its lease.
-async fn leases(api: &Api) -> Result<BTreeMap<String, String>, CallError> {
+/// Host name of each running API server, by the hash of the name of its lease; empty if no API server
+/// shows them.
+async fn leases(apis: &[Api]) -> BTreeMap<String, String> {
     let path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases\
         ?labelSelector=apiserver.kubernetes.io%2Fidentity%3Dkube-apiserver";
-    let leases: Leases = api.get(path, crate::api::JSON).await?;
-    Ok(running(leases))
+    for api in apis {
+        if let Ok(leases) = api.get::<Leases>(path, JSON).await {
+            return running(leases);
+        }
+    }
+    BTreeMap::new()
 }
 
 fn running(leases: Leases) -> BTreeMap<String, String> {

@@ -1,5 +1,7 @@
 //! The next phase that is safe, from the phases of all API servers.
 
+use std::collections::BTreeSet;
+
 use kms_node::advice::Cause;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -20,7 +22,9 @@ pub enum Phase {
 }
 
 /// A step of the whole cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// The provider becomes a reader, one API server after another.
@@ -95,40 +99,34 @@ pub enum Judgement {
 /// Evaluates the evidence. `stored` decides between the rewrite and the end of plaintext.
 #[must_use]
 pub fn judge(servers: &[Server], unreadable: &[Unreadable], stored: Stored) -> Judgement {
-    let unknown = servers.iter().filter(|it| it.phase.is_none());
-    let unknown: Vec<String> = unknown.map(|it| it.server.clone()).collect();
-    if !unknown.is_empty() || servers.is_empty() {
-        return Judgement::Unknown(unknown);
+    // Certain, whatever else is unknown.
+    if !unreadable.is_empty() {
+        let of = |which: fn(&Unreadable) -> &String| {
+            let names: BTreeSet<&String> = unreadable.iter().map(which).collect();
+            names.into_iter().cloned().collect()
+        };
+        return Judgement::Unsafe {
+            writers: of(|it| &it.writer),
+            readers: of(|it| &it.reader),
+        };
     }
+    let of_phase = |wanted: fn(Option<Phase>) -> bool| {
+        let found = servers.iter().filter(|it| wanted(it.phase));
+        found.map(|it| it.server.clone()).collect::<Vec<_>>()
+    };
+    let phases = || servers.iter().filter_map(|it| it.phase);
+    let unknown = of_phase(|phase| phase.is_none());
+    let (Some(least), Some(most), []) = (phases().min(), phases().max(), &*unknown) else {
+        return Judgement::Unknown(unknown);
+    };
     if let Some(same) = same_server(servers) {
         return Judgement::SameServer(same);
     }
-    let of = |which: fn(&Unreadable) -> &String| {
-        let mut names: Vec<String> = unreadable.iter().map(|it| which(it).clone()).collect();
-        names.sort();
-        names.dedup();
-        names
-    };
-    let phases = || servers.iter().filter_map(|it| it.phase);
-    let (least, most) = (phases().min(), phases().max());
-    let (Some(least), Some(most)) = (least, most) else {
-        return Judgement::Unknown(unknown);
-    };
     // Even if the probes were read, for example out of a cache.
-    if !unreadable.is_empty() || least == Phase::None && most >= Phase::Writers {
-        let named = |wanted: fn(Phase) -> bool| {
-            let servers = servers.iter().filter(|it| it.phase.is_some_and(wanted));
-            servers.map(|it| it.server.clone()).collect()
-        };
-        return match unreadable.is_empty() {
-            true => Judgement::Unsafe {
-                writers: named(|phase| phase >= Phase::Writers),
-                readers: named(|phase| phase == Phase::None),
-            },
-            false => Judgement::Unsafe {
-                writers: of(|it| &it.writer),
-                readers: of(|it| &it.reader),
-            },
+    if least == Phase::None && most >= Phase::Writers {
+        return Judgement::Unsafe {
+            writers: of_phase(|phase| phase >= Some(Phase::Writers)),
+            readers: of_phase(|phase| phase == Some(Phase::None)),
         };
     }
     if least != most {
@@ -216,6 +214,8 @@ impl Judgement {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use kms_node::advice::cluster;
 
     use super::*;
@@ -305,7 +305,9 @@ mod tests {
             cause: &cluster::OBJECT_UNREADABLE,
         };
         let all = servers(&[Some(Phase::Writers), Some(Phase::Writers)]);
-        let judgement = judge(&all, &[unread], Stored::Others(0));
+        let judgement = judge(&all, slice::from_ref(&unread), Stored::Others(0));
+        let partly = servers(&[Some(Phase::Writers), None]);
+        assert_eq!(judge(&partly, &[unread], Stored::Unknown), judgement);
         assert!(
             matches!(judgement, Judgement::Unsafe { .. }),
             "{judgement:?}"

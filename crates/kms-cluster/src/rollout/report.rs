@@ -24,8 +24,9 @@ pub struct Rollout {
     provider: Option<String>,
     servers: Vec<ServerRow>,
     unreadable: Vec<UnreadableRow>,
-    /// Host names of running API servers without an examination.
-    unexamined: Vec<String>,
+    /// Host names of running API servers without an examination; absent if they are unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unexamined: Option<Vec<String>>,
     /// The step that may begin; absent if none may.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<Step>,
@@ -89,8 +90,12 @@ pub fn outcome(
         provider,
     } = gathered;
     let mut judgement = judge(&servers, &unreadable, stored);
-    if !unexamined.is_empty() && !matches!(judgement, Judgement::Unsafe { .. }) {
-        judgement = Judgement::Unknown(unexamined.clone());
+    let open = match &unexamined {
+        Some(hosts) => hosts.clone(),
+        None => vec!["further API servers: the leases in kube-system cannot be read".to_owned()],
+    };
+    if !open.is_empty() && !matches!(judgement, Judgement::Unsafe { .. }) {
+        judgement = Judgement::Unknown(open);
     }
     let next = match &judgement {
         Judgement::InStep { next, .. } => *next,
@@ -255,5 +260,47 @@ impl Rollout {
             .column("read through", |it| &it.reader)
             .column("cause", |it| it.cause);
         vec![servers.table(), unreadable.table()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_leases_nothing_may_begin() {
+        let server = Server {
+            server: "https://10.0.0.11:6443".to_owned(),
+            host: None,
+            identity: None,
+            phase: Some(Phase::None),
+            writes: None,
+            key_id_hash: None,
+            configuration_hash: None,
+            problem: None,
+        };
+        let verdict = |unexamined: Option<Vec<String>>| {
+            let gathered = Gathered {
+                servers: vec![server.clone()],
+                unreadable: Vec::new(),
+                unexamined,
+                left: Vec::new(),
+                provider: None,
+            };
+            let asked = Asked {
+                step: None,
+                again: "bao-kms-provider rollout",
+                namespace: "kube-system",
+            };
+            let now = SystemTime::UNIX_EPOCH;
+            let outcome = outcome(gathered, Stored::Unknown, &asked, now);
+            (outcome.exit(), outcome.result.next)
+        };
+        assert_eq!(
+            verdict(Some(Vec::new())),
+            (Exit::Success, Some(Step::Readers))
+        );
+        assert_eq!(verdict(Some(vec!["cp-2".to_owned()])).0, Exit::Runtime);
+        assert_eq!(verdict(None).0, Exit::Runtime);
     }
 }

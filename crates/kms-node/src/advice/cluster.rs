@@ -7,7 +7,7 @@ use crate::exit::Exit;
 
 const UNCHANGED: &str = "each object is stored as before, and readable";
 const NO_NEXT_PHASE: &str = "do not begin the next phase on any API server before this is settled";
-const AGAIN: Step = run("then continue the rewrite", "{again}");
+const AGAIN: Step = run("then run the command again", "{again}");
 
 causes! {
     KUBECONFIG_UNUSABLE = none_lost(
@@ -39,7 +39,7 @@ causes! {
     .exit(Exit::Runtime)
     .steps(&[
         run("see whether the API server is ready", "kubectl get --raw '/readyz?verbose'"),
-        run("then run the command again", "{again}"),
+        AGAIN,
     ]);
 
     UNAUTHENTICATED = none_lost(
@@ -325,6 +325,7 @@ causes! {
     .steps(&[
         act("name the KMS provider with --provider, if API servers have several"),
         act("give the own address of each API server with --server, never that of a load balancer"),
+        act("let the user of the kubeconfig list the leases in kube-system: they name the API servers"),
         run("then examine all of them again", "{again}"),
     ])
     .warnings(&[NO_NEXT_PHASE]);
@@ -332,10 +333,12 @@ causes! {
     ROLLOUT_UNSAFE = none_lost(
         "rollout_unsafe",
         "an API server cannot read what another one writes",
-        "all objects are intact in etcd; reads through {readers} fail for objects of {writers}",
+        "etcd keeps each object, and its writer reads it; reads through {readers} fail for objects \
+         of {writers}",
     )
     .steps(&[
         act("give {readers} the EncryptionConfiguration of the phase of readers now"),
+        run("if it is there already: on that node, find the fault of its provider", "bao-kms-provider triage"),
         run("then examine all of them again", "{again}"),
     ])
     .warnings(&[
@@ -378,5 +381,5 @@ causes! {
         "Secrets of the probe could not be deleted",
         "they are empty",
     )
-    .steps(&[run("delete them", "kubectl delete secret --namespace {namespace} {secrets}")]);
+    .steps(&[run("delete them", "kubectl delete secret --ignore-not-found --namespace {namespace} {secrets}")]);
 }

@@ -11,7 +11,7 @@ use std::{
 use etcd_snapshot::{file::OnProgress, revision::Revisions};
 use kms_domain::annotations::{AAD_VERSION, PROVIDER, PROVIDER_MARKER};
 use kms_node::{
-    advice::{Cause, Site, release as causes},
+    advice::{Cause, DataImpact, Site, release as causes},
     config::{Loaded, Origin},
     formats::{ASSOCIATED_DATA, Formats, KEY_ID},
     report::{CheckName, CheckResult, ImpactClass, counted, one_line},
@@ -113,7 +113,7 @@ pub fn examine(
 
 fn because(check: CheckResult, cause: &Cause, site: &Site<'_>) -> CheckResult {
     let class = match cause.impact {
-        kms_node::advice::DataImpact::NoneLost => ImpactClass::ApiServerAvailability,
+        DataImpact::NoneLost => ImpactClass::ApiServerAvailability,
         _ => ImpactClass::DataRecovery,
     };
     check.because(cause.advise(site, &[])).impact_class(class)
@@ -126,11 +126,12 @@ struct Examined<'a> {
 }
 
 impl Examined<'_> {
-    /// Settings at their defaults are accepted by every release that has them, and others lack them.
+    /// Only settings that are given count: another release has its own defaults.
     fn configuration(&self) -> CheckResult {
         let accepted = &self.release.formats.settings;
         let written = self.loaded.settings.iter();
-        let written = written.filter(|setting| !matches!(setting.origin, Origin::Default));
+        let written = written
+            .filter(|setting| !matches!(setting.origin, Origin::Default | Origin::Inferred { .. }));
         let refused: Vec<String> = written
             .filter_map(|setting| {
                 let Some(known) = accepted.iter().find(|known| known.path == setting.path) else {
@@ -182,6 +183,14 @@ impl Examined<'_> {
     }
 
     fn objects(&self, etcd: &[EtcdSource], on_progress: OnProgress<'_>) -> CheckResult {
+        let unknown = |message: &str| {
+            OBJECTS
+                .warn(format!("unknown: {message}"))
+                .code("no_evidence")
+                .impact("unknown: the other release may be unable to read stored objects")
+                .remediation("repeat with --etcd-snapshot or --endpoints")
+                .impact_class(ImpactClass::Diagnosis)
+        };
         let mut stored = Stored::default();
         for source in etcd {
             if let Err(error) = stored.add(source, on_progress) {
@@ -193,12 +202,7 @@ impl Examined<'_> {
             }
         }
         if etcd.is_empty() {
-            return OBJECTS
-                .warn("unknown: no etcd data was given")
-                .code("no_evidence")
-                .impact("unknown: the other release may be unable to read stored objects")
-                .remediation("repeat with --etcd-snapshot or --endpoints")
-                .impact_class(ImpactClass::Diagnosis);
+            return unknown("no etcd data was given");
         }
         let formats = &self.release.formats;
         let refused: Vec<String> = stored
@@ -209,6 +213,9 @@ impl Examined<'_> {
                 format!("{} with {format} {version:?}", counted(*objects, "object"))
             })
             .collect();
+        if refused.is_empty() && stored.has_open_keys {
+            return unknown("keys of the running etcd were left unread");
+        }
         if refused.is_empty() {
             let objects = counted(stored.objects, "object");
             let read = format!(
@@ -252,6 +259,8 @@ impl Examined<'_> {
 #[derive(Default)]
 struct Stored {
     objects: u64,
+    /// Keys may need any format.
+    has_open_keys: bool,
     /// Objects of each format and version.
     versions: BTreeMap<(&'static str, String), u64>,
 }
@@ -264,6 +273,7 @@ impl Stored {
             names: false,
         };
         let inventory = Inventory::gather(source, &wanted, on_progress)?;
+        self.has_open_keys |= inventory.has_open_keys();
         for group in inventory.groups.iter().filter(|group| is_ours(group)) {
             self.objects += group.count.objects;
             let prefix = group.key_id.split_inclusive('.').next().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use etcd_snapshot::revision::Revisions;
 use http::Uri;
 use kms_cluster::rollout::{
@@ -53,31 +53,11 @@ pub(super) struct Options {
     namespace: String,
     /// Succeed only if this step may begin, or go on at the next API server
     #[arg(long = "for", value_name = "STEP")]
-    step: Option<Wish>,
+    step: Option<Step>,
     #[command(flatten)]
     etcd: EvidenceFlags,
     #[command(flatten)]
     output: OutputFlag,
-}
-
-/// A step of the whole cluster.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Wish {
-    Readers,
-    Writers,
-    Rewrite,
-    IdentityRemoval,
-}
-
-impl From<Wish> for Step {
-    fn from(wish: Wish) -> Self {
-        match wish {
-            Wish::Readers => Self::Readers,
-            Wish::Writers => Self::Writers,
-            Wish::Rewrite => Self::Rewrite,
-            Wish::IdentityRemoval => Self::IdentityRemoval,
-        }
-    }
 }
 
 impl Options {
@@ -103,12 +83,12 @@ impl Options {
             run: SystemClock
                 .now()
                 .duration_since(std::time::UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+                .map_or(0, |since| since.as_micros()),
         };
         let gathered = self.gather(&settings)?;
         let stored = self.stored(&gathered, &settings.files)?;
         let asked = Asked {
-            step: self.step.map(Step::from),
+            step: self.step,
             again: &context.again(),
             namespace: &self.namespace,
         };

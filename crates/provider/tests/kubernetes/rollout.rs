@@ -8,6 +8,7 @@ use std::{
     process::Command,
 };
 
+use openbao_lab::port::free_port;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
@@ -86,7 +87,7 @@ impl Pair {
         self.of(&servers, code, options)
     }
 
-    /// Runs every printed command, as printed. The cluster is unchanged, so the exit code is the same.
+    /// Runs the command again, as printed. The cluster is unchanged, so the exit code is the same.
     #[track_caller]
     fn follow(&self, result: &Value) {
         let bin = self.directory.path().join("bin");
@@ -96,7 +97,8 @@ impl Pair {
             symlink(built, bin.join("bao-kms-provider")).unwrap();
         }
         let steps = result["nextSteps"].as_array().unwrap().iter();
-        let commands: Vec<&str> = steps.filter_map(|step| step["command"].as_str()).collect();
+        let commands = steps.filter_map(|step| step["command"].as_str());
+        let commands: Vec<&str> = commands.filter(|it| it.contains(" rollout ")).collect();
         assert!(!commands.is_empty(), "{result:#}");
         for command in commands {
             let mut shell = Command::new("/bin/sh");
@@ -182,6 +184,13 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
     let alone = pair.of(&[pair.second.endpoint()], 5, &[]);
     assert_eq!(alone["cause"], "rollout_unknown", "{alone:#}");
     pair.follow(&alone);
+    // One that is down is unknown, and the Secret of the other is no proof against it.
+    let down = format!("https://127.0.0.1:{}", free_port().unwrap());
+    let servers = [pair.cluster.control_plane.endpoint(), down];
+    let half = pair.of(&servers, 5, &[]);
+    assert_eq!(said(&half), ("rollout_unknown", ["none", "unknown"], None));
+    assert_eq!(half["servers"][1]["problem"], "api_server_unreachable");
+    assert_eq!(half["unreadable"], json!([]));
 
     pair.second(&readers).await;
     let result = pair.rollout(4, &[]);
