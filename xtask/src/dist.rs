@@ -188,11 +188,12 @@ const SUMS: &str = "SHA256SUMS";
 /// Builds the programs, the packages and images with them, then their descriptions and `SHA256SUMS`.
 pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
     let options = Options::parse(args)?;
-    if options.verify_reproducible {
-        return reproducible::verify(args, &options);
-    }
     let key = options.sign_key.as_deref();
     let key = key.map(signature::Key::new).transpose()?;
+    if options.verify_reproducible {
+        reproducible::make(args, &options)?;
+        return key.map_or(Ok(()), |key| key.sign(&options.out));
+    }
     // A program for tests is large, and its packages are short-lived.
     let release = Release::current(if options.program.is_some() { 1 } else { 9 })?;
     if release.dirty {
@@ -201,11 +202,7 @@ pub(crate) fn run(args: &[&str]) -> Result<(), Error> {
 
     let programs = match &options.program {
         Some(program) => vec![Programs::given(program)?],
-        None => {
-            let arches = options.arches.iter();
-            let built = arches.map(|arch| Programs::build(arch, options.images, &release));
-            built.collect::<Result<_, _>>()?
-        }
+        None => Programs::build(&options.arches, options.images, &release)?,
     };
 
     let out = &options.out;

@@ -34,15 +34,20 @@ impl Programs {
 
     /// Compiles the programs with the C compiler and the libraries of Zig, for every machine alike.
     pub(super) fn build(
-        arch: &'static Arch,
+        arches: &[&'static Arch],
         with_static: bool,
         release: &Release,
-    ) -> Result<Self, Error> {
-        let glibc = compile(arch, "gnu", &format!(".{GLIBC}"), &[], release)?;
-        let musl = with_static
-            .then(|| compile(arch, "musl", "", &STATIC, release))
-            .transpose()?;
-        Ok(Self { arch, glibc, musl })
+    ) -> Result<Vec<Self>, Error> {
+        compile(arches, "gnu", &format!(".{GLIBC}"), &[], release)?;
+        if with_static {
+            compile(arches, "musl", "", &STATIC, release)?;
+        }
+        let programs = arches.iter().map(|&arch| Self {
+            arch,
+            glibc: compiled(arch, "gnu"),
+            musl: with_static.then(|| compiled(arch, "musl")),
+        });
+        Ok(programs.collect())
     }
 
     /// The programs under their published names.
@@ -80,24 +85,25 @@ fn target(arch: &Arch, libc: &str) -> String {
     format!("{}-unknown-linux-{libc}", arch.machine)
 }
 
+/// Compiles for all architectures in one run: linking a program keeps one core busy for minutes.
 fn compile(
-    arch: &Arch,
+    arches: &[&Arch],
     libc: &str,
     floor: &str,
     features: &[&str],
     release: &Release,
-) -> Result<PathBuf, Error> {
-    let target = target(arch, libc);
+) -> Result<(), Error> {
+    let targets: Vec<_> = arches.iter().map(|arch| target(arch, libc)).collect();
     let mut rustup = Command::new("rustup");
-    rustup.args(["target", "add", &target]);
+    rustup.args(["target", "add"]).args(&targets);
     process::run(rustup.current_dir(process::root()))?;
 
     let zig = tools::zig()?;
     let mut build = Command::new(zig.join("bin/cargo-zigbuild"));
     build
         .args(["zigbuild", "--release", "--locked", "--package", "provider"])
-        .args(["--bin", NAME, "--target"])
-        .arg(format!("{target}{floor}"))
+        .args(["--bin", NAME])
+        .args(targets.iter().map(|it| format!("--target={it}{floor}")))
         .args(features)
         .current_dir(process::root())
         .env("CARGO_ZIGBUILD_ZIG_PATH", zig.join("ziglang/zig"))
@@ -107,8 +113,12 @@ fn compile(
         .env("BUILD_COMMIT", &release.commit)
         .env("BUILD_DATE", &release.date)
         .env("BUILD_DIRTY", release.dirty.to_string());
-    process::run(&mut build)?;
-    Ok(process::root().join(format!("target/{target}/release/{NAME}")))
+    process::run(&mut build)
+}
+
+fn compiled(arch: &Arch, libc: &str) -> PathBuf {
+    let target = target(arch, libc);
+    process::root().join(format!("target/{target}/release/{NAME}"))
 }
 
 /// Flags of a compiler that keep paths of this machine out of the programs.

@@ -10,10 +10,11 @@ use crate::process::{self, Error, say};
 /// Of different lengths: a path of the building machine in a program would change its size.
 const DIRECTORIES: [&str; 2] = ["one", "another/of-a-greater-length"];
 
-pub(super) fn verify(args: &[&str], options: &Options) -> Result<(), Error> {
-    if options.program.is_some() || options.sign_key.is_some() {
+/// The second build is published, unsigned. After a difference the first one stays beside it.
+pub(super) fn make(args: &[&str], options: &Options) -> Result<(), Error> {
+    if options.program.is_some() {
         return Err(Error::Usage(
-            "--verify-reproducible needs neither a ready program nor a key".into(),
+            "--verify-reproducible takes no ready program".into(),
         ));
     }
     let release = Release::current(9)?;
@@ -23,9 +24,12 @@ pub(super) fn verify(args: &[&str], options: &Options) -> Result<(), Error> {
         ));
     }
     let base = process::root().join("target/reproducible");
+    empty(&base)?;
+    let first = base.join("dist");
+    let published = std::path::absolute(&options.out);
+    let published = published.map_err(Error::file("find", &options.out))?;
     let mut lists = Vec::new();
-    for directory in DIRECTORIES {
-        empty(&base)?;
+    for (directory, out) in DIRECTORIES.into_iter().zip([&first, &published]) {
         let copy = base.join(directory);
         let mut clone = Command::new("git");
         clone.args(["clone", "--quiet", "--shared", "--no-checkout"]);
@@ -41,15 +45,15 @@ pub(super) fn verify(args: &[&str], options: &Options) -> Result<(), Error> {
         }
         let link = target.join("tools");
         symlink(&tools, &link).map_err(Error::file("link", &link))?;
-        let out = base.join("dist");
         let mut dist = process::cargo(&["xtask", "dist"]);
-        dist.args(args.iter().filter(|arg| **arg != "--verify-reproducible"))
+        dist.args(unsigned(args))
             .arg("--out")
-            .arg(&out)
+            .arg(out)
             .current_dir(&copy)
             .env_remove("CARGO_TARGET_DIR")
             .env("XDG_CACHE_HOME", target.join("cache"));
         process::run(&mut dist)?;
+        fs::remove_dir_all(&copy).map_err(Error::file("remove", &copy))?;
         let list = out.join(SUMS);
         lists.push(fs::read_to_string(&list).map_err(Error::file("read", &list))?);
     }
@@ -63,11 +67,26 @@ pub(super) fn verify(args: &[&str], options: &Options) -> Result<(), Error> {
     let differing: Vec<_> = differing.map(|(one, _)| one).collect();
     if one != other {
         return Err(Error::Refused(format!(
-            "two builds of {} differ in:\n{}",
-            release.commit,
+            "the builds in {} and {} differ in:\n{}",
+            first.display(),
+            published.display(),
             differing.join("\n")
         )));
     }
     say("both builds gave the same bytes");
     fs::remove_dir_all(&base).map_err(Error::file("remove", &base))
+}
+
+/// The options of one build: a signature may differ each time.
+fn unsigned<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    let mut kept = Vec::new();
+    let mut args = args.iter();
+    while let Some(&arg) = args.next() {
+        match arg {
+            "--verify-reproducible" => {}
+            "--sign-key" => drop(args.next()),
+            _ => kept.push(arg),
+        }
+    }
+    kept
 }
