@@ -36,10 +36,7 @@ use kms_node::{
     },
 };
 use openbao_client::transit::{Encrypted, Plaintext, Transit};
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tonic::{Code, Request, Response, Status, async_trait};
 
 use self::{
@@ -48,6 +45,7 @@ use self::{
     hedge::Hedges,
     panic::caught,
     server::Service,
+    slots::{Slot, Slots},
 };
 use crate::{
     telemetry::{correlation::Correlation, metrics::Metrics, milliseconds},
@@ -65,6 +63,7 @@ pub mod legacy;
 pub mod panic;
 pub mod receive;
 pub mod server;
+mod slots;
 pub mod socket;
 
 /// The service. Clones share their state.
@@ -82,9 +81,9 @@ struct Shared {
     correlation: Arc<Correlation>,
     plugin_version: PluginVersion,
     call_limit: Duration,
-    status_slots: Semaphore,
-    encrypt_slots: Semaphore,
-    decrypt_slots: Semaphore,
+    status_slots: Slots,
+    encrypt_slots: Slots,
+    decrypt_slots: Slots,
 }
 
 impl Kms {
@@ -121,9 +120,9 @@ impl Kms {
             correlation,
             plugin_version,
             call_limit,
-            status_slots: Semaphore::new(limits.status),
-            encrypt_slots: Semaphore::new(limits.encrypt),
-            decrypt_slots: Semaphore::new(limits.decrypt),
+            status_slots: Slots::new(limits.status),
+            encrypt_slots: Slots::new(limits.encrypt),
+            decrypt_slots: Slots::new(limits.decrypt),
         }))
     }
 
@@ -152,12 +151,7 @@ impl KeyManagementService for Kms {
         let shared = &*self.0;
         let facts = Facts::default();
         shared
-            .answer(
-                Method::Status,
-                "",
-                &facts,
-                pin!(async { shared.status(&facts) }),
-            )
+            .answer(Method::Status, "", &facts, pin!(shared.status(&facts)))
             .await
             .map_err(|fault| fault.status(Method::Status))
     }
@@ -203,8 +197,8 @@ impl KeyManagementService for Kms {
 }
 
 impl Shared {
-    fn status(&self, facts: &Facts) -> Result<StatusResponse, Fault> {
-        let _slot = slot(&self.status_slots)?;
+    async fn status(&self, facts: &Facts) -> Result<StatusResponse, Fault> {
+        let _slot = self.status_slots.enter().await?;
 
         let (healthz, key_id) = match self.view.snapshot().health {
             Health::Healthy(active) => {
@@ -228,7 +222,6 @@ impl Shared {
         limit: Duration,
         facts: &Facts,
     ) -> Result<EncryptResponse, Fault> {
-        let _slot = slot(&self.encrypt_slots)?;
         if plaintext.is_empty() {
             return Err(Fault::EmptyPlaintext);
         }
@@ -236,6 +229,7 @@ impl Shared {
         within(
             limit,
             pin!(async {
+                let _slot = self.encrypt_slots.enter().await?;
                 let snapshot = self.view.snapshot();
                 let active = match &snapshot.health {
                     Health::Healthy(active) => active,
@@ -268,7 +262,6 @@ impl Shared {
         limit: Duration,
         facts: &Facts,
     ) -> Result<DecryptResponse, Fault> {
-        let known_slot = slot(&self.decrypt_slots)?;
         if request.ciphertext.is_empty() {
             return Err(Fault::EmptyCiphertext);
         }
@@ -289,7 +282,8 @@ impl Shared {
             limit,
             pin!(async {
                 let key_id = KeyId::parse(&request.key_id).map_err(|_| Fault::MalformedKeyId)?;
-                let (key, _slot) = self.known(key_id, known_slot).await?;
+                let slot = self.decrypt_slots.enter().await?;
+                let (key, _slot) = self.known(key_id, slot).await?;
                 facts.key.set(key.shared()).ok();
 
                 let annotations = Annotations::parse(annotations)?;
@@ -314,8 +308,8 @@ impl Shared {
     async fn known<'a>(
         &'a self,
         key_id: KeyId,
-        held: SemaphorePermit<'a>,
-    ) -> Result<(DecryptKey, SemaphorePermit<'a>), Fault> {
+        held: Slot<'a>,
+    ) -> Result<(DecryptKey, Slot<'a>), Fault> {
         match self.lookup(&key_id) {
             Lookup::Known(key) => return Ok((key, held)),
             Lookup::Disabled => return Err(Fault::Disabled),
@@ -323,7 +317,7 @@ impl Shared {
         }
         let discovered = self.discovery.ask(key_id.clone()).await;
         match (self.lookup(&key_id), discovered) {
-            (Lookup::Known(key), _) => Ok((key, slot(&self.decrypt_slots)?)),
+            (Lookup::Known(key), _) => Ok((key, self.decrypt_slots.enter().await?)),
             (_, Err(failed)) => Err(Fault::Discovery(failed)),
             (Lookup::Disabled, Ok(())) => Err(Fault::Disabled),
             (Lookup::Unknown, Ok(())) => Err(Fault::UnknownKeyId),
@@ -359,11 +353,6 @@ impl AsRef<[u8]> for Answered {
     fn as_ref(&self) -> &[u8] {
         self.0.expose()
     }
-}
-
-/// Acquires a slot for one call without waiting.
-fn slot(slots: &Semaphore) -> Result<SemaphorePermit<'_>, Fault> {
-    slots.try_acquire().map_err(|_| Fault::Concurrency)
 }
 
 async fn within<T>(

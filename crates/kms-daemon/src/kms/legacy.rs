@@ -34,10 +34,11 @@ use kms_node::{
     },
 };
 use openbao_client::transit::Transit;
-use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status, async_trait};
 
-use super::{Answered, Kms, deadline, fault::Fault, panic::caught, server::Service, slot, within};
+use super::{
+    Answered, Kms, deadline, fault::Fault, panic::caught, server::Service, slots::Slots, within,
+};
 use crate::telemetry::{metrics::LegacyMetrics, milliseconds};
 
 /// The service. Clones share their state.
@@ -51,7 +52,7 @@ struct Shared {
     session: Session,
     metrics: LegacyMetrics,
     call_limit: Duration,
-    decrypt_slots: Semaphore,
+    decrypt_slots: Slots,
 }
 
 impl LegacyReader {
@@ -72,7 +73,7 @@ impl LegacyReader {
             session,
             metrics,
             call_limit,
-            decrypt_slots: Semaphore::new(limits.decrypt),
+            decrypt_slots: Slots::new(limits.decrypt),
         }))
     }
 }
@@ -132,7 +133,6 @@ impl Shared {
         limit: Duration,
         version: &OnceLock<TransitVersion>,
     ) -> Result<DecryptResponse, Fault> {
-        let _slot = slot(&self.decrypt_slots)?;
         if request.ciphertext.is_empty() {
             return Err(Fault::EmptyCiphertext);
         }
@@ -146,6 +146,7 @@ impl Shared {
         version.set(ciphertext.version()).ok();
 
         let work = async {
+            let _slot = self.decrypt_slots.enter().await?;
             if key_id != ciphertext.version() {
                 let asking = self
                     .session

@@ -139,13 +139,13 @@ settings! {
     /// Calls at the same time.
     #[derive(Copy, PartialEq, Eq)]
     pub struct Limits: "server.", required {
-        /// Status calls at the same time, 1 to 1024; a further call fails at once.
+        /// Status calls at the same time, 1 to 1024.
         // The API server asks for Status once a minute.
         status "maxConcurrentStatus": Integer<usize, 1, 1024> => usize = 16;
-        /// Encrypt calls at the same time, 1 to 1024; a further call fails at once.
+        /// Encrypt calls at the same time, 1 to 1024; twice as many more wait, and calls beyond them fail at once.
         // Half of them have a connection to OpenBao while the others wait.
         encrypt "maxConcurrentEncrypt": Integer<usize, 1, 1024> => usize = (2 * TURNS);
-        /// Decrypt calls at the same time, 1 to 1024; a further call fails at once.
+        /// Decrypt calls at the same time, 1 to 1024; twice as many more wait, and calls beyond them fail at once.
         // After its restart the API server reads every secret at once; decrypts share requests.
         decrypt "maxConcurrentDecrypt": Integer<usize, 1, 1024> => usize = (4 * TURNS);
     }

@@ -1,6 +1,8 @@
 //! Calls under way: their limit, their end by time or by the caller, and a stop in their midst.
 
-use kms_node::kms_api::generated::StatusRequest;
+use std::time::Duration;
+
+use kms_node::kms_api::generated::{EncryptRequest, StatusRequest};
 use rustix::process::Signal;
 use serde_json::json;
 use testkit::{
@@ -8,7 +10,7 @@ use testkit::{
     relay::{Line, Relay},
     wait::wait_until,
 };
-use tonic::Code;
+use tonic::{Code, Request};
 
 use crate::{
     node::{Node, QUIET},
@@ -33,19 +35,22 @@ pub(crate) async fn wait_for_in_flight(provider: &Provider, count: f64) {
     .await;
 }
 
+/// Running decrypts and those that wait for them, by default.
+const ADMITTED: usize = 3 * 64;
+
 #[tokio::test]
-async fn the_call_beyond_the_limit_is_refused_at_once_and_nothing_else_is() {
+async fn the_call_beyond_the_queue_is_refused_at_once_and_nothing_else_is() {
     let (mut node, relay) = node_behind_relay().await;
     node.config["openbao"]["timeout"] = json!("50s");
     let provider = node.serve().await;
     let request = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
     relay.set(Line::Held);
-    let mut calls = provider.decrypt_at_once(65, &request);
+    let mut calls = provider.decrypt_at_once(ADMITTED + 1, &request);
     wait_until(SOON, "the refused call", async || {
         calls.iter().any(|call| call.is_finished())
     })
     .await;
-    wait_for_in_flight(&provider, 64.0).await;
+    wait_for_in_flight(&provider, 192.0).await;
     let finished = calls.iter().position(|call| call.is_finished()).unwrap();
     let refused = calls.swap_remove(finished).await.unwrap().unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
@@ -65,6 +70,41 @@ async fn the_call_beyond_the_limit_is_refused_at_once_and_nothing_else_is() {
     assert_eq!(provider.metric(IN_FLIGHT).await, 0.0);
     assert_eq!(provider.metric(rejections).await, 1.0);
     provider.decrypt(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn encrypts_beyond_the_limit_wait_within_their_deadline() {
+    let (mut node, relay) = node_behind_relay().await;
+    node.config["openbao"]["timeout"] = json!("50s");
+    let provider = node.serve().await;
+    relay.set(Line::Held);
+    let calls: Vec<_> = (0..64)
+        .map(|_| {
+            let mut client = provider.client();
+            tokio::spawn(async move {
+                let (plaintext, uid) = (b"seed".to_vec().into(), "burst".to_owned());
+                client.encrypt(EncryptRequest { plaintext, uid }).await
+            })
+        })
+        .collect();
+    wait_until(SOON, "64 encryptions under way", async || {
+        provider.metric(r#"grpc_in_flight{method="encrypt"}"#).await == 64.0
+    })
+    .await;
+    let mut impatient = Request::new(EncryptRequest {
+        plaintext: b"seed".to_vec().into(),
+        uid: "impatient".to_owned(),
+    });
+    impatient.set_timeout(Duration::from_millis(100));
+    let waited = provider.client().encrypt(impatient).await.unwrap_err();
+    assert_eq!(waited.code(), Code::DeadlineExceeded);
+
+    relay.set(Line::Open);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    let rejections = r#"grpc_concurrency_rejections_total{method="encrypt"}"#;
+    assert_eq!(provider.metric(rejections).await, 0.0);
 }
 
 /// Every call to OpenBao that has ended, whatever it was for.
