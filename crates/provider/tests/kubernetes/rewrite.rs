@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
     control_plane::{Kind, WITHIN, identity, kubectl},
+    etcd::tool,
     files,
     schema::assert_published,
     wait::wait_until,
@@ -40,7 +41,7 @@ pub(crate) struct Operator<'c> {
 }
 
 impl<'c> Operator<'c> {
-    fn of(cluster: &'c Cluster) -> Self {
+    pub(crate) fn of(cluster: &'c Cluster) -> Self {
         let this = Self {
             cluster,
             directory: TempDir::new().unwrap(),
@@ -64,6 +65,10 @@ impl<'c> Operator<'c> {
 
     fn progress(&self) -> PathBuf {
         self.directory.path().join("rewrite-progress.json")
+    }
+
+    fn snapshot(&self) -> PathBuf {
+        self.directory.path().join("etcd.db")
     }
 
     fn command(&self, options: &[&str]) -> Command {
@@ -105,6 +110,7 @@ impl<'c> Operator<'c> {
             for (name, path) in [
                 ("bao-kms-provider", program().get_program().into()),
                 ("kubectl", kubectl()),
+                ("etcdctl", tool("etcdctl")),
             ] {
                 symlink(path.canonicalize().unwrap(), bin.join(name)).unwrap();
             }
@@ -115,7 +121,10 @@ impl<'c> Operator<'c> {
             let Some(command) = step["command"].as_str() else {
                 continue;
             };
-            let command = command.replace("127.0.0.1:2379", etcd.endpoint());
+            let saved = format!("save {}", self.snapshot().display());
+            let command = command
+                .replace("127.0.0.1:2379", etcd.endpoint())
+                .replace("save FILE", &saved);
             let mut shell = Command::new("/bin/sh");
             let ran = shell
                 .args(["-c", &command])
@@ -123,6 +132,7 @@ impl<'c> Operator<'c> {
                 .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
                 .env("KUBECONFIG", self.kubeconfig())
                 .env("BAO_KMS_PROVIDER_CONFIG", self.cluster.node.write_config())
+                .env("ETCDCTL_ENDPOINTS", etcd.endpoint())
                 .env("ETCDCTL_CACERT", etcd.file("ca.crt"))
                 .env("ETCDCTL_CERT", etcd.file("client.crt"))
                 .env("ETCDCTL_KEY", etcd.file("client.key"))
@@ -134,6 +144,22 @@ impl<'c> Operator<'c> {
         assert!(commands > 0, "{result:#}");
     }
 
+    /// Runs a command of the node, which must find the cause, and then every command that it prints for
+    /// it. Afterwards the cause is gone.
+    #[track_caller]
+    pub(crate) fn fixes(&self, command: &[&str], code: &str) {
+        let found = || {
+            let done = self.cluster.node.run(&[command, &["-o", "json"]].concat());
+            let result = serde_json::from_str(&done.out);
+            result.unwrap_or_else(|_| panic!("{}{}", done.out, done.err))
+        };
+        let before: Value = found();
+        let cause = of_cause(&before, code);
+        self.follow(cause.unwrap_or_else(|| panic!("no {code}: {before:#}")));
+        let after = found();
+        assert!(of_cause(&after, code).is_none(), "{after:#}");
+    }
+
     fn spawn(&self, options: &[&str]) -> Child {
         let mut command = self.command(options);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -141,7 +167,7 @@ impl<'c> Operator<'c> {
     }
 
     /// Options that let the result be proven by the running etcd.
-    fn proof(&self) -> Vec<String> {
+    pub(crate) fn proof(&self) -> Vec<String> {
         let etcd = self.cluster.control_plane.etcd();
         let mut options = vec!["--endpoints".to_owned(), etcd.endpoint().to_owned()];
         for (option, file) in [
@@ -175,6 +201,21 @@ impl<'c> Operator<'c> {
         assert_eq!(result["verdict"], "proven", "{result:#}");
         assert!(!self.progress().exists());
         result
+    }
+}
+
+/// The result, or the check in it, with this cause.
+fn of_cause<'r>(result: &'r Value, code: &str) -> Option<&'r Value> {
+    match result {
+        Value::Array(items) => items.iter().find_map(|item| of_cause(item, code)),
+        Value::Object(members) => {
+            let has_code = ["cause", "verdict", "code"].map(|name| result[name] == code);
+            match has_code.contains(&true) && result["nextSteps"].is_array() {
+                true => Some(result),
+                false => members.values().find_map(|member| of_cause(member, code)),
+            }
+        }
+        _ => None,
     }
 }
 
@@ -271,11 +312,31 @@ async fn objects_of_earlier_providers_and_versions_are_written_again() {
         }
     }
 
+    let etcd = cluster.control_plane.etcd();
+    let former = cluster.control_plane.stored(Kind::Secret, "of-kms");
     cluster.node.rotate().await;
     let hash = cluster.key_id_of(2).await;
     encrypts_under(&cluster, &hash).await;
+    etcd.save_snapshot(&operator.snapshot());
+    let snapshot = operator.snapshot().display().to_string();
+    let verify = ["verify-rotation", "--etcd-snapshot", &snapshot];
+    operator.fixes(&verify, "objects_under_older_versions");
+    let live = operator.proof();
+    let live: Vec<&str> = live.iter().map(String::as_str).collect();
+    etcd.put(&Kind::Secret.etcd_key("of-kms"), &former);
+    let retire = ["retire-versions", "--before-version", "2"];
+    operator.fixes(&[&retire[..], &live].concat(), "versions_needed");
+    let plain = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {
+        "name": "of-identity", "namespace": "default",
+        "uid": "5d2b3b4e-7f0c-4d51-9d2a-3a7d2c5e8f10", "creationTimestamp": "2026-01-01T00:00:00Z",
+    }, "data": {"text": STANDARD.encode(MARKER)}});
+    etcd.put(
+        &Kind::Secret.etcd_key("of-identity"),
+        plain.to_string().as_bytes(),
+    );
+    operator.fixes(&[&["scan-etcd"][..], &live].concat(), "otherwise_protected");
     let result = operator.prove();
-    assert_eq!(count(&result, "secrets", "rewritten"), 4, "{result:#}");
+    assert_eq!(count(&result, "secrets", "current"), 4, "{result:#}");
     assert_ne!(
         planned["encryptionBefore"]["keyIdHashes"],
         result["encryptionBefore"]["keyIdHashes"]
