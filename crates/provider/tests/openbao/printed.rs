@@ -59,6 +59,7 @@ incidents! {
     node::a_provider_without_openbao: provider_unavailable;
     node::a_listener_whose_port_is_taken: listener_unusable;
     node::a_socket_of_another_process: socket_not_opened;
+    node::a_second_socket_of_another_process: legacy_socket_unusable;
     node::a_socket_unit_with_another_file: socket_unit_invalid;
     node::a_command_line_with_an_unknown_option: invalid_usage;
     openbao::a_server_that_is_not_there: openbao_unreachable;
