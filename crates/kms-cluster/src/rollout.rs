@@ -22,6 +22,8 @@ use judge::{Phase, Server, Unreadable};
 /// Beginning of the name of each Secret.
 const PROBE: &str = "bao-kms-provider-probe";
 const WRITES: &str = "apiserver_storage_transformation_operations_total";
+/// Beginning of every value that is not plaintext.
+const ENCRYPTED: &str = "k8s:enc:";
 /// Prefix of the values of a KMS v2 provider, before its name.
 const KMS_V2: &str = "k8s:enc:kms:v2:";
 /// Trials until no other write happens during a probe.
@@ -213,8 +215,10 @@ impl Observed {
         let writes = series(metrics, WRITES).filter_map(|(labels, value)| {
             let is = |name, wanted| label(labels, name) == Some(wanted);
             let secrets = is("resource", "secrets") && is("transformation_type", "to_storage");
-            let prefix = label(labels, "transformer_prefix").filter(|_| secrets);
-            Some((prefix?.to_owned(), value))
+            let prefix = label(labels, "transformer_prefix").filter(|_| secrets)?;
+            // Within aescbc and its like, the name of the key is a prefix as well.
+            let is_whole = prefix.is_empty() || prefix.starts_with(ENCRYPTED);
+            is_whole.then(|| (prefix.to_owned(), value))
         });
         Self {
             encryption: Encryption::parse(metrics),
@@ -308,6 +312,7 @@ mod tests {
         let metrics = "\
 apiserver_storage_transformation_operations_total{resource=\"secrets\",status=\"OK\",transformation_type=\"to_storage\",transformer_prefix=\"\"} 1
 apiserver_storage_transformation_operations_total{resource=\"secrets\",status=\"OK\",transformation_type=\"to_storage\",transformer_prefix=\"k8s:enc:kms:v2:openbao:\"} 2
+apiserver_storage_transformation_operations_total{resource=\"secrets\",status=\"OK\",transformation_type=\"to_storage\",transformer_prefix=\"key1:\"} 9
 apiserver_storage_transformation_operations_total{resource=\"secrets\",status=\"OK\",transformation_type=\"from_storage\",transformer_prefix=\"identity\"} 9
 apiserver_storage_transformation_operations_total{resource=\"pods\",status=\"OK\",transformation_type=\"to_storage\",transformer_prefix=\"x\"} 9
 ";
