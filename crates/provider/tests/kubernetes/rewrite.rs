@@ -12,6 +12,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use kms_node::advice::Cause;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
@@ -41,7 +42,7 @@ pub(crate) struct Operator<'c> {
 }
 
 impl<'c> Operator<'c> {
-    pub(crate) fn of(cluster: &'c Cluster) -> Self {
+    fn of(cluster: &'c Cluster) -> Self {
         let this = Self {
             cluster,
             directory: TempDir::new().unwrap(),
@@ -147,7 +148,7 @@ impl<'c> Operator<'c> {
     /// Runs a command of the node, which must find the cause, and then every command that it prints for
     /// it. Afterwards the cause is gone.
     #[track_caller]
-    pub(crate) fn fixes(&self, command: &[&str], code: &str) {
+    fn fixes(&self, command: &[&str], code: &str) {
         let found = || {
             let done = self.cluster.node.run(&[command, &["-o", "json"]].concat());
             let result = serde_json::from_str(&done.out);
@@ -167,7 +168,7 @@ impl<'c> Operator<'c> {
     }
 
     /// Options that let the result be proven by the running etcd.
-    pub(crate) fn proof(&self) -> Vec<String> {
+    fn proof(&self) -> Vec<String> {
         let etcd = self.cluster.control_plane.etcd();
         let mut options = vec!["--endpoints".to_owned(), etcd.endpoint().to_owned()];
         for (option, file) in [
@@ -205,12 +206,14 @@ impl<'c> Operator<'c> {
 }
 
 /// The result, or the check in it, with this cause.
-fn of_cause<'r>(result: &'r Value, code: &str) -> Option<&'r Value> {
+pub(crate) fn of_cause<'r>(result: &'r Value, code: &str) -> Option<&'r Value> {
     match result {
         Value::Array(items) => items.iter().find_map(|item| of_cause(item, code)),
         Value::Object(members) => {
-            let has_code = ["cause", "verdict", "code"].map(|name| result[name] == code);
-            match has_code.contains(&true) && result["nextSteps"].is_array() {
+            // A check has the effect of its cause on the data.
+            let data = Cause::named(code).unwrap().data();
+            let is_cause = result["cause"] == code || result["impact"] == data;
+            match is_cause && result["nextSteps"].is_array() {
                 true => Some(result),
                 false => members.values().find_map(|member| of_cause(member, code)),
             }
@@ -269,7 +272,7 @@ async fn encrypts_under(cluster: &Cluster, before: &str) {
 }
 
 /// A local key of the API server.
-fn local(kind: &str) -> Value {
+pub(crate) fn local(kind: &str) -> Value {
     let secret = STANDARD.encode([7; 32]);
     json!({kind: {"keys": [{"name": "key1", "secret": secret}]}})
 }
