@@ -102,10 +102,12 @@ impl Selection {
         let mut selection = Self::default();
         let mut seen: Vec<String> = Vec::new();
         for rule in rules {
-            let covered: Vec<_> = served
-                .iter()
-                .filter(|it| covers(rule, &it.full_name()))
-                .collect();
+            let of_rule = |it: &&Resource| covers(rule, &it.full_name());
+            let mut covered: Vec<_> = served.iter().filter(of_rule).collect();
+            if covered.is_empty() {
+                // The keys of etcd name `deployments` without its group, and so do operators.
+                covered = served.iter().filter(|it| it.name == *rule).collect();
+            }
             if covered.is_empty() {
                 let pair = (rule.clone(), "this API server serves no such resource");
                 selection.left_out.push(pair);
@@ -226,7 +228,9 @@ mod tests {
             names(&["secrets", "gone.example.org"], None),
             of("secrets", "gone.example.org")
         );
-        assert_eq!(names(&["*.apps"], None), of("deployments.apps", ""));
+        for rule in ["*.apps", "deployments.apps", "deployments"] {
+            assert_eq!(names(&[rule], None), of("deployments.apps", ""), "{rule}");
+        }
         assert_eq!(
             names(&["widgets.example.org", "*.*"], None),
             of(

@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Api, CallError};
-
 pub(crate) const KEY_ID: &str =
     "apiserver_envelope_encryption_key_id_hash_status_last_timestamp_seconds";
 pub(crate) const CONFIGURATION: &str = "apiserver_encryption_config_controller_last_config_info";
@@ -23,12 +21,6 @@ pub struct Encryption {
 }
 
 impl Encryption {
-    /// # Errors
-    /// The metrics cannot be read, often for lack of the right.
-    pub async fn read(api: &Api) -> Result<Self, CallError> {
-        Ok(Self::parse(&api.text("/metrics").await?))
-    }
-
     /// Of the text of `/metrics`.
     #[must_use]
     pub fn parse(metrics: &str) -> Self {

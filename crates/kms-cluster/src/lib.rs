@@ -15,3 +15,4 @@ pub mod discovery;
 pub mod encryption;
 pub mod rewrite;
 pub mod rollout;
+pub mod servers;

@@ -28,7 +28,7 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use crate::{
     api::{Api, CallError, METADATA, METADATA_LIST},
     discovery::{Resource, Selection, discover, segment},
-    encryption::Encryption,
+    servers::{Comparison, compare},
 };
 use progress::{ProgressError, ProgressFile};
 use report::{LeftOutRow, ResistedRow, ResourceRow, State};
@@ -88,9 +88,9 @@ pub struct Done {
     pub server: String,
     /// uid of the namespace kube-system.
     pub cluster: String,
-    /// Before and after; `None` where the metrics cannot be read.
-    pub before: Option<Encryption>,
-    pub after: Option<Encryption>,
+    pub before: Comparison,
+    /// `None` after an API server that stopped the rewrite.
+    pub after: Option<Comparison>,
     pub resources: Vec<ResourceRow>,
     pub left_out: Vec<LeftOutRow>,
     pub resisted: Vec<ResistedRow>,
@@ -117,6 +117,8 @@ pub enum RewriteError {
     Progress(#[from] ProgressError),
     #[error("no resource to rewrite is served by {0}")]
     Nothing(String),
+    #[error("another key_id or EncryptionConfiguration has {}", .0.join(", "))]
+    ServersDiffer(Vec<String>),
     #[error("{0} serves no storagemigration.k8s.io/v1 or v1beta1")]
     NoMigrationApi(String),
 }
@@ -129,6 +131,7 @@ impl RewriteError {
             Self::Call(error) => error.cause(),
             Self::Progress(error) => return error.found(),
             Self::Nothing(_) => &cluster::NOTHING_SELECTED,
+            Self::ServersDiffer(_) => &cluster::SERVERS_DIFFER,
             Self::NoMigrationApi(_) => &cluster::NO_MIGRATION_API,
         };
         (cause, Vec::new())
@@ -168,17 +171,19 @@ struct Metadata {
 }
 
 /// Rewrites the objects until all are done, or until `stop` completes with the name of a signal.
+/// `others` are the other API servers of the cluster.
 ///
 /// # Errors
 /// Failures before the first write.
 pub async fn rewrite(
     api: &Api,
+    others: &[Api],
     settings: &Settings,
     on_progress: &dyn Fn(&Progress<'_>),
     stop: impl Future<Output = &'static str>,
 ) -> Result<Done, RewriteError> {
     let (stopped, stopping) = watch::channel(None);
-    let work = run(api, settings, on_progress, stopping);
+    let work = run(api, others, settings, on_progress, stopping);
     let mut work = std::pin::pin!(work);
     tokio::select! {
         done = &mut work => done,
@@ -191,6 +196,7 @@ pub async fn rewrite(
 
 async fn run(
     api: &Api,
+    others: &[Api],
     settings: &Settings,
     on_progress: &dyn Fn(&Progress<'_>),
     stop: watch::Receiver<Option<&'static str>>,
@@ -206,13 +212,17 @@ async fn run(
         return Err(RewriteError::Nothing(api.server().to_owned()));
     }
     let cluster = system.metadata.uid;
-    let before = Encryption::read(api).await.ok();
+    // An object that another API server writes meanwhile counts as rewritten, so all must encrypt alike.
+    let before = compare(api, others).await;
+    if !before.differing.is_empty() {
+        return Err(RewriteError::ServersDiffer(before.differing));
+    }
     let file = match settings.method {
         Method::Patch => Some(ProgressFile::open(
             &settings.progress,
             &cluster,
             namespace,
-            before.as_ref(),
+            before.encryption.as_ref(),
         )?),
         Method::DryRun | Method::StorageVersionMigration => None,
     };
@@ -247,7 +257,7 @@ async fn run(
     }
     let after = match end {
         End::Stopped(_) => None,
-        _ => Encryption::read(api).await.ok(),
+        _ => Some(compare(api, others).await),
     };
     Ok(Done {
         server: api.server().to_owned(),

@@ -6,29 +6,26 @@
 pub mod judge;
 pub mod report;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use kms_node::advice::{Cause, cluster};
-use kms_operator::diagnose::encryption_config::{Ruled, hash};
-use serde::Deserialize;
+use kms_operator::diagnose::encryption_config::Ruled;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{Api, CallError, JSON, METADATA},
-    encryption::{CONFIGURATION, Encryption, KEY_ID, label, series},
+    api::{Api, CallError, METADATA},
+    encryption::{Encryption, label, series},
+    servers::{identity, leases, unexamined},
 };
 use judge::{Phase, Server, Unreadable};
 
 /// Beginning of the name of each Secret.
 const PROBE: &str = "bao-kms-provider-probe";
 const WRITES: &str = "apiserver_storage_transformation_operations_total";
+/// Beginning of every value that is not plaintext.
+const ENCRYPTED: &str = "k8s:enc:";
 /// Prefix of the values of a KMS v2 provider, before its name.
 const KMS_V2: &str = "k8s:enc:kms:v2:";
-/// API servers renew their lease about every 10 s; one that ended keeps it for an hour.
-const LEASE_RENEWED: Duration = Duration::from_secs(60);
 /// Trials until no other write happens during a probe.
 const TRIALS: u32 = 5;
 
@@ -74,79 +71,6 @@ struct Observed {
     writes: BTreeMap<String, f64>,
 }
 
-#[derive(Deserialize)]
-struct Leases {
-    items: Vec<Lease>,
-}
-
-#[derive(Deserialize)]
-struct Lease {
-    metadata: LeaseMetadata,
-    spec: LeaseSpec,
-}
-
-#[derive(Deserialize)]
-struct LeaseMetadata {
-    name: String,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LeaseSpec {
-    renew_time: Option<jiff::Timestamp>,
-}
-
-#[derive(Deserialize)]
-struct Slices {
-    items: Vec<Slice>,
-}
-
-#[derive(Deserialize)]
-struct Slice {
-    #[serde(default)]
-    endpoints: Vec<Endpoint>,
-    #[serde(default)]
-    ports: Vec<Port>,
-}
-
-#[derive(Deserialize)]
-struct Endpoint {
-    addresses: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Port {
-    port: Option<u16>,
-}
-
-/// The API servers behind the service `kubernetes`, as URLs.
-///
-/// # Errors
-/// There is no answer.
-pub async fn servers(api: &Api) -> Result<Vec<String>, CallError> {
-    let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices\
-        ?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes";
-    let slices: Slices = api.get(path, JSON).await?;
-    Ok(urls(&slices))
-}
-
-fn urls(slices: &Slices) -> Vec<String> {
-    let mut urls = BTreeSet::new();
-    for slice in &slices.items {
-        for port in slice.ports.iter().filter_map(|port| port.port) {
-            for address in slice.endpoints.iter().flat_map(|it| &it.addresses) {
-                urls.insert(match address.contains(':') {
-                    true => format!("https://[{address}]:{port}"),
-                    false => format!("https://{address}:{port}"),
-                });
-            }
-        }
-    }
-    urls.into_iter().collect()
-}
-
 /// Examines every API server. `apis` are connections to each one.
 pub async fn examine(apis: &[Api], settings: &Settings) -> Gathered {
     let mut probes = Vec::new();
@@ -170,8 +94,15 @@ pub async fn examine(apis: &[Api], settings: &Settings) -> Gathered {
         .zip(observed)
         .map(|(api, observed)| seen(api, observed, provider.as_deref(), &leases, settings))
         .collect();
+    // One without any EncryptionConfiguration does not show its lease.
+    let examined = servers.iter().filter(|it| it.problem.is_none());
+    let anonymous = examined.filter(|it| it.identity.is_none()).count();
+    let known: Vec<&String> = servers
+        .iter()
+        .filter_map(|it| it.identity.as_ref())
+        .collect();
     Gathered {
-        unexamined: (!leases.is_empty()).then(|| unexamined(&servers, &leases)),
+        unexamined: unexamined(&known, anonymous, &leases),
         servers,
         unreadable,
         left,
@@ -281,21 +212,17 @@ impl Observed {
     }
 
     fn parse(metrics: &str) -> Self {
-        // Before Kubernetes 1.34 only the metrics of the key name the API server.
-        let mut named = series(metrics, CONFIGURATION).chain(series(metrics, KEY_ID));
-        let identity = named.find_map(|(labels, value)| {
-            let identity = label(labels, "apiserver_id_hash");
-            identity.filter(|it| value > 0.0 && !it.is_empty())
-        });
         let writes = series(metrics, WRITES).filter_map(|(labels, value)| {
             let is = |name, wanted| label(labels, name) == Some(wanted);
             let secrets = is("resource", "secrets") && is("transformation_type", "to_storage");
-            let prefix = label(labels, "transformer_prefix").filter(|_| secrets);
-            Some((prefix?.to_owned(), value))
+            let prefix = label(labels, "transformer_prefix").filter(|_| secrets)?;
+            // Within aescbc and its like, the name of the key is a prefix as well.
+            let is_whole = prefix.is_empty() || prefix.starts_with(ENCRYPTED);
+            is_whole.then(|| (prefix.to_owned(), value))
         });
         Self {
             encryption: Encryption::parse(metrics),
-            identity: identity.map(str::to_owned),
+            identity: identity(metrics),
             writes: writes.collect(),
         }
     }
@@ -310,37 +237,6 @@ fn only_provider(observed: &[Result<Observed, &'static Cause>]) -> Option<String
         1 => names.into_iter().next().cloned(),
         _ => None,
     }
-}
-
-/// Host name of each running API server, by the hash of the name of its lease; empty if no API server
-/// shows them.
-async fn leases(apis: &[Api]) -> BTreeMap<String, String> {
-    let path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases\
-        ?labelSelector=apiserver.kubernetes.io%2Fidentity%3Dkube-apiserver";
-    for api in apis {
-        if let Ok(leases) = api.get::<Leases>(path, JSON).await {
-            return running(leases);
-        }
-    }
-    BTreeMap::new()
-}
-
-fn running(leases: Leases) -> BTreeMap<String, String> {
-    let renewed = leases.items.iter().filter_map(|it| it.spec.renew_time);
-    let Some(newest) = renewed.max() else {
-        return BTreeMap::new();
-    };
-    let is_running = |lease: &Lease| {
-        let renewed = lease.spec.renew_time;
-        renewed.is_some_and(|time| newest.duration_since(time).unsigned_abs() <= LEASE_RENEWED)
-    };
-    let running = leases.items.into_iter().filter(is_running);
-    let named = running.map(|Lease { metadata, .. }| {
-        let host = metadata.labels.get("kubernetes.io/hostname");
-        let host = host.unwrap_or(&metadata.name).clone();
-        (hash(metadata.name.as_bytes()), host)
-    });
-    named.collect()
 }
 
 /// What one API server does, in the words of a phase.
@@ -407,73 +303,16 @@ fn seen(
     server
 }
 
-/// API servers of the cluster beyond the examined ones. One without any EncryptionConfiguration does
-/// not show its lease, so it may be any of the open ones.
-fn unexamined(servers: &[Server], leases: &BTreeMap<String, String>) -> Vec<String> {
-    let known: BTreeSet<&String> = servers
-        .iter()
-        .filter_map(|it| it.identity.as_ref())
-        .collect();
-    let open = leases
-        .iter()
-        .filter(|(identity, _)| !known.contains(identity));
-    let open: Vec<String> = open.map(|(_, host)| host.clone()).collect();
-    let anonymous = servers.iter().filter(|it| it.identity.is_none());
-    let anonymous = anonymous.filter(|it| it.problem.is_none()).count();
-    match open.len() > anonymous {
-        true => open,
-        false => Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_service_names_every_api_server() {
-        let slices = json!({"items": [
-            {"addressType": "IPv4", "ports": [{"name": "https", "port": 6443}],
-             "endpoints": [{"addresses": ["10.0.0.12"]}, {"addresses": ["10.0.0.11"]}]},
-            {"addressType": "IPv6", "ports": [{"port": 6443}],
-             "endpoints": [{"addresses": ["fd00::1"]}]},
-            {"endpoints": [], "ports": []},
-        ]});
-        let slices: Slices = serde_json::from_value(slices).unwrap();
-        assert_eq!(
-            urls(&slices),
-            [
-                "https://10.0.0.11:6443",
-                "https://10.0.0.12:6443",
-                "https://[fd00::1]:6443"
-            ]
-        );
-    }
-
-    #[test]
-    fn only_renewed_leases_are_running_api_servers() {
-        let lease = |name: &str, host: &str, time: &str| {
-            json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": host}},
-                   "spec": {"renewTime": time}})
-        };
-        let leases = json!({"items": [
-            lease("apiserver-a", "cp-1", "2026-11-29T22:32:32.590651Z"),
-            lease("apiserver-b", "cp-2", "2026-11-29T22:32:02.000000Z"),
-            lease("apiserver-c", "gone", "2026-11-29T22:02:02.000000Z"),
-            {"metadata": {"name": "apiserver-d"}, "spec": {}},
-        ]});
-        let running = running(serde_json::from_value(leases).unwrap());
-        let hosts: Vec<&str> = running.values().map(String::as_str).collect();
-        assert_eq!(hosts.len(), 2);
-        assert!(hosts.contains(&"cp-1") && hosts.contains(&"cp-2"));
-        assert_eq!(running[&hash(b"apiserver-a")], "cp-1");
-    }
 
     #[test]
     fn the_counters_name_the_writer_of_secrets() {
         let metrics = "\
 apiserver_storage_transformation_operations_total{resource=\"secrets\",status=\"OK\",transformation_type=\"to_storage\",transformer_prefix=\"\"} 1
 apiserver_storage_transformation_operations_total{resource=\"secrets\",status=\"OK\",transformation_type=\"to_storage\",transformer_prefix=\"k8s:enc:kms:v2:openbao:\"} 2
+apiserver_storage_transformation_operations_total{resource=\"secrets\",status=\"OK\",transformation_type=\"to_storage\",transformer_prefix=\"key1:\"} 9
 apiserver_storage_transformation_operations_total{resource=\"secrets\",status=\"OK\",transformation_type=\"from_storage\",transformer_prefix=\"identity\"} 9
 apiserver_storage_transformation_operations_total{resource=\"pods\",status=\"OK\",transformation_type=\"to_storage\",transformer_prefix=\"x\"} 9
 ";

@@ -266,6 +266,8 @@ async fn start_and_run(
     // An API server has one connection to each socket.
     let of_legacy = legacy.as_ref().map_or(0, |_| connections.kms / 4);
     let clients = Clients::new(connections.kms - of_legacy, config.server.limits);
+    let of_legacy = Clients::new(of_legacy, config.server.limits);
+    let legacy_clients = legacy.as_ref().map(|_| of_legacy.clone());
     let service = Arc::new(OnceLock::new());
 
     let sources = Sources {
@@ -278,6 +280,7 @@ async fn start_and_run(
         files: files.clone(),
         kms: Arc::clone(&service),
         clients: clients.clone(),
+        legacy_clients: legacy_clients.clone(),
     };
     let gauges = Gauges {
         view: view.clone(),
@@ -288,6 +291,7 @@ async fn start_and_run(
         metrics: Arc::clone(&metrics),
         socket: config.server.socket_path.clone(),
         clients: clients.clone(),
+        legacy_clients,
     };
     listen(
         config,
@@ -357,7 +361,6 @@ async fn start_and_run(
                 path: legacy.socket_path.clone(),
                 ..settings
             };
-            let socket = Socket::bind(&settings).await?;
             let kms = LegacyReader::new(
                 kms.clone(),
                 Transit::new(client, &legacy.key, config.openbao.timeout),
@@ -368,11 +371,13 @@ async fn start_and_run(
             );
             let server = Server {
                 kms,
-                clients: Clients::new(of_legacy, config.server.limits),
+                clients: of_legacy,
                 limits: config.server.limits,
                 metrics: &metrics,
             };
-            Some((server, socket))
+            // Objects of this provider are independent of this socket.
+            let bound = server.bind(&settings).await;
+            Some((server, bound, settings))
         }
         None => None,
     };
@@ -396,9 +401,9 @@ async fn start_and_run(
         drop(ending);
     };
     let reading = async {
-        if let Some((server, socket)) = reader {
+        if let Some((server, bound, settings)) = reader {
             let stop = async { drop((&mut ended).await) };
-            server.run(socket, stop).await;
+            server.run_once_bound(bound, &settings, stop).await;
         }
     };
     let serving = watch("KMS server", async {
@@ -491,6 +496,7 @@ async fn listen(
         let address = endpoints::local_address(&listener).map(tracing::field::display);
         tracing::info!(address, "health.listening");
         let (view, clients) = (gauges.view.clone(), gauges.clients.clone());
+        let legacy = gauges.legacy_clients.clone();
         let session = gauges.session.clone();
         let stopping = Arc::clone(stopping);
         let answer = move |Asked { path, client, .. }: Asked<'_>| match is_asked(path, client) {
@@ -498,6 +504,7 @@ async fn listen(
             false => {
                 let now = Now {
                     socket_lost: clients.status().is_lost(),
+                    legacy_socket_fault: fault_of(legacy.as_ref()),
                     fallback: session.status().identity == Identity::Fallback,
                     stopping: stopping.load(Ordering::Relaxed),
                 };
@@ -531,6 +538,8 @@ struct Gauges {
     metrics: Arc<Metrics>,
     socket: PathBuf,
     clients: Clients,
+    /// Of the socket for vault-kubernetes-kms, if it is configured.
+    legacy_clients: Option<Clients>,
 }
 
 impl Gauges {
@@ -546,6 +555,7 @@ impl Gauges {
             connections: clients.connected,
             socket_fault: clients.fault.map(|(fault, _)| fault.as_str()),
             socket_lost: clients.is_lost(),
+            legacy_socket_fault: fault_of(self.legacy_clients.as_ref()),
             log_lines_dropped: log::dropped_lines(),
             files: self.files.latest(),
         };
@@ -560,4 +570,9 @@ impl Gauges {
             body,
         }
     }
+}
+
+fn fault_of(clients: Option<&Clients>) -> Option<&'static str> {
+    let (fault, _) = clients?.status().fault?;
+    Some(fault.as_str())
 }

@@ -56,6 +56,9 @@ pub struct Why {
     pub decrypts: Option<Decrypts>,
     /// The socket for kube-apiserver.
     pub socket: Socket,
+    /// The socket of `legacy.vaultKubernetesKms`; absent without this block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub legacy_socket: Option<Socket>,
     /// Log lines dropped since the start, because standard error was not read in time.
     pub log_lines_dropped: u64,
 }
@@ -182,7 +185,7 @@ pub struct Decrypts {
     pub late_after_milliseconds: u64,
 }
 
-/// The socket for kube-apiserver.
+/// A socket for kube-apiserver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Socket {
     /// The service manager passed the socket.
@@ -196,6 +199,9 @@ pub struct Socket {
     /// The last failed accept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Failed>,
+    /// Its path does not lead to this process: new clients cannot connect.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
     /// Why new clients may not reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Failed>,

@@ -28,6 +28,9 @@ pub struct Rewrite {
     encryption_before: Option<Encryption>,
     #[serde(skip_serializing_if = "Option::is_none")]
     encryption_after: Option<Encryption>,
+    /// Host names of running API servers that were not compared; absent if their leases cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unexamined: Option<Vec<String>>,
     resources: Vec<ResourceRow>,
     left_out: Vec<LeftOutRow>,
     resisted: Vec<ResistedRow>,
@@ -195,6 +198,10 @@ pub fn outcome(
     let total = objects(sum(|row| row.objects));
     let resources_of = counted(resources.len(), "resource");
     let rewritten = sum(|row| row.rewritten);
+    let last = after.as_ref().unwrap_or(&before);
+    let (differing, unexamined) = (last.differing.clone(), last.unexamined.clone());
+    let is_compared = last.is_proven();
+    let (before, after) = (before.encryption, after.and_then(|it| it.encryption));
     let unchanged = (before.as_ref(), after.as_ref());
     let changed = matches!(unchanged, (Some(before), Some(after)) if before != after);
     let open = progress.exists() && settings.method == Method::Patch;
@@ -207,6 +214,7 @@ pub fn outcome(
             method: settings.method.as_str(),
             encryption_before: before,
             encryption_after: after,
+            unexamined,
             resources,
             left_out,
             resisted,
@@ -259,6 +267,10 @@ pub fn outcome(
         End::Completed | End::Counted if changed => {
             outcome.conclude_with(&advise(&cluster::ENCRYPTION_CHANGED));
         }
+        End::Completed | End::Counted if !differing.is_empty() => {
+            outcome.conclude_with(&advise(&cluster::SERVERS_DIFFER));
+            outcome.set_found(format!("another one has {}", differing.join(", ")));
+        }
         End::Counted => {
             let advice = advise(&cluster::PLANNED);
             outcome.conclude_with(&advice);
@@ -280,7 +292,17 @@ pub fn outcome(
                      present encryption"
                 ),
             };
-            prove(&mut outcome, &written, proof, &advise(&cluster::UNPROVEN));
+            match proof {
+                Some(proof) => prove(&mut outcome, &written, proof, is_compared),
+                None => {
+                    let headline = format!("{written}; etcd was not read");
+                    outcome.conclude("inconclusive", Exit::Success, headline);
+                    outcome.add_cause(&advise(&cluster::UNPROVEN));
+                }
+            }
+            if !is_compared {
+                outcome.add_actions(&advise(&cluster::SERVERS_UNKNOWN));
+            }
         }
     }
     // The command to continue comes after the corrections of all causes.
@@ -297,10 +319,16 @@ pub fn outcome(
              EncryptionConfiguration are unknown.",
         ]);
     }
-    outcome.add_limitations([
-        "The metrics are those of the API server that answered; other API servers may use another \
-         key until they have the same EncryptionConfiguration and key_id.",
-    ]);
+    if !is_compared {
+        let hosts = outcome.result.unexamined.as_deref().unwrap_or_default();
+        let hosts = match hosts.is_empty() {
+            true => String::new(),
+            false => format!(": {}", hosts.join(", ")),
+        };
+        outcome.add_limitations([format!(
+            "Other API servers were not compared, and may write with another key{hosts}."
+        )]);
+    }
     outcome
 }
 
@@ -308,18 +336,9 @@ pub fn outcome(
 fn prove(
     outcome: &mut Outcome<Rewrite>,
     written: &str,
-    proof: Option<&Outcome<Rotation>>,
-    unproven: &Advice,
+    proof: &Outcome<Rotation>,
+    is_compared: bool,
 ) {
-    let Some(proof) = proof else {
-        outcome.conclude(
-            "inconclusive",
-            unproven.exit,
-            format!("{written}; etcd was not read"),
-        );
-        outcome.add_cause(unproven);
-        return;
-    };
     outcome.take_over(proof);
     outcome.add_checks(proof.checks().iter().cloned());
     let otherwise = proof
@@ -327,6 +346,13 @@ fn prove(
         .iter()
         .find(|it| it.id() == "etcd.protection");
     match (proof.exit(), otherwise) {
+        (Exit::Success, None) if proof.result.is_proven() && !is_compared => {
+            let headline = format!(
+                "{written}; etcd holds them under the active version, and other API servers were not \
+                 compared"
+            );
+            outcome.conclude("inconclusive", Exit::Success, headline);
+        }
         (Exit::Success, None) if proof.result.is_proven() => {
             let headline = format!("{written}; etcd holds them under the active version");
             outcome.conclude("proven", Exit::Success, headline);

@@ -1,7 +1,7 @@
 //! The KMS server: accepts connections, receives requests within limits of time and memory, and
 //! drains calls in progress at a stop.
 
-use std::{convert::Infallible, future::pending, time::Duration};
+use std::{convert::Infallible, future::pending, pin::pin, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -23,7 +23,7 @@ use super::{
     clients::{Client, Clients, SocketFault, TAKE},
     fault::Fault,
     receive::{self, Held},
-    socket::{Connection, Socket, SocketError},
+    socket::{Connection, Socket, SocketError, SocketSettings},
 };
 use crate::telemetry::{accept::AcceptFailures, eviction::Eviction, metrics::Metrics};
 
@@ -68,6 +68,49 @@ pub struct Server<'a, K> {
 }
 
 impl<K: Service> Server<'_, K> {
+    /// Binds a socket that the provider can do without. `None` after a failure, which is recorded.
+    pub async fn bind(&self, settings: &SocketSettings) -> Option<Socket> {
+        match Socket::bind(settings).await {
+            Ok(socket) => {
+                if self.clients.status().fault.is_some() {
+                    tracing::info!(listener = K::LISTENER, "socket.restored");
+                    self.clients.set_socket_fault(None);
+                }
+                Some(socket)
+            }
+            Err(error) => {
+                let lost = self.bind_failed(&error);
+                self.clients.set_socket_fault(Some(lost));
+                None
+            }
+        }
+    }
+
+    /// [`Server::run`], after a failed bind once a later one succeeds.
+    pub async fn run_once_bound(
+        self,
+        bound: Option<Socket>,
+        settings: &SocketSettings,
+        stop: impl Future<Output = ()>,
+    ) {
+        let mut stop = pin!(stop);
+        let binding = async {
+            let mut bound = bound;
+            loop {
+                match bound {
+                    Some(socket) => return socket,
+                    None => sleep(FILE_INTERVAL).await,
+                }
+                bound = self.bind(settings).await;
+            }
+        };
+        let socket = tokio::select! {
+            socket = binding => socket,
+            () = &mut stop => return,
+        };
+        self.run(socket, stop).await;
+    }
+
     /// Serves until `stop`, then until all calls have ended, for 15 s at most. The socket file
     /// stays until then.
     pub async fn run(self, mut socket: Socket, stop: impl Future<Output = ()>) {
@@ -135,23 +178,27 @@ impl<K: Service> Server<'_, K> {
             match socket.bind_again().await {
                 Ok(()) => {
                     self.metrics.socket_restart();
-                    tracing::warn!("socket.rebound");
+                    tracing::warn!(listener = K::LISTENER, "socket.rebound");
                     None
                 }
-                Err(error) => {
-                    let reason = SocketError::reason(&error);
-                    let lost = SocketFault::Lost(reason);
-                    if former != Some(lost) {
-                        tracing::error!(reason, "socket.rebind_failed");
-                    }
-                    Some(lost)
-                }
+                Err(error) => Some(self.bind_failed(&error)),
             }
         };
         if fault.is_none() && former.is_some() {
-            tracing::info!("socket.restored");
+            tracing::info!(listener = K::LISTENER, "socket.restored");
         }
         self.clients.set_socket_fault(fault);
+    }
+
+    /// The fault after a failed bind, with a log line for each new reason.
+    fn bind_failed(&self, error: &SocketError) -> SocketFault {
+        let reason = error.reason();
+        let lost = SocketFault::Lost(reason);
+        let former = self.clients.status().fault.map(|(fault, _)| fault);
+        if former != Some(lost) {
+            tracing::error!(listener = K::LISTENER, reason, "socket.rebind_failed");
+        }
+        lost
     }
 
     /// The first difference of the socket in place from the configuration.
@@ -160,7 +207,7 @@ impl<K: Service> Server<'_, K> {
         let reason = drift.first()?.as_str();
         let fault = Some(SocketFault::Drifted(reason));
         if former != fault {
-            tracing::warn!(reason, "socket.drifted");
+            tracing::warn!(listener = K::LISTENER, reason, "socket.drifted");
         }
         fault
     }

@@ -41,6 +41,8 @@ pub(super) struct Sources {
     /// The service, once it is created.
     pub(super) kms: Arc<OnceLock<Kms>>,
     pub(super) clients: Clients,
+    /// Of the socket for vault-kubernetes-kms, if it is configured.
+    pub(super) legacy_clients: Option<Clients>,
 }
 
 impl Sources {
@@ -96,7 +98,8 @@ impl Sources {
                 late_after_milliseconds: u64::try_from(batcher.overdue_after.as_millis())
                     .unwrap_or(u64::MAX),
             }),
-            socket: self.socket(now),
+            socket: socket(&self.clients, now),
+            legacy_socket: (self.legacy_clients.as_ref()).map(|clients| socket(clients, now)),
             log_lines_dropped: log::dropped_lines(),
         }
     }
@@ -143,21 +146,22 @@ impl Sources {
         };
         self.files.latest().into_iter().map(file).collect()
     }
+}
 
-    fn socket(&self, now: SystemTime) -> Socket {
-        let status = self.clients.status();
-        Socket {
-            activated: status.activated,
-            connections: status.connected,
-            max_connections: status.max_connections,
-            evicted: status.evicted,
-            last_failure: status
-                .last_accept_failure
-                .map(|(failure, at)| Failed::new(failure.as_str(), None, since(at, now))),
-            fault: status
-                .fault
-                .map(|(fault, at)| Failed::new(fault.as_str(), None, since(at, now))),
-        }
+fn socket(clients: &Clients, now: SystemTime) -> Socket {
+    let status = clients.status();
+    Socket {
+        activated: status.activated,
+        connections: status.connected,
+        max_connections: status.max_connections,
+        evicted: status.evicted,
+        last_failure: status
+            .last_accept_failure
+            .map(|(failure, at)| Failed::new(failure.as_str(), None, since(at, now))),
+        lost: status.is_lost(),
+        fault: status
+            .fault
+            .map(|(fault, at)| Failed::new(fault.as_str(), None, since(at, now))),
     }
 }
 

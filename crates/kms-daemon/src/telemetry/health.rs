@@ -33,6 +33,8 @@ pub fn answer(path: &str, view: &ViewReader, now: Now) -> Option<Answer> {
 pub struct Now {
     /// The path of the socket does not lead to this process.
     pub socket_lost: bool,
+    /// Why new clients may not reach the socket for vault-kubernetes-kms.
+    pub legacy_socket_fault: Option<&'static str>,
     /// The standby identity is in use.
     pub fallback: bool,
     /// The provider is stopping.
@@ -81,6 +83,9 @@ pub struct Ready<'a> {
     /// The standby identity (`auth.fallback`) is in use.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     login_fallback: bool,
+    /// The fault of the socket of `legacy.vaultKubernetesKms`; readiness is unaffected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    legacy_socket_fault: Option<&'static str>,
 }
 
 fn ready(snapshot: &Snapshot, now: Now) -> Answer {
@@ -115,6 +120,7 @@ fn ready(snapshot: &Snapshot, now: Now) -> Answer {
             .persistence
             .map(|degraded| degraded.fault.as_str()),
         login_fallback: now.fallback,
+        legacy_socket_fault: now.legacy_socket_fault,
     };
 
     let body = serde_json::to_string(&body).unwrap_or_else(|_| {

@@ -36,6 +36,8 @@ pub struct Readings {
     pub socket_fault: Option<&'static str>,
     /// Whether the path of the socket does not lead to this process.
     pub socket_lost: bool,
+    /// Why new clients may not reach the socket for vault-kubernetes-kms.
+    pub legacy_socket_fault: Option<&'static str>,
     /// Log lines dropped since the start.
     pub log_lines_dropped: u64,
     /// Files reloaded at run time.
@@ -82,6 +84,9 @@ impl Collector for Readings {
         let fault = self.socket_fault.map(|fault| (fault, 1));
         let help = "1 while the socket is out of reach, or differs from the configuration";
         gauges.labelled("socket_fault", help, "reason", fault)?;
+        let fault = self.legacy_socket_fault.map(|fault| (fault, 1));
+        let help = "The same for the socket of legacy.vaultKubernetesKms";
+        gauges.labelled("legacy_socket_fault", help, "reason", fault)?;
         let dropped = ConstCounter::new(self.log_lines_dropped);
         let help = "Log lines dropped, since standard error was not read in time";
         dropped.encode(gauges.0.encode_descriptor(

@@ -240,6 +240,36 @@ causes! {
         run("rewrite again", "{again}"),
     ]);
 
+    SERVERS_DIFFER = none_lost(
+        "api_servers_differ",
+        "API servers of the cluster have different keys or EncryptionConfigurations",
+        "each object is readable as before; one that a lagging API server writes keeps an old key",
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[
+        act(
+            "give every API server the same EncryptionConfiguration, and after a rotation wait a few \
+             minutes until all have the same key_id",
+        ),
+        AGAIN,
+    ])
+    .warnings(&["do not retire the old key, and do not remove its provider, before the rewrite is proven"]);
+
+    SERVERS_UNKNOWN = unknown(
+        "api_servers_unknown",
+        "API servers of the cluster were not compared",
+        "one of them may write with another key",
+    )
+    .exit(Exit::Success)
+    .steps(&[
+        act(
+            "name the own address of each API server with --server, or let the user of the kubeconfig \
+             list the leases in kube-system and the endpoint slices in default",
+        ),
+        run("then compare all: objects with the present encryption stay as they are", "{again}"),
+    ])
+    .warnings(&["do not retire the old key, and do not remove its provider, before the proof"]);
+
     INTERRUPTED = none_lost(
         "rewrite_interrupted",
         "the rewrite was interrupted",

@@ -21,6 +21,15 @@ const WITH_THEIR_NAMES: Step = run(
     "verify these objects with the configuration of their provider (FILE)",
     "bao-kms-provider verify-backup {etcd} --depth data --config FILE",
 );
+/// Options for the resources of objects: `{resources}`, and `{elsewhere}` for those below another prefix.
+pub(super) const REWRITE: Step = run(
+    "write these objects again, with the rights of an administrator of the cluster",
+    "bao-kms-provider rewrite {resources}",
+);
+pub(super) const REWRITE_ELSEWHERE: Step = run(
+    "write these objects again through the API server with their prefix, by its kubeconfig (FILE)",
+    "bao-kms-provider rewrite {elsewhere} --kubeconfig FILE",
+);
 /// Warnings of findings about versions: known needs, a plan without evidence, gaps in the evidence.
 pub(super) const KEEP_VERSIONS: &str = "do not retire an older version, do not raise min_decryption_version, and \
     do not trim the key";
@@ -122,7 +131,8 @@ causes! {
     )
     .steps(&[
         act("name this provider first for these resources in the EncryptionConfiguration"),
-        run("then rewrite them", "kubectl get RESOURCE -A -o json | kubectl replace -f -"),
+        REWRITE,
+        REWRITE_ELSEWHERE,
     ]);
 
     LEGACY_LEFT = none_lost(
@@ -131,7 +141,8 @@ causes! {
         "these objects are readable through the socket of legacy.vaultKubernetesKms",
     )
     .steps(&[
-        run("rewrite them", "kubectl get RESOURCE -A -o json | kubectl replace -f -"),
+        REWRITE,
+        REWRITE_ELSEWHERE,
         act("remove the block legacy.vaultKubernetesKms and its kms entry once none is left"),
     ])
     .warnings(&["do not remove that block or its key in OpenBao before"]);

@@ -122,6 +122,20 @@ causes! {
         run("if it waits for nothing, restart it: the start creates the socket", RESTART.command),
     ]);
 
+    LEGACY_SOCKET_UNUSABLE = none_lost(
+        "legacy_socket_unusable",
+        "the provider cannot serve the socket of legacy.vaultKubernetesKms",
+        "objects of vault-kubernetes-kms wait for this socket on this node; all other objects are served",
+    )
+    .steps(&[
+        run("see in its log why (socket.rebind_failed)", READ_LOG.command),
+        run("find the process that listens there, if any", "ss -xlp src {legacy_socket}"),
+        act(
+            "stop that process, or move the file at the path away: the provider binds the socket \
+             within seconds",
+        ),
+    ]);
+
     UNHEALTHY = none_lost(
         "provider_unhealthy",
         "the provider is unhealthy: it gives no answer, or fails to encrypt or decrypt",

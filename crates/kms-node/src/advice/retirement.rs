@@ -11,7 +11,9 @@ use kms_domain::{
 
 use super::{
     Cause, Step, act,
-    evidence::{KEEP_MINIMUM, KEEP_VERSIONS, NO_BLIND_APPLY, SAME_SOURCES},
+    evidence::{
+        KEEP_MINIMUM, KEEP_VERSIONS, NO_BLIND_APPLY, REWRITE, REWRITE_ELSEWHERE, SAME_SOURCES,
+    },
     key,
     node::{START, STOP},
     none_lost, not_lost_yet, restore, run,
@@ -20,14 +22,6 @@ use super::{
 };
 use crate::exit::Exit;
 
-const REWRITE: Step = run(
-    "write these objects again, under the active version",
-    "kubectl get {resources} --all-namespaces -o json | kubectl replace -f -",
-);
-const REWRITE_ELSEWHERE: Step = run(
-    "write these objects again, at the API server with their prefix",
-    "kubectl get {elsewhere} --all-namespaces -o json | kubectl replace -f -",
-);
 const REVIEW: Step = act("review the versions");
 const APPLY: Step = run(
     "apply the plan",

@@ -87,6 +87,7 @@ impl<'a> Site<'a> {
             "state_directory" => shell(config.state_path.directory()),
             "checkpoint" => shell(&config.state_path.checkpoint()),
             "socket" => shell(&config.server.socket_path),
+            "legacy_socket" => shell(&config.legacy.vault_kubernetes_kms.as_ref()?.socket_path),
             "key_file" => match &config.auth.method {
                 Method::Cert(cert) => match &cert.source {
                     CertSource::File(files) => shell(&files.key),

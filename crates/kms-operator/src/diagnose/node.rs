@@ -12,7 +12,7 @@ use kms_domain::key_id::KeyId;
 use kms_node::{
     advice::{self, Values, node as causes},
     config::{Config, Environment, GroupProblem, Problem, SocketGroup},
-    node_files::{self, Drift, socket_drift},
+    node_files::{self, Drift, socket_drift, socket_mark},
     probe::{KmsClient, ProbeError},
     process_identity::{IdentityError, ProcessIdentity},
     report::{CheckResult, ImpactClass, one_line, shell},
@@ -100,7 +100,8 @@ pub struct Node {
     /// Problems with the files and directories in the configuration.
     pub files: Result<(), Vec<Problem>>,
     group: Result<u32, GroupProblem>,
-    drift: Vec<Drift>,
+    /// Differences of the sockets from the configuration, each with its path.
+    drift: Vec<(PathBuf, Drift)>,
     pub(crate) lock: io::Result<Option<Holder>>,
     /// A trial write beside the state; `None` if the disk does not answer.
     disk: Option<Option<Trial>>,
@@ -174,7 +175,21 @@ impl Node {
         };
 
         let (group, server) = (config.server.socket_group.gid(), &config.server);
-        let drift = |gid: &u32| socket_drift(&server.socket_path, server.socket_mode.bits(), *gid);
+        let legacy = config.legacy.vault_kubernetes_kms.as_ref();
+        let drift = |gid: &u32| {
+            let of = |path: &PathBuf| {
+                let drift = socket_drift(path, server.socket_mode.bits(), *gid);
+                drift.into_iter().map(|it| (path.clone(), it)).collect()
+            };
+            let mut all: Vec<(PathBuf, Drift)> = of(&server.socket_path);
+            // Both sockets are in one directory. Another file at the path is no socket to correct.
+            let second = legacy.map(|it| &it.socket_path);
+            let second = second.filter(|path| socket_mark(path).is_some());
+            let mut second: Vec<_> = second.map_or(Vec::new(), of);
+            second.retain(|(_, it)| matches!(it, Drift::Mode { .. } | Drift::Group { .. }));
+            all.append(&mut second);
+            all
+        };
         let mut node = Self {
             user,
             files: node_files::check(config, config_path, &environment),
@@ -189,7 +204,7 @@ impl Node {
 
         if node.is_served() || matches!(node.lock, Ok(Some(_))) {
             node.why = Some(running::ask(config).await);
-            if let Some(reader) = &config.legacy.vault_kubernetes_kms {
+            if let Some(reader) = legacy {
                 node.legacy = Some(Live::ask(&reader.socket_path).await);
             }
         }
@@ -378,15 +393,14 @@ fn group(facts: &Facts) -> Option<Vec<CheckResult>> {
 }
 
 fn access(facts: &Facts) -> Option<Vec<CheckResult>> {
-    let server = &facts.config()?.server;
     let drift = &facts.node.as_ref()?.drift;
     if drift.is_empty() {
         return Some(vec![ACCESS.pass()]);
     }
     let gid = facts.node.as_ref()?.group.as_ref().ok()?;
-    let socket = shell(&server.socket_path);
-    let directory = shell(server.socket_path.parent()?);
-    let check = |drift: &Drift| {
+    let check = |(path, drift): &(PathBuf, Drift)| {
+        let socket = shell(path);
+        let directory = shell(path.parent()?);
         let fix = match drift {
             Drift::Mode { expected, .. } => format!("chmod {expected:04o} {socket}"),
             Drift::Group { .. } => format!("chgrp {gid} {socket}"),
@@ -394,13 +408,13 @@ fn access(facts: &Facts) -> Option<Vec<CheckResult>> {
                 format!("chgrp {gid} {directory} && chmod 2750 {directory}")
             }
         };
-        ACCESS
-            .fail(format!("{}: {drift}", server.socket_path.display()))
+        let check = ACCESS
+            .fail(format!("{}: {drift}", path.display()))
             .because(facts.advise(&causes::SOCKET_DRIFTED, &[("fix", &*fix)]))
-            .detail("drift", drift.as_str())
-            .impact_class(ImpactClass::ApiServerAvailability)
+            .detail("drift", drift.as_str());
+        Some(check.impact_class(ImpactClass::ApiServerAvailability))
     };
-    Some(drift.iter().map(check).collect())
+    drift.iter().map(check).collect()
 }
 
 fn lock(facts: &Facts) -> Option<Vec<CheckResult>> {
@@ -498,8 +512,8 @@ fn legacy(facts: &Facts) -> Option<Vec<CheckResult>> {
         Some(Live::Healthy(_)) => LEGACY.pass().message(format!("serves {socket}")),
         Some(Live::Absent | Live::Dead) => fail(
             format!("no process serves {socket}"),
-            &causes::SOCKET_UNUSABLE,
-            causes::SOCKET_UNUSABLE.code,
+            &causes::LEGACY_SOCKET_UNUSABLE,
+            causes::LEGACY_SOCKET_UNUSABLE.code,
         ),
         Some(Live::Closed(error)) => {
             LEGACY.skip(format!("this user cannot connect to {socket}: {error}"))

@@ -113,6 +113,18 @@ fn evaluate(facts: &Facts) -> Option<Vec<CheckResult>> {
             .checks
             .push(check.impact_class(ImpactClass::ApiServerAvailability));
     }
+    if let Some(socket) = why.legacy_socket.as_ref().filter(|it| it.lost) {
+        let fault = socket.fault.as_ref().map(|it| format!(": {it}"));
+        let message = format!(
+            "the path of the socket for vault-kubernetes-kms does not lead to the running provider{}",
+            fault.unwrap_or_default()
+        );
+        let advice = facts.advise(&node::LEGACY_SOCKET_UNUSABLE, &[]);
+        let check = WHY.fail(message).because(advice).code("legacy_socket");
+        found
+            .checks
+            .push(check.impact_class(ImpactClass::ApiServerAvailability));
+    }
     if why.log_lines_dropped > 0 {
         let lines = counted(why.log_lines_dropped, "log line");
         let message = format!("{lines} dropped, since the reader of the log was too slow");

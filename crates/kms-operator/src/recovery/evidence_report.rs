@@ -1,7 +1,7 @@
 //! The versions of the key in etcd and its backups: rows, checks and limitations common to the results on
 //! retirement and rotation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kms_domain::{
     recovery::evidence::{Unresolved, Usage},
@@ -13,6 +13,7 @@ use kms_node::{
         Advice, Cause, Found, Site,
         evidence::{KEY_IDS_UNKNOWN, NO_OBJECTS, OBJECTS_DAMAGED, SAME_SOURCES, UNVERIFIED},
         retirement::REMOVED_BEFORE,
+        site::quoted,
         texts,
     },
     report::{
@@ -23,7 +24,13 @@ use kms_node::{
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{EtcdError, evidence::SourceRead, inventory::without_prefix, scan, unread::Unread};
+use super::{
+    EtcdError,
+    evidence::SourceRead,
+    inventory::{NO_RESOURCE, without_prefix},
+    scan,
+    unread::Unread,
+};
 
 /// The installation and the command line that ask, for the steps of causes.
 #[derive(Debug, Clone, Copy)]
@@ -390,17 +397,32 @@ pub fn usage_of(
     sources.filter_map(move |source| Some((source, source.evidence.needs().get(&version)?)))
 }
 
-/// Values of the steps that rewrite all objects of these resources. Those below another prefix are of
-/// another API server.
+/// Options of `rewrite` for all objects of these resources. Those below another prefix are of another
+/// API server.
 #[must_use]
 pub fn rewrite<'r>(resources: impl IntoIterator<Item = &'r str>) -> Values {
-    let (here, elsewhere): (Vec<_>, Vec<_>) = resources
+    let (here, elsewhere): (BTreeSet<_>, BTreeSet<_>) = resources
         .into_iter()
+        .filter(|resource| *resource != NO_RESOURCE)
         .partition(|resource| without_prefix(resource) == *resource);
-    let elsewhere: Vec<_> = elsewhere.into_iter().map(without_prefix).collect();
     let named = [("resources", here), ("elsewhere", elsewhere)];
     let named = named.into_iter().filter(|(_, names)| !names.is_empty());
-    named.map(|(name, names)| (name, names.join(","))).collect()
+    let options = |names: BTreeSet<&str>| {
+        let options = names.into_iter().map(without_prefix).map(in_the_api);
+        let options = options.map(|name| format!("--resource {}", quoted(name)));
+        options.collect::<Vec<_>>().join(" ")
+    };
+    named.map(|(name, names)| (name, options(names))).collect()
+}
+
+/// Some resources have another name in the keys of etcd.
+fn in_the_api(resource: &str) -> &str {
+    match resource {
+        "minions" => "nodes",
+        "controllers" => "replicationcontrollers",
+        "ingress" => "ingresses",
+        other => other,
+    }
 }
 
 /// Limits of these sources, in whole sentences.

@@ -17,7 +17,10 @@ use kms_domain::{
     transit::KeyProfile,
 };
 use kms_node::{
-    advice::{self, Site},
+    advice::{
+        self, Site, advise,
+        evidence::{LEGACY_LEFT, OTHERWISE_PROTECTED},
+    },
     config::{Config, VaultKubernetesKms},
     connection,
     exit::Exit,
@@ -30,6 +33,7 @@ use content::{Content, KeyIdRow};
 
 use super::{
     EtcdError, EtcdSource, Trust,
+    evidence_report::rewrite,
     inventory::{Inventory, Protected, Wanted, without_prefix},
     truncated::few,
     unread::Unread,
@@ -146,7 +150,7 @@ pub fn not_read(
 ) -> Outcome<ScanEtcd> {
     let mut outcome = Outcome::new("scan-etcd", now, ScanEtcd { content: None });
     outcome.identify_with(config);
-    let advice = advice::advise(&error.cause(), site);
+    let advice = advise(&error.cause(), site);
     let (verdict, exit) = match error.is_damage() {
         true => DAMAGED,
         false => INCONCLUSIVE,
@@ -258,7 +262,7 @@ fn values(inventory: &Inventory) -> CheckResult {
 
 /// Secrets in plaintext, and partly encrypted resources.
 fn protection(inventory: &Inventory, site: &Site<'_>) -> CheckResult {
-    let findings: Vec<String> = inventory
+    let (resources, findings): (Vec<&str>, Vec<String>) = inventory
         .resources
         .iter()
         .filter(|(resource, _)| inventory.concerns(resource))
@@ -269,10 +273,10 @@ fn protection(inventory: &Inventory, site: &Site<'_>) -> CheckResult {
                 .filter(|(protected, _)| protected.encrypts())
                 .map(|(_, count)| count.objects)
                 .sum();
-            (is_secrets(resource) || encrypted > 0)
-                .then(|| format!("{plaintext} of {} {resource}", plaintext + encrypted))
+            let found = format!("{plaintext} of {} {resource}", plaintext + encrypted);
+            (is_secrets(resource) || encrypted > 0).then_some((resource.as_str(), found))
         })
-        .collect();
+        .unzip();
     if findings.is_empty() {
         return PROTECTION
             .pass()
@@ -280,27 +284,28 @@ fn protection(inventory: &Inventory, site: &Site<'_>) -> CheckResult {
     }
     PROTECTION
         .warn(format!("in plaintext: {}", few(&findings, 0)))
-        .because(advice::evidence::OTHERWISE_PROTECTED.advise(site, &[]))
+        .because(advise(&(&OTHERWISE_PROTECTED, rewrite(resources)), site))
 }
 
 /// Objects of the provider that this node reads at a second socket.
 fn legacy(inventory: &Inventory, reader: &VaultKubernetesKms, site: &Site<'_>) -> CheckResult {
     let name = reader.provider_name.as_str();
-    let left: Vec<String> = inventory
+    let (resources, left): (Vec<&str>, Vec<String>) = inventory
         .resources
         .iter()
         .filter_map(|(resource, rows)| {
             let count = rows.get(&Protected::KmsV2(name.to_owned()))?;
-            Some(format!("{} {resource}", count.objects))
+            let left = format!("{} {resource}", count.objects);
+            Some((resource.as_str(), left))
         })
-        .collect();
+        .unzip();
     match left.is_empty() {
         true => LEGACY
             .pass()
             .message(format!("etcd holds nothing of provider {name}")),
         false => LEGACY
             .warn(format!("of provider {name} are left: {}", few(&left, 0)))
-            .because(advice::evidence::LEGACY_LEFT.advise(site, &[])),
+            .because(advise(&(&LEGACY_LEFT, rewrite(resources)), site)),
     }
 }
 

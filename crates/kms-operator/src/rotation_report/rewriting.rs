@@ -29,8 +29,8 @@ use super::picture;
 use crate::recovery::{
     evidence::{EvidenceUnread, SourceRead},
     evidence_report::{
-        self, Asker, SourceRow, check_of_withdrawn, checks_of_objects, checks_of_reading, states,
-        unread_keys,
+        self, Asker, SourceRow, check_of_withdrawn, checks_of_objects, checks_of_reading, rewrite,
+        states, unread_keys,
     },
     scan,
     unread::Unread,
@@ -327,10 +327,11 @@ fn protection(source: &SourceRead, asker: Asker<'_>) -> Option<CheckResult> {
         })
     });
     let found: Vec<_> = found.collect();
+    let resources = source.otherwise.keys().map(String::as_str);
     (!found.is_empty()).then(|| {
         PROTECTION
             .warn(found.join(", "))
-            .because(asker.advise(&OTHERWISE_PROTECTED, &Vec::new()))
+            .because(asker.advise(&OTHERWISE_PROTECTED, &rewrite(resources)))
     })
 }
 

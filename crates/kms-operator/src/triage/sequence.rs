@@ -261,6 +261,7 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                 cause: |_, check| {
                     Some(match check.cause() {
                         Some("socket") => &advice::node::SOCKET_UNUSABLE,
+                        Some("legacy_socket") => &advice::node::LEGACY_SOCKET_UNUSABLE,
                         Some("fallback") => &advice::login::FALLBACK_IN_USE,
                         _ => &advice::node::UNHEALTHY,
                     })
@@ -275,6 +276,10 @@ pub(super) const SEQUENCE: [(Gather, &[Step]); 8] = [
                         _ => by_code(facts, check)?,
                     })
                 },
+            },
+            Step {
+                check: node::LEGACY,
+                cause: |_, check| Cause::named(check.advice()?.code),
             },
             // kube-apiserver may be another user than the one of this command.
             Step {

@@ -1,10 +1,15 @@
-//! The Kubernetes API of a cluster: `--kubeconfig` and `--context`.
+//! The Kubernetes API of a cluster: `--kubeconfig`, `--context` and `--server`.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use http::Uri;
-use kms_cluster::api::{Api, ConnectError};
+use kms_cluster::{
+    api::{Api, ConnectError},
+    servers,
+};
+
+use super::rewrite::RewriteFailure;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Cluster")]
@@ -16,6 +21,10 @@ pub(super) struct ClusterFlags {
     /// Context of the kubeconfig, in place of its current one
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
+    /// Own address of an API server, such as https://10.0.0.11:6443; repeatable [default: those of the
+    /// service kubernetes]
+    #[arg(long, value_name = "URL")]
+    server: Vec<Uri>,
 }
 
 impl ClusterFlags {
@@ -25,5 +34,21 @@ impl ClusterFlags {
     /// Those of [`Api::connect`].
     pub(super) async fn connect(&self, server: Option<&Uri>) -> Result<Api, ConnectError> {
         Api::connect(&self.kubeconfig, self.context.as_deref(), server).await
+    }
+
+    /// Connects to every API server by its own address; `api` finds them unless they are named.
+    ///
+    /// # Errors
+    /// The addresses are unknown, or those of [`Api::connect`].
+    pub(super) async fn connect_each(&self, api: &Api) -> Result<Vec<Api>, RewriteFailure> {
+        let servers: Vec<String> = match self.server.as_slice() {
+            [] => servers::addresses(api).await?,
+            given => given.iter().map(ToString::to_string).collect(),
+        };
+        let mut apis = Vec::new();
+        for server in servers {
+            apis.push(self.connect(server.parse().ok().as_ref()).await?);
+        }
+        Ok(apis)
     }
 }

@@ -145,8 +145,10 @@ impl Options {
             let stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
             let api = self.cluster.connect(None).await;
             let api = api.map_err(RewriteFailure::Connect)?;
+            // Unknown addresses show by the leases, as API servers that were not compared.
+            let others = self.cluster.connect_each(&api).await.unwrap_or_default();
             let show = |progress: &Progress<'_>| line.show(progress);
-            let done = rewrite::rewrite(&api, settings, &show, stop).await;
+            let done = rewrite::rewrite(&api, &others, settings, &show, stop).await;
             Ok::<_, Failure>(done.map_err(RewriteFailure::Rewrite)?)
         });
         line.clear();

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use etcd_snapshot::revision::Revisions;
-use http::Uri;
 use kms_cluster::rollout::{
     self, Gathered, Settings,
     judge::{Server, Step, Stored},
@@ -37,10 +36,6 @@ use super::{
 pub(super) struct Options {
     #[command(flatten)]
     cluster: ClusterFlags,
-    /// Own address of an API server, such as https://10.0.0.11:6443; repeatable [default: those of the
-    /// service kubernetes]
-    #[arg(long, value_name = "URL")]
-    server: Vec<Uri>,
     /// Name of the KMS provider in the EncryptionConfiguration [default: the only one]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
@@ -104,15 +99,7 @@ impl Options {
             let _stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
             let api = self.cluster.connect(None).await;
             let api = api.map_err(RewriteFailure::Connect)?;
-            let servers = match self.server.as_slice() {
-                [] => rollout::servers(&api).await.map_err(RewriteFailure::Call)?,
-                given => given.iter().map(ToString::to_string).collect(),
-            };
-            let mut apis = Vec::new();
-            for server in servers {
-                let api = self.cluster.connect(server.parse().ok().as_ref()).await;
-                apis.push(api.map_err(RewriteFailure::Connect)?);
-            }
+            let apis = self.cluster.connect_each(&api).await?;
             Ok(rollout::examine(&apis, settings).await)
         })
     }

@@ -9,11 +9,10 @@
 )]
 
 mod cluster;
-mod enabling;
 mod encryption_config;
 #[cfg(feature = "package-tests")]
 mod install;
-mod legacy;
+mod migrate;
 mod mistakes;
 mod old_client;
 mod outages;

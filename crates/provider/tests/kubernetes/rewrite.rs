@@ -12,10 +12,12 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use kms_node::advice::Cause;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
     control_plane::{Kind, WITHIN, identity, kubectl},
+    etcd::tool,
     files,
     schema::assert_published,
     wait::wait_until,
@@ -66,6 +68,10 @@ impl<'c> Operator<'c> {
         self.directory.path().join("rewrite-progress.json")
     }
 
+    fn snapshot(&self) -> PathBuf {
+        self.directory.path().join("etcd.db")
+    }
+
     fn command(&self, options: &[&str]) -> Command {
         let kubeconfig = self.kubeconfig();
         let kubeconfig = kubeconfig.to_str().unwrap();
@@ -105,6 +111,7 @@ impl<'c> Operator<'c> {
             for (name, path) in [
                 ("bao-kms-provider", program().get_program().into()),
                 ("kubectl", kubectl()),
+                ("etcdctl", tool("etcdctl")),
             ] {
                 symlink(path.canonicalize().unwrap(), bin.join(name)).unwrap();
             }
@@ -115,7 +122,10 @@ impl<'c> Operator<'c> {
             let Some(command) = step["command"].as_str() else {
                 continue;
             };
-            let command = command.replace("127.0.0.1:2379", etcd.endpoint());
+            let saved = format!("save {}", self.snapshot().display());
+            let command = command
+                .replace("127.0.0.1:2379", etcd.endpoint())
+                .replace("save FILE", &saved);
             let mut shell = Command::new("/bin/sh");
             let ran = shell
                 .args(["-c", &command])
@@ -123,6 +133,7 @@ impl<'c> Operator<'c> {
                 .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
                 .env("KUBECONFIG", self.kubeconfig())
                 .env("BAO_KMS_PROVIDER_CONFIG", self.cluster.node.write_config())
+                .env("ETCDCTL_ENDPOINTS", etcd.endpoint())
                 .env("ETCDCTL_CACERT", etcd.file("ca.crt"))
                 .env("ETCDCTL_CERT", etcd.file("client.crt"))
                 .env("ETCDCTL_KEY", etcd.file("client.key"))
@@ -132,6 +143,22 @@ impl<'c> Operator<'c> {
             commands += 1;
         }
         assert!(commands > 0, "{result:#}");
+    }
+
+    /// Runs a command of the node, which must find the cause, and then every command that it prints for
+    /// it. Afterwards the cause is gone.
+    #[track_caller]
+    fn fixes(&self, command: &[&str], code: &str) {
+        let found = || {
+            let done = self.cluster.node.run(&[command, &["-o", "json"]].concat());
+            let result = serde_json::from_str(&done.out);
+            result.unwrap_or_else(|_| panic!("{}{}", done.out, done.err))
+        };
+        let before: Value = found();
+        let cause = of_cause(&before, code);
+        self.follow(cause.unwrap_or_else(|| panic!("no {code}: {before:#}")));
+        let after = found();
+        assert!(of_cause(&after, code).is_none(), "{after:#}");
     }
 
     fn spawn(&self, options: &[&str]) -> Child {
@@ -175,6 +202,23 @@ impl<'c> Operator<'c> {
         assert_eq!(result["verdict"], "proven", "{result:#}");
         assert!(!self.progress().exists());
         result
+    }
+}
+
+/// The result, or the check in it, with this cause.
+pub(crate) fn of_cause<'r>(result: &'r Value, code: &str) -> Option<&'r Value> {
+    match result {
+        Value::Array(items) => items.iter().find_map(|item| of_cause(item, code)),
+        Value::Object(members) => {
+            // A check has the effect of its cause on the data.
+            let data = Cause::named(code).unwrap().data();
+            let is_cause = result["cause"] == code || result["impact"] == data;
+            match is_cause && result["nextSteps"].is_array() {
+                true => Some(result),
+                false => members.values().find_map(|member| of_cause(member, code)),
+            }
+        }
+        _ => None,
     }
 }
 
@@ -228,7 +272,7 @@ async fn encrypts_under(cluster: &Cluster, before: &str) {
 }
 
 /// A local key of the API server.
-fn local(kind: &str) -> Value {
+pub(crate) fn local(kind: &str) -> Value {
     let secret = STANDARD.encode([7; 32]);
     json!({kind: {"keys": [{"name": "key1", "secret": secret}]}})
 }
@@ -271,11 +315,31 @@ async fn objects_of_earlier_providers_and_versions_are_written_again() {
         }
     }
 
+    let etcd = cluster.control_plane.etcd();
+    let former = cluster.control_plane.stored(Kind::Secret, "of-kms");
     cluster.node.rotate().await;
     let hash = cluster.key_id_of(2).await;
     encrypts_under(&cluster, &hash).await;
+    etcd.save_snapshot(&operator.snapshot());
+    let snapshot = operator.snapshot().display().to_string();
+    let verify = ["verify-rotation", "--etcd-snapshot", &snapshot];
+    operator.fixes(&verify, "objects_under_older_versions");
+    let live = operator.proof();
+    let live: Vec<&str> = live.iter().map(String::as_str).collect();
+    etcd.put(&Kind::Secret.etcd_key("of-kms"), &former);
+    let retire = ["retire-versions", "--before-version", "2"];
+    operator.fixes(&[&retire[..], &live].concat(), "versions_needed");
+    let plain = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {
+        "name": "of-identity", "namespace": "default",
+        "uid": "5d2b3b4e-7f0c-4d51-9d2a-3a7d2c5e8f10", "creationTimestamp": "2026-01-01T00:00:00Z",
+    }, "data": {"text": STANDARD.encode(MARKER)}});
+    etcd.put(
+        &Kind::Secret.etcd_key("of-identity"),
+        plain.to_string().as_bytes(),
+    );
+    operator.fixes(&[&["scan-etcd"][..], &live].concat(), "otherwise_protected");
     let result = operator.prove();
-    assert_eq!(count(&result, "secrets", "rewritten"), 4, "{result:#}");
+    assert_eq!(count(&result, "secrets", "current"), 4, "{result:#}");
     assert_ne!(
         planned["encryptionBefore"]["keyIdHashes"],
         result["encryptionBefore"]["keyIdHashes"]

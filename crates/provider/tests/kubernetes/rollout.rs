@@ -52,6 +52,7 @@ impl Pair {
 
     fn command(&self, command: &str, options: &[&str]) -> Command {
         let mut program = program();
+        self.cluster.node.sockets.set_environment(&mut program);
         program
             .arg(command)
             .arg("--kubeconfig")
@@ -78,6 +79,38 @@ impl Pair {
         result
     }
 
+    /// The result of a rewrite by the node, whose state proves it.
+    #[track_caller]
+    fn rewrite(&self, code: i32, options: &[&str]) -> Value {
+        let mut command = self.command("rewrite", options);
+        let done = command
+            .arg("--config")
+            .arg(self.cluster.node.write_config())
+            .output()
+            .unwrap();
+        let out = String::from_utf8_lossy(&done.stdout);
+        let err = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(code), "{out}{err}");
+        let result = serde_json::from_str(&out).unwrap();
+        assert_published(&result);
+        result
+    }
+
+    /// Revision of the newest object in etcd.
+    fn revision(&self) -> Value {
+        let etcd = self.cluster.control_plane.etcd();
+        let secrets = [
+            "get",
+            "--prefix",
+            "/registry/secrets/default/",
+            "-w",
+            "json",
+        ];
+        let read: Value = serde_json::from_slice(&etcd.ctl(&secrets)).unwrap();
+        let revisions = read["kvs"].as_array().unwrap().iter();
+        revisions.map(|kv| kv["mod_revision"].clone()).collect()
+    }
+
     #[track_caller]
     fn rollout(&self, code: i32, options: &[&str]) -> Value {
         let servers = [
@@ -89,7 +122,7 @@ impl Pair {
 
     /// Runs the command again, as printed. The cluster is unchanged, so the exit code is the same.
     #[track_caller]
-    fn follow(&self, result: &Value) {
+    fn follow(&self, result: &Value, word: &str) {
         let bin = self.directory.path().join("bin");
         if !bin.exists() {
             fs::create_dir(&bin).unwrap();
@@ -98,10 +131,11 @@ impl Pair {
         }
         let steps = result["nextSteps"].as_array().unwrap().iter();
         let commands = steps.filter_map(|step| step["command"].as_str());
-        let commands: Vec<&str> = commands.filter(|it| it.contains(" rollout ")).collect();
+        let commands: Vec<&str> = commands.filter(|it| it.contains(word)).collect();
         assert!(!commands.is_empty(), "{result:#}");
         for command in commands {
             let mut shell = Command::new("/bin/sh");
+            self.cluster.node.sockets.set_environment(&mut shell);
             let ran = shell
                 .args(["-c", command])
                 .current_dir(self.directory.path())
@@ -179,11 +213,11 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
     );
     let early = pair.rollout(4, &["--for", "writers"]);
     assert_eq!(said(&early).0, "rollout_too_early");
-    pair.follow(&early);
+    pair.follow(&early, " rollout ");
     // One of two running API servers is not enough.
     let alone = pair.of(&[pair.second.endpoint()], 5, &[]);
     assert_eq!(alone["cause"], "rollout_unknown", "{alone:#}");
-    pair.follow(&alone);
+    pair.follow(&alone, " rollout ");
     // One that is down is unknown, and the Secret of the other is no proof against it.
     let down = format!("https://127.0.0.1:{}", free_port().unwrap());
     let servers = [pair.cluster.control_plane.endpoint(), down];
@@ -198,7 +232,7 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
         said(&result),
         ("rollout_lagging", ["none", "readers"], None)
     );
-    pair.follow(&result);
+    pair.follow(&result, " rollout ");
     assert_eq!(result["servers"][1]["host"], "cp-2");
     let going_on = pair.rollout(0, &["--for", "readers"]);
     assert_eq!(said(&going_on).0, "allowed");
@@ -208,7 +242,7 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
     pair.second(&writers).await;
     let result = pair.rollout(4, &[]);
     assert_eq!(said(&result), ("rollout_unsafe", ["none", "writers"], None));
-    pair.follow(&result);
+    pair.follow(&result, " rollout ");
     let unread = &result["unreadable"][0];
     let names = [&unread["writer"], &unread["reader"]];
     assert_eq!(
@@ -223,6 +257,15 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
     let result = pair.rollout(0, &["--for", "writers"]);
     assert_eq!(said(&result), ("allowed", ["readers", "writers"], None));
     pair.rollout(4, &["--for", "rewrite"]);
+    // The one that lags would write as before, so nothing is written.
+    let both = ["--resource", "secrets", "--resource", "configmaps"];
+    let second = pair.second.endpoint();
+    let compared = [&both[..], &["--server", &second]].concat();
+    let before = pair.revision();
+    let differs = pair.rewrite(4, &compared);
+    assert_eq!(differs["cause"], "api_servers_differ", "{differs:#}");
+    pair.follow(&differs, " rewrite ");
+    assert_eq!(pair.revision(), before);
 
     pair.first(&writers).await;
     let file = pair.file();
@@ -237,10 +280,15 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
     assert!(result["otherObjects"].as_u64() >= Some(2), "{result:#}");
     let removal = ["--for", "identity-removal"];
     pair.rollout(4, &[&removal[..], &known].concat());
-    let both = ["--resource", "secrets", "--resource", "configmaps"];
-    let rewritten = pair.command("rewrite", &both).output().unwrap();
-    let rewritten: Value = serde_json::from_slice(&rewritten.stdout).unwrap();
-    assert_eq!(rewritten["verdict"], "inconclusive", "{rewritten:#}");
+    // etcd alone is no proof while an API server is left out.
+    let proof = [&both[..], &etcd].concat();
+    let alone = pair.rewrite(0, &proof);
+    assert_eq!(alone["verdict"], "inconclusive", "{alone:#}");
+    assert_eq!(alone["unexamined"], json!(["cp-2"]));
+    // `api_servers_unknown`
+    pair.follow(&alone, " rewrite ");
+    let rewritten = pair.rewrite(0, &[&compared[..], &etcd].concat());
+    assert_eq!(rewritten["verdict"], "proven", "{rewritten:#}");
     // Without etcd, or without the file with the resources, it stays unproven.
     pair.rollout(4, &[&removal[..], &files].concat());
     pair.rollout(4, &[&removal[..], &etcd].concat());

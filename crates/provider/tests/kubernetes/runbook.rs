@@ -1,6 +1,6 @@
-//! The page of the runbook that needs a kube-apiserver: it starts while the provider is stopped and
-//! OpenBao is sealed.
+//! Pages that need a kube-apiserver, on one control-plane node; `migrate.rs` has further ones.
 
+use tempfile::TempDir;
 use testkit::{
     control_plane::{ControlPlane, Kind, WITHIN, kms, kubectl},
     files,
@@ -15,24 +15,31 @@ use crate::{machine::Machine, node::TIMING};
 const MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
 
 /// One control-plane node, and the machine of its OpenBao.
-struct ControlPlaneNode {
-    control_plane: ControlPlane,
+pub(crate) struct ControlPlaneNode {
+    pub(crate) control_plane: ControlPlane,
+    pub(crate) node: Machine,
+    pub(crate) tenant: Tenant,
     running: bool,
-    node: Machine,
-    openbao: OpenBao,
     operator: Machine,
+    /// An OpenBao of its own.
+    openbao: Option<OpenBao>,
+    /// Objects of each kind that stay readable.
+    kept: Vec<&'static str>,
+    _backup: TempDir,
 }
 
 impl ControlPlaneNode {
-    async fn serving() -> Self {
+    /// The provider serves, and the API server does not run yet.
+    pub(crate) async fn of(openbao: &OpenBao) -> Self {
         let backup = tempfile::tempdir().unwrap();
-        let openbao = OpenBao::start().await;
-        let tenant = Tenant::new(&openbao).await;
+        let tenant = Tenant::new(openbao).await;
         let control_plane = ControlPlane::new().await;
         let mut operator = Machine::new(backup.path());
-        operator.reach_openbao(&openbao, &tenant);
+        operator.reach_openbao(openbao, &tenant);
+        let token = openbao.secrets().root_token.expose();
+        operator.shell.set("BAO_TOKEN", token);
         let mut node = Machine::new(backup.path());
-        node.reach_openbao(&openbao, &tenant);
+        node.reach_openbao(openbao, &tenant);
         node.reach_etcd(control_plane.etcd());
         let config = "/etc/kubernetes/encryption-config.yaml";
         let log = "/var/log/containers/kube-apiserver-*.log";
@@ -51,25 +58,58 @@ impl ControlPlaneNode {
         ] {
             node.shell.name(page, control_plane.file(here).display());
         }
-        node.shell
-            .name("https://127.0.0.1:6443", control_plane.endpoint());
+        for address in ["https://10.0.0.11:6443", "https://127.0.0.1:6443"] {
+            node.shell.name(address, control_plane.endpoint());
+        }
         files::replace(&node.path(MANIFEST), b"kind: Pod\n", 0o600);
+        let admin = node.path("/etc/kubernetes/admin.conf");
+        let kubeconfig = control_plane.kubeconfig();
+        files::replace(&admin, kubeconfig.as_bytes(), 0o600);
+        node.set("KUBECONFIG", admin);
         node.install(&tenant, TIMING);
         let started = node.systemctl("start").await;
         assert_eq!(started.code, Some(0), "{}", node.journal());
-        let socket = node.path("/run/openbao-kms/kms.sock");
+        Self {
+            control_plane,
+            node,
+            tenant,
+            running: false,
+            operator,
+            openbao: None,
+            kept: Vec::new(),
+            _backup: backup,
+        }
+    }
+
+    /// With an OpenBao of its own, and an API server that encrypts.
+    async fn serving() -> Self {
+        let openbao = OpenBao::start().await;
+        let mut this = Self::of(&openbao).await;
+        this.openbao = Some(openbao);
+        let socket = this.node.path("/run/openbao-kms/kms.sock");
         let mut kms = kms("openbao-kms", &socket);
         kms["kms"]["timeout"] = "15s".into();
-        control_plane.encrypt_with(&[kms]);
-        let mut this = Self {
-            control_plane,
-            running: true,
-            node,
-            openbao,
-            operator,
-        };
-        this.control_plane.start(&[]).await;
+        this.control_plane.encrypt_with(&[kms]);
+        this.start().await;
         this
+    }
+
+    pub(crate) async fn start(&mut self) {
+        self.control_plane.start(&[]).await;
+        self.running = true;
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        self.control_plane.stop().await;
+        self.running = false;
+    }
+
+    /// Writes an object of each kind, which every command of a page must leave readable.
+    pub(crate) async fn keep(&mut self, name: &'static str) {
+        for kind in Kind::ALL {
+            self.control_plane.write(kind, name, name).await.unwrap();
+        }
+        self.kept.push(name);
     }
 }
 
@@ -95,24 +135,30 @@ impl Site for ControlPlaneNode {
     }
 
     fn typed(&mut self, command: &str) -> Option<String> {
-        let secrets = self.openbao.secrets();
+        let secrets = self.openbao.as_ref()?.secrets();
         let asks = command.starts_with("bao operator unseal");
         asks.then(|| secrets.unseal_key.expose().to_owned())
     }
 
     /// A kubelet runs what has a manifest; a person waits until OpenBao is active, and for the API
-    /// server.
+    /// server, which then reads every object.
     async fn settle(&mut self, command: &str) {
-        if command.starts_with("bao operator unseal") {
-            self.openbao.unseal().await;
+        if let Some(openbao) = &mut self.openbao
+            && command.starts_with("bao operator unseal")
+        {
+            openbao.unseal().await;
         }
-        let wanted = self.node.path(MANIFEST).exists();
-        if self.running && !wanted {
-            self.control_plane.stop().await;
-        } else if wanted && !self.running {
-            self.control_plane.start(&[]).await;
+        match (self.running, self.node.path(MANIFEST).exists()) {
+            (true, false) => self.stop().await,
+            (false, true) => self.start().await,
+            _ => {}
         }
-        self.running = wanted;
+        for name in self.kept.iter().filter(|_| self.running) {
+            for kind in Kind::ALL {
+                let read = self.control_plane.read(kind, name).await.unwrap();
+                assert_eq!(read.as_deref(), Some(*name), "{kind:?} after {command}");
+            }
+        }
     }
 }
 
@@ -131,12 +177,8 @@ async fn the_page_about_the_rewrite_runs() {
     add_kubectl(&site);
     let admin = site.control_plane.kubeconfig();
     let limited = admin.replace("\"client-key\"", "\"as\":\"rewriter\",\"client-key\"");
-    for (name, text) in [("admin", &admin), ("rewriter", &limited)] {
-        let path = site.node.path(&format!("/etc/kubernetes/{name}.conf"));
-        files::replace(&path, text.as_bytes(), 0o600);
-    }
-    let admin = site.node.path("/etc/kubernetes/admin.conf");
-    site.node.set("KUBECONFIG", admin);
+    let path = site.node.path("/etc/kubernetes/rewriter.conf");
+    files::replace(&path, limited.as_bytes(), 0o600);
     let etcd = site.control_plane.etcd().endpoint().to_owned();
     site.node.shell.name("127.0.0.1:2379", etcd);
     // A path of the API.
@@ -155,7 +197,7 @@ async fn an_api_server_that_cannot_start_is_mended_from_openbao_upwards() {
     walk.to_incident(&mut site, incident).await;
     site.control_plane.stop().await;
     site.node.systemctl("stop").await;
-    site.openbao.seal().await;
+    site.openbao.as_mut().unwrap().seal().await;
     site.control_plane.spawn(&[]);
     wait_until(WITHIN, "word of the failure", async || {
         let answer = site.control_plane.get("/readyz?verbose").await;

@@ -27,6 +27,18 @@ pub(crate) const CASES: &[Case] = &[
         )]],
     },
     Case {
+        alert: "OpenBaoKMSSocketFault",
+        labels: r#"instance="n1",job="kms",reason="in_use""#,
+        firing: &[(
+            r#"openbao_kms_legacy_socket_fault{job="kms",instance="n1",reason="in_use"}"#,
+            "_x20 1x20",
+        )],
+        silent: &[&[(
+            r#"openbao_kms_legacy_socket_fault{job="kms",instance="n1",reason="in_use"}"#,
+            "1x20 _x20",
+        )]],
+    },
+    Case {
         alert: "OpenBaoKMSStateDiskFull",
         labels: r#"instance="n1",job="kms""#,
         firing: &[

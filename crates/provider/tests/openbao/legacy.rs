@@ -1,21 +1,28 @@
 //! The second socket for a cluster of vault-kubernetes-kms: it also decrypts what that plugin stored.
 
+use std::{
+    fs::{self, Permissions},
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+};
+
 use kms_node::kms_api::generated::{
     DecryptRequest, EncryptRequest, StatusRequest,
     key_management_service_client::KeyManagementServiceClient,
 };
-use serde_json::json;
+use openbao_lab::port::free_port;
+use serde_json::{Value, json};
 use testkit::{
     files,
     openbao::shared_openbao,
     tenant::{KEY, Tenant},
+    wait::wait_until,
 };
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     node::{Node, TIMING},
     old_plugin::OldPlugin,
-    provider::{Provider, assert_decrypt_refused, to_decrypt},
+    provider::{Provider, SOON, assert_decrypt_refused, to_decrypt},
 };
 
 const NAME: &str = "vault-kubernetes-kms";
@@ -202,7 +209,7 @@ async fn another_key_is_read_with_the_printed_policy_in_the_sandbox() {
     assert_eq!(doctor.code, Some(0), "{}", doctor.out);
 
     // Without its socket, kube-apiserver cannot use it.
-    std::fs::remove_file(node.sockets.path().join("vault-kubernetes-kms.sock")).unwrap();
+    fs::remove_file(node.sockets.path().join("vault-kubernetes-kms.sock")).unwrap();
     let mut provider: Provider = provider;
     provider.wait_for_event("socket.rebound").await;
     assert_eq!(node.run(&["doctor"]).code, Some(0));
@@ -256,5 +263,79 @@ async fn the_entry_of_the_plugin_in_the_encryption_configuration_is_checked() {
                 doctor.out
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn a_second_socket_that_cannot_be_bound_leaves_all_else_serving() {
+    let (mut node, plugin) = node().await;
+    let health = format!("127.0.0.1:{}", free_port().unwrap());
+    node.config["server"]["healthAddress"] = json!(health);
+    let path = node.sockets.path().join("vault-kubernetes-kms.sock");
+    let stored = plugin.encrypt(b"seed").await;
+    files::replace(&path, b"of an administrator", 0o600);
+    let mut provider = node.serve().await;
+    let own = provider.encrypt(b"own").await.unwrap();
+    provider.decrypt(to_decrypt(&own)).await.unwrap();
+    assert_eq!(provider.reasons().await, [""; 0]);
+    assert_fault(&provider, "not_a_socket").await;
+    assert_reported(&node, true);
+
+    // A live socket of another process stays.
+    fs::remove_file(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+    assert_fault(&provider, "in_use").await;
+    let failed = provider.events("socket.rebind_failed");
+    let reasons: Vec<_> = failed
+        .map(|it| (it["listener"].clone(), it["reason"].clone()))
+        .collect();
+    let of = |reason: &str| (json!("legacy"), json!(reason));
+    assert_eq!(reasons, [of("not_a_socket"), of("in_use")]);
+
+    drop(other);
+    provider.wait_for_event("socket.restored").await;
+    assert_read(&node, stored, b"seed").await;
+    assert_reported(&node, false);
+    let (_, ready) = provider.health("/ready").await;
+    assert_eq!(ready["legacy_socket_fault"], json!(null));
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    assert_fault(&provider, "mode").await;
+    for command in ["doctor", "triage"] {
+        let report = node.run(&[command, "--output", "json"]);
+        let fix = format!("chmod 0660 {}", path.display());
+        assert!(report.out.contains(&fix), "{command}: {}", report.out);
+    }
+
+    // A stop does not wait for a socket that was never bound.
+    provider.stop().await;
+    files::replace(&path, b"of an administrator", 0o600);
+    let provider = node.serve().await;
+    assert_eq!(provider.stop().await.code, Some(0));
+    assert!(path.exists());
+}
+
+/// Waits until `/ready`, `/why` and the metrics have this fault of the second socket.
+async fn assert_fault(provider: &Provider, fault: &str) {
+    wait_until(SOON, fault, async || {
+        let (_, ready) = provider.health("/ready").await;
+        ready["legacy_socket_fault"] == fault
+    })
+    .await;
+    let (_, why) = provider.health("/why").await;
+    assert_eq!(why["legacy_socket"]["fault"]["class"], fault, "{why}");
+    let series = format!(r#"legacy_socket_fault{{reason="{fault}"}}"#);
+    assert_eq!(provider.metric(&series).await, 1.0);
+}
+
+/// Asserts whether `doctor` and `triage` report the second socket.
+#[track_caller]
+fn assert_reported(node: &Node, is_lost: bool) {
+    for command in ["doctor", "triage"] {
+        let done = node.run(&[command, "--output", "json"]);
+        let report: Value = serde_json::from_str(&done.out).unwrap();
+        let found = report["cause"] == "legacy_socket_unusable";
+        assert_eq!(found, is_lost, "{command}: {report:#}");
+        let code = if is_lost { 4 } else { 0 };
+        assert_eq!(done.code, Some(code), "{command}: {report:#}");
     }
 }

@@ -31,7 +31,7 @@ use crate::{
 const RUNBOOK: &str = "operate/disaster-recovery";
 
 /// The directories whose pages are carried out.
-const WALKED: [&str; 3] = [RUNBOOK, "operate/login", "install"];
+const WALKED: [&str; 4] = [RUNBOOK, "operate/login", "install", "migrate"];
 
 #[tokio::test]
 async fn a_healthy_node_passes_both_first_looks() {
@@ -75,7 +75,7 @@ fn the_first_page_leads_to_every_other_and_names_tests_that_exist() {
 }
 
 /// The codes that `triage` ends with.
-const VERDICTS: [&str; 46] = [
+const VERDICTS: [&str; 47] = [
     "config_lost",
     "config_invalid",
     "identity_changed",
@@ -116,6 +116,7 @@ const VERDICTS: [&str; 46] = [
     "state_disk_failing",
     "not_running",
     "socket_unusable",
+    "legacy_socket_unusable",
     "socket_drifted",
     "provider_unhealthy",
     "not_permitted",

@@ -9,7 +9,6 @@ async fn served() -> Site {
     let mut site = Site::new().await;
     site.serve().await;
     site.store("secrets/default/one").await;
-    site.choose("RESOURCE", "secrets");
     site
 }
 
@@ -74,14 +73,6 @@ pub(super) async fn key_ids_without_a_version() {
     site.clears(&scan, "key_ids_unknown").await;
     std::fs::remove_file(&out).unwrap();
     site.clears(&record, "set_unfit").await;
-}
-
-pub(super) async fn objects_in_plaintext() {
-    let mut site = served().await;
-    site.etcd()
-        .put("/registry/secrets/default/plain", b"k8s\0 plain");
-    let scan = format!("bao-kms-provider scan-etcd {}", site.live());
-    site.fixes(&scan, "otherwise_protected").await;
 }
 
 pub(super) async fn keys_that_were_not_read() {

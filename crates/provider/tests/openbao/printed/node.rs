@@ -379,6 +379,21 @@ pub(super) async fn a_socket_of_another_process() {
     site.serving().status().await;
 }
 
+pub(super) async fn a_second_socket_of_another_process() {
+    let mut site = Site::new().await;
+    site.node.config["legacy"] = json!({"vaultKubernetesKms": {"providerName": "old-plugin"}});
+    let second = site.node.sockets.path().join("vault-kubernetes-kms.sock");
+    let other = UnixListener::bind(&second).unwrap();
+    give(&second);
+    site.serve().await;
+    let triage = site.line("triage");
+    site.follows(&triage, "legacy_socket_unusable").await;
+    drop(other);
+    let provider = site.service.as_mut().unwrap();
+    provider.wait_for_event("socket.restored").await;
+    site.clears(&triage, "legacy_socket_unusable").await;
+}
+
 pub(super) async fn a_socket_unit_with_another_file() {
     let mut site = Site::new().await;
     File::create(site.file("not-a-socket")).unwrap();

@@ -2,8 +2,7 @@
 //! user of its own, and evidence is root's alone. An ordinary user owns all of it.
 //!
 //! The programs are the real ones, but for those of a whole machine: `systemctl` starts and stops
-//! the provider of this test, `kubectl replace` writes the objects again through it, `journalctl`
-//! shows its log, and `sudo` changes the user.
+//! the provider of this test, `journalctl` shows its log, and `sudo` changes the user.
 
 use std::{
     fs::{self, Permissions},
@@ -56,7 +55,6 @@ pub(super) const FAST: Timing = Timing {
 /// Asks the test for what a whole machine does.
 const ASK: &str =
     r#"echo "${0##*/} $*" >HOME/asked && read -r code <HOME/answered && exit "$code""#;
-const KUBECTL: &str = r#"[ "$1" = get ] && exec echo "$*"; cat >/dev/null; "#;
 const SUDO: &str = r#"case $1 in
     -u) case $2 in openbao-kms|nobody) shift 2; exec AS_SERVICE "$@" ;; esac ;;
     *) exec "$@" ;;
@@ -139,7 +137,6 @@ impl Site {
         let home = self.home.path().to_str().unwrap();
         for (name, script) in [
             ("systemctl", ASK.to_owned()),
-            ("kubectl", format!("{KUBECTL}{ASK}")),
             ("journalctl", "exec cat HOME/journal".to_owned()),
             ("sudo", SUDO.replace("AS_SERVICE", as_user(SERVICE_USER))),
         ] {
@@ -515,10 +512,6 @@ impl Site {
                 "bao-kms-provider.socket",
                 "bao-kms-provider.service",
             ] => self.systemctl(verb).await,
-            ["kubectl", "replace", "-f", "-"] => {
-                self.rewrite().await;
-                0
-            }
             _ => panic!("{words:?}"),
         }
     }
@@ -561,7 +554,7 @@ impl Site {
     }
 
     /// Writes every object of this provider again, and every one in plaintext.
-    async fn rewrite(&mut self) {
+    pub(super) async fn rewrite(&self) {
         let keys = self
             .etcd()
             .ctl(&["get", "--prefix", "--keys-only", "/registry/"]);
