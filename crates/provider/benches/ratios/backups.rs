@@ -48,8 +48,8 @@ impl Extent {
     };
 }
 
-/// Content of a snapshot.
-struct Content {
+/// Content of an etcd.
+pub(crate) struct Content {
     keys: usize,
     seeds: usize,
     /// Number per key.
@@ -60,7 +60,7 @@ struct Content {
 
 impl Content {
     /// Short objects, so that the number of objects dominates rather than their size.
-    fn short(keys: usize, seeds: usize) -> Self {
+    pub(crate) fn short(keys: usize, seeds: usize) -> Self {
         Self {
             keys,
             seeds,
@@ -116,7 +116,7 @@ fn scan_etcd(stage: &Stage, file: &str) -> Command {
     command
 }
 
-fn verify_backup(stage: &Stage, file: &str) -> Command {
+pub(crate) fn verify_backup(stage: &Stage, file: &str) -> Command {
     let mut command = stage.command("verify-backup");
     command.args(["--depth=data", "--output=json", "--etcd-snapshot", file]);
     command
@@ -196,6 +196,14 @@ async fn snapshot(
     content: &Content,
     directory: &Path,
 ) -> PathBuf {
+    let etcd = filled(stage, client, content).await;
+    let file = directory.join("etcd.db");
+    etcd.save_snapshot(&file);
+    file
+}
+
+/// An etcd with these Secrets.
+pub(crate) async fn filled(stage: &Stage, client: KmsClient, content: &Content) -> Etcd {
     let mut sealers = Vec::new();
     for _ in 0..content.seeds {
         let answer = encrypted(client.clone()).await;
@@ -225,20 +233,17 @@ async fn snapshot(
         });
         bulk::put(&etcd, objects).await;
     }
-
-    let file = directory.join("etcd.db");
-    etcd.save_snapshot(&file);
-    file
+    etcd
 }
 
 /// Duration in milliseconds.
-fn timed(run: impl FnOnce()) -> f64 {
+pub(crate) fn timed(run: impl FnOnce()) -> f64 {
     let begin = Instant::now();
     run();
     begin.elapsed().as_secs_f64() * 1e3
 }
 
-fn succeed(command: &mut Command) {
+pub(crate) fn succeed(command: &mut Command) {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

@@ -14,6 +14,7 @@ mod batcher;
 mod bulk;
 mod direct;
 mod figures;
+mod live;
 mod load;
 mod provider_process;
 mod relay;
@@ -61,6 +62,7 @@ struct Extent {
     saturated: Duration,
     starts: usize,
     backups: backups::Extent,
+    live: live::Extent,
 }
 
 const QUICK: Extent = Extent {
@@ -72,6 +74,7 @@ const QUICK: Extent = Extent {
     saturated: Duration::from_secs(4),
     starts: 5,
     backups: backups::Extent::QUICK,
+    live: live::Extent::QUICK,
 };
 
 const FULL: Extent = Extent {
@@ -83,6 +86,7 @@ const FULL: Extent = Extent {
     saturated: Duration::from_secs(15),
     starts: 11,
     backups: backups::Extent::FULL,
+    live: live::Extent::FULL,
 };
 
 fn main() -> ExitCode {
@@ -150,6 +154,7 @@ async fn measure(program: OsString, extent: &Extent) -> Report {
     figures::bad_neighbour(&provider, &mut report).await;
     backups::read(&stage, &provider, &extent.backups, &progress, &mut report).await;
     backups::memory(&stage, &provider, &extent.backups, &progress, &mut report).await;
+    live::read(&stage, &provider, &extent.live, &progress, &mut report).await;
     progress.say("done");
     report
 }

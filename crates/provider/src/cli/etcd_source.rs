@@ -1,6 +1,6 @@
 //! Sources of etcd data for the recovery commands.
 
-use std::path::PathBuf;
+use std::{num::NonZeroU32, path::PathBuf};
 
 use clap::Args;
 use kms_node::advice::site::{quoted, shell};
@@ -70,6 +70,10 @@ struct LiveFlags {
     /// Leave keys of the running etcd outside --etcd-prefix (default /registry) unread
     #[arg(long, requires = "endpoints")]
     etcd_prefix_only: bool,
+    /// Objects a second to read from the running etcd, if it needs time for others [default: one
+    /// page of 4 to 8 MiB after another]
+    #[arg(long, value_name = "N", requires = "endpoints")]
+    etcd_rate: Option<NonZeroU32>,
 }
 
 /// Keys that may stay unread.
@@ -121,7 +125,12 @@ impl LiveFlags {
             prefix_only: self.etcd_prefix_only,
             allowed: allowed.unwrap_or_default(),
         };
-        let live = LiveEtcd::new(self.endpoints.clone(), files.as_ref(), bounds)?;
+        let live = LiveEtcd::new(
+            self.endpoints.clone(),
+            files.as_ref(),
+            bounds,
+            self.etcd_rate,
+        )?;
         Ok(EtcdSource::Live(live))
     }
 
@@ -136,6 +145,9 @@ impl LiveFlags {
             if let Some(file) = file {
                 options.push_str(&format!(" --{name} {}", shell(file)));
             }
+        }
+        if let Some(rate) = self.etcd_rate {
+            options.push_str(&format!(" --etcd-rate {rate}"));
         }
         options
     }

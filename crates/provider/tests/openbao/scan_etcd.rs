@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::fs::FileExt as _,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use etcd_snapshot::revision::Revisions;
+use etcd_snapshot::revision::{Object, Revisions};
 use kms_operator::recovery::{
     EtcdSource, Trust,
     etcd_live::{Bounds, EtcdEndpoint, LiveEtcd, TlsFiles},
@@ -359,7 +360,7 @@ fn live(etcd: &Etcd) -> EtcdSource {
         prefix_only: false,
         allowed: Vec::new(),
     };
-    let live = LiveEtcd::new(vec![endpoint], Some(&files), bounds);
+    let live = LiveEtcd::new(vec![endpoint], Some(&files), bounds, None);
     EtcdSource::Live(live.unwrap())
 }
 
@@ -373,7 +374,8 @@ fn gather(source: &EtcdSource, on_progress: &(dyn Fn() + Sync)) -> Inventory {
 
 #[tokio::test]
 async fn a_hundred_thousand_objects_are_counted_one_by_one() {
-    const OBJECTS: u64 = 100_000;
+    // More than etcd shall count for each page.
+    const OBJECTS: u64 = 110_000;
     let etcd = Etcd::start().await;
     let directory = tempfile::tempdir().unwrap();
     let sealer = by_hand("ours");
@@ -408,7 +410,7 @@ async fn compaction_during_a_live_read_begins_it_anew_at_a_newer_revision() {
     let etcd = Etcd::start().await;
     let sealer = by_hand("ours");
     let key = |number: u32| format!("/registry/secrets/default/{number:04}");
-    let all = (0..1200).map(key).map(|key| {
+    let all = (0..4000).map(key).map(|key| {
         let value = sealer.value(&key, OBJECT);
         (key, value)
     });
@@ -418,7 +420,8 @@ async fn compaction_during_a_live_read_begins_it_anew_at_a_newer_revision() {
         if compacted.swap(true, Ordering::Relaxed) {
             return;
         }
-        // After the first page: a key of it is deleted, and its revision removed.
+        // While the second of four pages is on its way: a key of the first one is deleted, and its
+        // revision removed.
         let _answer = etcd.ctl(&["del", &key(0)]);
         etcd.put(&key(9000), OBJECT);
         let status = etcd.ctl(&["endpoint", "status", "--write-out=json"]);
@@ -428,26 +431,96 @@ async fn compaction_during_a_live_read_begins_it_anew_at_a_newer_revision() {
     };
     let inventory = gather(&live(&etcd), &once);
     assert_eq!(inventory.trust, Trust::Live { restarts: 1 });
-    assert_eq!(inventory.totals.keys, 1200);
+    assert_eq!(inventory.totals.keys, 4000);
     let secrets = &inventory.resources["secrets"];
     let encrypted = &secrets[&Protected::KmsV2("ours".to_owned())];
     assert_eq!(
         (encrypted.objects, secrets[&Protected::Plaintext].objects),
-        (1199, 1)
+        (3999, 1)
     );
+}
+
+/// Every key of a reading, in its order.
+fn keys(source: &EtcdSource, on_progress: &(dyn Fn() + Sync)) -> Vec<String> {
+    thread::scope(|scope| {
+        let read = || {
+            let push = |keys: &mut Vec<String>, object: Object<'_>| {
+                keys.push(String::from_utf8(object.key.to_vec()).unwrap());
+            };
+            let progress = |_| on_progress();
+            let read = source.read(Revisions::Newest, &progress, Vec::new, push);
+            read.unwrap().gathered
+        };
+        scope.spawn(read).join().unwrap()
+    })
 }
 
 #[tokio::test]
 async fn large_objects_are_asked_for_in_smaller_pages() {
     let etcd = Etcd::start().await;
-    // More bytes than one page may have, in fewer objects than it is asked for.
+    let small = |kind, number| format!("/registry/{kind}/default/{number:03}");
+    let mut all: Vec<_> = (0..600).map(|number| small("a", number)).collect();
+    all.extend((0..600).map(|number| small("c", number)));
+    let put = all.iter().map(|key| (key.clone(), OBJECT.to_vec()));
+    bulk::put(&etcd, put).await;
+    // More bytes than an answer may have, in fewer objects than are asked for by then.
     let value = vec![b'x'; 1 << 20];
     for number in 0..70 {
-        etcd.put(&format!("/registry/configmaps/default/{number}"), &value);
+        let key = small("b", number);
+        etcd.put(&key, &value);
+        all.insert(600 + number, key);
     }
-    let inventory = gather(&live(&etcd), &|| {});
-    let large = &inventory.resources["configmaps"][&Protected::NotAnObject];
-    assert_eq!((large.objects, large.bytes), (70, 70 << 20));
+    assert_eq!(keys(&live(&etcd), &|| {}), all);
+}
+
+#[tokio::test]
+async fn objects_that_are_written_during_a_live_read_do_not_change_it() {
+    let etcd = Etcd::start().await;
+    let key = |number: u32| format!("/registry/secrets/default/{number:04}");
+    let all: Vec<_> = (0..3000).map(key).collect();
+    let put = all.iter().map(|key| (key.clone(), OBJECT.to_vec()));
+    bulk::put(&etcd, put).await;
+    let pages = AtomicU32::new(0);
+    let written = || {
+        let page = pages.fetch_add(1, Ordering::Relaxed);
+        etcd.put(&format!("{}-new", key(page)), OBJECT);
+        etcd.put(&format!("{}-new", key(2900 + page)), OBJECT);
+        etcd.put(&key(2950 + page), b"other");
+        let _deleted = etcd.ctl(&["del", &key(2999 - page)]);
+    };
+    assert_eq!(keys(&live(&etcd), &written), all);
+    assert!(pages.into_inner() >= 3);
+}
+
+#[tokio::test]
+async fn a_rate_limits_the_objects_a_second() {
+    let etcd = Etcd::start().await;
+    let key = |number: u32| format!("/registry/secrets/default/{number:04}");
+    let put = (0..600).map(|number| (key(number), OBJECT.to_vec()));
+    bulk::put(&etcd, put).await;
+    let live = live_arguments(&etcd);
+    let at = |rate| {
+        let rate = ["--etcd-rate", rate, "--output", "json"];
+        scan(&[&text(&live)[..], &rate].concat())
+    };
+    let begin = Instant::now();
+    assert_eq!(at("1000").json()["keys"], 600);
+    // The second page waits for the time of the 500 objects of the first one.
+    assert!(begin.elapsed() >= Duration::from_millis(500));
+    assert_eq!(at("0").code, Some(2));
+}
+
+fn live_arguments(etcd: &Etcd) -> Vec<String> {
+    let path = |name: &str| etcd.file(name).display().to_string();
+    [
+        ("--endpoints", etcd.endpoint().to_owned()),
+        ("--cacert", path("ca.crt")),
+        ("--cert", path("client.crt")),
+        ("--key", path("client.key")),
+    ]
+    .into_iter()
+    .flat_map(|(option, value)| [option.to_owned(), value])
+    .collect()
 }
 
 #[tokio::test]
