@@ -42,7 +42,8 @@ impl Comparison {
 /// One that gives no answer shows by its lease.
 pub async fn compare(api: &Api, others: &[Api]) -> Comparison {
     let mut reads = JoinSet::new();
-    for other in others.iter().cloned() {
+    for other in others {
+        let other = other.clone();
         reads.spawn(async move {
             let metrics = other.text("/metrics").await.ok()?;
             let encryption = Encryption::parse(&metrics);
