@@ -38,8 +38,10 @@ use crate::{
 };
 
 pub use kind::Kind;
+pub use load::{Load, Record, Running};
 
 mod kind;
+mod load;
 
 const INSTALL: &str = "cargo xtask tools --kubernetes";
 
@@ -83,6 +85,15 @@ impl ControlPlane {
     /// # Panics
     /// When etcd fails to start.
     pub async fn new() -> Self {
+        Self::on(Etcd::start().await)
+    }
+
+    /// Writes the files for an API server of this etcd.
+    ///
+    /// # Panics
+    /// When a file cannot be written.
+    #[must_use]
+    pub fn on(etcd: Etcd) -> Self {
         let directory = TempDir::new().unwrap();
         let authority = Authority::new(directory.path());
         authority.server("server");
@@ -96,7 +107,7 @@ impl ControlPlane {
             files::replace(&directory.path().join(name), pem.as_bytes(), 0o600);
         }
         Self {
-            etcd: Arc::new(Etcd::start().await),
+            etcd: Arc::new(etcd),
             directory,
             port: free_port().unwrap(),
             api_server: None,
@@ -268,6 +279,21 @@ impl ControlPlane {
         api_server
             .ready(async || matches!(get(&client, "/readyz").await, Some((StatusCode::OK, _))))
             .await;
+    }
+
+    /// As [`Self::ready`], and starts an API server that has ended again, as a kubelet does.
+    ///
+    /// # Panics
+    /// When it is not ready [`WITHIN`] the limit.
+    pub async fn ready_after_restarts(&mut self) {
+        let client = self.client();
+        wait_until(WITHIN, "an API server", async || {
+            if self.api_server.as_mut().is_none_or(Daemon::has_ended) {
+                self.spawn(&[]);
+            }
+            matches!(get(&client, "/readyz").await, Some((StatusCode::OK, _)))
+        })
+        .await;
     }
 
     /// Stops the API server gracefully.
