@@ -456,6 +456,10 @@ impl ControlPlane {
 
     /// A client with the administrator's certificate and connections of its own.
     fn client(&self) -> Client {
+        Client::try_from(self.client_config()).unwrap()
+    }
+
+    fn client_config(&self) -> Config {
         let mut config = Config::new(self.endpoint().parse().unwrap());
         let ca = CertificateDer::from_pem_file(self.file("ca.crt")).unwrap();
         config.root_cert = Some(vec![ca.to_vec()]);
@@ -464,7 +468,7 @@ impl ControlPlane {
             client_key: Some(self.file("admin.key").display().to_string()),
             ..AuthInfo::default()
         };
-        Client::try_from(config).unwrap()
+        config
     }
 }
 

@@ -6,7 +6,7 @@ mod everyday;
 mod long;
 mod sound;
 
-use std::{process::Command, time::Duration};
+use std::{process::Command, thread, time::Duration};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -18,7 +18,7 @@ use testkit::{
     tenant::{KEY, Timing},
     wait::wait_until,
 };
-use tokio::task::spawn_blocking;
+use tokio::{runtime, sync::oneshot, task::spawn_blocking};
 
 use crate::{
     cluster::NAME,
@@ -48,12 +48,14 @@ pub(crate) struct Trio {
     earlier_requests: f64,
     /// Files of the operator.
     directory: TempDir,
+    /// Dropped last, it ends the relays of OpenBao.
+    _relays: oneshot::Sender<()>,
 }
 
 impl Trio {
     /// Starts everything, part after part.
     async fn new() -> Self {
-        let (openbao, first) = cluster(TIMING).await;
+        let (openbao, first, relays) = openbao().await;
         let peers = [TIMING, LATE].map(|timing| {
             let mut node = first.peer(timing);
             node.config["openbao"] = first.config["openbao"].clone();
@@ -70,6 +72,7 @@ impl Trio {
             load: Load::default(),
             earlier_requests: 0.0,
             directory: TempDir::new().unwrap(),
+            _relays: relays,
         };
         for (node, server) in this.nodes.iter().zip(&mut this.servers) {
             this.providers.push(Some(node.serve().await));
@@ -97,7 +100,7 @@ impl Trio {
         running.pass(CALM).await;
         scenario(self).await;
         running.pass(CALM).await;
-        let record = running.end().await;
+        let record = running.end();
 
         self.assert_sound(name).await;
         let bad = self.load.lost_or_wrong(&self.servers).await;
@@ -208,6 +211,23 @@ impl Trio {
         }
         run(command).await.json()
     }
+}
+
+/// OpenBao, and a node that knows its three servers. The relays between the servers run on a thread
+/// of their own: a test that waits for a command would delay the heartbeats of raft.
+async fn openbao() -> (Vec<Member>, Node, oneshot::Sender<()>) {
+    let (started, openbao) = oneshot::channel();
+    let (relays, ended) = oneshot::channel::<()>();
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.unwrap();
+    thread::spawn(move || {
+        runtime.block_on(async {
+            started.send(cluster(TIMING).await).ok();
+            ended.await.ok();
+        });
+    });
+    let (members, node) = openbao.await.unwrap();
+    (members, node, relays)
 }
 
 /// Runs a command to its end while the clients and the relays go on.

@@ -8,14 +8,16 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use kube::{
-    Api, Client,
+    Api, Client, Config,
     api::{DynamicObject, Patch, PatchParams},
 };
 use tokio::{
+    runtime,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
@@ -42,10 +44,11 @@ pub struct Load {
     runs: usize,
 }
 
-/// The clients of one run.
+/// The clients of one run, on a thread of their own: a test that waits for a command delays none of
+/// their calls.
 pub struct Running {
     shared: Arc<Shared>,
-    clients: JoinSet<Record>,
+    thread: JoinHandle<Record>,
 }
 
 /// State of a run that all its clients share.
@@ -74,21 +77,35 @@ pub struct Record {
 impl Load {
     /// Starts the clients: each writes and reads Secrets, `ConfigMap`s and custom resources of its
     /// own through all API servers in turn.
+    ///
+    /// # Panics
+    /// When the thread cannot be started.
     pub fn begin(&mut self, servers: &[ControlPlane]) -> Running {
         self.runs += 1;
-        let shared = Arc::default();
-        let mut clients = JoinSet::new();
-        for number in 0..CLIENTS {
-            let client = LoadClient {
-                name: format!("run-{}-{number}", self.runs),
-                number,
-                servers: servers.iter().map(ControlPlane::client).collect(),
-                expected: Arc::clone(&self.expected),
-                renamed: 0,
-            };
-            clients.spawn(client.work(Arc::clone(&shared)));
-        }
-        Running { shared, clients }
+        let run = self.runs;
+        let servers: Vec<Config> = servers.iter().map(ControlPlane::client_config).collect();
+        let expected = Arc::clone(&self.expected);
+        let shared = Arc::<Shared>::default();
+        let of_thread = Arc::clone(&shared);
+        let clients = async move {
+            let mut clients = JoinSet::new();
+            for number in 0..CLIENTS {
+                let servers = servers.iter().cloned();
+                let client = LoadClient {
+                    name: format!("run-{run}-{number}"),
+                    number,
+                    servers: servers.map(|it| Client::try_from(it).unwrap()).collect(),
+                    expected: Arc::clone(&expected),
+                    renamed: 0,
+                };
+                clients.spawn(client.work(Arc::clone(&of_thread)));
+            }
+            Record::sum(clients.join_all().await)
+        };
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.unwrap();
+        let thread = thread::spawn(move || runtime.block_on(clients));
+        Running { shared, thread }
     }
 
     /// Number of the objects.
@@ -158,10 +175,17 @@ impl Running {
     ///
     /// # Panics
     /// When a client panics.
-    pub async fn end(self) -> Record {
+    #[must_use]
+    pub fn end(self) -> Record {
         self.shared.ending.store(true, Ordering::Relaxed);
-        let mut all = Record::default();
-        for record in self.clients.join_all().await {
+        self.thread.join().unwrap()
+    }
+}
+
+impl Record {
+    fn sum(records: Vec<Self>) -> Self {
+        let mut all = Self::default();
+        for record in records {
             all.calls += record.calls;
             all.failed += record.failed;
             all.wrong += record.wrong;

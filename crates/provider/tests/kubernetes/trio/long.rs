@@ -6,7 +6,10 @@ mod upgrade;
 
 use rustix::process::Signal;
 
-use super::{Trio, everyday::rotation};
+use super::{
+    Trio,
+    everyday::{assert_none_failed, rotation},
+};
 use crate::members::Loss;
 
 #[tokio::test]
@@ -36,7 +39,7 @@ async fn the_leader_of_openbao_is_lost_in_every_way() {
                 .await;
             })
             .await;
-        assert_eq!(record.failed, 0, "{name}");
+        assert_none_failed(&record);
     }
 }
 

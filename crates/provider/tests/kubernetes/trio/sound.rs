@@ -14,7 +14,7 @@ const LATENCY: &str = "apiserver_envelope_encryption_kms_operations_latency_seco
 
 impl Trio {
     /// Asserts that every node uses the same key, that every API server has adopted it and reports
-    /// its KMS provider as healthy, and that none has seen an invalid key_id.
+    /// its KMS provider as healthy, and that none has seen an invalid key_id of a healthy provider.
     pub(super) async fn assert_sound(&self, scenario: &str) {
         self.nodes_agree().await;
         let status = self.providers[0].as_ref().unwrap().status().await;
@@ -30,7 +30,11 @@ impl Trio {
                 healthy && newest_hash(server).await.as_ref() == Some(&expected)
             })
             .await;
-            assert_eq!(server.metric(INVALID, &[]).await, 0.0, "{scenario}: {url}");
+            // An unhealthy Status has an empty key_id.
+            let invalid = server.metric(INVALID, &[]).await;
+            let unhealthy = server.metric(INVALID, &["error=\"empty\""]).await;
+            println!("{scenario}: {url}: {unhealthy} unhealthy Status");
+            assert_eq!(invalid, unhealthy, "{scenario}: {url}");
             for method in ["Status", "Encrypt", "Decrypt"] {
                 let label = format!("method_name=\"/v2.KeyManagementService/{method}\"");
                 let total = async |kind: &str| {

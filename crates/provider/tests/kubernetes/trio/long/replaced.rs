@@ -5,7 +5,11 @@ use std::fs;
 use rustix::process::Signal;
 use testkit::files;
 
-use super::super::{Trio, everyday::rotation, run};
+use super::super::{
+    Trio,
+    everyday::{assert_none_failed, rotation},
+    run,
+};
 
 /// The node that differs.
 const NODE: usize = 2;
@@ -83,6 +87,6 @@ async fn a_node_whose_clock_is_wrong_by_ten_minutes_follows_a_rotation() {
                 trio.start_provider(NODE).await;
             })
             .await;
-        assert_eq!(record.failed, 0, "{name}");
+        assert_none_failed(&record);
     }
 }

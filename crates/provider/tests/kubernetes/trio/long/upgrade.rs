@@ -8,7 +8,10 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::super::{Trio, everyday::rotation};
+use super::super::{
+    Trio,
+    everyday::{assert_none_failed, rotation},
+};
 use crate::node::program;
 
 #[tokio::test]
@@ -31,7 +34,7 @@ async fn providers_change_their_release_and_back_one_after_another() {
                 rotation(trio).await;
             })
             .await;
-        assert_eq!(record.failed, 0, "{name}");
+        assert_none_failed(&record);
     }
 }
 
