@@ -77,7 +77,7 @@ impl Trio {
         for (node, server) in this.nodes.iter().zip(&mut this.servers) {
             this.providers.push(Some(node.serve().await));
             server.encrypt_with(&[kms(NAME, &node.sockets.socket())]);
-            server.start(&[]).await;
+            server.ready_after_restarts().await;
         }
         this.servers[0].define_custom_resource().await;
         for server in &this.servers {

@@ -29,7 +29,7 @@ async fn a_cluster_of_three_serves_through_restarts_a_lost_leader_and_a_rotation
         .play(lost, async |trio| {
             trio.lose_leader(Loss::Kill, async |trio| {
                 trio.servers[2].stop().await;
-                trio.servers[2].start(&[]).await;
+                trio.servers[2].ready_after_restarts().await;
             })
             .await;
         })

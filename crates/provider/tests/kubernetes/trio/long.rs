@@ -53,7 +53,7 @@ async fn every_node_and_member_of_etcd_is_lost_once() {
             trio.servers[number].kill();
             trio.end_provider(number, Signal::KILL).await;
             trio.start_provider(number).await;
-            trio.servers[number].start(&[]).await;
+            trio.servers[number].ready_after_restarts().await;
             trio.nodes_agree().await;
         }
     })

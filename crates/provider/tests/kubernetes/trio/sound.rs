@@ -33,7 +33,7 @@ impl Trio {
             // An unhealthy Status has an empty key_id.
             let invalid = server.metric(INVALID, &[]).await;
             let unhealthy = server.metric(INVALID, &["error=\"empty\""]).await;
-            println!("{scenario}: {url}: {unhealthy} unhealthy Status");
+            println!("{scenario}: {url}: {:.0} unhealthy Status", unhealthy.abs());
             assert_eq!(invalid, unhealthy, "{scenario}: {url}");
             for method in ["Status", "Encrypt", "Decrypt"] {
                 let label = format!("method_name=\"/v2.KeyManagementService/{method}\"");

@@ -55,7 +55,7 @@ async fn replaced(trio: &mut Trio) {
 
     trio.start_provider(NODE).await;
     trio.nodes_agree().await;
-    trio.servers[NODE].start(&[]).await;
+    trio.servers[NODE].ready_after_restarts().await;
 }
 
 #[tokio::test]
