@@ -38,8 +38,10 @@ use crate::{
 };
 
 pub use kind::Kind;
+pub use load::{Load, Record, Running};
 
 mod kind;
+mod load;
 
 const INSTALL: &str = "cargo xtask tools --kubernetes";
 
@@ -83,6 +85,15 @@ impl ControlPlane {
     /// # Panics
     /// When etcd fails to start.
     pub async fn new() -> Self {
+        Self::on(Etcd::start().await)
+    }
+
+    /// Writes the files for an API server of this etcd.
+    ///
+    /// # Panics
+    /// When a file cannot be written.
+    #[must_use]
+    pub fn on(etcd: Etcd) -> Self {
         let directory = TempDir::new().unwrap();
         let authority = Authority::new(directory.path());
         authority.server("server");
@@ -96,7 +107,7 @@ impl ControlPlane {
             files::replace(&directory.path().join(name), pem.as_bytes(), 0o600);
         }
         Self {
-            etcd: Arc::new(Etcd::start().await),
+            etcd: Arc::new(etcd),
             directory,
             port: free_port().unwrap(),
             api_server: None,
@@ -270,6 +281,21 @@ impl ControlPlane {
             .await;
     }
 
+    /// As [`Self::ready`], and starts an API server that has ended again, as a kubelet does.
+    ///
+    /// # Panics
+    /// When it is not ready [`WITHIN`] the limit.
+    pub async fn ready_after_restarts(&mut self) {
+        let client = self.client();
+        wait_until(WITHIN, "an API server", async || {
+            if self.api_server.as_mut().is_none_or(Daemon::has_ended) {
+                self.spawn(&[]);
+            }
+            matches!(get(&client, "/readyz").await, Some((StatusCode::OK, _)))
+        })
+        .await;
+    }
+
     /// Stops the API server gracefully.
     ///
     /// # Panics
@@ -430,6 +456,10 @@ impl ControlPlane {
 
     /// A client with the administrator's certificate and connections of its own.
     fn client(&self) -> Client {
+        Client::try_from(self.client_config()).unwrap()
+    }
+
+    fn client_config(&self) -> Config {
         let mut config = Config::new(self.endpoint().parse().unwrap());
         let ca = CertificateDer::from_pem_file(self.file("ca.crt")).unwrap();
         config.root_cert = Some(vec![ca.to_vec()]);
@@ -438,7 +468,7 @@ impl ControlPlane {
             client_key: Some(self.file("admin.key").display().to_string()),
             ..AuthInfo::default()
         };
-        Client::try_from(config).unwrap()
+        config
     }
 }
 

@@ -57,6 +57,12 @@ impl Daemon {
         .await;
     }
 
+    /// Whether the program has ended.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.exited().unwrap().is_some()
+    }
+
     /// Sends a stop signal and waits for the end of the program.
     pub(crate) async fn stop(mut self) {
         self.child.ask_to_stop().unwrap();

@@ -1,4 +1,5 @@
-//! A real etcd with one member, over TLS on loopback. Clients need a client certificate.
+//! A real etcd with one member or a cluster of three, over TLS on loopback. Clients need a client
+//! certificate.
 
 #![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 
@@ -9,50 +10,65 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use openbao_lab::port::free_port;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{
-    daemon::{Daemon, program},
-    pki::Authority,
-};
+use crate::{daemon::program, pki::Authority};
+
+use member::Member;
+
+mod member;
 
 const INSTALL: &str = "cargo xtask tools";
 
 /// A running etcd. Drop removes its directory.
 pub struct Etcd {
-    daemon: Daemon,
+    members: Vec<Member>,
+    /// URLs of all members, separated by commas.
     endpoint: String,
     directory: TempDir,
 }
 
 /// An etcd after a graceful stop.
-pub struct StoppedEtcd {
-    endpoint: String,
-    directory: TempDir,
-}
+pub struct StoppedEtcd(Etcd);
 
 impl Etcd {
-    /// Starts an empty etcd and waits until it is healthy.
+    /// Starts an empty etcd with one member and waits until it is healthy.
     ///
     /// # Panics
     /// When etcd fails to start or its program is missing. The message has the command to install
     /// it.
     pub async fn start() -> Self {
+        Self::start_members(1).await
+    }
+
+    /// As [`Self::start`], with three members.
+    ///
+    /// # Panics
+    /// As there.
+    pub async fn start_cluster() -> Self {
+        Self::start_members(3).await
+    }
+
+    async fn start_members(count: usize) -> Self {
         let directory = TempDir::new().unwrap();
         let authority = Authority::new(directory.path());
         authority.server("server");
         authority.client("client", "etcd");
-        let endpoint = format!("https://127.0.0.1:{}", free_port().unwrap());
-        let stopped = StoppedEtcd {
-            endpoint,
+        let members: Vec<Member> = (1..=count)
+            .map(|number| Member::new(number, directory.path()))
+            .collect();
+        let urls: Vec<&str> = members.iter().map(Member::client_url).collect();
+        let etcd = Self {
+            endpoint: urls.join(","),
+            members,
             directory,
         };
-        stopped.start().await
+        etcd.start_all().await;
+        etcd
     }
 
-    /// The URL for clients.
+    /// The URLs for clients, separated by commas.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
@@ -73,7 +89,7 @@ impl Etcd {
         succeeded(self.ctl_command(arguments).output().unwrap())
     }
 
-    /// The data directory of the member.
+    /// The data directory of the first member.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.directory.path().join("data")
@@ -109,12 +125,14 @@ impl Etcd {
         self.ctl_reading(&["txn"], input.as_bytes());
     }
 
-    /// Saves a snapshot with `etcdctl snapshot save`.
+    /// Saves a snapshot of the first member with `etcdctl snapshot save`.
     ///
     /// # Panics
     /// When the command fails.
     pub fn save_snapshot(&self, file: &Path) {
-        let _progress = self.ctl(&["snapshot", "save", file.to_str().unwrap()]);
+        let save = ["snapshot", "save", file.to_str().unwrap()];
+        let mut ctl = self.ctl_command_at(self.members[0].client_url(), &save);
+        succeeded(ctl.output().unwrap());
     }
 
     /// Enables access control: the user of the client certificate may read and write only the keys
@@ -150,11 +168,10 @@ impl Etcd {
     /// # Panics
     /// When etcd fails to end.
     pub async fn stop(self) -> StoppedEtcd {
-        self.daemon.stop().await;
-        StoppedEtcd {
-            endpoint: self.endpoint,
-            directory: self.directory,
+        for member in &self.members {
+            member.stop().await;
         }
+        StoppedEtcd(self)
     }
 
     fn ctl_reading(&self, arguments: &[&str], input: &[u8]) {
@@ -170,10 +187,14 @@ impl Etcd {
     }
 
     fn ctl_command(&self, arguments: &[&str]) -> Command {
+        self.ctl_command_at(&self.endpoint, arguments)
+    }
+
+    fn ctl_command_at(&self, endpoint: &str, arguments: &[&str]) -> Command {
         let mut ctl = Command::new(tool("etcdctl"));
         ctl.env_clear()
             .env("ETCDCTL_API", "3")
-            .arg(format!("--endpoints={}", self.endpoint));
+            .arg(format!("--endpoints={endpoint}"));
         for (option, name) in [
             ("--cacert", "ca.crt"),
             ("--cert", "client.crt"),
@@ -192,46 +213,14 @@ impl StoppedEtcd {
     /// # Panics
     /// When etcd fails to start.
     pub async fn start(self) -> Etcd {
-        let path = |name: &str| self.directory.path().join(name).display().to_string();
-        let peer = format!("https://127.0.0.1:{}", free_port().unwrap());
-        let arguments = [
-            ("data-dir", path("data")),
-            ("listen-client-urls", self.endpoint.clone()),
-            ("advertise-client-urls", self.endpoint.clone()),
-            ("listen-peer-urls", peer.clone()),
-            ("initial-advertise-peer-urls", peer.clone()),
-            ("initial-cluster", format!("default={peer}")),
-            ("cert-file", path("server.crt")),
-            ("key-file", path("server.key")),
-            ("trusted-ca-file", path("ca.crt")),
-            ("client-cert-auth", "true".to_owned()),
-            ("peer-cert-file", path("server.crt")),
-            ("peer-key-file", path("server.key")),
-            ("peer-trusted-ca-file", path("ca.crt")),
-            ("log-level", "warn".to_owned()),
-        ]
-        .map(|(option, value)| format!("--{option}={value}"));
-
-        let etcd = program("ETCD", "etcd/etcd", INSTALL);
-        let log = self.directory.path().join("etcd.log");
-
-        let mut etcd = Etcd {
-            daemon: Daemon::spawn(&etcd, &arguments, &log),
-            endpoint: self.endpoint,
-            directory: self.directory,
-        };
-
-        let mut health = etcd.ctl_command(&["endpoint", "health"]);
-        etcd.daemon
-            .ready(async || health.output().unwrap().status.success())
-            .await;
-        etcd
+        self.0.start_all().await;
+        self.0
     }
 
-    /// The data directory of the member.
+    /// The data directory of the first member.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.0.data_dir()
     }
 
     /// The database after the stop: a snapshot without the trailing SHA-256.

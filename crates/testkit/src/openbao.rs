@@ -30,6 +30,8 @@ use crate::{
     wait::wait_until,
 };
 
+mod lost_disk;
+
 /// A running, unsealed OpenBao.
 pub struct OpenBao {
     // Dropped first, so that the directory is idle when it is removed.

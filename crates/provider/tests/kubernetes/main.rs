@@ -21,10 +21,13 @@ mod rewrite;
 mod rollout;
 mod rotation;
 mod runbook;
+mod trio;
 
 #[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
 #[path = "../openbao/machine.rs"]
 mod machine;
+#[path = "../openbao/members.rs"]
+mod members;
 #[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
 #[path = "../openbao/node.rs"]
 mod node;

@@ -1,24 +1,11 @@
 //! A clock that steps by hours under a running provider: OpenBao, and not the clock, ends its token.
 
-use std::{fs, path::PathBuf};
-
 use testkit::{files, wait::wait_until};
 
 use crate::{
     node::{Node, TIMING},
     provider::{SOON, to_decrypt},
 };
-
-/// The library that fakes the time of a program, from Debian.
-fn faketime() -> PathBuf {
-    let places = fs::read_dir("/usr/lib").unwrap();
-    let mut places = places.map(|place| place.unwrap().path());
-    let library = places.find_map(|place| {
-        let library = place.join("faketime/libfaketimeMT.so.1");
-        library.exists().then_some(library)
-    });
-    library.unwrap_or_else(|| panic!("no libfaketime; install it with `apt-get install faketime`"))
-}
 
 #[tokio::test]
 async fn a_clock_that_steps_both_ways_fails_no_call() {
@@ -27,13 +14,7 @@ async fn a_clock_that_steps_both_ways_fails_no_call() {
     let offset = node.tenant.jwt_file().with_file_name("offset");
     let step = |by: &str| files::replace(&offset, by.as_bytes(), 0o644);
     step("+0");
-    let mut command = node.program(&["serve"]);
-    command
-        .env("LD_PRELOAD", faketime())
-        .env("FAKETIME_TIMESTAMP_FILE", &offset)
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    let mut provider = node.spawn_as(command);
+    let mut provider = node.spawn_with_clock(&offset);
     provider.ready().await;
     let encrypted = provider.encrypt(b"seed").await.unwrap();
     // Beyond the life of token and JWT, and before both began.

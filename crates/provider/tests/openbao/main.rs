@@ -35,6 +35,7 @@ mod legacy;
 mod load;
 mod login;
 mod machine;
+mod members;
 mod metrics;
 mod node;
 mod nodes;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -203,6 +204,17 @@ impl Node {
         self.spawn_as(command)
     }
 
+    /// Starts `serve` with a wall clock that differs by the content of a file, such as `+2h`.
+    pub(crate) fn spawn_with_clock(&self, offset: &Path) -> Provider {
+        let mut command = self.program(&["serve"]);
+        command
+            .env("LD_PRELOAD", faketime())
+            .env("FAKETIME_TIMESTAMP_FILE", offset)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        self.spawn_as(command)
+    }
+
     /// Starts `serve` and waits until the socket accepts calls.
     pub(crate) async fn serve(&self) -> Provider {
         let mut provider = self.spawn();
@@ -340,6 +352,17 @@ impl Drop for Node {
             self.inspect();
         }
     }
+}
+
+/// The library that fakes the time of a program, from Debian.
+fn faketime() -> PathBuf {
+    let places = fs::read_dir("/usr/lib").unwrap();
+    let mut places = places.map(|place| place.unwrap().path());
+    let library = places.find_map(|place| {
+        let library = place.join("faketime/libfaketimeMT.so.1");
+        library.exists().then_some(library)
+    });
+    library.unwrap_or_else(|| panic!("no libfaketime; install it with `apt-get install faketime`"))
 }
 
 /// The program with an empty environment.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 pub(super) const NAMESPACE: &str = "default";
 
 /// An object kind. Built-in kinds are stored as protobuf, custom resources as JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A Secret.
     Secret,
