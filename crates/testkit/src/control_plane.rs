@@ -7,6 +7,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -210,6 +211,17 @@ impl ControlPlane {
         files::replace(&self.encryption_file(), text.as_bytes(), 0o600);
     }
 
+    /// Links the socket of this node's provider, and returns the path of the link: the same for
+    /// every API server, so that all can have one configuration.
+    ///
+    /// # Panics
+    /// When there is a link already.
+    #[must_use]
+    pub fn link(&self, socket: &Path) -> PathBuf {
+        symlink(socket, self.file("kms.sock")).unwrap();
+        "/proc/self/cwd/kms.sock".into()
+    }
+
     /// Starts the API server and returns at once. Uses the encryption configuration if it exists.
     ///
     /// # Panics
@@ -254,6 +266,8 @@ impl ControlPlane {
         let api_server = program("KUBE_APISERVER", "kubernetes/kube-apiserver", INSTALL);
         let log = self.file("kube-apiserver.log");
         let mut words = self.entrance.clone();
+        let directory = format!("--chdir={}", path("."));
+        words.extend(["env".to_owned(), directory]);
         words.push(api_server.display().to_string());
         words.extend(arguments);
         let (first, arguments) = words.split_first().unwrap();

@@ -6,7 +6,9 @@
 
 use std::{
     ffi::OsStr,
-    fmt, fs, io,
+    fmt,
+    fs::{self, Metadata},
+    io,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -52,6 +54,9 @@ pub(super) struct Lock {
     descriptor: OwnedFd,
 }
 
+/// Readings of the kernel's list before a lock counts as free.
+const READINGS: usize = 5;
+
 /// Process holding the lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
@@ -73,7 +78,19 @@ impl Holder {
             Err(error) => return Err(error),
         };
 
-        let list = fs::read_to_string("/proc/locks")?;
+        // The kernel gives the list in parts. An entry between two parts is missed if an earlier lock is
+        // released meanwhile.
+        for _ in 0..READINGS {
+            let list = fs::read_to_string("/proc/locks")?;
+            let holder = Self::in_list(&list, &file);
+            if holder.is_some() {
+                return Ok(holder);
+            }
+        }
+        Ok(None)
+    }
+
+    fn in_list(list: &str, file: &Metadata) -> Option<Self> {
         let entries = list.lines().filter_map(Entry::parse);
         let mut holders = entries
             .filter(|entry| entry.inode == file.ino())
@@ -85,9 +102,9 @@ impl Holder {
         );
         // Some file systems report a device number for files that differs from their own. In this
         // case, the program name distinguishes a provider's lock from a lock on an unrelated file.
-        Ok(holders
+        holders
             .find(|(on, holder)| *on == device || holder.is_provider())
-            .map(|(_, holder)| holder))
+            .map(|(_, holder)| holder)
     }
 
     /// Whether it is this program, judging by its name.

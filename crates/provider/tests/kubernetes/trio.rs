@@ -76,7 +76,8 @@ impl Trio {
         };
         for (node, server) in this.nodes.iter().zip(&mut this.servers) {
             this.providers.push(Some(node.serve().await));
-            server.encrypt_with(&[kms(NAME, &node.sockets.socket())]);
+            let socket = server.link(&node.sockets.socket());
+            server.encrypt_with(&[kms(NAME, &socket)]);
             server.ready_after_restarts().await;
         }
         this.servers[0].define_custom_resource().await;
@@ -208,6 +209,9 @@ impl Trio {
             .current_dir(self.directory.path());
         for kind in Kind::ALL {
             command.args(["--resource", kind.resource_name()]);
+        }
+        for server in &self.servers {
+            command.args(["--server", &server.endpoint()]);
         }
         run(command).await.json()
     }

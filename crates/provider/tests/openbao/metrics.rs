@@ -99,14 +99,18 @@ async fn a_scrape_holds_what_the_documentation_lists_and_nothing_else() {
     let aside = node.state_dir().with_extension("aside");
     rustix::fs::rename(node.state_dir(), aside).unwrap();
     std::fs::remove_file(node.tenant.jwt_file()).unwrap();
-    let private = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(node.sockets.socket(), private).unwrap();
+    let legacy = node.sockets.path().join("vault-kubernetes-kms.sock");
+    for socket in [node.sockets.socket(), legacy] {
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(socket, private).unwrap();
+    }
     wait_until(SOON, "what shows in need alone", async || {
         now(&provider, "jwt_ttl_seconds").await
             && now(&provider, "readiness_reason{").await
             && now(&provider, "persistence_error{").await
             && now(&provider, "file_unreadable{").await
             && now(&provider, "socket_fault{").await
+            && now(&provider, "legacy_socket_fault{").await
     })
     .await;
     let metrics = provider.metrics().await;

@@ -145,7 +145,7 @@ async fn objects_below_every_prefix_count_in_every_command() {
     let (_, report) = shared.json(&["verify-rotation"], &live);
     let next = report["nextSteps"].to_string();
     assert!(
-        next.contains("at the API server with their prefix"),
+        next.contains("through the API server with their prefix"),
         "{next}"
     );
 
