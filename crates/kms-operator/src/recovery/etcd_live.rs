@@ -46,7 +46,7 @@ pub struct LiveEtcd {
 /// Range of keys to read.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// Prefix of the keys that are always read; normalized by [`prefix::parse`].
+    /// Prefix of the keys that are always read; normalized by [`super::prefix::parse`].
     pub prefix: String,
     /// Read the prefix only. Otherwise this happens only if etcd denies access to other keys.
     pub prefix_only: bool,
