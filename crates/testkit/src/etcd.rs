@@ -74,6 +74,20 @@ impl Etcd {
         &self.endpoint
     }
 
+    /// Options of our commands that name this etcd.
+    #[must_use]
+    pub fn options(&self) -> Vec<String> {
+        let mut options = vec!["--endpoints".to_owned(), self.endpoint.clone()];
+        for (option, file) in [
+            ("--cacert", "ca.crt"),
+            ("--cert", "client.crt"),
+            ("--key", "client.key"),
+        ] {
+            options.extend([option.to_owned(), self.file(file).display().to_string()]);
+        }
+        options
+    }
+
     /// Path of `ca.crt`, `client.crt` or `client.key`, for clients.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {

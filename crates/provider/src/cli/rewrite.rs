@@ -146,7 +146,10 @@ impl Options {
             let api = self.cluster.connect(None).await;
             let api = api.map_err(RewriteFailure::Connect)?;
             // Unknown addresses show by the leases, as API servers that were not compared.
-            let others = self.cluster.connect_each(&api).await.unwrap_or_default();
+            let others = match self.cluster.connect_each(&api).await {
+                Err(RewriteFailure::Call(_)) => Vec::new(),
+                others => others?,
+            };
             let show = |progress: &Progress<'_>| line.show(progress);
             let done = rewrite::rewrite(&api, &others, settings, &show, stop).await;
             Ok::<_, Failure>(done.map_err(RewriteFailure::Rewrite)?)

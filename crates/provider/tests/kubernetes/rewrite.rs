@@ -169,16 +169,7 @@ impl<'c> Operator<'c> {
 
     /// Options that let the result be proven by the running etcd.
     fn proof(&self) -> Vec<String> {
-        let etcd = self.cluster.control_plane.etcd();
-        let mut options = vec!["--endpoints".to_owned(), etcd.endpoint().to_owned()];
-        for (option, file) in [
-            ("--cacert", "ca.crt"),
-            ("--cert", "client.crt"),
-            ("--key", "client.key"),
-        ] {
-            options.extend([option.to_owned(), etcd.file(file).display().to_string()]);
-        }
-        options
+        self.cluster.control_plane.etcd().options()
     }
 
     /// All resources of the API server's file, proven by etcd.

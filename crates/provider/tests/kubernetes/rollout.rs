@@ -148,16 +148,7 @@ impl Pair {
     }
 
     fn etcd(&self) -> Vec<String> {
-        let etcd = self.cluster.control_plane.etcd();
-        let file = |name| etcd.file(name).display().to_string();
-        let options = [
-            ("--endpoints", etcd.endpoint().to_owned()),
-            ("--cacert", file("ca.crt")),
-            ("--cert", file("client.crt")),
-            ("--key", file("client.key")),
-        ];
-        let words = options.map(|(option, value)| [option.to_owned(), value]);
-        words.concat()
+        self.cluster.control_plane.etcd().options()
     }
 
     fn file(&self) -> PathBuf {

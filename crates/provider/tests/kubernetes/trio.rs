@@ -183,21 +183,6 @@ impl Trio {
         .await;
     }
 
-    /// Options that name the running etcd.
-    fn etcd_options(&self) -> Vec<String> {
-        let etcd = self.servers[0].etcd();
-        let file = |name| etcd.file(name).display().to_string();
-        let options = [
-            ("--endpoints", etcd.endpoint().to_owned()),
-            ("--cacert", file("ca.crt")),
-            ("--cert", file("client.crt")),
-            ("--key", file("client.key")),
-        ];
-        options
-            .map(|(name, value)| [name.to_owned(), value])
-            .concat()
-    }
-
     /// Runs `rewrite` for all kinds to its proof by etcd.
     async fn rewrite(&self) -> Value {
         let mut command: Command = self.nodes[0].program(&["rewrite", "--output", "json"]);
@@ -205,7 +190,7 @@ impl Trio {
             .arg("--kubeconfig")
             .arg(self.directory.path().join("kubeconfig"))
             .args(["--rate", "1000"])
-            .args(self.etcd_options())
+            .args(self.servers[0].etcd().options())
             .current_dir(self.directory.path());
         for kind in Kind::ALL {
             command.args(["--resource", kind.resource_name()]);

@@ -43,7 +43,7 @@ async fn replaced(trio: &mut Trio) {
     fs::copy(trio.nodes[0].state_file(), &peer).unwrap();
 
     let peer = peer.display().to_string();
-    let etcd = trio.etcd_options();
+    let etcd = trio.servers[0].etcd().options();
     let mut recover = vec!["recover-state", "--output", "json", "--peer-state", &peer];
     recover.extend(etcd.iter().map(String::as_str));
     let plan = run(lost.program(&recover)).await.json();
