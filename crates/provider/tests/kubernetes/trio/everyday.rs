@@ -39,6 +39,8 @@ async fn a_cluster_of_three_serves_through_restarts_a_lost_leader_and_a_rotation
 
     let record = trio.play("rotation, promotion, rewrite", rotation).await;
     assert_none_failed(&record);
+
+    trio.assert_losses_are_seen().await;
 }
 
 /// One call in a hundred may be late on a machine that is busy with other tests.
@@ -80,6 +82,16 @@ pub(super) async fn rotation(trio: &mut Trio) {
 }
 
 impl Trio {
+    /// Deletes an object behind the API servers: each one must report it.
+    async fn assert_losses_are_seen(&self) {
+        let name = "run-1-0-0";
+        let key = Kind::Secret.etcd_key(name);
+        self.servers[0].etcd().ctl(&["del", &key]);
+        let lost = self.load.lost_or_wrong(&self.servers).await;
+        assert_eq!(lost.len(), self.servers.len(), "{lost:?}");
+        assert!(lost.iter().all(|it| it.contains(name)), "{lost:?}");
+    }
+
     /// Loses the leader of OpenBao, does `meanwhile` without it, and takes the server back.
     pub(super) async fn lose_leader(&mut self, loss: Loss, meanwhile: impl AsyncFnOnce(&mut Self)) {
         let leader = self.openbao.swap_remove(active(&self.openbao).await);
