@@ -86,7 +86,7 @@ impl Trio {
     async fn assert_losses_are_seen(&self) {
         let name = "run-1-0-0";
         let key = Kind::Secret.etcd_key(name);
-        self.servers[0].etcd().ctl(&["del", &key]);
+        assert_eq!(self.servers[0].etcd().ctl(&["del", &key]), b"1\n");
         let lost = self.load.lost_or_wrong(&self.servers).await;
         assert_eq!(lost.len(), self.servers.len(), "{lost:?}");
         assert!(lost.iter().all(|it| it.contains(name)), "{lost:?}");
