@@ -1,6 +1,6 @@
 //! `cargo xtask dist`: everything that a release publishes, in `target/dist`.
 //!
-//! The same commit gives the same bytes on every run with the same tools: all times are that of the
+//! The same commit is to give the same bytes on every run with the same tools: all times are that of the
 //! commit, and paths of the building machine are replaced. `--verify-reproducible` proves it.
 
 mod archive;

@@ -34,7 +34,7 @@ const LONG: &str = "long::";
 pub(crate) fn run(reach: Reach, long: bool, options: &[&str]) -> Result<(), Error> {
     let openbao = tools::openbao()?;
     let mut tools = if reach.kubernetes {
-        tools::kubernetes()?
+        tools::kubernetes(long)?
     } else {
         tools::etcd()?
     };

@@ -58,9 +58,9 @@ pub(crate) fn etcd() -> Result<Vec<Tool>, Error> {
 }
 
 /// Provides a kube-apiserver and its programs: existing ones from the environment, else built in
-/// `target/tools/kubernetes`.
-pub(crate) fn kubernetes() -> Result<Vec<Tool>, Error> {
-    kubernetes::provide()
+/// `target/tools/kubernetes`; with `long` also those of long tests alone.
+pub(crate) fn kubernetes(long: bool) -> Result<Vec<Tool>, Error> {
+    kubernetes::provide(long)
 }
 
 /// Provides an earlier build of the program, for long tests.

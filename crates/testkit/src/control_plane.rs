@@ -38,9 +38,11 @@ use crate::{
     wait::wait_until,
 };
 
+pub use controller_manager::ControllerManager;
 pub use kind::Kind;
 pub use load::{Load, Record, Running};
 
+mod controller_manager;
 mod kind;
 mod load;
 

@@ -19,11 +19,20 @@ const ASSETS: &str = "KUBEBUILDER_ASSETS";
 /// Changes its sources.
 const SPIRE_LISTS: &str = include_str!("spire.rs");
 
-const PROGRAMS: [Program; 11] = [
+/// Variable of the program that only a long test starts; it takes minutes to build.
+const LONG_ONLY: &str = "KUBE_CONTROLLER_MANAGER";
+
+const PROGRAMS: [Program; 12] = [
     Program {
         name: "kube-apiserver",
         variable: "KUBE_APISERVER",
         package: "k8s.io/kubernetes/cmd/kube-apiserver",
+        source: "",
+    },
+    Program {
+        name: "kube-controller-manager",
+        variable: LONG_ONLY,
+        package: "k8s.io/kubernetes/cmd/kube-controller-manager",
         source: "",
     },
     Program {
@@ -133,16 +142,17 @@ impl Program {
     }
 }
 
-/// Finds or builds each program. Without Go, optional programs may be missing from the result.
+/// Finds or builds each program, with `long` also that of a long test. Without Go, optional programs may be missing from the result.
 ///
 /// Returns at once if nothing has changed. A concurrent run waits for the first.
-pub(super) fn provide() -> Result<Vec<Tool>, Error> {
+pub(super) fn provide(long: bool) -> Result<Vec<Tool>, Error> {
     let home = directory().join("kubernetes");
     fs::create_dir_all(&home).map_err(Error::file("create", &home))?;
     let _lock = lock(&home.join(".lock"))?;
 
     let (mut tools, mut missing) = (Vec::new(), Vec::new());
-    for program in &PROGRAMS {
+    let wanted = PROGRAMS.iter();
+    for program in wanted.filter(|it| long || it.variable != LONG_ONLY) {
         let path = ready(program)?.unwrap_or_else(|| {
             let built = home.join(program.name);
             if !is_built(program, &built) {

@@ -18,6 +18,7 @@ use kms_node::{
 };
 use openbao_client::{
     client::Client,
+    endpoint::Endpoint,
     login::jwt::{Jwt, JwtRole},
     token::Token,
     transit::Transit,
@@ -37,9 +38,9 @@ pub(crate) struct Direct {
 }
 
 impl Direct {
-    pub(crate) async fn log_in(stage: &Stage) -> Self {
+    pub(crate) async fn log_in(stage: &Stage, endpoint: Endpoint) -> Self {
         let tenant = &stage.tenant;
-        let client = Client::new(stage.server.endpoint(), Arc::new(|_| {})).unwrap();
+        let client = Client::new(endpoint, Arc::new(|_| {})).unwrap();
         let role = JwtRole {
             client: client.clone(),
             mount_path: MountPath::parse(&format!("auth/{}", tenant.jwt_mount)).unwrap(),
@@ -75,6 +76,14 @@ impl Direct {
             .await
             .unwrap();
         assert!(decrypted.expose() == plaintext, "other bytes came back");
+    }
+
+    /// All in one request.
+    pub(crate) async fn decrypt_batch(&self, prepared: &[&PreparedDecrypt], plaintext: &[u8]) {
+        let decrypted = self.transit.decrypt_batch(&self.token, prepared).await;
+        for item in decrypted.unwrap() {
+            assert!(item.unwrap().expose() == plaintext, "other bytes came back");
+        }
     }
 }
 

@@ -80,6 +80,40 @@ impl Sample {
     }
 }
 
+/// One side of a comparison: a call, and the block of a round.
+pub(crate) struct Side<'c> {
+    pub(crate) call: &'c Call,
+    pub(crate) in_flight: usize,
+    pub(crate) block: Block,
+}
+
+/// Runs both sides in turns, so that a drift of the machine affects both equally. The order changes
+/// from round to round.
+pub(crate) async fn in_turns(
+    rounds: usize,
+    [one, other]: [Side<'_>; 2],
+    mut begun: impl FnMut(usize),
+) -> Vec<(Sample, Sample)> {
+    let run = async |side: &Side<'_>| side.block.run(side.in_flight, side.call).await;
+    let mut samples = Vec::new();
+    // The first round is a warm-up.
+    for round in 0..=rounds {
+        begun(round);
+        let (first, second);
+        if round % 2 == 0 {
+            second = run(&other).await;
+            first = run(&one).await;
+        } else {
+            first = run(&one).await;
+            second = run(&other).await;
+        }
+        if round > 0 {
+            samples.push((first, second));
+        }
+    }
+    samples
+}
+
 /// The median, or the mean of the middle two values.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();

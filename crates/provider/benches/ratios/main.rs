@@ -10,12 +10,16 @@
 
 mod backups;
 mod batcher;
+mod budget;
 #[path = "../../tests/openbao/bulk.rs"]
 mod bulk;
+mod chart;
 mod direct;
+mod distance;
 mod figures;
 mod live;
 mod load;
+mod peer;
 mod provider_process;
 mod relay;
 mod report;
@@ -23,8 +27,9 @@ mod stage;
 
 use std::{
     ffi::OsString,
+    fs::File,
     io::{self, IsTerminal as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -32,7 +37,7 @@ use std::{
 use clap::Parser;
 use kms_node::report::Output;
 
-use crate::{load::Block, report::Report, stage::Stage};
+use crate::{budget::Budget, load::Block, peer::Peer, report::Report, stage::Stage};
 
 /// Environment variable with the path of the measured program.
 const PROGRAM: &str = "BAO_KMS_PROVIDER_BIN";
@@ -45,6 +50,18 @@ struct Options {
     quick: bool,
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+    /// Another KMS v2 plugin to measure in turns: its socket, or a program to start
+    #[arg(long, value_name = "PATH")]
+    peer: Option<PathBuf>,
+    /// Append the report to this file, as a line of JSON
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+    /// Write a chart of all comparisons to this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
+    /// Fail if a ratio or count exceeds its limit in this JSON file
+    #[arg(long, value_name = "FILE")]
+    budget: Option<PathBuf>,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -63,6 +80,7 @@ struct Extent {
     starts: usize,
     backups: backups::Extent,
     live: live::Extent,
+    distance: distance::Extent,
 }
 
 const QUICK: Extent = Extent {
@@ -75,6 +93,7 @@ const QUICK: Extent = Extent {
     starts: 5,
     backups: backups::Extent::QUICK,
     live: live::Extent::QUICK,
+    distance: distance::Extent::QUICK,
 };
 
 const FULL: Extent = Extent {
@@ -87,18 +106,21 @@ const FULL: Extent = Extent {
     starts: 11,
     backups: backups::Extent::FULL,
     live: live::Extent::FULL,
+    distance: distance::Extent::FULL,
 };
 
 fn main() -> ExitCode {
     let options = Options::parse();
     let Some(program) = std::env::var_os(PROGRAM) else {
-        drop(writeln!(
-            io::stderr(),
-            "error: {PROGRAM} does not name a program to measure; run `cargo xtask bench`"
-        ));
-        return ExitCode::from(2);
+        let unset =
+            format!("{PROGRAM} does not name a program to measure; run `cargo xtask bench`");
+        return failed(&unset, 2);
     };
 
+    let budget = match options.budget.as_deref().map(Budget::read).transpose() {
+        Ok(budget) => budget,
+        Err(unusable) => return failed(&unusable, 2),
+    };
     let extent = if options.quick { QUICK } else { FULL };
     // A single thread, as in the provider, so that both sides of a ratio have the same client.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -108,7 +130,7 @@ fn main() -> ExitCode {
 
     let finished = runtime.block_on(async {
         tokio::select! {
-            report = measure(program, &extent) => Some(report),
+            report = measure(program, &extent, options.peer.as_deref()) => Some(report),
             // Dropping the measurement stops the servers and removes their files.
             _ = tokio::signal::ctrl_c() => None,
         }
@@ -129,13 +151,42 @@ fn main() -> ExitCode {
             .and_then(|()| writeln!(out)),
     };
     drop(written);
-    ExitCode::SUCCESS
+    if let Err(error) = keep(&report, &options) {
+        return failed(&format!("the report was not kept: {error}"), 1);
+    }
+    let exceeded = budget.map(|budget| budget.exceeded(&report));
+    match exceeded.unwrap_or_default() {
+        lines if lines.is_empty() => ExitCode::SUCCESS,
+        lines => failed(&format!("beyond the budget:\n{}", lines.join("\n")), 1),
+    }
 }
 
-async fn measure(program: OsString, extent: &Extent) -> Report {
+fn failed(why: &str, code: u8) -> ExitCode {
+    drop(writeln!(io::stderr(), "error: {why}"));
+    ExitCode::from(code)
+}
+
+/// Writes history and chart.
+fn keep(report: &Report, options: &Options) -> io::Result<()> {
+    if let Some(path) = &options.history {
+        let mut file = File::options().create(true).append(true).open(path)?;
+        let line = serde_json::to_string(report)?;
+        writeln!(file, "{line}")?;
+    }
+    if let Some(path) = &options.chart {
+        File::create(path)?.write_all(chart::svg(report).as_bytes())?;
+    }
+    Ok(())
+}
+
+async fn measure(program: OsString, extent: &Extent, peer: Option<&Path>) -> Report {
     let progress = Progress::new();
     progress.say("starting OpenBao");
     let stage = Stage::set(PathBuf::from(program)).await;
+    let peer = match peer {
+        Some(path) => Some(Peer::start(path, &stage).await),
+        None => None,
+    };
     let mut report = Report::new(extent.mode, stage.openbao_version().await);
     progress.say("starts");
     figures::starts(&stage, extent, &mut report).await;
@@ -143,18 +194,25 @@ async fn measure(program: OsString, extent: &Extent) -> Report {
     let provider = stage.provider().await;
     figures::program(&stage, &provider, &mut report);
     let idle = provider.memory();
-    let calls = figures::Calls::prepare(&stage, &provider).await;
+    let calls = figures::Calls::prepare(&stage, &provider, stage.server.endpoint()).await;
     progress.say("memory");
     figures::memory(&provider, &calls, idle, extent, &mut report).await;
     progress.say("Status");
     figures::status(&provider, &calls, extent, &mut report).await;
     figures::in_turns(&calls, 1, extent, &progress, &mut report).await;
+    figures::limits(&mut report);
     figures::in_turns(&calls, 64, extent, &progress, &mut report).await;
+    figures::batches(&provider, &calls, extent, &progress, &mut report).await;
     figures::equal_decrypts(&provider, &calls, &mut report).await;
     figures::bad_neighbour(&provider, &mut report).await;
+    if let Some(peer) = &peer {
+        peer::measure(peer, &provider, extent, &progress, &mut report).await;
+    }
     backups::read(&stage, &provider, &extent.backups, &progress, &mut report).await;
     backups::memory(&stage, &provider, &extent.backups, &progress, &mut report).await;
     live::read(&stage, &provider, &extent.live, &progress, &mut report).await;
+    provider.stop().await;
+    distance::measure(&stage, &extent.distance, &progress, &mut report).await;
     progress.say("done");
     report
 }

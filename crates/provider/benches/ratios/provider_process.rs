@@ -86,16 +86,7 @@ impl Provider {
     }
 
     pub(crate) fn memory(&self) -> Memory {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let value = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let number = line.unwrap().trim().trim_end_matches(" kB");
-            number.parse().unwrap()
-        };
-        Memory {
-            resident: value("VmRSS:"),
-            anonymous: value("RssAnon:"),
-        }
+        memory(self.child.id())
     }
 
     /// CPU time of the process so far, in user and kernel mode.
@@ -167,4 +158,18 @@ impl Drop for Provider {
 pub(crate) fn client(socket: &Path) -> KmsClient {
     let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
     KeyManagementServiceClient::new(endpoint.connect_lazy())
+}
+
+/// Memory of a process.
+pub(crate) fn memory(pid: u32) -> Memory {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let value = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.unwrap().trim().trim_end_matches(" kB");
+        number.parse().unwrap()
+    };
+    Memory {
+        resident: value("VmRSS:"),
+        anonymous: value("RssAnon:"),
+    }
 }

@@ -2,6 +2,7 @@
 //! because the figures of a single machine prove little.
 
 use std::{
+    fmt::{self, Display, Formatter},
     fs,
     io::{self, Write},
     thread,
@@ -9,12 +10,16 @@ use std::{
 
 use serde::Serialize;
 
+use crate::load::{Sample, median};
+
 /// All figures of one run.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
     schema_version: &'static str,
     command: &'static str,
+    /// RFC 3339, with seconds.
+    time: String,
     mode: &'static str,
     machine: Machine,
     rows: Vec<Row>,
@@ -65,6 +70,9 @@ impl Report {
         Self {
             schema_version: "v1",
             command: "bench",
+            time: jiff::Timestamp::now()
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string(),
             mode,
             machine: Machine {
                 cores: thread::available_parallelism().map_or(1, usize::from),
@@ -78,6 +86,34 @@ impl Report {
 
     pub(crate) fn push(&mut self, row: Row) {
         self.rows.push(row);
+    }
+
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Extent of the run, and the machine.
+    pub(crate) fn title(&self) -> String {
+        let Machine {
+            cores,
+            processor,
+            kernel,
+            openbao,
+        } = &self.machine;
+        let mode = self.mode;
+        format!("{mode} run on {cores} cores of {processor}, Linux {kernel}, OpenBao {openbao}")
+    }
+
+    /// Value of an earlier row.
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
+        let row = self.rows.iter().find(|row| row.name == name)?;
+        Some(row.value)
+    }
+
+    /// Value and comparison of an earlier row.
+    pub(crate) fn figures(&self, name: &str) -> Option<(f64, f64)> {
+        let row = self.rows.iter().find(|row| row.name == name)?;
+        Some((row.value, row.direct?))
     }
 }
 
@@ -102,14 +138,63 @@ impl Row {
         self
     }
 
+    /// The medians of a figure on both sides, and the median of the ratios of each round.
+    pub(crate) fn of(
+        name: impl Into<String>,
+        unit: &'static str,
+        rounds: &[(Sample, Sample)],
+        figure: impl Fn(&Sample) -> f64,
+    ) -> Self {
+        let value = median(rounds.iter().map(|(one, _)| figure(one)));
+        let other = median(rounds.iter().map(|(_, other)| figure(other)));
+        let ratios = rounds
+            .iter()
+            .map(|(one, other)| figure(one) / figure(other));
+        Self::new(name, value, unit).beside(other, median(ratios))
+    }
+
     pub(crate) fn target(mut self, target: Target) -> Self {
         let figure = self.ratio.unwrap_or(self.value);
-        self.met = Some(match target {
-            Target::AtMost(limit) => figure <= limit,
-            Target::AtLeast(limit) => figure >= limit,
-        });
+        self.met = Some(target.allows(figure));
         self.target = Some(target);
         self
+    }
+
+    pub(crate) fn name_and_unit(&self) -> (&str, &'static str) {
+        (&self.name, self.unit)
+    }
+
+    pub(crate) fn value(&self) -> f64 {
+        self.value
+    }
+
+    /// The compared figure.
+    pub(crate) fn other(&self) -> Option<f64> {
+        self.direct
+    }
+
+    /// The ratio, or a count: independent of the machine's speed.
+    pub(crate) fn comparable(&self) -> Option<f64> {
+        self.ratio
+            .or_else(|| self.unit.is_empty().then_some(self.value))
+    }
+}
+
+impl Target {
+    pub(crate) fn allows(self, figure: f64) -> bool {
+        match self {
+            Self::AtMost(limit) => figure <= limit,
+            Self::AtLeast(limit) => figure >= limit,
+        }
+    }
+}
+
+impl Display for Target {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(limit) => write!(f, "at most {limit}"),
+            Self::AtLeast(limit) => write!(f, "at least {limit}"),
+        }
     }
 }
 
@@ -119,17 +204,7 @@ impl Report {
     /// # Errors
     /// Those of `out`.
     pub(crate) fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Machine {
-            cores,
-            processor,
-            kernel,
-            openbao,
-        } = &self.machine;
-        writeln!(
-            out,
-            "{} run on {cores} cores of {processor}, Linux {kernel}, OpenBao {openbao}\n",
-            self.mode
-        )?;
+        writeln!(out, "{}\n", self.title())?;
         let head = ("", "provider", "", "direct", "ratio", "target");
         let (name, value, unit, direct, ratio, target) = head;
         writeln!(
@@ -152,10 +227,8 @@ impl Report {
 
 impl Row {
     fn verdict(&self) -> String {
-        let target = match self.target {
-            None => return String::new(),
-            Some(Target::AtMost(limit)) => format!("at most {limit}"),
-            Some(Target::AtLeast(limit)) => format!("at least {limit}"),
+        let Some(target) = self.target else {
+            return String::new();
         };
         let of = if self.ratio.is_some() { " x" } else { "" };
         let met = match self.met {
@@ -167,7 +240,7 @@ impl Row {
 }
 
 /// Three significant digits.
-fn short(figure: f64) -> String {
+pub(crate) fn short(figure: f64) -> String {
     let decimals = match figure.abs() {
         0.0 => 0,
         100.0.. => 0,

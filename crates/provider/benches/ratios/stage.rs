@@ -30,6 +30,7 @@ pub(crate) struct Stage {
     /// Same name as in the encryption configuration of an API server.
     pub(crate) provider_name: String,
     sockets: SocketDir,
+    settings: Value,
     config: PathBuf,
 }
 
@@ -44,14 +45,15 @@ impl Stage {
         config["server"]["maxConcurrentEncrypt"] = 64.into();
         let name = config["transit"]["keyIdScope"]["providerName"].as_str();
         let provider_name = name.unwrap().to_owned();
-        let config = tenant.write_config(&config);
+        let path = tenant.write_config(&config);
         Self {
             program,
             server,
             tenant,
             provider_name,
             sockets,
-            config,
+            settings: config,
+            config: path,
         }
     }
 
@@ -61,6 +63,17 @@ impl Stage {
         self.sockets.set_environment(&mut command);
         let log = self.tenant.path().join("serve.log");
         Provider::start(command, log, self.sockets.socket()).await
+    }
+
+    /// The same with another address of OpenBao.
+    pub(crate) async fn provider_at(&self, address: &str) -> Provider {
+        let mut config = self.settings.clone();
+        config["openbao"]["address"] = address.into();
+        let changed = self.tenant.write_config(&config);
+        assert_eq!(changed, self.config);
+        let provider = self.provider().await;
+        assert_eq!(self.tenant.write_config(&self.settings), self.config);
+        provider
     }
 
     /// The program with its configuration.
