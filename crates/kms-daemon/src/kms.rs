@@ -59,6 +59,7 @@ pub mod clients;
 pub mod deadline;
 pub mod fault;
 pub mod hedge;
+mod lanes;
 pub mod legacy;
 pub mod panic;
 pub mod receive;

@@ -1,7 +1,7 @@
 //! Batches decrypt calls to Transit: few requests for many calls, without delay for a single call.
 //!
-//! The cost of a decrypt in OpenBao is almost entirely per request. The batcher has two lanes, each
-//! with at most one request in flight. A call on a free lane is sent immediately and alone. While
+//! The cost of a decrypt in OpenBao is almost entirely per request. The batcher has two lanes, more
+//! with a distant OpenBao, each with at most one request in flight. A call on a free lane is sent immediately and alone. While
 //! all lanes are busy, calls queue up, and the next free lane sends all of them in one batch. The
 //! batcher has no timer. Concurrent calls for the same ciphertext share one item.
 //!
@@ -30,11 +30,9 @@ use tokio::{runtime::Handle, select, sync::watch, time::Instant};
 use super::{
     fault::Fault,
     hedge::{Hedges, Late},
+    lanes::Distance,
     panic::caught,
 };
-
-/// Concurrent requests, without overdue ones.
-const LANES: usize = 2;
 
 /// The plaintext, wiped when the last waiting call has its response.
 type Answer = Result<Arc<Plaintext>, Fault>;
@@ -46,7 +44,7 @@ pub struct DecryptBatcher(Arc<Shared>);
 /// Snapshot of the batcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatcherStatus {
-    /// Lanes with a request in flight, of 2.
+    /// Lanes with a request in flight, of 2 to 8.
     pub busy_lanes: usize,
     /// Overdue requests outside the lanes.
     pub late_requests: usize,
@@ -82,6 +80,7 @@ struct Queue {
     /// call.
     pending: VecDeque<Arc<Item>>,
     busy_lanes: usize,
+    distance: Distance,
 }
 
 impl DecryptBatcher {
@@ -140,7 +139,7 @@ impl DecryptBatcher {
             .insert(Arc::clone(&item.wanted), Arc::clone(&item));
         queue.pending.push_back(item);
 
-        if queue.busy_lanes < LANES {
+        if queue.busy_lanes < queue.distance.lanes() {
             queue.busy_lanes += 1;
             drop(queue);
             self.0.occupy();
@@ -181,7 +180,9 @@ impl Shared {
             Ok(plaintext) => Ok(Arc::new(plaintext)),
             Err(failure) => Err(Fault::Transit(failure.class())),
         });
-        self.hedges.answered(began.elapsed());
+        let took = began.elapsed();
+        self.hedges.answered(took);
+        self.queue().distance.note(took);
         Ok(answers.collect())
     }
 
@@ -297,10 +298,13 @@ impl Queue {
         }
     }
 
-    /// The next batch of a lane. An empty batch marks the lane as free.
+    /// The next batch of a lane. An empty batch marks the lane as free; with fewer lanes than before
+    /// the others send the rest.
     fn next(&mut self) -> Vec<Arc<Item>> {
         let mut items = Vec::new();
-        while items.len() < MAX_BATCH
+        let is_surplus = self.busy_lanes > self.distance.lanes();
+        let most = if is_surplus { 0 } else { MAX_BATCH };
+        while items.len() < most
             && let Some(item) = self.pending.pop_front()
         {
             if item.is_wanted() {
@@ -345,6 +349,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::kms::lanes;
     use kms_node::{auth::SessionSettings, clock::SystemClock};
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -438,7 +443,7 @@ mod tests {
         tokio::spawn(task.run());
         let hedges = Hedges::new(Counter::default());
         let batcher = DecryptBatcher::new(Transit::new(client, &path, SOON), session, hedges);
-        for _ in 0..=LANES {
+        for _ in 0..=lanes::LEAST {
             let calls = async {
                 tokio::join!(
                     batcher.decrypt(wanted("vault:v1:AAEC")),

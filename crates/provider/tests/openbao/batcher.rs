@@ -132,6 +132,18 @@ async fn what_gathers_while_the_lanes_are_busy_is_one_request() {
     );
 }
 
+/// With two lanes, four of these calls would wait for the answers to the first two.
+#[tokio::test]
+async fn few_calls_to_a_distant_openbao_wait_for_none_of_the_others() {
+    let (node, relay, provider) = serve().await;
+    let requests = numbered(&provider, 6).await;
+    relay.set(Line::Delayed(Duration::from_millis(10)));
+    assert_numbered(provider.decrypt_each_at_once(&requests[..1])).await;
+    let asked = items_asked_for(&node).await;
+    assert_numbered(provider.decrypt_each_at_once(&requests)).await;
+    assert_eq!(asked_since(&node, &asked).await[..6], [1; 6]);
+}
+
 #[tokio::test]
 async fn a_bad_ciphertext_among_many_fails_alone_and_with_its_own_class() {
     let (_node, relay, provider) = serve().await;
