@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    future::pending,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,10 +15,13 @@ use rustix::net::sockopt::set_socket_linger;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
+
+/// Pieces that a relay holds for each direction of a connection: up to 256 KiB.
+const PIECES: usize = 64;
 
 /// Fault on the bytes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub enum Line {
     Silent,
     /// Requests pass, responses are lost.
     HalfOpen,
-    /// Each piece read from the socket passes after this delay.
+    /// Bytes pass this time after their arrival, as over a long way.
     Delayed(Duration),
     /// Bytes pass one by one at this interval.
     Slow(Duration),
@@ -188,6 +192,7 @@ async fn accept(
             rules: watched.clone(),
             number,
             client_port: peer.port(),
+            client: Arc::default(),
         };
 
         let server = lock(&server).clone();
@@ -251,6 +256,9 @@ struct Follow {
     rules: watch::Receiver<Rules>,
     number: u64,
     client_port: u16,
+    /// A process, and whether it is the client. Kept, because a search in `/proc` for every piece
+    /// takes longer than raft waits for an answer.
+    client: Arc<Mutex<Option<(u32, bool)>>>,
 }
 
 impl Follow {
@@ -261,9 +269,21 @@ impl Follow {
     /// Resolves `HeldFrom` for the process of the client.
     fn of(&self, rules: &Rules) -> Line {
         match rules.of(self.number) {
-            Line::HeldFrom(process) if has_port(process, self.client_port) => Line::Held,
+            Line::HeldFrom(process) if self.is_client(process) => Line::Held,
             Line::HeldFrom(_) => Line::Open,
             line => line,
+        }
+    }
+
+    fn is_client(&self, process: u32) -> bool {
+        let mut client = lock(&self.client);
+        match *client {
+            Some((known, is_client)) if known == process => is_client,
+            _ => {
+                let is_client = has_port(process, self.client_port);
+                *client = Some((process, is_client));
+                is_client
+            }
         }
     }
 
@@ -271,7 +291,7 @@ impl Follow {
     async fn becomes(&mut self, wanted: impl Fn(Line) -> bool) {
         while !wanted(self.now()) {
             if self.rules.changed().await.is_err() {
-                std::future::pending::<()>().await;
+                pending::<()>().await;
             }
         }
     }
@@ -305,25 +325,46 @@ async fn pass(
     direction: Direction,
     line: &mut Follow,
 ) {
-    let mut bytes = [0; 4096];
-    while let Ok(count @ 1..) = from.read(&mut bytes).await {
-        line.becomes(|line| line != Line::Held).await;
-        let piece = bytes.get(..count).unwrap_or_default();
-        let passed = match (line.now(), direction) {
-            (Line::Silent, _) | (Line::HalfOpen, Direction::Answer) => Ok(()),
-            (Line::Slow(apart), _) => one_by_one(piece, &mut to, apart).await,
-            (Line::Delayed(later), _) => {
-                sleep(later).await;
-                to.write_all(piece).await
+    let (arrived, mut pieces) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
+    let read = async move {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
+            let piece = bytes.get(..count).unwrap_or_default().to_vec();
+            if arrived.send((Instant::now(), piece)).await.is_err() {
+                return;
             }
-            _ => to.write_all(piece).await,
-        };
-        if passed.is_err() {
-            return;
         }
+    };
+
+    let write = async {
+        while let Some((arrival, piece)) = pieces.recv().await {
+            line.becomes(|line| line != Line::Held).await;
+            let passed = match (line.now(), direction) {
+                (Line::Silent, _) | (Line::HalfOpen, Direction::Answer) => Ok(()),
+                (Line::Slow(apart), _) => one_by_one(&piece, &mut to, apart).await,
+                (Line::Delayed(later), _) => {
+                    sleep_until(arrival + later).await;
+                    to.write_all(&piece).await
+                }
+                _ => to.write_all(&piece).await,
+            };
+            if passed.is_err() {
+                return;
+            }
+        }
+        // A vanished server sends no FIN either.
+        line.becomes(|line| line != Line::Silent).await;
+    };
+
+    // Pieces on their way still arrive after the end of their sender.
+    let read_to_the_end = async {
+        read.await;
+        pending().await
+    };
+    tokio::select! {
+        () = write => {}
+        () = read_to_the_end => {}
     }
-    // A vanished server sends no FIN either.
-    line.becomes(|line| line != Line::Silent).await;
 }
 
 async fn one_by_one(

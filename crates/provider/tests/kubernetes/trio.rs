@@ -3,6 +3,7 @@
 //! of the table in `docs/operate/clusters.md`.
 
 mod everyday;
+mod explained;
 mod long;
 mod sound;
 
@@ -22,7 +23,7 @@ use tokio::{runtime, sync::oneshot, task::spawn_blocking};
 
 use crate::{
     cluster::NAME,
-    members::{Member, cluster},
+    members::{Member, active, cluster},
     node::{Finished, Node, TIMING, program},
     provider::{Provider, SOON},
 };
@@ -111,8 +112,8 @@ impl Trio {
             "| {name} | {record} | {} of {objects} | {requests} |",
             bad.len()
         );
-        for (error, number) in &record.errors {
-            println!("{name}: {number} x {error}");
+        for ((place, error), number) in &record.errors {
+            println!("{name}: API server {place}: {number} x {error}");
         }
         assert_eq!(bad, [""; 0], "{name}");
         assert_eq!(record.wrong, 0, "{name}");
@@ -169,16 +170,14 @@ impl Trio {
         verdicts
     }
 
-    /// Adds a version to the key, through the first server that accepts the request.
+    /// Adds a version to the key, through the active server: a standby would forward the request to
+    /// a leader that hangs, and wait for it.
     async fn rotate(&self) {
         let mount = &self.nodes[0].tenant.transit_mount;
         wait_until(SOON, "a rotation by OpenBao", async || {
-            for member in &self.openbao {
-                if member.server.admin().rotate_key(mount, KEY).await.is_ok() {
-                    return true;
-                }
-            }
-            false
+            let leader = active(&self.openbao).await;
+            let admin = self.openbao[leader].server.admin();
+            admin.rotate_key(mount, KEY).await.is_ok()
         })
         .await;
     }
@@ -198,7 +197,7 @@ impl Trio {
         for server in &self.servers {
             command.args(["--server", &server.endpoint()]);
         }
-        run(command).await.json()
+        serde_json::from_str(&run(command).await.out).unwrap()
     }
 }
 
