@@ -170,6 +170,13 @@ impl Trio {
         verdicts
     }
 
+    /// The verdict of `triage` on a node.
+    async fn triage(&self, number: usize) -> String {
+        let triage = self.nodes[number].program(&["triage", "--output", "json"]);
+        let report: Value = serde_json::from_str(&run(triage).await.out).unwrap();
+        report["verdict"].as_str().unwrap().to_owned()
+    }
+
     /// Adds a version to the key, through the active server: a standby would forward the request to
     /// a leader that hangs, and wait for it.
     async fn rotate(&self) {

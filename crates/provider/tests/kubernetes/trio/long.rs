@@ -37,6 +37,7 @@ async fn the_leader_of_openbao_is_lost_in_every_way() {
                 trio.lose_leader(loss, async |trio| {
                     // A rotation makes every API server request a new seed.
                     rotation(trio).await;
+                    assert_eq!(trio.triage(0).await, "healthy");
                 })
                 .await;
             })

@@ -89,11 +89,4 @@ impl Trio {
             .args(self.servers[0].etcd().options());
         run(verify).await.json()
     }
-
-    /// The verdict of `triage` on a node.
-    async fn triage(&self, number: usize) -> String {
-        let triage = self.nodes[number].program(&["triage", "--output", "json"]);
-        let report: Value = serde_json::from_str(&run(triage).await.out).unwrap();
-        report["verdict"].as_str().unwrap().to_owned()
-    }
 }
