@@ -181,6 +181,7 @@ async fn accept(
     rules: watch::Sender<Rules>,
     watched: watch::Receiver<Rules>,
 ) {
+    let relay_port = listener.local_addr().unwrap().port();
     let mut connections = JoinSet::new();
     while let Ok((client, peer)) = listener.accept().await {
         let mut number = 0;
@@ -192,6 +193,7 @@ async fn accept(
             rules: watched.clone(),
             number,
             client_port: peer.port(),
+            relay_port,
             client: Arc::default(),
         };
 
@@ -256,6 +258,7 @@ struct Follow {
     rules: watch::Receiver<Rules>,
     number: u64,
     client_port: u16,
+    relay_port: u16,
     /// A process, and whether it is the client. Kept, because a search in `/proc` for every piece
     /// takes longer than raft waits for an answer.
     client: Arc<Mutex<Option<(u32, bool)>>>,
@@ -280,7 +283,7 @@ impl Follow {
         match *client {
             Some((known, is_client)) if known == process => is_client,
             _ => {
-                let is_client = has_port(process, self.client_port);
+                let is_client = has_socket(process, self.client_port, self.relay_port);
                 *client = Some((process, is_client));
                 is_client
             }
@@ -297,24 +300,22 @@ impl Follow {
     }
 }
 
-/// Whether the process has a TCP socket with this local port, on any IPv4 address.
-fn has_port(process: u32, port: u16) -> bool {
+/// Whether the process has a TCP socket from port `from` to port `to`, both on 127.0.0.1.
+fn has_socket(process: u32, from: u16, to: u16) -> bool {
     let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let local = format!(":{port:04X}");
-    let sockets = table.lines().filter_map(|line| {
-        let mut columns = line.split_ascii_whitespace();
-        let ours = columns.nth(1)?.ends_with(&local);
-        ours.then(|| format!("socket:[{}]", columns.nth(7).unwrap_or_default()))
-    });
-    let sockets: Vec<String> = sockets.collect();
+    // Searched as text: the table has thousands of lines while other tests run.
+    let ends = format!(": 0100007F:{from:04X} 0100007F:{to:04X} ");
+    let Some((_, line)) = table.split_once(&ends) else {
+        return false;
+    };
+    let inode = line.split_ascii_whitespace().nth(6).unwrap_or_default();
+    let socket = format!("socket:[{inode}]");
 
     let descriptors = fs::read_dir(format!("/proc/{process}/fd"));
     let mut open = descriptors.into_iter().flatten().flatten();
     open.any(|descriptor| {
         let target = fs::read_link(descriptor.path()).unwrap_or_default();
-        sockets
-            .iter()
-            .any(|socket| target.as_os_str() == socket.as_str())
+        target.as_os_str() == socket.as_str()
     })
 }
 

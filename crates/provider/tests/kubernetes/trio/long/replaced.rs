@@ -66,7 +66,9 @@ async fn replaced(trio: &mut Trio) {
 #[ignore = "long: minutes of load on a cluster of three"]
 async fn a_node_whose_clock_is_wrong_by_ten_minutes_follows_a_rotation() {
     let mut trio = Trio::new().await;
-    let offset = trio.nodes[NODE].state_dir().with_file_name("offset");
+    // Beside the JWT, where the sandbox lets the program read.
+    let jwt = trio.nodes[NODE].tenant.jwt_file();
+    let offset = jwt.with_file_name("offset");
     let set = |by: &str| files::replace(&offset, by.as_bytes(), 0o644);
     for (name, by) in [
         (
@@ -83,8 +85,13 @@ async fn a_node_whose_clock_is_wrong_by_ten_minutes_follows_a_rotation() {
             trio.end_provider(NODE, Signal::TERM).await;
             let mut provider = trio.nodes[NODE].spawn_with_clock(&offset);
             provider.ready().await;
-            trio.providers[NODE] = Some(provider);
             set(by);
+            wait_until(SOON, "the wrong clock", async || {
+                let offset = provider.metric("openbao_clock_offset_seconds").await;
+                offset.abs() > 590.0
+            })
+            .await;
+            trio.providers[NODE] = Some(provider);
             rotation(trio).await;
         });
         assert_none_failed(&record.await);
