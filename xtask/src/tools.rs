@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use crate::process::{self, Error, say};
 
 pub(crate) use cyclonedx::install as cyclonedx;
-pub(crate) use kubernetes::BUILT_ONLY;
+pub(crate) use kubernetes::{BUILT_ONLY, LONG_ONLY};
 pub(crate) use zig::install as zig;
 
 /// Version of OpenBao for the tests.
@@ -61,6 +61,11 @@ pub(crate) fn etcd() -> Result<Vec<Tool>, Error> {
 /// `target/tools/kubernetes`.
 pub(crate) fn kubernetes() -> Result<Vec<Tool>, Error> {
     kubernetes::provide()
+}
+
+/// Provides the kube-apiserver of an earlier release, for long tests. Empty without Go.
+pub(crate) fn earlier_kubernetes() -> Result<Vec<Tool>, Error> {
+    kubernetes::provide_earlier()
 }
 
 /// Provides an earlier build of the program, for long tests.

@@ -1,12 +1,14 @@
 //! Builds kube-apiserver, the etcd of its release and two programs of this project with Go, from
 //! the modules pinned in `tests/control-plane/go.mod` and verified by go.sum; Ory Hydra, an OAuth
-//! 2.0 issuer, from `tests/issuer`; and server and agent of SPIRE from `tests/workload-api`.
+//! 2.0 issuer, from `tests/issuer`; and server and agent of SPIRE from `tests/workload-api`. Long
+//! tests also need the kube-apiserver of an earlier release, from `tests/control-plane-earlier`.
 //!
 //! Environment variables can select existing programs, so that the tests run with official ones and
 //! without Go.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::time::Instant;
 
 use super::{Tool, directory, lock, remove_dir, remove_file, rename, scratch, spire, write};
@@ -88,8 +90,19 @@ const PROGRAMS: [Program; 11] = [
     },
 ];
 
+/// Variable of the program that only long tests need.
+pub(crate) const LONG_ONLY: &str = "KUBE_APISERVER_EARLIER";
+
+/// For long tests of two releases of Kubernetes at once.
+const EARLIER: Program = Program {
+    name: "kube-apiserver-earlier",
+    variable: LONG_ONLY,
+    package: "k8s.io/kubernetes/cmd/kube-apiserver",
+    source: "",
+};
+
 /// Test modules that need a program that only Go provides, with its variable.
-pub(crate) const BUILT_ONLY: [(&str, &str); 7] = [
+pub(crate) const BUILT_ONLY: [(&str, &str); 8] = [
     ("install::", "KUBEADM"),
     ("install::", "KUBECTL"),
     ("old_client::", "OLD_CLIENT"),
@@ -97,6 +110,7 @@ pub(crate) const BUILT_ONLY: [(&str, &str); 7] = [
     ("oauth_issuer::", "HYDRA"),
     ("spire::", "SPIRE_SERVER"),
     ("spire::", "SPIRE_AGENT"),
+    ("releases::", LONG_ONLY),
 ];
 
 struct Program {
@@ -120,8 +134,18 @@ impl Program {
         match self.variable {
             "HYDRA" => &go::ISSUER,
             "SPIRE_SERVER" | "SPIRE_AGENT" => &go::WORKLOAD_API,
+            LONG_ONLY => &go::CONTROL_PLANE_EARLIER,
             _ => &go::CONTROL_PLANE,
         }
+    }
+
+    /// The release of Kubernetes that the program belongs to.
+    fn kubernetes(&self) -> &'static str {
+        let module = match self.variable {
+            LONG_ONLY => &go::CONTROL_PLANE_EARLIER,
+            _ => &go::CONTROL_PLANE,
+        };
+        module.pinned("k8s.io/kubernetes")
     }
 
     /// Further build options: Hydra has SQLite, in C, only with a tag.
@@ -137,12 +161,21 @@ impl Program {
 ///
 /// Returns at once if nothing has changed. A concurrent run waits for the first.
 pub(super) fn provide() -> Result<Vec<Tool>, Error> {
+    provide_each(&PROGRAMS)
+}
+
+/// As [`provide`], the kube-apiserver of an earlier release.
+pub(super) fn provide_earlier() -> Result<Vec<Tool>, Error> {
+    provide_each(slice::from_ref(&EARLIER))
+}
+
+fn provide_each(programs: &[Program]) -> Result<Vec<Tool>, Error> {
     let home = directory().join("kubernetes");
     fs::create_dir_all(&home).map_err(Error::file("create", &home))?;
     let _lock = lock(&home.join(".lock"))?;
 
     let (mut tools, mut missing) = (Vec::new(), Vec::new());
-    for program in &PROGRAMS {
+    for program in programs {
         let path = ready(program)?.unwrap_or_else(|| {
             let built = home.join(program.name);
             if !is_built(program, &built) {
@@ -212,14 +245,14 @@ fn recipe(program: &Program) -> String {
     let Program {
         package, source, ..
     } = program;
-    let (ldflags, tags) = (ldflags(), program.tags().concat());
+    let (ldflags, tags) = (ldflags(program), program.tags().concat());
     let Module { manifest, sums, .. } = program.module();
     format!("{package} {ldflags}{tags}\n{source}\n{manifest}\n{sums}")
 }
 
 /// Without these flags the API server reports version v0.0.0-master.
-fn ldflags() -> String {
-    let version = go::CONTROL_PLANE.pinned("k8s.io/kubernetes");
+fn ldflags(program: &Program) -> String {
+    let version = program.kubernetes();
     let mut numbers = version.trim_start_matches('v').split('.');
     let mut number = || numbers.next().unwrap_or_default();
     let (major, minor) = (number(), number());
@@ -249,7 +282,7 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
         "building {} program(s) for the tests of Kubernetes {} with Go; the first build \
          takes minutes on 2 cores",
         missing.len(),
-        go::CONTROL_PLANE.pinned("k8s.io/kubernetes")
+        missing.first().map_or("", |program| program.kubernetes())
     ));
     let partial = home.join("partial");
     scratch(&partial)?;
@@ -262,7 +295,7 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
         let (new, built) = (partial.join(name), home.join(name));
         let args = ["build", "-trimpath", "-buildvcs=false", "-ldflags"];
         let mut build = program.module().command("go", &args);
-        build.arg(ldflags()).args(program.tags());
+        build.arg(ldflags(program)).args(program.tags());
         if program.variable.starts_with("SPIRE_") {
             let manifest = spire::without_clouds(&partial)?;
             build.arg("-mod=mod").arg("-modfile").arg(manifest);

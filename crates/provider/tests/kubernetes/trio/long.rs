@@ -2,6 +2,7 @@
 
 mod all_at_once;
 mod openbao_lost;
+mod releases;
 mod replaced;
 mod upgrade;
 
