@@ -19,17 +19,20 @@ use testkit::{
     tenant::{KEY, Timing},
     wait::wait_until,
 };
-use tokio::{runtime, sync::oneshot, task::spawn_blocking};
+use tokio::{runtime, sync::oneshot, task::spawn_blocking, time::timeout};
 
 use crate::{
     cluster::NAME,
-    members::{Member, active, cluster},
+    members::{Member, cluster},
     node::{Finished, Node, TIMING, program},
     provider::{Provider, SOON},
 };
 
 /// Successful calls before the fault of a scenario, and after its end: about two seconds each.
 const CALM: u64 = 200;
+
+/// Limit for a request to OpenBao that may hang.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Promotes later than the others, so that a rotation is seen on its way.
 const LATE: Timing = Timing {
@@ -177,14 +180,26 @@ impl Trio {
         report["verdict"].as_str().unwrap().to_owned()
     }
 
-    /// Adds a version to the key, through the active server: a standby would forward the request to
-    /// a leader that hangs, and wait for it.
+    /// Adds a version to the key, through the active server if it is one of these. A standby
+    /// forwards the request, and waits for a leader that hangs.
     async fn rotate(&self) {
         let mount = &self.nodes[0].tenant.transit_mount;
         wait_until(SOON, "a rotation by OpenBao", async || {
-            let leader = active(&self.openbao).await;
-            let admin = self.openbao[leader].server.admin();
-            admin.rotate_key(mount, KEY).await.is_ok()
+            let (mut actives, mut standbys) = (Vec::new(), Vec::new());
+            for member in &self.openbao {
+                match member.server.is_active().await {
+                    true => actives.push(&member.server),
+                    false => standbys.push(&member.server),
+                }
+            }
+            for server in actives.into_iter().chain(standbys) {
+                let admin = server.admin();
+                let rotated = timeout(PATIENCE, admin.rotate_key(mount, KEY)).await;
+                if matches!(rotated, Ok(Ok(_))) {
+                    return true;
+                }
+            }
+            false
         })
         .await;
     }
