@@ -22,6 +22,13 @@ pub(crate) const CONTROL_PLANE: Module = Module {
     sums: include_str!("../../tests/control-plane/go.sum"),
 };
 
+/// The API server of an earlier release of Kubernetes.
+pub(crate) const CONTROL_PLANE_EARLIER: Module = Module {
+    path: "tests/control-plane-earlier",
+    manifest: include_str!("../../tests/control-plane-earlier/go.mod"),
+    sums: include_str!("../../tests/control-plane-earlier/go.sum"),
+};
+
 pub(crate) const ISSUER: Module = Module {
     path: "tests/issuer",
     manifest: include_str!("../../tests/issuer/go.mod"),

@@ -77,7 +77,7 @@ fn run(args: &[&str]) -> Result<(), Error> {
     match (command, options) {
         ("tools", []) => tools::packaged(),
         ("tools", ["--kubernetes"]) => {
-            tools::packaged().and_then(|()| tools::kubernetes(false).map(drop))
+            tools::packaged().and_then(|()| tools::kubernetes().map(drop))
         }
         ("demo", [] | ["--keep"]) => demo::run(options),
         ("test", _) => run_tests(options),

@@ -10,7 +10,7 @@ use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::process::{Command, ExitStatus};
 
 use crate::process::{self, Error, say};
-use crate::tools::{self, BUILT_ONLY, Tool};
+use crate::tools::{self, BUILT_ONLY, LONG_ONLY, Tool};
 use tally::{Server, Tally};
 
 /// Tests beyond those of every run.
@@ -34,17 +34,20 @@ const LONG: &str = "long::";
 pub(crate) fn run(reach: Reach, long: bool, options: &[&str]) -> Result<(), Error> {
     let openbao = tools::openbao()?;
     let mut tools = if reach.kubernetes {
-        tools::kubernetes(long)?
+        tools::kubernetes()?
     } else {
         tools::etcd()?
     };
     if long {
         tools.push(tools::earlier()?);
     }
+    if long && reach.kubernetes {
+        tools.extend(tools::kubernetes_for_long_tests()?);
+    }
 
     let whole = options.is_empty();
     let mut options = options.to_vec();
-    let skipped = without_program(reach, &tools);
+    let skipped = without_program(reach, long, &tools);
     skip(&skipped, &mut options);
     let mut tally = Tally::default();
 
@@ -125,12 +128,13 @@ fn suite(reach: Reach, options: &[&str]) -> Command {
     )
 }
 
-/// Modules of tests with a missing Go program.
-fn without_program(reach: Reach, tools: &[Tool]) -> Vec<&'static str> {
+/// Modules of tests with a missing Go program. Long tests alone need some of the programs.
+fn without_program(reach: Reach, long: bool, tools: &[Tool]) -> Vec<&'static str> {
     let missing = |variable| tools.iter().all(|tool| tool.variable != variable);
     let modules = BUILT_ONLY
         .into_iter()
-        .filter(|(_, variable)| missing(*variable));
+        .filter(|(_, variable)| missing(*variable))
+        .filter(|(_, variable)| long || !LONG_ONLY.contains(variable));
     let modules = modules.map(|(module, _)| module);
     modules.filter(|_| reach.kubernetes).collect()
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use crate::process::{self, Error, say};
 
 pub(crate) use cyclonedx::install as cyclonedx;
-pub(crate) use kubernetes::BUILT_ONLY;
+pub(crate) use kubernetes::{BUILT_ONLY, LONG_ONLY};
 pub(crate) use zig::install as zig;
 
 /// Version of OpenBao for the tests.
@@ -58,9 +58,14 @@ pub(crate) fn etcd() -> Result<Vec<Tool>, Error> {
 }
 
 /// Provides a kube-apiserver and its programs: existing ones from the environment, else built in
-/// `target/tools/kubernetes`; with `long` also those of long tests alone.
-pub(crate) fn kubernetes(long: bool) -> Result<Vec<Tool>, Error> {
-    kubernetes::provide(long)
+/// `target/tools/kubernetes`.
+pub(crate) fn kubernetes() -> Result<Vec<Tool>, Error> {
+    kubernetes::provide()
+}
+
+/// Provides the further programs of long tests. Empty without Go.
+pub(crate) fn kubernetes_for_long_tests() -> Result<Vec<Tool>, Error> {
+    kubernetes::provide_for_long_tests()
 }
 
 /// Provides an earlier build of the program, for long tests.

@@ -359,8 +359,10 @@ pub fn ask_as<T>(
         .map_err(ConnectionError::Runtime)?;
     let answered = runtime.block_on(async {
         let connection = match access {
-            (endpoint, None) => Connection::new(config, endpoint)?,
-            (endpoint, Some(grant)) => Connection::given(config, endpoint, grant)?,
+            (endpoint, None) => Connection::open(config, endpoint, failover(config))?,
+            (endpoint, Some(grant)) => {
+                Connection::given(config, endpoint, ClientOptions::default(), grant)?
+            }
         };
         Ok(questions(&connection).await)
     });
@@ -370,23 +372,37 @@ pub fn ask_as<T>(
 }
 
 impl Connection {
-    /// Creates a connection without sending a request. It belongs to the current runtime.
+    /// Creates a connection to this server alone without sending a request. It belongs to the
+    /// current runtime.
     ///
     /// # Errors
     /// Invalid settings for a client, an unsupported login, or an unusable token file.
     pub fn new(config: &Config, endpoint: Endpoint) -> Result<Self, ConnectionError> {
+        Self::open(config, endpoint, ClientOptions::default())
+    }
+
+    fn open(
+        config: &Config,
+        endpoint: Endpoint,
+        options: ClientOptions,
+    ) -> Result<Self, ConnectionError> {
         if let Some(file) = &config.openbao.substitute.token_file {
-            return Self::given(config, endpoint, given::grant(file.token()?));
+            return Self::given(config, endpoint, options, given::grant(file.token()?));
         }
-        let client = Client::new(endpoint, Arc::new(|_| {}))?;
+        let client = Client::with(endpoint, Arc::new(|_| {}), options)?;
         let hook = Arc::new(|_: &AuthEvent<'_>| {});
         let login = login(config, client.clone(), Process::Command)?;
         let (session, task) = session(config, login, Arc::new(SystemClock), hook);
         Ok(Self::with(config, client, session, task))
     }
 
-    fn given(config: &Config, endpoint: Endpoint, grant: Grant) -> Result<Self, ConnectionError> {
-        let client = Client::new(endpoint, Arc::new(|_| {}))?;
+    fn given(
+        config: &Config,
+        endpoint: Endpoint,
+        options: ClientOptions,
+        grant: Grant,
+    ) -> Result<Self, ConnectionError> {
+        let client = Client::with(endpoint, Arc::new(|_| {}), options)?;
         let settings = SessionSettings {
             login_before_token_expiry: Duration::ZERO,
             token_renewal_increment: grant.lease.duration,

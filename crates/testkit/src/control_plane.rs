@@ -80,6 +80,8 @@ pub struct ControlPlane {
     port: u16,
     /// Command line that runs the API server on another root; empty for this machine.
     entrance: Vec<String>,
+    /// Program of another release; `None` for the installed one.
+    program: Option<PathBuf>,
 }
 
 impl ControlPlane {
@@ -115,6 +117,7 @@ impl ControlPlane {
             port: free_port().unwrap(),
             api_server: None,
             entrance: Vec::new(),
+            program: None,
         }
     }
 
@@ -146,12 +149,18 @@ impl ControlPlane {
             port: free_port().unwrap(),
             api_server: None,
             entrance: entrance.into_iter().map(str::to_owned).collect(),
+            program: self.program.clone(),
         }
     }
 
     /// Lets the API server run on this machine from its next start on.
     pub fn move_to(&mut self, machine: &FreshRoot) {
         self.entrance = machine.entrance();
+    }
+
+    /// Runs this kube-apiserver from the next start on.
+    pub fn change_to(&mut self, program: PathBuf) {
+        self.program = Some(program);
     }
 
     /// The etcd that stores the objects.
@@ -265,7 +274,8 @@ impl ControlPlane {
         }
         arguments.extend(options.iter().map(|&option| option.to_owned()));
 
-        let api_server = program("KUBE_APISERVER", "kubernetes/kube-apiserver", INSTALL);
+        let installed = || program("KUBE_APISERVER", "kubernetes/kube-apiserver", INSTALL);
+        let api_server = self.program.clone().unwrap_or_else(installed);
         let log = self.file("kube-apiserver.log");
         let mut words = self.entrance.clone();
         let directory = format!("--chdir={}", path("."));

@@ -301,6 +301,17 @@ impl OpenBao {
         checked(self.server.unseal(&self.secrets.unseal_key).await);
     }
 
+    /// Unseals the server without waiting for an active one: a member of a cluster without a
+    /// majority stays a standby.
+    ///
+    /// # Panics
+    /// When the request fails.
+    pub async fn enter_unseal_key(&self) {
+        let admin = checked(Admin::new(self.endpoint(), None));
+        let share = json!({"key": self.secrets.unseal_key.expose()});
+        checked(admin.write("sys/unseal", &share).await);
+    }
+
     /// Suspends the server's process.
     ///
     /// # Panics
@@ -488,11 +499,7 @@ impl StoppedOpenBao {
         let file = self.directory.path().join("raft/raft/peers.json");
         files::replace(&file, peers.to_string().as_bytes(), 0o600);
         let server = self.start_sealed().await;
-        let key = server.secrets.unseal_key.expose();
-
-        let admin = checked(Admin::new(server.endpoint(), None));
-        let unseal = serde_json::json!({"key": key});
-        let _answer = checked(admin.write("sys/unseal", &unseal).await);
+        server.enter_unseal_key().await;
         server
     }
 

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    future::pending,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,10 +15,13 @@ use rustix::net::sockopt::set_socket_linger;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
+
+/// Pieces that a relay holds for each direction of a connection: up to 256 KiB.
+const PIECES: usize = 64;
 
 /// Fault on the bytes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub enum Line {
     Silent,
     /// Requests pass, responses are lost.
     HalfOpen,
-    /// Each piece read from the socket passes after this delay.
+    /// Bytes pass this time after their arrival, as over a long way.
     Delayed(Duration),
     /// Bytes pass one by one at this interval.
     Slow(Duration),
@@ -177,6 +181,7 @@ async fn accept(
     rules: watch::Sender<Rules>,
     watched: watch::Receiver<Rules>,
 ) {
+    let relay_port = listener.local_addr().unwrap().port();
     let mut connections = JoinSet::new();
     while let Ok((client, peer)) = listener.accept().await {
         let mut number = 0;
@@ -188,6 +193,8 @@ async fn accept(
             rules: watched.clone(),
             number,
             client_port: peer.port(),
+            relay_port,
+            client: Arc::default(),
         };
 
         let server = lock(&server).clone();
@@ -251,6 +258,10 @@ struct Follow {
     rules: watch::Receiver<Rules>,
     number: u64,
     client_port: u16,
+    relay_port: u16,
+    /// A process, and whether it is the client. Kept, because a search in `/proc` for every piece
+    /// takes longer than raft waits for an answer.
+    client: Arc<Mutex<Option<(u32, bool)>>>,
 }
 
 impl Follow {
@@ -261,9 +272,21 @@ impl Follow {
     /// Resolves `HeldFrom` for the process of the client.
     fn of(&self, rules: &Rules) -> Line {
         match rules.of(self.number) {
-            Line::HeldFrom(process) if has_port(process, self.client_port) => Line::Held,
+            Line::HeldFrom(process) if self.is_client(process) => Line::Held,
             Line::HeldFrom(_) => Line::Open,
             line => line,
+        }
+    }
+
+    fn is_client(&self, process: u32) -> bool {
+        let mut client = lock(&self.client);
+        match *client {
+            Some((known, is_client)) if known == process => is_client,
+            _ => {
+                let is_client = has_socket(process, self.client_port, self.relay_port);
+                *client = Some((process, is_client));
+                is_client
+            }
         }
     }
 
@@ -271,30 +294,28 @@ impl Follow {
     async fn becomes(&mut self, wanted: impl Fn(Line) -> bool) {
         while !wanted(self.now()) {
             if self.rules.changed().await.is_err() {
-                std::future::pending::<()>().await;
+                pending::<()>().await;
             }
         }
     }
 }
 
-/// Whether the process has a TCP socket with this local port, on any IPv4 address.
-fn has_port(process: u32, port: u16) -> bool {
+/// Whether the process has a TCP socket from port `from` to port `to`, both on 127.0.0.1.
+fn has_socket(process: u32, from: u16, to: u16) -> bool {
     let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let local = format!(":{port:04X}");
-    let sockets = table.lines().filter_map(|line| {
-        let mut columns = line.split_ascii_whitespace();
-        let ours = columns.nth(1)?.ends_with(&local);
-        ours.then(|| format!("socket:[{}]", columns.nth(7).unwrap_or_default()))
-    });
-    let sockets: Vec<String> = sockets.collect();
+    // Searched as text: the table has thousands of lines while other tests run.
+    let ends = format!(": 0100007F:{from:04X} 0100007F:{to:04X} ");
+    let Some((_, line)) = table.split_once(&ends) else {
+        return false;
+    };
+    let inode = line.split_ascii_whitespace().nth(6).unwrap_or_default();
+    let socket = format!("socket:[{inode}]");
 
     let descriptors = fs::read_dir(format!("/proc/{process}/fd"));
     let mut open = descriptors.into_iter().flatten().flatten();
     open.any(|descriptor| {
         let target = fs::read_link(descriptor.path()).unwrap_or_default();
-        sockets
-            .iter()
-            .any(|socket| target.as_os_str() == socket.as_str())
+        target.as_os_str() == socket.as_str()
     })
 }
 
@@ -305,25 +326,46 @@ async fn pass(
     direction: Direction,
     line: &mut Follow,
 ) {
-    let mut bytes = [0; 4096];
-    while let Ok(count @ 1..) = from.read(&mut bytes).await {
-        line.becomes(|line| line != Line::Held).await;
-        let piece = bytes.get(..count).unwrap_or_default();
-        let passed = match (line.now(), direction) {
-            (Line::Silent, _) | (Line::HalfOpen, Direction::Answer) => Ok(()),
-            (Line::Slow(apart), _) => one_by_one(piece, &mut to, apart).await,
-            (Line::Delayed(later), _) => {
-                sleep(later).await;
-                to.write_all(piece).await
+    let (arrived, mut pieces) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
+    let read = async move {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
+            let piece = bytes.get(..count).unwrap_or_default().to_vec();
+            if arrived.send((Instant::now(), piece)).await.is_err() {
+                return;
             }
-            _ => to.write_all(piece).await,
-        };
-        if passed.is_err() {
-            return;
         }
+    };
+
+    let write = async {
+        while let Some((arrival, piece)) = pieces.recv().await {
+            line.becomes(|line| line != Line::Held).await;
+            let passed = match (line.now(), direction) {
+                (Line::Silent, _) | (Line::HalfOpen, Direction::Answer) => Ok(()),
+                (Line::Slow(apart), _) => one_by_one(&piece, &mut to, apart).await,
+                (Line::Delayed(later), _) => {
+                    sleep_until(arrival + later).await;
+                    to.write_all(&piece).await
+                }
+                _ => to.write_all(&piece).await,
+            };
+            if passed.is_err() {
+                return;
+            }
+        }
+        // A vanished server sends no FIN either.
+        line.becomes(|line| line != Line::Silent).await;
+    };
+
+    // Pieces on their way still arrive after the end of their sender.
+    let read_to_the_end = async {
+        read.await;
+        pending().await
+    };
+    tokio::select! {
+        () = write => {}
+        () = read_to_the_end => {}
     }
-    // A vanished server sends no FIN either.
-    line.becomes(|line| line != Line::Silent).await;
 }
 
 async fn one_by_one(

@@ -5,6 +5,7 @@
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    cipher::{AES_256, PaddedBlockEncryptingKey, UnboundCipherKey},
     hmac, rand,
 };
 
@@ -32,6 +33,39 @@ pub struct Sealer {
     pub key_id: String,
     /// `EncryptResponse.annotations`.
     pub annotations: Vec<(String, Vec<u8>)>,
+}
+
+/// Encrypts objects with the `aescbc` provider.
+pub struct AesCbc {
+    prefix: String,
+    key: PaddedBlockEncryptingKey,
+}
+
+impl AesCbc {
+    /// Uses the key of this name, from the encryption configuration.
+    ///
+    /// # Panics
+    /// When the cipher rejects the key.
+    #[must_use]
+    pub fn new(name: &str, key: &[u8; 32]) -> Self {
+        let key = UnboundCipherKey::new(&AES_256, key).unwrap();
+        Self {
+            prefix: format!("k8s:enc:aescbc:v1:{name}:"),
+            key: PaddedBlockEncryptingKey::cbc_pkcs7(key).unwrap(),
+        }
+    }
+
+    /// The stored value for `plaintext`.
+    ///
+    /// # Panics
+    /// When the system's random number generator fails.
+    #[must_use]
+    pub fn value(&self, plaintext: &[u8]) -> Vec<u8> {
+        let mut sealed = plaintext.to_vec();
+        let context = self.key.encrypt(&mut sealed).unwrap();
+        let vector: &[u8] = (&context).try_into().unwrap();
+        [self.prefix.as_bytes(), vector, &sealed].concat()
+    }
 }
 
 /// Random bytes, for example for `source`.

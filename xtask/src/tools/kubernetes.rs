@@ -1,6 +1,8 @@
 //! Builds kube-apiserver, the etcd of its release and two programs of this project with Go, from
 //! the modules pinned in `tests/control-plane/go.mod` and verified by go.sum; Ory Hydra, an OAuth
-//! 2.0 issuer, from `tests/issuer`; and server and agent of SPIRE from `tests/workload-api`.
+//! 2.0 issuer, from `tests/issuer`; and server and agent of SPIRE from `tests/workload-api`. Long
+//! tests also need kube-controller-manager, and the kube-apiserver of an earlier release, from
+//! `tests/control-plane-earlier`.
 //!
 //! Environment variables can select existing programs, so that the tests run with official ones and
 //! without Go.
@@ -19,20 +21,11 @@ const ASSETS: &str = "KUBEBUILDER_ASSETS";
 /// Changes its sources.
 const SPIRE_LISTS: &str = include_str!("spire.rs");
 
-/// Variable of the program that only a long test starts; it takes minutes to build.
-const LONG_ONLY: &str = "KUBE_CONTROLLER_MANAGER";
-
-const PROGRAMS: [Program; 12] = [
+const PROGRAMS: [Program; 11] = [
     Program {
         name: "kube-apiserver",
         variable: "KUBE_APISERVER",
         package: "k8s.io/kubernetes/cmd/kube-apiserver",
-        source: "",
-    },
-    Program {
-        name: "kube-controller-manager",
-        variable: LONG_ONLY,
-        package: "k8s.io/kubernetes/cmd/kube-controller-manager",
         source: "",
     },
     Program {
@@ -97,8 +90,27 @@ const PROGRAMS: [Program; 12] = [
     },
 ];
 
-/// Test modules that need a program that only Go provides, with its variable.
-pub(crate) const BUILT_ONLY: [(&str, &str); 7] = [
+/// Variables of the programs that only long tests need. They take minutes to build.
+pub(crate) const LONG_ONLY: [&str; 2] = [EARLIER, "KUBE_CONTROLLER_MANAGER"];
+const EARLIER: &str = "KUBE_APISERVER_EARLIER";
+
+const FOR_LONG_TESTS: [Program; 2] = [
+    Program {
+        name: "kube-apiserver-earlier",
+        variable: EARLIER,
+        package: "k8s.io/kubernetes/cmd/kube-apiserver",
+        source: "",
+    },
+    Program {
+        name: "kube-controller-manager",
+        variable: "KUBE_CONTROLLER_MANAGER",
+        package: "k8s.io/kubernetes/cmd/kube-controller-manager",
+        source: "",
+    },
+];
+
+/// Test modules or tests that need a program that only Go provides, with its variable.
+pub(crate) const BUILT_ONLY: [(&str, &str); 9] = [
     ("install::", "KUBEADM"),
     ("install::", "KUBECTL"),
     ("old_client::", "OLD_CLIENT"),
@@ -106,6 +118,8 @@ pub(crate) const BUILT_ONLY: [(&str, &str); 7] = [
     ("oauth_issuer::", "HYDRA"),
     ("spire::", "SPIRE_SERVER"),
     ("spire::", "SPIRE_AGENT"),
+    ("releases::", EARLIER),
+    ("kube_controller_manager", "KUBE_CONTROLLER_MANAGER"),
 ];
 
 struct Program {
@@ -129,8 +143,18 @@ impl Program {
         match self.variable {
             "HYDRA" => &go::ISSUER,
             "SPIRE_SERVER" | "SPIRE_AGENT" => &go::WORKLOAD_API,
+            EARLIER => &go::CONTROL_PLANE_EARLIER,
             _ => &go::CONTROL_PLANE,
         }
+    }
+
+    /// The release of Kubernetes that the program belongs to.
+    fn kubernetes(&self) -> &'static str {
+        let module = match self.variable {
+            EARLIER => &go::CONTROL_PLANE_EARLIER,
+            _ => &go::CONTROL_PLANE,
+        };
+        module.pinned("k8s.io/kubernetes")
     }
 
     /// Further build options: Hydra has SQLite, in C, only with a tag.
@@ -142,17 +166,25 @@ impl Program {
     }
 }
 
-/// Finds or builds each program, with `long` also that of a long test. Without Go, optional programs may be missing from the result.
+/// Finds or builds each program. Without Go, optional programs may be missing from the result.
 ///
 /// Returns at once if nothing has changed. A concurrent run waits for the first.
-pub(super) fn provide(long: bool) -> Result<Vec<Tool>, Error> {
+pub(super) fn provide() -> Result<Vec<Tool>, Error> {
+    provide_each(&PROGRAMS)
+}
+
+/// As [`provide`], the programs of long tests.
+pub(super) fn provide_for_long_tests() -> Result<Vec<Tool>, Error> {
+    provide_each(&FOR_LONG_TESTS)
+}
+
+fn provide_each(programs: &[Program]) -> Result<Vec<Tool>, Error> {
     let home = directory().join("kubernetes");
     fs::create_dir_all(&home).map_err(Error::file("create", &home))?;
     let _lock = lock(&home.join(".lock"))?;
 
     let (mut tools, mut missing) = (Vec::new(), Vec::new());
-    let wanted = PROGRAMS.iter();
-    for program in wanted.filter(|it| long || it.variable != LONG_ONLY) {
+    for program in programs {
         let path = ready(program)?.unwrap_or_else(|| {
             let built = home.join(program.name);
             if !is_built(program, &built) {
@@ -222,14 +254,14 @@ fn recipe(program: &Program) -> String {
     let Program {
         package, source, ..
     } = program;
-    let (ldflags, tags) = (ldflags(), program.tags().concat());
+    let (ldflags, tags) = (ldflags(program), program.tags().concat());
     let Module { manifest, sums, .. } = program.module();
     format!("{package} {ldflags}{tags}\n{source}\n{manifest}\n{sums}")
 }
 
 /// Without these flags the API server reports version v0.0.0-master.
-fn ldflags() -> String {
-    let version = go::CONTROL_PLANE.pinned("k8s.io/kubernetes");
+fn ldflags(program: &Program) -> String {
+    let version = program.kubernetes();
     let mut numbers = version.trim_start_matches('v').split('.');
     let mut number = || numbers.next().unwrap_or_default();
     let (major, minor) = (number(), number());
@@ -259,7 +291,7 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
         "building {} program(s) for the tests of Kubernetes {} with Go; the first build \
          takes minutes on 2 cores",
         missing.len(),
-        go::CONTROL_PLANE.pinned("k8s.io/kubernetes")
+        missing.first().map_or("", |program| program.kubernetes())
     ));
     let partial = home.join("partial");
     scratch(&partial)?;
@@ -272,7 +304,7 @@ fn build(missing: &[&Program], home: &Path) -> Result<(), Error> {
         let (new, built) = (partial.join(name), home.join(name));
         let args = ["build", "-trimpath", "-buildvcs=false", "-ldflags"];
         let mut build = program.module().command("go", &args);
-        build.arg(ldflags()).args(program.tags());
+        build.arg(ldflags(program)).args(program.tags());
         if program.variable.starts_with("SPIRE_") {
             let manifest = spire::without_clouds(&partial)?;
             build.arg("-mod=mod").arg("-modfile").arg(manifest);

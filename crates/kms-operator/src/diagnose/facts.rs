@@ -63,7 +63,7 @@ pub struct Facts {
     pub server: Option<Answered>,
     /// Certificates of a server that is not trusted, its own first.
     pub presented: Vec<Presented>,
-    /// Earlier addresses without an unsealed server.
+    /// Earlier addresses whose servers are out of reach, sealed or without an active one.
     pub passed_over: Vec<Answered>,
     /// Role of the server in its cluster.
     pub leader: Option<Result<Leader, Failure>>,
@@ -128,6 +128,9 @@ pub struct Answered {
     pub before: SystemTime,
     /// Local time just after the response.
     pub after: SystemTime,
+    /// Whether the server knows the active one of its cluster, or may know it. Asked only of an
+    /// unsealed server that is one of several.
+    pub has_leader: bool,
 }
 
 impl Answered {
@@ -145,6 +148,7 @@ impl Answered {
             status,
             before,
             after: SystemClock.now(),
+            has_leader: true,
         })
     }
 
@@ -295,40 +299,47 @@ impl Facts {
     }
 
     /// Requests the unauthenticated status from the configured addresses in order, up to the first
-    /// unsealed server. Without one, the first address is evaluated. Returns the endpoint for
-    /// further requests.
+    /// unsealed server that knows the active one. Without one, an unsealed server or the first
+    /// address is evaluated. Returns the endpoint for further requests.
     ///
     /// # Errors
     /// The client could not be created.
     pub async fn ask_server(&mut self, config: &Config) -> Result<Endpoint, ConnectionError> {
+        let deadline = config.openbao.timeout;
         let first = connection::endpoint(config)?;
         let further = config.openbao.failover.iter().map(|place| Endpoint {
             address: place.address.clone(),
             server_name: place.server_name.clone(),
             ..first.clone()
         });
+        let several = !config.openbao.failover.is_empty();
 
-        let mut asked = Vec::new();
+        let (mut asked, mut unsealed) = (Vec::new(), None);
         for endpoint in [first.clone()].into_iter().chain(further) {
-            let answered = Answered::by(&endpoint, config.openbao.timeout).await?;
-            if answered.is_unsealed() {
+            let mut answered = Answered::by(&endpoint, deadline).await?;
+            if several && answered.is_unsealed() {
+                let leader = ask_leader(endpoint.clone(), deadline).await?;
+                answered.has_leader = !matches!(leader, Ok(Leader::Nobody));
+            }
+            if answered.is_unsealed() && answered.has_leader {
                 self.passed_over = asked;
                 self.server = Some(answered);
                 return Ok(endpoint);
             }
+            if answered.is_unsealed() && unsealed.is_none() {
+                unsealed = Some((endpoint, asked.len()));
+            }
             asked.push(answered);
         }
 
-        asked.truncate(1);
-        let failures = asked.iter().filter_map(|it| it.status.as_ref().err());
-        if failures
-            .map(Failure::class)
-            .any(|it| it == FailureClass::TlsFailed)
-        {
-            self.presented = presented(&first, config.openbao.timeout).await;
+        let (endpoint, place) = unsealed.unwrap_or((first, 0));
+        let server = asked.into_iter().nth(place);
+        let failure = server.as_ref().and_then(|it| it.status.as_ref().err());
+        if failure.map(Failure::class) == Some(FailureClass::TlsFailed) {
+            self.presented = presented(&endpoint, deadline).await;
         }
-        self.server = asked.pop();
-        Ok(first)
+        self.server = server;
+        Ok(endpoint)
     }
 
     /// Asks the server whether it is the active node of its cluster.
@@ -340,13 +351,7 @@ impl Facts {
         endpoint: Endpoint,
         deadline: Duration,
     ) -> Result<(), ConnectionError> {
-        // The API exists in the root namespace only.
-        let endpoint = Endpoint {
-            namespace: None,
-            ..endpoint
-        };
-        let client = Client::new(endpoint, Arc::new(|_| {}))?;
-        self.leader = Some(leader(&client, deadline).await);
+        self.leader = Some(ask_leader(endpoint, deadline).await?);
         Ok(())
     }
 
@@ -436,6 +441,19 @@ impl Facts {
         }
         Ok(())
     }
+}
+
+async fn ask_leader(
+    endpoint: Endpoint,
+    deadline: Duration,
+) -> Result<Result<Leader, Failure>, ConnectionError> {
+    // The API exists in the root namespace only.
+    let endpoint = Endpoint {
+        namespace: None,
+        ..endpoint
+    };
+    let client = Client::new(endpoint, Arc::new(|_| {}))?;
+    Ok(leader(&client, deadline).await)
 }
 
 /// A login whose token is not used. `None` where the build or the process excludes it.

@@ -106,6 +106,7 @@ fn reachable(facts: &Facts) -> Option<Vec<CheckResult>> {
     };
     let passed_over = facts.passed_over.iter().map(|other| {
         let found = match &other.status {
+            Ok(_) if !other.has_leader => "it knows no active server".to_owned(),
             Ok(status) if status.sealed => "it is sealed".to_owned(),
             Ok(_) => "it was never initialized".to_owned(),
             Err(failure) => failure.to_string(),

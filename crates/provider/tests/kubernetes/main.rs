@@ -9,6 +9,7 @@
 )]
 
 mod cluster;
+mod cold_start;
 mod encryption_config;
 #[cfg(feature = "package-tests")]
 mod install;
@@ -23,6 +24,8 @@ mod rotation;
 mod runbook;
 mod trio;
 
+#[path = "../openbao/bulk.rs"]
+mod bulk;
 #[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
 #[path = "../openbao/machine.rs"]
 mod machine;

@@ -3,6 +3,7 @@
 //! of the table in `docs/operate/clusters.md`.
 
 mod everyday;
+mod explained;
 mod long;
 mod sound;
 
@@ -18,7 +19,7 @@ use testkit::{
     tenant::{KEY, Timing},
     wait::wait_until,
 };
-use tokio::{runtime, sync::oneshot, task::spawn_blocking};
+use tokio::{runtime, sync::oneshot, task::spawn_blocking, time::timeout};
 
 use crate::{
     cluster::NAME,
@@ -29,6 +30,9 @@ use crate::{
 
 /// Successful calls before the fault of a scenario, and after its end: about two seconds each.
 const CALM: u64 = 200;
+
+/// Limit for a request to OpenBao that may hang.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Promotes later than the others, so that a rotation is seen on its way.
 const LATE: Timing = Timing {
@@ -111,8 +115,8 @@ impl Trio {
             "| {name} | {record} | {} of {objects} | {requests} |",
             bad.len()
         );
-        for (error, number) in &record.errors {
-            println!("{name}: {number} x {error}");
+        for ((place, error), number) in &record.errors {
+            println!("{name}: API server {place}: {number} x {error}");
         }
         assert_eq!(bad, [""; 0], "{name}");
         assert_eq!(record.wrong, 0, "{name}");
@@ -169,12 +173,29 @@ impl Trio {
         verdicts
     }
 
-    /// Adds a version to the key, through the first server that accepts the request.
+    /// The verdict of `triage` on a node.
+    async fn triage(&self, number: usize) -> String {
+        let triage = self.nodes[number].program(&["triage", "--output", "json"]);
+        let report: Value = serde_json::from_str(&run(triage).await.out).unwrap();
+        report["verdict"].as_str().unwrap().to_owned()
+    }
+
+    /// Adds a version to the key, through the active server if it is one of these. A standby
+    /// forwards the request, and waits for a leader that hangs.
     async fn rotate(&self) {
         let mount = &self.nodes[0].tenant.transit_mount;
         wait_until(SOON, "a rotation by OpenBao", async || {
+            let (mut actives, mut standbys) = (Vec::new(), Vec::new());
             for member in &self.openbao {
-                if member.server.admin().rotate_key(mount, KEY).await.is_ok() {
+                match member.server.is_active().await {
+                    true => actives.push(&member.server),
+                    false => standbys.push(&member.server),
+                }
+            }
+            for server in actives.into_iter().chain(standbys) {
+                let admin = server.admin();
+                let rotated = timeout(PATIENCE, admin.rotate_key(mount, KEY)).await;
+                if matches!(rotated, Ok(Ok(_))) {
                     return true;
                 }
             }
@@ -198,7 +219,7 @@ impl Trio {
         for server in &self.servers {
             command.args(["--server", &server.endpoint()]);
         }
-        run(command).await.json()
+        serde_json::from_str(&run(command).await.out).unwrap()
     }
 }
 

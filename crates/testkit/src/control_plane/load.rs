@@ -70,8 +70,9 @@ pub struct Record {
     /// Longest time of one client from one successful call to the next one; at least the pause
     /// between two calls, 0.16 s.
     pub longest: Duration,
-    /// The beginnings of the errors, with their numbers.
-    pub errors: BTreeMap<String, u64>,
+    /// Numbers of the failed calls, by the place of their API server and the beginning of their
+    /// error.
+    pub errors: BTreeMap<(usize, String), u64>,
 }
 
 impl Load {
@@ -220,8 +221,8 @@ impl LoadClient {
                 break;
             }
             let kind = Kind::ALL[step / 2 % Kind::ALL.len()];
-            let server = (self.number + step + step / 6) % self.servers.len();
-            let server = self.servers[server].clone();
+            let place = (self.number + step + step / 6) % self.servers.len();
+            let server = self.servers[place].clone();
             let outcome = match step % 2 {
                 0 => self.write(&server, kind, step).await,
                 _ => self.read(&server, kind, &mut record.wrong).await,
@@ -237,7 +238,7 @@ impl LoadClient {
                 Err(error) => {
                     record.failed += 1;
                     let error: String = error.chars().take(120).collect();
-                    *record.errors.entry(error).or_default() += 1;
+                    *record.errors.entry((place, error)).or_default() += 1;
                 }
             }
         }

@@ -3,11 +3,8 @@
 
 use std::{path::Path, time::Duration};
 
-use serde_json::json;
-
 use super::{OpenBao, StoppedOpenBao, checked};
 use crate::wait::wait_until;
-use openbao_lab::admin::Admin;
 
 impl StoppedOpenBao {
     /// Starts the server with an empty disk and restores a snapshot of its cluster. It is then the
@@ -49,9 +46,7 @@ impl StoppedOpenBao {
         let mut members = Vec::new();
         for member in stopped {
             let member = member.start_sealed().await;
-            let share = json!({"key": member.secrets.unseal_key.expose()});
-            let admin = checked(Admin::new(member.endpoint(), None));
-            checked(admin.write("sys/unseal", &share).await);
+            member.enter_unseal_key().await;
             members.push(member);
         }
         wait_until(Duration::from_secs(60), "a leader", async || {

@@ -1,6 +1,8 @@
 //! Losses of one part of a cluster, each with its return, and losses of all parts at once.
 
 mod all_at_once;
+mod openbao_lost;
+mod releases;
 mod replaced;
 mod upgrade;
 
@@ -8,7 +10,8 @@ use rustix::process::Signal;
 
 use super::{
     Trio,
-    everyday::{assert_none_failed, rotation},
+    everyday::rotation,
+    explained::{ETCD_LEADER, assert_explained, assert_none_failed},
 };
 use crate::members::Loss;
 
@@ -35,6 +38,7 @@ async fn the_leader_of_openbao_is_lost_in_every_way() {
                 trio.lose_leader(loss, async |trio| {
                     // A rotation makes every API server request a new seed.
                     rotation(trio).await;
+                    assert_eq!(trio.triage(0).await, "healthy");
                 })
                 .await;
             })
@@ -48,34 +52,40 @@ async fn the_leader_of_openbao_is_lost_in_every_way() {
 async fn every_node_and_member_of_etcd_is_lost_once() {
     let mut trio = Trio::new().await;
     let killed = "every node is killed and started, one after another";
-    trio.play(killed, async |trio| {
-        for number in 0..3 {
-            trio.servers[number].kill();
-            trio.end_provider(number, Signal::KILL).await;
-            trio.start_provider(number).await;
-            trio.servers[number].ready_after_restarts().await;
-            trio.nodes_agree().await;
-        }
-    })
-    .await;
+    let record = trio
+        .play(killed, async |trio| {
+            for number in 0..3 {
+                trio.servers[number].kill();
+                trio.end_provider(number, Signal::KILL).await;
+                trio.start_provider(number).await;
+                trio.servers[number].ready_after_restarts().await;
+                trio.nodes_agree().await;
+            }
+        })
+        .await;
+    assert_explained(&record, &[0, 1, 2], &[]);
 
-    trio.play("the leader of etcd is killed and started", async |trio| {
-        let etcd = trio.servers[0].etcd();
-        let leader = etcd.leader();
-        etcd.kill_member(leader);
-        rotation(trio).await;
-        trio.servers[0].etcd().start_member(leader).await;
-    })
-    .await;
+    let record = trio
+        .play("the leader of etcd is killed and started", async |trio| {
+            let etcd = trio.servers[0].etcd();
+            let leader = etcd.leader();
+            etcd.kill_member(leader);
+            rotation(trio).await;
+            trio.servers[0].etcd().start_member(leader).await;
+        })
+        .await;
+    assert_explained(&record, &[], &ETCD_LEADER);
 
-    trio.play("a member of etcd is lost and replaced", async |trio| {
-        let etcd = trio.servers[0].etcd();
-        etcd.kill_member(1);
-        etcd.replace_member(1).await;
-        // The new member must count for the majority.
-        etcd.kill_member(2);
-        rotation(trio).await;
-        trio.servers[0].etcd().start_member(2).await;
-    })
-    .await;
+    let record = trio
+        .play("a member of etcd is lost and replaced", async |trio| {
+            let etcd = trio.servers[0].etcd();
+            etcd.kill_member(1);
+            etcd.replace_member(1).await;
+            // The new member must count for the majority.
+            etcd.kill_member(2);
+            rotation(trio).await;
+            trio.servers[0].etcd().start_member(2).await;
+        })
+        .await;
+    assert_explained(&record, &[], &ETCD_LEADER);
 }

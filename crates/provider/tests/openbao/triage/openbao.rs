@@ -1,5 +1,7 @@
 //! Faults on the way to OpenBao: unreachable is not lost.
 
+use std::fs;
+
 use openbao_lab::port::free_port;
 use serde_json::{Value, json};
 use testkit::{
@@ -71,7 +73,7 @@ async fn an_openbao_without_storage_is_never_initialized() {
     let server = OpenBao::start_uninitialized().await;
     let mut node = Node::new(QUIET).await;
     node.config["openbao"]["address"] = json!(server.endpoint().address.to_string());
-    let ca = std::fs::read(server.ca_file()).unwrap();
+    let ca = fs::read(server.ca_file()).unwrap();
     files::replace(&node.tenant.ca_file(), &ca, 0o644);
     triage(&node, &[], "openbao_uninitialized")
         .means("at_risk", 4, "openbao.reachable")
@@ -83,6 +85,14 @@ async fn an_openbao_without_storage_is_never_initialized() {
 async fn a_standby_without_an_active_server_waits_for_a_majority() {
     let server = OpenBao::start().await;
     let node = Node::on(&server, QUIET).await;
+    let _server = standby_without_leader(server).await;
+    triage(&node, &[], "openbao_no_leader")
+        .means("none_lost", 4, "openbao.leader")
+        .found("knows no active server")
+        .next("a majority");
+}
+
+async fn standby_without_leader(server: OpenBao) -> OpenBao {
     let server = server.stop().await.start_without_majority().await;
     let admin = server.admin();
     wait_until(SOON, "an unsealed standby", async || {
@@ -93,10 +103,29 @@ async fn a_standby_without_an_active_server_waits_for_a_majority() {
         leader["is_self"] == false
     })
     .await;
-    triage(&node, &[], "openbao_no_leader")
-        .means("none_lost", 4, "openbao.leader")
-        .found("knows no active server")
-        .next("a majority");
+    server
+}
+
+/// As a server that is separated from the other members of its cluster.
+#[tokio::test]
+async fn a_server_without_a_leader_is_no_incident_while_another_one_serves() {
+    let standby = standby_without_leader(OpenBao::start().await).await;
+    let mut node = Node::new(TIMING).await;
+    let own = fs::read_to_string(node.tenant.ca_file()).unwrap();
+    let both = own + &fs::read_to_string(standby.ca_file()).unwrap();
+    files::replace(&node.tenant.ca_file(), both.as_bytes(), 0o644);
+    let serves = node.config["openbao"]["address"].clone();
+    node.config["openbao"]["address"] = json!(standby.endpoint().address.to_string());
+    node.config["openbao"]["failoverAddresses"] = json!([{"address": serves}]);
+    let provider = node.serve().await;
+
+    let said = triage(&node, &[], "healthy");
+    let passed_over = "does not serve: it knows no active server";
+    assert!(said.text.contains(passed_over), "{}", said.text);
+    // Other commands log in at the server that serves.
+    let verified = node.run(&["verify-key"]);
+    assert_eq!(verified.code, Some(0), "{}", verified.out);
+    drop(provider);
 }
 
 #[tokio::test]
@@ -118,7 +147,7 @@ async fn each_fault_of_a_certificate_is_named_with_the_presented_chain() {
     let mut node = Node::new(QUIET).await;
     let config = node.config.clone();
     let ca = node.tenant.ca_file();
-    let good = std::fs::read(&ca).unwrap();
+    let good = fs::read(&ca).unwrap();
     for (handshake, verdict, words) in [
         (
             Handshake::SelfSignedCa,
@@ -323,7 +352,7 @@ async fn the_calls_that_still_work_are_measured_through_the_socket() {
     let address = format!("127.0.0.1:{}", free_port().unwrap());
     node.config["server"]["healthAddress"] = json!(address);
     let _provider = node.serve().await;
-    std::fs::remove_file(node.tenant.jwt_file()).unwrap();
+    fs::remove_file(node.tenant.jwt_file()).unwrap();
     let said = triage(&node, &[], "jwt_unusable");
     let service = &said.json["service"];
     for call in ["status", "encrypt", "decrypt"] {

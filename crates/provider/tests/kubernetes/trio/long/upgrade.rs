@@ -8,10 +8,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::super::{
-    Trio,
-    everyday::{assert_none_failed, rotation},
-};
+use super::super::{Trio, everyday::rotation, explained::assert_none_failed};
 use crate::node::program;
 
 #[tokio::test]
