@@ -1,6 +1,7 @@
 //! Builds kube-apiserver, the etcd of its release and two programs of this project with Go, from
 //! the modules pinned in `tests/control-plane/go.mod` and verified by go.sum; Ory Hydra, an OAuth
-//! 2.0 issuer, from `tests/issuer`; and server and agent of SPIRE from `tests/workload-api`.
+//! 2.0 issuer, from `tests/issuer`; cosign from `tests/cosign`; and server and agent of SPIRE from
+//! `tests/workload-api`.
 //!
 //! Environment variables can select existing programs, so that the tests run with official ones and
 //! without Go.
@@ -22,7 +23,7 @@ const SPIRE_LISTS: &str = include_str!("spire.rs");
 /// Variable of the program that only a long test starts; it takes minutes to build.
 const LONG_ONLY: &str = "KUBE_CONTROLLER_MANAGER";
 
-const PROGRAMS: [Program; 12] = [
+const PROGRAMS: [Program; 13] = [
     Program {
         name: "kube-apiserver",
         variable: "KUBE_APISERVER",
@@ -84,6 +85,12 @@ const PROGRAMS: [Program; 12] = [
         source: "",
     },
     Program {
+        name: "cosign",
+        variable: "COSIGN",
+        package: "github.com/sigstore/cosign/v2/cmd/cosign",
+        source: "",
+    },
+    Program {
         name: "spire-server",
         variable: "SPIRE_SERVER",
         package: "github.com/spiffe/spire/cmd/spire-server",
@@ -98,12 +105,13 @@ const PROGRAMS: [Program; 12] = [
 ];
 
 /// Test modules that need a program that only Go provides, with its variable.
-pub(crate) const BUILT_ONLY: [(&str, &str); 7] = [
+pub(crate) const BUILT_ONLY: [(&str, &str); 8] = [
     ("install::", "KUBEADM"),
     ("install::", "KUBECTL"),
     ("old_client::", "OLD_CLIENT"),
     ("encryption_config::", "ENCRYPTION_CONFIG"),
     ("oauth_issuer::", "HYDRA"),
+    ("cosign::", "COSIGN"),
     ("spire::", "SPIRE_SERVER"),
     ("spire::", "SPIRE_AGENT"),
 ];
@@ -128,6 +136,7 @@ impl Program {
     fn module(&self) -> &'static Module {
         match self.variable {
             "HYDRA" => &go::ISSUER,
+            "COSIGN" => &go::COSIGN,
             "SPIRE_SERVER" | "SPIRE_AGENT" => &go::WORKLOAD_API,
             _ => &go::CONTROL_PLANE,
         }
