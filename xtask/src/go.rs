@@ -1,5 +1,5 @@
-//! Runs Go in the Go modules of this project: for the tests with a real kube-apiserver, OAuth issuer or SPIRE, and for
-//! the linter of workflows.
+//! Runs Go in the Go modules of this project: for the tests with a real kube-apiserver, OAuth issuer, SPIRE or cosign,
+//! and for the linter of workflows.
 
 use std::process::{Command, Stdio};
 
@@ -33,6 +33,12 @@ pub(crate) const ISSUER: Module = Module {
     path: "tests/issuer",
     manifest: include_str!("../../tests/issuer/go.mod"),
     sums: include_str!("../../tests/issuer/go.sum"),
+};
+
+pub(crate) const COSIGN: Module = Module {
+    path: "tests/cosign",
+    manifest: include_str!("../../tests/cosign/go.mod"),
+    sums: include_str!("../../tests/cosign/go.sum"),
 };
 
 pub(crate) const WORKLOAD_API: Module = Module {

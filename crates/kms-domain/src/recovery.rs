@@ -8,6 +8,7 @@
 //! | Decide whether a version may retire and whether a rotation is finished | [`evidence`] |
 //! | Decide whether a restored pair of backups may go into service | [`pair`] |
 //! | Record the key versions with every backup set | [`record`] |
+//! | Judge a pair of backups without a key | [`offer`] |
 //! | Rebuild the lost registry of a node | [`rebuild`] |
 //! | Record the evidence of a rebuild | [`journal`] |
 //! | Compare the nodes of a cluster | [`nodes`] |
@@ -16,6 +17,7 @@ pub mod claims;
 pub mod evidence;
 pub mod journal;
 pub mod nodes;
+pub mod offer;
 pub mod pair;
 pub mod rebuild;
 pub mod record;

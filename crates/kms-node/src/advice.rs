@@ -13,6 +13,7 @@ macro_rules! causes {
     };
 }
 
+pub mod attestation;
 pub mod cluster;
 pub mod command;
 pub mod configuration;
@@ -201,7 +202,7 @@ const fn unknown(code: &'static str, headline: &'static str, data: &'static str)
 
 /// Every cause, by topic: the heading of the topic and its causes.
 #[must_use]
-pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 21] {
+pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 22] {
     [
         ("Configuration", configuration::ALL),
         ("Installation of a node", install::ALL),
@@ -219,6 +220,7 @@ pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 21] {
         ("Command", command::ALL),
         ("Snapshots and running etcd", snapshot::ALL),
         ("Restore drill", drill::ALL),
+        ("Signed statements", attestation::ALL),
         ("Rebuild of the state", restore::ALL),
         ("EncryptionConfiguration", encryption_config::ALL),
         ("Rotation and retirement", retirement::ALL),

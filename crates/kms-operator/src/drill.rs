@@ -43,6 +43,7 @@ use tokio::time::Instant;
 use crate::recovery::{
     EtcdError, EtcdSource,
     backup_record::{note_as_recorded, note_source},
+    backups::newest::{NoPair, newest_pair},
     local_knowledge::LocalKnowledge,
     verify_pair::{self, Depth, Pair, VerifyOptions, Watch},
 };
@@ -60,11 +61,22 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Args)]
 pub struct Setup {
     /// What `etcdctl snapshot save` wrote
-    #[arg(long, value_name = "FILE")]
-    pub etcd_snapshot: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "etcd_dir")]
+    pub etcd_snapshot: Option<PathBuf>,
     /// What `bao operator raft snapshot save` wrote
-    #[arg(long, value_name = "FILE")]
-    pub openbao_snapshot: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "openbao_dir")]
+    pub openbao_snapshot: Option<PathBuf>,
+    /// Take the newest pair of two directories, in place of both snapshots: this one with those of etcd
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        requires = "openbao_dir",
+        conflicts_with_all = ["etcd_snapshot", "openbao_snapshot"]
+    )]
+    pub etcd_dir: Option<PathBuf>,
+    /// The directory with those of OpenBao
+    #[arg(long, value_name = "DIRECTORY", requires = "etcd_dir")]
+    pub openbao_dir: Option<PathBuf>,
     /// A file with one unseal key share, or recovery key share of an OpenBao that unseals itself, readable
     /// for nobody else; repeat up to the threshold
     #[arg(long, value_name = "FILE", required = true)]
@@ -182,6 +194,29 @@ pub enum Stage {
 }
 
 impl Setup {
+    /// Selects the newest pair of the directories, if they are given.
+    ///
+    /// # Errors
+    /// [`NoPair`].
+    pub fn select(&mut self) -> Result<(), NoPair> {
+        if let (Some(etcd), Some(openbao)) = (&self.etcd_dir, &self.openbao_dir) {
+            let pair = newest_pair(etcd, openbao)?;
+            self.etcd_snapshot = Some(pair.etcd);
+            self.openbao_snapshot = Some(pair.openbao);
+        }
+        Ok(())
+    }
+
+    /// The etcd snapshot; empty before [`Self::select`].
+    pub(crate) fn etcd(&self) -> &Path {
+        self.etcd_snapshot.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// The OpenBao snapshot; empty before [`Self::select`].
+    pub(crate) fn openbao(&self) -> &Path {
+        self.openbao_snapshot.as_deref().unwrap_or(Path::new(""))
+    }
+
     fn seal(&self) -> Option<StaticSeal> {
         Some(StaticSeal {
             key_file: self.static_seal_key_file.clone()?,
@@ -259,9 +294,9 @@ impl DrillRun {
         let shares = setup.unseal_key_file.iter().map(|file| share(file));
         let shares: Vec<UnsealKey> = shares.collect::<Result<_, _>>()?;
         let seal = setup.seal().map(checked).transpose()?;
-        let etcd = EtcdSource::file(&setup.etcd_snapshot)?;
+        let etcd = EtcdSource::file(setup.etcd())?;
         let snapshot = scratch.path().join("openbao.snap");
-        let (from, to) = (setup.openbao_snapshot.clone(), snapshot.clone());
+        let (from, to) = (setup.openbao().to_owned(), snapshot.clone());
         let record = known.record.clone();
         let (etcd, looked_at, copied) = run_blocking(move || {
             let looked_at = look_at(&etcd, record.as_ref());
@@ -273,7 +308,7 @@ impl DrillRun {
         self.etcd = looked_at.given;
         self.etcd_as_recorded = looked_at.as_recorded;
         self.etcd_made = looked_at.made;
-        let path = setup.openbao_snapshot.clone();
+        let path = setup.openbao().to_owned();
         let copied = match copied {
             Ok(copied) => copied,
             Err(source) => return Err(DrillError::Snapshot { path, source }),

@@ -5,6 +5,7 @@
     reason = "the library of a program: a name that says it all needs no line"
 )]
 
+pub mod attestation;
 pub mod benchmark;
 #[cfg(test)]
 mod claims;

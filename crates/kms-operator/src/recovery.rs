@@ -4,6 +4,7 @@
 //! was read completely.
 
 pub mod backup_record;
+pub mod backups;
 pub mod cause;
 pub mod drift;
 pub mod etcd_live;

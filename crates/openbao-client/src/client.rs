@@ -663,6 +663,7 @@ impl Answer {
             | Operation::TransitEncrypt
             | Operation::TransitDecrypt
             | Operation::TransitBatchDecrypt
+            | Operation::TransitSign
             | Operation::CapabilitiesSelf
             | Operation::WrappingLookup
             | Operation::WrappingUnwrap

@@ -27,6 +27,7 @@ pub mod request;
 pub mod seal_status;
 pub mod token;
 pub mod transit;
+pub mod transit_signing;
 pub mod turns;
 pub mod view;
 

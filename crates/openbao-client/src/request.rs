@@ -38,6 +38,8 @@ pub enum Operation {
     TransitDecrypt,
     /// Decrypt many ciphertexts with Transit.
     TransitBatchDecrypt,
+    /// Sign with Transit: only for statements of operators' commands.
+    TransitSign,
     /// Read the capabilities of the token in use.
     CapabilitiesSelf,
     /// Read the limits of the token in use: only in diagnostics.
@@ -69,6 +71,7 @@ impl Operation {
             Self::TransitEncrypt => "transit_encrypt",
             Self::TransitDecrypt => "transit_decrypt",
             Self::TransitBatchDecrypt => "transit_batch_decrypt",
+            Self::TransitSign => "transit_sign",
             Self::CapabilitiesSelf => "capabilities_self",
             Self::TokenLookupSelf => "token_lookup_self",
             Self::SealStatus => "seal_status",
@@ -81,7 +84,7 @@ impl Operation {
     /// Default purpose of the operation.
     fn purpose(self) -> Purpose {
         match self {
-            Self::TransitEncrypt | Self::Admin => Purpose::Encrypt,
+            Self::TransitEncrypt | Self::TransitSign | Self::Admin => Purpose::Encrypt,
             Self::TransitDecrypt | Self::TransitBatchDecrypt => Purpose::Decrypt,
             Self::TransitMetadataRead
             | Self::TransitDisableUpsertRead
@@ -118,6 +121,7 @@ impl Operation {
             | Self::TransitEncrypt
             | Self::TransitDecrypt
             | Self::TransitBatchDecrypt
+            | Self::TransitSign
             | Self::CapabilitiesSelf
             | Self::TokenLookupSelf
             | Self::SealStatus
@@ -147,6 +151,7 @@ impl Operation {
             | Self::TransitDisableUpsertRead
             | Self::TransitEncrypt
             | Self::TransitDecrypt
+            | Self::TransitSign
             | Self::CapabilitiesSelf
             | Self::TokenLookupSelf
             | Self::SealStatus

@@ -3,6 +3,8 @@
 //! Results go to the first writer, everything about failures to the second. Nothing here reads the
 //! environment or ends the process.
 
+mod attest_flags;
+mod backups;
 mod benchmark;
 mod cluster_flags;
 mod compare_nodes;
@@ -39,6 +41,7 @@ mod schema;
 mod serve;
 mod support_bundle;
 mod triage;
+mod verify_attestation;
 mod verify_backup;
 mod verify_key;
 mod verify_rotation;
@@ -135,10 +138,12 @@ commands! {
     }
     "Backup and recovery" {
         RecordBackup: record_backup, "record-backup";
+        Backups: backups, "backups";
         VerifyBackup: verify_backup, "verify-backup";
         ScanEtcd: scan_etcd, "scan-etcd";
         RecoverState: recover_state, "recover-state";
         Drill: drill, "drill";
+        VerifyAttestation: verify_attestation, "verify-attestation";
     }
     "Program" {
         Version: version, "version";
@@ -591,7 +596,13 @@ impl Context<'_> {
 
     /// The same without these flags, each with its value if it takes one.
     fn typed_without(&self, left_out: &[(&str, bool)]) -> String {
-        let written = [("--html", true), ("--report", true)];
+        let written = [
+            ("--html", true),
+            ("--report", true),
+            ("--attest", true),
+            ("--sign-key", true),
+            ("--sign-transit", true),
+        ];
         typed(&without(
             &self.arguments,
             &[&written[..], left_out].concat(),

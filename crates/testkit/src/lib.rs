@@ -9,6 +9,7 @@ mod daemon;
 pub mod big_endian;
 #[cfg(feature = "kubernetes")]
 pub mod control_plane;
+pub mod cosign;
 pub mod etcd;
 pub mod fake;
 pub mod files;

@@ -52,6 +52,7 @@ fn name(result: &Value) -> Option<&'static str> {
         return Some("failure");
     }
     Some(match result["command"].as_str() {
+        Some("backups") => "backups",
         Some("benchmark") => "benchmark",
         Some("compare-nodes") => "compare-nodes",
         Some("config") => "config",
@@ -62,8 +63,10 @@ fn name(result: &Value) -> Option<&'static str> {
         Some("support-bundle") => "support-bundle",
         Some("triage") => "triage",
         Some("scan-etcd") => "scan-etcd",
+        Some("verify-attestation") => "verify-attestation",
         Some("verify-backup") => "verify-backup",
         Some("drill") => "drill",
+        Some("drill history") => "drill-history",
         Some("init") => "init",
         Some("inspect-state") => "inspect-state",
         Some("rollout") if has("servers") => "rollout",

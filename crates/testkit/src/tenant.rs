@@ -141,6 +141,16 @@ impl Tenant {
         tenant
     }
 
+    /// Adds rules to the policy: path and capability.
+    ///
+    /// # Panics
+    /// When a request to the server fails.
+    pub async fn grant(&self, server: &OpenBao, rules: &[(String, &str)]) {
+        let mut text = policy(&self.transit_mount, KEY);
+        text.extend(rules.iter().map(rule));
+        checked(server.admin().write_policy(&self.policy, &text).await);
+    }
+
     /// Claims accepted by the role, valid for one hour.
     ///
     /// # Panics
@@ -289,6 +299,10 @@ fn policy(mount: &str, key: &str) -> String {
         ("auth/token/renew-self".to_owned(), "update"),
     ]
     .iter()
-    .map(|(path, capability)| format!("path \"{path}\" {{ capabilities = [\"{capability}\"] }}\n"))
+    .map(rule)
     .collect()
+}
+
+fn rule((path, capability): &(String, &str)) -> String {
+    format!("path \"{path}\" {{ capabilities = [\"{capability}\"] }}\n")
 }

@@ -90,9 +90,9 @@ pub(super) fn run_again(
         .env("XDG_RUNTIME_DIR", stage.private_dir("run")?)
         .env("HOME", stage.private_dir("home")?)
         .current_dir(stage.0.join("home"));
-    // Besides OpenBao these tests need etcd and its commands, the OAuth issuer, and SPIRE.
+    // Besides OpenBao these tests need etcd and its commands, the OAuth issuer, cosign and SPIRE.
     let needed = |tool: &&Tool| {
-        let prefixes = ["ETCD", "HYDRA", "SPIRE_"];
+        let prefixes = ["ETCD", "HYDRA", "COSIGN", "SPIRE_"];
         prefixes
             .iter()
             .any(|prefix| tool.variable.starts_with(prefix))

@@ -1,8 +1,8 @@
 //! Builds kube-apiserver, the etcd of its release and two programs of this project with Go, from
 //! the modules pinned in `tests/control-plane/go.mod` and verified by go.sum; Ory Hydra, an OAuth
 //! 2.0 issuer, from `tests/issuer`; and server and agent of SPIRE from `tests/workload-api`. Long
-//! tests also need kube-controller-manager, and the kube-apiserver of an earlier release, from
-//! `tests/control-plane-earlier`.
+//! tests also need kube-controller-manager, the kube-apiserver of an earlier release, from
+//! `tests/control-plane-earlier`, and cosign, from `tests/cosign`.
 //!
 //! Environment variables can select existing programs, so that the tests run with official ones and
 //! without Go.
@@ -91,10 +91,10 @@ const PROGRAMS: [Program; 11] = [
 ];
 
 /// Variables of the programs that only long tests need. They take minutes to build.
-pub(crate) const LONG_ONLY: [&str; 2] = [EARLIER, "KUBE_CONTROLLER_MANAGER"];
+pub(crate) const LONG_ONLY: [&str; 3] = [EARLIER, "KUBE_CONTROLLER_MANAGER", "COSIGN"];
 const EARLIER: &str = "KUBE_APISERVER_EARLIER";
 
-const FOR_LONG_TESTS: [Program; 2] = [
+const FOR_LONG_TESTS: [Program; 3] = [
     Program {
         name: "kube-apiserver-earlier",
         variable: EARLIER,
@@ -107,15 +107,22 @@ const FOR_LONG_TESTS: [Program; 2] = [
         package: "k8s.io/kubernetes/cmd/kube-controller-manager",
         source: "",
     },
+    Program {
+        name: "cosign",
+        variable: "COSIGN",
+        package: "github.com/sigstore/cosign/v2/cmd/cosign",
+        source: "",
+    },
 ];
 
 /// Test modules or tests that need a program that only Go provides, with its variable.
-pub(crate) const BUILT_ONLY: [(&str, &str); 9] = [
+pub(crate) const BUILT_ONLY: [(&str, &str); 10] = [
     ("install::", "KUBEADM"),
     ("install::", "KUBECTL"),
     ("old_client::", "OLD_CLIENT"),
     ("encryption_config::", "ENCRYPTION_CONFIG"),
     ("oauth_issuer::", "HYDRA"),
+    ("cosign_accepts", "COSIGN"),
     ("spire::", "SPIRE_SERVER"),
     ("spire::", "SPIRE_AGENT"),
     ("releases::", EARLIER),
@@ -142,6 +149,7 @@ impl Program {
     fn module(&self) -> &'static Module {
         match self.variable {
             "HYDRA" => &go::ISSUER,
+            "COSIGN" => &go::COSIGN,
             "SPIRE_SERVER" | "SPIRE_AGENT" => &go::WORKLOAD_API,
             EARLIER => &go::CONTROL_PLANE_EARLIER,
             _ => &go::CONTROL_PLANE,

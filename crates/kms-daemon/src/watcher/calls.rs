@@ -39,6 +39,7 @@ impl CallOutcomes {
             (
                 Operation::TransitMetadataRead
                 | Operation::TransitDisableUpsertRead
+                | Operation::TransitSign
                 | Operation::CapabilitiesSelf
                 | Operation::TokenLookupSelf
                 | Operation::SealStatus

@@ -302,7 +302,7 @@ fn one_active(note: &Note) -> Result<Arc<TransitKey>, RecordProblem> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::{collection, option, prelude::*, sample};
     use serde::Deserialize;
 
@@ -335,7 +335,7 @@ mod tests {
     }
 
     /// Version `n` of the golden scope, created at second `n`.
-    fn noted(versions: &[(u64, Option<RecordState>)]) -> Note {
+    pub(in crate::recovery) fn noted(versions: &[(u64, Option<RecordState>)]) -> Note {
         let scope = Arc::new(KeyScope::new(vectors::golden_scope()));
         let versions = versions.iter().map(|&(number, state)| {
             let version = vectors::version(number);

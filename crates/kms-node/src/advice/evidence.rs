@@ -1,7 +1,8 @@
 //! Causes in the evidence: etcd data, backup records, states of peers.
 
 use super::{
-    Cause, Step, act, key::KEEP_KEY, lost, none_lost, not_lost_yet, run, snapshot::SAVE, unknown,
+    Cause, Step, act, at_risk, key::KEEP_KEY, lost, none_lost, not_lost_yet, run, snapshot::SAVE,
+    unknown,
 };
 use crate::exit::Exit;
 
@@ -218,4 +219,32 @@ causes! {
     )
     .steps(&[act("use the newer release, or give other evidence")])
     .warnings(&[KEEP_EVIDENCE]);
+
+    NO_BACKUPS = unknown(
+        "no_backups",
+        "the directories have no pair of an etcd snapshot and an OpenBao snapshot",
+        "there is no backup to compare",
+    )
+    .steps(&[act(
+        "give the directories of etcdctl, k3s, RKE2, etcd-druid or Talos, and of `bao operator raft \
+         snapshot save`; the table `left out` has the reason for each other file",
+    )]);
+
+    BACKUPS_INCOMPATIBLE = at_risk(
+        "backups_incompatible",
+        "every OpenBao snapshot is older than a version of the key that the newest etcd snapshot needs",
+        "a restore of the newest etcd snapshot with these OpenBao snapshots loses objects",
+    )
+    .steps(&[act("save a snapshot of OpenBao now, and run record-backup for the set")])
+    .warnings(&["do not delete or trim versions of the key before a snapshot of OpenBao has them"]);
+
+    BACKUPS_UNPROVEN = unknown(
+        "backups_unproven",
+        "nothing shows that an OpenBao snapshot has all versions that the newest etcd snapshot needs",
+        "the backups may be whole: OpenBao snapshots are encrypted, and no record speaks for them",
+    )
+    .steps(&[
+        act("run record-backup with each set, and keep the record in the directory"),
+        act("run a drill with the newest pair: it decrypts every object"),
+    ]);
 }

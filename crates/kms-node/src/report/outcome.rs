@@ -314,6 +314,20 @@ impl<R> Outcome<R> {
         &self.headline
     }
 
+    pub fn command(&self) -> &'static str {
+        self.command
+    }
+
+    /// RFC 3339, whole seconds.
+    pub fn time(&self) -> &str {
+        &self.time
+    }
+
+    /// Code of the cause in the catalogue of causes.
+    pub fn cause(&self) -> Option<&'static str> {
+        self.cause
+    }
+
     pub fn next_steps(&self) -> &[NextStep] {
         &self.next_steps
     }

@@ -112,7 +112,7 @@ impl fmt::Display for Age {
 }
 
 /// A duration in hours with one decimal place.
-pub(super) struct Hours(pub(super) Duration);
+pub(crate) struct Hours(pub(crate) Duration);
 
 impl fmt::Display for Hours {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -243,12 +243,8 @@ pub fn outcome(
     };
     let members = Drill {
         judged: verdict,
-        etcd_snapshot: InputRow::of(&setup.etcd_snapshot, rehearsal.etcd.as_ref(), ages.etcd),
-        openbao_snapshot: InputRow::of(
-            &setup.openbao_snapshot,
-            rehearsal.openbao.as_ref(),
-            ages.openbao,
-        ),
+        etcd_snapshot: InputRow::of(setup.etcd(), rehearsal.etcd.as_ref(), ages.etcd),
+        openbao_snapshot: InputRow::of(setup.openbao(), rehearsal.openbao.as_ref(), ages.openbao),
         openbao_version: rehearsal.version.clone(),
         durations: DurationsRow::of(rehearsal),
         proven: Proven::of(rehearsal),
@@ -445,8 +441,10 @@ mod tests {
 
     fn setup(allow_network: bool) -> Setup {
         Setup {
-            etcd_snapshot: "etcd.db".into(),
-            openbao_snapshot: "openbao.snap".into(),
+            etcd_snapshot: Some("etcd.db".into()),
+            openbao_snapshot: Some("openbao.snap".into()),
+            etcd_dir: None,
+            openbao_dir: None,
             unseal_key_file: Vec::new(),
             static_seal_key_file: None,
             static_seal_key_id: None,

@@ -70,6 +70,11 @@ impl EvidenceSources {
     pub fn new(sources: Vec<EtcdSource>, prefix: Option<String>) -> Option<Self> {
         (!sources.is_empty()).then_some(Self { sources, prefix })
     }
+
+    /// In the order of reading.
+    pub fn iter(&self) -> impl Iterator<Item = &EtcdSource> {
+        self.sources.iter()
+    }
 }
 
 impl Asked<'_> {

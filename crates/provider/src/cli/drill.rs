@@ -1,4 +1,6 @@
-//! `drill`: would the backups of today come back?
+//! `drill`: would the backups of today come back? `drill history`: did they?
+
+mod history;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -7,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use kms_daemon::lifecycle::{self, Hangup};
 use kms_node::{
@@ -16,12 +18,17 @@ use kms_node::{
     state::disk::{self, DiskError},
 };
 use kms_operator::{
+    attestation::statement::Findings,
     drill::{self, ProgressReporter, Setup, metrics, report},
     recovery::local_knowledge::LocalKnowledge,
 };
 
 use super::{
-    Context, Exit, Failure, PageFlags, progress::ProgressLine, runtime, verify_backup::read_record,
+    Context, Exit, Failure, PageFlags,
+    attest_flags::{AttestFlags, attest},
+    progress::ProgressLine,
+    runtime,
+    verify_backup::read_record,
 };
 
 /// Rehearse a restore of both backups in isolation, and remove the copy again
@@ -30,9 +37,13 @@ use super::{
 /// object of the etcd snapshot with the key in it. Contacts nothing that is in service. Exit code 0 when
 /// everything opened, 4 when the backups do not restore all data or are too old, 5 when that could not be established.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Options {
+    #[command(subcommand)]
+    command: Option<Part>,
+    /// Absent for a subcommand alone.
     #[command(flatten)]
-    setup: Setup,
+    setup: Option<Setup>,
     /// Write the report as JSON to a new file, or to one named after the time in a directory
     #[arg(long, value_name = "PATH")]
     report: Option<PathBuf>,
@@ -40,14 +51,31 @@ pub(super) struct Options {
     #[arg(long, value_name = "FILE")]
     metrics_file: Option<PathBuf>,
     #[command(flatten)]
+    attest: AttestFlags,
+    #[command(flatten)]
     output: PageFlags,
 }
 
+#[derive(Debug, Subcommand)]
+enum Part {
+    History(history::Options),
+}
+
 impl Options {
-    pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    pub(super) fn run(mut self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        match (self.command.take(), self.setup.take()) {
+            (Some(Part::History(options)), _) => options.run(context),
+            (None, Some(setup)) => self.drill(setup, context),
+            // The parser requires the snapshots.
+            (None, None) => Ok(Exit::Usage),
+        }
+    }
+
+    fn drill(self, mut setup: Setup, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        setup.select()?;
         let loaded = context.load()?;
         let config = Arc::new(loaded.config);
-        let record = self.setup.record.as_deref().map(read_record).transpose()?;
+        let record = setup.record.as_deref().map(read_record).transpose()?;
         self.output.require_new()?;
         // Found again on writing; this only spares the wait.
         if let Some(path) = &self.report
@@ -57,10 +85,11 @@ impl Options {
             let path = path.clone();
             return Err(Failure::DrillReportFile(DiskError::Exists { path }));
         }
+        // Before the copy exists, so that OpenBao in service is contacted beside no copy.
+        let attestor = self.attest.attestor(&config)?;
         lifecycle::prepare();
 
         let known = LocalKnowledge::gather(&config, &loaded.path, record);
-        let setup = self.setup;
         let runtime = runtime()?;
         let rehearsal = runtime.block_on(async {
             let stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
@@ -71,7 +100,8 @@ impl Options {
 
         let now = SystemClock.now();
         let again = context.again();
-        let report = report::outcome(&config, &setup, &known, &rehearsal?, &again, now);
+        let rehearsal = rehearsal?;
+        let report = report::outcome(&config, &setup, &known, &rehearsal, &again, now);
         let shown = self.output.show(&report, context);
         let measured = match &self.metrics_file {
             Some(path) => metrics::write(path, &config, &report, now),
@@ -82,6 +112,12 @@ impl Options {
             Output::Json.write(&report, Look::default(), &mut json)?;
             disk::create_new(&dated(path, now), &json).map_err(Failure::DrillReportFile)?;
         }
+        let mut findings = Findings::default();
+        if attestor.is_some() {
+            findings.add_drill(&setup, &rehearsal);
+            findings.add_backups(&report.result);
+        }
+        attest(attestor.as_ref(), &config, &report, findings, now)?;
         measured.map_err(Failure::DrillMetricsFile)?;
         shown
     }

@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory as _};
 use super::Cli;
 
 /// Per command: purpose and line.
-const EXAMPLES: [(&str, &[(&str, &str)]); 28] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 30] = [
     (
         "init",
         &[
@@ -234,6 +234,13 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 28] = [
         ],
     ),
     (
+        "backups",
+        &[(
+            "which snapshots belong together",
+            "backups --etcd-dir /backup/etcd --openbao-dir /backup/openbao",
+        )],
+    ),
+    (
         "recover-state",
         &[(
             "plan, with the running etcd and a record",
@@ -242,10 +249,24 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 28] = [
     ),
     (
         "drill",
+        &[
+            (
+                "both snapshots of a set",
+                "drill --etcd-snapshot /backup/etcd.db --openbao-snapshot /backup/openbao.snap \
+                 --unseal-key-file /backup/unseal-key",
+            ),
+            (
+                "the signed statements of earlier drills",
+                "drill history /backup/statements --key evidence.pub --max-age 192h",
+            ),
+        ],
+    ),
+    (
+        "verify-attestation",
         &[(
-            "both snapshots of a set",
-            "drill --etcd-snapshot /backup/etcd.db --openbao-snapshot /backup/openbao.snap \
-             --unseal-key-file /backup/unseal-key",
+            "a statement of a drill, with the snapshots that it is about",
+            "verify-attestation /backup/drill.dsse.json --key evidence.pub --etcd-snapshot \
+             /backup/etcd.db --openbao-snapshot /backup/openbao.snap",
         )],
     ),
     (
@@ -298,11 +319,11 @@ fn groups(cli: &Command) -> String {
         let commands = names.iter().filter_map(|name| cli.find_subcommand(name));
         for command in commands.filter(|it| !it.is_hide_set()) {
             let about = command.get_about().map(ToString::to_string);
-            let mut line = format!("  {:17}", command.get_name());
+            let mut line = format!("  {:18}", command.get_name());
             for word in about.unwrap_or_default().split(' ') {
                 if line.len() + word.len() >= WIDTH {
                     text.push_str(&line);
-                    line = format!("\n{:19}", "");
+                    line = format!("\n{:20}", "");
                 }
                 line.push_str(&format!(" {word}"));
             }

@@ -42,10 +42,15 @@ use kms_node::{
     transit_key::KeyReadError,
 };
 use kms_operator::{
+    attestation::AttestationError,
     benchmark::BenchmarkError,
     diagnose::configuration::unloaded,
     nodes::NodesProblem,
-    recovery::{EtcdError, backup_record::BackupError},
+    recovery::{
+        EtcdError,
+        backup_record::BackupError,
+        backups::{Unreadable, newest::NoPair},
+    },
     retirement::RetirementError,
 };
 use openbao_lab::binary::BaoNotFound;
@@ -98,6 +103,12 @@ pub(super) enum Failure {
     /// The measurement did not come to its end.
     #[error(transparent)]
     Benchmark(Box<BenchmarkError>),
+    /// Two directories have no pair of snapshots.
+    #[error("there is no pair of backups")]
+    NoPair(#[from] NoPair),
+    /// A directory with backups cannot be read.
+    #[error(transparent)]
+    Backups(#[from] Unreadable),
     /// There is nothing to note of a backup set.
     #[error(transparent)]
     Backup(Box<BackupError>),
@@ -116,6 +127,9 @@ pub(super) enum Failure {
     /// The HTML page could not be written.
     #[error("the HTML page was not written")]
     PageFile(#[source] DiskError),
+    /// The result has no signed statement.
+    #[error(transparent)]
+    Attestation(Box<AttestationError>),
     /// The archive could not be written.
     #[error("the support bundle was not written")]
     BundleFile(#[source] DiskError),
@@ -238,6 +252,7 @@ macro_rules! boxed {
 }
 
 boxed!(
+    Attestation(AttestationError),
     Benchmark(BenchmarkError),
     Etcd(EtcdError),
     State(StateError),
@@ -291,10 +306,11 @@ impl Failure {
             }
             Self::LabServe(_) => Exit::Runtime,
             Self::Backup(error) => error.exit(),
+            Self::Attestation(error) => error.exit(),
             Self::Init(error) => error.exit(),
             Self::Node(error) => error.found().0.exit,
             Self::Rewrite(error) => error.found().0.exit,
-            Self::RecordUnreadable { .. } => Exit::Runtime,
+            Self::RecordUnreadable { .. } | Self::Backups(_) | Self::NoPair(_) => Exit::Runtime,
             Self::RecordInvalid {
                 problem: RecordError::NewerRelease(_),
                 ..
@@ -399,6 +415,7 @@ impl Failure {
             Self::Retirement(error) => return of_retirement(error),
             Self::Benchmark(error) => return of_benchmark(error),
             Self::Backup(error) => return BackupError::cause(error),
+            Self::Attestation(error) => AttestationError::cause(error),
             Self::Rebuild(error) => match &**error {
                 RebuildError::Changed { .. } => &restore::PLAN_OUTDATED,
                 RebuildError::State(error) => return of_state(error),
@@ -412,7 +429,10 @@ impl Failure {
             | Self::PageFile(_)
             | Self::BundleFile(_)
             | Self::ManualPages { .. } => &command::OUTPUT_NOT_WRITTEN,
-            Self::RecordUnreadable { .. } => &snapshot::NOT_OPENED,
+            Self::RecordUnreadable { .. }
+            | Self::Backups(_)
+            | Self::NoPair(NoPair::Unreadable(_)) => &snapshot::NOT_OPENED,
+            Self::NoPair(_) => &evidence::NO_BACKUPS,
             Self::RecordInvalid {
                 problem: RecordError::NewerRelease(_),
                 ..

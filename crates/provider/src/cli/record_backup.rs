@@ -11,18 +11,27 @@ use kms_node::{
     report::{CheckName, CheckResult, counted, one_line, outcome::Outcome, table::Table},
     state::disk,
 };
-use kms_operator::recovery::{
-    backup_record::{self, BackupError, BackupSet, NewRecord},
-    prefix,
-    raft_snapshot::RaftSnapshot,
-    rows::{FileRow, Required},
-    scan,
-    verify_pair::Pair,
+use kms_operator::{
+    attestation::statement::{Findings, Role},
+    recovery::{
+        backup_record::{self, BackupError, BackupSet, NewRecord},
+        backups::newest::newest_pair,
+        prefix,
+        raft_snapshot::RaftSnapshot,
+        rows::{FileRow, Required},
+        scan,
+        verify_pair::Pair,
+    },
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Context, Exit, Failure, OutputFlag, openbao_flags::TokenFlags, progress::watching};
+use super::{
+    Context, Exit, Failure, OutputFlag,
+    attest_flags::{AttestFlags, attest},
+    openbao_flags::TokenFlags,
+    progress::watching,
+};
 
 /// Write the record of a backup set: the state, key and snapshots that belong together
 ///
@@ -36,10 +45,22 @@ pub(super) struct Options {
     out: PathBuf,
     /// The etcd snapshot of the set: its hash, revision and required versions are noted, and its DEKs
     /// are tried
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "etcd")]
     etcd_snapshot: Option<PathBuf>,
+    /// Take the newest pair of two directories, in place of both snapshots: this one with those of etcd
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        group = "etcd",
+        requires = "openbao_dir",
+        conflicts_with_all = ["etcd_snapshot", "openbao_snapshot"]
+    )]
+    etcd_dir: Option<PathBuf>,
+    /// The directory with those of OpenBao
+    #[arg(long, value_name = "DIRECTORY", requires = "etcd_dir")]
+    openbao_dir: Option<PathBuf>,
     /// As given to kube-apiserver [default: all keys of the snapshot]
-    #[arg(long, value_name = "PREFIX", value_parser = prefix::parse, requires = "etcd_snapshot")]
+    #[arg(long, value_name = "PREFIX", value_parser = prefix::parse, requires = "etcd")]
     etcd_prefix: Option<String>,
     /// The OpenBao snapshot of the set: the hashes in it are verified, and its own is noted
     #[arg(long, value_name = "FILE")]
@@ -47,11 +68,13 @@ pub(super) struct Options {
     #[command(flatten)]
     token: TokenFlags,
     #[command(flatten)]
+    attest: AttestFlags,
+    #[command(flatten)]
     output: OutputFlag,
 }
 
 impl Options {
-    pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+    pub(super) fn run(mut self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         self.token.apply(context);
         let loaded = context.load()?;
         let config = loaded.config;
@@ -62,25 +85,51 @@ impl Options {
                 path: self.out,
             }));
         }
+        if let (Some(etcd), Some(openbao)) = (&self.etcd_dir, &self.openbao_dir) {
+            let pair = newest_pair(etcd, openbao)?;
+            self.etcd_snapshot = Some(pair.etcd);
+            self.openbao_snapshot = Some(pair.openbao);
+        }
         let set = BackupSet {
             etcd: self.etcd_snapshot.as_deref(),
             etcd_prefix: self.etcd_prefix.as_deref(),
             openbao: self.openbao_snapshot.as_deref(),
         };
+        let attestor = self.attest.attestor(&config)?;
         let now = SystemClock.now();
         let gathered =
             watching(|watch| backup_record::gather(&config, set, now, watch).map_err(Box::new));
         let site = Site::new(&loaded.path, Some(&config));
+        let mut findings = Findings::default();
         let mut outcome = match gathered {
             Ok(noted) => {
                 disk::create_new(&self.out, noted.record.encode().as_bytes())
                     .map_err(Failure::RecordFile)?;
-                recorded(&config, &noted, self.out, &site, now)
+                let note = noted.record.note();
+                let etcd = note.etcd.as_ref().map(|etcd| &etcd.file);
+                findings.add_file(Role::EtcdSnapshot, etcd);
+                findings.add_file(Role::OpenbaoSnapshot, note.openbao.as_ref());
+                findings.add_path(Role::BackupRecord, &self.out);
+                if let Some(pair) = &noted.pair {
+                    findings.add_pair(pair);
+                }
+                recorded(&config, &noted, self.out.clone(), &site, now)
             }
-            Err(error) => not_recorded(&config, &error, &site, now),
+            Err(error) => {
+                for (role, path) in [
+                    (Role::EtcdSnapshot, set.etcd),
+                    (Role::OpenbaoSnapshot, set.openbao),
+                ] {
+                    path.into_iter()
+                        .for_each(|path| findings.add_path(role, path));
+                }
+                not_recorded(&config, &error, &site, now)
+            }
         };
         outcome.set_sources(&context.sources);
-        self.output.show(&outcome, context)
+        let exit = self.output.show(&outcome, context)?;
+        attest(attestor.as_ref(), &config, &outcome, findings, now)?;
+        Ok(exit)
     }
 }
 

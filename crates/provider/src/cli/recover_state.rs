@@ -7,14 +7,21 @@ use kms_domain::{
     recovery::rebuild::PlanHash, registry::document::StateHash, transit::TransitVersion,
 };
 use kms_node::clock::{Clock as _, SystemClock};
-use kms_operator::recovery::{
-    recover_state::{self, Applied, Request, read_peer, read_record},
-    recovery_report::{Run, Typed},
+use kms_operator::{
+    attestation::statement::{Findings, Role},
+    recovery::{
+        recover_state::{self, Applied, Request, read_peer, read_record},
+        recovery_report::{Run, Typed},
+    },
 };
 
 use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, openbao_flags::TokenFlags,
-    progress::watching, review::become_owner,
+    Context, Exit, Failure, OutputFlag,
+    attest_flags::{AttestFlags, attest},
+    etcd_source::EvidenceFlags,
+    openbao_flags::TokenFlags,
+    progress::watching,
+    review::become_owner,
 };
 
 /// Rebuild a lost or damaged registry state from evidence, after the key was rotated
@@ -83,6 +90,8 @@ pub(super) struct Options {
         help_heading = "Change"
     )]
     expected_plan_hash: Option<PlanHash>,
+    #[command(flatten)]
+    attest: AttestFlags,
 }
 
 impl Options {
@@ -125,30 +134,49 @@ impl Options {
             accepted: self.accept_unreadable,
             names: self.show_names,
         };
+        let attestor = self.attest.attestor(config)?;
         become_owner(config);
+        if let Some(attestor) = &attestor {
+            attestor.require_writable()?;
+        }
         let now = SystemClock.now();
         let run = Run {
             loaded: &loaded,
             typed: &typed,
             now,
         };
+        let mut findings = Findings::default();
         let mut outcome = match &self.expected_plan_hash {
             None => {
                 let planned = watching(|watch| recover_state::plan(config, &mut request, watch));
+                findings.add_evidence(&planned.items);
                 run.planned(&planned)
             }
             Some(reviewed) => {
                 match watching(|watch| {
                     recover_state::apply(config, &mut request, reviewed, now, watch)
                 })? {
-                    Applied::Rebuilt(weighed) => run.applied(&weighed),
-                    Applied::Continued(done) => run.continued(&done.0, &done.1),
-                    Applied::Refused(weighed) => run.refused(&weighed),
+                    Applied::Rebuilt(weighed) => {
+                        findings.add_evidence(&weighed.items);
+                        findings.add_path(Role::RegistryState, &config.state_path.document());
+                        run.applied(&weighed)
+                    }
+                    Applied::Continued(done) => {
+                        findings.add_journal(&done.1);
+                        findings.add_path(Role::RegistryState, &config.state_path.document());
+                        run.continued(&done.0, &done.1)
+                    }
+                    Applied::Refused(weighed) => {
+                        findings.add_evidence(&weighed.items);
+                        run.refused(&weighed)
+                    }
                 }
             }
         };
         outcome.set_sources(&context.sources);
-        self.output.show(&outcome, context)
+        let exit = self.output.show(&outcome, context)?;
+        attest(attestor.as_ref(), config, &outcome, findings, now)?;
+        Ok(exit)
     }
 }
 

@@ -4,7 +4,7 @@ use clap::Args;
 use kms_domain::transit::TransitVersion;
 use kms_operator::retirement::Wanted;
 
-use super::{Context, Exit, Failure, review::Review};
+use super::{Context, Exit, Failure, attest_flags::AttestFlags, review::Review};
 
 /// Plan, or with --apply carry out, that removed key versions decrypt again on this node
 ///
@@ -29,7 +29,8 @@ impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let versions = self.versions;
         let wanted = Wanted::Restore { versions };
-        self.review.run(context, &wanted, None)
+        self.review
+            .run(context, &wanted, None, &AttestFlags::default())
     }
 }
 

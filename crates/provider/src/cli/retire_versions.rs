@@ -4,7 +4,9 @@ use clap::Args;
 use kms_domain::transit::TransitVersion;
 use kms_operator::retirement::Wanted;
 
-use super::{Context, Exit, Failure, etcd_source::EvidenceFlags, review::Review};
+use super::{
+    Context, Exit, Failure, attest_flags::AttestFlags, etcd_source::EvidenceFlags, review::Review,
+};
 
 /// Plan, or with --apply carry out, that old key versions decrypt no more on this node
 ///
@@ -23,13 +25,16 @@ pub(super) struct Options {
     review: Review,
     #[command(flatten)]
     etcd: EvidenceFlags,
+    #[command(flatten)]
+    attest: AttestFlags,
 }
 
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         let before = self.before_version;
         let wanted = Wanted::Retire { before };
-        self.review.run(context, &wanted, Some(&self.etcd))
+        self.review
+            .run(context, &wanted, Some(&self.etcd), &self.attest)
     }
 }
 

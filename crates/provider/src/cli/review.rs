@@ -1,7 +1,7 @@
 //! Common part of `retire-versions` and `restore-versions`: a plan for review, and its application
 //! to exactly the reviewed state.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use clap::Args;
 use kms_domain::{
@@ -18,11 +18,12 @@ use kms_node::{
     report::{outcome, table::Table},
 };
 use kms_operator::{
+    attestation::statement::{Findings, Role, VersionRow},
     diagnose::node::become_provider,
     recovery::{
-        evidence::Asked,
+        evidence::{Asked, EvidenceSources},
         evidence_report::{self, Asker},
-        retirement_report::{EvidenceRow, Findings, NeededBy, OlderRevisions},
+        retirement_report::{self, EvidenceRow, NeededBy, OlderRevisions},
     },
     retirement::{self, Outcome, Wanted},
 };
@@ -30,7 +31,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Context, Exit, Failure, OutputFlag, etcd_source::EvidenceFlags, openbao_flags::TokenFlags,
+    Context, Exit, Failure, OutputFlag,
+    attest_flags::{AttestFlags, attest},
+    etcd_source::EvidenceFlags,
+    openbao_flags::TokenFlags,
     progress::reading,
 };
 
@@ -54,13 +58,18 @@ impl Review {
         context: &mut Context<'_>,
         wanted: &Wanted,
         etcd: Option<&EvidenceFlags>,
+        statement: &AttestFlags,
     ) -> Result<Exit, Failure> {
         self.token.apply(context);
         let loaded = context.load()?;
         let config = &loaded.config;
         config.auth.supported()?;
         let sources = etcd.map(EvidenceFlags::evidence).transpose()?.flatten();
+        let attestor = statement.attestor(config)?;
         become_owner(config);
+        if let Some(attestor) = &attestor {
+            attestor.require_writable()?;
+        }
         let outcome = reading(|on_progress| {
             let evidence = sources.as_ref().map(|sources| Asked {
                 sources,
@@ -82,8 +91,34 @@ impl Review {
         let mut result = shown(&outcome, asker);
         result.identify(&config.fingerprint());
         result.set_sources(&context.sources);
-        self.output.show(&result, context)
+        let exit = self.output.show(&result, context)?;
+        let mut findings = Findings::default();
+        if attestor.is_some() {
+            findings.add_sources(sources.iter().flat_map(EvidenceSources::iter));
+            findings.add_path(Role::RegistryState, &config.state_path.document());
+            findings.add_versions(retired(&outcome));
+        }
+        let now = SystemClock.now();
+        attest(attestor.as_ref(), config, &result, findings, now)?;
+        Ok(exit)
     }
+}
+
+/// The versions that are retired, with the objects that need them.
+fn retired(outcome: &Outcome) -> impl Iterator<Item = VersionRow> {
+    outcome.plan.removed().iter().map(|key| VersionRow {
+        transit_version: Some(key.version().get()),
+        key_id_hash: Some(key.id_hash().to_string()),
+        objects: outcome.findings.as_ref().map(|findings| {
+            let mut sources: BTreeMap<String, u64> = BTreeMap::new();
+            for needed in findings.needed_by(key.version()) {
+                let sum = sources.entry(needed.source).or_default();
+                *sum = sum.saturating_add(needed.objects);
+            }
+            sources.into_values().max().unwrap_or_default()
+        }),
+        ..VersionRow::default()
+    })
 }
 
 /// Root has opened the evidence, and goes on as the owner of the state, who alone may write it.
@@ -163,7 +198,7 @@ fn shown(outcome: &Outcome, asker: Asker<'_>) -> outcome::Outcome<Retirement> {
         removed_versions: versions(plan.removed()),
         restored_versions: versions(plan.restored()),
         not_checked: blind.then_some(NOT_CHECKED),
-        evidence: findings.map(Findings::shown),
+        evidence: findings.map(retirement_report::Findings::shown),
     };
 
     let unchanged = plan.next().hash() == plan.state_hash();
@@ -300,7 +335,7 @@ fn table_of(title: &str, versions: &[Version]) -> Table {
 }
 
 impl Version {
-    fn of(key: &TransitKey, findings: Option<&Findings>) -> Self {
+    fn of(key: &TransitKey, findings: Option<&retirement_report::Findings>) -> Self {
         let version = key.version();
         Self {
             transit_version: version.get(),

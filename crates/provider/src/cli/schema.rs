@@ -7,10 +7,14 @@ use clap::Args;
 use kms_daemon::telemetry::health;
 use kms_node::{report::outcome::Outcome, why::Why};
 use kms_operator::{
+    attestation::{history::History, statement::Statement, verification::VerifyAttestation},
     benchmark::Benchmark,
     drill::report::Drill,
     nodes::report::Nodes,
-    recovery::{pair_report::VerifyBackup, recovery_report::Recovery, scan::ScanEtcd},
+    recovery::{
+        backups::report::Backups, pair_report::VerifyBackup, recovery_report::Recovery,
+        scan::ScanEtcd,
+    },
     rotation_report::Rotation,
     triage::report::Triage,
 };
@@ -25,7 +29,10 @@ use super::{
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 26] = [
+const SCHEMAS: [Published; 30] = [
+    // The signed content of a file of --attest.
+    ("attestation", of::<Statement>),
+    ("backups", of::<Outcome<Backups>>),
     ("benchmark", of::<Outcome<Benchmark>>),
     // `doctor`, `verify-key` and `probe`.
     ("checks", of::<Outcome>),
@@ -38,6 +45,7 @@ const SCHEMAS: [Published; 26] = [
     ("dev-once", of::<Outcome<dev::Summary<'_>>>),
     ("dev", of::<Outcome<dev::Made<'_>>>),
     ("drill", of::<Outcome<Drill>>),
+    ("drill-history", of::<Outcome<History>>),
     // A command that ends without a result.
     ("failure", of::<Outcome<Failed<'_>>>),
     ("init", of::<Outcome<init::Init>>),
@@ -48,6 +56,7 @@ const SCHEMAS: [Published; 26] = [
     ("record-backup", of::<Outcome<record_backup::RecordBackup>>),
     ("recover-state", of::<Outcome<Recovery>>),
     ("scan-etcd", of::<Outcome<ScanEtcd>>),
+    ("verify-attestation", of::<Outcome<VerifyAttestation>>),
     ("verify-backup", of::<Outcome<VerifyBackup>>),
     // The body of /ready.
     ("ready", of::<health::Ready<'_>>),

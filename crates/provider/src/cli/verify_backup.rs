@@ -8,17 +8,21 @@ use kms_node::{
     clock::{Clock as _, SystemClock},
     config::Config,
 };
-use kms_operator::recovery::{
-    EtcdError, EtcdSource,
-    backup_record::{note_as_recorded, note_source},
-    local_knowledge::LocalKnowledge,
-    pair_report,
-    recover_state::read_file,
-    verify_pair::{self, Depth, Pair, VerifyOptions},
+use kms_operator::{
+    attestation::statement::{Findings, Role},
+    recovery::{
+        EtcdError, EtcdSource,
+        backup_record::{note_as_recorded, note_source},
+        local_knowledge::LocalKnowledge,
+        pair_report,
+        recover_state::read_file,
+        verify_pair::{self, Depth, Pair, VerifyOptions},
+    },
 };
 
 use super::{
     Context, Exit, Failure, PageFlags,
+    attest_flags::{AttestFlags, attest},
     etcd_source::{EtcdFlags, UnreadFlags},
     openbao_flags::OpenBaoFlags,
     progress::watching,
@@ -53,6 +57,8 @@ pub(super) struct Options {
     #[command(flatten)]
     openbao: OpenBaoFlags,
     #[command(flatten)]
+    attest: AttestFlags,
+    #[command(flatten)]
     output: PageFlags,
 }
 
@@ -63,20 +69,29 @@ impl Options {
         let loaded = context.load()?;
         let config = &loaded.config;
         config.auth.supported()?;
+        let attestor = self.attest.attestor(config)?;
         let record = self.record.as_deref().map(read_record).transpose()?;
         let known = LocalKnowledge::gather(config, &loaded.path, record);
         let again = context.again();
-        let verified = self.verify(config, &known);
+        let source = self.etcd.source(Some(&self.unread));
+        let verified = source.and_then(|source| {
+            let pair = self.verify(config, &known, &source);
+            Ok((source, pair?))
+        });
         let now = SystemClock.now();
+        let mut findings = Findings::default();
         let mut outcome = match verified {
             Ok((source, pair)) => {
                 let noted = known.record.as_ref().and_then(|it| it.note().etcd.as_ref());
-                let snapshot = if let Some(noted) = noted
-                    && let Some(given) = note_source(&source)?
-                {
-                    Some(note_as_recorded(&source, given, &noted.file)?)
-                } else {
-                    None
+                let given = match noted.is_some() || attestor.is_some() {
+                    true => note_source(&source)?,
+                    false => None,
+                };
+                findings.add_file(Role::EtcdSnapshot, given.as_ref());
+                findings.add_pair(&pair);
+                let snapshot = match noted.zip(given) {
+                    Some((noted, given)) => Some(note_as_recorded(&source, given, &noted.file)?),
+                    None => None,
                 };
                 known.report(
                     config,
@@ -89,18 +104,24 @@ impl Options {
                 )
             }
             Err(error) if error.is_misuse() => return Err(error.into()),
-            Err(error) => pair_report::not_read(config, &loaded.path, &error, &again, now),
+            Err(error) => {
+                // Damage is a result too, on the file as given.
+                findings.add_sources(&self.etcd.source(None).ok());
+                pair_report::not_read(config, &loaded.path, &error, &again, now)
+            }
         };
         outcome.set_sources(&context.sources);
-        self.output.show(&outcome, context)
+        let exit = self.output.show(&outcome, context)?;
+        attest(attestor.as_ref(), config, &outcome, findings, now)?;
+        Ok(exit)
     }
 
     fn verify(
         &self,
         config: &Config,
         known: &LocalKnowledge,
-    ) -> Result<(EtcdSource, Pair), EtcdError> {
-        let source = self.etcd.source(Some(&self.unread))?;
+        source: &EtcdSource,
+    ) -> Result<Pair, EtcdError> {
         let options = VerifyOptions {
             prefix: self.etcd.prefix(),
             claims: known.claims(),
@@ -109,8 +130,7 @@ impl Options {
             names: self.show_names,
             ..VerifyOptions::default()
         };
-        let pair = watching(|watch| verify_pair::verify(config, &source, options, watch))?;
-        Ok((source, pair))
+        watching(|watch| verify_pair::verify(config, source, options, watch))
     }
 }
 

@@ -35,8 +35,8 @@ use crate::{
 };
 
 /// A backup set, and where its drills work.
-struct Backups {
-    node: Node,
+pub(crate) struct Backups {
+    pub(crate) node: Node,
     directory: TempDir,
     /// What was encrypted, and the unseal key; must be nowhere.
     secrets: Vec<Vec<u8>>,
@@ -45,7 +45,7 @@ struct Backups {
 impl Backups {
     /// Two objects under version 1 of the key, one under version 2; of OpenBao also a snapshot from
     /// before the rotation.
-    async fn of(server: &OpenBao) -> Self {
+    pub(crate) async fn of(server: &OpenBao) -> Self {
         let node = Node::on(server, TIMING).await;
         let provider = node.serve().await;
         let etcd = Etcd::start().await;
@@ -79,7 +79,7 @@ impl Backups {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -89,7 +89,7 @@ impl Backups {
     }
 
     /// An empty directory for one drill.
-    fn work(&self) -> PathBuf {
+    pub(crate) fn work(&self) -> PathBuf {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let work = self.path(&format!("work-{number}"));
@@ -125,7 +125,13 @@ impl Backups {
     }
 
     /// A drill to its end: the report, which must have this exit code and verdict.
-    async fn drill(&self, set: [&str; 3], more: &[&str], code: i32, verdict: &str) -> Value {
+    pub(crate) async fn drill(
+        &self,
+        set: [&str; 3],
+        more: &[&str],
+        code: i32,
+        verdict: &str,
+    ) -> Value {
         self.start(set, more).ended(code, verdict).await
     }
 
@@ -233,7 +239,7 @@ fn check(report: &Value, id: &str) -> Value {
     check.clone()
 }
 
-const SET: [&str; 3] = ["etcd.db", "openbao.snap", "share"];
+pub(crate) const SET: [&str; 3] = ["etcd.db", "openbao.snap", "share"];
 
 #[tokio::test]
 async fn backups_that_belong_together_are_proven_and_nothing_in_service_notices() {

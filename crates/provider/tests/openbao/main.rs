@@ -8,6 +8,7 @@
 )]
 
 mod answers;
+mod attest;
 mod backup;
 mod batcher;
 mod benchmark;
@@ -58,6 +59,7 @@ mod scan_etcd;
 mod scene;
 mod secrets;
 mod serving;
+mod sets;
 mod soak;
 mod stalled_log;
 mod traffic;

@@ -1,6 +1,7 @@
 //! `recover-state`: a node of a real cluster gets its registry back from evidence, or is told why
 //! not.
 
+mod attest;
 mod evidence;
 mod fleet;
 pub(crate) mod preview;

@@ -1,0 +1,54 @@
+//! `verify-attestation`: checks a signed statement, without network and configuration.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kms_node::{
+    advice::Site,
+    clock::{Clock as _, SystemClock},
+};
+use kms_operator::attestation::{
+    statement::Role,
+    verification::{Request, verify},
+};
+
+use super::{Context, Exit, Failure, OutputFlag};
+
+/// Check the signature of a statement that --attest wrote, and the digests of its files
+///
+/// Needs neither a network nor a configuration. Exit code 0 when the statement is signed by the given key
+/// and about the given files, whatever verdict it states; 4 when it is not, 5 when a file cannot be read.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The statement
+    statement: PathBuf,
+    /// The public key of the signer: PEM, ECDSA P-256 or Ed25519
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Require the statement to be about this etcd snapshot
+    #[arg(long, value_name = "FILE")]
+    etcd_snapshot: Option<PathBuf>,
+    /// Require the statement to be about this OpenBao snapshot
+    #[arg(long, value_name = "FILE")]
+    openbao_snapshot: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputFlag,
+}
+
+impl Options {
+    pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
+        let etcd = self.etcd_snapshot.map(|path| (Role::EtcdSnapshot, path));
+        let openbao = self
+            .openbao_snapshot
+            .map(|path| (Role::OpenbaoSnapshot, path));
+        let request = Request {
+            statement: self.statement,
+            key: self.key,
+            subjects: etcd.into_iter().chain(openbao).collect(),
+        };
+        let path = context.flags.config_path(context.environment);
+        let site = Site::new(&path, None);
+        let outcome = verify(&request, &site, SystemClock.now());
+        self.output.show(&outcome, context)
+    }
+}
