@@ -14,6 +14,7 @@ mod doctor;
 mod drill;
 mod etcd_source;
 mod examples;
+mod extract;
 mod failure;
 mod init;
 mod inspect_state;
@@ -138,6 +139,7 @@ commands! {
         VerifyBackup: verify_backup, "verify-backup";
         ScanEtcd: scan_etcd, "scan-etcd";
         RecoverState: recover_state, "recover-state";
+        Extract: extract, "extract";
         Drill: drill, "drill";
     }
     "Program" {

@@ -45,7 +45,7 @@ fn name(result: &Value) -> Option<&'static str> {
     // A command that ends without a result has a cause, and no members of its own.
     let failed = has("cause") && result["checks"] == json!([]) && result["exitCode"] != 0;
     if failed
-        && !["rotationState", "steps", "method", "servers"]
+        && !["rotationState", "steps", "method", "servers", "refused"]
             .into_iter()
             .any(has)
     {
@@ -64,6 +64,7 @@ fn name(result: &Value) -> Option<&'static str> {
         Some("scan-etcd") => "scan-etcd",
         Some("verify-backup") => "verify-backup",
         Some("drill") => "drill",
+        Some("extract") => "extract",
         Some("init") => "init",
         Some("inspect-state") => "inspect-state",
         Some("rollout") if has("servers") => "rollout",

@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory as _};
 use super::Cli;
 
 /// Per command: purpose and line.
-const EXAMPLES: [(&str, &[(&str, &str)]); 28] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 29] = [
     (
         "init",
         &[
@@ -239,6 +239,20 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 28] = [
             "plan, with the running etcd and a record",
             "recover-state --endpoints 127.0.0.1:2379 --record /backup/record.json",
         )],
+    ),
+    (
+        "extract",
+        &[
+            (
+                "a deleted Secret as YAML for kubectl apply",
+                "extract --etcd-snapshot etcd.db --resource secrets --namespace shop --name db \
+                 --output-dir recovered",
+            ),
+            (
+                "names, revisions and sizes in a namespace",
+                "extract --etcd-snapshot etcd.db --all-in-namespace shop --list",
+            ),
+        ],
     ),
     (
         "drill",

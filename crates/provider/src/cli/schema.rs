@@ -5,6 +5,7 @@ use std::io;
 
 use clap::Args;
 use kms_daemon::telemetry::health;
+use kms_extract::report::Extract;
 use kms_node::{report::outcome::Outcome, why::Why};
 use kms_operator::{
     benchmark::Benchmark,
@@ -25,7 +26,7 @@ use super::{
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 26] = [
+const SCHEMAS: [Published; 27] = [
     ("benchmark", of::<Outcome<Benchmark>>),
     // `doctor`, `verify-key` and `probe`.
     ("checks", of::<Outcome>),
@@ -38,6 +39,7 @@ const SCHEMAS: [Published; 26] = [
     ("dev-once", of::<Outcome<dev::Summary<'_>>>),
     ("dev", of::<Outcome<dev::Made<'_>>>),
     ("drill", of::<Outcome<Drill>>),
+    ("extract", of::<Outcome<Extract>>),
     // A command that ends without a result.
     ("failure", of::<Outcome<Failed<'_>>>),
     ("init", of::<Outcome<init::Init>>),

@@ -10,6 +10,7 @@
 
 mod cluster;
 mod encryption_config;
+mod extract;
 #[cfg(feature = "package-tests")]
 mod install;
 mod migrate;
