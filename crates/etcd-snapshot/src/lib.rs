@@ -2,8 +2,8 @@
 //!
 //! Every byte may be damaged or hostile. Files are therefore not mapped into memory, every length
 //! is checked, and a result is returned only after a complete read. A damaged file gives an error
-//! with the page and the offset, never a partial result. The crate is read-only, and decrypted
-//! bytes stay inside it.
+//! with the page and the offset, never a partial result. The crate is read-only. Decrypted bytes
+//! stay inside it, except for `kms-extract` ([`open::DekSource::reveal`]).
 //!
 //! Processing order: [`mod@file`] opens a snapshot, checks its hash and selects the state to read;
 //! [`revision`] passes on the objects of that state; [`value`] detects the protection of an object;

@@ -1,5 +1,5 @@
-//! Proves that a decrypted DEK source opens an object. The plaintext is wiped in this module and
-//! never leaves it.
+//! Proves that a decrypted DEK source opens an object. The plaintext is wiped in this module, and
+//! leaves it by [`DekSource::reveal`] alone, which only `kms-extract` may call (`clippy.toml`).
 //! Implements `docs/format/etcd-snapshot.md` section 7.
 //!
 //! The cryptography comes from aws-lc-rs, which the program already has for TLS. A second AES
@@ -111,6 +111,25 @@ impl DekSource {
         let encoding = Encoding::of(plaintext);
         plaintext.zeroize();
         encoding.ok_or(OpenError::NotAnObject)
+    }
+
+    /// Opens the object like [`prove`](Self::prove), and returns its plaintext.
+    ///
+    /// # Errors
+    /// Same as [`prove`](Self::prove).
+    pub fn reveal(
+        &self,
+        etcd_key: &[u8],
+        encrypted_data: &[u8],
+        scratch: &mut OpenBuffers,
+    ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let plaintext = self.open(etcd_key, encrypted_data, scratch)?;
+        let copy = Zeroizing::new(plaintext.to_vec());
+        plaintext.zeroize();
+        match Encoding::of(&copy) {
+            Some(_) => Ok(copy),
+            None => Err(OpenError::NotAnObject),
+        }
     }
 
     fn open<'b>(
@@ -249,6 +268,8 @@ mod tests {
                 source.prove(ETCD_KEY, data, &mut scratch),
                 Ok(Encoding::Protobuf)
             );
+            let revealed = source.reveal(ETCD_KEY, data, &mut scratch).unwrap();
+            assert_eq!(revealed.as_slice(), PLAINTEXT);
             assert!(scratch.plaintext.iter().all(|byte| *byte == 0));
         }
         let value = bytes(SEED_VALUE);

@@ -28,8 +28,9 @@ pub enum Malformed {
 
 /// One field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Field<'a> {
-    pub(crate) number: u64,
+pub struct Field<'a> {
+    /// Number of the field.
+    pub number: u64,
     content: Content<'a>,
 }
 
@@ -37,26 +38,50 @@ pub(crate) struct Field<'a> {
 enum Content<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
+    Fixed64([u8; 8]),
     /// A fixed-size field; no used field has this type.
-    Fixed,
+    Fixed32,
 }
 
 impl<'a> Field<'a> {
-    pub(crate) fn varint(self) -> Result<u64, Malformed> {
+    /// A number, in two's complement if it is negative.
+    ///
+    /// # Errors
+    /// [`Malformed::WireType`].
+    pub fn varint(self) -> Result<u64, Malformed> {
         match self.content {
             Content::Varint(value) => Ok(value),
-            Content::Bytes(_) | Content::Fixed => Err(self.wrong_type()),
+            _ => Err(self.wrong_type()),
         }
     }
 
-    pub(crate) fn bytes(self) -> Result<&'a [u8], Malformed> {
+    /// Bytes, or a message.
+    ///
+    /// # Errors
+    /// [`Malformed::WireType`].
+    pub fn bytes(self) -> Result<&'a [u8], Malformed> {
         match self.content {
             Content::Bytes(bytes) => Ok(bytes),
-            Content::Varint(_) | Content::Fixed => Err(self.wrong_type()),
+            _ => Err(self.wrong_type()),
         }
     }
 
-    pub(crate) fn text(self) -> Result<&'a str, Malformed> {
+    /// A floating-point number of 64 bits.
+    ///
+    /// # Errors
+    /// [`Malformed::WireType`].
+    pub fn double(self) -> Result<f64, Malformed> {
+        match self.content {
+            Content::Fixed64(bytes) => Ok(f64::from_le_bytes(bytes)),
+            _ => Err(self.wrong_type()),
+        }
+    }
+
+    /// A text.
+    ///
+    /// # Errors
+    /// [`Malformed::WireType`] or [`Malformed::NotUtf8`].
+    pub fn text(self) -> Result<&'a str, Malformed> {
         let number = self.number;
         std::str::from_utf8(self.bytes()?).map_err(|_| Malformed::NotUtf8 { number })
     }
@@ -68,8 +93,9 @@ impl<'a> Field<'a> {
     }
 }
 
-/// The fields in message order. Iteration ends after an error.
-pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
+/// The fields of a message, in its order. Iteration ends after an error.
+#[derive(Debug, Clone)]
+pub struct Fields<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<Field<'a>, Malformed>;
@@ -95,12 +121,16 @@ impl<'a> Fields<'a> {
         }
         let content = match tag & 7 {
             0 => Content::Varint(self.number()?),
-            1 => self.take(8).map(|_| Content::Fixed)?,
+            1 => {
+                let (bytes, rest) = self.0.split_first_chunk().ok_or(Malformed::CutOff)?;
+                self.0 = rest;
+                Content::Fixed64(*bytes)
+            }
             2 => {
                 let length = self.number()?;
                 Content::Bytes(self.take(usize::try_from(length).unwrap_or(usize::MAX))?)
             }
-            5 => self.take(4).map(|_| Content::Fixed)?,
+            5 => self.take(4).map(|_| Content::Fixed32)?,
             // Group wire types were deprecated before this format existed.
             _ => return Err(Malformed::Tag),
         };

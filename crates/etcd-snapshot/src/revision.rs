@@ -24,6 +24,9 @@ pub enum Revisions {
     /// Also older revisions that are not compacted yet, including those of deleted keys. A watch
     /// from an old resource version can still read them.
     All,
+    /// The newest of each key that existed at this etcd revision, which must be within
+    /// [`Totals::compacted`] and [`Totals::revision`]: the caller compares them.
+    At(i64),
 }
 
 /// One revision of a key with its value.
@@ -76,7 +79,7 @@ impl<S: ReadAt + ?Sized> Snapshot<'_, S> {
         mut gather: impl FnMut(&mut A, Object<'_>),
     ) -> Result<Reading<A>, SnapshotError> {
         let (totals, integrity) = self.verified(|walk, root| {
-            read(walk, root, &mut |object| {
+            read(walk, root, revisions, &mut |object| {
                 if revisions == Revisions::All || !object.superseded {
                     gather(&mut into, object);
                 }
@@ -93,6 +96,7 @@ impl<S: ReadAt + ?Sized> Snapshot<'_, S> {
 fn read<S: ReadAt + ?Sized>(
     walk: &mut Walk<'_, S>,
     root: &Bucket,
+    revisions: Revisions,
     gather: &mut dyn FnMut(Object<'_>),
 ) -> Result<Totals, SnapshotError> {
     let (mut keys, mut meta) = (None, None);
@@ -133,6 +137,9 @@ fn read<S: ReadAt + ?Sized>(
         let Some(entry) = entry else {
             return Ok(());
         };
+        if matches!(revisions, Revisions::At(last) if revision.main > last) {
+            return Ok(());
+        }
         let superseded = !seen.insert(entry.key);
         if revision.deletes {
             return Ok(());
@@ -324,6 +331,34 @@ mod tests {
         assert_eq!((totals.compacted, totals.revision), (Some(11), 11));
         let file = meta(&[(0, b"finishedCompactRev".into(), b"9".into())]);
         assert_eq!(damage(&file), (4, 4 * 1024 + 16, Damage::RevisionKey));
+    }
+
+    #[test]
+    fn an_earlier_revision_has_its_own_newest_objects() {
+        let file = of(&[
+            put(2, b"/a", b"1"),
+            put(3, b"/b", b"1"),
+            put(4, b"/a", b"2"),
+            delete(5, b"/b"),
+        ]);
+        let snapshot = Snapshot::open(&file[..], &|_| {}).unwrap();
+        for (revision, expected) in [
+            (1, &[][..]),
+            (2, &[("/a", 2)]),
+            (3, &[("/b", 3), ("/a", 2)]),
+            (4, &[("/a", 4), ("/b", 3)]),
+            (5, &[("/a", 4)]),
+        ] {
+            let at = snapshot
+                .gather(Revisions::At(revision), Vec::new(), |found, object| {
+                    let key = String::from_utf8(object.key.to_vec()).unwrap();
+                    found.push((key, object.revision));
+                })
+                .unwrap();
+            let found: Vec<_> = at.gathered.iter().map(|(key, at)| (&**key, *at)).collect();
+            assert_eq!(found, expected, "{revision}");
+            assert_eq!(at.totals.revision, 5);
+        }
     }
 
     #[test]

@@ -119,29 +119,51 @@ impl<'a> Resource<'a> {
     /// leading slash. Without `prefix`, the first part of the key is taken, such as `/registry`.
     #[must_use]
     pub fn of(key: &'a [u8], prefix: Option<&str>) -> Option<Self> {
+        Self::split(key, prefix).map(|(resource, _)| resource)
+    }
+
+    /// Also the rest of the key: `NAMESPACE/NAME`, or `NAME` without a namespace.
+    #[must_use]
+    pub fn split(key: &'a [u8], prefix: Option<&str>) -> Option<(Self, &'a str)> {
         let key = std::str::from_utf8(key).ok()?;
         let path = match prefix {
             Some(prefix) => key.strip_prefix(prefix)?.strip_prefix('/')?,
             None => key.strip_prefix('/')?.split_once('/')?.1,
         };
-        let mut parts = path.split('/').filter(|part| !part.is_empty());
-        let (first, second) = (parts.next()?, parts.next()?);
+        let (first, path) = next_part(path)?;
+        let (second, rest) = next_part(path)?;
         // Only a group has a dot in its name.
         if first.contains('.') {
-            return Some(Self {
-                name: second,
-                group: Some(first),
-            });
+            let group = Some(first);
+            return Some((
+                Self {
+                    name: second,
+                    group,
+                },
+                rest,
+            ));
         }
-        let name = match (first, second) {
-            ("services", "specs") => "services",
-            ("services", "endpoints") => "endpoints",
-            ("minions", _) => "nodes",
-            ("controllers", _) => "replicationcontrollers",
-            ("ingress", _) => "ingresses",
-            (resource, _) => resource,
+        let (name, rest) = match (first, second) {
+            ("services", "specs") => ("services", rest),
+            ("services", "endpoints") => ("endpoints", rest),
+            ("minions", _) => ("nodes", path),
+            ("controllers", _) => ("replicationcontrollers", path),
+            ("ingress", _) => ("ingresses", path),
+            (resource, _) => (resource, path),
         };
-        Some(Self { name, group: None })
+        Some((Self { name, group: None }, rest))
+    }
+
+    /// Name of the resource, in the plural.
+    #[must_use]
+    pub fn name(self) -> &'a str {
+        self.name
+    }
+
+    /// API group, if the key has one.
+    #[must_use]
+    pub fn group(self) -> Option<&'a str> {
+        self.group
     }
 
     /// Appends the displayed name to `text`.
@@ -152,6 +174,13 @@ impl<'a> Resource<'a> {
             text.extend_from_slice(group.as_bytes());
         }
     }
+}
+
+/// The first part of a path, and the rest after its slashes.
+fn next_part(path: &str) -> Option<(&str, &str)> {
+    let path = path.trim_start_matches('/');
+    let (part, rest) = path.split_once('/').unwrap_or((path, ""));
+    (!part.is_empty()).then(|| (part, rest.trim_start_matches('/')))
 }
 
 impl fmt::Display for Resource<'_> {
@@ -256,5 +285,21 @@ mod tests {
             assert_eq!(text, shown.unwrap_or_default().as_bytes(), "{key}");
         }
         assert_eq!(Resource::of(b"/registry/\xff/a", None), None);
+    }
+
+    #[test]
+    fn a_key_ends_with_the_name_of_its_object() {
+        for (key, rest) in [
+            ("/registry/secrets/default/demo", "default/demo"),
+            ("/registry/minions/node-1", "node-1"),
+            ("/registry/services/specs/default/a", "default/a"),
+            ("/registry/example.org/widgets/default/a", "default/a"),
+            ("/registry/example.org/gadgets/a", "a"),
+            ("/registry/clusterroles/system:a", "system:a"),
+            ("/registry//secrets//a//b", "a//b"),
+        ] {
+            let (_, found) = Resource::split(key.as_bytes(), Some("/registry")).unwrap();
+            assert_eq!(found, rest, "{key}");
+        }
     }
 }

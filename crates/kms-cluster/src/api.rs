@@ -12,6 +12,7 @@ use kube::{
 };
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use serde::{Deserialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
 
 /// Metadata of one object as the answer.
 pub const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
@@ -182,6 +183,23 @@ impl Api {
     pub async fn get<T: DeserializeOwned>(&self, path: &str, accept: &str) -> Result<T, CallError> {
         let request = Request::get(path).header(header::ACCEPT, accept);
         self.json(path, request.body(Body::empty())).await
+    }
+
+    /// The bytes of one object, which may hold a secret; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// There is no answer, or another refusal.
+    pub async fn object(
+        &self,
+        path: &str,
+        accept: &str,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, CallError> {
+        let request = Request::get(path).header(header::ACCEPT, accept);
+        match self.send(path, request.body(Body::empty())).await {
+            Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
+            Err(CallError::Refused(refusal)) if refusal.status == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The text of an answer that is no JSON.

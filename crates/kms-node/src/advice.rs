@@ -20,6 +20,7 @@ pub mod configuration;
 pub mod drill;
 pub mod encryption_config;
 pub mod evidence;
+pub mod extract;
 pub mod install;
 pub mod key;
 pub mod login;
@@ -202,7 +203,7 @@ const fn unknown(code: &'static str, headline: &'static str, data: &'static str)
 
 /// Every cause, by topic: the heading of the topic and its causes.
 #[must_use]
-pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 22] {
+pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 23] {
     [
         ("Configuration", configuration::ALL),
         ("Installation of a node", install::ALL),
@@ -219,6 +220,7 @@ pub fn catalogue() -> [(&'static str, &'static [&'static Cause]); 22] {
         ("Comparison of nodes", nodes::ALL),
         ("Command", command::ALL),
         ("Snapshots and running etcd", snapshot::ALL),
+        ("Extraction of objects", extract::ALL),
         ("Restore drill", drill::ALL),
         ("Signed statements", attestation::ALL),
         ("Rebuild of the state", restore::ALL),

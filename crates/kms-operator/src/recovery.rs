@@ -246,6 +246,15 @@ impl EtcdSource {
         }
     }
 
+    /// The source with a running etcd at this revision. A file has all revisions.
+    #[must_use]
+    pub fn at(self, revision: i64) -> Self {
+        match self {
+            Self::File(_) => self,
+            Self::Live(live) => Self::Live(live.at(revision)),
+        }
+    }
+
     /// Path of the file, or URLs of the members, for reports.
     #[must_use]
     pub fn name(&self) -> String {

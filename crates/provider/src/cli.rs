@@ -16,6 +16,7 @@ mod doctor;
 mod drill;
 mod etcd_source;
 mod examples;
+mod extract;
 mod failure;
 mod init;
 mod inspect_state;
@@ -142,6 +143,7 @@ commands! {
         VerifyBackup: verify_backup, "verify-backup";
         ScanEtcd: scan_etcd, "scan-etcd";
         RecoverState: recover_state, "recover-state";
+        Extract: extract, "extract";
         Drill: drill, "drill";
         VerifyAttestation: verify_attestation, "verify-attestation";
     }

@@ -45,7 +45,7 @@ fn name(result: &Value) -> Option<&'static str> {
     // A command that ends without a result has a cause, and no members of its own.
     let failed = has("cause") && result["checks"] == json!([]) && result["exitCode"] != 0;
     if failed
-        && !["rotationState", "steps", "method", "servers"]
+        && !["rotationState", "steps", "method", "servers", "refused"]
             .into_iter()
             .any(has)
     {
@@ -67,6 +67,7 @@ fn name(result: &Value) -> Option<&'static str> {
         Some("verify-backup") => "verify-backup",
         Some("drill") => "drill",
         Some("drill history") => "drill-history",
+        Some("extract") => "extract",
         Some("init") => "init",
         Some("inspect-state") => "inspect-state",
         Some("rollout") if has("servers") => "rollout",

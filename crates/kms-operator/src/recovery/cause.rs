@@ -42,6 +42,15 @@ impl Context {
         }
     }
 
+    /// The context of single objects.
+    #[must_use]
+    pub fn with(nothing_decrypts: bool, names_fit: bool) -> Self {
+        Self {
+            nothing_decrypts,
+            names_fit,
+        }
+    }
+
     /// Cause of a row; `None` for objects that decrypt.
     #[must_use]
     pub fn of_row(self, row: &Row) -> Option<&'static Cause> {

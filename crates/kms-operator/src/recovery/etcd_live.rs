@@ -41,6 +41,8 @@ pub struct LiveEtcd {
     rate: Option<NonZeroU32>,
     /// Revision of the first reading. Later readings use it until it is compacted.
     pinned: OnceLock<i64>,
+    /// Another revision is an error.
+    fixed: bool,
 }
 
 /// Range of keys to read.
@@ -92,6 +94,9 @@ pub enum LiveError {
     /// Compaction removed the revision in each of `RESTARTS + 1` attempts.
     #[error("etcd removed the revision in use {RESTARTS} times")]
     Compacted,
+    /// The requested revision is compacted, or not reached yet.
+    #[error("etcd does not have revision {0}: it was compacted, or is of the future")]
+    NoRevision(i64),
     /// The response violates the etcd API.
     #[error("the answer of etcd at {endpoint} is inconsistent: {broken}")]
     Answer {
@@ -110,6 +115,7 @@ impl LiveError {
                 &snapshot::ETCD_TLS_UNUSABLE
             }
             Self::Compacted
+            | Self::NoRevision(_)
             | Self::Runtime(_)
             | Self::Connect { .. }
             | Self::Call { .. }
@@ -167,12 +173,21 @@ impl LiveEtcd {
             bounds,
             rate,
             pinned: OnceLock::new(),
+            fixed: false,
         };
         // Reports invalid TLS files here instead of at the first connection.
         for endpoint in &live.endpoints {
             live.endpoint(endpoint).map_err(LiveError::Tls)?;
         }
         Ok(live)
+    }
+
+    /// Reads this etcd revision, and no other one.
+    #[must_use]
+    pub fn at(mut self, revision: i64) -> Self {
+        self.pinned = OnceLock::from(revision);
+        self.fixed = true;
+        self
     }
 
     /// URLs of the members, for reports.
@@ -214,6 +229,7 @@ impl LiveEtcd {
                 calls: Calls::start(scope, runtime, member, self.rate),
                 bounds: &self.bounds,
                 rate: self.rate,
+                restarts: if self.fixed { 0 } else { RESTARTS },
                 on_progress,
             };
             let pinned = self.pinned.get().copied().unwrap_or(NEWEST);

@@ -260,7 +260,7 @@ impl Inventory {
             || (Tally::with_room_for(KEPT_BYTES), Superseded::default()),
             |(tally, superseded), object| match wanted.revisions {
                 Revisions::Newest if object.superseded => superseded.add(object),
-                Revisions::Newest | Revisions::All => tally.add(wanted, object),
+                Revisions::Newest | Revisions::All | Revisions::At(_) => tally.add(wanted, object),
             },
         )?;
 

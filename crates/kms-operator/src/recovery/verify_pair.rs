@@ -330,7 +330,8 @@ fn verdict(
     }
 }
 
-async fn read_key(config: &Config, openbao: &Connection) -> (LiveKey, Option<Unanswered>) {
+/// The metadata of the key, or the reason for its absence.
+pub async fn read_key(config: &Config, openbao: &Connection) -> (LiveKey, Option<Unanswered>) {
     match openbao.key_metadata().await {
         Ok(metadata) => match KeyProfile::check(&metadata, &config.key.key_name) {
             Ok(profile) => (LiveKey::Listed(profile), None),

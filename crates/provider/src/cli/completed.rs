@@ -26,7 +26,7 @@ pub(super) const OPENBAO: [(&str, &str); 4] = [
 
 /// Commands that need one source of etcd data. For all others a reading of etcd is typed evidence: it
 /// decides verdicts, so no variable may add it.
-const ONE_SOURCE: [&str; 2] = ["scan-etcd", "verify-backup"];
+const ONE_SOURCE: [&str; 3] = ["extract", "scan-etcd", "verify-backup"];
 
 /// A command line with the options that were left out.
 pub(super) struct Completed {

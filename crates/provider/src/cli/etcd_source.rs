@@ -107,6 +107,18 @@ impl EtcdFlags {
     pub(super) fn prefix(&self) -> Option<String> {
         self.live.etcd_prefix.clone()
     }
+
+    /// The options that name the source, as a shell takes them.
+    pub(super) fn options(&self) -> String {
+        let mut options = match &self.etcd_snapshot {
+            Some(path) => format!("--etcd-snapshot {}", shell(path)),
+            None => self.live.options(),
+        };
+        if let Some(prefix) = &self.live.etcd_prefix {
+            options.push_str(&format!(" --etcd-prefix {}", quoted(prefix)));
+        }
+        options
+    }
 }
 
 impl LiveFlags {

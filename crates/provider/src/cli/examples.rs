@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory as _};
 use super::Cli;
 
 /// Per command: purpose and line.
-const EXAMPLES: [(&str, &[(&str, &str)]); 30] = [
+const EXAMPLES: [(&str, &[(&str, &str)]); 31] = [
     (
         "init",
         &[
@@ -246,6 +246,20 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 30] = [
             "plan, with the running etcd and a record",
             "recover-state --endpoints 127.0.0.1:2379 --record /backup/record.json",
         )],
+    ),
+    (
+        "extract",
+        &[
+            (
+                "a deleted Secret as YAML for kubectl apply",
+                "extract --etcd-snapshot etcd.db --resource secrets --namespace shop --name db \
+                 --output-dir recovered",
+            ),
+            (
+                "names, revisions and sizes in a namespace",
+                "extract --etcd-snapshot etcd.db --all-in-namespace shop --list",
+            ),
+        ],
     ),
     (
         "drill",

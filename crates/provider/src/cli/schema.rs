@@ -5,6 +5,7 @@ use std::io;
 
 use clap::Args;
 use kms_daemon::telemetry::health;
+use kms_extract::report::Extract;
 use kms_node::{report::outcome::Outcome, why::Why};
 use kms_operator::{
     attestation::{history::History, statement::Statement, verification::VerifyAttestation},
@@ -29,7 +30,7 @@ use super::{
 /// The name of a schema's file, and how it is made.
 type Published = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Published; 30] = [
+const SCHEMAS: [Published; 31] = [
     // The signed content of a file of --attest.
     ("attestation", of::<Statement>),
     ("backups", of::<Outcome<Backups>>),
@@ -46,6 +47,7 @@ const SCHEMAS: [Published; 30] = [
     ("dev", of::<Outcome<dev::Made<'_>>>),
     ("drill", of::<Outcome<Drill>>),
     ("drill-history", of::<Outcome<History>>),
+    ("extract", of::<Outcome<Extract>>),
     // A command that ends without a result.
     ("failure", of::<Outcome<Failed<'_>>>),
     ("init", of::<Outcome<init::Init>>),

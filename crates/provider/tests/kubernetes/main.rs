@@ -11,6 +11,7 @@
 mod cluster;
 mod cold_start;
 mod encryption_config;
+mod extract;
 #[cfg(feature = "package-tests")]
 mod install;
 mod migrate;

@@ -208,3 +208,29 @@ async fn an_api_server_that_cannot_start_is_mended_from_openbao_upwards() {
     let read = site.control_plane.read(Kind::Secret, "kept").await.unwrap();
     assert_eq!(read.as_deref(), Some("through it"));
 }
+
+#[tokio::test]
+async fn one_object_comes_back_from_a_snapshot() {
+    let mut site = ControlPlaneNode::serving().await;
+    add_kubectl(&site);
+    for kind in [Kind::Secret, Kind::ConfigMap] {
+        let written = site.control_plane.write(kind, "shop", "as it was");
+        written.await.unwrap();
+    }
+    let mut walk = Walk::of("operate/disaster-recovery/one-object");
+    let incident = "a Secret is deleted, and a ConfigMap is overwritten";
+    walk.to_incident(&mut site, incident).await;
+    let secret = "/api/v1/namespaces/default/secrets/shop";
+    let (status, _) = site
+        .control_plane
+        .send("DELETE", secret, &serde_json::json!({}))
+        .await;
+    assert!(status.is_success());
+    let written = site.control_plane.write(Kind::ConfigMap, "shop", "worse");
+    written.await.unwrap();
+    walk.to_end(&mut site).await;
+    for kind in [Kind::Secret, Kind::ConfigMap] {
+        let read = site.control_plane.read(kind, "shop").await.unwrap();
+        assert_eq!(read.as_deref(), Some("as it was"), "{kind:?}");
+    }
+}

@@ -24,6 +24,7 @@ mod discovery;
 mod disk;
 mod doctor;
 mod drill;
+mod extract;
 mod faults;
 mod forms;
 mod hardening;

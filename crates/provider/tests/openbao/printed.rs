@@ -141,6 +141,9 @@ incidents! {
         key_ids_unknown;
 }
 
+/// Run by the tests of `extract`.
+const BY_EXTRACT: &[&str] = &["no_object_selected"];
+
 /// Causes whose commands are run with a real kube-apiserver, by `migrate.rs`, `rewrite.rs` and
 /// `rollout.rs` in `tests/kubernetes`.
 const BY_KUBERNETES: &[&str] = &[
@@ -420,7 +423,11 @@ fn every_printed_command_is_run_or_has_a_reason() {
     for code in BY_KUBERNETES {
         assert!(kubernetes.contains(code), "{code}");
     }
-    let executed = EXECUTED.iter().chain(BY_KUBERNETES);
+    let extract = include_str!("extract.rs");
+    for code in BY_EXTRACT {
+        assert!(extract.contains(code), "{code}");
+    }
+    let executed = EXECUTED.iter().chain(BY_KUBERNETES).chain(BY_EXTRACT);
     let executed: BTreeSet<_> = executed.copied().collect();
     let left_out: BTreeSet<_> = LEFT_OUT.iter().map(|(code, _)| *code).collect();
     let both: Vec<_> = executed.intersection(&left_out).collect();

@@ -53,7 +53,7 @@ pub(super) struct Answer {
 
 /// Failure of one page.
 pub(super) enum NoPage {
-    /// Compaction removed the revision.
+    /// Compaction removed the revision, or it is of the future.
     Compacted,
     /// The page is larger than [`PAGE_BYTES`], or than the limit of a proxy.
     TooLarge,
@@ -165,6 +165,7 @@ fn no_page(status: &Status, failed: impl FnOnce(String) -> LiveError) -> NoPage 
     match status.code() {
         Code::OutOfRange if says("has been compacted") => NoPage::Compacted,
         // The limit of this client.
+        Code::OutOfRange if says("future revision") => NoPage::Compacted,
         Code::OutOfRange => NoPage::TooLarge,
         // The limit of a proxy. etcd has the same code for too many requests.
         Code::ResourceExhausted if says("larger than max") => NoPage::TooLarge,
@@ -259,6 +260,11 @@ mod tests {
         let compacted = "etcdserver: mvcc: required revision has been compacted";
         let compacted = refused(Code::OutOfRange, compacted);
         assert!(matches!(compacted, NoPage::Compacted));
+        let future = "etcdserver: mvcc: required revision is a future revision";
+        assert!(matches!(
+            refused(Code::OutOfRange, future),
+            NoPage::Compacted
+        ));
         let busy = refused(Code::ResourceExhausted, "etcdserver: too many requests");
         assert!(matches!(busy, NoPage::Other(_)));
         let denied = refused(Code::PermissionDenied, "etcdserver: permission denied");

@@ -8,7 +8,7 @@ use etcd_snapshot::{
 };
 
 use super::{
-    Bounds, LiveError, RESTARTS,
+    Bounds, LiveError,
     calls::{Calls, KeyValue, NoPage, RangeRequest, RangeResponse},
     paging::{Keys, Page, Paging, after},
 };
@@ -31,6 +31,8 @@ pub(super) struct Reading<'r> {
     pub(super) bounds: &'r Bounds,
     /// Limit of the objects a second.
     pub(super) rate: Option<NonZeroU32>,
+    /// Limit of the restarts at a newer revision.
+    pub(super) restarts: u32,
     pub(super) on_progress: OnProgress<'r>,
 }
 
@@ -43,7 +45,7 @@ impl Reading<'_> {
         mut new: impl FnMut() -> A,
         mut gather: impl FnMut(&mut A, Object<'_>),
     ) -> Result<EtcdReading<A>, LiveError> {
-        for restarts in 0..=RESTARTS {
+        for restarts in 0..=self.restarts {
             let mut gathered = new();
             let mut each = |object: Object<'_>| gather(&mut gathered, object);
             match self.read_within(revision, &mut each) {
@@ -54,6 +56,9 @@ impl Reading<'_> {
                         trust: Trust::Live { restarts },
                         unread,
                     });
+                }
+                Err(NoPage::Compacted) if self.restarts == 0 => {
+                    return Err(LiveError::NoRevision(revision));
                 }
                 Err(NoPage::Compacted) => revision = NEWEST,
                 Err(NoPage::TooLarge) => {

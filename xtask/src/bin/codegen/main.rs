@@ -1,4 +1,7 @@
-//! Generates the Rust code of the gRPC services. Run by `cargo xtask proto`.
+//! Generates the Rust code of the gRPC services, and the descriptors of Kubernetes' stored types. Run
+//! by `cargo xtask proto`.
+
+mod descriptors;
 
 use std::error::Error;
 use std::fs;
@@ -41,16 +44,29 @@ fn main() -> Result<(), Box<dyn Error>> {
             .compile_fds(service)?;
 
         let generated = out.join(generated);
-        if !check {
-            fs::copy(&generated, &committed)?;
-        } else if fs::read(&generated)? != fs::read(&committed)? {
-            return Err(format!(
-                "{} differs from the code generated from its .proto file; run `cargo xtask proto` \
-                 and commit the result",
-                committed.display()
-            )
-            .into());
-        }
+        commit(&fs::read(generated)?, &committed, check)?;
+    }
+
+    let committed = workspace.join("crates/kms-extract/kubernetes.binpb.gz");
+    match descriptors::generate(&workspace, &out)? {
+        Some(generated) => commit(&generated, &committed, check)?,
+        None if check => eprintln!("skipped without Go: the descriptors of Kubernetes"),
+        None => return Err("the descriptors of Kubernetes need `go` in PATH".into()),
+    }
+    Ok(())
+}
+
+/// Writes a committed file, or compares it.
+fn commit(generated: &[u8], committed: &Path, check: bool) -> Result<(), Box<dyn Error>> {
+    if !check {
+        fs::write(committed, generated)?;
+    } else if generated != fs::read(committed)? {
+        return Err(format!(
+            "{} differs from what its .proto files give; run `cargo xtask proto` and commit the \
+             result",
+            committed.display()
+        )
+        .into());
     }
     Ok(())
 }

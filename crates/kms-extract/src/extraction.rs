@@ -1,0 +1,348 @@
+//! One extraction: selects, opens and writes objects, all of them or none.
+
+use std::{
+    collections::HashSet,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use etcd_snapshot::file::OnProgress;
+use kms_domain::recovery::claims::VersionClaims;
+use kms_node::{
+    advice::{Found, command, extract},
+    config::Config,
+};
+use kms_operator::recovery::{
+    EtcdError, EtcdReading, EtcdSource, cause::of_unanswered, etcd_live::LiveError,
+    verify_pair::Unanswered,
+};
+use zeroize::Zeroizing;
+
+use kms_cluster::api::{Api, CallError, ConnectError};
+use tokio::runtime;
+
+use crate::{
+    diff::{self, Live},
+    local::{LocalKeys, LocalKeysError},
+    manifest::{Descriptors, Manifest, SecretText},
+    open::{self, Opened},
+    output::{self, OutputError, OutputFile},
+    report::{Extract, Frame, ObjectRow, RefusedRow, Report, Written},
+    select::{ObjectPath, SelectError, Selection, Stored},
+};
+
+/// What to do with the selected objects.
+pub enum Target<'a> {
+    /// Show names, revisions and sizes.
+    List,
+    /// Compare the objects with those of a live cluster, by these kubeconfigs, and write nothing.
+    Diff(&'a [PathBuf]),
+    /// Write one file an object into a new or empty directory.
+    Directory(PathBuf),
+    /// Write one YAML stream, with the consent of the operator.
+    Stream(&'a mut dyn Write),
+}
+
+/// Inputs of an extraction.
+pub struct Extraction<'a> {
+    /// Needed for objects of the provider.
+    pub config: Option<&'a Config>,
+    pub source: &'a EtcdSource,
+    pub selection: &'a Selection,
+    /// Versions from the state of the node.
+    pub claims: Vec<VersionClaims>,
+    /// Keys of an `EncryptionConfiguration`, if one was given.
+    pub keys: &'a LocalKeys,
+    pub on_progress: OnProgress<'a>,
+}
+
+/// Failure that prevents an extraction as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtractError {
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    #[error("no object in {0} fits the selection")]
+    Nothing(String),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error("OpenBao did not decrypt the objects")]
+    Unanswered(#[from] Unanswered),
+    #[error("the objects of the provider need its configuration: --config")]
+    NoConfig,
+    #[error("the descriptors in this program are damaged")]
+    Descriptors,
+    #[error(transparent)]
+    Keys(#[from] LocalKeysError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("cannot write to standard output")]
+    Stream(#[from] io::Error),
+}
+
+impl ExtractError {
+    /// Cause in the catalogue.
+    #[must_use]
+    pub fn cause(&self) -> Found {
+        let cause = match self {
+            Self::Select(SelectError::Etcd(EtcdError::Live(LiveError::NoRevision(_)))) => {
+                &extract::REVISION_MISSING
+            }
+            Self::Select(SelectError::Etcd(error)) => return error.cause(),
+            Self::Select(SelectError::TooLarge) => &extract::SELECTION_TOO_LARGE,
+            Self::Select(SelectError::Revision { .. }) => &extract::REVISION_MISSING,
+            Self::Nothing(_) => &extract::NOTHING_SELECTED,
+            Self::Output(_) => &extract::DIRECTORY_UNUSABLE,
+            Self::Unanswered(unanswered) => of_unanswered(unanswered),
+            Self::NoConfig => &command::INVALID_USAGE,
+            Self::Keys(_) => &extract::KEYS_UNUSABLE,
+            Self::Connect(error) => error.cause(),
+            Self::Call(error) => error.cause(),
+            Self::Descriptors | Self::Runtime(_) | Self::Stream(_) => &command::ERROR,
+        };
+        (cause, Vec::new())
+    }
+
+    /// Whether the command line lacks a required option.
+    #[must_use]
+    pub fn is_misuse(&self) -> bool {
+        matches!(self, Self::Select(SelectError::Etcd(error)) if error.is_misuse())
+    }
+}
+
+/// The content of a file, and the reason if it is not YAML.
+enum Content {
+    Yaml(SecretText),
+    Stored(Zeroizing<Vec<u8>>, String),
+}
+
+impl Extraction<'_> {
+    /// Runs it, and returns its report.
+    ///
+    /// # Errors
+    /// [`ExtractError`]; nothing was written.
+    pub fn run(mut self, target: Target<'_>, frame: Frame<'_>) -> Result<Report, ExtractError> {
+        if let Target::Directory(path) = &target {
+            output::check(path)?;
+        }
+        let EtcdReading {
+            gathered: objects,
+            totals,
+            trust,
+            ..
+        } = self.selection.read(self.source, self.on_progress)?;
+        if objects.is_empty() {
+            return Err(ExtractError::Nothing(self.source.name()));
+        }
+        let mut members = Extract {
+            source: self.source.name(),
+            revision: Some(self.selection.revision.unwrap_or(totals.revision)),
+            objects: objects.iter().map(ObjectRow::of).collect(),
+            ..Extract::default()
+        };
+        if matches!(target, Target::List) {
+            return Ok(frame.listed(members, trust));
+        }
+
+        let claims = std::mem::take(&mut self.claims);
+        let config = self.config.ok_or(ExtractError::NoConfig)?;
+        let opened = open::open_all(config, &objects, claims, self.keys)?;
+        let refusals: Vec<_> = opened.iter().filter_map(|it| it.as_ref().err()).collect();
+        if !refusals.is_empty() {
+            let refused = objects.iter().zip(&opened);
+            members.refused = refused
+                .filter_map(|(object, opened)| {
+                    let refusal = opened.as_ref().err()?;
+                    Some(RefusedRow::of(object, refusal))
+                })
+                .collect();
+            return Ok(frame.refused(members, &refusals, trust));
+        }
+
+        let types = Descriptors::load().ok_or(ExtractError::Descriptors)?;
+        if let Target::Diff(kubeconfigs) = target {
+            let found = compared(kubeconfigs, &types, &objects, &opened)?;
+            for (row, live) in members.objects.iter_mut().zip(found) {
+                row.live = Some(live);
+            }
+            return Ok(frame.compared(members, trust));
+        }
+
+        let contents = objects.iter().zip(opened).filter_map(|(object, opened)| {
+            let plaintext = opened.ok()?;
+            Some(Content::of(&types, object, plaintext))
+        });
+        let contents: Vec<Content> = contents.collect();
+        let names = file_names(&objects, &contents);
+        for ((row, name), content) in members.objects.iter_mut().zip(&names).zip(&contents) {
+            row.written = Some(Written::of(name, content.bytes(), content.reason()));
+        }
+        match target {
+            Target::List | Target::Diff(_) => {}
+            Target::Directory(path) => {
+                write(&path, &names, &contents)?;
+                members.directory = Some(path.display().to_string());
+            }
+            Target::Stream(out) => stream(out, &contents)?,
+        }
+        Ok(frame.extracted(members, trust))
+    }
+}
+
+impl Content {
+    fn of(types: &Descriptors, object: &Stored, plaintext: Zeroizing<Vec<u8>>) -> Self {
+        let yaml = Manifest::decode(types, &plaintext).map(|manifest| {
+            let comment = format!("{} at etcd revision {}", object.path, object.revision);
+            manifest.yaml(&comment)
+        });
+        match yaml {
+            Ok(yaml) => Self::Yaml(yaml),
+            Err(error) => Self::Stored(plaintext, kms_node::report::one_line(&error)),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Yaml(text) => text.as_bytes(),
+            Self::Stored(bytes, _) => bytes,
+        }
+    }
+
+    fn reason(&self) -> Option<String> {
+        match self {
+            Self::Yaml(_) => None,
+            Self::Stored(_, reason) => Some(reason.clone()),
+        }
+    }
+
+    fn extension(&self) -> &'static str {
+        match self {
+            Self::Yaml(_) => "yaml",
+            // `kubectl apply -f DIRECTORY` skips it.
+            Self::Stored(..) => "stored",
+        }
+    }
+}
+
+/// The live object of each opened one.
+fn compared(
+    kubeconfigs: &[PathBuf],
+    types: &Descriptors,
+    objects: &[Stored],
+    opened: &[Opened],
+) -> Result<Vec<Live>, ExtractError> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ExtractError::Runtime)?;
+    runtime.block_on(async {
+        let api = Api::connect(kubeconfigs, None, None).await?;
+        let mut found = Vec::new();
+        for (object, opened) in objects.iter().zip(opened) {
+            let plaintext = opened.as_deref().map_or(&[][..], Vec::as_slice);
+            found.push(diff::compare(&api, types, &object.path, plaintext).await?);
+        }
+        Ok(found)
+    })
+}
+
+fn write(path: &Path, names: &[String], contents: &[Content]) -> Result<(), OutputError> {
+    let files: Vec<_> = names
+        .iter()
+        .zip(contents)
+        .map(|(name, content)| OutputFile {
+            name,
+            content: content.bytes(),
+        })
+        .collect();
+    output::write(path, &files)
+}
+
+/// The documents of a stream; stored bytes have no place in it.
+fn stream(out: &mut dyn Write, contents: &[Content]) -> io::Result<()> {
+    for content in contents {
+        if let Content::Yaml(text) = content {
+            out.write_all(b"---\n")?;
+            out.write_all(text.as_bytes())?;
+        }
+    }
+    out.flush()
+}
+
+/// A name of its own for each file.
+fn file_names(objects: &[Stored], contents: &[Content]) -> Vec<String> {
+    let mut taken = HashSet::new();
+    let names = objects.iter().zip(contents).map(|(object, content)| {
+        let base = base_name(&object.path);
+        let mut name = format!("{base}.{}", content.extension());
+        let mut number = 1_u64;
+        // Long names are cut, and file systems may ignore the case.
+        while !taken.insert(name.to_lowercase()) {
+            number = number.saturating_add(1);
+            name = format!("{base}-{number}.{}", content.extension());
+        }
+        name
+    });
+    names.collect()
+}
+
+/// Limit of a file name without its end, in bytes. File systems take 255.
+const MAX_NAME: usize = 200;
+
+/// `RESOURCE_NAMESPACE_NAME`, in letters that every file system and shell takes.
+fn base_name(path: &ObjectPath) -> String {
+    let parts = [
+        Some(&path.resource),
+        path.namespace.as_ref(),
+        Some(&path.name),
+    ];
+    let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
+    let text = parts.join("_");
+    let letters = text.chars().map(|letter| match letter {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '.' | '_' => letter,
+        _ => '-',
+    });
+    letters.take(MAX_NAME).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(name: &str) -> Stored {
+        Stored {
+            key: Vec::new(),
+            path: ObjectPath {
+                resource: "roles".to_owned(),
+                namespace: Some("shop".to_owned()),
+                name: name.to_owned(),
+            },
+            revision: 1,
+            value: Zeroizing::default(),
+        }
+    }
+
+    #[test]
+    fn every_object_has_a_file_name_of_its_own() {
+        let long = "x".repeat(300);
+        let objects = ["system:a", "system-a", "System-A", "../b", &long].map(stored);
+        let contents: Vec<_> = objects
+            .iter()
+            .map(|_| Content::Yaml(SecretText::default()))
+            .collect();
+        let names = file_names(&objects, &contents);
+        assert_eq!(
+            names[..4],
+            [
+                "roles_shop_system-a.yaml",
+                "roles_shop_system-a-2.yaml",
+                "roles_shop_System-A-3.yaml",
+                "roles_shop_..-b.yaml"
+            ]
+        );
+        assert_eq!(names[4].len(), 205);
+    }
+}

@@ -1,0 +1,80 @@
+//! Causes of an extraction of single objects.
+
+use super::{Cause, Step, act, lost, run, unknown};
+use crate::exit::Exit;
+
+const NOTHING_WRITTEN: &str = "nothing was written, and the stored data is unchanged";
+const LIST: Step = run(
+    "list the objects below the prefix",
+    "bao-kms-provider extract {etcd} --resource '*' --list",
+);
+
+causes! {
+    OBJECT_NOT_AUTHENTIC = lost(
+        "object_not_authentic",
+        "an object does not open under its etcd key: it was moved, or its data was changed",
+        "this object needs an earlier backup of etcd; the key is present, and other objects are \
+         readable",
+    )
+    .steps(&[
+        act("leave the object out by --name, or take an earlier etcd snapshot"),
+    ])
+    .warnings(&["do not edit values in etcd"]);
+
+    OTHER_ENCRYPTION = unknown(
+        "other_encryption",
+        "an object is encrypted by another provider of the EncryptionConfiguration",
+        "the object was not opened",
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[
+        act(
+            "give the EncryptionConfiguration with the key of aescbc, aesgcm or secretbox: \
+             --encryption-config FILE",
+        ),
+        act("leave objects of another KMS plugin out by --name"),
+    ]);
+
+    KEYS_UNUSABLE = unknown(
+        "local_keys_unusable",
+        "the file of --encryption-config cannot be read, or is no EncryptionConfiguration",
+        NOTHING_WRITTEN,
+    )
+    .steps(&[act("give the file of --encryption-provider-config of kube-apiserver, as its owner")]);
+
+    NOTHING_SELECTED = unknown(
+        "no_object_selected",
+        "no object in etcd fits the selection",
+        NOTHING_WRITTEN,
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[
+        LIST,
+        act("take a snapshot from before the deletion of the object"),
+        act("compare --etcd-prefix with that of kube-apiserver (without it: /registry)"),
+    ]);
+
+    SELECTION_TOO_LARGE = unknown(
+        "selection_too_large",
+        "the selected objects are too large to be opened together",
+        NOTHING_WRITTEN,
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[act("select fewer objects, such as one namespace after another")]);
+
+    REVISION_MISSING = unknown(
+        "revision_missing",
+        "etcd does not have the requested revision",
+        NOTHING_WRITTEN,
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[act("take a snapshot from between the write and the deletion of the object")]);
+
+    DIRECTORY_UNUSABLE = unknown(
+        "output_directory_unusable",
+        "the output directory is not new or empty, belongs to another user, or cannot be written",
+        NOTHING_WRITTEN,
+    )
+    .exit(Exit::Unclassified)
+    .steps(&[act("name a new directory with --output-dir, on a file system with free space")]);
+}

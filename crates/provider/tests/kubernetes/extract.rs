@@ -1,0 +1,462 @@
+//! `extract` with a real kube-apiserver: deleted objects come back through `kubectl apply`, and each
+//! stored type reads like the API server shows it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::{
+    control_plane::{Kind, kubectl},
+    files,
+    schema::assert_published,
+};
+
+use crate::{cluster::Cluster, node::Finished};
+
+/// In the data of every object.
+const MARKER: &str = "marker-of-the-extraction";
+
+/// An operator with a kubeconfig and the snapshot of a night.
+struct Operator<'c> {
+    cluster: &'c Cluster,
+    directory: TempDir,
+}
+
+impl<'c> Operator<'c> {
+    fn of(cluster: &'c Cluster) -> Self {
+        let directory = TempDir::new().unwrap();
+        let kubeconfig = cluster.control_plane.kubeconfig();
+        files::replace(
+            &directory.path().join("kubeconfig"),
+            kubeconfig.as_bytes(),
+            0o600,
+        );
+        let snapshot = directory.path().join("etcd.db");
+        cluster.control_plane.etcd().save_snapshot(&snapshot);
+        Self { cluster, directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The report of an extraction, which shows no data.
+    fn extract(&self, options: &[&str]) -> (Option<i32>, Value) {
+        let snapshot = self.path("etcd.db");
+        let of = [
+            "extract",
+            "-o",
+            "json",
+            "--etcd-snapshot",
+            snapshot.to_str().unwrap(),
+        ];
+        let done = self.cluster.node.run(&[&of[..], options].concat());
+        assert!(!done.out.contains(MARKER) && !done.err.contains(MARKER));
+        let report = serde_json::from_str(&done.out);
+        let report: Value = report.unwrap_or_else(|_| panic!("{}{}", done.out, done.err));
+        assert_published(&report);
+        (done.code, report)
+    }
+
+    fn extract_into(&self, name: &str, options: &[&str]) -> (PathBuf, Value) {
+        let target = self.path(name);
+        let into = ["--output-dir", target.to_str().unwrap()];
+        let (code, report) = self.extract(&[&into[..], options].concat());
+        assert_eq!(code, Some(0), "{report:#}");
+        (target, report)
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> String {
+        let done: Finished = Command::new(kubectl())
+            .args(arguments)
+            .env("KUBECONFIG", self.path("kubeconfig"))
+            .env("HOME", self.directory.path())
+            .output()
+            .unwrap()
+            .into();
+        assert_eq!(
+            done.code,
+            Some(0),
+            "{arguments:?}: {}{}",
+            done.out,
+            done.err
+        );
+        done.out
+    }
+
+    /// The live objects of the manifests in a directory, as the API server shows them.
+    fn live(&self, directory: &Path) -> BTreeMap<String, Value> {
+        let directory = directory.to_str().unwrap();
+        let list = self.kubectl(&["get", "-f", directory, "-o", "json"]);
+        let list: Value = serde_json::from_str(&list).unwrap();
+        let items = list["items"].as_array().unwrap().iter();
+        items.map(|item| (identity(item), cleaned(item))).collect()
+    }
+}
+
+fn manifests(directory: &Path) -> BTreeMap<String, Value> {
+    let entries = fs::read_dir(directory)
+        .unwrap()
+        .map(|it| it.unwrap().path());
+    let manifests = entries.filter(|path| path.extension().is_some_and(|it| it == "yaml"));
+    manifests
+        .map(|path| {
+            let text = fs::read_to_string(path).unwrap();
+            let manifest: Value = serde_saphyr::from_str(&text).unwrap();
+            (identity(&manifest), cleaned(&manifest))
+        })
+        .collect()
+}
+
+fn identity(object: &Value) -> String {
+    let metadata = &object["metadata"];
+    let (namespace, name) = (&metadata["namespace"], &metadata["name"]);
+    format!(
+        "{} {} {namespace} {name}",
+        object["apiVersion"], object["kind"]
+    )
+}
+
+/// The object without the members that the API server sets.
+fn cleaned(object: &Value) -> Value {
+    let mut object = object.clone();
+    object.as_object_mut().unwrap().remove("status");
+    let metadata = object["metadata"].as_object_mut().unwrap();
+    for name in [
+        "creationTimestamp",
+        "generation",
+        "managedFields",
+        "ownerReferences",
+        "resourceVersion",
+        "uid",
+    ] {
+        metadata.remove(name);
+    }
+    if let Some(annotations) = metadata.get_mut("annotations") {
+        let annotations = annotations.as_object_mut().unwrap();
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        if annotations.is_empty() {
+            metadata.remove("annotations");
+        }
+    }
+    without_null(&mut object);
+    object
+}
+
+fn without_null(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(without_null);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_null),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn deleted_objects_come_back_through_kubectl_apply() {
+    let (cluster, _provider) = Cluster::encrypting().await;
+    let control_plane = &cluster.control_plane;
+    for (kind, count) in [
+        (Kind::Secret, 1000),
+        (Kind::ConfigMap, 50),
+        (Kind::Custom, 20),
+    ] {
+        control_plane.create_many(kind, "kept", count, MARKER).await;
+    }
+    let labelled = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "example.org/own", "immutable": true,
+        "metadata": {"name": "kept-own", "labels": {"on": "yes"}, "annotations": {"a/b": "1e3"}},
+        "data": {"binary": "AP/+", "empty": "", "text": "bWFya2VyLW9mLXRoZS1leHRyYWN0aW9u"},
+    });
+    let (status, _) = control_plane
+        .send("POST", "/api/v1/namespaces/default/secrets", &labelled)
+        .await;
+    assert!(status.is_success());
+    let operator = Operator::of(&cluster);
+
+    // What will be deleted: 22 Secrets, 6 ConfigMaps, 2 custom resources.
+    let names = ["kept-own", "kept-7", "kept-1?", "kept-99?"];
+    let mut selected = vec!["--namespace", "default"];
+    for name in names {
+        selected.extend(["--name", name]);
+    }
+    let secrets = [&["--resource", "secrets"], &selected[..]].concat();
+    let (first, report) = operator.extract_into("secrets", &secrets);
+    assert_eq!(
+        report["objects"].as_array().unwrap().len(),
+        22,
+        "{report:#}"
+    );
+    let others = [
+        "--resource",
+        "configmaps",
+        "--resource",
+        "widgets",
+        "--name",
+        "kept-4",
+        "--name",
+        "kept-?5",
+        "--name",
+        "kept-49",
+    ];
+    let (second, report) = operator.extract_into("others", &others);
+    assert_eq!(report["objects"].as_array().unwrap().len(), 8, "{report:#}");
+
+    for directory in [first, second] {
+        let before = operator.live(&directory);
+        assert_eq!(manifests(&directory), before);
+        let path = directory.to_str().unwrap();
+        operator.kubectl(&["delete", "-f", path]);
+        operator.kubectl(&["apply", "-f", path]);
+        assert_eq!(operator.live(&directory), before);
+    }
+}
+
+/// One object of many types, with each special form of a value.
+const TYPES: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: pod, namespace: default, labels: {app: x}}
+spec:
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: example.org/image
+    command: ["sh", "-c", "echo \"a\\b\"\n"]
+    ports: [{containerPort: 80, hostPort: 0}]
+    env:
+    - {name: A, value: ""}
+    - {name: B, valueFrom: {secretKeyRef: {name: s, key: k, optional: false}}}
+    - {name: C, valueFrom: {resourceFieldRef: {resource: limits.cpu, divisor: "0"}}}
+    envFrom: [{configMapRef: {name: c}}]
+    resources: {limits: {cpu: 100m, memory: 1Gi}, requests: {cpu: "0.1"}}
+    livenessProbe: {httpGet: {path: /, port: http}}
+    readinessProbe: {tcpSocket: {port: 80}, initialDelaySeconds: 0}
+    lifecycle: {preStop: {exec: {command: ["true"]}}}
+    securityContext: {runAsUser: 0, privileged: false}
+    volumeMounts: [{name: e, mountPath: /e}]
+  volumes:
+  - {name: e, emptyDir: {sizeLimit: 1Mi}}
+  - {name: p, projected: {sources: [{secret: {name: s}}, {downwardAPI: {items: [{path: l, fieldRef: {fieldPath: metadata.labels}}]}}]}}
+  - {name: h, hostPath: {path: /h, type: ""}}
+  - {name: c, configMap: {name: c, defaultMode: 0, optional: true}}
+  tolerations: [{key: a, operator: Exists, effect: NoExecute, tolerationSeconds: 0}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: deployment, namespace: default}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: x}}
+  strategy: {rollingUpdate: {maxSurge: 25%, maxUnavailable: 0}}
+  template:
+    metadata: {labels: {app: x}}
+    spec: {containers: [{name: main, image: i}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: stateful, namespace: default}
+spec:
+  serviceName: s
+  selector: {matchLabels: {app: x}}
+  template:
+    metadata: {labels: {app: x}}
+    spec: {containers: [{name: main, image: i}]}
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: cron, namespace: default}
+spec:
+  schedule: "0 0 * * *"
+  suspend: false
+  jobTemplate:
+    spec: {template: {spec: {restartPolicy: Never, containers: [{name: main, image: i}]}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: service, namespace: default}
+spec: {ports: [{name: http, port: 80, targetPort: web}, {name: other, port: 81, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: odd, namespace: default}
+data: {"a.b": "x: y\n- z\t\u0001é\u2028😀", "null": "null", "empty": ""}
+binaryData: {bytes: AP8=}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: volume}
+spec:
+  capacity: {storage: 5Gi}
+  accessModes: [ReadWriteOnce]
+  nfs: {server: 192.0.2.1, path: /}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: policy, namespace: default}
+spec: {podSelector: {}, ingress: [{}], egress: [{ports: [{port: 80}, {port: web}]}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: ingress, namespace: default}
+spec:
+  rules:
+  - http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: s, port: {number: 80}}}}]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: "system:odd:role", namespace: default}
+rules: [{apiGroups: [""], resources: ["*"], verbs: [get]}]
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: budget, namespace: default}
+spec: {minAvailable: 50%, selector: {}}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: scaler, namespace: default}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: deployment}
+  maxReplicas: 3
+  metrics: [{type: Resource, resource: {name: cpu, target: {type: AverageValue, averageValue: 500m}}}]
+---
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {name: lease, namespace: default}
+spec: {holderIdentity: "", leaseDurationSeconds: 5, renewTime: "2026-01-02T03:04:05.000006Z"}
+---
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: class}
+provisioner: example.org/p
+allowVolumeExpansion: false
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: hook}
+webhooks:
+- name: hook.example.org
+  sideEffects: None
+  admissionReviewVersions: [v1]
+  clientConfig: {url: "https://192.0.2.1/"}
+  failurePolicy: Ignore
+  rules: [{apiGroups: ["none.example.org"], apiVersions: ["*"], operations: ["*"], resources: ["*"]}]
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: gadgets.test.example.org}
+spec:
+  group: test.example.org
+  names: {kind: Gadget, plural: gadgets}
+  scope: Cluster
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            default: {number: 1}
+            additionalProperties: true
+            x-kubernetes-preserve-unknown-fields: true
+          list: {type: array, items: {type: number, minimum: 0, maximum: 1.5}}
+          choice: {type: string, enum: [a, "null"], nullable: true}
+"#;
+
+#[tokio::test]
+async fn every_type_reads_like_the_api_server_shows_it() {
+    let (cluster, _provider) = Cluster::encrypting().await;
+    cluster.write_each("one", MARKER).await;
+    let operator = Operator::of(&cluster);
+    files::replace(&operator.path("types.yaml"), TYPES.as_bytes(), 0o600);
+    let types = operator.path("types.yaml");
+    operator.kubectl(&["apply", "-f", types.to_str().unwrap()]);
+    let snapshot = operator.path("etcd.db");
+    fs::remove_file(&snapshot).unwrap();
+    cluster.control_plane.etcd().save_snapshot(&snapshot);
+
+    let (directory, report) = operator.extract_into("all", &["--resource", "*"]);
+    let objects = report["objects"].as_array().unwrap();
+    let undecoded: Vec<_> = objects
+        .iter()
+        .filter(|it| it["undecoded"].is_string())
+        .collect();
+    assert!(undecoded.is_empty(), "{undecoded:#?}");
+    let found = manifests(&directory);
+    assert_eq!(found.len(), objects.len());
+    println!("{} objects of {} kinds", found.len(), {
+        let kinds = found.values().map(|it| it["kind"].to_string());
+        kinds.collect::<std::collections::BTreeSet<_>>().len()
+    });
+
+    let mut live = operator.live(&directory);
+    for (name, manifest) in found {
+        // The API server renews the lease of its identity.
+        if name.contains("\"apiserver-") {
+            continue;
+        }
+        let shown = live.remove(&name).unwrap_or_else(|| panic!("no {name}"));
+        assert_eq!(manifest, shown, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn objects_under_keys_of_the_file_come_back_with_it() {
+    let mut cluster = Cluster::new().await;
+    let provider = |word: &str| json!({word: {"keys": [{"name": "key1", "secret": SECRET}]}});
+    let mut providers = vec![json!({"identity": {}})];
+    cluster.control_plane.encrypt_with(&providers);
+    cluster.control_plane.start(&[]).await;
+    let write = async |cluster: &Cluster, name: &str| {
+        let written = cluster.control_plane.write(Kind::Secret, name, MARKER);
+        written.await.unwrap();
+    };
+    write(&cluster, "kept-plaintext").await;
+    for word in ["aescbc", "aesgcm", "secretbox"] {
+        providers.insert(0, provider(word));
+        cluster.restart_with(&providers).await;
+        write(&cluster, &format!("kept-{word}")).await;
+    }
+    let operator = Operator::of(&cluster);
+
+    let selected = ["--resource", "secrets", "--name", "kept-*"];
+    let (code, report) = operator.extract(&[&selected[..], &["--output-dir", "/nowhere"]].concat());
+    assert_eq!(code, Some(4), "{report:#}");
+    assert_eq!(report["cause"], "other_encryption");
+    assert_eq!(report["refused"].as_array().unwrap().len(), 3, "{report:#}");
+    let file = cluster.control_plane.encryption_file();
+    let with_keys = ["--encryption-config", file.to_str().unwrap()];
+    let (directory, report) = operator.extract_into("all", &[&selected[..], &with_keys].concat());
+    assert!(!report.to_string().contains(SECRET));
+    let objects = report["objects"].as_array().unwrap().iter();
+    let protections: Vec<_> = objects
+        .map(|row| row["protection"].as_str().unwrap())
+        .collect();
+    assert_eq!(protections, ["aescbc", "aesgcm", "plaintext", "secretbox"]);
+    assert_eq!(manifests(&directory), operator.live(&directory));
+
+    let damaged = operator.path("damaged.yaml");
+    files::replace(&damaged, format!("[{SECRET}").as_bytes(), 0o600);
+    let options = ["--list", "--encryption-config", damaged.to_str().unwrap()];
+    let (_, report) = operator.extract(&[&selected[..], &options].concat());
+    assert_eq!(report["cause"], "local_keys_unusable", "{report:#}");
+    assert!(!report.to_string().contains(SECRET));
+}
+
+/// A key of an `EncryptionConfiguration`.
+const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
