@@ -5,6 +5,7 @@ mod descriptors;
 
 use std::error::Error;
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 /// A service: its crate, its `.proto` file below `proto`, the name of the generated file, and the
@@ -50,13 +51,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let committed = workspace.join("crates/kms-extract/kubernetes.binpb.gz");
     match descriptors::generate(&workspace, &out)? {
         Some(generated) => commit(&generated, &committed, check)?,
-        None if check => eprintln!("skipped without Go: the descriptors of Kubernetes"),
+        None if check => writeln!(
+            io::stderr(),
+            "NOT RUN, Go is missing: the descriptors of Kubernetes"
+        )?,
         None => return Err("the descriptors of Kubernetes need `go` in PATH".into()),
     }
     Ok(())
 }
 
 /// Writes a committed file, or compares it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a file lost in a power failure is generated again"
+)]
 fn commit(generated: &[u8], committed: &Path, check: bool) -> Result<(), Box<dyn Error>> {
     if !check {
         fs::write(committed, generated)?;
