@@ -80,7 +80,7 @@ async fn a_pair_matches_by_the_record_of_its_openbao_snapshot_alone() {
     assert_eq!(none["exitCode"], 5);
 
     // Named like a later snapshot of k3s, and like a notice beside it.
-    let name = "etcd-snapshot-node1-4000000000";
+    let name = "etcd-snapshot-node1-2500000000";
     fs::copy(backups.path("etcd.db"), directories.etcd.join(name)).unwrap();
     let at = |name: &str| directories.openbao.join(name);
     fs::copy(backups.path("openbao.snap"), at("b.snap")).unwrap();
