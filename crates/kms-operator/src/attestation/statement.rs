@@ -472,4 +472,32 @@ mod tests {
         }
         assert!(matches!(open("text"), Err(StatementProblem::Form)));
     }
+
+    #[test]
+    fn content_under_the_signature_of_another_key_or_content_is_refused() {
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let key = PublicKey::ed25519(pair.public_key().as_ref()).unwrap();
+        let signature = pair.sign(&envelope::encoded(b"{}")).as_ref().to_vec();
+        let open = |payload: &[u8], id: &str, key: &PublicKey| {
+            let envelope = Envelope::signed(payload.to_vec(), id, signature.clone());
+            Statement::open(envelope.encode().as_bytes(), key).unwrap_err()
+        };
+        let signed = open(b"{}", key.id(), &key);
+        assert!(matches!(signed, StatementProblem::Form), "{signed}");
+        let changed = open(b"{} ", key.id(), &key);
+        let same_key = StatementProblem::Signature {
+            key_id: key.id().to_owned(),
+            same_key: true,
+        };
+        assert_eq!(changed.to_string(), same_key.to_string());
+        let other = Ed25519KeyPair::generate().unwrap();
+        let other = PublicKey::ed25519(other.public_key().as_ref()).unwrap();
+        for id in [key.id(), other.id()] {
+            let refused = open(b"{}", id, &other);
+            assert!(
+                matches!(refused, StatementProblem::Signature { .. }),
+                "{refused}"
+            );
+        }
+    }
 }

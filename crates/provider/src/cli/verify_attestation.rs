@@ -17,7 +17,8 @@ use super::{Context, Exit, Failure, OutputFlag};
 /// Check the signature of a statement that --attest wrote, and the digests of its files
 ///
 /// Needs neither a network nor a configuration. Exit code 0 when the statement is signed by the given key
-/// and about the given files, whatever verdict it states; 4 when it is not, 5 when a file cannot be read.
+/// and about the given files, 4 when it is not, 5 when a file cannot be read. The exit code is independent
+/// of the stated verdict.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// The statement
