@@ -341,3 +341,132 @@ impl Backups {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use kms_domain::{
+        key::TransitKey,
+        recovery::record::BackupRecord,
+        transit::{CreatedAt, TransitVersion},
+    };
+    use kms_node::report::{Output, text::Look};
+    use serde_json::{Value, json};
+
+    use super::{super::directory::MadeBy, *};
+    use crate::claims;
+
+    const DAY: u64 = 86_400;
+    const START: u64 = 1_700_000_000;
+
+    /// The record with two versions, created in the first two seconds.
+    fn record() -> BackupRecord {
+        let vectors = include_str!("../../../../../conformance/vectors/backup_record.json");
+        let vectors: Value = serde_json::from_str(vectors).unwrap();
+        let record = vectors["records"][1]["record"].as_str().unwrap();
+        BackupRecord::decode(record.as_bytes()).unwrap()
+    }
+
+    fn file(name: &str, day: u64) -> BackupFile {
+        BackupFile {
+            path: name.into(),
+            name: name.to_owned(),
+            made: SystemTime::UNIX_EPOCH + Duration::from_secs(START + day * DAY),
+            made_by: MadeBy::Name,
+        }
+    }
+
+    fn etcd(name: &str, day: u64, needed: &[Arc<TransitKey>]) -> EtcdBackup {
+        EtcdBackup {
+            file: file(name, day),
+            objects: 3,
+            needed: needed.to_vec(),
+            versions: needed.iter().map(|key| key.version()).collect(),
+            unexplained: 0,
+        }
+    }
+
+    fn openbao(name: &str, day: u64, record: Option<usize>) -> OpenbaoBackup {
+        OpenbaoBackup {
+            file: file(name, day),
+            created: CreatedAt::new(START + day * DAY),
+            record,
+        }
+    }
+
+    fn shown(gathered: &Gathered) -> (Value, String) {
+        let config = claims::config();
+        let site = Site::new(Path::new("config.yaml"), Some(&config));
+        let outcome = outcome(&config, gathered, &site, SystemTime::UNIX_EPOCH);
+        let mut text = Vec::new();
+        let written = Output::Text.write(&outcome, Look::default(), &mut text);
+        written.unwrap();
+        let json = serde_json::to_value(&outcome).unwrap();
+        (json, String::from_utf8(text).unwrap())
+    }
+
+    #[test]
+    fn the_newest_etcd_snapshot_decides_and_the_oldest_match_is_the_reach_of_a_restore() {
+        let record = record();
+        let versions = record.note().versions.values();
+        let keys: Vec<_> = versions.map(|it| Arc::clone(&it.key)).collect();
+        let scope = Arc::clone(&record.note().scope);
+        let third = TransitVersion::new(3).unwrap();
+        let day_two = CreatedAt::new(START + 2 * DAY).unwrap();
+        let third = Arc::new(TransitKey::new(scope, third, day_two));
+        let mut gathered = Gathered {
+            etcd: vec![etcd("first", 0, &keys[..1]), etcd("second", 1, &keys)],
+            openbao: vec![openbao("a", 0, None), openbao("b", 1, Some(0))],
+            records: vec![record],
+            left_out: Vec::new(),
+        };
+        let (json, text) = shown(&gathered);
+        assert_eq!(
+            (&json["verdict"], &json["exitCode"]),
+            (&json!("matching"), &json!(0))
+        );
+        assert_eq!(json["oldestRestorable"], "2023-11-14T22:13:20Z");
+        assert_eq!(json["newestRestorable"], "2023-11-15T22:13:20Z");
+        assert_eq!(json["neededVersions"], json!([1, 2]));
+        assert_eq!(json["needsAreKnown"], true);
+        let words = |json: &Value| {
+            let pairs = json["pairs"].as_array().unwrap().iter();
+            let words = pairs.map(|pair| pair["verdict"].as_str().unwrap().to_owned());
+            words.collect::<Vec<_>>()
+        };
+        let by_record = ["inconclusive", "matching", "inconclusive", "matching"];
+        assert_eq!(words(&json), by_record);
+        assert!(text.contains("second matches b"), "{text}");
+        assert!(!claims::denies_loss(&text), "{text}");
+
+        // A rotation after both OpenBao snapshots.
+        let needs = [keys.as_slice(), &[third]].concat();
+        gathered.etcd.push(etcd("third", 3, &needs));
+        let (json, _) = shown(&gathered);
+        assert_eq!(json["verdict"], "incompatible");
+        assert_eq!(
+            (&json["cause"], &json["exitCode"]),
+            (&json!("backups_incompatible"), &json!(4))
+        );
+        assert_eq!(json["pairs"][5]["missingVersions"], json!([3]));
+        assert_eq!(json["newestRestorable"], "2023-11-15T22:13:20Z");
+
+        // Without a record nothing is shown, and a suspect file leaves every need open.
+        gathered.openbao[1].record = None;
+        gathered.etcd.pop();
+        gathered.left_out.push(LeftOut {
+            file: "x.age".to_owned(),
+            reason: "encrypted".to_owned(),
+            is_suspect: true,
+        });
+        let (json, text) = shown(&gathered);
+        assert_eq!(
+            (&json["cause"], &json["exitCode"]),
+            (&json!("backups_unproven"), &json!(5))
+        );
+        assert_eq!(json["oldestRestorable"], Value::Null);
+        assert_eq!(json["needsAreKnown"], false);
+        assert!(text.contains("all, since some needs are unknown"), "{text}");
+    }
+}
