@@ -22,7 +22,7 @@ use openbao_lab::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
+use tokio::sync::{self, OnceCell};
 
 use crate::{
     files,
@@ -354,6 +354,9 @@ impl OpenBao {
     /// # Panics
     /// When the request fails.
     pub async fn save_snapshot(&self, file: &Path) {
+        // The command has one home directory for each server, which tests share.
+        static ONE_AT_A_TIME: sync::Mutex<()> = sync::Mutex::const_new(());
+        let _turn = ONE_AT_A_TIME.lock().await;
         let token = &self.secrets.root_token;
         checked(self.server.save_snapshot(token, file).await);
     }
