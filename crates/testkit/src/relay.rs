@@ -220,6 +220,9 @@ async fn connection(client: TcpStream, server: String, mut line: Follow) {
         | Line::Slow(_) => {}
     }
 
+    // As in a partition: a server that accepts one silent connection after another for the TLS
+    // handshake, as OpenBao does between its members, would be blocked by it.
+    line.becomes(|line| line != Line::Held).await;
     let Ok(server) = TcpStream::connect(&server).await else {
         return;
     };

@@ -127,7 +127,7 @@ impl Filled {
 }
 
 /// Encrypted DEK seeds, each as another run of an API server has them.
-async fn seeds(provider: &Provider, count: usize) -> Vec<Sealer> {
+async fn seeds(provider: &Provider, count: u64) -> Vec<Sealer> {
     let mut sealers = Vec::new();
     for _ in 0..count {
         let source: [u8; 32] = random();

@@ -12,7 +12,7 @@ use testkit::{
 use super::super::{
     Trio,
     everyday::rotation,
-    explained::{ETCD_LEADER, LATE, assert_explained},
+    explained::{ETCD_LEADER, LATE, assert_explained, assert_none_failed},
     run,
 };
 use crate::{members::Member, provider::SOON};
@@ -36,7 +36,8 @@ pub(super) struct Down {
 async fn after_a_loss_of_power_everything_comes_back_in_each_order() {
     use Layer::{Etcd, Nodes, OpenBao};
     let mut trio = Trio::new().await;
-    trio.play("rotation before the loss", rotation).await;
+    let record = trio.play("rotation before the loss", rotation).await;
+    assert_none_failed(&record);
     for order in [
         [Etcd, OpenBao, Nodes],
         [Etcd, Nodes, OpenBao],
@@ -73,14 +74,16 @@ async fn after_a_loss_of_power_everything_comes_back_in_each_order() {
 #[ignore = "long: minutes of load on a cluster of three"]
 async fn both_stores_are_restored_from_snapshots_on_all_members() {
     let mut trio = Trio::new().await;
-    trio.play("rotation before the backup", rotation).await;
+    let record = trio.play("rotation before the backup", rotation).await;
+    assert_none_failed(&record);
     // etcd first, so that OpenBao is the newer one.
     let [etcd, openbao] = ["etcd.db", "openbao.snap"].map(|name| trio.directory.path().join(name));
     let backup = trio.load.remember();
     trio.servers[0].etcd().save_snapshot(&etcd);
     let leader = crate::members::active(&trio.openbao).await;
     trio.openbao[leader].server.save_snapshot(&openbao).await;
-    trio.play("calm after the backup", async |_| {}).await;
+    let record = trio.play("calm after the backup", async |_| {}).await;
+    assert_none_failed(&record);
 
     let from = Instant::now();
     let down = trio.lose_power().await;
@@ -104,8 +107,9 @@ async fn both_stores_are_restored_from_snapshots_on_all_members() {
     println!("restored in {:.1?}", from.elapsed());
 
     trio.load.return_to(backup);
-    trio.play("after the restore of both stores: rotation", rotation)
-        .await;
+    let restored = "after the restore of both stores: rotation";
+    let record = trio.play(restored, rotation).await;
+    assert_none_failed(&record);
 }
 
 /// The servers behind the relays of before.

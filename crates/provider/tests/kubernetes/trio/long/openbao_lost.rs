@@ -22,7 +22,8 @@ const NODE: usize = 1;
 #[ignore = "long: minutes of load on a cluster of three"]
 async fn openbao_comes_back_on_all_its_servers_while_the_api_servers_run() {
     let mut trio = Trio::new().await;
-    trio.play("rotation before the backup", rotation).await;
+    let record = trio.play("rotation before the backup", rotation).await;
+    assert_none_failed(&record);
     let snapshot = trio.directory.path().join("openbao.snap");
     let leader = active(&trio.openbao).await;
     let leader = &trio.openbao[leader].server;
