@@ -247,6 +247,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "it is tested here")]
     fn the_vectors_of_both_types_open() {
         for (value, kind, secret) in [
             (SEED_VALUE, DekSourceType::HkdfSeed, secret(0, 32)),

@@ -7,28 +7,22 @@ use std::{
 };
 
 use etcd_snapshot::file::OnProgress;
+use kms_cluster::api::Api;
 use kms_domain::recovery::claims::VersionClaims;
-use kms_node::{
-    advice::{Found, command, extract},
-    config::Config,
-};
-use kms_operator::recovery::{
-    EtcdError, EtcdReading, EtcdSource, cause::of_unanswered, etcd_live::LiveError,
-    verify_pair::Unanswered,
-};
-use zeroize::Zeroizing;
-
-use kms_cluster::api::{Api, CallError, ConnectError};
+use kms_node::{config::Config, report::one_line};
+use kms_operator::recovery::{EtcdReading, EtcdSource};
 use tokio::runtime;
+use zeroize::Zeroizing;
 
 use crate::{
     diff::{self, Live},
-    local::{LocalKeys, LocalKeysError},
+    error::ExtractError,
+    local::LocalKeys,
     manifest::{Descriptors, Manifest, SecretText},
     open::{self, Opened},
     output::{self, OutputError, OutputFile},
     report::{Extract, Frame, ObjectRow, RefusedRow, Report, Written},
-    select::{ObjectPath, SelectError, Selection, Stored},
+    select::{ObjectPath, Selection, Stored},
 };
 
 /// What to do with the selected objects.
@@ -54,63 +48,6 @@ pub struct Extraction<'a> {
     /// Keys of an `EncryptionConfiguration`, if one was given.
     pub keys: &'a LocalKeys,
     pub on_progress: OnProgress<'a>,
-}
-
-/// Failure that prevents an extraction as a whole.
-#[derive(Debug, thiserror::Error)]
-pub enum ExtractError {
-    #[error(transparent)]
-    Select(#[from] SelectError),
-    #[error("no object in {0} fits the selection")]
-    Nothing(String),
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    #[error("OpenBao did not decrypt the objects")]
-    Unanswered(#[from] Unanswered),
-    #[error("the objects of the provider need its configuration: --config")]
-    NoConfig,
-    #[error("the descriptors in this program are damaged")]
-    Descriptors,
-    #[error(transparent)]
-    Keys(#[from] LocalKeysError),
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Call(#[from] CallError),
-    #[error("cannot start the runtime")]
-    Runtime(#[source] io::Error),
-    #[error("cannot write to standard output")]
-    Stream(#[from] io::Error),
-}
-
-impl ExtractError {
-    /// Cause in the catalogue.
-    #[must_use]
-    pub fn cause(&self) -> Found {
-        let cause = match self {
-            Self::Select(SelectError::Etcd(EtcdError::Live(LiveError::NoRevision(_)))) => {
-                &extract::REVISION_MISSING
-            }
-            Self::Select(SelectError::Etcd(error)) => return error.cause(),
-            Self::Select(SelectError::TooLarge) => &extract::SELECTION_TOO_LARGE,
-            Self::Select(SelectError::Revision { .. }) => &extract::REVISION_MISSING,
-            Self::Nothing(_) => &extract::NOTHING_SELECTED,
-            Self::Output(_) => &extract::DIRECTORY_UNUSABLE,
-            Self::Unanswered(unanswered) => of_unanswered(unanswered),
-            Self::NoConfig => &command::INVALID_USAGE,
-            Self::Keys(_) => &extract::KEYS_UNUSABLE,
-            Self::Connect(error) => error.cause(),
-            Self::Call(error) => error.cause(),
-            Self::Descriptors | Self::Runtime(_) | Self::Stream(_) => &command::ERROR,
-        };
-        (cause, Vec::new())
-    }
-
-    /// Whether the command line lacks a required option.
-    #[must_use]
-    pub fn is_misuse(&self) -> bool {
-        matches!(self, Self::Select(SelectError::Etcd(error)) if error.is_misuse())
-    }
 }
 
 /// The content of a file, and the reason if it is not YAML.
@@ -200,7 +137,7 @@ impl Content {
         });
         match yaml {
             Ok(yaml) => Self::Yaml(yaml),
-            Err(error) => Self::Stored(plaintext, kms_node::report::one_line(&error)),
+            Err(error) => Self::Stored(plaintext, one_line(&error)),
         }
     }
 

@@ -16,6 +16,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod diff;
+pub mod error;
 pub mod extraction;
 pub mod local;
 pub mod manifest;

@@ -1,6 +1,7 @@
 //! An object as a manifest for `kubectl apply`.
 
 mod decode;
+mod definition;
 mod descriptors;
 mod node;
 mod special;
@@ -54,6 +55,7 @@ impl<'a> Manifest<'a> {
             Some(Encoding::Cbor) => return Err(DecodeError::Encoding("CBOR".to_owned())),
             None => return Err(DecodeError::Encoding("an unknown format".to_owned())),
         };
+        definition::convert(&mut members);
         let owners = clean(&mut members);
         Ok(Self { members, owners })
     }
@@ -94,10 +96,8 @@ impl<'a> Manifest<'a> {
 /// Removes the members that the API server sets, and returns the owners.
 fn clean(members: &mut Members<'_>) -> Vec<String> {
     members.retain(|(name, _)| name.as_str() != "status");
-    let metadata = members
-        .iter_mut()
-        .find(|(name, _)| name.as_str() == "metadata");
-    let Some((_, Node::Map(metadata))) = metadata else {
+    clean_claims(members);
+    let Some(Node::Map(metadata)) = find(members, "metadata") else {
         return Vec::new();
     };
     let mut owners = Vec::new();
@@ -126,9 +126,32 @@ fn clean(members: &mut Members<'_>) -> Vec<String> {
     metadata.retain(|(name, value)| {
         let name = name.as_str();
         let emptied = matches!(value, Node::Map(members) if members.is_empty());
-        !SERVER_SET.contains(&name) && !(name == "annotations" && emptied)
+        let is_left_out = SERVER_SET.contains(&name) || (name == "annotations" && emptied);
+        !is_left_out
     });
     owners
+}
+
+/// Removes what the API server adds to the templates of claims in a `StatefulSet` when it reads them.
+fn clean_claims(members: &mut Members<'_>) {
+    let Some(Node::Map(spec)) = find(members, "spec") else {
+        return;
+    };
+    let Some(Node::List(claims)) = find(spec, "volumeClaimTemplates") else {
+        return;
+    };
+    for claim in claims {
+        if let Node::Map(claim) = claim {
+            claim.retain(|(name, _)| !["apiVersion", "kind", "status"].contains(&name.as_str()));
+        }
+    }
+}
+
+/// A member of a map.
+fn find<'n, 'a>(members: &'n mut Members<'a>, name: &str) -> Option<&'n mut Node<'a>> {
+    let mut members = members.iter_mut();
+    let (_, value) = members.find(|(member, _)| member.as_str() == name)?;
+    Some(value)
 }
 
 #[cfg(test)]
@@ -176,7 +199,7 @@ mod tests {
         assert_eq!(
             yaml(&stored("v1", "Secret", &object.concat())),
             "# a\\nb\napiVersion: v1\nkind: Secret\nmetadata:\n  name: name\n  finalizers:\n  - \
-             kept.example.org/finalizer\ndata:\n  a: \"AP8=\"\n  b: \"\"\nimmutable: false\n"
+             kept.example.org/finalizer\nimmutable: false\ndata:\n  a: \"AP8=\"\n  b: \"\"\n"
         );
         assert_eq!(
             yaml(b"{\"kind\": \"W\", \"metadata\": {\"uid\": \"u\"}, \"status\": {\"a\": 1}, \"spec\": 1}"),

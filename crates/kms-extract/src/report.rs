@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     diff::Live,
-    extraction::ExtractError,
+    error::ExtractError,
     open::Refusal,
     select::{ObjectPath, Stored},
 };

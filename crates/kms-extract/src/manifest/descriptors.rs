@@ -162,7 +162,7 @@ struct File {
     message_type: Vec<Message>,
 }
 
-/// `google.protobuf.DescriptorProto`. The generator keeps nested types of map entries alone.
+/// `google.protobuf.DescriptorProto`.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Message {
     #[prost(string, tag = "1")]
@@ -170,7 +170,16 @@ struct Message {
     #[prost(message, repeated, tag = "2")]
     field: Vec<Field>,
     #[prost(message, repeated, tag = "3")]
-    nested_type: Vec<Message>,
+    nested_type: Vec<MapEntry>,
+}
+
+/// The same of a nested type. The generator keeps those of map entries alone.
+#[derive(Clone, PartialEq, prost::Message)]
+struct MapEntry {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, repeated, tag = "2")]
+    field: Vec<Field>,
 }
 
 /// `google.protobuf.FieldDescriptorProto`.

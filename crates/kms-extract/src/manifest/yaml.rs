@@ -165,6 +165,8 @@ fn is_printable(letter: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -240,7 +242,8 @@ mod tests {
         ];
         let words = words.iter().map(|&word| word.to_owned());
         let all: Vec<String> = words.chain(odd).collect();
-        let value = json!({"list": all.clone(), "map": all.iter().map(|it| (it.clone(), 1)).collect::<std::collections::BTreeMap<_, _>>()});
+        let map: BTreeMap<_, _> = all.iter().map(|it| (it.clone(), 1)).collect();
+        let value = json!({"map": map, "list": all});
         let read: Value = serde_saphyr::from_str(&written(&value)).unwrap();
         assert_eq!(read, value);
     }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use kms_domain::recovery::claims::VersionClaims;
 use kms_extract::{
-    extraction::{ExtractError, Extraction, Target},
+    error::ExtractError,
+    extraction::{Extraction, Target},
     local::LocalKeys,
     report::Frame,
     select::{SelectError, Selection},

@@ -144,6 +144,12 @@ fn cleaned(object: &Value) -> Value {
             metadata.remove("annotations");
         }
     }
+    // kube-apiserver adds these when it reads a StatefulSet.
+    let claims = object.pointer_mut("/spec/volumeClaimTemplates");
+    for claim in claims.into_iter().filter_map(Value::as_array_mut).flatten() {
+        let claim = claim.as_object_mut().unwrap();
+        claim.retain(|name, _| !["apiVersion", "kind", "status"].contains(&name.as_str()));
+    }
     without_null(&mut object);
     object
 }
@@ -405,14 +411,18 @@ async fn every_type_reads_like_the_api_server_shows_it() {
     });
 
     let mut live = operator.live(&directory);
+    let mut different = Vec::new();
     for (name, manifest) in found {
         // The API server renews the lease of its identity.
         if name.contains("\"apiserver-") {
             continue;
         }
         let shown = live.remove(&name).unwrap_or_else(|| panic!("no {name}"));
-        assert_eq!(manifest, shown, "{name}");
+        if manifest != shown {
+            different.push(format!("{name}\n{manifest}\n{shown}"));
+        }
     }
+    assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
 #[tokio::test]

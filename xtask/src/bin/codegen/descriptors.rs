@@ -21,7 +21,8 @@ use protox::prost_reflect::{
     prost::Message as _,
     prost_types::{
         DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
-        MessageOptions, field_descriptor_proto::Label,
+        MessageOptions,
+        field_descriptor_proto::{Label, Type},
     },
 };
 
@@ -84,6 +85,7 @@ struct Tag {
     json_name: String,
     is_pointer: bool,
     omits_empty: bool,
+    omits_zero: bool,
 }
 
 /// Tags by Go package, struct and name in the `.proto` file.
@@ -263,9 +265,14 @@ fn tagged(
     if tag.json_name != field.name() {
         kept.json_name = Some(tag.json_name.clone());
     }
+    // `omitempty` of Go keeps a struct; `omitzero` leaves an empty one out.
+    let omits = match field.r#type() {
+        Type::Message => tag.omits_zero,
+        _ => tag.omits_empty || tag.omits_zero,
+    };
     if tag.is_pointer {
         kept.proto3_optional = Some(true);
-    } else if !tag.omits_empty && field.label() == Label::Optional {
+    } else if !omits && field.label() == Label::Optional {
         kept.set_label(Label::Required);
     }
     Ok(kept)
@@ -292,7 +299,8 @@ fn read_tags(include: &Path, package: &str, tags: &mut Tags) -> Result<(), Box<d
                 let tag = Tag {
                     json_name: json_name.to_owned(),
                     is_pointer: go.split_whitespace().last()?.starts_with('*'),
-                    omits_empty: options.contains("omit") || options.contains("inline"),
+                    omits_empty: options.contains("omitempty"),
+                    omits_zero: options.contains("omitzero"),
                 };
                 Some((name, tag))
             });
