@@ -1,6 +1,6 @@
 //! A restore drill: restores OpenBao from its snapshot into a private copy, and decrypts every
 //! object of the etcd snapshot with the key in the copy. The copy is removed afterwards, even after
-//! a failure.
+//! a failure; on request it is kept for a limited time, for other commands on the same host.
 //!
 //! The drill never contacts production. The unseal shares stay in memory and are sent to the copy
 //! only. The copy's root token stays within the process and is revoked. The copy's data stays in a
@@ -11,12 +11,14 @@ pub mod age;
 pub mod failure;
 mod inputs;
 pub mod isolation;
+pub mod kept;
 pub mod metrics;
 pub mod report;
 
 use std::{
     io,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -51,6 +53,7 @@ use age::Made;
 use failure::DrillError;
 use inputs::{checked, copy, share};
 use isolation::Isolation;
+use kept::Kept;
 
 /// Name prefix of the private directories.
 const PREFIX: &str = "bao-kms-drill-";
@@ -110,6 +113,10 @@ pub struct Setup {
     /// How old both snapshots may be, such as 26h
     #[arg(long, value_name = "DURATION", value_parser = parse_positive)]
     pub max_age: Option<Duration>,
+    /// Keep the restored copy afterwards for this long, such as 1h, for other commands on this host;
+    /// Ctrl-C ends it earlier
+    #[arg(long, value_name = "DURATION", value_parser = parse_positive)]
+    pub keep: Option<Duration>,
 }
 
 /// It goes into OpenBao's configuration, where `${` would begin something else.
@@ -126,9 +133,11 @@ pub struct ProgressReporter {
     /// Start of each step.
     pub step: Box<dyn Fn(&'static str)>,
     /// Progress of the first reading of etcd.
-    pub reading: Box<dyn Fn(Progress) + Send + Sync>,
+    pub reading: Arc<dyn Fn(Progress) + Send + Sync>,
     /// Progress of the second reading of etcd.
-    pub opening: Box<dyn Fn(Progress) + Send + Sync>,
+    pub opening: Arc<dyn Fn(Progress) + Send + Sync>,
+    /// The copy is kept from now on.
+    pub kept: Box<dyn Fn(&Kept)>,
 }
 
 /// A finished drill with its findings.
@@ -172,7 +181,7 @@ pub struct Durations {
     pub unseal: Option<Duration>,
     /// Decryption of every object.
     pub verify: Option<Duration>,
-    /// Entire drill, including the removal.
+    /// Entire drill, including the removal and the time in which the copy was kept.
     pub total: Duration,
 }
 
@@ -208,7 +217,8 @@ impl Setup {
     }
 
     /// The etcd snapshot; empty before [`Self::select`].
-    pub(crate) fn etcd(&self) -> &Path {
+    #[must_use]
+    pub fn etcd(&self) -> &Path {
         self.etcd_snapshot.as_deref().unwrap_or(Path::new(""))
     }
 
@@ -252,10 +262,21 @@ pub async fn rehearse(
     };
 
     let mut scratch = None;
+    let mut stop = pin!(stop);
     let ended = tokio::select! {
-        ended = rehearsal.go(config, setup, known, told, &mut scratch) => ended,
+        ended = rehearsal.go(config, setup, known, &told, &mut scratch) => ended,
         // Dropping the copy kills its process.
-        signal = stop => Err(DrillError::Interrupted(signal)),
+        signal = &mut stop => Err(DrillError::Interrupted(signal)),
+    };
+    let ended = match (ended, setup.keep, &scratch) {
+        (Ok(copy), Some(time), Some(scratch)) => {
+            kept::keep(copy, time, scratch.path(), &told.kept, stop).await
+        }
+        (Ok(copy), _, _) => tokio::select! {
+            closed = copy.close() => closed.map_err(DrillError::from),
+            signal = stop => Err(DrillError::Interrupted(signal)),
+        },
+        (Err(error), _, _) => Err(error),
     };
 
     rehearsal.failure = ended.err();
@@ -273,13 +294,14 @@ impl DrillRun {
         config: &Arc<Config>,
         setup: &Setup,
         known: &LocalKnowledge,
-        told: ProgressReporter,
+        told: &ProgressReporter,
         scratch: &mut Option<TempWorkspace>,
-    ) -> Result<(), DrillError> {
+    ) -> Result<Restored, DrillError> {
         let ProgressReporter {
             step,
             reading,
             opening,
+            ..
         } = told;
         if !self.isolation.holds() && !setup.allow_network {
             return Err(DrillError::NotIsolated);
@@ -357,8 +379,8 @@ impl DrillRun {
             config: Arc::clone(config),
             etcd,
             options,
-            reading,
-            opening,
+            reading: Arc::clone(reading),
+            opening: Arc::clone(opening),
         });
         let mut verified = trial.run(&copy).await?;
         // The minimum is a setting of the copy, so the versions below it can be tried.
@@ -374,8 +396,7 @@ impl DrillRun {
         }
         self.verified = Some(verified);
         self.durations.verify = Some(begun.elapsed());
-        copy.close().await?;
-        Ok(())
+        Ok(copy)
     }
 
     fn make_scratch(&mut self, parent: &Path) -> Result<TempWorkspace, DrillError> {
@@ -398,8 +419,8 @@ struct Trial {
     config: Arc<Config>,
     etcd: EtcdSource,
     options: VerifyOptions,
-    reading: Box<dyn Fn(Progress) + Send + Sync>,
-    opening: Box<dyn Fn(Progress) + Send + Sync>,
+    reading: Arc<dyn Fn(Progress) + Send + Sync>,
+    opening: Arc<dyn Fn(Progress) + Send + Sync>,
 }
 
 impl Trial {

@@ -2,7 +2,10 @@
 
 use std::{io, path::PathBuf};
 
-use kms_node::advice::{Cause, Found, drill, snapshot};
+use kms_node::{
+    advice::{Cause, Found, drill, snapshot},
+    state::disk::DiskError,
+};
 use openbao_client::credential_file::CredentialFileProblem;
 use openbao_lab::{
     binary::BaoNotFound,
@@ -68,6 +71,9 @@ pub enum DrillError {
     /// Restoring OpenBao failed.
     #[error(transparent)]
     Restore(Box<RestoreError>),
+    /// The token for the kept copy was not written.
+    #[error("cannot keep the restored copy")]
+    Keep(#[from] DiskError),
     /// Interrupted by a signal.
     #[error("the drill was {0}")]
     Interrupted(&'static str),
@@ -135,7 +141,9 @@ impl DrillError {
             Self::NotIsolated => &drill::NOT_ISOLATED,
             Self::NoLoopback => &drill::NO_LOOPBACK,
             Self::BaoNotFound(_) => &drill::COPY_FAILED,
-            Self::WorkDir { .. } | Self::Snapshot { .. } => &drill::DIRECTORY_UNUSABLE,
+            Self::WorkDir { .. } | Self::Snapshot { .. } | Self::Keep(_) => {
+                &drill::DIRECTORY_UNUSABLE
+            }
             Self::Leftovers { .. } => &drill::LEFTOVERS,
             Self::Share { .. } => &drill::SHARE_UNUSABLE,
             Self::Interrupted(_) | Self::Lost => &drill::INTERRUPTED,

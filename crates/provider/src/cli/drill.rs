@@ -13,13 +13,14 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use kms_daemon::lifecycle::{self, Hangup};
 use kms_node::{
+    advice::site::shell,
     clock::{Clock as _, SystemClock},
     report::{Output, text::Look},
     state::disk::{self, DiskError},
 };
 use kms_operator::{
     attestation::statement::Findings,
-    drill::{self, ProgressReporter, Setup, metrics, report},
+    drill::{self, ProgressReporter, Setup, kept::Kept, metrics, report},
     recovery::local_knowledge::LocalKnowledge,
 };
 
@@ -93,7 +94,8 @@ impl Options {
         let runtime = runtime()?;
         let rehearsal = runtime.block_on(async {
             let stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
-            Ok::<_, Failure>(drill::rehearse(&config, &setup, &known, told(), stop).await)
+            let told = told(&setup, &loaded.path);
+            Ok::<_, Failure>(drill::rehearse(&config, &setup, &known, told, stop).await)
         });
         // After a signal, objects may still be on their way through a thread.
         runtime.shutdown_background();
@@ -132,11 +134,12 @@ fn dated(path: &Path, now: SystemTime) -> PathBuf {
     path.join(format!("drill-{}.json", time.strftime("%Y%m%dT%H%M%SZ")))
 }
 
-/// On a terminal and nowhere else.
-fn told() -> ProgressReporter {
+/// Progress is for a terminal; the way to a kept copy is for everybody.
+fn told(setup: &Setup, config: &Path) -> ProgressReporter {
     let reading = ProgressLine::new("reading etcd");
     let opening = ProgressLine::new("opening objects");
     let terminal = io::stderr().is_terminal();
+    let (etcd, config) = (setup.etcd().to_owned(), config.to_owned());
     ProgressReporter {
         step: Box::new(move |step| {
             if terminal {
@@ -144,7 +147,28 @@ fn told() -> ProgressReporter {
                 writeln!(io::stderr(), "drill: {step}").ok();
             }
         }),
-        reading: Box::new(move |done| reading.show(done)),
-        opening: Box::new(move |done| opening.show(done)),
+        reading: Arc::new(move |done| reading.show(done)),
+        opening: Arc::new(move |done| opening.show(done)),
+        kept: Box::new(move |kept| {
+            writeln!(io::stderr(), "{}", way_to(kept, &etcd, &config)).ok();
+        }),
     }
+}
+
+/// The end of a kept copy, and the command that reads an object with it.
+fn way_to(kept: &Kept, etcd: &Path, config: &Path) -> String {
+    let until = Timestamp::try_from(kept.until).unwrap_or_default();
+    format!(
+        "drill: the restored OpenBao is kept until {}; Ctrl-C removes it earlier\n  \
+         next: bring back objects, in another shell of this host\n        \
+         bao-kms-provider extract --etcd-snapshot {} --resource secrets --namespace NAMESPACE \
+         --name NAME --output-dir DIRECTORY --openbao-address {} --openbao-cacert {} --token-file {} \
+         --config {}",
+        until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        shell(etcd),
+        kept.address,
+        shell(&kept.ca_file),
+        shell(&kept.token_file),
+        shell(config),
+    )
 }

@@ -1,5 +1,7 @@
 //! Pages that need a kube-apiserver, on one control-plane node; `migrate.rs` has further ones.
 
+use std::{fs, path::Path};
+
 use tempfile::TempDir;
 use testkit::{
     control_plane::{ControlPlane, Kind, WITHIN, kms, kubectl},
@@ -233,4 +235,25 @@ async fn one_object_comes_back_from_a_snapshot() {
         let read = site.control_plane.read(kind, "shop").await.unwrap();
         assert_eq!(read.as_deref(), Some("as it was"), "{kind:?}");
     }
+}
+
+#[tokio::test]
+async fn objects_come_back_without_anything_in_service() {
+    let mut site = ControlPlaneNode::serving().await;
+    let written = site.control_plane.write(Kind::Secret, "shop", "as it was");
+    written.await.unwrap();
+    let backup = |name: &str| site.node.path(&format!("/backup/{name}"));
+    site.control_plane.etcd().save_snapshot(&backup("etcd.db"));
+    let openbao = site.openbao.as_ref().unwrap();
+    openbao.save_snapshot(&backup("openbao.snap")).await;
+    openbao.write_unseal_key(&site.node.path("/root/unseal-share"));
+    fs::remove_file(site.node.path(MANIFEST)).unwrap();
+    site.stop().await;
+    site.node.systemctl("stop").await;
+    site.openbao = None;
+
+    let mut walk = Walk::of("operate/disaster-recovery/isolated");
+    walk.to_end(&mut site).await;
+    let token = walk.word("token");
+    assert!(!Path::new(&token).exists(), "{token}");
 }

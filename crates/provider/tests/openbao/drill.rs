@@ -216,6 +216,44 @@ impl Drill<'_> {
     }
 }
 
+/// Until the end of its time, other commands use the copy as printed.
+#[tokio::test]
+async fn a_kept_copy_serves_other_commands_until_its_end() {
+    let backups = Backups::of(shared_openbao().await).await;
+    let set = ["etcd.db", "openbao.snap", "share"];
+    for (keep, is_stopped) in [("10m", true), ("20s", false)] {
+        let drill = backups.start(set, &["--keep", keep]);
+        let mut way = String::new();
+        wait_until(SOON, "the kept copy", async || {
+            way = drill.running.log();
+            way.contains("is kept until")
+        })
+        .await;
+        let option = |name: &str| {
+            let mut words = way.split_whitespace().skip_while(|word| *word != name);
+            words.nth(1).unwrap().to_owned()
+        };
+        let mode = fs::metadata(option("--token-file")).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
+        let mut command = vec!["verify-backup".to_owned(), "--depth=data".to_owned()];
+        for name in [
+            "--etcd-snapshot",
+            "--openbao-address",
+            "--openbao-cacert",
+            "--token-file",
+        ] {
+            command.extend([name.to_owned(), option(name)]);
+        }
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        let verified = backups.node.run(&command);
+        assert_eq!(verified.code, Some(0), "{}{}", verified.out, verified.err);
+        if is_stopped {
+            drill.running.signal(Signal::INT);
+        }
+        drill.ended(0, "compatible").await;
+    }
+}
+
 /// Files in the directory, and processes that name it.
 fn left(work: &Path) -> Vec<String> {
     let files = fs::read_dir(work).unwrap();
