@@ -131,8 +131,6 @@ async fn other_requests(provider: &Provider) -> f64 {
 async fn what_is_answered_from_memory_neither_asks_nor_waits_for_an_openbao_that_hangs() {
     let (mut node, relay) = node_behind_relay().await;
     node.config["openbao"]["timeout"] = json!("50s");
-    // The calls below take seconds on a busy machine.
-    node.config["status"]["statusMaxStaleness"] = json!("60s");
     let provider = node.serve().await;
     let request = to_decrypt(&provider.encrypt(b"seed").await.unwrap());
     let before = other_requests(&provider).await;
@@ -140,12 +138,13 @@ async fn what_is_answered_from_memory_neither_asks_nor_waits_for_an_openbao_that
     let call = provider.decrypt_at_once(1, &request).remove(0);
     wait_for_in_flight(&provider, 1.0).await;
 
+    // Few calls: after some seconds without an answer from OpenBao, Status is no longer `ok`.
     let mut client = provider.client();
-    for _ in 0..1000 {
+    for _ in 0..100 {
         let status = client.status(StatusRequest {}).await.unwrap().into_inner();
         assert_eq!(status.healthz, "ok");
     }
-    for _ in 0..20 {
+    for _ in 0..5 {
         assert_eq!(provider.health("/live").await.0, 200);
         assert_eq!(provider.health("/ready").await.0, 200);
     }
