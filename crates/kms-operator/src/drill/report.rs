@@ -454,6 +454,7 @@ mod tests {
             allow_network,
             show_names: false,
             max_age: None,
+            keep: None,
         }
     }
 
