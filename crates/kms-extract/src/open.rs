@@ -2,7 +2,10 @@
 //! configured key, the annotations must belong to it, and OpenBao and the etcd key authenticate the
 //! rest.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use etcd_snapshot::{
     envelope::{DekSourceType, Envelope},
@@ -244,7 +247,8 @@ async fn decrypt(
         }
     }
 
-    let mut any_decrypts = false;
+    let is_asked = !due.is_empty();
+    let mut proven = HashSet::new();
     for portion in due.chunks_mut(MAX_BATCH) {
         let items: Vec<&PreparedDecrypt> = portion.iter().map(|(item, ..)| item).collect();
         let transit = &openbao.transit;
@@ -253,35 +257,44 @@ async fn decrypt(
             .call(async |token| transit.decrypt_batch(&token, &items).await)
             .await
             .map_err(Unanswered::Decrypt)?;
-        for ((_, kind, outcome), answer) in portion.iter_mut().zip(answers) {
+        for ((item, kind, outcome), answer) in portion.iter_mut().zip(answers) {
             **outcome = match answer {
                 Ok(plaintext) => {
-                    any_decrypts = true;
+                    proven.insert(item.ciphertext.version());
                     let secret = Zeroizing::new(plaintext.expose().to_vec());
                     DekSource::new(&secret, *kind).map_err(|error| {
                         Refusal::of(&advice::evidence::OBJECTS_DAMAGED, one_line(&error))
                     })
                 }
-                Err(failure) if failure.class() == FailureClass::DecryptFailed => Err(Refusal::of(
-                    &advice::evidence::OBJECTS_DAMAGED,
-                    "OpenBao does not decrypt its DEK: it or its annotations were changed, or the \
-                     key of the version is another one"
-                        .to_owned(),
-                )),
+                Err(failure) if failure.class() == FailureClass::DecryptFailed => {
+                    Err(Refusal::of(&extract::DEK_NOT_DECRYPTED, String::new()))
+                }
                 Err(failure) => return Err(Unanswered::Item(failure)),
             };
         }
     }
-    // A live version that decrypts nothing at all is one of another key.
-    if !any_decrypts && !due.is_empty() {
-        for (_, _, outcome) in &mut due {
-            if let Err(refusal) = &mut **outcome {
-                refusal.cause = &advice::key::RECREATED;
+    // Only another DEK of the same version shows that the key is the right one.
+    for (item, _, outcome) in due {
+        if let Err(refusal) = outcome
+            && refusal.cause == &extract::DEK_NOT_DECRYPTED
+        {
+            let version = item.ciphertext.version();
+            let is_right = proven.contains(&version);
+            if is_right {
+                refusal.cause = &advice::evidence::OBJECTS_DAMAGED;
             }
+            refusal.found = format!(
+                "OpenBao does not decrypt its DEK with version {version}: {}",
+                match is_right {
+                    true => "the DEK or its annotations were changed",
+                    false =>
+                        "the DEK or its annotations were changed, or the version is of another key",
+                }
+            );
         }
     }
 
-    let context = Context::with(!any_decrypts, !due.is_empty());
+    let context = Context::with(proven.is_empty(), is_asked);
     for (error, outcome) in unresolved {
         let mut refusal = Refusal::of(context.of_gap(&error), one_line(&error));
         refusal.values = values(&error);

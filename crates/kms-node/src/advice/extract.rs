@@ -21,6 +21,18 @@ causes! {
     ])
     .warnings(&["do not edit values in etcd"]);
 
+    DEK_NOT_DECRYPTED = unknown(
+        "dek_not_decrypted",
+        "OpenBao decrypts no DEK of a selected version: the objects were changed, or the key is another one",
+        "the objects were not opened; whether they are lost is not proven",
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[run(
+        "decide it with every object in etcd",
+        "bao-kms-provider verify-backup {etcd} --depth data --config {config}",
+    )])
+    .warnings(&["do not delete these objects, and do not change the key in OpenBao"]);
+
     OTHER_ENCRYPTION = unknown(
         "other_encryption",
         "an object is encrypted by another provider of the EncryptionConfiguration",

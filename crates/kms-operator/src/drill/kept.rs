@@ -43,6 +43,8 @@ pub(super) async fn keep(
     stop: Pin<&mut impl Future<Output = &'static str>>,
 ) -> Result<(), DrillError> {
     let grant = copy.grant(time).await?;
+    // OpenBao limits the life of tokens.
+    let time = time.min(grant.lease.duration);
     let token_file = directory.join("token");
     disk::create_private(&token_file, grant.token.expose().as_bytes())?;
     told(&Kept {

@@ -113,6 +113,15 @@ impl Vault {
         }
     }
 
+    /// Runs the printed command of the program.
+    fn follow(&self, told: &Finished) -> Finished {
+        let mut lines = told.out.lines();
+        let printed = lines.find(|line| line.trim().starts_with("bao-kms-provider "));
+        let words = shlex::split(printed.unwrap().trim()).unwrap();
+        let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+        self.node.run_printed(&words)
+    }
+
     /// A refusal by name and cause, without a file.
     fn assert_refused(&self, options: &[&str], name: &str, cause: &str) -> Value {
         let all = [options, &["--output", "json"]].concat();
@@ -380,16 +389,35 @@ async fn an_earlier_revision_has_objects_that_the_snapshot_has_no_more() {
     missing.assert_told(4, &["revision_missing", "not revision 1000000"]);
     let nothing = vault.extract(&["--resource", "secrets", "--name", "no", "--list"]);
     nothing.assert_told(4, &["no_object_selected"]);
-    let printed = nothing
-        .out
-        .lines()
-        .find(|line| line.contains("bao-kms-provider extract"));
-    let words = shlex::split(printed.unwrap().trim()).unwrap();
-    let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
     vault
-        .node
-        .run_printed(&words)
+        .follow(&nothing)
         .assert_told(0, &["extract: listed\n", "changed"]);
+}
+
+/// A single object that does not decrypt proves nothing about the key.
+#[tokio::test]
+async fn an_object_with_a_changed_dek_is_not_taken_for_a_lost_key() {
+    let vault = Vault::new().await;
+    let sealer = vault.sealer().await;
+    vault.put(&sealer, "sound");
+    let mut changed = vault.sealer().await;
+    let middle = changed.encrypted_source.len() / 2;
+    let letter = &mut changed.encrypted_source[middle];
+    *letter = if *letter == b'A' { b'B' } else { b'A' };
+    vault.put(&changed, "changed");
+
+    let alone = ["--resource", "secrets", "--name", "changed"];
+    vault.assert_refused(&alone, "changed", "dek_not_decrypted");
+    let told = vault.extract_to_target(&alone);
+    told.assert_told(
+        4,
+        &["dek_not_decrypted", "or the version is of another key"],
+    );
+    vault
+        .follow(&told)
+        .assert_told(4, &["verify-backup: incompatible\n"]);
+    let both = [&alone[..], &["--name", "sound"]].concat();
+    vault.assert_refused(&both, "changed", "objects_damaged");
 }
 
 #[tokio::test]

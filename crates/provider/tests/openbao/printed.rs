@@ -142,7 +142,7 @@ incidents! {
 }
 
 /// Run by the tests of `extract`.
-const BY_EXTRACT: &[&str] = &["no_object_selected"];
+const BY_EXTRACT: &[&str] = &["no_object_selected", "dek_not_decrypted"];
 
 /// Causes whose commands are run with a real kube-apiserver, by `migrate.rs`, `rewrite.rs` and
 /// `rollout.rs` in `tests/kubernetes`.
