@@ -135,19 +135,24 @@ pub(crate) fn generate(workspace: &Path, out: &Path) -> Result<Option<Vec<u8>>, 
 
 /// The module in Go's cache, in the version of `tests/control-plane`.
 fn module_directory(workspace: &Path, module: &str) -> Result<Option<PathBuf>, Box<dyn Error>> {
-    let go = Command::new("go")
-        .args(["list", "-m", "-f", "{{.Dir}}", module])
-        .current_dir(workspace.join("tests/control-plane"))
-        .env("GOWORK", "off")
-        .output();
-    let Ok(go) = go else {
+    let go = |arguments: &[&str]| {
+        Command::new("go")
+            .args(arguments)
+            .current_dir(workspace.join("tests/control-plane"))
+            .env("GOWORK", "off")
+            .output()
+    };
+    // The first run on a machine downloads it.
+    let Ok(downloaded) = go(&["mod", "download", module]) else {
         return Ok(None);
     };
-    let directory = String::from_utf8(go.stdout)?.trim().to_owned();
-    match directory.is_empty() {
-        true => Err(format!("`go mod download` {module} in tests/control-plane first").into()),
-        false => Ok(Some(directory.into())),
+    let listed = go(&["list", "-m", "-f", "{{.Dir}}", module])?;
+    let directory = String::from_utf8(listed.stdout)?.trim().to_owned();
+    if directory.is_empty() {
+        let said = String::from_utf8_lossy(&downloaded.stderr);
+        return Err(format!("cannot download {module}: {said}").into());
     }
+    Ok(Some(directory.into()))
 }
 
 /// Names in a directory, in an order that is the same everywhere.
