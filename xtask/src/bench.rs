@@ -54,6 +54,10 @@ fn checked(options: &[&str]) -> Result<Vec<String>, Error> {
                 checked.extend(["--output", form].map(str::to_owned));
                 rest
             }
+            ["--only", parts, rest @ ..] => {
+                checked.extend(["--only", parts].map(str::to_owned));
+                rest
+            }
             [
                 option @ ("--peer" | "--budget" | "--history" | "--chart"),
                 path,
@@ -72,7 +76,7 @@ fn checked(options: &[&str]) -> Result<Vec<String>, Error> {
             [option, ..] => {
                 return Err(Error::Usage(format!(
                     "unusable option of bench: {option}; it accepts --quick, --output text|json, \
-                     --peer PATH, --history FILE, --chart FILE, --budget FILE"
+                     --only PART, --peer PATH, --history FILE, --chart FILE, --budget FILE"
                 )));
             }
         }

@@ -230,7 +230,7 @@ impl OpenBao {
         let switch = |member: &Self| member.cluster_line.as_ref().map(Relay::switch);
         let inward = switch(self).into_iter();
         inward.clone().for_each(|line| line.set(Line::Held));
-        let process = self.process().as_raw_nonzero().get().unsigned_abs();
+        let process = self.pid().as_raw_nonzero().get().unsigned_abs();
         let outward: Vec<_> = others.into_iter().filter_map(switch).collect();
         outward
             .iter()
@@ -318,12 +318,17 @@ impl OpenBao {
     /// When the process is missing.
     #[must_use]
     pub fn hang(&self) -> HungOpenBao {
-        let server = self.process();
+        let server = self.pid();
         kill_process(server, Signal::STOP).unwrap();
         HungOpenBao(server)
     }
 
-    fn process(&self) -> Pid {
+    /// The process of the server.
+    ///
+    /// # Panics
+    /// When the process is missing.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
         let config = format!("-config={}/server.hcl", self.directory.path().display());
         let serves = |pid: &Pid| {
             let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());

@@ -388,6 +388,7 @@ pub(crate) fn limits(report: &mut Report) {
 /// Decrypts of a crowd, beside a direct client that sends as many items in each request as the
 /// provider does, with as many items in flight.
 pub(crate) async fn batches(
+    stage: &Stage,
     provider: &Provider,
     calls: &Calls,
     extent: &Extent,
@@ -440,6 +441,51 @@ pub(crate) async fn batches(
     let row = Row::new("batch.64.rate", rate(&ours), "items/s");
     let row = row.beside(rate(&theirs), rate(&ratios));
     report.push(row.target(AtLeast(0.85)));
+
+    progress.say("computing time");
+    let [through, directly] = sides;
+    let openbao = stage.server.pid().as_raw_nonzero().get().unsigned_abs();
+    let processes = [provider.pid(), openbao, std::process::id()];
+    let through = computing(through, 1, &processes, extent).await;
+    let directly = computing(directly, size, &processes, extent).await;
+    let rows = ["provider", "openbao", "caller"].iter().zip(through);
+    for ((process, through), directly) in rows.zip(directly) {
+        let row = Row::new(format!("batch.64.computing.{process}"), through, "us");
+        report.push(match *process {
+            "provider" => row,
+            _ => row.beside(directly, through / directly),
+        });
+    }
+    let empty = Side {
+        call: &calls.status,
+        in_flight: CROWD,
+        block: extent.crowded,
+    };
+    let empty = computing(empty, 1, &processes, extent).await;
+    for (name, empty) in ["provider", "caller"].iter().zip([empty[0], empty[2]]) {
+        let name = format!("status.64.computing.{name}");
+        report.push(Row::new(name, empty, "us"));
+    }
+}
+
+/// Computing time of each process for one item, in microseconds.
+async fn computing<const N: usize>(
+    side: Side<'_>,
+    items: usize,
+    processes: &[u32; N],
+    extent: &Extent,
+) -> [f64; N] {
+    let before = processes.map(provider_process::computed);
+    let Block { calls, time } = extent.decrypts;
+    let block = Block::new(calls / items, time);
+    let sample = block.run(side.in_flight, side.call).await;
+    let after = processes.map(provider_process::computed);
+    let items = count(sample.calls() * items);
+    let spent = before.into_iter().zip(after);
+    let spent: Vec<_> = spent
+        .map(|(before, after)| (after - before).as_secs_f64() * 1e6 / items)
+        .collect();
+    spent.try_into().unwrap()
 }
 
 /// Cost in Transit of many equal decrypts at once.

@@ -81,6 +81,7 @@ impl Sample {
 }
 
 /// One side of a comparison: a call, and the block of a round.
+#[derive(Clone, Copy)]
 pub(crate) struct Side<'c> {
     pub(crate) call: &'c Call,
     pub(crate) in_flight: usize,

@@ -29,7 +29,7 @@ use std::{
     ffi::OsString,
     fs::File,
     io::{self, IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -53,6 +53,9 @@ struct Options {
     /// Another KMS v2 plugin to measure in turns: its socket, or a program to start
     #[arg(long, value_name = "PATH")]
     peer: Option<PathBuf>,
+    /// Measure these parts alone
+    #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
     /// Append the report to this file, as a line of JSON
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
@@ -65,6 +68,21 @@ struct Options {
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// A group of rows.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    Start,
+    Memory,
+    Status,
+    /// One call in flight
+    Alone,
+    /// 64 calls in flight
+    Crowd,
+    Files,
+    Live,
+    Distance,
 }
 
 /// Extent of the measurements. Each part ends at a number of calls or a time limit.
@@ -130,7 +148,7 @@ fn main() -> ExitCode {
 
     let finished = runtime.block_on(async {
         tokio::select! {
-            report = measure(program, &extent, options.peer.as_deref()) => Some(report),
+            report = measure(program, &extent, &options) => Some(report),
             // Dropping the measurement stops the servers and removes their files.
             _ = tokio::signal::ctrl_c() => None,
         }
@@ -179,40 +197,57 @@ fn keep(report: &Report, options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-async fn measure(program: OsString, extent: &Extent, peer: Option<&Path>) -> Report {
+async fn measure(program: OsString, extent: &Extent, options: &Options) -> Report {
     let progress = Progress::new();
+    let measured = |part| options.only.is_empty() || options.only.contains(&part);
     progress.say("starting OpenBao");
     let stage = Stage::set(PathBuf::from(program)).await;
-    let peer = match peer {
+    let peer = match options.peer.as_deref() {
         Some(path) => Some(Peer::start(path, &stage).await),
         None => None,
     };
     let mut report = Report::new(extent.mode, stage.openbao_version().await);
-    progress.say("starts");
-    figures::starts(&stage, extent, &mut report).await;
+    if measured(Part::Start) {
+        progress.say("starts");
+        figures::starts(&stage, extent, &mut report).await;
+    }
 
     let provider = stage.provider().await;
     figures::program(&stage, &provider, &mut report);
     let idle = provider.memory();
     let calls = figures::Calls::prepare(&stage, &provider, stage.server.endpoint()).await;
-    progress.say("memory");
-    figures::memory(&provider, &calls, idle, extent, &mut report).await;
-    progress.say("Status");
-    figures::status(&provider, &calls, extent, &mut report).await;
-    figures::in_turns(&calls, 1, extent, &progress, &mut report).await;
-    figures::limits(&mut report);
-    figures::in_turns(&calls, 64, extent, &progress, &mut report).await;
-    figures::batches(&provider, &calls, extent, &progress, &mut report).await;
-    figures::equal_decrypts(&provider, &calls, &mut report).await;
-    figures::bad_neighbour(&provider, &mut report).await;
+    if measured(Part::Memory) {
+        progress.say("memory");
+        figures::memory(&provider, &calls, idle, extent, &mut report).await;
+    }
+    if measured(Part::Status) {
+        progress.say("Status");
+        figures::status(&provider, &calls, extent, &mut report).await;
+    }
+    if measured(Part::Alone) {
+        figures::in_turns(&calls, 1, extent, &progress, &mut report).await;
+        figures::limits(&mut report);
+    }
+    if measured(Part::Crowd) {
+        figures::in_turns(&calls, 64, extent, &progress, &mut report).await;
+        figures::batches(&stage, &provider, &calls, extent, &progress, &mut report).await;
+        figures::equal_decrypts(&provider, &calls, &mut report).await;
+        figures::bad_neighbour(&provider, &mut report).await;
+    }
     if let Some(peer) = &peer {
         peer::measure(peer, &provider, extent, &progress, &mut report).await;
     }
-    backups::read(&stage, &provider, &extent.backups, &progress, &mut report).await;
-    backups::memory(&stage, &provider, &extent.backups, &progress, &mut report).await;
-    live::read(&stage, &provider, &extent.live, &progress, &mut report).await;
+    if measured(Part::Files) {
+        backups::read(&stage, &provider, &extent.backups, &progress, &mut report).await;
+        backups::memory(&stage, &provider, &extent.backups, &progress, &mut report).await;
+    }
+    if measured(Part::Live) {
+        live::read(&stage, &provider, &extent.live, &progress, &mut report).await;
+    }
     provider.stop().await;
-    distance::measure(&stage, &extent.distance, &progress, &mut report).await;
+    if measured(Part::Distance) {
+        distance::measure(&stage, &extent.distance, &progress, &mut report).await;
+    }
     progress.say("done");
     report
 }

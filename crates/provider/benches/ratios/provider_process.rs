@@ -85,18 +85,17 @@ impl Provider {
             .sum()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn memory(&self) -> Memory {
         memory(self.child.id())
     }
 
     /// CPU time of the process so far, in user and kernel mode.
     pub(crate) fn computed(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // The name in parentheses may contain any text. Linux counts hundredths of a second.
-        let (_, fields) = stat.rsplit_once(") ").unwrap();
-        let ticks = fields.split(' ').skip(11).take(2);
-        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-        Duration::from_millis(ticks * 10)
+        computed(self.child.id())
     }
 
     /// File names of the loaded shared libraries.
@@ -158,6 +157,16 @@ impl Drop for Provider {
 pub(crate) fn client(socket: &Path) -> KmsClient {
     let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
     KeyManagementServiceClient::new(endpoint.connect_lazy())
+}
+
+/// CPU time of a process so far, in user and kernel mode.
+pub(crate) fn computed(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name in parentheses may contain any text. Linux counts hundredths of a second.
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks = fields.split(' ').skip(11).take(2);
+    let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 /// Memory of a process.
