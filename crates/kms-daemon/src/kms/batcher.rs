@@ -1,9 +1,11 @@
 //! Batches decrypt calls to Transit: few requests for many calls, without delay for a single call.
 //!
 //! The cost of a decrypt in OpenBao is almost entirely per request. The batcher has two lanes, more
-//! with a distant OpenBao, each with at most one request in flight. A call on a free lane is sent immediately and alone. While
-//! all lanes are busy, calls queue up, and the next free lane sends all of them in one batch. The
-//! batcher has no timer. Concurrent calls for the same ciphertext share one item.
+//! with a distant OpenBao, each with at most one request in flight. A free lane sends at once, with
+//! all calls that have arrived together. While all lanes are busy, calls queue up for the next free
+//! lane. A batch is at most an equal share of all calls without an answer: with everything in one
+//! request, OpenBao and the provider would wait for each other. The batcher has no timer.
+//! Concurrent calls for the same ciphertext share one item.
 //!
 //! An overdue request leaves its lane. Its items go to the front of the queue, are sent again on
 //! another connection, and the first answer counts. A lost response therefore delays only the calls
@@ -149,16 +151,19 @@ impl DecryptBatcher {
 }
 
 impl Shared {
-    /// Starts the next request of a lane; with an empty queue, the lane becomes free.
+    /// Starts the next request of a lane. Its task takes the queue when it runs, behind all calls
+    /// that have arrived by then; with an empty queue, the lane becomes free.
     fn occupy(self: &Arc<Self>) {
-        let items = self.queue().next();
         // At the end of the process, the runtime and all waiting calls are gone.
-        if let (false, Ok(runtime)) = (items.is_empty(), Handle::try_current()) {
-            let place = Place {
-                shared: Arc::clone(self),
-                late: None,
-            };
-            runtime.spawn(place.serve(items));
+        if let Ok(runtime) = Handle::try_current() {
+            let shared = Arc::clone(self);
+            runtime.spawn(async move {
+                let items = shared.queue().next();
+                if !items.is_empty() {
+                    let place = Place { shared, late: None };
+                    place.serve(items).await;
+                }
+            });
         }
     }
 
@@ -298,12 +303,16 @@ impl Queue {
         }
     }
 
-    /// The next batch of a lane. An empty batch marks the lane as free; with fewer lanes than before
-    /// the others send the rest.
+    /// The next batch of a lane: at most its share of the items without an answer. An empty batch
+    /// marks the lane as free; with fewer lanes than before the others send the rest.
     fn next(&mut self) -> Vec<Arc<Item>> {
         let mut items = Vec::new();
-        let is_surplus = self.busy_lanes > self.distance.lanes();
-        let most = if is_surplus { 0 } else { MAX_BATCH };
+        let lanes = self.distance.lanes();
+        let most = if self.busy_lanes > lanes {
+            0
+        } else {
+            MAX_BATCH.min(self.asked.len().div_ceil(lanes))
+        };
         while items.len() < most
             && let Some(item) = self.pending.pop_front()
         {
@@ -389,6 +398,33 @@ mod tests {
             ciphertext: TransitCiphertext::parse(ciphertext.as_bytes()).unwrap(),
             associated_data: AssociatedData::status_probe(),
         }
+    }
+
+    #[test]
+    fn calls_that_arrive_together_are_shared_equally_among_the_lanes() {
+        let mut queue = Queue {
+            busy_lanes: 2,
+            ..Queue::default()
+        };
+        let calls: Vec<_> = (0..65)
+            .map(|number| {
+                let item = Arc::new(Item {
+                    wanted: Arc::new(wanted(&format!("vault:v1:AA{number:02}"))),
+                    answer: watch::Sender::new(None),
+                    requests: AtomicUsize::new(1),
+                });
+                let asked = (Arc::clone(&item.wanted), Arc::clone(&item));
+                queue.asked.insert(asked.0, asked.1);
+                queue.pending.push_back(Arc::clone(&item));
+                item.answer.subscribe()
+            })
+            .collect();
+        let (first, second) = (queue.next(), queue.next());
+        assert_eq!((first.len(), second.len()), (33, 32));
+        queue.answer(&first, Err(Fault::Deadline));
+        assert!(queue.next().is_empty());
+        assert_eq!(queue.busy_lanes, 1);
+        drop(calls);
     }
 
     #[test]

@@ -115,7 +115,7 @@ async fn equal_decrypts_at_once_are_one_item_and_nothing_is_kept() {
 }
 
 #[tokio::test]
-async fn what_gathers_while_the_lanes_are_busy_is_one_request() {
+async fn calls_at_once_are_few_requests_of_equal_size() {
     let (node, relay, provider) = serve().await;
     let requests = numbered(&provider, CROWD).await;
     let asked = items_asked_for(&node).await;
@@ -124,10 +124,11 @@ async fn what_gathers_while_the_lanes_are_busy_is_one_request() {
     wait_for_in_flight(&provider, 64.0).await;
     relay.set(Line::Open);
     assert_numbered(calls).await;
+    // The first requests may begin before the last calls have arrived.
     let asked = asked_since(&node, &asked).await;
-    assert!(asked.len() <= LANES + LATE + 1, "{asked:?}");
+    assert!(asked.len() <= 2 * LANES + LATE + 1, "{asked:?}");
     assert!(
-        asked.last().is_some_and(|most| *most >= CROWD - LANES),
+        asked.iter().all(|items| *items <= CROWD / LANES),
         "{asked:?}"
     );
 }
