@@ -27,8 +27,9 @@ use super::{
 ///
 /// Reads the etcd snapshot or the running etcd, decrypts the selected objects with the OpenBao of
 /// the configuration, and writes each as YAML into a new directory that only its owner can read.
-/// Changes neither etcd nor the cluster. If an object is refused, nothing is written. Exit code 4
-/// when an object is refused or none fits, 5 when etcd or OpenBao gave no answer.
+/// Changes neither etcd nor the cluster. If an object is refused, nothing is written. If OpenBao is lost,
+/// drill --keep restores a copy of it from a snapshot, and prints the options for this command. Exit code
+/// 4 when an object is refused or none fits, 5 when etcd or OpenBao gave no answer.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
