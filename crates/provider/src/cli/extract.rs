@@ -12,7 +12,10 @@ use kms_extract::{
     select::{SelectError, Selection},
 };
 use kms_node::{
-    advice::Site,
+    advice::{
+        Site,
+        site::{quoted, shell},
+    },
     clock::{Clock as _, SystemClock},
     config::Loaded,
 };
@@ -111,10 +114,12 @@ impl Options {
         let path = loaded.as_ref().map_or(Path::new(""), |loaded| &loaded.path);
         let site = Site::new(path, config);
         let etcd = self.etcd.options();
+        let selected = self.selection_options();
         let frame = Frame {
             config,
             site: &site,
             etcd: &etcd,
+            selection: &selected,
             now: SystemClock.now(),
         };
         let selection = self.selection();
@@ -163,6 +168,28 @@ impl Options {
         };
         outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
+    }
+
+    /// The options that select the objects and open them, as a shell takes them.
+    fn selection_options(&self) -> String {
+        let flags = &self.selection;
+        let lists = [
+            ("resource", &flags.resource),
+            ("namespace", &flags.namespace),
+            ("name", &flags.name),
+            ("all-in-namespace", &flags.all_in_namespace),
+        ];
+        let lists = lists
+            .into_iter()
+            .flat_map(|(option, values)| values.iter().map(move |value| (option, quoted(value))));
+        let revision = self.revision.map(|it| ("revision", it.to_string()));
+        let keys = self.encryption_config.as_deref();
+        let keys = keys.map(|path| ("encryption-config", shell(path)));
+        let all = lists.chain(revision).chain(keys);
+        let all: Vec<_> = all
+            .map(|(option, value)| format!("--{option} {value}"))
+            .collect();
+        all.join(" ")
     }
 
     fn selection(&self) -> Selection {
