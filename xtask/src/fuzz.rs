@@ -16,8 +16,9 @@ use crate::process::{self, Error, say};
 const SECONDS: u32 = 60;
 
 /// The targets in fuzz/fuzz_targets, with the source of their seed inputs.
-const TARGETS: [(&str, Seeds); 13] = [
+const TARGETS: [(&str, Seeds); 16] = [
     ("annotations", Seeds::Annotations),
+    ("attestation", Seeds::Binary),
     ("authority", Seeds::Text(REQUEST)),
     ("backup_record", Seeds::Texts("record")),
     ("checkpoint", Seeds::Texts("checkpoint")),
@@ -27,6 +28,8 @@ const TARGETS: [(&str, Seeds); 13] = [
     ("exposition", Seeds::Text(METRICS)),
     ("key_id", Seeds::Texts("keyId")),
     ("kms_v2_value", Seeds::Binary),
+    ("kubernetes_object", Seeds::Binary),
+    ("local_keys", Seeds::Binary),
     ("recovery_journal", Seeds::Texts("journal")),
     ("state_document", Seeds::Texts("state")),
     ("transit_ciphertext", Seeds::Text("vault:v12:AAEC")),

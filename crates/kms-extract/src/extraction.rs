@@ -131,7 +131,7 @@ impl Extraction<'_> {
 
 impl Content {
     fn of(types: &Descriptors, object: &Stored, plaintext: Zeroizing<Vec<u8>>) -> Self {
-        let yaml = Manifest::decode(types, &plaintext).map(|manifest| {
+        let yaml = Manifest::decode(types, &plaintext).and_then(|manifest| {
             let comment = format!("{} at etcd revision {}", object.path, object.revision);
             manifest.yaml(&comment)
         });

@@ -68,7 +68,9 @@ impl LocalKeys {
         Self::parse(&text).ok_or_else(malformed)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads the keys in the text of a file; `None` if it is malformed.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let file: Configuration = serde_saphyr::from_str(text).ok()?;
         let mut keys = Vec::new();
         for provider in file.resources.into_iter().flat_map(|rule| rule.providers) {

@@ -3,6 +3,7 @@
 mod decode;
 mod definition;
 mod descriptors;
+mod json;
 mod node;
 mod special;
 mod yaml;
@@ -33,11 +34,18 @@ const SERVER_SET: [&str; 9] = [
 /// The annotation in which `kubectl apply` repeats the whole object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
+/// Limit of a manifest in bytes, as a multiple of its object and a minimum. Real ones stay far below it:
+/// only a forged object consists of indentation or of repeated schemas.
+const MAX_GROWTH: usize = 32;
+const MIN_LIMIT: usize = 1 << 20;
+
 /// The content of an object without the members that the API server sets.
 pub struct Manifest<'a> {
     members: Members<'a>,
     /// One line for each owner.
     owners: Vec<String>,
+    /// Largest manifest in bytes.
+    most: usize,
 }
 
 impl<'a> Manifest<'a> {
@@ -48,16 +56,21 @@ impl<'a> Manifest<'a> {
     pub fn decode(types: &'a Descriptors, plaintext: &'a [u8]) -> Result<Self, DecodeError> {
         let mut members = match Encoding::of(plaintext) {
             Some(Encoding::Protobuf) => decode::object(types, plaintext)?,
-            Some(Encoding::Json) => match Node::parse(plaintext) {
+            Some(Encoding::Json) => match json::parse(plaintext) {
                 Ok(Node::Map(members)) => members,
                 _ => return Err(DecodeError::Json),
             },
             Some(Encoding::Cbor) => return Err(DecodeError::Encoding("CBOR".to_owned())),
             None => return Err(DecodeError::Encoding("an unknown format".to_owned())),
         };
-        definition::convert(&mut members);
+        let most = plaintext.len().saturating_mul(MAX_GROWTH).max(MIN_LIMIT);
+        definition::convert(&mut members, most)?;
         let owners = clean(&mut members);
-        Ok(Self { members, owners })
+        Ok(Self {
+            members,
+            owners,
+            most,
+        })
     }
 
     /// A text among the members: `apiVersion` or `kind`.
@@ -69,13 +82,13 @@ impl<'a> Manifest<'a> {
     }
 
     /// Writes it as YAML, with `comment` in its first line.
-    #[must_use]
-    pub fn yaml(&self, comment: &str) -> SecretText {
-        let mut out = SecretText::default();
-        // A buffer in memory takes every text.
+    ///
+    /// # Errors
+    /// [`DecodeError::TooLarge`]: the object can be kept as stored bytes alone.
+    pub fn yaml(&self, comment: &str) -> Result<SecretText, DecodeError> {
+        let mut out = SecretText::limited(self.most);
         let written = self.write(comment, &mut out);
-        debug_assert!(written.is_ok());
-        out
+        written.map(|()| out).map_err(|_| DecodeError::TooLarge)
     }
 
     fn write(&self, comment: &str, out: &mut SecretText) -> std::fmt::Result {
@@ -177,7 +190,8 @@ mod tests {
     fn yaml(stored: &[u8]) -> String {
         let types = Descriptors::load().unwrap();
         let manifest = Manifest::decode(&types, stored).unwrap();
-        String::from_utf8(manifest.yaml("a\nb").as_bytes().to_vec()).unwrap()
+        let text = manifest.yaml("a\nb").unwrap();
+        String::from_utf8(text.as_bytes().to_vec()).unwrap()
     }
 
     #[test]
@@ -248,8 +262,8 @@ mod tests {
             let types = Descriptors::load().unwrap();
             let stored = stored(kind.0, kind.1, &object);
             if let Ok(manifest) = Manifest::decode(&types, &stored) {
-                let text = manifest.yaml("").as_bytes().to_vec();
-                prop_assert!(String::from_utf8(text).is_ok());
+                let text = manifest.yaml("").unwrap();
+                prop_assert!(std::str::from_utf8(text.as_bytes()).is_ok());
             }
         }
     }

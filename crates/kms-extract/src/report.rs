@@ -1,13 +1,17 @@
 //! The result of `extract`: the written files with their hashes, or the refused objects.
 
-use std::time::SystemTime;
+use std::{path::Path, time::SystemTime};
 
 use etcd_snapshot::value::{LocalCipher, Protection};
 use kms_node::{
-    advice::{Site, texts},
+    advice::{
+        Site,
+        extract::{APPLY, LIVE_OBJECTS_DIFFERENT},
+        texts,
+    },
     config::Config,
     exit::Exit,
-    report::{counted, one_line, outcome::Outcome, table::Table},
+    report::{counted, one_line, outcome::Outcome, shell, table::Table},
 };
 use kms_operator::recovery::{Trust, cause::ORDER, scan};
 use schemars::JsonSchema;
@@ -172,6 +176,8 @@ pub struct Frame<'a> {
     pub site: &'a Site<'a>,
     /// Options of the source, for commands.
     pub etcd: &'a str,
+    /// Options of the selection, for commands.
+    pub selection: &'a str,
     pub now: SystemTime,
 }
 
@@ -210,8 +216,12 @@ impl Frame<'_> {
         if undecoded > 0 {
             headline.push_str(&format!(", {undecoded} of them as stored bytes"));
         }
+        let directory = members.directory.as_deref().map(|it| shell(Path::new(it)));
         let mut outcome = self.outcome(members);
         outcome.conclude(EXTRACTED, Exit::Success, headline);
+        if let Some(directory) = &directory {
+            outcome.add_steps(APPLY.advise(self.site, &[("directory", directory)]));
+        }
         outcome.add_checks([scan::integrity(trust, self.site)]);
         outcome.add_warnings([
             "do not leave the files in place: they are plaintext; delete them when they are applied",
@@ -251,6 +261,10 @@ impl Frame<'_> {
         };
         let mut outcome = self.outcome(members);
         outcome.conclude(verdict, exit, headline);
+        if exit != Exit::Success {
+            let values = [("etcd", self.etcd), ("selection", self.selection)];
+            outcome.add_cause(&LIVE_OBJECTS_DIFFERENT.advise(self.site, &values));
+        }
         outcome.add_checks([scan::integrity(trust, self.site)]);
         outcome
     }

@@ -117,6 +117,9 @@ pub struct Setup {
     /// Ctrl-C ends it earlier
     #[arg(long, value_name = "DURATION", value_parser = parse_positive)]
     pub keep: Option<Duration>,
+    /// Whether [`Self::select`] left out a later etcd snapshot.
+    #[arg(skip)]
+    pub has_later_etcd: bool,
 }
 
 /// It goes into OpenBao's configuration, where `${` would begin something else.
@@ -212,6 +215,7 @@ impl Setup {
             let pair = newest_pair(etcd, openbao)?;
             self.etcd_snapshot = Some(pair.etcd);
             self.openbao_snapshot = Some(pair.openbao);
+            self.has_later_etcd = pair.has_later;
         }
         Ok(())
     }

@@ -26,6 +26,8 @@ pub enum DecodeError {
     Json,
     #[error("the object is encoded as {0:?}")]
     Encoding(String),
+    #[error("the object would be too large as YAML")]
+    TooLarge,
 }
 
 /// `runtime.Unknown`, after the four bytes before it.

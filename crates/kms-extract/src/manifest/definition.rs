@@ -2,6 +2,7 @@
 //! one version that it serves.
 
 use super::{
+    decode::DecodeError,
     find,
     node::{Members, Name, Node},
 };
@@ -17,20 +18,24 @@ const OF_EVERY_VERSION: [(&str, &str); 3] = [
 ];
 
 /// Converts such a definition; leaves other objects as they are.
-pub(super) fn convert<'a>(members: &mut Members<'a>) {
+///
+/// # Errors
+/// [`DecodeError::TooLarge`]: the members that all versions repeat would have more than `most` bytes.
+pub(super) fn convert(members: &mut Members<'_>, most: usize) -> Result<(), DecodeError> {
     let Some(api_version) = find(members, "apiVersion") else {
-        return;
+        return Ok(());
     };
     if api_version.text() != Some(STORED) {
-        return;
+        return Ok(());
     }
     *api_version = Node::Text(SERVED);
-    if let Some(Node::Map(spec)) = find(members, "spec") {
-        convert_spec(spec);
+    match find(members, "spec") {
+        Some(Node::Map(spec)) => convert_spec(spec, most),
+        _ => Ok(()),
     }
 }
 
-fn convert_spec<'a>(spec: &mut Members<'a>) {
+fn convert_spec(spec: &mut Members<'_>, most: usize) -> Result<(), DecodeError> {
     let only = take(spec, "version");
     let mut versions = match take(spec, "versions") {
         Some(Node::List(versions)) => versions,
@@ -40,6 +45,9 @@ fn convert_spec<'a>(spec: &mut Members<'a>) {
         let Some(shared) = take(spec, name) else {
             continue;
         };
+        if shared.size().saturating_mul(versions.len()) > most {
+            return Err(DecodeError::TooLarge);
+        }
         for version in versions.iter_mut().filter_map(as_map) {
             if find(version, of_version).is_none() {
                 version.push((Name::Borrowed(of_version), shared.clone()));
@@ -59,6 +67,7 @@ fn convert_spec<'a>(spec: &mut Members<'a>) {
     if let Some(Node::Map(conversion)) = find(spec, "conversion") {
         convert_webhook(conversion);
     }
+    Ok(())
 }
 
 fn only_version(name: Node<'_>) -> Node<'_> {
@@ -104,14 +113,14 @@ fn take<'a>(members: &mut Members<'a>, name: &str) -> Option<Node<'a>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::json, *};
 
     fn converted(json: &str, expected: &str) {
-        let parse = |json| Node::parse(json).unwrap_or_else(|_| panic!("invalid JSON"));
+        let parse = |json| json::parse(json).unwrap_or_else(|_| panic!("invalid JSON"));
         let Node::Map(mut members) = parse(json.as_bytes()) else {
             panic!("no map")
         };
-        convert(&mut members);
+        convert(&mut members, 1 << 20).unwrap();
         assert!(Node::Map(members).equals(&parse(expected.as_bytes())));
     }
 
@@ -144,5 +153,21 @@ mod tests {
         );
         let other = r#"{"apiVersion": "example.org/v1beta1", "spec": {"version": "v1"}}"#;
         converted(other, other);
+    }
+    #[test]
+    fn versions_repeat_a_schema_within_a_limit() {
+        let version = r#"{"name": "v"}"#;
+        let versions = [version; 100].join(",");
+        let schema = "x".repeat(100);
+        let json = format!(
+            r#"{{"apiVersion": "apiextensions.k8s.io/v1beta1",
+                "spec": {{"validation": "{schema}", "versions": [{versions}]}}}}"#
+        );
+        for (most, fits) in [(20_000, true), (5_000, false)] {
+            let Ok(Node::Map(mut members)) = json::parse(json.as_bytes()) else {
+                panic!("no map")
+            };
+            assert_eq!(convert(&mut members, most).is_ok(), fits);
+        }
     }
 }

@@ -91,6 +91,16 @@ impl Descriptors {
         Some(Self(types))
     }
 
+    /// `apiVersion` and kind of every message in an API group, in their order. Only those that are stored
+    /// are objects.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<(String, String)> {
+        let names = self.0.keys();
+        let mut kinds: Vec<_> = names.filter_map(|name| kind_of(name)).collect();
+        kinds.sort();
+        kinds
+    }
+
     /// The type of this full name.
     #[must_use]
     pub(super) fn find(&self, name: &str) -> Option<&MessageType> {
@@ -109,6 +119,21 @@ impl Descriptors {
         let name = format!("{package}{version}.{kind}");
         self.0.contains_key(&name).then_some(name)
     }
+}
+
+/// The reverse of [`Descriptors::name_of`], with the first label of the group alone in `k8s.io/api`.
+fn kind_of(name: &str) -> Option<(String, String)> {
+    let elsewhere = ELSEWHERE.iter().find_map(|(group, package)| {
+        let rest = name.strip_prefix(package)?;
+        Some((*group, rest))
+    });
+    let (group, rest) = elsewhere.or_else(|| name.strip_prefix(GROUPS)?.split_once('.'))?;
+    let (version, kind) = rest.split_once('.')?;
+    let api_version = match group {
+        "core" => version.to_owned(),
+        group => format!("{group}/{version}"),
+    };
+    (!kind.contains('.')).then(|| (api_version, kind.to_owned()))
 }
 
 impl MessageType {
@@ -237,5 +262,17 @@ mod tests {
             let found = types.name_of(api_version, kind);
             assert_eq!(found.is_some(), known, "{api_version} {kind}");
         }
+    }
+    #[test]
+    fn every_kind_has_its_type() {
+        let types = Descriptors::load().unwrap();
+        let kinds = types.kinds();
+        for (api_version, kind) in &kinds {
+            let name = types.name_of(api_version, kind);
+            assert!(name.is_some(), "{api_version} {kind}");
+        }
+        assert!(kinds.len() > 500, "{}", kinds.len());
+        let expected = ("rbac/v1".to_owned(), "ClusterRole".to_owned());
+        assert!(kinds.contains(&expected));
     }
 }

@@ -3,11 +3,7 @@
 
 use std::fmt;
 
-use base64::{Engine as _, display::Base64Display, engine::general_purpose::STANDARD};
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, MapAccess, SeqAccess, Visitor},
-};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
 /// A value as JSON has it.
@@ -54,14 +50,6 @@ impl fmt::Debug for Node<'_> {
 }
 
 impl<'a> Node<'a> {
-    /// Parses JSON.
-    ///
-    /// # Errors
-    /// Invalid JSON, or deeper than 128 levels. The error quotes no content.
-    pub(super) fn parse(json: &'a [u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(json)
-    }
-
     /// The text of a string.
     #[must_use]
     pub(super) fn text(&self) -> Option<&str> {
@@ -88,6 +76,24 @@ impl<'a> Node<'a> {
         members
             .find(|(member, _)| member.as_str() == name)
             .map(|(_, value)| value)
+    }
+
+    /// Size in memory, about: the texts, and some bytes for each value.
+    #[must_use]
+    pub(super) fn size(&self) -> usize {
+        const VALUE: usize = 32;
+        let content = match self {
+            Self::Null | Self::Bool(_) | Self::Int(_) | Self::Uint(_) | Self::Float(_) => 0,
+            Self::Text(text) => text.len(),
+            Self::Owned(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::List(items) => items.iter().map(Self::size).sum(),
+            Self::Map(members) => members
+                .iter()
+                .map(|(name, value)| name.as_str().len().saturating_add(value.size()))
+                .sum(),
+        };
+        content.saturating_add(VALUE)
     }
 
     /// Whether Go's JSON omits it as empty.
@@ -131,98 +137,39 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn number(&self) -> Option<String> {
-        match self {
-            Self::Int(number) => Some(number.to_string()),
-            Self::Uint(number) => Some(number.to_string()),
-            Self::Float(number) => Some(number.to_string()),
-            _ => None,
-        }
+    fn number(&self) -> Option<Zeroizing<String>> {
+        let text = match self {
+            Self::Int(number) => number.to_string(),
+            Self::Uint(number) => number.to_string(),
+            Self::Float(number) => number.to_string(),
+            _ => return None,
+        };
+        Some(Zeroizing::new(text))
     }
 
-    fn base64_or_text(&self) -> Option<Zeroizing<String>> {
+    fn base64_or_text(&self) -> Option<Zeroizing<Vec<u8>>> {
         match self {
             Self::Bytes(bytes) => {
-                let mut text = Zeroizing::new(String::with_capacity(bytes.len().div_ceil(3) * 4));
-                STANDARD.encode_string(bytes, &mut text);
+                let mut text = Zeroizing::new(Vec::new());
+                append_base64(bytes, &mut text);
                 Some(text)
             }
-            _ => self.text().map(|text| Zeroizing::new(text.to_owned())),
+            _ => self.text().map(|text| Zeroizing::new(text.into())),
         }
     }
 }
 
-/// Bytes in Base64, as they are displayed.
-pub(super) fn base64(bytes: &[u8]) -> Base64Display<'_, '_, impl base64::Engine> {
-    Base64Display::new(bytes, &STANDARD)
+/// Appends bytes in Base64, without the buffer on the stack of a formatter. If the room of `out` is too
+/// small, it is moved and its old place not wiped.
+pub(super) fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start.saturating_add(base64_size(bytes)), 0);
+    let room = out.get_mut(start..).unwrap_or_default();
+    let written = STANDARD.encode_slice(bytes, room);
+    debug_assert!(written.is_ok());
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Node<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NodeVisitor)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.deserialize_str(NodeVisitor)? {
-            Node::Text(name) => Ok(Self::Borrowed(name)),
-            Node::Owned(name) => Ok(Self::Owned(name)),
-            _ => Err(D::Error::custom("the name of a member is no text")),
-        }
-    }
-}
-
-struct NodeVisitor;
-
-impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Node::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Node::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Node::Int(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Node::Uint(value))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(Node::Float(value))
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Node::Text(text))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Node::Owned(Zeroizing::new(text.to_owned())))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(Node::List(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        let mut members = Members::new();
-        while let Some(entry) = entries.next_entry()? {
-            members.push(entry);
-        }
-        Ok(Node::Map(members))
-    }
+/// Size of bytes in Base64.
+pub(super) fn base64_size(bytes: &[u8]) -> usize {
+    bytes.len().div_ceil(3).saturating_mul(4)
 }

@@ -77,7 +77,7 @@ fn int_or_string(bytes: &[u8]) -> Result<Node<'_>, DecodeError> {
 fn json(bytes: &[u8]) -> Result<Node<'_>, DecodeError> {
     match last(bytes, 1)?.map_or(Ok(&b""[..]), Field::bytes)? {
         b"" => Ok(Node::Null),
-        raw => Node::parse(raw).map_err(|_| DecodeError::Json),
+        raw => super::json::parse(raw).map_err(|_| DecodeError::Json),
     }
 }
 

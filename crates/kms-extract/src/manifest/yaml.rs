@@ -7,34 +7,55 @@ use std::fmt::{self, Write as _};
 
 use zeroize::Zeroizing;
 
-use super::node::{Members, Node, base64};
+use super::node::{Members, Node, append_base64, base64_size};
 
 /// Text that is wiped, also when it grows.
 #[derive(Default)]
-pub struct SecretText(Zeroizing<Vec<u8>>);
+pub struct SecretText {
+    bytes: Zeroizing<Vec<u8>>,
+    /// Largest size in bytes.
+    most: usize,
+}
 
 impl SecretText {
+    pub(super) fn limited(most: usize) -> Self {
+        Self {
+            bytes: Zeroizing::default(),
+            most,
+        }
+    }
+
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 
     /// Makes room, and wipes the buffer that was too small.
-    fn reserve(&mut self, more: usize) {
-        let needed = self.0.len().saturating_add(more);
-        if needed > self.0.capacity() {
-            let room = needed.max(self.0.capacity().saturating_mul(2));
-            let mut larger = Zeroizing::new(Vec::with_capacity(room));
-            larger.extend_from_slice(&self.0);
-            self.0 = larger;
+    fn reserve(&mut self, more: usize) -> fmt::Result {
+        let needed = self.bytes.len().saturating_add(more);
+        if needed > self.most {
+            return Err(fmt::Error);
         }
+        if needed > self.bytes.capacity() {
+            let room = needed.max(self.bytes.capacity().saturating_mul(2));
+            let mut larger = Zeroizing::new(Vec::with_capacity(room));
+            larger.extend_from_slice(&self.bytes);
+            self.bytes = larger;
+        }
+        Ok(())
+    }
+
+    fn push_base64(&mut self, bytes: &[u8]) -> fmt::Result {
+        self.reserve(base64_size(bytes))?;
+        append_base64(bytes, &mut self.bytes);
+        Ok(())
     }
 }
 
 impl fmt::Write for SecretText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.reserve(text.len());
-        self.0.extend_from_slice(text.as_bytes());
+        self.reserve(text.len())?;
+        self.bytes.extend_from_slice(text.as_bytes());
         Ok(())
     }
 }
@@ -42,7 +63,7 @@ impl fmt::Write for SecretText {
 /// Writes the members of a document.
 ///
 /// # Errors
-/// None: the buffer takes every text.
+/// The text would be larger than the limit of the buffer.
 pub(super) fn document(members: &Members<'_>, out: &mut SecretText) -> fmt::Result {
     map(members, 0, out)
 }
@@ -109,7 +130,11 @@ fn scalar(value: &Node<'_>, out: &mut SecretText) -> fmt::Result {
         Node::Float(value) => write!(out, "{value:?}"),
         Node::Text(value) => text(value, out),
         Node::Owned(value) => text(value, out),
-        Node::Bytes(bytes) => write!(out, "\"{}\"", base64(bytes)),
+        Node::Bytes(bytes) => {
+            out.write_char('"')?;
+            out.push_base64(bytes)?;
+            out.write_char('"')
+        }
         Node::List(_) => out.write_str("[]"),
         Node::Map(_) => out.write_str("{}"),
     }?;
@@ -169,14 +194,14 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::*;
+    use super::{super::json, *};
 
     fn written(value: &Value) -> String {
         let json = serde_json::to_vec(value).unwrap();
-        let Node::Map(members) = Node::parse(&json).unwrap() else {
+        let Node::Map(members) = json::parse(&json).unwrap() else {
             panic!("no map")
         };
-        let mut out = SecretText::default();
+        let mut out = SecretText::limited(1 << 20);
         document(&members, &mut out).unwrap();
         String::from_utf8(out.as_bytes().to_vec()).unwrap()
     }
@@ -250,10 +275,19 @@ mod tests {
 
     #[test]
     fn a_growing_buffer_keeps_its_text() {
-        let mut out = SecretText::default();
+        let mut out = SecretText::limited(1 << 20);
         for number in 0..1000 {
             write!(out, "{number},").unwrap();
         }
         assert_eq!(out.as_bytes().len(), 3890);
+    }
+    #[test]
+    fn a_text_beyond_the_limit_is_refused() {
+        let mut out = SecretText::limited(9);
+        out.write_str("12345").unwrap();
+        assert!(out.write_str("67890").is_err());
+        assert!(out.push_base64(b"1234").is_err());
+        out.push_base64(b"123").unwrap();
+        assert_eq!(out.as_bytes(), b"12345MTIz");
     }
 }

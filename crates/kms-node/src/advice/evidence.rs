@@ -241,10 +241,11 @@ causes! {
     BACKUPS_UNPROVEN = unknown(
         "backups_unproven",
         "nothing shows that an OpenBao snapshot has all versions that the newest etcd snapshot needs",
-        "the backups may be whole: OpenBao snapshots are encrypted, and no record speaks for them",
+        "the backups may be complete: an OpenBao snapshot is encrypted, and neither a record nor the times \
+         prove its versions",
     )
     .steps(&[
-        act("run record-backup with each set, and keep the record in the directory"),
+        act("run record-backup with each later set, and keep the record in the directory"),
         act("run a drill with the newest pair: it decrypts every object"),
     ]);
 }

@@ -1,6 +1,6 @@
 //! Causes of an extraction of single objects.
 
-use super::{Cause, Step, act, lost, run, unknown};
+use super::{Cause, Step, act, lost, none_lost, run, unknown};
 use crate::exit::Exit;
 
 const NOTHING_WRITTEN: &str = "nothing was written, and the stored data is unchanged";
@@ -9,7 +9,26 @@ const LIST: Step = run(
     "bao-kms-provider extract {etcd} --resource '*' --list",
 );
 
+/// The step after the files are written.
+pub const APPLY: Step = run(
+    "read the manifests, then apply them",
+    "kubectl apply -f {directory}",
+);
+
 causes! {
+    LIVE_OBJECTS_DIFFERENT = none_lost(
+        "live_objects_different",
+        "objects of the backup are missing in the live cluster, or different there",
+        "the backup has these objects, and they open",
+    )
+    .steps(&[
+        run(
+            "write their manifests",
+            "bao-kms-provider extract {etcd} {selection} --output-dir recovered --config {config}",
+        ),
+        act("read each manifest before you apply it: a different live object may be the newer one"),
+    ]);
+
     OBJECT_NOT_AUTHENTIC = lost(
         "object_not_authentic",
         "an object does not open under its etcd key: it was moved, or its data was changed",

@@ -25,6 +25,7 @@ use super::{
     failure::DrillError,
 };
 use crate::recovery::{
+    backups::newest::LATER,
     local_knowledge::LocalKnowledge,
     pair_report::{self, PairReport},
     rows::FileRow,
@@ -351,6 +352,7 @@ fn limitations(setup: &Setup, rehearsal: &DrillRun) -> Vec<&'static str> {
     let isolation = &rehearsal.isolation;
     let mut all = Vec::new();
     let mut add = |applies: bool, text| all.extend(applies.then_some(text));
+    add(setup.has_later_etcd, LATER);
     add(
         !isolation.holds() && setup.allow_network,
         "Nothing kept the copy from other systems: look there for revoked leases and changed \
@@ -455,6 +457,7 @@ mod tests {
             show_names: false,
             max_age: None,
             keep: None,
+            has_later_etcd: false,
         }
     }
 

@@ -30,11 +30,13 @@ use kms_domain::{
 use kms_node::{config::Config, report::one_line};
 
 use super::{
-    EtcdSource,
+    EtcdError, EtcdSource,
     backup_record::{note_source, note_while_copied},
+    form::Form,
     local_knowledge::LocalKnowledge,
     open, raft_snapshot,
     recover_state::read_file,
+    unpacked::UnpackError,
     verify_pair::{self, Pair},
 };
 use directory::{BackupFile, MadeBy, list};
@@ -234,13 +236,17 @@ impl Backups {
                     let mut records = self.records.iter();
                     records.find(|it| is_of(it.note().etcd.as_ref().map(|it| &it.file), &noted))
                 });
-                if let Some(at) = record.and_then(recorded_at) {
+                // A name has the time of the snapshot; a record was written after it, and a file may
+                // be a copy.
+                if file.made_by == MadeBy::ModificationTime
+                    && let Some(at) = record.and_then(recorded_at)
+                {
                     file.set_made(at, MadeBy::Record);
                 }
                 self.etcd.push(EtcdBackup::of(file, &pair));
             }
             Err(error) => {
-                self.leave_out(&file.name, one_line(&error), true);
+                self.leave_out(&file.name, one_line(&error), may_be_snapshot(&error));
             }
         }
     }
@@ -317,6 +323,17 @@ fn recorded_at(record: &BackupRecord) -> Option<SystemTime> {
     let at: jiff::Timestamp = record.note().recorded_at.parse().ok()?;
     let since = Duration::from_secs(u64::try_from(at.as_second()).ok()?);
     SystemTime::UNIX_EPOCH.checked_add(since)
+}
+
+/// Whether a file that was not read may be an etcd snapshot. A text, such as a list of hashes, is none.
+fn may_be_snapshot(error: &EtcdError) -> bool {
+    let EtcdError::Form { problem, .. } = error else {
+        return true;
+    };
+    !matches!(
+        problem,
+        UnpackError::NotASnapshot(Form::Text | Form::Empty | Form::RaftSnapshot)
+    )
 }
 
 /// Creation time and hash of an OpenBao snapshot, or the reason against it.

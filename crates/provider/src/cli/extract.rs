@@ -12,7 +12,10 @@ use kms_extract::{
     select::{SelectError, Selection},
 };
 use kms_node::{
-    advice::Site,
+    advice::{
+        Site,
+        site::{quoted, shell},
+    },
     clock::{Clock as _, SystemClock},
     config::Loaded,
 };
@@ -27,8 +30,9 @@ use super::{
 ///
 /// Reads the etcd snapshot or the running etcd, decrypts the selected objects with the OpenBao of
 /// the configuration, and writes each as YAML into a new directory that only its owner can read.
-/// Changes neither etcd nor the cluster. If an object is refused, nothing is written. Exit code 4
-/// when an object is refused or none fits, 5 when etcd or OpenBao gave no answer.
+/// Changes neither etcd nor the cluster. If an object is refused, nothing is written. If OpenBao is lost,
+/// drill --keep restores a copy of it from a snapshot, and prints the options for this command. Exit code
+/// 4 when an object is refused or none fits, 5 when etcd or OpenBao gave no answer.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
@@ -110,10 +114,12 @@ impl Options {
         let path = loaded.as_ref().map_or(Path::new(""), |loaded| &loaded.path);
         let site = Site::new(path, config);
         let etcd = self.etcd.options();
+        let selected = self.selection_options();
         let frame = Frame {
             config,
             site: &site,
             etcd: &etcd,
+            selection: &selected,
             now: SystemClock.now(),
         };
         let selection = self.selection();
@@ -162,6 +168,28 @@ impl Options {
         };
         outcome.set_sources(&context.sources);
         self.output.show(&outcome, context)
+    }
+
+    /// The options that select the objects and open them, as a shell takes them.
+    fn selection_options(&self) -> String {
+        let flags = &self.selection;
+        let lists = [
+            ("resource", &flags.resource),
+            ("namespace", &flags.namespace),
+            ("name", &flags.name),
+            ("all-in-namespace", &flags.all_in_namespace),
+        ];
+        let lists = lists
+            .into_iter()
+            .flat_map(|(option, values)| values.iter().map(move |value| (option, quoted(value))));
+        let revision = self.revision.map(|it| ("revision", it.to_string()));
+        let keys = self.encryption_config.as_deref();
+        let keys = keys.map(|path| ("encryption-config", shell(path)));
+        let all = lists.chain(revision).chain(keys);
+        let all: Vec<_> = all
+            .map(|(option, value)| format!("--{option} {value}"))
+            .collect();
+        all.join(" ")
     }
 
     fn selection(&self) -> Selection {

@@ -15,7 +15,7 @@ use kms_operator::{
     attestation::statement::{Findings, Role},
     recovery::{
         backup_record::{self, BackupError, BackupSet, NewRecord},
-        backups::newest::newest_pair,
+        backups::newest::{LATER, newest_pair},
         prefix,
         raft_snapshot::RaftSnapshot,
         rows::{FileRow, Required},
@@ -85,8 +85,10 @@ impl Options {
                 path: self.out,
             }));
         }
+        let mut has_later = false;
         if let (Some(etcd), Some(openbao)) = (&self.etcd_dir, &self.openbao_dir) {
             let pair = newest_pair(etcd, openbao)?;
+            has_later = pair.has_later;
             self.etcd_snapshot = Some(pair.etcd);
             self.openbao_snapshot = Some(pair.openbao);
         }
@@ -126,6 +128,7 @@ impl Options {
                 not_recorded(&config, &error, &site, now)
             }
         };
+        outcome.add_limitations(has_later.then_some(LATER));
         outcome.set_sources(&context.sources);
         let exit = self.output.show(&outcome, context)?;
         attest(attestor.as_ref(), &config, &outcome, findings, now)?;

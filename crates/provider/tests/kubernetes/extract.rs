@@ -16,7 +16,10 @@ use testkit::{
     schema::assert_published,
 };
 
-use crate::{cluster::Cluster, node::Finished};
+use crate::{
+    cluster::Cluster,
+    node::{Finished, program},
+};
 
 /// In the data of every object.
 const MARKER: &str = "marker-of-the-extraction";
@@ -69,6 +72,33 @@ impl<'c> Operator<'c> {
         let (code, report) = self.extract(&[&into[..], options].concat());
         assert_eq!(code, Some(0), "{report:#}");
         (target, report)
+    }
+
+    /// `--diff` with the live cluster: its verdict, and that of each object.
+    fn assert_live(&self, selected: &[&str], verdict: &str, live: &str) -> Value {
+        let kubeconfig = self.path("kubeconfig");
+        let diff = ["--diff", kubeconfig.to_str().unwrap()];
+        let (code, report) = self.extract(&[&diff[..], selected].concat());
+        assert_eq!(report["verdict"], verdict, "{report:#}");
+        assert_eq!(code, Some(if verdict == "same" { 0 } else { 4 }));
+        let objects = report["objects"].as_array().unwrap().iter();
+        let other: Vec<_> = objects.filter(|row| row["live"] != live).collect();
+        assert!(other.is_empty(), "{other:#?}");
+        report
+    }
+
+    /// Runs the printed command, and returns the directory that it has written.
+    fn follow(&self, report: &Value) -> PathBuf {
+        let printed = report["nextSteps"][0]["command"].as_str().unwrap();
+        let words = shlex::split(printed).unwrap();
+        let done: Finished = program()
+            .args(words.iter().skip(1))
+            .current_dir(self.directory.path())
+            .output()
+            .unwrap()
+            .into();
+        assert_eq!(done.code, Some(0), "{printed}: {}{}", done.out, done.err);
+        self.path("recovered")
     }
 
     fn kubectl(&self, arguments: &[&str]) -> String {
@@ -215,14 +245,41 @@ async fn deleted_objects_come_back_through_kubectl_apply() {
     let (second, report) = operator.extract_into("others", &others);
     assert_eq!(report["objects"].as_array().unwrap().len(), 8, "{report:#}");
 
-    for directory in [first, second] {
+    for (directory, selected) in [(first, &secrets[..]), (second, &others[..])] {
         let before = operator.live(&directory);
         assert_eq!(manifests(&directory), before);
         let path = directory.to_str().unwrap();
+        let _same = operator.assert_live(selected, "same", "same");
         operator.kubectl(&["delete", "-f", path]);
+        let report = operator.assert_live(selected, "different", "missing");
+        assert_eq!(report["cause"], "live_objects_different");
+        let recovered = operator.follow(&report);
+        assert_eq!(manifests(&recovered), before);
+        fs::remove_dir_all(recovered).unwrap();
         operator.kubectl(&["apply", "-f", path]);
         assert_eq!(operator.live(&directory), before);
+        let _same = operator.assert_live(selected, "same", "same");
     }
+
+    // A value, a label and an added member count; the report has none of them.
+    let worse = format!("{MARKER}-changed");
+    let changed = [
+        ("kept-7", json!({"stringData": {"added": worse}})),
+        ("kept-10", json!({"metadata": {"labels": {"added": worse}}})),
+    ];
+    for (name, patch) in changed {
+        let patch = patch.to_string();
+        operator.kubectl(&["patch", "secret", name, "--type=merge", "-p", &patch]);
+    }
+    let both = [
+        "--resource",
+        "secrets",
+        "--name",
+        "kept-7",
+        "--name",
+        "kept-10",
+    ];
+    let _report = operator.assert_live(&both, "different", "different");
 }
 
 /// One object of many types, with each special form of a value.

@@ -390,6 +390,20 @@ async fn drills_leave_a_chain_of_statements_also_of_failures() {
     let (code, history) = read(&signing, &["--max-age", "1s"]);
     assert_eq!((code, &history["cause"]), (Some(4), &json!("history_gap")));
     assert_eq!(history["gaps"][0]["from"], report["time"]);
+    let mut text = program();
+    text.args(["drill", "history", &chain, "--max-age", "1s"])
+        .args(["--key", &signing.path("key.pub")]);
+    let text: Finished = text.output().unwrap().into();
+    let time = report["time"].as_str().unwrap();
+    let told = [
+        "drill history: ",
+        "history_gap",
+        "\nstatements\n",
+        "\ngaps\n",
+        "incompatible",
+        time,
+    ];
+    text.assert_told(4, &told);
     let (code, history) = read(&Signing::p256(), &[]);
     assert_eq!(code, Some(4));
     assert_eq!(history["cause"], "history_unverified");

@@ -64,7 +64,7 @@ fn tampered(request: &DecryptRequest) -> DecryptRequest {
 }
 
 /// How many items each decryption that OpenBao was asked for had, by its own account.
-async fn items_asked_for(node: &Node) -> Vec<usize> {
+pub(crate) async fn items_asked_for(node: &Node) -> Vec<usize> {
     let log = fs::read_to_string(shared_openbao().await.audit_log()).unwrap();
     let path = format!("{}/decrypt/{KEY}", node.tenant.transit_mount);
     log.lines()

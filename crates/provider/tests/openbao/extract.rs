@@ -24,6 +24,7 @@ use testkit::{
 };
 
 use crate::{
+    batcher::items_asked_for,
     corpus::sealer,
     node::{Finished, Node, TIMING},
     provider::Provider,
@@ -392,6 +393,30 @@ async fn an_earlier_revision_has_objects_that_the_snapshot_has_no_more() {
     vault
         .follow(&nothing)
         .assert_told(0, &["extract: listed\n", "changed"]);
+}
+
+#[tokio::test]
+async fn the_audit_log_of_openbao_has_each_decrypted_dek() {
+    let vault = Vault::new().await;
+    for names in [&["one", "two"][..], &["three"], &["four"]] {
+        let sealer = vault.sealer().await;
+        for name in names {
+            vault.put(&sealer, name);
+        }
+    }
+    // The probes of the provider are single decrypts.
+    let batches = async || {
+        let mut items = items_asked_for(&vault.node).await;
+        items.retain(|items| *items > 1);
+        items
+    };
+    let secrets = ["--resource", "secrets"];
+    let listed = vault.extract(&[&secrets[..], &["--list"]].concat());
+    listed.assert_told(0, &["4 objects\n"]);
+    assert_eq!(batches().await, [0; 0], "names need no decryption");
+    let done = vault.extract_to_target(&secrets);
+    done.assert_told(0, &["4 objects written to "]);
+    assert_eq!(batches().await, [3]);
 }
 
 /// A single object that does not decrypt proves nothing about the key.

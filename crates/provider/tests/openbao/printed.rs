@@ -144,8 +144,8 @@ incidents! {
 /// Run by the tests of `extract`.
 const BY_EXTRACT: &[&str] = &["no_object_selected", "dek_not_decrypted"];
 
-/// Causes whose commands are run with a real kube-apiserver, by `migrate.rs`, `rewrite.rs` and
-/// `rollout.rs` in `tests/kubernetes`.
+/// Causes whose commands are run with a real kube-apiserver, by `extract.rs`, `migrate.rs`,
+/// `rewrite.rs` and `rollout.rs` in `tests/kubernetes`.
 const BY_KUBERNETES: &[&str] = &[
     "legacy_left",
     "otherwise_protected",
@@ -171,6 +171,7 @@ const BY_KUBERNETES: &[&str] = &[
     "rollout_unsafe",
     "api_servers_differ",
     "api_servers_unknown",
+    "live_objects_different",
 ];
 
 /// Causes whose commands are not run here, with the reason.

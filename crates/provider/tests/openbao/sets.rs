@@ -1,5 +1,7 @@
 //! `backups` and the newest pair of two directories, on real snapshots of both stores.
 
+mod aged;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -113,7 +115,7 @@ async fn a_pair_matches_by_the_record_of_its_openbao_snapshot_alone() {
     assert_eq!(recorded.code, Some(0), "{recorded:?}");
     let report = directories.report(node, &[]);
     assert_eq!(report["openbaoSnapshots"][1]["hasRecord"], true);
-    assert_eq!(report["etcdSnapshots"][0]["madeBy"], "record");
+    assert_eq!(report["etcdSnapshots"][0]["madeBy"], "name");
     assert_eq!(report["pairs"][1]["openVersions"], json!([1, 2]));
     assert_eq!(report["verdict"], "inconclusive", "{report:#}");
     let page = root.join("page.html");

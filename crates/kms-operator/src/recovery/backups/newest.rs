@@ -28,7 +28,13 @@ pub enum NoPair {
 pub struct NewestPair {
     pub etcd: PathBuf,
     pub openbao: PathBuf,
+    /// Whether a later file is left for the set that is not finished.
+    pub has_later: bool,
 }
+
+/// Limitation of a result with [`NewestPair::has_later`].
+pub const LATER: &str = "A file in the directory of etcd is newer than the newest OpenBao snapshot. It belongs \
+     to no finished set, and was not used.";
 
 /// The newest etcd snapshot with a later OpenBao snapshot, and the newest OpenBao snapshot. A set is saved
 /// in this order, so an etcd snapshot without a later OpenBao snapshot belongs to an unfinished set. If
@@ -52,6 +58,7 @@ pub fn newest_pair(etcd: &Path, openbao: &Path) -> Result<NewestPair, NoPair> {
         Some(file) => Ok(NewestPair {
             etcd: file.path.clone(),
             openbao,
+            has_later: etcd_files.iter().any(|it| it.made > file.made.max(saved)),
         }),
         None => Err(NoPair::NoEtcd(etcd.to_owned())),
     }

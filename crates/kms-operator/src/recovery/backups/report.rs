@@ -187,9 +187,9 @@ fn conclude(
         &BACKUPS_UNPROVEN
     };
     let advice = cause.advise(site, &[]);
-    let found = newest.map_or_else(
+    let found = of_newest().next_back().map_or_else(
         || "the directories have no pair of snapshots".to_owned(),
-        |etcd| format!("{}: no OpenBao snapshot matches", etcd.file.name),
+        |pair| format!("{}: {}", pair.etcd.file.name, reason(pair)),
     );
     outcome.add_checks([NEWEST.fail(found.clone()).code(cause.code)]);
     outcome.conclude_with(&advice);
@@ -199,6 +199,27 @@ fn conclude(
     };
     outcome.conclude(verdict.as_str(), advice.exit, advice.headline);
     outcome.set_found(found);
+}
+
+/// Reason why a pair does not match.
+fn reason(pair: &Judged<'_>) -> String {
+    let openbao = &pair.openbao.file.name;
+    if !pair.missing.is_empty() {
+        let versions = joined(&pair.missing);
+        format!("{openbao} is older than key version {versions}")
+    } else if pair.etcd.unexplained > 0 {
+        let objects = counted(pair.etcd.unexplained, "object");
+        format!("no record and no state explains {objects}")
+    } else if pair.etcd.needed.is_empty() {
+        "it has no object of this key".to_owned()
+    } else if pair.openbao.has_record() {
+        let versions = joined(&pair.open);
+        format!(
+            "{openbao} is less than 5 minutes younger than key version {versions}, or its record lacks it"
+        )
+    } else {
+        format!("no record has the hash of {openbao}")
+    }
 }
 
 /// For the page: the matrix, with objects in its cells.

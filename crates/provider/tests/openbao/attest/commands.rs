@@ -12,6 +12,7 @@ use testkit::{
 use super::{Signing, Verified, envelope, sha256, words};
 use crate::{
     corpus::Corpus,
+    drill::{Backups, SET},
     node::{Finished, Node, TIMING},
 };
 
@@ -80,6 +81,24 @@ async fn a_key_in_openbao_signs_with_its_latest_version() {
         let invalid = "attestation_signature_invalid";
         signing.assert_refused("statement", &[], 4, invalid);
     }
+}
+
+#[tokio::test]
+async fn a_drill_is_signed_by_the_openbao_in_service() {
+    let server = shared_openbao().await;
+    let backups = Backups::of(server).await;
+    let evidence = Evidence::new(server, &backups.node).await;
+    let signing = Signing::p256();
+    evidence.key(server, "p256", "ecdsa-p256", &signing).await;
+    let (path, key) = (
+        signing.path("statement"),
+        format!("{}/p256", evidence.mount),
+    );
+    let more = ["--attest", &path, "--sign-transit", &key];
+    backups.drill(SET, &more, 0, "compatible").await;
+    let statement = signing.statement("statement");
+    assert_eq!(statement["predicate"]["command"], "drill");
+    assert_eq!(statement["subject"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]
