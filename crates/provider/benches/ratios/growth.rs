@@ -21,7 +21,8 @@ use crate::{
     stage::Stage,
 };
 
-/// Numbers of versions and of calls.
+/// Numbers of versions and of calls. OpenBao 2.7.2 with raft storage answers a rotation before 5,000
+/// versions with a status of 500.
 pub(crate) struct Extent {
     few_versions: usize,
     many_versions: usize,
@@ -36,7 +37,7 @@ impl Extent {
     };
     pub(crate) const FULL: Self = Self {
         few_versions: 5,
-        many_versions: 5_000,
+        many_versions: 3_000,
         statuses: Block::new(1_000_000, Duration::from_secs(120)),
     };
 }
@@ -92,7 +93,7 @@ pub(crate) async fn versions(
         ("resident", "MiB", |it| it.resident),
     ] {
         let (many, few) = (figure(&many), figure(&few));
-        let row = Row::new(format!("versions.{versions}.{name}"), many, unit);
+        let row = Row::new(format!("versions.{name}"), many, unit);
         report.push(row.beside(few, many / few));
     }
 }
