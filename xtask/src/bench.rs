@@ -54,8 +54,8 @@ fn checked(options: &[&str]) -> Result<Vec<String>, Error> {
                 checked.extend(["--output", form].map(str::to_owned));
                 rest
             }
-            ["--only", parts, rest @ ..] => {
-                checked.extend(["--only", parts].map(str::to_owned));
+            [option @ ("--only" | "--file"), value, rest @ ..] => {
+                checked.extend([*option, value].map(str::to_owned));
                 rest
             }
             [
@@ -76,7 +76,8 @@ fn checked(options: &[&str]) -> Result<Vec<String>, Error> {
             [option, ..] => {
                 return Err(Error::Usage(format!(
                     "unusable option of bench: {option}; it accepts --quick, --output text|json, \
-                     --only PART, --peer PATH, --history FILE, --chart FILE, --budget FILE"
+                     --only PART, --file OBJECTSxBYTES, --peer PATH, --history FILE, --chart FILE, \
+                     --budget FILE"
                 )));
             }
         }

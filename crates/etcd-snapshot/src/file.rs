@@ -12,6 +12,7 @@ use aws_lc_rs::digest::{self, SHA256, SHA256_OUTPUT_LEN};
 pub use crate::source::{OnProgress, Progress, ReadAt};
 use crate::{
     damage::{Place, SnapshotError},
+    keys::Superseded,
     page::{ByteOrder, HEADER, Header},
     source::{Meter, read_at},
     tree::{Bucket, Geometry, Walk},
@@ -36,6 +37,7 @@ pub struct Snapshot<'s, S: ?Sized> {
     /// Size of the file without its hash, in bytes.
     present: u64,
     hash: Cell<Hash>,
+    known: Option<&'s Superseded>,
     damaged_meta: Option<u64>,
 }
 
@@ -82,16 +84,22 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
             meta,
             present,
             hash: Cell::new(hash),
+            known: None,
             damaged_meta,
         })
     }
 
-    /// Skips the verification of the hash, because an earlier read of the same bytes has verified
-    /// it.
-    pub fn trust_hash(&mut self) {
+    /// Skips the verification of the hash, because an earlier read of the same bytes has verified it,
+    /// and with its `superseded` also the comparison of the keys.
+    pub fn trust(&mut self, superseded: Option<&'s Superseded>) {
         if self.hash.get() == Hash::Unchecked {
             self.hash.set(Hash::Right);
         }
+        self.known = superseded;
+    }
+
+    pub(crate) fn known(&self) -> Option<&'s Superseded> {
+        self.known
     }
 
     /// The damaged meta page, 0 or 1, if any. The other one is used then, and the last write may be
@@ -459,7 +467,7 @@ mod tests {
         let second = std::mem::take(&mut *seen.lock().unwrap());
         assert!(second.iter().all(|progress| progress.total == 4096));
         let mut again = Snapshot::open(&file[..], &listen).unwrap();
-        again.trust_hash();
+        again.trust(None);
         let reading = again.gather(crate::revision::Revisions::Newest, (), |(), _| {});
         assert_eq!(reading.unwrap().integrity, Integrity::Verified);
         assert_eq!(*seen.lock().unwrap(), second);

@@ -2,15 +2,10 @@
 //! compaction.
 //! Implements `docs/format/etcd-snapshot.md` section 4.
 
-use std::{
-    collections::HashSet,
-    hash::{BuildHasher, BuildHasherDefault, RandomState},
-};
-
 use crate::{
-    cache::AsIs,
     damage::{Damage, SnapshotError},
     file::{Integrity, ReadAt, Snapshot},
+    keys::{Keys, Superseded},
     page::Leaf,
     protobuf::{Fields, Malformed},
     tree::{Bucket, Walk},
@@ -64,6 +59,8 @@ pub struct Reading<A> {
     pub totals: Totals,
     /// Whether a hash verified the content.
     pub integrity: Integrity,
+    /// For [`Snapshot::trust`]; `None` after a read that knew it, or of an earlier revision.
+    pub superseded: Option<Superseded>,
 }
 
 impl<S: ReadAt + ?Sized> Snapshot<'_, S> {
@@ -78,8 +75,14 @@ impl<S: ReadAt + ?Sized> Snapshot<'_, S> {
         mut into: A,
         mut gather: impl FnMut(&mut A, Object<'_>),
     ) -> Result<Reading<A>, SnapshotError> {
+        // An earlier revision has other newest entries.
+        let (known, is_whole) = match revisions {
+            Revisions::Newest | Revisions::All => (self.known(), true),
+            Revisions::At(_) => (None, false),
+        };
+        let mut keys = Keys::new(known);
         let (totals, integrity) = self.verified(|walk, root| {
-            read(walk, root, revisions, &mut |object| {
+            read(walk, root, revisions, &mut keys, &mut |object| {
                 if revisions == Revisions::All || !object.superseded {
                     gather(&mut into, object);
                 }
@@ -89,6 +92,7 @@ impl<S: ReadAt + ?Sized> Snapshot<'_, S> {
             gathered: into,
             totals,
             integrity,
+            superseded: keys.into_superseded().filter(|_| is_whole),
         })
     }
 }
@@ -97,6 +101,7 @@ fn read<S: ReadAt + ?Sized>(
     walk: &mut Walk<'_, S>,
     root: &Bucket,
     revisions: Revisions,
+    newer: &mut Keys<'_>,
     gather: &mut dyn FnMut(Object<'_>),
 ) -> Result<Totals, SnapshotError> {
     let (mut keys, mut meta) = (None, None);
@@ -130,7 +135,6 @@ fn read<S: ReadAt + ?Sized>(
         superseded: 0,
     };
 
-    let mut seen = KeySet::default();
     walk.backwards(&keys, &mut |leaf| {
         let (revision, entry) = entry(&leaf)?;
         totals.revision = totals.revision.max(revision.main);
@@ -140,7 +144,7 @@ fn read<S: ReadAt + ?Sized>(
         if matches!(revisions, Revisions::At(last) if revision.main > last) {
             return Ok(());
         }
-        let superseded = !seen.insert(entry.key);
+        let superseded = newer.is_superseded(entry.key);
         if revision.deletes {
             return Ok(());
         }
@@ -233,22 +237,6 @@ fn key_value(message: &[u8]) -> Result<Entry<'_>, Malformed> {
     Ok(entry)
 }
 
-/// The set of seen keys, as 128-bit hashes. Each set has new secret hash seeds, so colliding keys
-/// cannot be crafted.
-#[derive(Default)]
-struct KeySet {
-    halves: [RandomState; 2],
-    hashes: HashSet<(u64, u64), BuildHasherDefault<AsIs>>,
-}
-
-impl KeySet {
-    /// Returns whether the key is new.
-    fn insert(&mut self, key: &[u8]) -> bool {
-        let [first, second] = self.halves.each_ref().map(|half| half.hash_one(key));
-        self.hashes.insert((first, second))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*, sample::Index};
@@ -311,6 +299,44 @@ mod tests {
             assert_eq!(newest.totals, totals);
             assert_eq!(newest.integrity, Integrity::Verified);
         }
+    }
+
+    #[test]
+    fn a_read_that_knows_the_replaced_entries_finds_the_same() {
+        let entries: Vec<_> = (2..120)
+            .map(|main| {
+                let key = [b'/', b'a' + main % 7];
+                match main % 5 {
+                    0 => delete(main, &key),
+                    _ => put(main, &key, &[main]),
+                }
+            })
+            .collect();
+        let file = with_hash(database(&[root(3), leaf(3, &entries)]));
+        let first = read(&file).unwrap();
+        let superseded = first.superseded.clone().unwrap();
+        let mut snapshot = Snapshot::open(&file[..], &|_| {}).unwrap();
+        snapshot.trust(Some(&superseded));
+        let keep = |found: &mut Vec<Found>, it: Object<'_>| {
+            found.push((
+                it.key.to_vec(),
+                it.value.to_vec(),
+                it.revision,
+                it.superseded,
+            ));
+        };
+        let again = snapshot.gather(Revisions::All, Vec::new(), keep).unwrap();
+        assert_eq!(
+            (again.gathered, again.totals),
+            (first.gathered, first.totals)
+        );
+        assert_eq!(again.superseded, None);
+
+        // An earlier revision has other newest entries, so it is compared again.
+        let earlier = snapshot.gather(Revisions::At(8), Vec::new(), keep).unwrap();
+        let revisions: Vec<_> = earlier.gathered.iter().map(|(.., it, _)| *it).collect();
+        assert_eq!(revisions, [8, 7, 6, 4, 3, 2]);
+        assert_eq!(earlier.superseded, None);
     }
 
     #[test]

@@ -39,6 +39,7 @@ use std::{
 use etcd_snapshot::{
     damage::SnapshotError,
     file::{Integrity, OnProgress, Snapshot, is_database},
+    keys::Superseded,
     revision::{Object, Revisions, Totals},
 };
 use kms_node::advice::{Found, snapshot};
@@ -65,8 +66,9 @@ pub struct SnapshotFile {
     file: File,
     /// Database from an archive, and the stamp of the archive before unpacking.
     unpacked: OnceLock<(File, Stamp)>,
-    /// Stamp of the file with the verified hash. Readings with an equal stamp skip the hash.
-    verified: OnceLock<Stamp>,
+    /// Stamp of the file with the verified hash, and its replaced entries. Readings with an equal
+    /// stamp skip the hash and the comparison of the keys.
+    verified: OnceLock<(Stamp, Option<Superseded>)>,
 }
 
 /// File attributes for detecting writes.
@@ -219,12 +221,12 @@ impl EtcdSource {
                     let stamp = Stamp::of(file)
                         .map_err(|source| SnapshotError::Unreadable { offset: 0, source })?;
                     let mut snapshot = Snapshot::open(file, on_progress)?;
-                    if verified.get() == Some(&stamp) {
-                        snapshot.trust_hash();
+                    if let Some((_, superseded)) = verified.get().filter(|(it, _)| *it == stamp) {
+                        snapshot.trust(superseded.as_ref());
                     }
                     let reading = snapshot.gather(revisions, new(), gather)?;
                     if reading.integrity == Integrity::Verified {
-                        verified.get_or_init(|| stamp);
+                        verified.get_or_init(|| (stamp, reading.superseded));
                     }
                     Ok(EtcdReading {
                         gathered: reading.gathered,

@@ -1,7 +1,7 @@
 //! A scripted OpenBao over real TLS, for faults that a real server cannot produce on demand.
 //!
 //! Each request gets the next [`Reply`] of the script. After the end of the script, requests get a
-//! 500. In front of a real server the fake is a proxy: a request that matches a [`Rule`] gets its
+//! 500. A fake with a function of its own answers each request by it. In front of a real server the fake is a proxy: a request that matches a [`Rule`] gets its
 //! reply, and all others go to the server.
 
 #![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
@@ -127,9 +127,14 @@ pub struct FakeOpenBao {
     server: JoinHandle<()>,
 }
 
+/// Computes the reply to a request.
+type Answering = Box<dyn Fn(&Seen) -> Reply + Send + Sync>;
+
 struct Shared {
     /// The server behind a proxy.
     server: Option<Upstream>,
+    /// Takes the place of the script.
+    answering: Option<Answering>,
     rules: Mutex<Vec<Rule>>,
     script: Mutex<VecDeque<Reply>>,
     seen: Mutex<Vec<Seen>>,
@@ -148,18 +153,25 @@ impl FakeOpenBao {
 
     /// As [`Self::start`], with this handshake.
     pub async fn start_with(handshake: Handshake, script: impl IntoIterator<Item = Reply>) -> Self {
-        Self::serve(handshake, None, script.into_iter().collect()).await
+        Self::serve(handshake, None, None, script.into_iter().collect()).await
     }
 
     /// A proxy in front of a server. It forwards all requests until rules are set.
     pub async fn in_front_of(server: &OpenBao) -> Self {
         let server = Upstream::of(server);
-        Self::serve(Handshake::Good, Some(server), VecDeque::new()).await
+        Self::serve(Handshake::Good, Some(server), None, VecDeque::new()).await
+    }
+
+    /// Answers each request by a function, and keeps none of them.
+    pub async fn answering(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let answering: Answering = Box::new(answer);
+        Self::serve(Handshake::Good, None, Some(answering), VecDeque::new()).await
     }
 
     async fn serve(
         handshake: Handshake,
         server: Option<Upstream>,
+        answering: Option<Answering>,
         script: VecDeque<Reply>,
     ) -> Self {
         let (ca_pem, tls) = pki(handshake);
@@ -167,6 +179,7 @@ impl FakeOpenBao {
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
             server,
+            answering,
             rules: Mutex::default(),
             script: Mutex::new(script),
             seen: Mutex::default(),
@@ -349,9 +362,12 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> io::Result<Respo
     if ruled.is_some() {
         shared.ruled.fetch_add(1, Ordering::SeqCst);
     }
-    lock(&shared.seen).push(seen);
+    let answered = shared.answering.as_ref().map(|answer| answer(&seen));
+    if answered.is_none() {
+        lock(&shared.seen).push(seen);
+    }
 
-    let reply = match (ruled, &shared.server) {
+    let reply = match (ruled.or(answered), &shared.server) {
         (Some(reply), _) => Some(reply),
         (None, Some(server)) => {
             let response = server.ask(Request::from_parts(parts, body)).await?;

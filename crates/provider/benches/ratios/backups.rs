@@ -68,6 +68,14 @@ impl Content {
             bytes: 31,
         }
     }
+
+    /// Objects of this size.
+    pub(crate) fn sized(keys: usize, seeds: usize, bytes: usize) -> Self {
+        Self {
+            bytes,
+            ..Self::short(keys, seeds)
+        }
+    }
 }
 
 /// Reads a snapshot in turns with `etcdutl snapshot status`, `scan-etcd` and `verify-backup`.
@@ -110,7 +118,7 @@ pub(crate) async fn read(
 }
 
 /// Without the configuration, so it makes no requests, like `etcdutl`.
-fn scan_etcd(stage: &Stage, file: &str) -> Command {
+pub(crate) fn scan_etcd(stage: &Stage, file: &str) -> Command {
     let mut command = stage.plain_command();
     command.args(["scan-etcd", "--output=json", "--etcd-snapshot", file]);
     command
@@ -168,7 +176,7 @@ pub(crate) async fn memory(
 }
 
 /// Peak resident memory of a command, in MiB.
-fn peak(command: &mut Command) -> f64 {
+pub(crate) fn peak(command: &mut Command) -> f64 {
     let mut child = command.stdout(Stdio::null()).spawn().unwrap();
     let status = format!("/proc/{}/status", child.id());
     let mut most = 0.0_f64;

@@ -113,6 +113,10 @@ impl Pair {
 }
 
 impl Calls {
+    pub(crate) fn status(&self) -> &Call {
+        &self.status
+    }
+
     /// Logs in at this address, and creates ciphertexts through the provider.
     pub(crate) async fn prepare(stage: &Stage, provider: &Provider, endpoint: Endpoint) -> Self {
         let client = provider.client();

@@ -8,6 +8,7 @@ use testkit::etcd::Etcd;
 use crate::{
     Progress,
     backups::{Content, filled, succeed, timed, verify_backup},
+    large,
     load::median,
     provider_process::Provider,
     report::{Report, Row, Target::AtMost},
@@ -19,6 +20,8 @@ pub(crate) struct Extent {
     few: usize,
     many: usize,
     rounds: usize,
+    /// Rounds of all commands on a snapshot of the larger number; 0 to skip them.
+    file_rounds: usize,
 }
 
 impl Extent {
@@ -26,11 +29,13 @@ impl Extent {
         few: 30_000,
         many: 100_000,
         rounds: 3,
+        file_rounds: 0,
     };
     pub(crate) const FULL: Self = Self {
         few: 300_000,
         many: 1_000_000,
         rounds: 5,
+        file_rounds: 5,
     };
 }
 
@@ -74,6 +79,14 @@ pub(crate) async fn read(
         let row = row.beside(median(snapshots), ratio);
         report.push(row.target(AtMost(1.5)));
         medians.push(live);
+
+        if objects == extent.many && extent.file_rounds > 0 {
+            let directory = TempDir::new().unwrap();
+            let file = directory.path().join("etcd.db");
+            etcd.save_snapshot(&file);
+            drop(etcd);
+            large::read(stage, &file, objects, extent.file_rounds, progress, report).await;
+        }
     }
 
     let [few, many] = medians[..] else {

@@ -17,6 +17,8 @@ mod chart;
 mod direct;
 mod distance;
 mod figures;
+mod growth;
+mod large;
 mod live;
 mod load;
 mod peer;
@@ -65,6 +67,10 @@ struct Options {
     /// Fail if a ratio or count exceeds its limit in this JSON file
     #[arg(long, value_name = "FILE")]
     budget: Option<PathBuf>,
+    /// Measure only the commands on a snapshot of etcd with this number of objects of this size, for
+    /// example 5900x1400000 for 8 GiB; fails beyond the limit of their memory
+    #[arg(long, value_name = "OBJECTSxBYTES", conflicts_with_all = ["quick", "only", "peer", "budget"])]
+    file: Option<large::Size>,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -82,6 +88,8 @@ enum Part {
     Crowd,
     Files,
     Live,
+    /// Many versions of the key, many calls
+    Growth,
     Distance,
 }
 
@@ -98,6 +106,7 @@ struct Extent {
     starts: usize,
     backups: backups::Extent,
     live: live::Extent,
+    growth: growth::Extent,
     distance: distance::Extent,
 }
 
@@ -111,6 +120,7 @@ const QUICK: Extent = Extent {
     starts: 5,
     backups: backups::Extent::QUICK,
     live: live::Extent::QUICK,
+    growth: growth::Extent::QUICK,
     distance: distance::Extent::QUICK,
 };
 
@@ -124,6 +134,7 @@ const FULL: Extent = Extent {
     starts: 11,
     backups: backups::Extent::FULL,
     live: live::Extent::FULL,
+    growth: growth::Extent::FULL,
     distance: distance::Extent::FULL,
 };
 
@@ -147,8 +158,14 @@ fn main() -> ExitCode {
         .unwrap();
 
     let finished = runtime.block_on(async {
+        let measured = async {
+            match options.file {
+                Some(size) => measure_file(program, size).await,
+                None => measure(program, &extent, &options).await,
+            }
+        };
         tokio::select! {
-            report = measure(program, &extent, &options) => Some(report),
+            report = measured => Some(report),
             // Dropping the measurement stops the servers and removes their files.
             _ = tokio::signal::ctrl_c() => None,
         }
@@ -172,8 +189,11 @@ fn main() -> ExitCode {
     if let Err(error) = keep(&report, &options) {
         return failed(&format!("the report was not kept: {error}"), 1);
     }
-    let exceeded = budget.map(|budget| budget.exceeded(&report));
-    match exceeded.unwrap_or_default() {
+    let exceeded = match options.file {
+        Some(_) => large::exceeded(&report),
+        None => budget.map_or_else(Vec::new, |budget| budget.exceeded(&report)),
+    };
+    match exceeded {
         lines if lines.is_empty() => ExitCode::SUCCESS,
         lines => failed(&format!("beyond the budget:\n{}", lines.join("\n")), 1),
     }
@@ -244,10 +264,27 @@ async fn measure(program: OsString, extent: &Extent, options: &Options) -> Repor
     if measured(Part::Live) {
         live::read(&stage, &provider, &extent.live, &progress, &mut report).await;
     }
+    if measured(Part::Growth) {
+        growth::statuses(&provider, &calls, &extent.growth, &progress, &mut report).await;
+        growth::versions(&stage, &extent.growth, &progress, &mut report).await;
+    }
     provider.stop().await;
     if measured(Part::Distance) {
         distance::measure(&stage, &extent.distance, &progress, &mut report).await;
     }
+    progress.say("done");
+    report
+}
+
+/// The commands on one snapshot.
+async fn measure_file(program: OsString, size: large::Size) -> Report {
+    let progress = Progress::new();
+    progress.say("starting OpenBao");
+    let stage = Stage::set(PathBuf::from(program)).await;
+    let mut report = Report::new("file", stage.openbao_version().await);
+    let provider = stage.provider().await;
+    large::read_new(&stage, &provider, size, &progress, &mut report).await;
+    provider.stop().await;
     progress.say("done");
     report
 }

@@ -12,6 +12,8 @@ use tonic_prost::ProstCodec;
 
 /// `--max-txn-ops` of etcd.
 const AT_ONCE: usize = 128;
+/// Less than etcd's limit of 1.5 MiB for a request; a larger object is sent alone.
+const AT_ONCE_BYTES: usize = 1 << 20;
 const TXN: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.KV/Txn");
 
 pub(crate) async fn put(etcd: &Etcd, objects: impl Iterator<Item = (String, Vec<u8>)>) {
@@ -22,14 +24,24 @@ pub(crate) async fn put(etcd: &Etcd, objects: impl Iterator<Item = (String, Vec<
     let endpoint = Endpoint::from_shared(etcd.endpoint().to_owned()).unwrap();
     let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
     let mut etcd = Grpc::new(channel);
-    let mut objects = objects.map(|(key, value)| RequestOp {
-        put: Some(PutRequest {
-            key: key.into(),
-            value: value.into(),
-        }),
-    });
+    let mut objects = objects.peekable();
     loop {
-        let success: Vec<RequestOp> = objects.by_ref().take(AT_ONCE).collect();
+        // Two objects may exceed the limit of a request together.
+        let (mut bytes, mut success) = (0, Vec::new());
+        while bytes < AT_ONCE_BYTES && success.len() < AT_ONCE {
+            let Some((key, value)) = objects
+                .next_if(|(_, value)| success.is_empty() || bytes + value.len() <= AT_ONCE_BYTES)
+            else {
+                break;
+            };
+            bytes += value.len();
+            success.push(RequestOp {
+                put: Some(PutRequest {
+                    key: key.into(),
+                    value: value.into(),
+                }),
+            });
+        }
         if success.is_empty() {
             return;
         }

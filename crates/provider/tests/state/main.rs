@@ -10,6 +10,7 @@
 mod commit;
 mod committer;
 mod crash;
+mod day;
 mod lock;
 mod node;
 mod reading;
