@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 use crate::{daemon::program, pki::Authority};
 
+pub use member::Join;
+
 use member::Member;
 
 mod member;
@@ -106,7 +108,25 @@ impl Etcd {
     /// The data directory of the first member.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.data_dir_of(0)
+    }
+
+    /// The data directory of a member, counted from 0.
+    #[must_use]
+    pub fn data_dir_of(&self, number: usize) -> PathBuf {
+        self.members[number].data().to_owned()
+    }
+
+    /// The URL of a member for clients.
+    #[must_use]
+    pub fn client_url_of(&self, number: usize) -> &str {
+        self.members[number].client_url()
+    }
+
+    /// The URL of a member for the other members.
+    #[must_use]
+    pub fn peer_url_of(&self, number: usize) -> &str {
+        self.members[number].peer_url()
     }
 
     /// The current value of a key.

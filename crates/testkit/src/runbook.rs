@@ -7,7 +7,13 @@
 //! any text within a line. `<plan-hash>` matches one word: every later use in an output must match
 //! the same word, and a command is run with that word in its place.
 //!
+//! The prompt `each$ ` is a command on every control-plane node, one after another.
+//!
 //! A `yaml` block replaces the sections of the provider's configuration that it names.
+//!
+//! A block after `<!-- one member -->` or `<!-- several members -->` is for clusters with so many
+//! servers of OpenBao, members of etcd and control-plane nodes. `<!-- one member from here on -->`
+//! ends the page for the others.
 //!
 //! A fault is a comment of the form `<!-- incident: the fault -->` between two blocks. The test
 //! causes the fault there.
@@ -22,7 +28,7 @@
 use std::{thread, time::Duration};
 
 use output::Words;
-use page::{Item, Page, Step};
+use page::{Item, Members, Page, Step};
 use tokio::time::timeout;
 
 pub use shell::{Done, Shell};
@@ -32,6 +38,9 @@ pub mod page;
 mod shell;
 pub mod terminal;
 
+/// The prompt of a command on every control-plane node.
+pub const EACH: &str = "each";
+
 /// Limit for one step of a page.
 const STEP_WITHIN: Duration = Duration::from_secs(120);
 
@@ -39,6 +48,11 @@ const STEP_WITHIN: Duration = Duration::from_secs(120);
 pub trait Site {
     /// The shell of a machine; an empty name is the machine without a name on the page.
     fn shell(&self, machine: &str) -> &Shell;
+
+    /// Names of all control-plane nodes, for [`EACH`].
+    fn nodes(&self) -> Vec<String> {
+        vec![String::new()]
+    }
 
     /// Replaces a command of the service manager, or of another part missing in tests. Returns
     /// `None` for a command to run in the shell.
@@ -51,25 +65,41 @@ pub trait Site {
     fn typed(&mut self, command: &str) -> Option<String>;
 
     /// Performs the effects of a command on other parts, such as a kubelet, and waits for them.
-    fn settle(&mut self, command: &str) -> impl Future<Output = ()>;
+    fn settle(&mut self, machine: &str, command: &str) -> impl Future<Output = ()>;
 }
 
 /// Progress through a page. Drop asserts that every step was run.
 pub struct Walk {
-    page: Page,
+    page: String,
+    items: Vec<Item>,
     next: usize,
     words: Words,
 }
 
 impl Walk {
-    /// Starts at the beginning of `docs/<name>.md`.
+    /// Starts at the beginning of `docs/<name>.md`, with one member of each kind.
     ///
     /// # Panics
     /// When the page is missing or malformed.
     #[must_use]
     pub fn of(name: &str) -> Self {
+        Self::with(name, Members::One)
+    }
+
+    /// As [`Self::of`], with several members of each kind.
+    ///
+    /// # Panics
+    /// As there.
+    #[must_use]
+    pub fn on_cluster(name: &str) -> Self {
+        Self::with(name, Members::Several)
+    }
+
+    fn with(name: &str, members: Members) -> Self {
+        let page = Page::read(name);
         Self {
-            page: Page::read(name),
+            page: page.name().to_owned(),
+            items: page.items(members),
             next: 0,
             words: Words::new(),
         }
@@ -81,7 +111,7 @@ impl Walk {
     /// When an exit code or output differs from the page.
     pub async fn to_incident(&mut self, site: &mut impl Site, incident: &str) {
         let met = self.until_next_incident(site).await;
-        assert_eq!(met.as_deref(), Some(incident), "on {}", self.page.name());
+        assert_eq!(met.as_deref(), Some(incident), "on {}", self.page);
     }
 
     /// Runs the rest of the page.
@@ -90,7 +120,7 @@ impl Walk {
     /// As [`Self::to_incident`], and when the rest contains an incident.
     pub async fn to_end(&mut self, site: &mut impl Site) {
         let met = self.until_next_incident(site).await;
-        assert_eq!(met, None, "on {}", self.page.name());
+        assert_eq!(met, None, "on {}", self.page);
     }
 
     /// The word bound to a name such as `plan-hash`.
@@ -100,7 +130,7 @@ impl Walk {
     #[must_use]
     pub fn word(&self, name: &str) -> String {
         let word = self.words.get(name);
-        word.unwrap_or_else(|| panic!("{}: <{name}> is unbound", self.page.name()))
+        word.unwrap_or_else(|| panic!("{}: <{name}> is unbound", self.page))
             .to_owned()
     }
 
@@ -110,14 +140,19 @@ impl Walk {
     }
 
     async fn until_next_incident(&mut self, site: &mut impl Site) -> Option<String> {
-        while let Some(item) = self.page.items().get(self.next).cloned() {
+        while let Some(item) = self.items.get(self.next).cloned() {
             self.next += 1;
             match item {
                 Item::Incident(incident) => return Some(incident),
-                Item::Step(step) => self.carry_out(site, &step).await,
+                Item::Step(step) if step.machine == EACH => {
+                    for machine in site.nodes() {
+                        self.carry_out(site, &machine, &step).await;
+                    }
+                }
+                Item::Step(step) => self.carry_out(site, &step.machine, &step).await,
                 Item::Settings(sections) => {
                     let sections = output::filled(&sections, &self.words)
-                        .unwrap_or_else(|name| panic!("{}: <{name}> is unbound", self.page.name()));
+                        .unwrap_or_else(|name| panic!("{}: <{name}> is unbound", self.page));
                     site.configure(&sections);
                 }
             }
@@ -125,29 +160,29 @@ impl Walk {
         None
     }
 
-    async fn carry_out(&mut self, site: &mut impl Site, step: &Step) {
-        let place = format!("{}:{}", self.page.name(), step.line);
+    async fn carry_out(&mut self, site: &mut impl Site, machine: &str, step: &Step) {
+        let place = format!("{}:{}", self.page, step.line);
 
         // Checked on the text of the page: a ciphertext that replaces a name may look like a path.
-        let foreign = site.shell(&step.machine).foreign_path(&step.command);
+        let foreign = site.shell(machine).foreign_path(&step.command);
         assert_eq!(foreign, None, "{place}: a path outside the test");
         let command = output::filled(&step.command, &self.words)
             .unwrap_or_else(|name| panic!("{place}: <{name}> is unbound"));
 
         let typed = site.typed(&command);
         let run = async {
-            if let Some(done) = site.instead(&step.machine, &words(&command)).await {
+            if let Some(done) = site.instead(machine, &words(&command)).await {
                 return done;
             }
-            let shell = site.shell(&step.machine);
+            let shell = site.shell(machine);
             shell.run(&command, typed.as_deref()).await
         };
         let Ok(done) = timeout(STEP_WITHIN, run).await else {
             panic!("{place}: `{command}` took longer than {STEP_WITHIN:?}");
         };
 
-        let shown = site.shell(&step.machine).as_on_the_page(&done.output);
-        println!("{place}: {}$ {command}\n{shown}", step.machine);
+        let shown = site.shell(machine).as_on_the_page(&done.output);
+        println!("{place}: {machine}$ {command}\n{shown}");
         match output::compare(&step.expected, &shown, &self.words) {
             Some(words) if done.code == Some(step.code) => self.words = words,
             _ => panic!(
@@ -157,17 +192,17 @@ impl Walk {
                 done.code,
             ),
         }
-        site.settle(&command).await;
+        site.settle(machine, &command).await;
     }
 }
 
 impl Drop for Walk {
     fn drop(&mut self) {
-        let left = self.page.items().len() - self.next;
+        let left = self.items.len() - self.next;
         assert!(
             left == 0 || thread::panicking(),
             "{}: {left} items were skipped",
-            self.page.name()
+            self.page
         );
     }
 }

@@ -190,7 +190,7 @@ impl Site for Installation {
     }
 
     /// A kubelet runs the manifest as it is now.
-    async fn settle(&mut self, _command: &str) {
+    async fn settle(&mut self, _machine: &str, _command: &str) {
         let manifest = fs::read_to_string(self.node.path(MANIFEST)).unwrap();
         let options = manifest.lines().filter_map(|line| {
             let option = line.trim().strip_prefix("- ")?;

@@ -144,7 +144,7 @@ impl Site for ControlPlaneNode {
 
     /// A kubelet runs what has a manifest; a person waits until OpenBao is active, and for the API
     /// server, which then reads every object.
-    async fn settle(&mut self, command: &str) {
+    async fn settle(&mut self, _machine: &str, command: &str) {
         if let Some(openbao) = &mut self.openbao
             && command.starts_with("bao operator unseal")
         {

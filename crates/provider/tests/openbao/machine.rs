@@ -153,10 +153,16 @@ impl Machine {
 
     /// Lets the machine's operator and the pages reach this etcd.
     pub(crate) fn reach_etcd(&mut self, etcd: &Etcd) {
-        self.shell.name("https://127.0.0.1:2379", etcd.endpoint());
-        let data = etcd.data_dir();
+        self.reach_member(etcd, 0);
+    }
+
+    /// As [`Self::reach_etcd`], with this member on the machine.
+    pub(crate) fn reach_member(&mut self, etcd: &Etcd, number: usize) {
+        let url = etcd.client_url_of(number);
+        self.shell.name("https://127.0.0.1:2379", url);
+        let data = etcd.data_dir_of(number);
         self.shell.name("/var/lib/etcd", data.display());
-        self.shell.set("ETCDCTL_ENDPOINTS", etcd.endpoint());
+        self.shell.set("ETCDCTL_ENDPOINTS", url);
         for (variable, name, page) in [
             ("ETCDCTL_CACERT", "ca.crt", "ca.crt"),
             ("ETCDCTL_CERT", "client.crt", "server.crt"),
@@ -179,12 +185,12 @@ impl Machine {
     }
 
     /// Puts what configuration management has where a page fetches it from.
-    pub(crate) fn provide_files(&self, tenant: &Tenant, timing: Timing) {
+    pub(crate) fn provide_files(&self, tenant: &Tenant, config: &Value) {
         let jwt = fs::read(tenant.jwt_file()).unwrap();
         files::replace(&self.path("/root/identity.jwt"), &jwt, 0o600);
         let ca = fs::read(tenant.ca_file()).unwrap();
         files::replace(&self.path("/backup/ca.crt"), &ca, 0o644);
-        let config = yaml(&self.config(tenant, timing));
+        let config = yaml(config);
         files::replace(&self.path("/backup/config.yaml"), config.as_bytes(), 0o640);
     }
 
@@ -285,6 +291,39 @@ impl Machine {
     pub(crate) fn journal(&self) -> String {
         let running = self.provider.as_ref().map(Provider::log);
         format!("{}{}", self.journal, running.unwrap_or_default())
+    }
+
+    /// What `journalctl` shows of the provider's unit with this number of lines.
+    pub(crate) fn journalctl(&self, lines: &str) -> Done {
+        let journal = self.journal();
+        let said: Vec<&str> = journal.lines().collect();
+        let last = said.len().saturating_sub(lines.parse().unwrap());
+        Done {
+            code: Some(0),
+            output: said[last..].join("\n"),
+        }
+    }
+
+    /// Where the metrics of the provider are.
+    pub(crate) fn metrics(&self) -> String {
+        self.provider.as_ref().map_or_else(
+            || "http://127.0.0.1:1".to_owned(),
+            |provider| {
+                let listening = provider.events("metrics.listening").next().unwrap();
+                format!("http://{}", listening["address"].as_str().unwrap())
+            },
+        )
+    }
+
+    /// Copies a file of another machine. It keeps its name in a directory.
+    pub(crate) fn scp(&self, peer: &Self, from: &str, to: &str) -> Done {
+        let (from, to) = (peer.path(from), self.path(to));
+        let to = match to.is_dir() {
+            true => to.join(from.file_name().unwrap()),
+            false => to,
+        };
+        fs::copy(from, to).unwrap();
+        Done::silently()
     }
 
     async fn start(&mut self) -> Done {

@@ -20,7 +20,7 @@ use std::{
 use kms_node::advice::Cause;
 use testkit::runbook::{
     Walk,
-    page::{Page, directory},
+    page::{Members, Page, directory},
 };
 
 use crate::{
@@ -49,7 +49,11 @@ fn every_page_with_commands_is_carried_out_by_a_test() {
     let sources = sources.map(Result::unwrap).collect::<String>();
     for page in WALKED.into_iter().flat_map(pages) {
         let walked = sources.contains(&format!("\"{page}\""));
-        assert!(walked || Page::read(&page).items().is_empty(), "{page}");
+        let commands = Page::read(&page);
+        assert!(walked || commands.items(Members::One).is_empty(), "{page}");
+        let walk = format!("on_cluster(\"{page}\")");
+        let walked = sources.contains(&walk);
+        assert_eq!(walked, commands.is_about_several(), "{page}");
     }
 }
 

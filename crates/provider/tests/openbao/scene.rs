@@ -133,7 +133,7 @@ impl Scene {
         let (tenant, timing) = (Arc::clone(&self.tenant), self.timing);
         let machine = self.machine_mut(name);
         machine.lose_disk().await;
-        machine.provide_files(&tenant, timing);
+        machine.provide_files(&tenant, &machine.config(&tenant, timing));
         self.follow_manifests().await;
         if let Store::Stopped(etcd) = &self.etcd {
             fs::remove_dir_all(etcd.data_dir()).unwrap();
@@ -341,13 +341,7 @@ impl Scene {
     /// A provider of the tests listens elsewhere after each start, unlike a tunnel's end.
     fn follow_tunnels(&mut self) {
         for (port, name) in &self.tunnels {
-            let here = self.machines[name].provider.as_ref().map_or_else(
-                || "http://127.0.0.1:1".to_owned(),
-                |provider| {
-                    let listening = provider.events("metrics.listening").next().unwrap();
-                    format!("http://{}", listening["address"].as_str().unwrap())
-                },
-            );
+            let here = self.machines[name].metrics();
             let page = format!("http://127.0.0.1:{port}");
             let first = self.machines.get_mut(FIRST).unwrap();
             first.shell.name(&page, here);
@@ -437,22 +431,11 @@ impl Site for Scene {
                 "cat",
                 "-n",
                 lines,
-            ] => {
-                let journal = self.machine(machine).journal();
-                let said: Vec<&str> = journal.lines().collect();
-                let last = said.len().saturating_sub(lines.parse().unwrap());
-                Some(Done {
-                    code: Some(0),
-                    output: said[last..].join("\n"),
-                })
-            }
+            ] => Some(self.machine(machine).journalctl(lines)),
             ["scp", from, to] => {
                 let (peer, from) = from.split_once(':').unwrap();
-                copy(
-                    &self.machine(peer).path(from),
-                    &self.machine(machine).path(to),
-                );
-                Some(Done::silently())
+                let peer = self.machine(peer);
+                Some(self.machine(machine).scp(peer, from, to))
             }
             _ => None,
         }
@@ -468,7 +451,7 @@ impl Site for Scene {
         self.answers.remove(at).map(|(_, answer)| answer)
     }
 
-    async fn settle(&mut self, command: &str) {
+    async fn settle(&mut self, _machine: &str, command: &str) {
         self.follow_manifests().await;
         if command.contains("raft snapshot restore -force") {
             self.wait_until_sealed(true).await;
@@ -478,16 +461,6 @@ impl Site for Scene {
             self.wait_until_sealed(false).await;
         }
     }
-}
-
-/// Files keep their name in a directory.
-fn copy(from: &Path, to: &Path) {
-    let to = if to.is_dir() {
-        to.join(from.file_name().unwrap())
-    } else {
-        to.to_owned()
-    };
-    fs::copy(from, to).unwrap();
 }
 
 async fn read(provider: &Provider, request: &DecryptRequest) -> Result<Vec<u8>, String> {

@@ -103,7 +103,7 @@ impl Site for Machines {
         None
     }
 
-    async fn settle(&mut self, _command: &str) {}
+    async fn settle(&mut self, _machine: &str, _command: &str) {}
 }
 
 #[tokio::test]

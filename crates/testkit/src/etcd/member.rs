@@ -26,8 +26,8 @@ pub(super) struct Member {
 }
 
 /// Origin of a member's data at its start.
-#[derive(Clone, Copy)]
-enum Join {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Join {
     /// A new cluster, or the data of the last run.
     New,
     /// The other members of a running cluster.
@@ -43,7 +43,8 @@ impl Member {
         };
         Self {
             daemon: Mutex::default(),
-            name: format!("etcd-{number}"),
+            // As kubeadm names it: by its node.
+            name: format!("cp-{number}"),
             client: url(),
             peer: url(),
             data: directory.join(format!("data{suffix}")),
@@ -53,6 +54,14 @@ impl Member {
 
     pub(super) fn client_url(&self) -> &str {
         &self.client
+    }
+
+    pub(super) fn peer_url(&self) -> &str {
+        &self.peer
+    }
+
+    pub(super) fn data(&self) -> &Path {
+        &self.data
     }
 
     pub(super) async fn stop(&self) {
@@ -96,6 +105,40 @@ impl Etcd {
     /// Without a member of this number.
     pub fn kill_member(&self, number: usize) {
         *self.members[number].process() = None;
+    }
+
+    /// Stops a member gracefully, if it runs.
+    ///
+    /// # Panics
+    /// When it fails to end.
+    pub async fn stop_member(&self, number: usize) {
+        self.members[number].stop().await;
+    }
+
+    /// Starts a stopped member and returns at once: it is unhealthy until a majority runs.
+    ///
+    /// # Panics
+    /// When the etcd program is missing.
+    pub fn spawn_member(&self, number: usize, join: Join) {
+        self.spawn(&self.members[number], join);
+    }
+
+    /// Waits until a running member is healthy.
+    ///
+    /// # Panics
+    /// When it ends first.
+    pub async fn member_healthy(&self, number: usize) {
+        self.healthy(&self.members[number]).await;
+    }
+
+    /// Removes all data of a killed member, as a lost disk does.
+    ///
+    /// # Panics
+    /// When the data cannot be removed.
+    pub fn erase_member(&self, number: usize) {
+        let member = &self.members[number];
+        member.erase();
+        fs::create_dir(member.data()).unwrap();
     }
 
     /// Kills all members at once.

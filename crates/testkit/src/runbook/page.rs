@@ -31,14 +31,27 @@ pub struct Step {
     pub expected: Vec<String>,
 }
 
+/// Number of servers of OpenBao, members of etcd and control-plane nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Members {
+    /// One of each.
+    One,
+    /// More than one of each.
+    Several,
+}
+
 /// A parsed page.
 pub struct Page {
     name: String,
     text: String,
-    items: Vec<Item>,
+    /// Items, with the clusters that they are for; `None` for all.
+    items: Vec<(Option<Members>, Item)>,
 }
 
 const INCIDENT: &str = "<!-- incident: ";
+const ONE: &str = "<!-- one member -->";
+const SEVERAL: &str = "<!-- several members -->";
+const ONE_FROM_HERE: &str = "<!-- one member from here on -->";
 const EXIT: &str = "# exits with ";
 /// Prefixes of commands that must be in `console` blocks. Commands in prose are untested.
 const PROGRAMS: [&str; 10] = [
@@ -77,12 +90,15 @@ impl Page {
     fn parse(name: &str, text: &str) -> Self {
         let mut items = Vec::new();
         let mut block: Option<Block<'_>> = None;
+        let (mut rest, mut next) = (None, None);
         for (index, line) in text.lines().enumerate() {
             let place = format!("{name}:{}", index + 1);
             match &mut block {
                 Some(open) => {
                     if line.trim() == "```" {
-                        items.extend(block.take().into_iter().flat_map(Block::close));
+                        let members = next.take().or(rest);
+                        let closed = block.take().into_iter().flat_map(Block::close);
+                        items.extend(closed.map(|item| (members, item)));
                     } else {
                         open.line(&place, index + 1, line);
                     }
@@ -99,7 +115,11 @@ impl Page {
                     } else if let Some(incident) = trimmed.strip_prefix(INCIDENT) {
                         let incident = incident.strip_suffix(" -->");
                         let incident = incident.unwrap_or_else(|| panic!("{place}: {line}"));
-                        items.push(Item::Incident(incident.to_owned()));
+                        items.push((rest, Item::Incident(incident.to_owned())));
+                    } else if trimmed == ONE_FROM_HERE {
+                        rest = Some(Members::One);
+                    } else if let Some(members) = members(trimmed) {
+                        next = Some(members);
                     } else {
                         assert_prose(&place, line);
                     }
@@ -107,6 +127,7 @@ impl Page {
             }
         }
         assert!(block.is_none(), "{name}: unterminated block");
+        assert!(next.is_none(), "{name}: members without a block");
         Self {
             name: name.to_owned(),
             text: text.to_owned(),
@@ -126,10 +147,19 @@ impl Page {
         &self.text
     }
 
-    /// Incidents, commands and settings, in order.
+    /// Incidents, commands and settings for such a cluster, in order.
     #[must_use]
-    pub fn items(&self) -> &[Item] {
-        &self.items
+    pub fn items(&self, members: Members) -> Vec<Item> {
+        let items = self.items.iter();
+        let items = items.filter(|(only, _)| only.is_none_or(|only| only == members));
+        items.map(|(_, item)| item.clone()).collect()
+    }
+
+    /// Whether the page has commands for several members alone.
+    #[must_use]
+    pub fn is_about_several(&self) -> bool {
+        let mut items = self.items.iter();
+        items.any(|(only, _)| *only == Some(Members::Several))
     }
 }
 
@@ -194,6 +224,15 @@ impl Block<'_> {
     }
 }
 
+/// The clusters that the next block is for.
+fn members(line: &str) -> Option<Members> {
+    match line {
+        ONE => Some(Members::One),
+        SEVERAL => Some(Members::Several),
+        _ => None,
+    }
+}
+
 /// The machine and the command of a line that begins with a prompt.
 fn prompt(line: &str) -> Option<(&str, &str)> {
     let (machine, command) = line.split_once("$ ")?;
@@ -233,8 +272,9 @@ mod tests {
                 expected: expected.iter().map(|&line| line.to_owned()).collect(),
             })
         };
+        assert!(!page.is_about_several());
         assert_eq!(
-            page.items(),
+            page.items(Members::Several),
             [
                 step(8, "", "one \\\n    two", 4, &["out", "", "  indented"]),
                 step(14, "cp-2", "three", 0, &[]),
@@ -242,6 +282,34 @@ mod tests {
                 Item::Settings("auth:\n  method: jwt\n".to_owned()),
             ]
         );
+    }
+
+    #[test]
+    fn a_block_is_for_the_clusters_above_it() {
+        let block = |command: &str| format!("```console\n$ {command}\n```\n");
+        let page = [
+            &block("always"),
+            "<!-- one member -->\n",
+            &block("alone"),
+            "<!-- several members -->\n",
+            &block("together"),
+            &block("again"),
+            "<!-- one member from here on -->\n<!-- incident: it breaks -->\n",
+            &block("last"),
+        ];
+        let page = Page::parse("page.md", &page.concat());
+        let of = |members| {
+            let items = page.items(members).into_iter();
+            let names = items.map(|item| match item {
+                Item::Step(step) => step.command,
+                Item::Incident(text) | Item::Settings(text) => text,
+            });
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(of(Members::Several), ["always", "together", "again"]);
+        let alone = ["always", "alone", "again", "it breaks", "last"];
+        assert_eq!(of(Members::One), alone);
+        assert!(page.is_about_several());
     }
 
     #[test]
