@@ -27,7 +27,6 @@ mod trio;
 
 #[path = "../openbao/bulk.rs"]
 mod bulk;
-#[expect(dead_code, reason = "the tests against OpenBao alone use the rest")]
 #[path = "../openbao/machine.rs"]
 mod machine;
 #[path = "../openbao/members.rs"]

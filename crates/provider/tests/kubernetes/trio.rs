@@ -5,6 +5,7 @@
 mod everyday;
 mod explained;
 mod long;
+mod pages;
 mod sound;
 
 use std::{process::Command, thread, time::Duration};
@@ -226,18 +227,25 @@ impl Trio {
 /// OpenBao, and a node that knows its three servers. The relays between the servers run on a thread
 /// of their own: a test that waits for a command would delay the heartbeats of raft.
 async fn openbao() -> (Vec<Member>, Node, oneshot::Sender<()>) {
-    let (started, openbao) = oneshot::channel();
+    let ((members, node), relays) = on_another_thread(async || cluster(TIMING).await).await;
+    (members, node, relays)
+}
+
+/// Starts something with relays, which run until the sender is dropped.
+async fn on_another_thread<T: Send + 'static>(
+    start: impl AsyncFnOnce() -> T + Send + 'static,
+) -> (T, oneshot::Sender<()>) {
+    let (started, something) = oneshot::channel();
     let (relays, ended) = oneshot::channel::<()>();
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.unwrap();
     thread::spawn(move || {
         runtime.block_on(async {
-            started.send(cluster(TIMING).await).ok();
+            started.send(start().await).ok();
             ended.await.ok();
         });
     });
-    let (members, node) = openbao.await.unwrap();
-    (members, node, relays)
+    (something.await.unwrap(), relays)
 }
 
 /// Runs a command to its end while the clients and the relays go on.

@@ -49,7 +49,7 @@ impl Trio {
 }
 
 /// The metrics of an API server.
-struct Metrics(String);
+pub(super) struct Metrics(pub(super) String);
 
 impl Metrics {
     /// Labels and value of each series of a metric.
@@ -67,7 +67,7 @@ impl Metrics {
     }
 
     /// The hash of the key_id of the last Status that the API server has received.
-    fn newest_hash(&self) -> Option<&str> {
+    pub(super) fn newest_hash(&self) -> Option<&str> {
         let newest = self.series(SEEN);
         let newest = newest.max_by(|(_, one), (_, other)| one.total_cmp(other));
         label(newest?.0, "key_id_hash")
