@@ -33,6 +33,7 @@ use openbao_client::{
     transit::Transit,
     turns::{Purpose, TURNS},
 };
+use rustls::sign::CertifiedKey;
 use testkit::{
     fake::{FakeOpenBao, Handshake, Reply, Rule},
     wait::wait_until,
@@ -898,4 +899,31 @@ async fn a_refusal_of_many_is_the_answer_to_none_of_them() {
     let failed = transit(&fake).decrypt_batch(&token(), &items(4)).await;
     assert_eq!(failed.err().unwrap().class(), FailureClass::KeyMissing);
     assert_eq!(fake.seen().len(), 1);
+}
+
+/// OpenBao, or a proxy before it, logs the name in a presented certificate.
+#[tokio::test]
+async fn only_certificate_logins_and_renewals_present_the_client_certificate() {
+    let accepted = [(); 2].map(|()| Reply::Json(200, "{}".to_owned()));
+    let fake = FakeOpenBao::start_with(Handshake::ClientCertificate, accepted).await;
+    let client = client(fake.endpoint());
+    let (certificate, key) = fake.client_certificate();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let key = CertifiedKey::from_der(vec![certificate], key, &provider).unwrap();
+    client.present(key).unwrap();
+
+    // The fake refuses a connection without a certificate.
+    for (operation, presents) in [
+        (Operation::CertLogin, true),
+        (Operation::TokenRenewSelf, true),
+        (Operation::JwtLogin, false),
+        (Operation::TransitEncrypt, false),
+        (Operation::TransitDecrypt, false),
+        (Operation::TransitMetadataRead, false),
+        (Operation::Health, false),
+    ] {
+        let sent = client.send(Request::post(operation, "any"), LONG).await;
+        assert_eq!(sent.is_ok(), presents, "{operation}");
+    }
+    assert_eq!(fake.seen().len(), 2);
 }

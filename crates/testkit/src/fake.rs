@@ -122,7 +122,7 @@ pub struct Seen {
 /// A running fake. Drop stops it.
 pub struct FakeOpenBao {
     port: u16,
-    ca_pem: String,
+    pki: Pki,
     shared: Arc<Shared>,
     server: JoinHandle<()>,
 }
@@ -174,7 +174,7 @@ impl FakeOpenBao {
         answering: Option<Answering>,
         script: VecDeque<Reply>,
     ) -> Self {
-        let (ca_pem, tls) = pki(handshake);
+        let (pki, tls) = pki(handshake);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
@@ -190,7 +190,7 @@ impl FakeOpenBao {
         let server = tokio::spawn(accept(listener, handshake, tls, shared.clone()));
         Self {
             port,
-            ca_pem,
+            pki,
             shared,
             server,
         }
@@ -202,7 +202,7 @@ impl FakeOpenBao {
         Endpoint {
             address: Address::parse(&format!("https://127.0.0.1:{}", self.port)).unwrap(),
             server_name: ServerName::parse(SERVER_NAME).unwrap(),
-            roots: Roots::from_pem(self.ca_pem.as_bytes()).unwrap(),
+            roots: Roots::from_pem(self.pki.ca_pem.as_bytes()).unwrap(),
             namespace: None,
         }
     }
@@ -210,7 +210,14 @@ impl FakeOpenBao {
     /// The fake's CA as PEM.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
-        &self.ca_pem
+        &self.pki.ca_pem
+    }
+
+    /// A certificate that [`Handshake::ClientCertificate`] accepts, and its key.
+    #[must_use]
+    pub fn client_certificate(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let (certificate, key) = &self.pki.client;
+        (certificate.clone(), key.clone_key())
     }
 
     /// Appends to the script.
@@ -260,7 +267,14 @@ impl Drop for FakeOpenBao {
     }
 }
 
-fn pki(handshake: Handshake) -> (String, ServerConfig) {
+/// The certificates of a fake.
+struct Pki {
+    ca_pem: String,
+    /// A certificate for clients, and its key.
+    client: (CertificateDer<'static>, PrivateKeyDer<'static>),
+}
+
+fn pki(handshake: Handshake) -> (Pki, ServerConfig) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -288,6 +302,15 @@ fn pki(handshake: Handshake) -> (String, ServerConfig) {
         _ => (ca_pem, leaf.signed_by(&key, &issuer).unwrap()),
     };
 
+    let client_key = KeyPair::generate().unwrap();
+    let mut client = CertificateParams::new(Vec::new()).unwrap();
+    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let client = client.signed_by(&client_key, &issuer).unwrap();
+    let client = (
+        client.der().clone(),
+        PrivateKeyDer::Pkcs8(client_key.serialize_der().into()),
+    );
+
     let provider = Arc::new(aws_lc_rs::default_provider());
     let tls = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -309,7 +332,7 @@ fn pki(handshake: Handshake) -> (String, ServerConfig) {
             PrivateKeyDer::Pkcs8(key.serialize_der().into()),
         )
         .unwrap();
-    (ca_pem, tls)
+    (Pki { ca_pem, client }, tls)
 }
 
 async fn accept(
