@@ -416,6 +416,7 @@ fn every_printed_command_is_run_or_has_a_reason() {
     let with_command = causes.filter(|cause| cause.steps.iter().any(|it| !it.command.is_empty()));
     let with_command: BTreeSet<_> = with_command.map(|cause| cause.code).collect();
     let kubernetes = [
+        include_str!("../kubernetes/extract.rs"),
         include_str!("../kubernetes/migrate.rs"),
         include_str!("../kubernetes/rewrite.rs"),
         include_str!("../kubernetes/rollout.rs"),
