@@ -30,6 +30,28 @@ pub(crate) struct ControlPlaneNode {
     _backup: TempDir,
 }
 
+/// Gives the files of an API server their names on the pages.
+pub(crate) fn name_files(shell: &mut Shell, server: &ControlPlane) {
+    for (page, here) in [
+        ("/etc/kubernetes/pki/ca.crt", "ca.crt"),
+        (
+            "/etc/kubernetes/pki/apiserver-kubelet-client.crt",
+            "admin.crt",
+        ),
+        (
+            "/etc/kubernetes/pki/apiserver-kubelet-client.key",
+            "admin.key",
+        ),
+        ("/etc/kubernetes/encryption-config.yaml", "encryption.yaml"),
+        (
+            "/var/log/containers/kube-apiserver-*.log",
+            "kube-apiserver.log",
+        ),
+    ] {
+        shell.name(page, server.file(here).display());
+    }
+}
+
 impl ControlPlaneNode {
     /// The provider serves, and the API server does not run yet.
     pub(crate) async fn of(openbao: &OpenBao) -> Self {
@@ -43,23 +65,7 @@ impl ControlPlaneNode {
         let mut node = Machine::new(backup.path());
         node.reach_openbao(openbao, &tenant);
         node.reach_etcd(control_plane.etcd());
-        let config = "/etc/kubernetes/encryption-config.yaml";
-        let log = "/var/log/containers/kube-apiserver-*.log";
-        for (page, here) in [
-            ("/etc/kubernetes/pki/ca.crt", "ca.crt"),
-            (
-                "/etc/kubernetes/pki/apiserver-kubelet-client.crt",
-                "admin.crt",
-            ),
-            (
-                "/etc/kubernetes/pki/apiserver-kubelet-client.key",
-                "admin.key",
-            ),
-            (config, "encryption.yaml"),
-            (log, "kube-apiserver.log"),
-        ] {
-            node.shell.name(page, control_plane.file(here).display());
-        }
+        name_files(&mut node.shell, &control_plane);
         for address in ["https://10.0.0.11:6443", "https://127.0.0.1:6443"] {
             node.shell.name(address, control_plane.endpoint());
         }

@@ -27,7 +27,7 @@ use testkit::{
 use tokio::sync::oneshot;
 
 use super::super::on_another_thread;
-use crate::{machine::Machine, node::TIMING, provider::SOON};
+use crate::{machine::Machine, node::TIMING, provider::SOON, runbook::name_files};
 
 /// The machine without a name on the page.
 const FIRST: &str = "cp-1";
@@ -121,24 +121,7 @@ impl Site {
         let server = &self.servers[number];
         machine.reach_member(server.etcd(), number);
         let shell = &mut machine.shell;
-        for (page, here) in [
-            ("/etc/kubernetes/pki/ca.crt", "ca.crt"),
-            (
-                "/etc/kubernetes/pki/apiserver-kubelet-client.crt",
-                "admin.crt",
-            ),
-            (
-                "/etc/kubernetes/pki/apiserver-kubelet-client.key",
-                "admin.key",
-            ),
-            ("/etc/kubernetes/encryption-config.yaml", "encryption.yaml"),
-            (
-                "/var/log/containers/kube-apiserver-*.log",
-                "kube-apiserver.log",
-            ),
-        ] {
-            shell.name(page, server.file(here).display());
-        }
+        name_files(shell, server);
         shell.name("https://127.0.0.1:6443", server.endpoint());
         machine.write_manifests();
         let socket = machine.path("/run/openbao-kms/kms.sock");
