@@ -244,8 +244,8 @@ impl Etcd {
             ("peer-key-file", path("server.key")),
             ("peer-trusted-ca-file", path("ca.crt")),
             ("log-level", "warn".to_owned()),
-            // 2 GiB without it, less than the benchmarks write.
-            ("quota-backend-bytes", (16_u64 << 30).to_string()),
+            // The most that etcd recommends; 2 GiB without it, less than the benchmarks write.
+            ("quota-backend-bytes", (8_u64 << 30).to_string()),
         ]
         .map(|(option, value)| format!("--{option}={value}"));
         let etcd = program("ETCD", "etcd/etcd", INSTALL);
