@@ -50,7 +50,7 @@ Usage: cargo xtask <command>
                   --program packages a ready program instead, as the tests do;
                   --builder adds a statement of provenance, --sign-key a signature;
                   --verify-reproducible builds the commit twice and compares the digests
-  bench [--quick] [--output text|json]
+  bench [--quick] [--only PART] [--file OBJECTSxBYTES] [--output text|json]
                   Compare a release with direct Transit requests on a real OpenBao
 ";
 
