@@ -6,10 +6,10 @@
 //! stay inside it, except for `kms-extract` ([`open::DekSource::reveal`]).
 //!
 //! Processing order: [`mod@file`] opens a snapshot, checks its hash and selects the state to read;
-//! [`revision`] passes on the objects of that state, the newest of each key by [`keys`]; [`value`] detects the protection of an object;
-//! [`envelope`] parses a KMS v2 value, and [`cache`] avoids repeated parsing; [`open`] proves that
-//! a key opens the object. Only `file` depends on the byte source; objects from a running etcd use
-//! the same later steps.
+//! [`revision`] passes on the objects of that state, the newest of each key by [`keys`]; [`value`]
+//! detects the protection of an object; [`envelope`] parses a KMS v2 value, and [`cache`] avoids
+//! repeated parsing; [`open`] proves that a key opens the object. Only `file` depends on the byte
+//! source; objects from a running etcd use the same later steps.
 //!
 //! Implements `docs/format/etcd-snapshot.md`.
 

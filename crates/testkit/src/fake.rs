@@ -1,8 +1,8 @@
 //! A scripted OpenBao over real TLS, for faults that a real server cannot produce on demand.
 //!
 //! Each request gets the next [`Reply`] of the script. After the end of the script, requests get a
-//! 500. A fake with a function of its own answers each request by it. In front of a real server the fake is a proxy: a request that matches a [`Rule`] gets its
-//! reply, and all others go to the server.
+//! 500. A fake with a function of its own answers each request by it. In front of a real server the
+//! fake is a proxy: a request that matches a [`Rule`] gets its reply, and all others go to the server.
 
 #![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
 

@@ -68,6 +68,24 @@ pub trait Site {
     fn settle(&mut self, machine: &str, command: &str) -> impl Future<Output = ()>;
 }
 
+/// Lines to type for commands that ask, each used once.
+#[derive(Debug, Default)]
+pub struct Answers(Vec<(&'static str, String)>);
+
+impl Answers {
+    /// Adds a line for the next command that begins like this.
+    pub fn add(&mut self, begins: &'static str, line: impl Into<String>) {
+        self.0.push((begins, line.into()));
+    }
+
+    /// The line for a command, if it asks.
+    pub fn take(&mut self, command: &str) -> Option<String> {
+        let mut lines = self.0.iter();
+        let at = lines.position(|(begins, _)| command.starts_with(begins))?;
+        Some(self.0.remove(at).1)
+    }
+}
+
 /// Progress through a page. Drop asserts that every step was run.
 pub struct Walk {
     page: String,

@@ -311,7 +311,7 @@ impl Queue {
         let most = if self.busy_lanes > lanes {
             0
         } else {
-            MAX_BATCH.min(self.asked.len().div_ceil(lanes))
+            self.asked.len().div_ceil(lanes).clamp(1, MAX_BATCH)
         };
         while items.len() < most
             && let Some(item) = self.pending.pop_front()
@@ -424,7 +424,13 @@ mod tests {
         queue.answer(&first, Err(Fault::Deadline));
         assert!(queue.next().is_empty());
         assert_eq!(queue.busy_lanes, 1);
+
+        // An item without a call, whose request failed, takes no place in the queue.
         drop(calls);
+        queue.asked.clear();
+        queue.pending.extend(second);
+        assert!(queue.next().is_empty());
+        assert!(queue.pending.is_empty());
     }
 
     #[test]

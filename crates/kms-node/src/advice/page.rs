@@ -22,8 +22,8 @@ left out.
 | `lost_without_backup` | some or all objects need a backup |
 | `unknown` | the evidence does not decide |
 
-The warnings of a topic stand before its causes, as actions to refrain from; each cause has the numbers of its
-warnings. Those of [every incident](triage.md#never) apply as well.
+The warnings of a topic stand before its causes; each cause has the numbers of its warnings. Those of
+[every incident](triage.md#never) apply as well.
 ";
 
 fn page() -> String {
@@ -37,11 +37,10 @@ fn page() -> String {
             }
         }
         if !warnings.is_empty() {
-            page.push_str("\nDo not:\n\n");
+            page.push_str("\nWarnings:\n\n");
         }
         for (number, warning) in warnings.iter().enumerate() {
-            let action = warning.trim_start_matches("do not ");
-            page.push_str(&format!("{}. {action}\n", number + 1));
+            page.push_str(&format!("{}. {warning}\n", number + 1));
         }
         causes
             .iter()

@@ -68,7 +68,7 @@ struct Options {
     #[arg(long, value_name = "FILE")]
     budget: Option<PathBuf>,
     /// Measure only the commands on a snapshot of etcd with this number of objects of this size, for
-    /// example 5900x1400000 for 8 GiB; fails beyond the limit of their memory
+    /// example 100000x31; fails beyond the limit of their memory
     #[arg(long, value_name = "OBJECTSxBYTES", conflicts_with_all = ["quick", "only", "peer", "budget"])]
     file: Option<large::Size>,
     /// Given by `cargo bench`

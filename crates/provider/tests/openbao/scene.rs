@@ -2,7 +2,7 @@
 //! control-plane machines.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,7 +16,7 @@ use testkit::{
     etcd::{Etcd, StoppedEtcd},
     files,
     openbao::{OpenBao, StoppedOpenBao, shared_openbao},
-    runbook::{Done, Shell, Site},
+    runbook::{Answers, Done, Shell, Site},
     stored::{Sealer, SourceType, random},
     tenant::{KEY, Tenant, Timing},
     wait::wait_until,
@@ -49,7 +49,7 @@ pub(crate) struct Scene {
     etcd: Store,
     backup: TempDir,
     /// For commands that ask, by the beginning of the command.
-    answers: VecDeque<(&'static str, String)>,
+    answers: Answers,
     /// Everything that was ever encrypted.
     seeds: Vec<(DecryptRequest, [u8; 32])>,
     /// The versions of the key, with their times, in the snapshot that OpenBao is taken back to.
@@ -95,7 +95,7 @@ impl Scene {
             openbao,
             etcd: Store::Running(Etcd::start().await),
             backup: TempDir::new().unwrap(),
-            answers: VecDeque::new(),
+            answers: Answers::default(),
             seeds: Vec::new(),
             key_in_snapshot: None,
             timing,
@@ -176,7 +176,7 @@ impl Scene {
 
     /// Somebody will type this when a command that begins so asks for it.
     pub(crate) fn will_type(&mut self, command: &'static str, answer: impl Into<String>) {
-        self.answers.push_back((command, answer.into()));
+        self.answers.add(command, answer);
     }
 
     /// The unseal share and the root token of the OpenBao that was backed up.
@@ -446,9 +446,7 @@ impl Site for Scene {
     }
 
     fn typed(&mut self, command: &str) -> Option<String> {
-        let asked = |(begins, _): &(&str, String)| command.starts_with(begins);
-        let at = self.answers.iter().position(asked)?;
-        self.answers.remove(at).map(|(_, answer)| answer)
+        self.answers.take(command)
     }
 
     async fn settle(&mut self, _machine: &str, command: &str) {

@@ -20,12 +20,7 @@ async fn openbao_comes_back_on_all_its_servers_by_the_page() {
     site.lose_openbao().await;
     walk.to_incident(&mut site, "the new server has its own unseal key")
         .await;
-    site.will_type("bao operator unseal", walk.word("new-unseal-key"));
-    site.will_type("bao login", walk.word("new-root-token"));
-    for _ in 0..3 {
-        site.will_type("bao operator unseal", &share);
-    }
-    site.will_type("bao login", token);
+    site.will_restore(&walk, &share, token);
     let incident = "OpenBao is taken back to before the rotation";
     walk.to_incident(&mut site, incident).await;
     site.adopted().await;
@@ -56,12 +51,7 @@ async fn both_stores_come_back_on_all_members_by_the_page() {
     site.lose_etcd();
     walk.to_incident(&mut site, "the new server has its own unseal key")
         .await;
-    site.will_type("bao operator unseal", walk.word("new-unseal-key"));
-    site.will_type("bao login", walk.word("new-root-token"));
-    for _ in 0..3 {
-        site.will_type("bao operator unseal", &share);
-    }
-    site.will_type("bao login", token);
+    site.will_restore(&walk, &share, token);
     walk.to_end(&mut site).await;
     site.assert_sound().await;
 }

@@ -7,11 +7,7 @@ mod nodes;
 mod servers;
 mod sound;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fs,
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -20,7 +16,7 @@ use testkit::{
     etcd::Etcd,
     files,
     openbao::{OpenBao, StoppedOpenBao, cluster_ca},
-    runbook::{self, Done, Shell},
+    runbook::{self, Answers, Done, Shell, Walk},
     tenant::Tenant,
     wait::wait_until,
 };
@@ -53,7 +49,7 @@ pub(super) struct Site {
     blocked: [bool; 3],
     tenant: Tenant,
     /// For commands that ask, by the beginning of the command.
-    answers: VecDeque<(&'static str, String)>,
+    answers: Answers,
     /// Ports of the first machine that lead to the metrics of another.
     tunnels: Vec<(String, String)>,
     /// Secrets that every API server reads after each command.
@@ -93,7 +89,7 @@ impl Site {
             server_runs: [false; 3],
             blocked: [false; 3],
             tenant,
-            answers: VecDeque::new(),
+            answers: Answers::default(),
             tunnels: Vec::new(),
             kept: Vec::new(),
             key_in_snapshot: None,
@@ -215,7 +211,17 @@ impl Site {
 
     /// Somebody will type this when a command that begins so asks for it.
     pub(super) fn will_type(&mut self, command: &'static str, answer: impl Into<String>) {
-        self.answers.push_back((command, answer.into()));
+        self.answers.add(command, answer);
+    }
+
+    /// Types the secrets of the new server on the page, then the share and token of the saved OpenBao.
+    pub(super) fn will_restore(&mut self, walk: &Walk, share: &str, token: String) {
+        self.will_type("bao operator unseal", walk.word("new-unseal-key"));
+        self.will_type("bao login", walk.word("new-root-token"));
+        for _ in OPENBAO {
+            self.will_type("bao operator unseal", share);
+        }
+        self.will_type("bao login", token);
     }
 
     /// Puts the unseal share where a drill reads it.
@@ -291,9 +297,7 @@ impl runbook::Site for Site {
     }
 
     fn typed(&mut self, command: &str) -> Option<String> {
-        let asked = |(begins, _): &(&str, String)| command.starts_with(begins);
-        let at = self.answers.iter().position(asked)?;
-        self.answers.remove(at).map(|(_, answer)| answer)
+        self.answers.take(command)
     }
 
     async fn settle(&mut self, machine: &str, command: &str) {
