@@ -36,8 +36,8 @@ use super::{
 /// Size limit of an unpacked snapshot in bytes: twice the largest database size recommended by
 /// etcd.
 pub const MAX_UNPACKED: u64 = 16 << 30;
-/// Fraction of the temporary file system to keep free, as a divisor.
-const RESERVE: u64 = 20;
+/// Largest space in bytes to keep free on the temporary file system.
+const MAX_RESERVE: u64 = 1 << 30;
 /// Number of bytes written between two checks of the free space.
 const LOOK: u64 = 16 << 20;
 /// Number of leading bytes for format detection. They contain both meta pages of a database with
@@ -98,7 +98,8 @@ pub enum UnpackError {
     },
     /// Free space is insufficient for the content.
     #[error(
-        "no room to unpack {archive} in {}: a twentieth must stay free", directory.display()
+        "no room to unpack {archive} in {}: a twentieth of the file system must stay free, at most \
+         1 GiB", directory.display()
     )]
     NoRoom {
         archive: Form,
@@ -269,7 +270,8 @@ impl Unpacking<'_> {
             if written == 0 || after.saturating_sub(looked) > LOOK {
                 looked = after;
                 let room = fstatvfs(&file).map_err(|error| self.not_written(error.into()))?;
-                if room.f_bavail < room.f_blocks / RESERVE {
+                let free = room.f_bavail.saturating_mul(room.f_frsize);
+                if free < reserve(room.f_blocks.saturating_mul(room.f_frsize)) {
                     return Err(self.not_written(io::ErrorKind::StorageFull.into()));
                 }
             }
@@ -414,6 +416,12 @@ impl Seek for &Source<'_> {
     }
 }
 
+/// Number of bytes to keep free on a file system of `total` bytes: a twentieth, at most
+/// [`MAX_RESERVE`]. A fraction alone would refuse a small snapshot on a large disk.
+fn reserve(total: u64) -> u64 {
+    (total / 20).min(MAX_RESERVE)
+}
+
 /// Creates an unnamed file. Only this process can access it, until it exits.
 fn nameless(directory: &Path) -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::EXCL;
@@ -553,6 +561,14 @@ mod tests {
         let error = unpack_to(&file, directory.path(), (1 << 20) - 1).unwrap_err();
         assert!(matches!(error, UnpackError::TooLarge { .. }), "{error}");
         assert!(is_empty(&directory));
+    }
+
+    #[test]
+    fn a_large_disk_with_little_free_space_takes_a_small_snapshot() {
+        assert_eq!(reserve(64 << 20), (64 << 20) / 20);
+        assert_eq!(reserve(20 << 30), 1 << 30);
+        assert_eq!(reserve(252 << 30), 1 << 30);
+        assert_eq!(reserve(u64::MAX), 1 << 30);
     }
 
     #[test]
