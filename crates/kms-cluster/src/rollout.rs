@@ -1,7 +1,8 @@
 //! `rollout`: the phase of each API server on the way to encryption, and the next one that is safe.
 //!
-//! Each phase is evidence, never a setting: every API server writes a Secret of its own, its metrics
-//! name the provider that encrypted it, and every API server reads every one of these Secrets.
+//! Each phase is evidence, never a setting: every API server writes a Secret of its own, the running
+//! etcd or the metrics of the API server name the provider that encrypted it, and every API server
+//! reads every one of these Secrets.
 
 pub mod judge;
 pub mod report;
@@ -9,7 +10,10 @@ pub mod report;
 use std::collections::{BTreeMap, BTreeSet};
 
 use kms_node::advice::{Cause, cluster};
-use kms_operator::diagnose::encryption_config::Ruled;
+use kms_operator::{
+    diagnose::encryption_config::Ruled,
+    recovery::{etcd_live::LiveEtcd, inventory::Protected},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -24,8 +28,6 @@ const PROBE: &str = "bao-kms-provider-probe";
 const WRITES: &str = "apiserver_storage_transformation_operations_total";
 /// Beginning of every value that is not plaintext.
 const ENCRYPTED: &str = "k8s:enc:";
-/// Prefix of the values of a KMS v2 provider, before its name.
-const KMS_V2: &str = "k8s:enc:kms:v2:";
 /// Trials until no other write happens during a probe.
 const TRIALS: u32 = 5;
 
@@ -39,6 +41,8 @@ pub struct Settings {
     pub files: Vec<Ruled>,
     /// A number for the names of the Secrets.
     pub run: u128,
+    /// The etcd of the cluster. It shows the stored form of each Secret.
+    pub etcd: Option<LiveEtcd>,
 }
 
 /// Evidence of all API servers.
@@ -62,13 +66,22 @@ struct Probe {
     observed: Result<Observed, &'static Cause>,
 }
 
-/// Metrics of an API server.
+/// Metrics of an API server, and the transformer of its Secret.
 struct Observed {
+    metrics: Metrics,
+    /// Prefix of the stored value, empty for plaintext; `None` if the evidence does not decide.
+    transformer: Option<String>,
+}
+
+/// Metrics of an API server.
+struct Metrics {
     encryption: Encryption,
     /// SHA-256 of the name of its lease.
     identity: Option<String>,
     /// Secrets written, by the prefix of the stored value.
     writes: BTreeMap<String, f64>,
+    /// Whether every counter of writes names the resource, as from Kubernetes 1.32 on.
+    names_resources: bool,
 }
 
 /// Examines every API server. `apis` are connections to each one.
@@ -166,14 +179,26 @@ fn failure(error: &CallError) -> &'static Cause {
 
 async fn probe(api: &Api, place: usize, settings: &Settings) -> Probe {
     let mut created = false;
-    let observed = observe(api, place, settings, &mut created).await;
-    Probe {
-        created,
-        observed: observed.map_err(|error| failure(&error)),
+    let mut observed = observe(api, place, settings, &mut created)
+        .await
+        .map_err(|error| failure(&error));
+    if let (Ok(seen), Some(etcd)) = (&mut observed, &settings.etcd) {
+        let path = format!(
+            "secrets/{}/{}",
+            settings.namespace,
+            name_of(place, settings)
+        );
+        match etcd.created(&path).await {
+            // Proves also that this etcd is that of the API server.
+            Ok(Some(stored)) => seen.transformer = transformer(&stored),
+            Ok(None) => observed = Err(&cluster::PROBE_NOT_STORED),
+            Err(error) => observed = Err(error.cause()),
+        }
     }
+    Probe { created, observed }
 }
 
-/// Metrics after the API server has written a Secret, with the writes of that moment alone.
+/// Metrics after the API server has written a Secret, and the transformer by its counters.
 async fn observe(
     api: &Api,
     place: usize,
@@ -190,23 +215,46 @@ async fn observe(
     let mut trials = 0;
     loop {
         trials += 1;
-        let before = Observed::read(api).await?;
+        let before = Metrics::read(api).await?;
         // Also without an answer it may exist.
         *created = true;
         api.create::<Value>(&path, &secret).await?;
-        let mut after = Observed::read(api).await?;
-        after.writes.retain(|prefix, count| {
-            *count > before.writes.get(prefix).copied().unwrap_or_default()
-        });
-        // Another client wrote while the configuration was reloaded.
-        if after.writes.len() <= 1 || trials == TRIALS {
-            return Ok(after);
+        let after = Metrics::read(api).await?;
+        let written = after.written_since(&before);
+        // Several if another client wrote while the configuration was reloaded.
+        if written.len() <= 1 || trials == TRIALS || settings.etcd.is_some() {
+            let transformer = match &*written {
+                [prefix] => Some((*prefix).clone()),
+                // Without any EncryptionConfiguration there is no counter, and without a KMS provider
+                // no Status.
+                [] if after.names_resources && after.encryption.key_id_hashes.is_empty() => {
+                    Some(String::new())
+                }
+                _ => None,
+            };
+            return Ok(Observed {
+                metrics: after,
+                transformer,
+            });
         }
         api.delete(&path_of(place, settings)).await?;
     }
 }
 
-impl Observed {
+/// The prefix of stored values, without the name of a key; `None` for values that no API server
+/// writes.
+fn transformer(stored: &Protected) -> Option<String> {
+    let prefix = match stored {
+        Protected::Plaintext => return Some(String::new()),
+        Protected::KmsV2(name) => format!("kms:v2:{name}"),
+        Protected::KmsV1(name) => format!("kms:v1:{name}"),
+        Protected::Local(_) => format!("{}:v1", stored.as_str()),
+        Protected::Unknown | Protected::NotAnObject | Protected::Damaged(_) => return None,
+    };
+    Some(format!("{ENCRYPTED}{prefix}:"))
+}
+
+impl Metrics {
     async fn read(api: &Api) -> Result<Self, CallError> {
         Ok(Self::parse(&api.text("/metrics").await?))
     }
@@ -224,14 +272,24 @@ impl Observed {
             encryption: Encryption::parse(metrics),
             identity: identity(metrics),
             writes: writes.collect(),
+            names_resources: series(metrics, WRITES)
+                .all(|(labels, _)| label(labels, "resource").is_some()),
         }
+    }
+
+    /// The transformers that wrote Secrets.
+    fn written_since(&self, before: &Self) -> Vec<&String> {
+        let earlier = |prefix| before.writes.get(prefix).copied().unwrap_or_default();
+        let writes = self.writes.iter();
+        let newer = writes.filter(|(prefix, count)| **count > earlier(*prefix));
+        newer.map(|(prefix, _)| prefix).collect()
     }
 }
 
 /// The name of the KMS v2 provider, if all API servers together have one.
 fn only_provider(observed: &[Result<Observed, &'static Cause>]) -> Option<String> {
     let seen = observed.iter().flatten();
-    let names = seen.flat_map(|it| it.encryption.key_id_hashes.keys());
+    let names = seen.flat_map(|it| it.metrics.encryption.key_id_hashes.keys());
     let names: BTreeSet<&String> = names.collect();
     match names.len() {
         1 => names.into_iter().next().cloned(),
@@ -265,39 +323,35 @@ fn seen(
         }
     };
     let Observed {
+        metrics,
+        transformer,
+    } = observed;
+    let Metrics {
         encryption,
         identity,
-        writes,
-    } = observed;
+        ..
+    } = metrics;
     server.host = identity.as_ref().and_then(|it| leases.get(it)).cloned();
     server.identity = identity;
-    let mut prefixes = writes.into_keys();
-    let prefix = prefixes.next();
-    let alone = prefixes.next().is_none();
-    // Without any EncryptionConfiguration there is no counter, and without a KMS provider no Status.
-    let is_plain = prefix.is_none() && encryption.key_id_hashes.is_empty();
     let key = provider.and_then(|name| encryption.key_id_hashes.get(name));
     let file = settings
         .files
         .iter()
         .find(|file| Some(&file.hash) == encryption.configuration_hash.as_ref());
-    let writer = prefix.as_deref().or(is_plain.then_some(""));
-    server.phase = writer.filter(|_| alone).and_then(|prefix| {
-        let ours = provider.is_some_and(|name| prefix == format!("{KMS_V2}{name}:"));
-        match (ours, key.is_some()) {
-            (true, _) if file.is_some_and(|file| !file.reads_plaintext) => Some(Phase::Sole),
-            (true, _) => Some(Phase::Writers),
-            (false, true) => Some(Phase::Readers),
-            (false, false) if encryption.key_id_hashes.is_empty() => Some(Phase::None),
-            (false, false) => None,
-        }
+    let of = |name: &str| self::transformer(&Protected::KmsV2(name.to_owned()));
+    let ours = provider.and_then(of);
+    let is_ours = transformer.as_ref().map(|it| Some(it) == ours.as_ref());
+    server.phase = match (is_ours, key) {
+        (Some(true), _) if file.is_some_and(|file| !file.reads_plaintext) => Some(Phase::Sole),
+        (Some(true), _) => Some(Phase::Writers),
+        (Some(false), Some(_)) => Some(Phase::Readers),
+        (_, None) if encryption.key_id_hashes.is_empty() => Some(Phase::None),
+        (Some(false), None) | (None, _) => None,
+    };
+    server.writes = transformer.map(|prefix| match prefix.is_empty() {
+        true => "plaintext".to_owned(),
+        false => prefix.trim_end_matches(':').to_owned(),
     });
-    server.writes = prefix
-        .filter(|_| alone)
-        .map(|prefix| match prefix.is_empty() {
-            true => "plaintext".to_owned(),
-            false => prefix.trim_end_matches(':').to_owned(),
-        });
     server.key_id_hash = key.cloned();
     server.configuration_hash = encryption.configuration_hash;
     server
@@ -305,6 +359,8 @@ fn seen(
 
 #[cfg(test)]
 mod tests {
+    use etcd_snapshot::value::Protection;
+
     use super::*;
 
     #[test]
@@ -316,9 +372,43 @@ apiserver_storage_transformation_operations_total{resource=\"secrets\",status=\"
 apiserver_storage_transformation_operations_total{resource=\"secrets\",status=\"OK\",transformation_type=\"from_storage\",transformer_prefix=\"identity\"} 9
 apiserver_storage_transformation_operations_total{resource=\"pods\",status=\"OK\",transformation_type=\"to_storage\",transformer_prefix=\"x\"} 9
 ";
-        let writes = Observed::parse(metrics).writes;
+        let read = Metrics::parse(metrics);
+        assert!(read.names_resources);
         let expected = [("", 1.0), ("k8s:enc:kms:v2:openbao:", 2.0)];
         let expected = expected.map(|(prefix, count)| (prefix.to_owned(), count));
-        assert_eq!(writes, BTreeMap::from(expected));
+        assert_eq!(read.writes, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn counters_before_kubernetes_1_32_name_no_writer_of_secrets() {
+        let metrics = "\
+apiserver_storage_transformation_operations_total{status=\"OK\",transformation_type=\"to_storage\",transformer_prefix=\"k8s:enc:kms:v2:openbao:\"} 2
+";
+        let read = Metrics::parse(metrics);
+        assert!(!read.names_resources);
+        assert_eq!(read.writes, BTreeMap::new());
+        assert!(Metrics::parse("").names_resources);
+    }
+
+    #[test]
+    fn the_stored_form_has_the_prefix_of_the_counters() {
+        let prefix = |value: &[u8]| transformer(&Protection::of(value).into());
+        for (value, expected) in [
+            (
+                &b"k8s:enc:kms:v2:openbao:\x0a"[..],
+                Some("k8s:enc:kms:v2:openbao:"),
+            ),
+            (b"k8s:enc:kms:v1:old:x", Some("k8s:enc:kms:v1:old:")),
+            (b"k8s:enc:aescbc:v1:key1:x", Some("k8s:enc:aescbc:v1:")),
+            (
+                b"k8s:enc:secretbox:v1:key1:x",
+                Some("k8s:enc:secretbox:v1:"),
+            ),
+            (b"k8s\0x", Some("")),
+            (b"k8s:enc:new:x", None),
+            (b"other", None),
+        ] {
+            assert_eq!(prefix(value).as_deref(), expected, "{value:?}");
+        }
     }
 }

@@ -65,10 +65,23 @@ pub struct Unreadable {
 /// Objects in etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    /// etcd was not read, or not completely.
-    Unknown,
+    /// They were not counted.
+    Uncounted(Uncounted),
     /// Objects of the encrypted resources that need another provider than this one.
     Others(u64),
+}
+
+/// Why objects in etcd were not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uncounted {
+    /// A snapshot is older than the cluster.
+    NoRunningEtcd,
+    /// The protected resources are known by the files alone.
+    NoFile,
+    /// Before Kubernetes 1.34, no metric tells the file in use.
+    NoHash,
+    /// Keys were left unread.
+    Unread,
 }
 
 /// The state of the cluster.
@@ -189,6 +202,24 @@ impl Step {
     }
 }
 
+impl Uncounted {
+    /// The reason, with the remedy.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRunningEtcd => "give a running etcd with --endpoints",
+            Self::NoFile => {
+                "give the EncryptionConfiguration of each API server with --encryption-config"
+            }
+            Self::NoHash => {
+                "an API server before Kubernetes 1.34 does not show its EncryptionConfiguration; \
+                 count the objects with scan-etcd"
+            }
+            Self::Unread => "keys of etcd were left unread",
+        }
+    }
+}
+
 impl Judgement {
     /// Whether the step may begin or go on at the next API server. Steps that the cluster has passed
     /// are allowed.
@@ -220,6 +251,8 @@ mod tests {
 
     use super::*;
 
+    const UNCOUNTED: Stored = Stored::Uncounted(Uncounted::NoRunningEtcd);
+
     fn servers(phases: &[Option<Phase>]) -> Vec<Server> {
         let server = |(place, phase): (usize, &Option<Phase>)| Server {
             server: format!("s{place}"),
@@ -248,7 +281,7 @@ mod tests {
             to,
             is_rewritten: false,
         };
-        let unknown = Stored::Unknown;
+        let unknown = UNCOUNTED;
         for (phases, stored, expected) in [
             (
                 &[None, None][..],
@@ -286,10 +319,7 @@ mod tests {
 
     #[test]
     fn a_writer_beside_an_api_server_without_the_provider_is_unsafe() {
-        let judgement = judged(
-            &[Phase::Writers, Phase::None, Phase::Readers],
-            Stored::Unknown,
-        );
+        let judgement = judged(&[Phase::Writers, Phase::None, Phase::Readers], UNCOUNTED);
         let expected = Judgement::Unsafe {
             writers: vec!["s0".to_owned()],
             readers: vec!["s1".to_owned()],
@@ -307,7 +337,7 @@ mod tests {
         let all = servers(&[Some(Phase::Writers), Some(Phase::Writers)]);
         let judgement = judge(&all, slice::from_ref(&unread), Stored::Others(0));
         let partly = servers(&[Some(Phase::Writers), None]);
-        assert_eq!(judge(&partly, &[unread], Stored::Unknown), judgement);
+        assert_eq!(judge(&partly, &[unread], UNCOUNTED), judgement);
         assert!(
             matches!(judgement, Judgement::Unsafe { .. }),
             "{judgement:?}"
@@ -317,11 +347,11 @@ mod tests {
     #[test]
     fn what_is_unknown_allows_nothing() {
         let all = servers(&[Some(Phase::Readers), None]);
-        let judgement = judge(&all, &[], Stored::Unknown);
+        let judgement = judge(&all, &[], UNCOUNTED);
         assert_eq!(judgement, Judgement::Unknown(vec!["s1".to_owned()]));
         let mut same = servers(&[Some(Phase::Readers), Some(Phase::Readers)]);
         same[1].identity = same[0].identity.clone();
-        let judgement = judge(&same, &[], Stored::Unknown);
+        let judgement = judge(&same, &[], UNCOUNTED);
         assert_eq!(
             judgement,
             Judgement::SameServer(["s0".to_owned(), "s1".to_owned()])
@@ -341,8 +371,8 @@ mod tests {
         let removing = [Phase::Sole, Phase::Writers];
         assert!(judged(&removing, Stored::Others(0)).allows(Step::IdentityRemoval));
         assert!(!judged(&removing, Stored::Others(1)).allows(Step::IdentityRemoval));
-        assert!(!judged(&removing, Stored::Unknown).allows(Step::IdentityRemoval));
-        let ready = judged(&[Phase::Writers, Phase::Writers], Stored::Unknown);
+        assert!(!judged(&removing, UNCOUNTED).allows(Step::IdentityRemoval));
+        let ready = judged(&[Phase::Writers, Phase::Writers], UNCOUNTED);
         assert!(ready.allows(Step::Rewrite) && ready.allows(Step::Writers));
         assert!(!ready.allows(Step::IdentityRemoval));
     }

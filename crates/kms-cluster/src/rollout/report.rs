@@ -111,10 +111,23 @@ pub fn outcome(
         next,
         other_objects: match stored {
             Stored::Others(objects) => Some(objects),
-            Stored::Unknown => None,
+            Stored::Uncounted(_) => None,
         },
     };
     let tables = result.tables();
+    let uncounted = match (&judgement, stored) {
+        (
+            Judgement::InStep {
+                phase: Phase::Writers,
+                ..
+            },
+            Stored::Uncounted(why),
+        ) => Some(format!(
+            "objects in etcd were not counted: {}",
+            why.as_str()
+        )),
+        _ => None,
+    };
     let mut outcome = Outcome::new("rollout", now, result);
     conclude(&mut outcome, &judgement, asked, count);
     for cause in causes {
@@ -130,6 +143,7 @@ pub fn outcome(
         "The phases are those for Secrets. Other resources follow the same file if it has a rule for \
          them.",
     ]);
+    outcome.add_limitations(uncounted);
     outcome
 }
 
@@ -214,7 +228,7 @@ fn step(next: Step) -> NextStep {
         }
         Step::Rewrite => {
             "write all objects again with `bao-kms-provider rewrite`, then repeat this command with \
-             --endpoints or --etcd-snapshot"
+             --endpoints and --encryption-config"
         }
         Step::IdentityRemoval => {
             "remove identity from the EncryptionConfiguration of one API server after another"
@@ -265,7 +279,7 @@ impl Rollout {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::judge::Uncounted, *};
 
     #[test]
     fn without_the_leases_nothing_may_begin() {
@@ -293,7 +307,8 @@ mod tests {
                 namespace: "kube-system",
             };
             let now = SystemTime::UNIX_EPOCH;
-            let outcome = outcome(gathered, Stored::Unknown, &asked, now);
+            let stored = Stored::Uncounted(Uncounted::NoRunningEtcd);
+            let outcome = outcome(gathered, stored, &asked, now);
             (outcome.exit(), outcome.result.next)
         };
         assert_eq!(

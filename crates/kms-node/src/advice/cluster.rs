@@ -356,7 +356,20 @@ causes! {
         act("name the KMS provider with --provider, if API servers have several"),
         act("give the own address of each API server with --server, never that of a load balancer"),
         act("let the user of the kubeconfig list the leases in kube-system: they name the API servers"),
+        act("give the etcd of the cluster with --endpoints, if an API server is older than Kubernetes 1.32"),
         run("then examine all of them again", "{again}"),
+    ])
+    .warnings(&[NO_NEXT_PHASE]);
+
+    PROBE_NOT_STORED = unknown(
+        "probe_not_stored",
+        "a Secret that an API server wrote is not in this etcd",
+        "another etcd has the objects of this API server",
+    )
+    .steps(&[
+        act("give the etcd of --etcd-servers of this API server with --endpoints"),
+        act("if its command line has --etcd-prefix, give the same prefix with --etcd-prefix"),
+        run("then examine all API servers again", "{again}"),
     ])
     .warnings(&[NO_NEXT_PHASE]);
 

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_snapshot::{file::OnProgress, revision::Object};
+use etcd_snapshot::{file::OnProgress, revision::Object, value::Protection};
 use kms_node::{
     advice::{Cause, snapshot},
     report::one_line,
@@ -27,7 +27,7 @@ use tokio::runtime;
 use tonic::transport::{self, Certificate, ClientTlsConfig, Endpoint, Identity};
 use zeroize::Zeroizing;
 
-use super::EtcdReading;
+use super::{EtcdReading, inventory::Protected};
 use calls::{Calls, Member, PAGE_TIMEOUT};
 pub use endpoint::{EndpointProblem, EtcdEndpoint};
 use reading::{NEWEST, Reading};
@@ -239,6 +239,22 @@ impl LiveEtcd {
             self.pinned.get_or_init(|| reading.totals.revision);
         }
         read
+    }
+
+    /// Protection of the object at `path` below the prefix, by the newest revision; `None` without
+    /// such an object. An object written more than once is [`Protected::Unknown`], since its creation
+    /// is what the caller asks for.
+    ///
+    /// # Errors
+    /// [`LiveError`], without an answer of a member.
+    pub async fn created(&self, path: &str) -> Result<Option<Protected>, LiveError> {
+        let mut member = self.connect().await?;
+        let key = format!("{}/{path}", self.bounds.prefix);
+        let found = member.get(key.into()).await?;
+        Ok(found.map(|found| match found.version {
+            1 => Protection::of(&found.value).into(),
+            _ => Protected::Unknown,
+        }))
     }
 
     /// Connects to the first available member.

@@ -14,7 +14,7 @@ use etcd_snapshot::{
     envelope::{DekSourceType, Envelope, EnvelopeError},
     file::OnProgress,
     revision::{Object, Revisions, Totals},
-    value::{LocalCipher, Resource},
+    value::{LocalCipher, Protection, Resource},
 };
 use kms_domain::{
     annotations::{Annotations, AnnotationsInvalid},
@@ -462,6 +462,20 @@ impl Group {
     #[must_use]
     pub fn distinct_seeds(&self) -> usize {
         self.uses.len()
+    }
+}
+
+/// By the prefix of the value alone, so that damage stays undetected.
+impl From<Protection<'_>> for Protected {
+    fn from(protection: Protection<'_>) -> Self {
+        match protection {
+            Protection::KmsV2 { provider, .. } => Self::KmsV2(name(provider.as_bytes())),
+            Protection::KmsV1 { provider } => Self::KmsV1(name(provider.as_bytes())),
+            Protection::Local { cipher, .. } => Self::Local(cipher),
+            Protection::Unknown => Self::Unknown,
+            Protection::Plaintext(_) => Self::Plaintext,
+            Protection::NotAnObject => Self::NotAnObject,
+        }
     }
 }
 

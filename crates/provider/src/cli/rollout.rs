@@ -6,7 +6,7 @@ use clap::Args;
 use etcd_snapshot::revision::Revisions;
 use kms_cluster::rollout::{
     self, Gathered, Settings,
-    judge::{Server, Step, Stored},
+    judge::{Step, Stored, Uncounted},
     report::{self, Asked},
 };
 use kms_daemon::lifecycle::{self, Hangup};
@@ -18,6 +18,7 @@ use kms_operator::{
     diagnose::encryption_config::{Ruled, ruled},
     recovery::{
         EtcdError, EtcdSource,
+        etcd_live::LiveEtcd,
         inventory::{Inventory, Protected, Wanted, without_prefix},
     },
 };
@@ -30,8 +31,9 @@ use super::{
 /// Show the phase of each API server on the way to encryption, and the next step that is safe
 ///
 /// Phases are none, readers, writers and identity-removed. Each API server writes an empty Secret, and
-/// every one reads all of them; metrics name the provider that encrypted each. Exit code 4 when an API
-/// server lags or cannot read what another one writes, 5 when an API server was not examined.
+/// every one reads all of them; the running etcd of --endpoints, else metrics, name the provider that
+/// encrypted each. Exit code 4 when an API server lags or cannot read what another one writes, 5 when an
+/// API server was not examined.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
@@ -79,6 +81,7 @@ impl Options {
                 .now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| since.as_micros()),
+            etcd: self.live()?,
         };
         let gathered = self.gather(&settings)?;
         let stored = self.stored(&gathered, &settings.files)?;
@@ -104,19 +107,30 @@ impl Options {
         })
     }
 
+    /// The running etcd; a snapshot is older than the cluster.
+    fn live(&self) -> Result<Option<LiveEtcd>, EtcdError> {
+        let sources = self.etcd.sources()?.into_iter();
+        let mut live = sources.filter_map(|source| match source {
+            EtcdSource::Live(live) => Some(live),
+            EtcdSource::File(_) => None,
+        });
+        Ok(live.next())
+    }
+
     /// Objects in the running etcd that need another provider, of the resources that the files protect.
-    /// A snapshot is older than the cluster, and without the file of each API server the resources
-    /// are unknown.
+    /// Without the file of each API server the resources are unknown.
     fn stored(&self, gathered: &Gathered, files: &[Ruled]) -> Result<Stored, EtcdError> {
-        let mut sources = self.etcd.sources()?;
-        sources.retain(|source| matches!(source, EtcdSource::Live(_)));
-        let of = |server: &Server| {
-            let hash = server.configuration_hash.as_ref()?;
-            files.iter().find(|file| file.hash == *hash)
+        let Some(live) = self.live()? else {
+            return Ok(Stored::Uncounted(Uncounted::NoRunningEtcd));
         };
-        let files: Option<Vec<&Ruled>> = gathered.servers.iter().map(of).collect();
+        let hashes = gathered.servers.iter().map(|it| &it.configuration_hash);
+        let Some(hashes) = hashes.map(Option::as_ref).collect::<Option<Vec<_>>>() else {
+            return Ok(Stored::Uncounted(Uncounted::NoHash));
+        };
+        let of = |hash: &&String| files.iter().find(|file| file.hash == **hash);
+        let files: Option<Vec<&Ruled>> = hashes.iter().map(of).collect();
         let (Some(files), Some(provider)) = (files, &gathered.provider) else {
-            return Ok(Stored::Unknown);
+            return Ok(Stored::Uncounted(Uncounted::NoFile));
         };
         let protected = |resource: &str| {
             let resource = without_prefix(resource);
@@ -127,22 +141,17 @@ impl Options {
             prefix: self.etcd.prefix(),
             names: false,
         };
-        let ours = Protected::KmsV2(provider.clone());
-        let mut others = None;
-        for source in &sources {
-            let inventory = reading(|on_progress| Inventory::gather(source, &wanted, on_progress))?;
-            if inventory.has_open_keys() {
-                return Ok(Stored::Unknown);
-            }
-            let resources = inventory
-                .resources
-                .iter()
-                .filter(|(name, _)| protected(name));
-            let rows = resources.flat_map(|(_, rows)| rows);
-            let other = rows.filter(|(protected, _)| **protected != ours);
-            let other: u64 = other.map(|(_, count)| count.objects).sum();
-            others = Some(others.unwrap_or(0) + other);
+        let inventory = reading(|on_progress| {
+            Inventory::gather(&EtcdSource::Live(live), &wanted, on_progress)
+        })?;
+        if inventory.has_open_keys() {
+            return Ok(Stored::Uncounted(Uncounted::Unread));
         }
-        Ok(others.map_or(Stored::Unknown, Stored::Others))
+        let ours = Protected::KmsV2(provider.clone());
+        let resources = inventory.resources.iter();
+        let resources = resources.filter(|(name, _)| protected(name));
+        let rows = resources.flat_map(|(_, rows)| rows);
+        let others = rows.filter(|(protected, _)| **protected != ours);
+        Ok(Stored::Others(others.map(|(_, count)| count.objects).sum()))
     }
 }

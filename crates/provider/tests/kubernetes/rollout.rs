@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
     control_plane::{ControlPlane, Kind, identity},
+    etcd::Etcd,
     files,
     schema::assert_published,
 };
@@ -247,6 +248,9 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
     pair.first(&readers).await;
     let result = pair.rollout(0, &["--for", "writers"]);
     assert_eq!(said(&result), ("allowed", ["readers", "writers"], None));
+    // The stored form says the same as the counters.
+    let stored = pair.rollout(0, &[&["--for", "writers"][..], &etcd].concat());
+    assert_eq!(stored["servers"], result["servers"]);
     pair.rollout(4, &["--for", "rewrite"]);
     // The one that lags would write as before, so nothing is written.
     let both = ["--resource", "secrets", "--resource", "configmaps"];
@@ -267,6 +271,20 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
         said(&result),
         ("allowed", ["writers", "writers"], Some("rewrite"))
     );
+    // The etcd of another cluster has no object outside the provider, and proves nothing for it.
+    let other_etcd = Etcd::start().await;
+    let options = other_etcd.options();
+    let other: Vec<&str> = options.iter().map(String::as_str).collect();
+    let wrong_prefix = [&known[..], &["--etcd-prefix", "/other"]].concat();
+    for wrong in [[&files[..], &other].concat(), wrong_prefix] {
+        let foreign = pair.rollout(5, &wrong);
+        assert_eq!(
+            said(&foreign),
+            ("rollout_unknown", ["unknown", "unknown"], None)
+        );
+        assert_eq!(foreign["servers"][1]["problem"], "probe_not_stored");
+        pair.follow(&foreign, " rollout ");
+    }
     // Secrets and ConfigMaps, of which kube-apiserver makes some.
     assert!(result["otherObjects"].as_u64() >= Some(2), "{result:#}");
     let removal = ["--for", "identity-removal"];
@@ -281,8 +299,12 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
     let rewritten = pair.rewrite(0, &[&compared[..], &etcd].concat());
     assert_eq!(rewritten["verdict"], "proven", "{rewritten:#}");
     // Without etcd, or without the file with the resources, it stays unproven.
-    pair.rollout(4, &[&removal[..], &files].concat());
-    pair.rollout(4, &[&removal[..], &etcd].concat());
+    for (open, remedy) in [(&files[..], "--endpoints"), (&etcd, "--encryption-config")] {
+        let unproven = pair.rollout(4, &[&removal[..], open].concat());
+        assert_eq!(unproven["cause"], "rollout_too_early", "{unproven:#}");
+        let limitations = unproven["limitations"].to_string();
+        assert!(limitations.contains(remedy), "{limitations}");
+    }
     let result = pair.rollout(0, &[&removal[..], &known].concat());
     assert_eq!(said(&result).2, Some("identity-removal"));
 

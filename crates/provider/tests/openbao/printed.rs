@@ -167,6 +167,7 @@ const BY_KUBERNETES: &[&str] = &[
     "api_server_unreachable",
     "rollout_too_early",
     "rollout_unknown",
+    "probe_not_stored",
     "rollout_lagging",
     "rollout_unsafe",
     "api_servers_differ",

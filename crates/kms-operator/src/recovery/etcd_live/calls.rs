@@ -140,6 +140,23 @@ impl Member {
         Self { endpoint, grpc }
     }
 
+    /// The newest value of a key; `None` if it is absent. Linearizable, so it is that of every write
+    /// acknowledged before the call.
+    pub(super) async fn get(&mut self, key: Bytes) -> Result<Option<KeyValue>, LiveError> {
+        let request = RangeRequest {
+            key: key.clone(),
+            ..RangeRequest::default()
+        };
+        match self.range(request).await {
+            Ok(page) => Ok(page.kvs.into_iter().find(|found| found.key == key)),
+            Err(NoPage::Denied(error) | NoPage::Other(error)) => Err(error),
+            Err(NoPage::Compacted | NoPage::TooLarge) => Err(LiveError::Answer {
+                endpoint: self.endpoint.clone(),
+                broken: "it refuses the newest revision of a small object",
+            }),
+        }
+    }
+
     async fn range(&mut self, request: RangeRequest) -> Result<RangeResponse, NoPage> {
         let endpoint = self.endpoint.clone();
         let failed = |cause| LiveError::Call { endpoint, cause };
@@ -228,6 +245,9 @@ pub(super) struct KeyValue {
     pub(super) key: Bytes,
     #[prost(int64, tag = "3")]
     pub(super) mod_revision: i64,
+    /// Number of writes since the creation.
+    #[prost(int64, tag = "4")]
+    pub(super) version: i64,
     #[prost(bytes = "bytes", tag = "5")]
     pub(super) value: Bytes,
 }

@@ -130,13 +130,7 @@ impl Tally {
                     }
                 }
             }
-            Protection::KmsV1 { provider } => {
-                self.protected(Protected::KmsV1(name(provider.as_bytes())))
-            }
-            Protection::Local { cipher, .. } => self.protected(Protected::Local(cipher)),
-            Protection::Unknown => self.protected(Protected::Unknown),
-            Protection::Plaintext(_) => self.protected(Protected::Plaintext),
-            Protection::NotAnObject => self.protected(Protected::NotAnObject),
+            other => self.protected(other.into()),
         };
 
         let Some(resource) = self.resources.get_mut(resource.0) else {
