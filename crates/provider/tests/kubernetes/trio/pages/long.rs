@@ -64,6 +64,7 @@ async fn a_node_is_replaced_with_its_member_of_etcd_by_the_page() {
     site.rotate().await;
     site.store("two").await;
     site.back_up_node("cp-2");
+    site.record("record.json").await;
 
     let mut walk = Walk::on_cluster("operate/disaster-recovery/node-replacement");
     walk.to_incident(&mut site, "cp-2 is replaced").await;
@@ -73,6 +74,12 @@ async fn a_node_is_replaced_with_its_member_of_etcd_by_the_page() {
     site.adopted().await;
     // Everything is in place but the state.
     site.lose_state("cp-2").await;
+    let alone = "cp-2 is replaced a third time, and there is no other node";
+    walk.to_incident(&mut site, alone).await;
+    site.adopted().await;
+    for node in ["cp-1", "cp-2", "cp-3"] {
+        site.lose_state(node).await;
+    }
     walk.to_end(&mut site).await;
     site.assert_sound().await;
 }

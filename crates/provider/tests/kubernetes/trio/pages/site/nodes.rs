@@ -27,6 +27,13 @@ impl Site {
         }
     }
 
+    /// Records the key beside the backups.
+    pub(crate) async fn record(&self, name: &str) {
+        let command = format!("bao-kms-provider record-backup --out /backup/{name}");
+        let done = self.machine(FIRST).shell.run(&command, None).await;
+        assert_eq!(done.code, Some(0), "{}", done.output);
+    }
+
     /// A node loses its disk, with its member of etcd. New files wait to be fetched.
     pub(crate) async fn lose_node(&mut self, name: &str) {
         let number = NODES.iter().position(|node| *node == name).unwrap();
