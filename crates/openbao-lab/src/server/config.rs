@@ -10,6 +10,10 @@ use crate::{
     server::{Audit, snapshot::TRANSFER},
 };
 
+/// Limit of a stored entry in bytes. A key with thousands of versions is one entry, beyond the default of
+/// 1 MiB.
+const MAX_ENTRY: u32 = 8 << 20;
+
 /// Name of the audit log in the server's directory.
 pub(crate) const AUDIT_LOG: &str = "audit.log";
 
@@ -92,6 +96,7 @@ storage "raft" {{
   path = {data}
   node_id = {node_id}
   performance_multiplier = "1"
+  max_entry_size = {MAX_ENTRY}
 }}
 listener "tcp" {{
   address = "127.0.0.1:{api}"

@@ -21,8 +21,7 @@ use crate::{
     stage::Stage,
 };
 
-/// Numbers of versions and of calls. OpenBao 2.7.2 with raft storage answers a rotation before 5,000
-/// versions with a status of 500.
+/// Numbers of versions and of calls.
 pub(crate) struct Extent {
     few_versions: usize,
     many_versions: usize,
@@ -37,7 +36,8 @@ impl Extent {
     };
     pub(crate) const FULL: Self = Self {
         few_versions: 5,
-        many_versions: 3_000,
+        // OpenBao stores all of them in one entry, which raft storage limits to 1 MiB by default.
+        many_versions: 5_000,
         statuses: Block::new(1_000_000, Duration::from_secs(120)),
     };
 }
