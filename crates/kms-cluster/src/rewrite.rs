@@ -21,6 +21,7 @@ use std::{
 };
 
 use kms_node::advice::{Found, cluster};
+use kms_operator::recovery::etcd_live::{LiveError, LiveEtcd};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
@@ -28,7 +29,7 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use crate::{
     api::{Api, CallError, METADATA, METADATA_LIST},
     discovery::{Resource, Selection, discover, segment},
-    servers::{Comparison, compare},
+    servers::{Comparison, compare, is_etcd_of},
 };
 use progress::{ProgressError, ProgressFile};
 use report::{LeftOutRow, ResistedRow, ResourceRow, State};
@@ -62,6 +63,8 @@ pub struct Settings {
     pub progress: PathBuf,
     pub names: bool,
     pub method: Method,
+    /// The running etcd that proves the rewrite.
+    pub etcd: Option<LiveEtcd>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +122,10 @@ pub enum RewriteError {
     Nothing(String),
     #[error("another key_id or EncryptionConfiguration has {}", .0.join(", "))]
     ServersDiffer(Vec<String>),
+    #[error(transparent)]
+    Etcd(#[from] LiveError),
+    #[error("the lease of {0} is not in {1} as the API server shows it")]
+    AnotherEtcd(String, String),
     #[error("{0} serves no storagemigration.k8s.io/v1 or v1beta1")]
     NoMigrationApi(String),
 }
@@ -132,6 +139,8 @@ impl RewriteError {
             Self::Progress(error) => return error.found(),
             Self::Nothing(_) => &cluster::NOTHING_SELECTED,
             Self::ServersDiffer(_) => &cluster::SERVERS_DIFFER,
+            Self::Etcd(error) => error.cause(),
+            Self::AnotherEtcd(..) => &cluster::ANOTHER_ETCD,
             Self::NoMigrationApi(_) => &cluster::NO_MIGRATION_API,
         };
         (cause, Vec::new())
@@ -216,6 +225,13 @@ async fn run(
     let before = compare(api, others).await;
     if !before.differing.is_empty() {
         return Err(RewriteError::ServersDiffer(before.differing));
+    }
+    // It would prove nothing afterwards.
+    if let Some(etcd) = &settings.etcd
+        && is_etcd_of(api, etcd).await? == Some(false)
+    {
+        let (server, etcd) = (api.server().to_owned(), etcd.name());
+        return Err(RewriteError::AnotherEtcd(server, etcd));
     }
     let file = match settings.method {
         Method::Patch => Some(ProgressFile::open(

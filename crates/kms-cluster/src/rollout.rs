@@ -188,9 +188,13 @@ async fn probe(api: &Api, place: usize, settings: &Settings) -> Probe {
             settings.namespace,
             name_of(place, settings)
         );
-        match etcd.created(&path).await {
-            // Proves also that this etcd is that of the API server.
-            Ok(Some(stored)) => seen.transformer = transformer(&stored),
+        match etcd.stored(&path).await {
+            // Proves also that this etcd is that of the API server. A second write may be that of
+            // another one.
+            Ok(Some(stored)) => {
+                let original = stored.is_original.then_some(stored.protected);
+                seen.transformer = original.as_ref().and_then(transformer);
+            }
             Ok(None) => observed = Err(&cluster::PROBE_NOT_STORED),
             Err(error) => observed = Err(error.cause()),
         }

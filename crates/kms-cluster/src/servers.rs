@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use kms_operator::diagnose::encryption_config::hash;
+use kms_operator::{
+    diagnose::encryption_config::hash,
+    recovery::etcd_live::{LiveError, LiveEtcd},
+};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
@@ -17,6 +20,10 @@ use crate::{
 
 /// API servers renew their lease about every 10 s; one that ended keeps it for an hour.
 const LEASE_RENEWED: Duration = Duration::from_secs(60);
+/// Attempts to read a lease from both the API server and etcd without a renewal in between.
+const LEASE_ATTEMPTS: u32 = 5;
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases\
+    ?labelSelector=apiserver.kubernetes.io%2Fidentity%3Dkube-apiserver";
 
 /// The encryption of one API server, compared with that of all others.
 #[derive(Debug, Clone)]
@@ -89,8 +96,10 @@ struct Lease {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct LeaseMetadata {
     name: String,
+    resource_version: String,
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
@@ -153,14 +162,35 @@ fn urls(slices: &Slices) -> Vec<String> {
 /// Host name of each running API server, by the hash of the name of its lease; empty if no API server
 /// shows them.
 pub(crate) async fn leases(apis: &[Api]) -> BTreeMap<String, String> {
-    let path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases\
-        ?labelSelector=apiserver.kubernetes.io%2Fidentity%3Dkube-apiserver";
     for api in apis {
-        if let Ok(leases) = api.get::<Leases>(path, JSON).await {
+        if let Ok(leases) = api.get::<Leases>(LEASES, JSON).await {
             return running(leases);
         }
     }
     BTreeMap::new()
+}
+
+/// Whether the API server stores its objects in this etcd; `None` if its leases cannot be read. An API
+/// server renews its lease every 10 s, so a restored copy of the etcd has another revision of it.
+///
+/// # Errors
+/// There is no answer of etcd.
+pub(crate) async fn is_etcd_of(api: &Api, etcd: &LiveEtcd) -> Result<Option<bool>, LiveError> {
+    for _ in 0..LEASE_ATTEMPTS {
+        let Ok(leases) = api.get::<Leases>(LEASES, JSON).await else {
+            return Ok(None);
+        };
+        let newest = leases.items.iter().max_by_key(|it| it.spec.renew_time);
+        let Some(Lease { metadata, .. }) = newest else {
+            return Ok(None);
+        };
+        let path = format!("leases/kube-system/{}", metadata.name);
+        let stored = etcd.stored(&path).await?;
+        if stored.is_some_and(|it| it.revision.to_string() == metadata.resource_version) {
+            return Ok(Some(true));
+        }
+    }
+    Ok(Some(false))
 }
 
 fn running(leases: Leases) -> BTreeMap<String, String> {

@@ -226,6 +226,10 @@ async fn connection(client: TcpStream, server: String, mut line: Follow) {
     let Ok(server) = TcpStream::connect(&server).await else {
         return;
     };
+    // Else the kernel holds the end of a message of several pieces until the receiver acknowledges the
+    // piece before, up to 40 ms later.
+    client.set_nodelay(true).ok();
+    server.set_nodelay(true).ok();
     let (mut asked, mut answered) = (line.clone(), line.clone());
     let mut client = client;
     let mut server = server;

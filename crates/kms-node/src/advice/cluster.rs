@@ -361,6 +361,18 @@ causes! {
     ])
     .warnings(&[NO_NEXT_PHASE]);
 
+    ANOTHER_ETCD = unknown(
+        "another_etcd",
+        "the running etcd is not that of the API server",
+        "nothing was changed, and the etcd of the API server was not read",
+    )
+    .exit(Exit::Runtime)
+    .steps(&[
+        act("give the etcd of --etcd-servers of this API server with --endpoints"),
+        act("if its command line has --etcd-prefix, give the same prefix with --etcd-prefix"),
+        run("then begin again", "{again}"),
+    ]);
+
     PROBE_NOT_STORED = unknown(
         "probe_not_stored",
         "a Secret that an API server wrote is not in this etcd",

@@ -65,6 +65,17 @@ pub struct TlsFiles {
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
+/// An object in etcd, without its content.
+#[derive(Debug)]
+pub struct Stored {
+    /// By the prefix of the value alone.
+    pub protected: Protected,
+    /// Revision of its last write: the resourceVersion of the Kubernetes API.
+    pub revision: i64,
+    /// Whether it was never written again since its creation.
+    pub is_original: bool,
+}
+
 /// Failure of a reading. Readings leave etcd unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
@@ -241,19 +252,18 @@ impl LiveEtcd {
         read
     }
 
-    /// Protection of the object at `path` below the prefix, by the newest revision; `None` without
-    /// such an object. An object written more than once is [`Protected::Unknown`], since its creation
-    /// is what the caller asks for.
+    /// The newest form of the object at `path` below the prefix; `None` without such an object.
     ///
     /// # Errors
     /// [`LiveError`], without an answer of a member.
-    pub async fn created(&self, path: &str) -> Result<Option<Protected>, LiveError> {
+    pub async fn stored(&self, path: &str) -> Result<Option<Stored>, LiveError> {
         let mut member = self.connect().await?;
         let key = format!("{}/{path}", self.bounds.prefix);
         let found = member.get(key.into()).await?;
-        Ok(found.map(|found| match found.version {
-            1 => Protection::of(&found.value).into(),
-            _ => Protected::Unknown,
+        Ok(found.map(|found| Stored {
+            protected: Protection::of(&found.value).into(),
+            revision: found.mod_revision,
+            is_original: found.version == 1,
         }))
     }
 

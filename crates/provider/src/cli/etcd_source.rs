@@ -6,7 +6,7 @@ use clap::Args;
 use kms_node::advice::site::{quoted, shell};
 use kms_operator::recovery::{
     EtcdError, EtcdSource,
-    etcd_live::{Bounds, EtcdEndpoint, LiveEtcd, TlsFiles},
+    etcd_live::{Bounds, EtcdEndpoint, LiveError, LiveEtcd, TlsFiles},
     evidence::EvidenceSources,
     prefix,
 };
@@ -99,7 +99,7 @@ impl EtcdFlags {
     pub(super) fn source(&self, unread: Option<&UnreadFlags>) -> Result<EtcdSource, EtcdError> {
         match &self.etcd_snapshot {
             Some(path) => EtcdSource::file(path),
-            None => self.live.source(unread),
+            None => Ok(EtcdSource::Live(self.live.etcd(unread)?)),
         }
     }
 
@@ -122,7 +122,7 @@ impl EtcdFlags {
 }
 
 impl LiveFlags {
-    fn source(&self, unread: Option<&UnreadFlags>) -> Result<EtcdSource, EtcdError> {
+    fn etcd(&self, unread: Option<&UnreadFlags>) -> Result<LiveEtcd, LiveError> {
         let client = self.cert.clone().zip(self.key.clone());
         let files = self
             .cacert
@@ -137,13 +137,12 @@ impl LiveFlags {
             prefix_only: self.etcd_prefix_only,
             allowed: allowed.unwrap_or_default(),
         };
-        let live = LiveEtcd::new(
+        LiveEtcd::new(
             self.endpoints.clone(),
             files.as_ref(),
             bounds,
             self.etcd_rate,
-        )?;
-        Ok(EtcdSource::Live(live))
+        )
     }
 
     fn options(&self) -> String {
@@ -172,8 +171,19 @@ impl EvidenceFlags {
     /// Those of [`EtcdSource::file`] and [`LiveEtcd::new`].
     pub(super) fn sources(&self) -> Result<Vec<EtcdSource>, EtcdError> {
         let files = self.etcd_snapshot.iter().map(|path| EtcdSource::file(path));
-        let live = (!self.live.endpoints.is_empty()).then(|| self.live.source(Some(&self.unread)));
-        files.chain(live).collect()
+        let live = self.live().map(|live| live.map(EtcdSource::Live));
+        files.chain(live.transpose()).collect()
+    }
+
+    /// The running etcd alone.
+    ///
+    /// # Errors
+    /// Those of [`LiveEtcd::new`].
+    pub(super) fn live(&self) -> Result<Option<LiveEtcd>, EtcdError> {
+        match self.live.endpoints.is_empty() {
+            true => Ok(None),
+            false => Ok(Some(self.live.etcd(Some(&self.unread))?)),
+        }
     }
 
     /// Value of `--etcd-prefix`.

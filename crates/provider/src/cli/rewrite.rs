@@ -126,6 +126,7 @@ impl Options {
                 (false, true) => Method::StorageVersionMigration,
                 (false, false) => Method::Patch,
             },
+            etcd: self.etcd.live()?,
         };
         let done = self.work(&settings)?;
         let proof = match done.end {

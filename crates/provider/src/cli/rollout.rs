@@ -18,7 +18,6 @@ use kms_operator::{
     diagnose::encryption_config::{Ruled, ruled},
     recovery::{
         EtcdError, EtcdSource,
-        etcd_live::LiveEtcd,
         inventory::{Inventory, Protected, Wanted, without_prefix},
     },
 };
@@ -81,7 +80,7 @@ impl Options {
                 .now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| since.as_micros()),
-            etcd: self.live()?,
+            etcd: self.etcd.live()?,
         };
         let gathered = self.gather(&settings)?;
         let stored = self.stored(&gathered, &settings.files)?;
@@ -107,20 +106,11 @@ impl Options {
         })
     }
 
-    /// The running etcd; a snapshot is older than the cluster.
-    fn live(&self) -> Result<Option<LiveEtcd>, EtcdError> {
-        let sources = self.etcd.sources()?.into_iter();
-        let mut live = sources.filter_map(|source| match source {
-            EtcdSource::Live(live) => Some(live),
-            EtcdSource::File(_) => None,
-        });
-        Ok(live.next())
-    }
-
     /// Objects in the running etcd that need another provider, of the resources that the files protect.
     /// Without the file of each API server the resources are unknown.
     fn stored(&self, gathered: &Gathered, files: &[Ruled]) -> Result<Stored, EtcdError> {
-        let Some(live) = self.live()? else {
+        // A snapshot is older than the cluster.
+        let Some(live) = self.etcd.live()? else {
             return Ok(Stored::Uncounted(Uncounted::NoRunningEtcd));
         };
         let hashes = gathered.servers.iter().map(|it| &it.configuration_hash);

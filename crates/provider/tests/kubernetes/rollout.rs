@@ -285,6 +285,12 @@ async fn each_phase_is_proven_and_the_next_one_waits_for_every_api_server() {
         assert_eq!(foreign["servers"][1]["problem"], "probe_not_stored");
         pair.follow(&foreign, " rollout ");
     }
+    // Nothing is written whose stored form could not be proven.
+    let before = pair.revision();
+    let foreign = pair.rewrite(5, &[&both[..], &other].concat());
+    assert_eq!(foreign["cause"], "another_etcd", "{foreign:#}");
+    pair.follow(&foreign, " rewrite ");
+    assert_eq!(pair.revision(), before);
     // Secrets and ConfigMaps, of which kube-apiserver makes some.
     assert!(result["otherObjects"].as_u64() >= Some(2), "{result:#}");
     let removal = ["--for", "identity-removal"];

@@ -168,6 +168,7 @@ const BY_KUBERNETES: &[&str] = &[
     "rollout_too_early",
     "rollout_unknown",
     "probe_not_stored",
+    "another_etcd",
     "rollout_lagging",
     "rollout_unsafe",
     "api_servers_differ",
