@@ -268,14 +268,14 @@ mod tests {
     #[test]
     fn only_renewed_leases_are_running_api_servers() {
         let lease = |name: &str, host: &str, time: &str| {
-            json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": host}},
+            json!({"metadata": {"name": name, "resourceVersion": "1", "labels": {"kubernetes.io/hostname": host}},
                    "spec": {"renewTime": time}})
         };
         let leases = json!({"items": [
             lease("apiserver-a", "cp-1", "2026-11-29T22:32:32.590651Z"),
             lease("apiserver-b", "cp-2", "2026-11-29T22:32:02.000000Z"),
             lease("apiserver-c", "gone", "2026-11-29T22:02:02.000000Z"),
-            {"metadata": {"name": "apiserver-d"}, "spec": {}},
+            {"metadata": {"name": "apiserver-d", "resourceVersion": "1"}, "spec": {}},
         ]});
         let running = running(serde_json::from_value(leases).unwrap());
         let hosts: Vec<&str> = running.values().map(String::as_str).collect();
