@@ -72,35 +72,25 @@ async fn a_token_is_renewed_to_its_end_and_a_new_one_needs_no_restart() {
 async fn tokens_that_must_not_or_cannot_serve_are_refused_with_the_reason() {
     let method = Method::token().await;
     let good = json!({"ttl": "1h"});
+    let alone = json!({"ttl": "1h", "no_default_policy": true,
+        "policies": [method.node.tenant.policy]});
     for (token, said) in [
+        (json!({"ttl": "1h", "num_uses": 50}), "ends after"),
+        (json!({"policies": ["root"]}), "it is a root token"),
+        (json!({"ttl": "2s", "renewable": false}), "token ends in"),
+        (alone, "deny auth/token/lookup-self"),
         (
-            create(&method, json!({"ttl": "1h", "num_uses": 50})).await,
-            "ends after",
-        ),
-        (
-            create(&method, json!({"policies": ["root"]})).await,
-            "it is a root token",
-        ),
-        (
-            create(&method, json!({"ttl": "2s", "renewable": false})).await,
-            "token ends in",
-        ),
-        (
-            create(
-                &method,
-                json!({"ttl": "1h", "no_default_policy": true,
-                "policies": [method.node.tenant.policy]}),
-            )
-            .await,
-            "deny auth/token/lookup-self",
-        ),
-        (
-            "s.unknownunknownunknownunkn".to_owned(),
+            json!("s.unknownunknownunknownunkn"),
             "OpenBao rejects the token",
         ),
-        ("two words".to_owned(), "the file holds no token"),
-        ("two\nlines".to_owned(), "one line"),
+        (json!("two words"), "the file holds no token"),
+        (json!("two\nlines"), "one line"),
     ] {
+        let token = match token {
+            Value::String(text) => text,
+            // Just before its use, since one ends soon.
+            properties => create(&method, properties).await,
+        };
         method.put(&token);
         let refused = method.node.refused().await;
         refused.assert_refused(5, &[said]);
