@@ -361,15 +361,16 @@ causes! {
     ])
     .warnings(&[NO_NEXT_PHASE]);
 
-    ANOTHER_ETCD = unknown(
+    ANOTHER_ETCD = none_lost(
         "another_etcd",
         "the running etcd is not that of the API server",
-        "nothing was changed, and the etcd of the API server was not read",
+        "nothing was written",
     )
     .exit(Exit::Runtime)
     .steps(&[
         act("give the etcd of --etcd-servers of this API server with --endpoints"),
         act("if its command line has --etcd-prefix, give the same prefix with --etcd-prefix"),
+        act("if its --etcd-servers-overrides moves leases, leave --endpoints out, and run verify-rotation afterwards"),
         run("then begin again", "{again}"),
     ]);
 
@@ -379,7 +380,7 @@ causes! {
         "another etcd has the objects of this API server",
     )
     .steps(&[
-        act("give the etcd of --etcd-servers of this API server with --endpoints"),
+        act("give the etcd of --etcd-servers of this API server with --endpoints, or that of Secrets in its --etcd-servers-overrides"),
         act("if its command line has --etcd-prefix, give the same prefix with --etcd-prefix"),
         run("then examine all API servers again", "{again}"),
     ])
