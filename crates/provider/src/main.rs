@@ -1,10 +1,15 @@
 //! Entry point: parse, run, exit code.
 
-use std::process::ExitCode;
+use std::{alloc::System, process::ExitCode};
 
 use anstream::{AutoStream, ColorChoice};
 use kms_node::{config::Environment, hardening};
 use provider::cli;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes all memory that is given back, also the buffers of TLS, HTTP and JSON with plaintext.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     // For every command: a dump could hold a token, a DEK or an unseal share.

@@ -15,6 +15,7 @@ pub mod fake;
 pub mod files;
 pub mod fresh_root;
 pub mod hydra;
+pub mod memory;
 pub mod openbao;
 pub mod pki;
 pub mod relay;

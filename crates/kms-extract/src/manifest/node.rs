@@ -147,29 +147,14 @@ impl<'a> Node<'a> {
         Some(Zeroizing::new(text))
     }
 
-    fn base64_or_text(&self) -> Option<Zeroizing<Vec<u8>>> {
+    fn base64_or_text(&self) -> Option<Zeroizing<String>> {
         match self {
-            Self::Bytes(bytes) => {
-                let mut text = Zeroizing::new(Vec::new());
-                append_base64(bytes, &mut text);
-                Some(text)
-            }
-            _ => self.text().map(|text| Zeroizing::new(text.into())),
+            Self::Bytes(bytes) => Some(base64(bytes)),
+            _ => self.text().map(|text| Zeroizing::new(text.to_owned())),
         }
     }
 }
 
-/// Appends bytes in Base64, without the buffer on the stack of a formatter. If the room of `out` is too
-/// small, it is moved and its old place not wiped.
-pub(super) fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    let start = out.len();
-    out.resize(start.saturating_add(base64_size(bytes)), 0);
-    let room = out.get_mut(start..).unwrap_or_default();
-    let written = STANDARD.encode_slice(bytes, room);
-    debug_assert!(written.is_ok());
-}
-
-/// Size of bytes in Base64.
-pub(super) fn base64_size(bytes: &[u8]) -> usize {
-    bytes.len().div_ceil(3).saturating_mul(4)
+pub(super) fn base64(bytes: &[u8]) -> Zeroizing<String> {
+    Zeroizing::new(STANDARD.encode(bytes))
 }

@@ -8,11 +8,13 @@ use std::{
     process::Command,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
     control_plane::{Kind, kubectl},
     files,
+    memory::Held,
     schema::assert_published,
 };
 
@@ -282,6 +284,138 @@ async fn deleted_objects_come_back_through_kubectl_apply() {
     let _report = operator.assert_live(&both, "different", "different");
 }
 
+/// Texts that a YAML parser could read otherwise.
+fn odd_texts() -> Vec<String> {
+    let letters = (0..0x300_u32)
+        .chain(0x2020..0x2030)
+        .chain(0xfef0..0x1_0010)
+        .chain([0x1_f600, 0x10_ffff]);
+    let with_letters = letters.filter_map(char::from_u32).flat_map(|it| {
+        [
+            it.to_string(),
+            format!("a{it}b"),
+            format!("{it}a\n{it}b{it}\n"),
+            format!("a{it}: {it}b\nc"),
+        ]
+    });
+    let words = [
+        "",
+        "  ",
+        "-",
+        "---",
+        "- a",
+        "a: b",
+        "a #b",
+        "~",
+        "Null",
+        "y",
+        "NO",
+        "On",
+        "0x1f",
+        "0o7",
+        "012",
+        "1_0",
+        "1:30",
+        ".5",
+        "1e3",
+        "=",
+        "<<",
+        "!a",
+        "&a",
+        "*a",
+        "%a",
+        "@a",
+        "`a",
+        "2001-01-01",
+        "NaN",
+        ".inf",
+        "a\n",
+        "\n",
+        "a\n\n",
+        "a\n  b\n",
+        "a\n   ",
+        "---\n- a\n...\n",
+        "|\na",
+        "\ta\n\tb",
+        "a\n\tb\n  c",
+    ];
+    let words = words.iter().map(|&word| word.to_owned());
+    words.chain(with_letters).collect()
+}
+
+#[tokio::test]
+async fn every_text_and_number_comes_back_through_kubectl() {
+    let (cluster, _provider) = Cluster::encrypting().await;
+    let control_plane = &cluster.control_plane;
+    let texts = odd_texts();
+    let data = texts.iter().enumerate();
+    let data: BTreeMap<_, _> = data.map(|(index, it)| (format!("k{index}"), it)).collect();
+    let config = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "odd"}, "data": data,
+    });
+    let keys: BTreeMap<_, _> = texts.iter().map(|it| (it, [it])).collect();
+    let numbers = [
+        json!(0),
+        json!(-1),
+        json!(i64::MAX),
+        json!(i64::MIN),
+        json!(0.1),
+        json!(1.5e300),
+        json!(5e-324),
+        json!(1e21),
+        json!(123_456_789.125),
+    ];
+    let custom = json!({
+        "apiVersion": "test.example.org/v1", "kind": "Widget", "metadata": {"name": "odd"},
+        "spec": {"texts": keys, "numbers": numbers, "nested": [[], {}, [[null, true]]]},
+    });
+    for (path, object) in [
+        ("/api/v1/namespaces/default/configmaps", config),
+        (
+            "/apis/test.example.org/v1/namespaces/default/widgets",
+            custom,
+        ),
+    ] {
+        let (status, answer) = control_plane.send("POST", path, &object).await;
+        assert!(status.is_success(), "{answer}");
+    }
+    let operator = Operator::of(&cluster);
+    let selected = [
+        "--resource",
+        "configmaps",
+        "--resource",
+        "widgets",
+        "--name",
+        "odd",
+    ];
+    let (directory, _report) = operator.extract_into("odd", &selected);
+    let before = operator.live(&directory);
+    assert_eq!(before.len(), 2);
+    let path = directory.to_str().unwrap();
+    operator.kubectl(&["delete", "-f", path]);
+    operator.kubectl(&["create", "-f", path]);
+    let after = operator.live(&directory);
+    for (name, object) in &before {
+        assert_same(object, &after[name]);
+    }
+    let _same = operator.assert_live(&selected, "same", "same");
+}
+
+/// Names the first value that differs.
+fn assert_same(one: &Value, two: &Value) {
+    match (one, two) {
+        (Value::Object(a), Value::Object(b)) => {
+            assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+            a.iter()
+                .for_each(|(name, value)| assert_same(value, &b[name]));
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).for_each(|(one, two)| assert_same(one, two));
+        }
+        _ => assert_eq!(one, two),
+    }
+}
+
 /// One object of many types, with each special form of a value.
 const TYPES: &str = r#"
 apiVersion: v1
@@ -517,6 +651,10 @@ async fn objects_under_keys_of_the_file_come_back_with_it() {
     assert_eq!(protections, ["aescbc", "aesgcm", "plaintext", "secretbox"]);
     assert_eq!(manifests(&directory), operator.live(&directory));
 
+    operator
+        .assert_wiped(&[&selected[..], &with_keys].concat())
+        .await;
+
     let damaged = operator.path("damaged.yaml");
     files::replace(&damaged, format!("[{SECRET}").as_bytes(), 0o600);
     let options = ["--list", "--encryption-config", damaged.to_str().unwrap()];
@@ -525,5 +663,35 @@ async fn objects_under_keys_of_the_file_come_back_with_it() {
     assert!(!report.to_string().contains(SECRET));
 }
 
+impl Operator<'_> {
+    /// Neither the objects of etcd, nor those of the API server, nor the keys of the file stay in
+    /// the memory of a comparison.
+    async fn assert_wiped(&self, options: &[&str]) {
+        let (snapshot, kubeconfig) = (self.path("etcd.db"), self.path("kubeconfig"));
+        let of = [
+            "extract",
+            "--etcd-snapshot",
+            snapshot.to_str().unwrap(),
+            "--diff",
+            kubeconfig.to_str().unwrap(),
+        ];
+        let mut command = self.cluster.node.program(&[&of[..], options].concat());
+        let Some(held) = Held::start(&mut command).await else {
+            return;
+        };
+        let key = STANDARD.decode(SECRET).unwrap();
+        let texts = [
+            MARKER.to_owned(),
+            STANDARD.encode(MARKER),
+            SECRET.to_owned(),
+            String::from_utf8(key).unwrap(),
+        ];
+        let found = held.found(&texts);
+        let out = held.finish();
+        assert!(out.starts_with("extract: same\n"), "{out}");
+        assert_eq!(found, [""; 0]);
+    }
+}
+
 /// A key of an `EncryptionConfiguration`.
-const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const SECRET: &str = "a2V5LW9mLXRoZS1maWxlLTAxMjM0NTY3ODlhYmNkZWY=";

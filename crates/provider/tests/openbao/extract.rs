@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use testkit::{
     etcd::Etcd,
+    memory::Held,
     openbao::shared_openbao,
     schema::assert_published,
     stored::{Sealer, SourceType},
@@ -502,6 +503,35 @@ async fn an_object_of_a_key_made_anew_is_refused() {
     vault.node.recreate_key().await;
     let report = vault.assert_refused(&["--resource", "secrets"], "sound", "key_recreated");
     assert!(!report["nextSteps"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn no_plaintext_stays_in_memory_after_the_files_are_written() {
+    let vault = Vault::new().await;
+    let sealer = vault.sealer().await;
+    for number in 0..40 {
+        let name = format!("large-{number}");
+        let data = MARKER.repeat(1 + number * 20);
+        let value = sealer.value(&key(&name), &secret(&name, &data));
+        vault.etcd.put(&key(&name), &value);
+    }
+    let (snapshot, target) = (vault.snapshot(), vault.target());
+    let arguments = [
+        "extract",
+        "--etcd-snapshot",
+        snapshot.to_str().unwrap(),
+        "--resource",
+        "secrets",
+        "--output-dir",
+        target.to_str().unwrap(),
+    ];
+    let Some(held) = Held::start(&mut vault.node.program(&arguments)).await else {
+        return;
+    };
+    let found = held.found(&spellings(MARKER));
+    let out = held.finish();
+    assert!(out.starts_with("extract: extracted\n"), "{out}");
+    assert_eq!(found, [""; 0]);
 }
 
 #[tokio::test]
