@@ -49,6 +49,9 @@ pub enum ConnectError {
     Unverified,
     #[error("the kubeconfig cannot be used")]
     Client(#[source] Box<kube::Error>),
+    /// Without the cause: it quotes the output of a credential plugin.
+    #[error("the credentials of the kubeconfig could not be loaded")]
+    Credentials,
 }
 
 /// A request without its answer.
@@ -85,6 +88,8 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// Where a list goes on whose token has expired.
     pub continues: Option<String>,
+    /// Whether the API server has the resource, but not the object.
+    is_missing_object: bool,
 }
 
 impl fmt::Debug for Refusal {
@@ -108,6 +113,7 @@ struct Status {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct StatusDetails {
+    name: String,
     causes: Vec<StatusCause>,
 }
 
@@ -167,7 +173,10 @@ impl Api {
         let server = config.cluster_url.to_string();
         let client = Client::try_from(config);
         Ok(Self {
-            client: client.map_err(|error| ConnectError::Client(Box::new(error)))?,
+            client: client.map_err(|error| match error {
+                kube::Error::Auth(_) => ConnectError::Credentials,
+                error => ConnectError::Client(Box::new(error)),
+            })?,
             server: server.trim_end_matches('/').to_owned(),
         })
     }
@@ -185,7 +194,8 @@ impl Api {
         self.json(path, request.body(Body::empty())).await
     }
 
-    /// The bytes of one object, which may hold a secret; `None` if there is no such object.
+    /// The bytes of one object, which may hold a secret; `None` if there is no such object. A path that the
+    /// server does not have is an error with the status 404.
     ///
     /// # Errors
     /// There is no answer, or another refusal.
@@ -197,7 +207,7 @@ impl Api {
         let request = Request::get(path).header(header::ACCEPT, accept);
         match self.send(path, request.body(Body::empty())).await {
             Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
-            Err(CallError::Refused(refusal)) if refusal.status == 404 => Ok(None),
+            Err(CallError::Refused(refusal)) if refusal.is_missing_object => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -300,8 +310,10 @@ impl Refusal {
         let is_word =
             !said.reason.is_empty() && said.reason.bytes().all(|it| it.is_ascii_alphabetic());
         let fallback = status.canonical_reason().unwrap_or_default();
+        let is_named = said.reason == "NotFound" && !said.details.name.is_empty();
         Self {
             status: status.as_u16(),
+            is_missing_object: status == StatusCode::NOT_FOUND && is_named,
             reason: match is_word {
                 true => said.reason,
                 false => fallback.replace(' ', ""),
@@ -387,9 +399,11 @@ impl ConnectError {
     pub fn cause(&self) -> &'static Cause {
         match self {
             Self::Unverified => &cluster::UNVERIFIED,
-            Self::Missing | Self::Malformed(_) | Self::Kubeconfig(_) | Self::Client(_) => {
-                &cluster::KUBECONFIG_UNUSABLE
-            }
+            Self::Missing
+            | Self::Malformed(_)
+            | Self::Kubeconfig(_)
+            | Self::Client(_)
+            | Self::Credentials => &cluster::KUBECONFIG_UNUSABLE,
         }
     }
 }

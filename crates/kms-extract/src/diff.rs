@@ -19,7 +19,7 @@ pub enum Live {
     Same,
     Different,
     Missing,
-    /// One of both cannot be decoded.
+    /// One of both cannot be decoded, or the API server does not serve the stored version of its type.
     Unknown,
 }
 
@@ -36,6 +36,14 @@ impl Live {
     }
 }
 
+/// The live object was not read.
+#[derive(Debug, thiserror::Error)]
+#[error("the live object {path} was not read")]
+pub struct DiffError {
+    path: ObjectPath,
+    pub source: CallError,
+}
+
 /// Compares one object by its plaintext.
 ///
 /// # Errors
@@ -45,17 +53,28 @@ pub async fn compare(
     types: &Descriptors,
     path: &ObjectPath,
     plaintext: &[u8],
-) -> Result<Live, CallError> {
+) -> Result<Live, DiffError> {
     let Ok(manifest) = Manifest::decode(types, plaintext) else {
         return Ok(Live::Unknown);
     };
     let Some(api_version) = manifest.text("apiVersion") else {
         return Ok(Live::Unknown);
     };
-    let Some(found) = api.object(&url(api_version, path), JSON).await? else {
-        return Ok(Live::Missing);
+    let found = match api.object(&url(api_version, path), JSON).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(Live::Missing),
+        Err(error) if error.refusal().is_some_and(|it| it.status == 404) => {
+            return Ok(Live::Unknown);
+        }
+        Err(source) => {
+            return Err(DiffError {
+                path: path.clone(),
+                source,
+            });
+        }
     };
     Ok(match Manifest::decode(types, &found) {
+        Ok(_) if !manifest.unknown().is_empty() => Live::Unknown,
         Ok(live) if live.equals(&manifest) => Live::Same,
         Ok(_) => Live::Different,
         Err(_) => Live::Unknown,

@@ -3,12 +3,12 @@
 use std::io;
 
 use kms_cluster::api::{CallError, ConnectError};
-use kms_node::advice::{Found, command, extract};
+use kms_node::advice::{Cause, Found, cluster, command, extract};
 use kms_operator::recovery::{
     EtcdError, cause::of_unanswered, etcd_live::LiveError, verify_pair::Unanswered,
 };
 
-use crate::{local::LocalKeysError, output::OutputError, select::SelectError};
+use crate::{diff::DiffError, local::LocalKeysError, output::OutputError, select::SelectError};
 
 /// Failure that prevents an extraction as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,8 @@ pub enum ExtractError {
     Unanswered(#[from] Unanswered),
     #[error("the objects of the provider need its configuration: --config")]
     NoConfig,
+    #[error("{0} is not YAML: {1}")]
+    NotYaml(String, String),
     #[error("the descriptors in this program are damaged")]
     Descriptors,
     #[error(transparent)]
@@ -30,7 +32,7 @@ pub enum ExtractError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
-    Call(#[from] CallError),
+    Live(#[from] DiffError),
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
     #[error("cannot write to standard output")]
@@ -53,10 +55,22 @@ impl ExtractError {
             Self::Unanswered(unanswered) => of_unanswered(unanswered),
             Self::NoConfig => &command::INVALID_USAGE,
             Self::Keys(_) => &extract::KEYS_UNUSABLE,
-            Self::Connect(error) => error.cause(),
-            Self::Call(error) => error.cause(),
+            Self::NotYaml(..) => &extract::OBJECT_NOT_YAML,
+            Self::Connect(ConnectError::Unverified) => &cluster::UNVERIFIED,
+            Self::Connect(_) => &extract::LIVE_KUBECONFIG_UNUSABLE,
+            Self::Live(error) => of_call(&error.source),
             Self::Descriptors | Self::Runtime(_) | Self::Stream(_) => &command::ERROR,
         };
         (cause, Vec::new())
+    }
+}
+
+/// A request for a live object without its answer.
+fn of_call(error: &CallError) -> &'static Cause {
+    match (error, error.refusal().map(|it| it.status)) {
+        (CallError::Credentials, _) => &extract::LIVE_KUBECONFIG_UNUSABLE,
+        (_, Some(401)) => &cluster::UNAUTHENTICATED,
+        (_, Some(403)) => &extract::LIVE_FORBIDDEN,
+        _ => &extract::LIVE_UNREAD,
     }
 }

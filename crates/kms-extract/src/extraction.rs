@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    io::{self, Write},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -39,7 +39,7 @@ pub enum Target<'a> {
 
 /// Inputs of an extraction.
 pub struct Extraction<'a> {
-    /// Needed for objects of the provider.
+    /// Needed for objects of a KMS provider alone.
     pub config: Option<&'a Config>,
     pub source: &'a EtcdSource,
     pub selection: &'a Selection,
@@ -50,9 +50,11 @@ pub struct Extraction<'a> {
     pub on_progress: OnProgress<'a>,
 }
 
-/// The content of a file, and the reason if it is not YAML.
+/// The content of a file.
 enum Content {
-    Yaml(SecretText),
+    /// With the fields that it lacks.
+    Yaml(SecretText, Vec<String>),
+    /// The reason against YAML.
     Stored(Zeroizing<Vec<u8>>, String),
 }
 
@@ -85,27 +87,31 @@ impl Extraction<'_> {
         }
 
         let claims = std::mem::take(&mut self.claims);
-        let config = self.config.ok_or(ExtractError::NoConfig)?;
-        let opened = open::open_all(config, &objects, claims, self.keys)?;
-        let refusals: Vec<_> = opened.iter().filter_map(|it| it.as_ref().err()).collect();
-        if !refusals.is_empty() {
-            let refused = objects.iter().zip(&opened);
-            members.refused = refused
-                .filter_map(|(object, opened)| {
-                    let refusal = opened.as_ref().err()?;
-                    Some(RefusedRow::of(object, refusal))
-                })
-                .collect();
-            return Ok(frame.refused(members, &refusals, trust));
-        }
-
         let types = Descriptors::load().ok_or(ExtractError::Descriptors)?;
+        let opened = open::open_all(self.config, &objects, claims, self.keys)?;
+        let opened = objects.iter().zip(opened).map(|(object, opened)| {
+            opened.and_then(|plaintext| open::require_own(&types, object, plaintext))
+        });
+        let opened: Vec<Opened> = opened.collect();
+        let refused = objects.iter().zip(&opened).filter_map(|(object, opened)| {
+            let refusal = opened.as_ref().err()?;
+            Some(RefusedRow::of(object, refusal))
+        });
+        members.refused = refused.collect();
+        let refusals: Vec<_> = opened.iter().filter_map(|it| it.as_ref().err()).collect();
+
         if let Target::Diff(kubeconfigs) = target {
             let found = compared(kubeconfigs, &types, &objects, &opened)?;
             for (row, live) in members.objects.iter_mut().zip(found) {
                 row.live = Some(live);
             }
-            return Ok(frame.compared(members, trust));
+            return Ok(match refusals.is_empty() {
+                true => frame.compared(members, trust),
+                false => frame.refused(members, &refusals, trust),
+            });
+        }
+        if !refusals.is_empty() {
+            return Ok(frame.refused(members, &refusals, trust));
         }
 
         let contents = objects.iter().zip(opened).filter_map(|(object, opened)| {
@@ -115,7 +121,7 @@ impl Extraction<'_> {
         let contents: Vec<Content> = contents.collect();
         let names = file_names(&objects, &contents);
         for ((row, name), content) in members.objects.iter_mut().zip(&names).zip(&contents) {
-            row.written = Some(Written::of(name, content.bytes(), content.reason()));
+            row.written = Some(content.written(name));
         }
         match target {
             Target::List | Target::Diff(_) => {}
@@ -123,7 +129,7 @@ impl Extraction<'_> {
                 write(&path, &names, &contents)?;
                 members.directory = Some(path.display().to_string());
             }
-            Target::Stream(out) => stream(out, &contents)?,
+            Target::Stream(out) => stream(out, &objects, &contents)?,
         }
         Ok(frame.extracted(members, trust))
     }
@@ -133,31 +139,33 @@ impl Content {
     fn of(types: &Descriptors, object: &Stored, plaintext: Zeroizing<Vec<u8>>) -> Self {
         let yaml = Manifest::decode(types, &plaintext).and_then(|manifest| {
             let comment = format!("{} at etcd revision {}", object.path, object.revision);
-            manifest.yaml(&comment)
+            let unknown = manifest.unknown().iter().cloned().collect();
+            Ok(Self::Yaml(manifest.yaml(&comment)?, unknown))
         });
         match yaml {
-            Ok(yaml) => Self::Yaml(yaml),
+            Ok(yaml) => yaml,
             Err(error) => Self::Stored(plaintext, one_line(&error)),
         }
     }
 
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Yaml(text) => text.as_bytes(),
+            Self::Yaml(text, _) => text.as_bytes(),
             Self::Stored(bytes, _) => bytes,
         }
     }
 
-    fn reason(&self) -> Option<String> {
-        match self {
-            Self::Yaml(_) => None,
-            Self::Stored(_, reason) => Some(reason.clone()),
-        }
+    fn written(&self, file: &str) -> Written {
+        let (undecoded, unknown) = match self {
+            Self::Yaml(_, unknown) => (None, unknown.clone()),
+            Self::Stored(_, reason) => (Some(reason.clone()), Vec::new()),
+        };
+        Written::of(file, self.bytes(), undecoded, unknown)
     }
 
     fn extension(&self) -> &'static str {
         match self {
-            Self::Yaml(_) => "yaml",
+            Self::Yaml(..) => "yaml",
             // `kubectl apply -f DIRECTORY` skips it.
             Self::Stored(..) => "stored",
         }
@@ -198,15 +206,25 @@ fn write(path: &Path, names: &[String], contents: &[Content]) -> Result<(), Outp
     output::write(path, &files)
 }
 
-/// The documents of a stream; stored bytes have no place in it.
-fn stream(out: &mut dyn Write, contents: &[Content]) -> io::Result<()> {
-    for content in contents {
-        if let Content::Yaml(text) = content {
-            out.write_all(b"---\n")?;
-            out.write_all(text.as_bytes())?;
+/// The documents of a stream. Stored bytes have no place in it, and are refused before the first document.
+fn stream(
+    out: &mut dyn Write,
+    objects: &[Stored],
+    contents: &[Content],
+) -> Result<(), ExtractError> {
+    for (object, content) in objects.iter().zip(contents) {
+        if let Content::Stored(_, reason) = content {
+            return Err(ExtractError::NotYaml(
+                object.path.to_string(),
+                reason.clone(),
+            ));
         }
     }
-    out.flush()
+    for content in contents {
+        out.write_all(b"---\n")?;
+        out.write_all(content.bytes())?;
+    }
+    Ok(out.flush()?)
 }
 
 /// A name of its own for each file.
@@ -229,6 +247,12 @@ fn file_names(objects: &[Stored], contents: &[Content]) -> Vec<String> {
 /// Limit of a file name without its end, in bytes. File systems take 255.
 const MAX_NAME: usize = 200;
 
+/// Resources that others need: `kubectl` creates the files of a directory in the order of their names.
+const FIRST: [&str; 2] = [
+    "customresourcedefinitions.apiextensions.k8s.io",
+    "namespaces",
+];
+
 /// `RESOURCE_NAMESPACE_NAME`, in letters that every file system and shell takes.
 fn base_name(path: &ObjectPath) -> String {
     let parts = [
@@ -237,7 +261,12 @@ fn base_name(path: &ObjectPath) -> String {
         Some(&path.name),
     ];
     let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
-    let text = parts.join("_");
+    let first = if FIRST.contains(&path.resource.as_str()) {
+        "0_"
+    } else {
+        ""
+    };
+    let text = format!("{first}{}", parts.join("_"));
     let letters = text.chars().map(|letter| match letter {
         'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '.' | '_' => letter,
         _ => '-',
@@ -268,7 +297,7 @@ mod tests {
         let objects = ["system:a", "system-a", "System-A", "../b", &long].map(stored);
         let contents: Vec<_> = objects
             .iter()
-            .map(|_| Content::Yaml(SecretText::default()))
+            .map(|_| Content::Yaml(SecretText::default(), Vec::new()))
             .collect();
         let names = file_names(&objects, &contents);
         assert_eq!(

@@ -5,8 +5,9 @@
 //!
 //! Processing order: [`select`] reads the objects, [`open`] decrypts them, [`manifest`] decodes them,
 //! [`output`] writes all of them or none, and [`report`] lists files and refusals; [`extraction`] joins
-//! the steps. [`local`] opens objects with keys of an `EncryptionConfiguration`, and [`diff`] compares
-//! objects with a live cluster in place of writing them.
+//! the steps. [`local`] opens objects with keys of an `EncryptionConfiguration`, `identity` compares the
+//! content of such objects with their etcd keys, and [`diff`] compares objects with a live cluster in place
+//! of writing them.
 
 #![allow(
     missing_docs,
@@ -18,6 +19,7 @@
 pub mod diff;
 pub mod error;
 pub mod extraction;
+mod identity;
 pub mod local;
 pub mod manifest;
 pub mod open;

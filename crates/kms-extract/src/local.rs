@@ -42,10 +42,12 @@ pub enum LocalKeysError {
     },
     #[error("{} is not a valid EncryptionConfiguration", .0.display())]
     Malformed(PathBuf),
+    #[error("{} has more than {} KiB", .0.display(), MAX_FILE_BYTES >> 10)]
+    TooLarge(PathBuf),
 }
 
 /// Size limit in bytes, far above any real file.
-const MAX_FILE_BYTES: u64 = 256 * 1024;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 impl LocalKeys {
     /// Reads the keys of all rules.
@@ -59,12 +61,13 @@ impl LocalKeys {
         };
         let malformed = || LocalKeysError::Malformed(path.to_owned());
         let file = File::open(path).map_err(unreadable)?;
-        let room = usize::try_from(MAX_FILE_BYTES).unwrap_or_default();
-        // Never grows, so that no copy stays behind.
-        let mut text = Zeroizing::new(String::with_capacity(room));
-        file.take(MAX_FILE_BYTES)
-            .read_to_string(&mut text)
-            .map_err(unreadable)?;
+        let mut text = Zeroizing::new(String::new());
+        let limit = MAX_FILE_BYTES.saturating_add(1);
+        let read = file.take(limit).read_to_string(&mut text);
+        let size = read.map_err(unreadable)?;
+        if u64::try_from(size).is_ok_and(|size| size > MAX_FILE_BYTES) {
+            return Err(LocalKeysError::TooLarge(path.to_owned()));
+        }
         Self::parse(&text).ok_or_else(malformed)
     }
 
@@ -72,6 +75,9 @@ impl LocalKeys {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let file: Configuration = serde_saphyr::from_str(text).ok()?;
+        if file.kind != "EncryptionConfiguration" {
+            return None;
+        }
         let mut keys = Vec::new();
         for provider in file.resources.into_iter().flat_map(|rule| rule.providers) {
             for (cipher, listed) in [
@@ -80,6 +86,7 @@ impl LocalKeys {
                 (LocalCipher::Secretbox, provider.secretbox),
             ] {
                 for Key { name, secret } in listed.into_iter().flat_map(|it| it.keys) {
+                    let secret = Zeroizing::new(secret.replace(['\r', '\n'], ""));
                     let secret = Zeroizing::new(STANDARD.decode(secret.as_bytes()).ok()?);
                     keys.push(LocalKey {
                         cipher,
@@ -92,35 +99,28 @@ impl LocalKeys {
         Some(Self(keys))
     }
 
-    /// Whether there is a key of this cipher and name.
+    /// Whether there is a key of the cipher and name in the first bytes of a stored value.
     #[must_use]
-    pub fn has(&self, cipher: LocalCipher, name: &str) -> bool {
-        self.named(cipher, name).next().is_some()
+    pub fn has(&self, value: &[u8]) -> bool {
+        self.named(value).next().is_some()
     }
 
-    /// Opens a stored value with the first key of its name that fits. `None` if none does.
+    /// Opens a stored value with the first key of its cipher and name that fits. `None` if none does.
     #[must_use]
-    pub fn open(
-        &self,
-        cipher: LocalCipher,
-        name: &str,
-        etcd_key: &[u8],
-        value: &[u8],
-    ) -> Option<Zeroizing<Vec<u8>>> {
-        let sealed = value.get(prefix(cipher, name).len()..)?;
-        self.named(cipher, name).find_map(|key| {
+    pub fn open(&self, etcd_key: &[u8], value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        self.named(value).find_map(|(key, sealed)| {
             let plaintext = key.open(etcd_key, sealed)?;
             Encoding::of(&plaintext).map(|_| plaintext)
         })
     }
 
-    fn named<'a>(
-        &'a self,
-        cipher: LocalCipher,
-        name: &'a str,
-    ) -> impl Iterator<Item = &'a LocalKey> {
-        let keys = self.0.iter();
-        keys.filter(move |key| key.cipher == cipher && key.name == name)
+    /// The keys that a value names, with the rest of the value. Their names may have colons, so the value
+    /// alone does not tell where its name ends.
+    fn named<'a>(&'a self, value: &'a [u8]) -> impl Iterator<Item = (&'a LocalKey, &'a [u8])> {
+        self.0.iter().filter_map(|key| {
+            let prefix = prefix(key.cipher, &key.name);
+            Some((key, value.strip_prefix(prefix.as_bytes())?))
+        })
     }
 }
 
@@ -196,6 +196,7 @@ impl LocalKey {
 /// `EncryptionConfiguration`; here and below, fields in use only.
 #[derive(Deserialize)]
 struct Configuration {
+    kind: String,
     #[serde(default)]
     resources: Vec<Rule>,
 }
@@ -241,13 +242,18 @@ mod tests {
     use super::*;
 
     const KEY: [u8; 32] = [7; 32];
+    /// kube-apiserver accepts a colon in a name.
+    const NAME: &str = "2026-11-30T10:00";
     const ETCD_KEY: &[u8] = b"/registry/secrets/default/demo";
     const OBJECT: &[u8] = b"k8s\0the object";
 
     fn keys() -> LocalKeys {
         let secret = STANDARD.encode(KEY);
         let provider = |word: &str| {
-            format!("  - {word}:\n      keys:\n      - name: key1\n        secret: {secret}\n")
+            format!(
+                "  - {word}:\n      keys:\n      - name: '2026'\n        secret: AA==\n      - name: \
+                 '{NAME}'\n        secret: |\n          {secret}\n"
+            )
         };
         let text = format!(
             "kind: EncryptionConfiguration\nresources:\n- resources: [secrets]\n  providers:\n{}{}{}  \
@@ -283,7 +289,7 @@ mod tests {
                 [&[3; 24][..], &data].concat()
             }
         };
-        [prefix(cipher, "key1").as_bytes(), &content].concat()
+        [prefix(cipher, NAME).as_bytes(), &content].concat()
     }
 
     const CIPHERS: [LocalCipher; 3] = [
@@ -297,21 +303,17 @@ mod tests {
         let keys = keys();
         for cipher in CIPHERS {
             let value = sealed(cipher);
-            let opened = keys.open(cipher, "key1", ETCD_KEY, &value);
+            let opened = keys.open(ETCD_KEY, &value);
             assert_eq!(opened.unwrap().as_slice(), OBJECT, "{cipher:?}");
-            assert!(keys.has(cipher, "key1") && !keys.has(cipher, "key2"));
-            assert!(keys.open(cipher, "key2", ETCD_KEY, &value).is_none());
+            let other = [prefix(cipher, "other").as_bytes(), b"x"].concat();
+            assert!(keys.has(&value) && !keys.has(&other));
             for length in 0..value.len() {
-                let cut = keys.open(cipher, "key1", ETCD_KEY, &value[..length]);
+                let cut = keys.open(ETCD_KEY, &value[..length]);
                 assert!(cut.is_none(), "{cipher:?} {length}");
             }
         }
-        let moved = keys.open(
-            LocalCipher::AesGcm,
-            "key1",
-            b"/registry/secrets/default/other",
-            &sealed(LocalCipher::AesGcm),
-        );
+        let other = b"/registry/secrets/default/other";
+        let moved = keys.open(other, &sealed(LocalCipher::AesGcm));
         assert!(moved.is_none());
     }
 
@@ -319,8 +321,11 @@ mod tests {
     fn a_malformed_file_has_no_keys() {
         for text in [
             "[",
-            "resources: 1",
-            "resources: [{providers: [{aescbc: {keys: [{name: a, secret: '-'}]}}]}]",
+            "",
+            "kind: Config",
+            "resources: []",
+            "kind: EncryptionConfiguration\nresources: 1",
+            "kind: EncryptionConfiguration\nresources: [{providers: [{aescbc: {keys: [{name: a, secret: '-'}]}}]}]",
         ] {
             assert!(LocalKeys::parse(text).is_none(), "{text}");
         }

@@ -1,5 +1,6 @@
 //! An object as a manifest for `kubectl apply`.
 
+mod clean;
 mod decode;
 mod definition;
 mod descriptors;
@@ -8,31 +9,16 @@ mod node;
 mod special;
 mod yaml;
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use etcd_snapshot::value::Encoding;
 
 pub use decode::DecodeError;
 pub use descriptors::Descriptors;
-use node::Node;
+use node::{Empty, Node};
 pub use yaml::SecretText;
 
 use node::Members;
-
-/// Members of the metadata that the API server sets, or that `kubectl apply` writes again.
-const SERVER_SET: [&str; 9] = [
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "generation",
-    "managedFields",
-    "ownerReferences",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-];
-/// The annotation in which `kubectl apply` repeats the whole object.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Limit of a manifest in bytes, as a multiple of its object and a minimum. Real ones stay far below it:
 /// only a forged object consists of indentation or of repeated schemas.
@@ -42,8 +28,12 @@ const MIN_LIMIT: usize = 1 << 20;
 /// The content of an object without the members that the API server sets.
 pub struct Manifest<'a> {
     members: Members<'a>,
-    /// One line for each owner.
+    /// A text for each owner.
     owners: Vec<String>,
+    /// Names of the fields that the types of this program lack.
+    unknown: BTreeSet<String>,
+    /// Whether it was stored in protobuf, which does not have empty lists.
+    is_protobuf: bool,
     /// Largest manifest in bytes.
     most: usize,
 }
@@ -54,10 +44,11 @@ impl<'a> Manifest<'a> {
     /// # Errors
     /// [`DecodeError`]: the object can be kept as stored bytes alone.
     pub fn decode(types: &'a Descriptors, plaintext: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut members = match Encoding::of(plaintext) {
+        let encoding = Encoding::of(plaintext);
+        let (mut members, unknown) = match encoding {
             Some(Encoding::Protobuf) => decode::object(types, plaintext)?,
             Some(Encoding::Json) => match json::parse(plaintext) {
-                Ok(Node::Map(members)) => members,
+                Ok(Node::Map(members)) => (members, BTreeSet::new()),
                 _ => return Err(DecodeError::Json),
             },
             Some(Encoding::Cbor) => return Err(DecodeError::Encoding("CBOR".to_owned())),
@@ -65,10 +56,12 @@ impl<'a> Manifest<'a> {
         };
         let most = plaintext.len().saturating_mul(MAX_GROWTH).max(MIN_LIMIT);
         definition::convert(&mut members, most)?;
-        let owners = clean(&mut members);
+        let owners = clean::clean(&mut members);
         Ok(Self {
             members,
             owners,
+            unknown,
+            is_protobuf: encoding == Some(Encoding::Protobuf),
             most,
         })
     }
@@ -76,9 +69,26 @@ impl<'a> Manifest<'a> {
     /// A text among the members: `apiVersion` or `kind`.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
+        self.member(name)?.text()
+    }
+
+    /// A text in the metadata: `name` or `namespace`.
+    #[must_use]
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.member("metadata")?.get(name)?.text()
+    }
+
+    /// Fields of the object that the manifest lacks, since this program does not know them.
+    #[must_use]
+    pub const fn unknown(&self) -> &BTreeSet<String> {
+        &self.unknown
+    }
+
+    fn member(&self, name: &str) -> Option<&Node<'a>> {
         let mut members = self.members.iter();
-        let (_, value) = members.find(|(member, _)| member.as_str() == name)?;
-        value.text()
+        members
+            .find(|(member, _)| member.as_str() == name)
+            .map(|(_, value)| value)
     }
 
     /// Writes it as YAML, with `comment` in its first line.
@@ -96,67 +106,23 @@ impl<'a> Manifest<'a> {
         for owner in &self.owners {
             writeln!(out, "# removed owner: {}", owner.escape_debug())?;
         }
+        for field in &self.unknown {
+            writeln!(
+                out,
+                "# missing, since it is unknown to bao-kms-provider: {field}"
+            )?;
+        }
         yaml::document(&self.members, out)
     }
 
-    /// Whether both are the same object.
+    /// Whether a live object is the same as this stored one.
     #[must_use]
-    pub fn equals(&self, other: &Manifest<'_>) -> bool {
-        Node::Map(self.members.clone()).equals(&Node::Map(other.members.clone()))
-    }
-}
-
-/// Removes the members that the API server sets, and returns the owners.
-fn clean(members: &mut Members<'_>) -> Vec<String> {
-    members.retain(|(name, _)| name.as_str() != "status");
-    clean_claims(members);
-    let Some(Node::Map(metadata)) = find(members, "metadata") else {
-        return Vec::new();
-    };
-    let mut owners = Vec::new();
-    for (name, value) in metadata.iter_mut() {
-        match (name.as_str(), value) {
-            ("ownerReferences", Node::List(references)) => {
-                let text = |owner: &Node<'_>, name| {
-                    let text = owner.get(name).and_then(|it| it.text().map(str::to_owned));
-                    text.unwrap_or_default()
-                };
-                owners = references
-                    .iter()
-                    .map(|owner| {
-                        let [kind, version, name] =
-                            ["kind", "apiVersion", "name"].map(|it| text(owner, it));
-                        format!("{kind} {name} of {version}")
-                    })
-                    .collect();
-            }
-            ("annotations", Node::Map(annotations)) => {
-                annotations.retain(|(name, _)| name.as_str() != LAST_APPLIED);
-            }
-            _ => {}
-        }
-    }
-    metadata.retain(|(name, value)| {
-        let name = name.as_str();
-        let emptied = matches!(value, Node::Map(members) if members.is_empty());
-        let is_left_out = SERVER_SET.contains(&name) || (name == "annotations" && emptied);
-        !is_left_out
-    });
-    owners
-}
-
-/// Removes what the API server adds to the templates of claims in a `StatefulSet` when it reads them.
-fn clean_claims(members: &mut Members<'_>) {
-    let Some(Node::Map(spec)) = find(members, "spec") else {
-        return;
-    };
-    let Some(Node::List(claims)) = find(spec, "volumeClaimTemplates") else {
-        return;
-    };
-    for claim in claims {
-        if let Node::Map(claim) = claim {
-            claim.retain(|(name, _)| !["apiVersion", "kind", "status"].contains(&name.as_str()));
-        }
+    pub fn equals(&self, live: &Manifest<'_>) -> bool {
+        let empty = match self.is_protobuf {
+            true => Empty::Lists,
+            false => Empty::Null,
+        };
+        node::same_members(&self.members, &live.members, empty)
     }
 }
 
@@ -196,7 +162,11 @@ mod tests {
 
     #[test]
     fn a_manifest_has_what_its_owner_has_set() {
-        let applied = [field(1, LAST_APPLIED.as_bytes()), field(2, b"{}")].concat();
+        let applied = [
+            field(1, b"kubectl.kubernetes.io/last-applied-configuration"),
+            field(2, b"{}"),
+        ]
+        .concat();
         let metadata = [
             field(1, b"name"),
             field(3, b""),
@@ -213,11 +183,111 @@ mod tests {
         assert_eq!(
             yaml(&stored("v1", "Secret", &object.concat())),
             "# a\\nb\napiVersion: v1\nkind: Secret\nmetadata:\n  name: name\n  finalizers:\n  - \
-             kept.example.org/finalizer\nimmutable: false\ndata:\n  a: \"AP8=\"\n  b: \"\"\n"
+             kept.example.org/finalizer\nimmutable: false\ndata:\n  a: AP8=\n  b: \"\"\n"
         );
         assert_eq!(
             yaml(b"{\"kind\": \"W\", \"metadata\": {\"uid\": \"u\"}, \"status\": {\"a\": 1}, \"spec\": 1}"),
             "# a\\nb\nkind: W\nmetadata: {}\nspec: 1\n"
+        );
+    }
+
+    /// The YAML of JSON without the first line.
+    fn yaml_of(json: &str) -> String {
+        yaml(json.as_bytes()).split_off("# a\\nb\n".len())
+    }
+
+    #[test]
+    fn a_volume_forgets_the_identity_of_its_claim() {
+        let bound = "\"pv.kubernetes.io/bind-completed\": \"yes\", \
+                     \"pv.kubernetes.io/bound-by-controller\": \"yes\"";
+        assert_eq!(
+            yaml_of(&format!(
+                "{{\"kind\": \"PersistentVolume\", \"metadata\": {{\"annotations\": {{{bound}}}}}, \
+                 \"spec\": {{\"claimRef\": {{\"name\": \"data\", \"uid\": \"u\", \"resourceVersion\": \"7\"}}}}}}"
+            )),
+            "kind: PersistentVolume\nmetadata: {}\nspec:\n  claimRef:\n    name: data\n"
+        );
+        assert_eq!(
+            yaml_of(&format!(
+                "{{\"kind\": \"PersistentVolumeClaim\", \"metadata\": {{\"annotations\": {{{bound}, \"a\": \"b\"}}}}}}"
+            )),
+            "kind: PersistentVolumeClaim\nmetadata:\n  annotations:\n    a: b\n"
+        );
+        assert_eq!(
+            yaml_of(
+                "{\"kind\": \"VolumeSnapshotContent\", \"spec\": {\"volumeSnapshotRef\": {\"uid\": \"u\"}}}"
+            ),
+            "kind: VolumeSnapshotContent\nspec:\n  volumeSnapshotRef: {}\n"
+        );
+    }
+
+    #[test]
+    fn a_job_gets_a_new_selector_unless_its_owner_set_it() {
+        let job = |manual: &str| {
+            yaml_of(&format!(
+                "{{\"kind\": \"Job\", \"spec\": {{{manual}\"selector\": {{}}, \"template\": {{\"metadata\": \
+                 {{\"labels\": {{\"job-name\": \"j\", \"batch.kubernetes.io/controller-uid\": \"u\", \"a\": \"b\"}}}}}}}}}}"
+            ))
+        };
+        let template = "  template:\n    metadata:\n      labels:\n";
+        assert_eq!(
+            job(""),
+            format!("kind: Job\nspec:\n{template}        a: b\n")
+        );
+        let kept = job("\"manualSelector\": true, ");
+        assert!(
+            kept.contains("selector: {}") && kept.contains("job-name: j"),
+            "{kept}"
+        );
+    }
+
+    #[test]
+    fn a_field_of_a_newer_kubernetes_is_named() {
+        let types = Descriptors::load().unwrap();
+        let spec = field(2, &field(15, b"new"));
+        let stored = stored("networking.k8s.io/v1", "NetworkPolicy", &spec);
+        let manifest = Manifest::decode(&types, &stored).unwrap();
+        let text = manifest.yaml("").unwrap();
+        let text = String::from_utf8_lossy(text.as_bytes());
+        let expected =
+            "# missing, since it is unknown to bao-kms-provider: field 15 of NetworkPolicySpec\n";
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn an_absent_member_is_an_empty_one_as_far_as_the_encoding_loses_it() {
+        let types = Descriptors::load().unwrap();
+        let role = stored("rbac.authorization.k8s.io/v1", "Role", b"");
+        let shown = |rules: &str| {
+            format!(
+                "{{\"apiVersion\": \"rbac.authorization.k8s.io/v1\", \"kind\": \"Role\"{rules}}}"
+            )
+        };
+        let same = |one: &[u8], two: &str| {
+            let one = Manifest::decode(&types, one).unwrap();
+            one.equals(&Manifest::decode(&types, shown(two).as_bytes()).unwrap())
+        };
+        for (rules, expected) in [
+            ("", true),
+            (", \"rules\": null", true),
+            (", \"rules\": []", true),
+            (", \"rules\": [{}]", false),
+            (", \"rules\": {}", false),
+        ] {
+            assert_eq!(same(&role, rules), expected, "{rules}");
+        }
+        assert!(!same(shown("").as_bytes(), ", \"rules\": []"));
+        assert!(same(shown("").as_bytes(), ", \"rules\": null"));
+    }
+
+    #[test]
+    fn times_reach_to_the_end_of_the_years() {
+        let seconds = [&[1 << 3][..], b"\xff\x82\xd1\xff\xaf\x07"].concat();
+        let spec = field(2, &field(3, &seconds));
+        let text = yaml(&stored("coordination.k8s.io/v1", "Lease", &spec));
+        assert!(
+            text.contains("acquireTime: \"9999-12-31T23:59:59.000000Z\""),
+            "{text}"
         );
     }
 

@@ -35,7 +35,13 @@ use kms_operator::recovery::{
 use openbao_client::{failure::FailureClass, transit::MAX_BATCH};
 use zeroize::Zeroizing;
 
-use crate::{local::LocalKeys, select::Stored};
+use crate::{
+    error::ExtractError,
+    identity,
+    local::LocalKeys,
+    manifest::{Descriptors, Manifest},
+    select::Stored,
+};
 
 /// The plaintext of an object, or the reason why it stays closed.
 pub type Opened = Result<Zeroizing<Vec<u8>>, Refusal>;
@@ -63,16 +69,17 @@ struct Dek<'a> {
 /// Decrypted or refused DEKs.
 type Deks<'a> = HashMap<Dek<'a>, Result<DekSource, Refusal>>;
 
-/// Opens every object, in their order. OpenBao is asked only if an object needs it.
+/// Opens every object, in their order. OpenBao is asked only if an object needs it, and only then is the
+/// configuration needed.
 ///
 /// # Errors
-/// OpenBao did not answer, so that objects are neither open nor refused.
+/// OpenBao did not answer, so that objects are neither open nor refused, or the configuration is missing.
 pub fn open_all(
-    config: &Config,
+    config: Option<&Config>,
     objects: &[Stored],
     claims: Vec<VersionClaims>,
     keys: &LocalKeys,
-) -> Result<Vec<Opened>, Unanswered> {
+) -> Result<Vec<Opened>, ExtractError> {
     let read: Vec<Form<'_>> = objects.iter().map(|it| Form::of(it, keys)).collect();
     let envelopes: Vec<&Envelope<'_>> = read
         .iter()
@@ -83,15 +90,17 @@ pub fn open_all(
         .collect();
     let mut deks = Deks::new();
     if !envelopes.is_empty() {
+        let config = config.ok_or(ExtractError::NoConfig)?;
         for form in &read {
             if let Form::Kms { provider, envelope } = form {
                 // Replaced by the answer of OpenBao.
                 deks.insert(Dek::of(provider, envelope), Err(Refusal::closed()));
             }
         }
-        connection::ask(config, async |openbao| {
+        let asked = connection::ask(config, async |openbao| {
             decrypt(config, openbao, claims, &mut deks).await
-        })??;
+        });
+        asked.map_err(Unanswered::from)??;
     }
 
     let mut buffers = OpenBuffers::default();
@@ -110,6 +119,26 @@ pub fn open_all(
         }
     });
     Ok(opened.collect())
+}
+
+/// Refuses content that nothing authenticates, if it is that of another object than the etcd key.
+pub(crate) fn require_own(
+    types: &Descriptors,
+    object: &Stored,
+    plaintext: Zeroizing<Vec<u8>>,
+) -> Opened {
+    let is_bound = matches!(Protection::of(&object.value), Protection::KmsV2 { .. });
+    let other = Manifest::decode(types, &plaintext)
+        .ok()
+        .filter(|_| !is_bound)
+        .and_then(|manifest| identity::other(&object.path, &manifest));
+    match other {
+        Some(other) => Err(Refusal::of(
+            &extract::OBJECT_NOT_AUTHENTIC,
+            format!("its content is {other}"),
+        )),
+        None => Ok(plaintext),
+    }
 }
 
 #[expect(
@@ -151,16 +180,14 @@ impl<'a> Form<'a> {
                 )),
             },
             Protection::KmsV1 { provider } => Self::foreign(format!("by KMS v1, {provider:?}")),
-            Protection::Local { cipher, key_name } => {
-                match keys.open(cipher, key_name, &object.key, &object.value) {
-                    Some(plaintext) => Self::Local(plaintext),
-                    None if keys.has(cipher, key_name) => Self::Refused(Refusal::of(
-                        &extract::OBJECT_NOT_AUTHENTIC,
-                        format!("the local key {key_name:?} does not open it"),
-                    )),
-                    None => Self::foreign(format!("by the local key {key_name:?}")),
-                }
-            }
+            Protection::Local { key_name, .. } => match keys.open(&object.key, &object.value) {
+                Some(plaintext) => Self::Local(plaintext),
+                None if keys.has(&object.value) => Self::Refused(Refusal::of(
+                    &extract::OBJECT_NOT_AUTHENTIC,
+                    "no local key of its name opens it".to_owned(),
+                )),
+                None => Self::foreign(format!("by a local key, by its first bytes {key_name:?}")),
+            },
             Protection::Unknown | Protection::NotAnObject => {
                 Self::foreign("in an unknown way".to_owned())
             }

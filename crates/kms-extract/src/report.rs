@@ -6,7 +6,7 @@ use etcd_snapshot::value::{LocalCipher, Protection};
 use kms_node::{
     advice::{
         Site,
-        extract::{APPLY, LIVE_OBJECTS_DIFFERENT},
+        extract::{CREATE, LIVE_OBJECTS_DIFFERENT, REPLACE},
         texts,
     },
     config::Config,
@@ -79,6 +79,9 @@ pub struct Written {
     /// Reason why the file holds the stored bytes in place of YAML.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undecoded: Option<String>,
+    /// Fields of the object that the file lacks, since this program does not know them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown_fields: Vec<String>,
 }
 
 /// A refused object.
@@ -139,13 +142,19 @@ impl ObjectRow {
 
 impl Written {
     #[must_use]
-    pub fn of(file: &str, content: &[u8], undecoded: Option<String>) -> Self {
+    pub fn of(
+        file: &str,
+        content: &[u8],
+        undecoded: Option<String>,
+        unknown_fields: Vec<String>,
+    ) -> Self {
         let hash = Sha256::digest(content);
         Self {
             file: file.to_owned(),
             sha256: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
             file_bytes: content.len(),
             undecoded,
+            unknown_fields,
         }
     }
 }
@@ -178,6 +187,8 @@ pub struct Frame<'a> {
     pub etcd: &'a str,
     /// Options of the selection, for commands.
     pub selection: &'a str,
+    /// Files of `--diff`, for commands.
+    pub kubeconfig: Option<&'a str>,
     pub now: SystemTime,
 }
 
@@ -204,11 +215,12 @@ impl Frame<'_> {
     #[must_use]
     pub fn extracted(self, members: Extract, trust: Trust) -> Report {
         let objects = counted(count(members.objects.len()), "object");
-        let undecoded = members.objects.iter().filter(|row| {
-            let written = row.written.as_ref();
-            written.is_some_and(|it| it.undecoded.is_some())
-        });
-        let undecoded = count(undecoded.count());
+        let number = |is: fn(&Written) -> bool| {
+            let written = members.objects.iter().filter_map(|it| it.written.as_ref());
+            count(written.filter(|it| is(it)).count())
+        };
+        let undecoded = number(|it| it.undecoded.is_some());
+        let incomplete = number(|it| !it.unknown_fields.is_empty());
         let mut headline = match &members.directory {
             Some(directory) => format!("{objects} written to {directory}"),
             None => format!("{objects} written to standard output"),
@@ -216,11 +228,19 @@ impl Frame<'_> {
         if undecoded > 0 {
             headline.push_str(&format!(", {undecoded} of them as stored bytes"));
         }
+        if incomplete > 0 {
+            headline.push_str(&format!(", {incomplete} of them without all fields"));
+        }
         let directory = members.directory.as_deref().map(|it| shell(Path::new(it)));
         let mut outcome = self.outcome(members);
         outcome.conclude(EXTRACTED, Exit::Success, headline);
         if let Some(directory) = &directory {
-            outcome.add_steps(APPLY.advise(self.site, &[("directory", directory)]));
+            let values = [("directory", directory.as_str())];
+            outcome.add_steps(
+                [CREATE, REPLACE]
+                    .iter()
+                    .filter_map(|it| it.advise(self.site, &values)),
+            );
         }
         outcome.add_checks([scan::integrity(trust, self.site)]);
         outcome.add_warnings([
@@ -272,11 +292,13 @@ impl Frame<'_> {
     /// Objects were refused. The gravest cause is that of the result.
     #[must_use]
     pub fn refused(self, members: Extract, refusals: &[&Refusal], trust: Trust) -> Report {
-        let headline = format!(
-            "{} of {} refused, so nothing was written",
-            refusals.len(),
-            counted(count(members.objects.len()), "object"),
-        );
+        let objects = counted(count(members.objects.len()), "object");
+        let is_compared = members.objects.iter().any(|it| it.live.is_some());
+        let rest = match is_compared {
+            true => "the others are compared with the live cluster",
+            false => "so nothing was written",
+        };
+        let headline = format!("{} of {objects} refused, {rest}", refusals.len());
         let mut causes: Vec<&Refusal> = Vec::new();
         for refusal in refusals {
             if !causes.iter().any(|it| it.cause == refusal.cause) {
@@ -309,6 +331,7 @@ impl Frame<'_> {
         let (cause, values) = error.cause();
         let mut values = texts(&values);
         values.push(("etcd", self.etcd));
+        values.extend(self.kubeconfig.map(|it| ("kubeconfig", it)));
         let mut outcome = self.outcome(Extract::default());
         outcome.conclude_with(&cause.advise(self.site, &values));
         outcome.set_found(one_line(error));
@@ -316,7 +339,7 @@ impl Frame<'_> {
     }
 }
 
-fn tables(members: &Extract) -> [Table; 3] {
+fn tables(members: &Extract) -> [Table; 4] {
     let namespace = |it: &Option<String>| it.clone().unwrap_or_default();
     let has_files = members.objects.iter().any(|row| row.written.is_some());
     let mut objects = Table::of("objects", &members.objects)
@@ -330,10 +353,14 @@ fn tables(members: &Extract) -> [Table; 3] {
         objects = objects.column("live cluster", |it| it.live.map_or("", Live::as_str));
     }
     if has_files {
-        objects = objects.column("sha256 of the file", |it| {
-            let written = it.written.as_ref();
-            written.map_or_else(String::new, |it| it.sha256.clone())
-        });
+        let text = |it: &ObjectRow, of: fn(&Written) -> &String| {
+            it.written
+                .as_ref()
+                .map_or_else(String::new, |it| of(it).clone())
+        };
+        objects = objects
+            .column("file", move |it| text(it, |it| &it.file))
+            .column("sha256 of the file", move |it| text(it, |it| &it.sha256));
     }
     let undecoded: Vec<(&ObjectRow, &Written)> = members
         .objects
@@ -344,6 +371,15 @@ fn tables(members: &Extract) -> [Table; 3] {
     let undecoded = Table::of("written as stored bytes", &undecoded)
         .column("file", |(_, it)| &it.file)
         .column("reason", |(_, it)| it.undecoded.clone().unwrap_or_default());
+    let incomplete: Vec<&Written> = members
+        .objects
+        .iter()
+        .filter_map(|row| row.written.as_ref())
+        .filter(|it| !it.unknown_fields.is_empty())
+        .collect();
+    let incomplete = Table::of("fields that this program does not know", &incomplete)
+        .column("file", |it| &it.file)
+        .column("left out", |it| it.unknown_fields.join(", "));
     let refused = Table::of("refused", &members.refused)
         .column("resource", |it| &it.resource)
         .column("namespace", |it| namespace(&it.namespace))
@@ -351,11 +387,17 @@ fn tables(members: &Extract) -> [Table; 3] {
         .column("cause", |it| it.cause)
         .column("finding", |it| &it.found);
     let mut objects = objects.table();
-    // The refused ones are shown instead.
-    if !members.refused.is_empty() {
+    // The refused ones are shown instead, except beside the live ones.
+    let is_compared = members.objects.iter().any(|row| row.live.is_some());
+    if !members.refused.is_empty() && !is_compared {
         objects = Table::new("objects", []);
     }
-    [objects, undecoded.table(), refused.table()]
+    [
+        objects,
+        undecoded.table(),
+        incomplete.table(),
+        refused.table(),
+    ]
 }
 
 fn count(number: usize) -> u64 {

@@ -19,7 +19,7 @@ pub struct Selection {
     pub namespaces: Vec<String>,
     /// Names; empty selects all.
     pub names: Vec<String>,
-    /// Namespaces of which every object is selected.
+    /// Namespaces that are selected with every object.
     pub whole_namespaces: Vec<String>,
     /// The etcd revision of the objects; `None` for the newest one.
     pub revision: Option<i64>,
@@ -63,6 +63,32 @@ pub enum SelectError {
 /// Limit of the selected values in bytes: they are in memory together, so that one failure prevents
 /// all writing.
 const MAX_SELECTED: usize = 512 << 20;
+
+/// API groups of Kubernetes whose keys lack the group; `core` has the resources without one.
+const BUILT_IN: [&str; 22] = [
+    "admissionregistration.k8s.io",
+    "apps",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "coordination.k8s.io",
+    "core",
+    "discovery.k8s.io",
+    "events.k8s.io",
+    "extensions",
+    "flowcontrol.apiserver.k8s.io",
+    "internal.apiserver.k8s.io",
+    "networking.k8s.io",
+    "node.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "resource.k8s.io",
+    "scheduling.k8s.io",
+    "storage.k8s.io",
+    "storagemigration.k8s.io",
+];
 
 /// Parts of keys of the API servers' own records, which no API shows.
 const INTERNAL: [&str; 3] = ["masterleases", "peerserverleases", "ranges"];
@@ -134,8 +160,9 @@ impl Selection {
             Some((namespace, name)) => (Some(namespace), name),
             None => (None, rest),
         };
-        let is_whole = namespace
-            .is_some_and(|namespace| self.whole_namespaces.iter().any(|it| fits(it, namespace)));
+        let is_namespace = resource.name() == "namespaces" && resource.group().is_none();
+        let within = if is_namespace { Some(name) } else { namespace };
+        let is_whole = within.is_some_and(|it| any_fits(&self.whole_namespaces, it));
         let is_named = || {
             let in_namespace = self.namespaces.is_empty()
                 || namespace.is_some_and(|it| any_fits(&self.namespaces, it));
@@ -167,13 +194,18 @@ impl std::fmt::Display for ObjectPath {
     }
 }
 
-/// Whether the rule selects the resource. The keys of built-in resources lack their group.
+/// Whether the rule selects the resource. A name without a group selects those of every group.
 fn is_of(resource: Resource<'_>, rule: &str) -> bool {
-    let bare = match resource.group() {
-        None => rule.split_once('.').map_or(rule, |(name, _)| name),
-        Some(_) => rule,
+    let bare = match (resource.group(), rule.split_once('.')) {
+        (None, Some((name, group))) if is_built_in(group) => name,
+        _ => rule,
     };
     fits(bare, resource.name()) || fits(rule, &resource.to_string())
+}
+
+/// Whether the keys of the group's resources lack the group.
+pub(crate) fn is_built_in(group: &str) -> bool {
+    BUILT_IN.contains(&group)
 }
 
 fn any_fits(patterns: &[String], text: &str) -> bool {
@@ -291,6 +323,13 @@ mod tests {
                 Some("deployments shop/web"),
             ),
             (
+                selection(&["deployments.example.org"], &[], &[]),
+                deployment,
+                None,
+            ),
+            (selection(&["*.example.org"], &[], &[]), deployment, None),
+            (selection(&["deployments.co*"], &[], &[]), deployment, None),
+            (
                 selection(&["clusterroles"], &[], &[]),
                 role,
                 Some("clusterroles system:admin"),
@@ -299,6 +338,11 @@ mod tests {
             (all_of("shop"), secret, Some("secrets shop/db")),
             (all_of("shop"), widget, Some("widgets.example.org shop/one")),
             (all_of("shop"), role, None),
+            (
+                all_of("sh*"),
+                "/registry/namespaces/shop",
+                Some("namespaces shop"),
+            ),
             (
                 selection(&["secrets"], &[], &[]),
                 "/other/secrets/shop/db",

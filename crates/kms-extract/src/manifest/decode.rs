@@ -1,5 +1,7 @@
 //! Decodes the protobuf of an object into the JSON that kube-apiserver has of it.
 
+use std::{cell::RefCell, collections::BTreeSet};
+
 use etcd_snapshot::protobuf::{Field, Fields, Malformed};
 
 use super::{
@@ -22,7 +24,7 @@ pub enum DecodeError {
     TooDeep,
     #[error("field {0} has no value of its type")]
     Value(u64),
-    #[error("the object contains invalid JSON")]
+    #[error("the object contains invalid JSON, or JSON of more than 127 levels")]
     Json,
     #[error("the object is encoded as {0:?}")]
     Encoding(String),
@@ -42,14 +44,15 @@ struct Envelope<'a> {
 /// The first bytes of an object in protobuf.
 const MAGIC: &[u8] = b"k8s\0";
 
-/// Decodes an object with its envelope.
+/// Decodes an object with its envelope. The second value names the fields that the types of this program
+/// lack, such as those of a newer Kubernetes.
 ///
 /// # Errors
 /// [`DecodeError`].
 pub(super) fn object<'a>(
     types: &'a Descriptors,
     stored: &'a [u8],
-) -> Result<Members<'a>, DecodeError> {
+) -> Result<(Members<'a>, BTreeSet<String>), DecodeError> {
     let envelope = Envelope::parse(stored.strip_prefix(MAGIC).unwrap_or(stored))?;
     for encoding in [envelope.encoding, envelope.content_type] {
         if !encoding.is_empty() {
@@ -70,9 +73,13 @@ pub(super) fn object<'a>(
         (Name::Borrowed("apiVersion"), Node::Text(api_version)),
         (Name::Borrowed("kind"), Node::Text(kind)),
     ];
-    let decoder = Decoder { types };
-    members.extend(decoder.message(message, envelope.raw, MAX_DEPTH)?);
-    Ok(members)
+    let unknown = RefCell::default();
+    let decoder = Decoder {
+        types,
+        unknown: &unknown,
+    };
+    members.extend(decoder.message(kind, message, envelope.raw, MAX_DEPTH)?);
+    Ok((members, unknown.into_inner()))
 }
 
 impl<'a> Envelope<'a> {
@@ -109,14 +116,16 @@ impl<'a> Envelope<'a> {
 
 /// Decodes messages of known types.
 #[derive(Clone, Copy)]
-pub(super) struct Decoder<'a> {
+pub(super) struct Decoder<'a, 'u> {
     types: &'a Descriptors,
+    unknown: &'u RefCell<BTreeSet<String>>,
 }
 
-impl<'a> Decoder<'a> {
+impl<'a> Decoder<'a, '_> {
     /// The members in the order of the type.
     fn message(
         self,
+        kind: &str,
         message: &'a MessageType,
         bytes: &'a [u8],
         depth: u32,
@@ -128,8 +137,12 @@ impl<'a> Decoder<'a> {
                 .fields
                 .iter()
                 .position(|it| it.number == field.number);
-            if let Some(fields) = place.and_then(|place| found.get_mut(place)) {
-                fields.push(field);
+            match place.and_then(|place| found.get_mut(place)) {
+                Some(fields) => fields.push(field),
+                None => {
+                    let name = format!("field {} of {kind}", field.number);
+                    self.unknown.borrow_mut().insert(name);
+                }
             }
         }
 
@@ -238,6 +251,7 @@ impl<'a> Decoder<'a> {
             return Ok(special);
         }
         let message = self.types.find(name).ok_or(DecodeError::Value(0))?;
-        self.message(message, bytes, depth).map(Node::Map)
+        let kind = name.rsplit('.').next().unwrap_or_default();
+        self.message(kind, message, bytes, depth).map(Node::Map)
     }
 }

@@ -49,6 +49,35 @@ impl fmt::Debug for Node<'_> {
     }
 }
 
+/// Values that are the same as an absent member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Empty {
+    Null,
+    /// Also lists without an item.
+    Lists,
+}
+
+impl Empty {
+    fn has(self, node: &Node<'_>) -> bool {
+        match node {
+            Node::Null => true,
+            Node::List(items) => items.is_empty() && self == Self::Lists,
+            _ => false,
+        }
+    }
+}
+
+/// Whether both maps have the same members, in any order.
+pub(super) fn same_members(one: &Members<'_>, two: &Members<'_>, empty: Empty) -> bool {
+    let present = |(_, value): &&(Name<'_>, Node<'_>)| !empty.has(value);
+    let same = |(name, value): &(Name<'_>, Node<'_>)| {
+        let mut others = two.iter().filter(present);
+        others.any(|(other, found)| other.as_str() == name.as_str() && value.equals(found, empty))
+    };
+    one.iter().filter(present).count() == two.iter().filter(present).count()
+        && one.iter().filter(present).all(same)
+}
+
 impl<'a> Node<'a> {
     /// The text of a string.
     #[must_use]
@@ -111,21 +140,15 @@ impl<'a> Node<'a> {
     }
 
     /// Whether both are the same JSON; the order of members counts nothing.
-    #[must_use]
-    pub(super) fn equals(&self, other: &Node<'_>) -> bool {
+    pub(super) fn equals(&self, other: &Node<'_>, empty: Empty) -> bool {
         match (self, other) {
             (Self::Null, Node::Null) => true,
             (Self::Bool(one), Node::Bool(two)) => one == two,
             (Self::List(one), Node::List(two)) => {
-                one.len() == two.len() && one.iter().zip(two).all(|(one, two)| one.equals(two))
+                let mut pairs = one.iter().zip(two);
+                one.len() == two.len() && pairs.all(|(one, two)| one.equals(two, empty))
             }
-            (Self::Map(one), Node::Map(two)) => {
-                let same = |(name, value): &(Name<'_>, Node<'_>)| {
-                    let found = other.get(name.as_str());
-                    found.is_some_and(|found| value.equals(found))
-                };
-                one.len() == two.len() && one.iter().all(same)
-            }
+            (Self::Map(one), Node::Map(two)) => same_members(one, two, empty),
             _ => match (self.number(), other.number()) {
                 (Some(one), Some(two)) => one == two,
                 (None, None) => self

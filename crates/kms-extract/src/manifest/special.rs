@@ -1,7 +1,7 @@
 //! Messages with a JSON form of their own.
 
 use etcd_snapshot::protobuf::{Field, Fields};
-use jiff::Timestamp;
+use jiff::{SignedDuration, civil::date};
 use zeroize::Zeroizing;
 
 use super::{
@@ -13,7 +13,7 @@ const META: &str = ".k8s.io.apimachinery.pkg.apis.meta.v1.";
 
 /// Converts such a message; `None` for all others.
 pub(super) fn convert<'a>(
-    decoder: Decoder<'a>,
+    decoder: Decoder<'a, '_>,
     name: &'a str,
     bytes: &'a [u8],
     depth: u32,
@@ -58,8 +58,13 @@ fn time(bytes: &[u8], format: &str) -> Result<Node<'static>, DecodeError> {
             .map_or(Ok(0), Field::varint)?
             .cast_signed())
     };
-    let nanoseconds = i32::try_from(number(2)?).map_err(|_| DecodeError::Value(2))?;
-    let time = Timestamp::new(number(1)?, nanoseconds).map_err(|_| DecodeError::Value(1))?;
+    let seconds = SignedDuration::from_secs(number(1)?);
+    let nanoseconds = SignedDuration::from_nanos(number(2)?);
+    // The last hours of the year 9999 are beyond a `jiff::Timestamp`.
+    let epoch = date(1970, 1, 1).at(0, 0, 0, 0);
+    let time = epoch.checked_add(seconds);
+    let time = time.and_then(|it| it.checked_add(nanoseconds));
+    let time = time.map_err(|_| DecodeError::Value(1))?;
     let text = time.strftime(format).to_string();
     Ok(Node::Owned(Zeroizing::new(text)))
 }
@@ -89,7 +94,7 @@ fn texts(bytes: &[u8], number: u64) -> Result<Node<'_>, DecodeError> {
 
 /// The schema of a field, which may be recursive.
 fn schema_of<'a>(
-    decoder: Decoder<'a>,
+    decoder: Decoder<'a, '_>,
     package: &str,
     field: Field<'a>,
     depth: u32,

@@ -9,10 +9,16 @@ const LIST: Step = run(
     "bao-kms-provider extract {etcd} --resource '*' --list",
 );
 
-/// The step after the files are written.
-pub const APPLY: Step = run(
-    "read the manifests, then apply them",
-    "kubectl apply -f {directory}",
+/// The steps after the files are written. `kubectl apply` would keep members that were added later, and
+/// refuses objects of more than 256 KiB.
+pub const CREATE: Step = run(
+    "read the manifests, then create the objects that are missing in the cluster",
+    "kubectl create -f {directory}",
+);
+/// See [`CREATE`].
+pub const REPLACE: Step = run(
+    "replace those that are different there, if their content of the backup is the wanted one",
+    "kubectl replace -f {directory}",
 );
 
 causes! {
@@ -64,6 +70,58 @@ causes! {
              --encryption-config FILE",
         ),
         act("leave objects of another KMS plugin out by --name"),
+    ]);
+
+    OBJECT_NOT_YAML = unknown(
+        "object_not_yaml",
+        "an object cannot be written as YAML, so standard output would lack it",
+        NOTHING_WRITTEN,
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[act(
+        "write the objects into a directory, where this one is a file of its stored bytes: --output-dir",
+    )]);
+
+    LIVE_KUBECONFIG_UNUSABLE = unknown(
+        "live_kubeconfig_unusable",
+        "the kubeconfig of --diff or its credentials cannot be used",
+        NOTHING_WRITTEN,
+    )
+    .exit(Exit::Runtime)
+    .steps(&[
+        run(
+            "see whether kubectl can use it",
+            "KUBECONFIG={kubeconfig} kubectl get --raw /version",
+        ),
+        act("give another file with --diff, whose current context is used"),
+    ]);
+
+    LIVE_FORBIDDEN = unknown(
+        "live_object_forbidden",
+        "the user of the kubeconfig may not read an object of the selection in the live cluster",
+        NOTHING_WRITTEN,
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[
+        run(
+            "see the rights of this user",
+            "KUBECONFIG={kubeconfig} kubectl auth can-i --list",
+        ),
+        act("grant get on the resource, or give another file with --diff"),
+    ]);
+
+    LIVE_UNREAD = unknown(
+        "live_object_unread",
+        "the API server gave no usable answer for an object of the selection",
+        NOTHING_WRITTEN,
+    )
+    .exit(Exit::Runtime)
+    .steps(&[
+        run(
+            "see whether the API server is ready",
+            "KUBECONFIG={kubeconfig} kubectl get --raw '/readyz?verbose'",
+        ),
+        act("then run the command again"),
     ]);
 
     KEYS_UNUSABLE = unknown(

@@ -155,7 +155,12 @@ fn tls_name(config: &Config) -> Option<(String, String)> {
 /// The path as one word of a shell, quoted where it needs to be.
 #[must_use]
 pub fn shell(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
+    let text = path.to_string_lossy();
+    match text.starts_with('-') {
+        // Not an option.
+        true => quoted(&format!("./{text}")),
+        false => quoted(&text),
+    }
 }
 
 /// The text as one word of a shell, quoted where it needs to be.

@@ -103,9 +103,11 @@ struct TargetFlags {
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         self.openbao.apply(context);
-        let loaded = match self.target.list && context.flags.config.is_none() {
-            true => None,
-            false => Some(context.load()?),
+        // Objects in plaintext or under local keys need no configuration, unless one is named.
+        let (loaded, unloaded) = match context.load() {
+            Ok(loaded) => (Some(loaded), None),
+            Err(failure) if context.flags.config.is_some() => return Err(failure.into()),
+            Err(failure) => (None, Some(failure)),
         };
         if let Some(loaded) = &loaded {
             loaded.config.auth.supported()?;
@@ -115,11 +117,15 @@ impl Options {
         let site = Site::new(path, config);
         let etcd = self.etcd.options();
         let selected = self.selection_options();
+        let kubeconfig = std::env::join_paths(&self.target.diff).ok();
+        let kubeconfig = kubeconfig.filter(|it| !it.is_empty());
+        let kubeconfig = kubeconfig.map(|files| shell(Path::new(&files)));
         let frame = Frame {
             config,
             site: &site,
             etcd: &etcd,
             selection: &selected,
+            kubeconfig: kubeconfig.as_deref(),
             now: SystemClock.now(),
         };
         let selection = self.selection();
@@ -136,7 +142,8 @@ impl Options {
                 let keys = keys.unwrap_or_default();
                 let flags = &self.target;
                 let target = match &flags.output_dir {
-                    Some(directory) => Target::Directory(directory.clone()),
+                    // Without a slash at the end, which would follow a link.
+                    Some(directory) => Target::Directory(directory.components().collect()),
                     None if flags.list => Target::List,
                     None if !flags.diff.is_empty() => Target::Diff(&flags.diff),
                     None => Target::Stream(&mut *context.out),
@@ -159,6 +166,9 @@ impl Options {
                 return Ok(Exit::Success);
             }
             Ok(outcome) => outcome,
+            Err(ExtractError::NoConfig) if let Some(failure) = unloaded => {
+                return Err(failure.into());
+            }
             Err(error) => match error {
                 ExtractError::Select(SelectError::Etcd(error)) if error.is_misuse() => {
                     return Err(error.into());

@@ -89,6 +89,33 @@ impl<'c> Operator<'c> {
         report
     }
 
+    /// `--diff` without an answer about the live objects.
+    fn assert_uncompared(&self, code: i32, cause: &str) -> Value {
+        let kubeconfig = self.path("kubeconfig");
+        let diff = [
+            "--resource",
+            "secrets",
+            "--diff",
+            kubeconfig.to_str().unwrap(),
+        ];
+        let (found, report) = self.extract(&diff);
+        assert_eq!(report["cause"], cause, "{report:#}");
+        assert_eq!(found, Some(code));
+        report
+    }
+
+    /// Begins with that of the administrator.
+    fn change_kubeconfig(&self, change: impl FnOnce(&mut Value)) {
+        let text = self.cluster.control_plane.kubeconfig();
+        let mut kubeconfig: Value = serde_json::from_str(&text).unwrap();
+        change(&mut kubeconfig);
+        files::replace(
+            &self.path("kubeconfig"),
+            kubeconfig.to_string().as_bytes(),
+            0o600,
+        );
+    }
+
     /// Runs the printed command, and returns the directory that it has written.
     fn follow(&self, report: &Value) -> PathBuf {
         let printed = report["nextSteps"][0]["command"].as_str().unwrap();
@@ -175,6 +202,20 @@ fn cleaned(object: &Value) -> Value {
         if annotations.is_empty() {
             metadata.remove("annotations");
         }
+    }
+    if object["kind"] == "Job" {
+        object["spec"].as_object_mut().unwrap().remove("selector");
+        let labels = object
+            .pointer_mut("/spec/template/metadata/labels")
+            .unwrap();
+        let labels = labels.as_object_mut().unwrap();
+        labels.retain(|name, _| !name.ends_with("controller-uid") && !name.ends_with("job-name"));
+    }
+    if let Some(claim) = object.pointer_mut("/spec/claimRef") {
+        let claim = claim.as_object_mut().unwrap();
+        claim.retain(|name, _| !["resourceVersion", "uid"].contains(&name.as_str()));
+        let annotations = object["metadata"]["annotations"].as_object_mut().unwrap();
+        annotations.remove("pv.kubernetes.io/bound-by-controller");
     }
     // kube-apiserver adds these when it reads a StatefulSet.
     let claims = object.pointer_mut("/spec/volumeClaimTemplates");
@@ -282,6 +323,125 @@ async fn deleted_objects_come_back_through_kubectl_apply() {
         "kept-10",
     ];
     let _report = operator.assert_live(&both, "different", "different");
+    let (directory, report) = operator.extract_into("again", &both);
+    let printed = report["nextSteps"][1]["command"].as_str().unwrap();
+    assert_eq!(
+        printed,
+        format!("kubectl replace -f {}", directory.display())
+    );
+    operator.kubectl(&["replace", "-f", directory.to_str().unwrap()]);
+    let _same = operator.assert_live(&both, "same", "same");
+
+    // A server without this path, and a user without the right, prove nothing about the objects.
+    operator.change_kubeconfig(|it| {
+        let cluster = &mut it["clusters"][0]["cluster"];
+        cluster["server"] = format!("{}/elsewhere", cluster["server"].as_str().unwrap()).into();
+    });
+    let _report = operator.assert_live(&both, "different", "unknown");
+    operator.change_kubeconfig(|it| it["users"][0]["user"]["as"] = "nobody".into());
+    operator.assert_uncompared(4, "live_object_forbidden");
+    let token = "marker-of-a-token";
+    operator.change_kubeconfig(|it| {
+        it["users"][0]["user"] = json!({"exec": {
+            "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+            "command": "sh", "args": ["-c", format!("echo {token}; exit 1")],
+        }});
+    });
+    let report = operator.assert_uncompared(5, "live_kubeconfig_unusable");
+    assert!(!report.to_string().contains(token), "{report:#}");
+}
+
+/// An object whose content is that of another key is plaintext or under a cipher without the key.
+#[tokio::test]
+async fn a_replaced_object_without_authentication_is_refused() {
+    let cluster = Cluster::new().await;
+    let etcd = cluster.control_plane.etcd();
+    let object = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "default"}});
+    for (name, content) in [
+        ("own", object("ConfigMap", "own")),
+        ("moved", object("ConfigMap", "own")),
+        ("other", object("Secret", "other")),
+    ] {
+        let key = format!("/registry/configmaps/default/{name}");
+        etcd.put(&key, content.to_string().as_bytes());
+    }
+    let operator = Operator::of(&cluster);
+    let (code, report) =
+        operator.extract(&["--resource", "configmaps", "--output-dir", "/nowhere"]);
+    assert_eq!(code, Some(4), "{report:#}");
+    assert_eq!(report["cause"], "object_not_authentic");
+    let refused = report["refused"].as_array().unwrap().iter();
+    let refused: Vec<_> = refused.map(|row| row["found"].as_str().unwrap()).collect();
+    assert_eq!(
+        refused,
+        [
+            "its content is ConfigMap default/own of core",
+            "its content is Secret default/other of core"
+        ]
+    );
+}
+
+mod long {
+    use std::time::Duration;
+
+    use testkit::{control_plane::ControllerManager, wait::wait_until};
+
+    use super::*;
+
+    const VOLUMES: &str = "/api/v1/persistentvolumes";
+    const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
+
+    /// With the `uid` of the old claim, the controller deletes the volume and its data.
+    #[tokio::test]
+    #[ignore = "kube-controller-manager takes minutes to build"]
+    async fn a_recovered_volume_keeps_its_data() {
+        let (cluster, _provider) = Cluster::encrypting().await;
+        let control_plane = &cluster.control_plane;
+        // The controller deletes directories below /tmp alone.
+        let data = TempDir::new_in("/tmp").unwrap();
+        files::replace(&data.path().join("db"), b"data", 0o600);
+        let size = json!({"storage": "1Gi"});
+        let send = async |method: &str, path: &str, object: &Value| {
+            let (status, answer) = control_plane.send(method, path, object).await;
+            assert!(status.is_success(), "{method} {path}: {answer}");
+        };
+        let volume = json!({"metadata": {"name": "volume"}, "spec": {
+            "capacity": size, "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Delete", "storageClassName": "",
+            "hostPath": {"path": data.path()},
+        }});
+        send("POST", VOLUMES, &volume).await;
+        let claim = json!({"metadata": {"name": "data"}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": size}, "storageClassName": "",
+        }});
+        send("POST", CLAIMS, &claim).await;
+        let bound = async |path: &str| {
+            let (_, object) = control_plane.send("GET", path, &Value::Null).await;
+            object["status"]["phase"] == "Bound"
+        };
+        let all = [format!("{VOLUMES}/volume"), format!("{CLAIMS}/data")];
+        let both_bound = async || bound(&all[0]).await && bound(&all[1]).await;
+        let manager = ControllerManager::spawn(control_plane);
+        wait_until(Duration::from_secs(60), "the binding", both_bound).await;
+        drop(manager);
+
+        let operator = Operator::of(&cluster);
+        let selected = [
+            "--resource",
+            "persistentvolumes",
+            "--resource",
+            "persistentvolumeclaims",
+        ];
+        let (directory, _report) = operator.extract_into("volumes", &selected);
+        for path in &all {
+            send("PATCH", path, &json!({"metadata": {"finalizers": null}})).await;
+            send("DELETE", path, &json!({})).await;
+        }
+        operator.kubectl(&["create", "-f", directory.to_str().unwrap()]);
+        let _manager = ControllerManager::spawn(control_plane);
+        wait_until(Duration::from_secs(60), "the binding", both_bound).await;
+        assert_eq!(fs::read(data.path().join("db")).unwrap(), b"data");
+    }
 }
 
 /// Texts that a YAML parser could read otherwise.
@@ -533,6 +693,38 @@ apiVersion: coordination.k8s.io/v1
 kind: Lease
 metadata: {name: lease, namespace: default}
 spec: {holderIdentity: "", leaseDurationSeconds: 5, renewTime: "2026-01-02T03:04:05.000006Z"}
+---
+apiVersion: resource.k8s.io/v1
+kind: DeviceClass
+metadata: {name: devices}
+spec:
+  selectors: [{cel: {expression: "device.driver == 'd.example.org'"}}]
+  config: [{opaque: {driver: d.example.org, parameters: {a: [1, null, "x"]}}}]
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata: {name: claim, namespace: default}
+spec:
+  devices:
+    requests:
+    - {name: one, exactly: {deviceClassName: devices, allocationMode: ExactCount, count: 2}}
+    - {name: two, firstAvailable: [{name: a, deviceClassName: devices}]}
+    constraints: [{requests: [one], matchAttribute: d.example.org/zone}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: job, namespace: default}
+spec: {suspend: true, template: {metadata: {labels: {app: x}}, spec: {restartPolicy: Never, containers: [{name: main, image: i}]}}}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: bound, annotations: {pv.kubernetes.io/bound-by-controller: "yes", kept: "1"}}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Delete
+  hostPath: {path: /nowhere}
+  claimRef: {namespace: default, name: data, uid: 11111111-2222-3333-4444-555555555555, resourceVersion: "7"}
 ---
 apiVersion: storage.k8s.io/v1
 kind: StorageClass

@@ -188,6 +188,18 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "needs a user with few rights; its command is that of rewrite_forbidden",
     ),
     (
+        "live_kubeconfig_unusable",
+        "its command asks for the version; extract.rs stages it",
+    ),
+    (
+        "live_object_forbidden",
+        "its command is that of rewrite_forbidden; extract.rs stages it",
+    ),
+    (
+        "live_object_unread",
+        "its command is that of api_server_unreachable",
+    ),
+    (
         "rollout_keys_differ",
         "needs a promotion between two reads; its command is that of rollout_lagging",
     ),

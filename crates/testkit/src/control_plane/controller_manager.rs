@@ -1,5 +1,5 @@
-//! kube-controller-manager with two controllers: that of storage version migrations, and the garbage
-//! collector, whose view of the objects the first one uses.
+//! kube-controller-manager with three controllers: that of storage version migrations, the garbage
+//! collector, whose view of the objects the first one uses, and the binder of volumes and claims.
 
 use super::ControlPlane;
 use crate::{
@@ -23,7 +23,9 @@ impl ControllerManager {
         files::replace(&kubeconfig, control_plane.kubeconfig().as_bytes(), 0o600);
         let arguments = [
             format!("--kubeconfig={}", kubeconfig.display()),
-            "--controllers=storage-version-migrator-controller,garbage-collector-controller".into(),
+            "--controllers=storage-version-migrator-controller,garbage-collector-controller,\
+             persistentvolume-binder-controller"
+                .into(),
             "--feature-gates=StorageVersionMigrator=true".into(),
             "--leader-elect=false".into(),
             "--secure-port=0".into(),
