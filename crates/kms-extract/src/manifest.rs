@@ -1,4 +1,4 @@
-//! An object as a manifest for `kubectl apply`.
+//! An object as a manifest for `kubectl`.
 
 mod clean;
 mod decode;

@@ -251,7 +251,7 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 31] = [
         "extract",
         &[
             (
-                "a deleted Secret as YAML for kubectl apply",
+                "a deleted Secret as YAML for kubectl",
                 "extract --etcd-snapshot etcd.db --resource secrets --namespace shop --name db \
                  --output-dir recovered",
             ),

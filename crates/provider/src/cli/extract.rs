@@ -26,7 +26,7 @@ use super::{
     progress::reading,
 };
 
-/// Bring back single objects: write them as manifests for kubectl apply
+/// Bring back single objects: write them as manifests for kubectl
 ///
 /// Reads the etcd snapshot or the running etcd, decrypts the selected objects with the OpenBao of
 /// the configuration, and writes each as YAML into a new directory that only its owner can read.
