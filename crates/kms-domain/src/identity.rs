@@ -104,6 +104,13 @@ pub(crate) fn differing_names(one: &IdentityScope, other: &IdentityScope) -> Vec
 /// The configuration key of [`IdentityScope::provider_name`].
 pub(crate) const PROVIDER_NAME: &str = "transit.keyIdScope.providerName";
 
+/// The configuration keys of names without hashes in the annotations.
+pub(crate) const OUTSIDE_ANNOTATIONS: [&str; 3] = [
+    PROVIDER_NAME,
+    "transit.keyIdScope.clusterId",
+    "openbao.instanceId",
+];
+
 fn names(scope: &IdentityScope) -> [(&'static str, &str); 6] {
     let IdentityScope {
         provider_name,

@@ -223,6 +223,9 @@ impl Failure {
             class => class,
         };
         let mut failure = Self::new(operation, class).status(status);
+        if class == FailureClass::NotFound && errors.iter().any(|it| lacks_mount(it)) {
+            failure = failure.detail(NO_MOUNT);
+        }
         if operation.is_login() {
             failure.refusal = LoginRefusal::of(status, &errors);
         }
@@ -263,6 +266,19 @@ impl Failure {
             class => class,
         };
         Self::new(operation, class).status(status)
+    }
+
+    /// Whether OpenBao has the namespace and the mount of the path, but nothing at it. A missing mount or
+    /// namespace may as well be a wrong name in the configuration.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        self.class == FailureClass::NotFound && !self.is_missing_mount()
+    }
+
+    /// Whether OpenBao has no mount at the path, or no such namespace.
+    #[must_use]
+    pub fn is_missing_mount(&self) -> bool {
+        self.detail == Some(NO_MOUNT)
     }
 
     /// Whether a smaller batch may succeed: this one is too large, or OpenBao rejected it as a
@@ -426,6 +442,14 @@ const TEXTS: &[(StatusCode, &str, FailureClass)] = &[
         FailureClass::VersionBelowMinimum,
     ),
 ];
+
+const NO_MOUNT: &str = "OpenBao has no such mount or namespace";
+
+/// Whether the text of a 404 is about the mount or the namespace; that of a missing key has no text.
+fn lacks_mount(error: &str) -> bool {
+    let error = error.to_lowercase();
+    error.contains("no handler for route") || error.contains("namespace not found")
+}
 
 /// Whether the text of a 403 is about the token. A denial by policy has the same words in a list:
 /// `1 error occurred:\n\t* permission denied\n\n`.

@@ -12,7 +12,7 @@ use super::claims::{OtherSecond, VersionClaims};
 use crate::{
     annotations::{AnnotationMismatch, Annotations, AnnotationsInvalid},
     digest::MalformedDigest,
-    identity::{PROVIDER_NAME, differing_names},
+    identity::{OUTSIDE_ANNOTATIONS, PROVIDER_NAME, differing_names},
     key::{KeyScope, TransitKey},
     key_id::KeyId,
     transit::{CreatedAt, KeyProfile, TransitVersion},
@@ -342,6 +342,12 @@ impl KeyResolver {
                 ResolveError::OtherProvider {
                     version,
                     provider: stored.provider.to_owned(),
+                }
+            }
+            // The live version is that of the evidence, so another one of these names never existed.
+            Some(live) if recorded.is_none() && self.sources_of(version, live).next().is_some() => {
+                ResolveError::IdentityMismatch {
+                    names: OUTSIDE_ANNOTATIONS.to_vec(),
                 }
             }
             Some(live) => ResolveError::CreationTimeMismatch {

@@ -92,6 +92,25 @@ causes! {
          its state",
     ]);
 
+    UNEXPLAINED = unknown(
+        "objects_unexplained",
+        "objects need another key than the present one, or other names than the configured ones",
+        "no state, record or peer has their key_id, so nothing proves which of both it is",
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[
+        act(
+            "compare providerName, clusterId and instanceId in {config} with those of every other \
+             provider of this etcd, and with a backup record: etcd does not show them",
+        ),
+        act("if they are right, the key was recreated: restore a backup of OpenBao with the original key"),
+        RECORDED_BACKUP,
+        PROVE_PAIR,
+    ])
+    .warnings(&[
+        "do not delete these objects, and do not start a provider without its state",
+    ]);
+
     UNUSABLE = not_lost_yet(
         "key_unusable",
         "the settings of the key or of its mount are unsafe",

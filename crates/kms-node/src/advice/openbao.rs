@@ -139,6 +139,21 @@ causes! {
     )
     .steps(&[act("read the log of OpenBao for the failed request, then check again")]);
 
+    MOUNT_MISSING = unknown(
+        "mount_missing",
+        "OpenBao has no mount or namespace of the configured names",
+        "wrong names are harmless; a mount that was disabled has taken its keys with it",
+    )
+    .steps(&[
+        act(
+            "compare openbao.namespace, transit.mountPath {mount} and openbao.address {address} with a \
+             backup record or another node",
+        ),
+        run("list the mounts, as an administrator", "bao secrets list {bao}"),
+        act("if the names are right, restore a backup of OpenBao with the mount and its key"),
+    ])
+    .warnings(&["do not enable a mount or create a key of these names"]);
+
     RATE_LIMITED = none_lost(
         "openbao_rate_limited",
         "OpenBao limits the rate of requests from this node",
@@ -614,6 +629,7 @@ pub fn of_request(failure: &Failure) -> &'static Cause {
         Some(TlsProblem::CaAsServer) => &CA_AS_SERVER_CERTIFICATE,
         Some(TlsProblem::NoServerAuth) => &NO_SERVER_AUTH,
         Some(TlsProblem::ClientCertificateRequired) => &CLIENT_CERTIFICATE_REQUIRED,
+        None if failure.is_missing_mount() => &MOUNT_MISSING,
         None => of_class(failure.class()),
     }
 }

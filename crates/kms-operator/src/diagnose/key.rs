@@ -13,7 +13,6 @@ use kms_node::{
     report::{CheckResult, ImpactClass, counted, one_line, utc},
     transit_key::round_trip::DeepError,
 };
-use openbao_client::failure::FailureClass;
 use serde_json::{Value, json};
 
 use super::{Check, facts::Facts};
@@ -79,8 +78,7 @@ fn metadata(facts: &Facts) -> Option<CheckResult> {
             .detail("latestTransitVersion", metadata.latest_version),
         Err(failure) => {
             // Only of a response about the key itself: a login can meet the same class.
-            let lost = matches!(failure, CallFailure::OpenBao(failure)
-                if failure.class() == FailureClass::NotFound);
+            let lost = matches!(failure, CallFailure::OpenBao(failure) if failure.is_absence());
             let class = match lost {
                 true => ImpactClass::DataRecovery,
                 false => ImpactClass::ApiServerAvailability,

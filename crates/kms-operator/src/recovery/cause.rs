@@ -8,11 +8,12 @@ use openbao_client::failure::FailureClass;
 use super::verify_pair::{Pair, Row, Unanswered};
 
 /// Which cause decides where there are several.
-pub const ORDER: [&Cause; 12] = [
+pub const ORDER: [&Cause; 13] = [
     &advice::key::LOST,
     &advice::key::RECREATED,
     &advice::versions::ROLLED_BACK,
     &advice::versions::LOST,
+    &advice::key::UNEXPLAINED,
     &advice::configuration::IDENTITY_CHANGED,
     &advice::evidence::OBJECTS_DAMAGED,
     &advice::evidence::OTHER_IDENTITY,
@@ -87,6 +88,7 @@ impl Context {
             ResolveError::NewerThanLatest { .. } => &advice::versions::ROLLED_BACK,
             ResolveError::Trimmed { .. } => &advice::versions::LOST,
             ResolveError::Hidden { .. } => &advice::versions::BELOW_MINIMUM,
+            ResolveError::CreationTimeMismatch { recorded: None, .. } => &advice::key::UNEXPLAINED,
             ResolveError::CreationTimeMismatch { .. } | ResolveError::Recreated { .. } => {
                 &advice::key::RECREATED
             }

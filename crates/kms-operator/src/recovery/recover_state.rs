@@ -37,7 +37,6 @@ use kms_node::{
         rebuild::{RebuildError, Remains},
     },
 };
-use openbao_client::failure::FailureClass;
 
 use super::{
     EtcdSource,
@@ -255,7 +254,7 @@ fn beside(obstacles: &[InputError], refusals: &PlanBlockers) -> Vec<PlanBlocker>
 fn read_key(config: &Config) -> Result<KeyProfile, InputError> {
     let metadata = connection::ask_for_key(config)?;
     let metadata = metadata.map_err(|failure| match failure {
-        CallFailure::OpenBao(failure) if failure.class() == FailureClass::NotFound => {
+        CallFailure::OpenBao(failure) if failure.is_absence() => {
             InputError::NoKey(config.key.clone())
         }
         failure => InputError::Metadata(failure),

@@ -338,9 +338,7 @@ pub async fn read_key(config: &Config, openbao: &Connection) -> (LiveKey, Option
             Err(refused) => (LiveKey::Unknown, Some(Unanswered::Profile(refused))),
         },
         // Matches a response from OpenBao only: a failed login says nothing about the key.
-        Err(CallFailure::OpenBao(failure)) if failure.class() == FailureClass::NotFound => {
-            (LiveKey::Missing, None)
-        }
+        Err(CallFailure::OpenBao(failure)) if failure.is_absence() => (LiveKey::Missing, None),
         Err(failure) => (LiveKey::Unknown, Some(Unanswered::Metadata(failure))),
     }
 }

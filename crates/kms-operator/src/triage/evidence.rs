@@ -98,9 +98,7 @@ pub const ETCD: Check = Check {
 pub fn live_key(facts: &Facts) -> LiveKey {
     match (facts.usable_key(), &facts.metadata) {
         (Some(profile), _) => LiveKey::Listed(profile.clone()),
-        (None, Some(Err(CallFailure::OpenBao(failure))))
-            if failure.class() == FailureClass::NotFound =>
-        {
+        (None, Some(Err(CallFailure::OpenBao(failure)))) if failure.is_absence() => {
             LiveKey::Missing
         }
         _ => LiveKey::Unknown,

@@ -649,6 +649,57 @@ async fn another_clusters_snapshot_is_not_of_this_pair() {
     );
 }
 
+/// OpenBao answers 404 for each of them, and only a missing key is one.
+#[tokio::test]
+async fn a_missing_mount_or_namespace_is_no_lost_key() {
+    let mut cluster = Cluster::new().await;
+    cluster.store("one").await;
+    let token = cluster.directory.path().join("token");
+    let root = &shared_openbao().await.secrets().root_token;
+    files::replace(&token, root.expose().as_bytes(), 0o600);
+    let token = ["--token-file", token.to_str().unwrap()];
+    cluster.verdict(0, "compatible", &token);
+
+    let namespace = [&token[..], &["--openbao-namespace", "nowhere"]].concat();
+    let (_, report) = cluster.verdict(5, "inconclusive", &namespace);
+    assert_eq!(report["cause"], "mount_missing", "{report:#}");
+    assert_eq!(report["data"]["impact"], "unknown");
+    let right = cluster.node.config["transit"]["mountPath"].take();
+    cluster.node.config["transit"]["mountPath"] = json!("nowhere");
+    let (_, report) = cluster.verdict(5, "inconclusive", &token);
+    assert_eq!(report["cause"], "mount_missing", "{report:#}");
+    cluster.node.config["transit"]["mountPath"] = right;
+    cluster.node.config["transit"]["keyName"] = json!("nothing");
+    let (_, report) = cluster.verdict(4, "incompatible", &token);
+    assert_eq!(report["cause"], "key_lost", "{report:#}");
+}
+
+/// A provider of another cluster with the same names otherwise: the state of this node has the live version,
+/// so the key was not recreated.
+#[tokio::test]
+async fn an_object_of_another_cluster_is_no_sign_of_a_recreated_key() {
+    let mut cluster = Cluster::new().await;
+    cluster.store("own").await;
+    let right = cluster.node.config.clone();
+    cluster.provider.stop().await;
+    cluster.node.config["transit"]["keyIdScope"]["clusterId"] = json!("cluster-b");
+    let states = [cluster.node.state_file(), cluster.node.checkpoint()];
+    let contents = states.each_ref().map(|path| fs::read(path).unwrap());
+    for path in &states {
+        fs::remove_file(path).unwrap();
+    }
+    cluster.provider = cluster.node.serve().await;
+    cluster.store("other").await;
+    cluster.provider.stop().await;
+    cluster.node.config = right;
+    for (path, content) in states.iter().zip(&contents) {
+        files::replace(path, content, 0o600);
+    }
+    let (_, report) = cluster.verdict(4, "incompatible", &[]);
+    assert_eq!(report["cause"], "other_identity", "{report:#}");
+    assert_ne!(report["data"]["impact"], "lost_without_backup");
+}
+
 #[tokio::test]
 async fn an_object_that_was_moved_shows_only_when_it_is_opened() {
     let mut cluster = Cluster::new().await;

@@ -188,6 +188,14 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "needs a user with few rights; its command is that of rewrite_forbidden",
     ),
     (
+        "objects_unexplained",
+        "its command is that of key_recreated; triage/evidence.rs stages it",
+    ),
+    (
+        "mount_missing",
+        "its command is that of login_mount_missing; pair.rs stages it",
+    ),
+    (
         "live_kubeconfig_unusable",
         "its command asks for the version; extract.rs stages it",
     ),
