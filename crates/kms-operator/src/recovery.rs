@@ -432,6 +432,10 @@ mod tests {
 
     use super::*;
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the backup job of a test writes in place"
+    )]
     #[test]
     fn a_file_that_is_written_to_has_neither_a_hash_nor_objects_and_a_replaced_one_has() {
         let directory = TempDir::new().unwrap();

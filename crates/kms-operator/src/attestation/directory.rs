@@ -170,6 +170,7 @@ fn lock(directory: &Path) -> io::Result<File> {
 mod tests {
     use std::time::UNIX_EPOCH;
 
+    use kms_node::state::disk;
     use tempfile::TempDir;
 
     use super::*;
@@ -198,11 +199,11 @@ mod tests {
     fn each_statement_is_later_than_those_before_also_with_a_clock_that_went_back() {
         let directory = TempDir::new().unwrap();
         let path = directory.path();
-        fs::write(path.join("zz.dsse.json"), b"of another command").unwrap();
+        disk::create_new(&path.join("zz.dsse.json"), b"of another command").unwrap();
         let add = |seconds: u64, content: &str| {
             let now = || UNIX_EPOCH + Duration::from_secs(seconds);
             let turn = Turn::take(path, "drill", now).unwrap();
-            fs::write(&turn.path, content).unwrap();
+            disk::create_new(&turn.path, content.as_bytes()).unwrap();
             let name = turn.path.file_name().unwrap().to_str().unwrap().to_owned();
             (name, turn.previous.map(|it| it.sha256))
         };

@@ -447,7 +447,7 @@ mod tests {
             let signature = pair.sign(&envelope::encoded(payload.as_bytes()));
             let signature = signature.as_ref().to_vec();
             let envelope = Envelope::signed(payload.as_bytes().to_vec(), key.id(), signature);
-            Statement::open(envelope.encode().as_bytes(), &[key.clone()]).map(|it| it.0)
+            Statement::open(envelope.encode().as_bytes(), std::slice::from_ref(&key)).map(|it| it.0)
         };
         let good = serde_json::json!({
             "_type": STATEMENT_TYPE,
@@ -489,7 +489,7 @@ mod tests {
         let signature = pair.sign(&envelope::encoded(b"{}")).as_ref().to_vec();
         let open = |payload: &[u8], id: &str, key: &PublicKey| {
             let envelope = Envelope::signed(payload.to_vec(), id, signature.clone());
-            Statement::open(envelope.encode().as_bytes(), &[key.clone()]).unwrap_err()
+            Statement::open(envelope.encode().as_bytes(), std::slice::from_ref(key)).unwrap_err()
         };
         let signed = open(b"{}", key.id(), &key);
         assert!(matches!(signed, StatementProblem::Form), "{signed}");

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::ErrorKind,
+    io::{ErrorKind, Write as _},
     net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -545,14 +545,18 @@ async fn a_snapshot_that_is_overwritten_during_a_drill_is_not_proven() {
     let signing = Signing::p256();
     let options = signing.options("statement");
     let options: Vec<_> = options.iter().map(String::as_str).collect();
-    let overwrite = |name: &str, bytes: &[u8]| fs::write(backups.path(name), bytes).unwrap();
     let etcd = fs::read(backups.path("etcd.db")).unwrap();
     let hash = sha256(backups.path("etcd.db"));
 
     // As `cp` of another backup over it: the drill has its hash, and reads it only after the restore.
     let drill = backups.start(SET, &options);
     drill.reaches("server.hcl", "").await;
-    overwrite("etcd.db", &etcd);
+    let mut file = fs::File::options()
+        .write(true)
+        .truncate(true)
+        .open(backups.path("etcd.db"))
+        .unwrap();
+    file.write_all(&etcd).unwrap();
     let report = drill.ended(5, "inconclusive").await;
     assert_eq!(report["cause"], "snapshot_unreadable", "{report:#}");
     let found = report["found"].as_str().unwrap();
@@ -564,8 +568,7 @@ async fn a_snapshot_that_is_overwritten_during_a_drill_is_not_proven() {
     // A backup job that replaces the name leaves the open file as it is.
     let drill = backups.start(SET, &[]);
     drill.reaches("server.hcl", "").await;
-    overwrite("new.db", &etcd);
-    fs::rename(backups.path("new.db"), backups.path("etcd.db")).unwrap();
+    files::replace(&backups.path("etcd.db"), &etcd, 0o600);
     drill.ended(0, "compatible").await;
 }
 

@@ -1,9 +1,10 @@
-use std::{fs, time::UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use kms_domain::digest::sha256_hex;
+use kms_node::state::disk;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -101,14 +102,16 @@ impl Chain {
         let bytes = Envelope::signed(payload, key.id(), signature).encode();
         let at = Timestamp::from_second(i64::try_from(named).unwrap()).unwrap();
         let name = dated("drill", at);
-        fs::write(self.directory.path().join(&name), &bytes).unwrap();
+        disk::create_new(&self.directory.path().join(&name), bytes.as_bytes()).unwrap();
         self.previous = Some(sha256_hex(bytes.as_bytes()));
         name
     }
 
+    /// The public key in a file of its own.
     fn key(&self) -> PathBuf {
-        let path = self.directory.path().join("key.pub");
-        fs::write(&path, STANDARD.encode(self.pair.public_key())).unwrap();
+        let key = STANDARD.encode(self.pair.public_key());
+        let path = self.directory.path().join(sha256_hex(key.as_bytes()));
+        disk::replace_public(&path, key.as_bytes()).unwrap();
         path
     }
 
@@ -304,7 +307,7 @@ fn other_names_are_left_out_and_an_unreadable_statement_is_named() {
         mknodat(CWD, path.join(name), FileType::Fifo, Mode::RUSR, 0).unwrap();
     };
     pipe("backup.dsse.json");
-    fs::write(path.join("\u{1b}[2J.dsse.json"), "x").unwrap();
+    disk::create_new(&path.join("\u{1b}[2J.dsse.json"), b"x").unwrap();
     let (report, text) = chain.read_with(vec![chain.key()], WEEKLY, 11 * DAY);
     assert_eq!(report["verdict"], "verified", "{report:#}");
     assert_eq!(
@@ -335,8 +338,7 @@ fn other_names_are_left_out_and_an_unreadable_statement_is_named() {
 #[test]
 fn statements_before_and_after_a_change_of_the_signing_key_are_one_history() {
     let mut chain = Chain::of(&[drill(10 * DAY)]);
-    let old = chain.directory.path().join("old.pub");
-    fs::rename(chain.key(), &old).unwrap();
+    let old = chain.key();
     chain.pair = Ed25519KeyPair::generate().unwrap();
     chain.add(drill(17 * DAY), 17 * DAY);
     let (report, _) = chain.read_with(vec![old, chain.key()], WEEKLY, 18 * DAY);
