@@ -70,7 +70,7 @@ use kms_node::{
         printable,
         text::Look,
     },
-    state::disk,
+    state::disk::{self, DiskError},
 };
 use serde::Serialize;
 use tokio::runtime::{self, Runtime};
@@ -332,11 +332,15 @@ struct PageFlags {
 }
 
 impl PageFlags {
-    /// Refuses an existing file and a closed directory before the work. The write refuses them too.
+    /// Refuses an existing file before the work. The write refuses it too.
     fn require_new(&self) -> Result<(), Failure> {
-        let checked = self.html.as_deref().map(disk::require_new);
-        checked.transpose().map_err(Failure::PageFile)?;
-        Ok(())
+        match &self.html {
+            Some(path) if path.symlink_metadata().is_ok() => {
+                let path = path.clone();
+                Err(Failure::PageFile(DiskError::Exists { path }))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Prints a result, then writes its page; its exit code is that of the command.

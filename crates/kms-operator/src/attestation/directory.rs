@@ -171,6 +171,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use kms_node::state::disk;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
     use tempfile::TempDir;
 
     use super::*;
@@ -220,5 +221,16 @@ mod tests {
             let name = format!("19700101T0000{time}Z-drill.dsse.json");
             assert_eq!(add(seconds, content), (name, digest(previous)));
         }
+
+        // Nobody writes to this pipe, so reading it would never end.
+        let pipe = path.join("19700102T000000.000Z-drill.dsse.json");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let refused = Turn::take(path, "drill", || UNIX_EPOCH)
+            .map(|_| ())
+            .unwrap_err();
+        let AttestationError::Previous { path, .. } = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(path, pipe);
     }
 }
