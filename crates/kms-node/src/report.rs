@@ -10,6 +10,7 @@ pub mod table;
 pub mod text;
 
 use std::{
+    borrow::Cow,
     fmt,
     io::{self, Write},
     time::SystemTime,
@@ -37,6 +38,29 @@ pub enum Output {
     Json,
     /// The same document as YAML
     Yaml,
+}
+
+/// Whether a terminal or a browser would obey the character instead of showing it: a control character, or
+/// one that reorders text. Names of files and of objects may contain them.
+fn is_obeyed(c: char) -> bool {
+    let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    (c.is_control() && c != '\n' && c != '\t') || reorders
+}
+
+/// The text for a terminal, with escapes in place of characters that it would obey.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_obeyed(c) {
+            true => escaped.extend(c.escape_unicode()),
+            false => escaped.push(c),
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 /// A number with its noun: `1 object`, `2 objects`.

@@ -4,6 +4,7 @@
 //! A statement has digests, counts and verdicts only: no names of namespaces or objects. Existing files
 //! are never overwritten.
 
+mod directory;
 pub mod envelope;
 pub mod history;
 pub mod public_key;
@@ -12,16 +13,16 @@ pub mod statement;
 pub mod verification;
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use jiff::Timestamp;
-use kms_domain::{digest::sha256_hex, scope::TransitKeyPath};
+use kms_domain::scope::TransitKeyPath;
 use kms_node::{
     advice::{self, Cause, attestation::*, openbao::of_call},
     auth::CallFailure,
+    clock::{Clock as _, SystemClock},
     config::Config,
     connection::ConnectionError,
     exit::Exit,
@@ -29,16 +30,12 @@ use kms_node::{
     state::disk::{self, DiskError},
 };
 use openbao_client::credential_file::CredentialFileProblem;
-use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use crate::recovery::recover_state::read_file;
-use envelope::{Envelope, MAX_BYTES};
+use directory::{Turn, dated};
+use envelope::Envelope;
 use public_key::KeyProblem;
 use signer::Signer;
-use statement::{Digest, Findings, Statement};
-
-/// End of the names of statements in a directory.
-pub const SUFFIX: &str = ".dsse.json";
+use statement::{Findings, Statement};
 
 /// The key for a statement.
 #[derive(Debug, Clone)]
@@ -144,15 +141,13 @@ impl Attestor {
     /// one more file, linked to the newest statement in it.
     ///
     /// # Errors
-    /// The file exists, or the key is unusable. Nothing was signed.
+    /// The file exists, its directory is closed to this user, or the key is unusable. Nothing was signed.
     pub fn new(
         config: &Config,
         target: PathBuf,
         key: &SigningKey,
     ) -> Result<Self, AttestationError> {
-        if !target.is_dir() && target.symlink_metadata().is_ok() {
-            return Err(AttestationError::File(DiskError::Exists { path: target }));
-        }
+        require_writable(&target)?;
         let signer = match key {
             SigningKey::File(path) => Signer::file(path)?,
             SigningKey::Transit(path) => Signer::transit(config, path.clone())?,
@@ -160,25 +155,12 @@ impl Attestor {
         Ok(Self { target, signer })
     }
 
-    /// Requires a writable directory, once this process has the user that writes the statement.
+    /// Requires a writable directory. A command that goes on as another user asks again.
     ///
     /// # Errors
-    /// The directory is missing or closed to this user.
+    /// The file exists, or the directory is missing or closed to this user.
     pub fn require_writable(&self) -> Result<(), AttestationError> {
-        let directory = match (self.target.is_dir(), self.target.parent()) {
-            (false, Some(parent)) if parent.as_os_str().is_empty() => Path::new("."),
-            (false, Some(parent)) => parent,
-            _ => &self.target,
-        };
-        let access = Access::WRITE_OK | Access::EXEC_OK;
-        accessat(CWD, directory, access, AtFlags::EACCESS).map_err(|errno| {
-            AttestationError::File(DiskError::System {
-                attempt: "write to the directory",
-                path: directory.to_owned(),
-                space: None,
-                source: errno.into(),
-            })
-        })
+        require_writable(&self.target)
     }
 
     /// Signs and writes the statement on a result. The file is complete or absent.
@@ -190,59 +172,30 @@ impl Attestor {
         config: &Config,
         outcome: &Outcome<R>,
         findings: Findings,
-        now: SystemTime,
     ) -> Result<(), AttestationError> {
         if findings.is_empty() {
             return Err(AttestationError::NoSubject);
         }
-        let (path, previous) = if self.target.is_dir() {
-            let path = self.target.join(dated(outcome.command(), now));
-            (path, newest(&self.target)?)
-        } else {
-            (self.target.clone(), None)
+        let mut turn = match self.target.is_dir() {
+            true => Some(Turn::take(&self.target, outcome.command(), || {
+                SystemClock.now()
+            })?),
+            false => None,
         };
+        let previous = turn.as_mut().and_then(|turn| turn.previous.take());
+        let path = turn.as_ref().map_or(&self.target, |turn| &turn.path);
         let statement = Statement::new(config, outcome, findings, previous);
         let payload = statement.encode();
         let signature = self.signer.sign(config, &envelope::encoded(&payload))?;
         let envelope = Envelope::signed(payload, self.signer.key_id(), signature);
-        disk::create_new(&path, envelope.encode().as_bytes()).map_err(AttestationError::File)
+        disk::create_new(path, envelope.encode().as_bytes()).map_err(AttestationError::File)
     }
 }
 
-/// A name that sorts by time.
-fn dated(command: &str, now: SystemTime) -> String {
-    let time = Timestamp::try_from(now).unwrap_or_default();
-    format!("{}-{command}{SUFFIX}", time.strftime("%Y%m%dT%H%M%S%.3fZ"))
-}
-
-/// Paths of the statements in a directory, by name and so by time.
-///
-/// # Errors
-/// The directory cannot be read.
-pub fn statements(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        if name.to_str().is_some_and(|name| name.ends_with(SUFFIX)) {
-            paths.push(directory.join(name));
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-/// Digest of the newest statement.
-fn newest(directory: &Path) -> Result<Option<Digest>, AttestationError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| AttestationError::Previous { path, source }
+fn require_writable(target: &Path) -> Result<(), AttestationError> {
+    let checked = match target.is_dir() {
+        true => disk::require_new(&target.join(dated("", Timestamp::now()))),
+        false => disk::require_new(target),
     };
-    let paths = statements(directory).map_err(failed(directory))?;
-    let Some(path) = paths.last() else {
-        return Ok(None);
-    };
-    let bytes = read_file(path, MAX_BYTES).map_err(failed(path))?;
-    Ok(Some(Digest {
-        sha256: sha256_hex(&bytes),
-    }))
+    checked.map_err(AttestationError::File)
 }

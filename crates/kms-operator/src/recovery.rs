@@ -42,9 +42,12 @@ use etcd_snapshot::{
     keys::Superseded,
     revision::{Object, Revisions, Totals},
 };
+use kms_domain::recovery::record::FileInfo;
 use kms_node::advice::{Found, snapshot};
 
+use backup_record::note;
 use etcd_live::{LiveError, LiveEtcd};
+use form::Form;
 use rustix::fs::OFlags;
 use unpacked::{UnpackError, unpack};
 use unread::Unread;
@@ -64,8 +67,11 @@ pub enum EtcdSource {
 pub struct SnapshotFile {
     path: PathBuf,
     file: File,
-    /// Database from an archive, and the stamp of the archive before unpacking.
-    unpacked: OnceLock<(File, Stamp)>,
+    /// Stamp of the file when it was opened. A reading or hash of a file that was written to since
+    /// then fails, so that all of them are of the same content.
+    opened: Stamp,
+    /// Database from an archive.
+    unpacked: OnceLock<File>,
     /// Stamp of the file with the verified hash, and its replaced entries. Readings with an equal
     /// stamp skip the hash and the comparison of the keys.
     verified: OnceLock<(Stamp, Option<Superseded>)>,
@@ -73,7 +79,7 @@ pub struct SnapshotFile {
 
 /// File attributes for detecting writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
@@ -185,10 +191,11 @@ impl EtcdSource {
     /// # Errors
     /// [`EtcdError::Open`].
     pub fn file(path: &Path) -> Result<Self, EtcdError> {
-        match open(path) {
-            Ok(file) => Ok(Self::File(SnapshotFile {
+        match open(path).and_then(|file| Ok((Stamp::of(&file)?, file))) {
+            Ok((opened, file)) => Ok(Self::File(SnapshotFile {
                 path: path.to_owned(),
                 file,
+                opened,
                 unpacked: OnceLock::new(),
                 verified: OnceLock::new(),
             })),
@@ -238,7 +245,10 @@ impl EtcdSource {
                         unread: None,
                     })
                 };
-                read().map_err(|source| EtcdError::Snapshot {
+                let read = read();
+                // Damage in a file that is being written to is no finding about the backup.
+                snapshot.require_unchanged()?;
+                read.map_err(|source| EtcdError::Snapshot {
                     path: path.clone(),
                     source,
                 })
@@ -278,17 +288,9 @@ impl SnapshotFile {
     /// # Errors
     /// [`EtcdError::Form`], or [`EtcdError::Snapshot`] if reading the file fails.
     pub(crate) fn database(&self) -> Result<&File, EtcdError> {
-        let form = |problem| EtcdError::Form {
-            path: self.path.clone(),
-            problem,
-        };
-
-        let now = Stamp::of(&self.file).map_err(|error| form(UnpackError::Read(error)))?;
-        if let Some((database, then)) = self.unpacked.get() {
-            return match now == *then {
-                true => Ok(database),
-                false => Err(form(UnpackError::Changed)),
-            };
+        self.require_unchanged()?;
+        if let Some(database) = self.unpacked.get() {
+            return Ok(database);
         }
 
         let plain = self.file.metadata().is_ok_and(|it| it.is_file())
@@ -300,12 +302,52 @@ impl SnapshotFile {
             return Ok(&self.file);
         }
 
-        let database = unpack(&self.file).map_err(form)?;
-        if Stamp::of(&self.file).ok() != Some(now) {
-            return Err(form(UnpackError::Changed));
+        let database = unpack(&self.file);
+        self.require_unchanged()?;
+        let database = database.map_err(|problem| self.not_read(problem))?;
+        Ok(self.unpacked.get_or_init(|| database))
+    }
+
+    /// Size and hash of the file as given, packed or plain.
+    ///
+    /// # Errors
+    /// [`EtcdError::Form`].
+    pub(crate) fn note(&self) -> Result<FileInfo, EtcdError> {
+        let special = Form::of_kind(&self.file).map_err(|error| self.unreadable(error))?;
+        if let Some(form) = special {
+            return Err(self.not_read(UnpackError::NotASnapshot(form)));
         }
-        let (database, _) = self.unpacked.get_or_init(|| (database, now));
-        Ok(database)
+        let noted = note(&self.file).map_err(|error| self.unreadable(error))?;
+        self.require_unchanged()?;
+        Ok(noted)
+    }
+
+    /// The same of the unpacked database; `None` for a plain file.
+    ///
+    /// # Errors
+    /// [`EtcdError::Form`].
+    pub(crate) fn note_unpacked(&self) -> Result<Option<FileInfo>, EtcdError> {
+        let noted = self.unpacked.get().map(note).transpose();
+        noted.map_err(|error| self.unreadable(error))
+    }
+
+    fn require_unchanged(&self) -> Result<(), EtcdError> {
+        let now = Stamp::of(&self.file).map_err(|error| self.unreadable(error))?;
+        match now.is_written_since(self.opened) {
+            true => Err(self.not_read(UnpackError::Changed)),
+            false => Ok(()),
+        }
+    }
+
+    fn unreadable(&self, error: io::Error) -> EtcdError {
+        self.not_read(UnpackError::Read(error))
+    }
+
+    fn not_read(&self, problem: UnpackError) -> EtcdError {
+        EtcdError::Form {
+            path: self.path.clone(),
+            problem,
+        }
     }
 }
 
@@ -318,14 +360,35 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
+/// Opens a file that must be a regular one, so that reading it ends.
+///
+/// # Errors
+/// Those of [`open`], and [`io::ErrorKind::InvalidInput`] for another kind of file.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let file = open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a regular file",
+        )),
+    }
+}
+
 impl Stamp {
-    fn of(file: &File) -> io::Result<Self> {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
+    }
+
+    /// Whether the content may differ. The change time is left out: a rename, as of a backup job that
+    /// replaces its latest file, sets it too, and the open file keeps its content.
+    pub(crate) fn is_written_since(&self, earlier: Self) -> bool {
+        (self.size, self.modified) != (earlier.size, earlier.modified)
     }
 }
 
@@ -357,5 +420,58 @@ impl EtcdError {
             Self::TooVaried { .. } => (&snapshot::OVERSIZED, Vec::new()),
             Self::Live(error) => (error.cause(), Vec::new()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use etcd_snapshot::revision::Revisions;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the backup job of a test writes in place"
+    )]
+    #[test]
+    fn a_file_that_is_written_to_has_neither_a_hash_nor_objects_and_a_replaced_one_has() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("etcd.db");
+        fs::write(&path, b"first").unwrap();
+        let source = EtcdSource::file(&path).unwrap();
+        let EtcdSource::File(file) = &source else {
+            panic!("a file");
+        };
+        let first = file.note().unwrap();
+
+        fs::write(directory.path().join("new"), b"other content").unwrap();
+        fs::rename(directory.path().join("new"), &path).unwrap();
+        assert_eq!(file.note().unwrap(), first, "the open file stays as it was");
+
+        let source = EtcdSource::file(&path).unwrap();
+        fs::write(&path, b"written in place").unwrap();
+        let EtcdSource::File(file) = &source else {
+            panic!("a file");
+        };
+        let changed = |result: Result<(), EtcdError>| {
+            let problem = result.unwrap_err();
+            assert!(
+                matches!(
+                    problem,
+                    EtcdError::Form {
+                        problem: UnpackError::Changed,
+                        ..
+                    }
+                ),
+                "{problem:?}"
+            );
+        };
+        changed(file.note().map(|_| ()));
+        changed(file.database().map(|_| ()));
+        let read = source.read(Revisions::Newest, &|_| {}, || (), |(), _| {});
+        changed(read.map(|_| ()));
     }
 }

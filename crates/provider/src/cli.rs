@@ -67,6 +67,7 @@ use kms_node::{
     report::{
         Output, ignore_broken_pipe, one_line,
         outcome::{OptionSource, Outcome},
+        printable,
         text::Look,
     },
     state::disk::{self, DiskError},
@@ -239,6 +240,8 @@ struct Context<'a> {
     out: &'a mut dyn Write,
     /// Receives the result in place of `out`.
     captured: Option<&'a mut Report>,
+    /// Exit code of the last result that was shown. A later failure of an output replaces only success.
+    concluded: Exit,
 }
 
 /// The result of a command in both forms.
@@ -311,6 +314,7 @@ impl OutputFlag {
             report.capture(outcome)?;
             return Ok(outcome.exit());
         }
+        context.concluded = outcome.exit();
         let text = self.render(outcome, context)?;
         ignore_broken_pipe(context.out.write_all(&text))?;
         Ok(outcome.exit())
@@ -385,6 +389,7 @@ pub fn run(
         color,
         out: &mut out,
         captured: None,
+        concluded: Exit::Success,
     };
     let done = match cli.command {
         Some(command) => command.run(&mut context),
@@ -398,13 +403,17 @@ pub fn run(
         Ok(exit) => return exit,
         Err(failure) => failure,
     };
-    let exit = failure.exit();
+    let exit = match context.concluded {
+        Exit::Success => failure.exit(),
+        concluded => concluded,
+    };
     if exit != Exit::Success {
         let loaded = context.load().ok();
         let path = context.flags.config_path(environment);
         let config = loaded.as_ref().map(|loaded| &loaded.config);
         let (line, sources) = (context.line, context.sources);
-        let advice = failure.advise(&Site::new(&path, config), &line);
+        let mut advice = failure.advise(&Site::new(&path, config), &line);
+        advice.exit = exit;
         // A second document would follow the first.
         if let Some(format) = line.format
             && !out.begun
@@ -420,9 +429,14 @@ pub fn run(
         for source in &sources {
             writeln!(text, "  note: {source}").ok();
         }
+        let text = String::from_utf8_lossy(&text);
+        let text = printable(&text);
         // Nobody is left to tell when standard error is closed.
-        err.write_all(&log::of_errors(&text, environment.logs_to_journal()))
-            .ok();
+        err.write_all(&log::of_errors(
+            text.as_bytes(),
+            environment.logs_to_journal(),
+        ))
+        .ok();
     }
     exit
 }
@@ -643,6 +657,7 @@ fn capture(flags: Flags, arguments: Vec<OsString>, environment: &Environment) ->
         color: false,
         out: &mut io::sink(),
         captured: Some(&mut report),
+        concluded: Exit::Success,
     };
     let done = command.run(&mut context);
     if let Err(failure) = done {

@@ -16,12 +16,12 @@ causes! {
     .exit(Exit::Unclassified)
     .steps(&[
         act(
-            "give --sign-key a file with an unencrypted key of ECDSA P-256 or Ed25519 as PEM in \
-             PKCS#8, as of `openssl genpkey`, with mode 0600",
+            "give --sign-key a file with an unencrypted key of ECDSA P-256 (named curve, uncompressed \
+             point) or Ed25519 as PEM in PKCS#8, as of `openssl genpkey`, with mode 0600",
         ),
         act(
-            "give --sign-transit a Transit key of the type ecdsa-p256 or ed25519; its policy needs \
-             read on MOUNT/keys/KEY and update on MOUNT/sign/KEY",
+            "give --sign-transit a Transit key of the type ecdsa-p256 or ed25519 with derived=false; \
+             its policy needs read on MOUNT/keys/KEY and update on MOUNT/sign/KEY",
         ),
     ]);
 
@@ -48,8 +48,8 @@ causes! {
         REFUSED,
     )
     .steps(&[act(
-        "give --key the public key of the signer as PEM: ECDSA P-256 or Ed25519, as of `openssl pkey \
-         -pubout`",
+        "give --key the public key of the signer: ECDSA P-256 or Ed25519 as PEM, as of `openssl pkey \
+         -pubout`, or an Ed25519 key as Base64, as of Transit",
     )]);
 
     MALFORMED = unknown(
@@ -92,7 +92,7 @@ causes! {
     .exit(Exit::CheckFailed)
     .steps(&[
         act("compare the named files with another copy of the directory"),
-        act("after a change of the signing key, keep the statements of each key in a directory"),
+        act("after a change of the signing key, give --key once for each key"),
     ])
     .warnings(&["do not rely on the named statements"]);
 
@@ -105,6 +105,29 @@ causes! {
     .steps(&[act("take the missing statements from another copy of the directory")])
     .warnings(&["do not rely on this directory as a complete history"]);
 
+    HISTORY_MIXED = unknown(
+        "history_mixed",
+        "the statements are of several clusters or keys",
+        "a proven restore of one cluster proves nothing about another",
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[
+        act("keep the statements of each cluster and key in a directory of its own"),
+        act("after a change of the configuration, let drill --attest begin a new directory, and keep \
+             this one"),
+    ]);
+
+    HISTORY_CLOCK = unknown(
+        "history_clock",
+        "the clock of a drill was wrong: its time is later than now, or than that of a drill after it",
+        "the time of a proven restore is unknown",
+    )
+    .exit(Exit::CheckFailed)
+    .steps(&[
+        act("compare the clock of this host and that of the signer with another one"),
+        act("once the clock is right, let drill --attest begin a new directory, and keep this one"),
+    ]);
+
     HISTORY_GAP = unknown(
         "history_gap",
         "the time between proven restores was above --max-age",
@@ -113,12 +136,14 @@ causes! {
     .exit(Exit::CheckFailed)
     .steps(&[
         act("see the verdicts of the failed drills, or the log of the timer"),
+        act("if a drill does not count because of its backups, find out why the backup job saved no \
+             newer ones"),
         act("run a drill with the newest backups"),
     ]);
 
     HISTORY_EMPTY = unknown(
         "history_empty",
-        "the directory has no statement of a proven restore",
+        "the directory has no statement of a proven restore that counts",
         "no restore of the backups is proven by this directory",
     )
     .exit(Exit::CheckFailed)

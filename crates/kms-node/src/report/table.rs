@@ -9,6 +9,8 @@ use std::{
 
 use tabwriter::TabWriter;
 
+use super::printable;
+
 /// A title, the names of the columns, and rows of as many cells.
 #[derive(Debug, Clone)]
 pub struct Table {
@@ -74,7 +76,7 @@ impl Table {
     }
 
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{}", self.title)?;
+        writeln!(out, "{}", printable(&self.title))?;
         let mut aligned = TabWriter::new(Vec::new()).minwidth(2).padding(2);
         let head: Vec<_> = self
             .columns
@@ -83,7 +85,7 @@ impl Table {
             .collect();
         writeln!(aligned, "  {}", head.join("\t"))?;
         for row in &self.rows {
-            writeln!(aligned, "  {}", row.join("\t"))?;
+            writeln!(aligned, "  {}", printable(&row.join("\t")))?;
         }
         let aligned = aligned
             .into_inner()
@@ -92,7 +94,7 @@ impl Table {
             writeln!(out, "{}", line.trim_end())?;
         }
         match &self.left_out {
-            Some(sentence) => writeln!(out, "  {sentence}"),
+            Some(sentence) => writeln!(out, "  {}", printable(sentence)),
             None => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use anstyle::{AnsiColor, Style};
 use super::{
     CheckResult, Status,
     outcome::{Outcome, PASSED},
+    printable,
 };
 use crate::exit::Exit;
 
@@ -41,26 +42,31 @@ impl<R> Outcome<R> {
         };
         // Without checks, the headline is the answer itself.
         if self.verdict == PASSED && self.checks.is_empty() {
-            writeln!(out, "{}: {}", self.command, self.headline)?;
+            writeln!(out, "{}: {}", self.command, printable(&self.headline))?;
         } else {
             let verdict = look.paint(style, self.verdict);
             writeln!(out, "{}: {verdict}", self.command)?;
-            writeln!(out, "{}", self.headline)?;
+            writeln!(out, "{}", printable(&self.headline))?;
         }
         if let Some(found) = &self.found {
-            writeln!(out, "found: {found}")?;
+            writeln!(out, "found: {}", printable(found))?;
         }
         if let Some(data) = &self.data {
-            writeln!(out, "data: {} - {}", data.impact.as_str(), data.sentence())?;
+            writeln!(
+                out,
+                "data: {} - {}",
+                data.impact.as_str(),
+                printable(data.sentence())
+            )?;
         }
         for step in &self.next_steps {
-            writeln!(out, "next: {}", step.text)?;
+            writeln!(out, "next: {}", printable(&step.text))?;
             if let Some(command) = &step.command {
-                writeln!(out, "      {command}")?;
+                writeln!(out, "      {}", printable(command))?;
             }
         }
         for warning in &self.warnings {
-            writeln!(out, "{}", look.paint(ODD, warning))?;
+            writeln!(out, "{}", look.paint(ODD, &printable(warning)))?;
         }
         for table in &self.tables {
             writeln!(out)?;
@@ -71,7 +77,7 @@ impl<R> Outcome<R> {
             checks(&self.checks, look, out)?;
         }
         for limitation in &self.limitations {
-            writeln!(out, "limitation: {limitation}")?;
+            writeln!(out, "limitation: {}", printable(limitation))?;
         }
         Ok(())
     }
@@ -97,7 +103,7 @@ fn checks(all: &[CheckResult], look: Look, out: &mut dyn Write) -> io::Result<()
                 out,
                 "{} {ids} - {}",
                 mark(first.status, look),
-                first.found()
+                printable(first.found())
             )?,
             [] => {}
         }
@@ -109,19 +115,19 @@ fn check(check: &CheckResult, look: Look, out: &mut dyn Write) -> io::Result<()>
     let mark = mark(check.status, look);
     write!(out, "{mark} {}: {}", check.id, check.title)?;
     if let Some(message) = &check.message {
-        write!(out, " - {message}")?;
+        write!(out, " - {}", printable(message))?;
     }
     writeln!(out)?;
     if check.status == Status::Pass {
         return Ok(());
     }
     if let Some(impact) = &check.impact {
-        writeln!(out, "    impact: {impact}")?;
+        writeln!(out, "    impact: {}", printable(impact))?;
     }
     for step in check.steps() {
-        writeln!(out, "    next: {}", step.text)?;
+        writeln!(out, "    next: {}", printable(step.text))?;
         if let Some(command) = step.command {
-            writeln!(out, "          {command}")?;
+            writeln!(out, "          {}", printable(command))?;
         }
     }
     Ok(())
@@ -152,6 +158,35 @@ mod tests {
         let mut out = Vec::new();
         outcome.text(look, &mut out).unwrap();
         String::from_utf8(out).unwrap()
+    }
+
+    /// A name in a backup directory or in etcd must not change the terminal of a reader.
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_printed() {
+        let evil = "\u{1b}[2J\u{202e}x\u{7}\r\u{9b}";
+        let mut outcome = Outcome::new("triage", UNIX_EPOCH, Nothing {});
+        let mut first = CheckResult::fail("a", "A", evil);
+        first = first.impact(evil);
+        outcome.add_checks([first, CheckResult::skip("b", "B", evil)]);
+        outcome.add_checks([CheckResult::skip("c", "C", evil)]);
+        outcome.conclude("failed", Exit::CheckFailed, evil);
+        outcome.set_found(evil);
+        outcome.set_data(DataImpact::NoneLost, evil);
+        outcome.add_step(NextStep::run(evil, evil));
+        outcome.add_warnings([evil]);
+        outcome.add_limitations([evil]);
+        let mut table = Table::new(evil, ["name"]);
+        table.row([evil]);
+        table.left_out(evil);
+        outcome.add_table(table);
+        let plain = text(&outcome, Look::default());
+        assert_eq!(
+            plain
+                .matches("\\u{1b}[2J\\u{202e}x\\u{7}\\u{d}\\u{9b}")
+                .count(),
+            13
+        );
+        assert!(!plain.contains(super::super::is_obeyed), "{plain:?}");
     }
 
     #[test]

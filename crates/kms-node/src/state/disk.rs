@@ -14,12 +14,15 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read as _, Write as _},
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, StatVfs, StatVfsMountFlags},
+    fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, Stat, StatVfs, StatVfsMountFlags},
     io::Errno,
     process::geteuid,
 };
@@ -430,6 +433,26 @@ impl Directory {
             None => Ok(descriptor),
         }
     }
+}
+
+/// Requires that [`create_new`] can write to `path`, as far as is known before: it is absent, and its
+/// directory is writable for this user. A check before long work spares the wait.
+///
+/// # Errors
+/// [`DiskError::Exists`], or a missing or closed directory. A path that ends with a slash is one.
+pub fn require_new(path: &Path) -> Result<(), DiskError> {
+    if path.symlink_metadata().is_ok() {
+        let path = path.to_owned();
+        return Err(DiskError::Exists { path });
+    }
+    let directory = match path.parent() {
+        _ if path.as_os_str().as_bytes().ends_with(b"/") => path,
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        parent => parent.unwrap_or(path),
+    };
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(CWD, directory, access, AtFlags::EACCESS)
+        .map_err(|errno| failed("write to the directory", directory)(errno.into()))
 }
 
 /// Writes a new file, whole and durable, with mode 0640, in any directory the caller may write to.

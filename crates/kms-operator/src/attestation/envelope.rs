@@ -1,6 +1,9 @@
 //! The DSSE envelope (Dead Simple Signing Envelope, version 1) of a statement.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE},
+};
 use serde::{Deserialize, Serialize};
 
 use super::public_key::PublicKey;
@@ -49,7 +52,7 @@ struct EnvelopeJson {
 struct SignatureJson {
     // Optional in DSSE.
     #[serde(default)]
-    keyid: String,
+    keyid: Option<String>,
     sig: String,
 }
 
@@ -88,11 +91,15 @@ impl Envelope {
         if json.payload_type != PAYLOAD_TYPE {
             return Err(MalformedEnvelope::PayloadType);
         }
-        let decode = |text: &str| STANDARD.decode(text).map_err(|_| MalformedEnvelope::Base64);
+        // DSSE allows both alphabets.
+        let decode = |text: &str| {
+            let bytes = STANDARD.decode(text).or_else(|_| URL_SAFE.decode(text));
+            bytes.map_err(|_| MalformedEnvelope::Base64)
+        };
         let signature = |json: SignatureJson| {
             Ok(Signature {
                 bytes: decode(&json.sig)?,
-                key_id: json.keyid,
+                key_id: json.keyid.unwrap_or_default(),
             })
         };
         Ok(Self {
@@ -109,7 +116,7 @@ impl Envelope {
     #[must_use]
     pub fn encode(&self) -> String {
         let signature = |signature: &Signature| SignatureJson {
-            keyid: signature.key_id.clone(),
+            keyid: Some(signature.key_id.clone()),
             sig: STANDARD.encode(&signature.bytes),
         };
         let json = EnvelopeJson {
@@ -156,6 +163,15 @@ mod tests {
             good,
             "reading and writing"
         );
+        let other = good
+            .replace(
+                &STANDARD.encode("signature"),
+                &URL_SAFE.encode(b"\xff\xfe?"),
+            )
+            .replace("\"id\"", "null");
+        let other = Envelope::decode(other.as_bytes()).unwrap();
+        assert_eq!(other.signatures[0].bytes, b"\xff\xfe?");
+        assert_eq!(other.key_ids().collect::<Vec<_>>(), [""]);
         let with = |from: &str, to: &str| {
             assert!(good.contains(from), "{good}");
             Envelope::decode(good.replace(from, to).as_bytes()).unwrap_err()

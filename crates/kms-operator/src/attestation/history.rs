@@ -1,25 +1,26 @@
 //! The result of `drill history`: the statements of a directory in order, their chain, and the time
 //! between proven restores.
 
+mod rows;
+
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use jiff::Timestamp;
-use kms_domain::digest::sha256_hex;
 use kms_node::{
     advice::{
         Cause, Site,
         attestation::{
-            CHAIN_BROKEN, HISTORY_EMPTY, HISTORY_GAP, HISTORY_UNVERIFIED, PUBLIC_KEY_UNUSABLE,
-            UNREADABLE,
+            CHAIN_BROKEN, HISTORY_CLOCK, HISTORY_EMPTY, HISTORY_GAP, HISTORY_MIXED,
+            HISTORY_UNVERIFIED, PUBLIC_KEY_UNUSABLE, UNREADABLE,
         },
     },
     exit::Exit,
     report::{
-        CheckName, counted, one_line,
+        CheckName, CheckResult, counted, one_line,
         outcome::Outcome,
         picture::{Column, Condition, Grid, Rating},
         table::Table,
@@ -30,20 +31,22 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
+    directory::{self, list},
     envelope::MAX_BYTES,
     public_key::PublicKey,
-    statement::{Predicate, Statement, Subject},
-    statements,
+    statement::Predicate,
 };
-use crate::{drill::age::Hours, recovery::recover_state::read_file};
+use crate::{drill::age::Span, recovery::recover_state::read_file};
+use rows::{Entry, Link, Proof, Row, rows, seconds};
 
 /// Files and limit of a history.
 #[derive(Debug)]
 pub struct Request {
     pub directory: PathBuf,
-    /// PEM file with the public key.
-    pub key: PathBuf,
-    /// Longest allowed time between proven restores, and since the last one.
+    /// Files with the public keys of the signer, as of different times.
+    pub keys: Vec<PathBuf>,
+    /// Longest allowed time between proven restores, and since the last one; largest age of the backups at
+    /// each of them.
     pub max_age: Option<Duration>,
 }
 
@@ -52,11 +55,12 @@ pub struct Request {
 #[serde(rename_all = "camelCase")]
 pub struct History {
     directory: PathBuf,
-    /// SHA-256 of the public key in DER; absent if the key is unusable.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_id: Option<String>,
+    /// SHA-256 of each public key in DER; none if one is unusable.
+    key_ids: Vec<String>,
     /// By file name, which begins with the time.
     statements: Vec<Row>,
+    /// Other names with the end of a statement, which are no part of the chain.
+    left_out: Vec<String>,
     /// Times without a proven restore above `--max-age`.
     gaps: Vec<Gap>,
     /// RFC 3339; absent without a proven restore.
@@ -64,56 +68,6 @@ pub struct History {
     last_success: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seconds_since_last_success: Option<u64>,
-}
-
-/// One file.
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct Row {
-    file: String,
-    sha256: String,
-    chain: Link,
-    /// Reason against the statement; absent for a verified one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<String>,
-    /// Content of a verified statement.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    statement: Option<Predicate>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    subjects: Vec<Subject>,
-    /// Ages of the snapshots at the time of the statement, as far as known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    etcd_age_seconds: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    openbao_age_seconds: Option<u64>,
-}
-
-/// Link of a statement to the file before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum Link {
-    /// The first file, which names no earlier one.
-    First,
-    /// The first file, which names an earlier one outside the directory.
-    Continued,
-    /// It has the digest of the file before it.
-    Linked,
-    /// It has another digest or none: a file was removed, changed or added.
-    Broken,
-    /// The statement was not verified.
-    Unknown,
-}
-
-impl Link {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::First => "first",
-            Self::Continued => "continued",
-            Self::Linked => "linked",
-            Self::Broken => "broken",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 /// Time without a proven restore.
@@ -129,11 +83,16 @@ struct Gap {
 const KEY: CheckName = CheckName("history.key", "Public key");
 const SIGNATURES: CheckName = CheckName("history.signatures", "Signatures of the statements");
 const CHAIN: CheckName = CheckName("history.chain", "Chain of the statements");
+const IDENTITY: CheckName = CheckName("history.identity", "Cluster and key of the statements");
+const CLOCK: CheckName = CheckName("history.clock", "Times of the drills");
+const PROVEN: CheckName = CheckName("history.proven", "Proven restores");
 const GAPS: CheckName = CheckName("history.gaps", "Time between proven restores");
 
-const NEWEST: &str = "Statements that were removed from the end of the chain leave no trace: compare the \
-     last time with that of the timer.";
+const NEWEST: &str = "Statements that were removed from the end of the chain leave no trace, unless a \
+     later one was written before the removal: compare the last time with that of the timer.";
 const OLDEST: &str = "The first statement names an earlier one that is not in the directory.";
+const LEFT_OUT: &str =
+    "Files with other names than those that --attest DIRECTORY gives are left out.";
 
 /// Reads and judges the statements of a directory.
 #[must_use]
@@ -143,42 +102,49 @@ pub fn history(request: &Request, site: &Site<'_>, now: SystemTime) -> Outcome<H
         ..History::default()
     };
     let mut outcome = Outcome::new("drill history", now, members);
-    let pem = read_file(&request.key, MAX_BYTES);
-    let key = match pem.map(|pem| PublicKey::from_pem(&pem)) {
-        Ok(Ok(key)) => key,
-        Ok(Err(problem)) => {
-            let found = format!("{}: {}", request.key.display(), one_line(&problem));
-            return refused(outcome, &PUBLIC_KEY_UNUSABLE, found, site);
+    let mut keys = Vec::new();
+    for path in &request.keys {
+        let refuse = |cause, error: &dyn std::error::Error| {
+            (cause, format!("{}: {}", path.display(), one_line(error)))
+        };
+        let key = read_file(path, MAX_BYTES)
+            .map_err(|error| refuse(&UNREADABLE, &error))
+            .and_then(|key| {
+                PublicKey::from_file(&key).map_err(|problem| refuse(&PUBLIC_KEY_UNUSABLE, &problem))
+            });
+        match key {
+            Ok(key) => keys.push(key),
+            Err((cause, found)) => return refused(outcome, cause, found, site),
         }
-        Err(error) => {
-            let found = format!("{}: {error}", request.key.display());
-            return refused(outcome, &UNREADABLE, found, site);
-        }
-    };
-    let files = match read(&request.directory) {
-        Ok(files) => files,
+    }
+    let (entries, left_out) = match read(&request.directory) {
+        Ok(read) => read,
         Err(error) => {
             let found = format!("{}: {error}", request.directory.display());
             return refused(outcome, &UNREADABLE, found, site);
         }
     };
 
-    let rows = rows(&files, &key);
+    let rows = rows(entries, &keys, request.max_age, now);
     let second = now.duration_since(SystemTime::UNIX_EPOCH);
     let second = second.unwrap_or_default().as_secs();
-    let proven: Vec<u64> = rows.iter().filter_map(Row::proven_at).collect();
+    let mut proven: Vec<u64> = rows.iter().filter_map(Row::proven_at).collect();
+    proven.sort_unstable();
     let gaps = gaps(&proven, second, request.max_age);
-    outcome.result.key_id = Some(key.id().to_owned());
+    let ids: Vec<_> = keys.iter().map(|key| key.id().to_owned()).collect();
+    outcome.add_checks([KEY.pass().message(ids.join(", "))]);
+    outcome.result.key_ids = ids;
     outcome.result.last_success = proven.last().map(|last| utc(*last));
     outcome.result.seconds_since_last_success =
         proven.last().map(|last| second.saturating_sub(*last));
-    outcome.add_checks([KEY.pass().message(key.id().to_owned())]);
     conclude(&mut outcome, &rows, &proven, &gaps, request, site);
     draw(&mut outcome, &rows);
-    outcome.add_tables(tables(&rows, &gaps));
+    outcome.add_tables(tables(&rows, &gaps, &left_out));
     let continued = rows.first().is_some_and(|row| row.chain == Link::Continued);
     outcome.add_limitations(continued.then_some(OLDEST));
+    outcome.add_limitations((!left_out.is_empty()).then_some(LEFT_OUT));
     outcome.add_limitations([NEWEST]);
+    outcome.result.left_out = left_out;
     outcome.result.statements = rows;
     outcome.result.gaps = gaps;
     outcome
@@ -196,7 +162,7 @@ fn refused(
     outcome
 }
 
-/// The worst finding decides: an unverified statement, then the chain, then gaps.
+/// The first failed check decides.
 fn conclude(
     outcome: &mut Outcome<History>,
     rows: &[Row],
@@ -209,38 +175,61 @@ fn conclude(
         let files = rows.iter().filter(|row| wanted(row));
         files.map(|row| row.file.clone()).collect::<Vec<_>>()
     };
+    let not_counted = |proof: Proof| {
+        let rows = rows.iter().filter(move |row| row.proof == Some(proof));
+        rows.filter_map(|row| Some(format!("{}: {}", row.file, row.not_counted.as_ref()?)))
+    };
+    let identities = identities(rows);
+    let several = identities.iter().filter(|_| identities.len() > 1);
+    let mixed = several.map(|(identity, files)| {
+        let (statements, first) = (counted(files.len(), "statement"), files.first());
+        let first = first.copied().unwrap_or_default();
+        format!("{} in {statements}, first {first}", identity[0])
+    });
+    let mixed = mixed.collect();
+    let mut late: Vec<_> = gaps
+        .iter()
+        .map(|gap| {
+            let span = Span(Duration::from_secs(gap.seconds));
+            format!("{span} from {} to {}", gap.from, gap.to)
+        })
+        .collect();
+    let mut none = Vec::new();
+    if proven.is_empty() {
+        let statements = counted(rows.len(), "statement");
+        none.push(format!("{statements} in {}", request.directory.display()));
+        none.extend(not_counted(Proof::Outdated));
+    }
+    if !late.is_empty() {
+        late.extend(not_counted(Proof::Outdated));
+    }
+
+    let mut worst: Option<(&Cause, String)> = None;
+    let mut check = |name: CheckName, cause: &'static Cause, found: Vec<String>| -> CheckResult {
+        if found.is_empty() {
+            return name.pass();
+        }
+        let found = found.join("; ");
+        worst.get_or_insert((cause, found.clone()));
+        name.fail(found).code(cause.code)
+    };
     let unverified = named(&|row| row.problem.is_some());
     let broken = named(&|row| row.chain == Link::Broken);
-    let late = gaps.iter().map(|gap| {
-        let hours = Hours(Duration::from_secs(gap.seconds));
-        format!("{hours} from {} to {}", gap.from, gap.to)
-    });
-    let late: Vec<_> = late.collect();
-    let mut worst: Option<(&Cause, String)> = None;
-    for (name, cause, found, asked) in [
-        (SIGNATURES, &HISTORY_UNVERIFIED, unverified, true),
-        (CHAIN, &CHAIN_BROKEN, broken, true),
-        (GAPS, &HISTORY_GAP, late, request.max_age.is_some()),
-    ] {
-        let check = match (asked, found.is_empty()) {
-            (false, _) => name.skip("no --max-age was given"),
-            (true, true) => name.pass(),
-            (true, false) => {
-                let found = found.join("; ");
-                worst.get_or_insert((cause, found.clone()));
-                name.fail(found).code(cause.code)
-            }
-        };
-        outcome.add_checks([check]);
-    }
-    if proven.is_empty() && worst.is_none() {
-        let found = format!(
-            "{} in {}",
-            counted(rows.len(), "statement"),
-            request.directory.display()
-        );
-        worst = Some((&HISTORY_EMPTY, found));
-    }
+    let clock = not_counted(Proof::Clock).collect();
+    let checks = [
+        check(SIGNATURES, &HISTORY_UNVERIFIED, unverified),
+        check(CHAIN, &CHAIN_BROKEN, broken),
+        check(IDENTITY, &HISTORY_MIXED, mixed),
+        check(CLOCK, &HISTORY_CLOCK, clock),
+        check(PROVEN, &HISTORY_EMPTY, none),
+        match (request.max_age, proven) {
+            (None, _) => GAPS.skip("no --max-age was given"),
+            (Some(_), []) => GAPS.skip("no restore was proven"),
+            (Some(_), _) => check(GAPS, &HISTORY_GAP, late),
+        },
+    ];
+    outcome.add_checks(checks);
+    outcome.add_tables((identities.len() > 1).then(|| identities_table(&identities)));
     match (worst, proven.last()) {
         (Some((cause, found)), _) => {
             outcome.conclude_with(&cause.advise(site, &[]));
@@ -258,73 +247,45 @@ fn conclude(
     }
 }
 
-/// Name and content of each statement, by name.
-fn read(directory: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
-    let mut files = Vec::new();
-    for path in statements(directory)? {
-        let name = path.file_name().unwrap_or_default().display().to_string();
-        files.push((name, read_file(&path, MAX_BYTES)?));
-    }
-    Ok(files)
-}
+/// Fingerprints of the whole identity, the cluster and the key, with the files that have them.
+type Identities<'r> = Vec<([&'r str; 3], Vec<&'r str>)>;
 
-fn rows(files: &[(String, Vec<u8>)], key: &PublicKey) -> Vec<Row> {
-    let mut rows: Vec<Row> = Vec::new();
-    for (file, bytes) in files {
-        let opened = Statement::open(bytes, key);
-        let before = rows.last().map(|row| row.sha256.clone());
-        let mut row = Row {
-            file: file.clone(),
-            sha256: sha256_hex(bytes),
-            chain: Link::Unknown,
-            problem: None,
-            statement: None,
-            subjects: Vec::new(),
-            etcd_age_seconds: None,
-            openbao_age_seconds: None,
-        };
-        match opened {
-            Err(problem) => row.problem = Some(one_line(&problem)),
-            Ok(statement) => row.add(statement, before.as_deref()),
+fn identities(rows: &[Row]) -> Identities<'_> {
+    let mut files: BTreeMap<[&str; 3], Vec<&str>> = BTreeMap::new();
+    for row in rows {
+        if let Some(it) = &row.statement {
+            let identity = [
+                &*it.identity_fingerprint,
+                &*it.cluster_fingerprint,
+                &*it.key_fingerprint,
+            ];
+            files.entry(identity).or_default().push(&row.file);
         }
-        rows.push(row);
     }
-    rows
+    files.into_iter().collect()
 }
 
-impl Row {
-    fn add(&mut self, statement: Statement, before: Option<&str>) {
-        let predicate = statement.predicate;
-        let previous = predicate.previous.as_ref().map(|it| &*it.sha256);
-        self.chain = match (before, previous) {
-            (None, None) => Link::First,
-            (None, Some(_)) => Link::Continued,
-            (Some(before), Some(previous)) if before == previous => Link::Linked,
-            (Some(_), _) => Link::Broken,
-        };
-        let made = seconds(&predicate.time);
-        let age = |store: &str| {
-            let backup = predicate.backups.iter().find(|it| it.store == store)?;
-            Some(made?.saturating_sub(seconds(&backup.made_at)?))
-        };
-        self.etcd_age_seconds = age("etcd");
-        self.openbao_age_seconds = age("openbao");
-        self.subjects = statement.subject;
-        self.statement = Some(predicate);
-    }
-
-    /// Unix second of a proven restore.
-    fn proven_at(&self) -> Option<u64> {
-        let statement = self.statement.as_ref()?;
-        let proven = statement.command == "drill" && statement.exit_code == 0;
-        proven.then(|| seconds(&statement.time))?
-    }
+fn identities_table(identities: &Identities<'_>) -> Table {
+    // Enough to tell a few clusters apart; the whole fingerprints are in the JSON.
+    let short = |text: &str| text.chars().take(13).collect::<String>();
+    Table::of("clusters and keys", identities)
+        .column("identity", |it| short(it.0[0]))
+        .column("cluster", |it| short(it.0[1]))
+        .column("key", |it| short(it.0[2]))
+        .column("statements", |it| it.1.len())
+        .column("first file", |it| it.1.first().copied())
+        .table()
 }
 
-/// Unix second of an RFC 3339 time.
-fn seconds(time: &str) -> Option<u64> {
-    let time: Timestamp = time.parse().ok()?;
-    u64::try_from(time.as_second()).ok()
+/// Name and content of each statement, by name, and the names that are left out.
+fn read(directory: &Path) -> io::Result<(Vec<Entry>, Vec<String>)> {
+    let listing = list(directory)?;
+    let dated = listing.dated.into_iter().map(|name| {
+        let content = directory::read(&directory.join(&name));
+        (name, content)
+    });
+    let left_out = listing.left_out.iter().map(|it| it.display().to_string());
+    Ok((dated.collect(), left_out.collect()))
 }
 
 /// Times above the limit between successes, and after the last one.
@@ -363,24 +324,39 @@ fn draw(outcome: &mut Outcome<History>, rows: &[Row]) {
     outcome.picture.add_grid(grid);
 }
 
-fn tables(rows: &[Row], gaps: &[Gap]) -> [Table; 3] {
-    let hours = |seconds: u64| Hours(Duration::from_secs(seconds)).to_string();
+fn tables(rows: &[Row], gaps: &[Gap], left_out: &[String]) -> [Table; 5] {
+    let span = |seconds: u64| Span(Duration::from_secs(seconds)).to_string();
     let of = |row: &Row, text: fn(&Predicate) -> &String| row.statement.as_ref().map(text).cloned();
     let history = Table::of("statements", rows)
         .column("time", |row| of(row, |it| &it.time))
         .column("command", |row| of(row, |it| &it.command))
         .column("verdict", |row| of(row, |it| &it.verdict))
-        .column("etcd age", |row| row.etcd_age_seconds.map(hours))
-        .column("openbao age", |row| row.openbao_age_seconds.map(hours))
+        .column("etcd age", |row| row.etcd_age_seconds.map(span))
+        .column("openbao age", |row| row.openbao_age_seconds.map(span))
+        .column("proof", |row| row.proof.map(Proof::as_str))
         .column("chain", |row| row.chain.as_str())
         .column("file", |row| &row.file);
     let unverified = rows.iter().filter(|row| row.problem.is_some());
     let unverified = Table::of("not verified", unverified)
         .column("file", |row| &row.file)
         .column("problem", |row| row.problem.as_ref());
+    let not_counted = rows.iter().filter(|row| row.not_counted.is_some());
+    let not_counted = Table::of("not counted", not_counted)
+        .column("file", |row| &row.file)
+        .column("reason", |row| row.not_counted.as_ref());
+    let left_out = Table::of("left out", left_out).column("file", |name| name);
     let gaps = Table::of("gaps", gaps)
         .column("from", |gap| &gap.from)
         .column("to", |gap| &gap.to)
-        .column("time", |gap| hours(gap.seconds));
-    [history.table(), unverified.table(), gaps.table()]
+        .column("time", |gap| span(gap.seconds));
+    [
+        history.table(),
+        unverified.table(),
+        not_counted.table(),
+        gaps.table(),
+        left_out.table(),
+    ]
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,9 @@ enum Kind {
 /// Error of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyProblem {
-    #[error("the file holds no public key as PEM (BEGIN PUBLIC KEY)")]
+    #[error(
+        "the file holds no public key: neither PEM (BEGIN PUBLIC KEY) nor the Base64 of an Ed25519 key"
+    )]
     NotPublicPem,
     #[error("the file holds no private key as PEM in PKCS#8 (BEGIN PRIVATE KEY)")]
     NotPrivatePem,
@@ -45,14 +47,26 @@ pub enum KeyProblem {
     Encrypted,
     #[error("the key is neither of EC P-256 nor of Ed25519")]
     Unsupported,
+    /// Other programs write its public key in a form that verifiers refuse.
+    #[error("the EC key must name its curve (P-256) and hold an uncompressed point")]
+    PointForm,
+    #[error("the key has no public key: with derived=true each context has another one")]
+    Derived,
 }
 
 impl PublicKey {
-    /// From PEM of a SubjectPublicKeyInfo, as of `openssl pkey -pubout` or `cosign public-key`.
+    /// From the content of a file: PEM of a SubjectPublicKeyInfo, as of `openssl pkey -pubout` or
+    /// `cosign public-key`, or the Base64 of Transit for Ed25519.
     ///
     /// # Errors
     /// [`KeyProblem::NotPublicPem`] or [`KeyProblem::Unsupported`].
-    pub fn from_pem(pem: &[u8]) -> Result<Self, KeyProblem> {
+    pub fn from_file(content: &[u8]) -> Result<Self, KeyProblem> {
+        let text = std::str::from_utf8(content).unwrap_or_default();
+        let key = Self::ed25519_from_base64(text.trim_ascii());
+        key.or_else(|_| Self::from_pem(content))
+    }
+
+    pub(super) fn from_pem(pem: &[u8]) -> Result<Self, KeyProblem> {
         let der =
             SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| KeyProblem::NotPublicPem)?;
         let der = der.as_ref();
@@ -66,10 +80,15 @@ impl PublicKey {
     ///
     /// # Errors
     /// [`KeyProblem::Unsupported`].
-    pub fn ed25519_from_base64(text: &str) -> Result<Self, KeyProblem> {
+    pub(super) fn ed25519_from_base64(text: &str) -> Result<Self, KeyProblem> {
         let bytes = STANDARD.decode(text).ok();
         let key = bytes.and_then(|bytes| Self::ed25519(&bytes));
         key.ok_or(KeyProblem::Unsupported)
+    }
+
+    /// Algorithm and named curve of P-256 in DER.
+    pub(super) fn p256_algorithm() -> &'static [u8] {
+        P256.get(2..23).unwrap_or_default()
     }
 
     /// From an uncompressed point; `None` for bytes of another form.
@@ -119,10 +138,16 @@ mod tests {
             let body = STANDARD.encode(der);
             format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
         };
-        let read = |text: &str| PublicKey::from_pem(text.as_bytes()).map(|key| key.kind);
+        let read = |text: &str| PublicKey::from_file(text.as_bytes()).map(|key| key.kind);
         let point = [&[4][..], &[1; 64]].concat();
         assert_eq!(read(&pem(&[&P256[..], &point].concat())), Ok(Kind::P256));
         assert_eq!(read(&pem(&[&ED[..], &[1; 32]].concat())), Ok(Kind::Ed25519));
+        let transit = STANDARD.encode([1; 32]) + "\n";
+        assert_eq!(read(&transit), Ok(Kind::Ed25519));
+        assert_eq!(
+            read(&STANDARD.encode([1; 31])),
+            Err(KeyProblem::NotPublicPem)
+        );
         for other in [
             [&P256[..], &[2; 65]].concat(),
             [&P256[..], &point[..64]].concat(),

@@ -79,6 +79,7 @@ impl Signer {
         let found = found.map_err(|failure| refused(&name, failure))?;
         let public = match &*found.key_type {
             "ecdsa-p256" => PublicKey::from_pem(found.public_key.as_bytes()),
+            "ed25519" if found.public_key.is_empty() => Err(KeyProblem::Derived),
             "ed25519" => PublicKey::ed25519_from_base64(&found.public_key),
             _ => Err(KeyProblem::Unsupported),
         };
@@ -163,13 +164,28 @@ fn parse(pem: &[u8]) -> Result<(Key, PublicKey), KeyProblem> {
     };
     let der = der.secret_pkcs8_der();
     if let Ok(key) = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, der) {
-        let public = PublicKey::p256(key.public_key().as_ref());
-        return Ok((Key::P256(key), public.ok_or(KeyProblem::Unsupported)?));
+        let point = key.public_key().as_ref();
+        if !is_usual(der, point) {
+            return Err(KeyProblem::PointForm);
+        }
+        let public = PublicKey::p256(point).ok_or(KeyProblem::Unsupported)?;
+        return Ok((Key::P256(key), public));
     }
     let key =
         Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).map_err(|_| KeyProblem::Unsupported)?;
     let public = PublicKey::ed25519(key.public_key().as_ref());
     Ok((Key::Ed25519(key), public.ok_or(KeyProblem::Unsupported)?))
+}
+
+/// Whether the public key, as other programs write it by this private key in DER, is that of
+/// [`PublicKey`]: with a named curve, and the uncompressed point.
+fn is_usual(der: &[u8], point: &[u8]) -> bool {
+    let algorithm = PublicKey::p256_algorithm();
+    let named = der.windows(algorithm.len()).any(|it| it == algorithm);
+    // Each form of a point has X after its first byte. A key may leave the point out.
+    let x = point.get(1..33).unwrap_or_default();
+    let mut points = der.windows(33).filter(|it| it.ends_with(x));
+    named && points.all(|it| it.first() == Some(&4))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The in-toto Statement v1 on a result, with the predicate of this program.
 
-use std::{collections::BTreeMap, fs::File, io, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use kms_domain::{
     fingerprint::{ClusterFingerprint, IdentityFingerprint, KeyFingerprint},
@@ -23,7 +23,8 @@ use crate::{
     drill::{DrillRun, Setup, report::Drill},
     recovery::{
         EtcdSource,
-        backup_record::{note_source, note_while_copied},
+        backup_record::{note, note_source},
+        open_regular,
         recover_state::GatheredItem,
         verify_pair::Pair,
     },
@@ -197,11 +198,11 @@ impl Findings {
 
     /// Adds a file that can be read, for results that are not about its content.
     pub fn add_path(&mut self, role: Role, path: &Path) {
-        let noted = File::open(path).and_then(|mut it| note_while_copied(&mut it, &mut io::sink()));
+        let noted = open_regular(path).and_then(|file| note(&file));
         self.add_file(role, noted.ok().as_ref());
     }
 
-    /// Adds etcd snapshots after their reading.
+    /// Adds etcd snapshots. Their reading fails if they are written to after this hash.
     pub fn add_sources<'s>(&mut self, sources: impl IntoIterator<Item = &'s EtcdSource>) {
         for source in sources {
             let noted = note_source(source).ok().flatten();
@@ -321,15 +322,15 @@ fn limited(mut rows: Vec<VersionRow>) -> Vec<VersionRow> {
 pub enum StatementProblem {
     #[error(transparent)]
     Envelope(#[from] MalformedEnvelope),
-    /// No signature is valid by the key.
-    #[error("no signature is by the key {key_id} over this content; {}", match same_key {
+    /// No signature is valid by one of the keys.
+    #[error("no signature is by the key {key_ids} over this content; {}", match same_key {
         true => "a signature names this key, so the content or the signature was changed",
         false => "each signature names another key or none",
     })]
     Signature {
-        /// ID of the given key.
-        key_id: String,
-        /// Whether a signature names the given key.
+        /// IDs of the given keys.
+        key_ids: String,
+        /// Whether a signature names a given key.
         same_key: bool,
     },
     #[error("the signed content is no statement with the predicate {PREDICATE_TYPE}")]
@@ -376,16 +377,22 @@ impl Statement {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads the content of an envelope after its signature was verified.
+    /// Reads the content of an envelope after its signature by one of the keys was verified, with the ID of
+    /// this key.
     ///
     /// # Errors
     /// [`StatementProblem`].
-    pub fn open(bytes: &[u8], key: &PublicKey) -> Result<Self, StatementProblem> {
+    pub fn open(bytes: &[u8], keys: &[PublicKey]) -> Result<(Self, String), StatementProblem> {
         let envelope = Envelope::decode(bytes)?;
-        let Some(payload) = envelope.payload_signed_by(key) else {
+        let mut signed = keys.iter().filter_map(|key| {
+            let payload = envelope.payload_signed_by(key)?;
+            Some((payload, key.id().to_owned()))
+        });
+        let Some((payload, key_id)) = signed.next() else {
+            let ids: Vec<_> = keys.iter().map(PublicKey::id).collect();
             return Err(StatementProblem::Signature {
-                key_id: key.id().to_owned(),
-                same_key: envelope.key_ids().any(|id| id == key.id()),
+                key_ids: ids.join(" or "),
+                same_key: envelope.key_ids().any(|id| ids.contains(&id)),
             });
         };
         let statement: Self =
@@ -393,7 +400,9 @@ impl Statement {
         let known = statement.statement_type == STATEMENT_TYPE
             && statement.predicate_type == PREDICATE_TYPE
             && !statement.subject.is_empty();
-        known.then_some(statement).ok_or(StatementProblem::Form)
+        known
+            .then_some((statement, key_id))
+            .ok_or(StatementProblem::Form)
     }
 }
 
@@ -438,7 +447,7 @@ mod tests {
             let signature = pair.sign(&envelope::encoded(payload.as_bytes()));
             let signature = signature.as_ref().to_vec();
             let envelope = Envelope::signed(payload.as_bytes().to_vec(), key.id(), signature);
-            Statement::open(envelope.encode().as_bytes(), &key)
+            Statement::open(envelope.encode().as_bytes(), std::slice::from_ref(&key)).map(|it| it.0)
         };
         let good = serde_json::json!({
             "_type": STATEMENT_TYPE,
@@ -480,13 +489,13 @@ mod tests {
         let signature = pair.sign(&envelope::encoded(b"{}")).as_ref().to_vec();
         let open = |payload: &[u8], id: &str, key: &PublicKey| {
             let envelope = Envelope::signed(payload.to_vec(), id, signature.clone());
-            Statement::open(envelope.encode().as_bytes(), key).unwrap_err()
+            Statement::open(envelope.encode().as_bytes(), std::slice::from_ref(key)).unwrap_err()
         };
         let signed = open(b"{}", key.id(), &key);
         assert!(matches!(signed, StatementProblem::Form), "{signed}");
         let changed = open(b"{} ", key.id(), &key);
         let same_key = StatementProblem::Signature {
-            key_id: key.id().to_owned(),
+            key_ids: key.id().to_owned(),
             same_key: true,
         };
         assert_eq!(changed.to_string(), same_key.to_string());

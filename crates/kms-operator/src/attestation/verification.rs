@@ -1,7 +1,6 @@
 //! The result of `verify-attestation`: signature, form and subjects of one statement, without network.
 
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -23,14 +22,14 @@ use super::{
     public_key::{KeyProblem, PublicKey},
     statement::{Predicate, Role, Statement, StatementProblem, Subject},
 };
-use crate::recovery::{backup_record::note_while_copied, recover_state::read_file};
+use crate::recovery::{backup_record::note, open_regular, recover_state::read_file};
 
 /// Files of a verification.
 #[derive(Debug)]
 pub struct Request {
     pub statement: PathBuf,
-    /// PEM file with the public key.
-    pub key: PathBuf,
+    /// Files with the public keys of the signer: the one of any is enough.
+    pub keys: Vec<PathBuf>,
     /// Files that the statement must be about.
     pub subjects: Vec<(Role, PathBuf)>,
 }
@@ -46,7 +45,7 @@ pub struct VerifyAttestation {
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Verified {
-    /// SHA-256 of the public key in DER.
+    /// SHA-256 of the public key in DER that verified the signature.
     key_id: String,
     subjects: Vec<Subject>,
     /// Content of the statement: the verdict in it is that of the stated command.
@@ -97,7 +96,7 @@ const TRUST: &str = "The statement is as true as the holder of the signing key: 
 pub fn verify(request: &Request, site: &Site<'_>, now: SystemTime) -> Outcome<VerifyAttestation> {
     let members = VerifyAttestation { verified: None };
     let mut outcome = Outcome::new("verify-attestation", now, members);
-    let (key, statement) = match open(request) {
+    let (key_id, statement) = match open(request) {
         Ok(opened) => opened,
         Err(problem) => {
             let advice = problem.cause().advise(site, &[]);
@@ -108,7 +107,7 @@ pub fn verify(request: &Request, site: &Site<'_>, now: SystemTime) -> Outcome<Ve
         }
     };
 
-    outcome.add_checks([SIGNATURE.pass().message(key.id().to_owned())]);
+    outcome.add_checks([SIGNATURE.pass().message(key_id.clone())]);
     let mut differs = None;
     for (role, name) in [(Role::EtcdSnapshot, ETCD), (Role::OpenbaoSnapshot, OPENBAO)] {
         let mut given = request.subjects.iter();
@@ -145,26 +144,29 @@ pub fn verify(request: &Request, site: &Site<'_>, now: SystemTime) -> Outcome<Ve
     outcome.add_limitations([TRUST]);
     outcome.add_tables(tables(&statement));
     outcome.result.verified = Some(Verified {
-        key_id: key.id().to_owned(),
+        key_id,
         subjects: statement.subject,
         statement: statement.predicate,
     });
     outcome
 }
 
-fn open(request: &Request) -> Result<(PublicKey, Statement), Problem> {
+fn open(request: &Request) -> Result<(String, Statement), Problem> {
     let read = |path: &Path| {
         read_file(path, MAX_BYTES).map_err(|source| Problem::Unreadable {
             path: path.to_owned(),
             source,
         })
     };
-    let key = PublicKey::from_pem(&read(&request.key)?).map_err(|problem| Problem::Key {
-        path: request.key.clone(),
-        problem,
-    })?;
-    let statement = Statement::open(&read(&request.statement)?, &key)?;
-    Ok((key, statement))
+    let keys = request.keys.iter().map(|path| {
+        PublicKey::from_file(&read(path)?).map_err(|problem| Problem::Key {
+            path: path.clone(),
+            problem,
+        })
+    });
+    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
+    let (statement, key_id) = Statement::open(&read(&request.statement)?, &keys)?;
+    Ok((key_id, statement))
 }
 
 /// The digest of the file, if the statement has it under this role.
@@ -173,7 +175,7 @@ fn compare(
     role: Role,
     path: &Path,
 ) -> Result<String, (&'static Cause, String)> {
-    let noted = File::open(path).and_then(|mut it| note_while_copied(&mut it, &mut io::sink()));
+    let noted = open_regular(path).and_then(|file| note(&file));
     let noted = noted.map_err(|source| {
         let path = path.to_owned();
         let problem = Problem::Unreadable { path, source };

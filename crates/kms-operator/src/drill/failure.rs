@@ -12,7 +12,7 @@ use openbao_lab::{
     server::{restore::RestoreError, snapshot::SnapshotError},
 };
 
-use crate::recovery::{EtcdError, backup_record::BackupError, raft_snapshot::RaftSnapshotError};
+use crate::recovery::{EtcdError, raft_snapshot::RaftSnapshotError};
 
 /// Failure of a drill.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +58,6 @@ pub enum DrillError {
     /// Opening or unpacking the etcd snapshot failed.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
-    /// Hashing the etcd snapshot failed.
-    #[error(transparent)]
-    Hash(Box<BackupError>),
     /// A file contains an invalid unseal share or seal key.
     #[error("the file {} cannot be used as an unseal key", path.display())]
     Share {
@@ -99,12 +96,6 @@ impl From<RestoreError> for DrillError {
     }
 }
 
-impl From<BackupError> for DrillError {
-    fn from(error: BackupError) -> Self {
-        Self::Hash(Box::new(error))
-    }
-}
-
 impl DrillError {
     /// Whether the failure proves that the backup set cannot be restored with these shares.
     #[must_use]
@@ -135,7 +126,6 @@ impl DrillError {
     pub fn cause(&self) -> Found {
         let cause = match self {
             Self::Etcd(error) => return error.cause(),
-            Self::Hash(error) => return error.cause(),
             Self::NotRestorable { problem, .. } => problem.cause(),
             Self::Restore(error) => restore_cause(error),
             Self::NotIsolated => &drill::NOT_ISOLATED,

@@ -13,6 +13,7 @@ use super::{
     failure::{DrillError, ShareProblem},
 };
 use crate::recovery::{
+    Stamp,
     backup_record::note_while_copied,
     open,
     raft_snapshot::{self, RaftSnapshotError},
@@ -80,6 +81,7 @@ pub(super) struct Copied {
 /// Copies a file, readable for this user only. Hash and inspection are those of the copy.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<Copied> {
     let mut from = open(from)?;
+    let opened = Stamp::of(&from)?;
     let mut to = fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -89,6 +91,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<Copied> {
 
     let file = note_while_copied(&mut from, &mut to)?;
     let inspected = raft_snapshot::inspect(&to);
+    let inspected = raft_snapshot::require_unchanged(&from, opened).and(inspected);
     let created = inspected.as_ref().ok().and_then(|it| it.created);
     Ok(Copied {
         file,

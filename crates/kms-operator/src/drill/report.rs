@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::{
     DrillRun, Setup,
-    age::{Age, Ages, Hours, Made},
+    age::{Age, Ages, Made, Span},
     failure::DrillError,
 };
 use crate::recovery::{
@@ -124,7 +124,9 @@ struct AgeRow {
     made: SystemTime,
     /// RFC 3339.
     made_at: String,
-    age_seconds: u64,
+    /// Absent for a time in the future.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_seconds: Option<u64>,
     /// Source of the time: `archive` (the raft snapshot itself), `record` or `modification-time`.
     age_source: &'static str,
 }
@@ -162,14 +164,17 @@ impl Drill {
         self.judged
     }
 
-    /// When each backup was made, by store, as far as it is known.
+    /// When each backup was made, by store, as far as it is known: a time in the future is none.
     #[must_use]
     pub fn made(&self) -> Vec<(&'static str, SystemTime)> {
         let inputs = [
             ("etcd", &self.etcd_snapshot),
             ("openbao", &self.openbao_snapshot),
         ];
-        let made = inputs.map(|(store, input)| Some((store, input.age.as_ref()?.made)));
+        let made = inputs.map(|(store, input)| {
+            let age = input.age.as_ref()?;
+            age.age_seconds.map(|_| (store, age.made))
+        });
         made.into_iter().flatten().collect()
     }
 
@@ -190,13 +195,16 @@ impl Drill {
             ("etcd", &self.etcd_snapshot),
             ("OpenBao", &self.openbao_snapshot),
         ];
-        let hours = |age: &AgeRow| Hours(Duration::from_secs(age.age_seconds)).to_string();
+        let span = |age: &AgeRow| {
+            age.age_seconds
+                .map(|it| Span(Duration::from_secs(it)).to_string())
+        };
         let files = Table::of("backups", files)
             .column("file", |(name, _)| name)
             .column("path", |(_, it)| &it.path)
             .column("sha256", |(_, it)| it.file.as_ref().map(|it| &it.sha256))
             .column("bytes", |(_, it)| it.file.as_ref().map(|it| it.bytes))
-            .column("age", |(_, it)| it.age.as_ref().map(hours))
+            .column("age", |(_, it)| it.age.as_ref().and_then(span))
             .column("age from", |(_, it)| {
                 it.age.as_ref().map(|it| it.age_source)
             });
@@ -406,7 +414,7 @@ impl InputRow {
             age: age.map(|age| AgeRow {
                 made: age.made.at,
                 made_at: rfc3339(age.made.at),
-                age_seconds: age.age.as_secs(),
+                age_seconds: age.age.map(|it| it.as_secs()),
                 age_source: age.made.source.as_str(),
             }),
             file: file.map(Into::into),

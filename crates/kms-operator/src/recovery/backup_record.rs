@@ -40,7 +40,7 @@ use kms_node::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    EtcdError, EtcdSource, SnapshotFile,
+    EtcdError, EtcdSource, Stamp,
     cause::of_unanswered,
     open,
     raft_snapshot::{self, RaftSnapshot, RaftSnapshotError},
@@ -225,20 +225,37 @@ fn note_openbao(path: &Path) -> Result<(FileInfo, RaftSnapshot), BackupError> {
         path: path.to_owned(),
         source,
     })?;
-    let inspected = raft_snapshot::inspect(&file).map_err(|problem| BackupError::OpenBao {
+    note_raft_snapshot(&file).map_err(|problem| BackupError::OpenBao {
         path: path.to_owned(),
         problem,
-    })?;
-    Ok((note(path, &file)?, inspected))
+    })
+}
+
+/// Reads all of `file` twice: for the inspection, and for its size and hash.
+///
+/// # Errors
+/// [`RaftSnapshotError`].
+pub(crate) fn note_raft_snapshot(
+    file: &File,
+) -> Result<(FileInfo, RaftSnapshot), RaftSnapshotError> {
+    let opened = Stamp::of(file).map_err(RaftSnapshotError::Read)?;
+    let inspected = raft_snapshot::inspect(file);
+    // The hash alone would be of a later content.
+    let noted = inspected.and_then(|inspected| {
+        let noted = note(file).map_err(RaftSnapshotError::Read)?;
+        Ok((noted, inspected))
+    });
+    raft_snapshot::require_unchanged(file, opened)?;
+    noted
 }
 
 /// Size and hash of the original file of `source`, packed or plain; `None` for a running etcd.
 ///
 /// # Errors
-/// [`BackupError::Unreadable`].
-pub fn note_source(source: &EtcdSource) -> Result<Option<FileInfo>, BackupError> {
+/// [`EtcdError::Form`].
+pub fn note_source(source: &EtcdSource) -> Result<Option<FileInfo>, EtcdError> {
     match source {
-        EtcdSource::File(SnapshotFile { path, file, .. }) => note(path, file).map(Some),
+        EtcdSource::File(snapshot) => snapshot.note().map(Some),
         EtcdSource::Live(_) => Ok(None),
     }
 }
@@ -247,31 +264,26 @@ pub fn note_source(source: &EtcdSource) -> Result<Option<FileInfo>, BackupError>
 /// because it was packed later; otherwise `given`.
 ///
 /// # Errors
-/// [`BackupError::Unreadable`].
+/// [`EtcdError::Form`].
 pub fn note_as_recorded(
     source: &EtcdSource,
     given: FileInfo,
     recorded: &FileInfo,
-) -> Result<FileInfo, BackupError> {
-    if let EtcdSource::File(SnapshotFile { path, unpacked, .. }) = source
+) -> Result<FileInfo, EtcdError> {
+    if let EtcdSource::File(snapshot) = source
         && given != *recorded
-        && let Some((database, _)) = unpacked.get()
+        && let Some(content) = snapshot.note_unpacked()?
+        && content == *recorded
     {
-        let content = note(path, database)?;
-        if content == *recorded {
-            return Ok(content);
-        }
+        return Ok(content);
     }
     Ok(given)
 }
 
-fn note(path: &Path, mut file: &File) -> Result<FileInfo, BackupError> {
-    let noted = file.rewind();
-    let noted = noted.and_then(|()| note_while_copied(&mut file, &mut io::sink()));
-    noted.map_err(|source| BackupError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })
+/// Size and hash of a file from its start.
+pub(crate) fn note(mut file: &File) -> io::Result<FileInfo> {
+    file.rewind()?;
+    note_while_copied(&mut file, &mut io::sink())
 }
 
 /// Size and hash of everything that is copied.

@@ -31,10 +31,10 @@ use kms_node::{config::Config, report::one_line};
 
 use super::{
     EtcdError, EtcdSource,
-    backup_record::{note_source, note_while_copied},
+    backup_record::{note_raft_snapshot, note_source},
     form::Form,
     local_knowledge::LocalKnowledge,
-    open, raft_snapshot,
+    open,
     recover_state::read_file,
     unpacked::UnpackError,
     verify_pair::{self, Pair},
@@ -338,10 +338,7 @@ fn may_be_snapshot(error: &EtcdError) -> bool {
 
 /// Creation time and hash of an OpenBao snapshot, or the reason against it.
 fn inspect(path: &Path) -> Result<(Option<SystemTime>, FileInfo), String> {
-    let read = |error: io::Error| one_line(&error);
-    let mut file = open(path).map_err(read)?;
-    let inspected = raft_snapshot::inspect(&file).map_err(|problem| one_line(&problem))?;
-    io::Seek::rewind(&mut file).map_err(read)?;
-    let noted = note_while_copied(&mut file, &mut io::sink()).map_err(read)?;
+    let file = open(path).map_err(|error| one_line(&error))?;
+    let (noted, inspected) = note_raft_snapshot(&file).map_err(|problem| one_line(&problem))?;
     Ok((inspected.created, noted))
 }

@@ -14,6 +14,7 @@ use kms_node::advice::{Cause, snapshot};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    Stamp,
     form::Form,
     tar_files::{TarError, TarFile, each_file},
     unpacked::Source,
@@ -42,6 +43,8 @@ pub enum RaftSnapshotError {
     /// A part is missing, or its hash differs.
     #[error("the raft snapshot is damaged: {0}")]
     Damaged(String),
+    #[error("the file was written to while it was read")]
+    Changed,
 }
 
 impl RaftSnapshotError {
@@ -51,7 +54,7 @@ impl RaftSnapshotError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
-            Self::Read(_) | Self::Form(_) | Self::Unknown(_) => false,
+            Self::Read(_) | Self::Form(_) | Self::Unknown(_) | Self::Changed => false,
         }
     }
 
@@ -59,7 +62,7 @@ impl RaftSnapshotError {
     #[must_use]
     pub fn cause(&self) -> &'static Cause {
         match self {
-            Self::Read(_) => &snapshot::UNREADABLE,
+            Self::Read(_) | Self::Changed => &snapshot::UNREADABLE,
             Self::Form(_) | Self::Unknown(_) => &snapshot::OPENBAO_WRONG_FILE,
             Self::Damaged(_) => &snapshot::OPENBAO_DAMAGED,
         }
@@ -72,6 +75,18 @@ const SUMS: &[u8] = b"SHA256SUMS";
 const SEALED: &[u8] = b"SHA256SUMS.sealed";
 /// Size limit in bytes. The file has two lines.
 const MAX_SUMS: u64 = 4096;
+
+/// Requires that `file` was not written to since it had the stamp.
+///
+/// # Errors
+/// [`RaftSnapshotError::Changed`], or an unreadable status.
+pub(crate) fn require_unchanged(file: &File, opened: Stamp) -> Result<(), RaftSnapshotError> {
+    let now = Stamp::of(file).map_err(RaftSnapshotError::Read)?;
+    match now.is_written_since(opened) {
+        true => Err(RaftSnapshotError::Changed),
+        false => Ok(()),
+    }
+}
 
 /// Reads all of `file`.
 ///

@@ -296,7 +296,7 @@ fn look_at(
         return Err(InputError::KeyMoved);
     }
 
-    let file = note_source(source).map_err(|error| InputError::Unhashed {
+    let file = note_source(source).map_err(|error| InputError::Etcd {
         name: name.clone(),
         error: Box::new(error),
     })?;

@@ -1,13 +1,13 @@
 //! `--attest`: a signed statement of the result.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::path::PathBuf;
 
 use clap::Args;
 use kms_domain::scope::{KeyName, MountPath, TransitKeyPath};
 use kms_node::{config::Config, report::outcome::Outcome};
-use kms_operator::attestation::{Attestor, SigningKey, statement::Findings};
+use kms_operator::attestation::{AttestationError, Attestor, SigningKey, statement::Findings};
 
-use super::Failure;
+use super::{Exit, Failure};
 
 /// The statement and its signing key.
 #[derive(Debug, Default, Args)]
@@ -48,20 +48,30 @@ impl AttestFlags {
         Ok(Some(Attestor::new(config, target.clone(), &key)?))
     }
 
+    /// Requires a file that the statement can be about, before the work.
+    pub(super) fn require_subject(&self, has_file: bool) -> Result<(), Failure> {
+        match self.attest.is_some() && !has_file {
+            true => Err(AttestationError::NoSubject.into()),
+            false => Ok(()),
+        }
+    }
+
     fn key(&self) -> Option<SigningKey> {
         let file = self.sign_key.clone().map(SigningKey::File);
         file.or_else(|| self.sign_transit.clone().map(SigningKey::Transit))
     }
 }
 
-/// Writes the statement, if one was requested.
+/// Writes the statement, if one was requested, also of a result whose other output failed: a change was
+/// made, or a backup was tried. Returns that end of the command if the statement is written.
 pub(super) fn attest<R>(
     attestor: Option<&Attestor>,
     config: &Config,
     outcome: &Outcome<R>,
     findings: Findings,
-    now: SystemTime,
-) -> Result<(), Failure> {
-    let written = attestor.map(|attestor| attestor.write(config, outcome, findings, now));
-    Ok(written.transpose().map(Option::unwrap_or_default)?)
+    shown: Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let written = attestor.map(|attestor| attestor.write(config, outcome, findings));
+    written.transpose()?;
+    shown
 }

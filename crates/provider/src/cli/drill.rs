@@ -16,11 +16,16 @@ use kms_node::{
     advice::site::shell,
     clock::{Clock as _, SystemClock},
     report::{Output, text::Look},
-    state::disk::{self, DiskError},
+    state::disk,
 };
 use kms_operator::{
     attestation::statement::Findings,
-    drill::{self, ProgressReporter, Setup, kept::Kept, metrics, report},
+    drill::{
+        self, ProgressReporter, Setup,
+        kept::Kept,
+        metrics,
+        report::{self, DrillReport},
+    },
     recovery::local_knowledge::LocalKnowledge,
 };
 
@@ -78,13 +83,9 @@ impl Options {
         let config = Arc::new(loaded.config);
         let record = setup.record.as_deref().map(read_record).transpose()?;
         self.output.require_new()?;
-        // Found again on writing; this only spares the wait.
-        if let Some(path) = &self.report
-            && !path.is_dir()
-            && path.symlink_metadata().is_ok()
-        {
-            let path = path.clone();
-            return Err(Failure::DrillReportFile(DiskError::Exists { path }));
+        if let Some(path) = &self.report {
+            let path = dated(path, SystemClock.now());
+            disk::require_new(&path).map_err(Failure::DrillReportFile)?;
         }
         // Before the copy exists, so that OpenBao in service is contacted beside no copy.
         let attestor = self.attest.attestor(&config)?;
@@ -109,20 +110,30 @@ impl Options {
             Some(path) => metrics::write(path, &config, &report, now),
             None => Ok(()),
         };
-        if let Some(path) = &self.report {
-            let mut json = Vec::new();
-            Output::Json.write(&report, Look::default(), &mut json)?;
-            disk::create_new(&dated(path, now), &json).map_err(Failure::DrillReportFile)?;
-        }
+        let written = match &self.report {
+            Some(path) => write_report(&dated(path, now), &report),
+            None => Ok(()),
+        };
+        let written = written.and(measured.map_err(Failure::DrillMetricsFile));
         let mut findings = Findings::default();
         if attestor.is_some() {
             findings.add_drill(&setup, &rehearsal);
             findings.add_backups(&report.result);
         }
-        attest(attestor.as_ref(), &config, &report, findings, now)?;
-        measured.map_err(Failure::DrillMetricsFile)?;
-        shown
+        attest(
+            attestor.as_ref(),
+            &config,
+            &report,
+            findings,
+            written.and(shown),
+        )
     }
+}
+
+fn write_report(path: &Path, report: &DrillReport) -> Result<(), Failure> {
+    let mut json = Vec::new();
+    Output::Json.write(report, Look::default(), &mut json)?;
+    disk::create_new(path, &json).map_err(Failure::DrillReportFile)
 }
 
 /// The path itself, or in a directory a name that sorts by time.

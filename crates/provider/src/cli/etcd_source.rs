@@ -103,6 +103,11 @@ impl EtcdFlags {
         }
     }
 
+    /// Whether the source is a file.
+    pub(super) fn is_file(&self) -> bool {
+        self.etcd_snapshot.is_some()
+    }
+
     /// Value of `--etcd-prefix`.
     pub(super) fn prefix(&self) -> Option<String> {
         self.live.etcd_prefix.clone()
@@ -165,6 +170,11 @@ impl LiveFlags {
 }
 
 impl EvidenceFlags {
+    /// Whether one of the sources is a file.
+    pub(super) fn has_file(&self) -> bool {
+        !self.etcd_snapshot.is_empty()
+    }
+
     /// Opens every file, and reads the TLS files for a running etcd.
     ///
     /// # Errors

@@ -79,12 +79,7 @@ impl Options {
         let loaded = context.load()?;
         let config = loaded.config;
         config.auth.supported()?;
-        // Found again on writing; this only spares the wait.
-        if self.out.symlink_metadata().is_ok() {
-            return Err(Failure::RecordFile(disk::DiskError::Exists {
-                path: self.out,
-            }));
-        }
+        disk::require_new(&self.out).map_err(Failure::RecordFile)?;
         let mut has_later = false;
         if let (Some(etcd), Some(openbao)) = (&self.etcd_dir, &self.openbao_dir) {
             let pair = newest_pair(etcd, openbao)?;
@@ -130,9 +125,8 @@ impl Options {
         };
         outcome.add_limitations(has_later.then_some(LATER));
         outcome.set_sources(&context.sources);
-        let exit = self.output.show(&outcome, context)?;
-        attest(attestor.as_ref(), &config, &outcome, findings, now)?;
-        Ok(exit)
+        let shown = self.output.show(&outcome, context);
+        attest(attestor.as_ref(), &config, &outcome, findings, shown)
     }
 }
 

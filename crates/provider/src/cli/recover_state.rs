@@ -134,6 +134,10 @@ impl Options {
             accepted: self.accept_unreadable,
             names: self.show_names,
         };
+        // The new state is a file, too.
+        let has_file =
+            self.etcd.has_file() || !self.record.is_empty() || !self.peer_state.is_empty();
+        self.attest.require_subject(has_file || self.apply)?;
         let attestor = self.attest.attestor(config)?;
         become_owner(config);
         if let Some(attestor) = &attestor {
@@ -174,9 +178,8 @@ impl Options {
             }
         };
         outcome.set_sources(&context.sources);
-        let exit = self.output.show(&outcome, context)?;
-        attest(attestor.as_ref(), config, &outcome, findings, now)?;
-        Ok(exit)
+        let shown = self.output.show(&outcome, context);
+        attest(attestor.as_ref(), config, &outcome, findings, shown)
     }
 }
 

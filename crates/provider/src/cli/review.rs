@@ -70,6 +70,10 @@ impl Review {
         if let Some(attestor) = &attestor {
             attestor.require_writable()?;
         }
+        let mut findings = Findings::default();
+        if attestor.is_some() {
+            findings.add_sources(sources.iter().flat_map(EvidenceSources::iter));
+        }
         let outcome = reading(|on_progress| {
             let evidence = sources.as_ref().map(|sources| Asked {
                 sources,
@@ -91,16 +95,12 @@ impl Review {
         let mut result = shown(&outcome, asker);
         result.identify(&config.fingerprint());
         result.set_sources(&context.sources);
-        let exit = self.output.show(&result, context)?;
-        let mut findings = Findings::default();
+        let shown = self.output.show(&result, context);
         if attestor.is_some() {
-            findings.add_sources(sources.iter().flat_map(EvidenceSources::iter));
             findings.add_path(Role::RegistryState, &config.state_path.document());
             findings.add_versions(retired(&outcome));
         }
-        let now = SystemClock.now();
-        attest(attestor.as_ref(), config, &result, findings, now)?;
-        Ok(exit)
+        attest(attestor.as_ref(), config, &result, findings, shown)
     }
 }
 

@@ -23,9 +23,10 @@ use super::{Context, Exit, Failure, OutputFlag};
 pub(super) struct Options {
     /// The statement
     statement: PathBuf,
-    /// The public key of the signer: PEM, ECDSA P-256 or Ed25519
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    /// A public key of the signer: PEM, ECDSA P-256 or Ed25519, or the Base64 of Transit for Ed25519;
+    /// repeatable
+    #[arg(long, value_name = "FILE", required = true)]
+    key: Vec<PathBuf>,
     /// Require the statement to be about this etcd snapshot
     #[arg(long, value_name = "FILE")]
     etcd_snapshot: Option<PathBuf>,
@@ -44,7 +45,7 @@ impl Options {
             .map(|path| (Role::OpenbaoSnapshot, path));
         let request = Request {
             statement: self.statement,
-            key: self.key,
+            keys: self.key,
             subjects: etcd.into_iter().chain(openbao).collect(),
         };
         let path = context.flags.config_path(context.environment);

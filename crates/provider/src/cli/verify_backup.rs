@@ -69,30 +69,32 @@ impl Options {
         let loaded = context.load()?;
         let config = &loaded.config;
         config.auth.supported()?;
+        self.attest.require_subject(self.etcd.is_file())?;
         let attestor = self.attest.attestor(config)?;
         let record = self.record.as_deref().map(read_record).transpose()?;
         let known = LocalKnowledge::gather(config, &loaded.path, record);
         let again = context.again();
+        let noted = known.record.as_ref().and_then(|it| it.note().etcd.as_ref());
+        let mut findings = Findings::default();
         let source = self.etcd.source(Some(&self.unread));
         let verified = source.and_then(|source| {
-            let pair = self.verify(config, &known, &source);
-            Ok((source, pair?))
+            let given = match noted.is_some() || attestor.is_some() {
+                true => note_source(&source)?,
+                false => None,
+            };
+            // Damage is a result too, on the file as given.
+            findings.add_file(Role::EtcdSnapshot, given.as_ref());
+            let pair = self.verify(config, &known, &source)?;
+            let snapshot = match noted.zip(given) {
+                Some((noted, given)) => Some(note_as_recorded(&source, given, &noted.file)?),
+                None => None,
+            };
+            Ok((pair, snapshot))
         });
         let now = SystemClock.now();
-        let mut findings = Findings::default();
         let mut outcome = match verified {
-            Ok((source, pair)) => {
-                let noted = known.record.as_ref().and_then(|it| it.note().etcd.as_ref());
-                let given = match noted.is_some() || attestor.is_some() {
-                    true => note_source(&source)?,
-                    false => None,
-                };
-                findings.add_file(Role::EtcdSnapshot, given.as_ref());
+            Ok((pair, snapshot)) => {
                 findings.add_pair(&pair);
-                let snapshot = match noted.zip(given) {
-                    Some((noted, given)) => Some(note_as_recorded(&source, given, &noted.file)?),
-                    None => None,
-                };
                 known.report(
                     config,
                     &pair,
@@ -104,16 +106,11 @@ impl Options {
                 )
             }
             Err(error) if error.is_misuse() => return Err(error.into()),
-            Err(error) => {
-                // Damage is a result too, on the file as given.
-                findings.add_sources(&self.etcd.source(None).ok());
-                pair_report::not_read(config, &loaded.path, &error, &again, now)
-            }
+            Err(error) => pair_report::not_read(config, &loaded.path, &error, &again, now),
         };
         outcome.set_sources(&context.sources);
-        let exit = self.output.show(&outcome, context)?;
-        attest(attestor.as_ref(), config, &outcome, findings, now)?;
-        Ok(exit)
+        let shown = self.output.show(&outcome, context);
+        attest(attestor.as_ref(), config, &outcome, findings, shown)
     }
 
     fn verify(

@@ -247,6 +247,8 @@ async fn a_changed_or_foreign_statement_is_refused() {
     both["signatures"] = json!([{"sig": "AA=="}, foreign]);
     put("both", &both);
     assert_eq!(signing.verify("both", &[]).code, Some(0));
+    let second_key = signing.verify("resigned", &["--key", &other.path("key.pub")]);
+    assert_eq!(second_key.code, Some(0), "{second_key:?}");
 
     let other_file = signing.path("other.db");
     files::replace(Path::new(&other_file), b"another snapshot", 0o600);
@@ -280,6 +282,16 @@ async fn an_unusable_key_ends_the_command_before_its_work_and_no_file_is_overwri
     for (algorithm, part) in [
         (&["RSA"][..], "neither of EC P-256 nor of Ed25519"),
         (
+            &[
+                "EC",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-pkeyopt",
+                "ec_param_enc:explicit",
+            ],
+            "must name its curve (P-256) and hold an uncompressed point",
+        ),
+        (
             &["EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
             "neither of EC P-256",
         ),
@@ -297,11 +309,50 @@ async fn an_unusable_key_ends_the_command_before_its_work_and_no_file_is_overwri
         options[3] = other.display().to_string();
         refused(&options, &["cannot use the signing key", part]);
     }
+    let (sec1, compressed) = (signing.path("sec1.pem"), signing.path("compressed.pem"));
+    let form = ["-conv_form", "compressed", "-out", &sec1];
+    openssl(&[&["ec", "-in", &key], &form[..]].concat());
+    let form = ["-topk8", "-nocrypt", "-out", &compressed];
+    openssl(&[&["pkcs8", "-in", &sec1], &form[..]].concat());
+    fs::set_permissions(&compressed, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut of_compressed = options.clone();
+    of_compressed[3] = compressed;
+    refused(&of_compressed, &["hold an uncompressed point"]);
+    for directory in ["missing/statement", "missing/"] {
+        refused(
+            &signing.options(directory),
+            &["was not written", "No such file"],
+        );
+    }
+    assert!(!Path::new(&signing.path("missing")).exists());
     assert!(!Path::new(&signing.path("statement")).exists());
+
+    // A running etcd has no digest.
+    let live = ["verify-backup", "--endpoints", "https://127.0.0.1:1"];
+    let live = [&live[..], &["--cacert", "/none"], &words(&options)].concat();
+    let live = verified.node.run(&live);
+    live.assert_refused(1, &["no file was read that the statement could be about"]);
+    assert_eq!(live.out, "", "no work was done");
+    // A failed check on nothing cannot be stated, and stays what it is.
+    let missing = ["verify-backup", "--etcd-snapshot", "/none/etcd.db"];
+    let missing = verified
+        .node
+        .run(&[&missing[..], &words(&options)].concat());
+    missing.assert_refused(5, &["no file was read"]);
+    assert!(missing.out.contains("the file is missing"), "{missing:?}");
 
     files::replace(Path::new(&signing.path("statement")), b"kept", 0o600);
     refused(&options, &["was not written", "exists already"]);
     assert_eq!(fs::read(signing.path("statement")).unwrap(), b"kept");
+
+    // The result is stated although its page cannot be written.
+    let page = signing.options("with-page");
+    let page = verified.run(&[&words(&page)[..], &["--html", "/none/page.html"]].concat());
+    page.assert_refused(1, &["HTML page was not written", "/none"]);
+    assert_eq!(
+        signing.statement("with-page")["predicate"]["verdict"],
+        "compatible"
+    );
 
     let alone = verified.run(&["--attest", &signing.path("new")]);
     assert_eq!(alone.code, Some(2), "{alone:?}");
@@ -387,9 +438,15 @@ async fn drills_leave_a_chain_of_statements_also_of_failures() {
     assert!(page.contains("drill: compatible"), "{page}");
     assert!(page.contains("1 failed"), "{page}");
 
+    // The backups were older than a second.
     let (code, history) = read(&signing, &["--max-age", "1s"]);
-    assert_eq!((code, &history["cause"]), (Some(4), &json!("history_gap")));
-    assert_eq!(history["gaps"][0]["from"], report["time"]);
+    assert_eq!(
+        (code, &history["cause"]),
+        (Some(4), &json!("history_empty"))
+    );
+    let proofs = history["statements"].as_array().unwrap().iter();
+    let proofs: Vec<_> = proofs.map(|it| it["proof"].as_str().unwrap()).collect();
+    assert_eq!(proofs, ["outdated", "failed", "failed"]);
     let mut text = program();
     text.args(["drill", "history", &chain, "--max-age", "1s"])
         .args(["--key", &signing.path("key.pub")]);
@@ -397,9 +454,9 @@ async fn drills_leave_a_chain_of_statements_also_of_failures() {
     let time = report["time"].as_str().unwrap();
     let told = [
         "drill history: ",
-        "history_gap",
+        "history_empty",
         "\nstatements\n",
-        "\ngaps\n",
+        "\nnot counted\n",
         "incompatible",
         time,
     ];

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::ErrorKind,
+    io::{ErrorKind, Write as _},
     net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -28,6 +28,7 @@ use testkit::{
 };
 
 use crate::{
+    attest::{Signing, sha256},
     corpus::{OBJECT, sealer},
     node::{Finished, Node, TIMING},
     provider::{Provider, SOON},
@@ -482,7 +483,7 @@ async fn backups_that_are_too_old_are_proven_and_reported() {
     let check_of_age = check(&old, "drill.age");
     assert_eq!(check_of_age["status"], "fail");
     let message = check_of_age["message"].as_str().unwrap();
-    assert!(message.contains("etcd snapshot 72."), "{message}");
+    assert!(message.contains("etcd snapshot 72h"), "{message}");
     assert!(!message.contains("OpenBao"), "{message}");
     assert_eq!(old["verification"]["verdict"], "compatible");
     let metrics = backups.metrics();
@@ -496,6 +497,79 @@ async fn backups_that_are_too_old_are_proven_and_reported() {
     assert_eq!(check(&young, "drill.age")["status"], "pass");
     let unasked = backups.drill(SET, &[], 0, "compatible").await;
     assert_eq!(check(&unasked, "drill.age")["status"], "skip");
+
+    let file = fs::File::open(backups.path("etcd.db")).unwrap();
+    let made = file.metadata().unwrap().modified().unwrap();
+    file.set_modified(made + 5 * three_days).unwrap();
+    let future = backups
+        .drill(SET, &["--max-age", "26h"], 4, "outdated")
+        .await;
+    assert_eq!(future["etcdSnapshot"]["ageSeconds"], Value::Null);
+    let message = check(&future, "drill.age")["message"].to_string();
+    assert!(message.contains("has the future time"), "{message}");
+}
+
+#[tokio::test]
+async fn a_drill_without_snapshots_cannot_be_stated_and_stays_inconclusive() {
+    let server = shared_openbao().await;
+    let backups = Backups::of(server).await;
+    let signing = Signing::p256();
+    let options = signing.options("statement");
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let drill = backups.start(["none.db", "none.snap", "share"], &options);
+    let ended = drill.running.ended().await;
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    assert!(ended.err.contains("no file was read"), "{ended:?}");
+    let report: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(report["verdict"], "inconclusive");
+
+    for option in ["--report", "--attest"] {
+        let more = [option, "/none/file", "--sign-key", options[3]];
+        let more = if option == "--attest" {
+            &more[..]
+        } else {
+            &more[..2]
+        };
+        let refused = backups.start(SET, more).running.ended().await;
+        refused.assert_refused(1, &["/none", "No such file"]);
+        // The failure alone is a document.
+        let report: Value = serde_json::from_str(&refused.out).unwrap();
+        assert_eq!(report["cause"], "output_not_written", "no work was done");
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_overwritten_during_a_drill_is_not_proven() {
+    let server = shared_openbao().await;
+    let backups = Backups::of(server).await;
+    let signing = Signing::p256();
+    let options = signing.options("statement");
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let etcd = fs::read(backups.path("etcd.db")).unwrap();
+    let hash = sha256(backups.path("etcd.db"));
+
+    // As `cp` of another backup over it: the drill has its hash, and reads it only after the restore.
+    let drill = backups.start(SET, &options);
+    drill.reaches("server.hcl", "").await;
+    let mut file = fs::File::options()
+        .write(true)
+        .truncate(true)
+        .open(backups.path("etcd.db"))
+        .unwrap();
+    file.write_all(&etcd).unwrap();
+    let report = drill.ended(5, "inconclusive").await;
+    assert_eq!(report["cause"], "snapshot_unreadable", "{report:#}");
+    let found = report["found"].as_str().unwrap();
+    assert!(found.contains("written to while it was read"), "{found}");
+    let statement = signing.statement("statement");
+    assert_eq!(statement["predicate"]["verdict"], "inconclusive");
+    assert_eq!(statement["subject"][0]["digest"]["sha256"], hash);
+
+    // A backup job that replaces the name leaves the open file as it is.
+    let drill = backups.start(SET, &[]);
+    drill.reaches("server.hcl", "").await;
+    files::replace(&backups.path("etcd.db"), &etcd, 0o600);
+    drill.ended(0, "compatible").await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use kms_node::{
 use crate::{
     drill::{
         DrillRun, Stage,
-        age::{Ages, Hours},
+        age::{Ages, Span},
     },
     recovery::{local_knowledge::LocalKnowledge, pair_report::PairReport},
 };
@@ -176,8 +176,11 @@ fn age(ages: &Ages) -> CheckResult {
         ([], Some(_), Some(_)) => AGE.pass(),
         ([], ..) => AGE.skip("the drill ended before"),
         (too_old, ..) => {
-            let most = Hours(most);
-            let message = format!("older than {most}: {}", too_old.join("; "));
+            let most = Span(most);
+            let message = format!(
+                "older than {most}, or of unknown age: {}",
+                too_old.join("; ")
+            );
             AGE.fail(message)
                 .impact("a restore would lose later changes")
                 .impact_class(ImpactClass::DataRecovery)

@@ -10,9 +10,7 @@ use kms_domain::{
 };
 use kms_node::{auth::CallFailure, connection::ConnectionError, state::StateError};
 
-use crate::recovery::{
-    EtcdError, backup_record::BackupError, unread::Unread, verify_pair::Unanswered,
-};
+use crate::recovery::{EtcdError, unread::Unread, verify_pair::Unanswered};
 
 /// Failure before the evidence is assessed.
 #[derive(Debug, thiserror::Error)]
@@ -55,13 +53,6 @@ pub enum InputError {
         name: String,
         #[source]
         unanswered: Box<Unanswered>,
-    },
-    #[error("its hash could not be taken")]
-    Unhashed {
-        /// Path of the file.
-        name: String,
-        #[source]
-        error: Box<BackupError>,
     },
     /// Reading a record, a peer's state or its checkpoint failed.
     #[error("it cannot be read")]
@@ -122,10 +113,9 @@ impl InputError {
     #[must_use]
     pub fn evidence(&self) -> Option<String> {
         match self {
-            Self::Etcd { name, .. }
-            | Self::Unread { name, .. }
-            | Self::Unanswered { name, .. }
-            | Self::Unhashed { name, .. } => Some(name.clone()),
+            Self::Etcd { name, .. } | Self::Unread { name, .. } | Self::Unanswered { name, .. } => {
+                Some(name.clone())
+            }
             Self::Unreadable { path, .. }
             | Self::Invalid { path, .. }
             | Self::PeerIsOwn { path } => Some(path.display().to_string()),
@@ -149,7 +139,6 @@ impl InputError {
             | Self::Metadata(_)
             | Self::Unanswered { .. }
             | Self::KeyMoved
-            | Self::Unhashed { .. }
             | Self::Unread { .. }
             | Self::Unreadable { .. } => true,
             Self::State(_)

@@ -356,7 +356,6 @@ impl Advisor<'_> {
             E::NoKey(_) => ("no_key", KEY, &key::LOST),
             E::Profile(refused) => return ("key_profile", KEY, key::found_profile(refused)),
             E::Etcd { error, .. } => return ("etcd_unread", EVIDENCE, error.cause()),
-            E::Unhashed { error, .. } => return ("etcd_unread", EVIDENCE, error.cause()),
             E::Unread { name, unread } => {
                 let found = unread.cause(name, Some(&self.typed.unbounded));
                 return ("keys_unread", EVIDENCE, found);

@@ -15,16 +15,19 @@ use super::super::{Context, Exit, Failure, PageFlags};
 /// Show the signed statements of earlier drills, and the time without a proven restore
 ///
 /// Reads the directory of --attest and verifies each statement and their chain. Needs neither a network
-/// nor a configuration. Exit code 4 when a statement is not verified, the chain is broken, or the time
-/// between proven restores was above --max-age; 5 when the directory cannot be read.
+/// nor a configuration. Exit code 4 when a statement is not verified, the chain is broken, clusters, keys or
+/// clocks contradict each other, or the time between proven restores was above --max-age; 5 when the
+/// directory cannot be read.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// The directory of drill --attest
     directory: PathBuf,
-    /// The public key of the signer: PEM, ECDSA P-256 or Ed25519
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
-    /// Longest allowed time between proven restores and since the last one, such as 192h
+    /// A public key of the signer: PEM, ECDSA P-256 or Ed25519, or the Base64 of Transit for Ed25519;
+    /// repeatable
+    #[arg(long, value_name = "FILE", required = true)]
+    key: Vec<PathBuf>,
+    /// Longest allowed time between proven restores and since the last one, and largest age of the backups
+    /// at each of them, such as 192h
     #[arg(long, value_name = "DURATION", value_parser = parse_positive)]
     max_age: Option<Duration>,
     #[command(flatten)]
@@ -36,7 +39,7 @@ impl Options {
         self.output.require_new()?;
         let request = Request {
             directory: self.directory,
-            key: self.key,
+            keys: self.key,
             max_age: self.max_age,
         };
         let path = context.flags.config_path(context.environment);

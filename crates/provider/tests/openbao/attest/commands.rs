@@ -1,19 +1,20 @@
 //! Statements of the other commands, and signatures by a Transit key.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Stdio};
 
 use openbao_lab::admin::transit::NewKey;
 use serde_json::{Value, json};
 use testkit::{
     files,
     openbao::{OpenBao, shared_openbao},
+    schema::assert_published,
 };
 
 use super::{Signing, Verified, envelope, sha256, words};
 use crate::{
     corpus::Corpus,
     drill::{Backups, SET},
-    node::{Finished, Node, TIMING},
+    node::{Finished, Node, TIMING, program},
 };
 
 /// A Transit mount for signing keys, which the role of the node may use.
@@ -44,12 +45,8 @@ impl Evidence {
         admin.create_key(&self.mount, name, &new).await.unwrap();
         let key = admin.read(&format!("{}/keys/{name}", self.mount)).await;
         let key: Value = key.unwrap().data().unwrap();
-        let mut public = key["keys"]["1"]["public_key"].as_str().unwrap().to_owned();
-        if kind == "ed25519" {
-            // The 12 bytes before an Ed25519 key in DER; Base64 needs no re-encoding at this border.
-            let body = format!("MCowBQYDK2VwAyEA{public}");
-            public = format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n");
-        }
+        // PEM, or Base64 for Ed25519.
+        let public = key["keys"]["1"]["public_key"].as_str().unwrap();
         let path = signing.path("key.pub");
         files::replace(Path::new(&path), public.as_bytes(), 0o644);
     }
@@ -118,6 +115,15 @@ async fn a_key_in_openbao_that_cannot_sign_is_named() {
         refused.assert_refused(1, &[kind, "neither of EC P-256", "--sign-transit"]);
         assert_eq!(refused.out, "", "no work was done");
     }
+    let derived = NewKey {
+        kind: "ed25519",
+        derived: true,
+        ..NewKey::default()
+    };
+    let created = admin.create_key(&evidence.mount, "derived", &derived).await;
+    created.unwrap();
+    let refused = evidence.attest(&verified, &signing, "derived");
+    refused.assert_refused(1, &["with derived=true each context has another one"]);
     let missing = evidence.attest(&verified, &signing, "missing");
     missing.assert_refused(5, &["did not sign", "evidence/missing", "--sign-transit"]);
     assert_eq!(missing.out, "", "no work was done");
@@ -133,6 +139,15 @@ async fn a_key_in_openbao_that_cannot_sign_is_named() {
         "{closed:?}"
     );
     assert!(!Path::new(&signing.path("statement")).exists());
+
+    // A failed check without its statement stays one.
+    let mut bytes = fs::read(&verified.snapshot).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    files::replace(&verified.snapshot, &bytes, 0o600);
+    let damaged = evidence.attest(&verified, &signing, "closed");
+    damaged.assert_refused(4, &["did not sign", "sign/KEY"]);
+    assert!(damaged.out.contains("snapshot is damaged"), "{damaged:?}");
 }
 
 #[tokio::test]
@@ -249,4 +264,66 @@ async fn a_directory_that_is_closed_to_the_writer_ends_the_command_before_a_chan
     let refused = node.run(&[&retire[..], &words(&options)].concat());
     refused.assert_refused(1, &["signed statement was not written", "missing"]);
     assert_eq!(refused.out, "", "no work was done");
+}
+
+#[tokio::test]
+async fn a_change_whose_result_cannot_be_printed_is_attested() {
+    let node = Node::new(TIMING).await;
+    let provider = node.serve().await;
+    let _corpus = Corpus::of(&node, &provider).await;
+    provider.stop().await;
+    let signing = Signing::p256();
+    let retire = ["retire-versions", "--before-version", "2"];
+    let plan = node.run(&[&retire[..], &["--output", "json"]].concat());
+    let plan = plan.json();
+    let before = sha256(node.state_file());
+    let hash = plan["stateHash"].as_str().unwrap();
+    let options = signing.options("applied");
+    let apply = ["--apply", "--expected-state-hash", hash];
+    let mut command = node.program(&[&retire[..], &apply, &words(&options)].concat());
+    let full = fs::OpenOptions::new().write(true).open("/dev/full");
+    let ended: Finished = command.stdout(full.unwrap()).output().unwrap().into();
+    ended.assert_refused(1, &["cannot write the output"]);
+    let statement = signing.statement("applied");
+    let state = &statement["subject"][0]["digest"]["sha256"];
+    assert_eq!(*state, sha256(node.state_file()));
+    assert_ne!(*state, before);
+}
+
+#[tokio::test]
+async fn concurrent_commands_write_one_chain_beside_other_statements() {
+    let verified = Verified::new().await;
+    let signing = Signing::p256();
+    let chain = signing.path("chain");
+    files::directory(Path::new(&chain), 0o755);
+    let options = signing.options("chain");
+    let alone = verified.run(&words(&signing.options("chain/backup.dsse.json")));
+    assert_eq!(alone.code, Some(0), "{alone:?}");
+    let verify = || {
+        let snapshot = verified.snapshot.to_str().unwrap();
+        let command = ["verify-backup", "--etcd-snapshot", snapshot];
+        let command = [&command[..], &words(&options)].concat();
+        let mut command = verified.node.program(&command);
+        command.stdout(Stdio::null()).spawn().unwrap()
+    };
+    let running: Vec<_> = (0..6).map(|_| verify()).collect();
+    for mut command in running {
+        assert!(command.wait().unwrap().success());
+    }
+    let mut history = program();
+    history
+        .args(["drill", "history", &chain, "--output", "json", "--key"])
+        .arg(signing.path("key.pub"));
+    let history: Finished = history.output().unwrap().into();
+    let report: Value = serde_json::from_str(&history.out).unwrap();
+    assert_published(&report);
+    // No drill, and nothing else is wrong.
+    assert_eq!(report["cause"], "history_empty", "{report:#}");
+    let rows = report["statements"].as_array().unwrap();
+    let links: Vec<_> = rows
+        .iter()
+        .map(|it| it["chain"].as_str().unwrap())
+        .collect();
+    assert_eq!(links.join(" "), "first linked linked linked linked linked");
+    assert_eq!(report["leftOut"], json!(["backup.dsse.json"]));
 }
