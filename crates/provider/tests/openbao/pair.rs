@@ -664,14 +664,15 @@ async fn a_missing_mount_or_namespace_is_no_lost_key() {
     let (_, report) = cluster.verdict(5, "inconclusive", &namespace);
     assert_eq!(report["cause"], "mount_missing", "{report:#}");
     assert_eq!(report["data"]["impact"], "unknown");
-    let right = cluster.node.config["transit"]["mountPath"].take();
+    let right = cluster.node.config.clone();
     cluster.node.config["transit"]["mountPath"] = json!("nowhere");
     let (_, report) = cluster.verdict(5, "inconclusive", &token);
     assert_eq!(report["cause"], "mount_missing", "{report:#}");
-    cluster.node.config["transit"]["mountPath"] = right;
+    cluster.node.config = right.clone();
     cluster.node.config["transit"]["keyName"] = json!("nothing");
     let (_, report) = cluster.verdict(4, "incompatible", &token);
     assert_eq!(report["cause"], "key_lost", "{report:#}");
+    cluster.node.config = right;
 }
 
 /// A provider of another cluster with the same names otherwise: the state of this node has the live version,
@@ -680,21 +681,12 @@ async fn a_missing_mount_or_namespace_is_no_lost_key() {
 async fn an_object_of_another_cluster_is_no_sign_of_a_recreated_key() {
     let mut cluster = Cluster::new().await;
     cluster.store("own").await;
-    let right = cluster.node.config.clone();
-    cluster.provider.stop().await;
-    cluster.node.config["transit"]["keyIdScope"]["clusterId"] = json!("cluster-b");
-    let states = [cluster.node.state_file(), cluster.node.checkpoint()];
-    let contents = states.each_ref().map(|path| fs::read(path).unwrap());
-    for path in &states {
-        fs::remove_file(path).unwrap();
-    }
-    cluster.provider = cluster.node.serve().await;
-    cluster.store("other").await;
-    cluster.provider.stop().await;
-    cluster.node.config = right;
-    for (path, content) in states.iter().zip(&contents) {
-        files::replace(path, content, 0o600);
-    }
+    let mut other = Node::new(TIMING).await;
+    other.config["transit"]["keyIdScope"] = cluster.node.config["transit"]["keyIdScope"].clone();
+    other.config["transit"]["keyIdScope"]["clusterId"] = json!("cluster-b");
+    let provider = other.serve().await;
+    let sealer = sealer(&other, &provider, SourceType::HkdfSeed).await;
+    cluster.put(&sealer, "other", "other");
     let (_, report) = cluster.verdict(4, "incompatible", &[]);
     assert_eq!(report["cause"], "other_identity", "{report:#}");
     assert_ne!(report["data"]["impact"], "lost_without_backup");
