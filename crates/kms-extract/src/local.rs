@@ -3,7 +3,6 @@
 //! The file is read once. Its keys are wiped, and no error quotes it.
 
 use std::{
-    fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
 };
@@ -18,6 +17,7 @@ use aws_lc_rs::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use crypto_secretbox::{AeadInPlace as _, KeyInit as _, XSalsa20Poly1305};
 use etcd_snapshot::value::{Encoding, LocalCipher};
+use kms_operator::recovery::open_regular;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
@@ -60,7 +60,7 @@ impl LocalKeys {
             source,
         };
         let malformed = || LocalKeysError::Malformed(path.to_owned());
-        let file = File::open(path).map_err(unreadable)?;
+        let file = open_regular(path).map_err(unreadable)?;
         let mut text = Zeroizing::new(String::new());
         let limit = MAX_FILE_BYTES.saturating_add(1);
         let read = file.take(limit).read_to_string(&mut text);

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs::{self, File},
+    fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
 };
@@ -27,6 +27,7 @@ use kms_domain::{
 use kms_node::state::StatePath;
 
 use super::{FileProblem, InputError};
+use crate::recovery::open_regular;
 
 /// Kind of evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,14 +220,30 @@ fn invalid<P: Into<FileProblem>>(path: &Path) -> impl FnOnce(P) -> InputError {
     }
 }
 
-/// Reads at most `most + 1` bytes, so that a larger file is detected.
+/// Reads at most `most + 1` bytes of a regular file, so that a larger one is detected.
 ///
 /// # Errors
-/// Those of opening and reading the file.
+/// Those of opening and reading the file, and [`io::ErrorKind::InvalidInput`] for another kind of file.
 pub fn read_file(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let most = u64::try_from(most).unwrap_or(u64::MAX);
-    let file = File::open(path)?;
+    let file = open_regular(path)?;
     file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_is_refused_without_a_wait() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let pipe = directory.path().join("record.json");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let refused = read_file(&pipe, 1).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    }
 }
