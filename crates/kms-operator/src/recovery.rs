@@ -363,7 +363,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 /// Opens a file that must be a regular one, so that reading it ends.
 ///
 /// # Errors
-/// Those of [`open`], and [`io::ErrorKind::InvalidInput`] for another kind of file.
+/// Those of opening it, and [`io::ErrorKind::InvalidInput`] for another kind of file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let file = open(path)?;
     match file.metadata()?.is_file() {
