@@ -1,8 +1,6 @@
 //! Causes of a drill that fails or proves less than a restore.
 
-use super::{
-    Cause, Step, act, lost, none_lost, not_lost_yet, run, snapshot::SAVE_OPENBAO, unknown,
-};
+use super::{Cause, Step, act, none_lost, not_lost_yet, run, snapshot::SAVE_OPENBAO, unknown};
 use crate::exit::Exit;
 
 const UNPROVEN: &str = "the backups stay unproven";
@@ -64,16 +62,16 @@ causes! {
          this user as its owner, and name all of them with --unseal-key-file",
     )]);
 
-    SHARES_WRONG = lost(
+    SHARES_WRONG = unknown(
         "unseal_shares_wrong",
         "the shares do not open this snapshot of OpenBao",
-        "with these shares nothing of OpenBao can be restored, so no object in etcd is readable \
-         after a restore",
+        UNPROVEN,
     )
-    .steps(&[act(
-        "give the shares of this OpenBao at the time of the snapshot; for an auto-unseal, its \
-         recovery keys and the key of its seal",
-    )])
+    .steps(&[
+        act("compare each share with its holder: one wrong character is enough"),
+        act("give the shares of this OpenBao at the time of the snapshot: a rekey replaces them, and \
+            another OpenBao has others; for an auto-unseal, its recovery keys and the key of its seal"),
+    ])
     .warnings(&[KEEP_BACKUPS]);
 
     OTHER_SEAL = unknown(

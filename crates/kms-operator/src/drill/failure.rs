@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use kms_node::{
     advice::{Cause, Found, drill, snapshot},
+    report::one_line,
     state::disk::DiskError,
 };
 use openbao_client::credential_file::CredentialFileProblem;
@@ -13,6 +14,9 @@ use openbao_lab::{
 };
 
 use crate::recovery::{EtcdError, raft_snapshot::RaftSnapshotError};
+
+/// Errors of the system on writing to a full disk, in lower case.
+const FULL: [&str; 2] = ["no space left on device", "disk quota exceeded"];
 
 /// Failure of a drill.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +90,7 @@ pub enum ShareProblem {
     #[error(transparent)]
     File(#[from] CredentialFileProblem),
     /// Content other than a single share.
-    #[error("it must hold one share of 16 to 33 bytes, in Base64 or hexadecimal, and nothing else")]
+    #[error("it must hold one share of 32 or 33 bytes, in Base64 or hexadecimal, and nothing else")]
     NotAShare,
 }
 
@@ -97,28 +101,11 @@ impl From<RestoreError> for DrillError {
 }
 
 impl DrillError {
-    /// Whether the failure proves that the backup set cannot be restored with these shares.
+    /// Whether the failure proves that the OpenBao snapshot cannot be restored. Only its own hashes do:
+    /// shares may be those of another OpenBao, and a restore may fail by the disk or by the program.
     #[must_use]
     pub fn condemns(&self) -> bool {
-        let error = match self {
-            Self::Restore(error) => error,
-            Self::NotRestorable { problem, .. } => return problem.is_damage(),
-            _ => return false,
-        };
-        match &**error {
-            // Only an error response from OpenBao is evidence about the snapshot.
-            RestoreError::Snapshot(SnapshotError::Failed { said, .. }) => {
-                said.contains("Code: ") && !said.contains("no space left on device")
-            }
-            RestoreError::WrongShares => true,
-            // Too few shares, or an unsupported seal: the snapshot was not tried.
-            RestoreError::MoreShares { .. }
-            | RestoreError::OtherSeal { .. }
-            | RestoreError::Server(_)
-            | RestoreError::Snapshot(_)
-            | RestoreError::Call(_)
-            | RestoreError::Answer { .. } => false,
-        }
+        matches!(self, Self::NotRestorable { problem, .. } if problem.is_damage())
     }
 
     /// Cause of the failure.
@@ -143,7 +130,10 @@ impl DrillError {
 }
 
 fn restore_cause(error: &RestoreError) -> &'static Cause {
+    let told = one_line(error).to_ascii_lowercase();
     match error {
+        // Of OpenBao, in its response or log, or of this process.
+        _ if FULL.iter().any(|full| told.contains(full)) => &drill::DIRECTORY_UNUSABLE,
         RestoreError::WrongShares => &drill::SHARES_WRONG,
         RestoreError::OtherSeal { .. } => &drill::OTHER_SEAL,
         RestoreError::MoreShares { .. } => &drill::SHARE_UNUSABLE,

@@ -25,8 +25,8 @@ const SHARE_RULES: CredentialFileRules = CredentialFileRules {
     max_size: 4096,
 };
 
-/// Size of a share in OpenBao: a key, plus one byte if it was split.
-const SHARE_BYTES: RangeInclusive<usize> = 16..=33;
+/// Size of a share in OpenBao: a key of AES-256, plus one byte if it was split.
+const SHARE_BYTES: RangeInclusive<usize> = 32..=33;
 
 /// Decoded size of a share in bytes. Tries hexadecimal, then Base64, as OpenBao does.
 fn length(share: &str) -> Option<usize> {
@@ -121,6 +121,16 @@ mod tests {
         ] {
             assert_eq!(length(&share), bytes, "{share}");
         }
-        assert!(!SHARE_BYTES.contains(&length("c2hhcmU=").unwrap()));
+        for (bytes, is_share) in [
+            (20, false),
+            (31, false),
+            (32, true),
+            (33, true),
+            (34, false),
+        ] {
+            let share = STANDARD.encode(vec![7; bytes]);
+            let is = SHARE_BYTES.contains(&length(&share).unwrap());
+            assert_eq!(is, is_share, "{bytes}");
+        }
     }
 }

@@ -45,7 +45,7 @@ pub enum Verdict {
     CompatibleAfter,
     /// They were restored, and some objects do not open.
     Incompatible,
-    /// OpenBao does not come back from its snapshot with these shares.
+    /// The hashes in the OpenBao snapshot differ: it is damaged.
     NotRestorable,
     /// The drill did not come to its end, or there was nothing to open.
     Inconclusive,
@@ -275,7 +275,7 @@ pub fn outcome(
         outcome.add_cause(&advice::drill::OUTDATED.advise(&site, &[]));
     }
     if let (None, Some(failure)) = (pair, &rehearsal.failure) {
-        outcome.set_found(first_line(failure));
+        outcome.set_found(found(failure));
         outcome.add_cause(&advice::advise(&failure.cause(), &site));
     }
     outcome.add_tables(outcome.result.tables());
@@ -338,8 +338,7 @@ fn headline(verdict: Verdict, rehearsal: &DrillRun, pair: Option<&PairReport>) -
         ),
         (_, Some(pair), _) => format!("OpenBao came back; {}", pair.headline()),
         (Verdict::NotRestorable, None, _) => {
-            "OpenBao does not come back from this snapshot with these shares, so nothing in etcd can be \
-             read after a restore"
+            "the OpenBao snapshot is damaged, so nothing in etcd can be read after a restore with it"
                 .to_owned()
         }
         (_, None, Some(failure)) => {
@@ -350,10 +349,15 @@ fn headline(verdict: Verdict, rehearsal: &DrillRun, pair: Option<&PairReport>) -
     }
 }
 
-/// Without the output of OpenBao, which the check has.
-fn first_line(failure: &DrillError) -> String {
+/// The first line, and the last error in the log of OpenBao. The check has the rest of the log.
+fn found(failure: &DrillError) -> String {
     let text = one_line(failure);
-    text.lines().next().unwrap_or_default().to_owned()
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default();
+    match lines.rfind(|line| line.contains("[ERROR]")) {
+        Some(error) => format!("{first} {error}"),
+        None => first.to_owned(),
+    }
 }
 
 fn limitations(setup: &Setup, rehearsal: &DrillRun) -> Vec<&'static str> {
@@ -440,13 +444,14 @@ mod tests {
     use std::{collections::BTreeSet, time::UNIX_EPOCH};
 
     use kms_node::report::{Output, text::Look};
-    use openbao_lab::server::{restore::RestoreError, snapshot::SnapshotError};
+    use openbao_lab::server::{ServerError, restore::RestoreError, snapshot::SnapshotError};
     use proptest::prelude::*;
 
     use super::*;
     use crate::{
         claims::{self, Counted},
         drill::{Durations, Stage, isolation::Isolation},
+        recovery::raft_snapshot::RaftSnapshotError,
     };
 
     fn setup(allow_network: bool) -> Setup {
@@ -533,34 +538,73 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_or_a_lost_server_condemns_no_backup_and_a_refused_snapshot_does() {
+    fn a_full_disk_a_lost_server_or_wrong_shares_condemn_no_backup_and_wrong_hashes_do() {
         let failed = |said: &str| {
-            let failed = SnapshotError::Failed {
+            RestoreError::Snapshot(SnapshotError::Failed {
                 action: "restore",
                 said: said.to_owned(),
-            };
-            let failure = DrillError::from(RestoreError::Snapshot(failed));
-            told(&setup(true), &exposed(Stage::Restore, Some(failure)))
+            })
         };
-        let (exit, text) = failed("Code: 500. write /x: no space left on device");
-        assert_eq!(exit, Exit::Runtime);
-        assert!(text.contains("nothing disproven"), "{text}");
-        let (exit, _) = failed("connection refused");
-        assert_eq!(exit, Exit::Runtime);
-        for untried in [
-            RestoreError::MoreShares {
-                needed: 3,
-                given: 1,
-            },
-            RestoreError::OtherSeal { static_seal: false },
+        let ended = |log: &str| {
+            RestoreError::Server(ServerError::Ended {
+                log: log.to_owned(),
+            })
+        };
+        for (failure, cause) in [
+            (
+                failed("Code: 500. write /x: no space left on device"),
+                "drill_directory_unusable",
+            ),
+            (
+                failed("[ERROR] core: error while restoring raft snapshot: disk quota exceeded"),
+                "drill_directory_unusable",
+            ),
+            (
+                ended("[ERROR] core: write /x: no space left on device"),
+                "drill_directory_unusable",
+            ),
+            (ended("[ERROR] core: panic"), "openbao_copy_failed"),
+            (failed("connection refused"), "openbao_snapshot_damaged"),
+            (failed("Code: 400. refused"), "openbao_snapshot_damaged"),
+            (RestoreError::WrongShares, "unseal_shares_wrong"),
+            (
+                RestoreError::MoreShares {
+                    needed: 3,
+                    given: 1,
+                },
+                "unseal_share_unusable",
+            ),
+            (
+                RestoreError::OtherSeal { static_seal: false },
+                "seal_unsupported",
+            ),
         ] {
-            let (exit, text) = told(&setup(true), &exposed(Stage::Unseal, Some(untried.into())));
+            let failure = DrillError::from(failure);
+            assert_eq!(failure.cause().0.code, cause);
+            let (exit, text) = told(&setup(true), &exposed(Stage::Restore, Some(failure)));
             assert_eq!(exit, Exit::Runtime, "{text}");
+            assert!(text.contains("nothing disproven"), "{text}");
+            assert!(text.contains("[skip] openbao.shares"), "{text}");
         }
-        let (exit, text) = failed("Code: 500. hash mismatch of state.bin");
+        let damaged = DrillError::NotRestorable {
+            path: "openbao.snap".into(),
+            problem: RaftSnapshotError::Damaged("hash of state.bin".to_owned()),
+        };
+        let (exit, text) = told(&setup(true), &exposed(Stage::Inputs, Some(damaged)));
         assert_eq!(exit, Exit::CheckFailed);
         assert!(text.starts_with("drill: not-restorable\n"), "{text}");
-        assert!(text.contains("[skip] openbao.shares"), "{text}");
+    }
+
+    #[test]
+    fn the_last_error_of_openbao_is_in_what_was_found() {
+        let log = "[INFO] core: starting\n[ERROR] core: version is too new\n[INFO] core: stopped";
+        let log = log.to_owned();
+        let failure = DrillError::from(RestoreError::Server(ServerError::Ended { log }));
+        let found = found(&failure);
+        assert!(
+            found.ends_with("end of its log: [ERROR] core: version is too new"),
+            "{found}"
+        );
     }
 
     proptest! {

@@ -228,10 +228,21 @@ impl Installation {
     }
 
     fn log_tail(&self) -> String {
-        let log = fs::read(self.path("server.log")).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+    }
+
+    /// The last line of the server's log since its start that contains `text`.
+    pub(super) fn last_line_of_log(&self, text: &str) -> Option<String> {
+        let log = self.log();
+        let mut lines = log.lines().rev();
+        lines.find(|line| line.contains(text)).map(str::to_owned)
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read(self.path("server.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {

@@ -23,8 +23,9 @@ use zeroize::Zeroizing;
 
 pub use super::config::StaticSeal;
 use super::{
-    Audit, Installation, Server, ServerError, UnsealKey, installation::Mode,
-    snapshot::SnapshotError,
+    Audit, Installation, Server, ServerError, UnsealKey,
+    installation::Mode,
+    snapshot::{SnapshotError, failed_to_restore},
 };
 use crate::{
     admin::{Admin, AdminError},
@@ -120,13 +121,19 @@ impl Installation {
     /// restored data, and so seals itself before any of the data takes effect.
     ///
     /// # Errors
-    /// [`RestoreError::Snapshot`] if OpenBao rejects the snapshot as damaged.
+    /// [`RestoreError::Snapshot`] if OpenBao rejects the snapshot as damaged, or fails to install its
+    /// data.
     pub async fn take_over(self, snapshot: &Path) -> Result<ConfinedRestore, RestoreError> {
         let server = self.start().await?;
         let secrets = server.initialize().await?;
         server.unseal(&secrets.unseal_key).await?;
         let token = &secrets.root_token;
         server.restore_snapshot(token, snapshot).await?;
+        // Its log may end before the failure, on the same full disk.
+        if server.is_unsealed_by(&secrets.unseal_key).await? {
+            let said = "it has its own data in place of the snapshot's";
+            return Err(failed_to_restore(said.to_owned()).into());
+        }
         // The seal type of the data is read at the next start.
         Ok(ConfinedRestore(server.stop().await?))
     }

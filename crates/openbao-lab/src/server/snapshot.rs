@@ -16,7 +16,7 @@ use crate::{
     admin::AdminError,
     child::GuardedChild,
     files,
-    server::{POLL, SealStatus, Server},
+    server::{POLL, SealStatus, Server, UnsealKey},
 };
 
 /// Limit for the transfer of a snapshot; the default of OpenBao is one minute.
@@ -30,12 +30,12 @@ pub enum SnapshotError {
     /// The command could not be run.
     #[error("cannot run the snapshot command of OpenBao")]
     Run(#[source] io::Error),
-    /// The command failed.
+    /// The command failed, or OpenBao failed after its end.
     #[error("OpenBao failed to {action} the snapshot: {said}")]
     Failed {
         /// `save` or `restore`.
         action: &'static str,
-        /// Output of the command on one line.
+        /// Output of the command, or OpenBao's log entry, on one line.
         said: String,
     },
     /// The server stayed unsealed after the restore: its own unseal shares fit the data.
@@ -47,6 +47,13 @@ pub enum SnapshotError {
     /// A required request failed.
     #[error(transparent)]
     Call(#[from] AdminError),
+}
+
+pub(super) fn failed_to_restore(said: String) -> SnapshotError {
+    SnapshotError::Failed {
+        action: "restore",
+        said,
+    }
 }
 
 impl Server {
@@ -66,12 +73,14 @@ impl Server {
     /// only the unseal shares and tokens of the other one.
     ///
     /// # Errors
-    /// When OpenBao rejects the request, for example because the snapshot is incomplete.
+    /// When OpenBao rejects the request, for example because the snapshot is incomplete, or fails to
+    /// install the data, for example on a full disk.
     pub async fn restore_snapshot(
         &self,
         root_token: &Token,
         file: &Path,
     ) -> Result<(), SnapshotError> {
+        const FAILED: &str = "error while restoring raft snapshot";
         self.snapshot("restore", &["-force"], root_token, file)
             .await?;
         // The server seals itself only after the command has ended, and stops responding for some
@@ -85,7 +94,11 @@ impl Server {
                 .and_then(|answer| answer.json().ok())
                 .is_some_and(|SealStatus { sealed }| sealed)
             {
-                return Ok(());
+                // It installs the data after its response, and seals itself also when this fails.
+                return match self.installation.last_line_of_log(FAILED) {
+                    Some(said) => Err(failed_to_restore(said)),
+                    None => Ok(()),
+                };
             }
             sleep(POLL).await;
         }
@@ -137,6 +150,17 @@ impl Server {
             action,
             said: words.join(" "),
         })
+    }
+
+    /// Whether `key` unseals the server. The server stays in its present state.
+    pub(super) async fn is_unsealed_by(&self, key: &UnsealKey) -> Result<bool, AdminError> {
+        let share = serde_json::json!({"key": key.expose()});
+        match self.anonymous()?.write("sys/unseal", &share).await {
+            Ok(answer) => Ok(answer.json().is_ok_and(|SealStatus { sealed }| !sealed)),
+            // A share of other data.
+            Err(AdminError::Call { source, .. }) if source.http_status().is_some() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn run(

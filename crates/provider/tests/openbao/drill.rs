@@ -8,12 +8,13 @@ use std::{
     net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rustix::process::Signal;
+use rustix::process::{Signal, geteuid};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -98,19 +99,23 @@ impl Backups {
         work
     }
 
-    fn start_in(
-        &self,
-        work: PathBuf,
-        [etcd, openbao, share]: [&str; 3],
-        more: &[&str],
-    ) -> Drill<'_> {
+    fn start_in(&self, work: PathBuf, set: [&str; 3], more: &[&str]) -> Drill<'_> {
+        let command = self.command(&work, set, more);
+        Drill {
+            backups: self,
+            running: Provider::spawn(command, self.directory.path(), PathBuf::new()),
+            work,
+        }
+    }
+
+    fn command(&self, work: &Path, [etcd, openbao, share]: [&str; 3], more: &[&str]) -> Command {
         let mut command = self.node.program(&["drill", "--output", "json"]);
         for (option, path) in [
             ("--etcd-snapshot", self.path(etcd)),
             ("--openbao-snapshot", self.path(openbao)),
             ("--unseal-key-file", self.path(share)),
             ("--metrics-file", self.path("drill.prom")),
-            ("--work-dir", work.clone()),
+            ("--work-dir", work.to_owned()),
         ] {
             command.arg(option).arg(path);
         }
@@ -118,11 +123,7 @@ impl Backups {
             command.arg("--bao").arg(binary().path());
         }
         command.args(more);
-        Drill {
-            backups: self,
-            running: Provider::spawn(command, self.directory.path(), PathBuf::new()),
-            work,
-        }
+        command
     }
 
     /// A drill to its end: the report, which must have this exit code and verdict.
@@ -380,7 +381,8 @@ async fn what_does_not_come_back_is_told_from_what_could_not_be_tried() {
     );
     files::replace(&backups.path("open"), b"c2hhcmU=", 0o644);
     files::replace(&backups.path("empty"), b"\n", 0o600);
-    files::replace(&backups.path("short"), b"c2hhcmU=", 0o600);
+    let short = STANDARD.encode([7; 20]);
+    files::replace(&backups.path("short"), short.as_bytes(), 0o600);
     files::replace(
         &backups.path("unpadded"),
         b"c2hhcmUgdGhhdCBpcyBsb25n\nbm93",
@@ -391,7 +393,7 @@ async fn what_does_not_come_back_is_told_from_what_could_not_be_tried() {
 
     let tried = |set, code, verdict| backups.drill(set, &[], code, verdict);
     let (share, openbao, etcd) = tokio::join!(
-        tried(["etcd.db", "openbao.snap", "other"], 4, "not-restorable"),
+        tried(["etcd.db", "openbao.snap", "other"], 5, "inconclusive"),
         tried(
             ["etcd.db", "damaged-openbao.snap", "share"],
             4,
@@ -404,6 +406,8 @@ async fn what_does_not_come_back_is_told_from_what_could_not_be_tried() {
         ),
     );
     assert_eq!(check(&share, "openbao.restore")["status"], "pass");
+    assert_eq!(share["cause"], "unseal_shares_wrong");
+    assert_eq!(share["data"]["impact"], "unknown", "{share:#}");
     let said = check(&share, "openbao.shares")["message"].clone();
     assert!(
         said.as_str()
@@ -450,6 +454,65 @@ async fn what_does_not_come_back_is_told_from_what_could_not_be_tried() {
             .metrics()
             .contains_key("last_success_timestamp_seconds")
     );
+}
+
+/// OpenBao installs a snapshot after its response, and seals itself also when that fails.
+#[tokio::test]
+async fn a_full_disk_is_no_evidence_against_a_backup() {
+    let server = OpenBao::start().await;
+    // The response, then the installation after it, and on small disks also the log of OpenBao.
+    full_disks(&server, &["190k", "220k", "250k"]).await;
+    let filler = STANDARD.encode(vec![7; 192 * 1024]);
+    for number in 0..40 {
+        let path = format!("cubbyhole/{number}");
+        let body = json!({"data": filler});
+        server.admin().write(&path, &body).await.unwrap();
+    }
+    full_disks(&server, &["18m", "24m"]).await;
+}
+
+/// Drills of one set, each with a disk of this size.
+async fn full_disks(server: &OpenBao, sizes: &[&str]) {
+    let backups = Backups::of(server).await;
+    for size in sizes {
+        let work = backups.work();
+        let drill = backups.command(&work, SET, &[]);
+        let mut unshare = Command::new("unshare");
+        unshare.arg("--mount").env_clear();
+        if !geteuid().is_root() {
+            unshare.args(["--user", "--map-root-user"]);
+        }
+        let script = "mount -t tmpfs -o size=$0,mode=0700 none \"$1\" && shift && exec \"$@\"";
+        unshare.args(["sh", "-c", script, size]).arg(&work);
+        unshare.arg(drill.get_program()).args(drill.get_args());
+        let environment = drill.get_envs();
+        unshare.envs(environment.filter_map(|(name, value)| Some((name, value?))));
+        let finished: Finished = unshare.output().unwrap().into();
+        assert_eq!(finished.code, Some(5), "{size}: {finished:?}");
+        let report: Value = serde_json::from_str(&finished.out).unwrap();
+        assert_eq!(report["verdict"], "inconclusive", "{size}: {report:#}");
+        let cause = &report["cause"];
+        assert_eq!(cause, "drill_directory_unusable", "{size}: {report:#}");
+    }
+}
+
+/// OpenBao accepts it by its hashes, and fails on the data.
+#[tokio::test]
+async fn a_snapshot_that_openbao_fails_to_install_is_no_matter_of_the_shares() {
+    let server = shared_openbao().await;
+    let backups = Backups::of(server).await;
+    let script = "mkdir parts && tar -xzf openbao.snap -C parts && cd parts && \
+                  truncate -s $(($(stat -c %s state.bin) / 2)) state.bin && \
+                  sha256sum meta.json state.bin > SHA256SUMS && \
+                  tar -czf ../cut.snap meta.json state.bin SHA256SUMS SHA256SUMS.sealed";
+    let mut shell = Command::new("sh");
+    let cut = shell.args(["-c", script]).current_dir(backups.path("."));
+    assert!(cut.status().unwrap().success());
+    let set = ["etcd.db", "cut.snap", "share"];
+    let report = backups.drill(set, &[], 5, "inconclusive").await;
+    assert_eq!(report["cause"], "openbao_snapshot_damaged", "{report:#}");
+    let found = report["found"].as_str().unwrap();
+    assert!(found.contains("error while restoring"), "{found}");
 }
 
 #[tokio::test]
