@@ -29,7 +29,12 @@ use kms_domain::{
     recovery::record::{BackupRecord, FileInfo},
     transit::TransitVersion,
 };
-use kms_node::{config::Config, connection::Access, duration::parse_positive};
+use kms_node::{
+    clock::{Clock as _, SystemClock},
+    config::Config,
+    connection::Access,
+    duration::parse_positive,
+};
 use openbao_client::endpoint::Endpoint;
 use openbao_lab::{
     admin::{Admin, transit::KeyConfig},
@@ -45,7 +50,7 @@ use tokio::time::Instant;
 use crate::recovery::{
     EtcdError, EtcdSource,
     backup_record::{note_as_recorded, note_source},
-    backups::newest::{NoPair, newest_pair},
+    backups::newest::newest_pair,
     local_knowledge::LocalKnowledge,
     verify_pair::{self, Depth, Pair, VerifyOptions, Watch},
 };
@@ -64,10 +69,10 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Args)]
 pub struct Setup {
     /// What `etcdctl snapshot save` wrote
-    #[arg(long, value_name = "FILE", required_unless_present = "etcd_dir")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["etcd_dir", "openbao_dir"])]
     pub etcd_snapshot: Option<PathBuf>,
     /// What `bao operator raft snapshot save` wrote
-    #[arg(long, value_name = "FILE", required_unless_present = "openbao_dir")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["etcd_dir", "openbao_dir"])]
     pub openbao_snapshot: Option<PathBuf>,
     /// Take the newest pair of two directories, in place of both snapshots: this one with those of etcd
     #[arg(
@@ -113,13 +118,13 @@ pub struct Setup {
     /// How old both snapshots may be, such as 26h
     #[arg(long, value_name = "DURATION", value_parser = parse_positive)]
     pub max_age: Option<Duration>,
-    /// Keep the restored copy afterwards for this long, such as 1h, for other commands on this host;
-    /// Ctrl-C ends it earlier
-    #[arg(long, value_name = "DURATION", value_parser = parse_positive)]
+    /// Keep the restored copy afterwards for this long, such as 1h and at most 768h, for other commands
+    /// on this host; Ctrl-C ends it earlier
+    #[arg(long, value_name = "DURATION", value_parser = kept::time)]
     pub keep: Option<Duration>,
-    /// Whether [`Self::select`] left out a later etcd snapshot.
+    /// Limitations of the selected pair.
     #[arg(skip)]
-    pub has_later_etcd: bool,
+    pub limitations: Vec<String>,
 }
 
 /// It goes into OpenBao's configuration, where `${` would begin something else.
@@ -207,28 +212,27 @@ pub enum Stage {
 
 impl Setup {
     /// Selects the newest pair of the directories, if they are given.
-    ///
-    /// # Errors
-    /// [`NoPair`].
-    pub fn select(&mut self) -> Result<(), NoPair> {
-        if let (Some(etcd), Some(openbao)) = (&self.etcd_dir, &self.openbao_dir) {
-            let pair = newest_pair(etcd, openbao)?;
+    async fn select(&mut self) -> Result<(), DrillError> {
+        if let (Some(etcd), Some(openbao)) = (self.etcd_dir.clone(), self.openbao_dir.clone()) {
+            let pair = run_blocking(move || newest_pair(&etcd, &openbao)).await??;
             self.etcd_snapshot = Some(pair.etcd);
             self.openbao_snapshot = Some(pair.openbao);
-            self.has_later_etcd = pair.has_later;
+            self.limitations = pair.limitations;
         }
         Ok(())
     }
 
-    /// The etcd snapshot; empty before [`Self::select`].
+    /// The etcd snapshot; the directory before its selection.
     #[must_use]
     pub fn etcd(&self) -> &Path {
-        self.etcd_snapshot.as_deref().unwrap_or(Path::new(""))
+        let given = self.etcd_snapshot.as_ref().or(self.etcd_dir.as_ref());
+        given.map_or(Path::new(""), PathBuf::as_path)
     }
 
-    /// The OpenBao snapshot; empty before [`Self::select`].
+    /// The OpenBao snapshot; the directory before its selection.
     pub(crate) fn openbao(&self) -> &Path {
-        self.openbao_snapshot.as_deref().unwrap_or(Path::new(""))
+        let given = self.openbao_snapshot.as_ref().or(self.openbao_dir.as_ref());
+        given.map_or(Path::new(""), PathBuf::as_path)
     }
 
     fn seal(&self) -> Option<StaticSeal> {
@@ -242,7 +246,7 @@ impl Setup {
 /// Runs the drill until its end, a failure, or `stop`, then removes the private directory.
 pub async fn rehearse(
     config: &Arc<Config>,
-    setup: &Setup,
+    setup: &mut Setup,
     known: &LocalKnowledge,
     told: ProgressReporter,
     stop: impl Future<Output = &'static str>,
@@ -274,7 +278,9 @@ pub async fn rehearse(
     };
     let ended = match (ended, setup.keep, &scratch) {
         (Ok(copy), Some(time), Some(scratch)) => {
-            kept::keep(copy, time, scratch.path(), &told.kept, stop).await
+            let so_far = report::outcome(config, setup, known, &rehearsal, "", SystemClock.now());
+            let set = (setup.etcd(), &so_far);
+            kept::keep(copy, time, scratch.path(), set, &told.kept, stop).await
         }
         (Ok(copy), _, _) => tokio::select! {
             closed = copy.close() => closed.map_err(DrillError::from),
@@ -296,7 +302,7 @@ impl DrillRun {
     async fn go(
         &mut self,
         config: &Arc<Config>,
-        setup: &Setup,
+        setup: &mut Setup,
         known: &LocalKnowledge,
         told: &ProgressReporter,
         scratch: &mut Option<TempWorkspace>,
@@ -320,12 +326,14 @@ impl DrillRun {
         let shares = setup.unseal_key_file.iter().map(|file| share(file));
         let shares: Vec<UnsealKey> = shares.collect::<Result<_, _>>()?;
         let seal = setup.seal().map(checked).transpose()?;
+        setup.select().await?;
         let etcd = EtcdSource::file(setup.etcd())?;
         let snapshot = scratch.path().join("openbao.snap");
         let (from, to) = (setup.openbao().to_owned(), snapshot.clone());
         let record = known.record.clone();
+        let by_name = Made::by_name(setup.etcd());
         let (etcd, looked_at, copied) = run_blocking(move || {
-            let looked_at = look_at(&etcd, record.as_ref());
+            let looked_at = look_at(&etcd, by_name, record.as_ref());
             let copied = copy(&from, &to);
             (etcd, looked_at, copied)
         })
@@ -481,8 +489,13 @@ struct LookedAt {
     made: Option<Made>,
 }
 
-/// Unpacks the snapshot and determines its creation time, from the record if the hash matches.
-fn look_at(etcd: &EtcdSource, record: Option<&BackupRecord>) -> Result<LookedAt, DrillError> {
+/// Unpacks the snapshot and determines its creation time: from the record if the hash matches, else the
+/// earlier one of the times in its name and of its file, since a copy may have a later one.
+fn look_at(
+    etcd: &EtcdSource,
+    by_name: Option<Made>,
+    record: Option<&BackupRecord>,
+) -> Result<LookedAt, DrillError> {
     let EtcdSource::File(snapshot) = etcd else {
         return Ok(LookedAt::default());
     };
@@ -498,7 +511,10 @@ fn look_at(etcd: &EtcdSource, record: Option<&BackupRecord>) -> Result<LookedAt,
     Ok(LookedAt {
         given,
         as_recorded,
-        made: by_record.or_else(|| Made::by_file(snapshot.given())),
+        made: by_record.or_else(|| {
+            let times = by_name.into_iter().chain(Made::by_file(snapshot.given()));
+            times.min_by_key(|made| made.at)
+        }),
     })
 }
 

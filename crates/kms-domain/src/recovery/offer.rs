@@ -15,21 +15,26 @@ use crate::{
 /// rotation and a snapshot is open.
 const SKEW: u64 = 300;
 
+/// Longest time from a snapshot to its record, in seconds. A later record lists the versions of an
+/// OpenBao that was possibly restored in between, with versions that were trimmed in the snapshot.
+pub const RECORDED_WITHIN: u64 = 3600;
+
 /// Facts about an OpenBao snapshot.
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotFacts<'r> {
     /// Creation time in the archive.
     pub created: Option<CreatedAt>,
-    /// A record with the hash of this snapshot, written after it.
-    pub record: Option<&'r BackupRecord>,
+    /// A record with the hash of this snapshot, and the second of its `recordedAt`.
+    pub record: Option<(&'r BackupRecord, u64)>,
 }
 
 /// Whether a snapshot has a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
-    /// The record lists the version as decryptable, and the version is older than the snapshot.
+    /// The record of the same hour lists the version as decryptable, and the version is older than the
+    /// snapshot.
     Offered,
-    /// The version was created after the snapshot.
+    /// The version was created after the snapshot, and the record does not list it.
     Missing,
     /// The facts do not decide.
     Unknown,
@@ -75,19 +80,19 @@ impl SnapshotFacts<'_> {
             return Offer::Unknown;
         };
         let created = version.created_at().get();
-        if created > snapshot.saturating_add(SKEW) {
-            return Offer::Missing;
-        }
-        // A version that exists after the snapshot, and was created before it, existed in it: a trimmed
-        // version never returns.
-        let listed = self.record.is_some_and(|record| {
+        let listed = self.record.is_some_and(|(record, recorded)| {
+            let is_prompt = snapshot <= recorded.saturating_add(SKEW)
+                && recorded <= snapshot.saturating_add(RECORDED_WITHIN);
             let versions = record.note().versions.values();
             let mut listed = versions.filter(|it| it.decryptable);
-            listed.any(|it| *it.key == *version)
+            is_prompt && listed.any(|it| *it.key == *version)
         });
-        match listed && created.saturating_add(SKEW) < snapshot {
-            true => Offer::Offered,
-            false => Offer::Unknown,
+        // A version that exists soon after the snapshot, and was created before it, existed in it.
+        match listed {
+            true if created.saturating_add(SKEW) < snapshot => Offer::Offered,
+            // The record contradicts the times: OpenBao's clock was wrong at one of them.
+            false if created > snapshot.saturating_add(SKEW) => Offer::Missing,
+            _ => Offer::Unknown,
         }
     }
 
@@ -134,7 +139,7 @@ mod tests {
         BackupRecord::new(note).unwrap()
     }
 
-    fn offer(snapshot: Option<u64>, record: Option<&BackupRecord>, number: u64) -> Offer {
+    fn offer(snapshot: Option<u64>, record: Option<(&BackupRecord, u64)>, number: u64) -> Offer {
         let named = self::record(true);
         let key = &named.note().versions[&version(number)].key;
         let facts = SnapshotFacts {
@@ -145,23 +150,32 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_in_a_snapshot_by_a_record_and_the_order_in_time() {
+    fn a_version_is_in_a_snapshot_by_a_prompt_record_and_the_order_in_time() {
         let record = record(true);
-        for (snapshot, with_record, number, expected) in [
-            (Some(1_000), true, 400, Offer::Offered),
-            (Some(1_000), false, 400, Offer::Unknown),
-            (Some(700), true, 400, Offer::Unknown),
-            (Some(701), true, 400, Offer::Offered),
-            (Some(100), true, 400, Offer::Unknown),
-            (Some(99), true, 400, Offer::Missing),
-            (Some(99), false, 400, Offer::Missing),
-            (None, true, 400, Offer::Unknown),
+        for (snapshot, recorded, number, expected) in [
+            (Some(1_000), Some(1_000), 400, Offer::Offered),
+            (Some(1_000), None, 400, Offer::Unknown),
+            (Some(700), Some(700), 400, Offer::Unknown),
+            (Some(701), Some(701), 400, Offer::Offered),
+            (Some(100), Some(100), 400, Offer::Unknown),
+            (Some(99), None, 400, Offer::Missing),
+            (None, Some(1_000), 400, Offer::Unknown),
+            // A trimmed version possibly returned before the record.
+            (Some(1_000), Some(4_600), 400, Offer::Offered),
+            (Some(1_000), Some(4_601), 400, Offer::Unknown),
+            (Some(1_000), Some(700), 400, Offer::Offered),
+            (Some(1_000), Some(699), 400, Offer::Unknown),
+            // The clock was ahead at the rotation, or the rotation came before the record.
+            (Some(99), Some(99), 400, Offer::Unknown),
+            (Some(99), Some(3_700), 400, Offer::Missing),
         ] {
-            let record = with_record.then_some(&record);
-            assert_eq!(offer(snapshot, record, number), expected, "{snapshot:?}");
+            let with = recorded.map(|recorded| (&record, recorded));
+            let case = (snapshot, recorded);
+            assert_eq!(offer(snapshot, with, number), expected, "{case:?}");
         }
         let hidden = self::record(false);
-        assert_eq!(offer(Some(1_000), Some(&hidden), 400), Offer::Unknown);
+        let with = Some((&hidden, 1_000));
+        assert_eq!(offer(Some(1_000), with, 400), Offer::Unknown);
     }
 
     #[test]
@@ -171,7 +185,7 @@ mod tests {
         let judge = |snapshot, known: Vec<&TransitKey>, has_unknown| {
             let facts = SnapshotFacts {
                 created: Some(created_at(snapshot)),
-                record: Some(&record),
+                record: Some((&record, snapshot)),
             };
             facts.judge(&Needs { known, has_unknown }).0
         };
@@ -183,9 +197,14 @@ mod tests {
         assert_eq!(judge(1_000, vec![key(1)], true), Match::Inconclusive);
         assert_eq!(judge(1_000, Vec::new(), false), Match::Inconclusive);
         // A missing version is lost, whatever else is open.
-        assert_eq!(
-            judge(500, vec![key(400), key(900)], true),
-            Match::Incompatible
-        );
+        let facts = SnapshotFacts {
+            created: Some(created_at(500)),
+            record: None,
+        };
+        let needs = Needs {
+            known: vec![key(400), key(900)],
+            has_unknown: true,
+        };
+        assert_eq!(facts.judge(&needs).0, Match::Incompatible);
     }
 }

@@ -227,8 +227,21 @@ causes! {
     )
     .steps(&[act(
         "give the directories of etcdctl, k3s, RKE2, etcd-druid or Talos, and of `bao operator raft \
-         snapshot save`; the table `left out` has the reason for each other file",
+         snapshot save`; the table `left out` of `backups` has the reason for each other file",
     )]);
+
+    BACKUPS_NEWEST_UNKNOWN = unknown(
+        "backups_newest_unknown",
+        "which etcd snapshot is the newest is unknown: a later file cannot be read, or times and revisions \
+         contradict each other",
+        "a restore would begin with the newest etcd snapshot",
+    )
+    .steps(&[
+        act("see why the named file cannot be read: decrypt it, make it readable, or remove the rest of a \
+            snapshot that failed"),
+        act("copy etcd snapshots with their times, by `cp -p` or `rsync -t`"),
+        act("if the last etcd snapshot failed, save another one, then one of OpenBao, and run record-backup"),
+    ]);
 
     BACKUPS_INCOMPATIBLE = at_risk(
         "backups_incompatible",

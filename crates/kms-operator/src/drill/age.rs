@@ -3,12 +3,18 @@
 use std::{
     fmt,
     fs::File,
+    path::Path,
     time::{Duration, SystemTime},
 };
 
 use jiff::Timestamp;
 use kms_domain::recovery::record::BackupRecord;
-use kms_node::report::rfc3339;
+use kms_node::{
+    clock::{Clock as _, SystemClock},
+    report::rfc3339,
+};
+
+use crate::recovery::backups::directory::named_time;
 
 /// Creation time of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +31,8 @@ pub enum MadeSource {
     Archive,
     /// `recordedAt` of a record with the hash of the file, shortly after the snapshot.
     Record,
+    /// Time in the name of the file.
+    Name,
     /// Modification time of the file. Copying may change it.
     ModificationTime,
 }
@@ -36,6 +44,7 @@ impl MadeSource {
         match self {
             Self::Archive => "archive",
             Self::Record => "record",
+            Self::Name => "name",
             Self::ModificationTime => "modification-time",
         }
     }
@@ -57,6 +66,15 @@ impl Made {
         at.map(|at| Self {
             at,
             source: MadeSource::Archive,
+        })
+    }
+
+    /// From the name, as the tools of etcd write it.
+    pub(super) fn by_name(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        Some(Self {
+            at: named_time(name, SystemClock.now())?,
+            source: MadeSource::Name,
         })
     }
 

@@ -13,7 +13,7 @@ use openbao_lab::{
     server::{restore::RestoreError, snapshot::SnapshotError},
 };
 
-use crate::recovery::{EtcdError, raft_snapshot::RaftSnapshotError};
+use crate::recovery::{EtcdError, backups::newest::NoPair, raft_snapshot::RaftSnapshotError};
 
 /// Errors of the system on writing to a full disk, in lower case.
 const FULL: [&str; 2] = ["no space left on device", "disk quota exceeded"];
@@ -46,6 +46,9 @@ pub enum DrillError {
         #[source]
         source: io::Error,
     },
+    /// The directories have no pair of snapshots.
+    #[error(transparent)]
+    NoPair(#[from] NoPair),
     #[error("cannot read the OpenBao snapshot {} into the private directory", path.display())]
     Snapshot {
         path: PathBuf,
@@ -115,6 +118,7 @@ impl DrillError {
             Self::Etcd(error) => return error.cause(),
             Self::NotRestorable { problem, .. } => problem.cause(),
             Self::Restore(error) => restore_cause(error),
+            Self::NoPair(error) => error.cause(),
             Self::NotIsolated => &drill::NOT_ISOLATED,
             Self::NoLoopback => &drill::NO_LOOPBACK,
             Self::BaoNotFound(_) => &drill::COPY_FAILED,

@@ -25,7 +25,6 @@ use super::{
     failure::DrillError,
 };
 use crate::recovery::{
-    backups::newest::LATER,
     local_knowledge::LocalKnowledge,
     pair_report::{self, PairReport},
     rows::FileRow,
@@ -127,7 +126,8 @@ struct AgeRow {
     /// Absent for a time in the future.
     #[serde(skip_serializing_if = "Option::is_none")]
     age_seconds: Option<u64>,
-    /// Source of the time: `archive` (the raft snapshot itself), `record` or `modification-time`.
+    /// Source of the time: `archive` (the raft snapshot itself), `record`, `name` or
+    /// `modification-time`.
     age_source: &'static str,
 }
 
@@ -300,6 +300,7 @@ pub fn outcome(
         outcome.add_warnings([advice::drill::KEEP_BACKUPS]);
     }
     outcome.add_checks(checks(known, rehearsal, &ages, pair));
+    outcome.add_limitations(setup.limitations.iter().cloned());
     outcome.add_limitations(limitations(setup, rehearsal));
     outcome.result.verification = verification;
     outcome
@@ -364,7 +365,6 @@ fn limitations(setup: &Setup, rehearsal: &DrillRun) -> Vec<&'static str> {
     let isolation = &rehearsal.isolation;
     let mut all = Vec::new();
     let mut add = |applies: bool, text| all.extend(applies.then_some(text));
-    add(setup.has_later_etcd, LATER);
     add(
         !isolation.holds() && setup.allow_network,
         "Nothing kept the copy from other systems: look there for revoked leases and changed \
@@ -470,7 +470,7 @@ mod tests {
             show_names: false,
             max_age: None,
             keep: None,
-            has_later_etcd: false,
+            limitations: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod report;
 
 use std::{
     collections::BTreeSet,
+    fs::File,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -30,16 +31,17 @@ use kms_domain::{
 use kms_node::{config::Config, report::one_line};
 
 use super::{
-    EtcdError, EtcdSource,
+    EtcdError, EtcdSource, SnapshotFile, Trust,
     backup_record::{note_raft_snapshot, note_source},
     form::Form,
     local_knowledge::LocalKnowledge,
     open,
+    raft_snapshot::RaftSnapshotError,
     recover_state::read_file,
     unpacked::UnpackError,
     verify_pair::{self, Pair},
 };
-use directory::{BackupFile, MadeBy, list};
+use directory::{BackupFile, Listing, MadeBy, list};
 
 /// Directories with backups.
 #[derive(Debug)]
@@ -73,6 +75,9 @@ pub struct EtcdBackup {
     pub versions: BTreeSet<TransitVersion>,
     /// Objects and damaged values that no named version explains.
     pub unexplained: u64,
+    /// Revision of etcd.
+    pub revision: i64,
+    pub trust: Trust,
 }
 
 /// An OpenBao snapshot.
@@ -80,17 +85,59 @@ pub struct EtcdBackup {
 pub struct OpenbaoBackup {
     pub file: BackupFile,
     created: Option<CreatedAt>,
-    /// Index of the record with its hash.
+    /// Index of the earliest record with its hash.
     record: Option<usize>,
 }
 
-/// A file that is no part of any pair.
+/// A file or directory that is no part of any pair.
 #[derive(Debug)]
 pub struct LeftOut {
+    /// `None` for a record outside the directories.
+    pub store: Option<Store>,
     pub file: String,
     pub reason: String,
-    /// Whether it may be an unreadable snapshot, whose needs are unknown.
-    pub is_suspect: bool,
+    /// By its name or its modification time, if known.
+    pub made: Option<SystemTime>,
+    pub doubt: Doubt,
+}
+
+/// One of the two directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    Etcd,
+    Openbao,
+}
+
+impl Store {
+    /// Code in reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::Openbao => "openbao",
+        }
+    }
+}
+
+impl LeftOut {
+    /// Whether it is possibly etcd data, whose versions are unknown.
+    #[must_use]
+    pub fn hides_needs(&self) -> bool {
+        self.store == Some(Store::Etcd) && matches!(self.doubt, Doubt::Changes | Doubt::Snapshot)
+    }
+}
+
+/// What a part of a directory that was not read leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// It is no snapshot.
+    None,
+    /// It has changes of etcd that belong to an older snapshot.
+    Changes,
+    /// A snapshot was not written to it: it is empty.
+    Failed,
+    /// It is possibly a snapshot.
+    Snapshot,
 }
 
 /// One pair.
@@ -123,8 +170,10 @@ impl Backups {
         request: &Request,
         reading: OnProgress<'_>,
     ) -> Result<Self, Unreadable> {
-        let etcd = listed(&request.etcd)?;
-        let openbao = listed(&request.openbao)?;
+        let Listing { files, unread } = listed(&request.etcd)?;
+        let (etcd, etcd_unread) = (files, unread);
+        let Listing { files, unread } = listed(&request.openbao)?;
+        let (openbao, openbao_unread) = (files, unread);
         let mut backups = Self {
             etcd: Vec::new(),
             openbao: Vec::new(),
@@ -136,16 +185,29 @@ impl Backups {
                 path: path.clone(),
                 source,
             })?;
-            backups.add_record(config, &path.display().to_string(), &bytes);
+            backups.add_record(config, None, &path.display().to_string(), &bytes);
+        }
+        for (store, unread) in [(Store::Etcd, etcd_unread), (Store::Openbao, openbao_unread)] {
+            backups
+                .left_out
+                .extend(unread.into_iter().map(|it| LeftOut {
+                    store: Some(store),
+                    file: it.name,
+                    reason: it.reason,
+                    made: it.made,
+                    doubt: Doubt::Snapshot,
+                }));
         }
         let (records, snapshots): (Vec<_>, Vec<_>) =
             etcd.into_iter().partition(BackupFile::may_be_record);
         let (more, archives): (Vec<_>, Vec<_>) =
             openbao.into_iter().partition(BackupFile::may_be_record);
-        for file in records.iter().chain(&more) {
+        let records = records.iter().map(|file| (Store::Etcd, file));
+        let more = more.iter().map(|file| (Store::Openbao, file));
+        for (store, file) in records.chain(more) {
             match read_file(&file.path, MAX_FILE_BYTES) {
-                Ok(bytes) => backups.add_record(config, &file.name, &bytes),
-                Err(error) => backups.leave_out(&file.name, one_line(&error), false),
+                Ok(bytes) => backups.add_record(config, Some(store), &file.name, &bytes),
+                Err(error) => backups.leave_out(store, file, one_line(&error), Doubt::None),
             }
         }
 
@@ -158,7 +220,7 @@ impl Backups {
         for file in archives {
             backups.add_openbao(file);
         }
-        backups.etcd.sort_by_key(|it| it.file.made);
+        backups.etcd.sort_by_key(|it| (it.file.made, it.revision));
         backups.openbao.sort_by_key(|it| it.file.made);
         Ok(backups)
     }
@@ -170,10 +232,54 @@ impl Backups {
             .flat_map(move |etcd| self.openbao.iter().map(move |it| self.judge(etcd, it)))
     }
 
+    /// The etcd snapshots of which any may be the newest, from old to new. A snapshot is older than
+    /// another one if its time and its revision are: a copy may be given a later time, and an etcd
+    /// that was restored continues from a smaller revision.
+    pub fn newest(&self) -> impl Iterator<Item = &EtcdBackup> {
+        let order = |it: &EtcdBackup| (it.file.made, it.revision);
+        let is_older = move |it: &EtcdBackup| {
+            let (made, revision) = order(it);
+            let mut others = self.etcd.iter().map(order);
+            others.any(|other| other != (made, revision) && made <= other.0 && revision <= other.1)
+        };
+        self.etcd.iter().filter(move |it| !is_older(it))
+    }
+
+    /// Parts of the directory of OpenBao that were not read and possibly have later versions of the key.
+    pub fn unread_openbao(&self) -> impl Iterator<Item = &LeftOut> {
+        let newest = self.openbao.last().map(|it| it.file.made);
+        self.possibly_newer_than(newest, Store::Openbao, &[Doubt::Snapshot])
+    }
+
+    /// Parts of the directory of etcd that were not read and are possibly newer than every snapshot.
+    pub fn unread_etcd(&self) -> impl Iterator<Item = &LeftOut> {
+        let newest = self.etcd.last().map(|it| it.file.made);
+        self.possibly_newer_than(newest, Store::Etcd, &[Doubt::Failed, Doubt::Snapshot])
+    }
+
+    fn possibly_newer_than(
+        &self,
+        newest: Option<SystemTime>,
+        store: Store,
+        doubts: &[Doubt],
+    ) -> impl Iterator<Item = &LeftOut> {
+        self.left_out.iter().filter(move |it| {
+            it.store == Some(store)
+                && doubts.contains(&it.doubt)
+                && it
+                    .made
+                    .zip(newest)
+                    .is_none_or(|(made, newest)| made > newest)
+        })
+    }
+
     fn judge<'b>(&'b self, etcd: &'b EtcdBackup, openbao: &'b OpenbaoBackup) -> Judged<'b> {
         let facts = SnapshotFacts {
             created: openbao.created,
-            record: openbao.record.and_then(|index| self.records.get(index)),
+            record: openbao.record.and_then(|index| {
+                let record = self.records.get(index)?;
+                Some((record, recorded_at(record)?))
+            }),
         };
         let needs = Needs {
             known: etcd.needed.iter().map(|key| &**key).collect(),
@@ -189,28 +295,34 @@ impl Backups {
         }
     }
 
-    fn leave_out(&mut self, file: &str, reason: String, is_suspect: bool) {
+    fn leave_out(&mut self, store: Store, file: &BackupFile, reason: String, doubt: Doubt) {
         self.left_out.push(LeftOut {
-            file: file.to_owned(),
+            store: Some(store),
+            file: file.name.clone(),
             reason,
-            is_suspect,
+            made: Some(file.made),
+            doubt,
         });
     }
 
-    fn add_record(&mut self, config: &Config, name: &str, bytes: &[u8]) {
-        match BackupRecord::decode(bytes) {
+    fn add_record(&mut self, config: &Config, store: Option<Store>, name: &str, bytes: &[u8]) {
+        let reason = match BackupRecord::decode(bytes) {
             Ok(record)
                 if *record.note().scope.identity() == config.scope
                     && record.note().path == config.key =>
             {
-                self.records.push(record);
+                return self.records.push(record);
             }
-            Ok(_) => {
-                let reason = "the record is of another cluster or key";
-                self.leave_out(name, reason.to_owned(), false);
-            }
-            Err(problem) => self.leave_out(name, one_line(&problem), false),
-        }
+            Ok(_) => "the record is of another cluster or key".to_owned(),
+            Err(problem) => one_line(&problem),
+        };
+        self.left_out.push(LeftOut {
+            store,
+            file: name.to_owned(),
+            reason,
+            made: None,
+            doubt: Doubt::None,
+        });
     }
 
     fn add_etcd(
@@ -221,47 +333,51 @@ impl Backups {
         claims: &[VersionClaims],
         reading: OnProgress<'_>,
     ) {
-        if let Some(reason) = file.unreadable_by_name() {
-            return self.leave_out(&file.name, reason.to_owned(), true);
+        if let Some((reason, doubt)) = file.unreadable_by_name() {
+            return self.leave_out(Store::Etcd, &file, reason.to_owned(), doubt);
         }
         let read = EtcdSource::file(&file.path).and_then(|source| {
             let claims = claims.to_vec();
             let live = LiveKey::Unknown;
             let pair = verify_pair::count(config, &source, prefix, claims, live, reading)?;
-            Ok((pair, note_source(&source).ok().flatten()))
+            Ok((pair, source))
         });
         match read {
-            Ok((pair, noted)) => {
-                let record = noted.and_then(|noted| {
-                    let mut records = self.records.iter();
-                    records.find(|it| is_of(it.note().etcd.as_ref().map(|it| &it.file), &noted))
+            Ok((pair, source)) => {
+                let noted = hashes(&source);
+                let record = self.records.iter().find(|record| {
+                    let recorded = record.note().etcd.as_ref().map(|it| &it.file);
+                    recorded.is_some_and(|recorded| noted.contains(recorded))
                 });
                 // A name has the time of the snapshot; a record was written after it, and a file may
                 // be a copy.
                 if file.made_by == MadeBy::ModificationTime
                     && let Some(at) = record.and_then(recorded_at)
                 {
+                    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
                     file.set_made(at, MadeBy::Record);
                 }
                 self.etcd.push(EtcdBackup::of(file, &pair));
             }
             Err(error) => {
-                self.leave_out(&file.name, one_line(&error), may_be_snapshot(&error));
+                self.leave_out(Store::Etcd, &file, one_line(&error), doubt_of(&error));
             }
         }
     }
 
     fn add_openbao(&mut self, mut file: BackupFile) {
-        if let Some(reason) = file.unreadable_by_name() {
-            return self.leave_out(&file.name, reason.to_owned(), false);
+        if let Some((reason, doubt)) = file.unreadable_by_name() {
+            return self.leave_out(Store::Openbao, &file, reason.to_owned(), doubt);
         }
         match inspect(&file.path) {
             Ok((created, noted)) => {
                 if let Some(created) = created {
                     file.set_made(created, MadeBy::Archive);
                 }
-                let mut records = self.records.iter();
-                let record = records.position(|it| is_of(it.note().openbao.as_ref(), &noted));
+                let records = self.records.iter().enumerate();
+                let of_it = records.filter(|(_, it)| it.note().openbao.as_ref() == Some(&noted));
+                let record = of_it.min_by_key(|(_, it)| recorded_at(it));
+                let record = record.map(|(index, _)| index);
                 let created = created.and_then(|it| it.duration_since(SystemTime::UNIX_EPOCH).ok());
                 self.openbao.push(OpenbaoBackup {
                     file,
@@ -269,7 +385,7 @@ impl Backups {
                     record,
                 });
             }
-            Err(reason) => self.leave_out(&file.name, reason, false),
+            Err((reason, doubt)) => self.leave_out(Store::Openbao, &file, reason, doubt),
         }
     }
 }
@@ -282,6 +398,8 @@ impl EtcdBackup {
             needed: Vec::new(),
             versions: BTreeSet::new(),
             unexplained: pair.damaged,
+            revision: pair.inventory.totals.revision,
+            trust: pair.inventory.trust,
         };
         for row in &pair.rows {
             let objects = row.finding.objects;
@@ -308,37 +426,68 @@ impl OpenbaoBackup {
     }
 }
 
-fn listed(directory: &Path) -> Result<Vec<BackupFile>, Unreadable> {
+fn listed(directory: &Path) -> Result<Listing, Unreadable> {
     list(directory).map_err(|source| Unreadable {
         path: directory.to_owned(),
         source,
     })
 }
 
-fn is_of(recorded: Option<&FileInfo>, noted: &FileInfo) -> bool {
-    recorded.is_some_and(|recorded| recorded == noted)
-}
-
-fn recorded_at(record: &BackupRecord) -> Option<SystemTime> {
+/// Unix seconds.
+fn recorded_at(record: &BackupRecord) -> Option<u64> {
     let at: jiff::Timestamp = record.note().recorded_at.parse().ok()?;
-    let since = Duration::from_secs(u64::try_from(at.as_second()).ok()?);
-    SystemTime::UNIX_EPOCH.checked_add(since)
+    u64::try_from(at.as_second()).ok()
 }
 
-/// Whether a file that was not read may be an etcd snapshot. A text, such as a list of hashes, is none.
-fn may_be_snapshot(error: &EtcdError) -> bool {
-    let EtcdError::Form { problem, .. } = error else {
-        return true;
+/// What an unreadable file in the directory of etcd leaves open. A text, such as a list of hashes, is no
+/// snapshot.
+fn doubt_of(error: &EtcdError) -> Doubt {
+    match error {
+        EtcdError::Form {
+            problem: UnpackError::NotASnapshot(Form::Text | Form::RaftSnapshot),
+            ..
+        } => Doubt::None,
+        EtcdError::Form {
+            problem: UnpackError::NotASnapshot(Form::Empty),
+            ..
+        } => Doubt::Failed,
+        _ => Doubt::Snapshot,
+    }
+}
+
+/// Hashes of the file, and of the database that is packed in it: a record may have either.
+fn hashes(source: &EtcdSource) -> Vec<FileInfo> {
+    let given = note_source(source).ok().flatten();
+    let unpacked = match source {
+        EtcdSource::File(SnapshotFile { unpacked, .. }) => unpacked.get(),
+        EtcdSource::Live(_) => None,
     };
-    !matches!(
-        problem,
-        UnpackError::NotASnapshot(Form::Text | Form::Empty | Form::RaftSnapshot)
-    )
+    let unpacked = unpacked.and_then(|(database, _)| {
+        let mut database: &File = database;
+        io::Seek::rewind(&mut database).ok()?;
+        note_while_copied(&mut database, &mut io::sink()).ok()
+    });
+    given.into_iter().chain(unpacked).collect()
 }
 
 /// Creation time and hash of an OpenBao snapshot, or the reason against it.
-fn inspect(path: &Path) -> Result<(Option<SystemTime>, FileInfo), String> {
-    let file = open(path).map_err(|error| one_line(&error))?;
-    let (noted, inspected) = note_raft_snapshot(&file).map_err(|problem| one_line(&problem))?;
+fn inspect(path: &Path) -> Result<(Option<SystemTime>, FileInfo), (String, Doubt)> {
+    let file = open(path).map_err(|error| (one_line(&error), Doubt::Snapshot))?;
+    let noted = note_raft_snapshot(&file);
+    let (noted, inspected) =
+        noted.map_err(|problem| (one_line(&problem), doubt_of_raft(&problem)))?;
     Ok((inspected.created, noted))
+}
+
+/// The same for the directory of OpenBao. A damaged snapshot cannot be restored.
+fn doubt_of_raft(problem: &RaftSnapshotError) -> Doubt {
+    match problem {
+        RaftSnapshotError::Damaged(_)
+        | RaftSnapshotError::Form(Form::Text | Form::Markup | Form::Database) => Doubt::None,
+        RaftSnapshotError::Form(Form::Empty) => Doubt::Failed,
+        RaftSnapshotError::Read(_)
+        | RaftSnapshotError::Form(_)
+        | RaftSnapshotError::Unknown(_)
+        | RaftSnapshotError::Changed => Doubt::Snapshot,
+    }
 }

@@ -4,7 +4,7 @@ mod history;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::{Path, PathBuf, absolute},
     sync::Arc,
     time::SystemTime,
 };
@@ -78,7 +78,6 @@ impl Options {
     }
 
     fn drill(self, mut setup: Setup, context: &mut Context<'_>) -> Result<Exit, Failure> {
-        setup.select()?;
         let loaded = context.load()?;
         let config = Arc::new(loaded.config);
         let record = setup.record.as_deref().map(read_record).transpose()?;
@@ -95,8 +94,8 @@ impl Options {
         let runtime = runtime()?;
         let rehearsal = runtime.block_on(async {
             let stop = lifecycle::stop_signal(Hangup::Stops).map_err(Failure::Runtime)?;
-            let told = told(&setup, &loaded.path);
-            Ok::<_, Failure>(drill::rehearse(&config, &setup, &known, told, stop).await)
+            let told = told(&loaded.path);
+            Ok::<_, Failure>(drill::rehearse(&config, &mut setup, &known, told, stop).await)
         });
         // After a signal, objects may still be on their way through a thread.
         runtime.shutdown_background();
@@ -146,11 +145,11 @@ fn dated(path: &Path, now: SystemTime) -> PathBuf {
 }
 
 /// Progress is for a terminal; the way to a kept copy is for everybody.
-fn told(setup: &Setup, config: &Path) -> ProgressReporter {
+fn told(config: &Path) -> ProgressReporter {
     let reading = ProgressLine::new("reading etcd");
     let opening = ProgressLine::new("opening objects");
     let terminal = io::stderr().is_terminal();
-    let (etcd, config) = (setup.etcd().to_owned(), config.to_owned());
+    let config = absolute(config).unwrap_or_else(|_| config.to_owned());
     ProgressReporter {
         step: Box::new(move |step| {
             if terminal {
@@ -161,22 +160,23 @@ fn told(setup: &Setup, config: &Path) -> ProgressReporter {
         reading: Arc::new(move |done| reading.show(done)),
         opening: Arc::new(move |done| opening.show(done)),
         kept: Box::new(move |kept| {
-            writeln!(io::stderr(), "{}", way_to(kept, &etcd, &config)).ok();
+            writeln!(io::stderr(), "{}", way_to(kept, &config)).ok();
         }),
     }
 }
 
-/// The end of a kept copy, and the command that reads an object with it.
-fn way_to(kept: &Kept, etcd: &Path, config: &Path) -> String {
+/// The verdict, the end of a kept copy, and the command that reads an object with it.
+fn way_to(kept: &Kept, config: &Path) -> String {
     let until = Timestamp::try_from(kept.until).unwrap_or_default();
     format!(
-        "drill: the restored OpenBao is kept until {}; Ctrl-C removes it earlier\n  \
-         next: bring back objects, in another shell of this host\n        \
+        "drill: {}\ndrill: the restored OpenBao is kept until {}; Ctrl-C removes it earlier\n  \
+         next: bring back objects that can be read, in another shell of this host\n        \
          bao-kms-provider extract --etcd-snapshot {} --resource secrets --namespace NAMESPACE \
          --name NAME --output-dir DIRECTORY --openbao-address {} --openbao-cacert {} --token-file {} \
          --config {}",
+        kept.found,
         until.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        shell(etcd),
+        shell(&kept.etcd),
         kept.address,
         shell(&kept.ca_file),
         shell(&kept.token_file),

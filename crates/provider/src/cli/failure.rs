@@ -429,10 +429,8 @@ impl Failure {
             | Self::PageFile(_)
             | Self::BundleFile(_)
             | Self::ManualPages { .. } => &command::OUTPUT_NOT_WRITTEN,
-            Self::RecordUnreadable { .. }
-            | Self::Backups(_)
-            | Self::NoPair(NoPair::Unreadable(_)) => &snapshot::NOT_OPENED,
-            Self::NoPair(_) => &evidence::NO_BACKUPS,
+            Self::RecordUnreadable { .. } | Self::Backups(_) => &snapshot::NOT_OPENED,
+            Self::NoPair(error) => error.cause(),
             Self::RecordInvalid {
                 problem: RecordError::NewerRelease(_),
                 ..

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use clap::Args;
-use kms_domain::recovery::pair::Proof;
+use kms_domain::recovery::{offer::RECORDED_WITHIN, pair::Proof};
 use kms_node::{
     advice::{self, Site},
     clock::{Clock as _, SystemClock},
@@ -15,7 +15,7 @@ use kms_operator::{
     attestation::statement::{Findings, Role},
     recovery::{
         backup_record::{self, BackupError, BackupSet, NewRecord},
-        backups::newest::{LATER, newest_pair},
+        backups::newest::newest_pair,
         prefix,
         raft_snapshot::RaftSnapshot,
         rows::{FileRow, Required},
@@ -80,10 +80,10 @@ impl Options {
         let config = loaded.config;
         config.auth.supported()?;
         disk::require_new(&self.out).map_err(Failure::RecordFile)?;
-        let mut has_later = false;
+        let mut limitations = Vec::new();
         if let (Some(etcd), Some(openbao)) = (&self.etcd_dir, &self.openbao_dir) {
             let pair = newest_pair(etcd, openbao)?;
-            has_later = pair.has_later;
+            limitations = pair.limitations;
             self.etcd_snapshot = Some(pair.etcd);
             self.openbao_snapshot = Some(pair.openbao);
         }
@@ -123,7 +123,7 @@ impl Options {
                 not_recorded(&config, &error, &site, now)
             }
         };
-        outcome.add_limitations(has_later.then_some(LATER));
+        outcome.add_limitations(limitations);
         outcome.set_sources(&context.sources);
         let shown = self.output.show(&outcome, context);
         attest(attestor.as_ref(), &config, &outcome, findings, shown)
@@ -179,7 +179,7 @@ fn recorded(
     now: SystemTime,
 ) -> Outcome<RecordBackup> {
     let note = noted.record.note();
-    let checks = checks(noted, site);
+    let checks = checks(noted, site, now);
     let unfit = checks.iter().any(CheckResult::failed);
     let shown = path.display().to_string();
     let recorded = Recorded::of(noted, path);
@@ -281,7 +281,7 @@ impl Recorded {
     }
 }
 
-fn checks(noted: &NewRecord, site: &Site<'_>) -> Vec<CheckResult> {
+fn checks(noted: &NewRecord, site: &Site<'_>, now: SystemTime) -> Vec<CheckResult> {
     let mut checks = vec![checkpoint(&noted.record.note().state.checkpoint, site)];
     match &noted.pair {
         None => {
@@ -294,6 +294,7 @@ fn checks(noted: &NewRecord, site: &Site<'_>) -> Vec<CheckResult> {
         }
     }
     checks.push(openbao(noted.openbao, site));
+    checks.push(prompt(noted.openbao, now));
     checks
 }
 
@@ -303,6 +304,10 @@ const DEKS: CheckName = CheckName(
     "Decryption of the encrypted DEKs of the etcd snapshot",
 );
 const OPENBAO: CheckName = CheckName("openbao.snapshot", "Hashes of the OpenBao snapshot");
+const PROMPT: CheckName = CheckName(
+    "openbao.age",
+    "Time from the OpenBao snapshot to its record",
+);
 const LOSES: &str = "restored as it is, this set loses those objects; the record was written";
 
 fn versions(noted: &NewRecord, pair: &Pair, site: &Site<'_>) -> CheckResult {
@@ -360,6 +365,23 @@ fn openbao(snapshot: Option<RaftSnapshot>, site: &Site<'_>) -> CheckResult {
         Some(RaftSnapshot { sealed: false, .. }) => OPENBAO
             .warn("it has no SHA256SUMS.sealed")
             .because(advice::snapshot::OPENBAO_UNSIGNED.advise(site, &[])),
+    }
+}
+
+/// `backups` takes the versions of a record for those of a snapshot of the same hour alone.
+fn prompt(snapshot: Option<RaftSnapshot>, now: SystemTime) -> CheckResult {
+    let Some(snapshot) = snapshot else {
+        return PROMPT.skip("no --openbao-snapshot was given");
+    };
+    let age = snapshot.created.and_then(|it| now.duration_since(it).ok());
+    match age {
+        Some(age) if age.as_secs() > RECORDED_WITHIN => PROMPT
+            .warn(format!("{} h", age.as_secs() / 3600))
+            .impact(
+                "the versions in the record are those of OpenBao now, possibly after a restore; `backups` \
+                 does not take them for those of the snapshot",
+            ),
+        _ => PROMPT.pass(),
     }
 }
 

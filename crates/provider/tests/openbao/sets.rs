@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use testkit::{
     files,
@@ -81,9 +82,9 @@ async fn a_pair_matches_by_the_record_of_its_openbao_snapshot_alone() {
     assert_eq!(none["cause"], "no_backups");
     assert_eq!(none["exitCode"], 5);
 
-    // Named like a later snapshot of k3s, and like a notice beside it.
-    let name = "etcd-snapshot-node1-2500000000";
-    fs::copy(backups.path("etcd.db"), directories.etcd.join(name)).unwrap();
+    // Named like a snapshot of k3s, and like a notice beside it.
+    let name = format!("etcd-snapshot-node1-{}", Timestamp::now().as_second());
+    fs::copy(backups.path("etcd.db"), directories.etcd.join(&name)).unwrap();
     let at = |name: &str| directories.openbao.join(name);
     fs::copy(backups.path("openbao.snap"), at("b.snap")).unwrap();
     fs::copy(backups.path("older.snap"), at("a.snap")).unwrap();

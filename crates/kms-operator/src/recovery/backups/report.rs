@@ -1,8 +1,10 @@
 //! The result of `backups`: the matrix of snapshots, the oldest restorable point in time, and the versions
 //! that must stay.
 
+mod rows;
+
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime},
 };
 
@@ -10,93 +12,32 @@ use kms_domain::{recovery::offer::Match, transit::TransitVersion};
 use kms_node::{
     advice::{
         Cause, Site,
-        evidence::{BACKUPS_INCOMPATIBLE, BACKUPS_UNPROVEN, NO_BACKUPS},
+        evidence::{
+            BACKUPS_INCOMPATIBLE, BACKUPS_NEWEST_UNKNOWN, BACKUPS_UNPROVEN, NO_BACKUPS, UNVERIFIED,
+        },
     },
     config::Config,
     exit::Exit,
     report::{
-        CheckName, counted,
+        CheckName, CheckResult, counted,
         outcome::Outcome,
         picture::{Column, Condition, Grid, Rating},
         rfc3339,
-        table::Table,
     },
 };
-use schemars::JsonSchema;
-use serde::Serialize;
 
-use super::{
-    Backups as Gathered, EtcdBackup, Judged, LeftOut, OpenbaoBackup, directory::BackupFile,
-};
-
-/// The members of `backups`.
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Backups {
-    /// From old to new.
-    etcd_snapshots: Vec<EtcdRow>,
-    /// From old to new.
-    openbao_snapshots: Vec<OpenbaoRow>,
-    pairs: Vec<PairRow>,
-    left_out: Vec<LeftOutRow>,
-    /// RFC 3339: creation time of the oldest etcd snapshot with a matching OpenBao snapshot.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    oldest_restorable: Option<String>,
-    /// The same of the newest one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    newest_restorable: Option<String>,
-    /// Versions that the etcd snapshots need. They must not be trimmed.
-    needed_versions: Vec<u64>,
-    /// Whether all needed versions are known. Otherwise no version may be trimmed.
-    needs_are_known: bool,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct EtcdRow {
-    file: String,
-    /// RFC 3339.
-    made_at: String,
-    made_by: &'static str,
-    /// Of this key.
-    objects: u64,
-    needed_versions: Vec<u64>,
-    /// Objects and damaged values whose version no record and no state names.
-    unexplained: u64,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct OpenbaoRow {
-    file: String,
-    /// RFC 3339.
-    made_at: String,
-    made_by: &'static str,
-    /// Whether a backup record has the hash of the file.
-    has_record: bool,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct PairRow {
-    etcd: String,
-    openbao: String,
-    /// `matching`, `incompatible` or `inconclusive`.
-    verdict: &'static str,
-    /// Versions that were created after the OpenBao snapshot.
-    missing_versions: Vec<u64>,
-    /// Versions that nothing proves to be in the OpenBao snapshot.
-    open_versions: Vec<u64>,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-struct LeftOutRow {
-    file: String,
-    reason: String,
-}
+use super::{Backups as Gathered, EtcdBackup, Judged};
+use crate::recovery::truncated::{ROWS, few};
+pub use rows::Backups;
+use rows::{EtcdRow, LeftOutRow, OpenbaoRow, PairRow, joined, numbers};
 
 const NEWEST: CheckName = CheckName("backups.newest", "Newest etcd snapshot with a match");
 const NEEDS: CheckName = CheckName("backups.needs", "Versions that the etcd snapshots need");
+const ORDER: CheckName = CheckName(
+    "backups.order",
+    "Order of the etcd snapshots by time and revision",
+);
+const INTEGRITY: CheckName = CheckName("backups.integrity", "Integrity of the etcd snapshots");
 const FILES: CheckName = CheckName("backups.files", "Files of the directories");
 
 const NOT_TRIED: &str = "Nothing was decrypted: a match means that the record of the OpenBao snapshot lists \
@@ -118,25 +59,30 @@ pub fn outcome(
         .flat_map(|etcd| etcd.versions.iter().copied())
         .collect();
     let explained = gathered.etcd.iter().all(|etcd| etcd.unexplained == 0);
-    let needs_are_known = explained && gathered.left_out.iter().all(|it| !it.is_suspect);
+    let mut hidden = gathered.left_out.iter().filter(|it| it.hides_needs());
+    let needs_are_known = explained && hidden.next().is_none() && !needed.is_empty();
     let mut restorable = pairs.iter().filter(|pair| pair.verdict == Match::Matching);
     let oldest = restorable.clone().next().map(|pair| pair.etcd.file.made);
     let newest = restorable.next_back().map(|pair| pair.etcd.file.made);
 
-    let members = Backups {
+    let mut members = Backups {
         etcd_snapshots: gathered.etcd.iter().map(EtcdRow::of).collect(),
         openbao_snapshots: gathered.openbao.iter().map(OpenbaoRow::of).collect(),
-        pairs: pairs.iter().map(PairRow::of).collect(),
+        pairs: PairRow::all(gathered, &pairs),
         left_out: gathered.left_out.iter().map(LeftOutRow::of).collect(),
+        rows_left_out: BTreeMap::new(),
         oldest_restorable: oldest.map(rfc3339),
         newest_restorable: newest.map(rfc3339),
         needed_versions: numbers(&needed),
         needs_are_known,
     };
+    members.truncate(ROWS);
     let mut outcome = Outcome::new("backups", now, members);
     outcome.identify(&config.fingerprint());
     conclude(&mut outcome, gathered, &pairs, site);
     outcome.add_checks([
+        order(gathered),
+        integrity(gathered, site),
         match needs_are_known {
             true => NEEDS.pass().message(joined(&needed)),
             false => NEEDS.warn("some objects or files are not explained by a record"),
@@ -153,22 +99,28 @@ pub fn outcome(
     outcome
 }
 
-/// The newest etcd snapshot decides: a restore would begin with it.
+/// The newest etcd snapshot decides: a restore would begin with it. Where several may be the newest, all
+/// must agree.
 fn conclude(
     outcome: &mut Outcome<Backups>,
     gathered: &Gathered,
     pairs: &[Judged<'_>],
     site: &Site<'_>,
 ) {
-    let newest = gathered.etcd.last();
-    let of_newest = || {
-        let newest = newest.map(|etcd| &etcd.file);
-        pairs.iter().filter(move |it| Some(&it.etcd.file) == newest)
+    let newest: Vec<_> = gathered.newest().collect();
+    let of = |etcd: &EtcdBackup| {
+        let etcd: *const EtcdBackup = etcd;
+        pairs.iter().filter(move |it| std::ptr::eq(it.etcd, etcd))
     };
-    let best = of_newest()
-        .rev()
-        .find(|pair| pair.verdict == Match::Matching);
-    if let Some(best) = best {
+    let matches = newest
+        .iter()
+        .filter_map(|etcd| of(etcd).rfind(|it| it.verdict == Match::Matching));
+    let matches: Vec<_> = matches.collect();
+    let unread: Vec<_> = gathered.unread_etcd().collect();
+    if let Some(best) = matches.last()
+        && matches.len() == newest.len()
+        && unread.is_empty()
+    {
         let (etcd, openbao) = (&best.etcd.file.name, &best.openbao.file.name);
         let oldest = outcome.result.oldest_restorable.clone();
         let headline = format!(
@@ -179,18 +131,40 @@ fn conclude(
         outcome.add_checks([NEWEST.pass().message(format!("{etcd} with {openbao}"))]);
         return;
     }
-    let cause: &Cause = if of_newest().next().is_none() {
-        &NO_BACKUPS
-    } else if of_newest().all(|pair| pair.verdict == Match::Incompatible) {
-        &BACKUPS_INCOMPATIBLE
-    } else {
-        &BACKUPS_UNPROVEN
+    let last = newest.iter().rev().find_map(|etcd| of(etcd).next_back());
+    let is_incompatible = newest
+        .iter()
+        .all(|etcd| of(etcd).all(|it| it.verdict == Match::Incompatible));
+    let (cause, found): (&Cause, _) = match (last, gathered.unread_openbao().next()) {
+        (None, _) => (
+            &NO_BACKUPS,
+            "the directories have no pair of snapshots".to_owned(),
+        ),
+        (Some(last), _) if !unread.is_empty() => {
+            let read = &last.etcd.file.name;
+            let unread = unread
+                .iter()
+                .map(|it| format!("{} ({})", it.file, it.reason));
+            let unread = few(&unread.collect::<Vec<_>>(), 0);
+            (
+                &BACKUPS_NEWEST_UNKNOWN,
+                format!("later than {read}, and not read: {unread}"),
+            )
+        }
+        (Some(_), None) if is_incompatible => {
+            (&BACKUPS_INCOMPATIBLE, last.map(reason).unwrap_or_default())
+        }
+        (Some(_), _) if !matches.is_empty() => (&BACKUPS_NEWEST_UNKNOWN, in_doubt(&newest)),
+        (Some(_), Some(unread)) if is_incompatible => (
+            &BACKUPS_UNPROVEN,
+            format!("{} was not read: {}", unread.file, unread.reason),
+        ),
+        (Some(last), _) => {
+            let name = &last.etcd.file.name;
+            (&BACKUPS_UNPROVEN, format!("{name}: {}", reason(last)))
+        }
     };
     let advice = cause.advise(site, &[]);
-    let found = of_newest().next_back().map_or_else(
-        || "the directories have no pair of snapshots".to_owned(),
-        |pair| format!("{}: {}", pair.etcd.file.name, reason(pair)),
-    );
     outcome.add_checks([NEWEST.fail(found.clone()).code(cause.code)]);
     outcome.conclude_with(&advice);
     let verdict = match cause.exit {
@@ -199,6 +173,42 @@ fn conclude(
     };
     outcome.conclude(verdict.as_str(), advice.exit, advice.headline);
     outcome.set_found(found);
+}
+
+/// Snapshots of which each has a later time, and the next one a higher revision, or the reverse.
+fn in_doubt(newest: &[&EtcdBackup]) -> String {
+    let each = newest.iter().map(|it| {
+        let (name, made) = (&it.file.name, rfc3339(it.file.made));
+        format!("{name} has revision {} and time {made}", it.revision)
+    });
+    few(&each.collect::<Vec<_>>(), 0)
+}
+
+fn order(gathered: &Gathered) -> CheckResult {
+    let newest: Vec<_> = gathered.newest().collect();
+    let revisions: BTreeSet<_> = newest.iter().map(|it| it.revision).collect();
+    match revisions.len() {
+        0 => ORDER.skip("no etcd snapshot was read"),
+        1 => ORDER.pass(),
+        _ => ORDER.warn(in_doubt(&newest)).impact(
+            "a file was copied without its time, or etcd was restored from an earlier snapshot",
+        ),
+    }
+}
+
+fn integrity(gathered: &Gathered, site: &Site<'_>) -> CheckResult {
+    let doubted = gathered.etcd.iter().filter_map(|it| {
+        let doubt = it.trust.doubt()?;
+        Some(format!("{}: {doubt}", it.file.name))
+    });
+    let doubted: Vec<_> = doubted.collect();
+    match (doubted.is_empty(), gathered.etcd.is_empty()) {
+        (_, true) => INTEGRITY.skip("no etcd snapshot was read"),
+        (true, _) => INTEGRITY.pass(),
+        (false, _) => INTEGRITY
+            .warn(few(&doubted, 0))
+            .because(UNVERIFIED.advise(site, &[])),
+    }
 }
 
 /// Reason why a pair does not match.
@@ -215,7 +225,8 @@ fn reason(pair: &Judged<'_>) -> String {
     } else if pair.openbao.has_record() {
         let versions = joined(&pair.open);
         format!(
-            "{openbao} is less than 5 minutes younger than key version {versions}, or its record lacks it"
+            "{openbao} is less than 5 minutes younger than key version {versions}, or its record lacks it or \
+             is over an hour younger"
         )
     } else {
         format!("no record has the hash of {openbao}")
@@ -254,115 +265,6 @@ fn draw(outcome: &mut Outcome<Backups>, gathered: &Gathered, pairs: &[Judged<'_>
     }
 }
 
-fn numbers(versions: &BTreeSet<TransitVersion>) -> Vec<u64> {
-    versions.iter().map(|version| version.get()).collect()
-}
-
-fn joined(versions: &BTreeSet<TransitVersion>) -> String {
-    words(&numbers(versions)).join(", ")
-}
-
-fn words(versions: &[u64]) -> Vec<String> {
-    versions.iter().map(ToString::to_string).collect()
-}
-
-fn made(file: &BackupFile) -> (String, String, &'static str) {
-    (file.name.clone(), rfc3339(file.made), file.made_by.as_str())
-}
-
-impl EtcdRow {
-    fn of(backup: &EtcdBackup) -> Self {
-        let (file, made_at, made_by) = made(&backup.file);
-        Self {
-            file,
-            made_at,
-            made_by,
-            objects: backup.objects,
-            needed_versions: numbers(&backup.versions),
-            unexplained: backup.unexplained,
-        }
-    }
-}
-
-impl OpenbaoRow {
-    fn of(backup: &OpenbaoBackup) -> Self {
-        let (file, made_at, made_by) = made(&backup.file);
-        Self {
-            file,
-            made_at,
-            made_by,
-            has_record: backup.has_record(),
-        }
-    }
-}
-
-impl PairRow {
-    fn of(pair: &Judged<'_>) -> Self {
-        Self {
-            etcd: pair.etcd.file.name.clone(),
-            openbao: pair.openbao.file.name.clone(),
-            verdict: pair.verdict.as_str(),
-            missing_versions: numbers(&pair.missing),
-            open_versions: numbers(&pair.open),
-        }
-    }
-}
-
-impl LeftOutRow {
-    fn of(left_out: &LeftOut) -> Self {
-        Self {
-            file: left_out.file.clone(),
-            reason: left_out.reason.clone(),
-        }
-    }
-}
-
-impl Backups {
-    fn tables(&self) -> [Table; 5] {
-        let mut facts = Table::new("restore", ["fact", "value"]);
-        facts.facts("oldest restorable point in time", &self.oldest_restorable);
-        facts.facts("newest restorable point in time", &self.newest_restorable);
-        facts.facts(
-            "versions that must not be trimmed",
-            [match self.needs_are_known {
-                true => words(&self.needed_versions).join(", "),
-                false => "all, since some needs are unknown".to_owned(),
-            }],
-        );
-        let etcd = Table::of("etcd snapshots", &self.etcd_snapshots)
-            .column("file", |it| &it.file)
-            .column("made", |it| &it.made_at)
-            .column("time from", |it| it.made_by)
-            .column("objects", |it| it.objects)
-            .column("needs versions", |it| words(&it.needed_versions))
-            .column("unexplained", |it| it.unexplained);
-        let openbao = Table::of("OpenBao snapshots", &self.openbao_snapshots)
-            .column("file", |it| &it.file)
-            .column("made", |it| &it.made_at)
-            .column("time from", |it| it.made_by)
-            .column("record", |it| match it.has_record {
-                true => "yes",
-                false => "no",
-            });
-        let pairs = Table::of("pairs", &self.pairs)
-            .column("etcd", |it| &it.etcd)
-            .column("openbao", |it| &it.openbao)
-            .column("verdict", |it| it.verdict)
-            .column("missing versions", |it| words(&it.missing_versions))
-            .column("open versions", |it| words(&it.open_versions));
-        let left_out = Table::of("left out", &self.left_out)
-            .column("file", |it| &it.file)
-            .column("reason", |it| &it.reason);
-        [
-            facts,
-            etcd.table(),
-            openbao.table(),
-            pairs.table(),
-            left_out.table(),
-        ]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{path::Path, sync::Arc};
@@ -375,18 +277,140 @@ mod tests {
     use kms_node::report::{Output, text::Look};
     use serde_json::{Value, json};
 
-    use super::{super::directory::MadeBy, *};
-    use crate::claims;
+    use etcd_snapshot::file::Integrity;
+
+    use super::{
+        super::{
+            Doubt, LeftOut, OpenbaoBackup, Store,
+            directory::{BackupFile, MadeBy},
+        },
+        *,
+    };
+    use crate::{claims, recovery::Trust};
 
     const DAY: u64 = 86_400;
     const START: u64 = 1_700_000_000;
 
-    /// The record with two versions, created in the first two seconds.
-    fn record() -> BackupRecord {
+    /// A record of this day with two versions, created in the first two seconds.
+    fn record(day: u64) -> BackupRecord {
         let vectors = include_str!("../../../../../conformance/vectors/backup_record.json");
         let vectors: Value = serde_json::from_str(vectors).unwrap();
         let record = vectors["records"][1]["record"].as_str().unwrap();
-        BackupRecord::decode(record.as_bytes()).unwrap()
+        let record = BackupRecord::decode(record.as_bytes()).unwrap();
+        let mut note = record.note().clone();
+        note.recorded_at = rfc3339(file("", day).made);
+        BackupRecord::new(note).unwrap()
+    }
+
+    /// One etcd snapshot under version 1, which matches the OpenBao snapshot of the same day.
+    fn one_set() -> (Gathered, Vec<Arc<TransitKey>>) {
+        let record = record(1);
+        let versions = record.note().versions.values();
+        let keys: Vec<_> = versions.map(|it| Arc::clone(&it.key)).collect();
+        let gathered = Gathered {
+            etcd: vec![etcd("first", 1, &keys[..1])],
+            openbao: vec![openbao("a", 1, Some(0))],
+            records: vec![record],
+            left_out: Vec::new(),
+        };
+        (gathered, keys)
+    }
+
+    fn later_key(record: &BackupRecord, day: u64) -> Arc<TransitKey> {
+        let scope = Arc::clone(&record.note().scope);
+        let created = CreatedAt::new(START + day * DAY).unwrap();
+        let version = TransitVersion::new(3).unwrap();
+        Arc::new(TransitKey::new(scope, version, created))
+    }
+
+    #[test]
+    fn the_newest_snapshot_is_unknown_if_a_later_file_is_unread_or_revisions_contradict_the_times()
+    {
+        let verdict = |gathered: &Gathered| {
+            let (json, _) = shown(gathered);
+            let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+            (text("verdict"), text("cause"))
+        };
+        let expected = |verdict: &str, cause: &str| (verdict.to_owned(), cause.to_owned());
+        let unknown = expected("inconclusive", "backups_newest_unknown");
+        let matching = expected("matching", "");
+        for (store, day, doubt, known) in [
+            (Store::Etcd, 2, Doubt::Snapshot, false),
+            (Store::Etcd, 2, Doubt::Failed, false),
+            (Store::Etcd, 2, Doubt::Changes, true),
+            (Store::Etcd, 2, Doubt::None, true),
+            (Store::Etcd, 1, Doubt::Snapshot, true),
+            (Store::Openbao, 2, Doubt::Snapshot, true),
+        ] {
+            let (mut gathered, _) = one_set();
+            gathered.left_out.push(left_out(store, day, doubt));
+            let expected = if known { &matching } else { &unknown };
+            assert_eq!(&verdict(&gathered), expected, "{store:?} {day} {doubt:?}");
+        }
+
+        // A copy with a later time has a smaller revision, as has an etcd that was restored.
+        let (mut gathered, keys) = one_set();
+        let later = later_key(&gathered.records[0], 3);
+        gathered.etcd[0].revision = 9;
+        gathered.etcd.push(etcd("restored", 2, &keys[..1]));
+        let (json, text) = shown(&gathered);
+        assert_eq!(json["verdict"], "matching");
+        assert!(text.contains("[warn] backups.order"), "{text}");
+        gathered.etcd[0].needed.push(later);
+        assert_eq!(verdict(&gathered), unknown);
+        gathered.etcd[1].needed = gathered.etcd[0].needed.clone();
+        let incompatible = expected("incompatible", "backups_incompatible");
+        assert_eq!(verdict(&gathered), incompatible);
+        // Another OpenBao snapshot possibly has the version.
+        let unread = left_out(Store::Openbao, 2, Doubt::Snapshot);
+        gathered.left_out.push(unread);
+        let unproven = expected("inconclusive", "backups_unproven");
+        assert_eq!(verdict(&gathered), unproven);
+    }
+
+    #[test]
+    fn needs_are_unknown_without_any_and_a_file_without_a_hash_is_named() {
+        let (mut gathered, _) = one_set();
+        gathered.etcd[0].trust = Trust::File {
+            integrity: Integrity::NoHash,
+            damaged_meta: None,
+        };
+        let (json, text) = shown(&gathered);
+        assert_eq!(json["needsAreKnown"], true);
+        assert_eq!(json["etcdSnapshots"][0]["integrity"], "no-hash");
+        assert!(text.contains("[warn] backups.integrity"), "{text}");
+        gathered.etcd.clear();
+        let (json, text) = shown(&gathered);
+        assert_eq!(json["cause"], "no_backups");
+        assert_eq!(json["needsAreKnown"], false);
+        assert!(text.contains("all, since some needs are unknown"), "{text}");
+    }
+
+    #[test]
+    fn few_rows_are_shown_first_the_best_pair_of_each_newest_etcd_snapshot() {
+        let (mut gathered, keys) = one_set();
+        let days = 1..=300;
+        let named = days
+            .clone()
+            .map(|day| etcd(&format!("e{day}"), day, &keys[..1]));
+        gathered.etcd = named.collect();
+        let others = days.map(|day| openbao(&format!("o{day}"), day, None));
+        gathered.openbao.extend(others);
+        let (json, text) = shown(&gathered);
+        let pairs = json["pairs"].as_array().unwrap();
+        assert_eq!(pairs.len(), 1_000);
+        let matching = pairs.iter().filter(|it| it["verdict"] == "matching");
+        assert_eq!(matching.count(), 300);
+        assert_eq!(json["rowsLeftOut"], json!({"pairs": 300 * 301 - 1_000}));
+        let more = format!("and {} more rows", 300 * 301 - 100);
+        assert!(text.contains(&more), "{text}");
+        assert!(text.contains("and 200 more rows"), "{text}");
+        assert!(text.lines().count() < 500);
+        let line = |etcd: &str| {
+            let mut lines = text.lines();
+            lines.any(|line| line.contains(&format!("{etcd} ")) && line.contains("matching"))
+        };
+        assert!(line("e300") && line("e201") && !line("e200"), "{text}");
     }
 
     fn file(name: &str, day: u64) -> BackupFile {
@@ -405,6 +429,11 @@ mod tests {
             needed: needed.to_vec(),
             versions: needed.iter().map(|key| key.version()).collect(),
             unexplained: 0,
+            revision: i64::try_from(day).unwrap(),
+            trust: Trust::File {
+                integrity: Integrity::Verified,
+                damaged_meta: None,
+            },
         }
     }
 
@@ -413,6 +442,16 @@ mod tests {
             file: file(name, day),
             created: CreatedAt::new(START + day * DAY),
             record,
+        }
+    }
+
+    fn left_out(store: Store, day: u64, doubt: Doubt) -> LeftOut {
+        LeftOut {
+            store: Some(store),
+            file: "x".to_owned(),
+            reason: "unread".to_owned(),
+            made: Some(file("x", day).made),
+            doubt,
         }
     }
 
@@ -429,13 +468,10 @@ mod tests {
 
     #[test]
     fn the_newest_etcd_snapshot_decides_and_the_oldest_match_is_the_reach_of_a_restore() {
-        let record = record();
+        let record = record(1);
         let versions = record.note().versions.values();
         let keys: Vec<_> = versions.map(|it| Arc::clone(&it.key)).collect();
-        let scope = Arc::clone(&record.note().scope);
-        let third = TransitVersion::new(3).unwrap();
-        let day_two = CreatedAt::new(START + 2 * DAY).unwrap();
-        let third = Arc::new(TransitKey::new(scope, third, day_two));
+        let third = later_key(&record, 2);
         let mut gathered = Gathered {
             etcd: vec![etcd("first", 0, &keys[..1]), etcd("second", 1, &keys)],
             openbao: vec![openbao("a", 0, None), openbao("b", 1, Some(0))],
@@ -476,11 +512,9 @@ mod tests {
         // Without a record nothing is shown, and a suspect file leaves every need open.
         gathered.openbao[1].record = None;
         gathered.etcd.pop();
-        gathered.left_out.push(LeftOut {
-            file: "x.age".to_owned(),
-            reason: "encrypted".to_owned(),
-            is_suspect: true,
-        });
+        gathered
+            .left_out
+            .push(left_out(Store::Etcd, 0, Doubt::Snapshot));
         let (json, text) = shown(&gathered);
         assert_eq!(
             (&json["cause"], &json["exitCode"]),

@@ -10,11 +10,13 @@ use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use jiff::{Timestamp, ToSpan as _};
+use kms_domain::recovery::record::BackupRecord;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
@@ -142,14 +144,14 @@ impl History {
         history.etcd.save_snapshot(&path("one.db"));
         server.save_snapshot(&path("unstamped.snap")).await;
         stamp(&path("unstamped.snap"), &path("one.snap"), hours_ago(3));
-        history.record("one");
+        history.record("one", 3);
 
         restore(server, &history.node, &versions.second).await;
         history.provider.encrypt_under(2).await;
         history.put("two").await;
         history.etcd.save_snapshot(&path("two.db"));
         server.save_snapshot(&path("two.snap")).await;
-        history.record("two");
+        history.record("two", 0);
         server.write_unseal_key(&path("share"));
         history
     }
@@ -164,20 +166,28 @@ impl History {
         self.etcd.put(&key, &sealer.value(&key, OBJECT));
     }
 
-    /// The record of an OpenBao snapshot, as written with it.
-    fn record(&self, name: &str) {
+    /// The record of an OpenBao snapshot, as written with it some hours ago.
+    fn record(&self, name: &str, hours: i64) {
         let (out, snapshot) = (
             self.path(&format!("{name}.json")),
             self.path(&format!("{name}.snap")),
         );
-        let recorded = self.node.run(&[
+        let command = [
             "record-backup",
             "--out",
             out.to_str().unwrap(),
             "--openbao-snapshot",
             snapshot.to_str().unwrap(),
-        ]);
+        ];
+        let recorded = self.node.run(&command);
         assert_eq!(recorded.code, Some(0), "{recorded:?}");
+        let is_late = recorded.out.contains("[warn] openbao.age");
+        assert_eq!(is_late, hours > 1, "{}", recorded.out);
+        let record = BackupRecord::decode(&fs::read(&out).unwrap()).unwrap();
+        let mut note = record.note().clone();
+        note.recorded_at = hours_ago(hours).to_string();
+        let record = BackupRecord::new(note).unwrap();
+        files::replace(&out, record.encode().as_bytes(), 0o644);
     }
 
     /// Empty directories for backups.
@@ -319,14 +329,41 @@ async fn pairs_match_or_not_by_records_and_times_alone() {
     files::directory(&etcd.join("backups/nightly"), 0o755);
     let velero_file = etcd.join("backups/nightly/nightly.tar.gz");
     files::replace(&velero_file, &gzip(&velero), 0o600);
+    let opened = File::open(&velero_file).unwrap();
+    let second = hours_ago(2).as_second().try_into().unwrap();
+    let written = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+    opened.set_modified(written).unwrap();
     let changes = etcd.join(druid(30).replace("Full", "Incr"));
     files::replace(&changes, &gzip(b"events"), 0o600);
-    let sealed = etcd.join(format!("{}.age", talos(20)));
+    let sealed = etcd.join(format!("{}.age", talos(90)));
     files::replace(&sealed, b"age-encryption.org/v1\n", 0o600);
     let report = directories.report(&history.node, &[]);
     assert_eq!(report["verdict"], "matching", "{report:#}");
     assert_eq!(report["needsAreKnown"], false);
     assert_eq!(report["leftOut"].as_array().unwrap().len(), 4);
+
+    // A newer file that cannot be read is possibly the newest snapshot, or one that failed.
+    let two = fs::read(history.path("two.db")).unwrap();
+    for (name, content) in [
+        (
+            format!("{}.age", talos(20)),
+            &b"age-encryption.org/v1\n"[..],
+        ),
+        (k3s(20), &two[..two.len() / 2]),
+        (k3s(20), b""),
+    ] {
+        let newer = etcd.join(&name);
+        files::replace(&newer, content, 0o600);
+        let report = directories.report(&history.node, &[]);
+        assert_eq!(report["cause"], "backups_newest_unknown", "{report:#}");
+        assert_eq!(report["exitCode"], 5);
+        let found = report["found"].as_str().unwrap();
+        assert!(found.contains(&name), "{found}");
+        // A drill takes the pair before it, or one with the damaged file.
+        let drilled = history.drill(&directories).to_string();
+        assert!(drilled.contains(&name), "{drilled}");
+        fs::remove_file(newer).unwrap();
+    }
 
     // Without the second OpenBao snapshot, nothing fits the newest etcd snapshot any more.
     fs::remove_file(openbao.join("two.snap")).unwrap();
