@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -110,8 +110,10 @@ impl Backups {
 
     fn command(&self, work: &Path, [etcd, openbao, share]: [&str; 3], more: &[&str]) -> Command {
         let mut command = self.node.program(&["drill", "--output", "json"]);
+        // A relative path, as in the directory of the backups.
+        command.current_dir(self.directory.path());
         for (option, path) in [
-            ("--etcd-snapshot", self.path(etcd)),
+            ("--etcd-snapshot", PathBuf::from(etcd)),
             ("--openbao-snapshot", self.path(openbao)),
             ("--unseal-key-file", self.path(share)),
             ("--metrics-file", self.path("drill.prom")),
@@ -231,6 +233,10 @@ async fn a_kept_copy_serves_other_commands_until_its_end() {
             way.contains("is kept until")
         })
         .await;
+        assert!(
+            way.contains("drill: compatible: OpenBao came back"),
+            "{way}"
+        );
         let option = |name: &str| {
             let mut words = way.split_whitespace().skip_while(|word| *word != name);
             words.nth(1).unwrap().to_owned()
@@ -479,6 +485,7 @@ async fn full_disks(server: &OpenBao, sizes: &[&str]) {
         let drill = backups.command(&work, SET, &[]);
         let mut unshare = Command::new("unshare");
         unshare.arg("--mount").env_clear();
+        unshare.current_dir(backups.path("."));
         if !geteuid().is_root() {
             unshare.args(["--user", "--map-root-user"]);
         }
@@ -559,6 +566,16 @@ async fn backups_that_are_too_old_are_proven_and_reported() {
     assert_eq!(young["etcdSnapshot"]["ageSource"], "record");
     assert_eq!(check(&young, "drill.age")["status"], "pass");
     let unasked = backups.drill(SET, &[], 0, "compatible").await;
+
+    // Copied today, as k3s named it three days ago.
+    let then = SystemTime::now() - three_days;
+    let then = then.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let named = format!("etcd-snapshot-n1-{}", then.as_secs());
+    fs::copy(backups.path("etcd.db"), backups.path(&named)).unwrap();
+    let set = [&*named, "openbao.snap", "share"];
+    let more = ["--max-age", "26h"];
+    let copied = backups.drill(set, &more, 4, "outdated").await;
+    assert_eq!(copied["etcdSnapshot"]["ageSource"], "name");
     assert_eq!(check(&unasked, "drill.age")["status"], "skip");
 
     let file = fs::File::open(backups.path("etcd.db")).unwrap();

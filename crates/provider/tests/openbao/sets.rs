@@ -5,6 +5,7 @@ mod aged;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use jiff::Timestamp;
@@ -70,6 +71,16 @@ fn verdicts(report: &Value) -> Vec<(String, String, String)> {
     pairs.collect()
 }
 
+fn drill(backups: &Backups, directories: &Directories) -> Command {
+    let node = &backups.node;
+    let mut drill = node.program(&["drill", "--output", "json", "--allow-network"]);
+    drill.args(directories.options());
+    drill.arg("--unseal-key-file").arg(backups.path(SET[2]));
+    drill.arg("--work-dir").arg(backups.work());
+    drill.arg("--bao").arg(testkit::openbao::binary().path());
+    drill
+}
+
 #[tokio::test]
 async fn a_pair_matches_by_the_record_of_its_openbao_snapshot_alone() {
     let server = OpenBao::start().await;
@@ -81,6 +92,22 @@ async fn a_pair_matches_by_the_record_of_its_openbao_snapshot_alone() {
     let none = directories.report(node, &[]);
     assert_eq!(none["cause"], "no_backups");
     assert_eq!(none["exitCode"], 5);
+    assert_eq!(
+        none["needsAreKnown"], false,
+        "an unmounted disk needs nothing"
+    );
+    // A drill of them has the report and the metrics of a drill of a missing file.
+    let metrics = backups.path("none.prom");
+    let mut command = drill(&backups, &directories);
+    command.arg("--metrics-file").arg(&metrics);
+    let finished: Finished = command.output().unwrap().into();
+    let report: Value = serde_json::from_str(&finished.out).unwrap();
+    assert_published(&report);
+    assert_eq!(finished.code, Some(5), "{finished:?}");
+    assert_eq!(report["verdict"], "inconclusive", "{report:#}");
+    assert_eq!(report["cause"], "no_backups");
+    let metrics = fs::read_to_string(metrics).unwrap();
+    assert!(metrics.contains("verdict=\"inconclusive\"} 1"), "{metrics}");
 
     // Named like a snapshot of k3s, and like a notice beside it.
     let name = format!("etcd-snapshot-node1-{}", Timestamp::now().as_second());
@@ -126,12 +153,8 @@ async fn a_pair_matches_by_the_record_of_its_openbao_snapshot_alone() {
     assert!(page.contains("3 inconclusive"), "{page}");
 
     // A drill of the newest pair proves it.
-    let mut drill = node.program(&["drill", "--output", "json", "--allow-network"]);
-    drill.args(directories.options());
-    drill.arg("--unseal-key-file").arg(backups.path(SET[2]));
-    drill.arg("--work-dir").arg(backups.work());
-    drill.arg("--bao").arg(testkit::openbao::binary().path());
-    let finished: Finished = drill.output().unwrap().into();
+    let finished = drill(&backups, &directories).output().unwrap();
+    let finished: Finished = finished.into();
     let report: Value = serde_json::from_str(&finished.out).unwrap();
     assert_eq!(report["verdict"], "compatible", "{report:#}");
     let path = report["openbaoSnapshot"]["path"].as_str().unwrap();
