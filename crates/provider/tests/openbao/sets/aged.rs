@@ -402,8 +402,8 @@ async fn the_newest_pair_is_of_one_set_also_if_the_newest_files_are_not() {
         limitations.contains("newer than the newest OpenBao snapshot")
     };
     assert!(has_later(&report), "{report:#}");
-    let out = history.path("late.json");
     let record = |directories: &Directories| {
+        let out = directories.openbao.join("record.json");
         let out = out.to_str().unwrap();
         let command = ["record-backup", "--out", out, "--output", "json"];
         let done = history
@@ -418,6 +418,24 @@ async fn the_newest_pair_is_of_one_set_also_if_the_newest_files_are_not() {
     let hash = |file: &str| sha256(history.path(file));
     assert_eq!(recorded["etcdSnapshot"]["sha256"], hash("one.db"));
     assert_eq!(recorded["openbaoSnapshot"]["sha256"], hash("one.snap"));
+
+    // An OpenBao snapshot of the same second: its archive has whole seconds, a file has more.
+    let same = history.directories("same");
+    history.copy("one.db", &same.etcd.join(&older));
+    stamp(
+        &history.path("two.snap"),
+        &same.openbao.join("same.snap"),
+        minutes_ago(1),
+    );
+    history.copy("two.db", &same.etcd.join("same.db"));
+    let archived = archived(&same, &history.node);
+    let file = File::open(same.etcd.join("same.db")).unwrap();
+    file.set_modified(archived + Duration::from_millis(500))
+        .unwrap();
+    let (code, recorded) = record(&same);
+    assert_eq!(code, Some(0), "{recorded:#}");
+    assert!(!has_later(&recorded), "{recorded:#}");
+    assert_eq!(recorded["etcdSnapshot"]["sha256"], hash("two.db"));
 
     // With the snapshot of now, the newest files are a pair.
     history.copy("two.snap", &openbao.join("two.snap"));
@@ -497,6 +515,15 @@ async fn a_copy_with_a_later_time_is_not_taken_for_the_newest_etcd_snapshot() {
     fs::remove_file(openbao.join("two.snap")).unwrap();
     let report = directories.report(&history.node, &[]);
     assert_eq!(report["verdict"], "incompatible", "{report:#}");
+}
+
+/// Time in the archive of the only OpenBao snapshot.
+fn archived(directories: &Directories, node: &Node) -> SystemTime {
+    let report = directories.report(node, &[]);
+    let made = report["openbaoSnapshots"][0]["madeAt"].as_str().unwrap();
+    let made: Timestamp = made.parse().unwrap();
+    let second = made.as_second().try_into().unwrap();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(second)
 }
 
 fn set_modified(path: &Path, minutes: i64) {
