@@ -18,10 +18,10 @@ const COPY_AGAIN: Step =
 causes! {
     NOT_OPENED = unknown(
         "snapshot_not_opened",
-        "the file is missing, or this user may not open it",
+        "the file or directory is missing, or this user may not open it",
         NOT_READ,
     )
-    .steps(&[act("give an existing file, readable for this user")]);
+    .steps(&[act("give an existing file or directory, readable for this user")]);
 
     UNREADABLE = unknown(
         "snapshot_unreadable",

@@ -21,7 +21,7 @@ use super::{failure::DrillError, report::DrillReport};
 
 /// Longest time, by the default limit of OpenBao for tokens.
 const LONGEST: Duration = Duration::from_secs(768 * 3600);
-/// Interval of looks at the clock, which goes on during a suspend of the machine; timers do not.
+/// Interval of looks at the clock. A timer stops while the machine is suspended.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Access to the kept copy, as options of other commands. Paths are absolute, for any shell.

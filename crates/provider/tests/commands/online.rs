@@ -114,7 +114,7 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
             5,
             [
                 "/nonexistent/db",
-                "next: give an existing file, readable for this user",
+                "next: give an existing file or directory, readable for this user",
             ],
         ),
         (
@@ -122,7 +122,7 @@ fn evidence_that_is_not_there_is_named_with_the_next_step() {
             5,
             [
                 "/nonexistent/record",
-                "next: give an existing file, readable for this user",
+                "next: give an existing file or directory, readable for this user",
             ],
         ),
         (

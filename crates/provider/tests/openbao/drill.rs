@@ -10,10 +10,11 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use rustix::process::{Signal, geteuid};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -568,9 +569,8 @@ async fn backups_that_are_too_old_are_proven_and_reported() {
     let unasked = backups.drill(SET, &[], 0, "compatible").await;
 
     // Copied today, as k3s named it three days ago.
-    let then = SystemTime::now() - three_days;
-    let then = then.duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let named = format!("etcd-snapshot-n1-{}", then.as_secs());
+    let then = Timestamp::now().as_second() - 3 * 86_400;
+    let named = format!("etcd-snapshot-n1-{then}");
     fs::copy(backups.path("etcd.db"), backups.path(&named)).unwrap();
     let set = [&*named, "openbao.snap", "share"];
     let more = ["--max-age", "26h"];
