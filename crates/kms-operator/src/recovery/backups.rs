@@ -10,7 +10,6 @@ pub mod report;
 
 use std::{
     collections::BTreeSet,
-    fs::File,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -31,7 +30,7 @@ use kms_domain::{
 use kms_node::{config::Config, report::one_line};
 
 use super::{
-    EtcdError, EtcdSource, SnapshotFile, Trust,
+    EtcdError, EtcdSource, Trust,
     backup_record::{note_raft_snapshot, note_source},
     form::Form,
     local_knowledge::LocalKnowledge,
@@ -459,14 +458,9 @@ fn doubt_of(error: &EtcdError) -> Doubt {
 fn hashes(source: &EtcdSource) -> Vec<FileInfo> {
     let given = note_source(source).ok().flatten();
     let unpacked = match source {
-        EtcdSource::File(SnapshotFile { unpacked, .. }) => unpacked.get(),
+        EtcdSource::File(snapshot) => snapshot.note_unpacked().ok().flatten(),
         EtcdSource::Live(_) => None,
     };
-    let unpacked = unpacked.and_then(|(database, _)| {
-        let mut database: &File = database;
-        io::Seek::rewind(&mut database).ok()?;
-        note_while_copied(&mut database, &mut io::sink()).ok()
-    });
     given.into_iter().chain(unpacked).collect()
 }
 
