@@ -183,8 +183,6 @@ impl RefusedRow {
 pub struct Frame<'a> {
     pub config: Option<&'a Config>,
     pub site: &'a Site<'a>,
-    /// Options of the source, for commands.
-    pub etcd: &'a str,
     /// Options of the selection, for commands.
     pub selection: &'a str,
     /// Files of `--diff`, for commands.
@@ -282,7 +280,7 @@ impl Frame<'_> {
         let mut outcome = self.outcome(members);
         outcome.conclude(verdict, exit, headline);
         if exit != Exit::Success {
-            let values = [("etcd", self.etcd), ("selection", self.selection)];
+            let values = [("selection", self.selection)];
             outcome.add_cause(&LIVE_OBJECTS_DIFFERENT.advise(self.site, &values));
         }
         outcome.add_checks([scan::integrity(trust, self.site)]);
@@ -317,9 +315,7 @@ impl Frame<'_> {
             outcome.set_found(first.found.clone());
         }
         for refusal in causes {
-            let mut values = texts(&refusal.values);
-            values.push(("etcd", self.etcd));
-            outcome.add_cause(&refusal.cause.advise(self.site, &values));
+            outcome.add_cause(&refusal.cause.advise(self.site, &texts(&refusal.values)));
         }
         outcome.add_checks([scan::integrity(trust, self.site)]);
         outcome
@@ -330,7 +326,6 @@ impl Frame<'_> {
     pub fn failed(self, error: &ExtractError) -> Report {
         let (cause, values) = error.cause();
         let mut values = texts(&values);
-        values.push(("etcd", self.etcd));
         values.extend(self.kubeconfig.map(|it| ("kubeconfig", it)));
         let mut outcome = self.outcome(Extract::default());
         outcome.conclude_with(&cause.advise(self.site, &values));

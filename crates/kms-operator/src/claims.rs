@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::recovery::{
     drift::Comparison,
     inventory::Inventory,
-    pair_report::{self, Facts, PairReport},
+    pair_report::{self, Facts, Line, PairReport},
     recover_state::Weighed,
     recovery_report::{Run, Typed},
     verify_pair::{Depth, Pair, Row, SeedProblem},
@@ -266,7 +266,10 @@ fn verified(pair: &Pair) -> PairReport {
         record: None,
         compared: &Comparison::default(),
         rehearsed: false,
-        again: "bao-kms-provider verify-backup",
+        line: Line {
+            etcd: "--etcd-snapshot etcd.db",
+            again: "bao-kms-provider verify-backup",
+        },
     };
     pair_report::outcome(facts, UNIX_EPOCH)
 }

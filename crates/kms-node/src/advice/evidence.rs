@@ -12,7 +12,7 @@ pub const AGAIN: Step = run("then verify again", "{again}");
 pub const SAME_SOURCES: Step = run("then run it again with the same sources", "{again}");
 const FIRST_DAMAGED: Step = run(
     "name the first damaged values",
-    "bao-kms-provider scan-etcd --etcd-snapshot FILE --show-names",
+    "bao-kms-provider scan-etcd {etcd} --show-names",
 );
 const TRY_ALL: Step = run(
     "name each cause and its steps (FILE is the named source)",
@@ -51,8 +51,7 @@ causes! {
     .steps(&[
         run(
             "name the first damaged objects",
-            "bao-kms-provider verify-backup --etcd-snapshot FILE --depth data --show-names \
-             --config {config}",
+            "bao-kms-provider verify-backup {etcd} --depth data --show-names --config {config}",
         ),
         act(
             "restore an earlier etcd snapshot, or create these objects again from their source \

@@ -12,6 +12,7 @@ use crate::{
 pub struct Site<'a> {
     config_path: &'a Path,
     config: Option<&'a Config>,
+    etcd: &'a str,
 }
 
 impl<'a> Site<'a> {
@@ -20,7 +21,14 @@ impl<'a> Site<'a> {
         Self {
             config_path,
             config,
+            etcd: "--etcd-snapshot FILE",
         }
+    }
+
+    /// With the options of the etcd that was read.
+    #[must_use]
+    pub fn with_etcd(self, etcd: &'a str) -> Self {
+        Self { etcd, ..self }
     }
 
     /// For causes that need nothing of an installation.
@@ -36,6 +44,7 @@ impl<'a> Site<'a> {
         match name {
             "config" => return Some(shell(self.config_path)),
             "unit" => return Some(packaged_unit(self.config_path)),
+            "etcd" => return Some(self.etcd.to_owned()),
             _ => {}
         }
         let config = self.config?;

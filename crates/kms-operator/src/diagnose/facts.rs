@@ -245,7 +245,8 @@ impl Facts {
         if self.token_uses.is_some() && cause == &openbao::LOGIN_REFUSED {
             return &openbao::TOKEN_USES_LIMITED;
         }
-        match self.is_unused() && cause == &key::LOST {
+        // A first installation has neither the mount nor the key.
+        match self.is_unused() && [&key::LOST, &openbao::MOUNT_MISSING].contains(&cause) {
             true => &key::ABSENT,
             false => cause,
         }

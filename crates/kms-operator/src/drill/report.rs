@@ -14,7 +14,7 @@ use kms_node::{
     advice::{self, Site},
     config::Config,
     exit::Exit,
-    report::{CheckResult, Status, one_line, outcome::Outcome, rfc3339, table::Table},
+    report::{CheckResult, Status, one_line, outcome::Outcome, rfc3339, shell, table::Table},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::recovery::{
     local_knowledge::LocalKnowledge,
-    pair_report::{self, PairReport},
+    pair_report::{self, Line, PairReport},
     rows::FileRow,
     verify_pair::Depth,
 };
@@ -233,12 +233,14 @@ pub fn outcome(
 ) -> DrillReport {
     let path = &known.config_path;
     let site = Site::new(path, Some(config));
+    let etcd = format!("--etcd-snapshot {}", shell(setup.etcd()));
+    let line = Line { etcd: &etcd, again };
     let verification = rehearsal.verified.as_ref().map(|verified| match verified {
         Ok(pair) => {
             let etcd = rehearsal.etcd_as_recorded.as_ref();
-            known.report(config, pair, Depth::Data, etcd, true, again, now)
+            known.report(config, pair, Depth::Data, etcd, true, line, now)
         }
-        Err(error) => pair_report::not_read(config, path, error, again, now),
+        Err(error) => pair_report::not_read(config, path, error, line, now),
     });
     let age = |store, made: Option<Made>| made.map(|made| Age::of(store, made, now));
     let ages = Ages {

@@ -25,7 +25,7 @@ use kms_node::{
 
 use super::{
     drift::drift,
-    pair_report::{self, Facts, PairReport},
+    pair_report::{self, Facts, Line, PairReport},
     verify_pair::{Depth, Pair},
 };
 
@@ -89,7 +89,7 @@ impl LocalKnowledge {
         depth: Depth,
         snapshot: Option<&FileInfo>,
         rehearsed: bool,
-        again: &str,
+        line: Line<'_>,
         now: SystemTime,
     ) -> PairReport {
         let stored = self.stored.as_ref();
@@ -113,7 +113,7 @@ impl LocalKnowledge {
             record: self.record.as_ref(),
             compared: &compared,
             rehearsed,
-            again,
+            line,
         };
         pair_report::outcome(facts, now)
     }

@@ -58,7 +58,15 @@ pub struct Facts<'a> {
     pub compared: &'a Comparison,
     /// OpenBao is a copy, made from a snapshot just now.
     pub rehearsed: bool,
-    /// The command line, to be run again.
+    pub line: Line<'a>,
+}
+
+/// The command line, for the next steps.
+#[derive(Debug, Clone, Copy)]
+pub struct Line<'a> {
+    /// Its options for the source of etcd data.
+    pub etcd: &'a str,
+    /// The whole line, to be run again.
     pub again: &'a str,
 }
 
@@ -128,7 +136,7 @@ fn exit(verdict: Verdict) -> Exit {
 #[must_use]
 pub fn outcome(facts: Facts<'_>, now: SystemTime) -> PairReport {
     let Facts { config, pair, .. } = facts;
-    let site = Site::new(facts.config_path, Some(config));
+    let site = Site::new(facts.config_path, Some(config)).with_etcd(facts.line.etcd);
     let cases = cases(facts);
     let etcd = EtcdRow::of(pair);
     let rows = Truncated::of(&pair.rows, ROWS, |row| row.is_of_the_key());
@@ -177,7 +185,7 @@ pub fn not_read(
     config: &Config,
     config_path: &Path,
     error: &EtcdError,
-    again: &str,
+    line: Line<'_>,
     now: SystemTime,
 ) -> PairReport {
     let members = VerifyBackup {
@@ -195,13 +203,13 @@ pub fn not_read(
     let judged = members.judged;
     let mut outcome = Outcome::new("verify-backup", now, members);
     outcome.identify(&config.fingerprint());
-    let site = Site::new(config_path, Some(config));
+    let site = Site::new(config_path, Some(config)).with_etcd(line.etcd);
     let advice = advice::advise(&error.cause(), &site);
     let headline = format!("nothing was compared: {}", advice.headline);
     outcome.conclude(judged.as_str(), exit(judged), headline);
     outcome.set_found(one_line(error));
     outcome.add_cause(&advice);
-    outcome.add_steps(advice::evidence::AGAIN.advise(&site, &[("again", again)]));
+    outcome.add_steps(advice::evidence::AGAIN.advise(&site, &[("again", line.again)]));
     outcome.add_warnings([advice::KEEP_ETCD]);
 
     outcome.add_checks([scan::READ.fail(one_line(error)).code(advice.code)]);

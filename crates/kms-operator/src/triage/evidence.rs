@@ -112,7 +112,13 @@ pub fn of_absent_key(facts: &Facts) -> Option<&'static Cause> {
     let pairs = facts.etcd.iter().map(|evidence| evidence.pair.as_ref());
     let pairs: Vec<_> = pairs.collect::<Result<_, _>>().ok()?;
     if pairs.iter().any(|pair| holds_objects(pair)) {
-        return Some(&advice::key::LOST);
+        let failure = facts.metadata.as_ref().and_then(|it| it.as_ref().err());
+        return Some(match failure {
+            Some(CallFailure::OpenBao(failure)) if failure.is_missing_mount() => {
+                &advice::openbao::MOUNT_MISSING
+            }
+            _ => &advice::key::LOST,
+        });
     }
     let complete = |pair: &&Pair| !pair.inventory.has_open_keys();
     (!pairs.is_empty() && pairs.iter().all(complete)).then_some(&advice::key::FIRST_INSTALLATION)

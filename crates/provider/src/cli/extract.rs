@@ -114,8 +114,8 @@ impl Options {
         }
         let config = loaded.as_ref().map(|loaded| &loaded.config);
         let path = loaded.as_ref().map_or(Path::new(""), |loaded| &loaded.path);
-        let site = Site::new(path, config);
         let etcd = self.etcd.options();
+        let site = Site::new(path, config).with_etcd(&etcd);
         let selected = self.selection_options();
         let kubeconfig = std::env::join_paths(&self.target.diff).ok();
         let kubeconfig = kubeconfig.filter(|it| !it.is_empty());
@@ -123,7 +123,6 @@ impl Options {
         let frame = Frame {
             config,
             site: &site,
-            etcd: &etcd,
             selection: &selected,
             kubeconfig: kubeconfig.as_deref(),
             now: SystemClock.now(),

@@ -47,7 +47,8 @@ impl Options {
         };
         let config = loaded.as_ref().map(|loaded| &loaded.config);
         let path = loaded.as_ref().map_or(Path::new(""), |loaded| &loaded.path);
-        let site = Site::new(path, config);
+        let etcd = self.etcd.options();
+        let site = Site::new(path, config).with_etcd(&etcd);
         let wanted = Wanted {
             revisions: match self.all_revisions {
                 true => Revisions::All,

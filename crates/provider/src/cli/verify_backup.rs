@@ -14,7 +14,7 @@ use kms_operator::{
         EtcdError, EtcdSource,
         backup_record::{note_as_recorded, note_source},
         local_knowledge::LocalKnowledge,
-        pair_report,
+        pair_report::{self, Line},
         recover_state::read_file,
         verify_pair::{self, Depth, Pair, VerifyOptions},
     },
@@ -73,7 +73,11 @@ impl Options {
         let attestor = self.attest.attestor(config)?;
         let record = self.record.as_deref().map(read_record).transpose()?;
         let known = LocalKnowledge::gather(config, &loaded.path, record);
-        let again = context.again();
+        let (etcd, again) = (self.etcd.options(), context.again());
+        let line = Line {
+            etcd: &etcd,
+            again: &again,
+        };
         let noted = known.record.as_ref().and_then(|it| it.note().etcd.as_ref());
         let mut findings = Findings::default();
         let source = self.etcd.source(Some(&self.unread));
@@ -101,12 +105,12 @@ impl Options {
                     self.depth,
                     snapshot.as_ref(),
                     false,
-                    &again,
+                    line,
                     now,
                 )
             }
             Err(error) if error.is_misuse() => return Err(error.into()),
-            Err(error) => pair_report::not_read(config, &loaded.path, &error, &again, now),
+            Err(error) => pair_report::not_read(config, &loaded.path, &error, line, now),
         };
         outcome.set_sources(&context.sources);
         let shown = self.output.show(&outcome, context);

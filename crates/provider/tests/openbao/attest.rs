@@ -339,7 +339,7 @@ async fn an_unusable_key_ends_the_command_before_its_work_and_no_file_is_overwri
         .node
         .run(&[&missing[..], &words(&options)].concat());
     missing.assert_refused(5, &["no file was read"]);
-    assert!(missing.out.contains("the file is missing"), "{missing:?}");
+    assert!(missing.out.contains("directory is missing"), "{missing:?}");
 
     files::replace(Path::new(&signing.path("statement")), b"kept", 0o600);
     refused(&options, &["was not written", "exists already"]);

@@ -753,6 +753,20 @@ async fn edited_annotations_and_exchanged_deks_never_open() {
     assert_eq!(found["dekProblems"], json!({"not_decrypted": 1}));
     assert_eq!(found["lostObjects"], 1);
     assert!(text.contains("do not edit values in etcd"), "{text}");
+
+    // The printed command has the source of the run.
+    let options = cluster.etcd.options();
+    let live = ["verify-backup".to_owned()].into_iter().chain(options);
+    let live: Vec<String> = live.collect();
+    let live: Vec<&str> = live.iter().map(String::as_str).collect();
+    let told = cluster.node.run(&live);
+    told.assert_told(4, &["name the first damaged", "verify-backup --endpoints "]);
+    let mut lines = told.out.lines().map(str::trim);
+    let printed = lines.find(|line| line.starts_with("bao-kms-provider verify-backup --endpoints"));
+    let words = shlex::split(printed.unwrap()).unwrap();
+    let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+    let named = cluster.node.run_printed(&words);
+    named.assert_told(4, &["/registry/secrets/default/exchanged"]);
 }
 
 #[tokio::test]

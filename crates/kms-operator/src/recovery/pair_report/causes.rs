@@ -202,9 +202,7 @@ impl Case {
     }
 
     fn advice(&self, site: &Site<'_>) -> Advice {
-        let mut values = texts(&self.values);
-        values.push(("etcd", "--etcd-snapshot FILE"));
-        self.cause.advise(site, &values)
+        self.cause.advise(site, &texts(&self.values))
     }
 
     fn sentence(&self) -> String {
@@ -259,7 +257,7 @@ pub(super) fn add_advice<R>(
 
     let verdict = facts.pair.verdict;
     if verdict != Verdict::Compatible {
-        let again = advice::evidence::AGAIN.advise(site, &[("again", facts.again)]);
+        let again = advice::evidence::AGAIN.advise(site, &[("again", facts.line.again)]);
         outcome.add_steps(again);
         outcome.add_warnings([advice::KEEP_ETCD]);
     }
