@@ -487,11 +487,17 @@ async fn full_disks(server: &OpenBao, sizes: &[&str]) {
         let mut unshare = Command::new("unshare");
         unshare.arg("--mount").env_clear();
         unshare.current_dir(backups.path("."));
-        if !geteuid().is_root() {
-            unshare.args(["--user", "--map-root-user"]);
-        }
         let script = "mount -t tmpfs -o size=$0,mode=0700 none \"$1\" && shift && exec \"$@\"";
-        unshare.args(["sh", "-c", script, size]).arg(&work);
+        if geteuid().is_root() {
+            unshare.args(["sh", "-c", script, size]).arg(&work);
+        } else {
+            // Root for the mount alone.
+            unshare.args(["--user", "--map-root-user", "sh", "-c", script, size]);
+            let user = geteuid().as_raw().to_string();
+            unshare
+                .arg(&work)
+                .args(["unshare", "--user", "--map-user", &user]);
+        }
         unshare.arg(drill.get_program()).args(drill.get_args());
         let environment = drill.get_envs();
         unshare.envs(environment.filter_map(|(name, value)| Some((name, value?))));
