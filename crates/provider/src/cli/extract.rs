@@ -103,11 +103,14 @@ struct TargetFlags {
 impl Options {
     pub(super) fn run(self, context: &mut Context<'_>) -> Result<Exit, Failure> {
         self.openbao.apply(context);
-        // Objects in plaintext or under local keys need no configuration, unless one is named.
-        let (loaded, unloaded) = match context.load() {
-            Ok(loaded) => (Some(loaded), None),
-            Err(failure) if context.flags.config.is_some() => return Err(failure.into()),
-            Err(failure) => (None, Some(failure)),
+        // Names need no configuration, nor do objects in plaintext or under local keys.
+        let is_named = context.flags.config.is_some();
+        let needs_none = self.target.list && !is_named;
+        let (loaded, unloaded) = match (!needs_none).then(|| context.load()) {
+            None => (None, None),
+            Some(Ok(loaded)) => (Some(loaded), None),
+            Some(Err(failure)) if is_named => return Err(failure.into()),
+            Some(Err(failure)) => (None, Some(failure)),
         };
         if let Some(loaded) = &loaded {
             loaded.config.auth.supported()?;
